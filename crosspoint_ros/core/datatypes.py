@@ -1,0 +1,304 @@
+"""The nouns of the data path.
+
+Conventions, everywhere in this package:
+
+* Pixels follow OpenCV: (0, 0) is the centre of the top-left pixel, x right, y down, in the image
+  as published (distorted if that topic is).
+* `a_from_b @ point_b == point_a`, metres. Camera frames are optical: z forward, x right, y down.
+* Every name that crosses a function carries its frame and unit: `point_base_m`, `stamp_ns`.
+* The *clicked* view is the one somebody pointed into, the *other* views are searched, the point is
+  *found* there.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import ClassVar, Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+class Code(IntEnum):
+    """Why a query, or one view of it, was answered or refused: the codes of `Status.msg`."""
+
+    OK = 0
+    PARTIAL = 1
+    NOT_VISIBLE = 2
+    LOW_CONFIDENCE = 3
+    INCONSISTENT = 4
+    NO_DEPTH = 5
+    NO_IMAGE = 6
+    STALE = 7
+    NO_TF = 8
+    BAD_REQUEST = 9
+    BUSY = 10
+    CANCELLED = 11
+    TIMEOUT = 12
+    MATCHER_FAILED = 13
+    NOT_SUPPORTED = 14
+
+
+class Rejected(Exception):  # noqa: N818  (a refusal is an answer, not an error)
+    """An honest refusal: a code, and one sentence with the measured value and the limit."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A camera's lens: from rays to the pixels of the published image, and back.
+
+    `distortion` holds the coefficients in OpenCV's order for `model`: `plumb_bob` (0, 4 or 5),
+    `rational_polynomial` (8) or `equidistant` (4, Kannala-Brandt as in `cv2.fisheye`).
+    """
+
+    fx_px: float
+    fy_px: float
+    cx_px: float
+    cy_px: float
+    width_px: int
+    height_px: int
+    distortion: tuple[float, ...] = ()
+    model: str = 'plumb_bob'
+
+    COEFFICIENTS: ClassVar[dict[str, tuple[int, ...]]] = {
+        'plumb_bob': (0, 4, 5), 'rational_polynomial': (0, 8), 'equidistant': (0, 4)}
+
+    def __post_init__(self) -> None:
+        if self.model not in self.COEFFICIENTS:
+            raise ValueError(f'distortion model {self.model!r} is unknown; '
+                             f'known: {", ".join(self.COEFFICIENTS)}')
+        if len(self.distortion) not in self.COEFFICIENTS[self.model]:
+            raise ValueError(f'{self.model} takes {self.COEFFICIENTS[self.model]} coefficients, '
+                             f'got {len(self.distortion)}')
+        numbers = (self.fx_px, self.fy_px, self.cx_px, self.cy_px, *self.distortion)
+        if not np.isfinite(numbers).all():
+            raise ValueError(f'intrinsics must be finite, got {numbers}')
+        if self.fx_px <= 0 or self.fy_px <= 0:
+            raise ValueError('focal length must be positive, got '
+                             f'fx={self.fx_px} fy={self.fy_px} px: the camera is not calibrated')
+        if self.width_px <= 0 or self.height_px <= 0:
+            raise ValueError(f'image size must be positive, got {self.width_px}x{self.height_px}')
+
+    @property
+    def matrix(self) -> Array:
+        """The 3x3 pinhole matrix K, px."""
+        return np.array([[self.fx_px, 0, self.cx_px], [0, self.fy_px, self.cy_px], [0, 0, 1.0]])
+
+    def pixel(self, point_cam: npt.ArrayLike) -> Array:
+        """Project points (..., 3) in the camera's frame to pixels (..., 2); NaN behind the lens."""
+        points = np.asarray(point_cam, dtype=np.float64)
+        flat = points.reshape(-1, 3)
+        pixels = np.full((len(flat), 2), np.nan)
+        front = flat[:, 2] > 0
+        if front.any():
+            shown, coefficients = flat[front].reshape(-1, 1, 3), np.array(self.distortion)
+            zero = np.zeros(3)
+            if self.model == 'equidistant':
+                if not len(coefficients):
+                    coefficients = np.zeros(4)
+                out = cv2.fisheye.projectPoints(shown, zero, zero, self.matrix, coefficients)[0]
+            else:
+                out = cv2.projectPoints(shown, zero, zero, self.matrix, coefficients)[0]
+            pixels[front] = out.reshape(-1, 2)
+        return pixels.reshape(*points.shape[:-1], 2)
+
+    def ray_cam(self, pixel: npt.ArrayLike) -> Array:
+        """Undistort pixels (..., 2) to unit rays (..., 3) in the camera's frame."""
+        pixels = np.asarray(pixel, dtype=np.float64)
+        flat, coefficients = pixels.reshape(-1, 1, 2), np.array(self.distortion)
+        if self.model == 'equidistant':
+            if not len(coefficients):
+                coefficients = np.zeros(4)
+            normal = cv2.fisheye.undistortPoints(flat, self.matrix, coefficients)
+        elif len(coefficients):
+            # The default five iterations leave up to a pixel at the corners of a wide lens.
+            criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-10)
+            normal = cv2.undistortPointsIter(
+                flat, self.matrix, coefficients, np.eye(3), np.eye(3), criteria)
+        else:
+            normal = (flat - (self.cx_px, self.cy_px)) / (self.fx_px, self.fy_px)
+        rays = np.concatenate([normal.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        return rays.reshape(*pixels.shape[:-1], 3)
+
+    def contains(self, pixel: npt.ArrayLike) -> bool:
+        """Tell whether the pixel (2,) lies on the image, borders of half a pixel included."""
+        x, y = np.asarray(pixel, dtype=np.float64)
+        return bool(-0.5 <= x <= self.width_px - 0.5 and -0.5 <= y <= self.height_px - 0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """A rigid motion `a_from_b`: `point_a = R @ point_b + t_m`."""
+
+    R: Array
+    t_m: Array
+
+    def __post_init__(self) -> None:
+        R = np.asarray(self.R, dtype=np.float64)
+        t_m = np.asarray(self.t_m, dtype=np.float64).reshape(-1)
+        if R.shape != (3, 3) or t_m.shape != (3,):
+            raise ValueError(f'a Transform takes R (3, 3) and t_m (3,), got {R.shape}, {t_m.shape}')
+        error = float(np.abs(R @ R.T - np.eye(3)).max())
+        if not error < 1e-4 or np.linalg.det(R) < 0:
+            raise ValueError(f'R is no rotation: |R R^T - 1| = {error:.2g} (limit 1e-4), '
+                             f'det {np.linalg.det(R):.3f}')
+        if not np.isfinite(t_m).all():
+            raise ValueError(f'translation must be finite, got {t_m}')
+        object.__setattr__(self, 'R', R)
+        object.__setattr__(self, 't_m', t_m)
+
+    @classmethod
+    def from_matrix(cls, matrix: npt.ArrayLike) -> Transform:
+        """Take a 4x4 homogeneous matrix (or 3x4)."""
+        m = np.asarray(matrix, dtype=np.float64)
+        return cls(m[:3, :3], m[:3, 3])
+
+    @property
+    def matrix(self) -> Array:
+        """The 4x4 homogeneous matrix."""
+        m = np.eye(4)
+        m[:3, :3], m[:3, 3] = self.R, self.t_m
+        return m
+
+    @property
+    def inverse(self) -> Transform:
+        """`b_from_a`."""
+        return Transform(self.R.T, -self.R.T @ self.t_m)
+
+    def __matmul__(self, other: Transform) -> Transform:
+        """`a_from_b @ b_from_c == a_from_c`: neighbours cancel like fractions."""
+        return Transform(self.R @ other.R, self.R @ other.t_m + self.t_m)
+
+    def point(self, point_b_m: npt.ArrayLike) -> Array:
+        """Move points (..., 3) from b to a."""
+        return np.asarray(np.asarray(point_b_m, dtype=np.float64) @ self.R.T + self.t_m)
+
+    def direction(self, direction_b: npt.ArrayLike) -> Array:
+        """Turn directions (..., 3) from b to a."""
+        return np.asarray(np.asarray(direction_b, dtype=np.float64) @ self.R.T)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One camera's image with all that is known of it.
+
+    image: (h, w, 3) RGB uint8, as published. depth_m: (h, w) float32 registered to the image,
+    z along the optical axis, NaN where unknown; or None. base_from_cam: pose at the image's own
+    stamp; or None when poses are not known. mask: (h, w) bool, True where the robot's own body
+    hides the scene; or None.
+    """
+
+    camera: str
+    image: npt.NDArray[np.uint8]
+    intrinsics: Intrinsics
+    stamp_ns: int = 0
+    frame_id: str = ''
+    depth_m: npt.NDArray[np.float32] | None = None
+    base_from_cam: Transform | None = None
+    mask: npt.NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        size = (self.intrinsics.height_px, self.intrinsics.width_px)
+        if self.image.shape != (*size, 3) or self.image.dtype != np.uint8:
+            raise ValueError(f'{self.camera}: the image is {self.image.shape} {self.image.dtype}, '
+                             f'its intrinsics want {(*size, 3)} uint8')
+        for name, array in (('depth', self.depth_m), ('mask', self.mask)):
+            if array is not None and array.shape != size:
+                raise ValueError(f'{self.camera}: the {name} is {array.shape}, the image {size}')
+
+    def hidden(self, pixel: npt.ArrayLike) -> bool:
+        """Tell whether the robot's own body covers the pixel (2,), which lies on the image."""
+        if self.mask is None:
+            return False
+        x, y = np.asarray(pixel, dtype=np.float64)
+        column = min(max(round(float(x)), 0), self.intrinsics.width_px - 1)
+        row = min(max(round(float(y)), 0), self.intrinsics.height_px - 1)
+        return bool(self.mask[row, column])
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """The question to a matcher: where in `other` is the point at `pixel` (2,) of `clicked`?"""
+
+    clicked: View
+    other: View
+    pixel: Array
+
+    def reversed(self, match: Match) -> Query:
+        """The way back: from the found point to the clicked view."""
+        return Query(self.other, self.clicked, match.pixel)
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """A matcher's answer.
+
+    pixel: (2,) in the other view. covariance_px2: (2, 2), NaN where unknown. confidence: 0..1.
+    basis: what it rests on, in a few words for people ("depth reprojection, 212 inliers").
+    """
+
+    pixel: Array
+    covariance_px2: Array = field(default_factory=lambda: np.full((2, 2), np.nan))
+    confidence: float = 0.0
+    basis: str = ''
+
+
+class Method(IntEnum):
+    """What a 3D answer rests on: the constants of `GraspTarget.msg`."""
+
+    DEPTH_CLICKED = 1
+    DEPTH_FOUND = 2
+    TRIANGULATED = 3
+    FUSED = 4
+
+
+@dataclass(frozen=True, eq=False)
+class GraspTarget:
+    """The 3D answer.
+
+    base_from_target: +z points into the surface (approach). covariance: (6, 6) of x, y, z (m) and
+    rotations about x, y, z (rad), in the base frame. gap_m: largest disagreement between the
+    measurements that were fused; NaN with a single one.
+    """
+
+    base_from_target: Transform
+    covariance: Array
+    method: Method
+    gap_m: float
+    confidence: float
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """Finds, in the other view, the physical point that was clicked."""
+
+    def match(self, query: Query) -> Match:
+        """Raise `Rejected` if the other view does not show it."""
+        ...
+
+
+@runtime_checkable
+class Grounder(Protocol):
+    """Finds the point that an instruction names."""
+
+    def ground(self, view: View, instruction: str) -> Array:
+        """Return the pixel (2,) of "the drawer handle" in the view; raise `Rejected` if none."""
+        ...
+
+
+@runtime_checkable
+class Warmable(Protocol):
+    """Can prepare for the newest frames before anyone clicks."""
+
+    def warm(self, views: tuple[View, ...]) -> None:
+        """Compute what later queries on these views will need."""
+        ...
