@@ -1,6 +1,7 @@
 """Matchers by name, imported only when chosen."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -11,17 +12,25 @@ MATCHERS = {
 }
 
 
-def load_matcher(name: str, **options: Any) -> Matcher:
-    """Build the matcher called `name`, or any `module:Class`, with its options.
+def matcher_class(name: str) -> Callable[..., Matcher]:
+    """Import the class of the matcher called `name`, or any `module:Class`.
 
-    Raises ValueError, naming the known ones, if there is none of that name, and TypeError if the
-    class has no `match`.
+    Raises ValueError, naming the known ones, if there is none of that name.
     """
     path = MATCHERS.get(name, name)
     if ':' not in path:
         raise ValueError(f'no matcher {name!r}; known: {", ".join(MATCHERS)}, or module:Class')
     module, _, attribute = path.partition(':')
-    matcher = getattr(import_module(module), attribute)(**options)
+    try:
+        found: Callable[..., Matcher] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f'matcher {name!r}: {error}') from error
+    return found
+
+
+def load_matcher(name: str, **options: Any) -> Matcher:
+    """Build the matcher called `name` with its options; raise TypeError if it cannot match."""
+    matcher = matcher_class(name)(**options)
     if not isinstance(matcher, Matcher):
-        raise TypeError(f'{path} is no matcher: it has no match(query)')
+        raise TypeError(f'{name} is no matcher: it has no match(query)')
     return matcher

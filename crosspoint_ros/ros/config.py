@@ -1,0 +1,241 @@
+"""Every parameter of the node, declared once, with its unit, range and meaning."""
+from __future__ import annotations
+
+import difflib
+import inspect
+from dataclasses import dataclass, fields
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    ParameterUninitializedException,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.matchers import matcher_class
+
+LIVE = 'limits.'  # the only parameters that may change while the node is configured
+
+
+class ConfigError(ValueError):
+    """A parameter is missing, unknown or out of range; says which, the value and the limit."""
+
+
+@dataclass(frozen=True)
+class TimeLimits:
+    """How old and how late things may be. The only place these defaults live."""
+
+    max_image_age_s: float = 1.0
+    max_view_gap_s: float = 0.5
+    max_depth_lag_s: float = 0.02
+    wait_images_s: float = 1.0
+    wait_tf_s: float = 0.5
+    max_query_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """One view: its topics, and the mask of the robot's own body in it."""
+
+    name: str
+    image_topic: str
+    info_topic: str
+    depth_topic: str
+    transport: str
+    mask_path: str
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the node was told."""
+
+    cameras: tuple[CameraConfig, ...]
+    base_frame: str
+    target_frame: str
+    target_ttl_s: float
+    matcher: str
+    matcher_options: dict[str, Any]
+    limits: Limits
+    times: TimeLimits
+    history_s: float
+    busy: str
+    autostart: bool
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One parameter: its default (or its type, when required), meaning and range."""
+
+    name: str
+    default: Any
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    fixed: bool = False  # read once, at start-up: other parameters' names depend on it
+
+    def descriptor(self) -> ParameterDescriptor:
+        """What `ros2 param describe` prints."""
+        ranges = [] if self.low is None or self.high is None else [
+            FloatingPointRange(from_value=self.low, to_value=self.high)]
+        constraint = 'one of: ' + ', '.join(self.choices) if self.choices else ''
+        return ParameterDescriptor(name=self.name, description=self.meaning,
+                                   floating_point_range=ranges, read_only=self.fixed,
+                                   additional_constraints=constraint)
+
+    def check(self, value: Any) -> None:
+        """Raise ConfigError with the value and the limit."""
+        if self.choices and value not in self.choices:
+            raise ConfigError(f'{self.name}: {value!r} is none of {", ".join(self.choices)}')
+
+
+CAMERAS = Spec('cameras', Parameter.Type.STRING_ARRAY,
+               'names of the views, two or more, e.g. [front, side, wrist]', fixed=True)
+
+NODE = (
+    Spec('base_frame', Parameter.Type.STRING, 'TF frame of every 3D answer, e.g. base_link'),
+    Spec('target_frame', 'crosspoint_target', 'TF child frame of the grasp target'),
+    Spec('target_ttl_s', 0.0, 'how long a target stays on TF, s; 0: until replaced or cleared',
+         0.0, 86400.0),
+    Spec('matcher', 'xfeat', 'xfeat, or any module:Class', fixed=True),
+    Spec('history_s', 2.0, 'how far back a click may point in time, s; 0: the node subscribes to '
+         'the cameras only while a query needs images', 0.0, 60.0),
+    Spec('busy', 'preempt', 'what a new query does to the one that runs',
+         choices=('preempt', 'queue', 'reject')),
+    Spec('autostart', True, 'configure and activate at start-up; false: wait for a lifecycle '
+         'manager'),
+)
+
+# name -> (low, high, meaning); the defaults are the dataclasses' own
+LIMITS = {
+    'min_confidence': (0.0, 1.0, 'an answer below it is refused, 0..1'),
+    'sure_confidence': (0.0, 1.0, 'an answer at or above it is called sure, 0..1'),
+    'max_epipolar_px': (0.1, 1000.0, 'largest distance to the epipolar line of the given poses, '
+                        'px; leave room for the error of the extrinsics'),
+    'max_depth_gap_m': (0.001, 10.0, 'largest disagreement in 3D between the depths of two views, '
+                        'or of depth and triangulation, m'),
+    'min_ray_angle_deg': (0.1, 90.0, 'smallest angle between two rays that are triangulated, deg'),
+}
+TIME_LIMITS = {
+    'max_image_age_s': (0.0, 3600.0, 'a newest image older than this is refused as stale, s'),
+    'max_view_gap_s': (0.0, 3600.0, "largest time between the clicked image and another view's, s"),
+    'max_depth_lag_s': (0.0, 10.0, 'largest time between an image and its depth, s'),
+    'wait_images_s': (0.0, 60.0, 'how long a query waits for images that are not there yet, s'),
+    'wait_tf_s': (0.0, 60.0, 'how long a query waits for TF at the stamp of an image, s'),
+    'max_query_s': (0.1, 3600.0, 'a query that takes longer is refused as timed out, s'),
+}
+
+
+def camera_specs(camera: str) -> tuple[Spec, ...]:
+    """The parameters of one view."""
+    return (
+        Spec(f'{camera}.image_topic', f'/{camera}/color/image_raw',
+             'sensor_msgs/Image; its /compressed sibling with transport compressed'),
+        Spec(f'{camera}.info_topic', f'/{camera}/color/camera_info', 'sensor_msgs/CameraInfo'),
+        Spec(f'{camera}.depth_topic', '', 'depth registered to the colour image: 16UC1 mm or '
+             "32FC1 m; '': none"),
+        Spec(f'{camera}.transport', 'raw', 'how image and depth arrive',
+             choices=('raw', 'compressed')),
+        Spec(f'{camera}.mask_path', '', "8-bit PNG, white where the robot's own body hides the "
+             "scene; '': none"),
+    )
+
+
+def limit_specs() -> tuple[Spec, ...]:
+    """The parameters `limits.*`, with the defaults of the dataclasses."""
+    return tuple(
+        Spec(f'{LIVE}{f.name}', f.default, meaning, low, high)
+        for owner, ranges in ((Limits, LIMITS), (TimeLimits, TIME_LIMITS))
+        for f in fields(owner) for low, high, meaning in (ranges[f.name],))
+
+
+def matcher_specs(matcher: str) -> tuple[Spec, ...]:
+    """The options of a matcher, which are the keyword arguments of its class."""
+    prefix = matcher.rpartition(':')[2]
+    return tuple(
+        Spec(f'{prefix}.{option.name}', option.default, f'option of the matcher {matcher}')
+        for option in inspect.signature(matcher_class(matcher)).parameters.values()
+        if isinstance(option.default, (bool, int, float, str)))
+
+
+class Parameters:
+    """The declared parameters of a node; `read` gives the Config as it is now."""
+
+    def __init__(self, node: Node) -> None:
+        """Declare everything; raise ConfigError for the first value that will not do."""
+        self._node = node
+        self._specs: dict[str, Spec] = {}
+        cameras = self._declare(CAMERAS)
+        if len(cameras) < 2 or len(set(cameras)) < len(cameras):
+            raise ConfigError(f'cameras: two or more different names are needed, got {cameras}')
+        for spec in (*NODE, *limit_specs(), *(s for c in cameras for s in camera_specs(c))):
+            self._declare(spec)
+        for spec in matcher_specs(self._value('matcher')):
+            self._declare(spec)
+        self._refuse_unknown()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All parameters that the node knows."""
+        return tuple(self._specs)
+
+    def _value(self, name: str) -> Any:
+        return self._node.get_parameter(name).value
+
+    def _declare(self, spec: Spec) -> Any:
+        try:
+            self._node.declare_parameter(spec.name, spec.default, spec.descriptor())
+            value = self._value(spec.name)
+        except ParameterUninitializedException:
+            value = None
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            limits = '' if spec.low is None else f' (allowed: {spec.low} to {spec.high})'
+            raise ConfigError(f'{spec.name}: {error}{limits}') from error
+        if isinstance(spec.default, Parameter.Type) and not value:
+            raise ConfigError(f'{spec.name} is required: {spec.meaning}')
+        spec.check(value)
+        self._specs[spec.name] = spec
+        return value
+
+    def _refuse_unknown(self) -> None:
+        # rclpy ignores a value that was given to an undeclared name, so a misspelt key of a
+        # params file would pass in silence; it has no public way to ask for the given names.
+        for name in self._node._parameter_overrides:
+            if self._node.has_parameter(name) or name.startswith('qos_overrides.'):
+                continue
+            near = difflib.get_close_matches(name, self._specs, n=1)
+            hint = f'; did you mean {near[0]}?' if near else f'; known: {", ".join(self._specs)}'
+            raise ConfigError(f'{name} is no parameter of this node{hint}')
+
+    def check_change(self, parameters: list[Parameter], configured: bool) -> str:
+        """Say why these changes are refused; '' when they are not."""
+        for parameter in parameters:
+            spec = self._specs.get(parameter.name)
+            if spec is None:
+                continue
+            if configured and not spec.name.startswith(LIVE):
+                return (f'{spec.name} is read when the node is configured: clean it up first '
+                        f'(ros2 lifecycle set {self._node.get_fully_qualified_name()} cleanup)')
+            try:
+                spec.check(parameter.value)
+            except ConfigError as error:
+                return str(error)
+        return ''
+
+    def read(self) -> Config:
+        """Return the Config as the parameters are now."""
+        value, matcher = self._value, self._value('matcher')
+        return Config(
+            cameras=tuple(CameraConfig(name, *(value(s.name) for s in camera_specs(name)))
+                          for name in value('cameras')),
+            **{s.name: value(s.name) for s in NODE},
+            matcher_options={s.name.rpartition('.')[2]: value(s.name)
+                             for s in matcher_specs(matcher)},
+            limits=self._read_limits(Limits), times=self._read_limits(TimeLimits))
+
+    def _read_limits(self, owner: type) -> Any:
+        return owner(**{f.name: self._value(f'{LIVE}{f.name}') for f in fields(owner)})
