@@ -16,7 +16,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.matchers import matcher_class
+from crosspoint_ros.matchers import MATCHERS, matcher_class
 
 LIVE = 'limits.'  # the only parameters that may change while the node is configured
 
@@ -205,8 +205,11 @@ class Parameters:
         # rclpy ignores a value that was given to an undeclared name, so a misspelt key of a
         # params file would pass in silence; it has no public way to ask for the given names.
         for name in self._node._parameter_overrides:
-            if self._node.has_parameter(name) or name.startswith('qos_overrides.'):
-                continue
+            prefix = name.partition('.')[0]
+            # One params file may hold the options of several matchers; the chosen one's count.
+            if self._node.has_parameter(name) or prefix in {'qos_overrides', *MATCHERS}:
+                if prefix != self._value('matcher') or name in self._specs:
+                    continue
             near = difflib.get_close_matches(name, self._specs, n=1)
             hint = f'; did you mean {near[0]}?' if near else f'; known: {", ".join(self._specs)}'
             raise ConfigError(f'{name} is no parameter of this node{hint}')
