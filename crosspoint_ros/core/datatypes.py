@@ -226,6 +226,14 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
+class Unseen:
+    """A camera of which there is no usable view, and why."""
+
+    camera: str
+    rejected: Rejected
+
+
+@dataclass(frozen=True, eq=False)
 class Query:
     """The question to a matcher: where in `other` is the point at `pixel` (2,) of `clicked`?"""
 

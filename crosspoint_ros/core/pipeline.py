@@ -11,6 +11,7 @@ from crosspoint_ros.core.datatypes import (
     Match,
     Matcher,
     Rejected,
+    Unseen,
     View,
 )
 from crosspoint_ros.core.verify import Evidence, Limits
@@ -20,12 +21,14 @@ Stage = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What one other view says: accepted when `rejected` is None.
+    """What one other camera says: accepted when `rejected` is None.
 
-    A match that was found but refused is kept, so that people can see what was refused.
+    A match that was found but refused is kept, so that people can see what was refused. view is
+    None when the camera had none to offer (`Unseen`).
     """
 
-    view: View
+    camera: str
+    view: View | None
     match: Match | None
     evidence: Evidence
     rejected: Rejected | None
@@ -47,9 +50,11 @@ class Located:
         raise NotImplementedError
 
 
-def locate(clicked: View, others: Sequence[View], pixel: Array, matcher: Matcher,
+def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher: Matcher,
            limits: Limits, at_stage: Stage = lambda stage: None) -> Located:
     """Find the clicked point in every other view, check it, and lift it to 3D.
+
+    An `Unseen` among the others becomes a refused Answer, and counts in the status of the whole.
 
     `at_stage` is called with 'match', 'verify' and 'lift' as each begins; an exception it raises
     (a cancelled query) ends the work there. Raises `Rejected` when the click itself is unusable
