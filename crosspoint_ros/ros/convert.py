@@ -1,0 +1,344 @@
+"""ROS messages to the nouns of core/datatypes and back, nowhere else.
+
+What cannot be converted is `Rejected`, by name and with the numbers that disagree, never guessed.
+"""
+from __future__ import annotations
+
+import array
+import functools
+import importlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from geometry_msgs.msg import Transform as TransformMsg
+from rclpy.logging import get_logger
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, Transform
+
+Rgb = npt.NDArray[np.uint8]
+DepthM = npt.NDArray[np.float32]
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a pixel lies in memory, and the OpenCV code that makes it RGB (None: it is)."""
+
+    dtype: type
+    channels: int
+    to_rgb: int | None = None
+
+
+U8, U16, F32 = np.uint8, np.uint16, np.float32
+COLOUR = {
+    'mono8': Encoding(U8, 1, cv2.COLOR_GRAY2RGB), 'mono16': Encoding(U16, 1, cv2.COLOR_GRAY2RGB),
+    'rgb8': Encoding(U8, 3), 'rgb16': Encoding(U16, 3),
+    'bgr8': Encoding(U8, 3, cv2.COLOR_BGR2RGB), 'bgr16': Encoding(U16, 3, cv2.COLOR_BGR2RGB),
+    'rgba8': Encoding(U8, 4, cv2.COLOR_RGBA2RGB), 'rgba16': Encoding(U16, 4, cv2.COLOR_RGBA2RGB),
+    'bgra8': Encoding(U8, 4, cv2.COLOR_BGRA2RGB), 'bgra16': Encoding(U16, 4, cv2.COLOR_BGRA2RGB),
+    'yuv422': Encoding(U8, 2, cv2.COLOR_YUV2RGB_UYVY),
+    'yuv422_yuy2': Encoding(U8, 2, cv2.COLOR_YUV2RGB_YUY2),
+    # OpenCV names a Bayer pattern after its second row's second and third pixel, ROS after the
+    # first row's first two: rggb is BG.
+    'bayer_rggb8': Encoding(U8, 1, cv2.COLOR_BayerBG2RGB),
+    'bayer_bggr8': Encoding(U8, 1, cv2.COLOR_BayerRG2RGB),
+    'bayer_gbrg8': Encoding(U8, 1, cv2.COLOR_BayerGR2RGB),
+    'bayer_grbg8': Encoding(U8, 1, cv2.COLOR_BayerGB2RGB),
+    'bayer_rggb16': Encoding(U16, 1, cv2.COLOR_BayerBG2RGB),
+    'bayer_bggr16': Encoding(U16, 1, cv2.COLOR_BayerRG2RGB),
+    'bayer_gbrg16': Encoding(U16, 1, cv2.COLOR_BayerGR2RGB),
+    'bayer_grbg16': Encoding(U16, 1, cv2.COLOR_BayerGB2RGB),
+}
+RENAMED = {'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2'}  # since Iron; older releases know the old names
+DEPTH = {'16UC1': Encoding(U16, 1), 'mono16': Encoding(U16, 1), '32FC1': Encoding(F32, 1)}
+
+
+def rgb_from_image(msg: Image) -> Rgb:
+    """Return the image as (h, w, 3) RGB uint8; 16-bit colours are scaled down to 8.
+
+    Raises `Rejected` (NO_IMAGE) for an encoding that says nothing of its colours, or is unknown,
+    and for sizes that disagree.
+    """
+    name = RENAMED.get(msg.encoding, msg.encoding)
+    if name not in COLOUR:
+        raise Rejected(Code.NO_IMAGE, f'the image has encoding {msg.encoding!r}; accepted: '
+                       f'{", ".join([*COLOUR, *RENAMED])}')
+    if name.startswith('yuv') and msg.width % 2:
+        raise Rejected(Code.NO_IMAGE, f'{msg.encoding} shares colours between two pixels, but the '
+                       f'image is {msg.width} px wide')
+    raw = _pixels(msg, COLOUR[name], Code.NO_IMAGE)
+    bridge = cv_bridge()
+    if bridge is not None:
+        return np.asarray(bridge.imgmsg_to_cv2(_tight(msg, raw, name), 'rgb8'))
+    return _rgb(raw, COLOUR[name])
+
+
+def depth_m_from_image(msg: Image) -> DepthM:
+    """Return depth (h, w) in metres, NaN where unknown (REP-118: 16-bit is mm, float is m).
+
+    Raises `Rejected` (NO_DEPTH) for an unknown encoding and for sizes that disagree.
+    """
+    if msg.encoding not in DEPTH:
+        raise Rejected(Code.NO_DEPTH, f'the depth image has encoding {msg.encoding!r}; accepted: '
+                       f'{", ".join(DEPTH)} (16 bit: mm, float: m)')
+    # No cv_bridge here: it has nothing to convert, and its array of the message is ours.
+    return _depth_m(_pixels(msg, DEPTH[msg.encoding], Code.NO_DEPTH))
+
+
+def rgb_from_compressed(msg: CompressedImage) -> Rgb:
+    """Return a JPEG or PNG image as (h, w, 3) RGB uint8. Raises `Rejected` (NO_IMAGE)."""
+    raw = _decoded(msg, 0, Code.NO_IMAGE)
+    was, _, how = msg.format.partition(';')
+    if raw.ndim == 2 and was.startswith('bayer'):  # the mosaic itself was compressed
+        name = was[:-2] + '16' if raw.dtype == U16 and was.endswith('8') else was
+        if name not in COLOUR:
+            raise Rejected(Code.NO_IMAGE, f'the compressed image is a mosaic {was!r}; accepted: '
+                           f'{", ".join(n for n in COLOUR if n.startswith("bayer"))}')
+        return _rgb(raw, COLOUR[name])
+    # compressed_image_transport: unless it says "compressed bgr", the channels were not swapped.
+    swapped = how and was in COLOUR and 'compressed bgr' not in how
+    name = {1: 'mono8', 3: 'rgb8' if swapped else 'bgr8', 4: 'rgba8' if swapped else 'bgra8'}[
+        1 if raw.ndim == 2 else raw.shape[2]]
+    return _rgb(raw, COLOUR[name])
+
+
+PNG = b'\x89PNG'
+CONFIG_HEADER = 12  # bytes: int32 compression format, float32 depthQuantA, float32 depthQuantB
+
+
+def depth_m_from_compressed(msg: CompressedImage) -> DepthM:
+    """Return depth (h, w) in metres, NaN where unknown, from compressed_depth_image_transport.
+
+    A 32FC1 image was quantised as A / depth + B, with A and B in the message's 12-byte header.
+    Raises `Rejected` (NO_DEPTH) for RVL, an unknown encoding or data that is no PNG.
+    """
+    encoding = msg.format.partition(';')[0].strip()
+    if encoding not in DEPTH:
+        raise Rejected(Code.NO_DEPTH, f'the compressed depth has format {msg.format!r}; accepted: '
+                       f'{", ".join(DEPTH)} as "...; compressedDepth png"')
+    if 'rvl' in msg.format:
+        raise Rejected(Code.NO_DEPTH, f'the compressed depth has format {msg.format!r}: RVL is not '
+                       'read here; set the publisher to png')
+    if bytes(msg.data[CONFIG_HEADER:CONFIG_HEADER + 4]) != PNG:
+        raise Rejected(Code.NO_DEPTH, f'the compressed depth ({msg.format!r}, {len(msg.data)} '
+                       'bytes) has no PNG behind its 12-byte header')
+    raw = _decoded(msg, CONFIG_HEADER, Code.NO_DEPTH)
+    if raw.dtype != U16 or raw.ndim != 2:
+        raise Rejected(Code.NO_DEPTH, f'the compressed depth holds a PNG of {raw.dtype} '
+                       f'{raw.shape}; one channel of uint16 is expected')
+    if encoding != '32FC1':
+        return _depth_m(raw)
+    a, b = np.frombuffer(msg.data, '<f4', 2, offset=4)
+    with np.errstate(divide='ignore'):
+        return _depth_m(np.where(raw > 0, a / (raw.astype(F32) - b), 0).astype(F32))
+
+
+def image_from_rgb(rgb: Rgb, header: Header) -> Image:
+    """Return the message of an (h, w, 3) RGB uint8 image."""
+    height, width = rgb.shape[:2]
+    msg = Image(header=header, height=height, width=width, encoding='rgb8', step=3 * width)
+    msg.data = array.array('B', np.ascontiguousarray(rgb).tobytes())
+    return msg
+
+
+def _pixels(msg: Image, encoding: Encoding, code: Code) -> npt.NDArray[Any]:
+    """Return the message's pixels (h, w) or (h, w, c), in this machine's byte order."""
+    item = np.dtype(encoding.dtype).itemsize
+    pixel = item * encoding.channels
+    size = f'{msg.encoding} {msg.width}x{msg.height}'
+    if not msg.width or not msg.height:
+        raise Rejected(code, f'the image is empty: {size}')
+    if msg.step < msg.width * pixel:
+        raise Rejected(code, f'the image contradicts itself: a row of {size} takes '
+                       f'{msg.width * pixel} bytes, its step is {msg.step}')
+    if len(msg.data) != msg.step * msg.height:
+        raise Rejected(code, f'the image contradicts itself: {size} with a step of {msg.step} '
+                       f'takes {msg.step * msg.height} bytes, it has {len(msg.data)}')
+    order = np.dtype(encoding.dtype).newbyteorder('>' if msg.is_bigendian else '<')
+    shape = (msg.height, msg.width, encoding.channels)
+    pixels = np.ndarray(shape, order, msg.data, strides=(msg.step, pixel, item))
+    pixels = pixels[..., 0] if encoding.channels == 1 else pixels
+    return np.ascontiguousarray(pixels, dtype=encoding.dtype)
+
+
+def _rgb(raw: npt.NDArray[Any], encoding: Encoding) -> Rgb:
+    rgb = raw if encoding.to_rgb is None else cv2.cvtColor(raw, encoding.to_rgb)
+    return np.asarray(rgb if rgb.dtype == U8 else cv2.convertScaleAbs(rgb, alpha=255 / 65535), U8)
+
+
+def _depth_m(raw: npt.NDArray[Any]) -> DepthM:
+    depth_m = raw.astype(F32) * F32(1e-3) if raw.dtype == U16 else raw.astype(F32)
+    depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = np.nan
+    return depth_m
+
+
+def _decoded(msg: CompressedImage, offset: int, code: Code) -> npt.NDArray[Any]:
+    data = np.frombuffer(msg.data, U8)[offset:]
+    # UNCHANGED also leaves an EXIF rotation alone, as CameraInfo does.
+    raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    if raw is None:
+        raise Rejected(code, f'the compressed image ({msg.format!r}, {len(msg.data)} bytes) cannot '
+                       'be decoded')
+    return raw
+
+
+# --- cv_bridge ------------------------------------------------------------------------------------
+
+@functools.lru_cache(maxsize=1)
+def cv_bridge() -> Any:
+    """Return the distro's CvBridge, or None where ours is used: the one place that decides.
+
+    Absent is normal without a distro. One that is there but fails (a NumPy 1 build against
+    NumPy 2, the package of that name on PyPI) is named in one log line.
+    """
+    try:
+        native = importlib.import_module('cv_bridge.boost.cv_bridge_boost')
+    except ModuleNotFoundError as error:
+        if error.name == 'cv_bridge':
+            return None
+        return _no_bridge(error)
+    except Exception as error:  # an extension module may raise anything while it loads
+        return _no_bridge(error)
+    if str(native.__file__).endswith('.py'):
+        return _no_bridge("it is PyPI's, not the distro's, and reads 16-bit images wrong")
+    bridge = importlib.import_module('cv_bridge').CvBridge()
+    known = np.array([[[250, 130, 10], [1, 2, 3]]], U8)
+    try:
+        seen = bridge.imgmsg_to_cv2(_image(known[..., ::-1], 'bgr8'), 'rgb8')
+    except Exception as error:
+        return _no_bridge(error)
+    return bridge if np.array_equal(seen, known) else _no_bridge(f'it reads {known} as {seen}')
+
+
+def _no_bridge(why: object) -> None:
+    get_logger('crosspoint_ros').warning(f'cv_bridge is there but not used: {why}')
+
+
+def _tight(msg: Image, raw: npt.NDArray[Any], name: str) -> Image:
+    """Return the message, or if cv_bridge's Python would misread it, the same pixels plainly.
+
+    It skews rows whose padding is no whole number of pixels, cannot swap bytes under NumPy 2, and
+    older ones do not know the new names of YUV.
+    """
+    pixel = raw.itemsize * (1 if raw.ndim == 2 else raw.shape[2])
+    if msg.step % pixel == 0 and not msg.is_bigendian and msg.encoding == name:
+        return msg
+    return _image(raw, name)
+
+
+def _image(raw: npt.NDArray[Any], encoding: str) -> Image:
+    data = array.array('B', np.ascontiguousarray(raw).tobytes())
+    height, width = raw.shape[:2]
+    return Image(height=height, width=width, encoding=encoding, step=len(data) // height, data=data)
+
+
+# --- camera info ----------------------------------------------------------------------------------
+
+def intrinsics_from_info(msg: CameraInfo, rectified: bool = False) -> Intrinsics:
+    """Return the lens of the published image: K and D, or P alone if the image is rectified.
+
+    Binning and region of interest are taken off as in REP-104 and image_geometry. Raises
+    `Rejected` (NO_IMAGE) if the camera is not calibrated or its distortion is unknown.
+    """
+    matrix = np.reshape(msg.p, (3, 4)) if rectified else np.reshape(msg.k, (3, 3))
+    if rectified and (msg.p[3] or msg.p[7]):
+        raise Rejected(Code.NOT_SUPPORTED, f'the camera info has P with Tx, Ty = {msg.p[3]:g}, '
+                       f'{msg.p[7]:g} px m: the rectified second camera of a stereo pair, whose '
+                       'frame is not its own; use the unrectified image')
+    d = () if rectified else _coefficients(msg)
+    try:
+        full = Intrinsics(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2],
+                          msg.width, msg.height, d, msg.distortion_model or 'plumb_bob')
+    except ValueError as error:
+        raise Rejected(Code.NO_IMAGE, f'the camera info is unusable: {error}') from error
+    x, y = max(msg.binning_x, 1), max(msg.binning_y, 1)
+    roi = msg.roi
+    return replace(
+        full, fx_px=full.fx_px / x, fy_px=full.fy_px / y,
+        cx_px=(full.cx_px - roi.x_offset) / x, cy_px=(full.cy_px - roi.y_offset) / y,
+        width_px=(roi.width or msg.width) // x, height_px=(roi.height or msg.height) // y)
+
+
+def _coefficients(msg: CameraInfo) -> tuple[float, ...]:
+    """Return D without the zeros that some drivers append to it."""
+    d = tuple(float(v) for v in msg.d)
+    lengths = Intrinsics.COEFFICIENTS.get(msg.distortion_model or 'plumb_bob', ())
+    for length in lengths:
+        if length <= len(d) and not any(d[length:]):
+            return d[:length]
+    return d
+
+
+# --- time and rigid motions -----------------------------------------------------------------------
+
+def stamp_ns(msg: Time) -> int:
+    """Return the time in nanoseconds."""
+    return int(msg.sec) * 10**9 + int(msg.nanosec)
+
+
+def time_msg(ns: int) -> Time:
+    """Return the message of a time in nanoseconds."""
+    return Time(sec=ns // 10**9, nanosec=ns % 10**9)
+
+
+def transform_from_msg(msg: TransformMsg) -> Transform:
+    """Return `header.frame_id` from `child_frame_id` (parent_from_child) of a TransformStamped.
+
+    Raises ValueError if the quaternion is not of unit length, or anything is NaN.
+    """
+    q, t = msg.rotation, msg.translation
+    return Transform(rotation((q.x, q.y, q.z, q.w)), np.array([t.x, t.y, t.z]))
+
+
+def transform_msg(a_from_b: Transform) -> TransformMsg:
+    """Return the message of a transform."""
+    x, y, z = (float(v) for v in a_from_b.t_m)
+    return TransformMsg(translation=Vector3(x=x, y=y, z=z), rotation=_quaternion_msg(a_from_b.R))
+
+
+def pose_msg(a_from_b: Transform) -> Pose:
+    """Return the pose of frame b in frame a."""
+    x, y, z = (float(v) for v in a_from_b.t_m)
+    return Pose(position=Point(x=x, y=y, z=z), orientation=_quaternion_msg(a_from_b.R))
+
+
+def rotation(quaternion_xyzw: npt.ArrayLike) -> Array:
+    """Return the rotation matrix (3, 3) of a unit quaternion x, y, z, w."""
+    q = np.asarray(quaternion_xyzw, dtype=np.float64)
+    squared = float(q @ q)
+    if not abs(squared - 1) < 0.01:  # tf2's own tolerance
+        raise ValueError(f'a rotation takes a quaternion of squared length 1 (within 0.01), got '
+                         f'{squared:g}')
+    x, y, z, w = q / np.sqrt(squared)
+    return np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]])
+
+
+def quaternion_xyzw(R: Array) -> Array:
+    """Return the unit quaternion x, y, z, w of a rotation matrix, w >= 0.
+
+    It is the eigenvector of Bar-Itzhack's matrix (J. Guidance 2000), which has no special cases.
+    """
+    (a, b, c), (d, e, f), (g, h, i) = R
+    _, vectors = np.linalg.eigh(np.array([
+        [a - e - i, b + d, c + g, h - f],
+        [b + d, e - a - i, f + h, c - g],
+        [c + g, f + h, i - a - e, d - b],
+        [h - f, c - g, d - b, a + e + i]]) / 3)
+    q = vectors[:, -1]
+    return np.asarray(-q if q[3] < 0 else q)
+
+
+def _quaternion_msg(R: Array) -> Quaternion:
+    x, y, z, w = (float(v) for v in quaternion_xyzw(R))
+    return Quaternion(x=x, y=y, z=z, w=w)
