@@ -298,13 +298,13 @@ def transform_from_msg(msg: TransformMsg) -> Transform:
     return Transform(rotation((q.x, q.y, q.z, q.w)), np.array([t.x, t.y, t.z]))
 
 
-def transform_msg(a_from_b: Transform) -> TransformMsg:
+def message_from_transform(a_from_b: Transform) -> TransformMsg:
     """Return the message of a transform."""
     x, y, z = (float(v) for v in a_from_b.t_m)
     return TransformMsg(translation=Vector3(x=x, y=y, z=z), rotation=_quaternion_msg(a_from_b.R))
 
 
-def pose_msg(a_from_b: Transform) -> Pose:
+def pose_from_transform(a_from_b: Transform) -> Pose:
     """Return the pose of frame b in frame a."""
     x, y, z = (float(v) for v in a_from_b.t_m)
     return Pose(position=Point(x=x, y=y, z=z), orientation=_quaternion_msg(a_from_b.R))
