@@ -1,7 +1,11 @@
-"""Compressed pictures and depth, as image_transport's plugins write them, to arrays."""
+"""Published pixels to RGB and to metres, whoever carried them: a ROS message or a bag.
+
+What cannot be decoded is `Rejected`, by name, never guessed.
+"""
 from __future__ import annotations
 
-import struct
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,71 +13,114 @@ import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Code, Rejected
 
-# struct ConfigHeader of compressed_depth_image_transport: a format, then the two parameters of
-# its 32FC1 quantisation. Little-endian, as every machine that writes it.
-DEPTH_HEADER = struct.Struct('<iff')
+Rgb = npt.NDArray[np.uint8]
+DepthM = npt.NDArray[np.float32]
+Data = bytes | npt.NDArray[np.uint8]
 
-_TO_RGB = {
-    'bgr8': cv2.COLOR_BGR2RGB, 'bgra8': cv2.COLOR_BGRA2RGB,
-    'rgba8': cv2.COLOR_RGBA2RGB, 'mono8': cv2.COLOR_GRAY2RGB,
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a pixel lies in memory, and the OpenCV code that makes it RGB (None: it is)."""
+
+    dtype: type
+    channels: int
+    to_rgb: int | None = None
+
+
+U8, U16, F32 = np.uint8, np.uint16, np.float32
+COLOUR = {
+    'mono8': Encoding(U8, 1, cv2.COLOR_GRAY2RGB), 'mono16': Encoding(U16, 1, cv2.COLOR_GRAY2RGB),
+    'rgb8': Encoding(U8, 3), 'rgb16': Encoding(U16, 3),
+    'bgr8': Encoding(U8, 3, cv2.COLOR_BGR2RGB), 'bgr16': Encoding(U16, 3, cv2.COLOR_BGR2RGB),
+    'rgba8': Encoding(U8, 4, cv2.COLOR_RGBA2RGB), 'rgba16': Encoding(U16, 4, cv2.COLOR_RGBA2RGB),
+    'bgra8': Encoding(U8, 4, cv2.COLOR_BGRA2RGB), 'bgra16': Encoding(U16, 4, cv2.COLOR_BGRA2RGB),
+    'yuv422': Encoding(U8, 2, cv2.COLOR_YUV2RGB_UYVY),
+    'yuv422_yuy2': Encoding(U8, 2, cv2.COLOR_YUV2RGB_YUY2),
+    # OpenCV names a Bayer pattern after its second row's second and third pixel, ROS after the
+    # first row's first two: rggb is BG.
+    'bayer_rggb8': Encoding(U8, 1, cv2.COLOR_BayerBG2RGB),
+    'bayer_bggr8': Encoding(U8, 1, cv2.COLOR_BayerRG2RGB),
+    'bayer_gbrg8': Encoding(U8, 1, cv2.COLOR_BayerGR2RGB),
+    'bayer_grbg8': Encoding(U8, 1, cv2.COLOR_BayerGB2RGB),
+    'bayer_rggb16': Encoding(U16, 1, cv2.COLOR_BayerBG2RGB),
+    'bayer_bggr16': Encoding(U16, 1, cv2.COLOR_BayerRG2RGB),
+    'bayer_gbrg16': Encoding(U16, 1, cv2.COLOR_BayerGR2RGB),
+    'bayer_grbg16': Encoding(U16, 1, cv2.COLOR_BayerGB2RGB),
 }
-_CHANNELS = {1: ('mono8',), 3: ('bgr8', 'rgb8'), 4: ('bgra8', 'rgba8')}
+RENAMED = {'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2'}  # since Iron; older releases know the old names
+DEPTH = {'16UC1': Encoding(U16, 1), 'mono16': Encoding(U16, 1), '32FC1': Encoding(F32, 1)}
 
 
-def decode_colour(data: bytes | npt.NDArray[np.uint8], encoding: str) -> npt.NDArray[np.uint8]:
-    """Decode a JPEG or PNG picture to (h, w, 3) RGB uint8.
+def rgb_from_pixels(pixels: npt.NDArray[Any], encoding: Encoding) -> Rgb:
+    """Return pixels (h, w) or (h, w, c) as (h, w, 3) RGB uint8; 16 bits are scaled down to 8."""
+    rgb = pixels if encoding.to_rgb is None else cv2.cvtColor(pixels, encoding.to_rgb)
+    return np.asarray(rgb if rgb.dtype == U8 else cv2.convertScaleAbs(rgb, alpha=255 / 65535), U8)
 
-    encoding: the `format` of a CompressedImage, e.g. 'rgb8; jpeg compressed bgr8': what was
-    published, then how the compressed channels are ordered (bgr8 where it does not say).
-    Raises `Rejected` (NOT_SUPPORTED) when the bytes or the format cannot be decoded.
+
+def depth_m_from_pixels(pixels: npt.NDArray[Any]) -> DepthM:
+    """Return depth (h, w) in metres, NaN where unknown (REP-118: 16-bit is mm, float is m)."""
+    depth_m = pixels.astype(F32) * F32(1e-3) if pixels.dtype == U16 else pixels.astype(F32)
+    depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = np.nan
+    return np.asarray(depth_m, F32)
+
+
+def rgb_from_compressed(data: Data, form: str) -> Rgb:
+    """Return a JPEG or PNG image as (h, w, 3) RGB uint8.
+
+    form: the message's `format`, e.g. 'rgb8; jpeg compressed bgr8'. Raises `Rejected` (NO_IMAGE).
     """
-    pixels = _decode(data, encoding)
-    if pixels.dtype != np.uint8:
-        raise Rejected(Code.NOT_SUPPORTED, f'a picture of {pixels.dtype} ({encoding!r}) '
-                       'is not supported; 8 bits a channel are')
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    default, *others = _CHANNELS[channels]
-    _, _, stored = encoding.partition('compressed')
-    order = stored.strip() if stored.strip() in others else default
-    rgb = pixels if order == 'rgb8' else cv2.cvtColor(pixels, _TO_RGB[order])
-    return np.asarray(rgb, dtype=np.uint8)
+    raw = _decoded(data, 0, form, Code.NO_IMAGE)
+    was, _, how = form.partition(';')
+    if raw.ndim == 2 and was.startswith('bayer'):  # the mosaic itself was compressed
+        name = was[:-2] + '16' if raw.dtype == U16 and was.endswith('8') else was
+        if name not in COLOUR:
+            raise Rejected(Code.NO_IMAGE, f'the compressed image is a mosaic {was!r}; accepted: '
+                           f'{", ".join(n for n in COLOUR if n.startswith("bayer"))}')
+        return rgb_from_pixels(raw, COLOUR[name])
+    # compressed_image_transport: unless it says "compressed bgr", the channels were not swapped.
+    swapped = how and was in COLOUR and 'compressed bgr' not in how
+    name = {1: 'mono8', 3: 'rgb8' if swapped else 'bgr8', 4: 'rgba8' if swapped else 'bgra8'}[
+        1 if raw.ndim == 2 else raw.shape[2]]
+    return rgb_from_pixels(raw, COLOUR[name])
 
 
-def decode_depth(data: bytes | npt.NDArray[np.uint8], encoding: str) -> npt.NDArray[np.float32]:
-    """Decode a compressedDepth picture to (h, w) float32 metres, NaN where unknown.
+PNG = b'\x89PNG'
+CONFIG_HEADER = 12  # bytes: int32 compression format, float32 depthQuantA, float32 depthQuantB
 
-    encoding: the `format` of a CompressedImage, e.g. '16UC1; compressedDepth png' (mm) or
-    '32FC1; compressedDepth' (quantised inverse depth). Raises `Rejected` (NOT_SUPPORTED) for the
-    RVL codec and for anything else.
+
+def depth_m_from_compressed(data: Data, form: str) -> DepthM:
+    """Return depth (h, w) in metres, NaN where unknown, from compressed_depth_image_transport.
+
+    form: the message's `format`, e.g. '16UC1; compressedDepth png'. A 32FC1 image was quantised as
+    A / depth + B, with A and B in the 12-byte header before the PNG. Raises `Rejected` (NO_DEPTH)
+    for RVL, an unknown encoding or data that is no PNG.
     """
-    published, _, codec = (part.strip() for part in encoding.partition(';'))
-    if published not in ('16UC1', '32FC1') or codec not in ('compressedDepth png',
-                                                            'compressedDepth'):
-        raise Rejected(Code.NOT_SUPPORTED, f'compressed depth {encoding!r} is not supported; '
-                       "'16UC1; compressedDepth png' and '32FC1; compressedDepth png' are")
-    raw = bytes(data)
-    if len(raw) <= DEPTH_HEADER.size:
-        raise Rejected(Code.NOT_SUPPORTED, f'compressed depth of {len(raw)} bytes is too short '
-                       f'to be one: its header alone has {DEPTH_HEADER.size}')
-    values = _decode(raw[DEPTH_HEADER.size:], encoding)
-    if values.ndim != 2 or values.dtype != np.uint16:
-        raise Rejected(Code.NOT_SUPPORTED, f'compressed depth {encoding!r} holds {values.shape} '
-                       f'{values.dtype}, not one channel of uint16')
-    if published == '16UC1':
-        depth_m = values.astype(np.float32) / np.float32(1000.0)
-    else:
-        _, quant_a, quant_b = DEPTH_HEADER.unpack_from(raw)
-        with np.errstate(divide='ignore', invalid='ignore'):
-            depth_m = np.float32(quant_a) / (values.astype(np.float32) - np.float32(quant_b))
-    depth_m[values == 0] = np.nan
-    return np.asarray(depth_m, dtype=np.float32)
+    encoding = form.partition(';')[0].strip()
+    if encoding not in DEPTH:
+        raise Rejected(Code.NO_DEPTH, f'the compressed depth has format {form!r}; accepted: '
+                       f'{", ".join(DEPTH)} as "...; compressedDepth png"')
+    if 'rvl' in form:
+        raise Rejected(Code.NO_DEPTH, f'the compressed depth has format {form!r}: RVL is not '
+                       'read here; set the publisher to png')
+    if bytes(data[CONFIG_HEADER:CONFIG_HEADER + 4]) != PNG:
+        raise Rejected(Code.NO_DEPTH, f'the compressed depth ({form!r}, {len(data)} '
+                       'bytes) has no PNG behind its 12-byte header')
+    raw = _decoded(data, CONFIG_HEADER, form, Code.NO_DEPTH)
+    if raw.dtype != U16 or raw.ndim != 2:
+        raise Rejected(Code.NO_DEPTH, f'the compressed depth holds a PNG of {raw.dtype} '
+                       f'{raw.shape}; one channel of uint16 is expected')
+    if encoding != '32FC1':
+        return depth_m_from_pixels(raw)
+    a, b = np.frombuffer(data, '<f4', 2, offset=4)
+    with np.errstate(divide='ignore'):
+        return depth_m_from_pixels(np.where(raw > 0, a / (raw.astype(F32) - b), 0).astype(F32))
 
 
-def _decode(data: bytes | npt.NDArray[np.uint8],
-            encoding: str) -> npt.NDArray[np.uint8 | np.uint16]:
-    buffer = np.frombuffer(data, np.uint8)
-    pixels = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED) if len(buffer) else None
-    if pixels is None:
-        raise Rejected(Code.NOT_SUPPORTED,
-                       f'{len(buffer)} bytes called {encoding!r} are neither JPEG nor PNG')
-    return np.asarray(pixels)
+def _decoded(data: Data, offset: int, form: str, code: Code) -> npt.NDArray[Any]:
+    encoded = np.frombuffer(data, U8)[offset:]
+    # UNCHANGED also leaves an EXIF rotation alone, as CameraInfo does.
+    raw = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if len(encoded) else None
+    if raw is None:
+        raise Rejected(code, f'the compressed image ({form!r}, {len(data)} bytes) cannot '
+                       'be decoded')
+    return np.asarray(raw)

@@ -7,10 +7,9 @@ from __future__ import annotations
 import array
 import functools
 import importlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
@@ -20,46 +19,21 @@ from rclpy.logging import get_logger
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from crosspoint_ros.core import decode
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, Transform
-
-Rgb = npt.NDArray[np.uint8]
-DepthM = npt.NDArray[np.float32]
-
+from crosspoint_ros.core.decode import (
+    COLOUR,
+    DEPTH,
+    RENAMED,
+    U8,
+    DepthM,
+    Encoding,
+    Rgb,
+    depth_m_from_pixels,
+    rgb_from_pixels,
+)
 
 # --- images ---------------------------------------------------------------------------------------
-
-@dataclass(frozen=True)
-class Encoding:
-    """How a pixel lies in memory, and the OpenCV code that makes it RGB (None: it is)."""
-
-    dtype: type
-    channels: int
-    to_rgb: int | None = None
-
-
-U8, U16, F32 = np.uint8, np.uint16, np.float32
-COLOUR = {
-    'mono8': Encoding(U8, 1, cv2.COLOR_GRAY2RGB), 'mono16': Encoding(U16, 1, cv2.COLOR_GRAY2RGB),
-    'rgb8': Encoding(U8, 3), 'rgb16': Encoding(U16, 3),
-    'bgr8': Encoding(U8, 3, cv2.COLOR_BGR2RGB), 'bgr16': Encoding(U16, 3, cv2.COLOR_BGR2RGB),
-    'rgba8': Encoding(U8, 4, cv2.COLOR_RGBA2RGB), 'rgba16': Encoding(U16, 4, cv2.COLOR_RGBA2RGB),
-    'bgra8': Encoding(U8, 4, cv2.COLOR_BGRA2RGB), 'bgra16': Encoding(U16, 4, cv2.COLOR_BGRA2RGB),
-    'yuv422': Encoding(U8, 2, cv2.COLOR_YUV2RGB_UYVY),
-    'yuv422_yuy2': Encoding(U8, 2, cv2.COLOR_YUV2RGB_YUY2),
-    # OpenCV names a Bayer pattern after its second row's second and third pixel, ROS after the
-    # first row's first two: rggb is BG.
-    'bayer_rggb8': Encoding(U8, 1, cv2.COLOR_BayerBG2RGB),
-    'bayer_bggr8': Encoding(U8, 1, cv2.COLOR_BayerRG2RGB),
-    'bayer_gbrg8': Encoding(U8, 1, cv2.COLOR_BayerGR2RGB),
-    'bayer_grbg8': Encoding(U8, 1, cv2.COLOR_BayerGB2RGB),
-    'bayer_rggb16': Encoding(U16, 1, cv2.COLOR_BayerBG2RGB),
-    'bayer_bggr16': Encoding(U16, 1, cv2.COLOR_BayerRG2RGB),
-    'bayer_gbrg16': Encoding(U16, 1, cv2.COLOR_BayerGR2RGB),
-    'bayer_grbg16': Encoding(U16, 1, cv2.COLOR_BayerGB2RGB),
-}
-RENAMED = {'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2'}  # since Iron; older releases know the old names
-DEPTH = {'16UC1': Encoding(U16, 1), 'mono16': Encoding(U16, 1), '32FC1': Encoding(F32, 1)}
-
 
 def rgb_from_image(msg: Image) -> Rgb:
     """Return the image as (h, w, 3) RGB uint8; 16-bit colours are scaled down to 8.
@@ -78,7 +52,7 @@ def rgb_from_image(msg: Image) -> Rgb:
     bridge = cv_bridge()
     if bridge is not None:
         return np.asarray(bridge.imgmsg_to_cv2(_tight(msg, raw, name), 'rgb8'))
-    return _rgb(raw, COLOUR[name])
+    return rgb_from_pixels(raw, COLOUR[name])
 
 
 def depth_m_from_image(msg: Image) -> DepthM:
@@ -90,55 +64,17 @@ def depth_m_from_image(msg: Image) -> DepthM:
         raise Rejected(Code.NO_DEPTH, f'the depth image has encoding {msg.encoding!r}; accepted: '
                        f'{", ".join(DEPTH)} (16 bit: mm, float: m)')
     # No cv_bridge here: it has nothing to convert, and its array of the message is ours.
-    return _depth_m(_pixels(msg, DEPTH[msg.encoding], Code.NO_DEPTH))
+    return depth_m_from_pixels(_pixels(msg, DEPTH[msg.encoding], Code.NO_DEPTH))
 
 
 def rgb_from_compressed(msg: CompressedImage) -> Rgb:
     """Return a JPEG or PNG image as (h, w, 3) RGB uint8. Raises `Rejected` (NO_IMAGE)."""
-    raw = _decoded(msg, 0, Code.NO_IMAGE)
-    was, _, how = msg.format.partition(';')
-    if raw.ndim == 2 and was.startswith('bayer'):  # the mosaic itself was compressed
-        name = was[:-2] + '16' if raw.dtype == U16 and was.endswith('8') else was
-        if name not in COLOUR:
-            raise Rejected(Code.NO_IMAGE, f'the compressed image is a mosaic {was!r}; accepted: '
-                           f'{", ".join(n for n in COLOUR if n.startswith("bayer"))}')
-        return _rgb(raw, COLOUR[name])
-    # compressed_image_transport: unless it says "compressed bgr", the channels were not swapped.
-    swapped = how and was in COLOUR and 'compressed bgr' not in how
-    name = {1: 'mono8', 3: 'rgb8' if swapped else 'bgr8', 4: 'rgba8' if swapped else 'bgra8'}[
-        1 if raw.ndim == 2 else raw.shape[2]]
-    return _rgb(raw, COLOUR[name])
-
-
-PNG = b'\x89PNG'
-CONFIG_HEADER = 12  # bytes: int32 compression format, float32 depthQuantA, float32 depthQuantB
+    return decode.rgb_from_compressed(msg.data, msg.format)
 
 
 def depth_m_from_compressed(msg: CompressedImage) -> DepthM:
-    """Return depth (h, w) in metres, NaN where unknown, from compressed_depth_image_transport.
-
-    A 32FC1 image was quantised as A / depth + B, with A and B in the message's 12-byte header.
-    Raises `Rejected` (NO_DEPTH) for RVL, an unknown encoding or data that is no PNG.
-    """
-    encoding = msg.format.partition(';')[0].strip()
-    if encoding not in DEPTH:
-        raise Rejected(Code.NO_DEPTH, f'the compressed depth has format {msg.format!r}; accepted: '
-                       f'{", ".join(DEPTH)} as "...; compressedDepth png"')
-    if 'rvl' in msg.format:
-        raise Rejected(Code.NO_DEPTH, f'the compressed depth has format {msg.format!r}: RVL is not '
-                       'read here; set the publisher to png')
-    if bytes(msg.data[CONFIG_HEADER:CONFIG_HEADER + 4]) != PNG:
-        raise Rejected(Code.NO_DEPTH, f'the compressed depth ({msg.format!r}, {len(msg.data)} '
-                       'bytes) has no PNG behind its 12-byte header')
-    raw = _decoded(msg, CONFIG_HEADER, Code.NO_DEPTH)
-    if raw.dtype != U16 or raw.ndim != 2:
-        raise Rejected(Code.NO_DEPTH, f'the compressed depth holds a PNG of {raw.dtype} '
-                       f'{raw.shape}; one channel of uint16 is expected')
-    if encoding != '32FC1':
-        return _depth_m(raw)
-    a, b = np.frombuffer(msg.data, '<f4', 2, offset=4)
-    with np.errstate(divide='ignore'):
-        return _depth_m(np.where(raw > 0, a / (raw.astype(F32) - b), 0).astype(F32))
+    """Return depth (h, w) in metres, NaN where unknown. Raises `Rejected` (NO_DEPTH)."""
+    return decode.depth_m_from_compressed(msg.data, msg.format)
 
 
 def image_from_rgb(rgb: Rgb, header: Header) -> Image:
@@ -167,27 +103,6 @@ def _pixels(msg: Image, encoding: Encoding, code: Code) -> npt.NDArray[Any]:
     pixels = np.ndarray(shape, order, msg.data, strides=(msg.step, pixel, item))
     pixels = pixels[..., 0] if encoding.channels == 1 else pixels
     return np.ascontiguousarray(pixels, dtype=encoding.dtype)
-
-
-def _rgb(raw: npt.NDArray[Any], encoding: Encoding) -> Rgb:
-    rgb = raw if encoding.to_rgb is None else cv2.cvtColor(raw, encoding.to_rgb)
-    return np.asarray(rgb if rgb.dtype == U8 else cv2.convertScaleAbs(rgb, alpha=255 / 65535), U8)
-
-
-def _depth_m(raw: npt.NDArray[Any]) -> DepthM:
-    depth_m = raw.astype(F32) * F32(1e-3) if raw.dtype == U16 else raw.astype(F32)
-    depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = np.nan
-    return depth_m
-
-
-def _decoded(msg: CompressedImage, offset: int, code: Code) -> npt.NDArray[Any]:
-    data = np.frombuffer(msg.data, U8)[offset:]
-    # UNCHANGED also leaves an EXIF rotation alone, as CameraInfo does.
-    raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
-    if raw is None:
-        raise Rejected(code, f'the compressed image ({msg.format!r}, {len(msg.data)} bytes) cannot '
-                       'be decoded')
-    return raw
 
 
 # --- cv_bridge ------------------------------------------------------------------------------------
