@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
@@ -47,6 +47,7 @@ class CameraConfig:
     depth_topic: str
     transport: str
     mask_path: str
+    rectified: bool
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ def camera_specs(camera: str) -> tuple[Spec, ...]:
              choices=('raw', 'compressed')),
         Spec(f'{camera}.mask_path', '', "8-bit PNG, white where the robot's own body hides the "
              "scene; '': none"),
+        Spec(f'{camera}.rectified', False, 'the image is undistorted (image_rect): its pixels '
+             'follow P of the camera info, not K and D'),
     )
 
 
@@ -204,12 +207,12 @@ class Parameters:
     def _refuse_unknown(self) -> None:
         # rclpy ignores a value that was given to an undeclared name, so a misspelt key of a
         # params file would pass in silence; it has no public way to ask for the given names.
+        # The options of matchers that are not chosen may stand in the same file.
+        skipped = ('qos_overrides.', *(f'{name}.' for name in MATCHERS
+                                       if name != self._value('matcher')))
         for name in self._node._parameter_overrides:
-            prefix = name.partition('.')[0]
-            # One params file may hold the options of several matchers; the chosen one's count.
-            if self._node.has_parameter(name) or prefix in {'qos_overrides', *MATCHERS}:
-                if prefix != self._value('matcher') or name in self._specs:
-                    continue
+            if self._node.has_parameter(name) or name.startswith(skipped):
+                continue
             near = difflib.get_close_matches(name, self._specs, n=1)
             hint = f'; did you mean {near[0]}?' if near else f'; known: {", ".join(self._specs)}'
             raise ConfigError(f'{name} is no parameter of this node{hint}')
@@ -228,6 +231,13 @@ class Parameters:
             except ConfigError as error:
                 return str(error)
         return ''
+
+    def changed_limits(self, parameters: list[Parameter]) -> Limits:
+        """Return `limits.*` as they are once these changes are made."""
+        changes = {p.name.removeprefix(LIVE): p.value for p in parameters}
+        limits = self._read_limits(Limits)
+        return replace(limits, **{f.name: changes[f.name] for f in fields(Limits)
+                                  if f.name in changes})
 
     def read(self) -> Config:
         """Return the Config as the parameters are now."""

@@ -19,7 +19,8 @@ class Request:
     """What somebody asked: a pixel, an instruction, or a 3D point that some camera shows.
 
     stamp_ns is that of the clicked image, 0 for the newest. With `point_m` (3,), given in
-    `point_frame`, the camera is chosen by who sees it best and `camera` is empty.
+    `point_frame`, the camera is chosen by who sees it best and `camera` is empty. `clamp` moves a
+    pixel just past the border onto the image.
     """
 
     camera: str = ''
@@ -29,6 +30,7 @@ class Request:
     other_cameras: tuple[str, ...] = ()
     point_m: Array | None = None
     point_frame: str = ''
+    clamp: bool = False
 
 
 class Ended(Exception):  # noqa: N818  (an interruption, not an error)
@@ -67,9 +69,10 @@ class Job:
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds spent in each stage."""
-        ends = [begun for _, begun in self.stages[1:]] + [self.ended_s or time.monotonic()]
+        stages = list(self.stages)
+        ends = [begun for _, begun in stages[1:]] + [self.ended_s or time.monotonic()]
         spent: dict[str, float] = {}
-        for (name, begun), end in zip(self.stages, ends, strict=True):
+        for (name, begun), end in zip(stages, ends, strict=True):
             spent[name] = spent.get(name, 0.0) + end - begun
         return spent
 
@@ -104,75 +107,85 @@ class QueryThread:
     def __init__(self, answer: Callable[[Job], Located], busy: str, max_query_s: float) -> None:
         self._answer, self._busy = answer, busy
         self.max_query_s = max_query_s
-        self._open: deque[Job] = deque()  # not yet ended, the running one first
+        self._running: Job | None = None
         self._waiting: deque[Job] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        self._held_since_s = 0.0  # when the matcher took a query that has ended since; 0: free
         self._thread = threading.Thread(target=self._run, name='crosspoint-queries', daemon=True)
         self._thread.start()
 
     @property
-    def idle(self) -> bool:
-        """Tell whether no query is open."""
+    def open_jobs(self) -> list[Job]:
+        """The queries without an answer, the running one first."""
         with self._wake:
-            return not any(not job.ended for job in self._open)
+            held = [] if self._running is None else [self._running]
+            return [job for job in (*held, *self._waiting) if not job.ended]
 
     def submit(self, job: Job) -> None:
         """Take a query; it may end at once (BUSY), or end another (CANCELLED)."""
-        with self._wake:
-            earlier = [other for other in self._open if not other.ended]
+        earlier = self.open_jobs
         if earlier and self._busy == 'reject':
             job.end(Rejected(Code.BUSY, f'busy with query {earlier[0].query_id} in stage '
                              f'{earlier[0].stage} for {earlier[0].age_s:.2f} s (busy: reject)'))
-            return
-        if self._busy == 'preempt':
-            for other in earlier:
+        elif self._busy == 'queue' and len(earlier) >= MAX_QUEUED:
+            job.end(Rejected(Code.BUSY, f'{len(earlier)} queries are waiting (limit {MAX_QUEUED})'))
+        else:
+            for other in earlier if self._busy == 'preempt' else ():
                 other.end(Rejected(Code.CANCELLED, f'preempted in stage {other.stage} after '
                                    f'{other.age_s:.2f} s by query {job.query_id}'))
-        elif len(earlier) >= MAX_QUEUED:
-            job.end(Rejected(Code.BUSY, f'{len(earlier)} queries are waiting (limit {MAX_QUEUED})'))
-            return
+            self._enqueue(job)
+
+    def _enqueue(self, job: Job) -> None:
         with self._wake:
-            self._open.append(job)
+            # While a matcher hangs nobody takes the ended ones out; do not let them pile up.
+            self._waiting = deque(other for other in self._waiting if not other.ended)
             self._waiting.append(job)
             self._wake.notify()
 
     def expire(self) -> None:
         """End the queries that took too long; call it a few times a second."""
-        with self._wake:
-            late = [job for job in self._open if job.age_s > self.max_query_s and not job.ended]
-            held_s = time.monotonic() - self._held_since_s if self._held_since_s else 0.0
-        for job in late:
-            why = f'; the matcher still works on an earlier query, {held_s:.1f} s' if (
-                held_s > job.age_s) else ''
-            job.end(Rejected(Code.TIMEOUT, f'no answer in stage {job.stage} after {job.age_s:.2f} '
-                             f's (limits.max_query_s {self.max_query_s} s){why}'))
+        for job in self.open_jobs:
+            if job.age_s > self.max_query_s:
+                job.end(Rejected(Code.TIMEOUT, f'no answer in stage {job.stage} after '
+                                 f'{job.age_s:.2f} s (limits.max_query_s {self.max_query_s} s)'
+                                 f'{self._blamed(job)}'))
 
-    def close(self, reason: str) -> None:
-        """End every open query as CANCELLED, and the thread when its matcher returns."""
+    def _blamed(self, job: Job) -> str:
+        running = self._running
+        if running is None or running is job:
+            return ''
+        return (f'; the matcher still works on query {running.query_id}, asked '
+                f'{running.age_s:.1f} s ago: cleanup and configure load it anew')
+
+    @property
+    def held_s(self) -> float:
+        """How long the query in the thread has run, s, whether it has ended since or not."""
+        running = self._running
+        return 0.0 if running is None else running.age_s
+
+    def cancel(self, reason: str) -> None:
+        """End every open query as CANCELLED."""
+        for job in self.open_jobs:
+            job.end(Rejected(Code.CANCELLED, f'{reason} while it was in stage {job.stage}'))
+
+    def close(self) -> None:
+        """End the thread as soon as its matcher returns."""
         with self._wake:
             self._closed = True
-            open_jobs = list(self._open)
             self._wake.notify()
-        for job in open_jobs:
-            job.end(Rejected(Code.CANCELLED, f'{reason} in stage {job.stage}'))
         # Not joined for long: a matcher that hangs must not hang the shutdown with it.
         self._thread.join(timeout=0.5)
 
     def _run(self) -> None:
         while True:
             with self._wake:
+                self._running = None
                 while not self._waiting and not self._closed:
                     self._wake.wait()
                 if self._closed:
                     return
-                job = self._waiting.popleft()
-                self._held_since_s = time.monotonic()
+                self._running = job = self._waiting.popleft()
             self._work(job)
-            with self._wake:
-                self._open.remove(job)
-                self._held_since_s = 0.0
 
     def _work(self, job: Job) -> None:
         if job.ended:

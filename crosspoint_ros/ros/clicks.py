@@ -1,0 +1,69 @@
+"""Every way a click comes in, as one `Request`."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from geometry_msgs.msg import Point, PointStamped
+from rclpy.node import Node
+from rclpy.subscription import Subscription
+
+from crosspoint_ros.action import Correspond as CorrespondAction
+from crosspoint_ros.ros.config import CameraConfig
+from crosspoint_ros.ros.convert import stamp_ns
+from crosspoint_ros.ros.queries import Request
+from crosspoint_ros.srv import Correspond as CorrespondService
+
+Ask = Callable[[Request], object]
+
+
+def request_from_goal(goal: CorrespondAction.Goal | CorrespondService.Request) -> Request:
+    """Take a goal of the action, or a request of the service: the same fields."""
+    pixel = None if goal.instruction else np.array([goal.x, goal.y])
+    return Request(camera=goal.camera, stamp_ns=stamp_ns(goal.stamp), pixel=pixel,
+                   instruction=goal.instruction, other_cameras=tuple(goal.other_cameras))
+
+
+def request_from_click(camera: str, click: PointStamped) -> Request:
+    """Take `~/<camera>/click`: pixels, stamped with the clicked image or 0 for the newest."""
+    return Request(camera=camera, stamp_ns=stamp_ns(click.header.stamp),
+                   pixel=np.array([click.point.x, click.point.y]))
+
+
+def request_from_mouse(camera: str, click: Point) -> Request:
+    """Take rqt_image_view's click: no header, and it may lie one pixel past the border."""
+    return Request(camera=camera, pixel=np.array([click.x, click.y]), clamp=True)
+
+
+def request_from_rviz(node: Node, click: PointStamped) -> Request:
+    """Take RViz2's Publish Point: a 3D point on what is rendered, stamped when it was clicked."""
+    if click.point.z == 0.0:
+        node.get_logger().warning(
+            f'/clicked_point has z = 0 exactly in {click.header.frame_id!r}: some tools publish '
+            'the ground plane under the cursor, not the surface that was clicked')
+    return Request(point_m=np.array([click.point.x, click.point.y, click.point.z]),
+                   point_frame=click.header.frame_id)
+
+
+def subscribe_clicks(node: Node, cameras: tuple[CameraConfig, ...], ask: Ask
+                     ) -> list[Subscription]:
+    """Listen to all click topics of `ros_api.md`."""
+
+    def pixel_click(camera: str, click: PointStamped) -> None:
+        ask(request_from_click(camera, click))
+
+    def mouse_click(camera: str, click: Point) -> None:
+        ask(request_from_mouse(camera, click))
+
+    def rviz_click(click: PointStamped) -> None:
+        ask(request_from_rviz(node, click))
+
+    subscriptions = [node.create_subscription(PointStamped, '/clicked_point', rviz_click, 10)]
+    for camera in cameras:
+        subscriptions += [
+            node.create_subscription(PointStamped, f'~/{camera.name}/click',
+                                     partial(pixel_click, camera.name), 10),
+            node.create_subscription(Point, f'{camera.image_topic}_mouse_left',
+                                     partial(mouse_click, camera.name), 10)]
+    return subscriptions

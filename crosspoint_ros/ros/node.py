@@ -1,0 +1,128 @@
+"""The lifecycle node: its parameters, its states, and its end."""
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import Any
+
+import rclpy
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+
+from crosspoint_ros.matchers import load_matcher
+from crosspoint_ros.ros.config import ConfigError, Parameters
+from crosspoint_ros.ros.diagnostics import Diagnostics
+from crosspoint_ros.ros.server import QueryServer
+
+GOODBYE_S = 0.2  # for the last replies to leave, actions' among them
+
+
+class CrosspointNode(LifecycleNode):
+    """Configure loads the matcher and offers the interfaces, activate listens to the cameras."""
+
+    def __init__(self, **options: Any) -> None:
+        """Declare the parameters; raise ConfigError for the first that will not do."""
+        super().__init__('crosspoint', **options)
+        self._parameters = Parameters(self)
+        self._server: QueryServer | None = None
+        self._diagnostics: Diagnostics | None = None
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+
+    def start(self) -> None:
+        """Go to active, unless `autostart` leaves that to a lifecycle manager."""
+        if not self._parameters.read().autostart:
+            self.get_logger().info('autostart is false: waiting to be configured and activated')
+        elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def stop(self) -> None:
+        """End every query with a refusal; the replies leave while the executor spins on."""
+        if self._server is not None:
+            self._server.deactivate()
+
+    def close(self) -> None:
+        """Take everything off the graph."""
+        if self._server is not None and self._diagnostics is not None:
+            self._diagnostics.close()
+            self._server.close()
+        self._server = self._diagnostics = None
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the matcher; nothing is subscribed to yet."""
+        try:
+            config = self._parameters.read()
+            begun_s = time.monotonic()
+            matcher = load_matcher(config.matcher, **config.matcher_options)
+            load_s = time.monotonic() - begun_s
+            self._server = QueryServer(self, config, matcher)
+        except Exception as error:  # rclpy would drop it without a word
+            self.get_logger().error(f'not configured: {type(error).__name__}: {error}')
+            return TransitionCallbackReturn.FAILURE
+        self._diagnostics = Diagnostics(self, config, self._server, load_s)
+        self.get_logger().info(f'matcher {config.matcher} loaded in {load_s:.2f} s; cameras '
+                               f'{", ".join(self._server.cameras)}; answers in '
+                               f'{config.base_frame}')
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Listen to the cameras."""
+        assert self._server is not None
+        self._server.activate()
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Refuse what is open, forget the target, leave the cameras."""
+        assert self._server is not None
+        self._server.deactivate()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the matcher and all interfaces."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Refuse what is open, for good; the interfaces stay, to say so."""
+        self.stop()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        refused = self._parameters.check_change(parameters, configured=self._server is not None)
+        if refused:
+            return SetParametersResult(successful=False, reason=refused)
+        if self._server is not None:
+            self._server.limits = self._parameters.changed_limits(parameters)
+        return SetParametersResult(successful=True)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; 1 if its parameters will not do."""
+    # Our own handlers: rclpy's would close the graph before the last refusals are published.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    asked_to_end: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: asked_to_end.append(number))
+    try:
+        node = CrosspointNode()
+    except ConfigError as error:
+        print(f'crosspoint_node: {error}', file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    node.start()
+    while not asked_to_end:
+        executor.spin_once(timeout_sec=0.2)
+    node.stop()
+    end_s = time.monotonic() + GOODBYE_S
+    while time.monotonic() < end_s:
+        executor.spin_once(timeout_sec=0.02)
+    node.close()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return 0

@@ -1,0 +1,80 @@
+"""Everything the node says: results, correspondences, target, TF, markers, overlays."""
+from __future__ import annotations
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from visualization_msgs.msg import MarkerArray
+
+from crosspoint_ros.core.draw import overlays
+from crosspoint_ros.core.pipeline import Located
+from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.msg import Correspondence, QueryResult
+from crosspoint_ros.ros.config import Config
+from crosspoint_ros.ros.convert import image_from_rgb
+from crosspoint_ros.ros.markers import answer_markers, deletion
+from crosspoint_ros.ros.queries import Job
+from crosspoint_ros.ros.report import grasp_pose, header, query_result
+from crosspoint_ros.ros.target import TargetOnTf
+
+# A late subscriber gets the last answer.
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
+                     durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class Outputs:
+    """The node's publishers; all but `publish_overlays` belong to the executor's thread."""
+
+    def __init__(self, node: Node, config: Config) -> None:
+        self._node, self._config = node, config
+        self._result = node.create_publisher(QueryResult, '~/result', LATCHED)
+        self._correspondence = node.create_publisher(Correspondence, '~/correspondence', LATCHED)
+        self._grasp_target = node.create_publisher(PoseStamped, '~/grasp_target', LATCHED)
+        self._markers = node.create_publisher(MarkerArray, '~/markers', LATCHED)
+        self._overlays: dict[str, Publisher] = {
+            camera.name: node.create_publisher(Image, f'~/{camera.name}/overlay', 1)
+            for camera in config.cameras}
+        self.on_tf = TargetOnTf(node, config.target_frame, config.target_ttl_s)
+
+    def publish(self, job: Job, limits: Limits) -> QueryResult:
+        """Publish what a query came to: the target only when there is one, the result always."""
+        result = query_result(job, self._config.base_frame, limits)
+        for correspondence in result.correspondences:
+            if correspondence.verdict != Correspondence.REFUSED:
+                self._correspondence.publish(correspondence)
+        if job.located is not None and result.has_target:
+            self._grasp_target.publish(grasp_pose(result.target))
+            self.on_tf.hold(result.target)
+            self._markers.publish(answer_markers(result, job.located))
+        self._result.publish(result)
+        return result
+
+    def publish_overlays(self, located: Located, limits: Limits) -> None:
+        """Draw and publish the views of an answer that somebody looks at."""
+        wanted = {camera for camera, publisher in self._overlays.items()
+                  if publisher.get_subscription_count()}
+        for view, rgb in overlays(located, wanted, limits):
+            message = image_from_rgb(rgb, header(view.stamp_ns, view.frame_id))
+            self._overlays[view.camera].publish(message)
+
+    def tick(self) -> None:
+        """Broadcast the target; take its markers away when it has expired."""
+        if self.on_tf.broadcast():
+            self._markers.publish(deletion())
+
+    def clear(self) -> str:
+        """Forget the target, and say what was forgotten."""
+        target = self.on_tf.target
+        self.on_tf.clear()
+        self._markers.publish(deletion())
+        return 'there was no target' if target is None else f'forgot target {target.query_id}'
+
+    def close(self) -> None:
+        """Take everything off the graph."""
+        self._markers.publish(deletion())
+        self.on_tf.close()
+        for publisher in (self._result, self._correspondence, self._grasp_target, self._markers,
+                          *self._overlays.values()):
+            self._node.destroy_publisher(publisher)

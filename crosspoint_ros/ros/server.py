@@ -1,0 +1,223 @@
+"""Takes clicks, goals and requests, has them answered, and says what they came to."""
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode
+from rclpy.task import Future
+from std_srvs.srv import Trigger
+
+from crosspoint_ros.action import Correspond as CorrespondAction
+from crosspoint_ros.core.datatypes import Code, Matcher, Rejected
+from crosspoint_ros.core.pipeline import Located, ground, locate
+from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.msg import QueryResult
+from crosspoint_ros.ros.cameras import Camera
+from crosspoint_ros.ros.clicks import request_from_goal, subscribe_clicks
+from crosspoint_ros.ros.config import Config
+from crosspoint_ros.ros.outputs import Outputs
+from crosspoint_ros.ros.queries import Job, QueryThread, Request
+from crosspoint_ros.ros.report import is_answered
+from crosspoint_ros.ros.transforms import make_transforms
+from crosspoint_ros.ros.views import ViewSource
+from crosspoint_ros.srv import Correspond as CorrespondService
+
+TICK_S = 0.1
+
+Reply = Callable[[QueryResult], None]
+
+
+class QueryServer:
+    """All of the configured node.
+
+    The executor's thread touches all of ROS and never waits; the thread of `QueryThread` runs the
+    matcher and touches nothing of ROS but the overlays. What it has to say comes back through a
+    queue, and a guard condition wakes the executor.
+    """
+
+    def __init__(self, node: LifecycleNode, config: Config, matcher: Matcher) -> None:
+        self._node, self._config, self.matcher = node, config, matcher
+        self.limits: Limits = config.limits
+        self.last_result: QueryResult | None = None
+        self.outputs = Outputs(node, config)
+        self.cameras = {c.name: Camera(node, c, config) for c in config.cameras}
+        self.transforms = make_transforms(node)
+        self._views = ViewSource(self.cameras, self.transforms, config)
+        self._thread = QueryThread(self._answer, config.busy, config.times.max_query_s)
+        self._active = False
+        self._replies: dict[str, Reply] = {}
+        self._goals: dict[bytes, Job] = {}
+        self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._guard = node.create_guard_condition(self._deliver)
+        # The wall must tick on when a simulation's clock stands still.
+        self._tick = node.create_timer(TICK_S, self._on_tick,
+                                       clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._clicks = subscribe_clicks(node, config.cameras, self.ask)
+        self._offer_services()
+        self._jump = node.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
+                          on_clock_change=True), post_callback=self._on_time_jump)
+
+    def _offer_services(self) -> None:
+        # Both wait for their answer, and must not keep anybody else waiting meanwhile.
+        together = ReentrantCallbackGroup()
+        self._action = ActionServer(
+            self._node, CorrespondAction, '~/correspond', self._on_goal, callback_group=together,
+            cancel_callback=self._on_cancel)
+        self._services = [
+            self._node.create_service(CorrespondService, '~/correspond_once', self._on_request,
+                                      callback_group=together),
+            self._node.create_service(Trigger, '~/clear', self._on_clear)]
+
+    # What the lifecycle asks for
+
+    def activate(self) -> None:
+        """Listen to the cameras (with history_s 0 only while a query needs them)."""
+        self._active = True
+        if self._config.history_s > 0:
+            self._listen()
+
+    def deactivate(self) -> None:
+        """End what is open, forget the target, and leave the cameras' topics."""
+        self._active = False
+        self._thread.cancel('the node was deactivated')
+        self._deliver()
+        self.outputs.clear()
+        self._ignore()
+
+    def close(self) -> None:
+        """Take everything off the graph; a matcher that hangs is left behind."""
+        self._thread.close()
+        self._jump.unregister()
+        self._action.destroy()
+        for service in self._services:
+            self._node.destroy_service(service)
+        for subscription in self._clicks:
+            self._node.destroy_subscription(subscription)
+        self._node.destroy_timer(self._tick)
+        self._node.destroy_guard_condition(self._guard)
+        self.transforms.close()
+        self.outputs.close()
+
+    @property
+    def held_s(self) -> float:
+        """How long the query that holds the matcher has run, s; 0 when the matcher is free."""
+        return self._thread.held_s
+
+    def _listen(self) -> None:
+        for camera in self.cameras.values():
+            camera.listen()
+
+    def _ignore(self) -> None:
+        for camera in self.cameras.values():
+            camera.ignore()
+
+    # A query's way: executor -> thread -> executor
+
+    def ask(self, request: Request, reply: Reply = lambda result: None,
+            at_stage: Callable[[Job], None] = lambda job: None) -> Job:
+        """Take a query; `reply` gets its one result, `at_stage` is called as it goes on."""
+        job = Job(request, on_stage=lambda job: self._post(lambda: at_stage(job)),
+                  on_end=lambda job: self._post(lambda: self._conclude(job)))
+        self._replies[job.query_id] = reply
+        refused = self._not_now()
+        if refused:
+            job.end(Rejected(Code.BUSY, refused))
+            return job
+        if self._config.history_s == 0:
+            self._listen()
+        self._thread.submit(job)
+        return job
+
+    def _not_now(self) -> str:
+        name = self._node.get_fully_qualified_name()
+        if not self._active:
+            return f'{name} is inactive: ros2 lifecycle set {name} activate'
+        twins = self._node.get_node_names_and_namespaces().count(
+            (self._node.get_name(), self._node.get_namespace()))
+        if twins > 1:
+            return (f'{twins} nodes are called {name}, and their targets would contradict each '
+                    'other: stop one, or start it with another name or namespace')
+        return ''
+
+    def _answer(self, job: Job) -> Located:
+        gathered = self._views.gather(job)
+        pixel = gathered.pixel
+        if pixel is None:
+            pixel = ground(gathered.clicked, job.request.instruction, self.matcher)
+        return locate(gathered.clicked, gathered.others, pixel, self.matcher, self.limits,
+                      job.enter)
+
+    def _conclude(self, job: Job) -> None:
+        self.last_result = self.outputs.publish(job, self.limits)
+        self._replies.pop(job.query_id)(self.last_result)
+        if self._config.history_s == 0 and not self._thread.open_jobs:
+            self._ignore()
+
+    def _post(self, news: Callable[[], None]) -> None:
+        self._news.put(news)
+        self._guard.trigger()
+
+    def _deliver(self) -> None:
+        while not self._news.empty():
+            self._news.get()()
+
+    # Callbacks
+
+    async def _on_goal(self, goal_handle: ServerGoalHandle) -> CorrespondAction.Result:
+        answered: Future = Future()
+
+        def feedback(job: Job) -> None:
+            if goal_handle.is_active:
+                goal_handle.publish_feedback(CorrespondAction.Feedback(
+                    stage=job.stage, elapsed_s=job.age_s))
+
+        goal_id = bytes(goal_handle.goal_id.uuid)
+        self._goals[goal_id] = self.ask(request_from_goal(goal_handle.request),
+                                        answered.set_result, feedback)
+        if goal_handle.is_cancel_requested:  # it came before the goal began
+            self._on_cancel(goal_handle)
+        result = await answered
+        del self._goals[goal_id]
+        if is_answered(result):
+            goal_handle.succeed()
+        elif goal_handle.is_cancel_requested:
+            goal_handle.canceled()
+        else:
+            goal_handle.abort()
+        return CorrespondAction.Result(result=result)
+
+    def _on_cancel(self, goal_handle: ServerGoalHandle) -> CancelResponse:
+        job = self._goals.get(bytes(goal_handle.goal_id.uuid))
+        if job is not None:
+            job.end(Rejected(Code.CANCELLED, f'cancelled in stage {job.stage} after '
+                             f'{job.age_s:.2f} s'))
+        return CancelResponse.ACCEPT
+
+    async def _on_request(self, request: CorrespondService.Request,
+                          response: CorrespondService.Response) -> CorrespondService.Response:
+        answered: Future = Future()
+        self.ask(request_from_goal(request), answered.set_result)
+        response.result = await answered
+        return response
+
+    def _on_clear(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = True, self.outputs.clear()
+        return response
+
+    def _on_tick(self) -> None:
+        self._thread.expire()
+        self.outputs.tick()
+
+    def _on_time_jump(self, jump: TimeJump) -> None:
+        self._node.get_logger().warning(
+            f'time jumped by {jump.delta.nanoseconds * 1e-9:.3f} s: images and TF are forgotten')
+        for camera in self.cameras.values():
+            camera.forget()
+        self.transforms.clear()
