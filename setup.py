@@ -2,13 +2,16 @@
 
 In a colcon workspace package.xml declares ament_cmake, so colcon runs
 CMakeLists.txt and never looks at this file. `pip install .` runs the same
-CMakeLists.txt against the ROS 2 wheels and packs its install tree.
+CMakeLists.txt against the ROS 2 wheels and packs its install tree, with
+tf2_msgs beside it where the environment has none.
 """
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+import zlib
 from pathlib import Path
 
 from setuptools import Distribution, setup
@@ -19,50 +22,111 @@ XML = ET.parse(ROOT / 'package.xml').getroot()
 NAME = XML.findtext('name')
 
 
-def prefixes():
-    """Return the ament prefixes to build against: a sourced ROS, or the venv's wheels."""
-    found = [p for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
-    if not found and (Path(sys.prefix) / 'share' / 'rosidl_cmake').is_dir():
-        found = [sys.prefix]      # the wheels' data files land in <venv>/share, lib, include
-    if not found:
-        raise SystemExit('no ROS 2: source a distro, or pip install -r requirements-ros.txt')
-    return found
+def requirements(name):
+    """Return the pinned lines of requirements/<name>.txt, without what it includes."""
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    return [line for line in lines if line and not line.startswith(('#', '-r'))]
+
+
+def pinned(*projects):
+    """Return the pins that requirements/python.txt gives these projects."""
+    return [pin for pin in requirements('python') if pin.split('==')[0] in projects]
+
+
+def ament_prefixes():
+    """Return the ament prefixes to build against: a sourced ROS, or where its wheels lie.
+
+    The wheels unpack share/, lib/ and include/ into the venv itself, or, if pip
+    fetched them for this build alone, into pip's build environment.
+    """
+    sourced = [p for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
+    if sourced:
+        return sourced
+    candidates = [Path(sys.prefix)]
+    generator = importlib.util.find_spec('rosidl_adapter')
+    if generator is not None:
+        candidates.append(Path(generator.origin).parents[4])
+    return [str(p) for p in candidates if (p / 'share' / 'rosidl_cmake').is_dir()][:1]
+
+
+def wheels_to_build_with():
+    """Return the ROS 2 wheels that pip must fetch before this package can be built."""
+    if ament_prefixes():
+        return []
+    distros = sorted(Path('/opt/ros').glob('*/setup.sh'))
+    if distros:
+        raise SystemExit(f'ROS 2 is installed here but not sourced: run ". {distros[-1]}" first')
+    return requirements('kilted') + pinned('numpy', 'empy', 'catkin-pkg', 'lark-parser', 'PyYAML')
+
+
+def lacks_tf2_msgs(prefixes):
+    """Return whether no prefix holds tf2_msgs, but for the one an earlier install of ours left."""
+    manifests = [Path(p) / 'share' / 'tf2_msgs' / 'package.xml' for p in prefixes]
+    return not any(m.is_file() and NAME not in m.read_text() for m in manifests)
+
+
+def cmake_executable():
+    """Return the cmake program itself: the wheel's start script needs a PYTHONPATH we drop."""
+    if importlib.util.find_spec('cmake'):
+        from cmake import CMAKE_BIN_DIR
+        return str(Path(CMAKE_BIN_DIR) / 'cmake')
+    return 'cmake'
 
 
 class CMakeBuildPy(build_py):
-    """Run CMake, take its Python tree as the package and the rest as data files."""
+    """Run CMake, take its Python trees as the packages and the rest as data files."""
 
     def run(self):
-        build = ROOT / 'build' / 'pip'
+        prefixes = ament_prefixes()
+        stamps = [os.stat(Path(p) / 'share' / 'rosidl_cmake').st_mtime_ns for p in prefixes]
+        key = zlib.crc32(repr((sys.version, prefixes, stamps)).encode())
+        build = ROOT / 'build' / 'pip' / f'{key:08x}'    # one CMake cache per environment
         prefix = build / 'prefix'
         shutil.rmtree(prefix, ignore_errors=True)
-        env = dict(os.environ)
-        if sys.prefix in prefixes():
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        sources = {NAME: ROOT}
+        if lacks_tf2_msgs(prefixes):
+            sources['tf2_msgs'] = ROOT / 'tf2_msgs'
+        for name, source in sources.items():
+            self.build_and_install(source, build / name, prefix, prefixes)
+            python = next(prefix.rglob(f'{name}/__init__.py')).parent
+            shutil.copytree(python, Path(self.build_lib) / name,
+                            ignore=shutil.ignore_patterns('__pycache__', '*.c'))
+        self.distribution.data_files = self.data_files_of(prefix)
+
+    @staticmethod
+    def build_and_install(source, build, prefix, prefixes):
+        """Configure, compile and install one CMake project."""
+        env = dict(os.environ, AMENT_PREFIX_PATH=os.pathsep.join(prefixes))
+        if sys.prefix in prefixes:
             env.pop('PYTHONPATH', None)   # pip's build isolation hides the installed wheels
-        env['AMENT_PREFIX_PATH'] = os.pathsep.join(prefixes())
+        cmake = cmake_executable()
         generator = ['-G', 'Ninja'] if shutil.which('ninja') else []
-        subprocess.run(['cmake', '-S', ROOT, '-B', build / 'cmake', *generator,
+        subprocess.run([cmake, '-S', source, '-B', build, *generator,
                         '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_TESTING=OFF',
                         f'-DCMAKE_INSTALL_PREFIX={prefix}',
-                        f'-DCMAKE_PREFIX_PATH={";".join(prefixes())}',
+                        f'-DCMAKE_PREFIX_PATH={";".join(prefixes)}',
                         f'-DPython3_EXECUTABLE={sys.executable}',
                         f'-DCMAKE_PROJECT_INCLUDE={ROOT / "cmake" / "pip_wheels.cmake"}',
                         ], check=True, env=env)
-        subprocess.run(['cmake', '--build', build / 'cmake', '-j', str(os.cpu_count()),
+        subprocess.run([cmake, '--build', build, '-j', str(os.cpu_count()),
                         '--target', 'install'], check=True, env=env)
-        python = next(prefix.glob('lib/python*/site-packages')) / NAME
-        shutil.copytree(python, Path(self.build_lib) / NAME, dirs_exist_ok=True,
-                        ignore=shutil.ignore_patterns('__pycache__', '*.c'))
+
+    @staticmethod
+    def data_files_of(prefix):
+        """Return what belongs in <venv>/lib and <venv>/share, as the ROS wheels lay it."""
         files = {}
         for path in prefix.rglob('*'):
             rel = path.relative_to(prefix)
             if path.is_file() and rel.parts[0] in ('lib', 'share') \
-                    and 'site-packages' not in rel.parts:
+                    and not {'site-packages', 'dist-packages'} & set(rel.parts):
                 files.setdefault(str(rel.parent), []).append(str(path.relative_to(ROOT)))
-        self.distribution.data_files = sorted(files.items())
+        return sorted(files.items())
 
 
 class BinaryDistribution(Distribution):
+    """A wheel for this platform alone: it holds compiled message support."""
+
     def has_ext_modules(self):
         return True
 
@@ -71,11 +135,19 @@ setup(
     name=NAME,
     version=XML.findtext('version'),
     description=XML.findtext('description'),
+    license=XML.findtext('license'),
     packages=[NAME],
     distclass=BinaryDistribution,
     cmdclass={'build_py': CMakeBuildPy},
     python_requires='>=3.10',
-    install_requires=['numpy'],
-    extras_require={'wheels': ['ros-rclpy', 'ros-rmw-fastrtps-cpp', 'ros-std-msgs',
-                               'ros-geometry-msgs', 'ros-sensor-msgs']},
+    setup_requires=wheels_to_build_with(),
+    install_requires=['numpy>=1.21', 'PyYAML'],
+    extras_require={
+        'ros': requirements('kilted'),
+        'ros-jazzy': requirements('jazzy'),
+        'opencv': pinned('opencv-python-headless'),
+        'bag': pinned('rosbags'),
+        'test': requirements('test'),
+    },
+    entry_points={'console_scripts': ['crosspoint = crosspoint_ros.cli:main']},
 )
