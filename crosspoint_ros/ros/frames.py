@@ -16,9 +16,8 @@ import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
+from crosspoint_ros.core.decode import DepthM, Rgb
 from crosspoint_ros.ros.convert import (
-    DepthM,
-    Rgb,
     depth_m_from_compressed,
     depth_m_from_image,
     intrinsics_from_info,

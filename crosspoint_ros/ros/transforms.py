@@ -1,0 +1,177 @@
+"""Where a camera was when it took its image: TF at the image's own stamp, or a refusal.
+
+tf2_ros answers where it is installed; elsewhere (it is not on PyPI) `tf_listener`, by the same
+rules: interpolate between two stamps, never extrapolate, forget after ten seconds.
+"""
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from rclpy.node import Node
+from rclpy.time import Time
+
+from crosspoint_ros.core.datatypes import Code, Rejected, Transform
+from crosspoint_ros.ros.convert import transform_from_msg
+
+POLL_S = 0.005
+
+
+@dataclass(frozen=True)
+class Link:
+    """What is known of a frame's transform to its parent (its newest one). Static: at any time."""
+
+    parent: str
+    oldest_ns: int = 0
+    newest_ns: int = 0
+    static: bool = False
+
+
+class Tree(Protocol):
+    """The transforms that came on /tf and /tf_static."""
+
+    def find(self, base_frame: str, camera_frame: str, at_ns: int) -> Transform | None:
+        """Return base_from_camera at that stamp, None if that is not known."""
+        ...
+
+    def links(self) -> dict[str, Link]:
+        """Return what is known of each frame that has a parent."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all but the static transforms, as when time jumps."""
+        ...
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        ...
+
+
+def make_transforms(node: Node) -> Transforms:
+    """Listen to TF: through tf2_ros where it is installed, by ourselves where it is not."""
+    if importlib.util.find_spec('tf2_ros') is not None:
+        return Transforms(Tf2Tree(node))
+    from crosspoint_ros.ros.tf_listener import TfListener
+    return Transforms(TfListener(node))
+
+
+class Transforms:
+    """Answers where frames are, or says why it cannot."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    def lookup(self, base_frame: str, camera_frame: str, at_ns: int, timeout_s: float = 0.0,
+               should_stop: Callable[[], bool] = lambda: False) -> Transform:
+        """Return base_from_camera at that stamp, waiting for it up to `timeout_s`.
+
+        Call it from a query's thread, never from the executor's: what it waits for comes in there.
+        Raises `Rejected` (NO_TF) with what is known of the frames, or (CANCELLED) on `should_stop`.
+        """
+        what = f'transform from {camera_frame!r} to {base_frame!r} at {at_ns / 1e9:.6f} s'
+        if at_ns <= 0:
+            # TF would take 0 for "the latest", which is another moment than the image's.
+            raise Rejected(Code.NO_TF, f'no {what}: the image has no stamp')
+        begun_s = time.monotonic()
+        while True:
+            found, reason = self._attempt(base_frame.lstrip('/'), camera_frame.lstrip('/'), at_ns)
+            if found is not None:
+                return found
+            if should_stop():
+                raise Rejected(Code.CANCELLED, f'cancelled while waiting for the {what}')
+            waited_s = time.monotonic() - begun_s
+            if waited_s >= timeout_s:
+                raise Rejected(Code.NO_TF, f'no {what}: {reason} (waited {waited_s:.2f} s, limit '
+                               f'{timeout_s:g})')
+            time.sleep(min(POLL_S, timeout_s - waited_s))
+
+    def clear(self) -> None:
+        """Forget all but the static transforms, as when time jumps."""
+        self._tree.clear()
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._tree.close()
+
+    def _attempt(self, base_frame: str, camera_frame: str,
+                 at_ns: int) -> tuple[Transform | None, str]:
+        links = self._tree.links()
+        # tf2 itself answers inside a loop if it happens to meet the base before it comes round.
+        reason = loop(links, camera_frame) or loop(links, base_frame)
+        found = None if reason else self._tree.find(base_frame, camera_frame, at_ns)
+        return found, reason or why_not(links, base_frame, camera_frame, at_ns)
+
+
+def loop(links: dict[str, Link], frame: str) -> str:
+    """Name the loop that the frame hangs from; '' if it hangs from a root."""
+    chain = _chain(links, frame)
+    return f'TF has a loop: {" -> ".join(chain)}' if chain[-1] in chain[:-1] else ''
+
+
+def why_not(links: dict[str, Link], base_frame: str, camera_frame: str, at_ns: int) -> str:
+    """Say what keeps a look-up in a tree without loops from its answer."""
+    known = {*links, *(link.parent for link in links.values())}
+    if not known:
+        return 'nothing has come on /tf or /tf_static'
+    for frame in (base_frame, camera_frame):
+        if frame not in known:
+            return f'frame {frame!r} is unknown; known: {", ".join(sorted(known))}'
+    up, down = _chain(links, camera_frame), _chain(links, base_frame)
+    if up[-1] != down[-1]:
+        return (f'they are in two trees: {camera_frame!r} hangs from {up[-1]!r}, {base_frame!r} '
+                f'from {down[-1]!r}')
+    for child in (frame for frame in up + down if not (frame in up and frame in down)):
+        link = links[child]
+        if not link.static and not link.oldest_ns <= at_ns <= link.newest_ns:
+            return (f'{link.parent!r} -> {child!r} is known only from {link.oldest_ns / 1e9:.6f} '
+                    f'to {link.newest_ns / 1e9:.6f} s')
+    return 'the tree was another one then'
+
+
+def _chain(links: dict[str, Link], frame: str) -> list[str]:
+    """Return the frame and its parents, up to the root or to the frame that closes a loop."""
+    chain = [frame]
+    while chain[-1] in links and chain[-1] not in chain[:-1]:
+        chain.append(links[chain[-1]].parent)
+    return chain
+
+
+class Tf2Tree:
+    """The tree of tf2_ros."""
+
+    ENTRY = re.compile(r"^(\S.*?): *\n  parent: '(.*)'\n(?:  .*\n)*?"
+                       r'  most_recent_transform: (\S+)\n  oldest_transform: (\S+)\n', re.MULTILINE)
+
+    def __init__(self, node: Node) -> None:
+        tf2_ros = importlib.import_module('tf2_ros')
+        self._refusal = tf2_ros.TransformException
+        self._buffer = tf2_ros.Buffer()
+        self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
+
+    def find(self, base_frame: str, camera_frame: str, at_ns: int) -> Transform | None:
+        """See `Tree`."""
+        try:
+            found = self._buffer.lookup_transform(base_frame, camera_frame, Time(nanoseconds=at_ns))
+        except self._refusal:
+            return None
+        return transform_from_msg(found.transform)
+
+    def links(self) -> dict[str, Link]:
+        """Read what the buffer tells of itself, which is text, in seconds; static ones have 0."""
+        entries = self.ENTRY.findall(self._buffer.all_frames_as_yaml() + '\n')
+        return {child: Link(parent, round(float(oldest) * 1e9), round(float(newest) * 1e9),
+                            static=float(newest) == 0)
+                for child, parent, newest, oldest in entries}
+
+    def clear(self) -> None:
+        """See `Tree`."""
+        self._buffer.clear()
+
+    def close(self) -> None:
+        """See `Tree`."""
+        self._listener.unregister()
