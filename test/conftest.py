@@ -1,0 +1,20 @@
+"""What every test may ask for: the shared recordings, and a DDS domain of its own."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports rclpy: neighbours on this machine must not answer our tests.
+os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> Path:
+    """The folder of real recordings that are too large for the repository."""
+    root = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get('CROSSPOINT_SHARED', root.parent / 'shared')) / 'data'
+    if not folder.is_dir():
+        pytest.skip(f'no recordings at {folder}: set CROSSPOINT_SHARED to the folder that has data/')
+    return folder
