@@ -1,0 +1,23 @@
+"""What a benchmark ran on, in one line: numbers without it mean nothing."""
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+
+def machine() -> str:
+    """Describe processor, cores in use, and the versions that decide the speed."""
+    return (f'{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.machine()}, '
+            f'Python {platform.python_version()}, OpenCV {cv2.__version__} '
+            f'({cv2.getNumThreads()} threads), NumPy {np.__version__}')
+
+
+def _processor() -> str:
+    info = Path('/proc/cpuinfo')
+    names = [line.partition(':')[2].strip() for line in info.read_text().splitlines()
+             if line.startswith(('model name', 'Model'))] if info.is_file() else []
+    return names[0] if names else platform.processor() or 'unknown processor'

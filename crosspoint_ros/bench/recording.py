@@ -1,0 +1,132 @@
+"""A recorded scene whose answers are known: a bag, and the truth beside it. Read without ROS."""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
+from crosspoint_ros.core.decode import depth_m_from_compressed, rgb_from_compressed
+
+KITCHEN = Path(__file__).resolve().parent.parent / 'scenes' / 'kitchen'
+IMAGE, DEPTH, INFO = 'image', 'depth', 'info'
+UNNAMED = 'wall tile'  # the built-in scene's one point that its author left without a name
+
+
+class Moment(NamedTuple):
+    """One image: its camera and its stamp."""
+
+    camera: str
+    stamp_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Where a view would show the point (2,), and whether it does."""
+
+    pixel: Array
+    visible: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Affordance:
+    """A named point: where it was clicked, where every other image shows it, where it is."""
+
+    name: str
+    clicked: Moment
+    pixel: Array
+    seen: dict[Moment, Seen]
+    point_base_m: Array
+
+
+class Recording:
+    """Views and truth of one folder: a rosbag2 of compressed images, and `truth.json`.
+
+    Topics are `/<camera>/…/compressed`, `/<camera>/…/compressedDepth` and
+    `/<camera>/…/camera_info`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read it all; raise FileNotFoundError, naming what is missing."""
+        truth = folder / 'truth.json'
+        if not truth.is_file():
+            raise FileNotFoundError(f'{folder} is no recorded scene: it has no truth.json')
+        known = json.loads(truth.read_text())
+        self.base_from_cam = {
+            Moment(frame['camera'], frame['stamp_ns']):
+                Transform.from_matrix(frame['base_from_camera']) for frame in known['frames']}
+        self.affordances = tuple(_affordance(point) for point in known['points'])
+        self._messages = _messages(folder, {moment.camera for moment in self.base_from_cam})
+
+    @property
+    def moments(self) -> list[Moment]:
+        """All images, in the order of their stamps."""
+        return sorted(self.base_from_cam, key=lambda moment: (moment.stamp_ns, moment.camera))
+
+    def view(self, moment: Moment) -> View:
+        """Decode one image with its depth, lens and pose; raise KeyError if there is none."""
+        image, info = self._messages[IMAGE, moment], self._messages[INFO, moment]
+        depth = self._messages.get((DEPTH, moment))
+        return View(
+            camera=moment.camera, stamp_ns=moment.stamp_ns, frame_id=image.header.frame_id,
+            image=rgb_from_compressed(image.data, image.format),
+            depth_m=None if depth is None else depth_m_from_compressed(depth.data, depth.format),
+            intrinsics=Intrinsics(
+                fx_px=info.k[0], fy_px=info.k[4], cx_px=info.k[2], cy_px=info.k[5],
+                width_px=info.width, height_px=info.height, distortion=tuple(info.d.tolist()),
+                model=info.distortion_model),
+            base_from_cam=self.base_from_cam[moment])
+
+    def shows(self, moment: Moment, point_base_m: Array, tolerance_m: float = 0.02) -> bool:
+        """Tell whether the image's own depth has a surface at the point, not one before it."""
+        view = self.view(moment)
+        point_cam = self.base_from_cam[moment].inverse.point(point_base_m)
+        pixel = view.intrinsics.pixel(point_cam)
+        if view.depth_m is None or not np.isfinite(pixel).all() \
+                or not view.intrinsics.contains(pixel):
+            return False
+        column, row = np.clip(np.round(pixel), 0, np.array(view.depth_m.shape[::-1]) - 1)
+        return bool(view.depth_m[int(row), int(column)] > point_cam[2] - tolerance_m)
+
+    def angle_deg(self, affordance: Affordance, moment: Moment) -> float:
+        """The angle at the point between the lines to the clicked camera and to another image."""
+        towards = [self.base_from_cam[m].t_m - affordance.point_base_m
+                   for m in (affordance.clicked, moment)]
+        a, b = (line / np.linalg.norm(line) for line in towards)
+        return float(np.degrees(np.arccos(np.clip(a @ b, -1.0, 1.0))))
+
+
+def _affordance(point: dict[str, Any]) -> Affordance:
+    clicked = point['clicked']
+    return Affordance(
+        name=point['name'] or UNNAMED,
+        clicked=Moment(clicked['camera'], clicked['stamp_ns']),
+        pixel=np.array(clicked['pixel'], float),
+        seen={Moment(a['camera'], a['stamp_ns']): Seen(np.array(a['pixel'], float), a['visible'])
+              for a in point['answers']},
+        point_base_m=np.array(point['point_base_m'], float))
+
+
+def _messages(folder: Path, cameras: set[str]) -> dict[tuple[str, Moment], Any]:
+    """All images, depths and camera infos of the bag, still compressed, by camera and stamp."""
+    endings = {'/compressed': IMAGE, '/compressedDepth': DEPTH, '/camera_info': INFO}
+    found = {}
+    for topic, message in _read(folder):
+        camera = topic.split('/')[1]
+        kind = next((k for ending, k in endings.items() if topic.endswith(ending)), None)
+        if kind and camera in cameras:
+            stamp = message.header.stamp
+            moment = Moment(camera, stamp.sec * 10**9 + stamp.nanosec)
+            found[kind, moment] = message
+    return found
+
+
+def _read(folder: Path) -> Iterator[tuple[str, Any]]:
+    from rosbags.highlevel import AnyReader
+    with AnyReader([folder]) as reader:
+        for connection, _, raw in reader.messages():
+            yield connection.topic, reader.deserialize(raw, connection.msgtype)
