@@ -8,6 +8,8 @@ import pytest
 
 # Before anything imports rclpy: neighbours on this machine must not answer our tests.
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
+# Fast DDS's default transports lose most images that are larger than 0.5 MB.
+os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
 
 
 @pytest.fixture(scope='session')

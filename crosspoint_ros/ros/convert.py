@@ -109,6 +109,11 @@ def _pixels(msg: Image, encoding: Encoding, code: Code) -> npt.NDArray[Any]:
 
 @functools.lru_cache(maxsize=1)
 def cv_bridge() -> Any:
+    """Return the converter that this process uses: see `chosen_bridge`."""
+    return chosen_bridge()
+
+
+def chosen_bridge() -> Any:
     """Return the distro's CvBridge, or None where ours is used: the one place that decides.
 
     Absent is normal without a distro. One that is there but fails (a NumPy 1 build against
