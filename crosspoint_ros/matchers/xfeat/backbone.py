@@ -1,0 +1,97 @@
+"""The network: an image in, descriptors, keypoint logits and reliability out."""
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+MODEL = Path(__file__).with_name('xfeat.onnx')
+CELL_PX = 8
+SIDE_PX = 32
+
+FloatMap = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """What the network says of an image, per cell of 8x8 px.
+
+    descriptors: (h, w, 64), unit length. heat: (8 h, 8 w) keypoint probability per px.
+    reliability: (h, w).
+    """
+
+    descriptors: FloatMap
+    heat: FloatMap
+    reliability: FloatMap
+
+
+class Backbone:
+    """XFeat (Potje et al., CVPR 2024) in cv2.dnn, one network per thread that asks.
+
+    Raises RuntimeError at once where this OpenCV computes it wrong.
+    """
+
+    def __init__(self, model: Path = MODEL) -> None:
+        if not model.is_file():
+            raise FileNotFoundError(f'the model {model} is missing: install the package again')
+        self._weights = np.fromfile(model, np.uint8)
+        self._local = threading.local()
+        check_known_answer(self)
+
+    def __call__(self, image: npt.NDArray[np.uint8]) -> Response:
+        """Run on an RGB image (h, w, 3) whose sides are multiples of 32."""
+        height, width = image.shape[:2]
+        if height % SIDE_PX or width % SIDE_PX:
+            raise ValueError(f'sides must be multiples of {SIDE_PX} px, got {width}x{height}')
+        if not hasattr(self._local, 'net'):
+            self._local.net = cv2.dnn.readNetFromONNX(self._weights)
+        net = self._local.net
+        net.setInput(cv2.dnn.blobFromImage(image, 1 / 255))
+        descriptors, logits, reliability = net.forward(['desc', 'kpt', 'rel'])
+        return Response(np.ascontiguousarray(descriptors[0].transpose(1, 2, 0)),
+                        _heat(logits[0]), reliability[0, 0].copy())
+
+
+def _heat(logits: FloatMap) -> FloatMap:
+    """Spread the 64 + 1 keypoint logits of each cell over its 8x8 px; the last is 'none here'."""
+    odds = np.exp(logits - logits.max(axis=0))
+    odds = odds[:64] / odds.sum(axis=0)
+    height, width = odds.shape[1:]
+    cells = odds.reshape(CELL_PX, CELL_PX, height, width).transpose(2, 0, 3, 1)
+    return np.ascontiguousarray(cells.reshape(height * CELL_PX, width * CELL_PX))
+
+
+def known_image() -> npt.NDArray[np.uint8]:
+    """Draw the picture whose answer is known: (96, 128, 3)."""
+    y, x = np.mgrid[:96, :128]
+    squares = ((x // 13 + y // 11) % 3) * 70
+    return np.stack([squares + x // 4, squares + y // 3, (x * y) % 97], axis=-1).astype(np.uint8)
+
+
+# The first descriptor channels of two cells of `known_image()`: OpenCV 4.14's, which agree with
+# onnxruntime's to 1e-6.
+KNOWN_CELLS = ((5, 7), (9, 3))
+KNOWN_DESCRIPTORS = (
+    (0.1870, 0.0249, -0.0058, -0.0369, 0.0132, -0.1100, -0.1425, -0.0346),
+    (0.2534, 0.0251, 0.1390, -0.1817, 0.0565, -0.0579, -0.1284, -0.1559))
+MAX_DESCRIPTOR_ERROR = 5e-3
+
+
+def check_known_answer(backbone: Backbone) -> None:
+    """Raise RuntimeError if this OpenCV computes the network wrong, as 4.8 does with some models.
+
+    Two or more threads are what brought that out, so the number of threads is left as it is.
+    """
+    descriptors = backbone(known_image()).descriptors
+    found = np.stack([descriptors[cell][:8] for cell in KNOWN_CELLS])
+    error = float(np.abs(found - np.array(KNOWN_DESCRIPTORS)).max())
+    if not error < MAX_DESCRIPTOR_ERROR:
+        raise RuntimeError(
+            f'OpenCV {cv2.__version__} computes the matching network wrong: a known descriptor is '
+            f'off by {error:.2g} (limit {MAX_DESCRIPTOR_ERROR}) with {cv2.getNumThreads()} '
+            'thread(s); install another OpenCV (4.5.4 or newer, not 4.8), or set '
+            'OPENCV_FOR_THREADS_NUM=1')

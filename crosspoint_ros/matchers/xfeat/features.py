@@ -1,0 +1,161 @@
+"""What one frame looks like to the matcher: keypoints and dense descriptors, per scale."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.core.datatypes import Array, View
+from crosspoint_ros.matchers.xfeat.backbone import SIDE_PX, Backbone, FloatMap, Response
+from crosspoint_ros.matchers.xfeat.recipe import Recipe
+from crosspoint_ros.matchers.xfeat.working import WorkingImage
+
+COARSE_PX = 8.0
+FINE_PX = 4.0
+REMAP_ROW = 256
+
+
+class DescriptorMap:
+    """Dense descriptors of an image, read at any working pixel."""
+
+    def __init__(self, descriptors: FloatMap, working: WorkingImage) -> None:
+        self.rows, self.columns, self.channels = descriptors.shape
+        # cv2.remap and cv2.resize interpolate at most four channels at once.
+        self._layers = [np.ascontiguousarray(descriptors[..., c:c + 4])
+                        for c in range(0, self.channels, 4)]
+        self._working = working
+
+    def at(self, pixel: Array) -> FloatMap:
+        """Return unit descriptors (n, c) at working pixels (n, 2), bicubic as in XFeat itself."""
+        pixel = np.asarray(pixel, dtype=np.float64)
+        x = (pixel[:, 0] + 0.5) * self.columns / self._working.width_px - 0.5
+        y = (pixel[:, 1] + 0.5) * self.rows / self._working.height_px - 0.5
+        return unit(sample(self._layers, x, y, cv2.INTER_CUBIC))
+
+    def resized(self, columns: int, rows: int) -> FloatMap:
+        """Return unit descriptors (rows, columns, c) on a grid over the same image."""
+        how = cv2.INTER_AREA if self.columns > columns else cv2.INTER_CUBIC
+        layers = [cv2.resize(layer, (columns, rows), interpolation=how) for layer in self._layers]
+        return unit(np.concatenate(layers, axis=-1))
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """One scale of a frame: keypoints (n, 2) working px, strongest first, and descriptors."""
+
+    pixels: Array
+    descriptors: FloatMap
+    dense: DescriptorMap
+
+
+class Frame:
+    """One view, prepared for matching: its levels are computed once, by `ensure`."""
+
+    def __init__(self, view: View, recipe: Recipe) -> None:
+        self.view = view
+        self.recipe = recipe
+        self.working = WorkingImage(view.intrinsics, recipe.working_px)
+        self.mask = view.mask if recipe.use_mask else None
+        self.levels: dict[float, Level] = {}
+
+    def ensure(self, scale: float, backbone: Backbone) -> Level:
+        """Compute a level unless it is there."""
+        if scale not in self.levels:
+            response = backbone(self._network_image(scale))
+            self.levels[scale] = self._level(response)
+        return self.levels[scale]
+
+    def _network_image(self, scale: float) -> npt.NDArray[np.uint8]:
+        size = (self.working.width_px * scale, self.working.height_px * scale)
+        width, height = (max(round(side / SIDE_PX), 1) * SIDE_PX for side in size)
+        image = self.view.image
+        if image.shape[:2] == (height, width):
+            return image
+        how = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(image, (width, height), interpolation=how))
+
+    def _level(self, response: Response) -> Level:
+        rows, columns = response.heat.shape
+        y, x = keypoints(response.heat, self.recipe.min_heat)
+        pixels = np.stack([(x + 0.5) * self.working.width_px / columns - 0.5,
+                           (y + 0.5) * self.working.height_px / rows - 0.5], axis=-1)
+        cell_y, cell_x = response.reliability.shape[0] / rows, response.reliability.shape[1] / columns
+        reliability = sample([response.reliability[..., None]], (x + 0.5) * cell_x - 0.5,
+                             (y + 0.5) * cell_y - 0.5, cv2.INTER_LINEAR)[:, 0]
+        strength = response.heat[y, x] * reliability
+        strength[self.hidden(pixels)] = -1
+        order = np.argsort(-strength, kind='stable')[:self.recipe.max_keypoints]
+        order = order[strength[order] >= 0]
+        dense = DescriptorMap(response.descriptors, self.working)
+        return Level(pixels[order], dense.at(pixels[order]), dense)
+
+    def hidden(self, pixel: Array) -> npt.NDArray[np.bool_]:
+        """Tell which working pixels (..., 2) the robot's own body covers."""
+        pixel = np.asarray(pixel)
+        if self.mask is None:
+            return np.zeros(pixel.shape[:-1], bool)
+        x, y = np.moveaxis(np.round(self.working.published(pixel)).astype(int), -1, 0)
+        return self.mask[y.clip(0, self.mask.shape[0] - 1), x.clip(0, self.mask.shape[1] - 1)]
+
+    @cached_property
+    def fine_grid(self) -> Array:
+        """Working pixels (rows, columns, 2) of the score map."""
+        return self.working.grid(FINE_PX)
+
+    @cached_property
+    def fine_ideal(self) -> Array:
+        """Ideal pixels (rows, columns, 2) of the score map."""
+        return self.working.ideal(self.fine_grid)
+
+    @cached_property
+    def fine_hidden(self) -> npt.NDArray[np.bool_]:
+        """Tell which points (rows, columns) of the score map the robot's own body covers."""
+        return self.hidden(self.fine_grid)
+
+
+class MultiScale:
+    """The descriptors of several levels of a frame as one, each scale with the same weight."""
+
+    def __init__(self, frame: Frame, scales: tuple[float, ...]) -> None:
+        self._maps = [frame.levels[scale].dense for scale in scales]
+        self._frame = frame
+
+    def at(self, pixel: Array) -> FloatMap:
+        """Return descriptors (n, 64 x scales) at working pixels (n, 2)."""
+        return np.concatenate([m.at(pixel) for m in self._maps], axis=1) / len(self._maps) ** 0.5
+
+    @cached_property
+    def coarse(self) -> FloatMap:
+        """Descriptors (rows, columns, 64 x scales) on a grid of 8 px."""
+        columns, rows = self._frame.working.grid_size(COARSE_PX)
+        layers = [m.resized(columns, rows) for m in self._maps]
+        return np.concatenate(layers, axis=-1) / np.float32(len(layers) ** 0.5)
+
+
+def keypoints(heat: FloatMap, min_heat: float) -> tuple[npt.NDArray[np.intp], ...]:
+    """Return rows and columns of the maxima within 5x5 px that exceed `min_heat`."""
+    peak = (heat == cv2.dilate(heat, np.ones((5, 5), np.uint8))) & (heat > min_heat)
+    return np.nonzero(peak)
+
+
+def sample(layers: list[FloatMap], x: Array, y: Array, how: int) -> FloatMap:
+    """Interpolate layers (h, w, <=4) at x, y (n,), borders repeated: (n, channels)."""
+    count = len(x)
+    rows = -(-count // REMAP_ROW)
+    # cv2.remap takes no side above 32767, so the points are folded into rows.
+    at = np.zeros((2, rows * REMAP_ROW), np.float32)
+    at[:, :count] = x, y
+    map_x, map_y = at.reshape(2, rows, REMAP_ROW)
+    if not count:
+        return np.zeros((0, sum(layer.shape[2] for layer in layers)), np.float32)
+    found = [cv2.remap(layer, map_x, map_y, how, borderMode=cv2.BORDER_REPLICATE)
+             .reshape(rows * REMAP_ROW, -1)[:count] for layer in layers]
+    return np.concatenate(found, axis=1)
+
+
+def unit(vectors: FloatMap) -> FloatMap:
+    """Scale vectors (..., c) to length one."""
+    return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + np.float32(1e-9))

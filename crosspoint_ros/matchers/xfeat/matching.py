@@ -1,0 +1,112 @@
+"""Pairs of keypoints that look alike, and those that contradict their neighbours."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.core.datatypes import Array
+from crosspoint_ros.matchers.xfeat.features import Frame, Level
+
+Indices = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+
+DUPLICATE_PX = 3.0
+NEIGHBOURS = 8
+# A scene without texture makes millions of pairs alike; the most alike ones are enough.
+MAX_LOOKALIKES = 300_000
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Pairs of pixels in two views: clicked and other, each (n, 2), working and ideal."""
+
+    clicked: Array
+    other: Array
+    clicked_ideal: Array
+    other_ideal: Array
+
+    def __len__(self) -> int:
+        return len(self.clicked)
+
+    def where(self, keep: Mask | Indices) -> Matches:
+        """Return only those of a mask, or in the order of indices."""
+        return Matches(self.clicked[keep], self.other[keep],
+                       self.clicked_ideal[keep], self.other_ideal[keep])
+
+
+@dataclass(frozen=True, eq=False)
+class Lookalikes:
+    """All pairs of keypoints of one scale whose cosine exceeds a limit, the least alike first.
+
+    Every kind of mutual matching needs only these few of the millions of pairs.
+    """
+
+    clicked: Indices
+    other: Indices
+    cosine: npt.NDArray[np.float32]
+    matches: Matches
+
+    def mutual(self, allowed: Mask) -> Mask:
+        """Tell which pairs are each other's most similar one among the allowed pairs."""
+        rank = np.flatnonzero(allowed)
+        best = np.zeros(len(self.cosine), bool)
+        if not len(rank):
+            return best
+        # Ascending order: of repeated indices the last, most similar one stays.
+        best_of_clicked = np.full(self.clicked.max() + 1, -1)
+        best_of_other = np.full(self.other.max() + 1, -1)
+        best_of_clicked[self.clicked[rank]] = rank
+        best_of_other[self.other[rank]] = rank
+        best[rank] = (best_of_clicked[self.clicked[rank]] == rank) & \
+            (best_of_other[self.other[rank]] == rank)
+        return best
+
+
+def lookalikes(clicked: Frame, other: Frame, scale: float, min_cosine: float) -> Lookalikes:
+    """Compare every keypoint of one scale with every one of the other view."""
+    a, b = clicked.levels[scale], other.levels[scale]
+    cosines = (a.descriptors @ b.descriptors.T).ravel()
+    alike = np.flatnonzero(cosines > min_cosine)
+    if len(alike) > MAX_LOOKALIKES:
+        alike = alike[np.argpartition(-cosines[alike], MAX_LOOKALIKES)[:MAX_LOOKALIKES]]
+    alike = alike[np.argsort(cosines[alike], kind='stable')]
+    i, j = np.divmod(alike, max(len(b.pixels), 1))
+    return Lookalikes(i, j, cosines[alike], _pairs(clicked, other, a, b, i, j))
+
+
+def _pairs(clicked: Frame, other: Frame, a: Level, b: Level, i: Indices, j: Indices) -> Matches:
+    return Matches(a.pixels[i], b.pixels[j], clicked.working.ideal(a.pixels)[i],
+                   other.working.ideal(b.pixels)[j])
+
+
+def union(parts: list[Matches]) -> Matches:
+    """Join the matches of several scales; of those within 3 px of each other one stays."""
+    names = ('clicked', 'other', 'clicked_ideal', 'other_ideal')
+    joined = Matches(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+    finite = np.isfinite(joined.clicked_ideal).all(axis=1) & \
+        np.isfinite(joined.other_ideal).all(axis=1)
+    joined = joined.where(finite)
+    cells = np.round(np.hstack([joined.clicked, joined.other]) / DUPLICATE_PX).astype(np.int64)
+    return joined.where(np.unique(cells, axis=0, return_index=True)[1])
+
+
+def mutual_matches(scales: list[Lookalikes], min_cosine: float) -> Matches:
+    """Return the mutual nearest neighbours of each scale, joined."""
+    return union([s.matches.where(s.mutual(s.cosine > min_cosine)) for s in scales])
+
+
+def agreeing(matches: Matches) -> Mask:
+    """Tell which matches move about as the median of their 8 neighbours does."""
+    if len(matches) < 12:
+        return np.ones(len(matches), bool)
+    points = matches.clicked
+    square = (points ** 2).sum(axis=1)
+    distance = square[:, None] + square - 2 * points @ points.T
+    np.fill_diagonal(distance, np.inf)
+    near = np.argpartition(distance, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+    reach = np.sqrt(np.maximum(np.take_along_axis(distance, near, axis=1), 0)).mean(axis=1)
+    moved = matches.other - matches.clicked
+    off = np.linalg.norm(moved - np.median(moved[near], axis=1), axis=1)
+    return np.asarray(off < 2 * (12 + 0.5 * reach))

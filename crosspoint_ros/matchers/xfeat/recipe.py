@@ -1,0 +1,59 @@
+"""Every number of the recipe, and the switch of each of its stages."""
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the matcher works; the options of `XFeatMatcher`.
+
+    Pixels (`_px`) are those of an image whose long side is `working_px`, whatever the camera's
+    resolution. docs/matcher.md shows what each stage is worth.
+    """
+
+    # What may be used of a view, besides its image.
+    use_mask: bool = True
+    use_poses: bool = True
+    use_depth: bool = True
+    # How far the given poses may be off.
+    pose_noise_cm: float = 1.0
+    pose_noise_deg: float = 1.0
+
+    # Features.
+    working_px: float = 640.0
+    scales: tuple[float, ...] = (0.75, 1.0, 1.5)
+    depth_scales: tuple[float, ...] = (1.0,)
+    min_heat: float = 0.05
+    max_keypoints: int = 3000
+    # Matches.
+    min_cosine: float = 0.75
+    min_guided_cosine: float = 0.6
+    guided: bool = True
+    guided_band_px: float = 4.0
+    posed_guided_band_px: float = 5.0
+    consistent_neighbours: bool = True
+    # Two views.
+    refine_pose: bool = True
+    posed_near_m: float = 0.15
+    posed_far_m: float = 8.0
+    # The score map.
+    patch_consensus: bool = True
+    affine_prior: bool = True
+    epipolar_band: bool = True
+    # Depth.
+    image_check: bool = True
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, (list, tuple)):
+                object.__setattr__(self, field.name, tuple(float(v) for v in value))
+                low = min(getattr(self, field.name), default=0.0)
+            else:
+                low = value
+            if not low >= 0:
+                raise ValueError(f'{field.name} must not be negative, got {value}')
+        for name in ('scales', 'depth_scales'):
+            if not all(0.25 <= scale <= 2 for scale in getattr(self, name)):
+                raise ValueError(f'{name} must lie in 0.25..2, got {getattr(self, name)}')

@@ -1,0 +1,134 @@
+"""How the other camera stands to the clicked one, as far as pairs of ideal pixels tell.
+
+Sampson residuals after Hartley & Zisserman, Multiple View Geometry, 11.4.3. What is found here
+serves matching alone: the given poses stay what 3D answers are built on.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.core.datatypes import Array, Transform
+from crosspoint_ros.matchers.xfeat.matching import Matches
+
+DATA_SIGMA_PX = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Lenses:
+    """The ideal pinhole matrices (3, 3) of the clicked and the other working image."""
+
+    clicked: Array
+    other: Array
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How far a motion may be from its first guess: rad, and the unit of its translation."""
+
+    rotation_rad: float
+    translation: float
+
+
+def cross_matrix(vector: Array) -> Array:
+    """Return the matrix (..., 3, 3) that takes the cross product with vectors (..., 3)."""
+    x, y, z = np.moveaxis(vector, -1, 0)
+    zero = np.zeros_like(x)
+    rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
+    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
+
+
+def fundamental(other_from_clicked: Transform, lenses: Lenses) -> Array:
+    """Return F (3, 3): other' F clicked = 0 for ideal homogeneous pixels."""
+    essential = cross_matrix(other_from_clicked.t_m) @ other_from_clicked.R
+    return _to_pixels(essential, lenses)
+
+
+def _to_pixels(essential: Array, lenses: Lenses) -> Array:
+    return np.asarray(np.linalg.inv(lenses.other).T @ essential @ np.linalg.inv(lenses.clicked))
+
+
+def homogeneous(pixel: Array) -> Array:
+    """Append a one: (n, 2) to (n, 3)."""
+    return np.concatenate([pixel, np.ones((*pixel.shape[:-1], 1))], axis=-1)
+
+
+def epipolar_distance(F: Array, matches: Matches) -> Array:
+    """Distance (n,) in px of the other pixel from the clicked pixel's epipolar line."""
+    line = homogeneous(matches.clicked_ideal) @ F.T
+    reach = np.abs((line * homogeneous(matches.other_ideal)).sum(axis=1))
+    return np.asarray(reach / (np.linalg.norm(line[:, :2], axis=1) + 1e-12))
+
+
+def sampson(F: Array, clicked: Array, other: Array) -> Array:
+    """Sampson residuals (n,) in px of homogeneous pixels (n, 3); signed."""
+    line_other, line_clicked = clicked @ F.T, other @ F
+    norm = np.sqrt((line_other[:, :2] ** 2).sum(1) + (line_clicked[:, :2] ** 2).sum(1) + 1e-12)
+    return np.asarray((other * line_other).sum(axis=1) / norm)
+
+
+def _sampson_slopes(F: Array, slopes: Array, clicked: Array, other: Array) -> tuple[Array, Array]:
+    """Residuals (n,) and their derivatives (n, k) along the slopes (k, 3, 3) of F."""
+    line_other, line_clicked = clicked @ F.T, other @ F
+    square = (line_other[:, :2] ** 2).sum(1) + (line_clicked[:, :2] ** 2).sum(1) + 1e-12
+    norm = np.sqrt(square)
+    residual = (other * line_other).sum(axis=1) / norm
+    turn_other = clicked @ np.swapaxes(slopes, 1, 2)          # (k, n, 3)
+    turn_clicked = other @ slopes
+    top = (turn_other * other).sum(axis=2)
+    bottom = (turn_other[..., :2] * line_other[:, :2]).sum(2) \
+        + (turn_clicked[..., :2] * line_clicked[:, :2]).sum(2)
+    return residual, (top / norm - residual * bottom / square).T
+
+
+def moved(motion: Transform, step: Array) -> Transform:
+    """Turn by the rotation vector step[:3], then shift by step[3:]."""
+    return Transform(cv2.Rodrigues(np.ascontiguousarray(step[:3]))[0], step[3:]) @ motion
+
+
+def refine(motion: Transform, lenses: Lenses, matches: Matches, prior: Prior,
+           rounds: int = 20) -> Transform:
+    """Bend the motion until the matches lie on its epipolar lines, outliers ever less heeded.
+
+    Gauss-Newton on six parameters; the prior holds what the matches leave open.
+    """
+    clicked, other = homogeneous(matches.clicked_ideal), homogeneous(matches.other_ideal)
+    stiffness = np.repeat([prior.rotation_rad, prior.translation], 3) ** -2.0
+    generators = cross_matrix(np.eye(3))
+    step = np.zeros(6)
+    for index in range(rounds):
+        scale_px = max(1.5, 12 * 0.75 ** index)
+        now = moved(motion, step)
+        turned_m = now.t_m - step[3:]
+        by_turn = cross_matrix(np.cross(np.eye(3), turned_m)) @ now.R \
+            + cross_matrix(now.t_m) @ generators @ now.R
+        slopes = _to_pixels(np.concatenate([by_turn, generators @ now.R]), lenses)
+        residual, slope = _sampson_slopes(fundamental(now, lenses), slopes, clicked, other)
+        weighted = slope * ((1 + (residual / scale_px) ** 2) ** -2 / DATA_SIGMA_PX ** 2)[:, None]
+        curvature = weighted.T @ slope + np.diag(stiffness)
+        step = step - np.linalg.solve(curvature, weighted.T @ residual + stiffness * step)
+    return moved(motion, step)
+
+
+def depths(motion: Transform, lenses: Lenses, matches: Matches) -> tuple[Array, Array]:
+    """Triangulate each match: its depths (n,) in the clicked and in the other camera.
+
+    Least squares of z_other * ray_other = z_clicked * R ray_clicked + t.
+    """
+    ray = homogeneous(matches.clicked_ideal) @ np.linalg.inv(lenses.clicked).T @ motion.R.T
+    seen = homogeneous(matches.other_ideal) @ np.linalg.inv(lenses.other).T
+    rr, rs, ss = (ray * ray).sum(1), (ray * seen).sum(1), (seen * seen).sum(1)
+    rt, st = ray @ motion.t_m, seen @ motion.t_m
+    determinant = rr * ss - rs * rs
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return (rs * st - ss * rt) / determinant, (rr * st - rs * rt) / determinant
+
+
+def in_front(motion: Transform, lenses: Lenses, matches: Matches, near: float,
+             far: float) -> npt.NDArray[np.bool_]:
+    """Tell which matches lie `near` to `far` before the clicked, and before the other camera."""
+    z_clicked, z_other = depths(motion, lenses, matches)
+    return np.asarray((z_clicked > near) & (z_clicked < far) & (z_other > 0))
