@@ -102,15 +102,17 @@ class CMakeBuildPy(build_py):
             env.pop('PYTHONPATH', None)   # pip's build isolation hides the installed wheels
         cmake = cmake_executable()
         generator = ['-G', 'Ninja'] if shutil.which('ninja') else []
-        subprocess.run([cmake, '-S', source, '-B', build, *generator,
-                        '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_TESTING=OFF',
-                        f'-DCMAKE_INSTALL_PREFIX={prefix}',
-                        f'-DCMAKE_PREFIX_PATH={";".join(prefixes)}',
-                        f'-DPython3_EXECUTABLE={sys.executable}',
-                        f'-DCMAKE_PROJECT_INCLUDE={ROOT / "cmake" / "pip_wheels.cmake"}',
-                        ], check=True, env=env)
-        subprocess.run([cmake, '--build', build, '-j', str(os.cpu_count()),
-                        '--target', 'install'], check=True, env=env)
+        configure = [cmake, '-S', source, '-B', build, *generator,
+                     '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_TESTING=OFF',
+                     f'-DCMAKE_INSTALL_PREFIX={prefix}',
+                     f'-DCMAKE_PREFIX_PATH={";".join(prefixes)}',
+                     f'-DPython3_EXECUTABLE={sys.executable}',
+                     f'-DCMAKE_PROJECT_INCLUDE={ROOT / "cmake" / "pip_wheels.cmake"}']
+        compile_and_install = [cmake, '--build', build, '-j', str(os.cpu_count()),
+                               '--target', 'install']
+        for command in (configure, compile_and_install):
+            if subprocess.run(command, env=env).returncode:
+                raise SystemExit(f'{source}: CMake failed, see its message above')
 
     @staticmethod
     def data_files_of(prefix):

@@ -1,0 +1,89 @@
+# Without a ROS 2 distro: `make demo` and `make test` do all the set-up. `make help` lists the rest.
+# DISTRO=kilted|jazzy chooses the ROS 2 wheels, PYTHON=python3.12 the interpreter.
+DISTRO ?= kilted
+PYTHON ?= python3
+
+# What the caller's shell holds of another Python or ROS stays out of our environments.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV _ROS_WHEELS_BOOTSTRAP_COMPLETE
+ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
+unexport LD_LIBRARY_PATH
+endif
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+KIND := $(DISTRO)-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := $(if $(filter kilted-python3,$(DISTRO)-$(PYTHON)),.venv,.venv-$(KIND))
+TEST_VENV := .venv-test-$(KIND)
+COLCON := build/colcon/$(KIND)
+SOURCES := CMakeLists.txt package.xml setup.py pyproject.toml \
+  $(shell find cmake config crosspoint_ros launch msg srv action tf2_msgs -not -path '*__pycache__*')
+TESTS := $(wildcard test/test_*.py)
+PYTEST := PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$(TEST_VENV) pytest
+
+.PHONY: help demo test smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo    set up $(VENV), build the package, run the demo on the built-in scene'
+	@echo 'make test    build with pip and with colcon, run every test, and the smoke test on both'
+	@echo 'make smoke   the same builds, the smoke test alone'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make size    what the demo'"'"'s environment takes on disk'
+	@echo 'make clean   remove what these commands made'
+
+demo: $(VENV)/.package-$(KIND)
+	$(VENV)/bin/crosspoint demo
+
+test: pip-test colcon-smoke
+
+smoke: $(TEST_VENV)/.package-$(KIND) colcon-smoke
+	$(PYTEST) test/test_smoke.py
+
+pip-test: $(TEST_VENV)/.package-$(KIND)
+	$(PYTEST) test
+
+colcon-smoke: $(COLCON)/.built
+	scripts/colcon_on_wheels.sh $(TEST_VENV) $(COLCON) test --ctest-args -R test_smoke
+
+colcon-test: $(COLCON)/.built
+	scripts/colcon_on_wheels.sh $(TEST_VENV) $(COLCON) test
+
+lint: ruff mypy
+
+ruff: $(TEST_VENV)/.wheels-$(KIND)
+	$(TEST_VENV)/bin/ruff check .
+
+mypy: $(TEST_VENV)/.wheels-$(KIND)
+	$(TEST_VENV)/bin/mypy
+
+size: $(VENV)/.package-$(KIND)
+	@du -sh $(VENV)
+
+clean:
+	rm -rf build install log *.egg-info .venv .venv-kilted-* .venv-jazzy-* .venv-test-*
+
+preflight:
+	@scripts/preflight.sh '$(PYTHON)' '$(DISTRO)'
+
+# A stamp stands in the environment it speaks of, and names what it was made from.
+$(VENV)/.wheels-$(KIND): requirements/$(DISTRO).txt requirements/python.txt | preflight
+	@echo '== the ROS 2 $(DISTRO) wheels into $(VENV): about half a minute, once'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install -q --use-pep517 -r requirements/$(DISTRO).txt
+	@touch $@
+
+$(TEST_VENV)/.wheels-$(KIND): requirements/$(DISTRO).txt requirements/python.txt requirements/test.txt | preflight
+	@echo '== the ROS 2 $(DISTRO) wheels and the test tools into $(TEST_VENV): about a minute, once'
+	$(PYTHON) -m venv --clear $(TEST_VENV)
+	$(TEST_VENV)/bin/python -m pip install -q --use-pep517 \
+	  -r requirements/$(DISTRO).txt -r requirements/test.txt
+	@touch $@
+
+%/.package-$(KIND): %/.wheels-$(KIND) $(SOURCES)
+	@echo '== this package into $*, its messages compiled: 20 seconds, or 5 when only Python changed'
+	$*/bin/python -m pip install -q --no-deps .
+	@touch $@
+
+$(COLCON)/.built: $(TEST_VENV)/.wheels-$(KIND) $(SOURCES) $(TESTS)
+	scripts/colcon_on_wheels.sh $(TEST_VENV) $(COLCON) build
+	@touch $@

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Usage: preflight.sh PYTHON DISTRO. Says what this machine lacks for a build against the wheels.
+set -u
+python=$1
+distro=$2
+requirements="$(dirname "$0")/../requirements/$distro.txt"
+
+refuse() {
+  printf 'crosspoint_ros: %s\n' "$@" >&2
+  exit 1
+}
+python_has() { "$python" -c "import $1" 2>/dev/null; }
+
+[ -z "${AMENT_PREFIX_PATH:-}" ] || refuse \
+  "a ROS 2 distro is sourced (AMENT_PREFIX_PATH=$AMENT_PREFIX_PATH), it would mix with the wheels." \
+  'With it use: colcon build, ros2 launch, colcon test. Without it: open a shell where it is not sourced.'
+
+{ [ -f "$requirements" ] && [ "$distro" != python ] && [ "$distro" != test ]; } || refuse \
+  "there are wheels for DISTRO=kilted and DISTRO=jazzy, not for '$distro'."
+
+command -v "$python" >/dev/null || refuse \
+  "no '$python' on the PATH: apt install python3, or make PYTHON=python3.12 ..."
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+case $version in
+  3.10 | 3.11 | 3.12 | 3.13) ;;
+  *) refuse "'$python' is Python $version, the ROS 2 wheels are for 3.10 to 3.13: make PYTHON=python3.12 ..." ;;
+esac
+headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+[ -f "$headers/Python.h" ] || refuse \
+  "Python $version has no headers ($headers/Python.h): apt install python$version-dev"
+{ python_has venv && python_has ensurepip; } || refuse \
+  "Python $version has no venv module: apt install python$version-venv"
+
+command -v "${CC:-cc}" >/dev/null && command -v "${CXX:-c++}" >/dev/null || refuse \
+  'no C and C++ compiler (cc, c++; or what CC and CXX name): apt install g++'
+
+platform="$(uname -s) $(uname -m)"
+case $platform in
+  'Linux x86_64' | 'Linux aarch64') ;;
+  *) refuse "there are no ROS 2 wheels for $platform, only for Linux on x86_64 and aarch64." ;;
+esac
