@@ -177,7 +177,11 @@ class Parameters:
             raise ConfigError(f'cameras: two or more different names are needed, got {cameras}')
         for spec in (*NODE, *limit_specs(), *(s for c in cameras for s in camera_specs(c))):
             self._declare(spec)
-        for spec in matcher_specs(self._value('matcher')):
+        try:
+            options = matcher_specs(self._value('matcher'))
+        except ValueError as error:
+            raise ConfigError(f'matcher: {error}') from error
+        for spec in options:
             self._declare(spec)
         self._refuse_unknown()
 

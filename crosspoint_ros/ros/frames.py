@@ -136,6 +136,16 @@ class FrameMemory:
         with self._changed:
             return self._images[-1].stamp_ns if self._images else None
 
+    @property
+    def has_info(self) -> bool:
+        """Tell whether the lens is known."""
+        return bool(self._infos)
+
+    @property
+    def has_depth(self) -> bool:
+        """Tell whether depth is remembered."""
+        return bool(self._depths)
+
     def ready(self, at_ns: int = 0) -> bool:
         """Tell whether the image of that stamp (0: the newest) is here with info and depth.
 

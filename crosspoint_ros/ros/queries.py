@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable
@@ -104,8 +105,11 @@ class QueryThread:
     waits behind it, 'reject' is refused as BUSY.
     """
 
-    def __init__(self, answer: Callable[[Job], Located], busy: str, max_query_s: float) -> None:
-        self._answer, self._busy = answer, busy
+    def __init__(self, answer: Callable[[Job], Located], afterwards: Callable[[Job], None],
+                 complain: Callable[[str], None], busy: str, max_query_s: float) -> None:
+        """`afterwards` runs in the thread when a query's answer is out already."""
+        self._answer, self._afterwards, self._complain = answer, afterwards, complain
+        self._busy = busy
         self.max_query_s = max_query_s
         self._running: Job | None = None
         self._waiting: deque[Job] = deque()
@@ -191,11 +195,13 @@ class QueryThread:
         if job.ended:
             return
         try:
-            job.end(self._answer(job))
+            if job.end(self._answer(job)):
+                self._afterwards(job)
         except Ended:
             return
         except Rejected as rejected:
             job.end(rejected)
         except Exception as error:  # a bug of ours or of a matcher: one refusal, and carry on
+            self._complain(traceback.format_exc())
             job.end(Rejected(Code.MATCHER_FAILED,
                              f'{type(error).__name__} in stage {job.stage}: {error}'))

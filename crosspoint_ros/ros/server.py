@@ -49,7 +49,8 @@ class QueryServer:
         self.cameras = {c.name: Camera(node, c, config) for c in config.cameras}
         self.transforms = make_transforms(node)
         self._views = ViewSource(self.cameras, self.transforms, config)
-        self._thread = QueryThread(self._answer, config.busy, config.times.max_query_s)
+        self._thread = QueryThread(self._answer, self._draw, node.get_logger().error, config.busy,
+                                   config.times.max_query_s)
         self._active = False
         self._replies: dict[str, Reply] = {}
         self._goals: dict[bytes, Job] = {}
@@ -154,6 +155,10 @@ class QueryServer:
         return locate(gathered.clicked, gathered.others, pixel, self.matcher, self.limits,
                       job.enter)
 
+    def _draw(self, job: Job) -> None:
+        assert job.located is not None
+        self.outputs.publish_overlays(job.located, self.limits)
+
     def _conclude(self, job: Job) -> None:
         self.last_result = self.outputs.publish(job, self.limits)
         self._replies.pop(job.query_id)(self.last_result)
@@ -216,8 +221,11 @@ class QueryServer:
         self.outputs.tick()
 
     def _on_time_jump(self, jump: TimeJump) -> None:
-        self._node.get_logger().warning(
-            f'time jumped by {jump.delta.nanoseconds * 1e-9:.3f} s: images and TF are forgotten')
+        self.forget(jump.delta.nanoseconds * 1e-9)
+
+    def forget(self, jump_s: float) -> None:
+        """Drop images and TF, which belong to another time now."""
+        self._node.get_logger().info(f'time jumped by {jump_s:.3f} s: images and TF are forgotten')
         for camera in self.cameras.values():
             camera.forget()
         self.transforms.clear()
