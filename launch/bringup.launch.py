@@ -1,0 +1,144 @@
+"""Run crosspoint_node on your cameras.
+
+ros2 launch crosspoint_ros bringup.launch.py cameras:=front,wrist base_frame:=base_link
+ros2 launch crosspoint_ros bringup.launch.py params_file:=/path/to/your.yaml rviz:=true
+
+An argument that is not given leaves the parameter as the params_file has it, else at its default.
+"""
+import os
+from pathlib import Path
+
+import yaml
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+CONFIG = Path(get_package_share_directory('crosspoint_ros')) / 'config'
+
+# Parameters of the node, one argument each.
+PARAMETERS = {
+    'cameras': 'names of the views, two or more: front,wrist',
+    'base_frame': 'TF frame of every 3D answer: base_link',
+    'target_frame': 'TF child frame of the grasp target',
+    'target_ttl_s': 'how long a target stays on TF, s; 0: until replaced or cleared',
+    'matcher': 'xfeat, or any module:Class',
+    'history_s': 'how far back a click may point in time, s; 0: subscribe to the cameras only '
+                 'while a query needs images',
+    'busy': 'what a new query does to the one that runs: preempt, queue or reject',
+    'autostart': 'true: configure and activate at start-up; false: wait for a lifecycle manager',
+    'use_sim_time': 'true: take the time from /clock (a simulation, a bag)',
+}
+# Parameters of each camera: one argument for all of `cameras`, with {camera} for the name.
+CAMERA_PARAMETERS = {
+    'image_topic': 'image topic of every camera, {camera} stands for its name: '
+                   '/{camera}/color/image_raw',
+    'info_topic': 'camera info topic of every camera: /{camera}/color/camera_info',
+    'depth_topic': 'topic of the depth registered to the image: '
+                   '/{camera}/aligned_depth_to_color/image_raw',
+    'transport': 'how image and depth arrive: raw, or compressed (<image_topic>/compressed, '
+                 '<depth_topic>/compressedDepth)',
+    'mask_path': "8-bit PNG, white where the robot's own body hides the scene: "
+                 '/path/to/{camera}_mask.png',
+    'rectified': 'true: the images are undistorted (image_rect)',
+}
+OTHERS = {
+    'params_file': ('', 'a YAML of parameters; config/crosspoint.yaml of this package shows all'),
+    'namespace': ('', 'namespace of the node, whose topics are <namespace>/crosspoint/…'),
+    'log_level': ('info', 'debug, info, warn, error or fatal'),
+    'rviz': ('false', 'true: also start RViz with the overlays of the first two of `cameras`'),
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments; what they come to is decided when they are known."""
+    unset = {**PARAMETERS, **CAMERA_PARAMETERS}
+    return LaunchDescription([
+        *(DeclareLaunchArgument(name, default_value='', description=text)
+          for name, text in unset.items()),
+        *(DeclareLaunchArgument(name, default_value=default, description=text)
+          for name, (default, text) in OTHERS.items()),
+        *shared_memory(os.environ),
+        OpaqueFunction(function=start),
+    ])
+
+
+def shared_memory(environment):
+    """Let Fast DDS carry images: its default transport loses most of them.
+
+    Its shared-memory segment (0.5 MB) cannot hold a 1280x720 image (2.76 MB): 1 of 30 a second
+    arrived. LARGE_DATA exists from Jazzy on; Humble gets a profile with a 64 MB segment. What is
+    set already stays, and so do other middlewares. The camera drivers need the same setting.
+    """
+    if environment.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp') not in (
+            'rmw_fastrtps_cpp', 'rmw_fastrtps_dynamic_cpp'):
+        return []
+    wanted = {'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA'}
+    set_already = {*wanted, 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'}
+    if environment.get('ROS_DISTRO') == 'humble':
+        wanted = {'FASTRTPS_DEFAULT_PROFILES_FILE': str(CONFIG / 'fastdds_shm.xml')}
+    if any(environment.get(name) for name in set_already):
+        return []
+    return [SetEnvironmentVariable(name, value) for name, value in wanted.items()]
+
+
+def start(context):
+    """Start the node, and RViz if asked."""
+    def given(name):
+        return LaunchConfiguration(name).perform(context)
+
+    cameras = [name.strip() for name in given('cameras').strip('[] ').split(',') if name.strip()]
+    node = Node(
+        package='crosspoint_ros', executable='crosspoint_node', name='crosspoint',
+        namespace=given('namespace'), output='screen', emulate_tty=True,
+        parameters=[*params_files(given('params_file')), parameters(given, cameras)],
+        arguments=['--ros-args', '--log-level', given('log_level')])
+    return [node, *rviz(given, cameras)]
+
+
+def params_files(path):
+    """Return the file in a list, or none; raise if it is not there."""
+    if path and not Path(path).is_file():
+        raise FileNotFoundError(f'params_file: there is no file {path}')
+    return [path] if path else []
+
+
+def parameters(given, cameras):
+    """Return the parameters that were given as arguments, typed as YAML types them."""
+    named = [name for name in CAMERA_PARAMETERS if given(name)]
+    if named and not cameras:
+        raise RuntimeError(f'{named[0]} needs cameras:=… to know whose; for cameras of a '
+                           'params_file set it there')
+    if not cameras and not given('params_file'):
+        raise RuntimeError('which cameras? Give cameras:=front,wrist base_frame:=base_link, or '
+                           'a params_file (ros2 launch crosspoint_ros bringup.launch.py -s '
+                           'lists all arguments)')
+    values = {name: yaml.safe_load(given(name)) for name in PARAMETERS
+              if name != 'cameras' and given(name)}
+    if cameras:
+        values['cameras'] = cameras
+    for camera in cameras:
+        for name in named:
+            values[f'{camera}.{name}'] = yaml.safe_load(given(name).replace('{camera}', camera))
+    return values
+
+
+def rviz(given, cameras):
+    """Return RViz, its overlays on the first two cameras; or nothing."""
+    if given('rviz').lower() not in ('true', '1', 'yes', 'on'):
+        return []
+    prefix = f'/{given("namespace")}'.replace('//', '/').rstrip('/')
+    topics = ['markers', 'grasp_target', 'front/overlay', 'wrist/overlay']
+    shown = dict(zip(('front', 'wrist'), cameras, strict=False))
+    remappings = []
+    for topic in topics:
+        camera, _, rest = topic.partition('/')
+        to = f'{shown.get(camera, camera)}/{rest}' if rest else topic
+        remappings.append((f'/crosspoint/{topic}', f'{prefix}/crosspoint/{to}'))
+    frame = ['-f', given('base_frame')] if given('base_frame') else []
+    simulated = given('use_sim_time')
+    return [Node(
+        package='rviz2', executable='rviz2', name='crosspoint_rviz', output='log',
+        arguments=['-d', str(CONFIG / 'crosspoint.rviz'), *frame], remappings=remappings,
+        parameters=[{'use_sim_time': yaml.safe_load(simulated)}] if simulated else [])]
