@@ -1,0 +1,79 @@
+"""`crosspoint …`: every command, each imported only when it runs."""
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module, metadata
+
+# command -> (module with add_arguments(parser) and main(args) -> int, what it does)
+COMMANDS = {
+    'demo': ('crosspoint_ros.demo', 'play the built-in kitchen and click everything in it'),
+    'click': ('crosspoint_ros.ros.client', 'click once on a camera of a running node'),
+    'bench scene': ('crosspoint_ros.bench.scene', 'score clicks on a recorded scene'),
+    'bench pairs': ('crosspoint_ros.bench.pairs', 'score a matcher on a folder of real pairs'),
+}
+
+
+def version() -> str:
+    """Return the version that is installed."""
+    try:
+        return metadata.version('crosspoint_ros')
+    except metadata.PackageNotFoundError:
+        return 'is not installed; this is its source'
+
+
+def overview() -> str:
+    """List the commands, a line each."""
+    width = max(map(len, COMMANDS)) + 2
+    return '\n'.join(['usage: crosspoint COMMAND [OPTIONS]', '',
+                      *(f'  {name:{width}}{text}' for name, (_, text) in COMMANDS.items()), '',
+                      'crosspoint COMMAND --help tells the options; crosspoint --version the '
+                      'version.'])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; 2 for one that does not exist."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ['--version']:
+        print(f'crosspoint {version()}')
+        return 0
+    if not words or words[0] in ('-h', '--help', 'help'):
+        print(overview())
+        return 0 if words else 2
+    name = next((n for n in COMMANDS if words[:len(n.split())] == n.split()), None)
+    if name is None:
+        print(f'crosspoint: there is no command {" ".join(words[:2])!r}\n\n{overview()}',
+              file=sys.stderr)
+        return 2
+    return run(name, words[len(name.split()):])
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Import the command's module, let it declare its options, and run it."""
+    module_name, text = COMMANDS[name]
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        print(f'crosspoint {name} needs {error.name}: {needs(error.name or "")}', file=sys.stderr)
+        return 1
+    parser = argparse.ArgumentParser(prog=f'crosspoint {name}', description=text)
+    module.add_arguments(parser)
+    try:
+        return int(module.main(parser.parse_args(arguments)))
+    except KeyboardInterrupt:
+        return 130
+
+
+def needs(module: str) -> str:
+    """Say where a missing module comes from."""
+    if module.partition('.')[0] in ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'geometry_msgs',
+                                    'lifecycle_msgs', 'tf2_msgs'):
+        return 'source a ROS 2 distro, or run it in the environment that `make demo` sets up'
+    if module.startswith('crosspoint_ros.'):
+        return 'it is not part of this build; install the package, or build and source it'
+    return {'cv2': 'pip install "opencv-python-headless<5", or apt install python3-opencv',
+            'rosbags': 'pip install rosbags'}.get(module, f'pip install {module}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

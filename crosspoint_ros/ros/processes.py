@@ -1,0 +1,81 @@
+"""Run this package's nodes as processes of their own, which end when we do."""
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+STOP_S = 5.0
+TAIL_LINES = 15
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+class Died(Exception):  # noqa: N818  (told to the user in one sentence)
+    """A process that should run has ended; says with what, and its last words."""
+
+
+class NodeProcess:
+    """One node in a process of its own, what it prints in a file.
+
+    It has its own session, so that Ctrl-C in the terminal reaches us alone and we end it in order,
+    and the kernel ends it should we be killed.
+    """
+
+    def __init__(self, module: str, ros_args: list[str], log: Path,
+                 environment: Mapping[str, str]) -> None:
+        """Start `module:main` with ROS arguments."""
+        self.name = module.rpartition('.')[2]
+        self._log = log
+        code = f'import sys; from {module} import main; sys.exit(main())'
+        parent = os.getpid()
+        with log.open('w') as out:
+            self._process = subprocess.Popen(
+                [sys.executable, '-c', code, '--ros-args', *ros_args], stdin=subprocess.DEVNULL,
+                stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                env=dict(environment), preexec_fn=lambda: _die_with(parent))
+
+    def __enter__(self) -> NodeProcess:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raise `Died` if it is not running any more."""
+        code = self._process.poll()
+        if code is None:
+            return
+        lines = self._log.read_text(errors='replace').splitlines()[-TAIL_LINES:]
+        said = '\n'.join(f'  {line}' for line in lines) or '  (nothing)'
+        raise Died(f'{self.name} has ended with code {code}. Its last words ({self._log}):\n{said}')
+
+    def stop(self) -> int:
+        """End it as Ctrl-C would, with force if that takes over 5 s; return its exit code."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if self._process.poll() is None:
+                self._process.send_signal(number)
+                try:
+                    return self._process.wait(STOP_S)
+                except subprocess.TimeoutExpired:
+                    continue
+        if self._process.poll() is None:
+            self._process.kill()
+        return self._process.wait()
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel for SIGTERM when our parent ends, even by SIGKILL (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before we asked
+        os.kill(os.getpid(), signal.SIGTERM)
