@@ -15,8 +15,9 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from crosspoint_ros.ros.assemble import Source
 from crosspoint_ros.ros.config import CameraConfig, Config, ConfigError
-from crosspoint_ros.ros.frames import FrameMemory, Memory, Source
+from crosspoint_ros.ros.frames import FrameMemory, Memory
 
 RATE_WINDOW_S = 5.0
 

@@ -15,31 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
-from crosspoint_ros.core.decode import DepthM, Rgb
-from crosspoint_ros.ros.convert import (
-    depth_m_from_compressed,
-    depth_m_from_image,
-    intrinsics_from_info,
-    rgb_from_compressed,
-    rgb_from_image,
-    stamp_ns,
-)
+from crosspoint_ros.core.datatypes import Code, Rejected, View
+from crosspoint_ros.ros import assemble
+from crosspoint_ros.ros.assemble import Source
+from crosspoint_ros.ros.convert import stamp_ns
 
 SAME_STAMP_NS = 1_000_000  # some web clients carry stamps as float seconds or in milliseconds
 PAIRING_NS = 500_000_000  # an image waits this long for its depth and info, whatever the history
 POLL_S = 0.05  # how often a wait asks whether it should stop
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a camera's messages come from, named in every refusal."""
-
-    camera: str
-    image_topic: str
-    info_topic: str
-    depth_topic: str = ''
-    rectified: bool = False  # the image is undistorted: P holds, not K and D
 
 
 @dataclass(frozen=True)
@@ -256,48 +239,11 @@ class FrameMemory:
             done = image.decoded
             if done is None or (done.info, done.depth) != (info, depth):
                 # A lens or a nearer depth that came since makes another view of the same array.
-                rgb = _rgb(image) if done is None else done.view.image
-                done = image.decoded = Decoded(info, depth, self._compose(image, rgb, info, depth))
+                picture = done.view.image if done else assemble.rgb(self.source, image.msg)
+                view = assemble.view(self.source, image.msg, picture, info.msg,
+                                     depth and depth.msg, self._mask)
+                done = image.decoded = Decoded(info, depth, view)
             return done.view
-
-    def _compose(self, image: Stamped, rgb: Rgb, info: Stamped, depth: Stamped | None) -> View:
-        height, width = rgb.shape[:2]
-        intrinsics = self._intrinsics(info, (width, height))
-        if self._mask is not None and self._mask.shape != (height, width):
-            raise Rejected(Code.BAD_REQUEST, f'the mask of {self.source.camera} is '
-                           f'{self._mask.shape[1]}x{self._mask.shape[0]}, its image '
-                           f'{width}x{height}')
-        depth_m = None if depth is None else self._depth_m(depth, (width, height))
-        return View(self.source.camera, rgb, intrinsics, image.stamp_ns,
-                    image.msg.header.frame_id or info.msg.header.frame_id, depth_m,
-                    mask=self._mask)
-
-    def _intrinsics(self, info: Stamped, size: tuple[int, int]) -> Intrinsics:
-        topic = self.source.info_topic
-        try:
-            intrinsics = intrinsics_from_info(info.msg, self.source.rectified)
-        except Rejected as rejected:
-            raise Rejected(rejected.code, f'{topic}: {rejected.message}') from rejected
-        if (intrinsics.width_px, intrinsics.height_px) != size:
-            raise Rejected(Code.NO_IMAGE, f'{topic} is of a {intrinsics.width_px}x'
-                           f'{intrinsics.height_px} image, {self.source.image_topic} is '
-                           f'{size[0]}x{size[1]}')
-        return intrinsics
-
-    def _depth_m(self, depth: Stamped, size: tuple[int, int]) -> DepthM:
-        topic = self.source.depth_topic
-        try:
-            compressed = isinstance(depth.msg, CompressedImage)
-            depth_m = (depth_m_from_compressed if compressed else depth_m_from_image)(depth.msg)
-        except Rejected as rejected:
-            raise Rejected(rejected.code, f'{topic}: {rejected.message}') from rejected
-        if depth_m.shape[::-1] != size:
-            raise Rejected(Code.NO_DEPTH, f'{topic} is {depth_m.shape[1]}x{depth_m.shape[0]}, '
-                           f'{self.source.image_topic} is {size[0]}x{size[1]}: depth must be '
-                           'registered to the colour image')
-        if np.isnan(depth_m).all():
-            raise Rejected(Code.NO_DEPTH, f'{topic}: none of {depth_m.size} pixels has a depth')
-        return depth_m
 
     def _info_of(self, image: Stamped) -> Stamped:
         """Return the lens that held when the image was taken."""
@@ -325,11 +271,6 @@ def _stamp(kept: Stamped) -> int:
 def _nearest(kept: list[Stamped], at_ns: int) -> Stamped:
     after = bisect_left(kept, at_ns, key=_stamp)
     return min(kept[max(after - 1, 0):after + 1], key=lambda each: abs(each.stamp_ns - at_ns))
-
-
-def _rgb(image: Stamped) -> Rgb:
-    compressed = isinstance(image.msg, CompressedImage)
-    return rgb_from_compressed(image.msg) if compressed else rgb_from_image(image.msg)
 
 
 def _s(ns: int) -> str:
