@@ -125,7 +125,8 @@ def test_the_command_line_says_how_to_use_it(prefix, path):
 
 
 def test_play_bag_starts_and_refuses_a_bag_that_is_not_there(prefix):
-    done = subprocess.run([prefix / 'lib/crosspoint_ros/play_bag', '--ros-args', '-p', 'bag:=/no/bag'],
+    done = subprocess.run([prefix / 'lib/crosspoint_ros/play_bag',
+                           '--ros-args', '-p', 'bag:=/no/bag'],
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert 'there is no bag at /no/bag' in done.stderr
