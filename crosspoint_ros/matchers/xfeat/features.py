@@ -16,6 +16,7 @@ from crosspoint_ros.matchers.xfeat.working import WorkingImage
 COARSE_PX = 8.0
 FINE_PX = 4.0
 REMAP_ROW = 256
+EDGE_M, EDGE_SHARE = 0.02, 0.03
 
 
 class DescriptorMap:
@@ -61,6 +62,12 @@ class Frame:
         self.mask = view.mask if recipe.use_mask else None
         self.levels: dict[float, Level] = {}
 
+    def is_of(self, view: View) -> bool:
+        """Tell whether this frame was made of the very same image, mask and depth, by identity."""
+        return (self.view.image is view.image and self.view.mask is view.mask
+                and self.view.intrinsics == view.intrinsics
+                and (not self.recipe.use_depth or self.view.depth_m is view.depth_m))
+
     def ensure(self, scale: float, backbone: Backbone) -> Level:
         """Compute a level unless it is there."""
         if scale not in self.levels:
@@ -99,6 +106,16 @@ class Frame:
             return np.zeros(pixel.shape[:-1], bool)
         x, y = np.moveaxis(np.round(self.working.published(pixel)).astype(int), -1, 0)
         return self.mask[y.clip(0, self.mask.shape[0] - 1), x.clip(0, self.mask.shape[1] - 1)]
+
+    @cached_property
+    def smooth_depth_m(self) -> FloatMap:
+        """Depth (h, w), NaN where its 3x3 neighbours jump or are not known."""
+        assert self.view.depth_m is not None
+        depth_m = np.nan_to_num(self.view.depth_m, nan=0.0, posinf=0.0, neginf=0.0)
+        kernel = np.ones((3, 3), np.uint8)
+        low, high = cv2.erode(depth_m, kernel), cv2.dilate(depth_m, kernel)
+        smooth = (low > 0) & (high - low < EDGE_M + EDGE_SHARE * low)
+        return np.where(smooth, depth_m, np.float32(np.nan))
 
     @cached_property
     def fine_grid(self) -> Array:

@@ -3,70 +3,129 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
-from crosspoint_ros.matchers.xfeat import score
-from crosspoint_ros.matchers.xfeat.affine import local_affine
+from crosspoint_ros.core.datatypes import Array, Match, Query, Transform, View
 from crosspoint_ros.matchers.xfeat.backbone import Backbone
+from crosspoint_ros.matchers.xfeat.confidence import confidence, covariance_px2
+from crosspoint_ros.matchers.xfeat.depth import clicked_depth
 from crosspoint_ros.matchers.xfeat.features import Frame
-from crosspoint_ros.matchers.xfeat.pair import Pair, pair_from_images, pair_from_poses
+from crosspoint_ros.matchers.xfeat.pair import (
+    Pair,
+    pair_from_depth,
+    pair_from_images,
+    pair_from_poses,
+)
 from crosspoint_ros.matchers.xfeat.recipe import Recipe
+from crosspoint_ros.matchers.xfeat.search import Found, search_by_depth, search_by_looks
 
 
 class XFeatMatcher:
-    """Matches by XFeat descriptors and two-view geometry, on the CPU; options: see `Recipe`."""
+    """Matches by XFeat descriptors and two-view geometry, on the CPU; options: see `Recipe`.
+
+    Features of a frame and the geometry of a pair of frames are remembered, so that another click
+    on the same frames costs little. A frame is known by its camera, its stamp and its very image.
+    """
 
     def __init__(self, **options: Any) -> None:
         self.recipe = Recipe(**options)
         self._backbone = Backbone()
         self._workers = ThreadPoolExecutor(2, 'xfeat')
         self._frames: OrderedDict[tuple[str, int], Frame] = OrderedDict()
-        self._pairs: OrderedDict[tuple[int, int], Pair] = OrderedDict()
+        self._pairs: OrderedDict[tuple[int, int, bool], tuple[Frame, Frame, bytes, Pair]] = \
+            OrderedDict()
         self._lock = threading.Lock()
 
     def match(self, query: Query) -> Match:
+        """Find the click in the other view by whatever the views bring along.
+
+        Raises `Rejected` where depth shows that it cannot be seen there; a doubtful find comes
+        back with its low confidence.
+        """
         with self._lock:
-            return self._match(query)
+            clicked, other = self._frame(query.clicked), self._frame(query.other)
+            pixel = clicked.working.working(query.pixel)
+            pair, found = self._find(query, clicked, other, pixel)
+        self.debug = (pair, found)
+        return Match(other.working.published(found.pixel),
+                     covariance_px2(found) / other.working.zoom ** 2,
+                     confidence(found), pair.basis)
+
+    def warm(self, views: tuple[View, ...]) -> None:
+        """Compute the features of frames before anyone clicks on them."""
+        with self._lock:
+            frames = [self._frame(view) for view in views]
+            by_depth = any(f.view.depth_m is not None and f.view.base_from_cam is not None
+                           for f in frames)
+            self._ensure(frames, self.recipe.depth_scales if by_depth else self.recipe.scales)
+
+    def _find(self, query: Query, clicked: Frame, other: Frame,
+              pixel: Array) -> tuple[Pair, Found]:
+        """Choose the way by what is known: the click's depth, the other view's, poses, images."""
+        given = self._given(query)
+        if given is None:
+            pair = self._pair(clicked, other, None, False)
+            return pair, search_by_looks(pair, pixel, self.recipe)
+        depth_m = np.nan
+        if clicked.view.depth_m is not None:
+            depth_m = clicked_depth(clicked, pixel)
+        if np.isfinite(depth_m):
+            pair = self._pair(clicked, other, given, True)
+            return pair, search_by_depth(pair, pixel, depth_m, self.recipe)
+        pair = self._pair(clicked, other, given, other.view.depth_m is not None)
+        return pair, search_by_looks(pair, pixel, self.recipe)
+
+    def _given(self, query: Query) -> Transform | None:
+        """The given `other_from_clicked`, where both poses are known and may be used."""
+        clicked, other = query.clicked.base_from_cam, query.other.base_from_cam
+        if not self.recipe.use_poses or clicked is None or other is None:
+            return None
+        return other.inverse @ clicked
 
     def _frame(self, view: View) -> Frame:
+        """Return the frame of a view, remembered if it is of the very same image."""
         key = (view.camera, view.stamp_ns)
         frame = self._frames.get(key)
-        if frame is None or frame.view.image is not view.image:
-            frame = Frame(view, self.recipe)
-            self._frames[key] = frame
+        if frame is None or not frame.is_of(view):
+            if not self.recipe.use_depth:
+                view = replace(view, depth_m=None)
+            frame = self._frames[key] = Frame(view, self.recipe)
         self._frames.move_to_end(key)
-        while len(self._frames) > 8:
+        while len(self._frames) > self.recipe.remembered_frames:
             self._frames.popitem(last=False)
         return frame
 
-    def _match(self, query: Query) -> Match:
-        a, b = self._frame(query.clicked), self._frame(query.other)
-        jobs = [(f, s) for s in sorted(self.recipe.scales, reverse=True) for f in (a, b)
-                if s not in f.levels]
-        list(self._workers.map(lambda job: job[0].ensure(job[1], self._backbone), jobs))
-        key = (id(a), id(b))
-        pair = self._pairs.get(key)
-        if pair is None:
-            posed = self.recipe.use_poses and query.clicked.base_from_cam is not None \
-                and query.other.base_from_cam is not None
-            pair = self._pairs[key] = (pair_from_poses if posed else pair_from_images)(
-                a, b, self.recipe)
-        while len(self._pairs) > 8:
+    def _ensure(self, frames: Sequence[Frame], scales: Sequence[float]) -> None:
+        """Compute what is missing, two networks at a time, the large scales first."""
+        missing = [(frame, scale) for scale in sorted(scales, reverse=True) for frame in frames
+                   if scale not in frame.levels]
+        list(self._workers.map(lambda job: job[0].ensure(job[1], self._backbone), missing))
+
+    def _pair(self, clicked: Frame, other: Frame, given: Transform | None,
+              by_depth: bool) -> Pair:
+        """Return the geometry of two frames, remembered while frames and poses stay the same."""
+        key = (id(clicked), id(other), by_depth)
+        pose = b'' if given is None else given.matrix.tobytes()
+        known = self._pairs.get(key)
+        if known is None or known[0] is not clicked or known[1] is not other or known[2] != pose:
+            known = (clicked, other, pose, self._new_pair(clicked, other, given, by_depth))
+            self._pairs[key] = known
+        self._pairs.move_to_end(key)
+        while len(self._pairs) > self.recipe.remembered_frames:
             self._pairs.popitem(last=False)
-        p = a.working.working(query.pixel)
-        prior = local_affine(pair.matches.clicked, pair.matches.other, p, pair.overall)
-        S = score.appearance(pair, p, prior.linear, self.recipe.patch_consensus)
-        if self.recipe.affine_prior:
-            S = S + score.prior_term(pair, prior)
-        if self.recipe.epipolar_band:
-            S = S + score.band_term(pair, p)
-        S[b.fine_hidden] = score.HIDDEN
-        peak = score.peak(S, b.fine_grid)
-        logit = 2.4 * peak.score + peak.margin + np.log(prior.density + 0.02) - 7.0
-        self.debug = (peak, prior, pair)
-        return Match(b.working.published(peak.pixel), confidence=float(1 / (1 + np.exp(-logit))),
-                     basis='')
+        return known[3]
+
+    def _new_pair(self, clicked: Frame, other: Frame, given: Transform | None,
+                  by_depth: bool) -> Pair:
+        frames, recipe = (clicked, other), self.recipe
+        self._ensure(frames, recipe.depth_scales if by_depth else recipe.scales)
+        if given is None:
+            return pair_from_images(*frames, recipe)
+        if by_depth:
+            return pair_from_depth(*frames, given, recipe)
+        return pair_from_poses(*frames, given, recipe)

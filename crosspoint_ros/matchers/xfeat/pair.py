@@ -4,11 +4,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import cv2
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Transform
+from crosspoint_ros.core.datatypes import Array, Rejected, Transform
+from crosspoint_ros.core.geometry import pnp_correction
 from crosspoint_ros.matchers.xfeat import from_images
 from crosspoint_ros.matchers.xfeat.affine import overall_linear
+from crosspoint_ros.matchers.xfeat.depth import lift_smooth
 from crosspoint_ros.matchers.xfeat.features import Frame, MultiScale
 from crosspoint_ros.matchers.xfeat.matching import (
     Lookalikes,
@@ -16,6 +19,7 @@ from crosspoint_ros.matchers.xfeat.matching import (
     agreeing,
     lookalikes,
     mutual_matches,
+    union,
 )
 from crosspoint_ros.matchers.xfeat.recipe import Recipe
 from crosspoint_ros.matchers.xfeat.two_view import (
@@ -32,6 +36,8 @@ FIRST_BAND_PX = 6.0
 POSED_FIRST_BAND_PX = 10.0
 GATE_PX_PER_NOISE = 20.0
 MIN_TO_REFINE = 6
+LANDING_PX = 10.0
+CORRECTED_SLACK_PX = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +46,8 @@ class Pair:
 
     motion: other_from_clicked for matching only, its baseline of length one where no poses are
     known; None where the images tell none. near, far: depths in the clicked view, in the motion's
-    unit. trust: 0..1, how far the motion may be relied upon. support: about how many matches fit.
+    unit. trust: 0..1, how far the motion may be relied upon. slack_px: how far off a point of known
+    depth may be projected. basis: what the motion rests on, for people.
     """
 
     clicked: Frame
@@ -51,7 +58,8 @@ class Pair:
     near: float = 0.0
     far: float = np.inf
     trust: float = 0.0
-    support: float = 0.0
+    slack_px: float = np.inf
+    basis: str = 'matches alone'
 
     @cached_property
     def lenses(self) -> Lenses:
@@ -106,17 +114,16 @@ def pair_from_images(clicked: Frame, other: Frame, recipe: Recipe) -> Pair:
         ok &= (z > near) & (z < far)
     sure = max(0.0, found.support - 12)
     return _consistent(replace(pair, matches=matches.where(ok), motion=motion, near=near, far=far,
-                               trust=sure / (sure + 10), support=found.support), recipe)
+                               trust=sure / (sure + 10),
+                               basis=f'images, {ok.sum()} matches'), recipe)
 
 
-def pair_from_poses(clicked: Frame, other: Frame, recipe: Recipe) -> Pair:
+def pair_from_poses(clicked: Frame, other: Frame, given: Transform, recipe: Recipe) -> Pair:
     """Take the motion from the given poses, and bend it within their noise to fit the matches."""
     alike = compare(clicked, other, recipe)
     lenses = lenses_of(clicked, other)
     matches = mutual_matches(alike, recipe.min_cosine)
-    given = other_from_clicked(clicked, other)
-    noise = max(recipe.pose_noise_cm, recipe.pose_noise_deg)
-    motion, first_band_px = given, max(POSED_FIRST_BAND_PX, GATE_PX_PER_NOISE * noise)
+    motion, first_band_px = given, max(POSED_FIRST_BAND_PX, GATE_PX_PER_NOISE * noise_of(recipe))
     if recipe.refine_pose:
         gate = epipolar_distance(fundamental(given, lenses), matches) < first_band_px
         if gate.sum() >= MIN_TO_REFINE:
@@ -129,15 +136,77 @@ def pair_from_poses(clicked: Frame, other: Frame, recipe: Recipe) -> Pair:
     matches = guided(alike, motion, lenses, recipe.posed_guided_band_px, recipe)
     ok = in_front(motion, lenses, matches, recipe.posed_near_m, recipe.posed_far_m)
     pair = Pair(clicked, other, recipe.scales, matches.where(ok), motion, recipe.posed_near_m,
-                recipe.posed_far_m, 1.0, float(ok.sum()))
+                recipe.posed_far_m, 1.0, basis=f'poses, {ok.sum()} matches')
     return _consistent(pair, recipe)
 
 
-def other_from_clicked(clicked: Frame, other: Frame) -> Transform:
-    """The given motion between two frames whose poses are known."""
-    assert clicked.view.base_from_cam is not None
-    assert other.view.base_from_cam is not None
-    return other.view.base_from_cam.inverse @ clicked.view.base_from_cam
+def pair_from_depth(clicked: Frame, other: Frame, given: Transform, recipe: Recipe) -> Pair:
+    """Take the motion from the given poses, and correct it by matches whose depth is known.
+
+    A motion that cannot be corrected stays as given, with the noise's slack.
+    """
+    lenses = lenses_of(clicked, other)
+    alike = [lookalikes(clicked, other, scale, recipe.min_guided_cosine)
+             for scale in recipe.depth_scales]
+    pair = Pair(clicked, other, recipe.depth_scales, mutual_matches(alike, recipe.min_cosine),
+                given, recipe.posed_near_m, recipe.posed_far_m, 1.0, basis='poses as given')
+    if recipe.correct_pose:
+        pair = _corrected(pair, given, recipe)
+    if not np.isfinite(pair.slack_px):
+        gate_px = max(POSED_FIRST_BAND_PX, GATE_PX_PER_NOISE * noise_of(recipe))
+        near_line = epipolar_distance(fundamental(given, lenses), pair.matches) < gate_px
+        return _consistent(replace(pair, matches=pair.matches.where(near_line),
+                                   slack_px=_noise_px(pair, recipe)), recipe)
+    close = [found.matches.where(found.mutual(landing_distance(pair, found, scale) < LANDING_PX))
+             for scale, found in zip(recipe.depth_scales, alike)]
+    return _consistent(_corrected(replace(pair, matches=union(close)), given, recipe), recipe)
+
+
+def _corrected(pair: Pair, given: Transform, recipe: Recipe) -> Pair:
+    """Correct the given motion by the pair's matches that have depth, on the side with more."""
+    noise = max(recipe.pose_noise_cm, 0.1), max(recipe.pose_noise_deg, 0.1)
+    matches, clicked, other = pair.matches, pair.clicked, pair.other
+    points, points_other = lift_smooth(clicked, matches.clicked), lift_smooth(other, matches.other)
+    known, known_other = (np.isfinite(p).all(axis=1) for p in (points, points_other))
+    try:
+        if known.sum() >= known_other.sum():
+            motion, fits = pnp_correction(
+                points[known], other.working.published(matches.other[known]),
+                other.view.intrinsics, given, *noise)
+        else:
+            back, fits = pnp_correction(
+                points_other[known_other], clicked.working.published(matches.clicked[known_other]),
+                clicked.view.intrinsics, given.inverse, *noise)
+            motion = back.inverse
+    except Rejected as rejected:
+        return replace(pair, basis=f'poses as given ({rejected.message})')
+    return replace(pair, motion=motion, slack_px=CORRECTED_SLACK_PX,
+                   basis=f'poses corrected by {fits.sum()} matches with depth')
+
+
+def landing_distance(pair: Pair, alike: Lookalikes, scale: float) -> Array:
+    """How far, in px, each lookalike's depth takes it from its partner; NaN without depth."""
+    assert pair.motion is not None
+    a, b = pair.clicked.levels[scale].pixels, pair.other.levels[scale].pixels
+    there = pair.other.working.project(pair.motion.point(lift_smooth(pair.clicked, a)))
+    back = pair.clicked.working.project(pair.motion.inverse.point(lift_smooth(pair.other, b)))
+    return np.asarray(np.fmin(np.linalg.norm(there[alike.clicked] - b[alike.other], axis=1),
+                              np.linalg.norm(back[alike.other] - a[alike.clicked], axis=1)))
+
+
+def _noise_px(pair: Pair, recipe: Recipe) -> float:
+    """How far the poses' noise may move a projected point, px."""
+    scene_m = np.nanmedian(np.concatenate([
+        f.view.depth_m.ravel()[::101] for f in (pair.clicked, pair.other)
+        if f.view.depth_m is not None]))
+    focal_px = pair.lenses.other[0, 0]
+    turn_rad, shift_m = np.radians(recipe.pose_noise_deg), recipe.pose_noise_cm / 100
+    return float(max(focal_px * np.hypot(turn_rad, shift_m / scene_m), CORRECTED_SLACK_PX))
+
+
+def noise_of(recipe: Recipe) -> float:
+    """The poses' noise as one number: cm or deg, whichever is more."""
+    return max(recipe.pose_noise_cm, recipe.pose_noise_deg)
 
 
 def noise_prior(recipe: Recipe) -> Prior:
@@ -164,12 +233,10 @@ def guided(alike: list[Lookalikes], motion: Transform, lenses: Lenses, band_px: 
             kept.append(scale.matches.where(scale.mutual(in_band & (scale.cosine > least))))
         else:
             kept.append(scale.matches.where(scale.mutual(scale.cosine > least) & in_band))
-    from crosspoint_ros.matchers.xfeat.matching import union
     return union(kept)
 
 
 def _without_motion(pair: Pair, recipe: Recipe) -> Pair:
-    import cv2
     matches = pair.matches
     if len(matches) >= 8:
         _, mask = cv2.findFundamentalMat(matches.clicked_ideal, matches.other_ideal,

@@ -42,7 +42,10 @@ class Recipe:
     affine_prior: bool = True
     epipolar_band: bool = True
     # Depth.
-    image_check: bool = True
+    correct_pose: bool = True
+    max_depth_gap_m: float = 0.05
+    # Memory.
+    remembered_frames: int = 8
 
     def __post_init__(self) -> None:
         for field in fields(self):

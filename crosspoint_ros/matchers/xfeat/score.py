@@ -17,6 +17,7 @@ PATCH_SIGMA_PX = 20.0
 W_PATCH = 2.0
 W_PRIOR, PRIOR_SIGMA_PX, PRIOR_HALF_DENSITY = 0.1, 25.0, 0.6
 W_BAND, BAND_SIGMA_PX = 0.2, 4.0
+W_LANDING = 0.5
 FLOOR = 0.01
 RIVAL_PX = 24.0
 FAR_PX = 200.0
@@ -103,6 +104,16 @@ def segment_distance(pair: Pair, pixel: Array) -> Array:
     part = np.clip((grid - start) @ along / (along @ along + 1e-9), 0, 1)
     distance = np.linalg.norm(grid - start - part[..., None] * along, axis=-1)
     return np.minimum(np.nan_to_num(distance, nan=FAR_PX), FAR_PX)
+
+
+def landing_term(pair: Pair, distance: Array) -> FloatMap:
+    """What depth says of each place: `distance` px (rows, columns) from where it must be.
+
+    Places without depth (NaN) get half of what a wrong place loses.
+    """
+    sigma_px = max(pair.slack_px, BAND_SIGMA_PX)
+    fits = np.log(FLOOR + np.exp(-distance ** 2 / (2 * sigma_px ** 2)))
+    return (W_LANDING * np.nan_to_num(fits, nan=np.log(FLOOR) / 2)).astype(np.float32)
 
 
 def peak(scores: FloatMap, grid: Array) -> Peak:

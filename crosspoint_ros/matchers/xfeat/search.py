@@ -1,0 +1,123 @@
+"""Finding a click in the other view: by its looks and lines, or by its depth."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from crosspoint_ros.core.datatypes import Array, Code, Rejected
+from crosspoint_ros.matchers.xfeat import score
+from crosspoint_ros.matchers.xfeat.affine import LocalAffine, local_affine
+from crosspoint_ros.matchers.xfeat.backbone import FloatMap
+from crosspoint_ros.matchers.xfeat.depth import back_distance, sighting
+from crosspoint_ros.matchers.xfeat.pair import Pair
+from crosspoint_ros.matchers.xfeat.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A place in the other view, and what speaks for it.
+
+    pixel: (2,) working px. score, margin: of the score map there. density: of the matches around
+    the click. return_px: how far from the click the matches around the found place lead back.
+    gap_m: depth measured against depth expected, NaN where unknown. slack_px: how far off depth
+    may have put it, infinite where depth did not. astray_px: how far the looks alone put it.
+    """
+
+    pixel: Array
+    score: float
+    margin: float
+    density: float
+    return_px: float
+    slack_px: float = np.inf
+    gap_m: float = np.nan
+    astray_px: float = 0.0
+
+
+def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe) -> Found:
+    """Search the whole other view: looks, the matches around the click, and the epipolar line.
+
+    Where the other view has depth, each of its places also says where the clicked view shows it.
+    """
+    prior = _prior(pair, pixel)
+    scores = _looks(pair, pixel, prior, recipe)
+    if recipe.epipolar_band:
+        scores = scores + score.band_term(pair, pixel)
+    slack_px = np.inf
+    if np.isfinite(pair.slack_px) and pair.other.view.depth_m is not None:
+        assert pair.motion is not None
+        back = back_distance(pair.other, pair.clicked, pair.motion.inverse, pixel)
+        scores = scores + score.landing_term(pair, back)
+    peak = _peak(pair, scores)
+    return Found(peak.pixel, peak.score, peak.margin, prior.density,
+                 _return_px(pair, pixel, peak.pixel), slack_px)
+
+
+def search_by_depth(pair: Pair, pixel: Array, depth_m: float, recipe: Recipe) -> Found:
+    """Carry the click, of known depth, into the other view, and ask whether it can be seen there.
+
+    Raises `Rejected` (NOT_VISIBLE, or INCONSISTENT where the depths contradict each other).
+    """
+    assert pair.motion is not None
+    point_m = pair.motion.point(pair.clicked.working.ray_cam(pixel) * depth_m)
+    expected = pair.other.working.project(point_m)
+    refuse_outside(pair, expected)
+    prior = _prior(pair, pixel)
+    looks = _looks(pair, pixel, prior, recipe)
+    distance = np.linalg.norm(pair.other.fine_grid - expected, axis=-1)
+    peak = _peak(pair, looks + score.landing_term(pair, distance))
+    free = _peak(pair, looks)
+    sure = pair.slack_px <= SURE_SLACK_PX
+    found = expected if sure else peak.pixel
+    gap_m = _refuse_hidden(pair, found, float(point_m[2]), recipe)
+    return Found(found, peak.score, peak.margin, prior.density, _return_px(pair, pixel, found),
+                 pair.slack_px, gap_m, float(np.linalg.norm(free.pixel - found)))
+
+
+SURE_SLACK_PX = 4.0
+SIGHT_PX = 4.0
+
+
+def refuse_outside(pair: Pair, expected: Array) -> None:
+    """Raise `Rejected` (NOT_VISIBLE) unless the other view shows this place."""
+    if not np.isfinite(expected).all():
+        raise Rejected(Code.NOT_VISIBLE, f'the point lies behind {pair.other.view.camera}')
+    x, y = pair.other.working.published(expected)
+    size = pair.other.view.intrinsics
+    if not size.contains((x, y)):
+        raise Rejected(Code.NOT_VISIBLE, f'the point would be at ({x:.0f}, {y:.0f}) px, outside '
+                                         f'the {size.width_px}x{size.height_px} image')
+    if pair.other.hidden(expected):
+        raise Rejected(Code.NOT_VISIBLE, f"the robot's own body covers ({x:.0f}, {y:.0f}) px")
+
+
+def _refuse_hidden(pair: Pair, found: Array, expected_m: float, recipe: Recipe) -> float:
+    radius_px = max(SIGHT_PX, pair.slack_px)
+    gap_m = sighting(pair.other, found, expected_m, radius_px).gap_m
+    limit_m = recipe.max_depth_gap_m
+    if gap_m > limit_m:
+        raise Rejected(Code.NOT_VISIBLE, f'something {gap_m:.3f} m in front of the point hides it '
+                                         f'(limit {limit_m} m, point at {expected_m:.3f} m)')
+    if gap_m < -limit_m:
+        raise Rejected(Code.INCONSISTENT, f'the surface lies {-gap_m:.3f} m behind where the '
+                                          f'clicked view has the point (limit {limit_m} m)')
+    return gap_m
+
+
+def _prior(pair: Pair, pixel: Array) -> LocalAffine:
+    return local_affine(pair.matches.clicked, pair.matches.other, pixel, pair.overall)
+
+
+def _looks(pair: Pair, pixel: Array, prior: LocalAffine, recipe: Recipe) -> FloatMap:
+    scores = score.appearance(pair, pixel, prior.linear, recipe.patch_consensus)
+    return scores + score.prior_term(pair, prior) if recipe.affine_prior else scores
+
+
+def _peak(pair: Pair, scores: FloatMap) -> score.Peak:
+    scores = np.where(pair.other.fine_hidden, np.float32(score.HIDDEN), scores)
+    return score.peak(scores, pair.other.fine_grid)
+
+
+def _return_px(pair: Pair, pixel: Array, found: Array) -> float:
+    back = local_affine(pair.matches.other, pair.matches.clicked, found, pair.overall_back)
+    return float(np.linalg.norm(back.pixel - pixel))
