@@ -71,8 +71,8 @@ def test_a_hidden_point_must_be_refused():
 
 
 def outcomes(visible=True, **fields):
-    base = Outcome('handle', 'wrist', 1, 10.0, visible, True, False, 0.7, 2.0, np.nan, False, 10.0,
-                   '')
+    base = Outcome('handle', 'wrist', 1, 10.0, visible, True, False, 0.7, (1.0, 1.0), 2.0,
+                   np.nan, False, 10.0, 0, '')
     return dataclasses.replace(base, **fields)
 
 

@@ -14,6 +14,7 @@ from crosspoint_ros.core.decode import depth_m_from_compressed, rgb_from_compres
 
 KITCHEN = Path(__file__).resolve().parent.parent / 'scenes' / 'kitchen'
 IMAGE, DEPTH, INFO = 'image', 'depth', 'info'
+BEFORE_M = 0.02  # nearer than the point by more than this: something is before it
 UNNAMED = 'wall tile'  # the built-in scene's one point that its author left without a name
 
 
@@ -81,16 +82,21 @@ class Recording:
                 model=info.distortion_model),
             base_from_cam=self.base_from_cam[moment])
 
-    def shows(self, moment: Moment, point_base_m: Array, tolerance_m: float = 0.02) -> bool:
-        """Tell whether the image's own depth has a surface at the point, not one before it."""
+    def shows(self, moment: Moment, point_base_m: Array) -> bool:
+        """Tell whether the point is on the image, and no surface of its depth before the point.
+
+        Where the depth is not known, nothing is taken to be before it.
+        """
         view = self.view(moment)
         point_cam = self.base_from_cam[moment].inverse.point(point_base_m)
         pixel = view.intrinsics.pixel(point_cam)
         if view.depth_m is None or not np.isfinite(pixel).all() \
                 or not view.intrinsics.contains(pixel):
             return False
-        column, row = np.clip(np.round(pixel), 0, np.array(view.depth_m.shape[::-1]) - 1)
-        return bool(view.depth_m[int(row), int(column)] > point_cam[2] - tolerance_m)
+        column, row = (max(round(float(p)), 0) for p in pixel)
+        around = view.depth_m[max(row - 2, 0):row + 3, max(column - 2, 0):column + 3]
+        known = around[np.isfinite(around)]
+        return not (len(known) and np.median(known) < point_cam[2] - BEFORE_M)
 
     def angle_deg(self, affordance: Affordance, moment: Moment) -> float:
         """The angle at the point between the lines to the clicked camera and to another image."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from crosspoint_ros.bench.machine import machine
 from crosspoint_ros.bench.recording import KITCHEN, Affordance, Moment, Recording
-from crosspoint_ros.core.datatypes import Matcher, Rejected, View
+from crosspoint_ros.core.datatypes import Code, Matcher, Rejected, View
 from crosspoint_ros.core.draw import draw_clicked, draw_found, draw_refused, side_by_side
 from crosspoint_ros.core.pipeline import Located, locate
 from crosspoint_ros.core.verify import Limits
@@ -34,10 +34,12 @@ class Outcome:
     accepted: bool
     sure: bool
     confidence: float
+    found_px: tuple[float, float]
     error_px: float
     error_3d_mm: float
     first_on_pair: bool
     ms: float
+    code: int
     reason: str
 
 
@@ -142,14 +144,17 @@ def judge(affordance: Affordance, moment: Moment, angle_deg: float, located: Loc
         rejected, match, target = located, None, None
     accepted = rejected is None and match is not None
     confidence = np.nan if match is None else match.confidence
+    found = match.pixel if match is not None and accepted else np.full(2, np.nan)
     return Outcome(
         name=affordance.name, camera=moment.camera, stamp_ns=moment.stamp_ns, angle_deg=angle_deg,
         visible=seen.visible, accepted=accepted,
         sure=bool(accepted and confidence >= limits.sure_confidence), confidence=confidence,
-        error_px=float(np.linalg.norm(match.pixel - seen.pixel)) if match and accepted else np.nan,
+        found_px=(float(found[0]), float(found[1])),
+        error_px=float(np.linalg.norm(found - seen.pixel)),
         error_3d_mm=np.nan if target is None else 1000 * float(np.linalg.norm(
             target.base_from_target.t_m - affordance.point_base_m)),
         first_on_pair=first_on_pair, ms=ms,
+        code=int(Code.OK if rejected is None else rejected.code),
         reason='' if rejected is None else rejected.message)
 
 

@@ -28,8 +28,8 @@ class NodeProcess:
 
     def __init__(self, module: str, ros_args: list[str], log: Path,
                  environment: Mapping[str, str]) -> None:
-        """Start `module:main` with ROS arguments."""
-        self.name = module.rpartition('.')[2]
+        """Start `module:main` with ROS arguments; the log file's name names it."""
+        self.name = log.stem
         self._log = log
         code = f'import sys; from {module} import main; sys.exit(main())'
         parent = os.getpid()
