@@ -38,7 +38,7 @@ class Desk:
         return ANSWER
 
     def ask(self) -> Job:
-        job = Job(Request(), lambda job: None, self.endings.append)
+        job = Job(Request(), lambda stage: None, self.endings.append)
         self.thread.submit(job)
         return job
 
@@ -158,7 +158,7 @@ def test_a_cancelled_query_stops_at_its_next_stage(desks):
 def test_two_endings_at_once_leave_one(desks):
     for _ in range(200):
         endings: list[Job] = []
-        job = Job(Request(), lambda job: None, endings.append)
+        job = Job(Request(), lambda stage: None, endings.append)
         threads = [threading.Thread(target=job.end, args=(outcome,))
                    for outcome in (ANSWER, Rejected(Code.CANCELLED, 'a'), ANSWER)]
         for thread in threads:

@@ -27,14 +27,14 @@ class CrosspointNode(LifecycleNode):
     def __init__(self, **options: Any) -> None:
         """Declare the parameters; raise ConfigError for the first that will not do."""
         super().__init__('crosspoint', **options)
-        self._parameters = Parameters(self)
+        self._known_parameters = Parameters(self)
         self._server: QueryServer | None = None
         self._diagnostics: Diagnostics | None = None
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
     def start(self) -> None:
         """Go to active, unless `autostart` leaves that to a lifecycle manager."""
-        if not self._parameters.read().autostart:
+        if not self._known_parameters.read().autostart:
             self.get_logger().info('autostart is false: waiting to be configured and activated')
         elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
@@ -54,7 +54,7 @@ class CrosspointNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the matcher; nothing is subscribed to yet."""
         try:
-            config = self._parameters.read()
+            config = self._known_parameters.read()
             begun_s = time.monotonic()
             matcher = load_matcher(config.matcher, **config.matcher_options)
             load_s = time.monotonic() - begun_s
@@ -91,11 +91,11 @@ class CrosspointNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        refused = self._parameters.check_change(parameters, configured=self._server is not None)
+        refused = self._known_parameters.check_change(parameters, configured=self._server is not None)
         if refused:
             return SetParametersResult(successful=False, reason=refused)
         if self._server is not None:
-            self._server.limits = self._parameters.changed_limits(parameters)
+            self._server.limits = self._known_parameters.changed_limits(parameters)
         return SetParametersResult(successful=True)
 
 

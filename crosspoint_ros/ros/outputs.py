@@ -1,6 +1,8 @@
 """Everything the node says: results, correspondences, target, TF, markers, overlays."""
 from __future__ import annotations
 
+import time
+
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -40,6 +42,7 @@ class Outputs:
 
     def publish(self, job: Job, limits: Limits) -> QueryResult:
         """Publish what a query came to: the target only when there is one, the result always."""
+        begun_s = time.monotonic()
         result = query_result(job, self._config.base_frame, limits)
         for correspondence in result.correspondences:
             if correspondence.verdict != Correspondence.REFUSED:
@@ -48,6 +51,8 @@ class Outputs:
             self._grasp_target.publish(grasp_pose(result.target))
             self.on_tf.hold(result.target)
             self._markers.publish(answer_markers(result, job.located))
+        result.stages.append('publish')
+        result.stage_s.append(time.monotonic() - begun_s)
         self._result.publish(result)
         return result
 

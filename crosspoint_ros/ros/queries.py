@@ -41,7 +41,7 @@ class Ended(Exception):  # noqa: N818  (an interruption, not an error)
 class Job:
     """One query on its way. It ends exactly once, whoever ends it first."""
 
-    def __init__(self, request: Request, on_stage: Callable[[Job], None],
+    def __init__(self, request: Request, on_stage: Callable[[str], None],
                  on_end: Callable[[Job], None]) -> None:
         self.request = request
         self.query_id = str(uuid.uuid4())
@@ -82,7 +82,7 @@ class Job:
         if self.ended:
             raise Ended(self.query_id)
         self.stages.append((stage, time.monotonic()))
-        self._on_stage(self)
+        self._on_stage(stage)
 
     def end(self, outcome: Located | Rejected) -> bool:
         """Give the query its answer; False if it has one already."""

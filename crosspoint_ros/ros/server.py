@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable
 
 from rclpy.action import ActionServer, CancelResponse
@@ -122,9 +123,9 @@ class QueryServer:
     # A query's way: executor -> thread -> executor
 
     def ask(self, request: Request, reply: Reply = lambda result: None,
-            at_stage: Callable[[Job], None] = lambda job: None) -> Job:
+            at_stage: Callable[[str], None] = lambda stage: None) -> Job:
         """Take a query; `reply` gets its one result, `at_stage` is called as it goes on."""
-        job = Job(request, on_stage=lambda job: self._post(lambda: at_stage(job)),
+        job = Job(request, on_stage=lambda stage: self._post(lambda: at_stage(stage)),
                   on_end=lambda job: self._post(lambda: self._conclude(job)))
         self._replies[job.query_id] = reply
         refused = self._not_now()
@@ -178,10 +179,12 @@ class QueryServer:
     async def _on_goal(self, goal_handle: ServerGoalHandle) -> CorrespondAction.Result:
         answered: Future = Future()
 
-        def feedback(job: Job) -> None:
+        begun_s = time.monotonic()
+
+        def feedback(stage: str) -> None:
             if goal_handle.is_active:
                 goal_handle.publish_feedback(CorrespondAction.Feedback(
-                    stage=job.stage, elapsed_s=job.age_s))
+                    stage=stage, elapsed_s=time.monotonic() - begun_s))
 
         goal_id = bytes(goal_handle.goal_id.uuid)
         self._goals[goal_id] = self.ask(request_from_goal(goal_handle.request),
