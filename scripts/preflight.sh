@@ -35,7 +35,6 @@ command -v "${CC:-cc}" >/dev/null && command -v "${CXX:-c++}" >/dev/null || refu
   'no C and C++ compiler (cc, c++; or what CC and CXX name): apt install g++'
 
 platform="$(uname -s) $(uname -m)"
-case $platform in
-  'Linux x86_64' | 'Linux aarch64') ;;
-  *) refuse "there are no ROS 2 wheels for $platform, only for Linux on x86_64 and aarch64." ;;
-esac
+[ "$platform" = 'Linux x86_64' ] || refuse \
+  "there are no ROS 2 wheels for $platform, only for Linux x86_64." \
+  'Install a ROS 2 distro (a Jetson: apt or a container), source it, and use: colcon build.'
