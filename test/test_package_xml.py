@@ -39,6 +39,15 @@ def test_every_module_the_code_imports_has_its_rosdep_key(keys):
     assert {KEY_OF.get(module, module) for module in modules} - keys == set()
 
 
+def test_every_package_that_a_launch_file_starts_has_its_rosdep_key(keys):
+    started = {keyword.value.value for path in (ROOT / 'launch').glob('*.py')
+               for keyword in ast.walk(ast.parse(path.read_text()))
+               if isinstance(keyword, ast.keyword) and keyword.arg == 'package'
+               and isinstance(keyword.value, ast.Constant)} - {'crosspoint_ros'}
+    assert 'rviz2' in started
+    assert started - keys == set()
+
+
 def test_each_distro_pins_every_message_package_that_package_xml_names(keys):
     messages = {key for key in keys if key.endswith(('_msgs', '_srvs', '_interfaces'))}
     for distro in ('kilted', 'jazzy'):
