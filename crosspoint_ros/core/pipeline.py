@@ -1,20 +1,26 @@
 """THE data path: from a click to the same point in every other view and a 3D target."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from crosspoint_ros.core.datatypes import (
     Array,
     Code,
     GraspTarget,
+    Grounder,
     Match,
     Matcher,
+    Query,
     Rejected,
     Unseen,
     View,
 )
-from crosspoint_ros.core.verify import Evidence, Limits
+from crosspoint_ros.core.lift import lift
+from crosspoint_ros.core.verify import Evidence, Limits, examine, verify
 
 Stage = Callable[[str], None]
 
@@ -46,8 +52,18 @@ class Located:
 
     @property
     def status(self) -> tuple[Code, str]:
-        """The code and sentence for the whole query."""
-        raise NotImplementedError
+        """The code and sentence for the whole query.
+
+        With every view refused it is the first one's code; with the views answered it is that of
+        the missing target, if any, and PARTIAL when some views were refused.
+        """
+        refused = {a.camera: a.rejected for a in self.answers if a.rejected is not None}
+        each = '; '.join(f'{camera}: {why.message}' for camera, why in refused.items())
+        if len(refused) == len(self.answers):
+            return next(iter(refused.values())).code, each
+        if self.no_target is not None:
+            return self.no_target.code, '; '.join(filter(None, (self.no_target.message, each)))
+        return (Code.PARTIAL, each) if refused else (Code.OK, '')
 
 
 def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher: Matcher,
@@ -55,9 +71,79 @@ def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher
     """Find the clicked point in every other view, check it, and lift it to 3D.
 
     An `Unseen` among the others becomes a refused Answer, and counts in the status of the whole.
-
     `at_stage` is called with 'match', 'verify' and 'lift' as each begins; an exception it raises
     (a cancelled query) ends the work there. Raises `Rejected` when the click itself is unusable
-    (BAD_REQUEST: outside the image, NaN; NOT_VISIBLE: on the robot's own body).
+    (BAD_REQUEST: outside the image, NaN, nowhere to look; NOT_VISIBLE: on the robot's own body).
     """
-    raise NotImplementedError
+    check_click(clicked, others, pixel)
+    at_stage('match')
+    found = [find(clicked, other, pixel, matcher) for other in others]
+    at_stage('verify')
+    answers = tuple(checked(clicked, pixel, answer, limits) for answer in found)
+    at_stage('lift')
+    target, no_target = lifted(clicked, pixel, answers, limits)
+    return Located(clicked, pixel, answers, target, no_target)
+
+
+def ground(clicked: View, instruction: str, matcher: Matcher) -> Array:
+    """Return the pixel (2,) that an instruction names; NOT_SUPPORTED if the matcher cannot."""
+    if not isinstance(matcher, Grounder):
+        raise Rejected(Code.NOT_SUPPORTED, f'{type(matcher).__name__} cannot find the point of an '
+                       f'instruction ({instruction!r}): give a pixel, or choose another matcher')
+    return matcher.ground(clicked, instruction)
+
+
+def check_click(clicked: View, others: Sequence[View | Unseen], pixel: Array) -> None:
+    """Raise `Rejected` if nothing can be answered for this pixel."""
+    lens, (x, y) = clicked.intrinsics, pixel
+    if not np.isfinite(pixel).all():
+        raise Rejected(Code.BAD_REQUEST, f'the pixel ({x}, {y}) is not finite')
+    if not lens.contains(pixel):
+        raise Rejected(Code.BAD_REQUEST, f'the pixel ({x:.1f}, {y:.1f}) is outside the '
+                       f'{lens.width_px}x{lens.height_px} image of {clicked.camera}')
+    if clicked.hidden(pixel):
+        raise Rejected(Code.NOT_VISIBLE, f"the robot's own body covers ({x:.1f}, {y:.1f}) in "
+                       f'{clicked.camera} (its mask)')
+    if not others:
+        raise Rejected(Code.BAD_REQUEST, 'there is no other view to look in')
+
+
+def find(clicked: View, other: View | Unseen, pixel: Array, matcher: Matcher) -> Answer:
+    """Ask the matcher about one other view; whatever it raises becomes a refusal."""
+    if isinstance(other, Unseen):
+        return Answer(other.camera, None, None, Evidence(), other.rejected)
+    try:
+        match, rejected = matcher.match(Query(clicked, other, pixel)), None
+    except Rejected as why:
+        match, rejected = None, why
+    except Exception as error:  # a bug of a matcher must not end the node, nor go unseen
+        logging.getLogger(__name__).exception('matcher %s failed', type(matcher).__name__)
+        match, rejected = None, Rejected(Code.MATCHER_FAILED, f'{type(matcher).__name__} failed: '
+                                         f'{type(error).__name__}: {error}')
+    return Answer(other.camera, other, match, Evidence(), rejected)
+
+
+def checked(clicked: View, pixel: Array, answer: Answer, limits: Limits) -> Answer:
+    """Hold a found point against the geometry and the limits."""
+    if answer.view is None or answer.match is None:
+        return answer
+    query, evidence, rejected = Query(clicked, answer.view, pixel), Evidence(), None
+    try:
+        evidence = examine(query, answer.match, limits)
+        verify(query, answer.match, evidence, limits)
+    except Rejected as why:
+        rejected = why
+    return Answer(answer.camera, answer.view, answer.match, evidence, rejected)
+
+
+def lifted(clicked: View, pixel: Array, answers: Sequence[Answer], limits: Limits
+           ) -> tuple[GraspTarget | None, Rejected | None]:
+    """Lift the click and what was accepted; without an accepted view there is no target."""
+    found = [(a.view, a.match) for a in answers
+             if a.rejected is None and a.view is not None and a.match is not None]
+    if not found:
+        return None, Rejected(Code.NO_DEPTH, 'no view was accepted')
+    try:
+        return lift(clicked, pixel, found, limits), None
+    except Rejected as why:
+        return None, why
