@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -119,10 +119,7 @@ class Intrinsics:
                 coefficients = np.zeros(4)
             normal = cv2.fisheye.undistortPoints(flat, self.matrix, coefficients)
         elif len(coefficients):
-            # The default five iterations leave up to a pixel at the corners of a wide lens.
-            criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-10)
-            normal = cv2.undistortPointsIter(
-                flat, self.matrix, coefficients, np.eye(3), np.eye(3), criteria)
+            normal = _undistort(flat, self.matrix, coefficients)
         else:
             normal = (flat - (self.cx_px, self.cy_px)) / (self.fx_px, self.fy_px)
         rays = np.concatenate([normal.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
@@ -133,6 +130,16 @@ class Intrinsics:
         """Tell whether the pixel (2,) lies on the image, borders of half a pixel included."""
         x, y = np.asarray(pixel, dtype=np.float64)
         return bool(-0.5 <= x <= self.width_px - 0.5 and -0.5 <= y <= self.height_px - 0.5)
+
+
+def _undistort(pixels: Array, matrix: Array, coefficients: Array) -> Array:
+    """Undistort pixels (n, 1, 2) to the plane z = 1."""
+    # The default five iterations leave up to a pixel at the corners of a wide lens. OpenCV 5
+    # merged the function that takes criteria into the other.
+    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-10)
+    iterate: Any = getattr(cv2, 'undistortPointsIter', cv2.undistortPoints)
+    return np.asarray(iterate(pixels, matrix, coefficients, R=np.eye(3), P=np.eye(3),
+                              criteria=criteria))
 
 
 @dataclass(frozen=True, eq=False)

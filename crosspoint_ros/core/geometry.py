@@ -1,0 +1,271 @@
+"""Where the same point may lie in another view: epipolar segments, triangulation, PnP.
+
+Errors are measured as angles between rays and stated in pixels at the lens's focal length, so
+that they hold for every lens, wide ones included. Only what people read as pixels of an image,
+the epipolar error, is measured in that image.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, Transform, View
+
+NEAREST_M = 0.05  # no camera here sees anything nearer
+SEGMENT_POINTS = 129  # at most 1.4 degrees apart: straight in between, whatever the lens
+
+
+def ideal_pixel(intrinsics: Intrinsics, pixel: npt.ArrayLike) -> Array:
+    """Move pixels (..., 2) to where a lens without distortion would show them."""
+    ray_cam = intrinsics.ray_cam(pixel)
+    return np.asarray((ray_cam @ intrinsics.matrix.T)[..., :2] / ray_cam[..., 2:])
+
+
+def fundamental_matrix(clicked: Intrinsics, other: Intrinsics,
+                       other_from_clicked: Transform) -> Array:
+    """Return F (3, 3): x_other^T F x_clicked = 0 for *ideal* pixels, see `ideal_pixel`.
+
+    Hartley & Zisserman, Multiple View Geometry, eq. 9.12: F = K'^-T [t]x R K^-1.
+    """
+    essential = _cross(other_from_clicked.t_m) @ other_from_clicked.R
+    return np.asarray(np.linalg.inv(other.matrix).T @ essential @ np.linalg.inv(clicked.matrix))
+
+
+def epipolar_segment(clicked: Intrinsics, other: Intrinsics, other_from_clicked: Transform,
+                     pixel: npt.ArrayLike, nearest_m: float = NEAREST_M,
+                     farthest_m: float = np.inf) -> Array:
+    """Draw the clicked pixel's sight line between two depths: a polyline (n, 2) in the other view.
+
+    Depths are along the clicked camera's optical axis, m. Points behind the other camera, or
+    outside what its lens can show, are left out; (0, 2) when it shows none. Distortion bends the
+    line, hence a polyline.
+    """
+    ray_clicked = clicked.ray_cam(pixel)
+    point_clicked = ray_clicked / ray_clicked[2]
+    near = _unit(other_from_clicked.point(point_clicked * nearest_m))
+    far = _unit(other_from_clicked.point(point_clicked * farthest_m) if np.isfinite(farthest_m)
+                else other_from_clicked.direction(point_clicked))
+    # Even steps in angle: even steps in depth would crowd at one end.
+    angle = np.arctan2(np.linalg.norm(np.cross(near, far)), near @ far)
+    step = np.linspace(0.0, 1.0, SEGMENT_POINTS)[:, None]
+    if angle < 1e-9:
+        sweep = near[None]
+    else:
+        sweep = (np.sin((1 - step) * angle) * near + np.sin(step * angle) * far) / np.sin(angle)
+    pixels = other.pixel(sweep)
+    return np.asarray(pixels[np.isfinite(pixels).all(axis=1)])
+
+
+def distance_to_segment_px(polyline_px: Array, pixel: npt.ArrayLike) -> float:
+    """Measure from a pixel (2,) to the nearest point of a polyline (n, 2); infinite if n is 0."""
+    found = np.asarray(pixel, dtype=np.float64)
+    if len(polyline_px) < 2:
+        return float(np.linalg.norm(polyline_px - found, axis=1).min(initial=np.inf))
+    start, along = polyline_px[:-1], np.diff(polyline_px, axis=0)
+    length_px2 = np.maximum((along ** 2).sum(axis=1), 1e-12)
+    at = np.clip(((found - start) * along).sum(axis=1) / length_px2, 0.0, 1.0)
+    return float(np.linalg.norm(start + at[:, None] * along - found, axis=1).min())
+
+
+def ray_base(view: View, pixel: npt.ArrayLike) -> tuple[Array, Array]:
+    """Return the ray through a pixel: the camera's place (3,) m and a unit direction (3,), base."""
+    pose = posed(view)
+    return pose.t_m, pose.direction(view.intrinsics.ray_cam(pixel))
+
+
+def posed(view: View) -> Transform:
+    """Return `base_from_cam`; raise `Rejected` (NO_TF) if the view has none."""
+    if view.base_from_cam is None:
+        raise Rejected(Code.NO_TF, f'{view.camera}: its pose at the stamp of the image is unknown')
+    return view.base_from_cam
+
+
+@dataclass(frozen=True, eq=False)
+class Triangulation:
+    """A point where two or more rays meet.
+
+    covariance_m2: (3, 3) base. angle_deg: the largest between two of the rays. gap_m: how far the
+    point is from the farthest ray. errors_px: (n,) how far each ray misses the point, in pixels at
+    its focal length.
+    """
+
+    point_base_m: Array
+    covariance_m2: Array
+    angle_deg: float
+    gap_m: float
+    errors_px: Array
+
+
+def triangulate(views: Sequence[View], pixels: Sequence[Array],
+                covariances_px2: Sequence[Array]) -> Triangulation:
+    """Find the point (3,) that the rays through the pixels (2,) of two or more views meet in.
+
+    Least squares of the angular errors, each weighted by its pixel's covariance (2, 2); starts at
+    the midpoint of the rays. Raises `Rejected`: INCONSISTENT when the rays meet behind a camera,
+    NO_DEPTH when they are parallel, NO_TF when a pose is unknown.
+    """
+    rays = [ray_base(view, pixel) for view, pixel in zip(views, pixels, strict=True)]
+    origins, directions = np.array([r[0] for r in rays]), np.array([r[1] for r in rays])
+    angle_deg = max(ray_angle_deg(a, b) for a, b in combinations(directions, 2))
+    across = np.eye(3) - directions[:, :, None] * directions[:, None, :]  # (n, 3, 3) off each ray
+    normal = across.sum(axis=0)
+    if angle_deg < 0.01:
+        raise Rejected(Code.NO_DEPTH, f'the rays are parallel ({angle_deg:.3f} deg; at least '
+                                      '0.01 deg): they meet nowhere')
+    point = np.linalg.solve(normal, np.einsum('nij,nj->i', across, origins))
+    weights = np.linalg.inv([
+        _ray_covariance(view, direction, covariance)
+        for view, direction, covariance
+        in zip(views, directions, covariances_px2, strict=True)])
+    for _ in range(5):
+        residual, jacobian = _ray_errors(point - origins, directions)
+        information = np.einsum('nij,nik,nkl->jl', jacobian, weights, jacobian)
+        gradient = np.einsum('nij,nik,nk->j', jacobian, weights, residual)
+        point = point - np.linalg.solve(information, gradient)
+    _refuse_behind(views, point, origins, directions)
+    residual, _ = _ray_errors(point - origins, directions)
+    focal_px = np.array([_focal_px(view.intrinsics) for view in views])
+    return Triangulation(
+        point, np.linalg.inv(information), angle_deg,
+        gap_m=float(np.linalg.norm(np.einsum('nij,nj->ni', across, point - origins), axis=1).max()),
+        errors_px=np.linalg.norm(residual, axis=1) * focal_px)
+
+
+def ray_angle_deg(ray_a: Array, ray_b: Array) -> float:
+    """Measure the angle between two directions (3,)."""
+    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(ray_a, ray_b)), ray_a @ ray_b)))
+
+
+def _refuse_behind(views: Sequence[View], point: Array, origins: Array, directions: Array) -> None:
+    ahead_m = ((point - origins) * directions).sum(axis=1)
+    for view, depth_m in zip(views, ahead_m, strict=True):
+        if not depth_m > 0:
+            raise Rejected(Code.INCONSISTENT,
+                           f'the rays meet {-depth_m:.3f} m behind {view.camera} (at least 0 m in '
+                           'front): a wrong match, or wrong poses')
+
+
+def _ray_covariance(view: View, direction_base: Array, covariance_px2: Array) -> Array:
+    """Carry a pixel's covariance (2, 2) over to the angles (2, 2) of `_ray_errors`, rad^2."""
+    pose, intrinsics = posed(view), view.intrinsics
+    ray_cam = pose.inverse.direction(direction_base)
+    step = 1e-4
+    tangent = _tangents(direction_base[None])[0]  # (3, 2)
+    tilted = ray_cam + step * (pose.R.T @ tangent).T
+    px_per_rad = (intrinsics.pixel(tilted) - intrinsics.pixel(ray_cam)).T / step
+    rad_per_px = np.linalg.inv(px_per_rad)
+    return np.asarray(rad_per_px @ covariance_px2 @ rad_per_px.T)
+
+
+def _ray_errors(offsets_m: Array, rays: Array) -> tuple[Array, Array]:
+    """How far points (n, 3) miss rays (n, 3) of a camera: rad (n, 2), and d/dpoint (n, 2, 3).
+
+    The error is the point's direction in the plane that touches the unit sphere at the ray.
+    """
+    tangents = _tangents(rays)
+    range_m = np.linalg.norm(offsets_m, axis=1)
+    unit = offsets_m / range_m[:, None]
+    residual = np.einsum('nij,ni->nj', tangents, unit)
+    jacobian = tangents.transpose(0, 2, 1) - residual[:, :, None] * unit[:, None, :]
+    return residual, jacobian / range_m[:, None, None]
+
+
+def _tangents(rays: Array) -> Array:
+    """Two unit vectors across each ray (n, 3), as columns: (n, 3, 2)."""
+    aside = np.where(np.abs(rays[:, :1]) < 0.9, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    first = np.cross(rays, aside)
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    return np.stack([first, np.cross(rays, first)], axis=2)
+
+
+def _unit(vector: Array) -> Array:
+    return np.asarray(vector / np.linalg.norm(vector))
+
+
+def _cross(v: Array) -> Array:
+    return np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
+
+
+def _focal_px(intrinsics: Intrinsics) -> float:
+    return float(np.sqrt(intrinsics.fx_px * intrinsics.fy_px))
+
+
+PNP_PIXEL_SIGMA = 2.0  # a matcher's own noise, px
+PNP_INLIER_PX = 6.0
+PNP_MIN_POINTS = 6
+PNP_MAX_SIGMAS = 3.0  # a correction beyond this is no noise
+
+
+def pnp_correction(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
+                   b_from_a: Transform, sigma_cm: float, sigma_deg: float,
+                   ) -> tuple[Transform, npt.NDArray[np.bool_]]:
+    """Correct a slightly wrong `b_from_a` by points (n, 3) of a, m, and their pixels (n, 2) in b.
+
+    `sigma_cm` and `sigma_deg` are the expected lengths (rms) of the error of `b_from_a`. Returns
+    the corrected motion and which points agree with it (n,). Robust least squares around the given
+    motion: weights of Geman and McClure, 1 / (1 + (r/s)^2)^2, whose scale s shrinks from the
+    noise's size to the pixels' (graduated non-convexity), and the given motion as a prior.
+    Raises `Rejected` (INCONSISTENT) when fewer than 6 points agree with one motion, or when the
+    correction is longer than 3 sigma.
+    """
+    if not (sigma_cm > 0 and sigma_deg > 0):
+        raise ValueError(f'noise must be positive, got {sigma_cm} cm, {sigma_deg} deg')
+    sigmas = np.repeat([np.radians(sigma_deg), sigma_cm / 100], 3) / np.sqrt(3)
+    rays_b, focal_px = intrinsics_b.ray_cam(pixels_b), _focal_px(intrinsics_b)
+    given_b_m = b_from_a.point(points_a_m)
+    usable = np.isfinite(rays_b).all(axis=1) & (np.linalg.norm(given_b_m, axis=1) > NEAREST_M)
+    _refuse_few(int(usable.sum()), len(usable), 'are usable')
+    range_m = float(np.median(np.linalg.norm(given_b_m[usable], axis=1)))
+    start_px = 2 * focal_px * (np.radians(sigma_deg) + sigma_cm / 100 / range_m)
+    correction = Transform(np.eye(3), np.zeros(3))
+    for turn in range(20):
+        scale_px = max(PNP_PIXEL_SIGMA, start_px * 0.7 ** turn)
+        correction = _pnp_step(given_b_m[usable], rays_b[usable], correction, sigmas, focal_px,
+                               scale_px)
+    corrected = correction @ b_from_a
+    error_px = np.linalg.norm(intrinsics_b.pixel(corrected.point(points_a_m)) - pixels_b, axis=1)
+    agree = error_px < PNP_INLIER_PX
+    _refuse_few(int(agree.sum()), len(agree),
+                f'agree with one correction of the pose within {PNP_INLIER_PX:g} px')
+    _refuse_long(correction, sigma_cm, sigma_deg)
+    return corrected, agree
+
+
+def _pnp_step(given_b_m: Array, rays_b: Array, correction: Transform, sigmas: Array,
+              focal_px: float, scale_px: float) -> Transform:
+    """One Gauss-Newton step of the correction, on the left: rotation, then translation."""
+    points_b_m = correction.point(given_b_m)
+    residual, d_point = _ray_errors(points_b_m, rays_b)
+    residual, d_point = residual * focal_px, d_point * focal_px
+    ahead = (points_b_m * rays_b).sum(axis=1) > 0
+    weight = ahead / (1 + (residual ** 2).sum(axis=1) / scale_px ** 2) ** 2 / PNP_PIXEL_SIGMA ** 2
+    turned = points_b_m - correction.t_m
+    d_turn = np.cross(turned[:, None, :], d_point)  # d(w x p)/dw, row by row
+    jacobian = np.concatenate([d_turn, d_point], axis=2).reshape(-1, 6)
+    weighted = jacobian * np.repeat(weight, 2)[:, None]
+    so_far = np.concatenate([cv2.Rodrigues(correction.R)[0].ravel(), correction.t_m])
+    information = weighted.T @ jacobian + np.diag(sigmas ** -2)
+    gradient = weighted.T @ residual.ravel() + so_far / sigmas ** 2
+    step = -np.linalg.solve(information, gradient)
+    return Transform(cv2.Rodrigues(step[:3])[0] @ correction.R, correction.t_m + step[3:])
+
+
+def _refuse_few(agreeing: int, total: int, what: str) -> None:
+    if agreeing < PNP_MIN_POINTS:
+        raise Rejected(Code.INCONSISTENT, f'{agreeing} of {total} points {what} (at least '
+                                          f'{PNP_MIN_POINTS})')
+
+
+def _refuse_long(correction: Transform, sigma_cm: float, sigma_deg: float) -> None:
+    moved_cm = 100 * float(np.linalg.norm(correction.t_m))
+    turned_deg = float(np.degrees(np.linalg.norm(cv2.Rodrigues(correction.R)[0])))
+    if moved_cm > PNP_MAX_SIGMAS * sigma_cm or turned_deg > PNP_MAX_SIGMAS * sigma_deg:
+        raise Rejected(Code.INCONSISTENT,
+                       f'the pose is off by {moved_cm:.1f} cm and {turned_deg:.1f} deg (limits '
+                       f'{PNP_MAX_SIGMAS * sigma_cm:g} cm, {PNP_MAX_SIGMAS * sigma_deg:g} deg): '
+                       'check the calibration')
