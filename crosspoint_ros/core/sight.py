@@ -49,6 +49,6 @@ def _sight(view: View, point_base_m: Array, max_depth_gap_m: float) -> tuple[Arr
         column, row = np.clip(np.rint(pixel).astype(int), 0, np.array(view.depth_m.shape[::-1]) - 1)
         surface_m = float(view.depth_m[row, column])
         if range_m - surface_m > max_depth_gap_m:  # False where the depth is not known
-            return pixel, range_m, (f'something {surface_m:.3f} m away hides it, at {range_m:.3f} m '
-                                    f'(limit {max_depth_gap_m} m)')
+            return pixel, range_m, (f'something {surface_m:.3f} m away hides it, at '
+                                    f'{range_m:.3f} m (limit {max_depth_gap_m} m)')
     return pixel, range_m, ''

@@ -91,7 +91,8 @@ class CrosspointNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        refused = self._known_parameters.check_change(parameters, configured=self._server is not None)
+        refused = self._known_parameters.check_change(
+            parameters, configured=self._server is not None)
         if refused:
             return SetParametersResult(successful=False, reason=refused)
         if self._server is not None:

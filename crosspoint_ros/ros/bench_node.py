@@ -1,0 +1,96 @@
+"""`crosspoint bench node`: what the node itself costs, beside the matcher."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from crosspoint_ros.bench.machine import machine
+from crosspoint_ros.core.datatypes import Match, Query
+from crosspoint_ros.ros.click_stopwatch import ClickStopwatch
+from crosspoint_ros.ros.processes import NodeProcess
+
+CAMERAS = ('front', 'side')
+SETTLE_S = 3.0
+
+
+class SamePixel:
+    """Answers the clicked pixel at once: what is left is what the node costs."""
+
+    def match(self, query: Query) -> Match:
+        """The same pixel."""
+        return Match(query.pixel, confidence=0.9, basis='none')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `crosspoint bench node`."""
+    parser.add_argument('--clicks', type=int, default=100, help='how many (default 100)')
+    parser.add_argument('--seconds', type=float, default=10.0, help='idle time (default 10 s)')
+    parser.add_argument('--json', type=Path, help='write the figures there')
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure idle load and overhead; print them with the machine."""
+    print(machine())
+    figures: dict[str, float] = {}
+    for history_s in (2.0, 0.0):
+        percent = idle_percent(history_s, args.seconds)
+        figures[f'idle_percent_history_{history_s:g}_s'] = percent
+        print(f'idle, two RGB-D cameras 1280x720 at 30 Hz, history_s {history_s:g}: '
+              f'{percent:.1f} % of one core')
+    overheads_ms = overhead_ms(args.clicks)
+    figures['overhead_median_ms'] = statistics.median(overheads_ms)
+    figures['overhead_p90_ms'] = statistics.quantiles(overheads_ms, n=10)[-1]
+    print(f'click message to result message, less the time inside locate, {args.clicks} clicks: '
+          f'median {figures["overhead_median_ms"]:.2f} ms, p90 {figures["overhead_p90_ms"]:.2f} ms')
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + '\n')
+    return 0
+
+
+def idle_percent(history_s: float, seconds: float) -> float:
+    """Return the node's CPU time while nobody clicks, % of one core, its middleware's included."""
+    with ExitStack() as stack:
+        node = _start(stack, history_s, 1280, 720)
+        time.sleep(SETTLE_S)
+        node.check()
+        begun_s, cpu_s = time.monotonic(), _cpu_s(node.pid)
+        time.sleep(seconds)
+        return 100 * (_cpu_s(node.pid) - cpu_s) / (time.monotonic() - begun_s)
+
+
+def overhead_ms(clicks: int) -> list[float]:
+    """Return, for each click, the time from its message to its result's, less that in `locate`."""
+    with ExitStack() as stack:
+        node = _start(stack, 2.0, 640, 480)
+        stopwatch = stack.enter_context(ClickStopwatch())
+        stopwatch.wait_for_answers(node.check)
+        return [stopwatch.overhead_ms() for _ in range(clicks)]
+
+
+def _start(stack: ExitStack, history_s: float, width: int, height: int) -> NodeProcess:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    environment = {'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA', **os.environ}
+    pattern = [f'width:={width}', f'height:={height}', 'rate_hz:=30.0']
+    node = [f'cameras:=[{",".join(CAMERAS)}]', 'base_frame:=base_link', f'history_s:={history_s}',
+            f'matcher:={__name__}:SamePixel',
+            *(f'{c}.depth_topic:=/{c}/aligned_depth_to_color/image_raw' for c in CAMERAS)]
+    stack.enter_context(NodeProcess('crosspoint_ros.ros.test_pattern', _parameters(pattern),
+                                    folder / 'test_pattern.log', environment))
+    return stack.enter_context(NodeProcess('crosspoint_ros.ros.node', _parameters(node),
+                                           folder / 'crosspoint_node.log', environment))
+
+
+def _parameters(assignments: list[str]) -> list[str]:
+    return [word for assignment in assignments for word in ('-p', assignment)]
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process and all its threads, user and system (proc(5))."""
+    fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
