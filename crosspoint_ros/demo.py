@@ -35,8 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the demo; 1 when something does not start, or is answered wrongly."""
     args.output.mkdir(parents=True, exist_ok=True)
-    # The default shared memory of Fast DDS is too small for raw images, such as the overlays.
-    os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
     signal.signal(signal.SIGTERM, _end)
     try:
         return run(args)

@@ -47,6 +47,10 @@ OTHERS = {
     'params_file': ('', 'a YAML of parameters; config/crosspoint.yaml of this package shows all'),
     'namespace': ('', 'namespace of the node, whose topics are <namespace>/crosspoint/…'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
+    'fastdds': ('shm', 'how Fast DDS carries images, where you have not set it yourself. shm: through '
+                '64 MB of shared memory (the camera drivers need the same to send them). '
+                'large_data: FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA, which every other node and tool '
+                'needs as well: without it they do not see this one at all. leave: as it is'),
     'rviz': ('false', 'true: also start RViz with the overlays of the first two of `cameras`'),
 }
 
@@ -59,28 +63,31 @@ def generate_launch_description() -> LaunchDescription:
           for name, text in unset.items()),
         *(DeclareLaunchArgument(name, default_value=default, description=text)
           for name, (default, text) in OTHERS.items()),
-        *shared_memory(os.environ),
         OpaqueFunction(function=start),
     ])
 
 
-def shared_memory(environment):
-    """Let Fast DDS carry images: its default transport loses most of them.
+def fastdds(environment, how):
+    """Return what lets Fast DDS carry images: by default it loses most of them.
 
-    Its shared-memory segment (0.5 MB) cannot hold a 1280x720 image (2.76 MB): 1 of 30 a second
-    arrived. LARGE_DATA exists from Jazzy on; Humble gets a profile with a 64 MB segment. What is
-    set already stays, and so do other middlewares. The camera drivers need the same setting.
+    Its shared-memory segment (0.5 MB) cannot hold a raw 1280x720 image (2.76 MB): of 30 a second,
+    1 arrived. With a segment of 64 MB, and with LARGE_DATA (from Jazzy on), all do. But a node
+    with LARGE_DATA and one without do not discover each other, `ros2` in the next terminal
+    included; the profile has no such effect. What is set already stays, and so do other
+    middlewares.
     """
-    if environment.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp') not in (
+    if how not in ('shm', 'large_data', 'leave'):
+        raise RuntimeError(f'fastdds: {how!r} is none of shm, large_data, leave')
+    profiles = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+    taken = any(environment.get(name) for name in ('FASTDDS_BUILTIN_TRANSPORTS', *profiles))
+    if taken or how == 'leave' or environment.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp') not in (
             'rmw_fastrtps_cpp', 'rmw_fastrtps_dynamic_cpp'):
         return []
-    wanted = {'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA'}
-    set_already = {*wanted, 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'}
-    if environment.get('ROS_DISTRO') == 'humble':
-        wanted = {'FASTRTPS_DEFAULT_PROFILES_FILE': str(CONFIG / 'fastdds_shm.xml')}
-    if any(environment.get(name) for name in set_already):
-        return []
-    return [SetEnvironmentVariable(name, value) for name, value in wanted.items()]
+    if how == 'large_data':
+        return [SetEnvironmentVariable('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')]
+    # Fast DDS 3, of Kilted, renamed the variable.
+    name = profiles[environment.get('ROS_DISTRO') not in ('humble', 'iron', 'jazzy')]
+    return [SetEnvironmentVariable(name, str(CONFIG / 'fastdds_shm.xml'))]
 
 
 def start(context):
@@ -94,7 +101,7 @@ def start(context):
         namespace=given('namespace'), output='screen', emulate_tty=True,
         parameters=[*params_files(given('params_file')), parameters(given, cameras)],
         arguments=['--ros-args', '--log-level', given('log_level')])
-    return [node, *rviz(given, cameras)]
+    return [*fastdds(os.environ, given('fastdds')), node, *rviz(given, cameras)]
 
 
 def params_files(path):
