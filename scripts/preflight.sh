@@ -25,16 +25,22 @@ case $version in
   3.10 | 3.11 | 3.12 | 3.13) ;;
   *) refuse "'$python' is Python $version, the ROS 2 wheels are for 3.10 to 3.13: make PYTHON=python3.12 ..." ;;
 esac
-headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-[ -f "$headers/Python.h" ] || refuse \
-  "Python $version has no headers ($headers/Python.h): apt install python$version-dev"
-{ python_has venv && python_has ensurepip; } || refuse \
-  "Python $version has no venv module: apt install python$version-venv"
-
-command -v "${CC:-cc}" >/dev/null && command -v "${CXX:-c++}" >/dev/null || refuse \
-  'no C and C++ compiler (cc, c++; or what CC and CXX name): apt install g++'
 
 platform="$(uname -s) $(uname -m)"
 [ "$platform" = 'Linux x86_64' ] || refuse \
   "there are no ROS 2 wheels for $platform, only for Linux x86_64." \
   'Install a ROS 2 distro (a Jetson: apt or a container), source it, and use: colcon build.'
+
+packages=
+lacks() {
+  printf 'crosspoint_ros: %s\n' "$1" >&2
+  packages="$packages $2"
+}
+headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+[ -f "$headers/Python.h" ] || lacks \
+  "Python $version has no headers ($headers/Python.h)." "python$version-dev"
+{ python_has venv && python_has ensurepip; } || lacks \
+  "Python $version has no venv module." "python$version-venv"
+command -v "${CC:-cc}" >/dev/null && command -v "${CXX:-c++}" >/dev/null || lacks \
+  'no C and C++ compiler (cc, c++; or what CC and CXX name).' g++
+[ -z "$packages" ] || refuse "install what is missing: apt install$packages"

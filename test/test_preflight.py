@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[1] / 'scripts' / 'preflight.sh'
+VERSION = f'{sys.version_info.major}.{sys.version_info.minor}'
 
 
 @pytest.fixture
@@ -45,6 +46,14 @@ def test_a_machine_with_python_and_a_compiler_is_enough(machine, distro):
     assert (done.returncode, done.stderr) == (0, '')
 
 
+def test_all_that_is_missing_is_named_at_once(machine, tmp_path_factory):
+    broken = tmp_path_factory.mktemp('modules')
+    (broken / 'ensurepip.py').write_text('raise ImportError("no ensurepip")')
+    (machine / 'c++').unlink()
+    assert_refused(preflight(machine, PYTHONPATH=str(broken)),
+                   f'apt install python{VERSION}-venv g++')
+
+
 @pytest.mark.parametrize('compiler', ['cc', 'c++'])
 def test_a_missing_compiler_is_named(machine, compiler):
     (machine / compiler).unlink()
@@ -71,16 +80,15 @@ def test_a_python_without_wheels_is_refused_with_its_version(machine, version):
 def test_a_missing_venv_module_is_named_with_its_package(machine, module, tmp_path_factory):
     broken = tmp_path_factory.mktemp('modules')
     (broken / f'{module}.py').write_text(f'raise ImportError("no {module}")')
-    version = f'{sys.version_info.major}.{sys.version_info.minor}'
-    assert_refused(preflight(machine, PYTHONPATH=str(broken)), f'apt install python{version}-venv')
+    done = preflight(machine, PYTHONPATH=str(broken))
+    assert_refused(done, f'apt install python{VERSION}-venv\n')
 
 
 def test_missing_python_headers_are_named_with_their_package(machine, tmp_path_factory):
     without_headers = tmp_path_factory.mktemp('modules')
     (without_headers / 'sysconfig.py').write_text('def get_path(name): return "/nowhere"')
-    version = f'{sys.version_info.major}.{sys.version_info.minor}'
     done = preflight(machine, PYTHONPATH=str(without_headers))
-    assert_refused(done, '/nowhere/Python.h', f'apt install python{version}-dev')
+    assert_refused(done, '/nowhere/Python.h', f'apt install python{VERSION}-dev python')
 
 
 def test_a_sourced_distro_is_not_mixed_with_the_wheels(machine):
