@@ -47,10 +47,10 @@ OTHERS = {
     'params_file': ('', 'a YAML of parameters; config/crosspoint.yaml of this package shows all'),
     'namespace': ('', 'namespace of the node, whose topics are <namespace>/crosspoint/…'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
-    'fastdds': ('shm', 'how Fast DDS carries images, where you have not set it yourself. shm: through '
-                '64 MB of shared memory (the camera drivers need the same to send them). '
-                'large_data: FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA, which every other node and tool '
-                'needs as well: without it they do not see this one at all. leave: as it is'),
+    'fastdds': ('shm', 'how Fast DDS carries images, unless you have set that yourself. shm: 64 MB '
+                'of shared memory (camera drivers need the same, to send them). large_data: '
+                'FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA; then every other node and tool needs it '
+                'too, and does not see this one without. leave: as it is'),
     'rviz': ('false', 'true: also start RViz with the overlays of the first two of `cameras`'),
 }
 
