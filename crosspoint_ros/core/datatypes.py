@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import cv2
@@ -20,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+
+MAX_UNDISTORTION_ERROR_PX = 0.1
 
 
 class Code(IntEnum):
@@ -93,38 +96,61 @@ class Intrinsics:
         return np.array([[self.fx_px, 0, self.cx_px], [0, self.fy_px, self.cy_px], [0, 0, 1.0]])
 
     def pixel(self, point_cam: npt.ArrayLike) -> Array:
-        """Project points (..., 3) in the camera's frame to pixels (..., 2); NaN behind the lens."""
+        """Project points (..., 3) in the camera's frame to pixels (..., 2).
+
+        NaN behind the lens, and beyond the angle where its distortion would fold them back.
+        """
         points = np.asarray(point_cam, dtype=np.float64)
         flat = points.reshape(-1, 3)
         pixels = np.full((len(flat), 2), np.nan)
-        front = flat[:, 2] > 0
-        if front.any():
-            shown, coefficients = flat[front].reshape(-1, 1, 3), np.array(self.distortion)
-            zero = np.zeros(3)
-            if self.model == 'equidistant':
-                if not len(coefficients):
-                    coefficients = np.zeros(4)
-                out = cv2.fisheye.projectPoints(shown, zero, zero, self.matrix, coefficients)[0]
-            else:
-                out = cv2.projectPoints(shown, zero, zero, self.matrix, coefficients)[0]
-            pixels[front] = out.reshape(-1, 2)
+        shown = flat[:, 2] > 0
+        shown[shown] = np.hypot(*flat[shown, :2].T) <= self._reach * flat[shown, 2]
+        if shown.any():
+            front, zero = flat[shown].reshape(-1, 1, 3), np.zeros(3)
+            project = (cv2.fisheye.projectPoints if self.model == 'equidistant'
+                       else cv2.projectPoints)
+            pixels[shown] = project(front, zero, zero, self.matrix, self._coefficients)[0][:, 0]
         return pixels.reshape(*points.shape[:-1], 2)
 
     def ray_cam(self, pixel: npt.ArrayLike) -> Array:
-        """Undistort pixels (..., 2) to unit rays (..., 3) in the camera's frame."""
+        """Undistort pixels (..., 2) to unit rays (..., 3); NaN where no ray reaches the pixel."""
         pixels = np.asarray(pixel, dtype=np.float64)
-        flat, coefficients = pixels.reshape(-1, 1, 2), np.array(self.distortion)
+        flat = pixels.reshape(-1, 1, 2)
         if self.model == 'equidistant':
-            if not len(coefficients):
-                coefficients = np.zeros(4)
-            normal = cv2.fisheye.undistortPoints(flat, self.matrix, coefficients)
-        elif len(coefficients):
-            normal = _undistort(flat, self.matrix, coefficients)
+            plane = cv2.fisheye.undistortPoints(flat, self.matrix, self._coefficients)
+        elif self.distortion:
+            plane = _undistort(flat, self.matrix, self._coefficients)
         else:
-            normal = (flat - (self.cx_px, self.cy_px)) / (self.fx_px, self.fy_px)
-        rays = np.concatenate([normal.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
+            plane = (flat - (self.cx_px, self.cy_px)) / (self.fx_px, self.fy_px)
+        rays = np.concatenate([plane.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
+        if self.distortion:
+            # Undistorting is iterative, and ends anywhere where it does not converge.
+            missed_px = np.linalg.norm(self.pixel(rays) - flat[:, 0], axis=1)
+            rays[~(missed_px < MAX_UNDISTORTION_ERROR_PX)] = np.nan
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
         return rays.reshape(*pixels.shape[:-1], 3)
+
+    @property
+    def _coefficients(self) -> Array:
+        wanted = self.distortion or (0.0,) * 4
+        return np.array(wanted)
+
+    @cached_property
+    def _reach(self) -> float:
+        """The largest distance from the axis, at z = 1, up to which the distortion only grows."""
+        if not self.distortion:
+            return np.inf
+        angle = np.linspace(0.0, np.pi / 2, 2001)[:-1]
+        k = (*self.distortion, *(0.0,) * (8 - len(self.distortion)))
+        if self.model == 'equidistant':
+            r2 = angle ** 2
+            shown = angle * (1 + r2 * (k[0] + r2 * (k[1] + r2 * (k[2] + r2 * k[3]))))
+        else:
+            r2 = np.tan(angle) ** 2
+            shown = np.tan(angle) * ((1 + r2 * (k[0] + r2 * (k[1] + r2 * k[4])))
+                                     / (1 + r2 * (k[5] + r2 * (k[6] + r2 * k[7]))))
+        folds = np.flatnonzero(~(np.diff(shown) > 0))
+        return float(np.tan(angle[folds[0]])) if len(folds) else np.inf
 
     def contains(self, pixel: npt.ArrayLike) -> bool:
         """Tell whether the pixel (2,) lies on the image, borders of half a pixel included."""
