@@ -17,6 +17,8 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, Transform, View
 
 NEAREST_M = 0.05  # no camera here sees anything nearer
+MIN_BASELINE_M = 0.005  # closer than this, two cameras are at the same place
+MIN_ANGLE_DEG = 0.01
 SEGMENT_POINTS = 129  # at most 1.4 degrees apart: straight in between, whatever the lens
 
 
@@ -107,17 +109,14 @@ def triangulate(views: Sequence[View], pixels: Sequence[Array],
 
     Least squares of the angular errors, each weighted by its pixel's covariance (2, 2); starts at
     the midpoint of the rays. Raises `Rejected`: INCONSISTENT when the rays meet behind a camera,
-    NO_DEPTH when they are parallel, NO_TF when a pose is unknown.
+    NO_DEPTH when they are parallel or start at the same place, NO_TF when a pose is unknown.
     """
     rays = [ray_base(view, pixel) for view, pixel in zip(views, pixels, strict=True)]
     origins, directions = np.array([r[0] for r in rays]), np.array([r[1] for r in rays])
     angle_deg = max(ray_angle_deg(a, b) for a, b in combinations(directions, 2))
+    _refuse_undefined(views, origins, angle_deg)
     across = np.eye(3) - directions[:, :, None] * directions[:, None, :]  # (n, 3, 3) off each ray
-    normal = across.sum(axis=0)
-    if angle_deg < 0.01:
-        raise Rejected(Code.NO_DEPTH, f'the rays are parallel ({angle_deg:.3f} deg; at least '
-                                      '0.01 deg): they meet nowhere')
-    point = np.linalg.solve(normal, np.einsum('nij,nj->i', across, origins))
+    point = np.linalg.solve(across.sum(axis=0), np.einsum('nij,nj->i', across, origins))
     weights = np.linalg.inv([
         _ray_covariance(view, direction, covariance)
         for view, direction, covariance
@@ -139,6 +138,18 @@ def triangulate(views: Sequence[View], pixels: Sequence[Array],
 def ray_angle_deg(ray_a: Array, ray_b: Array) -> float:
     """Measure the angle between two directions (3,)."""
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(ray_a, ray_b)), ray_a @ ray_b)))
+
+
+def _refuse_undefined(views: Sequence[View], origins: Array, angle_deg: float) -> None:
+    baseline_m = max(float(np.linalg.norm(a - b)) for a, b in combinations(origins, 2))
+    if baseline_m < MIN_BASELINE_M:
+        raise Rejected(Code.NO_DEPTH,
+                       f'{" and ".join(view.camera for view in views)} are {baseline_m:.4f} m '
+                       f'apart (at least {MIN_BASELINE_M} m): two cameras cannot be at the same '
+                       'place, check their TF')
+    if angle_deg < MIN_ANGLE_DEG:
+        raise Rejected(Code.NO_DEPTH, f'the rays are parallel ({angle_deg:.3f} deg; at least '
+                                      f'{MIN_ANGLE_DEG} deg): they meet nowhere')
 
 
 def _refuse_behind(views: Sequence[View], point: Array, origins: Array, directions: Array) -> None:
