@@ -110,9 +110,10 @@ def refuse_a_second_node(client: Client) -> None:
 
 def config(name: str) -> Path:
     """Find a file of config/: beside the source, or where it was installed."""
-    package = Path(__file__).absolute().parent
-    places = [package.parent / 'config', package.parents[3] / 'share' / 'crosspoint_ros' / 'config',
-              Path(sys.prefix) / 'share' / 'crosspoint_ros' / 'config']
+    package = Path(__file__).absolute().parent  # <prefix>/lib/python3.x/site-packages/<package>
+    installed = package / '..' / '..' / '..' / '..' / 'share' / package.name / 'config'
+    places = [package.parent / 'config', Path(os.path.normpath(installed)),
+              Path(sys.prefix) / 'share' / package.name / 'config']
     for place in places:
         if (place / name).is_file():
             return place / name
