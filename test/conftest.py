@@ -8,8 +8,11 @@ import pytest
 
 # Before anything imports rclpy: neighbours on this machine must not answer our tests.
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
-# Fast DDS's default transports lose most images that are larger than 0.5 MB.
-os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
+# Fast DDS's default shared memory loses most images that are larger than 0.5 MB. (LARGE_DATA is no
+# cure here: its TCP sockets can deadlock when one process ends and begins participants in turn.)
+PROFILE = Path(__file__).resolve().parents[1] / 'config' / 'fastdds_shm.xml'
+for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
+    os.environ.setdefault(variable, str(PROFILE))
 
 
 @pytest.fixture(scope='session')

@@ -106,7 +106,7 @@ class QueryThread:
     """
 
     def __init__(self, answer: Callable[[Job], Located], afterwards: Callable[[Job], None],
-                 complain: Callable[[str], None], busy: str, max_query_s: float) -> None:
+                 complain: Callable[[str], object], busy: str, max_query_s: float) -> None:
         """`afterwards` runs in the thread when a query's answer is out already."""
         self._answer, self._afterwards, self._complain = answer, afterwards, complain
         self._busy = busy

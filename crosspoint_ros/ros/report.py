@@ -5,7 +5,7 @@ import numpy as np
 from geometry_msgs.msg import PoseStamped
 from std_msgs.msg import Header
 
-from crosspoint_ros.core.datatypes import Array, Rejected
+from crosspoint_ros.core.datatypes import Array, Match, Rejected
 from crosspoint_ros.core.pipeline import Answer, Located
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import Correspondence, GraspTarget, ImagePoint, QueryResult, Status
@@ -56,16 +56,17 @@ def _correspondence(query_id: str, clicked: ImagePoint, answer: Answer,
                     limits: Limits) -> Correspondence:
     view, match, evidence = answer.view, answer.match, answer.evidence
     seen = Header() if view is None else header(view.stamp_ns, view.frame_id)
-    accepted = answer.rejected is None and match is not None
-    sure = accepted and match.confidence >= limits.sure_confidence
+    # A refused pixel is not handed out: somebody would use it.
+    given = match if answer.rejected is None and match is not None else Match(NOWHERE)
+    verdict = Correspondence.REFUSED
+    if answer.rejected is None:
+        sure = given.confidence >= limits.sure_confidence
+        verdict = Correspondence.SURE if sure else Correspondence.TO_BE_CHECKED
     return Correspondence(
         header=seen, query_id=query_id, status=_status(answer.rejected), clicked=clicked,
-        # A refused pixel is not handed out: somebody would use it.
-        found=_image_point(answer.camera, seen, match.pixel if accepted else NOWHERE),
-        covariance_px2=(match.covariance_px2 if accepted else np.full((2, 2), np.nan)).ravel(),
-        confidence=0.0 if match is None else float(match.confidence),
-        verdict=(Correspondence.SURE if sure else
-                 Correspondence.TO_BE_CHECKED if accepted else Correspondence.REFUSED),
+        found=_image_point(answer.camera, seen, given.pixel),
+        covariance_px2=given.covariance_px2.ravel(),
+        confidence=0.0 if match is None else float(match.confidence), verdict=verdict,
         check=int(evidence.check), epipolar_error_px=float(evidence.epipolar_error_px),
         depth_gap_m=float(evidence.depth_gap_m))
 

@@ -23,10 +23,10 @@ class TestPattern(Node):
 
     def __init__(self) -> None:
         super().__init__('test_pattern')
-        names = self.declare_parameter('cameras', ['front', 'side']).value
-        self._width = self.declare_parameter('width', 1280).value
-        self._height = self.declare_parameter('height', 720).value
-        rate_hz = self.declare_parameter('rate_hz', 30.0).value
+        names: list[str] = self.declare_parameter('cameras', ['front', 'side']).value
+        self._width: int = self.declare_parameter('width', 1280).value
+        self._height: int = self.declare_parameter('height', 720).value
+        rate_hz: float = self.declare_parameter('rate_hz', 30.0).value
         pattern = np.random.default_rng(0).integers(0, 255, (self._height, self._width, 3))
         depth_mm = np.full((self._height, self._width), DEPTH_MM)
         self._colour = self._image('rgb8', pattern.astype(np.uint8))

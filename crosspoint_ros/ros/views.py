@@ -4,10 +4,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Code, Rejected, Unseen, View
+from crosspoint_ros.core.datatypes import Array, Code, Rejected, Transform, Unseen, View
 from crosspoint_ros.core.sight import best_view
 from crosspoint_ros.ros.cameras import Camera
 from crosspoint_ros.ros.config import Config
@@ -85,11 +86,7 @@ class ViewSource:
             request.camera, *self._others(request))
         for name in names:
             frames = self._cameras[name].frames
-            at_ns = request.stamp_ns if name == request.camera else 0
-
-            def arrived(frames=frames, at_ns=at_ns) -> bool:  # type: ignore[no-untyped-def]
-                return frames.ready(at_ns)
-
+            arrived = partial(frames.ready, request.stamp_ns if name == request.camera else 0)
             frames.wait_for(arrived, end_s - time.monotonic(), lambda: job.ended)
 
     def _clicked(self, request: Request) -> View:
@@ -125,7 +122,7 @@ class ViewSource:
             raise Rejected(Code.NO_TF, f'the images of {view.camera} have an empty frame_id')
         return replace(view, base_from_cam=self._lookup(view.frame_id, view.stamp_ns, job))
 
-    def _lookup(self, frame_id: str, stamp_ns: int, job: Job):  # type: ignore[no-untyped-def]
+    def _lookup(self, frame_id: str, stamp_ns: int, job: Job) -> Transform:
         return self._transforms.lookup(self._config.base_frame, frame_id, stamp_ns,
                                        self._config.times.wait_tf_s, lambda: job.ended)
 
