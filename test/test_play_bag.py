@@ -1,11 +1,14 @@
 """A bag's messages arrive as they were recorded, under a clock that goes with them."""
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +26,11 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 
+from crosspoint_ros.core.datatypes import Rejected
 from crosspoint_ros.ros import play_bag
 from crosspoint_ros.ros.convert import stamp_ns
 from crosspoint_ros.ros.play_bag import KITCHEN, main
+from crosspoint_ros.ros.transforms import make_transforms
 
 WAIT_S = 20.0
 
@@ -82,9 +87,8 @@ def play():
 
     yield start
     for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+        process.terminate()  # not kill: DDS would leave its shared memory behind
+        process.communicate(timeout=WAIT_S)
 
 
 def recorded(bag, topic):
@@ -151,6 +155,29 @@ def test_the_clock_goes_with_the_bag_at_its_rate_and_a_loop_is_a_jump_back(audie
     assert (forward == 500_000_000).all(), '10 s of the bag a second, in 20 ticks'
     begin_ns = min(recorded(KITCHEN, '/wrist/color/image_raw/compressed'))
     assert min(stamp_ns(clock.clock) for clock in clocks) == begin_ns
+
+
+def test_the_cameras_of_the_kitchen_are_where_its_truth_says(audience, play):
+    transforms = make_transforms(audience.node)
+    clocks = audience.hear(Clock, '/clock', QoSProfile(depth=1000))
+    play(rate=8, loop='true')
+    audience.until(lambda: any(b.clock.sec < a.clock.sec for a, b in pairwise(clocks)), 'a loop')
+    transforms.clear()  # we came in the middle of the first one
+
+    def is_where_it_was(frame):
+        try:
+            base_from_cam = transforms.lookup(
+                'base_link', f'{frame["camera"]}_color_optical_frame', frame['stamp_ns'])
+        except Rejected:
+            return False
+        np.testing.assert_allclose(base_from_cam.matrix, frame['base_from_camera'], atol=1e-6)
+        return True
+
+    frames = json.loads((KITCHEN / 'truth.json').read_text())['frames']
+    assert len(frames) > 40
+    for frame in frames:
+        audience.until(partial(is_where_it_was, frame), f'TF at {frame["stamp_ns"]}')
+    transforms.close()
 
 
 def test_a_bag_that_is_over_ends_well(play):
