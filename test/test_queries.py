@@ -75,6 +75,12 @@ def test_an_answer_ends_the_query_and_what_follows_runs_afterwards(desks):
     assert list(job.stage_seconds()) == ['match']
 
 
+def test_a_query_refused_before_its_first_stage_has_spent_time_in_none():
+    job = Job(Request(), lambda stage: None, lambda job: None)
+    job.end(Rejected(Code.BAD_REQUEST, 'by the test'))
+    assert job.stage_seconds() == {}
+
+
 def test_preempt_cancels_the_running_query_and_answers_the_new_one(desks):
     d = desk(desks, 'preempt')
     first = d.ask()

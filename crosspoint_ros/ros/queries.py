@@ -8,6 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
 from crosspoint_ros.core.pipeline import Located
@@ -70,12 +71,8 @@ class Job:
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds spent in each stage."""
-        stages = list(self.stages)
-        ends = [begun for _, begun in stages[1:]] + [self.ended_s or time.monotonic()]
-        spent: dict[str, float] = {}
-        for (name, begun), end in zip(stages, ends, strict=True):
-            spent[name] = spent.get(name, 0.0) + end - begun
-        return spent
+        stages = [*self.stages, ('ended', self.ended_s or time.monotonic())]
+        return {name: end - begun for (name, begun), (_, end) in pairwise(stages)}
 
     def enter(self, stage: str) -> None:
         """Begin a stage; raise `Ended` if the query was ended meanwhile."""
