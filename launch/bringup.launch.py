@@ -30,6 +30,7 @@ PARAMETERS = {
     'autostart': 'true: configure and activate at start-up; false: wait for a lifecycle manager',
     'use_sim_time': 'true: take the time from /clock (a simulation, a bag)',
 }
+SWITCHES = ('autostart', 'use_sim_time', 'rectified')
 # Parameters of each camera: one argument for all of `cameras`, with {camera} for the name.
 CAMERA_PARAMETERS = {
     'image_topic': 'image topic of every camera, {camera} stands for its name: '
@@ -101,7 +102,8 @@ def start(context):
         namespace=given('namespace'), output='screen', emulate_tty=True,
         parameters=[*params_files(given('params_file')), parameters(given, cameras)],
         arguments=['--ros-args', '--log-level', given('log_level')])
-    return [*fastdds(os.environ, given('fastdds')), node, *rviz(given, cameras)]
+    # RViz first: where it is not installed, launch ends before it has started a node.
+    return [*fastdds(os.environ, given('fastdds')), *rviz(given, cameras), node]
 
 
 def params_files(path):
@@ -112,7 +114,7 @@ def params_files(path):
 
 
 def parameters(given, cameras):
-    """Return the parameters that were given as arguments, typed as YAML types them."""
+    """Return the parameters that were given as arguments, in the types of the node."""
     named = [name for name in CAMERA_PARAMETERS if given(name)]
     if named and not cameras:
         raise RuntimeError(f'{named[0]} needs cameras:=… to know whose; for cameras of a '
@@ -121,14 +123,21 @@ def parameters(given, cameras):
         raise RuntimeError('which cameras? Give cameras:=front,wrist base_frame:=base_link, or '
                            'a params_file (ros2 launch crosspoint_ros bringup.launch.py -s '
                            'lists all arguments)')
-    values = {name: yaml.safe_load(given(name)) for name in PARAMETERS
+    values = {name: typed(name, given(name)) for name in PARAMETERS
               if name != 'cameras' and given(name)}
     if cameras:
         values['cameras'] = cameras
     for camera in cameras:
         for name in named:
-            values[f'{camera}.{name}'] = yaml.safe_load(given(name).replace('{camera}', camera))
+            values[f'{camera}.{name}'] = typed(name, given(name).replace('{camera}', camera))
     return values
+
+
+def typed(name, text):
+    """Return an argument in the type of its parameter: 5 for a duration is 5.0."""
+    if name.endswith('_s'):
+        return float(text)
+    return yaml.safe_load(text) if name in SWITCHES else text
 
 
 def rviz(given, cameras):
@@ -144,8 +153,7 @@ def rviz(given, cameras):
         to = f'{shown.get(camera, camera)}/{rest}' if rest else topic
         remappings.append((f'/crosspoint/{topic}', f'{prefix}/crosspoint/{to}'))
     frame = ['-f', given('base_frame')] if given('base_frame') else []
-    simulated = given('use_sim_time')
     return [Node(
         package='rviz2', executable='rviz2', name='crosspoint_rviz', output='log',
         arguments=['-d', str(CONFIG / 'crosspoint.rviz'), *frame], remappings=remappings,
-        parameters=[{'use_sim_time': yaml.safe_load(simulated)}] if simulated else [])]
+        parameters=[{'use_sim_time': typed('use_sim_time', given('use_sim_time') or 'false')}])]
