@@ -5,80 +5,99 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
+from crosspoint_ros.core.geometry import posed
 
-WINDOW_PX = 13  # at 640x480; facts of real depth: edges bleed over some pixels
-NORMAL_WINDOW_PX = 29
+# Windows are for images 640 px wide, and scale with the width.
+WINDOW_PX = 13
+NORMAL_WINDOW_PX, MIN_NORMAL_WINDOW_PX = 29, 17  # with 9 px every estimator is 11 deg off
 SPLIT_M, SPLIT_RATIO = 0.03, 0.01  # a gap between two surfaces, plus 1 % of the range
-MIN_SHARE = 0.2
+MIN_KNOWN_SHARE = 0.05  # of the window: fewer depths are speckle in a hole
+MIN_SURFACE_SHARE = 0.2  # of the depths
 MIN_NORMAL_POINTS = 30
 PLANE_TRIALS = 64
-PLANE_INLIER_M = 0.004
+PLANE_INLIER_RATIO = 0.004  # of the range
 
 
-def front_depth_m(view: View, pixel: npt.ArrayLike) -> float:
-    """Return the depth at a pixel (2,), m; NaN when the window around it has none.
+def surface_depths_m(view: View, pixel: npt.ArrayLike) -> Array:
+    """Return the depths (n,) of the surfaces around a pixel (2,), the nearest first, m.
 
-    The nearest cluster that holds at least a fifth of the window's depths, and its median: on the
-    edge of an object the object, not the wall behind it. Clusters end where sorted depths leave a
-    gap of 3 cm + 1 %.
+    Empty without depth there. The sorted depths of the window are split where they leave a gap of
+    3 cm + 1 %; a surface holds a fifth of them, and its depth is its median. The first is taken
+    for the one that was meant: on the edge of an object the object, not the wall behind it.
     """
-    known = np.sort(_window(view, pixel, WINDOW_PX)[2])
-    if not len(known):
-        return np.nan
+    if view.depth_m is None:
+        return np.zeros(0)
+    _, depths, total = _window(view, pixel, WINDOW_PX)
+    if len(depths) < MIN_KNOWN_SHARE * total:
+        return np.zeros(0)
+    known = np.sort(depths)
     gaps = np.diff(known) > SPLIT_M + SPLIT_RATIO * known[:-1]
-    clusters = np.split(known, np.flatnonzero(gaps) + 1)
-    return float(np.median(next(c for c in clusters if len(c) >= MIN_SHARE * len(known))))
+    surfaces = np.split(known, np.flatnonzero(gaps) + 1)
+    return np.array([np.median(s) for s in surfaces if len(s) >= MIN_SURFACE_SHARE * len(known)])
 
 
-def surface_point(view: View, pixel: npt.ArrayLike) -> Array | None:
-    """Return the point (3,) of the base at a pixel, m; None without depth there or a pose."""
-    if view.depth_m is None or view.base_from_cam is None:
-        return None
-    depth_m = front_depth_m(view, pixel)
-    if not np.isfinite(depth_m):
-        return None
+def surface_points_m(view: View, pixel: npt.ArrayLike) -> Array:
+    """Return the points (n, 3) of `surface_depths_m` in the base, m; none without a pose."""
+    depths_m = surface_depths_m(view, pixel)
+    if view.base_from_cam is None or not len(depths_m):
+        return np.zeros((0, 3))
     ray_cam = view.intrinsics.ray_cam(pixel)
-    return view.base_from_cam.point(ray_cam / ray_cam[2] * depth_m)
+    return view.base_from_cam.point(depths_m[:, None] * ray_cam / ray_cam[2])
 
 
-def surface_normal_cam(view: View, pixel: npt.ArrayLike, depth_m: float) -> Array | None:
-    """Return the unit normal (3,) of the surface at a pixel, away from the camera, or None.
+def why_no_depth(view: View, pixel: npt.ArrayLike) -> str:
+    """Say why there is no surface at a pixel, with the counts."""
+    if view.depth_m is None:
+        return f'{view.camera} has no depth'
+    (x, y), (_, depths, total) = np.asarray(pixel), _window(view, pixel, WINDOW_PX)
+    if len(depths) < MIN_KNOWN_SHARE * total:
+        return (f'{len(depths)} of the {total} pixels around ({x:.0f}, {y:.0f}) in {view.camera} '
+                f'have a depth (at least {MIN_KNOWN_SHARE:.0%})')
+    return (f'no surface around ({x:.0f}, {y:.0f}) in {view.camera} holds '
+            f'{MIN_SURFACE_SHARE:.0%} of its {len(depths)} depths')
+
+
+def surface_normal_base(view: View, pixel: npt.ArrayLike) -> Array | None:
+    """Return the unit normal (3,) of the nearest surface at a pixel, into it; None if unknown.
 
     A plane through three random points that most of the window's points on this surface agree
     with (RANSAC, fixed seed), refined by least squares over those that do.
     """
-    columns, rows, depths = _window(view, pixel, NORMAL_WINDOW_PX)
-    here = np.abs(depths - depth_m) < SPLIT_M + SPLIT_RATIO * depth_m
+    depths_m = surface_depths_m(view, pixel)
+    if not len(depths_m):
+        return None
+    size_px = max(NORMAL_WINDOW_PX, MIN_NORMAL_WINDOW_PX * 640 / view.intrinsics.width_px)
+    pixels, depths, _ = _window(view, pixel, size_px)
+    here = np.abs(depths - depths_m[0]) < SPLIT_M + SPLIT_RATIO * depths_m[0]
     if here.sum() < MIN_NORMAL_POINTS:
         return None
-    rays = view.intrinsics.ray_cam(np.stack([columns[here], rows[here]], axis=1))
+    rays = view.intrinsics.ray_cam(pixels[here])
     points = rays / rays[:, 2:] * depths[here, None]
     inliers = points[_plane_inliers(points)]
-    normal: Array = np.linalg.svd(inliers - inliers.mean(axis=0), full_matrices=False)[2][2]
-    return normal if normal @ points.mean(axis=0) > 0 else -normal
+    normal_cam: Array = np.linalg.svd(inliers - inliers.mean(axis=0), full_matrices=False)[2][2]
+    normal_cam *= np.sign(normal_cam @ points.mean(axis=0))
+    return posed(view).direction(normal_cam)
 
 
 def _plane_inliers(points: Array) -> npt.NDArray[np.bool_]:
     rng = np.random.default_rng(0)
-    triples = points[rng.integers(len(points), size=(PLANE_TRIALS, 3))]
-    normals = np.cross(triples[:, 1] - triples[:, 0], triples[:, 2] - triples[:, 0])
+    one, two, three = points[rng.integers(len(points), size=(3, PLANE_TRIALS))]
+    normals = np.cross(two - one, three - one)
     lengths = np.linalg.norm(normals, axis=1)
     normals /= np.maximum(lengths, 1e-12)[:, None]
-    tolerance_m = PLANE_INLIER_M * max(1.0, float(np.median(points[:, 2])))
-    off = np.abs((points[None] - triples[:, :1]) @ normals[:, :, None])[..., 0]
-    votes = (off < tolerance_m) & (lengths > 1e-9)[:, None]
-    best: npt.NDArray[np.bool_] = votes[votes.sum(axis=1).argmax()]
+    off = np.abs(points @ normals.T - (one * normals).sum(axis=1))
+    votes = (off < PLANE_INLIER_RATIO * np.median(points[:, 2])) & (lengths > 1e-9)
+    best: npt.NDArray[np.bool_] = votes[:, votes.sum(axis=0).argmax()]
     return best if best.sum() >= 3 else np.ones(len(points), dtype=bool)
 
 
-def _window(view: View, pixel: npt.ArrayLike, size_px: int) -> tuple[Array, Array, Array]:
-    """Columns, rows and depths (n,) of the pixels around one that have a depth."""
+def _window(view: View, pixel: npt.ArrayLike, size_px: float) -> tuple[Array, Array, int]:
+    """Pixels (n, 2) and depths (n,) around a pixel that have one, and how many there are in all."""
     assert view.depth_m is not None
-    width = view.depth_m.shape[1]
-    half = max(1, round(size_px * width / 640) // 2)
+    half = max(1, round(size_px * view.intrinsics.width_px / 640 - 1) // 2)
     column, row = np.rint(np.asarray(pixel, dtype=np.float64)).astype(int)
     left, top = max(0, column - half), max(0, row - half)
-    part = view.depth_m[top:row + half + 1, left:column + half + 1]
-    rows, columns = np.nonzero(np.isfinite(part))
-    return ((columns + left).astype(np.float64), (rows + top).astype(np.float64),
-            part[rows, columns].astype(np.float64))
+    part = view.depth_m[top:row + half + 1, left:column + half + 1].astype(np.float64)
+    rows, columns = np.nonzero(np.isfinite(part) & (part > 0))
+    return np.stack([columns + left, rows + top], axis=1).astype(np.float64), part[rows, columns], (
+        part.size)

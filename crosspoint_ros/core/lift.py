@@ -17,14 +17,21 @@ from crosspoint_ros.core.datatypes import (
     Transform,
     View,
 )
-from crosspoint_ros.core.depth import front_depth_m, surface_normal_cam, surface_point
-from crosspoint_ros.core.geometry import triangulate
+from crosspoint_ros.core.depth import surface_normal_base, surface_points_m, why_no_depth
+from crosspoint_ros.core.geometry import (
+    MIN_BASELINE_M,
+    Triangulation,
+    posed,
+    ray_base,
+    triangulate,
+)
 from crosspoint_ros.core.verify import Limits
 
 CLICK_SIGMA_PX = 1.0
 MATCH_SIGMA_PX = 3.0  # where a matcher gives no covariance
-POSE_SIGMA_M = 0.01  # what a good hand-eye calibration leaves
-DEPTH_SIGMA_M, DEPTH_SIGMA_RATIO = 0.002, 0.005
+# Extrinsics are taken to be 1 cm / 1 deg off: along each axis 1/sqrt(3) of that.
+POSE_SIGMA_M, POSE_SIGMA_RAD = 0.006, 0.01
+DEPTH_SIGMA_M, DEPTH_SIGMA_RATIO = 0.002, 0.005  # the ratio grows with range^2: stereo
 NORMAL_SIGMA_RAD, NO_NORMAL_SIGMA_RAD = 0.1, 1.0
 AGREE_SIGMAS = 3.0
 
@@ -45,89 +52,119 @@ def lift(clicked: View, pixel: Array, found: Found, limits: Limits) -> GraspTarg
     """Lift a click and what was found of it to a target in the base frame.
 
     Depth in the clicked view, depth at each found point, and the triangulation of all rays are
-    independent ways to the same point: they are fused by their covariances when they agree, and
-    refused (INCONSISTENT) when they do not. Raises `Rejected` (NO_DEPTH) when there is no way, and
-    (NO_TF) without poses.
+    ways to the same point: they are fused by their covariances when they agree. The confidence is
+    that of the surest match. Raises `Rejected`: NO_DEPTH when there is no way, or when two cameras
+    claim the same place; INCONSISTENT when the ways lead to different places.
     """
     if clicked.base_from_cam is None:
-        raise Rejected(Code.NO_TF, f'no 3D: the pose of {clicked.camera} is not known')
-    measured, why_not = measure(clicked, pixel, found, limits)
-    if not measured:
-        raise Rejected(Code.NO_DEPTH, f'no 3D: {why_not}')
+        raise Rejected(Code.NO_DEPTH, f'no 3D: the pose of {clicked.camera} is not known')
+    located = [(view, match) for view, match in found if view.base_from_cam is not None]
+    refuse_same_place([clicked, *(view for view, _ in located)])
+    measured = measure(clicked, pixel, located, limits)
     gap_m = largest_gap_m(measured, limits)
     point_base_m, covariance_m2 = fuse(measured)
-    base_from_target, normal_sigma_rad = approach(clicked, pixel, found, point_base_m)
+    rotation, normal_sigma_rad = approach(clicked, pixel, located)
     covariance = np.zeros((6, 6))
     covariance[:3, :3], covariance[3:, 3:] = covariance_m2, np.eye(3) * normal_sigma_rad ** 2
     method = measured[0].method if len(measured) == 1 else Method.FUSED
     confidence = max(match.confidence for _, match in found)
-    return GraspTarget(base_from_target, covariance, method, gap_m, confidence)
+    return GraspTarget(Transform(rotation, point_base_m), covariance, method, gap_m, confidence)
 
 
-def measure(clicked: View, pixel: Array, found: Found, limits: Limits
-            ) -> tuple[list[Measurement], str]:
-    """Return every way to the point, and why there is no triangulation ('' if there is)."""
-    ways = [by_depth(clicked, pixel, Method.DEPTH_CLICKED)]
-    ways += [by_depth(view, match.pixel, Method.DEPTH_FOUND) for view, match in found]
-    measured, why_not = [way for way in ways if way is not None], ''
+def refuse_same_place(views: Sequence[View]) -> None:
+    """Raise `Rejected` (NO_DEPTH) if two cameras' poses coincide: one of them must be wrong."""
+    for one, other in combinations(views, 2):
+        apart_m = float(np.linalg.norm(posed(one).t_m - posed(other).t_m))
+        if apart_m < MIN_BASELINE_M:
+            raise Rejected(Code.NO_DEPTH, f'no 3D: {one.camera} and {other.camera} are '
+                           f'{apart_m:.4f} m apart (at least {MIN_BASELINE_M} m): two cameras '
+                           'cannot be at the same place, check their TF')
+
+
+def measure(clicked: View, pixel: Array, found: Found, limits: Limits) -> list[Measurement]:
+    """Return every way to the point; raise `Rejected` (NO_DEPTH), with the reasons, if none."""
+    measured, why_not = [], []
+    surfaces_m = surface_points_m(clicked, pixel)
+    nearest_m = surfaces_m[0] if len(surfaces_m) else None
+    seen = [(Method.DEPTH_CLICKED, clicked, pixel, np.eye(2) * CLICK_SIGMA_PX ** 2)]
+    seen += [(Method.DEPTH_FOUND, view, match.pixel, _covariance(match)) for view, match in found]
+    for method, view, at, covariance_px2 in seen:
+        point_base_m = _surface(view, at, nearest_m)
+        if point_base_m is None:
+            why_not.append(why_no_depth(view, at))
+        else:
+            measured.append(Measurement(method, point_base_m, _depth_covariance(
+                view, point_base_m, covariance_px2), f'the depth of {view.camera}'))
     try:
         measured.append(by_triangulation(clicked, pixel, found, limits))
     except Rejected as rejected:
-        if rejected.code == Code.INCONSISTENT:
+        if rejected.code != Code.NO_DEPTH:
             raise
-        why_not = rejected.message
-    return measured, why_not
+        why_not.append(rejected.message)
+    if not measured:
+        raise Rejected(Code.NO_DEPTH, f'no 3D: {"; ".join(why_not)}')
+    return measured
 
 
-def by_depth(view: View, pixel: Array, method: Method) -> Measurement | None:
-    """The surface at a pixel; None without depth there."""
-    point_base_m = surface_point(view, pixel)
-    if point_base_m is None or view.base_from_cam is None:
+def _surface(view: View, pixel: Array, nearest_m: Array | None) -> Array | None:
+    """The point of the surface at a pixel; of several the one that the click shows, if known."""
+    points_m = surface_points_m(view, pixel)
+    if not len(points_m):
         return None
-    ray_base = view.base_from_cam.direction(view.intrinsics.ray_cam(pixel))
-    range_m = float(np.linalg.norm(point_base_m - view.base_from_cam.t_m))
-    along_m = DEPTH_SIGMA_M + DEPTH_SIGMA_RATIO * range_m ** 2
-    across_m = range_m * CLICK_SIGMA_PX / view.intrinsics.fx_px
-    along = np.outer(ray_base, ray_base)
-    covariance = along * along_m ** 2 + (np.eye(3) - along) * across_m ** 2
-    return Measurement(method, point_base_m, covariance + np.eye(3) * POSE_SIGMA_M ** 2,
-                       f'depth of {view.camera}')
+    if nearest_m is None:
+        return np.asarray(points_m[0])
+    return np.asarray(points_m[np.linalg.norm(points_m - nearest_m, axis=1).argmin()])
 
 
 def by_triangulation(clicked: View, pixel: Array, found: Found, limits: Limits) -> Measurement:
-    """Where the rays meet; NO_DEPTH when they are too parallel to tell."""
-    views = [clicked, *(view for view, _ in found if view.base_from_cam is not None)]
+    """Where the rays meet, its covariance widened by the error of the poses.
+
+    Raises `Rejected`: NO_DEPTH when they are too parallel to tell (under 20 deg depth is some 5 %
+    of the range off: the covariance says so), INCONSISTENT when they miss each other.
+    """
+    views = [clicked, *(view for view, _ in found)]
     if len(views) < 2:
-        raise Rejected(Code.NO_DEPTH, 'no pose of another view')
+        raise Rejected(Code.NO_DEPTH, 'the pose of no other view is known')
     pixels = [pixel, *(match.pixel for _, match in found)]
-    covariances = [np.eye(2) * CLICK_SIGMA_PX ** 2, *(_covariance(match) for _, match in found)]
-    met = triangulate(views, pixels, covariances)
+    sigmas = [np.eye(2) * CLICK_SIGMA_PX ** 2, *(_covariance(match) for _, match in found)]
+    about = triangulate(views, pixels, sigmas)
+    met = triangulate(views, pixels, [
+        covariance + np.eye(2) * _pose_sigma_px(view, about.point_base_m) ** 2
+        for view, covariance in zip(views, sigmas, strict=True)])
     if met.angle_deg < limits.min_ray_angle_deg:
-        raise Rejected(Code.NO_DEPTH, f'the rays meet at {met.angle_deg:.1f} deg '
-                       f'(limits.min_ray_angle_deg {limits.min_ray_angle_deg:g}), too parallel to '
-                       'triangulate, and there is no depth at the point')
-    # The error of the poses grows into depth as the rays close.
-    pose_m = POSE_SIGMA_M / np.sin(np.radians(met.angle_deg))
-    return Measurement(Method.TRIANGULATED, met.point_base_m,
-                       met.covariance_m2 + np.eye(3) * pose_m ** 2, 'triangulation')
+        raise Rejected(Code.NO_DEPTH, f'the rays meet at {met.angle_deg:.1f} deg, too parallel to '
+                       f'triangulate (limits.min_ray_angle_deg {limits.min_ray_angle_deg:g})')
+    _refuse_rays_that_miss(views, met, limits)
+    return Measurement(Method.TRIANGULATED, met.point_base_m, met.covariance_m2,
+                       'the triangulation')
+
+
+def _refuse_rays_that_miss(views: Sequence[View], met: Triangulation, limits: Limits) -> None:
+    worst = int(met.errors_px.argmax())
+    if met.errors_px[worst] > limits.max_epipolar_px:
+        raise Rejected(Code.INCONSISTENT, f'the ray of {views[worst].camera} misses the others by '
+                       f'{met.errors_px[worst]:.1f} px (limits.max_epipolar_px '
+                       f'{limits.max_epipolar_px:g})')
 
 
 def largest_gap_m(measured: Sequence[Measurement], limits: Limits) -> float:
     """Return the largest distance between two ways, m (NaN for one); refuse if they disagree.
 
-    Two ways agree within `limits.max_depth_gap_m`, or within three sigma of both where those are
-    wider: a triangulation at a small angle is no witness against depth.
+    Two depths agree within `limits.max_depth_gap_m`. A triangulation may be off by three sigma of
+    the gap where that is wider: at a small angle it is no witness against depth.
     """
     gaps_m = [np.nan]
     for one, other in combinations(measured, 2):
-        apart = one.point_base_m - other.point_base_m
-        gap_m = float(np.linalg.norm(apart))
-        sigma_m = float(np.sqrt(apart @ (one.covariance_m2 + other.covariance_m2) @ apart)
-                        / max(gap_m, 1e-12))
-        limit_m = max(limits.max_depth_gap_m, AGREE_SIGMAS * sigma_m)
+        apart_m = one.point_base_m - other.point_base_m
+        gap_m, limit_m = float(np.linalg.norm(apart_m)), limits.max_depth_gap_m
+        if Method.TRIANGULATED in (one.method, other.method):
+            along = apart_m / max(gap_m, 1e-12)
+            sigma_m = np.sqrt(along @ (one.covariance_m2 + other.covariance_m2) @ along)
+            limit_m = max(limit_m, AGREE_SIGMAS * float(sigma_m))
         if gap_m > limit_m:
             raise Rejected(Code.INCONSISTENT, f'{one.what} and {other.what} are {gap_m:.3f} m '
-                           f'apart (limit {limit_m:.3f} m)')
+                           f'apart (limit {limit_m:.3f} m, limits.max_depth_gap_m '
+                           f'{limits.max_depth_gap_m:g})')
         gaps_m.append(gap_m)
     return float(np.fmax.reduce(gaps_m))
 
@@ -135,42 +172,53 @@ def largest_gap_m(measured: Sequence[Measurement], limits: Limits) -> float:
 def fuse(measured: Sequence[Measurement]) -> tuple[Array, Array]:
     """Return the mean of the points (3,), weighted by their covariances, and its own (3, 3)."""
     weights = [np.linalg.inv(m.covariance_m2) for m in measured]
-    covariance_m2 = np.linalg.inv(sum(weights))
-    point = covariance_m2 @ sum(w @ m.point_base_m for w, m in zip(weights, measured, strict=True))
-    return point, covariance_m2
+    covariance_m2 = np.linalg.inv(np.sum(weights, axis=0))
+    weighted = [w @ m.point_base_m for w, m in zip(weights, measured, strict=True)]
+    return covariance_m2 @ np.sum(weighted, axis=0), covariance_m2
 
 
-def approach(clicked: View, pixel: Array, found: Found, point_base_m: Array
-             ) -> tuple[Transform, float]:
-    """Return base_from_target at a point, and how uncertain its direction is, rad.
+def approach(clicked: View, pixel: Array, found: Found) -> tuple[Array, float]:
+    """Return the target's axes in the base as columns (3, 3), and their uncertainty, rad.
 
     +z goes into the surface, along the normal of the plane that depth shows around the point, the
     clicked view's first. Without depth there is no surface to see: +z is the clicked ray then, and
-    the uncertainty a radian. +x is the clicked image's x, as far as it lies in the surface.
+    the uncertainty a radian. +x is the clicked image's x, as far as it lies in the surface; its y
+    where the surface faces along x.
     """
-    assert clicked.base_from_cam is not None
-    z_base, sigma_rad = clicked.base_from_cam.direction(clicked.intrinsics.ray_cam(pixel)), (
-        NO_NORMAL_SIGMA_RAD)
-    for view, at in ((clicked, pixel), *((view, match.pixel) for view, match in found)):
-        normal = _normal_base(view, at)
-        if normal is not None:
-            z_base, sigma_rad = normal, NORMAL_SIGMA_RAD
-            break
-    image_x_base = clicked.base_from_cam.R[:, 0]
-    x_base = image_x_base - z_base * (z_base @ image_x_base)
-    if np.linalg.norm(x_base) < 1e-3:  # the surface faces along the image's x
-        x_base = clicked.base_from_cam.R[:, 1] - z_base * (z_base @ clicked.base_from_cam.R[:, 1])
+    normals = (surface_normal_base(view, at) for view, at in
+               ((clicked, pixel), *((view, match.pixel) for view, match in found)))
+    normal = next((n for n in normals if n is not None), None)
+    z_base, sigma_rad = (ray_base(clicked, pixel)[1], NO_NORMAL_SIGMA_RAD) if normal is None else (
+        normal, NORMAL_SIGMA_RAD)
+    image_x, image_y, _ = posed(clicked).R.T
+    aside = image_x if abs(z_base @ image_x) < 0.99 else image_y
+    x_base = aside - z_base * (z_base @ aside)
     x_base /= np.linalg.norm(x_base)
-    return Transform(np.stack([x_base, np.cross(z_base, x_base), z_base], axis=1),
-                     point_base_m), sigma_rad
+    return np.stack([x_base, np.cross(z_base, x_base), z_base], axis=1), sigma_rad
 
 
-def _normal_base(view: View, pixel: Array) -> Array | None:
-    if view.depth_m is None or view.base_from_cam is None:
-        return None
-    depth_m = front_depth_m(view, pixel)
-    normal = surface_normal_cam(view, pixel, depth_m) if np.isfinite(depth_m) else None
-    return None if normal is None else view.base_from_cam.direction(normal)
+def _depth_covariance(view: View, point_base_m: Array, covariance_px2: Array) -> Array:
+    """Carry the errors of pixel, depth and pose over to the point: (3, 3) m^2, base."""
+    pose, lens = posed(view), view.intrinsics
+    point_cam_m = pose.inverse.point(point_base_m)
+    depth_m = point_cam_m[2]
+    px = np.array([[depth_m / lens.fx_px, 0], [0, depth_m / lens.fy_px], [0, 0]])
+    along = (point_cam_m / depth_m)[:, None]
+    sigma_m = DEPTH_SIGMA_M + DEPTH_SIGMA_RATIO * depth_m ** 2
+    in_cam = px @ covariance_px2 @ px.T + along @ along.T * sigma_m ** 2
+    return np.asarray(
+        pose.R @ in_cam @ pose.R.T + np.eye(3) * _pose_sigma_m(view, point_base_m) ** 2)
+
+
+def _pose_sigma_m(view: View, point_base_m: Array) -> float:
+    """How far the error of a camera's pose moves a point, m along each axis."""
+    range_m = float(np.linalg.norm(point_base_m - posed(view).t_m))
+    return float(np.hypot(POSE_SIGMA_M, POSE_SIGMA_RAD * range_m))
+
+
+def _pose_sigma_px(view: View, point_base_m: Array) -> float:
+    range_m = float(np.linalg.norm(point_base_m - posed(view).t_m))
+    return view.intrinsics.fx_px * _pose_sigma_m(view, point_base_m) / range_m
 
 
 def _covariance(match: Match) -> Array:

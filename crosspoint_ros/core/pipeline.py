@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -86,11 +87,33 @@ def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher
 
 
 def ground(clicked: View, instruction: str, matcher: Matcher) -> Array:
-    """Return the pixel (2,) that an instruction names; NOT_SUPPORTED if the matcher cannot."""
+    """Return the pixel (2,) that an instruction names.
+
+    Raises `Rejected`: NOT_SUPPORTED if the matcher cannot, MATCHER_FAILED if it breaks.
+    """
     if not isinstance(matcher, Grounder):
         raise Rejected(Code.NOT_SUPPORTED, f'{type(matcher).__name__} cannot find the point of an '
                        f'instruction ({instruction!r}): give a pixel, or choose another matcher')
-    return matcher.ground(clicked, instruction)
+    with failures_named(matcher):
+        pixel = np.asarray(matcher.ground(clicked, instruction), dtype=np.float64)
+    if pixel.shape != (2,) or not np.isfinite(pixel).all():
+        raise Rejected(Code.MATCHER_FAILED, f'{type(matcher).__name__} answered {instruction!r} '
+                       f'with {pixel}: no pixel')
+    return pixel
+
+
+@contextmanager
+def failures_named(matcher: Matcher) -> Iterator[None]:
+    """Turn whatever a matcher raises into `Rejected`: its bug must not end the node, nor hide."""
+    try:
+        yield
+    except Rejected:
+        raise
+    except Exception as error:
+        name = type(matcher).__name__
+        logging.getLogger(__name__).exception('matcher %s failed', name)
+        raise Rejected(Code.MATCHER_FAILED,
+                       f'{name} failed: {type(error).__name__}: {error}') from error
 
 
 def check_click(clicked: View, others: Sequence[View | Unseen], pixel: Array) -> None:
@@ -101,6 +124,9 @@ def check_click(clicked: View, others: Sequence[View | Unseen], pixel: Array) ->
     if not lens.contains(pixel):
         raise Rejected(Code.BAD_REQUEST, f'the pixel ({x:.1f}, {y:.1f}) is outside the '
                        f'{lens.width_px}x{lens.height_px} image of {clicked.camera}')
+    if not np.isfinite(lens.ray_cam(pixel)).all():
+        raise Rejected(Code.BAD_REQUEST, f'no ray reaches the pixel ({x:.1f}, {y:.1f}) through the '
+                       f'{lens.model} lens of {clicked.camera}: click nearer to the middle')
     if clicked.hidden(pixel):
         raise Rejected(Code.NOT_VISIBLE, f"the robot's own body covers ({x:.1f}, {y:.1f}) in "
                        f'{clicked.camera} (its mask)')
@@ -113,27 +139,27 @@ def find(clicked: View, other: View | Unseen, pixel: Array, matcher: Matcher) ->
     if isinstance(other, Unseen):
         return Answer(other.camera, None, None, Evidence(), other.rejected)
     try:
-        match, rejected = matcher.match(Query(clicked, other, pixel)), None
+        with failures_named(matcher):
+            match = matcher.match(Query(clicked, other, pixel))
+        if not isinstance(match, Match) or np.shape(match.pixel) != (2,):
+            raise Rejected(Code.MATCHER_FAILED, f'{type(matcher).__name__} answered {match!r} '
+                           '(must be a Match with a pixel (2,))')
     except Rejected as why:
-        match, rejected = None, why
-    except Exception as error:  # a bug of a matcher must not end the node, nor go unseen
-        logging.getLogger(__name__).exception('matcher %s failed', type(matcher).__name__)
-        match, rejected = None, Rejected(Code.MATCHER_FAILED, f'{type(matcher).__name__} failed: '
-                                         f'{type(error).__name__}: {error}')
-    return Answer(other.camera, other, match, Evidence(), rejected)
+        return Answer(other.camera, other, None, Evidence(), why)
+    return Answer(other.camera, other, match, Evidence(), None)
 
 
 def checked(clicked: View, pixel: Array, answer: Answer, limits: Limits) -> Answer:
     """Hold a found point against the geometry and the limits."""
     if answer.view is None or answer.match is None:
         return answer
-    query, evidence, rejected = Query(clicked, answer.view, pixel), Evidence(), None
+    query, evidence = Query(clicked, answer.view, pixel), answer.evidence
     try:
         evidence = examine(query, answer.match, limits)
         verify(query, answer.match, evidence, limits)
     except Rejected as why:
-        rejected = why
-    return Answer(answer.camera, answer.view, answer.match, evidence, rejected)
+        return replace(answer, evidence=evidence, rejected=why)
+    return replace(answer, evidence=evidence)
 
 
 def lifted(clicked: View, pixel: Array, answers: Sequence[Answer], limits: Limits

@@ -6,11 +6,14 @@ from enum import IntEnum
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected
-from crosspoint_ros.core.depth import surface_point
-from crosspoint_ros.core.geometry import distance_to_segment_px, epipolar_segment
-
-MIN_BASELINE_M = 0.005  # closer than this, two cameras are at the same place
+from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected
+from crosspoint_ros.core.depth import surface_depths_m, surface_points_m
+from crosspoint_ros.core.geometry import (
+    MIN_BASELINE_M,
+    NEAREST_M,
+    distance_to_segment_px,
+    epipolar_segment,
+)
 
 
 class Check(IntEnum):
@@ -23,7 +26,14 @@ class Check(IntEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """When an answer is refused. The only place these defaults live."""
+    """When an answer is refused. The only place these defaults live.
+
+    min_confidence, sure_confidence: of a match, 0..1; below the first it is refused.
+    max_epipolar_px: from the found pixel to where the other view shows the clicked ray. The default
+    leaves room for extrinsics that are 1 cm / 1 deg off, at 0.6 m in an image 640 px wide.
+    max_depth_gap_m: between the surfaces at the clicked and at the found pixel, and between depth
+    and triangulation. min_ray_angle_deg: between rays, for them to be triangulated.
+    """
 
     min_confidence: float = 0.5
     sure_confidence: float = 0.8
@@ -44,39 +54,45 @@ class Evidence:
 def examine(query: Query, match: Match, limits: Limits) -> Evidence:
     """Measure how well a match agrees with the poses and depths of its two views.
 
-    The epipolar error is the distance to the clicked ray as the other view shows it, px there. The
-    depth gap is the distance between the two surfaces that depth gives at the clicked and at the
-    found pixel, m. Raises `Rejected` when there is no pixel to measure at.
+    The epipolar error is the distance, px of the other view, to where it shows the clicked ray;
+    with depth at the click, to the part of the ray within `max_depth_gap_m` of it. The depth gap
+    is the distance, m, between the nearest surface at the click and that surface around the found
+    pixel which fits best: on an edge a match may be right and yet touch what is behind. Neither
+    can be measured without poses; nor the first between two cameras at the same place.
+
+    Raises `Rejected` when there is no pixel to measure at: NaN (MATCHER_FAILED), outside the image
+    or on the robot's own body (NOT_VISIBLE).
     """
-    _check_pixel(query, match)
-    epipolar_px, gap_m = _epipolar_error_px(query, match), _depth_gap_m(query, match)
-    checks = [error <= limit for error, limit in ((epipolar_px, limits.max_epipolar_px),
-                                                  (gap_m, limits.max_depth_gap_m))
-              if np.isfinite(error)]
-    check = Check.UNKNOWN if not checks else Check.PASS if all(checks) else Check.FAIL
+    _refuse_no_place(query, match)
+    epipolar_px, gap_m = _epipolar_error_px(query, match.pixel, limits), _depth_gap_m(query, match)
+    agree = [error <= limit for error, limit in ((epipolar_px, limits.max_epipolar_px),
+                                                 (gap_m, limits.max_depth_gap_m))
+             if not np.isnan(error)]
+    check = Check.UNKNOWN if not agree else Check.PASS if all(agree) else Check.FAIL
     return Evidence(check, epipolar_px, gap_m)
 
 
 def verify(query: Query, match: Match, evidence: Evidence, limits: Limits) -> None:
     """Raise `Rejected` with the measured value and the limit if the match is not to be trusted."""
+    other = query.other.camera
     if not match.confidence >= limits.min_confidence:
-        raise Rejected(Code.LOW_CONFIDENCE, f'confidence {match.confidence:.2f} in '
-                       f'{query.other.camera} (limits.min_confidence {limits.min_confidence:g})')
+        raise Rejected(Code.LOW_CONFIDENCE, f'confidence {match.confidence:.2f} in {other} '
+                       f'(limits.min_confidence {limits.min_confidence:g})')
     if evidence.epipolar_error_px > limits.max_epipolar_px:
         raise Rejected(Code.INCONSISTENT, f'the found point is {evidence.epipolar_error_px:.1f} px '
-                       f'off the clicked ray in {query.other.camera} (limits.max_epipolar_px '
-                       f'{limits.max_epipolar_px:g}): a look-alike, or wrong extrinsics')
+                       f'off where {other} shows the clicked ray (limits.max_epipolar_px '
+                       f'{limits.max_epipolar_px:g}): a look-alike, or wrong poses')
     if evidence.depth_gap_m > limits.max_depth_gap_m:
-        raise Rejected(Code.INCONSISTENT, f'the surfaces at the clicked and at the found point '
-                       f'are {evidence.depth_gap_m:.3f} m apart (limits.max_depth_gap_m '
-                       f'{limits.max_depth_gap_m:g}): hidden there, or wrong depth or extrinsics')
+        raise Rejected(Code.INCONSISTENT, f'the surfaces at the clicked and at the found point in '
+                       f'{other} are {evidence.depth_gap_m:.3f} m apart (limits.max_depth_gap_m '
+                       f'{limits.max_depth_gap_m:g}): hidden there, or wrong poses')
 
 
-def _check_pixel(query: Query, match: Match) -> None:
+def _refuse_no_place(query: Query, match: Match) -> None:
     other, (x, y) = query.other, match.pixel
-    if not (np.isfinite(match.pixel).all() and np.isfinite(match.confidence)):
-        raise Rejected(Code.MATCHER_FAILED, f'the matcher answered ({x}, {y}) with confidence '
-                       f'{match.confidence}: not finite')
+    if not np.isfinite(match.pixel).all() or not 0 <= match.confidence <= 1:
+        raise Rejected(Code.MATCHER_FAILED, f'the matcher found ({x}, {y}) in {other.camera} with '
+                       f'confidence {match.confidence} (must be finite, and 0 to 1)')
     if not other.intrinsics.contains(match.pixel):
         raise Rejected(Code.NOT_VISIBLE, f'found at ({x:.1f}, {y:.1f}), outside the '
                        f'{other.intrinsics.width_px}x{other.intrinsics.height_px} image of '
@@ -86,21 +102,26 @@ def _check_pixel(query: Query, match: Match) -> None:
                        f'{other.camera} (its mask)')
 
 
-def _epipolar_error_px(query: Query, match: Match) -> float:
+def _epipolar_error_px(query: Query, found: Array, limits: Limits) -> float:
     clicked, other = query.clicked, query.other
     if clicked.base_from_cam is None or other.base_from_cam is None:
         return np.nan
     other_from_clicked = other.base_from_cam.inverse @ clicked.base_from_cam
     if np.linalg.norm(other_from_clicked.t_m) < MIN_BASELINE_M:
         return np.nan
+    depths_m = surface_depths_m(clicked, query.pixel)
+    nearest_m, farthest_m = NEAREST_M, np.inf
+    if len(depths_m):
+        nearest_m = max(NEAREST_M, depths_m[0] - limits.max_depth_gap_m)
+        farthest_m = depths_m[0] + limits.max_depth_gap_m
     segment = epipolar_segment(clicked.intrinsics, other.intrinsics, other_from_clicked,
-                               query.pixel)
-    return distance_to_segment_px(segment, match.pixel)
+                               query.pixel, nearest_m, farthest_m)
+    return distance_to_segment_px(segment, found)
 
 
 def _depth_gap_m(query: Query, match: Match) -> float:
-    clicked_base_m = surface_point(query.clicked, query.pixel)
-    found_base_m = surface_point(query.other, match.pixel)
-    if clicked_base_m is None or found_base_m is None:
+    clicked_m = surface_points_m(query.clicked, query.pixel)
+    found_m = surface_points_m(query.other, match.pixel)
+    if not len(clicked_m) or not len(found_m):
         return np.nan
-    return float(np.linalg.norm(clicked_base_m - found_base_m))
+    return float(np.linalg.norm(found_m - clicked_m[0], axis=1).min())
