@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,10 @@ from crosspoint_ros.ros.node import CrosspointNode
 from crosspoint_ros.ros.outputs import LATCHED
 from crosspoint_ros.ros.queries import Job
 
-DOMAIN = int(os.environ['ROS_DOMAIN_ID'])  # conftest gives the tests one of their own
+# Each rig has a domain of its own, so that what one leaves behind on the graph meets no other.
+DOMAINS = cycle(range(1, 101))
+for _ in range(os.getpid() % 100):
+    next(DOMAINS)
 LENS = Intrinsics(300.0, 300.0, 159.5, 119.5, 320, 240)
 EYES = {'front': (0.0, -0.6, 0.5), 'side': (0.35, -0.45, 0.5)}
 DISCOVERY_S = 10.0
@@ -156,8 +160,8 @@ class Rig:
     """The cameras, the node under test in a thread of its own, and all its results."""
 
     def __init__(self, context: Context, node: CrosspointNode,
-                 spinning: SingleThreadedExecutor) -> None:
-        self.context, self.node, self._spinning = context, node, spinning
+                 spinning: SingleThreadedExecutor, domain: int) -> None:
+        self.context, self.node, self._spinning, self.domain = context, node, spinning, domain
         self.cameras = Cameras(context)
         self.results: list[QueryResult] = []
         self.cameras.create_subscription(QueryResult, '/crosspoint/result', self.results.append,
@@ -223,21 +227,23 @@ class Rig:
 
 
 @contextmanager
-def running(start: bool = True, namespace: str = '', **parameters: Any) -> Iterator[Rig]:
+def running(start: bool = True, namespace: str = '', domain: int | None = None,
+            **parameters: Any) -> Iterator[Rig]:
     """Run a node with these parameters (`__` for `.`) over the rig; stop all of it at the end."""
+    domain = next(DOMAINS) if domain is None else domain
     given: dict[str, Any] = {
         'cameras': list(EYES), 'base_frame': 'base_link', 'front.depth_topic': '/front/depth',
         'side.depth_topic': '/side/depth', 'matcher': 'doubles:ExactMatcher',
         **{name.replace('__', '.'): value for name, value in parameters.items()}}
     context = Context()
-    rclpy.init(context=context, domain_id=DOMAIN)
+    rclpy.init(context=context, domain_id=domain)
     node = CrosspointNode(context=context, namespace=namespace, parameter_overrides=[
         Parameter(name, value=value) for name, value in given.items() if value is not None])
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     stopped = threading.Event()
     thread = threading.Thread(target=_spin, args=(executor, stopped), daemon=True)
-    rig = Rig(context, node, executor)
+    rig = Rig(context, node, executor, domain)
     if start:
         node.start()
     thread.start()

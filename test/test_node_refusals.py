@@ -42,6 +42,7 @@ def ask(rig: Rig, timeout_s: float = 10.0, **changes: object) -> QueryResult:
 
 def assert_refused(rig: Rig, result: QueryResult, code: int, *words: str) -> None:
     """One result, of that code, in those words, and no target anywhere."""
+    rig.next_result()
     said = '; '.join([result.status.message, *(c.status.message for c in result.correspondences)])
     assert result.status.code == code, said
     for word in words:
@@ -371,7 +372,7 @@ def test_two_clicks_within_a_millisecond_get_one_result_each():
 
 
 def test_a_second_node_of_the_same_name_makes_both_refuse():
-    with running() as rig, running() as twin:
+    with running() as rig, running(domain=rig.domain) as twin:
         rig.discover()
         rig.show()
         name = ('crosspoint', '/')
