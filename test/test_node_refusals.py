@@ -426,5 +426,5 @@ def test_an_unknown_encoding_is_refused_by_name(rig):
 
     resent(rig, send)
     result = ask(rig)
-    assert result.status.code == Status.BAD_REQUEST
+    assert result.status.code == Status.NO_IMAGE
     assert 'nv99' in result.status.message
