@@ -21,5 +21,5 @@ def shared_data() -> Path:
     root = Path(__file__).resolve().parents[1]
     folder = Path(os.environ.get('CROSSPOINT_SHARED', root.parent / 'shared')) / 'data'
     if not folder.is_dir():
-        pytest.skip(f'no recordings at {folder}: set CROSSPOINT_SHARED to the folder that has data/')
+        pytest.skip(f'no recordings at {folder}: CROSSPOINT_SHARED may name the folder above')
     return folder
