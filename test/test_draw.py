@@ -13,6 +13,7 @@ from crosspoint_ros.core.datatypes import (
     Transform,
     View,
 )
+from crosspoint_ros.core.geometry import distance_to_segment_px
 from crosspoint_ros.core.pipeline import Answer, Located
 from crosspoint_ros.core.verify import Evidence, Limits
 
@@ -120,7 +121,7 @@ def test_the_clicked_ray_passes_through_every_point_on_it():
     for depth_m in (0.5, 2.0):
         point = LENS.ray_cam((350.0, 250.0)) * depth_m
         seen = LENS.pixel(point - (0.5, 0.0, 0.1))
-        assert np.nanmin(np.linalg.norm(ray_px - seen, axis=1)) < 10
+        assert distance_to_segment_px(ray_px, seen) < 0.5
     assert draw.ray_in_view(View('a', plain(0), LENS), np.zeros(2), other) is None
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.core.decode import Rgb
+from crosspoint_ros.core.geometry import epipolar_segment
 from crosspoint_ros.core.pipeline import Answer, Located
 from crosspoint_ros.core.verify import Limits
 
@@ -25,7 +26,6 @@ TEXT_AT_PX = 720.0  # an image of this height has text of OpenCV's scale 1, abou
 MIN_TEXT = 0.45
 ASCII = str.maketrans({'°': ' deg', '≤': '<=', '≥': '>=', '±': '+-', '×': 'x', '–': '-',
                        '—': '-', '…': '...', '→': '->', '’': "'", 'µ': 'u', '²': '2'})
-RAY_DEPTHS_M = np.geomspace(0.1, 20.0, 200)
 SIGMAS = 2.0  # an ellipse holds 86 % of a normal error
 
 
@@ -100,9 +100,8 @@ def ray_in_view(clicked: View, pixel: Array, other: View) -> Array | None:
     """Return the clicked ray as pixels (n, 2) of the other view; None without poses."""
     if clicked.base_from_cam is None or other.base_from_cam is None:
         return None
-    other_from_clicked = other.base_from_cam.inverse @ clicked.base_from_cam
-    points = clicked.intrinsics.ray_cam(pixel) * RAY_DEPTHS_M[:, None]
-    return other.intrinsics.pixel(other_from_clicked.point(points))
+    return epipolar_segment(clicked.intrinsics, other.intrinsics,
+                            other.base_from_cam.inverse @ clicked.base_from_cam, pixel)
 
 
 def _answer(clicked: View, pixel: Array, answer: Answer, view: View, limits: Limits) -> Rgb:
