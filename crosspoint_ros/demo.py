@@ -27,9 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument('--once', action='store_true',
                         help='end after the table, instead of waiting for your own clicks')
-    parser.add_argument('--count', type=int, metavar='N', help='click the first N points only')
+    parser.add_argument('--count', type=_positive, metavar='N', help='click the first N points only')
     parser.add_argument('--output', type=Path, default=Path('demo_output'), metavar='DIR',
                         help='where the pictures and the logs go (default: demo_output)')
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f'{text!r} is no number of points: 1 or more')
+    return int(text)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -164,7 +170,7 @@ The scene plays on: click yourself, from another terminal. Cameras front, side a
 
   {crosspoint} click front 122 227
 
-  {python} -c "from crosspoint_ros.ros.client import click; print(click('front', 122, 227))"
+  {python} -c "from crosspoint_ros.ros.client import *; print(sentence(click('front', 122, 227)))"
 
   ros2 action send_goal {NODE}/correspond crosspoint_ros/action/Correspond \
     "{{camera: front, x: 122.0, y: 227.0}}"

@@ -168,7 +168,7 @@ def test_the_demo_answers_the_click_it_advertises_and_ends_its_nodes_on_sigterm(
     python = ROOT / command[1] if '/' in command[1] else command[1]
     clicked = subprocess.run([str(python), '-c', command[2]], cwd=ROOT, capture_output=True,
                              text=True, timeout=60)
-    assert 'QueryResult' in clicked.stdout, clicked.stderr
+    assert clicked.stdout.startswith('front (122.0, 227.0)\n  in side: '), clicked.stderr
     nodes = children_of(demo.pid)
     demo.send_signal(signal.SIGTERM)
     rest, _ = demo.communicate(timeout=30)

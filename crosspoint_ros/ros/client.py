@@ -20,6 +20,8 @@ from crosspoint_ros.action import Correspond
 from crosspoint_ros.msg import Correspondence, QueryResult
 from crosspoint_ros.ros.convert import time_msg
 
+__all__ = ['Client', 'click', 'sentence']
+
 NODE = '/crosspoint'
 DISCOVERY_S = 10.0  # rarely, two processes take some seconds to find each other
 ANSWER_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
