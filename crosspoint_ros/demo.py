@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument('--once', action='store_true',
                         help='end after the table, instead of waiting for your own clicks')
-    parser.add_argument('--count', type=_positive, metavar='N', 
+    parser.add_argument('--count', type=_positive, metavar='N',
                         help='click the first N points only')
     parser.add_argument('--output', type=Path, default=Path('demo_output'), metavar='DIR',
                         help='where the pictures and the logs go (default: demo_output)')
