@@ -79,7 +79,8 @@ def test_a_click_becomes_the_same_point_in_the_other_view_and_a_target(rig):
     assert (position.x, position.y, position.z) == pytest.approx(POINT_BASE_M, abs=0.005)
     assert result.target.header.frame_id == 'base_link'
     assert result.target.method == GraspTarget.FUSED
-    assert list(result.stages) == ['wait_images', 'transforms', 'match', 'verify', 'lift', 'publish']
+    assert list(result.stages) == ['wait_images', 'transforms', 'match', 'verify', 'lift',
+                                   'publish']
     assert min(result.stage_s) >= 0
 
 

@@ -398,6 +398,22 @@ def test_time_that_jumps_back_forgets_images_and_answers_new_ones():
         assert_carries_on(rig)
 
 
+def test_a_bag_that_loops_without_a_clock_is_forgotten_with_its_tf():
+    with running() as rig:
+        rig.discover()
+        end = rig.show()
+        front = rig.node._server.cameras['front'].frames
+
+        def began_again() -> bool:
+            whole_frame(rig, end - 5 * 10**9, 'front')
+            return front.newest_ns() == end - 5 * 10**9
+
+        rig.until(began_again)
+        assert rig.node._server.cameras['side'].frames.newest_ns() is None
+        assert_refused(rig, ask(rig, stamp_ns=end - 5 * 10**9, other_cameras=('side',)),
+                       Status.NO_TF)
+
+
 @pytest.mark.parametrize('encoding', ['mono8', 'rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono16',
                                       'bayer_rggb8', 'yuv422_yuy2'])
 def test_every_common_encoding_is_answered(rig, encoding):

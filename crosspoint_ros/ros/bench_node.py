@@ -14,17 +14,25 @@ from crosspoint_ros.bench.machine import machine
 from crosspoint_ros.core.datatypes import Match, Query
 from crosspoint_ros.ros.click_stopwatch import ClickStopwatch
 from crosspoint_ros.ros.processes import NodeProcess
+from crosspoint_ros.ros.test_pattern import DEPTH_MM
 
 CAMERAS = ('front', 'side')
 SETTLE_S = 3.0
 
 
-class SamePixel:
-    """Answers the clicked pixel at once: what is left is what the node costs."""
+class KnownPlane:
+    """Answers at once, for the test pattern's flat wall: what is left is what the node costs."""
 
     def match(self, query: Query) -> Match:
-        """The same pixel."""
-        return Match(query.pixel, confidence=0.9, basis='none')
+        """Where the wall's point is in the other view."""
+        clicked, other = query.clicked, query.other
+        assert clicked.base_from_cam is not None
+        assert other.base_from_cam is not None
+        ray_cam = clicked.intrinsics.ray_cam(query.pixel)
+        point_cam_m = ray_cam / ray_cam[2] * DEPTH_MM * 1e-3
+        other_from_clicked = other.base_from_cam.inverse @ clicked.base_from_cam
+        return Match(other.intrinsics.pixel(other_from_clicked.point(point_cam_m)),
+                     confidence=0.9, basis='the test pattern')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,15 +83,15 @@ def overhead_ms(clicks: int) -> list[float]:
 
 def _start(stack: ExitStack, history_s: float, width: int, height: int) -> NodeProcess:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    environment = {'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA', **os.environ}
+    os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
     pattern = [f'width:={width}', f'height:={height}', 'rate_hz:=30.0']
     node = [f'cameras:=[{",".join(CAMERAS)}]', 'base_frame:=base_link', f'history_s:={history_s}',
-            f'matcher:={__name__}:SamePixel',
+            f'matcher:={__name__}:KnownPlane',
             *(f'{c}.depth_topic:=/{c}/aligned_depth_to_color/image_raw' for c in CAMERAS)]
     stack.enter_context(NodeProcess('crosspoint_ros.ros.test_pattern', _parameters(pattern),
-                                    folder / 'test_pattern.log', environment))
+                                    folder / 'test_pattern.log', os.environ))
     return stack.enter_context(NodeProcess('crosspoint_ros.ros.node', _parameters(node),
-                                           folder / 'crosspoint_node.log', environment))
+                                           folder / 'crosspoint_node.log', os.environ))
 
 
 def _parameters(assignments: list[str]) -> list[str]:

@@ -17,17 +17,20 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from crosspoint_ros.ros.assemble import Source
 from crosspoint_ros.ros.config import CameraConfig, Config, ConfigError
+from crosspoint_ros.ros.convert import stamp_ns
 from crosspoint_ros.ros.frames import FrameMemory, Memory
 
 RATE_WINDOW_S = 5.0
+JUMP_S = 2.0  # no network delivers images that late out of order
 
 
 class Camera:
     """Subscribes while it is told to listen; `frames` remembers what came."""
 
-    def __init__(self, node: Node, config: CameraConfig, whole: Config) -> None:
-        """Read the mask; raise ConfigError if it is not one."""
-        self._node, self.config = node, config
+    def __init__(self, node: Node, config: CameraConfig, whole: Config,
+                 on_jump: Callable[[float], None]) -> None:
+        """Read the mask; raise ConfigError if it is not one. `on_jump`: stamps went back by s."""
+        self._node, self.config, self._on_jump = node, config, on_jump
         compressed = config.transport == 'compressed'
         self._type = CompressedImage if compressed else Image
         self.source = Source(
@@ -73,6 +76,13 @@ class Camera:
         self.frames.clear()
 
     def _on_image(self, message: Image | CompressedImage) -> None:
+        # A bag that loops without /clock: only the stamps tell. TF must forget with us, or it
+        # would interpolate between the end of the bag and its beginning.
+        newest_ns = self.frames.newest_ns()
+        if newest_ns is not None:
+            back_s = (newest_ns - stamp_ns(message.header.stamp)) * 1e-9
+            if back_s > JUMP_S:
+                self._on_jump(-back_s)
         self._arrivals_s.append(time.monotonic())
         self.frame_id = message.header.frame_id
         self.frames.add_image(message)

@@ -1,9 +1,12 @@
 """The lifecycle node: its parameters, its states, and its end."""
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -18,6 +21,7 @@ from crosspoint_ros.ros.config import ConfigError, Parameters
 from crosspoint_ros.ros.diagnostics import Diagnostics
 from crosspoint_ros.ros.server import QueryServer
 
+IMPATIENCE_S = 1.0
 GOODBYE_S = 0.2  # for the last replies to leave, actions' among them
 
 
@@ -102,22 +106,20 @@ class CrosspointNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 if its parameters will not do."""
-    # Our own handlers: rclpy's would close the graph before the last refusals are published.
+    # rclpy's own handlers would close the graph before the last refusals are published.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    asked_to_end: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: asked_to_end.append(number))
+    executor = SingleThreadedExecutor()
+    asked_to_end = wait_for_signal(executor.wake)
     try:
         node = CrosspointNode()
     except ConfigError as error:
         print(f'crosspoint_node: {error}', file=sys.stderr)
         rclpy.try_shutdown()
         return 1
-    executor = SingleThreadedExecutor()
     executor.add_node(node)
     node.start()
-    while not asked_to_end:
-        executor.spin_once(timeout_sec=0.2)
+    while not asked_to_end.is_set():
+        executor.spin_once()
     node.stop()
     end_s = time.monotonic() + GOODBYE_S
     while time.monotonic() < end_s:
@@ -127,3 +129,30 @@ def main(args: list[str] | None = None) -> int:
     node.destroy_node()
     rclpy.try_shutdown()
     return 0
+
+
+def wait_for_signal(wake: Callable[[], object]) -> threading.Event:
+    """Return an event that is set, and `wake` called, by the first signal to end.
+
+    Another one, more than a second later, ends the process on the spot, whatever hangs. (Ctrl-C
+    under `ros2 launch` comes twice at once: from the terminal and from launch.) Python's own handlers would run only
+    when the executor next returns from the middleware; the wake-up file tells at once.
+    """
+    asked, (read_end, write_end) = threading.Event(), os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: None)
+
+    def wait() -> None:
+        os.read(read_end, 1)
+        asked.set()
+        wake()
+        asked_s = time.monotonic()
+        while True:
+            number = os.read(read_end, 1)[0]
+            if time.monotonic() - asked_s > IMPATIENCE_S:
+                os._exit(128 + number)
+
+    threading.Thread(target=wait, name='signals', daemon=True).start()
+    return asked

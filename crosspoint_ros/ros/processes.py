@@ -60,6 +60,10 @@ class NodeProcess:
         said = '\n'.join(f'  {line}' for line in lines) or '  (nothing)'
         raise Died(f'{self.name} has ended with code {code}. Its last words ({self._log}):\n{said}')
 
+    def wait(self, timeout_s: float = 20.0) -> int:
+        """Wait until it ends by itself, and return its exit code."""
+        return self._process.wait(timeout_s)
+
     def stop(self) -> int:
         """End it as Ctrl-C would, with force if that takes over 5 s; return its exit code."""
         for number in (signal.SIGINT, signal.SIGTERM):

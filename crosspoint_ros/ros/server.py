@@ -47,7 +47,7 @@ class QueryServer:
         self.limits: Limits = config.limits
         self.last_result: QueryResult | None = None
         self.outputs = Outputs(node, config)
-        self.cameras = {c.name: Camera(node, c, config) for c in config.cameras}
+        self.cameras = {c.name: Camera(node, c, config, self.forget) for c in config.cameras}
         self.transforms = make_transforms(node)
         self._views = ViewSource(self.cameras, self.transforms, config)
         self._thread = QueryThread(self._answer, self._draw, node.get_logger().error, config.busy,
@@ -60,6 +60,7 @@ class QueryServer:
         # The wall must tick on when a simulation's clock stands still.
         self._tick = node.create_timer(TICK_S, self._on_tick,
                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._tick.cancel()  # until there is a query to time, or a target to broadcast
         self._clicks = subscribe_clicks(node, config.cameras, self.ask)
         self._offer_services()
         self._jump = node.get_clock().create_jump_callback(
@@ -128,6 +129,7 @@ class QueryServer:
         job = Job(request, on_stage=lambda stage: self._post(lambda: at_stage(stage)),
                   on_end=lambda job: self._post(lambda: self._conclude(job)))
         self._replies[job.query_id] = reply
+        self._tick.reset()
         refused = self._not_now()
         if refused:
             job.end(Rejected(Code.BUSY, refused))
@@ -222,6 +224,8 @@ class QueryServer:
     def _on_tick(self) -> None:
         self._thread.expire()
         self.outputs.tick()
+        if self.outputs.on_tf.target is None and not self._thread.open_jobs:
+            self._tick.cancel()
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         self.forget(jump.delta.nanoseconds * 1e-9)

@@ -10,7 +10,7 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
@@ -31,8 +31,11 @@ class TestPattern(Node):
         depth_mm = np.full((self._height, self._width), DEPTH_MM)
         self._colour = self._image('rgb8', pattern.astype(np.uint8))
         self._depth = self._image('16UC1', depth_mm.astype(np.uint16))
-        self._tf = self.create_publisher(TFMessage, '/tf', QoSProfile(depth=100))
         self._cameras = [self._camera(name) for name in names]
+        self._tf_static = self.create_publisher(TFMessage, '/tf_static', QoSProfile(
+            depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        self._tf_static.publish(TFMessage(transforms=[
+            self._pose(index, name) for index, name in enumerate(names)]))
         self.create_timer(1.0 / rate_hz, self._publish)
 
     def _camera(self, name: str) -> tuple[str, Publisher, Publisher, Publisher]:
@@ -55,19 +58,19 @@ class TestPattern(Node):
         return CameraInfo(width=self._width, height=self._height, distortion_model='plumb_bob',
                           d=[0.0] * 5, k=k)
 
+    def _pose(self, index: int, name: str) -> TransformStamped:
+        pose = TransformStamped(child_frame_id=f'{name}_optical')
+        pose.header.stamp, pose.header.frame_id = self.get_clock().now().to_msg(), 'base_link'
+        pose.transform.translation.x = index * BASELINE_M
+        return pose
+
     def _publish(self) -> None:
         stamp = self.get_clock().now().to_msg()
-        poses = TFMessage()
-        for index, (name, image, depth, info) in enumerate(self._cameras):
-            pose = TransformStamped(child_frame_id=f'{name}_optical')
-            pose.header.stamp, pose.header.frame_id = stamp, 'base_link'
-            pose.transform.translation.x = index * BASELINE_M
-            poses.transforms.append(pose)
+        for name, image, depth, info in self._cameras:
             for publisher, message in ((image, self._colour), (depth, self._depth),
                                        (info, self._info())):
                 message.header.stamp, message.header.frame_id = stamp, f'{name}_optical'
                 publisher.publish(message)
-        self._tf.publish(poses)
 
 
 def main(args: list[str] | None = None) -> int:

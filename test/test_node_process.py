@@ -1,0 +1,91 @@
+"""The node as a process of its own: it ends in order, whatever it is doing."""
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import rclpy
+from crosspoint_ros.action import Correspond
+from crosspoint_ros.msg import QueryResult, Status
+from rclpy.action import ActionClient
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rig import Cameras
+
+from crosspoint_ros.ros.outputs import LATCHED
+from crosspoint_ros.ros.processes import NodeProcess
+
+GOOD = ['cameras:=[front, side]', 'base_frame:=base_link', 'front.depth_topic:=/front/depth',
+        'side.depth_topic:=/side/depth', 'limits.wait_images_s:=20.0', 'limits.wait_tf_s:=20.0']
+DOUBLES = Path(__file__).resolve().parent
+
+
+@pytest.fixture
+def graph():
+    context = Context()
+    rclpy.init(context=context)
+    cameras = Cameras(context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(cameras)
+    yield cameras, executor
+    executor.shutdown()
+    cameras.destroy_node()
+    rclpy.try_shutdown(context=context)
+
+
+def started(tmp_path: Path, *assignments: str) -> NodeProcess:
+    path = os.pathsep.join([str(DOUBLES), *filter(None, [os.environ.get('PYTHONPATH')])])
+    arguments = [word for assignment in (*GOOD, *assignments) for word in ('-p', assignment)]
+    return NodeProcess('crosspoint_ros.ros.node', arguments, tmp_path / 'crosspoint_node.log',
+                       {**os.environ, 'PYTHONPATH': path})
+
+
+def spin_until(executor, condition) -> None:
+    for _ in range(400):
+        if condition():
+            return
+        executor.spin_once(timeout_sec=0.05)
+    raise AssertionError('it did not come to pass within 20 s')
+
+
+@pytest.mark.parametrize(('stage', 'number'), [
+    ('wait_images', signal.SIGINT), ('transforms', signal.SIGTERM), ('match', signal.SIGINT)])
+def test_a_signal_in_any_stage_refuses_the_query_and_ends_in_order(graph, tmp_path, stage, number):
+    cameras, executor = graph
+    results: list[QueryResult] = []
+    cameras.create_subscription(QueryResult, '/crosspoint/result', results.append, LATCHED)
+    frame = 'base_frame:=map' if stage == 'transforms' else 'base_frame:=base_link'
+    with started(tmp_path, 'matcher:=doubles:SlowMatcher', 'SlowMatcher.delay_s:=5.0',
+                 frame) as process:
+        client = ActionClient(cameras, Correspond, '/crosspoint/correspond')
+        spin_until(executor, client.server_is_ready)
+        stages: list[str] = []
+        client.send_goal_async(Correspond.Goal(camera='front', x=10.0, y=10.0),
+                               feedback_callback=lambda m: stages.append(m.feedback.stage))
+
+        def reached() -> bool:
+            if stage != 'wait_images':
+                cameras.send_all()
+            return stage in stages
+
+        spin_until(executor, reached)
+        os.kill(process.pid, number)
+        os.kill(process.pid, number)  # Ctrl-C under `ros2 launch` comes twice
+        spin_until(executor, lambda: results)
+        assert process.wait() == 0, (tmp_path / 'crosspoint_node.log').read_text()
+    assert [r.status.code for r in results] == [Status.CANCELLED]
+    assert stage in results[0].status.message
+    assert not results[0].has_target
+
+
+def test_a_misspelt_key_in_a_params_file_ends_it_with_one_sentence(tmp_path):
+    params = tmp_path / 'params.yaml'
+    params.write_text('/**:\n  ros__parameters:\n    limits.min_confidense: 0.4\n')
+    log = tmp_path / 'crosspoint_node.log'
+    arguments = [word for a in GOOD for word in ('-p', a)] + ['--params-file', str(params)]
+    process = NodeProcess('crosspoint_ros.ros.node', arguments, log, os.environ)
+    assert process.wait() == 1
+    assert 'did you mean limits.min_confidence?' in log.read_text()
+    assert 'Traceback' not in log.read_text()
