@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         for number, affordance in enumerate(affordances, 1):
             check()
             result, ms = click(client, recording, affordance)
-            new = judge(result, affordance, ms)
+            new = judge(recording, result, affordance, ms)
             print('\n'.join(row(outcome, affordance, index) for index, outcome in enumerate(new)),
                   flush=True)
             file = args.output / f'{number:02}_{affordance.name.replace(" ", "_")}.png'

@@ -29,19 +29,25 @@ def stamp_ns(message: Any) -> int:
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 
-def judge(result: Any, affordance: Affordance, ms: float) -> list[Outcome]:
-    """Compare a QueryResult with the truth: one Outcome per other camera."""
+def judge(recording: Recording, result: Any, affordance: Affordance, ms: float) -> list[Outcome]:
+    """Compare a QueryResult with the truth: one Outcome per other camera.
+
+    A point that is hidden by no more than 2 px counts as visible where it was found.
+    """
     error_3d_mm = math.nan
     if result.has_target:
         at = result.target.pose.pose.position
         error_3d_mm = 1000 * math.dist((at.x, at.y, at.z), affordance.point_base_m)
     outcomes = []
     for answer in result.correspondences:
-        seen = affordance.seen[Moment(answer.found.camera, stamp_ns(answer))]
+        moment = Moment(answer.found.camera, stamp_ns(answer))
+        seen, accepted = affordance.seen[moment], answer.verdict != answer.REFUSED
+        visible = seen.visible or (
+            accepted and recording.borders(moment, affordance.point_base_m))
         found_px = (answer.found.x, answer.found.y)
         outcomes.append(Outcome(
-            name=affordance.name, camera=answer.found.camera, stamp_ns=stamp_ns(answer),
-            angle_deg=math.nan, visible=seen.visible, accepted=answer.verdict != answer.REFUSED,
+            name=affordance.name, camera=moment.camera, stamp_ns=moment.stamp_ns,
+            angle_deg=math.nan, visible=visible, accepted=accepted,
             sure=answer.verdict == answer.SURE, confidence=answer.confidence, found_px=found_px,
             error_px=math.dist(found_px, seen.pixel), error_3d_mm=error_3d_mm,
             first_on_pair=False, ms=ms, code=answer.status.code, reason=answer.status.message))
@@ -127,7 +133,7 @@ def picture(recording: Recording, result: Any, affordance: Affordance, file: Pat
     images = [draw_clicked(recording.view(clicked).image, (result.clicked.x, result.clicked.y),
                            f'clicked: {affordance.name}')]
     titles = [_title(recording, clicked)]
-    outcomes = judge(result, affordance, 0.0)
+    outcomes = judge(recording, result, affordance, 0.0)
     for answer, outcome in zip(result.correspondences, outcomes, strict=False):
         moment = Moment(outcome.camera, outcome.stamp_ns)
         images.append(_answer(recording, answer, affordance, outcome))

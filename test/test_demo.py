@@ -92,8 +92,8 @@ def result(handle):
             correspondence('wrist', (math.nan, math.nan), Correspondence.REFUSED)])
 
 
-def test_an_answer_is_measured_against_the_truth_of_the_image_it_was_given_for(result, handle):
-    side, wrist = judge(result, handle, 12.0)
+def test_an_answer_is_measured_against_the_truth_of_its_own_image(kitchen, result, handle):
+    side, wrist = judge(kitchen, result, handle, 12.0)
     assert (side.camera, side.accepted, side.sure) == ('side', True, True)
     assert side.error_px == pytest.approx(5.0)
     assert side.error_3d_mm == pytest.approx(5.0)
@@ -102,14 +102,14 @@ def test_an_answer_is_measured_against_the_truth_of_the_image_it_was_given_for(r
     assert wrist.reason == 'something hides it'
 
 
-def test_a_query_that_is_refused_as_a_whole_has_a_row_too(handle):
+def test_a_query_that_is_refused_as_a_whole_has_a_row_too(kitchen, handle):
     result = QueryResult(status=Status(code=Status.TIMEOUT, message='10.0 s, the limit is 10 s'))
-    (only,) = judge(result, handle, 1.0)
+    (only,) = judge(kitchen, result, handle, 1.0)
     assert verdict(only) == 'wrongly refused: took too long'
 
 
-def test_rows_stand_under_the_header(result, handle):
-    lines = [row(o, handle, i) for i, o in enumerate(judge(result, handle, 12.0))]
+def test_rows_stand_under_the_header(kitchen, result, handle):
+    lines = [row(o, handle, i) for i, o in enumerate(judge(kitchen, result, handle, 12.0))]
     at = header().index('verdict')
     assert lines[0][at:].split()[0] == 'sure'
     assert lines[1][at:].startswith('wrongly refused')

@@ -66,6 +66,15 @@ def test_the_visibility_of_the_truth_is_what_the_depth_says(kitchen):
     assert np.mean(agree) > 0.95
 
 
+def test_a_point_borders_what_is_shown_only_if_it_is_hidden_by_a_hair(kitchen):
+    side = next(a for a in kitchen.affordances if a.name == 'drawer side')
+    by_a_hair, deep = (Moment('wrist', START_NS + ns) for ns in (5000000000, 2666666666))
+    assert not side.seen[by_a_hair].visible
+    assert kitchen.borders(by_a_hair, side.point_base_m)
+    assert not side.seen[deep].visible
+    assert not kitchen.borders(deep, side.point_base_m)
+
+
 def test_the_angle_between_two_views_of_a_point_is_the_angle_of_their_rays(kitchen):
     affordance = kitchen.affordances[0]
     assert kitchen.angle_deg(affordance, affordance.clicked) == pytest.approx(0.0, abs=1e-3)

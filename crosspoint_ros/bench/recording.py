@@ -87,16 +87,30 @@ class Recording:
 
         Where the depth is not known, nothing is taken to be before it.
         """
+        point_m, around_m = self._depths(moment, point_base_m)
+        known = around_m[np.isfinite(around_m)]
+        return bool(around_m.size) and not (
+            known.size and np.median(known) < point_m - BEFORE_M)
+
+    def borders(self, moment: Moment, point_base_m: Array) -> bool:
+        """Tell whether the image shows the point's own surface within 2 px of the point.
+
+        Of a point that is hidden by so little nobody can say that it must not be found.
+        """
+        point_m, around_m = self._depths(moment, point_base_m)
+        return bool((np.abs(around_m - point_m) < BEFORE_M).any())
+
+    def _depths(self, moment: Moment, point_base_m: Array) -> tuple[float, Array]:
+        """The depth of a point, and those the image has within 2 px of it (none: outside)."""
         view = self.view(moment)
         point_cam = self.base_from_cam[moment].inverse.point(point_base_m)
         pixel = view.intrinsics.pixel(point_cam)
         if view.depth_m is None or not np.isfinite(pixel).all() \
                 or not view.intrinsics.contains(pixel):
-            return False
+            return float(point_cam[2]), np.empty(0)
         column, row = (max(round(float(p)), 0) for p in pixel)
-        around = view.depth_m[max(row - 2, 0):row + 3, max(column - 2, 0):column + 3]
-        known = around[np.isfinite(around)]
-        return not (len(known) and np.median(known) < point_cam[2] - BEFORE_M)
+        return float(point_cam[2]), view.depth_m[
+            max(row - 2, 0):row + 3, max(column - 2, 0):column + 3].astype(float)
 
     def angle_deg(self, affordance: Affordance, moment: Moment) -> float:
         """The angle at the point between the lines to the clicked camera and to another image."""
