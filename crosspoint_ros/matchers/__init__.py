@@ -1,6 +1,7 @@
 """Matchers by name, imported only when chosen."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -26,6 +27,17 @@ def matcher_class(name: str) -> Callable[..., Matcher]:
     except (ImportError, AttributeError) as error:
         raise ValueError(f'matcher {name!r}: {error}') from error
     return found
+
+
+def matcher_options(name: str) -> dict[str, Any]:
+    """Return the options of a matcher and their defaults, without building it.
+
+    They are the keyword arguments of its class, or of the dataclass it names as `Options`.
+    """
+    found = matcher_class(name)
+    parameters = inspect.signature(getattr(found, 'Options', found)).parameters.values()
+    return {option.name: option.default for option in parameters
+            if option.default is not option.empty}
 
 
 def load_matcher(name: str, **options: Any) -> Matcher:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.matchers import MATCHERS, matcher_class
+from crosspoint_ros.matchers import MATCHERS, matcher_options
 
 LIVE = 'limits.'  # the only parameters that may change while the node is configured
 
@@ -157,12 +156,13 @@ def limit_specs() -> tuple[Spec, ...]:
 
 
 def matcher_specs(matcher: str) -> tuple[Spec, ...]:
-    """The options of a matcher, which are the keyword arguments of its class."""
+    """The options of a matcher that a parameter can hold; `docs/` tells what each is worth."""
     prefix = matcher.rpartition(':')[2]
     return tuple(
-        Spec(f'{prefix}.{option.name}', option.default, f'option of the matcher {matcher}')
-        for option in inspect.signature(matcher_class(matcher)).parameters.values()
-        if isinstance(option.default, (bool, int, float, str)))
+        Spec(f'{prefix}.{name}', list(default) if isinstance(default, tuple) else default,
+             f'option {name} of the matcher {matcher}')
+        for name, default in matcher_options(matcher).items()
+        if isinstance(default, (bool, int, float, str, tuple)))
 
 
 class Parameters:
@@ -250,9 +250,15 @@ class Parameters:
             cameras=tuple(CameraConfig(name, *(value(s.name) for s in camera_specs(name)))
                           for name in value('cameras')),
             **{s.name: value(s.name) for s in NODE},
-            matcher_options={s.name.rpartition('.')[2]: value(s.name)
-                             for s in matcher_specs(matcher)},
+            matcher_options={
+                s.name.rpartition('.')[2]: _as_given(value(s.name), s.default)
+                for s in matcher_specs(matcher)},
             limits=self._read_limits(Limits), times=self._read_limits(TimeLimits))
 
     def _read_limits(self, owner: type) -> Any:
         return owner(**{f.name: self._value(f'{LIVE}{f.name}') for f in fields(owner)})
+
+
+def _as_given(value: Any, default: Any) -> Any:
+    """Arrays come back as tuples, the form that frozen options keep."""
+    return tuple(value) if isinstance(default, list) else value
