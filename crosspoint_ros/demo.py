@@ -66,9 +66,11 @@ def run(args: argparse.Namespace) -> int:
         print(f'\nClicking {len(affordances)} points of the front camera; the same point is looked '
               f'for in the others.\nPictures: {args.output}{os.sep}\n\n{header()}', flush=True)
         outcomes: list[Outcome] = []
+        image_ns = 0
         for number, affordance in enumerate(affordances, 1):
             check()
-            result, ms = click(client, recording, affordance)
+            result, ms = click(client, recording, affordance, image_ns)
+            image_ns = stamp_ns(result.clicked)
             new = judge(recording, result, affordance, ms)
             print('\n'.join(row(outcome, affordance, index) for index, outcome in enumerate(new)),
                   flush=True)
@@ -146,16 +148,21 @@ def is_early(result: Any) -> bool:
     return bool(codes & {Code.NO_IMAGE, Code.STALE, Code.NO_TF})
 
 
-def click(client: Client, recording: Recording, affordance: Affordance) -> tuple[Any, float]:
-    """Click the newest image in which the robot's arm is not in front of the point; also ms."""
-    for _ in range(TRIES):
+def click(client: Client, recording: Recording, affordance: Affordance,
+          image_ns: int) -> tuple[Any, float]:
+    """Click an image in which the robot's arm is not in front of the point; also ms.
+
+    First the image with that stamp, whose features the matcher knows by now; where that will not
+    do, or is forgotten, the newest ones.
+    """
+    for stamp in (image_ns, *([0] * TRIES)):
         begun_s = time.monotonic()
-        result = client.click(affordance.clicked.camera, *affordance.pixel)
+        result = client.click(affordance.clicked.camera, *affordance.pixel, stamp_ns=stamp)
         ms = 1000 * (time.monotonic() - begun_s)
         clicked = Moment(result.clicked.camera, stamp_ns(result.clicked))
         if not is_early(result) and recording.shows(clicked, affordance.point_base_m):
             return result, ms
-        client.spin(0.4)
+        client.spin(0.0 if stamp else 0.4)
     raise TimeoutError(f'{affordance.name}: no answer in {TRIES} tries, the last: '
                        f'{sentence(result)}')
 
