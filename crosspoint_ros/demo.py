@@ -157,7 +157,8 @@ def click(client: Client, recording: Recording, affordance: Affordance,
     """
     for stamp in (image_ns, *([0] * TRIES)):
         begun_s = time.monotonic()
-        result = client.click(affordance.clicked.camera, *affordance.pixel, stamp_ns=stamp)
+        x, y = affordance.pixel
+        result = client.click(affordance.clicked.camera, x, y, stamp)
         ms = 1000 * (time.monotonic() - begun_s)
         clicked = Moment(result.clicked.camera, stamp_ns(result.clicked))
         if not is_early(result) and recording.shows(clicked, affordance.point_base_m):
