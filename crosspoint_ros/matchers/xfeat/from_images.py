@@ -24,7 +24,7 @@ ESSENTIAL_PX = 2.0
 ROUNDS = 3000
 # Depths in units of the baseline, which is all that images tell.
 NEAREST, FARTHEST = 0.05, 1e4
-LOOSE = Prior(rotation_rad=0.05, translation=0.2)
+LOOSE = Prior(rotation_rad=0.15, translation=0.6)
 
 
 @dataclass(frozen=True, eq=False)

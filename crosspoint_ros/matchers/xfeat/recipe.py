@@ -35,7 +35,7 @@ class Recipe:
     consistent_neighbours: bool = True
     # Two views.
     refine_pose: bool = True
-    posed_near_m: float = 0.15
+    posed_near_m: float = 0.2
     posed_far_m: float = 8.0
     # The score map.
     patch_consensus: bool = True

@@ -20,6 +20,7 @@ W_BAND, BAND_SIGMA_PX = 0.2, 4.0
 W_LANDING = 0.5
 FLOOR = 0.01
 RIVAL_PX = 24.0
+HERE_PX = 8.0
 FAR_PX = 200.0
 HIDDEN = -9.0
 
@@ -126,6 +127,17 @@ def peak(scores: FloatMap, grid: Array) -> Peak:
     away = ((grid - pixel) ** 2).sum(axis=-1) > RIVAL_PX ** 2
     rival = float(scores[away].max()) if away.any() else HIDDEN
     return Peak(pixel, best, best - rival)
+
+
+def standing(scores: FloatMap, grid: Array, pixel: Array) -> tuple[float, float]:
+    """Return the score around a place, and its lead over all places more than 24 px away.
+
+    The lead is negative where the map favours another place.
+    """
+    square = ((grid - pixel) ** 2).sum(axis=-1)
+    here = float(scores[square <= max(HERE_PX ** 2, float(square.min()))].max())
+    away = square > RIVAL_PX ** 2
+    return here, here - float(scores[away].max()) if away.any() else here - HIDDEN
 
 
 def _vertex(line: FloatMap, at: int) -> float:

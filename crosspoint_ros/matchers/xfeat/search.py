@@ -13,6 +13,9 @@ from crosspoint_ros.matchers.xfeat.depth import back_distance, sighting
 from crosspoint_ros.matchers.xfeat.pair import Pair
 from crosspoint_ros.matchers.xfeat.recipe import Recipe
 
+SURE_SLACK_PX = 4.0
+SIGHT_PX = 4.0
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -21,7 +24,7 @@ class Found:
     pixel: (2,) working px. score, margin: of the score map there. density: of the matches around
     the click. return_px: how far from the click the matches around the found place lead back.
     gap_m: depth measured against depth expected, NaN where unknown. slack_px: how far off depth
-    may have put it, infinite where depth did not. astray_px: how far the looks alone put it.
+    may have put it, infinite where depth did not. by_depth: carried here by the click's depth.
     """
 
     pixel: Array
@@ -31,7 +34,7 @@ class Found:
     return_px: float
     slack_px: float = np.inf
     gap_m: float = np.nan
-    astray_px: float = 0.0
+    by_depth: bool = False
 
 
 def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe) -> Found:
@@ -48,6 +51,7 @@ def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe) -> Found:
         assert pair.motion is not None
         back = back_distance(pair.other, pair.clicked, pair.motion.inverse, pixel)
         scores = scores + score.landing_term(pair, back)
+        slack_px = pair.slack_px
     peak = _peak(pair, scores)
     return Found(peak.pixel, peak.score, peak.margin, prior.density,
                  _return_px(pair, pixel, peak.pixel), slack_px)
@@ -65,17 +69,13 @@ def search_by_depth(pair: Pair, pixel: Array, depth_m: float, recipe: Recipe) ->
     prior = _prior(pair, pixel)
     looks = _looks(pair, pixel, prior, recipe)
     distance = np.linalg.norm(pair.other.fine_grid - expected, axis=-1)
-    peak = _peak(pair, looks + score.landing_term(pair, distance))
-    free = _peak(pair, looks)
-    sure = pair.slack_px <= SURE_SLACK_PX
-    found = expected if sure else peak.pixel
+    found = expected
+    if pair.slack_px > SURE_SLACK_PX:
+        found = _peak(pair, looks + score.landing_term(pair, distance)).pixel
+    here, margin = score.standing(_seen(pair, looks), pair.other.fine_grid, found)
     gap_m = _refuse_hidden(pair, found, float(point_m[2]), recipe)
-    return Found(found, peak.score, peak.margin, prior.density, _return_px(pair, pixel, found),
-                 pair.slack_px, gap_m, float(np.linalg.norm(free.pixel - found)))
-
-
-SURE_SLACK_PX = 4.0
-SIGHT_PX = 4.0
+    return Found(found, here, margin, prior.density, _return_px(pair, pixel, found),
+                 pair.slack_px, gap_m, by_depth=True)
 
 
 def refuse_outside(pair: Pair, expected: Array) -> None:
@@ -114,8 +114,11 @@ def _looks(pair: Pair, pixel: Array, prior: LocalAffine, recipe: Recipe) -> Floa
 
 
 def _peak(pair: Pair, scores: FloatMap) -> score.Peak:
-    scores = np.where(pair.other.fine_hidden, np.float32(score.HIDDEN), scores)
-    return score.peak(scores, pair.other.fine_grid)
+    return score.peak(_seen(pair, scores), pair.other.fine_grid)
+
+
+def _seen(pair: Pair, scores: FloatMap) -> FloatMap:
+    return np.where(pair.other.fine_hidden, np.float32(score.HIDDEN), scores)
 
 
 def _return_px(pair: Pair, pixel: Array, found: Array) -> float:

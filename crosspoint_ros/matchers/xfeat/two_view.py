@@ -14,7 +14,7 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, Transform
 from crosspoint_ros.matchers.xfeat.matching import Matches
 
-DATA_SIGMA_PX = 2.0
+DATA_SIGMA_PX = 6.0
 
 
 @dataclass(frozen=True, eq=False)

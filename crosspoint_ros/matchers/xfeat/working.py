@@ -1,6 +1,8 @@
 """Pixels: as published, on the working scale, and without the lens."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +20,8 @@ class WorkingImage:
     """
 
     def __init__(self, intrinsics: Intrinsics, long_side_px: float) -> None:
+        if intrinsics.model != 'equidistant' and not any(intrinsics.distortion):
+            intrinsics = replace(intrinsics, distortion=())   # no need to undistort anything
         self.intrinsics = intrinsics
         self.zoom = long_side_px / max(intrinsics.width_px, intrinsics.height_px)
         self.width_px = intrinsics.width_px * self.zoom
@@ -51,7 +55,7 @@ class WorkingImage:
         """Points (..., 3) to working pixels; NaN where this camera cannot see them at all."""
         points = np.asarray(point_cam_m, dtype=np.float64)
         pixels = self.working(self.intrinsics.pixel(points))
-        if not self.intrinsics.distortion:
+        if self.intrinsics.model != 'equidistant' and not self.intrinsics.distortion:
             return pixels
         # Past the edge of its calibration a distortion polynomial folds back into the image.
         depth = np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
