@@ -113,6 +113,14 @@ def test_the_normal_near_an_edge_is_that_of_the_nearer_surface():
     assert np.degrees(np.arccos(-surface_normal_base(view, pixel)[2])) < 5
 
 
+def test_a_larger_wall_behind_an_edge_does_not_give_its_normal_to_the_object():
+    rows, columns = np.indices((240, 320))
+    slanted_m = OBJECT_M + 0.0005 * (rows - 120)
+    view = flat(np.where(columns < 160, slanted_m, WALL_M))
+    normal_cam = view.base_from_cam.inverse.direction(surface_normal_base(view, (161.0, 120.0)))
+    assert np.degrees(np.arccos(normal_cam[2])) > 10
+
+
 def test_the_normal_survives_a_fifth_of_wrong_depths():
     view = scenes.seen('left', scenes.looking_at(scenes.LEFT), (BOX,))
     rng = np.random.default_rng(0)

@@ -177,11 +177,12 @@ def test_neither_depth_nor_poses_is_said_of_each_view():
 
 
 def test_at_an_edge_the_found_depth_is_that_of_the_clicked_surface():
-    corner = np.array([0.0, -0.085, 0.12])
     left, right = views()
-    target = lifted(left, right, point_base_m=corner, offset_px=(0.0, 2.0))
-    assert target.gap_m < 0.02
-    assert error_m(target, corner) < 0.01
+    depth_m = right.depth_m.copy()
+    depth_m[:, :int(scenes.pixel_of(right, ON_TOP)[0])] -= 0.3
+    target = lifted(left, replace(right, depth_m=depth_m))
+    assert target.method == Method.FUSED
+    assert error_m(target) < 0.005
 
 
 def test_z_points_into_the_surface_and_x_is_that_of_the_clicked_image():

@@ -92,11 +92,14 @@ def test_an_answer_for_a_hidden_point_is_refused_by_the_depth_in_front_of_it():
     verify(asked, match, evidence, Limits(max_depth_gap_m=1.0))
 
 
-def test_a_right_match_on_an_edge_is_not_refused_for_what_is_behind_it():
-    corner = np.array([0.098, -0.05, 0.12])
-    asked = query(corner)
-    match = match_at(asked, corner, offset_px=(2.0, 0.0))
-    assert examine(asked, match, LIMITS).check == Check.PASS
+def test_a_right_match_beside_an_object_is_not_refused_for_what_hangs_in_front():
+    asked = query()
+    match = match_at(asked)
+    depth_m = asked.other.depth_m.copy()
+    depth_m[:, :int(match.pixel[0])] -= 0.3
+    beside = replace(asked, other=replace(asked.other, depth_m=depth_m))
+    evidence = examine(beside, match, LIMITS)
+    assert (evidence.check, evidence.depth_gap_m < 0.01) == (Check.PASS, True)
 
 
 @pytest.mark.parametrize(('confidence', 'passes'), [(0.5, True), (0.49, False)])
