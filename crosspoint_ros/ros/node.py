@@ -109,7 +109,8 @@ def main(args: list[str] | None = None) -> int:
     # rclpy's own handlers would close the graph before the last refusals are published.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
-    asked_to_end = wait_for_signal(executor.wake)
+    # A task, not executor.wake(): spin_once goes on waiting when it wakes to no work.
+    asked_to_end = wait_for_signal(lambda: executor.create_task(lambda: None))
     try:
         node = CrosspointNode()
     except ConfigError as error:
@@ -135,8 +136,9 @@ def wait_for_signal(wake: Callable[[], object]) -> threading.Event:
     """Return an event that is set, and `wake` called, by the first signal to end.
 
     Another one, more than a second later, ends the process on the spot, whatever hangs. (Ctrl-C
-    under `ros2 launch` comes twice at once: from the terminal and from launch.) Python's own handlers would run only
-    when the executor next returns from the middleware; the wake-up file tells at once.
+    under `ros2 launch` comes twice at once: from the terminal and from launch.) Python's own
+    handlers would run only when the executor next returns from the middleware; the wake-up file
+    tells at once.
     """
     asked, (read_end, write_end) = threading.Event(), os.pipe()
     os.set_blocking(write_end, False)
