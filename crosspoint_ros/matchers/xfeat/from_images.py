@@ -11,9 +11,9 @@ from crosspoint_ros.matchers.xfeat.matching import Matches
 from crosspoint_ros.matchers.xfeat.two_view import (
     Lenses,
     Prior,
+    fundamental,
     homogeneous,
     in_front,
-    fundamental,
     refine,
     sampson,
 )

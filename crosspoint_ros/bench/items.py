@@ -1,0 +1,133 @@
+"""Sets of real pairs on disk: views, queries and their truth."""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.core.datatypes import Array, Intrinsics, Query, Transform, View
+
+
+class Status(IntEnum):
+    """Whether the other view shows the point: `status` in queries.npz."""
+
+    OCCLUDED = 0
+    VISIBLE = 1
+    OUT_OF_VIEW = 2
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the matcher is told besides the images, and how wrong the poses are made."""
+
+    poses: bool = True
+    depth: bool = True
+    noise_cm: float = 0.0
+    noise_deg: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One question with its answer. truth: pixel (2,) in the other view; bin: viewing angle."""
+
+    query: Query
+    truth: Array
+    status: Status
+    pair: int
+    bin: str
+
+
+class PairSet:
+    """A folder of `index.json`, `queries.npz` and `frames/`, as shared/data/apc_shelf has it.
+
+    The pose of the other view is the true one, moved by a turn of `noise_deg` about a random axis
+    and a shift of `noise_cm` in a random direction, drawn once per pair.
+    """
+
+    def __init__(self, folder: Path, given: Given, mask: npt.NDArray[np.bool_] | None) -> None:
+        for name in ('index.json', 'queries.npz'):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f'{folder} is no set of pairs: it has no {name}')
+        self._folder, self._given, self._mask = folder, given, mask
+        self._index: dict[str, Any] = json.loads((folder / 'index.json').read_text())
+        self._views: dict[str, View] = {}
+
+    @cached_property
+    def _queries(self) -> dict[str, npt.NDArray[Any]]:
+        with np.load(self._folder / 'queries.npz') as queries:
+            return dict(queries)
+
+    def __len__(self) -> int:
+        return len(self._queries['p'])
+
+    @property
+    def bins(self) -> list[str]:
+        """The names of the viewing-angle bins."""
+        return list(self._index['bins'])
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield the queries pair by pair."""
+        for number, pair in enumerate(self._index['pairs']):
+            clicked, other = self._pair_views(number, pair)
+            for row in np.flatnonzero(self._queries['pair'] == number):
+                yield Item(Query(clicked, other, self._queries['p'][row].astype(np.float64)),
+                           self._queries['gt'][row].astype(np.float64),
+                           Status(int(self._queries['status'][row])), number,
+                           self.bins[pair['bin']])
+
+    def _pair_views(self, number: int, pair: dict[str, Any]) -> tuple[View, View]:
+        clicked, other = self._view(pair['A']), self._view(pair['B'])
+        if not self._given.poses:
+            return clicked, other
+        rng = np.random.default_rng([self._given.seed, number])
+        other_from_clicked = noise(rng, self._given.noise_cm, self._given.noise_deg) \
+            @ Transform.from_matrix(_orthonormal(np.array(pair['T_BA'])))
+        return (replace(clicked, base_from_cam=Transform(np.eye(3), np.zeros(3))),
+                replace(other, base_from_cam=other_from_clicked.inverse))
+
+    def _view(self, name: str) -> View:
+        if name not in self._views:
+            image = cv2.imread(str(self._folder / 'frames' / f'{name}.png'))
+            K = self._index['frames'][name]['K']
+            height, width = image.shape[:2]
+            self._views[name] = View(
+                camera=name, image=cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask=self._mask,
+                intrinsics=Intrinsics(K[0][0], K[1][1], K[0][2], K[1][2], width, height),
+                depth_m=self._depth_m(name) if self._given.depth else None)
+        return self._views[name]
+
+    def _depth_m(self, name: str) -> npt.NDArray[np.float32]:
+        raw = cv2.imread(str(self._folder / 'frames' / f'{name}.depth.png'), cv2.IMREAD_UNCHANGED)
+        depth_m = raw.astype(np.float32) / np.float32(self._index['depth_scale'])
+        return np.where(raw > 0, depth_m, np.float32(np.nan))
+
+
+def noise(rng: np.random.Generator, shift_cm: float, turn_deg: float) -> Transform:
+    """Draw a turn and a shift of the given lengths, in random directions."""
+    axis, direction = (v / np.linalg.norm(v) for v in rng.normal(size=(2, 3)))
+    return Transform(cv2.Rodrigues(axis * np.radians(turn_deg))[0], direction * shift_cm / 100)
+
+
+def _orthonormal(matrix: Array) -> Array:
+    """Remove the rounding of a written rotation."""
+    U, _, Vt = np.linalg.svd(matrix[:3, :3])
+    matrix = matrix.copy()
+    matrix[:3, :3] = U @ Vt
+    return matrix
+
+
+def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """Read a mask, white where the robot's own body hides the scene."""
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise FileNotFoundError(f'{path} is no mask that can be read')
+    return np.asarray(mask > 127)

@@ -1,0 +1,117 @@
+"""`crosspoint bench pairs`: score a matcher on a folder of real pairs."""
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.bench.items import Given, PairSet, read_mask
+from crosspoint_ros.bench.machine import machine
+from crosspoint_ros.bench.run import run
+from crosspoint_ros.bench.score import PCK_PX, Accuracy, Score, score
+from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.matchers import MATCHERS, load_matcher
+
+MASK = 'gripper_mask.png'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument('folder', type=Path, help='index.json, queries.npz and frames/')
+    parser.add_argument('--matcher', default='xfeat',
+                        help=f'{", ".join(MATCHERS)}, or module:Class (default: xfeat)')
+    parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
+                        help='an option of the matcher; may be repeated')
+    parser.add_argument('--noise-cm', type=float, default=0.0, help='error of the poses, cm')
+    parser.add_argument('--noise-deg', type=float, default=0.0, help='error of the poses, deg')
+    parser.add_argument('--seed', type=int, default=0, help='of the noise (default: 0)')
+    parser.add_argument('--no-depth', action='store_true', help='keep the depth to yourself')
+    parser.add_argument('--no-poses', action='store_true', help='keep the poses to yourself')
+    parser.add_argument('--mask', type=Path, help="the robot's own body, white "
+                                                  f'(default: {MASK} of the folder, if there)')
+    parser.add_argument('--no-mask', action='store_true', help='use no mask')
+    parser.add_argument('--limit', type=int, metavar='N', help='ask the first N questions only')
+    parser.add_argument('--json', type=Path, metavar='OUT', help='write scores and outcomes there')
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the benchmark and print its scores."""
+    given = Given(not args.no_poses, not args.no_depth, args.noise_cm, args.noise_deg, args.seed)
+    limits = Limits()
+    matcher = load_matcher(args.matcher, **options(args.option))
+    items = PairSet(args.folder, given, chosen_mask(args))
+    outcomes = list(run(islice(items, args.limit), matcher, limits))
+    scored = score(outcomes, limits.sure_confidence)
+    print(f'{args.folder.name}, {len(outcomes)} queries, {args.matcher} '
+          f'{" ".join(args.option)}, {described(given)}\n{table(scored)}\n{machine()}')
+    if args.json:
+        args.json.write_text(json.dumps({
+            'machine': machine(), 'matcher': args.matcher, 'options': options(args.option),
+            'given': asdict(given), 'score': asdict(scored),
+            'outcomes': [asdict(outcome) for outcome in outcomes]}, indent=1))
+    return 0
+
+
+def options(pairs: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE; a value that is no Python literal stays a string."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition('=')
+        if not equals:
+            raise SystemExit(f'--option takes KEY=VALUE, got {pair!r}')
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found
+
+
+def chosen_mask(args: argparse.Namespace) -> npt.NDArray[np.bool_] | None:
+    """Read the mask that was named, or the folder's own, unless none is wanted."""
+    path = args.mask or args.folder / MASK
+    if args.no_mask or (args.mask is None and not path.is_file()):
+        return None
+    return read_mask(path)
+
+
+def described(given: Given) -> str:
+    """Say what the matcher was told."""
+    if not given.poses:
+        return 'images and depth' if given.depth else 'images only'
+    told = 'images, poses and depth' if given.depth else 'images and poses'
+    return f'{told}; poses off by {given.noise_cm:g} cm, {given.noise_deg:g} deg, seed {given.seed}'
+
+
+def table(scored: Score) -> str:
+    """Lay the scores out for people."""
+    head = 'visible points   number ' + ' '.join(f'{f"@{px:g} px":>8}' for px in PCK_PX) + '   median'
+    rows = [_row(f'{name} deg', one) for name, one in scored.by_bin.items() if one.points]
+    return '\n'.join([
+        head, *rows, _row('all', scored.overall),
+        f'accepted: {scored.accepted_visible:.1%} of the visible points, '
+        f'{scored.accepted_hidden:.1%} of the others; {scored.accepted_precision:.1%} are right',
+        f'sure: {scored.sure_share:.1%} of the visible points; {scored.sure_precision:.1%} are right',
+        f'precision at 90 % recall {scored.precision_at_recall:.1%}, '
+        f'visibility AUROC {scored.visibility_auroc:.3f}',
+        f'refused: {", ".join(f"{code} {n}" for code, n in scored.refusals.items()) or "none"}',
+        f'squared Mahalanobis error of right answers, median {scored.mahalanobis2_median:.2f} '
+        '(1.39 if covariances are true)',
+        f'first click on a pair {scored.first_ms:.0f} ms, another {scored.again_ms:.1f} ms (median)'])
+
+
+def _row(name: str, one: Accuracy) -> str:
+    shares = ' '.join(f'{share:8.1%}' for share in one.pck)
+    return f'{name:16} {one.points:6} {shares} {one.median_px:5.1f} px'
+
+
+if __name__ == '__main__':
+    _parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(_parser)
+    raise SystemExit(main(_parser.parse_args()))

@@ -1,0 +1,72 @@
+"""Asking a matcher every question of a set, and holding its answers as the robot's path does."""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from crosspoint_ros.bench.items import Item, Status
+from crosspoint_ros.core.datatypes import Code, Match, Matcher, Rejected
+from crosspoint_ros.core.pipeline import check_click
+from crosspoint_ros.core.verify import Limits, examine, verify
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One answer. error_px: of the best pixel, refused or not; infinite without one.
+
+    code: OK if accepted, else why not. clickable: False where the robot's path would have refused
+    the click itself. mahalanobis2: the error in units of the stated covariance.
+    """
+
+    pair: int
+    bin: str
+    visible: bool
+    clickable: bool
+    error_px: float
+    confidence: float
+    mahalanobis2: float
+    code: Code
+    message: str
+    first_on_pair: bool
+    ms: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the robot would have got this answer."""
+        return self.code == Code.OK
+
+
+def run(items: Iterable[Item], matcher: Matcher, limits: Limits) -> Iterator[Outcome]:
+    """Ask each question in turn."""
+    pair = -1
+    for item in items:
+        first, pair = item.pair != pair, item.pair
+        yield _ask(item, matcher, limits, first)
+
+
+def _ask(item: Item, matcher: Matcher, limits: Limits, first: bool) -> Outcome:
+    match, why = Match(np.full(2, np.nan)), Rejected(Code.OK, '')
+    begun_s = time.perf_counter()
+    try:
+        match = matcher.match(item.query)
+        verify(item.query, match, examine(item.query, match, limits), limits)
+    except Rejected as rejected:
+        why = rejected
+    ms = 1000 * (time.perf_counter() - begun_s)
+    error = match.pixel - item.truth
+    distance_px = float(np.linalg.norm(error))
+    return Outcome(item.pair, item.bin, item.status == Status.VISIBLE, _clickable(item),
+                   distance_px if np.isfinite(distance_px) else np.inf, match.confidence,
+                   float(error @ np.linalg.pinv(np.nan_to_num(match.covariance_px2)) @ error),
+                   why.code, why.message, first, ms)
+
+
+def _clickable(item: Item) -> bool:
+    try:
+        check_click(item.query.clicked, [item.query.other], item.query.pixel)
+    except Rejected:
+        return False
+    return True
