@@ -11,12 +11,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from crosspoint_ros.bench.recording import KITCHEN, Affordance, Moment, Recording
+from crosspoint_ros.bench.recording import Affordance, Moment, Recording
 from crosspoint_ros.bench.scene import Outcome
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.demo_report import header, is_wrong, judge, picture, row, stamp_ns, summary
 from crosspoint_ros.ros.client import NODE, Client, sentence
 from crosspoint_ros.ros.processes import Died, NodeProcess
+from crosspoint_ros.scenes import KITCHEN
 
 START_S = 60.0  # a cold start reads OpenCV, NumPy and the model from a slow disk
 FIRST_IMAGES_S = 20.0

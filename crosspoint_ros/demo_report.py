@@ -5,13 +5,18 @@ import math
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from crosspoint_ros.bench.recording import Affordance, Moment, Recording
 from crosspoint_ros.bench.scene import Outcome
 from crosspoint_ros.core.datatypes import Code
-from crosspoint_ros.core.draw import draw_clicked, draw_found, draw_refused, side_by_side
+from crosspoint_ros.core.draw import (
+    draw_clicked,
+    draw_found,
+    draw_refused,
+    side_by_side,
+    write_png,
+)
 
 WRONG_PX = 20.0  # an accepted answer further off than this is wrong, not imprecise
 WHY = {
@@ -141,7 +146,7 @@ def picture(recording: Recording, result: Any, affordance: Affordance, file: Pat
     lifted = _number(outcomes[0].error_3d_mm, '3D target {:.1f} mm off')
     footer = f'{affordance.name}: {lifted if result.has_target else "no 3D target"}.  ' \
              'White cross: where the point really is.'
-    cv2.imwrite(str(file), side_by_side(images, titles, footer)[..., ::-1])
+    write_png(file, side_by_side(images, titles, footer))
 
 
 def _title(recording: Recording, moment: Moment) -> str:

@@ -43,7 +43,7 @@ def backend(file_or_name: str) -> str:
 @pytest.mark.parametrize('file', [f for f in FILES if f.parts[0] == 'core'], ids=str)
 def test_the_core_imports_nothing_but_numpy_and_opencv(file):
     allowed = ('crosspoint_ros.core', 'numpy', 'cv2', '__future__', 'collections', 'contextlib',
-               'dataclasses', 'enum', 'functools', 'itertools', 'logging', 'math', 'struct',
+               'dataclasses', 'enum', 'functools', 'itertools', 'logging', 'math', 'os', 'struct',
                'typing')
     assert [n for n in imported(file) if not under(n, *allowed)] == []
 

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from crosspoint_ros.msg import Correspondence, GraspTarget, ImagePoint, QueryResult, Status
 
-from crosspoint_ros.bench.recording import KITCHEN, Recording
+from crosspoint_ros.bench.recording import Recording
 from crosspoint_ros.bench.scene import Outcome
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.demo_report import header, is_wrong, judge, picture, row, summary, verdict
+from crosspoint_ros.scenes import KITCHEN
 
 ROOT = Path(__file__).resolve().parents[1]
 START_NS = 1760000000000000000

@@ -29,8 +29,9 @@ from tf2_msgs.msg import TFMessage
 from crosspoint_ros.core.datatypes import Rejected
 from crosspoint_ros.ros import play_bag
 from crosspoint_ros.ros.convert import stamp_ns
-from crosspoint_ros.ros.play_bag import KITCHEN, main
+from crosspoint_ros.ros.play_bag import main
 from crosspoint_ros.ros.transforms import make_transforms
+from crosspoint_ros.scenes import KITCHEN
 
 WAIT_S = 20.0
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crosspoint_ros.bench.recording import KITCHEN, Moment, Recording
+from crosspoint_ros.bench.recording import Moment, Recording
+from crosspoint_ros.scenes import KITCHEN
 
 START_NS = 1760000000000000000
 

@@ -12,7 +12,6 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
 from crosspoint_ros.core.decode import depth_m_from_compressed, rgb_from_compressed
 
-KITCHEN = Path(__file__).resolve().parent.parent / 'scenes' / 'kitchen'
 IMAGE, DEPTH, INFO = 'image', 'depth', 'info'
 BEFORE_M = 0.02  # nearer than the point by more than this: something is before it
 UNNAMED = 'wall tile'  # the built-in scene's one point that its author left without a name

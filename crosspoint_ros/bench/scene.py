@@ -8,16 +8,22 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from crosspoint_ros.bench.machine import machine
-from crosspoint_ros.bench.recording import KITCHEN, Affordance, Moment, Recording
+from crosspoint_ros.bench.recording import Affordance, Moment, Recording
 from crosspoint_ros.core.datatypes import Code, Matcher, Rejected, View
-from crosspoint_ros.core.draw import draw_clicked, draw_found, draw_refused, side_by_side
+from crosspoint_ros.core.draw import (
+    draw_clicked,
+    draw_found,
+    draw_refused,
+    side_by_side,
+    write_png,
+)
 from crosspoint_ros.core.pipeline import Located, locate
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import MATCHERS, load_matcher
+from crosspoint_ros.scenes import KITCHEN
 
 NEAR_PX = 10.0
 
@@ -226,4 +232,4 @@ def _draw_failure(folder: Path, clicked: View, other: View, affordance: Affordan
                            f'{where}; seen from {outcome.angle_deg:.0f} deg apart')
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f'{outcome.name}_{outcome.camera}_{outcome.stamp_ns}.png'.replace(' ', '_')
-    cv2.imwrite(str(path), picture[..., ::-1])
+    write_png(path, picture)

@@ -7,6 +7,7 @@ All images are (h, w, 3) RGB uint8; the ones handed in are never written to.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from os import PathLike
 
 import cv2
 import numpy as np
@@ -81,6 +82,12 @@ def side_by_side(images: Sequence[Rgb], titles: Sequence[str], footer: str = '')
     if not footer:
         return row
     return np.vstack([row, _strip(footer, row.shape[1], _text_scale(height))])
+
+
+def write_png(path: PathLike[str], image: Rgb) -> None:
+    """Write an RGB image; raise OSError if the file cannot be written."""
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        raise OSError(f'{path}: OpenCV could not write this picture; does the folder exist?')
 
 
 def overlays(located: Located, wanted: Collection[str],

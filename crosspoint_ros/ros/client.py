@@ -5,6 +5,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,10 +16,12 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
 
 from crosspoint_ros.action import Correspond
+from crosspoint_ros.core.draw import side_by_side, write_png
 from crosspoint_ros.msg import Correspondence, QueryResult
-from crosspoint_ros.ros.convert import time_msg
+from crosspoint_ros.ros.convert import rgb_from_image, time_msg
 
 __all__ = ['Client', 'click', 'sentence']
 
@@ -27,14 +30,22 @@ DISCOVERY_S = 10.0  # rarely, two processes take some seconds to find each other
 ANSWER_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
 
 
-def click(camera: str, x: float, y: float, node: str = NODE) -> QueryResult:
+def click(camera: str, x: float, y: float, node: str = NODE,
+          picture: Path | None = None) -> QueryResult:
     """Click on the newest image of a camera, once, and return what the node answers.
 
-    Raises TimeoutError if no node of that name is there, or it does not answer.
+    `picture` names a PNG for the node's overlays, side by side. Raises TimeoutError if no node of
+    that name is there, or it does not answer.
     """
     with Client(node) as client:
         client.wait_until_active(DISCOVERY_S)
-        return client.click(camera, x, y)
+        overlays = client.watch_overlays() if picture else {}
+        result = client.click(camera, x, y)
+        if picture:
+            cameras = [camera, *(c.found.camera for c in result.correspondences)]
+            client.wait_for(lambda: overlays.keys() >= set(cameras), 'drawn its overlays')
+            write_png(picture, side_by_side([overlays[c] for c in cameras], cameras))
+        return result
 
 
 class Client:
@@ -107,6 +118,30 @@ class Client:
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._node.create_subscription(QueryResult, f'{self._name}/result', callback, latched)
 
+    def watch_overlays(self) -> dict[str, Any]:
+        """Subscribe to the node's overlays; they come into the dict, RGB by camera."""
+        seen: dict[str, Any] = {}
+        begins, ends = f'{self._name}/', '/overlay'
+        names = [topic[len(begins):-len(ends)]
+                 for topic, _ in self._node.get_topic_names_and_types()
+                 if topic.startswith(begins) and topic.endswith(ends)]
+        for camera in names:
+            def drawn(message: Image, camera: str = camera) -> None:
+                seen[camera] = rgb_from_image(message)
+            self._node.create_subscription(Image, f'{begins}{camera}{ends}', drawn, 1)
+        self.wait_for(lambda: all(self._node.count_publishers(f'{begins}{c}{ends}')
+                                  for c in names), 'offered its overlays')
+        self.spin(0.5)  # the node's side of the discovery, which cannot be seen from here
+        return seen
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Let callbacks run until the condition holds; raise TimeoutError if it does not."""
+        end_s = time.monotonic() + DISCOVERY_S
+        while not condition():
+            if time.monotonic() > end_s:
+                raise TimeoutError(f'{self._name} has not {what} after {DISCOVERY_S:g} s')
+            self.spin(0.05)
+
     def spin(self, seconds: float) -> None:
         """Let callbacks run for that long."""
         end_s = time.monotonic() + seconds
@@ -147,13 +182,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('camera', help='name of the camera, as in the parameter cameras')
     parser.add_argument('x', type=float, help='px, from the left')
     parser.add_argument('y', type=float, help='px, from the top')
+    parser.add_argument('--picture', type=Path, help='PNG to draw the views into')
     parser.add_argument('--node', default=NODE, help=f'name of the node (default: {NODE})')
 
 
 def main(args: argparse.Namespace) -> int:
     """Click once and print the answer; 1 if it is refused or nobody answers."""
     try:
-        result = click(args.camera, args.x, args.y, args.node)
+        result = click(args.camera, args.x, args.y, args.node, args.picture)
     except (TimeoutError, RuntimeError) as error:
         print(error)
         return 1

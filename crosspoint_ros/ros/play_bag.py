@@ -17,8 +17,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 
 from crosspoint_ros.ros.convert import time_msg
-
-KITCHEN = Path(__file__).parents[1] / 'scenes' / 'kitchen'
+from crosspoint_ros.scenes import KITCHEN
 
 
 class Unplayable(Exception):  # noqa: N818  (told to the user in one sentence)
