@@ -21,7 +21,7 @@ from crosspoint_ros.ros.convert import stamp_ns
 from crosspoint_ros.ros.frames import FrameMemory, Memory
 
 RATE_WINDOW_S = 5.0
-JUMP_S = 2.0  # no network delivers images that late out of order
+JUMP_NS = 2 * 10**9  # no network delivers images that late out of order
 
 
 class Camera:
@@ -43,6 +43,7 @@ class Camera:
                         whole.times.max_depth_lag_s)
         self.frames = FrameMemory(self.source, memory, self._now_ns, read_mask(config))
         self.frame_id = ''  # of the newest image, for diagnostics
+        self._last_ns = 0  # stamp of the last image that came
         self._arrivals_s: deque[float] = deque(maxlen=600)
         self._subscriptions: list[Subscription] = []
 
@@ -78,11 +79,9 @@ class Camera:
     def _on_image(self, message: Image | CompressedImage) -> None:
         # A bag that loops without /clock: only the stamps tell. TF must forget with us, or it
         # would interpolate between the end of the bag and its beginning.
-        newest_ns = self.frames.newest_ns()
-        if newest_ns is not None:
-            back_s = (newest_ns - stamp_ns(message.header.stamp)) * 1e-9
-            if back_s > JUMP_S:
-                self._on_jump(-back_s)
+        before_ns, self._last_ns = self._last_ns, stamp_ns(message.header.stamp)
+        if before_ns - self._last_ns > JUMP_NS:
+            self._on_jump((self._last_ns - before_ns) * 1e-9)
         self._arrivals_s.append(time.monotonic())
         self.frame_id = message.header.frame_id
         self.frames.add_image(message)
