@@ -54,6 +54,13 @@ def test_speckle_in_front_is_no_surface():
     assert surface_depths_m(flat(depth_m), (160.0, 120.0)) == pytest.approx([WALL_M])
 
 
+def test_a_handle_two_centimetres_before_its_drawer_has_its_own_depth():
+    depth_m = np.full((240, 320), WALL_M)
+    depth_m[118:123] = WALL_M - 0.02  # less than the gap that parts two surfaces
+    assert surface_depths_m(flat(depth_m), (160.0, 120.0)) == pytest.approx([WALL_M - 0.02])
+    assert surface_depths_m(flat(depth_m), (160.0, 125.0)) == pytest.approx([WALL_M])
+
+
 def test_a_slanted_surface_is_one_surface():
     depth_m = np.tile(np.linspace(0.5, 1.5, 320), (240, 1))
     (found,) = surface_depths_m(flat(depth_m), (100.0, 120.0))

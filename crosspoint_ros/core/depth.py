@@ -13,6 +13,7 @@ NORMAL_WINDOW_PX, MIN_NORMAL_WINDOW_PX = 29, 17  # with 9 px every estimator is 
 SPLIT_M, SPLIT_RATIO = 0.03, 0.01  # a gap between two surfaces, plus 1 % of the range
 MIN_KNOWN_SHARE = 0.05  # of the window: fewer depths are speckle in a hole
 MIN_SURFACE_SHARE = 0.2  # of the depths
+NEAREST_PIXELS = 9
 MIN_NORMAL_POINTS = 30
 PLANE_TRIALS = 64
 PLANE_INLIER_RATIO = 0.004  # of the range
@@ -22,18 +23,23 @@ def surface_depths_m(view: View, pixel: npt.ArrayLike) -> Array:
     """Return the depths (n,) of the surfaces around a pixel (2,), the nearest first, m.
 
     Empty without depth there. The sorted depths of the window are split where they leave a gap of
-    3 cm + 1 %; a surface holds a fifth of them, and its depth is its median. The first is taken
-    for the one that was meant: on the edge of an object the object, not the wall behind it.
+    3 cm + 1 %, and a surface holds a fifth of them. The first is taken for the one that was meant:
+    on the edge of an object the object, not the wall behind it. A surface's depth is the median of
+    its nine pixels nearest to this one: that of all would smear slopes, and handles that stand out
+    by less than the gap.
     """
     if view.depth_m is None:
         return np.zeros(0)
-    _, depths, total = _window(view, pixel, WINDOW_PX)
+    pixels, depths, total = _window(view, pixel, WINDOW_PX)
     if len(depths) < MIN_KNOWN_SHARE * total:
         return np.zeros(0)
-    known = np.sort(depths)
-    gaps = np.diff(known) > SPLIT_M + SPLIT_RATIO * known[:-1]
-    surfaces = np.split(known, np.flatnonzero(gaps) + 1)
-    return np.array([np.median(s) for s in surfaces if len(s) >= MIN_SURFACE_SHARE * len(known)])
+    order = np.argsort(depths)
+    known, away_px = depths[order], np.linalg.norm(pixels[order] - np.asarray(pixel), axis=1)
+    gaps = np.flatnonzero(np.diff(known) > SPLIT_M + SPLIT_RATIO * known[:-1]) + 1
+    return np.array([
+        np.median(surface[np.argsort(away)[:NEAREST_PIXELS]])
+        for surface, away in zip(np.split(known, gaps), np.split(away_px, gaps), strict=True)
+        if len(surface) >= MIN_SURFACE_SHARE * len(known)])
 
 
 def surface_points_m(view: View, pixel: npt.ArrayLike) -> Array:
