@@ -96,17 +96,17 @@ class PairSet:
 
     def _view(self, name: str) -> View:
         if name not in self._views:
-            image = cv2.imread(str(self._folder / 'frames' / f'{name}.png'))
+            image = _picture(self._folder / 'frames' / f'{name}.png', cv2.IMREAD_COLOR)
             K = self._index['frames'][name]['K']
             height, width = image.shape[:2]
             self._views[name] = View(
-                camera=name, image=cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask=self._mask,
+                camera=name, image=np.ascontiguousarray(image[..., ::-1]), mask=self._mask,
                 intrinsics=Intrinsics(K[0][0], K[1][1], K[0][2], K[1][2], width, height),
                 depth_m=self._depth_m(name) if self._given.depth else None)
         return self._views[name]
 
     def _depth_m(self, name: str) -> npt.NDArray[np.float32]:
-        raw = cv2.imread(str(self._folder / 'frames' / f'{name}.depth.png'), cv2.IMREAD_UNCHANGED)
+        raw = _picture(self._folder / 'frames' / f'{name}.depth.png', cv2.IMREAD_UNCHANGED)
         depth_m = raw.astype(np.float32) / np.float32(self._index['depth_scale'])
         return np.where(raw > 0, depth_m, np.float32(np.nan))
 
@@ -114,7 +114,8 @@ class PairSet:
 def noise(rng: np.random.Generator, shift_cm: float, turn_deg: float) -> Transform:
     """Draw a turn and a shift of the given lengths, in random directions."""
     axis, direction = (v / np.linalg.norm(v) for v in rng.normal(size=(2, 3)))
-    return Transform(cv2.Rodrigues(axis * np.radians(turn_deg))[0], direction * shift_cm / 100)
+    turn = np.asarray(cv2.Rodrigues(axis * np.radians(turn_deg))[0], dtype=np.float64)
+    return Transform(turn, direction * shift_cm / 100)
 
 
 def _orthonormal(matrix: Array) -> Array:
@@ -127,7 +128,11 @@ def _orthonormal(matrix: Array) -> Array:
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     """Read a mask, white where the robot's own body hides the scene."""
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise FileNotFoundError(f'{path} is no mask that can be read')
-    return np.asarray(mask > 127)
+    return np.asarray(_picture(path, cv2.IMREAD_GRAYSCALE) > 127)
+
+
+def _picture(path: Path, how: int) -> npt.NDArray[Any]:
+    picture = cv2.imread(str(path), how)
+    if picture is None:
+        raise FileNotFoundError(f'{path} is no picture that can be read')
+    return picture

@@ -91,19 +91,21 @@ def described(given: Given) -> str:
 
 def table(scored: Score) -> str:
     """Lay the scores out for people."""
-    head = 'visible points   number ' + ' '.join(f'{f"@{px:g} px":>8}' for px in PCK_PX) + '   median'
+    limits = ' '.join(f'{f"@{px:g} px":>8}' for px in PCK_PX)
     rows = [_row(f'{name} deg', one) for name, one in scored.by_bin.items() if one.points]
     return '\n'.join([
-        head, *rows, _row('all', scored.overall),
+        f'visible points   number {limits}   median', *rows, _row('all', scored.overall),
         f'accepted: {scored.accepted_visible:.1%} of the visible points, '
         f'{scored.accepted_hidden:.1%} of the others; {scored.accepted_precision:.1%} are right',
-        f'sure: {scored.sure_share:.1%} of the visible points; {scored.sure_precision:.1%} are right',
+        f'sure: {scored.sure_share:.1%} of the visible points; '
+        f'{scored.sure_precision:.1%} are right',
         f'precision at 90 % recall {scored.precision_at_recall:.1%}, '
         f'visibility AUROC {scored.visibility_auroc:.3f}',
         f'refused: {", ".join(f"{code} {n}" for code, n in scored.refusals.items()) or "none"}',
         f'squared Mahalanobis error of right answers, median {scored.mahalanobis2_median:.2f} '
         '(1.39 if covariances are true)',
-        f'first click on a pair {scored.first_ms:.0f} ms, another {scored.again_ms:.1f} ms (median)'])
+        f'first click on a pair {scored.first_ms:.0f} ms, another {scored.again_ms:.1f} ms '
+        '(medians)'])
 
 
 def _row(name: str, one: Accuracy) -> str:

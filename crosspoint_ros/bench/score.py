@@ -59,7 +59,8 @@ def score(outcomes: Sequence[Outcome], sure_confidence: float) -> Score:
     right = visible & (np.array([o.error_px for o in outcomes]) <= RIGHT_PX)
     accepted = np.array([o.accepted for o in outcomes])
     sure = accepted & (confidence >= sure_confidence)
-    spread = [o.mahalanobis2 for o, ok in zip(outcomes, accepted & right) if ok]
+    spread = [o.mahalanobis2 for o in outcomes
+              if o.accepted and o.visible and o.error_px <= RIGHT_PX]
     return Score(
         overall=accuracy(outcomes),
         by_bin={name: accuracy([o for o in outcomes if o.bin == name])

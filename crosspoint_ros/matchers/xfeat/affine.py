@@ -32,7 +32,7 @@ def overall_linear(clicked: Array, other: Array) -> Array:
     if len(clicked) < 4:
         return np.eye(2)
     affine, _ = cv2.estimateAffine2D(clicked, other, ransacReprojThreshold=15)
-    return np.eye(2) if affine is None else affine[:, :2]
+    return np.eye(2) if affine is None else np.asarray(affine[:, :2], dtype=np.float64)
 
 
 def local_affine(clicked: Array, other: Array, pixel: Array, overall: Array) -> LocalAffine:

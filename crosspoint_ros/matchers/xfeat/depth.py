@@ -1,18 +1,12 @@
 """What depth adds: the clicked point in 3D, where the other view shows it, and whether it does."""
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Transform
+from crosspoint_ros.core.depth import surface_depths_m
 from crosspoint_ros.matchers.xfeat.features import Frame
-
-GAP_M, GAP_SHARE = 0.03, 0.01
-MIN_CLUSTER_SHARE = 0.2
-WINDOW_PX = 3.0
-SURFACE_WINDOW_PX = 4.0
 
 
 def lift_smooth(frame: Frame, pixel: Array) -> Array:
@@ -24,58 +18,30 @@ def lift_smooth(frame: Frame, pixel: Array) -> Array:
     return frame.working.ray_cam(pixel) * depth_m[y, x][:, None]
 
 
-def surfaces(frame: Frame, pixel: Array, radius_px: float) -> list[Array]:
-    """Depths around a working pixel, one sorted array per surface, the nearest surface first."""
+def clicked_depth(frame: Frame, pixel: Array) -> float:
+    """Depth at a working pixel: its own, else the nearest surface's around it; NaN without any."""
     assert frame.view.depth_m is not None
+    (x,), (y,) = _nearest(frame, pixel[None])
+    own = float(frame.view.depth_m[y, x])
+    if np.isfinite(own) and own > 0:
+        return own
+    around = surface_depths_m(frame.view, frame.working.published(pixel))
+    return float(around[0]) if len(around) else np.nan
+
+
+def depth_gap_m(frame: Frame, pixel: Array, expected_m: float, radius_px: float) -> float:
+    """How far the surface around a working pixel lies in front of an expected depth.
+
+    Of all depths within the radius the one that fits best counts, since at an edge both surfaces
+    are near. Negative: behind it. NaN without depth.
+    """
+    if frame.view.depth_m is None:
+        return np.nan
     (x,), (y,) = _nearest(frame, pixel[None])
     reach = max(round(radius_px / frame.working.zoom), 1)
     window = frame.view.depth_m[max(y - reach, 0):y + reach + 1, max(x - reach, 0):x + reach + 1]
-    known = np.sort(window[np.isfinite(window) & (window > 0)].astype(np.float64))
-    if not len(known):
-        return []
-    breaks = np.flatnonzero(np.diff(known) > GAP_M + GAP_SHARE * known[:-1]) + 1
-    parts = np.split(known, breaks)
-    return [part for part in parts if len(part) >= MIN_CLUSTER_SHARE * len(known)]
-
-
-def clicked_depth(frame: Frame, pixel: Array) -> float:
-    """Depth of the surface under a working pixel: the pixel's own, else the nearest surface's.
-
-    NaN without any depth around it.
-    """
-    assert frame.view.depth_m is not None
-    found = surfaces(frame, pixel, WINDOW_PX)
-    if not found:
-        return np.nan
-    (x,), (y,) = _nearest(frame, pixel[None])
-    own = float(frame.view.depth_m[y, x])
-    for part in found:
-        if part[0] - 1e-6 <= own <= part[-1] + 1e-6:
-            return own
-    return float(np.median(found[0]))
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """What the other view's depth says where the point should be.
-
-    gap_m: how far the surface there lies in front of the point (negative: behind it), taking the
-    surface that fits best; NaN where there is no depth.
-    """
-
-    expected_m: float
-    gap_m: float
-
-
-def sighting(frame: Frame, pixel: Array, expected_m: float, radius_px: float) -> Sighting:
-    """Compare the depth expected at a working pixel with what is measured around it."""
-    if frame.view.depth_m is None:
-        return Sighting(expected_m, np.nan)
-    found = np.concatenate([*surfaces(frame, pixel, radius_px), np.zeros(0)])
-    if not len(found):
-        return Sighting(expected_m, np.nan)
-    gaps = expected_m - found
-    return Sighting(expected_m, float(gaps[np.abs(gaps).argmin()]))
+    gaps = expected_m - window[np.isfinite(window) & (window > 0)].astype(np.float64)
+    return float(gaps[np.abs(gaps).argmin()]) if len(gaps) else np.nan
 
 
 def back_distance(other: Frame, clicked: Frame, clicked_from_other: Transform,

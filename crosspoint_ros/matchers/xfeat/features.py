@@ -9,7 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.matchers.xfeat.backbone import SIDE_PX, Backbone, FloatMap, Response
+from crosspoint_ros.matchers.xfeat.backbone import (
+    CELL_PX,
+    SIDE_PX,
+    Backbone,
+    FloatMap,
+    Response,
+)
 from crosspoint_ros.matchers.xfeat.recipe import Recipe
 from crosspoint_ros.matchers.xfeat.working import WorkingImage
 
@@ -45,9 +51,11 @@ class DescriptorMap:
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """One scale of a frame: keypoints (n, 2) working px, strongest first, and descriptors."""
+    """One scale of a frame: keypoints (n, 2), working and ideal px, strongest first, and
+    descriptors (n, 64); and the dense descriptors."""
 
     pixels: Array
+    ideal: Array
     descriptors: FloatMap
     dense: DescriptorMap
 
@@ -89,15 +97,15 @@ class Frame:
         y, x = keypoints(response.heat, self.recipe.min_heat)
         pixels = np.stack([(x + 0.5) * self.working.width_px / columns - 0.5,
                            (y + 0.5) * self.working.height_px / rows - 0.5], axis=-1)
-        cell_y, cell_x = response.reliability.shape[0] / rows, response.reliability.shape[1] / columns
-        reliability = sample([response.reliability[..., None]], (x + 0.5) * cell_x - 0.5,
-                             (y + 0.5) * cell_y - 0.5, cv2.INTER_LINEAR)[:, 0]
+        reliability = sample([response.reliability[..., None]], (x + 0.5) / CELL_PX - 0.5,
+                             (y + 0.5) / CELL_PX - 0.5, cv2.INTER_LINEAR)[:, 0]
         strength = response.heat[y, x] * reliability
-        strength[self.hidden(pixels)] = -1
+        ideal = self.working.ideal(pixels)
+        strength[self.hidden(pixels) | ~np.isfinite(ideal).all(axis=1)] = -1
         order = np.argsort(-strength, kind='stable')[:self.recipe.max_keypoints]
         order = order[strength[order] >= 0]
         dense = DescriptorMap(response.descriptors, self.working)
-        return Level(pixels[order], dense.at(pixels[order]), dense)
+        return Level(pixels[order], ideal[order], dense.at(pixels[order]), dense)
 
     def hidden(self, pixel: Array) -> npt.NDArray[np.bool_]:
         """Tell which working pixels (..., 2) the robot's own body covers."""

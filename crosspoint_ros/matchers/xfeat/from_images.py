@@ -1,13 +1,15 @@
 """The motion between two views out of nothing but their matches, up to scale."""
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Transform
-from crosspoint_ros.matchers.xfeat.matching import Matches
+from crosspoint_ros.matchers.xfeat.matching import Mask, Matches
 from crosspoint_ros.matchers.xfeat.two_view import (
     Lenses,
     Prior,
@@ -35,10 +37,11 @@ class Estimate:
     support: float
 
 
-def estimate(matches: Matches, lenses: Lenses) -> Estimate | None:
+def estimate(matches: Matches, lenses: Lenses,
+             parallel: Callable[..., Iterable[Any]] = map) -> Estimate | None:
     """Return the motion that the most matches support; None if 8 do not support any."""
     best: Estimate | None = None
-    for essential, fits in _essentials(matches, lenses):
+    for essential, fits in _essentials(matches, lenses, parallel):
         candidate = _decompose(essential, matches.where(fits), lenses)
         _, ok = support(candidate, lenses, matches, 6.0)
         if ok.sum() < MIN_MATCHES:
@@ -51,8 +54,8 @@ def estimate(matches: Matches, lenses: Lenses) -> Estimate | None:
 
 
 def support(motion: Transform, lenses: Lenses, matches: Matches,
-            limit_px: float) -> tuple[float, Array]:
-    """Sum 1 - (r / limit)^2 over the matches that fit and lie before both cameras, and name them."""
+            limit_px: float) -> tuple[float, Mask]:
+    """Sum 1 - (r / limit)^2 over the matches that fit and lie before both cameras; which do."""
     residual = sampson(fundamental(motion, lenses), homogeneous(matches.clicked_ideal),
                        homogeneous(matches.other_ideal))
     fits = (np.abs(residual) < limit_px) & in_front(motion, lenses, matches, NEAREST, FARTHEST)
@@ -65,23 +68,28 @@ def refine_unit(motion: Transform, lenses: Lenses, matches: Matches) -> Transfor
     return Transform(motion.R, motion.t_m / np.linalg.norm(motion.t_m))
 
 
-def _essentials(matches: Matches, lenses: Lenses) -> list[tuple[Array, Array]]:
+def _essentials(matches: Matches, lenses: Lenses, parallel: Callable[..., Iterable[Any]],
+                ) -> list[tuple[Array, Mask]]:
     """Essential matrices of several robust estimators, each with the matches that fit it."""
     if len(matches) < MIN_MATCHES:
         return []
     clicked, other = matches.clicked_ideal, matches.other_ideal
-    found = []
-    for limit_px in FUNDAMENTAL_PX:
-        F, mask = cv2.findFundamentalMat(clicked, other, cv2.USAC_MAGSAC, limit_px, 0.999, ROUNDS)
-        if F is not None and F.shape == (3, 3):
-            found.append((lenses.other.T @ F @ lenses.clicked, mask.ravel() > 0))
     rays = _rays(clicked, lenses.clicked), _rays(other, lenses.other)
-    for method in (cv2.USAC_MAGSAC, cv2.USAC_ACCURATE):
+
+    def by_pixels(limit_px: float) -> tuple[Any, Any]:
+        F, mask = cv2.findFundamentalMat(clicked, other, cv2.USAC_MAGSAC, limit_px, 0.999, ROUNDS)
+        whole = F is not None and F.shape == (3, 3)
+        return lenses.other.T @ F @ lenses.clicked if whole else None, mask
+
+    def by_rays(method: int) -> tuple[Any, Any]:
         E, mask = cv2.findEssentialMat(*rays, np.eye(3), method, 0.999,
                                        ESSENTIAL_PX / lenses.clicked[0, 0])
-        if E is not None and E.shape == (3, 3):
-            found.append((E, mask.ravel() > 0))
-    return [(E, mask) for E, mask in found if mask.sum() >= 6]
+        return E if E is not None and E.shape == (3, 3) else None, mask
+
+    jobs = [(by_rays, cv2.USAC_MAGSAC), (by_rays, cv2.USAC_ACCURATE),
+            *((by_pixels, limit_px) for limit_px in FUNDAMENTAL_PX)]
+    found = parallel(lambda job: job[0](job[1]), jobs)
+    return [(E, mask.ravel() > 0) for E, mask in found if E is not None and mask.sum() >= 6]
 
 
 def _rays(ideal: Array, lens: Array) -> Array:
@@ -93,4 +101,4 @@ def _decompose(essential: Array, matches: Matches, lenses: Lenses) -> Transform:
     E = U @ np.diag([1.0, 1.0, 0.0]) @ Vt
     _, R, t, _ = cv2.recoverPose(E, _rays(matches.clicked_ideal, lenses.clicked),
                                  _rays(matches.other_ideal, lenses.other), np.eye(3))
-    return Transform(R, t.ravel())
+    return Transform(np.asarray(R, np.float64), np.asarray(t, np.float64).ravel())

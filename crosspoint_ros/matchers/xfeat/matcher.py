@@ -15,12 +15,8 @@ from crosspoint_ros.matchers.xfeat.backbone import Backbone
 from crosspoint_ros.matchers.xfeat.confidence import confidence, covariance_px2
 from crosspoint_ros.matchers.xfeat.depth import clicked_depth
 from crosspoint_ros.matchers.xfeat.features import Frame
-from crosspoint_ros.matchers.xfeat.pair import (
-    Pair,
-    pair_from_depth,
-    pair_from_images,
-    pair_from_poses,
-)
+from crosspoint_ros.matchers.xfeat.pair import Pair, pair_from_images, pair_from_poses
+from crosspoint_ros.matchers.xfeat.pair_depth import pair_from_depth
 from crosspoint_ros.matchers.xfeat.recipe import Recipe
 from crosspoint_ros.matchers.xfeat.search import Found, search_by_depth, search_by_looks
 
@@ -51,7 +47,6 @@ class XFeatMatcher:
             clicked, other = self._frame(query.clicked), self._frame(query.other)
             pixel = clicked.working.working(query.pixel)
             pair, found = self._find(query, clicked, other, pixel)
-        self.debug = (pair, found)
         return Match(other.working.published(found.pixel),
                      covariance_px2(found) / other.working.zoom ** 2,
                      confidence(found), pair.basis)
@@ -122,10 +117,10 @@ class XFeatMatcher:
 
     def _new_pair(self, clicked: Frame, other: Frame, given: Transform | None,
                   by_depth: bool) -> Pair:
-        frames, recipe = (clicked, other), self.recipe
+        frames, recipe, parallel = (clicked, other), self.recipe, self._workers.map
         self._ensure(frames, recipe.depth_scales if by_depth else recipe.scales)
         if given is None:
-            return pair_from_images(*frames, recipe)
+            return pair_from_images(*frames, recipe, parallel)
         if by_depth:
-            return pair_from_depth(*frames, given, recipe)
-        return pair_from_poses(*frames, given, recipe)
+            return pair_from_depth(*frames, given, recipe, parallel)
+        return pair_from_poses(*frames, given, recipe, parallel)

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array
-from crosspoint_ros.matchers.xfeat.features import Frame, Level
+from crosspoint_ros.matchers.xfeat.features import Level
 
-Indices = npt.NDArray[np.intp]
+Indices = npt.NDArray[np.integer]
 Mask = npt.NDArray[np.bool_]
 
 DUPLICATE_PX = 3.0
@@ -38,15 +38,33 @@ class Matches:
 
 @dataclass(frozen=True, eq=False)
 class Lookalikes:
-    """All pairs of keypoints of one scale whose cosine exceeds a limit, the least alike first.
+    """Pairs of keypoints of one scale whose cosine exceeds a limit, the least alike first.
 
     Every kind of mutual matching needs only these few of the millions of pairs.
+    clicked, other: (n,) indices into the keypoints of the two levels.
     """
 
+    clicked_level: Level
+    other_level: Level
     clicked: Indices
     other: Indices
     cosine: npt.NDArray[np.float32]
-    matches: Matches
+
+    def where(self, keep: Mask) -> Matches:
+        """Return those of a mask as matches."""
+        i, j = self.clicked[keep], self.other[keep]
+        return Matches(self.clicked_level.pixels[i], self.other_level.pixels[j],
+                       self.clicked_level.ideal[i], self.other_level.ideal[j])
+
+    def near_lines(self, F: Array, limit_px: float) -> Mask:
+        """Tell which pairs lie within a band about the epipolar lines of F (3, 3)."""
+        ones = np.ones((len(self.clicked_level.ideal), 1))
+        lines = np.hstack([self.clicked_level.ideal, ones]) @ F.T
+        lines /= np.linalg.norm(lines[:, :2], axis=1, keepdims=True) + 1e-12
+        line = lines.astype(np.float32)[self.clicked]
+        point = self.other_level.ideal.astype(np.float32)[self.other]
+        return np.asarray(np.abs(line[:, 0] * point[:, 0] + line[:, 1] * point[:, 1] + line[:, 2])
+                          < limit_px)
 
     def mutual(self, allowed: Mask) -> Mask:
         """Tell which pairs are each other's most similar one among the allowed pairs."""
@@ -54,7 +72,7 @@ class Lookalikes:
         best = np.zeros(len(self.cosine), bool)
         if not len(rank):
             return best
-        # Ascending order: of repeated indices the last, most similar one stays.
+        # In ascending order: of repeated indices the last, most similar one stays.
         best_of_clicked = np.full(self.clicked.max() + 1, -1)
         best_of_other = np.full(self.other.max() + 1, -1)
         best_of_clicked[self.clicked[rank]] = rank
@@ -64,44 +82,38 @@ class Lookalikes:
         return best
 
 
-def lookalikes(clicked: Frame, other: Frame, scale: float, min_cosine: float) -> Lookalikes:
-    """Compare every keypoint of one scale with every one of the other view."""
-    a, b = clicked.levels[scale], other.levels[scale]
-    cosines = (a.descriptors @ b.descriptors.T).ravel()
+def lookalikes(clicked: Level, other: Level, min_cosine: float) -> Lookalikes:
+    """Compare every keypoint of one level with every one of the other view's."""
+    cosines = (clicked.descriptors @ other.descriptors.T).ravel()
     alike = np.flatnonzero(cosines > min_cosine)
+    cosine = cosines[alike]
     if len(alike) > MAX_LOOKALIKES:
-        alike = alike[np.argpartition(-cosines[alike], MAX_LOOKALIKES)[:MAX_LOOKALIKES]]
-    alike = alike[np.argsort(cosines[alike], kind='stable')]
-    i, j = np.divmod(alike, max(len(b.pixels), 1))
-    return Lookalikes(i, j, cosines[alike], _pairs(clicked, other, a, b, i, j))
-
-
-def _pairs(clicked: Frame, other: Frame, a: Level, b: Level, i: Indices, j: Indices) -> Matches:
-    return Matches(a.pixels[i], b.pixels[j], clicked.working.ideal(a.pixels)[i],
-                   other.working.ideal(b.pixels)[j])
+        most = np.argpartition(cosine, -MAX_LOOKALIKES)[-MAX_LOOKALIKES:]
+        alike, cosine = alike[most], cosine[most]
+    order = np.argsort(cosine)
+    i, j = np.divmod(alike[order].astype(np.int32), np.int32(max(len(other.pixels), 1)))
+    return Lookalikes(clicked, other, i, j, cosine[order])
 
 
 def union(parts: list[Matches]) -> Matches:
     """Join the matches of several scales; of those within 3 px of each other one stays."""
     names = ('clicked', 'other', 'clicked_ideal', 'other_ideal')
     joined = Matches(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
-    finite = np.isfinite(joined.clicked_ideal).all(axis=1) & \
-        np.isfinite(joined.other_ideal).all(axis=1)
-    joined = joined.where(finite)
     cells = np.round(np.hstack([joined.clicked, joined.other]) / DUPLICATE_PX).astype(np.int64)
-    return joined.where(np.unique(cells, axis=0, return_index=True)[1])
+    key = cells @ np.array([1, 1 << 14, 1 << 28, 1 << 42])
+    return joined.where(np.unique(key, return_index=True)[1])
 
 
 def mutual_matches(scales: list[Lookalikes], min_cosine: float) -> Matches:
     """Return the mutual nearest neighbours of each scale, joined."""
-    return union([s.matches.where(s.mutual(s.cosine > min_cosine)) for s in scales])
+    return union([s.where(s.mutual(s.cosine > min_cosine)) for s in scales])
 
 
 def agreeing(matches: Matches) -> Mask:
     """Tell which matches move about as the median of their 8 neighbours does."""
     if len(matches) < 12:
         return np.ones(len(matches), bool)
-    points = matches.clicked
+    points = (matches.clicked - matches.clicked.mean(axis=0)).astype(np.float32)
     square = (points ** 2).sum(axis=1)
     distance = square[:, None] + square - 2 * points @ points.T
     np.fill_diagonal(distance, np.inf)

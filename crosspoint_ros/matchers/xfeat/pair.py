@@ -1,17 +1,17 @@
 """What is known of two frames before anyone clicks: their motion, their matches, their depths."""
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Rejected, Transform
-from crosspoint_ros.core.geometry import pnp_correction
+from crosspoint_ros.core.datatypes import Array, Transform
 from crosspoint_ros.matchers.xfeat import from_images
 from crosspoint_ros.matchers.xfeat.affine import overall_linear
-from crosspoint_ros.matchers.xfeat.depth import lift_smooth
 from crosspoint_ros.matchers.xfeat.features import Frame, MultiScale
 from crosspoint_ros.matchers.xfeat.matching import (
     Lookalikes,
@@ -36,8 +36,10 @@ FIRST_BAND_PX = 6.0
 POSED_FIRST_BAND_PX = 10.0
 GATE_PX_PER_NOISE = 20.0
 MIN_TO_REFINE = 6
-LANDING_PX = 10.0
-CORRECTED_SLACK_PX = 3.0
+
+
+# `map`, or one that runs on several threads.
+Parallel = Callable[..., Iterable[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +94,11 @@ def lenses_of(clicked: Frame, other: Frame) -> Lenses:
     return Lenses(clicked.working.ideal_matrix, other.working.ideal_matrix)
 
 
-def pair_from_images(clicked: Frame, other: Frame, recipe: Recipe) -> Pair:
+def pair_from_images(clicked: Frame, other: Frame, recipe: Recipe, parallel: Parallel) -> Pair:
     """Find the motion in the images; without one the mutual matches stand alone."""
-    alike = compare(clicked, other, recipe)
+    alike = compare(clicked, other, recipe.scales, recipe, parallel)
     pair = Pair(clicked, other, recipe.scales, mutual_matches(alike, recipe.min_cosine))
-    found = from_images.estimate(pair.matches, pair.lenses)
+    found = from_images.estimate(pair.matches, pair.lenses, parallel)
     if found is None:
         return _without_motion(pair, recipe)
     motion = found.motion
@@ -113,14 +115,15 @@ def pair_from_images(clicked: Frame, other: Frame, recipe: Recipe) -> Pair:
         near, far = np.percentile(z[ok], [5, 90]) * (0.4, 2.5)
         ok &= (z > near) & (z < far)
     sure = max(0.0, found.support - 12)
-    return _consistent(replace(pair, matches=matches.where(ok), motion=motion, near=near, far=far,
+    return consistent(replace(pair, matches=matches.where(ok), motion=motion, near=near, far=far,
                                trust=sure / (sure + 10),
                                basis=f'images, {ok.sum()} matches'), recipe)
 
 
-def pair_from_poses(clicked: Frame, other: Frame, given: Transform, recipe: Recipe) -> Pair:
+def pair_from_poses(clicked: Frame, other: Frame, given: Transform, recipe: Recipe,
+                    parallel: Parallel) -> Pair:
     """Take the motion from the given poses, and bend it within their noise to fit the matches."""
-    alike = compare(clicked, other, recipe)
+    alike = compare(clicked, other, recipe.scales, recipe, parallel)
     lenses = lenses_of(clicked, other)
     matches = mutual_matches(alike, recipe.min_cosine)
     motion, first_band_px = given, max(POSED_FIRST_BAND_PX, GATE_PX_PER_NOISE * noise_of(recipe))
@@ -137,71 +140,7 @@ def pair_from_poses(clicked: Frame, other: Frame, given: Transform, recipe: Reci
     ok = in_front(motion, lenses, matches, recipe.posed_near_m, recipe.posed_far_m)
     pair = Pair(clicked, other, recipe.scales, matches.where(ok), motion, recipe.posed_near_m,
                 recipe.posed_far_m, 1.0, basis=f'poses, {ok.sum()} matches')
-    return _consistent(pair, recipe)
-
-
-def pair_from_depth(clicked: Frame, other: Frame, given: Transform, recipe: Recipe) -> Pair:
-    """Take the motion from the given poses, and correct it by matches whose depth is known.
-
-    A motion that cannot be corrected stays as given, with the noise's slack.
-    """
-    lenses = lenses_of(clicked, other)
-    alike = [lookalikes(clicked, other, scale, recipe.min_guided_cosine)
-             for scale in recipe.depth_scales]
-    pair = Pair(clicked, other, recipe.depth_scales, mutual_matches(alike, recipe.min_cosine),
-                given, recipe.posed_near_m, recipe.posed_far_m, 1.0, basis='poses as given')
-    if recipe.correct_pose:
-        pair = _corrected(pair, given, recipe)
-    if not np.isfinite(pair.slack_px):
-        gate_px = max(POSED_FIRST_BAND_PX, GATE_PX_PER_NOISE * noise_of(recipe))
-        near_line = epipolar_distance(fundamental(given, lenses), pair.matches) < gate_px
-        return _consistent(replace(pair, matches=pair.matches.where(near_line),
-                                   slack_px=_noise_px(pair, recipe)), recipe)
-    close = [found.matches.where(found.mutual(landing_distance(pair, found, scale) < LANDING_PX))
-             for scale, found in zip(recipe.depth_scales, alike)]
-    return _consistent(_corrected(replace(pair, matches=union(close)), given, recipe), recipe)
-
-
-def _corrected(pair: Pair, given: Transform, recipe: Recipe) -> Pair:
-    """Correct the given motion by the pair's matches that have depth, on the side with more."""
-    noise = max(recipe.pose_noise_cm, 0.1), max(recipe.pose_noise_deg, 0.1)
-    matches, clicked, other = pair.matches, pair.clicked, pair.other
-    points, points_other = lift_smooth(clicked, matches.clicked), lift_smooth(other, matches.other)
-    known, known_other = (np.isfinite(p).all(axis=1) for p in (points, points_other))
-    try:
-        if known.sum() >= known_other.sum():
-            motion, fits = pnp_correction(
-                points[known], other.working.published(matches.other[known]),
-                other.view.intrinsics, given, *noise)
-        else:
-            back, fits = pnp_correction(
-                points_other[known_other], clicked.working.published(matches.clicked[known_other]),
-                clicked.view.intrinsics, given.inverse, *noise)
-            motion = back.inverse
-    except Rejected as rejected:
-        return replace(pair, basis=f'poses as given ({rejected.message})')
-    return replace(pair, motion=motion, slack_px=CORRECTED_SLACK_PX,
-                   basis=f'poses corrected by {fits.sum()} matches with depth')
-
-
-def landing_distance(pair: Pair, alike: Lookalikes, scale: float) -> Array:
-    """How far, in px, each lookalike's depth takes it from its partner; NaN without depth."""
-    assert pair.motion is not None
-    a, b = pair.clicked.levels[scale].pixels, pair.other.levels[scale].pixels
-    there = pair.other.working.project(pair.motion.point(lift_smooth(pair.clicked, a)))
-    back = pair.clicked.working.project(pair.motion.inverse.point(lift_smooth(pair.other, b)))
-    return np.asarray(np.fmin(np.linalg.norm(there[alike.clicked] - b[alike.other], axis=1),
-                              np.linalg.norm(back[alike.other] - a[alike.clicked], axis=1)))
-
-
-def _noise_px(pair: Pair, recipe: Recipe) -> float:
-    """How far the poses' noise may move a projected point, px."""
-    scene_m = np.nanmedian(np.concatenate([
-        f.view.depth_m.ravel()[::101] for f in (pair.clicked, pair.other)
-        if f.view.depth_m is not None]))
-    focal_px = pair.lenses.other[0, 0]
-    turn_rad, shift_m = np.radians(recipe.pose_noise_deg), recipe.pose_noise_cm / 100
-    return float(max(focal_px * np.hypot(turn_rad, shift_m / scene_m), CORRECTED_SLACK_PX))
+    return consistent(pair, recipe)
 
 
 def noise_of(recipe: Recipe) -> float:
@@ -215,10 +154,11 @@ def noise_prior(recipe: Recipe) -> Prior:
                  max(recipe.pose_noise_cm, 0.1) / 100 / 1.7)
 
 
-def compare(clicked: Frame, other: Frame, recipe: Recipe) -> list[Lookalikes]:
+def compare(clicked: Frame, other: Frame, scales: tuple[float, ...], recipe: Recipe,
+            parallel: Parallel) -> list[Lookalikes]:
     """Find the keypoints that look alike, scale by scale."""
-    return [lookalikes(clicked, other, scale, recipe.min_guided_cosine)
-            for scale in recipe.scales]
+    levels = [(clicked.levels[scale], other.levels[scale]) for scale in scales]
+    return list(parallel(lambda two: lookalikes(two[0], two[1], recipe.min_guided_cosine), levels))
 
 
 def guided(alike: list[Lookalikes], motion: Transform, lenses: Lenses, band_px: float,
@@ -228,11 +168,10 @@ def guided(alike: list[Lookalikes], motion: Transform, lenses: Lenses, band_px: 
     least = recipe.min_guided_cosine if recipe.guided else recipe.min_cosine
     kept = []
     for scale in alike:
-        in_band = epipolar_distance(F, scale.matches) < band_px
-        if recipe.guided:
-            kept.append(scale.matches.where(scale.mutual(in_band & (scale.cosine > least))))
-        else:
-            kept.append(scale.matches.where(scale.mutual(scale.cosine > least) & in_band))
+        in_band, alike_enough = scale.near_lines(F, band_px), scale.cosine > least
+        chosen = scale.mutual(in_band & alike_enough) if recipe.guided \
+            else scale.mutual(alike_enough) & in_band
+        kept.append(scale.where(chosen))
     return union(kept)
 
 
@@ -243,10 +182,10 @@ def _without_motion(pair: Pair, recipe: Recipe) -> Pair:
                                          cv2.USAC_MAGSAC, 4.0, 0.999, 3000)
         if mask is not None:
             matches = matches.where(mask.ravel() > 0)
-    return _consistent(replace(pair, matches=matches), recipe)
+    return consistent(replace(pair, matches=matches), recipe)
 
 
-def _consistent(pair: Pair, recipe: Recipe) -> Pair:
+def consistent(pair: Pair, recipe: Recipe) -> Pair:
     if not recipe.consistent_neighbours:
         return pair
     return replace(pair, matches=pair.matches.where(agreeing(pair.matches)))

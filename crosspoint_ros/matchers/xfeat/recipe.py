@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from crosspoint_ros.core.verify import Limits
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -43,7 +45,7 @@ class Recipe:
     epipolar_band: bool = True
     # Depth.
     correct_pose: bool = True
-    max_depth_gap_m: float = 0.05
+    max_depth_gap_m: float = Limits.max_depth_gap_m
     # Memory.
     remembered_frames: int = 8
 

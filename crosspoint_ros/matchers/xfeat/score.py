@@ -63,10 +63,10 @@ def consensus(cosine: FloatMap, offsets: Array, linear: Array, size: tuple[int, 
     weight /= weight.sum()
     shift = offsets @ linear.T / COARSE_PX
     total = np.zeros(size[::-1], np.float32)
-    for seen, (dx, dy), w in zip(np.maximum(cosine, 0) ** 3, shift, weight):
-        near = cv2.dilate(seen, np.ones((3, 3), np.uint8))
+    for index, (dx, dy) in enumerate(shift):
+        near = cv2.dilate(np.maximum(cosine[index], 0) ** 3, np.ones((3, 3), np.uint8))
         back = np.array([[0.5, 0, dx - 0.25], [0, 0.5, dy - 0.25]])
-        total += np.float32(w) * cv2.warpAffine(
+        total += np.float32(weight[index]) * cv2.warpAffine(
             near, back, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     return total
 

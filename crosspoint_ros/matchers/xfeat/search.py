@@ -9,7 +9,7 @@ from crosspoint_ros.core.datatypes import Array, Code, Rejected
 from crosspoint_ros.matchers.xfeat import score
 from crosspoint_ros.matchers.xfeat.affine import LocalAffine, local_affine
 from crosspoint_ros.matchers.xfeat.backbone import FloatMap
-from crosspoint_ros.matchers.xfeat.depth import back_distance, sighting
+from crosspoint_ros.matchers.xfeat.depth import back_distance, depth_gap_m
 from crosspoint_ros.matchers.xfeat.pair import Pair
 from crosspoint_ros.matchers.xfeat.recipe import Recipe
 
@@ -93,7 +93,7 @@ def refuse_outside(pair: Pair, expected: Array) -> None:
 
 def _refuse_hidden(pair: Pair, found: Array, expected_m: float, recipe: Recipe) -> float:
     radius_px = max(SIGHT_PX, pair.slack_px)
-    gap_m = sighting(pair.other, found, expected_m, radius_px).gap_m
+    gap_m = depth_gap_m(pair.other, found, expected_m, radius_px)
     limit_m = recipe.max_depth_gap_m
     if gap_m > limit_m:
         raise Rejected(Code.NOT_VISIBLE, f'something {gap_m:.3f} m in front of the point hides it '

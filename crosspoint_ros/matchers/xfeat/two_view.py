@@ -86,7 +86,8 @@ def _sampson_slopes(F: Array, slopes: Array, clicked: Array, other: Array) -> tu
 
 def moved(motion: Transform, step: Array) -> Transform:
     """Turn by the rotation vector step[:3], then shift by step[3:]."""
-    return Transform(cv2.Rodrigues(np.ascontiguousarray(step[:3]))[0], step[3:]) @ motion
+    turn = np.asarray(cv2.Rodrigues(np.ascontiguousarray(step[:3]))[0], dtype=np.float64)
+    return Transform(turn, step[3:]) @ motion
 
 
 def refine(motion: Transform, lenses: Lenses, matches: Matches, prior: Prior,
