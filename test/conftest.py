@@ -1,13 +1,26 @@
 """What every test may ask for: the shared recordings, and a DDS domain of its own."""
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
+
+def unused_domain() -> int:
+    """Return a DDS domain that nobody on this machine is in: its discovery port is free."""
+    for attempt in range(100):
+        domain = 1 + (os.getpid() + attempt) % 100
+        with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as probe:
+            probe.bind(('', 7400 + 250 * domain))  # RTPS 2.5, section 9.6.2.3
+            return domain
+    raise RuntimeError('all of the DDS domains 1 to 100 are in use on this machine')
+
+
 # Before anything imports rclpy: neighbours on this machine must not answer our tests.
-os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
+os.environ['ROS_DOMAIN_ID'] = str(unused_domain())
 # Fast DDS's default shared memory loses most images that are larger than 0.5 MB. (LARGE_DATA is no
 # cure here: its TCP sockets can deadlock when one process ends and begins participants in turn.)
 PROFILE = Path(__file__).resolve().parents[1] / 'config' / 'fastdds_shm.xml'
