@@ -55,8 +55,8 @@ class XFeatMatcher:
         """Compute the features of frames before anyone clicks on them."""
         with self._lock:
             frames = [self._frame(view) for view in views]
-            by_depth = any(f.view.depth_m is not None and f.view.base_from_cam is not None
-                           for f in frames)
+            by_depth = self.recipe.use_poses and any(
+                f.view.depth_m is not None and f.view.base_from_cam is not None for f in frames)
             self._ensure(frames, self.recipe.depth_scales if by_depth else self.recipe.scales)
 
     def _find(self, query: Query, clicked: Frame, other: Frame,

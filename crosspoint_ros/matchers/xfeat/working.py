@@ -53,15 +53,7 @@ class WorkingImage:
 
     def project(self, point_cam_m: npt.ArrayLike) -> Array:
         """Points (..., 3) to working pixels; NaN where this camera cannot see them at all."""
-        points = np.asarray(point_cam_m, dtype=np.float64)
-        pixels = self.working(self.intrinsics.pixel(points))
-        if self.intrinsics.model != 'equidistant' and not self.intrinsics.distortion:
-            return pixels
-        # Past the edge of its calibration a distortion polynomial folds back into the image.
-        depth = np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
-        back = self.ray_cam(np.nan_to_num(pixels, nan=-1.0, posinf=-1.0, neginf=-1.0))
-        folded = ~(np.linalg.norm(back - points / depth, axis=-1) < 0.05)
-        return np.where(folded[..., None], np.nan, pixels)
+        return self.working(self.intrinsics.pixel(point_cam_m))
 
     def contains(self, working: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Tell which working pixels (..., 2) lie on the image."""
