@@ -39,5 +39,5 @@ def test_a_side_that_is_no_multiple_of_32_is_refused(network):
 
 
 def test_a_missing_model_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match='gone.onnx'):
+    with pytest.raises(FileNotFoundError, match=r'gone\.onnx'):
         Backbone(tmp_path / 'gone.onnx')

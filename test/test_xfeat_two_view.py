@@ -95,6 +95,7 @@ def test_a_match_that_contradicts_its_neighbours_is_dropped():
     _, matches = scene(100)
     moved = np.zeros((100, 2))
     moved[3] = 150
-    off = Matches(matches.clicked, matches.clicked + [20, 5] + moved, matches.clicked,
+    shifted = matches.clicked + np.array([20, 5]) + moved
+    off = Matches(matches.clicked, shifted, matches.clicked,
                   matches.clicked)
     assert np.flatnonzero(~agreeing(off)).tolist() == [3]
