@@ -75,6 +75,7 @@ class Camera:
     def forget(self) -> None:
         """Drop the images, as when time jumps."""
         self.frames.clear()
+        self._last_ns = 0  # what comes next is no second jump
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         # A bag that loops without /clock: only the stamps tell. TF must forget with us, or it

@@ -41,8 +41,10 @@ def click(camera: str, x: float, y: float, node: str = NODE,
         client.wait_until_active(DISCOVERY_S)
         overlays = client.watch_overlays() if picture else {}
         result = client.click(camera, x, y)
-        if picture:
-            cameras = [camera, *(c.found.camera for c in result.correspondences)]
+        # A query that was refused before it had images has nothing to draw.
+        if picture and result.correspondences:
+            cameras = [camera, *(c.found.camera for c in result.correspondences
+                                 if c.header.stamp.sec or c.header.stamp.nanosec)]
             client.wait_for(lambda: overlays.keys() >= set(cameras), 'drawn its overlays')
             write_png(picture, side_by_side([overlays[c] for c in cameras], cameras))
         return result
