@@ -8,7 +8,15 @@ import pytest
 from scenes import BARREL, LEFT, RIGHT, Box, looking_at, nudged, pixel_of
 from textured import looked
 
-from crosspoint_ros.core.datatypes import Code, Intrinsics, Matcher, Query, Rejected, Warmable
+from crosspoint_ros.core.datatypes import (
+    Code,
+    Intrinsics,
+    Matcher,
+    Query,
+    Rejected,
+    Transform,
+    Warmable,
+)
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.xfeat import XFeatMatcher
 
@@ -146,6 +154,26 @@ def test_views_of_different_scenes_are_never_sure(matcher, left):
     confidence = [matcher.match(Query(images_only(left), other, np.array([x, 120.0]))).confidence
                   for x in (60.0, 160.0, 260.0)]
     assert max(confidence) < 0.5
+
+
+@pytest.mark.parametrize('turn_deg', [0, 8])
+def test_two_views_from_one_place_still_match(matcher, left, turn_deg):
+    turned = nudged(Transform(np.eye(3), np.zeros(3)), 0, turn_deg, 1)
+    pose = Transform(turned.R @ left.base_from_cam.R, left.base_from_cam.t_m)
+    other = looked(f'turned {turn_deg}', pose, BOX)
+    errors = errors_px(matcher, without_depth(left), without_depth(other), (left, other))
+    assert np.median(errors) < 3
+
+
+@pytest.mark.parametrize('nothing', [0.0, np.nan, np.inf])
+def test_depth_that_knows_nothing_is_as_none(matcher, left, right, nothing):
+    def empty(view):
+        return replace(view, depth_m=np.full((240, 320), nothing, np.float32))
+
+    pixel = pixel_of(left, np.array(VISIBLE_BASE_M[0]))
+    match = matcher.match(Query(empty(left), empty(right), pixel))
+    plain = matcher.match(Query(without_depth(left), without_depth(right), pixel))
+    assert match.basis == plain.basis
 
 
 @pytest.mark.parametrize('shade', [0, 128, 255])

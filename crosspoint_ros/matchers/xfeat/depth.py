@@ -20,7 +20,8 @@ def lift_smooth(frame: Frame, pixel: Array) -> Array:
 
 def clicked_depth(frame: Frame, pixel: Array) -> float:
     """Depth at a working pixel: its own, else the nearest surface's around it; NaN without any."""
-    assert frame.view.depth_m is not None
+    if frame.view.depth_m is None:
+        return np.nan
     (x,), (y,) = _nearest(frame, pixel[None])
     own = float(frame.view.depth_m[y, x])
     if np.isfinite(own) and own > 0:

@@ -116,6 +116,11 @@ class Frame:
         return self.mask[y.clip(0, self.mask.shape[0] - 1), x.clip(0, self.mask.shape[1] - 1)]
 
     @cached_property
+    def has_depth(self) -> bool:
+        """Whether there is depth that is known anywhere."""
+        return self.view.depth_m is not None and bool(np.isfinite(self.smooth_depth_m).any())
+
+    @cached_property
     def smooth_depth_m(self) -> FloatMap:
         """Depth (h, w), NaN where its 3x3 neighbours jump or are not known."""
         assert self.view.depth_m is not None

@@ -66,13 +66,11 @@ class XFeatMatcher:
         if given is None:
             pair = self._pair(clicked, other, None, False)
             return pair, search_by_looks(pair, pixel, self.recipe)
-        depth_m = np.nan
-        if clicked.view.depth_m is not None:
-            depth_m = clicked_depth(clicked, pixel)
+        depth_m = clicked_depth(clicked, pixel)
         if np.isfinite(depth_m):
             pair = self._pair(clicked, other, given, True)
             return pair, search_by_depth(pair, pixel, depth_m, self.recipe)
-        pair = self._pair(clicked, other, given, other.view.depth_m is not None)
+        pair = self._pair(clicked, other, given, other.has_depth)
         return pair, search_by_looks(pair, pixel, self.recipe)
 
     def _given(self, query: Query) -> Transform | None:
@@ -123,4 +121,6 @@ class XFeatMatcher:
             return pair_from_images(*frames, recipe, parallel)
         if by_depth:
             return pair_from_depth(*frames, given, recipe, parallel)
+        if np.linalg.norm(given.t_m) < recipe.min_baseline_m:
+            return pair_from_images(*frames, recipe, parallel)
         return pair_from_poses(*frames, given, recipe, parallel)

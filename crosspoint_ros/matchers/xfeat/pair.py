@@ -36,6 +36,8 @@ FIRST_BAND_PX = 6.0
 POSED_FIRST_BAND_PX = 10.0
 GATE_PX_PER_NOISE = 20.0
 MIN_TO_REFINE = 6
+# A motion that about 12 matches support may be chance; with 10 more it is half trusted.
+CHANCE_SUPPORT, HALF_TRUST = 12.0, 10.0
 
 
 # `map`, or one that runs on several threads.
@@ -114,10 +116,10 @@ def pair_from_images(clicked: Frame, other: Frame, recipe: Recipe, parallel: Par
     if ok.sum() >= from_images.MIN_MATCHES:
         near, far = np.percentile(z[ok], [5, 90]) * (0.4, 2.5)
         ok &= (z > near) & (z < far)
-    sure = max(0.0, found.support - 12)
+    sure = max(0.0, found.support - CHANCE_SUPPORT)
     return consistent(replace(pair, matches=matches.where(ok), motion=motion, near=near, far=far,
-                               trust=sure / (sure + 10),
-                               basis=f'images, {ok.sum()} matches'), recipe)
+                              trust=sure / (sure + HALF_TRUST),
+                              basis=f'images, {ok.sum()} matches'), recipe)
 
 
 def pair_from_poses(clicked: Frame, other: Frame, given: Transform, recipe: Recipe,
@@ -186,6 +188,7 @@ def _without_motion(pair: Pair, recipe: Recipe) -> Pair:
 
 
 def consistent(pair: Pair, recipe: Recipe) -> Pair:
+    """Drop the matches that contradict their neighbours."""
     if not recipe.consistent_neighbours:
         return pair
     return replace(pair, matches=pair.matches.where(agreeing(pair.matches)))

@@ -34,37 +34,44 @@ def pair_from_depth(clicked: Frame, other: Frame, given: Transform, recipe: Reci
     """
     alike = compare(clicked, other, recipe.depth_scales, recipe, parallel)
     pair = Pair(clicked, other, recipe.depth_scales, mutual_matches(alike, recipe.min_cosine),
-                given, recipe.posed_near_m, recipe.posed_far_m, 1.0, basis='poses as given')
-    if recipe.correct_pose:
+                given, recipe.posed_near_m, recipe.posed_far_m, 1.0)
+    if not recipe.correct_pose:
+        return _as_given(pair, 'not to be corrected', recipe)
+    try:
         pair = _corrected(pair, given, recipe)
-    if not np.isfinite(pair.slack_px):
-        gate_px = max(POSED_FIRST_BAND_PX, GATE_PX_PER_NOISE * noise_of(recipe))
-        near_line = epipolar_distance(fundamental(given, pair.lenses), pair.matches) < gate_px
-        return consistent(replace(pair, matches=pair.matches.where(near_line),
-                                   slack_px=_noise_px(pair, recipe)), recipe)
-    close = [found.where(found.mutual(landing_distance(pair, found) < LANDING_PX))
-             for found in alike]
-    return consistent(_corrected(replace(pair, matches=union(close)), given, recipe), recipe)
+        close = [found.where(found.mutual(landing_distance(pair, found) < LANDING_PX))
+                 for found in alike]
+        return consistent(_corrected(replace(pair, matches=union(close)), given, recipe), recipe)
+    except Rejected as rejected:
+        return _as_given(replace(pair, motion=given), rejected.message, recipe)
+
+
+def _as_given(pair: Pair, reason: str, recipe: Recipe) -> Pair:
+    assert pair.motion is not None
+    gate_px = max(POSED_FIRST_BAND_PX, GATE_PX_PER_NOISE * noise_of(recipe))
+    near = epipolar_distance(fundamental(pair.motion, pair.lenses), pair.matches) < gate_px
+    return consistent(replace(pair, matches=pair.matches.where(near), basis=f'poses as given: '
+                              f'{reason}', slack_px=_noise_px(pair, recipe)), recipe)
 
 
 def _corrected(pair: Pair, given: Transform, recipe: Recipe) -> Pair:
-    """Correct the given motion by the pair's matches that have depth, on the side with more."""
+    """Correct the given motion by the pair's matches that have depth, on the side with more.
+
+    Raises `Rejected` if too few of them agree with a motion near the given one.
+    """
     noise = max(recipe.pose_noise_cm, 0.1), max(recipe.pose_noise_deg, 0.1)
     matches, clicked, other = pair.matches, pair.clicked, pair.other
     points, points_other = lift_smooth(clicked, matches.clicked), lift_smooth(other, matches.other)
     known, known_other = (np.isfinite(p).all(axis=1) for p in (points, points_other))
-    try:
-        if known.sum() >= known_other.sum():
-            motion, fits = pnp_correction(
-                points[known], other.working.published(matches.other[known]),
-                other.view.intrinsics, given, *noise)
-        else:
-            back, fits = pnp_correction(
-                points_other[known_other], clicked.working.published(matches.clicked[known_other]),
-                clicked.view.intrinsics, given.inverse, *noise)
-            motion = back.inverse
-    except Rejected as rejected:
-        return replace(pair, basis=f'poses as given ({rejected.message})')
+    if known.sum() >= known_other.sum():
+        motion, fits = pnp_correction(
+            points[known], other.working.published(matches.other[known]),
+            other.view.intrinsics, given, *noise)
+    else:
+        back, fits = pnp_correction(
+            points_other[known_other], clicked.working.published(matches.clicked[known_other]),
+            clicked.view.intrinsics, given.inverse, *noise)
+        motion = back.inverse
     return replace(pair, motion=motion, slack_px=CORRECTED_SLACK_PX,
                    basis=f'poses corrected by {fits.sum()} matches with depth')
 
@@ -81,9 +88,10 @@ def landing_distance(pair: Pair, alike: Lookalikes) -> Array:
 
 def _noise_px(pair: Pair, recipe: Recipe) -> float:
     """How far the poses' noise may move a projected point, px."""
-    scene_m = np.nanmedian(np.concatenate([
-        f.view.depth_m.ravel()[::101] for f in (pair.clicked, pair.other)
-        if f.view.depth_m is not None]))
-    focal_px = pair.lenses.other[0, 0]
+    known_m = np.concatenate([f.view.depth_m.ravel()[::101] for f in (pair.clicked, pair.other)
+                              if f.view.depth_m is not None])
+    known_m = known_m[np.isfinite(known_m) & (known_m > 0)]
+    scene_m = float(np.median(known_m)) if len(known_m) else recipe.posed_near_m
     turn_rad, shift_m = np.radians(recipe.pose_noise_deg), recipe.pose_noise_cm / 100
-    return float(max(focal_px * np.hypot(turn_rad, shift_m / scene_m), CORRECTED_SLACK_PX))
+    off_px = pair.lenses.other[0, 0] * np.hypot(turn_rad, shift_m / scene_m)
+    return max(float(off_px), CORRECTED_SLACK_PX)

@@ -37,6 +37,7 @@ class Recipe:
     consistent_neighbours: bool = True
     # Two views.
     refine_pose: bool = True
+    min_baseline_m: float = 0.03  # below it poses draw no lines: the images' own motion is used
     posed_near_m: float = 0.2
     posed_far_m: float = 8.0
     # The score map.

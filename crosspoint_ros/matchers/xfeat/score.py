@@ -27,10 +27,11 @@ HIDDEN = -9.0
 
 @dataclass(frozen=True, eq=False)
 class Peak:
-    """The best place of a score map: its working pixel (2,), its score, and its lead over the
-    best place more than 24 px away."""
+    """The best place of a score map: its working pixel (2,), its row and column, its score, and
+    its lead over the best place more than 24 px away."""
 
     pixel: Array
+    cell: tuple[int, int]
     score: float
     margin: float
 
@@ -126,7 +127,7 @@ def peak(scores: FloatMap, grid: Array) -> Peak:
                                         _vertex(scores[:, column], int(row)))
     away = ((grid - pixel) ** 2).sum(axis=-1) > RIVAL_PX ** 2
     rival = float(scores[away].max()) if away.any() else HIDDEN
-    return Peak(pixel, best, best - rival)
+    return Peak(pixel, (int(row), int(column)), best, best - rival)
 
 
 def standing(scores: FloatMap, grid: Array, pixel: Array) -> tuple[float, float]:

@@ -46,13 +46,13 @@ def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe) -> Found:
     scores = _looks(pair, pixel, prior, recipe)
     if recipe.epipolar_band:
         scores = scores + score.band_term(pair, pixel)
-    slack_px = np.inf
+    back = np.full(scores.shape, np.nan)
     if np.isfinite(pair.slack_px) and pair.other.view.depth_m is not None:
         assert pair.motion is not None
         back = back_distance(pair.other, pair.clicked, pair.motion.inverse, pixel)
         scores = scores + score.landing_term(pair, back)
-        slack_px = pair.slack_px
     peak = _peak(pair, scores)
+    slack_px = pair.slack_px if np.isfinite(back[peak.cell]) else np.inf
     return Found(peak.pixel, peak.score, peak.margin, prior.density,
                  _return_px(pair, pixel, peak.pixel), slack_px)
 
