@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from crosspoint_ros.msg import QueryResult
-from geometry_msgs.msg import TransformStamped
+from geometry_msgs.msg import PoseStamped, TransformStamped
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -31,7 +31,7 @@ from crosspoint_ros.ros.queries import Job
 
 # Each rig has a domain of its own, so that what one leaves behind on the graph meets no other.
 DOMAINS = cycle(range(1, 101))
-for _ in range(os.getpid() % 100):
+for _ in range(int(os.environ['ROS_DOMAIN_ID'])):  # that one is for tests that start processes
     next(DOMAINS)
 LENS = Intrinsics(300.0, 300.0, 159.5, 119.5, 320, 240)
 EYES = {'front': (0.0, -0.6, 0.5), 'side': (0.35, -0.45, 0.5)}
@@ -164,8 +164,13 @@ class Rig:
         self.context, self.node, self._spinning, self.domain = context, node, spinning, domain
         self.cameras = Cameras(context)
         self.results: list[QueryResult] = []
+        self.targets: list[PoseStamped] = []
+        # Deep: two at once must not become one, or nobody could tell.
+        deep = QoSProfile(depth=100, durability=LATCHED.durability)
         self.cameras.create_subscription(QueryResult, '/crosspoint/result', self.results.append,
-                                         LATCHED)
+                                         deep)
+        self.cameras.create_subscription(PoseStamped, '/crosspoint/grasp_target',
+                                         self.targets.append, deep)
         self.ticks = 0  # one each 0.1 s, the period at which the node broadcasts its target
         self.cameras.create_timer(0.1, self._count)
         self.executor = SingleThreadedExecutor(context=context)
@@ -200,7 +205,8 @@ class Rig:
         publishers = [*self.cameras.images.values(), *self.cameras.depths.values(),
                       *self.cameras.infos.values(), self.cameras.tf]
         self.until(lambda: all(p.get_subscription_count() for p in publishers), what='discovery')
-        self.until(lambda: self.cameras.count_publishers('/crosspoint/result'), what='results')
+        self.until(lambda: self.cameras.count_publishers('/crosspoint/result')
+                   and self.cameras.count_publishers('/crosspoint/grasp_target'), what='results')
 
     def remembered(self, stamp_ns: int, cameras: tuple[str, ...] = tuple(EYES)) -> None:
         """Wait until the node has the frames of that stamp, which best effort may lose: resend."""

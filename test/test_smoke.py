@@ -176,8 +176,8 @@ def test_an_action_gives_feedback_and_a_result_from_another_process(node, starte
 def test_the_node_starts_waits_for_its_manager_and_ends_at_ctrl_c(node, started, prefix):
     process = started(prefix / 'lib/crosspoint_ros/crosspoint_node', '--ros-args',
                       '-p', 'cameras:=[front, side]', '-p', 'base_frame:=base_link',
-                      '-p', 'autostart:=false')
-    client = node.create_client(GetState, '/crosspoint/get_state')
+                      '-p', 'autostart:=false', '-r', '__ns:=/smoke')
+    client = node.create_client(GetState, '/smoke/crosspoint/get_state')
     node.wait_for(lambda: client.service_is_ready() or process.poll() is not None)
     assert process.poll() is None, 'it ended by itself'
     answer = client.call_async(GetState.Request())
