@@ -268,6 +268,18 @@ def test_a_rectified_image_has_p_and_no_distortion():
     assert lens.distortion == ()
 
 
+def test_the_rectified_image_of_a_fisheye_is_that_of_a_pinhole():
+    fisheye = info(distortion_model='equidistant', d=[0.1, 0.01, 0.0, 0.0])
+    lens = convert.intrinsics_from_info(fisheye, rectified=True)
+    np.testing.assert_allclose(lens.pixel((1.0, 0.0, 1.0)), (310.0 + 480.0, 230.0))
+
+
+def test_coefficients_without_a_model_are_not_guessed_at():
+    with pytest.raises(Rejected, match=r'0\.1.*no distortion_model') as caught:
+        convert.intrinsics_from_info(info(distortion_model=''))
+    assert caught.value.code == Code.NO_IMAGE
+
+
 def test_the_second_rectified_camera_of_a_stereo_pair_is_refused():
     stereo = info(p=[480.0, 0, 310.0, -48.0, 0, 490.0, 230.0, 0, 0, 0, 1.0, 0])
     with pytest.raises(Rejected, match='-48'):

@@ -59,6 +59,13 @@ def test_a_pixel_that_no_ray_reaches_has_no_ray():
     assert np.isfinite(lens.ray_cam((200.0, 120.0))).all()
 
 
+@pytest.mark.parametrize('distortion', [(), (0.01, 0.0, 0.0, 0.0)])
+def test_a_pixel_of_a_fisheye_beyond_90_degrees_has_no_ray(distortion):
+    lens = Intrinsics(100.0, 100.0, 320.0, 240.0, 640, 480, distortion, 'equidistant')
+    assert np.isnan(lens.ray_cam((0.0, 240.0))).all()
+    assert np.isfinite(lens.ray_cam((180.0, 240.0))).all()
+
+
 @pytest.mark.parametrize(('fields', 'words'), [
     ({'fx_px': 0.0}, 'focal length must be positive, got fx=0.0'),
     ({'fy_px': -1.0}, 'fy=-1.0'),

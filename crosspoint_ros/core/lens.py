@@ -83,8 +83,9 @@ class Intrinsics:
         else:
             plane = (flat - (self.cx_px, self.cy_px)) / (self.fx_px, self.fy_px)
         rays = np.concatenate([plane.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
-        if self.distortion:
-            # Undistorting is iterative, and ends anywhere where it does not converge.
+        if self.distortion or self.model == 'equidistant':
+            # Undistorting is iterative, and ends anywhere where it does not converge; a fisheye's
+            # pixels beyond 90 degrees end on its rim.
             missed_px = np.linalg.norm(self.pixel(rays) - flat[:, 0], axis=1)
             rays[~(missed_px < MAX_UNDISTORTION_ERROR_PX)] = np.nan
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)

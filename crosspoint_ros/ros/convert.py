@@ -173,10 +173,15 @@ def intrinsics_from_info(msg: CameraInfo, rectified: bool = False) -> Intrinsics
         raise Rejected(Code.NOT_SUPPORTED, f'the camera info has P with Tx, Ty = {msg.p[3]:g}, '
                        f'{msg.p[7]:g} px m: the rectified second camera of a stereo pair, whose '
                        'frame is not its own; use the unrectified image')
+    if not msg.distortion_model and any(msg.d) and not rectified:
+        raise Rejected(Code.NO_IMAGE, f'the camera info has coefficients {list(msg.d)} and no '
+                       f'distortion_model; known: {", ".join(Intrinsics.COEFFICIENTS)}')
+    # Whatever the lens was, its rectified image is that of a pinhole.
+    model = 'plumb_bob' if rectified or not msg.distortion_model else msg.distortion_model
     d = () if rectified else _coefficients(msg)
     try:
         full = Intrinsics(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2],
-                          msg.width, msg.height, d, msg.distortion_model or 'plumb_bob')
+                          msg.width, msg.height, d, model)
     except ValueError as error:
         raise Rejected(Code.NO_IMAGE, f'the camera info is unusable: {error}') from error
     x, y = max(msg.binning_x, 1), max(msg.binning_y, 1)
