@@ -132,8 +132,10 @@ def test_a_matcher_that_breaks_fails_alone_and_says_how(views):
 
 @pytest.mark.parametrize('nonsense', [
     Match(np.full(2, np.nan), confidence=0.9), Match(np.zeros((1, 2)), confidence=0.9),
-    Match(np.array([3.0, 3.0]), confidence=math.nan), (3.0, 3.0)],
-    ids=['nan', 'shape', 'confidence', 'tuple'])
+    Match(np.array([3.0, 3.0]), confidence=math.nan), (3.0, 3.0),
+    Match(np.array([3.0, 3.0]), np.ones(2), 0.9),
+    Match(np.array([3.0, 3.0]), np.zeros((2, 2)), 0.9)],
+    ids=['nan', 'shape', 'confidence', 'tuple', 'covariance', 'no spread'])
 def test_nonsense_from_a_matcher_is_its_failure(views, nonsense):
     answer = located(views, Oracle(right=nonsense, top=nonsense))
     assert answer.status[0] == Code.MATCHER_FAILED

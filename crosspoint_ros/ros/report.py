@@ -65,7 +65,7 @@ def _correspondence(query_id: str, clicked: ImagePoint, answer: Answer,
     return Correspondence(
         header=seen, query_id=query_id, status=_status(answer.rejected), clicked=clicked,
         found=_image_point(answer.camera, seen, given.pixel),
-        covariance_px2=given.covariance_px2.ravel(),
+        covariance_px2=np.asarray(given.covariance_px2, dtype=np.float64).ravel(),
         confidence=0.0 if match is None else float(match.confidence), verdict=verdict,
         check=int(evidence.check), epipolar_error_px=float(evidence.epipolar_error_px),
         depth_gap_m=float(evidence.depth_gap_m))
