@@ -17,7 +17,9 @@ from rclpy.parameter import Parameter
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import MATCHERS, matcher_options
 
-LIVE = 'limits.'  # the only parameters that may change while the node is configured
+LIMIT = 'limits.'
+# The only parameters that may change while the node is configured.
+LIVE = frozenset(f'{LIMIT}{f.name}' for f in fields(Limits))
 
 
 class ConfigError(ValueError):
@@ -150,7 +152,7 @@ def camera_specs(camera: str) -> tuple[Spec, ...]:
 def limit_specs() -> tuple[Spec, ...]:
     """The parameters `limits.*`, with the defaults of the dataclasses."""
     return tuple(
-        Spec(f'{LIVE}{f.name}', f.default, meaning, low, high)
+        Spec(f'{LIMIT}{f.name}', f.default, meaning, low, high)
         for owner, ranges in ((Limits, LIMITS), (TimeLimits, TIME_LIMITS))
         for f in fields(owner) for low, high, meaning in (ranges[f.name],))
 
@@ -227,7 +229,7 @@ class Parameters:
             spec = self._specs.get(parameter.name)
             if spec is None:
                 continue
-            if configured and not spec.name.startswith(LIVE):
+            if configured and spec.name not in LIVE:
                 return (f'{spec.name} is read when the node is configured: clean it up first '
                         f'(ros2 lifecycle set {self._node.get_fully_qualified_name()} cleanup)')
             try:
@@ -237,8 +239,8 @@ class Parameters:
         return ''
 
     def changed_limits(self, parameters: list[Parameter]) -> Limits:
-        """Return `limits.*` as they are once these changes are made."""
-        changes = {p.name.removeprefix(LIVE): p.value for p in parameters}
+        """Return the `Limits` as they are once these changes are made."""
+        changes = {p.name.removeprefix(LIMIT): p.value for p in parameters}
         limits = self._read_limits(Limits)
         return replace(limits, **{f.name: changes[f.name] for f in fields(Limits)
                                   if f.name in changes})
@@ -256,7 +258,7 @@ class Parameters:
             limits=self._read_limits(Limits), times=self._read_limits(TimeLimits))
 
     def _read_limits(self, owner: type) -> Any:
-        return owner(**{f.name: self._value(f'{LIVE}{f.name}') for f in fields(owner)})
+        return owner(**{f.name: self._value(f'{LIMIT}{f.name}') for f in fields(owner)})
 
 
 def _as_given(value: Any, default: Any) -> Any:
