@@ -140,6 +140,15 @@ def test_a_query_past_its_time_ends_although_the_matcher_still_hangs(desks):
     assert d.endings.count(first) == 1
 
 
+def test_the_matcher_is_held_since_it_was_asked_not_since_the_query_began_to_wait(desks):
+    d = desk(desks, 'queue')
+    job = Job(Request(), lambda stage: None, d.endings.append)
+    job.begun_s -= 1000.0
+    d.thread.submit(job)
+    assert d.entered.acquire(timeout=PATIENCE_S)
+    assert 0.0 < d.thread.held_s < 500.0
+
+
 def test_preempted_queries_do_not_pile_up_behind_a_matcher_that_hangs(desks):
     d = desk(desks, 'preempt')
     jobs = [d.ask() for _ in range(1000)]

@@ -85,7 +85,12 @@ class CrosspointNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Forget the matcher and all interfaces."""
+        """Forget the matcher and all interfaces; not while a client waits on one of them."""
+        # rclpy ends the process over a reply to a service that was destroyed meanwhile.
+        owed = 0 if self._server is None else self._server.owed_replies
+        if owed:
+            self.get_logger().error(f'not cleaned up: {owed} replies are on their way; ask again')
+            return TransitionCallbackReturn.FAILURE
         self.close()
         return TransitionCallbackReturn.SUCCESS
 

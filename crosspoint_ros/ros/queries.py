@@ -76,9 +76,10 @@ class Job:
 
     def enter(self, stage: str) -> None:
         """Begin a stage; raise `Ended` if the query was ended meanwhile."""
-        if self.ended:
-            raise Ended(self.query_id)
-        self.stages.append((stage, time.monotonic()))
+        with self._lock:  # a stage must not begin after the end
+            if self.ended:
+                raise Ended(self.query_id)
+            self.stages.append((stage, time.monotonic()))
         self._on_stage(stage)
 
     def end(self, outcome: Located | Rejected) -> bool:
@@ -109,6 +110,7 @@ class QueryThread:
         self._busy = busy
         self.max_query_s = max_query_s
         self._running: Job | None = None
+        self._running_since_s = 0.0
         self._waiting: deque[Job] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -161,8 +163,7 @@ class QueryThread:
     @property
     def held_s(self) -> float:
         """How long the query in the thread has run, s, whether it has ended since or not."""
-        running = self._running
-        return 0.0 if running is None else running.age_s
+        return 0.0 if self._running is None else time.monotonic() - self._running_since_s
 
     def cancel(self, reason: str) -> None:
         """End every open query as CANCELLED."""
@@ -185,6 +186,7 @@ class QueryThread:
                     self._wake.wait()
                 if self._closed:
                     return
+                self._running_since_s = time.monotonic()
                 self._running = job = self._waiting.popleft()
             self._work(job)
 

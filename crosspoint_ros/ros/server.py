@@ -46,14 +46,16 @@ class QueryServer:
         self._node, self._config, self.matcher = node, config, matcher
         self.limits: Limits = config.limits
         self.last_result: QueryResult | None = None
-        self.outputs = Outputs(node, config)
+        # First: a mask that cannot be read must leave nothing on the graph.
         self.cameras = {c.name: Camera(node, c, config, self.forget) for c in config.cameras}
+        self.outputs = Outputs(node, config)
         self.transforms = make_transforms(node)
         self._views = ViewSource(self.cameras, self.transforms, config)
         self._thread = QueryThread(self._answer, self._draw, node.get_logger().error, config.busy,
                                    config.times.max_query_s)
         self._active = False
         self._replies: dict[str, Reply] = {}
+        self._owed = 0
         self._goals: dict[bytes, Job] = {}
         self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._guard = node.create_guard_condition(self._deliver)
@@ -97,6 +99,7 @@ class QueryServer:
     def close(self) -> None:
         """Take everything off the graph; a matcher that hangs is left behind."""
         self._thread.close()
+        self._deliver()
         self._jump.unregister()
         self._action.destroy()
         for service in self._services:
@@ -107,6 +110,11 @@ class QueryServer:
         self._node.destroy_guard_condition(self._guard)
         self.transforms.close()
         self.outputs.close()
+
+    @property
+    def owed_replies(self) -> int:
+        """How many goals and requests still wait for their reply."""
+        return self._owed
 
     @property
     def held_s(self) -> float:
@@ -179,8 +187,6 @@ class QueryServer:
     # Callbacks
 
     async def _on_goal(self, goal_handle: ServerGoalHandle) -> CorrespondAction.Result:
-        answered: Future = Future()
-
         begun_s = time.monotonic()
 
         def feedback(stage: str) -> None:
@@ -189,11 +195,12 @@ class QueryServer:
                     stage=stage, elapsed_s=time.monotonic() - begun_s))
 
         goal_id = bytes(goal_handle.goal_id.uuid)
+        answered: Future = Future()
         self._goals[goal_id] = self.ask(request_from_goal(goal_handle.request),
                                         answered.set_result, feedback)
         if goal_handle.is_cancel_requested:  # it came before the goal began
             self._on_cancel(goal_handle)
-        result = await answered
+        result = await self._owing(answered)
         del self._goals[goal_id]
         if is_answered(result):
             goal_handle.succeed()
@@ -214,8 +221,15 @@ class QueryServer:
                           response: CorrespondService.Response) -> CorrespondService.Response:
         answered: Future = Future()
         self.ask(request_from_goal(request), answered.set_result)
-        response.result = await answered
+        response.result = await self._owing(answered)
         return response
+
+    async def _owing(self, answered: Future) -> QueryResult:
+        self._owed += 1
+        try:
+            return await answered
+        finally:
+            self._owed -= 1
 
     def _on_clear(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message = True, self.outputs.clear()
