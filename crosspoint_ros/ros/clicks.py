@@ -64,6 +64,7 @@ def subscribe_clicks(node: Node, cameras: tuple[CameraConfig, ...], ask: Ask
         subscriptions += [
             node.create_subscription(PointStamped, f'~/{camera.name}/click',
                                      partial(pixel_click, camera.name), 10),
-            node.create_subscription(Point, f'{camera.image_topic}_mouse_left',
+            node.create_subscription(Point, f'{node.resolve_topic_name(camera.image_topic)}'
+                                     '_mouse_left',
                                      partial(mouse_click, camera.name), 10)]
     return subscriptions

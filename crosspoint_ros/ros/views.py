@@ -54,6 +54,8 @@ class ViewSource:
         posed = self._posed_others(views, job)
         assert request.point_m is not None
         newest_ns = max((v.stamp_ns for v in posed if isinstance(v, View)), default=0)
+        if not newest_ns:
+            raise _none_usable([v for v in posed if isinstance(v, Unseen)])
         point_base_m = self._lookup(request.point_frame, newest_ns, job).point(request.point_m)
         clicked, pixel = best_view(posed, point_base_m, self._config.limits.max_depth_gap_m)
         return Gathered(clicked, tuple(v for v in posed if v is not clicked), pixel)
@@ -70,6 +72,8 @@ class ViewSource:
         if pixel is not None and not np.isfinite(pixel).all():
             raise Rejected(Code.BAD_REQUEST, f'the pixel ({pixel[0]}, {pixel[1]}) is not finite, '
                            'and there is no instruction')
+        if request.point_m is not None and not np.isfinite(request.point_m).all():
+            raise Rejected(Code.BAD_REQUEST, f'the 3D point {request.point_m} is not finite')
 
     def _others(self, request: Request) -> tuple[str, ...]:
         return request.other_cameras or tuple(n for n in self._cameras if n != request.camera)
@@ -125,6 +129,11 @@ class ViewSource:
     def _lookup(self, frame_id: str, stamp_ns: int, job: Job) -> Transform:
         return self._transforms.lookup(self._config.base_frame, frame_id, stamp_ns,
                                        self._config.times.wait_tf_s, lambda: job.ended)
+
+
+def _none_usable(unseen: Sequence[Unseen]) -> Rejected:
+    each = '; '.join(f'{one.camera}: {one.rejected.message}' for one in unseen)
+    return Rejected(unseen[0].rejected.code, each)
 
 
 def _pixel(request: Request, clicked: View) -> Array | None:
