@@ -1,6 +1,7 @@
 """DOUBLES of matchers, for tests of what is around a matcher: they know the true geometry."""
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -49,6 +50,42 @@ class SlowMatcher(ExactMatcher):
         """Answer after the delay."""
         time.sleep(self.delay_s)
         return super().match(query)
+
+
+class ReadOnce(Match):
+    """A match whose first reader inside a function of `crosspoint_ros` has to wait."""
+
+    def waits_in(self, function: str, delay_s: float) -> ReadOnce:
+        """Name the function."""
+        self.__dict__.update(function=function, delay_s=delay_s)
+        return self
+
+    def __getattribute__(self, name: str) -> object:
+        state = super().__getattribute__('__dict__')
+        if name in ('pixel', 'confidence') and 'function' in state:
+            frame = sys._getframe(1)
+            while frame is not None and frame.f_code.co_name != state['function']:
+                frame = frame.f_back
+            if frame is not None:
+                del state['function']
+                time.sleep(state['delay_s'])
+        return super().__getattribute__(name)
+
+
+class SlowlyRead(ExactMatcher):
+    """Holds a query up in the stage of that name: match, verify or lift."""
+
+    def __init__(self, stage: str = 'match', delay_s: float = 1.0) -> None:
+        super().__init__()
+        self.stage, self.delay_s = stage, delay_s
+
+    def match(self, query: Query) -> Match:
+        """Answer, at once unless the stage is this one."""
+        if self.stage == 'match':
+            time.sleep(self.delay_s)
+        found = super().match(query)
+        return ReadOnce(found.pixel, found.covariance_px2, found.confidence).waits_in(
+            {'match': '', 'verify': 'checked', 'lift': 'lifted'}[self.stage], self.delay_s)
 
 
 class HangingMatcher:

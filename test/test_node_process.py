@@ -51,18 +51,20 @@ def spin_until(executor, condition) -> None:
 
 
 @pytest.mark.parametrize(('stage', 'number'), [
-    ('wait_images', signal.SIGINT), ('transforms', signal.SIGTERM), ('match', signal.SIGINT)])
+    ('wait_images', signal.SIGINT), ('transforms', signal.SIGTERM), ('match', signal.SIGINT),
+    ('verify', signal.SIGTERM), ('lift', signal.SIGINT)])
 def test_a_signal_in_any_stage_refuses_the_query_and_ends_in_order(graph, tmp_path, stage, number):
     cameras, executor = graph
     results: list[QueryResult] = []
     cameras.create_subscription(QueryResult, '/crosspoint/result', results.append, LATCHED)
     frame = 'base_frame:=map' if stage == 'transforms' else 'base_frame:=base_link'
-    with started(tmp_path, 'matcher:=doubles:SlowMatcher', 'SlowMatcher.delay_s:=5.0',
-                 frame) as process:
+    held_in = stage if stage in ('verify', 'lift') else 'match'
+    with started(tmp_path, 'matcher:=doubles:SlowlyRead', f'SlowlyRead.stage:={held_in}',
+                 'SlowlyRead.delay_s:=5.0', frame) as process:
         client = ActionClient(cameras, Correspond, '/crosspoint/correspond')
         spin_until(executor, client.server_is_ready)
         stages: list[str] = []
-        client.send_goal_async(Correspond.Goal(camera='front', x=10.0, y=10.0),
+        client.send_goal_async(Correspond.Goal(camera='front', x=159.5, y=119.5),
                                feedback_callback=lambda m: stages.append(m.feedback.stage))
 
         def reached() -> bool:

@@ -1,6 +1,7 @@
 """Bad input: a typed status, words with value and limit, one result, no target, and it goes on."""
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import doubles
@@ -8,15 +9,19 @@ import numpy as np
 import pytest
 from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.msg import QueryResult, Status
-from geometry_msgs.msg import PoseStamped
 from rclpy.action import ActionClient
 from rclpy.lifecycle import TransitionCallbackReturn
-from rig import LATCHED, POSES, Rig, image_message, pixel_of, running
+from rig import POSES, Rig, image_message, pixel_of, running
 
-from crosspoint_ros.core.datatypes import Intrinsics
-from crosspoint_ros.ros.queries import Request
+from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected
+from crosspoint_ros.ros.queries import Job, Request
 
 MIDDLE = np.array([159.5, 119.5])
+# What makes a query stay in a stage for a while.
+STAGES: dict[str, dict[str, object]] = {
+    'wait_images': {}, 'transforms': {'limits__wait_tf_s': 5.0, 'base_frame': 'map'},
+    **{stage: {'matcher': 'doubles:SlowlyRead', 'SlowlyRead__stage': stage}
+       for stage in ('match', 'verify', 'lift')}}
 
 
 @pytest.fixture(scope='module')
@@ -35,6 +40,7 @@ def rig(shared: Rig) -> Rig:
 def ask(rig: Rig, timeout_s: float = 10.0, **changes: object) -> QueryResult:
     """Ask the node as its own clicks do, and take the one result from the topic."""
     rig.results.clear()
+    rig.targets.clear()
     request = Request(**{'camera': 'front', 'pixel': MIDDLE, **changes})
     rig.on_executor(lambda: rig.node._server.ask(request))
     return rig.next_result(timeout_s=timeout_s)
@@ -48,15 +54,12 @@ def assert_refused(rig: Rig, result: QueryResult, code: int, *words: str) -> Non
     for word in words:
         assert word in said
     assert not result.has_target
-    assert len(rig.results) == 1
-    targets: list = []
-    subscription = rig.cameras.create_subscription(PoseStamped, '/crosspoint/grasp_target',
-                                                   targets.append, LATCHED)
-    rig.until(lambda: rig.cameras.count_publishers('/crosspoint/grasp_target'))
     before = rig.ticks
     rig.until(lambda: rig.ticks > before + 1)
-    rig.cameras.destroy_subscription(subscription)
-    assert not any(t.header.stamp == result.header.stamp for t in targets)
+    assert len(rig.results) == 1
+    assert rig.targets == []
+    on_tf = rig.node._server.outputs.on_tf.target
+    assert on_tf is None or on_tf.query_id != result.query_id
 
 
 def assert_carries_on(rig: Rig) -> None:
@@ -104,6 +107,34 @@ def test_with_only_one_camera_alive_the_other_is_refused_by_name():
 
         rig.until(sent)
         assert_refused(rig, ask(rig), Status.NO_IMAGE, '/side/color/image_raw')
+
+
+def test_without_a_lens_the_topic_of_the_lens_is_named():
+    with running(limits__wait_images_s=0.1) as rig:
+        rig.discover()
+        stamp = rig.cameras.now_ns()
+        front = rig.node._server.cameras['front'].frames
+
+        def without_info() -> bool:
+            rig.cameras.send_tf(stamp)
+            for camera in ('front', 'side'):
+                rig.cameras.send_depth(camera, stamp)
+                rig.cameras.send_image(camera, stamp)
+            return front.newest_ns() == stamp and front.has_depth
+
+        rig.until(without_info)
+        assert_refused(rig, ask(rig), Status.NO_IMAGE, '/front/color/camera_info')
+        assert_carries_on(rig)
+
+
+def test_a_3d_click_before_any_image_names_the_topics_not_tf():
+    with running(limits__wait_images_s=0.1) as rig:
+        rig.discover()
+        click = {'camera': '', 'pixel': None, 'point_frame': 'base_link'}
+        assert_refused(rig, ask(rig, point_m=np.zeros(3), **click), Status.NO_IMAGE,
+                       '/front/color/image_raw', '/side/color/image_raw')
+        assert_refused(rig, ask(rig, point_m=np.array([np.nan, 0.0, 0.0]), **click),
+                       Status.BAD_REQUEST, 'nan', 'finite')
 
 
 def test_an_image_past_its_age_is_stale():
@@ -317,17 +348,15 @@ def test_a_slow_matcher_holds_up_neither_images_nor_tf_and_can_be_cancelled():
         client.destroy()
 
 
-@pytest.mark.parametrize('stage', ['wait_images', 'transforms', 'match'])
+@pytest.mark.parametrize('stage', STAGES)
 def test_a_cancel_in_any_stage_ends_the_goal_once(stage):
-    options = {'wait_images': {}, 'transforms': {'limits__wait_tf_s': 5.0, 'base_frame': 'map'},
-               'match': {'matcher': 'doubles:SlowMatcher', 'SlowMatcher__delay_s': 1.0}}[stage]
-    with running(limits__wait_images_s=5.0, **options) as rig:
+    with running(limits__wait_images_s=5.0, **STAGES[stage]) as rig:
         rig.discover()
         if stage != 'wait_images':
             rig.show()
         client = ActionClient(rig.cameras, CorrespondAction, '/crosspoint/correspond')
         rig.until(client.server_is_ready)
-        sent = client.send_goal_async(CorrespondAction.Goal(camera='front', x=10.0, y=10.0))
+        sent = client.send_goal_async(CorrespondAction.Goal(camera='front', x=159.5, y=119.5))
         rig.until(lambda: any(j.stage == stage for j in rig.open_jobs()))
         handle = rig.until(lambda: sent.done() and sent.result())
         rig.until(handle.cancel_goal_async().done)
@@ -338,11 +367,9 @@ def test_a_cancel_in_any_stage_ends_the_goal_once(stage):
         client.destroy()
 
 
-@pytest.mark.parametrize('stage', ['wait_images', 'transforms', 'match'])
+@pytest.mark.parametrize('stage', STAGES)
 def test_deactivation_in_any_stage_ends_the_query_with_a_refusal(stage):
-    options = {'wait_images': {}, 'transforms': {'limits__wait_tf_s': 5.0, 'base_frame': 'map'},
-               'match': {'matcher': 'doubles:SlowMatcher', 'SlowMatcher__delay_s': 1.0}}[stage]
-    with running(limits__wait_images_s=5.0, **options) as rig:
+    with running(limits__wait_images_s=5.0, **STAGES[stage]) as rig:
         rig.discover()
         if stage != 'wait_images':
             rig.show()
@@ -352,6 +379,43 @@ def test_deactivation_in_any_stage_ends_the_query_with_a_refusal(stage):
         assert_refused(rig, rig.next_result(), Status.CANCELLED, 'deactivated', stage)
         result = ask(rig)
         assert_refused(rig, result, Status.BUSY, 'inactive', 'ros2 lifecycle set /crosspoint')
+
+
+def answered_but_not_published(rig: Rig) -> Job:
+    """Ask, from the executor's thread, and keep it from publishing what the query thread found."""
+    job = rig.node._server.ask(Request(camera='front', pixel=MIDDLE))
+    while not job.ended:
+        time.sleep(0.001)
+    return job
+
+
+def test_a_cancel_while_the_answer_is_published_comes_too_late(rig):
+    rig.show()
+    rig.targets.clear()
+
+    def cancelled() -> bool:
+        job = answered_but_not_published(rig)
+        return job.end(Rejected(Code.CANCELLED, 'too late'))
+
+    assert not rig.on_executor(cancelled)
+    assert rig.next_result().status.code == Status.OK
+    before = rig.ticks
+    rig.until(lambda: rig.ticks > before + 1)
+    assert len(rig.results) == len(rig.targets) == 1
+
+
+def test_deactivation_while_the_answer_is_published_still_says_it_and_forgets_the_target():
+    with running() as rig:
+        rig.discover()
+        rig.show()
+
+        def deactivated() -> None:
+            answered_but_not_published(rig)
+            rig.node.trigger_deactivate()
+
+        rig.on_executor(deactivated)
+        assert rig.next_result().status.code == Status.OK
+        assert rig.node._server.outputs.on_tf.target is None
 
 
 def test_two_clicks_within_a_millisecond_get_one_result_each():
