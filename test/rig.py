@@ -234,7 +234,7 @@ class Rig:
 
 @contextmanager
 def running(start: bool = True, namespace: str = '', domain: int | None = None,
-            **parameters: Any) -> Iterator[Rig]:
+            cli_args: list[str] | None = None, **parameters: Any) -> Iterator[Rig]:
     """Run a node with these parameters (`__` for `.`) over the rig; stop all of it at the end."""
     domain = next(DOMAINS) if domain is None else domain
     given: dict[str, Any] = {
@@ -243,7 +243,8 @@ def running(start: bool = True, namespace: str = '', domain: int | None = None,
         **{name.replace('__', '.'): value for name, value in parameters.items()}}
     context = Context()
     rclpy.init(context=context, domain_id=domain)
-    node = CrosspointNode(context=context, namespace=namespace, parameter_overrides=[
+    node = CrosspointNode(context=context, namespace=namespace, cli_args=cli_args,
+                          parameter_overrides=[
         Parameter(name, value=value) for name, value in given.items() if value is not None])
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)

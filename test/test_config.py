@@ -64,6 +64,7 @@ def test_a_camera_has_the_topics_of_its_name_unless_told(parameters_of):
     ({'cameras': None}, ['cameras is required']),
     ({'cameras': ['front']}, ['cameras', 'two or more', 'front']),
     ({'cameras': ['front', 'front']}, ['cameras', 'different']),
+    ({'cameras': ['front', 'left side']}, ['cameras', 'left side', 'topic']),
     ({'base_frame': None}, ['base_frame is required']),
     ({'base_frame': ''}, ['base_frame is required']),
     ({'limits__min_confidense': 0.3}, ['limits.min_confidense', 'did you mean',

@@ -212,6 +212,13 @@ def test_only_the_cameras_that_were_asked_for_answer(rig):
     assert [c.found.camera for c in call(rig, other_cameras=['side']).correspondences] == ['side']
 
 
+def test_a_camera_that_is_asked_for_twice_answers_once(rig):
+    rig.show()
+    result = call(rig, other_cameras=['side', 'side'])
+    assert [c.found.camera for c in result.correspondences] == ['side']
+    assert result.status.code == Status.OK
+
+
 def test_an_instruction_is_grounded_by_a_matcher_that_can(rig):
     rig.show()
     result = call(rig, x=float('nan'), y=float('nan'), instruction='the drawer handle')
@@ -304,6 +311,14 @@ def test_a_target_past_its_time_leaves_tf_and_its_markers():
         rig.until(lambda: marks and len(marks[-1].markers) == 1
                   and marks[-1].markers[0].action == Marker.DELETEALL, what='markers deleted')
         assert rig.node._server.outputs.on_tf.target is None
+
+
+def test_a_remapped_camera_is_listened_to_and_clicked_under_its_new_name():
+    remap = ['--ros-args', '-r', '/front/color/image_raw:=/cam/image']
+    with running(cli_args=remap) as rig:
+        names = {subscription.topic_name for subscription in rig.node.subscriptions}
+        assert {'/cam/image', '/cam/image_mouse_left'} <= names
+        assert not any(name.startswith('/front/color/image_raw') for name in names)
 
 
 def test_under_a_namespace_all_names_move_along():

@@ -22,7 +22,8 @@ def request_from_goal(goal: CorrespondAction.Goal | CorrespondService.Request) -
     """Take a goal of the action, or a request of the service: the same fields."""
     pixel = None if goal.instruction else np.array([goal.x, goal.y])
     return Request(camera=goal.camera, stamp_ns=stamp_ns(goal.stamp), pixel=pixel,
-                   instruction=goal.instruction, other_cameras=tuple(goal.other_cameras))
+                   instruction=goal.instruction,
+                   other_cameras=tuple(dict.fromkeys(goal.other_cameras)))
 
 
 def request_from_click(camera: str, click: PointStamped) -> Request:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -177,6 +178,10 @@ class Parameters:
         cameras = self._declare(CAMERAS)
         if len(cameras) < 2 or len(set(cameras)) < len(cameras):
             raise ConfigError(f'cameras: two or more different names are needed, got {cameras}')
+        for name in cameras:
+            if not re.fullmatch('[A-Za-z][A-Za-z0-9_]*', name):
+                raise ConfigError(f'cameras: {name!r} cannot be part of a topic: letters, digits '
+                                  'and _, a letter first')
         for spec in (*NODE, *limit_specs(), *(s for c in cameras for s in camera_specs(c))):
             self._declare(spec)
         try:
