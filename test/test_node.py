@@ -144,6 +144,13 @@ def test_rqts_click_past_the_border_is_moved_onto_the_image(rig):
     assert result.status.code != Status.BAD_REQUEST
 
 
+def test_rqts_click_on_a_picture_of_another_size_is_not_moved(rig):
+    rig.show()
+    result = click(rig, '/front/color/image_raw_mouse_left', Point(x=640.0, y=100.0))
+    assert result.status.code == Status.BAD_REQUEST
+    assert '(640.0, 100.0) is outside the 320x240 image' in result.status.message
+
+
 def test_a_3d_click_in_rviz_goes_to_the_camera_that_sees_it_best(rig):
     rig.show()
     x, y, z = POINT_BASE_M

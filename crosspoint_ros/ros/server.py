@@ -155,7 +155,8 @@ class QueryServer:
             (self._node.get_name(), self._node.get_namespace()))
         if twins > 1:
             return (f'{twins} nodes are called {name}, and their targets would contradict each '
-                    'other: stop one, or start it with another name or namespace')
+                    'other: stop one (one that was killed fades in some 20 s), or start it with '
+                    'another name or namespace')
         return ''
 
     def _answer(self, job: Job) -> Located:

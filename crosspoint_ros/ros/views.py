@@ -142,4 +142,6 @@ def _pixel(request: Request, clicked: View) -> Array | None:
     if not request.clamp:
         return request.pixel
     lens = clicked.intrinsics
-    return np.clip(request.pixel, 0.0, (lens.width_px - 1, lens.height_px - 1))
+    inside = np.clip(request.pixel, 0.0, (lens.width_px - 1, lens.height_px - 1))
+    # Further out it is a click on another picture than this one: refused, not moved.
+    return inside if np.abs(inside - request.pixel).max() <= 1 else request.pixel
