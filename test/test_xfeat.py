@@ -219,7 +219,7 @@ def test_new_poses_of_the_same_frames_are_heeded(matcher, left, right):
         matcher.match(Query(left, turned, pixel))
 
 
-@pytest.mark.parametrize('option', ['guided', 'consistent_neighbours', 'patch_consensus',
+@pytest.mark.parametrize('option', ['consistent_neighbours', 'patch_consensus',
                                     'affine_prior', 'epipolar_band', 'refine_pose'])
 def test_each_stage_can_be_switched_off_and_shows(matcher, left, right, option):
     other = off_by(without_depth(right), 1, 1)
@@ -227,6 +227,13 @@ def test_each_stage_can_be_switched_off_and_shows(matcher, left, right, option):
     plain = XFeatMatcher(**{option: False}).match(query)
     assert (plain.pixel.tolist(), plain.confidence) != \
         (matcher.match(query).pixel.tolist(), matcher.match(query).confidence)
+
+
+def test_matching_again_within_the_band_shows(matcher, left, right):
+    query = Query(images_only(left), images_only(right),
+                  pixel_of(left, np.array(VISIBLE_BASE_M[0])))
+    plain = XFeatMatcher(guided=False).match(query)
+    assert plain.basis != matcher.match(query).basis
 
 
 @pytest.mark.parametrize('option', ['use_poses', 'use_depth', 'correct_pose'])

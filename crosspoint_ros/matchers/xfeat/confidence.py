@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array
-from crosspoint_ros.matchers.xfeat.search import SURE_SLACK_PX, Found
+from crosspoint_ros.matchers.xfeat.search import SURE_SLACK_PX, Evidence, Found
 
 # Over this length the way back counts as gone astray.
 HOME_PX = 8.0
@@ -38,11 +38,14 @@ class Weights:
                 - self.astray * float(np.log1p(found.return_px / HOME_PX)) + self.bias)
 
 
-BY_LOOKS = Weights(score=1.55, margin=0.25, density=0.82, astray=0.65, bias=-4.75)
-BY_DEPTH_OF_OTHER = Weights(score=3.0, margin=1.5, density=0.05, astray=0.7, bias=-3.2)
-BY_DEPTH_OF_CLICKED = Weights(score=1.0, margin=2.6, density=0.2, astray=1.0, bias=-0.4)
-BY_BOTH_DEPTHS = Weights(score=0.9, margin=2.8, density=0.5, astray=0.75, bias=0.2)
-# The wrong answers among which BY_BOTH_DEPTHS was fitted had poses that could not be corrected.
+WEIGHTS = {
+    Evidence.IMAGES: Weights(score=1.55, margin=0.25, density=0.82, astray=0.65, bias=-4.75),
+    Evidence.LINES: Weights(score=0.9, margin=0.3, density=0.25, astray=1.0, bias=-1.05),
+    Evidence.DEPTH_OF_OTHER: Weights(score=3.0, margin=1.5, density=0.05, astray=0.7, bias=-3.2),
+    Evidence.DEPTH_OF_CLICKED: Weights(score=1.0, margin=2.6, density=0.2, astray=1.0, bias=-0.4),
+    Evidence.BOTH_DEPTHS: Weights(score=0.9, margin=2.8, density=0.5, astray=0.75, bias=0.2),
+}
+# The wrong answers among which BOTH_DEPTHS was fitted had poses that could not be corrected.
 CORRECTED_POSE_BONUS = 0.8
 
 
@@ -52,13 +55,8 @@ def confidence(found: Found) -> float:
 
 
 def _logit(found: Found) -> float:
-    if not found.by_depth:
-        seen = np.isfinite(found.slack_px)
-        return (BY_DEPTH_OF_OTHER if seen else BY_LOOKS).logit(found)
-    if np.isnan(found.gap_m):
-        return BY_DEPTH_OF_CLICKED.logit(found)
-    bonus = CORRECTED_POSE_BONUS if found.slack_px <= SURE_SLACK_PX else 0.0
-    return BY_BOTH_DEPTHS.logit(found) + bonus
+    corrected = found.by == Evidence.BOTH_DEPTHS and found.slack_px <= SURE_SLACK_PX
+    return WEIGHTS[found.by].logit(found) + (CORRECTED_POSE_BONUS if corrected else 0.0)
 
 
 def covariance_px2(found: Found) -> Array:
@@ -67,7 +65,8 @@ def covariance_px2(found: Found) -> Array:
     From the median errors on real pairs: depth and a corrected pose leave 1.6 px, looks 3 px
     where everything agrees and ever more where less does.
     """
-    if found.by_depth and found.slack_px <= SURE_SLACK_PX:
+    by_depth = found.by in (Evidence.DEPTH_OF_CLICKED, Evidence.BOTH_DEPTHS)
+    if by_depth and found.slack_px <= SURE_SLACK_PX:
         sigma_px = DEPTH_SIGMA_PX
     else:
         sigma_px = LOOKS_SIGMA_PX * (1 + float(np.exp(-_logit(found))))

@@ -51,7 +51,7 @@ class Pair:
     motion: other_from_clicked for matching only, its baseline of length one where no poses are
     known; None where the images tell none. near, far: depths in the clicked view, in the motion's
     unit. trust: 0..1, how far the motion may be relied upon. slack_px: how far off a point of known
-    depth may be projected. basis: what the motion rests on, for people.
+    depth may be projected. posed: whether the poses were given. basis: what it rests on, for people.
     """
 
     clicked: Frame
@@ -63,6 +63,7 @@ class Pair:
     far: float = np.inf
     trust: float = 0.0
     slack_px: float = np.inf
+    posed: bool = False
     basis: str = 'matches alone'
 
     @cached_property
@@ -105,11 +106,11 @@ def pair_from_images(clicked: Frame, other: Frame, recipe: Recipe, parallel: Par
         return _without_motion(pair, recipe)
     motion = found.motion
     if recipe.guided:
-        matches = guided(alike, motion, pair.lenses, FIRST_BAND_PX, recipe)
+        matches = guided(alike, motion, pair.lenses, FIRST_BAND_PX, recipe, True)
         ok = in_front(motion, pair.lenses, matches, from_images.NEAREST, from_images.FARTHEST)
         if ok.sum() >= from_images.MIN_MATCHES:
             motion = from_images.refine_unit(motion, pair.lenses, matches.where(ok))
-    matches = guided(alike, motion, pair.lenses, recipe.guided_band_px, recipe)
+    matches = guided(alike, motion, pair.lenses, recipe.guided_band_px, recipe, recipe.guided)
     near, far = 0.0, np.inf
     z, z_other = depths(motion, pair.lenses, matches)
     ok = (z > 0) & (z_other > 0)
@@ -134,14 +135,15 @@ def pair_from_poses(clicked: Frame, other: Frame, given: Transform, recipe: Reci
         if gate.sum() >= MIN_TO_REFINE:
             motion = refine(given, lenses, matches.where(gate), noise_prior(recipe))
             first_band_px = POSED_FIRST_BAND_PX
-        matches = guided(alike, motion, lenses, first_band_px, recipe)
+        matches = guided(alike, motion, lenses, first_band_px, recipe, recipe.posed_guided)
         ok = in_front(motion, lenses, matches, recipe.posed_near_m, recipe.posed_far_m)
         if ok.sum() >= MIN_TO_REFINE:
             motion = refine(given, lenses, matches.where(ok), noise_prior(recipe))
-    matches = guided(alike, motion, lenses, recipe.posed_guided_band_px, recipe)
+    matches = guided(alike, motion, lenses, recipe.posed_guided_band_px, recipe,
+                     recipe.posed_guided)
     ok = in_front(motion, lenses, matches, recipe.posed_near_m, recipe.posed_far_m)
     pair = Pair(clicked, other, recipe.scales, matches.where(ok), motion, recipe.posed_near_m,
-                recipe.posed_far_m, 1.0, basis=f'poses, {ok.sum()} matches')
+                recipe.posed_far_m, 1.0, posed=True, basis=f'poses, {ok.sum()} matches')
     return consistent(pair, recipe)
 
 
@@ -164,14 +166,14 @@ def compare(clicked: Frame, other: Frame, scales: tuple[float, ...], recipe: Rec
 
 
 def guided(alike: list[Lookalikes], motion: Transform, lenses: Lenses, band_px: float,
-           recipe: Recipe) -> Matches:
-    """Match again, among the pairs that lie within a band about their epipolar lines."""
+           recipe: Recipe, again: bool) -> Matches:
+    """Keep what lies within a band about its epipolar line: mutual before, or `again` within it."""
     F = fundamental(motion, lenses)
-    least = recipe.min_guided_cosine if recipe.guided else recipe.min_cosine
+    least = recipe.min_guided_cosine if again else recipe.min_cosine
     kept = []
     for scale in alike:
         in_band, alike_enough = scale.near_lines(F, band_px), scale.cosine > least
-        chosen = scale.mutual(in_band & alike_enough) if recipe.guided \
+        chosen = scale.mutual(in_band & alike_enough) if again \
             else scale.mutual(alike_enough) & in_band
         kept.append(scale.where(chosen))
     return union(kept)

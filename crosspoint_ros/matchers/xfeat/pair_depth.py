@@ -34,7 +34,7 @@ def pair_from_depth(clicked: Frame, other: Frame, given: Transform, recipe: Reci
     """
     alike = compare(clicked, other, recipe.depth_scales, recipe, parallel)
     pair = Pair(clicked, other, recipe.depth_scales, mutual_matches(alike, recipe.min_cosine),
-                given, recipe.posed_near_m, recipe.posed_far_m, 1.0)
+                given, recipe.posed_near_m, recipe.posed_far_m, 1.0, posed=True)
     if not recipe.correct_pose:
         return _as_given(pair, 'not to be corrected', recipe)
     try:

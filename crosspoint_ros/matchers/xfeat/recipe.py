@@ -31,7 +31,8 @@ class Recipe:
     # Matches.
     min_cosine: float = 0.75
     min_guided_cosine: float = 0.6
-    guided: bool = True
+    guided: bool = True  # images only
+    posed_guided: bool = False
     guided_band_px: float = 4.0
     posed_guided_band_px: float = 5.0
     consistent_neighbours: bool = True

@@ -1,7 +1,8 @@
 """Finding a click in the other view: by its looks and lines, or by its depth."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 
 import numpy as np
 
@@ -17,6 +18,16 @@ SURE_SLACK_PX = 4.0
 SIGHT_PX = 4.0
 
 
+class Evidence(Enum):
+    """What led to a place, the strongest last."""
+
+    IMAGES = auto()
+    LINES = auto()
+    DEPTH_OF_OTHER = auto()
+    DEPTH_OF_CLICKED = auto()
+    BOTH_DEPTHS = auto()
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """A place in the other view, and what speaks for it.
@@ -24,7 +35,7 @@ class Found:
     pixel: (2,) working px. score, margin: of the score map there. density: of the matches around
     the click. return_px: how far from the click the matches around the found place lead back.
     gap_m: depth measured against depth expected, NaN where unknown. slack_px: how far off depth
-    may have put it, infinite where depth did not. by_depth: carried here by the click's depth.
+    may have put it, infinite where depth did not. by: the strongest evidence that led here.
     """
 
     pixel: Array
@@ -34,7 +45,7 @@ class Found:
     return_px: float
     slack_px: float = np.inf
     gap_m: float = np.nan
-    by_depth: bool = False
+    by: Evidence = Evidence.IMAGES
 
 
 def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe) -> Found:
@@ -52,9 +63,11 @@ def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe) -> Found:
         back = back_distance(pair.other, pair.clicked, pair.motion.inverse, pixel)
         scores = scores + score.landing_term(pair, back)
     peak = _peak(pair, scores)
-    slack_px = pair.slack_px if np.isfinite(back[peak.cell]) else np.inf
-    return Found(peak.pixel, peak.score, peak.margin, prior.density,
-                 _return_px(pair, pixel, peak.pixel), slack_px)
+    found = Found(peak.pixel, peak.score, peak.margin, prior.density,
+                  _return_px(pair, pixel, peak.pixel))
+    if np.isfinite(back[peak.cell]):
+        return replace(found, slack_px=pair.slack_px, by=Evidence.DEPTH_OF_OTHER)
+    return replace(found, by=Evidence.LINES) if pair.posed else found
 
 
 def search_by_depth(pair: Pair, pixel: Array, depth_m: float, recipe: Recipe) -> Found:
@@ -75,7 +88,8 @@ def search_by_depth(pair: Pair, pixel: Array, depth_m: float, recipe: Recipe) ->
     here, margin = score.standing(_seen(pair, looks), pair.other.fine_grid, found)
     gap_m = _refuse_hidden(pair, found, float(point_m[2]), recipe)
     return Found(found, here, margin, prior.density, _return_px(pair, pixel, found),
-                 pair.slack_px, gap_m, by_depth=True)
+                 pair.slack_px, gap_m,
+                 Evidence.DEPTH_OF_CLICKED if np.isnan(gap_m) else Evidence.BOTH_DEPTHS)
 
 
 def refuse_outside(pair: Pair, expected: Array) -> None:
