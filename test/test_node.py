@@ -137,6 +137,20 @@ def test_the_target_is_on_tf_until_it_is_cleared(rig):
     assert target() == []
 
 
+def test_a_target_that_was_cleared_reaches_no_late_subscriber(rig):
+    rig.show()
+    click(rig, '/crosspoint/front/click', pixel_click())
+    before = heard(rig, PoseStamped, '/crosspoint/grasp_target')
+    rig.until(lambda: before, what='the latched target')
+    clear = rig.cameras.create_client(Trigger, '/crosspoint/clear')
+    rig.until(clear.service_is_ready)
+    rig.until(clear.call_async(Trigger.Request()).done)
+    after = heard(rig, PoseStamped, '/crosspoint/grasp_target')
+    results = heard(rig, QueryResult, '/crosspoint/result')
+    rig.until(lambda: results, what='what is still latched')
+    assert after == []
+
+
 def test_rqts_click_past_the_border_is_moved_onto_the_image(rig):
     rig.show()
     result = click(rig, '/front/color/image_raw_mouse_left', Point(x=320.0, y=240.0))

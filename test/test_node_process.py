@@ -91,3 +91,11 @@ def test_a_misspelt_key_in_a_params_file_ends_it_with_one_sentence(tmp_path):
     assert process.wait() == 1
     assert 'did you mean limits.min_confidence?' in log.read_text()
     assert 'Traceback' not in log.read_text()
+
+
+def test_a_matcher_that_cannot_be_loaded_ends_it_with_one_sentence(tmp_path):
+    process = started(tmp_path, 'matcher:=doubles:BrokenMatcher')
+    assert process.wait() == 1
+    said = (tmp_path / 'crosspoint_node.log').read_text()
+    assert 'the weights are not where they should be' in said
+    assert 'Traceback' not in said

@@ -378,7 +378,7 @@ def test_deactivation_in_any_stage_ends_the_query_with_a_refusal(stage):
         rig.on_executor(rig.node.trigger_deactivate)
         assert_refused(rig, rig.next_result(), Status.CANCELLED, 'deactivated', stage)
         result = ask(rig)
-        assert_refused(rig, result, Status.BUSY, 'inactive', 'ros2 lifecycle set /crosspoint')
+        assert_refused(rig, result, Status.BUSY, 'not active', 'ros2 lifecycle set /crosspoint')
 
 
 def answered_but_not_published(rig: Rig) -> Job:

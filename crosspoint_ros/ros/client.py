@@ -110,7 +110,7 @@ class Client:
         goal = Correspond.Goal(camera=camera, stamp=time_msg(stamp_ns), x=float(x), y=float(y))
         handle = self._wait(self._action.send_goal_async(goal), timeout_s, 'taken the click')
         if not handle.accepted:
-            raise RuntimeError(f'{self._name} refused the goal: it is not active')
+            raise RuntimeError(f'{self._name} did not take the goal: is it a crosspoint_node?')
         reply = self._wait(handle.get_result_async(), timeout_s, 'answered')
         result: QueryResult = reply.result.result
         return result

@@ -36,12 +36,13 @@ class CrosspointNode(LifecycleNode):
         self._diagnostics: Diagnostics | None = None
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
-    def start(self) -> None:
-        """Go to active, unless `autostart` leaves that to a lifecycle manager."""
+    def start(self) -> bool:
+        """Go to active, unless `autostart` leaves that to a lifecycle manager; False: it cannot."""
         if not self._known_parameters.read().autostart:
             self.get_logger().info('autostart is false: waiting to be configured and activated')
-        elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
+            return True
+        return (self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+                and self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
 
     def stop(self) -> None:
         """End every query with a refusal; the replies leave while the executor spins on."""
@@ -110,7 +111,7 @@ class CrosspointNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; 1 if its parameters will not do."""
+    """Run the node until SIGINT or SIGTERM; 1 if it cannot start."""
     # rclpy's own handlers would close the graph before the last refusals are published.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
@@ -123,8 +124,8 @@ def main(args: list[str] | None = None) -> int:
         rclpy.try_shutdown()
         return 1
     executor.add_node(node)
-    node.start()
-    while not asked_to_end.is_set():
+    started = node.start()
+    while started and not asked_to_end.is_set():
         executor.spin_once()
     node.stop()
     end_s = time.monotonic() + GOODBYE_S
@@ -134,7 +135,7 @@ def main(args: list[str] | None = None) -> int:
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()
-    return 0
+    return 0 if started else 1
 
 
 def wait_for_signal(wake: Callable[[], object]) -> threading.Event:

@@ -33,12 +33,15 @@ class Outputs:
         self._node, self._config = node, config
         self._result = node.create_publisher(QueryResult, '~/result', LATCHED)
         self._correspondence = node.create_publisher(Correspondence, '~/correspondence', LATCHED)
-        self._grasp_target = node.create_publisher(PoseStamped, '~/grasp_target', LATCHED)
+        self._grasp_target = self._target_publisher()
         self._markers = node.create_publisher(MarkerArray, '~/markers', LATCHED)
         self._overlays: dict[str, Publisher] = {
             camera.name: node.create_publisher(Image, f'~/{camera.name}/overlay', 1)
             for camera in config.cameras}
         self.on_tf = TargetOnTf(node, config.target_frame, config.target_ttl_s)
+
+    def _target_publisher(self) -> Publisher:
+        return self._node.create_publisher(PoseStamped, '~/grasp_target', LATCHED)
 
     def publish(self, job: Job, limits: Limits) -> QueryResult:
         """Publish what a query came to: the target only when there is one, the result always."""
@@ -65,16 +68,25 @@ class Outputs:
             self._overlays[view.camera].publish(message)
 
     def tick(self) -> None:
-        """Broadcast the target; take its markers away when it has expired."""
+        """Broadcast the target; withdraw it everywhere when it has expired."""
         if self.on_tf.broadcast():
-            self._markers.publish(deletion())
+            self._withdraw()
 
     def clear(self) -> str:
         """Forget the target, and say what was forgotten."""
         target = self.on_tf.target
+        if target is None:
+            return 'there was no target'
         self.on_tf.clear()
+        self._withdraw()
+        return f'forgot target {target.query_id}'
+
+    def _withdraw(self) -> None:
+        # A latched message cannot be taken back but with its publisher, and a planner that starts
+        # later must not be given a target that was forgotten.
+        self._node.destroy_publisher(self._grasp_target)
+        self._grasp_target = self._target_publisher()
         self._markers.publish(deletion())
-        return 'there was no target' if target is None else f'forgot target {target.query_id}'
 
     def close(self) -> None:
         """Take everything off the graph."""

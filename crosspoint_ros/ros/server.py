@@ -150,7 +150,7 @@ class QueryServer:
     def _not_now(self) -> str:
         name = self._node.get_fully_qualified_name()
         if not self._active:
-            return f'{name} is inactive: ros2 lifecycle set {name} activate'
+            return f'{name} is not active: ros2 lifecycle set {name} activate'
         twins = self._node.get_node_names_and_namespaces().count(
             (self._node.get_name(), self._node.get_namespace()))
         if twins > 1:

@@ -22,6 +22,7 @@ class TargetOnTf:
         self._node, self._target_frame, self._ttl_s = node, target_frame, ttl_s
         self._target: GraspTarget | None = None
         self._accepted_s = 0.0
+        self._sent_ns = -1
         # tf2_ros's own broadcaster uses this topic and depth; it is not on every machine.
         self._publisher = node.create_publisher(TFMessage, '/tf', QoSProfile(depth=100))
 
@@ -32,7 +33,7 @@ class TargetOnTf:
 
     def hold(self, target: GraspTarget) -> None:
         """Replace the target, and broadcast it at once."""
-        self._target, self._accepted_s = target, time.monotonic()
+        self._target, self._accepted_s, self._sent_ns = target, time.monotonic(), -1
         self.broadcast()
 
     def clear(self) -> None:
@@ -46,9 +47,13 @@ class TargetOnTf:
         if self._ttl_s and time.monotonic() - self._accepted_s > self._ttl_s:
             self.clear()
             return True
+        now = self._node.get_clock().now()
+        if now.nanoseconds == self._sent_ns:
+            return False  # a simulation is paused: listeners complain of the same stamp again
+        self._sent_ns = now.nanoseconds
         pose = self._target.pose.pose
         transform = TransformStamped(child_frame_id=self._target_frame)
-        transform.header.stamp = self._node.get_clock().now().to_msg()
+        transform.header.stamp = now.to_msg()
         transform.header.frame_id = self._target.header.frame_id
         transform.transform.translation.x = pose.position.x
         transform.transform.translation.y = pose.position.y
