@@ -64,13 +64,20 @@ def test_a_signal_in_any_stage_refuses_the_query_and_ends_in_order(graph, tmp_pa
         client = ActionClient(cameras, Correspond, '/crosspoint/correspond')
         spin_until(executor, client.server_is_ready)
         stages: list[str] = []
-        client.send_goal_async(Correspond.Goal(camera='front', x=159.5, y=119.5),
-                               feedback_callback=lambda m: stages.append(m.feedback.stage))
+
+        def ask() -> None:
+            client.send_goal_async(Correspond.Goal(camera='front', x=159.5, y=119.5),
+                                   feedback_callback=lambda m: stages.append(m.feedback.stage))
 
         def reached() -> bool:
             if stage != 'wait_images':
                 cameras.send_all()
-            return stage in stages
+            if results:  # best effort lost a part of a frame, and the query ended over it
+                results.clear()
+                ask()
+            return stage in stages and not results
+
+        ask()
 
         spin_until(executor, reached)
         os.kill(process.pid, number)
