@@ -51,7 +51,7 @@ class Pair:
     motion: other_from_clicked for matching only, its baseline of length one where no poses are
     known; None where the images tell none. near, far: depths in the clicked view, in the motion's
     unit. trust: 0..1, how far the motion may be relied upon. slack_px: how far off a point of known
-    depth may be projected. posed: whether the poses were given. basis: what it rests on, for people.
+    depth may be projected. posed: whether poses were given. basis: what it rests on, in words.
     """
 
     clicked: Frame
