@@ -60,7 +60,7 @@ size: $(VENV)/.package-$(KIND)
 	@du -sh $(VENV)
 
 clean:
-	rm -rf build install log *.egg-info .venv .venv-kilted-* .venv-jazzy-* .venv-test-*
+	rm -rf build *.egg-info .venv .venv-kilted-* .venv-jazzy-* .venv-test-*
 
 preflight:
 	@scripts/preflight.sh '$(PYTHON)' '$(DISTRO)'

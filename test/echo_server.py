@@ -1,6 +1,8 @@
 """The other process of test_smoke.py: it answers with what it was asked, on all our interfaces."""
 from __future__ import annotations
 
+import time
+
 import rclpy
 from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.msg import Correspondence, QueryResult, Status
@@ -27,7 +29,9 @@ def serve(request, response):
 
 
 def execute(goal_handle):
-    goal_handle.publish_feedback(CorrespondAction.Feedback(stage='match', elapsed_s=0.25))
+    for _ in range(10):  # the client hears it only once it has been discovered, and before the end
+        goal_handle.publish_feedback(CorrespondAction.Feedback(stage='match', elapsed_s=0.25))
+        time.sleep(0.05)
     goal_handle.succeed()
     return CorrespondAction.Result(result=echo(goal_handle.request))
 
