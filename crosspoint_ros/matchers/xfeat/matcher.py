@@ -28,6 +28,8 @@ class XFeatMatcher:
     on the same frames costs little. A frame is known by its camera, its stamp and its very image.
     """
 
+    Options = Recipe
+
     def __init__(self, **options: Any) -> None:
         self.recipe = Recipe(**options)
         self._backbone = Backbone()

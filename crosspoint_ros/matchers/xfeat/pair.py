@@ -113,7 +113,7 @@ def pair_from_images(clicked: Frame, other: Frame, recipe: Recipe, parallel: Par
     matches = guided(alike, motion, pair.lenses, recipe.guided_band_px, recipe, recipe.guided)
     near, far = 0.0, np.inf
     z, z_other = depths(motion, pair.lenses, matches)
-    ok = (z > 0) & (z_other > 0)
+    ok = (z > 0) & (z_other > 0) & np.isfinite(z)
     if ok.sum() >= from_images.MIN_MATCHES:
         near, far = np.percentile(z[ok], [5, 90]) * (0.4, 2.5)
         ok &= (z > near) & (z < far)
