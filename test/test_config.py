@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.ros.config import ConfigError, Parameters, TimeLimits
 
 GOOD = {'cameras': ['front', 'side'], 'base_frame': 'base_link', 'matcher': 'doubles:ExactMatcher'}
@@ -106,3 +107,15 @@ def test_every_parameter_says_what_it_means(parameters_of):
     parameters = parameters_of()
     for name in parameters.names:
         assert len(parameters._node.describe_parameter(name).description) > 10, name
+
+
+def test_the_options_of_xfeat_are_parameters_and_reach_it(parameters_of):
+    config = parameters_of(matcher='xfeat', xfeat__pose_noise_cm=2.5, xfeat__scales=[1.0],
+                           xfeat__use_poses=False).read()
+    recipe = load_matcher('xfeat', **config.matcher_options).recipe
+    assert (recipe.pose_noise_cm, recipe.scales, recipe.use_poses) == (2.5, (1.0,), False)
+
+
+def test_a_misspelt_option_of_xfeat_is_refused(parameters_of):
+    with pytest.raises(ConfigError, match=r'did you mean xfeat\.pose_noise_cm'):
+        parameters_of(matcher='xfeat', xfeat__pose_noise_mm=2.5)

@@ -111,10 +111,12 @@ def _refuse_hidden(pair: Pair, found: Array, expected_m: float, recipe: Recipe) 
     limit_m = recipe.max_depth_gap_m
     if gap_m > limit_m:
         raise Rejected(Code.NOT_VISIBLE, f'something {gap_m:.3f} m in front of the point hides it '
-                                         f'(limit {limit_m} m, point at {expected_m:.3f} m)')
+                                         f'(xfeat.max_depth_gap_m {limit_m:g}, point at '
+                                         f'{expected_m:.3f} m)')
     if gap_m < -limit_m:
         raise Rejected(Code.INCONSISTENT, f'the surface lies {-gap_m:.3f} m behind where the '
-                                          f'clicked view has the point (limit {limit_m} m)')
+                                          f'clicked view has the point '
+                                          f'(xfeat.max_depth_gap_m {limit_m:g})')
     return gap_m
 
 
