@@ -41,6 +41,7 @@ class Intrinsics:
         if len(self.distortion) not in self.COEFFICIENTS[self.model]:
             raise ValueError(f'{self.model} takes {self.COEFFICIENTS[self.model]} coefficients, '
                              f'got {len(self.distortion)}')
+        object.__setattr__(self, 'distortion', tuple(float(k) for k in self.distortion))
         numbers = (self.fx_px, self.fy_px, self.cx_px, self.cy_px, *self.distortion)
         if not np.isfinite(numbers).all():
             raise ValueError(f'intrinsics must be finite, got {numbers}')
