@@ -110,7 +110,8 @@ def test_a_visible_point_with_depth_on_both_sides_is_sure(matcher, left, right):
 
 
 def test_a_point_behind_the_box_is_refused_with_how_far_the_box_is_before_it(matcher, left, right):
-    with pytest.raises(Rejected, match=r'something 0\.\d+ m in front .*max_depth_gap_m 0\.05') as refused:
+    words = r'something 0\.\d+ m in front .*max_depth_gap_m 0\.05'
+    with pytest.raises(Rejected, match=words) as refused:
         matcher.match(Query(left, right, pixel_of(left, np.array(BEHIND_BASE_M))))
     assert refused.value.code == Code.NOT_VISIBLE
 
