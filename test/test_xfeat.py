@@ -148,6 +148,14 @@ def test_a_surface_that_is_gone_in_the_other_view_is_inconsistent(matcher, left)
     assert refused.value.code == Code.INCONSISTENT
 
 
+def test_poses_that_many_matches_contradict_are_refused_for_every_click(matcher, left, right):
+    wrong = off_by(right, 5.0, 6.0)
+    for point_base_m in VISIBLE_BASE_M:
+        with pytest.raises(Rejected, match=r'left and right: .* deg .*3 deg.*calibration') as why:
+            matcher.match(Query(left, wrong, pixel_of(left, np.array(point_base_m))))
+        assert why.value.code == Code.INCONSISTENT
+
+
 def test_views_of_different_scenes_are_never_sure(matcher, left):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (240, 320, 3)).astype(np.uint8)

@@ -209,6 +209,7 @@ def _focal_px(intrinsics: Intrinsics) -> float:
 PNP_PIXEL_SIGMA = 2.0  # a matcher's own noise, px
 PNP_INLIER_PX = 6.0
 PNP_MIN_POINTS = 6
+PNP_SURE_POINTS = 20  # by chance, so many do not agree that the given pose is wrong
 PNP_MAX_SIGMAS = 3.0  # a correction beyond this is no noise
 
 
@@ -221,8 +222,9 @@ def pnp_correction(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
     the corrected motion and which points agree with it (n,). Robust least squares around the given
     motion: weights of Geman and McClure, 1 / (1 + (r/s)^2)^2, whose scale s shrinks from the
     noise's size to the pixels' (graduated non-convexity), and the given motion as a prior.
-    Raises `Rejected` (INCONSISTENT) when fewer than 6 points agree with one motion, or when the
-    correction is longer than 3 sigma.
+    Raises `Rejected`: LOW_CONFIDENCE when too few points agree with one motion to tell anything (6,
+    or 20 for a correction longer than 3 sigma), INCONSISTENT when 20 or more agree that the given
+    motion is off by more than 3 sigma.
     """
     if not (sigma_cm > 0 and sigma_deg > 0):
         raise ValueError(f'noise must be positive, got {sigma_cm} cm, {sigma_deg} deg')
@@ -230,7 +232,7 @@ def pnp_correction(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
     rays_b, focal_px = intrinsics_b.ray_cam(pixels_b), _focal_px(intrinsics_b)
     given_b_m = b_from_a.point(points_a_m)
     usable = np.isfinite(rays_b).all(axis=1) & (np.linalg.norm(given_b_m, axis=1) > NEAREST_M)
-    _refuse_few(int(usable.sum()), len(usable), 'are usable')
+    _refuse_few(int(usable.sum()), len(usable), 'are usable', PNP_MIN_POINTS)
     range_m = float(np.median(np.linalg.norm(given_b_m[usable], axis=1)))
     start_px = 2 * focal_px * (np.radians(sigma_deg) + sigma_cm / 100 / range_m)
     correction = Transform(np.eye(3), np.zeros(3))
@@ -241,9 +243,12 @@ def pnp_correction(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
     corrected = correction @ b_from_a
     error_px = np.linalg.norm(intrinsics_b.pixel(corrected.point(points_a_m)) - pixels_b, axis=1)
     agree = error_px < PNP_INLIER_PX
+    contradiction = _too_long(correction, sigma_cm, sigma_deg)
     _refuse_few(int(agree.sum()), len(agree),
-                f'agree with one correction of the pose within {PNP_INLIER_PX:g} px')
-    _refuse_long(correction, sigma_cm, sigma_deg)
+                f'agree with one correction of the pose within {PNP_INLIER_PX:g} px',
+                PNP_SURE_POINTS if contradiction else PNP_MIN_POINTS)
+    if contradiction:
+        raise Rejected(Code.INCONSISTENT, f'{agree.sum()} points agree that {contradiction}')
     return corrected, agree
 
 
@@ -266,17 +271,18 @@ def _pnp_step(given_b_m: Array, rays_b: Array, correction: Transform, sigmas: Ar
     return Transform(cv2.Rodrigues(step[:3])[0] @ correction.R, correction.t_m + step[3:])
 
 
-def _refuse_few(agreeing: int, total: int, what: str) -> None:
-    if agreeing < PNP_MIN_POINTS:
-        raise Rejected(Code.INCONSISTENT, f'{agreeing} of {total} points {what} (at least '
-                                          f'{PNP_MIN_POINTS})')
+def _refuse_few(agreeing: int, total: int, what: str, least: int) -> None:
+    if agreeing < least:
+        raise Rejected(Code.LOW_CONFIDENCE, f'{agreeing} of {total} points {what} (at least '
+                                            f'{least})')
 
 
-def _refuse_long(correction: Transform, sigma_cm: float, sigma_deg: float) -> None:
+def _too_long(correction: Transform, sigma_cm: float, sigma_deg: float) -> str:
+    """Say by how much a correction is longer than the noise explains; '' if it is not."""
     moved_cm = 100 * float(np.linalg.norm(correction.t_m))
     turned_deg = float(np.degrees(np.linalg.norm(cv2.Rodrigues(correction.R)[0])))
-    if moved_cm > PNP_MAX_SIGMAS * sigma_cm or turned_deg > PNP_MAX_SIGMAS * sigma_deg:
-        raise Rejected(Code.INCONSISTENT,
-                       f'the pose is off by {moved_cm:.1f} cm and {turned_deg:.1f} deg (limits '
-                       f'{PNP_MAX_SIGMAS * sigma_cm:g} cm, {PNP_MAX_SIGMAS * sigma_deg:g} deg): '
-                       'check the calibration')
+    if moved_cm <= PNP_MAX_SIGMAS * sigma_cm and turned_deg <= PNP_MAX_SIGMAS * sigma_deg:
+        return ''
+    return (f'the pose is off by {moved_cm:.1f} cm and {turned_deg:.1f} deg (limits '
+            f'{PNP_MAX_SIGMAS * sigma_cm:g} cm, {PNP_MAX_SIGMAS * sigma_deg:g} deg): check the '
+            'calibration')

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Match, Query, Transform, View
+from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, Transform, View
 from crosspoint_ros.matchers.xfeat.backbone import Backbone
 from crosspoint_ros.matchers.xfeat.confidence import confidence, covariance_px2
 from crosspoint_ros.matchers.xfeat.depth import clicked_depth
@@ -42,8 +42,8 @@ class XFeatMatcher:
     def match(self, query: Query) -> Match:
         """Find the click in the other view by whatever the views bring along.
 
-        Raises `Rejected` where depth shows that it cannot be seen there; a doubtful find comes
-        back with its low confidence.
+        Raises `Rejected` where depth shows that it cannot be seen there, and where many matches
+        show that the poses are wrong; a doubtful find comes back with its low confidence.
         """
         with self._lock:
             clicked, other = self._frame(query.clicked), self._frame(query.other)
@@ -113,6 +113,9 @@ class XFeatMatcher:
         self._pairs.move_to_end(key)
         while len(self._pairs) > self.recipe.remembered_frames:
             self._pairs.popitem(last=False)
+        if known[3].contradiction:
+            raise Rejected(Code.INCONSISTENT, f'{clicked.view.camera} and {other.view.camera}: '
+                           f'{known[3].contradiction}, or raise xfeat.pose_noise_cm and _deg')
         return known[3]
 
     def _new_pair(self, clicked: Frame, other: Frame, given: Transform | None,

@@ -52,6 +52,7 @@ class Pair:
     known; None where the images tell none. near, far: depths in the clicked view, in the motion's
     unit. trust: 0..1, how far the motion may be relied upon. slack_px: how far off a point of known
     depth may be projected. posed: whether poses were given. basis: what it rests on, in words.
+    contradiction: why the given poses cannot be right, '' if nothing says so.
     """
 
     clicked: Frame
@@ -65,6 +66,7 @@ class Pair:
     slack_px: float = np.inf
     posed: bool = False
     basis: str = 'matches alone'
+    contradiction: str = ''
 
     @cached_property
     def lenses(self) -> Lenses:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Rejected, Transform
+from crosspoint_ros.core.datatypes import Array, Code, Rejected, Transform
 from crosspoint_ros.core.geometry import pnp_correction
 from crosspoint_ros.matchers.xfeat.depth import lift_smooth
 from crosspoint_ros.matchers.xfeat.features import Frame
@@ -30,7 +30,8 @@ def pair_from_depth(clicked: Frame, other: Frame, given: Transform, recipe: Reci
                     parallel: Parallel) -> Pair:
     """Take the motion from the given poses, and correct it by matches whose depth is known.
 
-    A motion that cannot be corrected stays as given, with the noise's slack.
+    A motion that too few matches speak of stays as given, with the noise's slack; one that many
+    contradict makes the pair useless.
     """
     alike = compare(clicked, other, recipe.depth_scales, recipe, parallel)
     pair = Pair(clicked, other, recipe.depth_scales, mutual_matches(alike, recipe.min_cosine),
@@ -43,6 +44,8 @@ def pair_from_depth(clicked: Frame, other: Frame, given: Transform, recipe: Reci
                  for found in alike]
         return consistent(_corrected(replace(pair, matches=union(close)), given, recipe), recipe)
     except Rejected as rejected:
+        if rejected.code == Code.INCONSISTENT:
+            return replace(pair, motion=given, contradiction=rejected.message)
         return _as_given(replace(pair, motion=given), rejected.message, recipe)
 
 
