@@ -10,12 +10,15 @@ unexport LD_LIBRARY_PATH
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+ifeq ($(wildcard requirements/$(DISTRO).txt),)
+$(error there are wheels for DISTRO=kilted and DISTRO=jazzy, not for '$(DISTRO)')
+endif
 KIND := $(DISTRO)-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 VENV := $(if $(filter kilted-python3,$(DISTRO)-$(PYTHON)),.venv,.venv-$(KIND))
 TEST_VENV := .venv-test-$(KIND)
 COLCON := build/colcon/$(KIND)
 SOURCES := CMakeLists.txt package.xml setup.py pyproject.toml \
-  $(shell find cmake config crosspoint_ros launch msg srv action tf2_msgs -not -path '*__pycache__*')
+  $(shell find cmake config crosspoint_ros launch msg srv action tf2_msgs -type f -not -path '*__pycache__*')
 TESTS := $(wildcard test/test_*.py)
 PYTEST := PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$(TEST_VENV) pytest
 

@@ -101,7 +101,10 @@ class CMakeBuildPy(build_py):
         if sys.prefix in prefixes:
             env.pop('PYTHONPATH', None)   # pip's build isolation hides the installed wheels
         cmake = cmake_executable()
-        generator = ['-G', 'Ninja'] if shutil.which('ninja') else []
+        # Named each time: the cache of an earlier run may hold the ninja of a build environment
+        # that pip has deleted since.
+        ninja = shutil.which('ninja')
+        generator = ['-G', 'Ninja', f'-DCMAKE_MAKE_PROGRAM={ninja}'] if ninja else []
         configure = [cmake, '-S', source, '-B', build, *generator,
                      '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_TESTING=OFF',
                      f'-DCMAKE_INSTALL_PREFIX={prefix}',

@@ -42,6 +42,10 @@ def main(argv: list[str] | None = None) -> int:
         print(overview())
         return 0 if words else 2
     name = next((n for n in COMMANDS if words[:len(n.split())] == n.split()), None)
+    if name is None and words[1:] in ([], ['-h'], ['--help']) and any(
+            n.startswith(f'{words[0]} ') for n in COMMANDS):
+        print(overview())
+        return 0
     if name is None:
         print(f'crosspoint: there is no command {" ".join(words[:2])!r}\n\n{overview()}',
               file=sys.stderr)
@@ -63,6 +67,9 @@ def run(name: str, arguments: list[str]) -> int:
         return int(module.main(parser.parse_args(arguments)))
     except KeyboardInterrupt:
         return 130
+    except (OSError, ValueError) as error:  # what the user gave: a path, an option, a matcher
+        print(f'crosspoint {name}: {error}', file=sys.stderr)
+        return 1
 
 
 def needs(module: str) -> str:

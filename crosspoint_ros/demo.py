@@ -78,9 +78,9 @@ def run(args: argparse.Namespace) -> int:
             file = args.output / f'{number:02}_{affordance.name.replace(" ", "_")}.png'
             picture(recording, result, affordance, file)
             outcomes += new
-        print(f'\n{summary(outcomes)}')
+        print(f'\n{summary(outcomes)}', flush=True)
         if not args.once:
-            print(how_to_click())
+            print(how_to_click(), flush=True)
             follow(client, check, last=result.query_id)
     return 1 if any(map(is_wrong, outcomes)) else 0
 

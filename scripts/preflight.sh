@@ -20,7 +20,8 @@ python_has() { "$python" -c "import $1" 2>/dev/null; }
 
 command -v "$python" >/dev/null || refuse \
   "no '$python' on the PATH: apt install python3, or make PYTHON=python3.12 ..."
-version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || refuse \
+  "'$python' does not run (above is what it said): name another, make PYTHON=/path/to/python3.12 ..."
 case $version in
   3.10 | 3.11 | 3.12 | 3.13) ;;
   *) refuse "'$python' is Python $version, the ROS 2 wheels are for 3.10 to 3.13: make PYTHON=python3.12 ..." ;;

@@ -56,3 +56,28 @@ def test_a_missing_module_is_named_with_what_to_do(missing, advice, monkeypatch,
     told = capsys.readouterr().err
     assert f'needs {missing}' in told
     assert advice in told
+
+
+@pytest.mark.parametrize(('words', 'said'), [
+    ('bench pairs /nowhere', '/nowhere is no set of pairs'),
+    ('bench scene /nowhere', '/nowhere is no recorded scene'),
+    ('bench scene --matcher nope', "no matcher 'nope'; known: xfeat"),
+    ('bench scene --matcher os:path', 'is no class'),
+])
+def test_what_a_user_gets_wrong_is_one_sentence(capsys, words, said):
+    assert cli.main(words.split()) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_group_of_commands_is_told_of(capsys):
+    assert cli.main(['bench', '--help']) == 0
+    assert 'bench pairs' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words', ['bench pairs . --limit 0', 'bench node --clicks 0'])
+def test_nothing_to_measure_is_refused(capsys, words):
+    with pytest.raises(SystemExit):
+        cli.main(words.split())
+    assert "'0'" in capsys.readouterr().err

@@ -100,6 +100,16 @@ def test_a_misspelt_key_in_a_params_file_ends_it_with_one_sentence(tmp_path):
     assert 'Traceback' not in log.read_text()
 
 
+def test_a_params_file_that_is_not_there_ends_it_with_its_name(tmp_path):
+    log = tmp_path / 'crosspoint_node.log'
+    missing = tmp_path / 'none.yaml'
+    process = NodeProcess('crosspoint_ros.ros.node', ['--params-file', str(missing)], log,
+                          os.environ)
+    assert process.wait() == 1
+    assert str(missing) in log.read_text()
+    assert 'Traceback' not in log.read_text()
+
+
 def test_a_matcher_that_cannot_be_loaded_ends_it_with_one_sentence(tmp_path):
     process = started(tmp_path, 'matcher:=doubles:BrokenMatcher')
     assert process.wait() == 1

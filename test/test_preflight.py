@@ -40,6 +40,19 @@ def assert_refused(done, *words: str) -> None:
     assert 'Traceback' not in done.stderr
 
 
+def test_a_python_that_does_not_run_is_told_so_with_what_it_said(machine):
+    program(machine / 'python3.12', 'echo shim: not active >&2; exit 127')
+    assert_refused(preflight(machine, python='python3.12'), 'shim: not active',
+                   "'python3.12' does not run")
+
+
+def test_make_names_the_distros_that_have_wheels():
+    done = subprocess.run(['make', '-n', 'demo', 'DISTRO=foxy'], cwd=SCRIPT.parents[1], text=True,
+                          capture_output=True)
+    assert done.returncode == 2
+    assert "DISTRO=kilted and DISTRO=jazzy, not for 'foxy'" in done.stderr
+
+
 @pytest.mark.parametrize('distro', ['kilted', 'jazzy'])
 def test_a_machine_with_python_and_a_compiler_is_enough(machine, distro):
     done = preflight(machine, distro=distro)

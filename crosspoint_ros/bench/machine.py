@@ -9,6 +9,14 @@ import cv2
 import numpy as np
 
 
+def positive(text: str) -> int:
+    """Read a number of things to measure, of which there must be one at least (for argparse)."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def machine() -> str:
     """Describe processor, cores in use, and the versions that decide the speed."""
     return (f'{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.machine()}, '

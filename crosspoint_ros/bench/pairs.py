@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.bench.items import Given, PairSet, read_mask
-from crosspoint_ros.bench.machine import machine
+from crosspoint_ros.bench.machine import machine, positive
 from crosspoint_ros.bench.run import run
 from crosspoint_ros.bench.score import PCK_PX, Accuracy, Score, score
 from crosspoint_ros.core.verify import Limits
@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--mask', type=Path, help="the robot's own body, white "
                                                   f'(default: {MASK} of the folder, if there)')
     parser.add_argument('--no-mask', action='store_true', help='use no mask')
-    parser.add_argument('--limit', type=int, metavar='N', help='ask the first N questions only')
+    parser.add_argument('--limit', type=positive, metavar='N',
+                        help='ask the first N questions only')
     parser.add_argument('--json', type=Path, metavar='OUT', help='write scores and outcomes there')
 
 
@@ -49,8 +50,9 @@ def main(args: argparse.Namespace) -> int:
     items = PairSet(args.folder, given, chosen_mask(args))
     outcomes = list(run(islice(items, args.limit), matcher, limits))
     scored = score(outcomes, limits.sure_confidence)
-    print(f'{args.folder.name}, {len(outcomes)} queries, {args.matcher} '
-          f'{" ".join(args.option)}, {described(given)}\n{table(scored)}\n{machine()}')
+    told = ' '.join([args.matcher, *args.option])
+    print(f'{args.folder.name}, {len(outcomes)} queries, {told}, {described(given)}\n'
+          f'{table(scored)}\n{machine()}')
     if args.json:
         args.json.write_text(json.dumps({
             'machine': machine(), 'matcher': args.matcher, 'options': options(args.option),

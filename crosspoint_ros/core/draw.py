@@ -86,8 +86,9 @@ def side_by_side(images: Sequence[Rgb], titles: Sequence[str], footer: str = '')
 
 def write_png(path: PathLike[str], image: Rgb) -> None:
     """Write an RGB image; raise OSError if the file cannot be written."""
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise OSError(f'{path}: OpenCV could not write this picture; does the folder exist?')
+    encoded = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    with open(path, 'wb') as file:
+        file.write(encoded.tobytes())
 
 
 def overlays(located: Located, wanted: Collection[str],

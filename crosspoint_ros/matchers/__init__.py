@@ -26,6 +26,8 @@ def matcher_class(name: str) -> Callable[..., Matcher]:
         found: Callable[..., Matcher] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f'matcher {name!r}: {error}') from error
+    if not callable(found):
+        raise ValueError(f'matcher {name!r} is no class')
     return found
 
 
@@ -41,7 +43,14 @@ def matcher_options(name: str) -> dict[str, Any]:
 
 
 def load_matcher(name: str, **options: Any) -> Matcher:
-    """Build the matcher called `name` with its options; raise TypeError if it cannot match."""
+    """Build the matcher called `name` with its options.
+
+    Raises ValueError for an option it does not have, TypeError if it cannot match.
+    """
+    known = matcher_options(name)
+    for option in options.keys() - known.keys():
+        raise ValueError(f'the matcher {name} has no option {option!r}; it has: '
+                         f'{", ".join(known) or "none"}')
     matcher = matcher_class(name)(**options)
     if not isinstance(matcher, Matcher):
         raise TypeError(f'{name} is no matcher: it has no match(query)')

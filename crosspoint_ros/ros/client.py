@@ -91,8 +91,11 @@ class Client:
                 if state == 'active' and self._action.server_is_ready():
                     return
             self.spin(0.1)
-        raise TimeoutError(f'{self._name} is {state} after {timeout_s:g} s: is crosspoint_node '
-                           'running here, in this ROS_DOMAIN_ID?')
+        advice = ('is crosspoint_node running here, in this ROS_DOMAIN_ID?'
+                  if state in ('not found', 'active') else
+                  f'ros2 lifecycle set {self._name} configure, then activate'
+                  if state == 'unconfigured' else f'ros2 lifecycle set {self._name} activate')
+        raise TimeoutError(f'{self._name} is {state} after {timeout_s:g} s: {advice}')
 
     def _ask_state(self) -> str:
         try:
@@ -107,6 +110,7 @@ class Client:
 
         Raises TimeoutError, or RuntimeError if the node does not take the goal.
         """
+        self.wait_for(self._action.server_is_ready, 'offered its action')
         goal = Correspond.Goal(camera=camera, stamp=time_msg(stamp_ns), x=float(x), y=float(y))
         handle = self._wait(self._action.send_goal_async(goal), timeout_s, 'taken the click')
         if not handle.accepted:

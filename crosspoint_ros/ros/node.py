@@ -113,7 +113,11 @@ class CrosspointNode(LifecycleNode):
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 if it cannot start."""
     # rclpy's own handlers would close the graph before the last refusals are published.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # rcl could not read the arguments, or the params file
+        print(f'crosspoint_node: {error}', file=sys.stderr)
+        return 1
     executor = SingleThreadedExecutor()
     # A task, not executor.wake(): spin_once goes on waiting when it wakes to no work.
     asked_to_end = wait_for_signal(lambda: executor.create_task(lambda: None))
