@@ -271,6 +271,16 @@ def test_a_jump_in_time_forgets_what_moved_and_keeps_what_is_static(sent):
     np.testing.assert_allclose(transforms.lookup('jump_base', 'jump_arm', ns(5)).t_m, (1, 0, 0))
 
 
+def test_what_is_left_of_a_bags_end_is_no_neighbour_of_its_beginning(sent):
+    transforms = sent([('base', 'camera', 9, pose(9))], 'rewind_')
+    transforms = sent([('base', 'camera', 1, pose(1)), ('base', 'camera', 2, pose(2))], 'rewind_')
+    np.testing.assert_allclose(
+        transforms.lookup('rewind_base', 'rewind_camera', ns(1.5), DISCOVERY_S).t_m, (1.5, 0, 0))
+    with pytest.raises(Rejected) as caught:
+        transforms.lookup('rewind_base', 'rewind_camera', ns(5))
+    assert caught.value.code == Code.NO_TF
+
+
 def test_nothing_on_tf_is_told_as_such(listening):
     context = Context()
     rclpy.init(context=context, domain_id=101)  # a domain where nobody broadcasts

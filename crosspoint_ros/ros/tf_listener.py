@@ -15,7 +15,7 @@ from tf2_msgs.msg import TFMessage
 
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.ros.convert import stamp_ns, transform_from_msg
-from crosspoint_ros.ros.transforms import Link
+from crosspoint_ros.ros.transforms import Link, Rewind
 
 BUFFER_NS = 10 * 10**9
 
@@ -71,6 +71,7 @@ class TfListener:
         self._tracks: dict[str, Track] = {}
         self._told: set[str] = set()
         self._lock = threading.Lock()
+        self._rewind = Rewind()
         group = ReentrantCallbackGroup()
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._subscriptions = (
@@ -118,6 +119,8 @@ class TfListener:
         return above
 
     def _on_tf(self, msg: TFMessage) -> None:
+        if self._rewind.seen_in(msg):
+            self.clear()
         for stamped in msg.transforms:
             self._take(stamped, static=False)
 

@@ -15,11 +15,13 @@ from typing import Protocol
 
 from rclpy.node import Node
 from rclpy.time import Time
+from tf2_msgs.msg import TFMessage
 
 from crosspoint_ros.core.datatypes import Code, Rejected, Transform
-from crosspoint_ros.ros.convert import transform_from_msg
+from crosspoint_ros.ros.convert import stamp_ns, transform_from_msg
 
 POLL_S = 0.005
+REWIND_NS = 2 * 10**9  # no network delivers transforms that late out of order
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,28 @@ class Link:
     oldest_ns: int = 0
     newest_ns: int = 0
     static: bool = False
+
+
+class Rewind:
+    """Notices that the stamps of a frame went back: a bag began again, or a simulation.
+
+    The clock's own jump is not enough: its message overtakes the last transforms of the time
+    before, and between such a leftover and the first new one every stamp would be interpolated,
+    some centimetres off.
+    """
+
+    def __init__(self) -> None:
+        self._newest_ns: dict[str, int] = {}
+
+    def seen_in(self, message: TFMessage) -> bool:
+        """Tell whether a frame of the message is over two seconds older than it has been."""
+        stamps = [(t.child_frame_id, stamp_ns(t.header.stamp)) for t in message.transforms]
+        back = any(self._newest_ns.get(child, 0) - at_ns > REWIND_NS for child, at_ns in stamps)
+        if back:
+            self._newest_ns.clear()
+        for child, at_ns in stamps:
+            self._newest_ns[child] = max(at_ns, self._newest_ns.get(child, 0))
+        return back
 
 
 class Tree(Protocol):
@@ -151,7 +175,15 @@ class Tf2Tree:
         tf2_ros = importlib.import_module('tf2_ros')
         self._refusal = tf2_ros.TransformException
         self._buffer = tf2_ros.Buffer()
-        self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
+        rewind, clear = Rewind(), self.clear
+
+        class Listener(tf2_ros.TransformListener):  # type: ignore[misc,name-defined]
+            def callback(self, data: TFMessage) -> None:
+                if rewind.seen_in(data):
+                    clear()
+                super().callback(data)
+
+        self._listener = Listener(self._buffer, node, spin_thread=False)
 
     def find(self, base_frame: str, camera_frame: str, at_ns: int) -> Transform | None:
         """See `Tree`."""
