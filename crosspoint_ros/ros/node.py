@@ -1,12 +1,8 @@
 """The lifecycle node: its parameters, its states, and its end."""
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -19,9 +15,9 @@ from rclpy.signals import SignalHandlerOptions
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.ros.config import ConfigError, Parameters
 from crosspoint_ros.ros.diagnostics import Diagnostics
+from crosspoint_ros.ros.ending import wait_for_signal
 from crosspoint_ros.ros.server import QueryServer
 
-IMPATIENCE_S = 1.0
 GOODBYE_S = 0.2  # for the last replies to leave, actions' among them
 
 
@@ -140,31 +136,3 @@ def main(args: list[str] | None = None) -> int:
     node.destroy_node()
     rclpy.try_shutdown()
     return 0 if started else 1
-
-
-def wait_for_signal(wake: Callable[[], object]) -> threading.Event:
-    """Return an event that is set, and `wake` called, by the first signal to end.
-
-    Another one, more than a second later, ends the process on the spot, whatever hangs. (Ctrl-C
-    under `ros2 launch` comes twice at once: from the terminal and from launch.) Python's own
-    handlers would run only when the executor next returns from the middleware; the wake-up file
-    tells at once.
-    """
-    asked, (read_end, write_end) = threading.Event(), os.pipe()
-    os.set_blocking(write_end, False)
-    signal.set_wakeup_fd(write_end)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: None)
-
-    def wait() -> None:
-        os.read(read_end, 1)
-        asked.set()
-        wake()
-        asked_s = time.monotonic()
-        while True:
-            number = os.read(read_end, 1)[0]
-            if time.monotonic() - asked_s > IMPATIENCE_S:
-                os._exit(128 + number)
-
-    threading.Thread(target=wait, name='signals', daemon=True).start()
-    return asked

@@ -4,20 +4,25 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
 from crosspoint_ros.ros.convert import time_msg
+from crosspoint_ros.ros.ending import wait_for_signal
 from crosspoint_ros.scenes import KITCHEN
+
+POLL_S = 0.1  # how often a wait looks whether it should end
 
 
 class Unplayable(Exception):  # noqa: N818  (told to the user in one sentence)
@@ -48,29 +53,30 @@ class BagPlayer(Node):
             f'{self._bag.duration / 1e9:.1f} s, at rate {self._rate:g}'
             f'{", in a loop" if self._loop else ""}')
 
-    def play(self) -> None:
-        """Publish the bag, again and again with `loop`; ends early when rclpy is shut down."""
+    def play(self, should_end: Callable[[], bool] = lambda: False) -> None:
+        """Publish the bag, again and again with `loop`; ends early when it should."""
         executor = SingleThreadedExecutor()
         executor.add_node(self)
-        while True:
-            self._play_once(executor)
-            if not self._loop:
-                return
+        self._play_once(executor, should_end)
+        while self._loop and not should_end():
+            self._play_once(executor, should_end)
+        executor.shutdown()
 
-    def _play_once(self, executor: SingleThreadedExecutor) -> None:
+    def _play_once(self, executor: SingleThreadedExecutor, should_end: Callable[[], bool]) -> None:
         start_ns, begun_s = self._bag.start_time, time.monotonic()
 
         def wait_until(bag_ns: int) -> None:
-            while self.context.ok():
+            while not should_end():
                 left_s = begun_s + (bag_ns - start_ns) / 1e9 / self._rate - time.monotonic()
                 if left_s <= 0:
                     return
-                executor.spin_once(timeout_sec=left_s)
-            raise ExternalShutdownException
+                executor.spin_once(timeout_sec=min(left_s, POLL_S))
 
         tick_ns = start_ns
         played = [c for c in self._bag.connections if c.topic in self._publisher_of]
         for connection, bag_ns, data in self._bag.messages(connections=played):
+            if should_end():
+                return
             while tick_ns <= bag_ns:
                 wait_until(tick_ns)
                 self._clock_publisher.publish(Clock(clock=time_msg(tick_ns)))
@@ -148,17 +154,13 @@ def offered_qos(connection: Any) -> QoSProfile:
 
 def main(args: list[str] | None = None) -> int:
     """Play until the end of the bag, Ctrl-C or SIGTERM; return the exit code."""
-    rclpy.init(args=args)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    asked_to_end = wait_for_signal(lambda: None)
     try:
-        BagPlayer().play()
+        BagPlayer().play(asked_to_end.is_set)
     except Unplayable as error:
         print(f'play_bag: {error}', file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    except Exception:
-        if rclpy.ok():  # a publisher whose context a signal has just taken away is no error
-            raise
     finally:
         rclpy.try_shutdown()
     return 0
