@@ -11,6 +11,7 @@ Conventions, everywhere in this package:
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol, runtime_checkable
@@ -225,4 +226,13 @@ class Warmable(Protocol):
 
     def warm(self, views: tuple[View, ...]) -> None:
         """Compute what later queries on these views will need."""
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """Can tell people what it runs on and how it was set up."""
+
+    def describe(self) -> Mapping[str, str]:
+        """Name and value of what diagnostics should show: the device, its memory, its version."""
         ...
