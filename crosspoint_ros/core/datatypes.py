@@ -212,6 +212,15 @@ class Matcher(Protocol):
 
 
 @runtime_checkable
+class Refiner(Protocol):
+    """Finds the exact place near one that another matcher found roughly."""
+
+    def refine(self, query: Query, near: Match) -> Match:
+        """Raise `Rejected` if looks or geometry contradict that the point is near there."""
+        ...
+
+
+@runtime_checkable
 class Grounder(Protocol):
     """Finds the point that an instruction names."""
 
