@@ -17,18 +17,20 @@ KIND := $(DISTRO)-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_
 VENV := $(if $(filter kilted-python3,$(DISTRO)-$(PYTHON)),.venv,.venv-$(KIND))
 TEST_VENV := .venv-test-$(KIND)
 COLCON := build/colcon/$(KIND)
+CROPOND := build/cropond/$(KIND)
 SOURCES := CMakeLists.txt package.xml setup.py pyproject.toml \
   $(shell find cmake config crosspoint_ros launch msg srv action tf2_msgs -type f -not -path '*__pycache__*')
 TESTS := $(wildcard test/test_*.py)
 PYTEST := PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$(TEST_VENV) pytest
 
-.PHONY: help demo test smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
+.PHONY: help demo test test-cropond smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    set up $(VENV), build the package, run the demo on the built-in scene'
 	@echo 'make test    build with pip and with colcon, run every test, and the smoke test on both'
+	@echo 'make test-cropond  the tests of CroPond that need PyTorch, on the oldest and newest transformers'
 	@echo 'make smoke   the same builds, the smoke test alone'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make size    what the demo'"'"'s environment takes on disk'
@@ -44,6 +46,19 @@ smoke: $(TEST_VENV)/.package-$(KIND) colcon-smoke
 
 pip-test: $(TEST_VENV)/.package-$(KIND)
 	$(PYTEST) test
+
+# PyTorch and transformers lie beside the test environment, not in it: the rest is tested without.
+test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
+  $(CROPOND)/transformers-oldest/.installed $(CROPOND)/transformers-newest/.installed
+	for end in oldest newest; do \
+	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch \
+	  CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) test/test_cropond_*.py || exit 1; done
+
+$(CROPOND)/%/.installed: requirements/%.txt $(TEST_VENV)/.wheels-$(KIND)
+	@echo '== $* into $(@D): half a minute, once'
+	rm -rf $(@D)
+	$(TEST_VENV)/bin/python -m pip install -q --target $(@D) -r $<
+	@touch $@
 
 colcon-smoke: $(COLCON)/.built
 	scripts/colcon_on_wheels.sh $(TEST_VENV) $(COLCON) test --ctest-args -R test_smoke

@@ -152,6 +152,8 @@ setup(
         'ros-jazzy': requirements('jazzy'),
         'opencv': pinned('opencv-python-headless'),
         'bag': pinned('rosbags'),
+        'cropond': ['torch>=2.5', 'transformers>=4.57,<6', 'pillow>=9'],
+        'remote': ['httpx>=0.22'],
         'test': requirements('test'),
     },
     entry_points={'console_scripts': ['crosspoint = crosspoint_ros.cli:main']},

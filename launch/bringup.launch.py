@@ -1,7 +1,9 @@
-"""Run crosspoint_node on your cameras.
+r"""Run crosspoint_node on your cameras.
 
 ros2 launch crosspoint_ros bringup.launch.py cameras:=front,wrist base_frame:=base_link
 ros2 launch crosspoint_ros bringup.launch.py params_file:=/path/to/your.yaml rviz:=true
+ros2 launch crosspoint_ros bringup.launch.py cameras:=front,wrist base_frame:=base_link \
+  matcher:=cropond matcher_options:='{model: /models/CroPond-3B}'
 
 An argument that is not given leaves the parameter as the params_file has it, else at its default.
 """
@@ -23,7 +25,10 @@ PARAMETERS = {
     'base_frame': 'TF frame of every 3D answer: base_link',
     'target_frame': 'TF child frame of the grasp target',
     'target_ttl_s': 'how long a target stays on TF, s; 0: until replaced or cleared',
-    'matcher': 'xfeat, or any module:Class',
+    'matcher': 'xfeat, cropond, cropond_remote, or any module:Class',
+    'refine': 'the matcher that refines or refuses what that finds: auto, xfeat, none',
+    'warm_share': 'share of its time that the matcher may spend on preparing for the newest '
+                  'images while nobody asks: 0.5',
     'history_s': 'how far back a click may point in time, s; 0: subscribe to the cameras only '
                  'while a query needs images',
     'busy': 'what a new query does to the one that runs: preempt, queue or reject',
@@ -45,6 +50,7 @@ CAMERA_PARAMETERS = {
     'rectified': 'true: the images are undistorted (image_rect)',
 }
 OTHERS = {
+    'matcher_options': ('', "options of `matcher`, as YAML: '{model: /models/CroPond-3B}'"),
     'params_file': ('', 'a YAML of parameters; config/crosspoint.yaml of this package shows all'),
     'namespace': ('', 'namespace of the node, whose topics are <namespace>/crosspoint/…'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
@@ -130,12 +136,25 @@ def parameters(given, cameras):
     for camera in cameras:
         for name in named:
             values[f'{camera}.{name}'] = typed(name, given(name).replace('{camera}', camera))
-    return values
+    return values | matcher_options(given)
+
+
+def matcher_options(given):
+    """Return the options of the matcher as parameters, `cropond.model` and its like."""
+    options = yaml.safe_load(given('matcher_options') or '{}')
+    if not isinstance(options, dict):
+        raise RuntimeError(f"matcher_options: {given('matcher_options')!r} is no mapping; give "
+                           "'{model: /models/CroPond-3B}'")
+    if options and not given('matcher'):
+        raise RuntimeError('matcher_options needs matcher:=… to know whose; for the matcher of a '
+                           'params_file set them there')
+    prefix = given('matcher').rpartition(':')[2]
+    return {f'{prefix}.{name}': value for name, value in options.items()}
 
 
 def typed(name, text):
     """Return an argument in the type of its parameter: 5 for a duration is 5.0."""
-    if name.endswith('_s'):
+    if name.endswith(('_s', '_share')):
         return float(text)
     return yaml.safe_load(text) if name in SWITCHES else text
 

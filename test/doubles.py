@@ -1,9 +1,11 @@
 """DOUBLES of matchers, for tests of what is around a matcher: they know the true geometry."""
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -115,12 +117,55 @@ class NanMatcher:
         return Match(np.full(2, np.nan), np.eye(2), 0.99, 'double')
 
 
-class BrokenMatcher:
-    """Cannot be loaded."""
+class LoadingMatcher(ExactMatcher):
+    """Takes as long to load as the test says, and may then lack the memory."""
+
+    loaded = threading.Event()
+    fails = False
 
     def __init__(self) -> None:
-        raise OSError('the weights are not where they should be')
+        super().__init__()
+        logging.getLogger('crosspoint_ros.matchers.double').info('weights 1 of 2')
+        assert self.loaded.wait(timeout=30.0)
+        if self.fails:
+            raise MemoryError('the model needs 7.1 GB, 1.2 GB are free')
+
+
+class WarmMatcher(ExactMatcher):
+    """Keeps the stamps of what it was to prepare for."""
+
+    warmed: list[tuple[int, ...]] = []  # noqa: RUF012  (the test reads it)
+
+    def warm(self, views: tuple[View, ...]) -> None:
+        """Keep the stamps."""
+        self.warmed.append(tuple(view.stamp_ns for view in views))
+
+
+class RoughMatcher(ExactMatcher):
+    """Finds about the right place."""
+
+    refined_by = 'doubles:ExactRefiner'
+
+    def __init__(self) -> None:
+        super().__init__(offset_px=6.0)
 
     def match(self, query: Query) -> Match:
-        """Never called."""
-        raise AssertionError
+        """Six pixels off, and says so."""
+        return replace(super().match(query), covariance_px2=np.eye(2) * 36.0)
+
+
+class ExactRefiner(ExactMatcher):
+    """Finds the exact place near a rough one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def match(self, query: Query) -> Match:
+        """Exact, and counted."""
+        self.asked += 1
+        return super().match(query)
+
+    def refine(self, query: Query, near: Match) -> Match:
+        """Exact, whatever is near."""
+        return super().match(query)

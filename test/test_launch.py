@@ -130,12 +130,21 @@ def test_camera_patterns_become_a_topic_for_each_camera(double, cameras):
         'wrist.image_topic': '/wrist/rgb', 'front.rectified': True, 'wrist.rectified': True}
 
 
+def test_options_of_the_matcher_become_its_parameters(double):
+    assert parameters_of(cameras='a,b', matcher='cropond', warm_share='1', refine='none',
+                         matcher_options='{model: /models/3B, max_pairs: 2}') == {
+        'cameras': ['a', 'b'], 'matcher': 'cropond', 'warm_share': 1.0, 'refine': 'none',
+        'cropond.model': '/models/3B', 'cropond.max_pairs': 2}
+
+
 @pytest.mark.parametrize(('given', 'said'), [
     ({}, 'which cameras'),
     ({'image_topic': '/{camera}/rgb', 'params_file': str(ROOT / 'config' / 'demo.yaml')},
      'image_topic needs cameras'),
     ({'params_file': '/nowhere.yaml'}, '/nowhere.yaml'),
     ({'cameras': 'a,b', 'fastdds': 'quick'}, 'shm, large_data, leave'),
+    ({'cameras': 'a,b', 'matcher_options': '{model: x}'}, 'matcher_options needs matcher'),
+    ({'cameras': 'a,b', 'matcher': 'cropond', 'matcher_options': 'x'}, 'no mapping'),
 ])
 def test_arguments_that_cannot_work_are_refused_in_words(double, given, said):
     with pytest.raises((RuntimeError, FileNotFoundError), match=said):

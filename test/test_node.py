@@ -337,7 +337,9 @@ def test_a_target_past_its_time_leaves_tf_and_its_markers():
 def test_a_remapped_camera_is_listened_to_and_clicked_under_its_new_name():
     remap = ['--ros-args', '-r', '/front/color/image_raw:=/cam/image']
     with running(cli_args=remap) as rig:
-        names = {subscription.topic_name for subscription in rig.node.subscriptions}
+        names: set[str] = set()
+        rig.until(lambda: names.update(s.topic_name for s in rig.node.subscriptions)
+                  or '/cam/image' in names, what='subscriptions')
         assert {'/cam/image', '/cam/image_mouse_left'} <= names
         assert not any(name.startswith('/front/color/image_raw') for name in names)
 

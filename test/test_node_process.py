@@ -110,9 +110,9 @@ def test_a_params_file_that_is_not_there_ends_it_with_its_name(tmp_path):
     assert 'Traceback' not in log.read_text()
 
 
-def test_a_matcher_that_cannot_be_loaded_ends_it_with_one_sentence(tmp_path):
-    process = started(tmp_path, 'matcher:=doubles:BrokenMatcher')
+def test_a_mask_that_is_no_picture_ends_it_with_one_sentence(tmp_path):
+    process = started(tmp_path, 'front.mask_path:=/nowhere.png')
     assert process.wait() == 1
     said = (tmp_path / 'crosspoint_node.log').read_text()
-    assert 'the weights are not where they should be' in said
+    assert 'front.mask_path: /nowhere.png' in said
     assert 'Traceback' not in said

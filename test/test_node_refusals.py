@@ -10,7 +10,6 @@ import pytest
 from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.msg import QueryResult, Status
 from rclpy.action import ActionClient
-from rclpy.lifecycle import TransitionCallbackReturn
 from rig import POSES, Rig, image_message, pixel_of, running
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected
@@ -443,13 +442,6 @@ def test_a_second_node_of_the_same_name_makes_both_refuse():
         rig.until(lambda: rig.node.get_node_names_and_namespaces().count(name) == 2)
         assert_refused(rig, ask(rig), Status.BUSY, '2 nodes', '/crosspoint')
         assert twin.node is not rig.node
-
-
-def test_a_matcher_that_cannot_be_loaded_leaves_the_node_unconfigured():
-    with running(start=False, matcher='doubles:BrokenMatcher') as rig:
-        done = rig.on_executor(rig.node.trigger_configure)
-        assert done == TransitionCallbackReturn.FAILURE
-        assert rig.node._server is None
 
 
 def test_time_that_jumps_back_forgets_images_and_answers_new_ones():

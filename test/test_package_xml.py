@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # The rosdep key where it is not the module's own name.
 KEY_OF = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml',
-          'tf2_ros': 'tf2_ros_py'}
-WITHOUT_A_KEY = {'rosbags'}  # from PyPI in both worlds: README.md says so
+          'tf2_ros': 'tf2_ros_py', 'httpx': 'python3-httpx', 'PIL': 'python3-pil'}
+# From PyPI in both worlds: README.md says so.
+WITHOUT_A_KEY = {'rosbags', 'torch', 'transformers', 'safetensors', 'huggingface_hub'}
 
 
 def imported_modules() -> set[str]:

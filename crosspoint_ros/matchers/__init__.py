@@ -6,10 +6,12 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from crosspoint_ros.core.datatypes import Matcher
+from crosspoint_ros.core.datatypes import Matcher, Refiner
 
 MATCHERS = {
     'xfeat': 'crosspoint_ros.matchers.xfeat:XFeatMatcher',
+    'cropond': 'crosspoint_ros.matchers.cropond.local:CropondMatcher',
+    'cropond_remote': 'crosspoint_ros.matchers.cropond.remote:CropondRemoteMatcher',
 }
 
 
@@ -55,3 +57,26 @@ def load_matcher(name: str, **options: Any) -> Matcher:
     if not isinstance(matcher, Matcher):
         raise TypeError(f'{name} is no matcher: it has no match(query)')
     return matcher
+
+
+def refiner_of(matcher: str, refine: str) -> str:
+    """Return the name of the matcher that refines what `matcher` finds; '' for none.
+
+    refine: a name, 'none', or 'auto' for what the matcher's class names as `refined_by`. Raises
+    ValueError for one that cannot refine.
+    """
+    name = getattr(matcher_class(matcher), 'refined_by', '') if refine == 'auto' else refine
+    if name in ('', 'none', matcher):
+        return ''
+    if not hasattr(matcher_class(name), 'refine'):
+        raise ValueError(f'{name} cannot refine what {matcher} finds: it has no '
+                         'refine(query, near)')
+    return str(name)
+
+
+def load_refiner(name: str, **options: Any) -> Refiner:
+    """Build the matcher called `name` to refine another's finds. Raises as `load_matcher`."""
+    refiner = load_matcher(name, **options)
+    if not isinstance(refiner, Refiner):
+        raise TypeError(f'{name} cannot refine: it has no refine(query, near)')
+    return refiner

@@ -4,6 +4,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
@@ -16,7 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.matchers import MATCHERS, matcher_options
+from crosspoint_ros.matchers import MATCHERS, matcher_options, refiner_of
 
 LIMIT = 'limits.'
 # The only parameters that may change while the node is configured.
@@ -62,6 +63,10 @@ class Config:
     target_ttl_s: float
     matcher: str
     matcher_options: dict[str, Any]
+    refine: str
+    refiner: str  # what `refine` comes to: the name of a matcher, '' for none
+    refiner_options: dict[str, Any]
+    warm_share: float
     limits: Limits
     times: TimeLimits
     history_s: float
@@ -104,7 +109,11 @@ NODE = (
     Spec('target_frame', 'crosspoint_target', 'TF child frame of the grasp target'),
     Spec('target_ttl_s', 0.0, 'how long a target stays on TF, s; 0: until replaced or cleared',
          0.0, 86400.0),
-    Spec('matcher', 'xfeat', 'xfeat, or any module:Class', fixed=True),
+    Spec('matcher', 'xfeat', 'xfeat, cropond, cropond_remote, or any module:Class', fixed=True),
+    Spec('refine', 'auto', 'the matcher that refines or refuses what `matcher` finds: xfeat, any '
+         'module:Class, or none; auto: xfeat for cropond and cropond_remote', fixed=True),
+    Spec('warm_share', 0.0, 'share of its time that the matcher may spend on preparing for the '
+         'newest images while nobody asks; 0: none', 0.0, 1.0),
     Spec('history_s', 2.0, 'how far back a click may point in time, s; 0: the node subscribes to '
          'the cameras only while a query needs images', 0.0, 60.0),
     Spec('busy', 'preempt', 'what a new query does to the one that runs',
@@ -185,12 +194,18 @@ class Parameters:
         for spec in (*NODE, *limit_specs(), *(s for c in cameras for s in camera_specs(c))):
             self._declare(spec)
         try:
-            options = matcher_specs(self._value('matcher'))
+            self._refiner = refiner_of(self._value('matcher'), self._value('refine'))
+            options = [matcher_specs(name) for name in self._loaded]
         except ValueError as error:
             raise ConfigError(f'matcher: {error}') from error
-        for spec in options:
+        for spec in chain.from_iterable(options):
             self._declare(spec)
         self._refuse_unknown()
+
+    @property
+    def _loaded(self) -> tuple[str, ...]:
+        """The matchers that are used: the chosen one, and its refiner."""
+        return tuple(filter(None, (self._value('matcher'), self._refiner)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -220,7 +235,7 @@ class Parameters:
         # params file would pass in silence; it has no public way to ask for the given names.
         # The options of matchers that are not chosen may stand in the same file.
         skipped = ('qos_overrides.', *(f'{name}.' for name in MATCHERS
-                                       if name != self._value('matcher')))
+                                       if name not in self._loaded))
         for name in self._node._parameter_overrides:
             if self._node.has_parameter(name) or name.startswith(skipped):
                 continue
@@ -252,15 +267,19 @@ class Parameters:
 
     def read(self) -> Config:
         """Return the Config as the parameters are now."""
-        value, matcher = self._value, self._value('matcher')
+        value = self._value
         return Config(
             cameras=tuple(CameraConfig(name, *(value(s.name) for s in camera_specs(name)))
                           for name in value('cameras')),
             **{s.name: value(s.name) for s in NODE},
-            matcher_options={
-                s.name.rpartition('.')[2]: _as_given(value(s.name), s.default)
-                for s in matcher_specs(matcher)},
+            matcher_options=self._options_of(value('matcher')),
+            refiner=self._refiner,
+            refiner_options=self._options_of(self._refiner) if self._refiner else {},
             limits=self._read_limits(Limits), times=self._read_limits(TimeLimits))
+
+    def _options_of(self, matcher: str) -> dict[str, Any]:
+        return {s.name.rpartition('.')[2]: _as_given(self._value(s.name), s.default)
+                for s in matcher_specs(matcher)}
 
     def _read_limits(self, owner: type) -> Any:
         return owner(**{f.name: self._value(f'{LIMIT}{f.name}') for f in fields(owner)})

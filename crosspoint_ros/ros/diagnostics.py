@@ -5,7 +5,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
-from crosspoint_ros.core.datatypes import Rejected
+from crosspoint_ros.core.datatypes import Described, Rejected
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.cameras import Camera
 from crosspoint_ros.ros.config import Config
@@ -18,9 +18,8 @@ Level = bytes  # DiagnosticStatus.OK and its siblings are single bytes
 class Diagnostics:
     """Publishes once a second while the node is configured."""
 
-    def __init__(self, node: LifecycleNode, config: Config, server: QueryServer,
-                 load_s: float) -> None:
-        self._node, self._config, self._server, self._load_s = node, config, server, load_s
+    def __init__(self, node: LifecycleNode, config: Config, server: QueryServer) -> None:
+        self._node, self._config, self._server = node, config, server
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._timer = node.create_timer(PERIOD_S, self._publish,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -79,10 +78,15 @@ class Diagnostics:
         return ''
 
     def _matcher(self) -> DiagnosticStatus:
-        matcher = self._server.matcher
-        late = self._server.held_s
-        values = {'matcher': self._config.matcher, 'load_s': f'{self._load_s:.2f}',
-                  'device': getattr(matcher, 'device', 'cpu'), 'last_match_s': self._last_match()}
+        loading, late = self._server.loading, self._server.held_s
+        values = {'matcher': self._config.matcher, 'refiner': self._config.refiner or 'none',
+                  'load_s': f'{loading.took_s:.2f}', 'last_match_s': self._last_match()}
+        if loading.failure:
+            return self._status('matcher', DiagnosticStatus.ERROR, loading.failure, **values)
+        if loading.matchers is None:
+            return self._status('matcher', DiagnosticStatus.WARN, loading.progress, **values)
+        if isinstance(loading.matchers.matcher, Described):
+            values |= loading.matchers.matcher.describe()
         if late > self._config.times.max_query_s:
             return self._status('matcher', DiagnosticStatus.ERROR,
                                 f'has not returned for {late:.1f} s', **values)

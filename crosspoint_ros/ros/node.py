@@ -12,7 +12,6 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
-from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.ros.config import ConfigError, Parameters
 from crosspoint_ros.ros.diagnostics import Diagnostics
 from crosspoint_ros.ros.ending import wait_for_signal
@@ -22,7 +21,7 @@ GOODBYE_S = 0.2  # for the last replies to leave, actions' among them
 
 
 class CrosspointNode(LifecycleNode):
-    """Configure loads the matcher and offers the interfaces, activate listens to the cameras."""
+    """Configure offers the interfaces and loads the matcher, activate listens to the cameras."""
 
     def __init__(self, **options: Any) -> None:
         """Declare the parameters; raise ConfigError for the first that will not do."""
@@ -37,8 +36,11 @@ class CrosspointNode(LifecycleNode):
         if not self._known_parameters.read().autostart:
             self.get_logger().info('autostart is false: waiting to be configured and activated')
             return True
-        return (self.trigger_configure() == TransitionCallbackReturn.SUCCESS
-                and self.trigger_activate() == TransitionCallbackReturn.SUCCESS)
+        if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            return False
+        assert self._server is not None
+        self._server.soon_active = True
+        return True
 
     def stop(self) -> None:
         """End every query with a refusal; the replies leave while the executor spins on."""
@@ -53,25 +55,40 @@ class CrosspointNode(LifecycleNode):
         self._server = self._diagnostics = None
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the matcher; nothing is subscribed to yet."""
+        """Offer the interfaces and begin to load the matcher; nothing is subscribed to yet."""
         try:
             config = self._known_parameters.read()
-            begun_s = time.monotonic()
-            matcher = load_matcher(config.matcher, **config.matcher_options)
-            load_s = time.monotonic() - begun_s
-            self._server = QueryServer(self, config, matcher)
+            self._server = QueryServer(self, config, self._on_loaded)
         except Exception as error:  # rclpy would drop it without a word
             self.get_logger().error(f'not configured: {type(error).__name__}: {error}')
             return TransitionCallbackReturn.FAILURE
-        self._diagnostics = Diagnostics(self, config, self._server, load_s)
-        self.get_logger().info(f'matcher {config.matcher} loaded in {load_s:.2f} s; cameras '
-                               f'{", ".join(self._server.cameras)}; answers in '
-                               f'{config.base_frame}')
+        self._diagnostics = Diagnostics(self, config, self._server)
+        self.get_logger().info(f'cameras {", ".join(self._server.cameras)}; answers in '
+                               f'{config.base_frame}; loading the matcher {config.matcher}')
         return TransitionCallbackReturn.SUCCESS
 
+    def _on_loaded(self) -> None:
+        """The matcher is there, or is not: go to active if that waited for it, else leave it."""
+        server = self._server
+        if server is None or server.loading.under_way:  # it belonged to an earlier configuration
+            return
+        if server.loading.failure:
+            self.get_logger().error(f'{server.loading.failure}. The node stays inactive; clean it '
+                                    'up and configure it to try again')
+            server.deactivate()
+            if self._state_machine.current_state[1] == 'active':
+                self.trigger_deactivate()
+            return
+        self.get_logger().info(f'matcher loaded in {server.loading.took_s:.2f} s')
+        if server.soon_active:
+            self.trigger_activate()
+
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Listen to the cameras."""
+        """Listen to the cameras; a query waits for a matcher that is still loading."""
         assert self._server is not None
+        if self._server.loading.failure:
+            self.get_logger().error(f'not activated: {self._server.loading.failure}')
+            return TransitionCallbackReturn.FAILURE
         self._server.activate()
         return super().on_activate(state)
 

@@ -104,14 +104,20 @@ class QueryThread:
     """
 
     def __init__(self, answer: Callable[[Job], Located], afterwards: Callable[[Job], None],
-                 complain: Callable[[str], object], busy: str, max_query_s: float) -> None:
-        """`afterwards` runs in the thread when a query's answer is out already."""
+                 complain: Callable[[str], object], busy: str, max_query_s: float,
+                 prepare: Callable[[], bool] = lambda: True) -> None:
+        """Start the thread. It calls `prepare` first, and takes no query if that says False.
+
+        `afterwards` runs in the thread when a query's answer is out already.
+        """
         self._answer, self._afterwards, self._complain = answer, afterwards, complain
+        self._prepare, self._preparing = prepare, True
         self._busy = busy
         self.max_query_s = max_query_s
         self._running: Job | None = None
         self._running_since_s = 0.0
         self._waiting: deque[Job] = deque()
+        self._idle_work: Callable[[], None] | None = None
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name='crosspoint-queries', daemon=True)
@@ -145,6 +151,12 @@ class QueryThread:
             self._waiting.append(job)
             self._wake.notify()
 
+    def offer(self, work: Callable[[], None]) -> None:
+        """Do this when there is no query to answer; it takes the place of an earlier offer."""
+        with self._wake:
+            self._idle_work = work
+            self._wake.notify()
+
     def expire(self) -> None:
         """End the queries that took too long; call it a few times a second."""
         for job in self.open_jobs:
@@ -154,6 +166,8 @@ class QueryThread:
                                  f'{self._blamed(job)}'))
 
     def _blamed(self, job: Job) -> str:
+        if self._preparing:
+            return '; the matcher is still loading'
         running = self._running
         if running is None or running is job:
             return ''
@@ -165,10 +179,10 @@ class QueryThread:
         """How long the query in the thread has run, s, whether it has ended since or not."""
         return 0.0 if self._running is None else time.monotonic() - self._running_since_s
 
-    def cancel(self, reason: str) -> None:
-        """End every open query as CANCELLED."""
+    def cancel(self, reason: str, code: Code = Code.CANCELLED) -> None:
+        """End every open query."""
         for job in self.open_jobs:
-            job.end(Rejected(Code.CANCELLED, f'{reason} while it was in stage {job.stage}'))
+            job.end(Rejected(code, f'{reason} while it was in stage {job.stage}'))
 
     def close(self) -> None:
         """End the thread as soon as its matcher returns."""
@@ -179,16 +193,31 @@ class QueryThread:
         self._thread.join(timeout=0.5)
 
     def _run(self) -> None:
-        while True:
+        prepared = self._prepare()
+        self._preparing = False
+        while prepared:
             with self._wake:
                 self._running = None
-                while not self._waiting and not self._closed:
+                while not (self._waiting or self._idle_work or self._closed):
                     self._wake.wait()
                 if self._closed:
                     return
-                self._running_since_s = time.monotonic()
-                self._running = job = self._waiting.popleft()
-            self._work(job)
+                job, idle_work = None, self._idle_work
+                if self._waiting:
+                    self._running_since_s = time.monotonic()
+                    self._running = job = self._waiting.popleft()
+                else:
+                    self._idle_work = None
+            if job is not None:
+                self._work(job)
+            elif idle_work is not None:
+                self._use_idle_time(idle_work)
+
+    def _use_idle_time(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:  # a bug of a matcher's: the next query will meet it, and refuse
+            self._complain(traceback.format_exc())
 
     def _work(self, job: Job) -> None:
         if job.ended:

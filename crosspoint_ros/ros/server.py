@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Callable
 
@@ -15,18 +16,21 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from crosspoint_ros.action import Correspond as CorrespondAction
-from crosspoint_ros.core.datatypes import Code, Matcher, Rejected
+from crosspoint_ros.core.datatypes import Code, Rejected
 from crosspoint_ros.core.pipeline import Located, ground, locate
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.cameras import Camera
 from crosspoint_ros.ros.clicks import request_from_goal, subscribe_clicks
 from crosspoint_ros.ros.config import Config
+from crosspoint_ros.ros.loading import Loading
 from crosspoint_ros.ros.outputs import Outputs
 from crosspoint_ros.ros.queries import Job, QueryThread, Request
+from crosspoint_ros.ros.relay import Relay
 from crosspoint_ros.ros.report import is_answered
 from crosspoint_ros.ros.transforms import make_transforms
 from crosspoint_ros.ros.views import ViewSource
+from crosspoint_ros.ros.warming import Warming
 from crosspoint_ros.srv import Correspond as CorrespondService
 
 TICK_S = 0.1
@@ -42,8 +46,9 @@ class QueryServer:
     queue, and a guard condition wakes the executor.
     """
 
-    def __init__(self, node: LifecycleNode, config: Config, matcher: Matcher) -> None:
-        self._node, self._config, self.matcher = node, config, matcher
+    def __init__(self, node: LifecycleNode, config: Config, on_loaded: Callable[[], None]) -> None:
+        """Offer the interfaces and begin to load the matcher; `on_loaded` when that has ended."""
+        self._node, self._config, self._on_loaded = node, config, on_loaded
         self.limits: Limits = config.limits
         self.last_result: QueryResult | None = None
         # First: a mask that cannot be read must leave nothing on the graph.
@@ -51,14 +56,19 @@ class QueryServer:
         self.outputs = Outputs(node, config)
         self.transforms = make_transforms(node)
         self._views = ViewSource(self.cameras, self.transforms, config)
-        self._thread = QueryThread(self._answer, self._draw, node.get_logger().error, config.busy,
-                                   config.times.max_query_s)
         self._active = False
+        self.soon_active = False  # it will be activated as soon as the matcher is loaded
         self._replies: dict[str, Reply] = {}
         self._owed = 0
         self._goals: dict[bytes, Job] = {}
         self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._posting, self._closed = threading.RLock(), False
         self._guard = node.create_guard_condition(self._deliver)
+        self._relay = Relay(node.get_logger())
+        self.loading = Loading(config, self._relay)
+        self._thread = QueryThread(self._answer, self._draw, node.get_logger().error, config.busy,
+                                   config.times.max_query_s, self._load)
+        self._warming = Warming(config.warm_share, self._views, self._thread, self.loading)
         # The wall must tick on when a simulation's clock stands still.
         self._tick = node.create_timer(TICK_S, self._on_tick,
                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -84,13 +94,17 @@ class QueryServer:
 
     def activate(self) -> None:
         """Listen to the cameras (with history_s 0 only while a query needs them)."""
-        self._active = True
+        self._active, self.soon_active = True, False
         if self._config.history_s > 0:
             self._listen()
+        if self._warming.wanted:
+            self._tick.reset()
 
     def deactivate(self) -> None:
         """End what is open, forget the target, and leave the cameras' topics."""
-        self._active = False
+        self._active = self.soon_active = False
+        if self.loading.failure:
+            self._thread.cancel(self.loading.failure, Code.MATCHER_FAILED)
         self._thread.cancel('the node was deactivated')
         self._deliver()
         self.outputs.clear()
@@ -99,6 +113,9 @@ class QueryServer:
     def close(self) -> None:
         """Take everything off the graph; a matcher that hangs is left behind."""
         self._thread.close()
+        self._relay.close()
+        with self._posting:
+            self._closed = True
         self._deliver()
         self._jump.unregister()
         self._action.destroy()
@@ -149,7 +166,9 @@ class QueryServer:
 
     def _not_now(self) -> str:
         name = self._node.get_fully_qualified_name()
-        if not self._active:
+        if self.loading.failure:
+            return f'{name} is not active: {self.loading.failure}'
+        if not self._active and not self.soon_active:
             return f'{name} is not active: ros2 lifecycle set {name} activate'
         twins = self._node.get_node_names_and_namespaces().count(
             (self._node.get_name(), self._node.get_namespace()))
@@ -159,13 +178,20 @@ class QueryServer:
                     'another name or namespace')
         return ''
 
+    def _load(self) -> bool:
+        loaded = self.loading.run()
+        self._post(self._on_loaded)
+        return loaded
+
     def _answer(self, job: Job) -> Located:
+        assert self.loading.matchers is not None
+        matcher, refiner = self.loading.matchers.matcher, self.loading.matchers.refiner
         gathered = self._views.gather(job)
         pixel = gathered.pixel
         if pixel is None:
-            pixel = ground(gathered.clicked, job.request.instruction, self.matcher)
-        return locate(gathered.clicked, gathered.others, pixel, self.matcher, self.limits,
-                      job.enter)
+            pixel = ground(gathered.clicked, job.request.instruction, matcher)
+        return locate(gathered.clicked, gathered.others, pixel, matcher, self.limits, job.enter,
+                      *([refiner] if refiner else []))
 
     def _draw(self, job: Job) -> None:
         assert job.located is not None
@@ -178,8 +204,10 @@ class QueryServer:
             self._ignore()
 
     def _post(self, news: Callable[[], None]) -> None:
-        self._news.put(news)
-        self._guard.trigger()
+        with self._posting:
+            if not self._closed:  # a matcher may still load, or hang, when its node has gone on
+                self._news.put(news)
+                self._guard.trigger()
 
     def _deliver(self) -> None:
         while not self._news.empty():
@@ -239,7 +267,10 @@ class QueryServer:
     def _on_tick(self) -> None:
         self._thread.expire()
         self.outputs.tick()
-        if self.outputs.on_tf.target is None and not self._thread.open_jobs:
+        if self._active:
+            self._warming.offer()
+        if (self.outputs.on_tf.target is None and not self._thread.open_jobs
+                and not self._warming.wanted):
             self._tick.cancel()
 
     def _on_time_jump(self, jump: TimeJump) -> None:

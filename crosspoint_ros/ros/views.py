@@ -48,6 +48,18 @@ class ViewSource:
         posed = self._posed(clicked, job)
         return Gathered(posed, self._posed_others(others, job), _pixel(request, posed))
 
+    def newest_known(self) -> tuple[View, ...]:
+        """Return the newest views that can be used right now, without waiting; posed if TF can."""
+        newest = [view for name in self._cameras if isinstance(view := self._newest(name), View)]
+        return tuple(self._posed_at_once(view) for view in newest)
+
+    def _posed_at_once(self, view: View) -> View:
+        try:
+            return replace(view, base_from_cam=self._transforms.lookup(
+                self._config.base_frame, view.frame_id, view.stamp_ns, 0.0, lambda: False))
+        except Rejected:  # nobody asked yet: what can be prepared without a pose is
+            return view
+
     def _gather_around_point(self, job: Job, request: Request) -> Gathered:
         views = [self._newest(name) for name in self._cameras]
         job.enter('transforms')
