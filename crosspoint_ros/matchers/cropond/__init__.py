@@ -1,0 +1,1 @@
+"""CroPond, a vision-language model that finds a clicked point in another view."""

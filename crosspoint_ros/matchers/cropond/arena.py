@@ -1,0 +1,86 @@
+"""The keys and values of one sequence, in place: appended without copying, rolled back for free."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Keys and values of a prefix, (layers, 1, heads, tokens, size) each, out of the arena."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens they are of."""
+        return int(self.keys.shape[3])
+
+
+class Arena(DynamicCache):
+    """Room for `size` tokens, allocated once. Rolling back is setting a length.
+
+    A cache that transformers' models take, without what its own ones cost: no concatenation a
+    token, no deep copy a question, no `crop`, whose meaning changed between 4.x and 5.x. With
+    `slots` set, new tokens go where those say and attention goes over the whole room, masked:
+    shapes that never change, as CUDA graphs need them.
+    """
+
+    def __init__(self, config: Any, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        head_dim = getattr(config, 'head_dim', None) \
+            or config.hidden_size // config.num_attention_heads
+        shape = (config.num_hidden_layers, 1, config.num_key_value_heads, size, head_dim)
+        self._keys = torch.zeros(shape, dtype=dtype, device=device)
+        self._values = torch.zeros(shape, dtype=dtype, device=device)
+        self._filled = [0] * config.num_hidden_layers
+        self.size = size
+        self.slots: torch.Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """How many tokens it holds."""
+        return self._filled[0]
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int,
+               *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take a layer's new keys and values (1, heads, n, size); return those to attend to."""
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        if self.slots is not None:
+            keys.index_copy_(2, self.slots, key_states)
+            values.index_copy_(2, self.slots, value_states)
+            return keys, values
+        begin = self._filled[layer_idx]
+        end = begin + key_states.shape[2]
+        keys[:, :, begin:end], values[:, :, begin:end] = key_states, value_states
+        self._filled[layer_idx] = end
+        return keys[:, :, :end], values[:, :, :end]
+
+    def get_seq_length(self, layer_idx: int | None = 0) -> int:
+        """How many tokens a layer holds."""
+        return self._filled[layer_idx or 0]
+
+    def get_mask_sizes(self, cache_position: Any, layer_idx: int = 0) -> tuple[int, int]:
+        """Length and offset of what a layer attends to."""
+        new = cache_position if isinstance(cache_position, int) else cache_position.shape[0]
+        return self._filled[layer_idx] + new, 0
+
+    def set_length(self, tokens: int) -> None:
+        """Forget what comes after so many tokens."""
+        self._filled = [tokens] * len(self._filled)
+
+    def keep(self) -> Kept:
+        """Copy out what it holds."""
+        return Kept(self._keys[:, :, :, :self.length].clone(),
+                    self._values[:, :, :, :self.length].clone())
+
+    def load(self, kept: Kept, tokens: int | None = None) -> None:
+        """Hold the first tokens of what was kept, and nothing else."""
+        count = kept.tokens if tokens is None else tokens
+        self._keys[:, :, :, :count] = kept.keys[:, :, :, :count]
+        self._values[:, :, :, :count] = kept.values[:, :, :, :count]
+        self.set_length(count)

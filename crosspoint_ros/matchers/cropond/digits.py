@@ -1,0 +1,235 @@
+"""Digit by digit through the two numbers of a reply: the most probable way, or all that matter."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from crosspoint_ros.core.datatypes import Array, Code, Rejected
+from crosspoint_ros.matchers.cropond.answer import Spread
+from crosspoint_ros.matchers.cropond.grammar import Choices, Numeral, values
+
+# Tokens and their parents in, hidden states out; numbers of nodes are given in the order of calls.
+Run = Callable[[Sequence[int], Sequence[int]], torch.Tensor]
+X, Y = 0, 1
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Two numbers, the tokens that wrote them, and their log-probability among those allowed."""
+
+    numbers: tuple[int, int]
+    tokens: tuple[int, ...]
+    logprob: float
+
+
+class Digits:
+    """What both searches share: the small head, the grammar, and the count of the tree's nodes."""
+
+    def __init__(self, run: Run, head: torch.Tensor, choices: Choices) -> None:
+        self._run, self._head, self._choices, self._form = run, head, choices, choices.form
+        self._nodes = 0
+
+    def _logprobs(self, hidden: torch.Tensor, numerals: Sequence[tuple[Numeral, int]]) -> Array:
+        """Log-probabilities (n, columns) among the tokens that may follow. Refuses NaN."""
+        scores = (hidden @ self._head.T).float()
+        if not bool(torch.isfinite(scores).all()):
+            raise Rejected(Code.MATCHER_FAILED, 'the model computed what is no number (NaN or '
+                           'infinite): broken weights, or a number format it cannot take')
+        allowed = torch.from_numpy(self._choices.allowed(numerals)).to(scores.device)
+        logprobs = torch.log_softmax(scores.masked_fill(~allowed, -torch.inf), -1)
+        return np.asarray(logprobs.double().cpu().numpy())
+
+    def _append(self, tokens: Sequence[int], parents: Sequence[int]) -> torch.Tensor:
+        self._nodes += len(tokens)
+        return self._run(tokens, parents)
+
+
+@dataclass
+class Way:
+    """One reply as far as it is written."""
+
+    node: int
+    axis: int = X
+    numeral: Numeral = field(default_factory=Numeral)
+    numbers: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+
+
+class GreedySearch(Digits):
+    """Takes the most probable token each time."""
+
+    def search(self, hidden: torch.Tensor, last: Sequence[int]) -> list[Greedy]:
+        """Complete the replies whose last nodes these are, all in the same passes."""
+        ways = [Way(node) for node in last]
+        self._nodes = max(last) + 1
+        open_ways = ways
+        while open_ways:
+            logprobs = self._logprobs(hidden, [(way.numeral, way.axis) for way in open_ways])
+            feeds = [self._decide(way, row) for way, row in
+                     zip(open_ways, logprobs, strict=True)]
+            open_ways = [way for way in open_ways if way.axis <= Y]
+            hidden = self._feed(open_ways, [feed for feed in feeds if feed])
+        return [Greedy((way.numbers[X], way.numbers[Y]), tuple(way.tokens), way.logprob)
+                for way in ways]
+
+    def _decide(self, way: Way, logprobs: Array) -> list[int]:
+        """Take the best; return the tokens to run next, none if the reply is complete."""
+        best = int(logprobs.argmax())
+        way.logprob += float(logprobs[best])
+        feed = []
+        if best < 10:
+            feed = [self._choices.tokens[best]]
+            way.numeral = way.numeral.plus(best)
+        if best >= 10 or way.numeral.must_end(self._form):
+            way.numbers.append(way.numeral.value(self._form))
+            way.numeral, way.axis = Numeral(), way.axis + 1
+            if way.axis == Y:
+                feed = [*feed, *self._form.between]
+        way.tokens += feed
+        return feed if way.axis <= Y else []
+
+    def _feed(self, ways: Sequence[Way], feeds: Sequence[Sequence[int]]) -> torch.Tensor:
+        tokens: list[int] = []
+        parents: list[int] = []
+        for way, feed in zip(ways, feeds, strict=True):
+            for token in feed:
+                parents.append(way.node)
+                way.node = self._nodes + len(tokens)
+                tokens.append(token)
+        if not tokens:
+            return torch.empty(0)
+        begin = self._nodes
+        return self._append(tokens, parents)[[way.node - begin for way in ways]]
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """The beginning of a number: of which reply, its hidden state, node and log-weight."""
+
+    reply: int
+    hidden: torch.Tensor
+    node: int
+    logweight: float
+    numeral: Numeral = field(default_factory=Numeral)
+
+
+@dataclass(frozen=True)
+class End:
+    """Where a number ends in the tree: its last node, and the digit that has yet to be run."""
+
+    node: int
+    pending: tuple[int, ...]
+
+
+class SpreadSearch(Digits):
+    """Follows the beginnings that matter, all of a length in one pass."""
+
+    def __init__(self, run: Run, head: torch.Tensor, choices: Choices, max_branches: int,
+                 max_values: int, least_weight: float) -> None:
+        super().__init__(run, head, choices)
+        self._max_branches, self._max_values = max_branches, max_values
+        self._least = least_weight
+
+    def search(self, hidden: torch.Tensor, last: Sequence[int]) -> list[Spread]:
+        """Weigh the numbers of the replies whose last nodes these are."""
+        self._nodes = max(last) + 1
+        starts = [Branch(reply, hidden[reply], node, 0.0) for reply, node in enumerate(last)]
+        px, ends = self._axis(starts, X)
+        chosen = [(reply, int(v)) for reply, p in enumerate(px)
+                  for v in np.argsort(p)[::-1][:self._max_values] if p[v] >= self._least
+                  or p[v] == p.max()]
+        seconds = self._seconds(chosen, px, ends)
+        py, _ = self._axis(seconds, Y)
+        return [self._spread(reply, px[reply], chosen, py) for reply in range(len(last))]
+
+    def _spread(self, reply: int, px: Array, chosen: Sequence[tuple[int, int]],
+                py: Sequence[Array]) -> Spread:
+        """Join p(x) with p(y | x), which was asked for the most probable x alone."""
+        mine = [(v, p) for (whose, v), p in zip(chosen, py, strict=True) if whose == reply]
+        _, x, y = max((float(p.max()), v, int(p.argmax())) for v, p in mine)
+        asked = sum(px[v] for v, _ in mine)
+        return Spread(px, np.sum([p for _, p in mine], axis=0) / asked, (x, y))
+
+    def _seconds(self, chosen: Sequence[tuple[int, int]], px: Sequence[Array],
+                 ends: Sequence[dict[int, End]]) -> list[Branch]:
+        """Run what stands between the numbers, for each chosen x, in one pass."""
+        tokens: list[int] = []
+        parents: list[int] = []
+        lasts: list[int] = []
+        for reply, v in chosen:
+            end = ends[reply][v]
+            node = end.node
+            for token in (*end.pending, *self._form.between):
+                parents.append(node)
+                node = self._nodes + len(tokens)
+                tokens.append(token)
+            lasts.append(node)
+        begin = self._nodes
+        hidden = self._append(tokens, parents)
+        return [Branch(number, hidden[node - begin], node, math.log(px[reply][v]))
+                for number, ((reply, v), node) in enumerate(zip(chosen, lasts, strict=True))]
+
+    def _axis(self, starts: Sequence[Branch], axis: int
+              ) -> tuple[list[Array], list[dict[int, End]]]:
+        """Return per start p(v), and where each value ends, by following digits to their ends."""
+        p = [np.zeros(values(self._form)) for _ in starts]
+        ends: list[dict[int, End]] = [{} for _ in starts]
+        branches = list(starts)
+        while branches:
+            logprobs = self._logprobs(torch.stack([b.hidden for b in branches]),
+                                      [(b.numeral, axis) for b in branches])
+            longer = []
+            for branch, row in zip(branches, logprobs, strict=True):
+                self._end(branch, row, axis, p, ends)
+                longer += self._grown(branch, row, p, ends)
+            branches = self._followed(longer)
+        return p, ends
+
+    def _end(self, branch: Branch, logprobs: Array, axis: int, p: Sequence[Array],
+             ends: Sequence[dict[int, End]]) -> None:
+        """Add the mass of ending here."""
+        if not branch.numeral.may_end():
+            return
+        ending = np.logaddexp.reduce(logprobs[self._choices.ending(axis)])
+        value = branch.numeral.value(self._form)
+        p[branch.reply][value] += math.exp(branch.logweight + ending)
+        self._ends_at(ends[branch.reply], value, End(branch.node, ()))
+
+    def _grown(self, branch: Branch, logprobs: Array, p: Sequence[Array],
+               ends: Sequence[dict[int, End]]) -> list[tuple[Branch, int]]:
+        """Return the branch with each further digit; numbers that end with it are complete."""
+        longer = []
+        for digit in range(10 if branch.numeral.may_go_on(self._form) else 0):
+            weight, numeral = branch.logweight + float(logprobs[digit]), branch.numeral.plus(digit)
+            if numeral.must_end(self._form):
+                value = numeral.value(self._form)
+                p[branch.reply][value] += math.exp(weight)
+                self._ends_at(ends[branch.reply], value,
+                              End(branch.node, (self._choices.tokens[digit],)))
+            else:
+                longer.append((Branch(branch.reply, branch.hidden, branch.node, weight, numeral),
+                               self._choices.tokens[digit]))
+        return longer
+
+    @staticmethod
+    def _ends_at(ends: dict[int, End], value: int, end: End) -> None:
+        ends.setdefault(value, end)
+
+    def _followed(self, longer: Sequence[tuple[Branch, int]]) -> list[Branch]:
+        """Run the digits of the weightiest branches of each reply in one pass."""
+        kept: list[tuple[Branch, int]] = []
+        for reply in dict.fromkeys(branch.reply for branch, _ in longer):
+            mine = sorted((b for b in longer if b[0].reply == reply),
+                          key=lambda b: b[0].logweight, reverse=True)[:self._max_branches]
+            kept += [b for b in mine if math.exp(b[0].logweight) >= self._least or b is mine[0]]
+        if not kept:
+            return []
+        begin = self._nodes
+        hidden = self._append([token for _, token in kept], [b.node for b, _ in kept])
+        return [Branch(b.reply, hidden[number], begin + number, b.logweight, b.numeral)
+                for number, (b, _) in enumerate(kept)]
