@@ -62,10 +62,12 @@ class Alphabet:
         A grammar that knows `]` alone gives other answers than the model would.
         """
         if character not in self._texts:
+            # As the vocabulary spells it: a space is not a space there.
+            spelt = self.tokenizer.convert_ids_to_tokens(self.encode(character)[0])
             special = set(self.tokenizer.all_special_tokens)
             self._texts[character] = tuple(sorted(
                 token for text, token in self.tokenizer.get_vocab().items()
-                if text.startswith(character) and text not in special))
+                if text.startswith(spelt) and text not in special))
         return self._texts[character]
 
     def form(self, template: Template, convention: Convention, digits: int) -> Form:

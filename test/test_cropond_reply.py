@@ -1,0 +1,103 @@
+"""Every way in which a model was seen, or must be expected, to write a point is a row here."""
+from __future__ import annotations
+
+import pytest
+
+from crosspoint_ros.matchers.cropond.reply import NoPoint, letter, point, points
+
+CLICKED = ('56', '323')
+REPLIES = [
+    # the model's own JSON
+    ('```json\n[\n\t{"point_2d": [512, 307], "label": "handle"}\n]\n```', (512, 307)),
+    ('```json\n{"point_2d": [512, 307]}\n```', (512, 307)),
+    ('```\n[{"point_2d": [512, 307]}]\n```', (512, 307)),
+    ('[{"point_2d": [512, 307], "label": "the [left] one"}]', (512, 307)),
+    ('{"point_2d": [512, 307]}', (512, 307)),
+    ('{"point": [512, 307]}', (512, 307)),
+    ('{"Point_2D": [512, 307]}', (512, 307)),
+    ('{"points": [[512, 307], [1, 2]]}', (512, 307)),
+    ('{"coordinates": [512, 307]}', (512, 307)),
+    ('{"position": {"x": 512, "y": 307}}', (512, 307)),
+    ('{"x": 512, "y": 307}', (512, 307)),
+    ('{"x": "512", "y": "307"}', (512, 307)),
+    ('[{"label": "handle", "x": 512, "y": 307}]', (512, 307)),
+    ('{"answer": 1} {"point_2d": [512, 307]}', (512, 307)),
+    ('{"point_2d": "512, 307"}', (512, 307)),
+    ('{"point_2d": "(512, 307)"}', (512, 307)),
+    # with comments, commas too many, or cut off
+    ('```json\n[\n  {"point_2d": [512, 307]} // the handle\n]\n```', (512, 307)),
+    ('```json\n[\n  // the handle\n  {"point_2d": [512, 307]}\n]', (512, 307)),
+    ('{"point_2d": [512, 307] /* px */}', (512, 307)),
+    ('# found it\n{"point_2d": [512, 307]}', (512, 307)),
+    ('[{"point_2d": [512, 307],},]', (512, 307)),
+    ('```json\n[\n\t{"point_2d": [512, 307], "label": "han', (512, 307)),
+    ('{"point_2d": [512, 307', (512, 307)),
+    ("[{'point_2d': [512, 307]}]", (512, 307)),
+    # text
+    ('[512, 307]', (512, 307)),
+    ('[[512, 307]]', (512, 307)),
+    ('(512, 307)', (512, 307)),
+    ('512, 307', (512, 307)),
+    ('512 307', (512, 307)),
+    ('x=512, y=307', (512, 307)),
+    ('x: 512 y: 307', (512, 307)),
+    ('<point x="51.2" y="30.7" alt="handle">handle</point>', (51.2, 30.7)),
+    ('<points x1="51.2" y1="30.7" x2="1" y2="2">', (51.2, 30.7)),
+    ('The corresponding point is at (512, 307) in the second image.', (512, 307)),
+    ('点的坐标是 [512, 307]。', (512, 307)),
+    ('point: 512, 307', (512, 307)),
+    # numbers
+    ('{"point_2d": [0.512, 0.307]}', (0.512, 0.307)),
+    ('(.5, .25)', (0.5, 0.25)),
+    ('[5.12e2, 307]', (512, 307)),
+    ('[-5, 10]', (-5, 10)),
+    ('{"point_2d": [-5, 10]}', (-5, 10)),
+    ('{"point_2d": [5000, 10]}', (5000, 10)),
+    # the clicked point said again
+    ('The point [56, 323] maps to [512, 307].', (512, 307)),
+    ('The point at (56, 323) corresponds to (512, 307).', (512, 307)),
+    ('{"point_2d": [56, 323]}', (56, 323)),  # alone it is the answer
+    ('[56, 323]', (56, 323)),
+    # several
+    ('[{"point_2d": [512, 307]}, {"point_2d": [1, 2]}]', (512, 307)),
+    ('It is [512, 307] or [1, 2].', (512, 307)),
+]
+EMPTY = [
+    '', '   \n', 'The point is not visible in the second image.', 'A', '```json\n[]\n```', '{}',
+    '{"point_2d": []}', '{"point_2d": null}', '{"point_2d": [512]}', '{"point_2d": [true, false]}',
+    '{"point_2d": ["left", "top"]}', '{"point_2d": [NaN, 307]}', 'There are 2 images and 3 cups.',
+    '{"bbox_2d": [1, 2, 3, 4]}', '<html><body>502 Bad Gateway</body></html>', '[' * 5000,
+]
+
+
+@pytest.mark.parametrize(('reply', 'expected'), REPLIES)
+def test_the_point_is_found(reply, expected):
+    assert point(reply, CLICKED) == expected
+
+
+@pytest.mark.parametrize('reply', EMPTY, ids=lambda reply: reply[:40] or 'nothing')
+def test_a_reply_without_a_point_is_said_to_have_none(reply):
+    with pytest.raises(NoPoint, match='no point|nothing'):
+        point(reply, CLICKED)
+
+
+def test_a_long_reply_is_quoted_in_short():
+    with pytest.raises(NoPoint) as raised:
+        point('I cannot see it. ' * 1000)
+    assert len(str(raised.value)) < 200
+
+
+def test_all_points_of_a_reply_keep_their_order():
+    assert points('[{"point_2d": [1, 2]}, {"point_2d": [3, 4]}]') == [(1, 2), (3, 4)]
+
+
+@pytest.mark.parametrize(('reply', 'expected'), [
+    ('A', 'A'), ('B.', 'B'), ('The answer is B', 'B'), ('(C) no', 'C'),
+    ('A is wrong, so the answer is D.', 'D')])
+def test_the_letter_is_found(reply, expected):
+    assert letter(reply) == expected
+
+
+def test_a_reply_without_a_letter_is_said_to_have_none():
+    with pytest.raises(NoPoint):
+        letter('yes')
