@@ -77,7 +77,7 @@ def test_the_point_is_found(reply, expected):
 
 @pytest.mark.parametrize('reply', EMPTY, ids=lambda reply: reply[:40] or 'nothing')
 def test_a_reply_without_a_point_is_said_to_have_none(reply):
-    with pytest.raises(NoPoint, match='no point|nothing'):
+    with pytest.raises(NoPoint, match=r'no point|nothing'):
         point(reply, CLICKED)
 
 

@@ -1,0 +1,119 @@
+"""A model's first question: an image beside itself, where every answer is known."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.core.datatypes import Array
+from crosspoint_ros.matchers.cropond.prompt import Convention
+
+POINTS = 8
+NEEDED = 6
+RIGHT = 0.03  # of the image's diagonal
+WIDTH_PX, HEIGHT_PX = 644, 476
+# The second image of the other half of the test: the same at half the size, where thousandths stay
+# what they are and pixels do not. Only that tells the conventions apart.
+SMALLER = 0.5
+Image = npt.NDArray[np.uint8]
+
+log = logging.getLogger(__name__)
+
+
+class Pointer(Protocol):
+    """Asks a model where the second image shows points of the first."""
+
+    def ask(self, first: Image, second: Image, pixels: Sequence[Array],
+            convention: Convention) -> list[Array | None]:
+        """Return a pixel of the second image for each of the first; None where it says nothing."""
+        ...
+
+
+class SelfTestFailed(ValueError):  # noqa: N818
+    """The model cannot find an image's points in the very same image."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one convention did: right answers of all asked, and their median error, px."""
+
+    convention: Convention
+    same: int
+    smaller: int
+    asked: int
+    median_px: float
+
+    def __str__(self) -> str:
+        return (f'{self.convention.value}: {self.same} of {self.asked} found in the same image '
+                f'(median {self.median_px:.1f} px), {self.smaller} in a smaller one')
+
+
+def decide(pointer: Pointer, conventions: Sequence[Convention]) -> Score:
+    """Return the convention in which a model finds an image's points in the same image.
+
+    Of several the first that does best. Raises `SelfTestFailed`, with all that was tried, if none
+    finds three in four.
+    """
+    scores = [_score(pointer, convention) for convention in conventions]
+    for score in scores:
+        log.info('self-test: %s', score)
+    passed = [score for score in scores if score.same >= NEEDED]
+    if not passed:
+        tried = '; '.join(map(str, scores))
+        raise SelfTestFailed(f'the model failed its self-test ({NEEDED} of {POINTS} are needed): '
+                             f'{tried}. Is it a CroPond or Qwen2.5-VL checkpoint, with the right '
+                             'coordinates and template?')
+    return max(passed, key=lambda score: score.same + score.smaller)
+
+
+def _score(pointer: Pointer, convention: Convention) -> Score:
+    image, pixels = picture(), places()
+    smaller = cv2.resize(image, None, fx=SMALLER, fy=SMALLER, interpolation=cv2.INTER_AREA)
+    same_px = _errors_px(pointer.ask(image, image, list(pixels), convention), pixels)
+    smaller_px = _errors_px(pointer.ask(image, np.asarray(smaller, np.uint8), list(pixels),
+                                        convention), pixels * SMALLER)
+    limit_px = RIGHT * float(np.hypot(WIDTH_PX, HEIGHT_PX))
+    return Score(convention, int((same_px <= limit_px).sum()),
+                 int((smaller_px <= limit_px * SMALLER).sum()), POINTS, float(np.median(same_px)))
+
+
+def _errors_px(found: Sequence[Array | None], expected: Array) -> Array:
+    return np.array([np.inf if pixel is None else float(np.linalg.norm(pixel - place))
+                     for pixel, place in zip(found, expected, strict=True)])
+
+
+def places() -> Array:
+    """The pixels (n, 2) that are asked for: one in each part of the image, none near its border."""
+    rng = np.random.default_rng(1)
+    cells = np.stack(np.meshgrid(np.arange(4), np.arange(2)), -1).reshape(-1, 2)
+    return (0.1 + 0.8 * (cells + rng.uniform(0.2, 0.8, cells.shape)) / (4, 2)) \
+        * (WIDTH_PX, HEIGHT_PX)
+
+
+def picture() -> Image:
+    """Draw the image (h, w, 3): things unlike each other on a table, each with a number.
+
+    Drawn, not photographed: it is the same on every machine, and takes no room in the package.
+    """
+    rng = np.random.default_rng(0)
+    grain = cv2.GaussianBlur(rng.normal(0, 40, (HEIGHT_PX, WIDTH_PX)), (0, 0), 3)
+    image = np.clip(np.array([165.0, 140.0, 110.0]) + grain[..., None] * 3, 0, 255).astype(np.uint8)
+    for number in range(20):
+        x, y = 70 + 126 * (number % 5), 65 + 112 * (number // 5)
+        colour = tuple(int(c) for c in rng.integers(20, 236, 3))
+        size = int(rng.integers(22, 40))
+        if number % 3 == 0:
+            cv2.circle(image, (x, y), size, colour, -1)
+        elif number % 3 == 1:
+            cv2.rectangle(image, (x - size, y - size // 2), (x + size, y + size // 2), colour, -1)
+        else:
+            corners = np.array([[x - size, y + size], [x + size, y + size], [x, y - size]])
+            cv2.fillPoly(image, [corners], colour)
+        cv2.putText(image, str(number), (x - 12, y + 8), cv2.FONT_HERSHEY_SIMPLEX, 0.8,
+                    tuple(255 - c for c in colour), 2, cv2.LINE_AA)
+    return image
