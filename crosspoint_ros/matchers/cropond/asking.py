@@ -1,0 +1,216 @@
+"""Asks a chat server for points, in the best way that it can be asked."""
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from crosspoint_ros.core.datatypes import Array, Code, Rejected
+from crosspoint_ros.matchers.cropond import prompt
+from crosspoint_ros.matchers.cropond.answer import place
+from crosspoint_ros.matchers.cropond.asked import (
+    FORCED_TOKENS,
+    FREE_TOKENS,
+    Form,
+    Image,
+    Picture,
+    Pictures,
+    messages,
+)
+from crosspoint_ros.matchers.cropond.capabilities import CONTINUE, Capabilities, constrained
+from crosspoint_ros.matchers.cropond.chat import Chat, Deadline
+from crosspoint_ros.matchers.cropond.completion import Completion
+from crosspoint_ros.matchers.cropond.logprobs import spread_in, written_in
+from crosspoint_ros.matchers.cropond.options import RemoteOptions
+from crosspoint_ros.matchers.cropond.prompt import Convention, Shown, Template
+from crosspoint_ros.matchers.cropond.refusal import NOT_UNDERSTOOD, ServerTrouble
+from crosspoint_ros.matchers.cropond.reply import NoPoint, point
+
+# Where the server tells no probabilities nobody knows how certain the model was. That is enough to
+# be shown, and to be confirmed by another matcher or by geometry, and never to be called sure
+# (limits.min_confidence 0.5, limits.sure_confidence 0.8).
+UNMEASURED_CONFIDENCE = 0.6
+CLICK = tuple[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A point in pixels of the published image. covariance_px2: NaN where nothing measured it."""
+
+    pixel: Array
+    covariance_px2: Array
+    confidence: float
+
+
+class WayLost(Exception):  # noqa: N818  (not the caller's: it is asked again in another way)
+    """The server does not have an image that was named."""
+
+
+@dataclass(eq=False)
+class Asking:
+    """How one server is asked, once it is known."""
+
+    chat: Chat
+    options: RemoteOptions
+    pictures: Pictures
+    can: Capabilities
+    template: Template = field(default_factory=Template)
+    _held: set[str] = field(default_factory=set)  # names of images that the server was sent
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def places(self, images: Sequence[Image], clicks: Sequence[CLICK], convention: Convention,
+               deadline: Deadline) -> list[Place | Rejected]:
+        """Ask where the second image shows clicks of the first, all at once.
+
+        Returns a refusal for a reply without a point; raises `ServerTrouble` for what is wrong
+        with the server.
+        """
+        pictures = [self.pictures.of(image) for image in images]
+        shown = pictures[1].shown
+        form = self._form(convention, shown)
+        questions = [prompt.pointing(*click, self.options.question) for click in clicks]
+        replies = self._replies(pictures, questions, form, deadline)
+        return [self._place(reply, click, convention, shown)
+                for reply, click in zip(replies, clicks, strict=True)]
+
+    def named(self, image: Image, instruction: str, convention: Convention,
+              deadline: Deadline) -> Place | Rejected:
+        """Ask where an image shows what an instruction names; the model may say that nowhere."""
+        picture = self.pictures.of(image)
+        (reply,) = self._replies([picture], [prompt.grounding(instruction)], None, deadline)
+        return self._place(reply, None, convention, picture.shown)
+
+    def send(self, images: Sequence[Image], deadline: Deadline) -> None:
+        """Let the server compute what it keeps of images, each where it will stand as first."""
+        for image in images:
+            picture = self.pictures.of(image)
+            if picture.name not in self._held:
+                body = {**self._common(), 'max_tokens': 1,
+                        'messages': messages([self._part(picture, False)], 'Image.')}
+                self.chat.complete([body], deadline)
+                self._remember([picture])
+
+    def learn(self, image: Image, pixel: Array, convention: Convention,
+              deadline: Deadline) -> None:
+        """Take over the form in which the model itself replies; if it names no point, ours."""
+        picture = self.pictures.of(image)
+        click = prompt.written(convention, pixel, picture.shown)
+        question = prompt.pointing(*click, self.options.question)
+        (reply,) = self._replies([picture, picture], [question], None, deadline)
+        self.template = template_of(reply.text, click, convention) or Template()
+
+    # --- one round of requests
+
+    def _replies(self, pictures: Sequence[Picture], questions: Sequence[str], form: Form | None,
+                 deadline: Deadline) -> list[Completion]:
+        """Send the questions, with images by name where the server should have them."""
+        named = self.can.names and all(p.name in self._held for p in pictures)
+        try:
+            replies = self._round(pictures, questions, form, named, deadline)
+        except (WayLost, ServerTrouble) as lost:
+            if not named or isinstance(lost, ServerTrouble) and lost.status not in NOT_UNDERSTOOD:
+                raise
+            with self._lock:  # it was restarted, or its memory for images is full
+                self._held.clear()
+            replies = self._round(pictures, questions, form, False, deadline)
+        self._remember(pictures)
+        return replies
+
+    def _round(self, pictures: Sequence[Picture], questions: Sequence[str], form: Form | None,
+               by_name: bool, deadline: Deadline) -> list[Completion]:
+        begun = form.template.before if form and self.can.prefill else ''
+        parts = [self._part(picture, by_name) for picture in pictures]
+        bodies = [{**self._common(), **self._shape(form),
+                   'messages': messages(parts, question, begun)} for question in questions]
+        replies = self.chat.complete(bodies, deadline)
+        if by_name and any(r.prompt_tokens < sum(p.tokens for p in pictures) for r in replies):
+            raise WayLost
+        return [self._checked(reply, form) for reply in replies]
+
+    def _common(self) -> dict[str, Any]:
+        return self.can.fields
+
+    def _shape(self, form: Form | None) -> Mapping[str, Any]:
+        """The fields that give a reply its form."""
+        if form is None:
+            return {'max_tokens': FREE_TOKENS}
+        regex = form.numbers if self.can.prefill else form.whole
+        return {'max_tokens': FORCED_TOKENS if self.can.prefill else FREE_TOKENS,
+                **(CONTINUE if self.can.prefill else {}),
+                **(constrained(self.can.regex, regex) if self.can.regex else {})}
+
+    def _checked(self, reply: Completion, form: Form | None) -> Completion:
+        """Refuse a reply that does not keep to its form: the server is not what it was."""
+        if form is None or not self.can.regex:
+            return reply
+        regex = form.numbers if self.can.prefill else form.whole
+        if not re.match(regex, reply.text):
+            raise ServerTrouble(Code.MATCHER_FAILED, f'{self.chat.url}: the reply '
+                                f'{reply.text[:80]!r} is not in the form that was asked for: the '
+                                'server will be examined anew at the next click', True)
+        return reply
+
+    def _part(self, picture: Picture, by_name: bool) -> dict[str, Any]:
+        return picture.part(by_name, self.can.names)
+
+    def _remember(self, pictures: Sequence[Picture]) -> None:
+        with self._lock:
+            self._held.update(p.name for p in pictures)
+
+    # --- reading a reply
+
+    def _form(self, convention: Convention, shown: Shown) -> Form | None:
+        if not (self.can.regex or self.can.prefill):
+            return None
+        return Form(self.template, convention, prompt.digits(convention, shown))
+
+    def _place(self, reply: Completion, click: CLICK | None, convention: Convention,
+               shown: Shown) -> Place | Rejected:
+        """Read the point, and how certain it is where the reply tells."""
+        try:
+            said = self._said(reply.text, click)
+        except NoPoint as error:
+            return Rejected(Code.NOT_VISIBLE, str(error))
+        return (self._weighed(reply, said, convention, shown)
+                or Place(prompt.pixel_of(convention, *said, shown), np.full((2, 2), np.nan),
+                         UNMEASURED_CONFIDENCE))
+
+    def _said(self, text: str, click: CLICK | None) -> tuple[float, float]:
+        """The point of a reply; one that was begun by us starts with the numbers."""
+        bare = re.match(r'\s*([0-9.]+)\s*,\s*([0-9.]+)\s*[^0-9.\s]', text)
+        if bare and self.can.prefill:
+            return point(f'{bare[1]}, {bare[2]}')
+        return point(text, click)
+
+    def _weighed(self, reply: Completion, said: tuple[float, float], convention: Convention,
+                 shown: Shown) -> Place | None:
+        """Mean, covariance and confidence; None if the tokens do not tell."""
+        whole = prompt.units(convention, shown)
+        numbers = written_in(reply.text, said, convention)
+        if numbers is None or ''.join(t.text for t in reply.tokens)[:len(reply.text)] != reply.text:
+            return None
+        spread = spread_in(reply.tokens, numbers, (int(whole[0]), int(whole[1])))
+        if spread is None:
+            return None
+        scale = prompt.px_per_unit(convention, shown)
+        reach = self.options.window * max(shown.width_px, shown.height_px) / scale
+        found = place(spread, (float(reach[0]), float(reach[1])))
+        return Place(found.xy * scale, np.diag(scale) @ found.covariance @ np.diag(scale),
+                     found.confidence)
+
+
+def template_of(text: str, click: CLICK, convention: Convention) -> Template | None:
+    """Return what stands around the numbers of a free reply; None where none are found."""
+    try:
+        said = point(text, click)
+    except NoPoint:
+        return None
+    numbers = written_in(text, said, convention)
+    if numbers is None or not numbers[1].end:
+        return None
+    (x, y), lead = numbers, len('0.') if convention is Convention.RELATIVE_1 else 0
+    return Template(text[:x.start - lead], text[x.start + len(x.digits):y.start - lead], y.end)

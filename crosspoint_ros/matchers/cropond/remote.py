@@ -1,0 +1,123 @@
+"""The matcher `cropond_remote`: the model on a server, which others may share."""
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, View
+from crosspoint_ros.matchers.cropond import prompt
+from crosspoint_ros.matchers.cropond.asked import Pictures
+from crosspoint_ros.matchers.cropond.asking import Place
+from crosspoint_ros.matchers.cropond.chat import Chat, Deadline
+from crosspoint_ros.matchers.cropond.examination import EXAMINATION_S, Examination, Known
+from crosspoint_ros.matchers.cropond.options import RemoteOptions
+from crosspoint_ros.matchers.cropond.refusal import ServerTrouble
+
+log = logging.getLogger(__name__)
+
+
+class CropondRemoteMatcher:
+    """Asks CroPond, or any Qwen2.5-VL, on an OpenAI-compatible server where the click is.
+
+    Every query is answered or refused within the option `deadline_s`. A server that is away when
+    this is built, or goes away later, is found again by the first click after it came back.
+    """
+
+    Options = RemoteOptions
+    refined_by = 'xfeat'
+
+    def __init__(self, **options: Any) -> None:
+        """Examine the server, if it is there.
+
+        Raises ValueError for what waiting cannot cure: a wrong option, key or model name, an
+        untrusted certificate, something at the url that is no chat server, a failed self-test.
+        """
+        self.options = given = RemoteOptions(**options)
+        if importlib.util.find_spec('PIL') is None:
+            raise ValueError('cropond_remote needs Pillow: pip install pillow')
+        self._chat = Chat(given.url, given.model, given.key_env, given.ca_file, given.proxy)
+        self._pictures = Pictures(given.max_pixels)
+        self._examination = Examination(self._chat, given, self._pictures)
+        try:
+            self._examination.await_known(Deadline.after(EXAMINATION_S))
+        except ServerTrouble as trouble:
+            if not trouble.passing:
+                raise ValueError(trouble.message) from trouble
+            log.warning('%s. The next query tries again', trouble.message)
+
+    def match(self, query: Query) -> Match:
+        """Ask where the other view shows the click.
+
+        Raises `Rejected`: NOT_VISIBLE when the model names no point; MATCHER_FAILED or TIMEOUT
+        when the server does not answer.
+        """
+        (match,) = self.match_all([query])
+        if isinstance(match, Rejected):
+            raise match
+        return match
+
+    def match_all(self, queries: Sequence[Query]) -> list[Match | Rejected]:
+        """Answer many clicks on the same two frames at once, for the server to batch."""
+        views = {(id(q.clicked.image), id(q.other.image)) for q in queries}
+        if len(views) != 1:
+            raise ValueError(f'queries on {len(views)} pairs of frames, one is needed')
+        images = (queries[0].clicked.image, queries[0].other.image)
+        with self._asked() as (known, deadline):
+            shown = self._pictures.of(images[0]).shown
+            clicks = [prompt.written(known.convention, q.pixel, shown) for q in queries]
+            found = known.asking.places(images, clicks, known.convention, deadline)
+        return [place if isinstance(place, Rejected) else self._match(place) for place in found]
+
+    def ground(self, view: View, instruction: str) -> Array:
+        """Return the pixel (2,) that an instruction names.
+
+        Raises `Rejected`: NOT_VISIBLE when the model names none, LOW_CONFIDENCE when it guesses.
+        """
+        with self._asked() as (known, deadline):
+            found = known.asking.named(view.image, instruction, known.convention, deadline)
+        if isinstance(found, Rejected):
+            raise found
+        if found.confidence < self.options.min_ground_confidence:
+            raise Rejected(Code.LOW_CONFIDENCE, f'{instruction!r} may be in several places of '
+                           f'{view.camera}: {found.confidence:.2f} at the likeliest '
+                           '(cropond_remote.min_ground_confidence '
+                           f'{self.options.min_ground_confidence:g})')
+        return found.pixel
+
+    def warm(self, views: tuple[View, ...]) -> None:
+        """Encode frames and have the server compute what it keeps of them."""
+        with self._asked() as (known, deadline):
+            known.asking.send([view.image for view in views], deadline)
+
+    def describe(self) -> Mapping[str, str]:
+        """Say which server it is, what it can, and what is wrong with it if anything is."""
+        known = self._examination.known
+        about = {'server': self._chat.url, 'model': self._chat.model or 'not known yet'}
+        if known is None:
+            return {**about, 'state': self._examination.trouble or 'being examined'}
+        return {**about, 'state': 'ready', 'asked by': str(known.asking.can),
+                'coordinates': known.convention.value, 'template': repr(known.asking.template),
+                'self_test': 'off' if known.score is None else str(known.score)}
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._chat.close()
+
+    @contextmanager
+    def _asked(self) -> Iterator[tuple[Known, Deadline]]:
+        """What is known of the server, and until when; trouble makes it be examined anew."""
+        deadline = Deadline.after(self.options.deadline_s)
+        known = self._examination.await_known(deadline)
+        try:
+            yield known, deadline
+        except ServerTrouble as trouble:
+            if trouble.code is not Code.TIMEOUT:
+                self._examination.doubt(trouble)
+            raise
+
+    def _match(self, found: Place) -> Match:
+        return Match(found.pixel, found.covariance_px2, found.confidence,
+                     f'{self._chat.model} on {self._chat.url}')
