@@ -16,6 +16,7 @@ import torch
 from uncached import Uncached
 
 from crosspoint_ros.core.datatypes import Code, Rejected
+from crosspoint_ros.matchers.cropond.digits import Pruning
 from crosspoint_ros.matchers.cropond.engine import Engine, EngineOptions, Picture
 from crosspoint_ros.matchers.cropond.prompt import Convention, Template, grounding, pointing
 
@@ -23,6 +24,7 @@ torch.set_num_threads(1)
 MAX_PIXELS = 100 * 28 * 28
 CLICKS = [(7, 903), (512, 307), (0, 0), (999, 40), (88, 615), (345, 12)]
 QUESTIONS = [pointing(str(x), str(y)) for x, y in CLICKS]
+NO_PRUNING = Pruning(max_branches=1000, max_values=1, least_weight=0.0)
 SIZES = [(56, 84), (120, 160), (100, 60), (300, 400)]  # the last is shrunk to the cap
 
 
@@ -93,8 +95,7 @@ def test_four_digits_and_fractions_have_their_own_grammar(engine, uncached):
         uncached, pictures, QUESTIONS[:2], form)
     fraction = form_of(engine, 3, Convention.RELATIVE_1)
     assert engine.alphabet.decode(fraction.before).endswith('[0.')
-    (spread, _), = engine_of(engine_parts(engine), max_branches=1000, max_values=1,
-                             least_weight=0.0).spreads(pictures, QUESTIONS[:1], fraction)
+    (spread, _), = engine_of(engine_parts(engine), pruning=NO_PRUNING).spreads(pictures, QUESTIONS[:1], fraction)
     assert spread.px.sum() == pytest.approx(1.0, abs=1e-5)
     assert len(spread.px) == 1000
 
@@ -154,7 +155,7 @@ def test_a_click_on_a_known_pair_takes_six_passes_at_most(engine):
 
 
 def test_spreads_sum_to_one_and_match_brute_force(loaded, uncached):
-    engine = engine_of(loaded, max_branches=1000, max_values=1, least_weight=0.0)
+    engine = engine_of(loaded, pruning=NO_PRUNING)
     pictures, form = (picture(1), picture(2)), form_of(engine)
     (spread, _), = engine.spreads(pictures, QUESTIONS[1:2], form)
     assert spread.px.sum() == pytest.approx(1.0, abs=1e-5)
@@ -179,8 +180,8 @@ def test_packed_spreads_are_those_of_single_questions(engine):
 
 def test_pruned_branches_are_missing_from_the_sum(loaded):
     pictures = picture(1), picture(2)
-    few, all_ = engine_of(loaded, max_branches=2), engine_of(loaded, max_branches=1000,
-                                                             least_weight=0.0)
+    few = engine_of(loaded, pruning=Pruning(max_branches=2))
+    all_ = engine_of(loaded, pruning=NO_PRUNING)
     form = form_of(few)
     (pruned, _), = few.spreads(pictures, QUESTIONS[:1], form)
     (whole, _), = all_.spreads(pictures, QUESTIONS[:1], form)
@@ -212,7 +213,7 @@ def test_the_template_is_greedy_only_when_the_model_would_have_written_it(engine
 def test_passes_of_fixed_shape_say_the_same(loaded, engine):
     """What a GPU records as CUDA graphs, run here without recording."""
     pictures, form = (picture(1), picture(2)), form_of(engine)
-    fixed = engine_of(loaded, fixed_shapes=True, arena_tokens=1024)
+    fixed = engine_of(loaded, fixed_shapes=True)
     for questions in ([QUESTIONS[0]], QUESTIONS):
         assert answers(fixed, pictures, questions, form) == answers(
             engine, pictures, questions, form)
@@ -236,10 +237,26 @@ def test_not_a_number_is_refused(tmp_path, ask):
     assert refused.value.code == Code.MATCHER_FAILED
 
 
-def test_more_than_the_arena_holds_is_an_error_and_the_next_click_works(loaded, uncached):
-    engine = engine_of(loaded, arena_tokens=160)
+def test_more_than_the_arena_holds_is_refused_and_the_next_click_works(loaded, uncached):
+    engine = engine_of(loaded, question_tokens=20)
     pictures, form = (picture(1), picture(2)), form_of(engine)
-    with pytest.raises(ValueError, match='do not fit in 160'):
+    with pytest.raises(Rejected, match='do not fit in 220'):
         engine.greedy(pictures, QUESTIONS, form)
     assert answers(engine, pictures, QUESTIONS[:1], form) == truth(
         uncached, pictures, QUESTIONS[:1], form)
+
+
+def test_more_questions_than_may_be_packed_are_answered_in_turns(loaded, engine):
+    pictures, form = (picture(1), picture(2)), form_of(engine)
+    turns = engine_of(loaded, max_packed=4)
+    turns.prepare(pictures)
+    before = turns.passes
+    assert answers(turns, pictures, QUESTIONS, form) == answers(engine, pictures, QUESTIONS, form)
+    assert turns.passes - before > 6
+
+
+def test_the_model_attends_as_before_when_others_use_it(loaded, engine):
+    config = loaded[0].model.language_model.config
+    before = config._attn_implementation
+    engine.prepare((picture(1), picture(2)))
+    assert config._attn_implementation == before

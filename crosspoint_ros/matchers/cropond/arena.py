@@ -1,6 +1,8 @@
 """The keys and values of one sequence, in place: appended without copying, rolled back for free."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,25 +23,32 @@ class Kept:
         return int(self.keys.shape[3])
 
 
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A pass of fixed shape: the slots (n,) its tokens go to, and how many it may attend to."""
+
+    slots: torch.Tensor
+    room: int
+
+
 class Arena(DynamicCache):
-    """Room for `size` tokens, allocated once. Rolling back is setting a length.
+    """Room for so many tokens, allocated once. Rolling back is setting a length.
 
     A cache that transformers' models take, without what its own ones cost: no concatenation a
-    token, no deep copy a question, no `crop`, whose meaning changed between 4.x and 5.x. With
-    `slots` set, new tokens go where those say and attention goes over the whole room, masked:
-    shapes that never change, as CUDA graphs need them.
+    token, no deep copy a question, no `crop`, whose meaning changed between 4.x and 5.x.
     """
 
-    def __init__(self, config: Any, size: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, config: Any, room: int, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
         head_dim = getattr(config, 'head_dim', None) \
             or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, 1, config.num_key_value_heads, size, head_dim)
+        shape = (config.num_hidden_layers, 1, config.num_key_value_heads, room + 1, head_dim)
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
         self._values = torch.zeros(shape, dtype=dtype, device=device)
         self._filled = [0] * config.num_hidden_layers
-        self.size = size
-        self.slots: torch.Tensor | None = None
+        self._window: Window | None = None
+        self.room = room
+        self.spare_slot = room  # beyond the room: nobody attends to it
 
     @property
     def length(self) -> int:
@@ -50,15 +59,24 @@ class Arena(DynamicCache):
                *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Take a layer's new keys and values (1, heads, n, size); return those to attend to."""
         keys, values = self._keys[layer_idx], self._values[layer_idx]
-        if self.slots is not None:
-            keys.index_copy_(2, self.slots, key_states)
-            values.index_copy_(2, self.slots, value_states)
-            return keys, values
+        if self._window is not None:
+            keys.index_copy_(2, self._window.slots, key_states)
+            values.index_copy_(2, self._window.slots, value_states)
+            return keys[:, :, :self._window.room], values[:, :, :self._window.room]
         begin = self._filled[layer_idx]
         end = begin + key_states.shape[2]
         keys[:, :, begin:end], values[:, :, begin:end] = key_states, value_states
         self._filled[layer_idx] = end
         return keys[:, :, :end], values[:, :, :end]
+
+    @contextmanager
+    def through(self, window: Window) -> Iterator[None]:
+        """Let a pass write to the window's slots and attend to its room; lengths stay."""
+        self._window = window
+        try:
+            yield
+        finally:
+            self._window = None
 
     def get_seq_length(self, layer_idx: int | None = 0) -> int:
         """How many tokens a layer holds."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,20 @@ X, Y = 0, 1
 
 
 @dataclass(frozen=True)
+class Pruning:
+    """What of the tree of digits is not followed, and so is missing from a spread.
+
+    max_branches: so many beginnings of a number are followed at a time, the most probable ones.
+    max_values: the y is asked for so many values of x. least_weight: a beginning less probable is
+    left out. A model that knows the place needs few of each.
+    """
+
+    max_branches: int = 8
+    max_values: int = 2
+    least_weight: float = 1e-3
+
+
+@dataclass(frozen=True)
 class Greedy:
     """Two numbers, the tokens that wrote them, and their log-probability among those allowed."""
 
@@ -29,9 +43,9 @@ class Greedy:
 class Digits:
     """What both searches share: the small head, the grammar, and the count of the tree's nodes."""
 
-    def __init__(self, run: Run, head: torch.Tensor, choices: Choices) -> None:
+    def __init__(self, run: Run, head: torch.Tensor, choices: Choices, nodes: int) -> None:
         self._run, self._head, self._choices, self._form = run, head, choices, choices.form
-        self._nodes = 0
+        self._nodes = nodes
 
     def _logprobs(self, hidden: torch.Tensor, numerals: Sequence[tuple[Numeral, int]]) -> Array:
         """Log-probabilities (n, columns) among the tokens that may follow. Refuses NaN."""
@@ -66,7 +80,6 @@ class GreedySearch(Digits):
     def search(self, hidden: torch.Tensor, last: Sequence[int]) -> list[Greedy]:
         """Complete the replies whose last nodes these are, all in the same passes."""
         ways = [Way(node) for node in last]
-        self._nodes = max(last) + 1
         open_ways = ways
         while open_ways:
             logprobs = self._logprobs(hidden, [(way.numeral, way.axis) for way in open_ways])
@@ -109,9 +122,13 @@ class GreedySearch(Digits):
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """The beginning of a number: of which reply, its hidden state, node and log-weight."""
+    """The beginning of a number: its hidden state, node and log-weight.
 
-    reply: int
+    start: where it began, question: what it replies to.
+    """
+
+    start: int
+    question: int
     hidden: torch.Tensor
     node: int
     logweight: float
@@ -129,20 +146,19 @@ class End:
 class SpreadSearch(Digits):
     """Follows the beginnings that matter, all of a length in one pass."""
 
-    def __init__(self, run: Run, head: torch.Tensor, choices: Choices, max_branches: int,
-                 max_values: int, least_weight: float) -> None:
-        super().__init__(run, head, choices)
-        self._max_branches, self._max_values = max_branches, max_values
-        self._least = least_weight
+    def __init__(self, run: Run, head: torch.Tensor, choices: Choices, nodes: int,
+                 pruning: Pruning) -> None:
+        super().__init__(run, head, choices, nodes)
+        self._pruning = pruning
 
     def search(self, hidden: torch.Tensor, last: Sequence[int]) -> list[Spread]:
         """Weigh the numbers of the replies whose last nodes these are."""
-        self._nodes = max(last) + 1
-        starts = [Branch(reply, hidden[reply], node, 0.0) for reply, node in enumerate(last)]
+        starts = [Branch(question, question, hidden[question], node, 0.0)
+                  for question, node in enumerate(last)]
         px, ends = self._axis(starts, X)
         chosen = [(reply, int(v)) for reply, p in enumerate(px)
-                  for v in np.argsort(p)[::-1][:self._max_values] if p[v] >= self._least
-                  or p[v] == p.max()]
+                  for v in np.argsort(p)[::-1][:self._pruning.max_values]
+                  if p[v] >= self._pruning.least_weight or p[v] == p.max()]
         seconds = self._seconds(chosen, px, ends)
         py, _ = self._axis(seconds, Y)
         return [self._spread(reply, px[reply], chosen, py) for reply in range(len(last))]
@@ -152,12 +168,14 @@ class SpreadSearch(Digits):
         """Join p(x) with p(y | x), which was asked for the most probable x alone."""
         mine = [(v, p) for (whose, v), p in zip(chosen, py, strict=True) if whose == reply]
         _, x, y = max((float(p.max()), v, int(p.argmax())) for v, p in mine)
-        asked = sum(px[v] for v, _ in mine)
-        return Spread(px, np.sum([p for _, p in mine], axis=0) / asked, (x, y))
+        return Spread(px, np.sum([p for _, p in mine], axis=0), (x, y))
 
     def _seconds(self, chosen: Sequence[tuple[int, int]], px: Sequence[Array],
                  ends: Sequence[dict[int, End]]) -> list[Branch]:
-        """Run what stands between the numbers, for each chosen x, in one pass."""
+        """Run what stands between the numbers, for each chosen x, in one pass.
+
+        The weights of the chosen x of one question add up to one.
+        """
         tokens: list[int] = []
         parents: list[int] = []
         lasts: list[int] = []
@@ -171,7 +189,11 @@ class SpreadSearch(Digits):
             lasts.append(node)
         begin = self._nodes
         hidden = self._append(tokens, parents)
-        return [Branch(number, hidden[node - begin], node, math.log(px[reply][v]))
+        asked = np.zeros(len(px))
+        for reply, v in chosen:
+            asked[reply] += px[reply][v]
+        return [Branch(number, reply, hidden[node - begin], node,
+                       math.log(px[reply][v] / asked[reply]))
                 for number, ((reply, v), node) in enumerate(zip(chosen, lasts, strict=True))]
 
     def _axis(self, starts: Sequence[Branch], axis: int
@@ -197,8 +219,8 @@ class SpreadSearch(Digits):
             return
         ending = np.logaddexp.reduce(logprobs[self._choices.ending(axis)])
         value = branch.numeral.value(self._form)
-        p[branch.reply][value] += math.exp(branch.logweight + ending)
-        self._ends_at(ends[branch.reply], value, End(branch.node, ()))
+        p[branch.start][value] += math.exp(branch.logweight + ending)
+        self._ends_at(ends[branch.start], value, End(branch.node, ()))
 
     def _grown(self, branch: Branch, logprobs: Array, p: Sequence[Array],
                ends: Sequence[dict[int, End]]) -> list[tuple[Branch, int]]:
@@ -208,11 +230,11 @@ class SpreadSearch(Digits):
             weight, numeral = branch.logweight + float(logprobs[digit]), branch.numeral.plus(digit)
             if numeral.must_end(self._form):
                 value = numeral.value(self._form)
-                p[branch.reply][value] += math.exp(weight)
-                self._ends_at(ends[branch.reply], value,
+                p[branch.start][value] += math.exp(weight)
+                self._ends_at(ends[branch.start], value,
                               End(branch.node, (self._choices.tokens[digit],)))
             else:
-                longer.append((Branch(branch.reply, branch.hidden, branch.node, weight, numeral),
+                longer.append((replace(branch, logweight=weight, numeral=numeral),
                                self._choices.tokens[digit]))
         return longer
 
@@ -221,15 +243,16 @@ class SpreadSearch(Digits):
         ends.setdefault(value, end)
 
     def _followed(self, longer: Sequence[tuple[Branch, int]]) -> list[Branch]:
-        """Run the digits of the weightiest branches of each reply in one pass."""
+        """Run the digits of the weightiest branches of each question in one pass."""
         kept: list[tuple[Branch, int]] = []
-        for reply in dict.fromkeys(branch.reply for branch, _ in longer):
-            mine = sorted((b for b in longer if b[0].reply == reply),
-                          key=lambda b: b[0].logweight, reverse=True)[:self._max_branches]
-            kept += [b for b in mine if math.exp(b[0].logweight) >= self._least or b is mine[0]]
+        for question in dict.fromkeys(branch.question for branch, _ in longer):
+            mine = sorted((b for b in longer if b[0].question == question),
+                          key=lambda b: b[0].logweight, reverse=True)
+            kept += [b for number, b in enumerate(mine[:self._pruning.max_branches])
+                     if number == 0 or math.exp(b[0].logweight) >= self._pruning.least_weight]
         if not kept:
             return []
         begin = self._nodes
         hidden = self._append([token for _, token in kept], [b.node for b, _ in kept])
-        return [Branch(b.reply, hidden[number], begin + number, b.logweight, b.numeral)
+        return [replace(b, hidden=hidden[number], node=begin + number)
                 for number, (b, _) in enumerate(kept)]

@@ -6,7 +6,7 @@ said instead of the forced words is read off that pass, too.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,36 +16,40 @@ from crosspoint_ros.core.datatypes import Code, Rejected
 from crosspoint_ros.matchers.cropond.answer import Spread
 from crosspoint_ros.matchers.cropond.arena import Arena
 from crosspoint_ros.matchers.cropond.decoder import Decoder
-from crosspoint_ros.matchers.cropond.digits import Greedy, GreedySearch, SpreadSearch
+from crosspoint_ros.matchers.cropond.digits import Greedy, GreedySearch, Pruning, SpreadSearch
 from crosspoint_ros.matchers.cropond.grammar import Alphabet, Choices, Form
-from crosspoint_ros.matchers.cropond.pixels import TRAINED_MAX_PIXELS
+from crosspoint_ros.matchers.cropond.graphs import FixedSteps
+from crosspoint_ros.matchers.cropond.pixels import MERGED_PX, TRAINED_MAX_PIXELS
 from crosspoint_ros.matchers.cropond.prefix import Picture as Picture
 from crosspoint_ros.matchers.cropond.prefix import Prefix, Prefixes
-from crosspoint_ros.matchers.cropond.tree import ROOT, TokenTree
+from crosspoint_ros.matchers.cropond.tree import TokenTree, packed
 
 ASKED = '<|im_end|>\n<|im_start|>assistant\n'
-# One image of the cap is 768 tokens; what is left is for questions and digits.
-ARENA_TOKENS = 4096
+# Room beside the images, for questions and digits: some 110 tokens a click.
+QUESTION_TOKENS = 2560
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """How much is computed and kept.
 
-    max_branches: how many beginnings of a number are followed at a time, max_values: how many
-    values of x the y is asked for; least_weight: a branch less probable is left out. A model that
-    knows the place needs few of each. max_pairs: frame pairs whose prefix is remembered (a 3B
-    model takes 37 kB a token of it). cuda_graphs: record the passes, on a GPU.
+    pruning: what of the digits' tree is not followed. max_pairs: frame pairs whose prefix is remembered (a 3B
+    model takes 37 kB a token of it). max_packed: questions answered in the same passes; more are
+    answered in turns. question_tokens: room for them. cuda_graphs: record the passes, on a GPU.
     """
 
     max_pixels: int = TRAINED_MAX_PIXELS
     max_pairs: int = 4
-    max_branches: int = 8
-    max_values: int = 2
-    least_weight: float = 1e-3
-    arena_tokens: int = ARENA_TOKENS
+    pruning: Pruning = Pruning()
+    max_packed: int = 16
+    question_tokens: int = QUESTION_TOKENS
     cuda_graphs: bool = True
     fixed_shapes: bool = False  # on a CPU only tests want them
+
+    @property
+    def arena_tokens(self) -> int:
+        """Room for two images of the largest size, and for questions."""
+        return 2 * (self.max_pixels // MERGED_PX ** 2) + self.question_tokens
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ class Engine:
         on_gpu = weight.device.type == 'cuda'
         arena = Arena(model.model.language_model.config, options.arena_tokens, weight.dtype,
                       weight.device)
-        self.decoder = Decoder(model, arena, (on_gpu and options.cuda_graphs)
-                               or options.fixed_shapes, capture=on_gpu and options.cuda_graphs)
+        record = on_gpu and options.cuda_graphs
+        self.decoder = Decoder(model, arena, FixedSteps(model, arena, record)
+                               if record or options.fixed_shapes else None)
         self._head = model.lm_head
         self._prefixes = Prefixes(model, self.decoder, self.alphabet, options.max_pixels,
                                   options.max_pairs)
@@ -105,21 +110,26 @@ class Engine:
     def greedy(self, pictures: tuple[Picture, ...], questions: Sequence[str], form: Form
                ) -> list[tuple[Greedy, TemplateCheck]]:
         """Answer questions by the most probable digit each time, as plain decoding would."""
-        asked = self._ask(pictures, questions, form.before)
         choices = Choices(self.alphabet, form)
-        search = GreedySearch(asked.run, self._small_head(choices), choices)
-        return list(zip(search.search(asked.hidden, asked.last), asked.checks, strict=True))
+        answers: list[tuple[Greedy, TemplateCheck]] = []
+        for asked in self._in_turns(pictures, questions, form):
+            search = GreedySearch(asked.run, self._small_head(choices), choices, asked.nodes)
+            found = search.search(asked.hidden, asked.last)
+            answers += zip(found, asked.checks, strict=True)
+        return answers
 
     @torch.inference_mode()
     def spreads(self, pictures: tuple[Picture, ...], questions: Sequence[str], form: Form
                 ) -> list[tuple[Spread, TemplateCheck]]:
         """Answer questions by what the model says of every number, but for improbable ones."""
-        asked = self._ask(pictures, questions, form.before)
         choices = Choices(self.alphabet, form)
-        search = SpreadSearch(asked.run, self._small_head(choices), choices,
-                              self.options.max_branches, self.options.max_values,
-                              self.options.least_weight)
-        return list(zip(search.search(asked.hidden, asked.last), asked.checks, strict=True))
+        answers: list[tuple[Spread, TemplateCheck]] = []
+        for asked in self._in_turns(pictures, questions, form):
+            search = SpreadSearch(asked.run, self._small_head(choices), choices, asked.nodes,
+                                  self.options.pruning)
+            found = search.search(asked.hidden, asked.last)
+            answers += zip(found, asked.checks, strict=True)
+        return answers
 
     @torch.inference_mode()
     def free(self, pictures: tuple[Picture, ...], question: str, max_tokens: int = 48) -> FreeReply:
@@ -139,24 +149,25 @@ class Engine:
             node = asked.nodes - 1
         return FreeReply(tuple(tokens), self.alphabet.decode(tokens), logprob)
 
+    def _in_turns(self, pictures: tuple[Picture, ...], questions: Sequence[str], form: Form
+                  ) -> Iterator[Asked]:
+        """Ask as many questions at a time as may be packed."""
+        for begin in range(0, len(questions), self.options.max_packed):
+            yield self._ask(pictures, questions[begin:begin + self.options.max_packed],
+                            form.before)
+
     def _ask(self, pictures: tuple[Picture, ...], questions: Sequence[str],
              forced: tuple[int, ...]) -> Asked:
         """Run all questions, and the words forced upon the replies, in one pass."""
         prefix = self._prefixes.load(pictures)
         asked = Asked(self.decoder, prefix)
-        tokens: list[int] = []
-        parents: list[int] = []
-        starts: list[int] = []
-        for question in questions:
-            own = self.alphabet.encode(question + ASKED)
-            starts.append(len(tokens) + len(own) - 1)
-            for number, token in enumerate((*own, *forced)):
-                parents.append(ROOT if number == 0 else len(tokens) - 1)
-                tokens.append(token)
+        chains = [(*self.alphabet.encode(question + ASKED), *forced) for question in questions]
+        tokens, parents, paths = packed(chains)
         hidden = asked.run(tokens, parents)
-        asked.last = [start + len(forced) for start in starts]
+        asked.last = [path[-1] for path in paths]
         asked.hidden = hidden[asked.last]
-        asked.checks = [self._check(hidden[start:start + len(forced)], forced) for start in starts]
+        # The state before a forced word is where the model says what it would have written.
+        asked.checks = [self._check(hidden[path[-1 - len(forced):-1]], forced) for path in paths]
         return asked
 
     def _check(self, hidden: torch.Tensor, forced: tuple[int, ...]) -> TemplateCheck:

@@ -29,6 +29,26 @@ class Step:
         new, total = self.sees.shape
         return bool(np.array_equal(self.sees, np.tri(new, total, self.first, dtype=bool)))
 
+    def sees_with(self, prefix: int) -> npt.NDArray[np.bool_]:
+        """Who sees whom (new tokens, prefix and all tokens of the tree so far)."""
+        return np.hstack([np.ones((len(self.tokens), prefix), dtype=bool), self.sees])
+
+
+def packed(chains: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[list[int]]]:
+    """Merge chains of tokens into one tree: what they begin with in common is there once.
+
+    Returns tokens, their parents, and the numbers of each chain's tokens.
+    """
+    known: dict[tuple[int, int], int] = {}
+    paths = []
+    for chain in chains:
+        node, path = ROOT, []
+        for token in chain:
+            node = known.setdefault((node, token), len(known))
+            path.append(node)
+        paths.append(path)
+    return [token for _, token in known], [parent for parent, _ in known], paths
+
 
 class TokenTree:
     """Grows by steps; a token sees its ancestors and itself."""
