@@ -42,6 +42,7 @@ class Shape:
     vision_heads: int
     vision_inner: int
     vision_full: tuple[int, ...]
+    rope_theta: float = 1e6
 
 
 TINY = Shape(64, 2, 4, 2, 128, 2, 32, 2, 64, (1,))
@@ -71,7 +72,7 @@ def config_of(shape: Shape, vocabulary: int, ids: dict[str, int]) -> dict[str, A
         bos_token_id=ids['<|endoftext|>'], eos_token_id=ids['<|im_end|>'], hidden_act='silu',
         hidden_size=shape.hidden, intermediate_size=shape.inner, max_position_embeddings=32768,
         num_attention_heads=shape.heads, num_hidden_layers=shape.layers,
-        num_key_value_heads=shape.kv_heads, rms_norm_eps=1e-6, rope_theta=1000000.0,
+        num_key_value_heads=shape.kv_heads, rms_norm_eps=1e-6, rope_theta=shape.rope_theta,
         tie_word_embeddings=True, torch_dtype='float32', use_cache=True, vocab_size=vocabulary,
         rope_scaling=dict(type='mrope', mrope_section=sections),
         vision_start_token_id=ids['<|vision_start|>'], vision_end_token_id=ids['<|vision_end|>'],
