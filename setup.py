@@ -153,7 +153,7 @@ setup(
         'opencv': pinned('opencv-python-headless'),
         'bag': pinned('rosbags'),
         'cropond': ['torch>=2.5', 'transformers>=4.57,<6', 'pillow>=9'],
-        'remote': ['httpx>=0.22'],
+        'remote': ["httpx2>=2; python_version >= '3.11'", "httpx>=0.22; python_version < '3.11'"],
         'test': requirements('test'),
     },
     entry_points={'console_scripts': ['crosspoint = crosspoint_ros.cli:main']},

@@ -35,7 +35,7 @@ NONE = -100
 
 
 def build(folder: Path, reply: str = JSON, hides: bool = False, seed: int = 0) -> Path:
-    """Write a checkpoint that replies in this form, and says UNSEEN of the left third if `hides`."""
+    """Write a checkpoint that replies in this form; UNSEEN to clicks on the left if `hides`."""
     tiny_qwen.build(folder, SHAPE, seed)
     model, tokenizer = tiny_qwen.load(folder)
     teach(model, tokenizer, reply, hides, seed)
