@@ -18,6 +18,7 @@ from crosspoint_ros.matchers.cropond.prompt import Convention, Shown, Template
 from crosspoint_ros.matchers.cropond.reply import NoPoint, point
 
 if TYPE_CHECKING:
+    from crosspoint_ros.matchers.cropond.checkpoint import Checkpoint
     from crosspoint_ros.matchers.cropond.engine import Engine, Picture
     from crosspoint_ros.matchers.cropond.grammar import Form
 
@@ -30,8 +31,8 @@ class CropondMatcher:
     Options = LocalOptions
     refined_by = 'xfeat'
 
-    def __init__(self, **options: Any) -> None:
-        """Load the model and put it to its test.
+    def __init__(self, loaded: Checkpoint | None = None, **options: Any) -> None:
+        """Load the model and put it to its test. loaded: one that is in memory already.
 
         Raises ValueError, OSError or MemoryError with words for people.
         """
@@ -43,8 +44,8 @@ class CropondMatcher:
             raise ValueError(f'cropond needs {error.name}: pip install "crosspoint_ros[cropond]", '
                              'or torch, transformers and pillow; on a Jetson torch comes from '
                              'NVIDIA') from error
-        loaded = checkpoint.load(self.options.model, self.options.revision, self.options.device,
-                                 self.options.weights)
+        self.checkpoint = loaded = loaded or checkpoint.load(
+            self.options.model, self.options.revision, self.options.device, self.options.weights)
         self._begin(Engine(loaded.model, loaded.tokenizer, EngineOptions(
             max_pixels=self.options.max_pixels, max_pairs=self.options.max_pairs,
             cuda_graphs=self.options.cuda_graphs)))
