@@ -112,7 +112,7 @@ class Asking:
         try:
             replies = self._round(pictures, questions, form, named, deadline)
         except (WayLost, ServerTrouble) as lost:
-            if not named or isinstance(lost, ServerTrouble) and lost.status not in NOT_UNDERSTOOD:
+            if not named or (isinstance(lost, ServerTrouble) and lost.status not in NOT_UNDERSTOOD):
                 raise
             with self._lock:  # it was restarted, or its memory for images is full
                 self._held.clear()

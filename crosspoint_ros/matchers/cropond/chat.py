@@ -233,7 +233,10 @@ async def _all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _close(client: Any, loop: asyncio.AbstractEventLoop) -> None:
-    """Close the connections; where this comes amid another event loop they close by themselves."""
-    with contextlib.suppress(RuntimeError):
-        loop.run_until_complete(client.aclose())
+    """Close the connections."""
+    work = client.aclose()
+    try:
+        loop.run_until_complete(work)
+    except RuntimeError:  # collected amid another event loop: the sockets close by themselves
+        work.close()
     loop.close()

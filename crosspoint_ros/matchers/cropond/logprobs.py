@@ -34,11 +34,14 @@ def written_in(text: str, point: tuple[float, float], convention: Convention
     """Find the numbers of a point in the text that names it; None where they stand otherwise."""
     fixed = convention is Convention.RELATIVE_1
     number = r'0\.([0-9]{3})(?![0-9])' if fixed else r'([0-9]+)(?![0-9.])'
-    for pair in re.finditer(rf'(?<![0-9.-]){number}([^0-9.-]+){number}(.?)', text, re.DOTALL):
-        if (float(pair[0][:pair.end(1) - pair.start()]),
-                float(text[pair.end(2):pair.end(3)])) == point:
-            return (Written(pair.start(1), pair[1], pair[2][0], fixed),
-                    Written(pair.start(3), pair[3], pair[4], fixed))
+    pair = re.compile(rf'(?<![0-9.-]){number}([^0-9.-]+){number}(.?)', re.DOTALL)
+    found = pair.search(text)
+    while found:
+        y_begins = found.end(2)
+        if (float(text[found.start():found.end(1)]), float(text[y_begins:found.end(3)])) == point:
+            return (Written(found.start(1), found[1], found[2][0], fixed),
+                    Written(found.start(3), found[3], found[4], fixed))
+        found = pair.search(text, found.end(1))  # its second number may be the first of the next
     return None
 
 

@@ -1,0 +1,297 @@
+"""A DOUBLE of a chat server, without a model: it does well or misbehaves, as a test says.
+
+What real servers do was looked at in vLLM 0.32 and `transformers serve` 5.x; test_cropond_serve.py
+runs against those.
+"""
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import math
+import re
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+
+MODEL = 'cropond-3b'
+COMMON = {'model', 'messages', 'temperature', 'stream', 'max_tokens'}
+BEFORE = '```json\n[\n\t{"point_2d": ['
+PAGE = b'<!DOCTYPE html><html><title>Please log in</title></html>'
+STEP_S = 0.02
+
+
+@dataclass
+class Manners:
+    """How a server behaves. fields: what it understands besides the common protocol.
+
+    ignores: fields that it takes and does nothing about. strict: refuses all others with 422.
+    answer: the numbers that it replies to the ones it was asked about. sure: the probability of
+    each digit. faults: what befalls the next chat requests, one after the other; always: all.
+    """
+
+    fields: set[str] = field(default_factory=lambda: {
+        'structured_outputs', 'repetition_penalty', 'add_generation_prompt',
+        'continue_final_message', 'logprobs', 'top_logprobs', 'uuid'})
+    ignores: set[str] = field(default_factory=set)
+    strict: bool = False
+    key: str = ''
+    models: tuple[str, ...] | int = (MODEL,)
+    answer: Callable[[str, str], tuple[str, str]] = lambda x, y: (x, y)
+    free: Callable[[str, str], str] = lambda x, y: f'{BEFORE}{x}, {y}], "label": "it"}}\n]\n```'
+    sure: float = 0.99
+    faults: list[str] = field(default_factory=list)
+    always: str = ''
+
+
+VLLM = Manners
+
+
+def serve_like() -> Manners:
+    """The manners of `transformers serve`: no constraints, no probabilities, no list offline."""
+    return Manners(fields={'frequency_penalty', 'logprobs', 'top_logprobs'},
+                   ignores={'logprobs', 'top_logprobs'}, strict=True, models=500)
+
+
+class ScriptedServer:
+    """Listens on 127.0.0.1 until `stop`, which also ends what is under way."""
+
+    def __init__(self, manners: Manners | None = None, port: int = 0,
+                 certificate: str = '') -> None:
+        self.manners = manners or Manners()
+        self.requests: list[dict] = []
+        self.authorizations: list[str] = []
+        self.connections = 0
+        self.kept: dict[str, int] = {}
+        self.stopped = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self._http = _Http(('127.0.0.1', port), _Conversation)
+        self._http.owner = self
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+        self.port = self._http.server_address[1]
+        self.url = f'http{"s" if certificate else ""}://127.0.0.1:{self.port}/v1'
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(STEP_S,))
+        self._thread.start()
+
+    def connected(self, connection: socket.socket) -> None:
+        self.connections += 1
+        self._sockets.append(connection)
+
+    def stop(self) -> None:
+        """End at once, as when the process is killed."""
+        self.stopped.set()
+        self._http.shutdown()
+        self._http.server_close()
+        for connection in self._sockets:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    def asked(self, text: str) -> list[dict]:
+        """The requests whose question holds a text."""
+        return [r for r in self.requests if text in json.dumps(r)]
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    owner: ScriptedServer
+
+    def handle_error(self, request, client_address) -> None:
+        """Clients that go away are part of the tests."""
+
+
+class _Conversation(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    server: _Http
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.owner.connected(self.connection)
+
+    def log_message(self, *_args) -> None:
+        """Say nothing."""
+
+    @property
+    def manners(self) -> Manners:
+        return self.server.owner.manners
+
+    def do_GET(self) -> None:
+        if not self._allowed():
+            return
+        models = self.manners.models
+        if isinstance(models, int):
+            self._reply(models, {'detail': 'Internal Server Error'})
+        else:
+            self._reply(200, {'object': 'list', 'data': [{'id': name} for name in models]})
+
+    def do_POST(self) -> None:
+        owner, manners = self.server.owner, self.manners
+        body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+        owner.requests.append(body)
+        owner.authorizations.append(self.headers.get('Authorization', ''))
+        if not self._allowed():
+            return
+        fault = manners.faults.pop(0) if manners.faults else manners.always
+        if fault:
+            getattr(self, f'_{fault}')() if not fault.isdigit() else self._reply(
+                int(fault), {'error': {'message': f'scripted {fault}'}})
+            return
+        status, reply = self._completion(body)
+        self._reply(status, reply)
+
+    def _allowed(self) -> bool:
+        given = self.headers.get('Authorization', '')
+        if not self.manners.key or given == f'Bearer {self.manners.key}':
+            return True
+        self._reply(401, {'error': {'message': f'wrong key: {given}'}})
+        return False
+
+    def _reply(self, status: int, content: dict | bytes, kind: str = 'application/json') -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header('Content-Type', kind)
+        self.send_header('Content-Length', str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    # --- a model that repeats the point it was asked about
+
+    def _completion(self, body: dict) -> tuple[int, dict]:
+        manners, fields = self.manners, body.keys() - COMMON
+        if body['model'] != MODEL:
+            return 404, {'error': {'message': f'The model `{body["model"]}` does not exist.'}}
+        if manners.strict and fields - manners.fields:
+            return 422, {'detail': f'Unexpected keys in the request: {sorted(fields)}'}
+        heard = fields & (manners.fields - manners.ignores)
+        try:
+            tokens = self._prompt_tokens(body, 'continue_final_message' in heard)
+        except KeyError as missing:
+            return 400, {'error': {'message': f'no image is kept as {missing}'}}
+        text = self._text(body, heard)
+        choice = {'index': 0, 'message': {'role': 'assistant', 'content': text},
+                  'finish_reason': 'stop', 'unknown': {'nested': [1, None]}}
+        if 'top_logprobs' in heard:
+            choice['logprobs'] = {'content': list(map(self._token, re.findall(r'\d|\D+', text)))}
+        return 200, {'id': 'chat-1', 'choices': [choice], 'surprise': True,
+                     'usage': {'prompt_tokens': tokens, 'completion_tokens': 9}}
+
+    def _text(self, body: dict, heard: set[str]) -> str:
+        question = json.dumps(body['messages'])
+        asked = re.search(r'\[([\d.]+), ([\d.]+)\]', question)
+        x, y = self.manners.answer(*(asked.groups() if asked else ('42', '7')))
+        regex = next((body[name]['regex'] if name == 'structured_outputs' else body[name]
+                      for name in ('structured_outputs', 'regex', 'guided_regex')
+                      if name in heard), '')
+        free = self.manners.free(x, y)
+        if 'continue_final_message' in heard:
+            begun = body['messages'][-1]['content']
+            free = free.removeprefix(begun) if free.startswith(begun) else f'{x}, {y}]'
+        wishes = (free, f'{x}, {y}]', f'{BEFORE}{x}, {y}]', '42-Q', '0.001, 0.001]')
+        return next(w[:n] for w in wishes for n in range(len(w), -1, -1)
+                    if not regex or re.fullmatch(regex, w[:n]))
+
+    def _prompt_tokens(self, body: dict, continued: bool) -> int:
+        count = 14 if continued else 20
+        for message in body['messages']:
+            parts = message['content'] if isinstance(message['content'], list) else []
+            for part in parts:
+                count += self._image_tokens(part) if part['type'] == 'image_url' else 10
+        return count
+
+    def _image_tokens(self, part: dict) -> int:
+        kept = self.server.owner.kept
+        if part['image_url'] is None:
+            return kept[part.get('uuid', 'None')] if 'uuid' in self.manners.fields else 0
+        png = base64.b64decode(part['image_url']['url'].partition(',')[2])
+        height, width = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).shape[:2]
+        kept[part.get('uuid', '')] = width * height // 784
+        return width * height // 784
+
+    def _token(self, text: str) -> dict:
+        sure = self.manners.sure
+        others = {d: (1 - sure) / 9 if text.isdigit() else 0.0 for d in '0123456789' if d != text}
+        told = {text: sure if text.isdigit() else 1.0, **others}
+        listed = [{'token': t, 'logprob': math.log(p) if p else -9999.0} for t, p in told.items()]
+        return {'token': text, 'logprob': listed[0]['logprob'], 'top_logprobs': listed}
+
+    # --- what can go wrong
+
+    def _silent(self) -> None:
+        self.server.owner.stopped.wait(60)
+
+    def _reset(self) -> None:
+        """End the connection without a byte, as a server does that is killed."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def _cut(self) -> None:
+        """Go away in the middle of a reply."""
+        self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n'
+                         b'Content-Length: 1000\r\n\r\n{"choices": [')
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
+
+    def _trickle(self, data: bytes) -> None:
+        for byte in data:
+            if self.server.owner.stopped.wait(STEP_S):
+                return
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+
+    def _trickled_header(self) -> None:
+        self._trickle(b'HTTP/1.1 200 OK\r\nX-Slow: ' + 10000 * b'a')
+
+    def _trickled_body(self) -> None:
+        self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n')
+        self._trickle(10000 * b' ')
+
+    def _endless(self) -> None:
+        self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n')
+        while not self.server.owner.stopped.is_set():
+            self.wfile.write(bytes(1 << 16))
+
+    def _no_http(self) -> None:
+        self.wfile.write(b'SSH-2.0-OpenSSH_9.2\r\n')
+        self.close_connection = True
+
+    def _page(self) -> None:
+        self._reply(200, PAGE, 'text/html')
+
+    def _bad_gateway(self) -> None:
+        self._reply(502, b'<html><title>502 Bad Gateway</title></html>', 'text/html')
+
+    def _redirect(self) -> None:
+        self.send_response(302)
+        self.send_header('Location', 'https://elsewhere.example/login')
+        self.send_header('Content-Length', '0')
+        self.end_headers()
+
+    def _no_json(self) -> None:
+        self._reply(200, b'{"choices": [')
+
+    def _no_choices(self) -> None:
+        self._reply(200, {'choices': []})
+
+    def _a_list(self) -> None:
+        self._reply(200, b'[1, 2]')
+
+    def _no_text(self) -> None:
+        self._reply(200, {'choices': [{'message': {'content': None}}]})
+
+    def _not_a_number(self) -> None:
+        token = {'token': '1', 'logprob': math.nan, 'top_logprobs': []}
+        self._reply(200, {'choices': [{'message': {'content': '1'},
+                                       'logprobs': {'content': [token]}}]})
