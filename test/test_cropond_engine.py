@@ -95,7 +95,8 @@ def test_four_digits_and_fractions_have_their_own_grammar(engine, uncached):
         uncached, pictures, QUESTIONS[:2], form)
     fraction = form_of(engine, 3, Convention.RELATIVE_1)
     assert engine.alphabet.decode(fraction.before).endswith('[0.')
-    (spread, _), = engine_of(engine_parts(engine), pruning=NO_PRUNING).spreads(pictures, QUESTIONS[:1], fraction)
+    whole = engine_of(engine_parts(engine), pruning=NO_PRUNING)
+    (spread, _), = whole.spreads(pictures, QUESTIONS[:1], fraction)
     assert spread.px.sum() == pytest.approx(1.0, abs=1e-5)
     assert len(spread.px) == 1000
 

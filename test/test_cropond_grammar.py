@@ -61,6 +61,12 @@ def test_no_form_is_learnt_where_there_are_no_two_numbers_that_end(alphabet, rep
     assert alphabet.learnt(alphabet.encode(reply), RELATIVE, 3) is None
 
 
+def test_no_form_is_learnt_from_a_reply_that_repeats_the_click(alphabet):
+    """Its first two numbers are the question's: forced, they would pass for an answer."""
+    reply = 'The point at [512, 307] in the first image corresponds to [123, 456] in the second.'
+    assert alphabet.learnt(alphabet.encode(reply), RELATIVE, 3) is None
+
+
 def test_a_template_that_nothing_ends_is_refused(alphabet):
     with pytest.raises(ValueError, match='nothing ends the numbers'):
         alphabet.form(Template(between='', after=']'), RELATIVE, 3)

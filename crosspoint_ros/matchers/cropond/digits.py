@@ -27,7 +27,7 @@ class Pruning:
     """
 
     max_branches: int = 8
-    max_values: int = 2
+    max_values: int = 1
     least_weight: float = 1e-3
 
 

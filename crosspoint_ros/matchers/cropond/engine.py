@@ -7,7 +7,7 @@ said instead of the forced words is read off that pass, too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,14 +33,15 @@ QUESTION_TOKENS = 2560
 class EngineOptions:
     """How much is computed and kept.
 
-    pruning: what of the digits' tree is not followed. max_pairs: frame pairs whose prefix is remembered (a 3B
-    model takes 37 kB a token of it). max_packed: questions answered in the same passes; more are
-    answered in turns. question_tokens: room for them. cuda_graphs: record the passes, on a GPU.
+    pruning: what of the digits' tree is not followed. max_pairs: frame pairs whose prefix is
+    remembered (a 3B model takes 37 kB a token of it). max_packed: questions answered in the same
+    passes; more are answered in turns. question_tokens: room for them. cuda_graphs: record the
+    passes, on a GPU.
     """
 
     max_pixels: int = TRAINED_MAX_PIXELS
     max_pairs: int = 4
-    pruning: Pruning = Pruning()
+    pruning: Pruning = field(default_factory=Pruning)
     max_packed: int = 16
     question_tokens: int = QUESTION_TOKENS
     cuda_graphs: bool = True

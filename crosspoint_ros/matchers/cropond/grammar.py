@@ -80,14 +80,18 @@ class Alphabet:
         return Form(self.encode(template.before + lead), between, closers, digits, bool(lead))
 
     def learnt(self, reply: Sequence[int], convention: Convention, digits: int) -> Form | None:
-        """Return the form of a reply's own tokens: of its first two numbers, None without them."""
+        """Return the form of a reply's own tokens, None unless it holds two numbers and no more.
+
+        With more, the first two may be the click repeated: forcing that form would make a point
+        of the question pass for an answer.
+        """
         runs = self._numbers(reply)
         fraction = convention is Convention.RELATIVE_1
         if fraction:  # the zeros before the points are numbers, too
             runs = [run for run in runs if self.decode(reply[:run[0]]).endswith('0.')]
-        if len(runs) < 2 or runs[1][1] >= len(reply):
+        if len(runs) != 2 or runs[1][1] >= len(reply):
             return None
-        (first, first_end), (second, second_end) = runs[:2]
+        (first, first_end), (second, second_end) = runs
         closing = self.decode(reply[second_end:second_end + 1])
         closers = self.opening_with(closing[:1]) if closing else (reply[second_end],)
         return Form(tuple(reply[:first]), tuple(reply[first_end:second]), closers, digits, fraction)
