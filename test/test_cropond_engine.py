@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,6 +166,21 @@ def test_spreads_sum_to_one_and_match_brute_force(loaded, uncached):
     for value in (0, 7, 42, 100, 512, 999, int(spread.px.argmax())):
         expected = uncached.probability(images, QUESTIONS[1], form, value)
         assert spread.px[value] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_the_spread_of_y_is_that_of_the_most_probable_x(loaded, uncached):
+    engine = engine_of(loaded, pruning=NO_PRUNING)
+    pictures, form = (picture(1), picture(2)), form_of(engine)
+    form = replace(form, closers=form.closers[:1])
+    (spread, _), = engine.spreads(pictures, QUESTIONS[1:2], form)
+    x = str(spread.px.argmax())
+    after_x = replace(form, between=form.closers, before=(
+        *form.before, *engine.alphabet.encode(x), *form.between))
+    images = [p.rgb for p in pictures]
+    for value in (0, 42, 512, int(spread.py.argmax())):
+        expected = uncached.probability(images, QUESTIONS[1], after_x, value)
+        assert spread.py[value] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert spread.mode == (int(x), int(spread.py.argmax()))
 
 
 def test_packed_spreads_are_those_of_single_questions(engine):
