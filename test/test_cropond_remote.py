@@ -65,7 +65,8 @@ def start():
 
 def matcher(server: ScriptedServer, **options) -> CropondRemoteMatcher:
     return CropondRemoteMatcher(**{'url': server.url, 'model': MODEL, 'deadline_s': 5.0,
-                                   'coordinates': 'relative_1000', **options})
+                                   'coordinates': 'relative_1000', 'self_test': False,
+                                   **options})
 
 
 def refusal(asked: CropondRemoteMatcher, query: Query) -> Rejected:
@@ -95,7 +96,7 @@ def test_a_click_is_answered_at_the_place_that_the_server_names(start, query):
 
 
 def test_thousandths_and_pixels_are_told_apart(start, query):
-    asked = matcher(start(), coordinates='auto')
+    asked = matcher(start(), coordinates='auto', self_test=True)
     assert asked.describe()['coordinates'] == 'relative_1000'
 
 
@@ -180,8 +181,8 @@ def test_many_clicks_on_one_pair_go_out_at_once(start, query):
 
 def test_an_instruction_is_grounded_in_one_image(start, query):
     server = start(Manners(answer=lambda x, y: ('500', '250')))
-    with_test_off = matcher(server, self_test=False)
-    pixel = with_test_off.ground(query.clicked, 'the drawer handle')
+    asked = matcher(server)
+    pixel = asked.ground(query.clicked, 'the drawer handle')
     np.testing.assert_allclose(pixel, (160, 60), atol=1.0)
     parts = server.requests[-1]['messages'][1]['content']
     assert [part['type'] for part in parts] == ['image_url', 'text']
@@ -304,7 +305,7 @@ def test_a_reply_without_a_point_is_refused(start, query, reply):
 
 def test_a_model_that_finds_nothing_is_refused_at_start(start):
     with pytest.raises(ValueError, match='failed its self-test'):
-        matcher(start(Manners(answer=lambda x, y: ('1', '1'))))
+        matcher(start(Manners(answer=lambda x, y: ('1', '1'))), self_test=True)
 
 
 def test_the_convention_is_found_out(start, query):
@@ -313,7 +314,7 @@ def test_the_convention_is_found_out(start, query):
 
     server = start(serve_like())
     server.manners.answer = fractions
-    asked = matcher(server, coordinates='auto')
+    asked = matcher(server, coordinates='auto', self_test=True)
     assert asked.describe()['coordinates'] == 'relative_1'
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
 
@@ -381,7 +382,7 @@ def test_a_server_killed_amid_a_click_refuses_it_and_its_successor_answers_the_n
 
 def test_a_successor_by_the_same_name_need_not_take_the_self_test_again(start, query):
     server = start()
-    asked = matcher(server)
+    asked = matcher(server, self_test=True)
     server.stop()
     refusal(asked, query)
     successor = start(port=server.port)

@@ -107,18 +107,21 @@ class Asking:
 
     def _replies(self, pictures: Sequence[Picture], questions: Sequence[str], form: Form | None,
                  deadline: Deadline) -> list[Completion]:
-        """Send the questions, with images by name where the server should have them."""
-        named = self.can.names and all(p.name in self._held for p in pictures)
+        """Send the questions, with images by name once the server has them."""
+        replies = []
+        if not (self.can.names and all(p.name in self._held for p in pictures)):
+            alone = questions[:1] if self.can.names else questions
+            replies = self._round(pictures, alone, form, False, deadline)
+            self._remember(pictures)
+        left = questions[len(replies):]
         try:
-            replies = self._round(pictures, questions, form, named, deadline)
+            return replies + (self._round(pictures, left, form, True, deadline) if left else [])
         except (WayLost, ServerTrouble) as lost:
-            if not named or (isinstance(lost, ServerTrouble) and lost.status not in NOT_UNDERSTOOD):
+            if isinstance(lost, ServerTrouble) and lost.status not in NOT_UNDERSTOOD:
                 raise
             with self._lock:  # it was restarted, or its memory for images is full
                 self._held.clear()
-            replies = self._round(pictures, questions, form, False, deadline)
-        self._remember(pictures)
-        return replies
+        return replies + self._round(pictures, left, form, False, deadline)
 
     def _round(self, pictures: Sequence[Picture], questions: Sequence[str], form: Form | None,
                by_name: bool, deadline: Deadline) -> list[Completion]:
