@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from crosspoint_ros.bench.items import Item, Status
-from crosspoint_ros.core.datatypes import Code, Match, Matcher, Rejected
+from crosspoint_ros.core.datatypes import Code, Match, Matcher, Refiner, Rejected
+from crosspoint_ros.core.fusion import DEFAULT, Rule, fuse
 from crosspoint_ros.core.pipeline import check_click
 from crosspoint_ros.core.verify import Limits, examine, verify
 
@@ -39,19 +40,23 @@ class Outcome:
         return self.code == Code.OK
 
 
-def run(items: Iterable[Item], matcher: Matcher, limits: Limits) -> Iterator[Outcome]:
-    """Ask each question in turn."""
+def run(items: Iterable[Item], matcher: Matcher, limits: Limits, refiner: Refiner | None = None,
+        rule: Rule = DEFAULT) -> Iterator[Outcome]:
+    """Ask each question in turn; with a refiner, what the matcher finds counts as rough."""
     pair = -1
     for item in items:
         first, pair = item.pair != pair, item.pair
-        yield _ask(item, matcher, limits, first)
+        yield _ask(item, matcher, limits, first, refiner, rule)
 
 
-def _ask(item: Item, matcher: Matcher, limits: Limits, first: bool) -> Outcome:
+def _ask(item: Item, matcher: Matcher, limits: Limits, first: bool, refiner: Refiner | None,
+         rule: Rule) -> Outcome:
     match, why = Match(np.full(2, np.nan)), Rejected(Code.OK, '')
     begun_s = time.perf_counter()
     try:
         match = matcher.match(item.query)
+        if refiner is not None:
+            match = fuse(item.query, match, refiner, rule)
         verify(item.query, match, examine(item.query, match, limits), limits)
     except Rejected as rejected:
         why = rejected

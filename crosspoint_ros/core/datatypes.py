@@ -212,11 +212,15 @@ class Matcher(Protocol):
 
 
 @runtime_checkable
-class Refiner(Protocol):
-    """Finds the exact place near one that another matcher found roughly."""
+class Refiner(Matcher, Protocol):
+    """Finds the exact place near one that another matcher found roughly, or all by itself."""
 
     def refine(self, query: Query, near: Match) -> Match:
-        """Raise `Rejected` if looks or geometry contradict that the point is near there."""
+        """Return the best place within the spread of `near`, whose covariance must be finite.
+
+        Its confidence is what speaks for that place besides `near`. Raise `Rejected` if geometry
+        contradicts that the point is near there.
+        """
         ...
 
 

@@ -16,10 +16,12 @@ from crosspoint_ros.core.datatypes import (
     Match,
     Matcher,
     Query,
+    Refiner,
     Rejected,
     Unseen,
     View,
 )
+from crosspoint_ros.core.fusion import fuse
 from crosspoint_ros.core.lift import lift
 from crosspoint_ros.core.verify import Evidence, Limits, examine, verify
 
@@ -68,9 +70,11 @@ class Located:
 
 
 def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher: Matcher,
-           limits: Limits, at_stage: Stage = lambda stage: None) -> Located:
+           limits: Limits, at_stage: Stage = lambda stage: None,
+           refiner: Refiner | None = None) -> Located:
     """Find the clicked point in every other view, check it, and lift it to 3D.
 
+    With a refiner, what the matcher finds counts as rough: see core/fusion.py.
     An `Unseen` among the others becomes a refused Answer, and counts in the status of the whole.
     `at_stage` is called with 'match', 'verify' and 'lift' as each begins; an exception it raises
     (a cancelled query) ends the work there. Raises `Rejected` when the click itself is unusable
@@ -78,7 +82,7 @@ def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher
     """
     check_click(clicked, others, pixel)
     at_stage('match')
-    found = [find(clicked, other, pixel, matcher) for other in others]
+    found = [find(clicked, other, pixel, matcher, refiner) for other in others]
     at_stage('verify')
     answers = tuple(checked(clicked, pixel, answer, limits) for answer in found)
     at_stage('lift')
@@ -134,14 +138,20 @@ def check_click(clicked: View, others: Sequence[View | Unseen], pixel: Array) ->
         raise Rejected(Code.BAD_REQUEST, 'there is no other view to look in')
 
 
-def find(clicked: View, other: View | Unseen, pixel: Array, matcher: Matcher) -> Answer:
-    """Ask the matcher about one other view; whatever it raises becomes a refusal."""
+def find(clicked: View, other: View | Unseen, pixel: Array, matcher: Matcher,
+         refiner: Refiner | None = None) -> Answer:
+    """Ask the matcher, and the refiner, about one other view; what they raise is a refusal."""
     if isinstance(other, Unseen):
         return Answer(other.camera, None, None, Evidence(), other.rejected)
+    query = Query(clicked, other, pixel)
     try:
         with failures_named(matcher):
-            match = matcher.match(Query(clicked, other, pixel))
+            match = matcher.match(query)
         check_match(match, matcher)
+        if refiner is not None:
+            with failures_named(refiner):
+                match = fuse(query, match, refiner)
+            check_match(match, refiner)
     except Rejected as why:
         return Answer(other.camera, other, None, Evidence(), why)
     return Answer(other.camera, other, match, Evidence(), None)

@@ -88,7 +88,8 @@ def verify(query: Query, match: Match, evidence: Evidence, limits: Limits) -> No
                        f'{limits.max_depth_gap_m:g}): hidden there, or wrong poses')
 
 
-def _refuse_no_place(query: Query, match: Match) -> None:
+def refuse_outside(query: Query, match: Match) -> None:
+    """Raise `Rejected` if a match is no number (MATCHER_FAILED) or off the image (NOT_VISIBLE)."""
     other, (x, y) = query.other, match.pixel
     if not np.isfinite(match.pixel).all() or not 0 <= match.confidence <= 1:
         raise Rejected(Code.MATCHER_FAILED, f'the matcher found ({x}, {y}) in {other.camera} with '
@@ -97,6 +98,11 @@ def _refuse_no_place(query: Query, match: Match) -> None:
         raise Rejected(Code.NOT_VISIBLE, f'found at ({x:.1f}, {y:.1f}), outside the '
                        f'{other.intrinsics.width_px}x{other.intrinsics.height_px} image of '
                        f'{other.camera}')
+
+
+def _refuse_no_place(query: Query, match: Match) -> None:
+    refuse_outside(query, match)
+    other, (x, y) = query.other, match.pixel
     if other.hidden(match.pixel):
         raise Rejected(Code.NOT_VISIBLE, f"found at ({x:.1f}, {y:.1f}) on the robot's own body in "
                        f'{other.camera} (its mask)')

@@ -18,7 +18,13 @@ from crosspoint_ros.matchers.xfeat.features import Frame
 from crosspoint_ros.matchers.xfeat.pair import Pair, pair_from_images, pair_from_poses
 from crosspoint_ros.matchers.xfeat.pair_depth import pair_from_depth
 from crosspoint_ros.matchers.xfeat.recipe import Recipe
-from crosspoint_ros.matchers.xfeat.search import Found, search_by_depth, search_by_looks
+from crosspoint_ros.matchers.xfeat.score import Near
+from crosspoint_ros.matchers.xfeat.search import (
+    Found,
+    refuse_far,
+    search_by_depth,
+    search_by_looks,
+)
 
 
 class XFeatMatcher:
@@ -45,10 +51,25 @@ class XFeatMatcher:
         Raises `Rejected` where depth shows that it cannot be seen there, and where many matches
         show that the poses are wrong; a doubtful find comes back with its low confidence.
         """
+        return self._matched(query, None)
+
+    def refine(self, query: Query, near: Match) -> Match:
+        """Find the best place within the spread of `near`, whose covariance must be finite.
+
+        Its confidence is that of this place among all, without the say of `near`. Raises
+        `Rejected` as `match` does, and INCONSISTENT where looks or depth put the point elsewhere.
+        """
+        if not np.isfinite(near.covariance_px2).all():
+            raise ValueError(f'near what? its covariance is {near.covariance_px2.tolist()} px^2')
+        return self._matched(query, near)
+
+    def _matched(self, query: Query, near: Match | None) -> Match:
         with self._lock:
             clicked, other = self._frame(query.clicked), self._frame(query.other)
-            pixel = clicked.working.working(query.pixel)
-            pair, found = self._find(query, clicked, other, pixel)
+            pixel, rough = clicked.working.working(query.pixel), _near(near, other)
+            pair, found = self._find(query, clicked, other, pixel, rough)
+        if rough is not None:
+            refuse_far(pair, found, rough)
         return Match(other.working.published(found.pixel),
                      covariance_px2(found) / other.working.zoom ** 2,
                      confidence(found), pair.basis)
@@ -62,18 +83,18 @@ class XFeatMatcher:
             self._ensure(frames, self.recipe.depth_scales if by_depth else self.recipe.scales)
 
     def _find(self, query: Query, clicked: Frame, other: Frame,
-              pixel: Array) -> tuple[Pair, Found]:
+              pixel: Array, near: Near | None) -> tuple[Pair, Found]:
         """Choose the way by what is known: the click's depth, the other view's, poses, images."""
         given = self._given(query)
         if given is None:
             pair = self._pair(clicked, other, None, False)
-            return pair, search_by_looks(pair, pixel, self.recipe)
+            return pair, search_by_looks(pair, pixel, self.recipe, near)
         depth_m = clicked_depth(clicked, pixel)
         if np.isfinite(depth_m):
             pair = self._pair(clicked, other, given, True)
-            return pair, search_by_depth(pair, pixel, depth_m, self.recipe)
+            return pair, search_by_depth(pair, pixel, depth_m, self.recipe, near)
         pair = self._pair(clicked, other, given, other.has_depth)
-        return pair, search_by_looks(pair, pixel, self.recipe)
+        return pair, search_by_looks(pair, pixel, self.recipe, near)
 
     def _given(self, query: Query) -> Transform | None:
         """The given `other_from_clicked`, where both poses are known and may be used."""
@@ -129,3 +150,10 @@ class XFeatMatcher:
         if np.linalg.norm(given.t_m) < recipe.min_baseline_m:
             return pair_from_images(*frames, recipe, parallel)
         return pair_from_poses(*frames, given, recipe, parallel)
+
+
+def _near(near: Match | None, other: Frame) -> Near | None:
+    """Carry a rough find to the working scale."""
+    if near is None:
+        return None
+    return Near(other.working.working(near.pixel), near.covariance_px2 * other.working.zoom ** 2)

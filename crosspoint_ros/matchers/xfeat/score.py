@@ -18,6 +18,7 @@ W_PATCH = 2.0
 W_PRIOR, PRIOR_SIGMA_PX, PRIOR_HALF_DENSITY = 0.1, 25.0, 0.6
 W_BAND, BAND_SIGMA_PX = 0.2, 4.0
 W_LANDING = 0.5
+W_NEAR = 0.2
 FLOOR = 0.01
 RIVAL_PX = 24.0
 HERE_PX = 8.0
@@ -34,6 +35,19 @@ class Peak:
     cell: tuple[int, int]
     score: float
     margin: float
+
+
+@dataclass(frozen=True, eq=False)
+class Near:
+    """Where somebody else roughly found the click: pixel (2,) and covariance (2, 2), working px."""
+
+    pixel: Array
+    covariance_px2: Array
+
+    def square(self, pixel: Array) -> Array:
+        """Squared distance, in sigmas, of working pixels (..., 2) from it."""
+        away = pixel - self.pixel
+        return np.asarray((away @ np.linalg.inv(self.covariance_px2) * away).sum(axis=-1))
 
 
 def neighbours() -> Array:
@@ -116,6 +130,11 @@ def landing_term(pair: Pair, distance: Array) -> FloatMap:
     sigma_px = max(pair.slack_px, BAND_SIGMA_PX)
     fits = np.log(FLOOR + np.exp(-distance ** 2 / (2 * sigma_px ** 2)))
     return (W_LANDING * np.nan_to_num(fits, nan=np.log(FLOOR) / 2)).astype(np.float32)
+
+
+def near_term(pair: Pair, near: Near) -> FloatMap:
+    """What a rough find says of each place: the further from it, the less."""
+    return (-0.5 * W_NEAR * near.square(pair.other.fine_grid)).astype(np.float32)
 
 
 def peak(scores: FloatMap, grid: Array) -> Peak:

@@ -16,6 +16,8 @@ from crosspoint_ros.matchers.xfeat.recipe import Recipe
 
 SURE_SLACK_PX = 4.0
 SIGHT_PX = 4.0
+# Further than so many sigmas from a rough find is another place.
+REACH = 3.0
 
 
 class Evidence(Enum):
@@ -48,10 +50,12 @@ class Found:
     by: Evidence = Evidence.IMAGES
 
 
-def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe) -> Found:
+def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe,
+                    near: score.Near | None = None) -> Found:
     """Search the whole other view: looks, the matches around the click, and the epipolar line.
 
     Where the other view has depth, each of its places also says where the clicked view shows it.
+    With a rough find the best place near it is found; what speaks for it is the same.
     """
     prior = _prior(pair, pixel)
     scores = _looks(pair, pixel, prior, recipe)
@@ -62,7 +66,7 @@ def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe) -> Found:
         assert pair.motion is not None
         back = back_distance(pair.other, pair.clicked, pair.motion.inverse, pixel)
         scores = scores + score.landing_term(pair, back)
-    peak = _peak(pair, scores)
+    peak = _peak(pair, scores, near)
     found = Found(peak.pixel, peak.score, peak.margin, prior.density,
                   _return_px(pair, pixel, peak.pixel))
     if np.isfinite(back[peak.cell]):
@@ -70,8 +74,11 @@ def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe) -> Found:
     return replace(found, by=Evidence.LINES) if pair.posed else found
 
 
-def search_by_depth(pair: Pair, pixel: Array, depth_m: float, recipe: Recipe) -> Found:
+def search_by_depth(pair: Pair, pixel: Array, depth_m: float, recipe: Recipe,
+                    near: score.Near | None = None) -> Found:
     """Carry the click, of known depth, into the other view, and ask whether it can be seen there.
+
+    A rough find has a say only where the poses leave some slack.
 
     Raises `Rejected` (NOT_VISIBLE, or INCONSISTENT where the depths contradict each other).
     """
@@ -84,7 +91,7 @@ def search_by_depth(pair: Pair, pixel: Array, depth_m: float, recipe: Recipe) ->
     distance = np.linalg.norm(pair.other.fine_grid - expected, axis=-1)
     found = expected
     if pair.slack_px > SURE_SLACK_PX:
-        found = _peak(pair, looks + score.landing_term(pair, distance)).pixel
+        found = _peak(pair, looks + score.landing_term(pair, distance), near).pixel
     here, margin = score.standing(_seen(pair, looks), pair.other.fine_grid, found)
     gap_m = _refuse_hidden(pair, found, float(point_m[2]), recipe)
     return Found(found, here, margin, prior.density, _return_px(pair, pixel, found),
@@ -103,6 +110,16 @@ def refuse_outside(pair: Pair, expected: Array) -> None:
                                          f'the {size.width_px}x{size.height_px} image')
     if pair.other.hidden(expected):
         raise Rejected(Code.NOT_VISIBLE, f"the robot's own body covers ({x:.0f}, {y:.0f}) px")
+
+
+def refuse_far(pair: Pair, found: Found, near: score.Near) -> None:
+    """Raise `Rejected` (INCONSISTENT) if the best place near a rough find is not near it at all."""
+    sigmas = float(np.sqrt(near.square(found.pixel)))
+    if not sigmas <= REACH:
+        (x, y), (x_near, y_near) = map(pair.other.working.published, (found.pixel, near.pixel))
+        raise Rejected(Code.INCONSISTENT, f'{pair.basis}: the point is at ({x:.0f}, {y:.0f}), '
+                       f'{sigmas:.1f} sigma from the rough find at ({x_near:.0f}, {y_near:.0f}) '
+                       f'(limit {REACH:g})')
 
 
 def _refuse_hidden(pair: Pair, found: Array, expected_m: float, recipe: Recipe) -> float:
@@ -129,8 +146,13 @@ def _looks(pair: Pair, pixel: Array, prior: LocalAffine, recipe: Recipe) -> Floa
     return scores + score.prior_term(pair, prior) if recipe.affine_prior else scores
 
 
-def _peak(pair: Pair, scores: FloatMap) -> score.Peak:
-    return score.peak(_seen(pair, scores), pair.other.fine_grid)
+def _peak(pair: Pair, scores: FloatMap, near: score.Near | None = None) -> score.Peak:
+    grid, seen = pair.other.fine_grid, _seen(pair, scores)
+    if near is None:
+        return score.peak(seen, grid)
+    best = score.peak(_seen(pair, scores + score.near_term(pair, near)), grid)
+    here, margin = score.standing(seen, grid, best.pixel)
+    return replace(best, score=here, margin=margin)
 
 
 def _seen(pair: Pair, scores: FloatMap) -> FloatMap:
