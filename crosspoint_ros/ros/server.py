@@ -191,7 +191,7 @@ class QueryServer:
         if pixel is None:
             pixel = ground(gathered.clicked, job.request.instruction, matcher)
         return locate(gathered.clicked, gathered.others, pixel, matcher, self.limits, job.enter,
-                      *([refiner] if refiner else []))
+                      refiner)
 
     def _draw(self, job: Job) -> None:
         assert job.located is not None

@@ -21,7 +21,7 @@ try:  # httpx is no longer kept up; its continuation asks for Python 3.11
     import httpx2 as httpx
 except ModuleNotFoundError:
     try:
-        import httpx
+        import httpx  # type: ignore[no-redef]
     except ModuleNotFoundError as missing:
         raise ImportError('to ask a server httpx2 is needed: pip install httpx2 (with Python 3.10: '
                           'pip install httpx)') from missing
