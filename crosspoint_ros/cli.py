@@ -11,6 +11,8 @@ COMMANDS = {
     'click': ('crosspoint_ros.ros.client', 'click once on a camera of a running node'),
     'bench scene': ('crosspoint_ros.bench.scene', 'score clicks on a recorded scene'),
     'bench pairs': ('crosspoint_ros.bench.pairs', 'score a matcher on a folder of real pairs'),
+    'bench latency': ('crosspoint_ros.bench.latency', 'time a click, and compare it with the '
+                      "authors' way"),
     'bench node': ('crosspoint_ros.ros.bench_node', 'measure what the node costs by itself'),
 }
 
@@ -67,7 +69,8 @@ def run(name: str, arguments: list[str]) -> int:
         return int(module.main(parser.parse_args(arguments)))
     except KeyboardInterrupt:
         return 130
-    except (OSError, ValueError) as error:  # what the user gave: a path, an option, a matcher
+    # What the user gave: a path, an option, a matcher, a model that is too large for the machine.
+    except (OSError, ValueError, MemoryError) as error:
         print(f'crosspoint {name}: {error}', file=sys.stderr)
         return 1
 

@@ -26,6 +26,7 @@ class AuthorsWay:
     def __init__(self, model: Any, tokenizer: Any, max_pixels: int) -> None:
         self._model, self._tokenizer, self._max_pixels = model, tokenizer, max_pixels
         self._image = tokenizer.convert_tokens_to_ids(IMAGE)
+        self.passes = 0
 
     @torch.inference_mode()
     def reply(self, images: Sequence[Image], question: str, tokens: int) -> list[int]:
@@ -35,7 +36,9 @@ class AuthorsWay:
             **inputs, do_sample=False, repetition_penalty=1.0, temperature=None, top_p=None,
             top_k=None, min_new_tokens=tokens, max_new_tokens=tokens,
             pad_token_id=self._tokenizer.pad_token_id)
-        return [int(token) for token in written[0, inputs['input_ids'].shape[1]:]]
+        reply = [int(token) for token in written[0, inputs['input_ids'].shape[1]:]]
+        self.passes += len(reply)
+        return reply
 
     def _inputs(self, images: Sequence[Image], question: str) -> dict[str, torch.Tensor]:
         ids = self._encode(OPENING)

@@ -21,30 +21,29 @@ class Gauge:
     def __init__(self, model: Any) -> None:
         self._text = model.model.language_model
         self._device = model.get_input_embeddings().weight.device
-        self._on_gpu = self._device.type == 'cuda'
+        self.on_gpu = self._device.type == 'cuda'
 
     @property
     def versions(self) -> str:
         """The versions that decide the speed, and the threads of a CPU."""
         found = f'PyTorch {torch.__version__}, transformers {transformers.__version__}'
-        if self._on_gpu:
+        if self.on_gpu:
             return f'{found}, {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}'
         return f'{found}, {torch.get_num_threads()} threads of PyTorch'
 
     def wait(self) -> None:
         """Return when the device has done all that it was given."""
-        if self._on_gpu:
+        if self.on_gpu:
             torch.cuda.synchronize()
 
-    def forget_peak(self) -> None:
-        """Let the peak of memory begin anew; on a CPU it is that of the whole process."""
-        if self._on_gpu:
-            torch.cuda.reset_peak_memory_stats()
+    def use_threads(self, threads: int) -> None:
+        """Let PyTorch compute with so many threads of the CPU."""
+        torch.set_num_threads(threads)
 
     @property
     def peak_bytes(self) -> int:
         """The most memory that was taken: of the GPU, or of the process."""
-        if self._on_gpu:
+        if self.on_gpu:
             return int(torch.cuda.max_memory_allocated())
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
 
@@ -69,7 +68,3 @@ class Gauge:
             spells_s.append(time.perf_counter() - begun_s)
         return READ_AND_WRITTEN * source.numel() / statistics.median(spells_s[1:])
 
-
-def use_threads(threads: int) -> None:
-    """Let PyTorch compute with so many threads of the CPU."""
-    torch.set_num_threads(threads)

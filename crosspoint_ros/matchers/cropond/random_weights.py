@@ -21,7 +21,7 @@ from crosspoint_ros.matchers.cropond.checkpoint import (
     memory_errors,
     named,
 )
-from crosspoint_ros.matchers.cropond.shapes import SHAPES, Shape, config_of
+from crosspoint_ros.matchers.cropond.shapes import SHAPES, config_of
 from crosspoint_ros.matchers.cropond.weights import Weights, need_bytes
 
 # Qwen2.5's own split of text: digits one by one.
@@ -49,8 +49,9 @@ def load(name: str, device: str, weights: str) -> Checkpoint:
     if number_format == '4bit':
         raise ValueError('random weights cannot be in 4 bits: these are made from a checkpoint')
     tokenizer, title = make_tokenizer(), Path(f'{name} with random weights')
-    config = Qwen2_5_VLConfig.from_dict(config_of(
-        SHAPES[name], tokenizer.get_vocab_size(), special_ids(tokenizer)))
+    config = Qwen2_5_VLConfig.from_dict(
+        config_of(SHAPES[name], tokenizer.get_vocab_size(), special_ids(tokenizer))
+        | {'torch_dtype': number_format})
     needs = need_bytes(Weights((), 0, numbers(config), 0), number_format)
     check_memory(title, needs, chosen)
     with memory_errors(title, needs, chosen):
