@@ -11,6 +11,7 @@ COMMANDS = {
     'click': ('crosspoint_ros.ros.client', 'click once on a camera of a running node'),
     'bench scene': ('crosspoint_ros.bench.scene', 'score clicks on a recorded scene'),
     'bench pairs': ('crosspoint_ros.bench.pairs', 'score a matcher on a folder of real pairs'),
+    'bench refine': ('crosspoint_ros.bench.refine', 'score a matcher that refines a simulated one'),
     'bench latency': ('crosspoint_ros.bench.latency', 'time a click, and compare it with the '
                       "authors' way"),
     'bench node': ('crosspoint_ros.ros.bench_node', 'measure what the node costs by itself'),

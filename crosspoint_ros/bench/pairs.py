@@ -17,16 +17,23 @@ from crosspoint_ros.bench.machine import machine, positive
 from crosspoint_ros.bench.run import run
 from crosspoint_ros.bench.score import PCK_PX, Accuracy, Score, score
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.matchers import MATCHERS, load_matcher
+from crosspoint_ros.matchers import MATCHERS, load_matcher, load_refiner, refiner_of
 
 MASK = 'gripper_mask.png'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument('folder', type=Path, help='index.json, queries.npz and frames/')
     parser.add_argument('--matcher', default='xfeat',
                         help=f'{", ".join(MATCHERS)}, or module:Class (default: xfeat)')
+    parser.add_argument('--refine', default='none', metavar='MATCHER',
+                        help='the matcher that refines its finds, or auto (default: none)')
+    add_set_arguments(parser)
+
+
+def add_set_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say which set is asked, and what of it the matcher is told."""
+    parser.add_argument('folder', type=Path, help='index.json, queries.npz and frames/')
     parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                         help='an option of the matcher; may be repeated')
     parser.add_argument('--noise-cm', type=float, default=0.0, help='error of the poses, cm')
@@ -44,18 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the benchmark and print its scores."""
-    given = Given(not args.no_poses, not args.no_depth, args.noise_cm, args.noise_deg, args.seed)
+    given = chosen_given(args)
     limits = Limits()
     matcher = load_matcher(args.matcher, **options(args.option))
     items = PairSet(args.folder, given, chosen_mask(args))
-    outcomes = list(run(islice(items, args.limit), matcher, limits))
+    refined_by = refiner_of(args.matcher, args.refine)
+    refiner = load_refiner(refined_by) if refined_by else None
+    outcomes = list(run(islice(items, args.limit), matcher, limits, refiner))
     scored = score(outcomes, limits.sure_confidence)
-    told = ' '.join([args.matcher, *args.option])
+    told = ' '.join([args.matcher, *args.option, *([f'+ {refined_by}'] if refiner else [])])
     print(f'{args.folder.name}, {len(outcomes)} queries, {told}, {described(given)}\n'
           f'{table(scored)}\n{machine()}')
     if args.json:
         args.json.write_text(json.dumps({
             'machine': machine(), 'matcher': args.matcher, 'options': options(args.option),
+            'refined_by': refined_by,
             'given': asdict(given), 'score': asdict(scored),
             'outcomes': [asdict(outcome) for outcome in outcomes]}, indent=1))
     return 0
@@ -73,6 +83,11 @@ def options(pairs: list[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[key] = value
     return found
+
+
+def chosen_given(args: argparse.Namespace) -> Given:
+    """Read what the matcher is told besides the images."""
+    return Given(not args.no_poses, not args.no_depth, args.noise_cm, args.noise_deg, args.seed)
 
 
 def chosen_mask(args: argparse.Namespace) -> npt.NDArray[np.bool_] | None:
