@@ -62,7 +62,9 @@ def fuse(query: Query, coarse: Match, fine: Refiner, rule: Rule = DEFAULT) -> Ma
         return _weighed(own, against, 'in spite of', coarse, rule)
     try:
         near = _placed(query, fine.refine(query, coarse))
-    except Rejected:
+    except Rejected as why:
+        if why.code == Code.MATCHER_FAILED:
+            raise
         return _weighed(own, against, 'in spite of', coarse, rule)
     return _stronger(_weighed(own, against, 'in spite of', coarse, rule),
                      _weighed(near, _log_ratio(query, near, coarse, rule), 'near', coarse, rule))
