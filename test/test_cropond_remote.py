@@ -172,6 +172,18 @@ def test_warming_sends_the_images_before_the_click(start, query):
     assert server.requests[-1]['messages'][1]['content'][0]['image_url'] is None
 
 
+def test_warming_is_no_way_to_look_for_a_server_that_is_away(start, query, caplog):
+    server = start()
+    asked = matcher(server)
+    server.stop()
+    asked.warm((query.clicked, query.other))
+    assert 'frames were not prepared' in caplog.text
+    successor = start(port=server.port)
+    asked.warm((query.clicked, query.other))
+    assert successor.requests == []
+    assert asked.match(query)
+
+
 def test_many_clicks_on_one_pair_go_out_at_once(start, query):
     server = start()
     clicks = [CLICK + np.array([10 * n, 0]) for n in range(6)]

@@ -88,9 +88,17 @@ class CropondRemoteMatcher:
         return found.pixel
 
     def warm(self, views: tuple[View, ...]) -> None:
-        """Encode frames and have the server compute what it keeps of them."""
-        with self._asked() as (known, deadline):
-            known.asking.send([view.image for view in views], deadline)
+        """Encode frames and have the server compute what it keeps of them.
+
+        Nothing while the server is away: clicks look for it, so that none has to wait for this.
+        """
+        if self._examination.known is None:
+            return
+        try:
+            with self._asked() as (known, deadline):
+                known.asking.send([view.image for view in views], deadline)
+        except ServerTrouble as trouble:
+            log.warning('frames were not prepared: %s', trouble.message)
 
     def describe(self) -> Mapping[str, str]:
         """Say which server it is, what it can, and what is wrong with it if anything is."""
