@@ -1,4 +1,4 @@
-"""Two witnesses: agreement makes surer, contradiction makes doubtful, geometry has the last word."""
+"""Two witnesses: agreement makes surer, contradiction doubtful, geometry has the last word."""
 from __future__ import annotations
 
 from dataclasses import replace

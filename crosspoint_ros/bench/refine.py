@@ -27,9 +27,9 @@ from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import load_refiner
 
 LEVELS = ((0.02, 0.1), (0.02, 0.25), (0.04, 0.1), (0.04, 0.25))
-LABEL = """The coarse matcher is SIMULATED: the truth plus Gaussian error. Its outliers, and its finds of
-points that are not visible, lie anywhere, or on the keypoints that xfeat finds most like them.
-It is always as confident, and refuses the other points that are not visible."""
+LABEL = """The coarse matcher is SIMULATED: the truth plus Gaussian error. Its outliers, and what
+it finds of points that are not visible, lie anywhere, or on the keypoints that xfeat finds most
+like them. It is always as confident, and refuses the other points that are not visible."""
 
 
 @dataclass(frozen=True, eq=False)
