@@ -56,6 +56,13 @@ class Naming(Oracle):
         return self.answer
 
 
+class Fine(Oracle):
+    """DOUBLE of a refiner: knows where the point is, and half believes in any other place."""
+
+    def refine(self, query, near):
+        return replace(near, confidence=0.5)
+
+
 class Cancelled(Exception):  # noqa: N818
     """What a node raises from `at_stage` when a query is cancelled."""
 
@@ -215,6 +222,57 @@ def test_depth_that_contradicts_the_rays_leaves_no_target(views):
     assert answer.status[0] == Code.INCONSISTENT
     assert answer.target is None
     assert all(a.rejected is None for a in answer.answers)
+
+
+def off(view, by_px, confidence=0.9):
+    return Match(scenes.pixel_of(view, ON_TOP) + by_px, np.eye(2) * 64.0, confidence, 'rough')
+
+
+def test_a_refiner_gives_the_exact_place_of_a_rough_find(views):
+    rough = Oracle(right=off(views[1], 6.0), top=off(views[2], -6.0))
+    answer, plain = located(views, rough, refiner=Fine()), located(views, rough)
+    for each in answer.answers:
+        assert np.linalg.norm(each.match.pixel - scenes.pixel_of(each.view, ON_TOP)) < 1e-9
+        assert each.match.confidence > 0.9
+        assert 'confirmed by rough' in each.match.basis
+    assert answer.status == (Code.OK, '')
+    assert np.linalg.norm(answer.target.base_from_target.t_m - ON_TOP) < 0.004
+    assert plain.answers[0].match.pixel.tolist() == rough.instead['right'].pixel.tolist()
+
+
+def test_a_refiner_that_believes_in_two_places_makes_it_a_refusal(views):
+    answer = located(views[:2], Oracle(right=off(views[1], 90.0)), refiner=Fine(confidence=0.9))
+    assert answer.status[0] == Code.LOW_CONFIDENCE
+    assert 'contradict each other' in answer.status[1]
+    assert answer.target is None
+
+
+def test_what_the_refiner_refuses_is_refused_and_the_other_views_stand(views):
+    hidden = Rejected(Code.NOT_VISIBLE, 'the box hides it')
+    answer = located(views, Oracle(), refiner=Fine(right=hidden))
+    assert answer.status == (Code.PARTIAL, 'right: the box hides it')
+    assert answer.answers[1].rejected is None
+
+
+def test_what_the_matcher_refuses_the_refiner_is_not_asked(views):
+    none = Rejected(Code.NOT_VISIBLE, 'the model names no point')
+    answer = located(views[:2], Oracle(right=none), refiner=Fine(right=AssertionError('asked')))
+    assert answer.status == (Code.NOT_VISIBLE, 'right: the model names no point')
+
+
+def test_a_refiner_that_breaks_fails_by_its_own_name(views):
+    answer = located(views[:2], Oracle(), refiner=Fine(right=ZeroDivisionError('one by zero')))
+    assert answer.status[0] == Code.MATCHER_FAILED
+    assert 'Fine failed: ZeroDivisionError: one by zero' in answer.status[1]
+
+
+@pytest.mark.parametrize('nonsense', [
+    (3.0, 3.0), Match(np.full(2, np.nan), np.eye(2), 0.9), Match(np.zeros(2), np.eye(2), 1.2),
+    Match(np.zeros(2), np.ones(2), 0.9)], ids=['tuple', 'nan', 'confidence', 'covariance'])
+def test_nonsense_from_a_refiner_is_its_failure(views, nonsense):
+    answer = located(views[:2], Oracle(), refiner=Fine(right=nonsense))
+    assert answer.status[0] == Code.MATCHER_FAILED
+    assert answer.target is None
 
 
 def test_an_instruction_becomes_a_pixel_where_the_matcher_can(views):

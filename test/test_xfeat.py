@@ -11,8 +11,10 @@ from textured import looked
 from crosspoint_ros.core.datatypes import (
     Code,
     Intrinsics,
+    Match,
     Matcher,
     Query,
+    Refiner,
     Rejected,
     Transform,
     Warmable,
@@ -68,6 +70,7 @@ def test_it_is_a_matcher_by_name_that_can_be_warmed():
     matcher = load_matcher('xfeat')
     assert isinstance(matcher, Matcher)
     assert isinstance(matcher, Warmable)
+    assert isinstance(matcher, Refiner)
 
 
 def test_a_misspelt_option_is_refused():
@@ -256,3 +259,69 @@ def test_negative_noise_is_refused():
         XFeatMatcher(pose_noise_cm=-1)
 
 
+def rough(pixel, sigma_px=8.0):
+    return Match(np.asarray(pixel), np.eye(2) * sigma_px ** 2, 0.9)
+
+
+@pytest.mark.parametrize('point', VISIBLE_BASE_M)
+@pytest.mark.parametrize('prepare', [images_only, without_depth, lambda view: view],
+                         ids=['images', 'poses', 'depth'])
+def test_near_a_rough_find_the_exact_place_is_found(matcher, left, right, prepare, point):
+    truth = pixel_of(right, np.array(point))
+    query = Query(prepare(left), prepare(right), pixel_of(left, np.array(point)))
+    found = matcher.refine(query, rough(truth + np.array((8.0, -6.0))))
+    assert np.linalg.norm(found.pixel - truth) < 4
+
+
+def test_near_another_place_it_finds_that_one_and_trusts_it_less(matcher, left, right):
+    point = np.array(VISIBLE_BASE_M[0])
+    query = Query(images_only(left), images_only(right), pixel_of(left, point))
+    own, aside = matcher.match(query), pixel_of(right, point) + np.array((60.0, 20.0))
+    found = matcher.refine(query, rough(aside))
+    assert np.linalg.norm(found.pixel - aside) < 24
+    assert found.confidence < own.confidence - 0.2
+
+
+def test_the_spread_of_a_rough_find_decides_how_far_it_looks(matcher, left, right):
+    point = np.array(VISIBLE_BASE_M[0])
+    query = Query(images_only(left), images_only(right), pixel_of(left, point))
+    aside = pixel_of(right, point) + np.array((40.0, 0.0))
+    narrow, wide = (matcher.refine(query, rough(aside, s)).pixel for s in (6.0, 200.0))
+    assert np.linalg.norm(narrow - aside) < 18
+    assert np.linalg.norm(wide - pixel_of(right, point)) < 4
+
+
+def test_a_rough_find_that_says_the_same_changes_no_confidence(matcher, left, right):
+    query = Query(images_only(left), images_only(right), pixel_of(left, VISIBLE_BASE_M[0]))
+    own = matcher.match(query)
+    assert matcher.refine(query, rough(own.pixel)).confidence == pytest.approx(own.confidence,
+                                                                               abs=0.02)
+
+
+def test_depth_that_puts_the_point_elsewhere_refuses_a_rough_find(matcher, left, right):
+    point = np.array(VISIBLE_BASE_M[0])
+    query = Query(left, right, pixel_of(left, point))
+    words = r'the point is at \(\d+, \d+\), \d+\.\d sigma from the rough find at \(.*limit 3'
+    with pytest.raises(Rejected, match=words) as refused:
+        matcher.refine(query, rough(pixel_of(right, point) + np.array((50.0, 0.0))))
+    assert refused.value.code == Code.INCONSISTENT
+
+
+def test_what_depth_hides_stays_hidden_near_a_rough_find(matcher, left, right):
+    with pytest.raises(Rejected, match='in front') as refused:
+        matcher.refine(Query(left, right, pixel_of(left, np.array(BEHIND_BASE_M))),
+                       rough((150.0, 90.0)))
+    assert refused.value.code == Code.NOT_VISIBLE
+
+
+def test_a_rough_find_is_on_the_scale_of_its_own_image(matcher, left):
+    right = looked('right 848', looking_at(RIGHT), BOX, WIDE)
+    aside = pixel_of(right, np.array(VISIBLE_BASE_M[0])) + 60.0
+    query = Query(images_only(left), images_only(right), pixel_of(left, VISIBLE_BASE_M[0]))
+    assert np.linalg.norm(matcher.refine(query, rough(aside, 6.0)).pixel - aside) < 18
+
+
+def test_near_needs_a_spread(matcher, left, right):
+    with pytest.raises(ValueError, match='near what'):
+        matcher.refine(Query(left, right, pixel_of(left, VISIBLE_BASE_M[0])),
+                       Match(np.array([100.0, 100.0])))

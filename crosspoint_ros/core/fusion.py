@@ -7,7 +7,7 @@ from math import exp, hypot, log, pi
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Refiner, Rejected
-from crosspoint_ros.core.verify import refuse_outside
+from crosspoint_ros.core.verify import check_match, refuse_outside
 
 # Nobody is surer than this that he is right, or his odds would be infinite.
 LEAST_DOUBT = 1e-6
@@ -54,14 +54,14 @@ def fuse(query: Query, coarse: Match, fine: Refiner, rule: Rule = DEFAULT) -> Ma
     """
     refuse_outside(query, coarse)
     coarse = _with_spread(query, coarse, rule)
-    own = _placed(query, fine.match(query))
+    own = _placed(query, fine.match(query), fine)
     if _distance(own, coarse) <= rule.reach:
         return _weighed(own, _log_ratio(query, own, coarse, rule), 'confirmed by', coarse, rule)
     against = _log_ratio_elsewhere(coarse, rule)
     if not rule.refine:
         return _weighed(own, against, 'in spite of', coarse, rule)
     try:
-        near = _placed(query, fine.refine(query, coarse))
+        near = _placed(query, fine.refine(query, coarse), fine)
     except Rejected as why:
         if why.code == Code.MATCHER_FAILED:
             raise
@@ -70,7 +70,8 @@ def fuse(query: Query, coarse: Match, fine: Refiner, rule: Rule = DEFAULT) -> Ma
                      _weighed(near, _log_ratio(query, near, coarse, rule), 'near', coarse, rule))
 
 
-def _placed(query: Query, found: Match) -> Match:
+def _placed(query: Query, found: Match, fine: Refiner) -> Match:
+    check_match(found, fine)
     refuse_outside(query, found)
     return found
 

@@ -23,7 +23,7 @@ from crosspoint_ros.core.datatypes import (
 )
 from crosspoint_ros.core.fusion import fuse
 from crosspoint_ros.core.lift import lift
-from crosspoint_ros.core.verify import Evidence, Limits, examine, verify
+from crosspoint_ros.core.verify import Evidence, Limits, check_match, examine, verify
 
 Stage = Callable[[str], None]
 
@@ -151,23 +151,9 @@ def find(clicked: View, other: View | Unseen, pixel: Array, matcher: Matcher,
         if refiner is not None:
             with failures_named(refiner):
                 match = fuse(query, match, refiner)
-            check_match(match, refiner)
     except Rejected as why:
         return Answer(other.camera, other, None, Evidence(), why)
     return Answer(other.camera, other, match, Evidence(), None)
-
-
-def check_match(match: object, matcher: Matcher) -> None:
-    """Raise `Rejected` (MATCHER_FAILED) if a matcher's answer is not what a Match holds."""
-    name = type(matcher).__name__
-    if (not isinstance(match, Match) or np.shape(match.pixel) != (2,)
-            or np.shape(match.covariance_px2) != (2, 2)):
-        raise Rejected(Code.MATCHER_FAILED, f'{name} answered {match!r} (must be a Match with a '
-                       'pixel (2,) and a covariance (2, 2))')
-    spread_px2 = np.asarray(match.covariance_px2, dtype=np.float64)
-    if np.isfinite(spread_px2).all() and not np.linalg.eigvalsh(spread_px2).min() > 0:
-        raise Rejected(Code.MATCHER_FAILED, f'{name} answered with the covariance '
-                       f'{spread_px2.tolist()} px^2 (must be positive definite; NaN: unknown)')
 
 
 def checked(clicked: View, pixel: Array, answer: Answer, limits: Limits) -> Answer:

@@ -88,6 +88,19 @@ def verify(query: Query, match: Match, evidence: Evidence, limits: Limits) -> No
                        f'{limits.max_depth_gap_m:g}): hidden there, or wrong poses')
 
 
+def check_match(match: object, matcher: object) -> None:
+    """Raise `Rejected` (MATCHER_FAILED) if a matcher's answer is not what a Match holds."""
+    name = type(matcher).__name__
+    if (not isinstance(match, Match) or np.shape(match.pixel) != (2,)
+            or np.shape(match.covariance_px2) != (2, 2)):
+        raise Rejected(Code.MATCHER_FAILED, f'{name} answered {match!r} (must be a Match with a '
+                       'pixel (2,) and a covariance (2, 2))')
+    spread_px2 = np.asarray(match.covariance_px2, dtype=np.float64)
+    if np.isfinite(spread_px2).all() and not np.linalg.eigvalsh(spread_px2).min() > 0:
+        raise Rejected(Code.MATCHER_FAILED, f'{name} answered with the covariance '
+                       f'{spread_px2.tolist()} px^2 (must be positive definite; NaN: unknown)')
+
+
 def refuse_outside(query: Query, match: Match) -> None:
     """Raise `Rejected` if a match is no number (MATCHER_FAILED) or off the image (NOT_VISIBLE)."""
     other, (x, y) = query.other, match.pixel
