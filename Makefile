@@ -52,7 +52,7 @@ test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
   $(CROPOND)/transformers-oldest/.installed $(CROPOND)/transformers-newest/.installed
 	for end in oldest newest; do \
 	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch \
-	  CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) test/test_cropond_*.py || exit 1; done
+	  CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -o faulthandler_timeout=400 test/test_cropond_*.py || exit 1; done
 
 $(CROPOND)/%/.installed: requirements/%.txt $(TEST_VENV)/.wheels-$(KIND)
 	@echo '== $* into $(@D): half a minute, once'
