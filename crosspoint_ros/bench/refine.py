@@ -128,6 +128,8 @@ def _line(scores: Sequence[Score]) -> str:
 
     def spread(name: str) -> str:
         values = _percent([getattr(s, name) for s in scores])
+        if np.isnan(values).any():  # a draw without any such answer
+            return f'{"-":>11}'
         return f'{values.mean():5.1f} +-{values.std():3.1f}'
 
     near, wide = (_percent([s.overall.pck[i] for s in scores]).mean() for i in (2, 3))
