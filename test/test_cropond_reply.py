@@ -31,8 +31,8 @@ REPLIES = [
     ('# found it\n{"point_2d": [512, 307]}', (512, 307)),
     ('[{"point_2d": [512, 307],},]', (512, 307)),
     ('```json\n[\n\t{"point_2d": [512, 307], "label": "han', (512, 307)),
-    ('{"point_2d": [512, 307', (512, 307)),
     ("[{'point_2d': [512, 307]}]", (512, 307)),
+    ("{'x': 512, 'y': 307}", (512, 307)),
     # text
     ('[512, 307]', (512, 307)),
     ('[[512, 307]]', (512, 307)),
@@ -41,6 +41,9 @@ REPLIES = [
     ('512 307', (512, 307)),
     ('x=512, y=307', (512, 307)),
     ('x: 512 y: 307', (512, 307)),
+    ('x = 512 and y = 307', (512, 307)),
+    ('(512px, 307 px)', (512, 307)),
+    ('点的坐标是（512，307）。', (512, 307)),
     ('<point x="51.2" y="30.7" alt="handle">handle</point>', (51.2, 30.7)),
     ('<points x1="51.2" y1="30.7" x2="1" y2="2">', (51.2, 30.7)),
     ('The corresponding point is at (512, 307) in the second image.', (512, 307)),
@@ -58,6 +61,12 @@ REPLIES = [
     ('The point at (56, 323) corresponds to (512, 307).', (512, 307)),
     ('{"point_2d": [56, 323]}', (56, 323)),  # alone it is the answer
     ('[56, 323]', (56, 323)),
+    ('The point [56, 323] corresponds to (512, 307).', (512, 307)),
+    ('[56, 323] it was, and as [56, 323] shows a cup: [512, 307]', (512, 307)),
+    ('{"point_2d": [56, 323]} is {"point_2d": [512, 307]} there', (512, 307)),
+    ('[{"image": 1, "point_2d": [56, 323]}, {"image": 2, "point_2d": [512, 307]}]', (512, 307)),
+    ('{"first": [56, 323], "second": [512, 307]}', (512, 307)),
+    ('The point [56, 323] maps to [56, 323].', (56, 323)),
     # several
     ('[{"point_2d": [512, 307]}, {"point_2d": [1, 2]}]', (512, 307)),
     ('It is [512, 307] or [1, 2].', (512, 307)),
@@ -67,6 +76,10 @@ EMPTY = [
     '{"point_2d": []}', '{"point_2d": null}', '{"point_2d": [512]}', '{"point_2d": [true, false]}',
     '{"point_2d": ["left", "top"]}', '{"point_2d": [NaN, 307]}', 'There are 2 images and 3 cups.',
     '{"bbox_2d": [1, 2, 3, 4]}', '<html><body>502 Bad Gateway</body></html>', '[' * 5000,
+    '{"point_2d": [' + '9' * 5000 + ', 1]}', '{"point_2d": [' + '9' * 3000 + ', 1]}',
+    '1' + ' ' * 100_000 + '2', '[512, 307, 1]', '[1,024, 768]', '(51.2%, 30.7%)',
+    # cut off: the number may go on
+    '{"point_2d": [512, 307', '{"point_2d": [512, 3', '[512, 30', '(512, 30', '{"point_2d": [512',
 ]
 
 
@@ -92,12 +105,14 @@ def test_all_points_of_a_reply_keep_their_order():
 
 
 @pytest.mark.parametrize(('reply', 'expected'), [
-    ('A', 'A'), ('B.', 'B'), ('The answer is B', 'B'), ('(C) no', 'C'),
-    ('A is wrong, so the answer is D.', 'D')])
+    ('A', 'A'), ('B.', 'B'), ('The answer is B', 'B'), ('(C) no', 'C'), ('**Answer:** B', 'B'),
+    ('A is wrong, so the answer is D.', 'D'), ('The answer is A because it shows B', 'A'),
+    ('B. A cup stands there', 'B'), ('Yes', 'A'), ('A cup is not visible: no', 'B')])
 def test_the_letter_is_found(reply, expected):
-    assert letter(reply) == expected
+    assert letter(reply, ('Yes', 'No')) == expected
 
 
-def test_a_reply_without_a_letter_is_said_to_have_none():
-    with pytest.raises(NoPoint):
-        letter('yes')
+@pytest.mark.parametrize('reply', ['maybe', 'yes and no', ''])
+def test_a_reply_without_a_letter_is_said_to_have_none(reply):
+    with pytest.raises(NoPoint, match=r'no answer|nothing'):
+        letter(reply, ('Yes', 'No'))

@@ -4,32 +4,42 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-NUMBER = r'[-+]?(?:\d+\.\d+|\.\d+|\d+)(?:[eE][-+]?\d+)?'
-SEPARATOR = r'\s*[,;\s]\s*'
+# Longer replies are not read to their end: a point stands before it, or nowhere.
+READ_CHARACTERS = 4000
+SHOWN_CHARACTERS = 120
+# What Chinese text has for brackets, commas and colons.
+PLAIN = str.maketrans('（）［］【】，：；', '()[][],:;')
+NUMBER = r'[-+]?(?:\d+\.\d+|\.\d+|\d+)(?:[eE][-+]?\d+)?(?: ?px\b)?'
+SEPARATOR = r'(?:\s*[,;]\s*|\s+)'
+PAIR = rf'({NUMBER}){SEPARATOR}({NUMBER})'
+QUOTE = r'["\']?'
 COMMENT = re.compile(r'(?<![:"\w])//[^\n]*|/\*.*?\*/|(?m:^\s*#[^\n]*)', re.S)
 TRAILING_COMMA = re.compile(r',(\s*[\]}])')
-# One way to write a point in text each, the plainest last.
-IN_TEXT = (
-    re.compile(rf'"?point(?:_2d|s)?"?\s*[:=]\s*\[*\(*\s*({NUMBER}){SEPARATOR}({NUMBER})', re.I),
-    re.compile(rf'\bx\d?"?\s*[:=]\s*"?({NUMBER})"?[,;\s]+"?y\d?"?\s*[:=]\s*"?({NUMBER})', re.I),
-    re.compile(rf'\[\s*({NUMBER}){SEPARATOR}({NUMBER})\s*(?=\]|$)'),
-    re.compile(rf'\(\s*({NUMBER}){SEPARATOR}({NUMBER})\s*\)'),
-    re.compile(rf'^\s*({NUMBER}){SEPARATOR}({NUMBER})\s*\.?\s*$'),
-)
+# The ways to write a point in text. Within brackets the number must be seen to end: of a reply that
+# was cut off, `[512, 30` may be the beginning of [512, 307].
+IN_TEXT = re.compile('|'.join((
+    rf'{QUOTE}point(?:_2d|s)?{QUOTE}\s*[:=]\s*[\[(]+\s*{PAIR}(?=\s*[\])}},;])',
+    rf'{QUOTE}point(?:_2d|s)?{QUOTE}\s*[:=]\s*{PAIR}',
+    rf'\bx\d?{QUOTE}\s*[:=]\s*{QUOTE}({NUMBER})(?:{QUOTE}[,;\s]\s*|\s+)(?:and\s+)?'
+    rf'{QUOTE}y\d?{QUOTE}\s*[:=]\s*{QUOTE}({NUMBER})',
+    rf'\[\s*{PAIR}\s*\]', rf'\(\s*{PAIR}\s*\)')), re.I)
+ALONE = re.compile(rf'^\s*{PAIR}\s*\.?\s*$')
 POINT_KEYS = ('point_2d', 'point', 'points', 'coordinates', 'coordinate', 'position', 'points_2d')
-SHOWN_CHARACTERS = 120
+# An option that is called the answer, else one that stands alone: `A cup` is an article.
+ANSWER = re.compile(r'(?i:answer|option|choice)(?:\s+(?i:is))?\s*:?\s*[*("]*([A-D])(?![A-Za-z])')
+LETTER = re.compile(r'(?<![A-Za-z])(?:A(?!\s+[a-z])|[B-D])(?![A-Za-z])')
 
 
 class NoPoint(ValueError):  # noqa: N818  (an answer of the model's, not a bug)
-    """A reply that names no point; quotes it."""
+    """A reply that names no point, or whatever else was asked for; quotes it."""
 
-    def __init__(self, reply: str) -> None:
+    def __init__(self, reply: str, asked: str = 'point') -> None:
         words = ' '.join(reply.split())
         short = words if len(words) <= SHOWN_CHARACTERS else words[:SHOWN_CHARACTERS] + '…'
-        super().__init__(f'the model replied {short!r}: no point' if words
+        super().__init__(f'the model replied {short!r}: no {asked}' if words
                          else 'the model replied nothing')
 
 
@@ -39,11 +49,8 @@ def points(reply: str) -> list[tuple[float, float]]:
     Numbers are returned as they stand, negative and out of range ones too: what they mean is for
     the coordinate convention to say, and what is off the image is refused later on.
     """
-    for data in _json_values(reply):
-        found = list(_in_data(data))
-        if found:
-            return found
-    return _in_text(reply)
+    reply = reply[:READ_CHARACTERS].translate(PLAIN)
+    return [found for data in _json_values(reply) for found in _in_data(data)] or _in_text(reply)
 
 
 def point(reply: str, clicked: tuple[str, str] | None = None) -> tuple[float, float]:
@@ -55,18 +62,25 @@ def point(reply: str, clicked: tuple[str, str] | None = None) -> tuple[float, fl
     found = points(reply)
     if not found:
         raise NoPoint(reply)
-    if clicked is not None and len(found) > 1 and found[0] == (float(clicked[0]),
-                                                               float(clicked[1])):
-        return found[1]
-    return found[0]
+    if clicked is None:
+        return found[0]
+    asked = (float(clicked[0]), float(clicked[1]))
+    return next((each for each in found if each != asked), asked)
 
 
-def letter(reply: str) -> str:
-    """Return the option A to D that a reply chooses. Raises `NoPoint` if it chooses none."""
-    chosen = re.findall(r'(?<![A-Za-z])([A-D])(?![A-Za-z])', reply)
-    if not chosen:
-        raise NoPoint(reply)
-    return str(chosen[-1])
+def letter(reply: str, options: Sequence[str] = ()) -> str:
+    """Return the option A to D that a reply chooses. Raises `NoPoint` if it chooses none.
+
+    options: their texts, for a reply that says one of them instead of its letter.
+    """
+    chosen = ANSWER.findall(reply) or LETTER.findall(reply)
+    if chosen:
+        return str(chosen[-1])
+    said = [name for name, text in zip('ABCD', options, strict=False)
+            if re.search(rf'(?<!\w){re.escape(text)}(?!\w)', reply, re.I)]
+    if len(said) != 1:
+        raise NoPoint(reply, 'answer')
+    return said[0]
 
 
 def _json_values(reply: str) -> Iterator[Any]:
@@ -78,7 +92,7 @@ def _json_values(reply: str) -> Iterator[Any]:
     while match := re.compile(r'[\[{]').search(text, place):
         try:
             value, place = decoder.raw_decode(text, match.start())
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # a number of 5000 digits is a ValueError
             place = match.end()
             continue
         if isinstance(value, dict) or _holds_a_dict(value):
@@ -121,15 +135,15 @@ def _in_value(value: Any) -> Iterator[tuple[float, float]]:
 def _pair(values: list[Any]) -> Iterator[tuple[float, float]]:
     try:
         x, y = (float(value) for value in values if not isinstance(value, bool))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return
     if math.isfinite(x) and math.isfinite(y):
         yield x, y
 
 
 def _in_text(text: str) -> list[tuple[float, float]]:
-    for pattern in IN_TEXT:
-        found = [pair for match in pattern.finditer(text) for pair in _pair(list(match.groups()))]
-        if found:
-            return found
-    return []
+    found = []
+    for match in IN_TEXT.finditer(text) if not (alone := ALONE.match(text)) else [alone]:
+        numbers = [number for number in match.groups() if number is not None]
+        found += _pair([number.lower().removesuffix('px') for number in numbers])
+    return found
