@@ -31,7 +31,7 @@ from crosspoint_ros.bench.ways import (
     OTHER_MOVED,
     ways,
 )
-from crosspoint_ros.matchers.cropond import checkpoint, random_weights
+from crosspoint_ros.matchers.cropond import checkpoint, memory, random_weights
 from crosspoint_ros.matchers.cropond.compared import Compared
 from crosspoint_ros.matchers.cropond.gauge import Gauge
 from crosspoint_ros.matchers.cropond.prompt import pointing
@@ -114,7 +114,7 @@ def test_random_weights_are_in_their_number_format_from_the_start():
 
 
 def test_a_shape_that_does_not_fit_is_refused_with_need_and_free_memory(monkeypatch, capsys):
-    monkeypatch.setattr(checkpoint, 'free_bytes', lambda device: 2_000_000_000)
+    monkeypatch.setattr(memory, 'free_bytes', lambda device: 2_000_000_000)
     assert cli.main(['bench', 'latency', '--random-weights', '7b', '--option', 'device=cpu']) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert 'needs about 37.0 GB on cpu, 2.0 GB are free' in line

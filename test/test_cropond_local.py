@@ -29,7 +29,7 @@ from crosspoint_ros.core.datatypes import (
 )
 from crosspoint_ros.core.pipeline import ground
 from crosspoint_ros.matchers import load_matcher
-from crosspoint_ros.matchers.cropond import checkpoint
+from crosspoint_ros.matchers.cropond import checkpoint, memory
 from crosspoint_ros.matchers.cropond.prompt import Convention
 
 torch.set_num_threads(1)
@@ -152,6 +152,18 @@ def test_a_wrong_convention_fails_the_self_test(copying):
         load_matcher('cropond', model=str(copying), **HERE, coordinates='absolute')
 
 
+def test_a_model_that_only_repeats_the_click_is_warned_of(copying, caplog):
+    with caplog.at_level(logging.WARNING, 'crosspoint_ros'):
+        told = load_matcher('cropond', model=str(copying), **HERE).describe()['self_test']
+    assert 'it may only repeat the click' in caplog.text
+    assert 'with its halves swapped' in told
+
+
+@pytest.mark.parametrize('revision', ['', 'main', '0123456'])
+def test_a_revision_that_is_no_whole_commit_is_refused(revision):
+    refused(ValueError, 'all 40 characters', 'someone/CroPond-3B', revision=revision)
+
+
 def test_progress_is_logged(copying, caplog):
     with caplog.at_level(logging.INFO, 'crosspoint_ros'):
         load_matcher('cropond', model=str(copying), **HERE)
@@ -239,7 +251,7 @@ def test_a_gpu_that_is_not_there_is_refused(random):
 
 
 def test_too_little_memory_is_refused_with_need_and_free(random, monkeypatch):
-    monkeypatch.setattr(checkpoint, 'free_bytes', lambda device: 300_000_000)
+    monkeypatch.setattr(memory, 'free_bytes', lambda device: 300_000_000)
     refused(MemoryError, r'needs about 0.5 GB on cpu, 0.3 GB are free', random)
 
 
@@ -248,7 +260,7 @@ def test_memory_that_ends_while_loading_is_said_in_the_same_words(random, monkey
         raise RuntimeError('[enforce fail] DefaultCPUAllocator: not enough memory: you tried')
 
     monkeypatch.setattr(checkpoint, '_loaded', out_of_memory)
-    refused(MemoryError, r'needs about 0.5 GB on cpu, .* free: .*DefaultCPUAllocator', random)
+    refused(MemoryError, r'needs about 0.5 GB on cpu, .* GB are free; .*DefaultCPUAlloc', random)
 
 
 def test_an_id_without_a_revision_is_refused():

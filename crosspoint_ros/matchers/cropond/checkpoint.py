@@ -1,8 +1,10 @@
 """A folder of weights, checked before it is loaded, and loaded without a word of foreign code."""
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,27 +17,36 @@ import torch
 import transformers
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
+from crosspoint_ros.matchers.cropond.memory import GB, check_memory, free_bytes, memory_errors
 from crosspoint_ros.matchers.cropond.weights import Weights, need_bytes, read_weights
 
 ARCHITECTURE = 'Qwen2_5_VLForConditionalGeneration'
 NEEDED = ('config.json', 'tokenizer_config.json')
 FILES = ('*.json', '*.safetensors', 'merges.txt', 'vocab.json')
+COMMIT = re.compile('[0-9a-f]{40}')
 REPORT_S = 5.0
-GB = 1e9
-NO_QUANTISING = ['visual', 'lm_head']  # coordinates hang on both; they are small
+# Coordinates hang on both, and they are small. The whole name: transformers 5 compares from its
+# beginning, and would quantise the vision tower without a word.
+NO_QUANTISING = ['model.visual', 'lm_head']
+FOR_4BIT = ('bitsandbytes', 'accelerate')
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A loaded model with its tokenizer, and on what it runs."""
+    """A loaded model with its tokenizer, and the memory it was thought to need.
+
+    device: 'cuda' or 'cpu'; device_name: which one, for people.
+    """
 
     model: Any
     tokenizer: Any
     folder: Path
     device: str
+    device_name: str
     weights: str
+    needs_bytes: int
 
 
 def load(model: str, revision: str, device: str, weights: str) -> Checkpoint:
@@ -43,45 +54,61 @@ def load(model: str, revision: str, device: str, weights: str) -> Checkpoint:
 
     Raises FileNotFoundError, ValueError or MemoryError, each with what to do about it.
     """
-    folder = find(model, revision)
-    check_architecture(folder)
-    found = read_weights(folder)
+    folder, found = find(model, revision)
     chosen = chosen_device(device)
     number_format = {'auto': 'bfloat16' if chosen == 'cuda' else 'float32'}.get(weights, weights)
+    quantising = four_bits() if number_format == '4bit' else None
     needs = need_bytes(found, number_format)
-    check_memory(folder, needs, chosen)
+    check_memory(folder.name, needs, chosen)
     log.info('%s: loading %.1f GB in %d files onto %s as %s', folder.name,
              found.file_bytes / GB, len(found.files), chosen, number_format)
     begun_s = time.monotonic()
-    with memory_errors(folder, needs, chosen), progress(found, chosen):
-        loaded = _loaded(folder, chosen, number_format)
+    with refusals(folder), memory_errors(folder.name, needs, chosen), progress(found, chosen):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        loaded = _loaded(folder, chosen, number_format, quantising)
     log.info('%s: loaded onto %s in %.1f s', folder.name, named(chosen),
              time.monotonic() - begun_s)
-    return Checkpoint(loaded, AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
-                      folder, named(chosen), number_format)
+    return Checkpoint(loaded, tokenizer, folder, chosen, named(chosen), number_format, needs)
 
 
-def find(model: str, revision: str) -> Path:
-    """Return the folder of a checkpoint; a hub id is fetched unless it was before."""
+def find(model: str, revision: str) -> tuple[Path, Weights]:
+    """Return the folder of a checkpoint, and its weights, all there. Fetches what is not."""
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return folder
+        return folder, checked(folder)
     if model.count('/') != 1 or model.startswith(('/', '.', '~')):
         raise FileNotFoundError(f'cropond.model: there is no folder {model}')
-    if not revision:
+    if not COMMIT.fullmatch(revision):
         raise ValueError(f'cropond.model: {model} is the id of a repository; set cropond.revision '
-                         'to the commit you have tested, so that nobody changes your robot')
+                         'to the commit you have tested, all 40 characters of it, so that nobody '
+                         f'changes your robot (it is {revision!r})')
+    try:  # a download that was cut off leaves a folder, too
+        folder = fetched(model, revision, local=True)
+        return folder, checked(folder)
+    except OSError:
+        log.info('%s: fetching what is missing of %s from the hub', model, revision)
+        folder = fetched(model, revision, local=False)
+        return folder, checked(folder)
+
+
+def fetched(model: str, revision: str, local: bool) -> Path:
+    """Return the folder that the hub's client has, or fetches. Raises FileNotFoundError."""
     import huggingface_hub
-    for local in (True, False):
-        try:
-            return Path(huggingface_hub.snapshot_download(
-                model, revision=revision, allow_patterns=list(FILES), local_files_only=local))
-        except Exception as error:  # each version of the hub's client has errors of its own
-            last = error
-    raise FileNotFoundError(
-        f'cropond.model: {model} at {revision} is not on this machine, and the hub did not give it '
-        f'({type(last).__name__}). Without a network, bring its files ({", ".join(FILES)}) in a '
-        'folder and give that as cropond.model')
+    try:
+        return Path(huggingface_hub.snapshot_download(
+            model, revision=revision, allow_patterns=list(FILES), local_files_only=local))
+    except Exception as error:  # each version of the hub's client has errors of its own
+        first = str(error).strip().split('\n')[0]
+        raise FileNotFoundError(
+            f'cropond.model: {model} at {revision} is not on this machine, and the hub did not '
+            f'give it ({type(error).__name__}: {first}). Without a network, bring its files '
+            f'({", ".join(FILES)}) in a folder and give that as cropond.model') from error
+
+
+def checked(folder: Path) -> Weights:
+    """Return the weights of a checkpoint that this can run and that is all there, or raise."""
+    check_architecture(folder)
+    return read_weights(folder)
 
 
 def check_architecture(folder: Path) -> None:
@@ -117,38 +144,6 @@ def named(device: str) -> str:
     return f'cuda ({torch.cuda.get_device_name()})' if device == 'cuda' else device
 
 
-def free_bytes(device: str) -> int:
-    """How much memory is free there."""
-    if device == 'cuda':
-        return int(torch.cuda.mem_get_info()[0])
-    for line in Path('/proc/meminfo').read_text().splitlines():
-        if line.startswith('MemAvailable:'):
-            return int(line.split()[1]) * 1024
-    raise OSError('/proc/meminfo does not say how much memory is available')
-
-
-def check_memory(folder: Path, needs: int, device: str) -> None:
-    """Raise MemoryError if there is less than a model needs."""
-    free = free_bytes(device)
-    if needs > free:
-        raise MemoryError(f'{folder.name} needs about {needs / GB:.1f} GB on {device}, '
-                          f'{free / GB:.1f} GB are free; end other programs, choose a smaller '
-                          'model, or cropond.weights: 4bit')
-
-
-@contextmanager
-def memory_errors(folder: Path, needs: int, device: str) -> Iterator[None]:
-    """Turn every way of running out of memory into a MemoryError with the figures."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) \
-                and 'memory' not in str(error):
-            raise
-        raise MemoryError(f'{folder.name} needs about {needs / GB:.1f} GB on {device}, '
-                          f'{free_bytes(device) / GB:.1f} GB are free: {error}') from error
-
-
 @contextmanager
 def progress(found: Weights, device: str) -> Iterator[None]:
     """Say every few seconds how much of the weights is in memory."""
@@ -170,29 +165,51 @@ def progress(found: Weights, device: str) -> Iterator[None]:
         thread.join()
 
 
-def _loaded(folder: Path, device: str, number_format: str) -> Any:
+@contextmanager
+def refusals(folder: Path) -> Iterator[None]:
+    """Say of which folder it is that transformers cannot read something, and with what it tried."""
+    try:
+        yield
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of a file's content: it raises whatever its parsers raise
+        raise ValueError(f'{folder}: transformers {transformers.__version__} cannot load it '
+                         f'({type(error).__name__}: {error})') from error
+
+
+def _loaded(folder: Path, device: str, number_format: str, quantising: Any) -> Any:
     transformers.utils.logging.disable_progress_bar()
-    quantised = number_format == '4bit'
-    given = {'quantization_config': four_bits()} if quantised else {}
+    given = {} if quantising is None else {
+        'quantization_config': quantising, 'device_map': {'': 0 if device == 'cuda' else 'cpu'}}
+    dtype = torch.bfloat16 if quantising else getattr(torch, number_format)
     model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         folder, trust_remote_code=False, use_safetensors=True, local_files_only=True,
         attn_implementation='sdpa', output_loading_info=True, low_cpu_mem_usage=True,
-        dtype=torch.bfloat16 if quantised else getattr(torch, number_format), **given)
+        dtype=dtype, **given)
     # What is missing would be random numbers, and nobody would notice.
     wrong = sorted(report['missing_keys']) + sorted(map(str, report.get('mismatched_keys', ())))
     if wrong:
         raise ValueError(f'{folder}: {len(wrong)} tensors of the model are missing or of another '
-                         f'size, {wrong[0]} first: the weights are not those of its config.json')
-    return (model if quantised else model.to(device)).eval()
+                         f'size, {wrong[0]} first: the weights are not those of its config.json, '
+                         f'{writer(folder)}')
+    if any(weight.dtype is torch.uint8 for weight in model.model.visual.parameters()):
+        raise ValueError(f'transformers {transformers.__version__} has put the vision tower in 4 '
+                         'bits, too: use another version, or other cropond.weights')
+    return (model.to(device) if quantising is None else model).eval()
+
+
+def writer(folder: Path) -> str:
+    """Say by which transformers a checkpoint was written: an older one may not understand it."""
+    wrote = json.loads((folder / 'config.json').read_text()).get('transformers_version', 'another')
+    return f'or transformers {transformers.__version__} cannot read what transformers {wrote} wrote'
 
 
 def four_bits() -> Any:
     """How weights are kept in 4 bits, by bitsandbytes. Raises ValueError where it is missing."""
-    try:
-        import bitsandbytes  # noqa: F401  (transformers would say it less plainly)
-    except ImportError as error:
-        raise ValueError('cropond.weights: 4bit needs bitsandbytes: pip install bitsandbytes'
-                         ) from error
+    missing = [name for name in FOR_4BIT if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f'cropond.weights: 4bit needs {" and ".join(missing)}: pip install '
+                         f'{" ".join(missing)}')
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=NO_QUANTISING)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from crosspoint_ros.matchers.cropond.engine import Engine, Picture
     from crosspoint_ros.matchers.cropond.grammar import Form
 
+FREE_TOKENS = 96  # a sentence about both points, and then JSON
+
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +40,7 @@ class CropondMatcher:
         """
         self.options = LocalOptions(**options)
         try:  # here, since it takes seconds, and not everybody has it
-            from crosspoint_ros.matchers.cropond import checkpoint
+            from crosspoint_ros.matchers.cropond import checkpoint, memory
             from crosspoint_ros.matchers.cropond.engine import Engine, EngineOptions
         except ModuleNotFoundError as error:
             raise ValueError(f'cropond needs {error.name}: pip install "crosspoint_ros[cropond]", '
@@ -46,11 +48,13 @@ class CropondMatcher:
                              'NVIDIA') from error
         self.checkpoint = loaded = loaded or checkpoint.load(
             self.options.model, self.options.revision, self.options.device, self.options.weights)
-        self._begin(Engine(loaded.model, loaded.tokenizer, EngineOptions(
+        engine_options = EngineOptions(
             max_pixels=self.options.max_pixels, max_pairs=self.options.max_pairs,
-            cuda_graphs=self.options.cuda_graphs)))
-        self._about = {'model': loaded.folder.name, 'device': loaded.device,
+            cuda_graphs=self.options.cuda_graphs)
+        self._about = {'model': loaded.folder.name, 'device': loaded.device_name,
                        'weights': loaded.weights}
+        with memory.memory_errors(loaded.folder.name, loaded.needs_bytes, loaded.device):
+            self._begin(Engine(loaded.model, loaded.tokenizer, engine_options))
 
     def _begin(self, engine: Engine) -> None:
         self.engine, self._lock = engine, threading.Lock()
@@ -127,7 +131,7 @@ class CropondMatcher:
         """Return where the second image shows pixels of the first; None where nothing is said."""
         from crosspoint_ros.matchers.cropond.engine import Picture
         pictures = (Picture('self-test', first),
-                    Picture('self-test' if second is first else 'self-test, smaller', second))
+                    Picture('self-test' if second is first else 'self-test, changed', second))
         shown = [self._shown_size(p.rgb.shape[1], p.rgb.shape[0]) for p in pictures]
         clicks = [prompt.written(convention, pixel, shown[0]) for pixel in pixels]
         answers = self._places(pictures, [self._question(click) for click in clicks], clicks,
@@ -162,7 +166,7 @@ class CropondMatcher:
                       click: tuple[str, str] | None, shown: Shown, convention: Convention
                       ) -> Place | Rejected:
         """Let the model reply freely; if that holds a point, learn the form and weigh it."""
-        reply = self.engine.free(pictures, question)
+        reply = self.engine.free(pictures, question, FREE_TOKENS)
         try:
             said = point(reply.text, click)
         except NoPoint as error:

@@ -14,13 +14,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from crosspoint_ros.matchers.cropond.checkpoint import (
-    Checkpoint,
-    check_memory,
-    chosen_device,
-    memory_errors,
-    named,
-)
+from crosspoint_ros.matchers.cropond.checkpoint import Checkpoint, chosen_device, named
+from crosspoint_ros.matchers.cropond.memory import check_memory, memory_errors
 from crosspoint_ros.matchers.cropond.shapes import SHAPES, config_of
 from crosspoint_ros.matchers.cropond.weights import Weights, need_bytes
 
@@ -53,12 +48,12 @@ def load(name: str, device: str, weights: str) -> Checkpoint:
         config_of(SHAPES[name], tokenizer.get_vocab_size(), special_ids(tokenizer))
         | {'torch_dtype': number_format})
     needs = need_bytes(Weights((), 0, numbers(config), 0), number_format)
-    check_memory(title, needs, chosen)
-    with memory_errors(title, needs, chosen):
+    check_memory(title.name, needs, chosen)
+    with memory_errors(title.name, needs, chosen):
         model = drawn(config, chosen, getattr(torch, number_format))
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token='<|im_end|>',
                                       pad_token='<|endoftext|>')
-    return Checkpoint(model, wrapped, title, named(chosen), number_format)
+    return Checkpoint(model, wrapped, title, chosen, named(chosen), number_format, needs)
 
 
 def numbers(config: Any) -> int:

@@ -142,8 +142,9 @@ def _pair(values: list[Any]) -> Iterator[tuple[float, float]]:
 
 
 def _in_text(text: str) -> list[tuple[float, float]]:
-    found = []
-    for match in IN_TEXT.finditer(text) if not (alone := ALONE.match(text)) else [alone]:
+    found: list[tuple[float, float]] = []
+    alone = ALONE.match(text)
+    for match in IN_TEXT.finditer(text) if alone is None else [alone]:
         numbers = [number for number in match.groups() if number is not None]
         found += _pair([number.lower().removesuffix('px') for number in numbers])
     return found

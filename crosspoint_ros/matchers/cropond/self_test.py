@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import cv2
@@ -15,11 +15,12 @@ from crosspoint_ros.matchers.cropond.prompt import Convention
 
 POINTS = 8
 NEEDED = 6
-RIGHT = 0.03  # of the image's diagonal
 WIDTH_PX, HEIGHT_PX = 644, 476
+LIMIT_PX = 0.03 * (WIDTH_PX ** 2 + HEIGHT_PX ** 2) ** 0.5  # of error, for a right answer
 # The second image of the other half of the test: the same at half the size, where thousandths stay
 # what they are and pixels do not. Only that tells the conventions apart.
 SMALLER = 0.5
+CLEAR = 2  # answers by which the winner must be ahead of a convention that means other places
 Image = npt.NDArray[np.uint8]
 
 log = logging.getLogger(__name__)
@@ -40,46 +41,78 @@ class SelfTestFailed(ValueError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Score:
-    """How one convention did: right answers of all asked, and their median error, px."""
+    """How one convention did: right answers of all asked, and their median error, px.
+
+    swapped: those in the image with its halves swapped, asked of the winner alone.
+    """
 
     convention: Convention
     same: int
     smaller: int
     asked: int
     median_px: float
+    swapped: int | None = None
 
     def __str__(self) -> str:
-        return (f'{self.convention.value}: {self.same} of {self.asked} found in the same image '
+        text = (f'{self.convention.value}: {self.same} of {self.asked} found in the same image '
                 f'(median {self.median_px:.1f} px), {self.smaller} in a smaller one')
+        return text if self.swapped is None else f'{text}, {self.swapped} with its halves swapped'
 
 
 def decide(pointer: Pointer, conventions: Sequence[Convention]) -> Score:
     """Return the convention in which a model finds an image's points in the same image.
 
     Of several the first that does best. Raises `SelfTestFailed`, with all that was tried, if none
-    finds three in four.
+    finds three in four, or if it remains open whether the model means pixels or shares.
     """
-    scores = [_score(pointer, convention) for convention in conventions]
+    image = picture()
+    scores = [_score(pointer, image, convention) for convention in conventions]
     for score in scores:
         log.info('self-test: %s', score)
     passed = [score for score in scores if score.same >= NEEDED]
     if not passed:
-        tried = '; '.join(map(str, scores))
         raise SelfTestFailed(f'the model failed its self-test ({NEEDED} of {POINTS} are needed): '
-                             f'{tried}. Is it a CroPond or Qwen2.5-VL checkpoint, with the right '
-                             'coordinates and template?')
-    return max(passed, key=lambda score: score.same + score.smaller)
+                             f'{_said(scores)}. Is it a CroPond or Qwen2.5-VL checkpoint, with the '
+                             'right coordinates and template?')
+    best = max(passed, key=lambda score: score.same + score.smaller)
+    if any(_rivals(best, other) for other in passed):
+        raise SelfTestFailed('the self-test cannot tell in which coordinates the model writes: '
+                             f'{_said(passed)}. Set the option coordinates')
+    return _not_repeating(pointer, image, best)
 
 
-def _score(pointer: Pointer, convention: Convention) -> Score:
-    image, pixels = picture(), places()
+def _said(scores: Sequence[Score]) -> str:
+    return '; '.join(map(str, scores))
+
+
+def _rivals(best: Score, other: Score) -> bool:
+    """Tell whether another convention, of other places for the same numbers, does as well."""
+    # Thousandths and fractions mean the same place: whichever is taken is right.
+    differ = (best.convention is Convention.ABSOLUTE) != (other.convention is Convention.ABSOLUTE)
+    return differ and best.same + best.smaller - other.same - other.smaller < CLEAR
+
+
+def _not_repeating(pointer: Pointer, image: Image, score: Score) -> Score:
+    """Ask where repeating the click is wrong, and warn if the model may do no more than that."""
+    swapped, shift = np.roll(image, WIDTH_PX // 2, axis=1), np.array([WIDTH_PX // 2, 0])
+    expected = (places() + shift) % (WIDTH_PX, HEIGHT_PX)
+    errors_px = _errors_px(pointer.ask(image, swapped, list(places()), score.convention), expected)
+    found = replace(score, swapped=int((errors_px <= LIMIT_PX).sum()))
+    if found.swapped is not None and found.swapped < NEEDED:
+        log.warning('self-test: with the halves of the image swapped the model finds %d of %d '
+                    'points: it may only repeat the click, and be wrong wherever views differ',
+                    found.swapped, POINTS)
+    return found
+
+
+def _score(pointer: Pointer, image: Image, convention: Convention) -> Score:
+    pixels = places()
     smaller = cv2.resize(image, None, fx=SMALLER, fy=SMALLER, interpolation=cv2.INTER_AREA)
     same_px = _errors_px(pointer.ask(image, image, list(pixels), convention), pixels)
     smaller_px = _errors_px(pointer.ask(image, np.asarray(smaller, np.uint8), list(pixels),
                                         convention), pixels * SMALLER)
-    limit_px = RIGHT * float(np.hypot(WIDTH_PX, HEIGHT_PX))
-    return Score(convention, int((same_px <= limit_px).sum()),
-                 int((smaller_px <= limit_px * SMALLER).sum()), POINTS, float(np.median(same_px)))
+    return Score(convention, int((same_px <= LIMIT_PX).sum()),
+                 int((smaller_px <= LIMIT_PX * SMALLER).sum()), POINTS, float(np.median(same_px)))
 
 
 def _errors_px(found: Sequence[Array | None], expected: Array) -> Array:
