@@ -1,4 +1,4 @@
-"""`crosspoint bench node`: what the node itself costs, beside the matcher."""
+"""`crosspoint bench node`: what the node costs, and how soon it heeds a click while busy."""
 from __future__ import annotations
 
 import argparse
@@ -20,6 +20,8 @@ from crosspoint_ros.ros.test_pattern import DEPTH_MM
 
 CAMERAS = ('front', 'side')
 SETTLE_S = 3.0
+LABOUR_S = 1.0
+POLICIES = {'reject': 'refused as BUSY', 'preempt': 'the one before ended as CANCELLED'}
 
 
 class KnownPlane:
@@ -37,10 +39,29 @@ class KnownPlane:
                      confidence=0.9, basis='the test pattern')
 
 
+class Laborious(KnownPlane):
+    """Computes for a second first, as a model does: large products, and Python between them."""
+
+    def __init__(self) -> None:
+        self._weights = np.random.default_rng(0).normal(size=(1024, 1024)).astype(np.float32)
+
+    def match(self, query: Query) -> Match:
+        """Where the wall's point is, a second later."""
+        end_s = time.monotonic() + LABOUR_S
+        while time.monotonic() < end_s:
+            np.tanh(self._weights @ self._weights)
+            sum(number * number for number in range(10_000))
+        return super().match(query)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crosspoint bench node`."""
     parser.add_argument('--clicks', type=positive, default=100, help='how many (default 100)')
     parser.add_argument('--seconds', type=float, default=10.0, help='idle time (default 10 s)')
+    parser.add_argument('--matcher', default=f'{__name__}:Laborious',
+                        help='what computes while others click (default one that is slow)')
+    parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
+                        help='an option of that matcher; may be repeated')
     parser.add_argument('--json', type=Path, help='write the figures there')
 
 
@@ -58,6 +79,14 @@ def main(args: argparse.Namespace) -> int:
     figures['overhead_p90_ms'] = float(np.percentile(overheads_ms, 90))
     print(f'click message to result message, less the time inside locate, {args.clicks} clicks: '
           f'median {figures["overhead_median_ms"]:.2f} ms, p90 {figures["overhead_p90_ms"]:.2f} ms')
+    labour = [f'{args.matcher}.{option}'.replace('=', ':=', 1) for option in args.option]
+    for busy in POLICIES:
+        heeded_ms = policy_ms(busy, args.clicks, [f'matcher:={args.matcher}', *labour])
+        figures[f'{busy}_median_ms'] = statistics.median(heeded_ms)
+        figures[f'{busy}_max_ms'] = max(heeded_ms)
+        print(f'a click while {args.matcher} computes another, busy: {busy}, {args.clicks} clicks: '
+              f'{POLICIES[busy]} after median {figures[f"{busy}_median_ms"]:.1f} ms, '
+              f'p90 {np.percentile(heeded_ms, 90):.1f} ms, at most {max(heeded_ms):.1f} ms')
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + '\n')
     return 0
@@ -83,12 +112,22 @@ def overhead_ms(clicks: int) -> list[float]:
         return [stopwatch.overhead_ms() for _ in range(clicks)]
 
 
-def _start(stack: ExitStack, history_s: float, width: int, height: int) -> NodeProcess:
+def policy_ms(busy: str, clicks: int, matcher: list[str]) -> list[float]:
+    """Return, for each click on a busy node, the time until the policy's result is out."""
+    with ExitStack() as stack:
+        node = _start(stack, 2.0, 640, 480, [f'busy:={busy}', *matcher])
+        stopwatch = stack.enter_context(ClickStopwatch())
+        stopwatch.wait_for_answers(node.check)
+        return [stopwatch.heeded_ms(busy) for _ in range(clicks)]
+
+
+def _start(stack: ExitStack, history_s: float, width: int, height: int,
+           more: list[str] | None = None) -> NodeProcess:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
     pattern = [f'width:={width}', f'height:={height}', 'rate_hz:=30.0']
     node = [f'cameras:=[{",".join(CAMERAS)}]', 'base_frame:=base_link', f'history_s:={history_s}',
-            f'matcher:={__name__}:KnownPlane',
+            *(more or [f'matcher:={__name__}:KnownPlane']),
             *(f'{c}.depth_topic:=/{c}/aligned_depth_to_color/image_raw' for c in CAMERAS)]
     stack.enter_context(NodeProcess('crosspoint_ros.ros.test_pattern', _parameters(pattern),
                                     folder / 'test_pattern.log', os.environ))
