@@ -14,7 +14,7 @@ COMMANDS = {
     'bench refine': ('crosspoint_ros.bench.refine', 'score a matcher that refines a simulated one'),
     'bench latency': ('crosspoint_ros.bench.latency', 'time a click, and compare it with the '
                       "authors' way"),
-    'bench node': ('crosspoint_ros.ros.bench_node', 'measure what the node costs, and how soon it heeds'),
+    'bench node': ('crosspoint_ros.ros.bench_node', 'measure what the node itself costs'),
 }
 
 
