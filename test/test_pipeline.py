@@ -20,7 +20,7 @@ from crosspoint_ros.core.datatypes import (
     Unseen,
     View,
 )
-from crosspoint_ros.core.pipeline import ground, locate
+from crosspoint_ros.core.pipeline import corrected, ground, locate
 from crosspoint_ros.core.verify import Check, Evidence, Limits
 
 BOX = scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
@@ -273,6 +273,50 @@ def test_nonsense_from_a_refiner_is_its_failure(views, nonsense):
     answer = located(views[:2], Oracle(), refiner=Fine(right=nonsense))
     assert answer.status[0] == Code.MATCHER_FAILED
     assert answer.target is None
+
+
+def test_a_person_moves_a_found_point_and_the_target_is_lifted_anew(views):
+    clicked, side, _ = views
+    views = [replace(view, depth_m=None) for view in views]  # the rays alone decide
+    truth = scenes.pixel_of(side, ON_TOP)
+    wrong = Oracle(right=Match(truth + (3.0, 0.0), np.eye(2), 0.9))
+    before = locate(views[0], views[1:2], scenes.pixel_of(clicked, ON_TOP), wrong, LIMITS)
+    after = corrected(before, 'right', truth, LIMITS)
+    assert np.allclose(after.answers[0].match.pixel, truth)
+    assert after.answers[0].match.confidence == 1.0
+    off_m = [np.linalg.norm(each.target.base_from_target.t_m - ON_TOP) for each in (before, after)]
+    assert off_m[1] < 1e-6 < 2e-3 < off_m[0]
+
+
+def test_a_person_finds_what_the_matcher_refused(views):
+    clicked, side, _ = views
+    blind = Oracle(right=Rejected(Code.NOT_VISIBLE, 'not there'))
+    before = locate(clicked, [side], scenes.pixel_of(clicked, ON_TOP), blind, LIMITS)
+    assert before.target is None
+    after = corrected(before, 'right', scenes.pixel_of(side, ON_TOP), LIMITS)
+    assert after.status == (Code.OK, '')
+    assert np.allclose(after.target.base_from_target.t_m, ON_TOP, atol=2e-3)
+
+
+def test_geometry_contradicts_a_person_too(views):
+    clicked, side, _ = views
+    before = locate(clicked, [side], scenes.pixel_of(clicked, ON_TOP), Oracle(), LIMITS)
+    with pytest.raises(Rejected, match='limit') as refused:
+        corrected(before, 'right', scenes.pixel_of(side, ON_TOP) + (0.0, 40.0), LIMITS)
+    assert refused.value.code == Code.INCONSISTENT
+
+
+@pytest.mark.parametrize(('camera', 'pixel', 'words'), [
+    ('roof', (10.0, 10.0), 'correct the point in one of: right'),
+    ('gone', (10.0, 10.0), 'correct the point in one of: right'),
+    ('right', (10.0, np.nan), 'not finite'), ('right', (320.0, 10.0), 'outside the 320x240 image')])
+def test_a_correction_of_what_was_not_searched_is_a_bad_request(views, camera, pixel, words):
+    clicked, side, _ = views
+    gone = Unseen('gone', Rejected(Code.NO_IMAGE, 'none'))
+    before = locate(clicked, [side, gone], scenes.pixel_of(clicked, ON_TOP), Oracle(), LIMITS)
+    with pytest.raises(Rejected, match=words) as refused:
+        corrected(before, camera, np.array(pixel), LIMITS)
+    assert refused.value.code == Code.BAD_REQUEST
 
 
 def test_an_instruction_becomes_a_pixel_where_the_matcher_can(views):

@@ -26,6 +26,7 @@ from crosspoint_ros.core.lift import lift
 from crosspoint_ros.core.verify import Evidence, Limits, check_match, examine, verify
 
 Stage = Callable[[str], None]
+HAND_PX = 2.0  # how exactly a person puts a point on a picture, one sigma
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,29 @@ def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher
     at_stage('lift')
     target, no_target = lifted(clicked, pixel, answers, limits)
     return Located(clicked, pixel, answers, target, no_target)
+
+
+def corrected(located: Located, camera: str, pixel: Array, limits: Limits) -> Located:
+    """Take a person's word for where the point is in one other view, and lift anew.
+
+    pixel: (2,) in the image that was searched. The geometry is asked as for any match. Raises
+    `Rejected`: BAD_REQUEST if there is no such view or pixel, else what speaks against it; the
+    answer that was to be corrected stands then as it was.
+    """
+    searched = {a.camera: a.view for a in located.answers if a.view is not None}
+    if camera not in searched:
+        raise Rejected(Code.BAD_REQUEST, f'no image of {camera!r} was searched; correct the point '
+                       f'in one of: {", ".join(searched) or "none"}')
+    view = searched[camera]
+    check_click(view, [located.clicked], pixel)
+    told = Answer(camera, view, Match(pixel, np.eye(2) * HAND_PX**2, 1.0, 'corrected by hand'),
+                  Evidence(), None)
+    told = checked(located.clicked, located.pixel, told, limits)
+    if told.rejected is not None:
+        raise told.rejected
+    answers = tuple(told if a.camera == camera else a for a in located.answers)
+    target, no_target = lifted(located.clicked, located.pixel, answers, limits)
+    return replace(located, answers=answers, target=target, no_target=no_target)
 
 
 def ground(clicked: View, instruction: str, matcher: Matcher) -> Array:
