@@ -216,6 +216,15 @@ def test_free_replies_are_those_of_generate(engine, uncached):
         assert len(found) >= min(24, len(expected) - 1)
 
 
+@pytest.mark.parametrize('tokens', [1, 2, 12])
+def test_a_free_reply_takes_a_pass_a_token_and_none_for_what_would_follow(engine, tokens):
+    pictures = picture(1), picture(2)
+    engine.prepare(pictures)
+    before = engine.passes
+    assert len(engine.free(pictures, QUESTIONS[0], tokens).tokens) == tokens
+    assert engine.passes - before == tokens  # the question's own pass yields the first
+
+
 def test_the_template_is_greedy_only_when_the_model_would_have_written_it(engine):
     pictures = picture(1), picture(2)
     own = engine.free(pictures, QUESTIONS[0], 6).tokens

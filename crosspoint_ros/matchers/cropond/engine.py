@@ -139,13 +139,15 @@ class Engine:
         hidden, node = asked.hidden, asked.last[0]
         tokens: list[int] = []
         logprob = 0.0
-        while len(tokens) < max_tokens:
+        while True:
             scores = torch.log_softmax(self._scores(hidden)[0], -1)
             token = int(scores.argmax())
             logprob += float(scores[token])
             if token in self.alphabet.ends:
                 break
             tokens.append(token)
+            if len(tokens) >= max_tokens:  # nobody asks what would follow
+                break
             hidden = asked.run([token], [node])
             node = asked.nodes - 1
         return FreeReply(tuple(tokens), self.alphabet.decode(tokens), logprob)
