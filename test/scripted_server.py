@@ -14,6 +14,7 @@ import socket
 import ssl
 import struct
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,7 +32,9 @@ class Manners:
 
     ignores: fields that it takes and does nothing about. strict: refuses all others with 422.
     answer: the numbers that it replies to the ones it was asked about. sure: the probability of
-    each digit. faults: what befalls the next chat requests, one after the other; always: all.
+    each digit. tokens: the logprobs of a reply, instead. echo: what it replies when it echoes.
+    location: where it redirects to. model: who it says replied. root: where it says the models are
+    from. faults: what befalls the next chat requests, one after the other; always: all.
     """
 
     fields: set[str] = field(default_factory=lambda: {
@@ -41,9 +44,14 @@ class Manners:
     strict: bool = False
     key: str = ''
     models: tuple[str, ...] | int = (MODEL,)
+    root: str = '/models/one'
     answer: Callable[[str, str], tuple[str, str]] = lambda x, y: (x, y)
     free: Callable[[str, str], str] = lambda x, y: f'{BEFORE}{x}, {y}], "label": "it"}}\n]\n```'
     sure: float = 0.99
+    tokens: Callable[[str], object] | None = None
+    echo: bytes = b''
+    location: str = 'https://elsewhere.example/login'
+    model: str = MODEL
     faults: list[str] = field(default_factory=list)
     always: str = ''
 
@@ -60,8 +68,8 @@ def serve_like() -> Manners:
 class ScriptedServer:
     """Listens on 127.0.0.1 until `stop`, which also ends what is under way."""
 
-    def __init__(self, manners: Manners | None = None, port: int = 0,
-                 certificate: str = '') -> None:
+    def __init__(self, manners: Manners | None = None, port: int = 0, certificate: str = '',
+                 host: str = '127.0.0.1') -> None:
         self.manners = manners or Manners()
         self.requests: list[dict] = []
         self.authorizations: list[str] = []
@@ -69,7 +77,7 @@ class ScriptedServer:
         self.kept: dict[str, int] = {}
         self.stopped = threading.Event()
         self._sockets: list[socket.socket] = []
-        self._http = _Http(('127.0.0.1', port), _Conversation)
+        self._http = (_Http6 if ':' in host else _Http)((host, port), _Conversation)
         self._http.owner = self
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -108,6 +116,10 @@ class _Http(ThreadingHTTPServer):
         """Clients that go away are part of the tests."""
 
 
+class _Http6(_Http):
+    address_family = socket.AF_INET6
+
+
 class _Conversation(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True
@@ -131,7 +143,8 @@ class _Conversation(BaseHTTPRequestHandler):
         if isinstance(models, int):
             self._reply(models, {'detail': 'Internal Server Error'})
         else:
-            self._reply(200, {'object': 'list', 'data': [{'id': name} for name in models]})
+            self._reply(200, {'object': 'list', 'data': [
+                {'id': name, 'root': self.manners.root} for name in models]})
 
     def do_POST(self) -> None:
         owner, manners = self.server.owner, self.manners
@@ -180,8 +193,9 @@ class _Conversation(BaseHTTPRequestHandler):
         choice = {'index': 0, 'message': {'role': 'assistant', 'content': text},
                   'finish_reason': 'stop', 'unknown': {'nested': [1, None]}}
         if 'top_logprobs' in heard:
-            choice['logprobs'] = {'content': list(map(self._token, re.findall(r'\d|\D+', text)))}
-        return 200, {'id': 'chat-1', 'choices': [choice], 'surprise': True,
+            choice['logprobs'] = self.manners.tokens(text) if self.manners.tokens else {
+                'content': list(map(self._token, re.findall(r'\d|\D+', text)))}
+        return 200, {'id': 'chat-1', 'model': manners.model, 'choices': [choice], 'surprise': True,
                      'usage': {'prompt_tokens': tokens, 'completion_tokens': 9}}
 
     def _text(self, body: dict, heard: set[str]) -> str:
@@ -273,12 +287,73 @@ class _Conversation(BaseHTTPRequestHandler):
 
     def _redirect(self) -> None:
         self.send_response(302)
-        self.send_header('Location', 'https://elsewhere.example/login')
+        self.send_header('Location', self.manners.location)
         self.send_header('Content-Length', '0')
         self.end_headers()
 
     def _no_json(self) -> None:
         self._reply(200, b'{"choices": [')
+
+    def _echoed(self) -> None:
+        self._reply(200, self.manners.echo)
+
+    def _raw(self) -> None:
+        self.wfile.write(self.manners.echo)
+        self.close_connection = True
+
+    def _nested(self) -> None:
+        self._reply(200, 200_000 * b'[')
+
+    def _nested_error(self) -> None:
+        self._reply(400, 200_000 * b'[')
+
+    def _no_utf8(self) -> None:
+        self._reply(200, b'{"choices": "\xff\xfe"}')
+
+    def _nothing(self) -> None:
+        self._reply(200, b'')
+
+    def _wordy(self) -> None:
+        self._reply(200, {'choices': [{'message': {'content': 300_000 * '[1, '}}]})
+
+    def _half_chunked(self) -> None:
+        """Go away in the middle of a reply that does not say how long it is."""
+        self._chunked(b'100\r\n{"choices": [')
+
+    def _bad_chunks(self) -> None:
+        self._chunked(b'zz\r\n{"choices": [\r\n')
+
+    def _chunked(self, chunk: bytes) -> None:
+        self.wfile.write(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n' + chunk)
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
+
+    def _bomb(self) -> None:
+        """Compressed: 20 kB that come to 20 MB."""
+        packer = zlib.compressobj(1, wbits=31)
+        data = b''.join(packer.compress(bytes(1 << 20)) for _ in range(20)) + packer.flush()
+        self.send_response(200)
+        self.send_header('Content-Encoding', 'gzip')
+        self.send_header('Content-Length', str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _put_off(self) -> None:
+        """Say for ever that the answer will come."""
+        while not self.server.owner.stopped.is_set():
+            self.wfile.write(b'HTTP/1.1 102 Processing\r\n\r\n')
+
+    def _header_flood(self) -> None:
+        self.wfile.write(b'HTTP/1.1 200 OK\r\n')
+        while not self.server.owner.stopped.is_set():
+            self.wfile.write(b'X-More: ' + 1000 * b'a' + b'\r\n')
+
+    def _busy(self) -> None:
+        self.send_response(429)
+        self.send_header('Retry-After', '7')
+        self.send_header('Content-Length', '0')
+        self.end_headers()
 
     def _no_choices(self) -> None:
         self._reply(200, {'choices': []})
@@ -289,7 +364,24 @@ class _Conversation(BaseHTTPRequestHandler):
     def _no_text(self) -> None:
         self._reply(200, {'choices': [{'message': {'content': None}}]})
 
+    def _weighed(self, logprobs: object) -> None:
+        self._reply(200, {'choices': [{'message': {'content': '1'}, 'logprobs': logprobs}]})
+
     def _not_a_number(self) -> None:
-        token = {'token': '1', 'logprob': math.nan, 'top_logprobs': []}
-        self._reply(200, {'choices': [{'message': {'content': '1'},
-                                       'logprobs': {'content': [token]}}]})
+        self._weighed({'content': [{'token': '1', 'logprob': math.nan, 'top_logprobs': []}]})
+
+    def _above_one(self) -> None:
+        self._weighed({'content': [{'token': '1', 'logprob': 800.0, 'top_logprobs': []}]})
+
+    def _far_above_one(self) -> None:
+        self._weighed({'content': [{'token': '1', 'logprob': 10 ** 400, 'top_logprobs': []}]})
+
+    def _true(self) -> None:
+        self._weighed({'content': [{'token': '1', 'logprob': True, 'top_logprobs': []}]})
+
+    def _no_token(self) -> None:
+        self._weighed({'content': [{'token': 1, 'logprob': -1.0}]})
+
+    def _tokens_of_old(self) -> None:
+        """As the completions of old had them."""
+        self._weighed({'tokens': ['1'], 'token_logprobs': [-0.1], 'content': None})

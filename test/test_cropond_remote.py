@@ -63,9 +63,20 @@ def start():
             server.stop()
 
 
+@pytest.fixture
+def server(start) -> ScriptedServer:
+    return start()
+
+
+@pytest.fixture
+def asked(server) -> CropondRemoteMatcher:
+    return matcher(server)
+
+
 def matcher(server: ScriptedServer, **options) -> CropondRemoteMatcher:
     return CropondRemoteMatcher(**{'url': server.url, 'model': MODEL, 'deadline_s': 5.0,
                                    'coordinates': 'relative_1000', 'self_test': False,
+                                   'allow_repeating': True,  # all that these servers do
                                    **options})
 
 
@@ -77,9 +88,9 @@ def refusal(asked: CropondRemoteMatcher, query: Query) -> Rejected:
 
 # --- what it does with a server that does well
 
-def test_it_is_a_matcher_that_grounds_warms_and_describes_itself(start):
-    server = start()
-    loaded = load_matcher('cropond_remote', url=server.url, model=MODEL)
+def test_it_is_a_matcher_that_grounds_warms_and_describes_itself(server):
+    loaded = load_matcher('cropond_remote', url=server.url, model=MODEL,
+                          allow_repeating=True)
     assert isinstance(loaded, Grounder)
     assert isinstance(loaded, Warmable)
     assert isinstance(loaded, Described)
@@ -108,8 +119,7 @@ def test_an_unsure_server_makes_an_unsure_match(start, query):
     assert spreads[0] < spreads[1]
 
 
-def test_images_come_first_and_nothing_may_punish_repeated_digits(start, query):
-    server = start()
+def test_images_come_first_and_nothing_may_punish_repeated_digits(server, query):
     matcher(server).match(query)
     click = server.requests[-1]
     parts = click['messages'][1]['content']
@@ -120,8 +130,7 @@ def test_images_come_first_and_nothing_may_punish_repeated_digits(start, query):
     assert all(request['temperature'] == 0 for request in server.requests)
 
 
-def test_the_reply_is_begun_and_held_to_its_form(start, query):
-    server = start()
+def test_the_reply_is_begun_and_held_to_its_form(server, query):
     matcher(server).match(query)
     click = server.requests[-1]
     assert click['messages'][-1] == {'role': 'assistant', 'content': FREE}
@@ -130,9 +139,7 @@ def test_the_reply_is_begun_and_held_to_its_form(start, query):
     assert click['structured_outputs']['regex'].startswith('(0|[1-9][0-9]{0,2}), (0|')
 
 
-def test_images_that_the_server_has_are_named_and_not_sent_again(start, query):
-    server = start()
-    asked = matcher(server)
+def test_images_that_the_server_has_are_named_and_not_sent_again(server, asked, query):
     first, again = asked.match(query), asked.match(query)
     parts = server.requests[-1]['messages'][1]['content']
     assert [part['image_url'] for part in parts[:2]] == [None, None]
@@ -140,9 +147,8 @@ def test_images_that_the_server_has_are_named_and_not_sent_again(start, query):
     np.testing.assert_array_equal(first.pixel, again.pixel)
 
 
-def test_images_that_the_server_has_forgotten_are_sent_again_for_the_same_click(start, query):
-    server = start()
-    asked = matcher(server)
+def test_images_that_the_server_has_forgotten_are_sent_again_for_the_same_click(
+        server, asked, query):
     asked.match(query)
     server.kept.clear()
     before = len(server.requests)
@@ -150,9 +156,7 @@ def test_images_that_the_server_has_forgotten_are_sent_again_for_the_same_click(
     assert len(server.requests) == before + 2
 
 
-def test_a_server_that_drops_named_images_in_silence_is_found_out(start, query):
-    server = start()
-    asked = matcher(server)
+def test_a_server_that_drops_named_images_in_silence_is_found_out(server, asked, query):
     asked.match(query)
     server.manners.fields.remove('uuid')  # now it counts no tokens for an image without data
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
@@ -160,9 +164,7 @@ def test_a_server_that_drops_named_images_in_silence_is_found_out(start, query):
     assert parts[0]['image_url'] is not None
 
 
-def test_warming_sends_the_images_before_the_click(start, query):
-    server = start()
-    asked = matcher(server)
+def test_warming_sends_the_images_before_the_click(server, asked, query):
     asked.warm((query.clicked, query.other))
     assert server.requests[-1]['max_tokens'] == 1
     before = len(server.requests)
@@ -172,9 +174,7 @@ def test_warming_sends_the_images_before_the_click(start, query):
     assert server.requests[-1]['messages'][1]['content'][0]['image_url'] is None
 
 
-def test_warming_is_no_way_to_look_for_a_server_that_is_away(start, query, caplog):
-    server = start()
-    asked = matcher(server)
+def test_warming_is_no_way_to_look_for_a_server_that_is_away(server, asked, start, query, caplog):
     server.stop()
     asked.warm((query.clicked, query.other))
     assert 'frames were not prepared' in caplog.text
@@ -184,8 +184,7 @@ def test_warming_is_no_way_to_look_for_a_server_that_is_away(start, query, caplo
     assert asked.match(query)
 
 
-def test_many_clicks_on_one_pair_go_out_at_once(start, query):
-    server = start()
+def test_many_clicks_on_one_pair_go_out_at_once(server, query):
     clicks = [CLICK + np.array([10 * n, 0]) for n in range(6)]
     found = matcher(server).match_all([Query(query.clicked, query.other, c) for c in clicks])
     np.testing.assert_allclose([m.pixel for m in found], clicks, atol=1.0)
@@ -201,18 +200,14 @@ def test_an_instruction_is_grounded_in_one_image(start, query):
     assert 'the drawer handle' in parts[1]['text']
 
 
-def test_an_instruction_without_a_place_is_refused(start, query):
-    server = start()
-    asked = matcher(server)
+def test_an_instruction_without_a_place_is_refused(server, asked, query):
     server.manners.free = lambda x, y: 'There is no such thing.'
     with pytest.raises(Rejected, match='no such thing') as caught:
         asked.ground(query.clicked, 'the moon')
     assert caught.value.code == Code.NOT_VISIBLE
 
 
-def test_a_guess_at_an_instruction_is_refused(start, query):
-    server = start()
-    asked = matcher(server)
+def test_a_guess_at_an_instruction_is_refused(server, asked, query):
     server.manners.answer, server.manners.sure = (lambda x, y: ('500', '250')), 0.4
     with pytest.raises(Rejected) as caught:
         asked.ground(query.clicked, 'a screw')
@@ -282,9 +277,7 @@ def test_a_begun_reply_without_a_constraint_is_read_too(start, query):
     assert 'structured_outputs' not in server.requests[-1]
 
 
-def test_a_reply_that_leaves_its_form_makes_the_server_be_examined_anew(start, query):
-    server = start()
-    asked = matcher(server)
+def test_a_reply_that_leaves_its_form_makes_the_server_be_examined_anew(server, asked, query):
     server.manners.ignores.add('structured_outputs')
     server.manners.free = lambda x, y: f'Sure! It is at ({x}, {y}).'
     server.manners.ignores.add('continue_final_message')
@@ -292,6 +285,32 @@ def test_a_reply_that_leaves_its_form_makes_the_server_be_examined_anew(start, q
     assert asked.describe()['state'] != 'ready'
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
     assert asked.describe()['asked by'] == 'logprobs, image names'
+
+
+def test_what_follows_a_constrained_reply_is_a_breach_of_its_form(server, asked, query):
+    server.manners.ignores.add('structured_outputs')
+    server.manners.free = lambda x, y: f'{FREE}{x}, {y}], or rather [1, 1]'
+    assert 'not in the form' in refusal(asked, query).message
+    np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
+
+
+@pytest.mark.parametrize('said', ['0.625, 0.5', '62.5, 50'])
+def test_fractions_are_no_thousandths(start, query, said):
+    server = start(serve_like())
+    asked = matcher(server)
+    server.manners.free = lambda x, y: f'[{said}]'
+    refused = refusal(asked, query)
+    assert refused.code == Code.MATCHER_FAILED
+    assert 'relative_1000 has whole numbers' in refused.message
+
+
+@pytest.mark.parametrize('logprobs', [None, [], {}, {'content': None}, {'content': []},
+                                      {'content': [{'token': '6', 'logprob': -0.1}]}])
+def test_without_the_probabilities_that_it_had_a_match_is_not_sure(server, asked, query, logprobs):
+    server.manners.tokens = lambda text: logprobs
+    match = asked.match(query)
+    np.testing.assert_allclose(match.pixel, CLICK, atol=1.0)
+    assert match.confidence == UNMEASURED_CONFIDENCE
 
 
 def test_the_form_that_the_model_uses_by_itself_is_learnt(start, query):
@@ -352,8 +371,7 @@ def test_the_only_model_needs_no_name(start, query):
     assert asked.match(query)
 
 
-def test_a_server_that_comes_after_the_node_is_found_by_a_click(start, query, caplog):
-    server = start()
+def test_a_server_that_comes_after_the_node_is_found_by_a_click(server, start, query, caplog):
     port = server.port
     server.stop()
     with caplog.at_level(logging.WARNING):
@@ -368,9 +386,8 @@ def test_a_server_that_comes_after_the_node_is_found_by_a_click(start, query, ca
     assert asked.describe()['state'] == 'ready'
 
 
-def test_a_server_killed_amid_a_click_refuses_it_and_its_successor_answers_the_next(start, query):
-    server = start()
-    asked = matcher(server)
+def test_a_server_killed_amid_a_click_refuses_it_and_its_successor_answers_the_next(
+        server, asked, start, query):
     server.manners.always = 'silent'
     before = len(server.requests)
 
@@ -392,8 +409,7 @@ def test_a_server_killed_amid_a_click_refuses_it_and_its_successor_answers_the_n
     assert successor.requests
 
 
-def test_a_successor_by_the_same_name_need_not_take_the_self_test_again(start, query):
-    server = start()
+def test_a_successor_by_the_same_name_need_not_take_the_self_test_again(server, start, query):
     asked = matcher(server, self_test=True)
     server.stop()
     refusal(asked, query)
@@ -402,8 +418,41 @@ def test_a_successor_by_the_same_name_need_not_take_the_self_test_again(start, q
     assert len(successor.asked('first image')) == 1
 
 
-def test_a_slow_server_is_a_timeout_and_is_asked_again_at_the_next_click(start, query):
+def test_another_model_by_the_same_name_takes_the_self_test(start, query):
     server = start()
+    asked = matcher(server, self_test=True)
+    server.stop()
+    refusal(asked, query)
+    successor = start(Manners(root='/models/another'), port=server.port)
+    np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
+    assert len(successor.asked('first image')) > 1
+
+
+def test_a_reply_by_another_model_is_refused_and_that_one_takes_the_self_test(start, query):
+    server = start()
+    asked = matcher(server, self_test=True)
+    server.manners.model, server.manners.answer = 'qwen', lambda x, y: ('1', '1')
+    assert "'qwen' replied, 'cropond-3b' was examined" in refusal(asked, query).message
+    assert 'failed its self-test' in refusal(asked, query).message
+    server.manners.model, server.manners.answer = MODEL, lambda x, y: (x, y)
+    np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
+
+
+def test_a_model_that_repeats_the_key_is_quoted_without_it(start, query, monkeypatch, caplog):
+    key = 'sk-very-secret-0123456789'
+    monkeypatch.setenv('CROSSPOINT_API_KEY', key)
+    caplog.set_level(logging.DEBUG)
+    server = start(serve_like())
+    server.manners.free = lambda x, y: f'{key} [{x}, {y}] {key}'
+    asked = matcher(server)
+    shown = [*asked.describe().values(), repr(asked), repr(vars(asked))]
+    server.manners.free = lambda x, y: f'I see {key}.'
+    shown.append(str(refusal(asked, query)))
+    assert server.authorizations[-1] == f'Bearer {key}'
+    assert key[:8] not in ''.join(shown) + caplog.text
+
+
+def test_a_slow_server_is_a_timeout_and_is_asked_again_at_the_next_click(server, query):
     asked = matcher(server, deadline_s=0.5)
     server.manners.always = 'silent'
     begun_s = time.monotonic()
@@ -415,8 +464,7 @@ def test_a_slow_server_is_a_timeout_and_is_asked_again_at_the_next_click(start, 
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
 
 
-def test_a_click_waits_for_the_examination_no_longer_than_its_deadline(start, query):
-    server = start()
+def test_a_click_waits_for_the_examination_no_longer_than_its_deadline(server, start, query):
     port = server.port
     server.stop()
     asked = matcher(server, deadline_s=0.5)
@@ -427,10 +475,10 @@ def test_a_click_waits_for_the_examination_no_longer_than_its_deadline(start, qu
     successor.stop()
 
 
-@pytest.mark.parametrize('fault', ['500', '429', 'cut', 'page', 'bad_gateway', 'not_a_number'])
-def test_a_fault_costs_one_click_and_no_more(start, query, fault):
-    server = start()
-    asked = matcher(server)
+@pytest.mark.parametrize('fault', [
+    '500', '429', 'cut', 'page', 'bad_gateway', 'not_a_number', 'above_one', 'no_token', 'nested',
+    'half_chunked', 'bomb', 'redirect'])
+def test_a_fault_costs_one_click_and_no_more(server, asked, query, fault):
     server.manners.faults = [fault]
     assert refusal(asked, query).code == Code.MATCHER_FAILED
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)

@@ -132,6 +132,8 @@ class Asking:
         replies = self.chat.complete(bodies, deadline)
         if by_name and any(r.prompt_tokens < sum(p.tokens for p in pictures) for r in replies):
             raise WayLost
+        for reply in replies:
+            self._check_model(reply)
         return [self._checked(reply, form) for reply in replies]
 
     def _common(self) -> dict[str, Any]:
@@ -151,11 +153,19 @@ class Asking:
         if form is None or not self.can.regex:
             return reply
         regex = form.numbers if self.can.prefill else form.whole
-        if not re.match(regex, reply.text):
-            raise ServerTrouble(Code.MATCHER_FAILED, f'{self.chat.url}: the reply '
-                                f'{reply.text[:80]!r} is not in the form that was asked for: the '
-                                'server will be examined anew at the next click', True)
+        if not re.fullmatch(regex, reply.text):
+            raise self._changed(f'a reply not in the form that was asked for: {reply.text!r}')
         return reply
+
+    def _check_model(self, reply: Completion) -> None:
+        """Refuse the reply of another model than was examined."""
+        if self.can.model and reply.model != self.can.model:
+            raise self._changed(f'the model {reply.model!r} replied, {self.can.model!r} was '
+                                'examined')
+
+    def _changed(self, what: str) -> ServerTrouble:
+        return ServerTrouble(Code.MATCHER_FAILED, f'{self.chat.url}: {self.chat.clean(what)}; the '
+                             'server will be examined anew at the next click', True)
 
     def _part(self, picture: Picture, by_name: bool) -> dict[str, Any]:
         return picture.part(by_name, self.can.names)
@@ -177,7 +187,11 @@ class Asking:
         try:
             said = self._said(reply.text, click)
         except NoPoint as error:
-            return Rejected(Code.NOT_VISIBLE, str(error))
+            return Rejected(Code.NOT_VISIBLE, self.chat.clean(str(error)))
+        if convention is not Convention.RELATIVE_1 and not all(map(float.is_integer, said)):
+            return Rejected(Code.MATCHER_FAILED, f'the model replied ({said[0]:g}, {said[1]:g}): '
+                            f'{convention.value} has whole numbers. Does another model run there? '
+                            'cleanup and configure find out')
         return (self._weighed(reply, said, convention, shown)
                 or Place(prompt.pixel_of(convention, *said, shown), np.full((2, 2), np.nan),
                          UNMEASURED_CONFIDENCE))
@@ -196,12 +210,13 @@ class Asking:
         numbers = written_in(reply.text, said, convention)
         if numbers is None or ''.join(t.text for t in reply.tokens)[:len(reply.text)] != reply.text:
             return None
-        spread = spread_in(reply.tokens, numbers, (int(whole[0]), int(whole[1])))
-        if spread is None:
-            return None
         scale = prompt.px_per_unit(convention, shown)
         reach = self.options.window * max(shown.width_px, shown.height_px) / scale
-        found = place(spread, (float(reach[0]), float(reach[1])))
+        window = (float(reach[0]), float(reach[1]))
+        spread = spread_in(reply.tokens, numbers, (int(whole[0]), int(whole[1])), window)
+        if spread is None:
+            return None
+        found = place(spread, window)
         return Place(found.xy * scale, np.diag(scale) @ found.covariance @ np.diag(scale),
                      found.confidence)
 

@@ -33,7 +33,8 @@ class Capabilities:
 
     penalty: fields that every request gets. regex: name of the field that constrains a reply, ''
     for none. prefill: it goes on with a reply that was begun. logprobs: it tells what else could
-    have stood in a reply. names: it takes an image that it has by its name.
+    have stood in a reply. names: it takes an image that it has by its name. model: who it says
+    replied, '' where it does not say.
     """
 
     penalty: tuple[tuple[str, float], ...] = ()
@@ -41,6 +42,7 @@ class Capabilities:
     prefill: bool = False
     logprobs: bool = False
     names: bool = False
+    model: str = ''
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def probe(chat: Chat, deadline: Deadline) -> Capabilities:
     asking = Probing(chat, deadline)
     penalty = asking.penalty()
     found = Capabilities(tuple(penalty.items()), asking.regex(penalty), asking.prefill(penalty),
-                         asking.logprobs(penalty), asking.names(penalty))
+                         asking.logprobs(penalty), asking.names(penalty), asking.model)
     log.info('the server at %s can: %s', chat.url, found)
     return found
 
@@ -77,6 +79,7 @@ class Probing:
 
     def __init__(self, chat: Chat, deadline: Deadline) -> None:
         self._chat, self._deadline = chat, deadline
+        self.model = ''  # who replied last
 
     def penalty(self) -> Mapping[str, Any]:
         """Return the field that turns the repetition penalty off."""
@@ -125,11 +128,13 @@ class Probing:
     def _said(self, fields: Mapping[str, Any]) -> Completion | None:
         """Return the reply; None where the server does not understand the request."""
         try:
-            return self._chat.complete([self._body(fields)], self._deadline)[0]
+            (said,) = self._chat.complete([self._body(fields)], self._deadline)
         except ServerTrouble as trouble:
             if trouble.status not in NOT_UNDERSTOOD:
                 raise
             return None
+        self.model = said.model
+        return said
 
     @staticmethod
     def _body(fields: Mapping[str, Any]) -> dict[str, Any]:

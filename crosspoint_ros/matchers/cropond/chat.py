@@ -14,7 +14,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from crosspoint_ros.matchers.cropond.completion import Completion, completion_in, models_in
+from crosspoint_ros.matchers.cropond.completion import (
+    Completion,
+    Offer,
+    completion_in,
+    models_in,
+)
 from crosspoint_ros.matchers.cropond.refusal import NOT_FOUND, Answered, ServerTrouble, Wording
 
 try:  # httpx is no longer kept up; its continuation asks for Python 3.11
@@ -27,6 +32,8 @@ except ModuleNotFoundError:
                           'pip install httpx)') from missing
 
 MAX_REPLY_BYTES = 4 << 20
+# A key stands in messages of the server as it was sent: nothing in it may need to be escaped.
+NOT_IN_A_KEY = ' "\'\\'
 KEEP_ALIVE_S = 60.0
 RETRY_PAUSE_S = 0.1
 TRIES = 2
@@ -67,7 +74,9 @@ class Chat:
         key = checked_key(key_env)
         self._words = Wording(self.url, key_env, key)
         self._client = httpx.AsyncClient(
-            headers={'Authorization': f'Bearer {key}'} if key else {},
+            # A reply is small. A compressed one could grow to gigabytes from a few bytes.
+            headers={'Accept-Encoding': 'identity',
+                     **({'Authorization': f'Bearer {key}'} if key else {})},
             verify=tls_context(ca_file), trust_env=False, timeout=None,
             proxy=checked_proxy(proxy) or None,
             limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_S))
@@ -75,8 +84,8 @@ class Chat:
         self._lock = threading.Lock()
         self.close = weakref.finalize(self, _close, self._client, self._loop)
 
-    def models(self, deadline: Deadline) -> tuple[str, ...]:
-        """Return the names of the models that the server offers."""
+    def models(self, deadline: Deadline) -> tuple[Offer, ...]:
+        """Return the models that the server offers."""
         return self._run(self._models(), deadline)
 
     def complete(self, bodies: Sequence[Mapping[str, Any]],
@@ -101,7 +110,11 @@ class Chat:
         finally:
             self._lock.release()
 
-    async def _models(self) -> tuple[str, ...]:
+    def clean(self, text: str) -> str:
+        """Shorten what the server said, in one line and without the key."""
+        return self._words.clean(text)
+
+    async def _models(self) -> tuple[Offer, ...]:
         answer = await self._answer('GET', '/models', None)
         if answer.status != 200:
             raise self._words.refused(answer, (), self.model)
@@ -118,7 +131,7 @@ class Chat:
     async def _offered(self) -> tuple[str, ...]:
         """The models there are, to be named in a refusal; none if the server does not tell."""
         with contextlib.suppress(ServerTrouble):
-            return await self._models()
+            return tuple(offer.name for offer in await self._models())
         return ()
 
     def _read(self, reader: Any, answer: Answered) -> Any:
@@ -127,7 +140,7 @@ class Chat:
         try:
             return reader(answer.body)
         except ValueError as error:
-            raise self._words.nonsense(str(error)) from error
+            raise self._words.nonsense(str(error)) from None  # it may quote the key
 
     async def _answer(self, method: str, path: str, content: bytes | None) -> Answered:
         """Send a request, twice if the connection broke before an answer began.
@@ -143,7 +156,7 @@ class Chat:
                 response = await self._client.send(request, stream=True)
             except httpx.TransportError as error:
                 if not left or _is_lasting(error):
-                    raise self._words.unreachable(error) from error
+                    raise self._words.unreachable(error) from None
                 await asyncio.sleep(RETRY_PAUSE_S)
             else:
                 return await self._whole(response)
@@ -151,19 +164,22 @@ class Chat:
 
     async def _whole(self, response: Any) -> Answered:
         """Read a reply to its end."""
-        body = bytearray()
+        headers, body = response.headers, bytearray()
         try:
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_REPLY_BYTES:
                     raise self._words.nonsense(f'the reply is longer than {MAX_REPLY_BYTES} bytes')
-        except (httpx.TransportError, httpx.DecodingError) as error:
-            raise self._words.cut_off(error) from error
+        except httpx.TransportError as error:
+            raise self._words.cut_off(error) from None
         finally:
             await response.aclose()
-        headers = response.headers
+        packed = headers.get('content-encoding', 'identity')
+        if packed != 'identity':
+            raise self._words.nonsense(f'the reply came compressed ({packed}), which was not '
+                                       'asked for: turn that off there, or in a proxy before it')
         return Answered(response.status_code, headers.get('content-type', ''),
-                        headers.get('location', ''), bytes(body))
+                        headers.get('location', ''), headers.get('retry-after', ''), bytes(body))
 
 
 def checked_url(url: str) -> str:
@@ -171,11 +187,14 @@ def checked_url(url: str) -> str:
 
     Raises ValueError for what is none, and for one with a password in it.
     """
-    parts = urlsplit(url)
+    try:
+        parts, _ = urlsplit(url), httpx.URL(url)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ValueError(f'url is none: {error}') from None  # it may hold a password
     if '@' in parts.netloc:
         raise ValueError('url holds a user name or password, which would end up in logs: put the '
                          'key into an environment variable, and name that in key_env')
-    if parts.scheme not in ('http', 'https') or not parts.hostname:
+    if parts.scheme not in ('http', 'https') or not parts.hostname or len(url.split()) != 1:
         raise ValueError(f'url must be like http://host:8000/v1, got {url!r}')
     try:
         _ = parts.port
@@ -190,15 +209,19 @@ def checked_url(url: str) -> str:
 def checked_key(key_env: str) -> str:
     """Return the key in an environment variable, '' where it is not set; never show it."""
     key = os.environ.get(key_env, '').strip() if key_env else ''
-    if not (key.isascii() and key.isprintable()) or ' ' in key:
+    if not (key.isascii() and key.isprintable()) or set(key) & set(NOT_IN_A_KEY):
         raise ValueError(f'the environment variable {key_env} (option key_env) holds characters '
-                         'that no key has: blanks, line ends, or none of ASCII')
+                         'that no key has: blanks, line ends, quotes, backslashes, or none of '
+                         'ASCII')
     return key
 
 
 def checked_proxy(proxy: str) -> str:
     """Return a proxy's address, '' for none. Raises ValueError for what is none."""
-    parts = urlsplit(proxy)
+    try:
+        parts, _ = urlsplit(proxy), httpx.URL(proxy)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ValueError(f'proxy is no address: {error}') from None  # it may hold a password
     if '@' in parts.netloc:
         raise ValueError('proxy holds a user name or password, which would end up in logs')
     if proxy and (parts.scheme not in ('http', 'https') or not parts.hostname):

@@ -14,6 +14,7 @@ from crosspoint_ros.matchers.cropond.asked import Image, Pictures
 from crosspoint_ros.matchers.cropond.asking import Asking
 from crosspoint_ros.matchers.cropond.capabilities import probe
 from crosspoint_ros.matchers.cropond.chat import Chat, Deadline
+from crosspoint_ros.matchers.cropond.completion import Offer
 from crosspoint_ros.matchers.cropond.options import RemoteOptions
 from crosspoint_ros.matchers.cropond.prompt import Convention
 from crosspoint_ros.matchers.cropond.refusal import NOT_FOUND, NOT_UNDERSTOOD, ServerTrouble
@@ -30,7 +31,11 @@ class Known:
     asking: Asking
     convention: Convention
     score: self_test.Score | None
-    offered: tuple[str, ...]
+    offered: tuple[Offer, ...]
+
+    def is_like(self, asking: Asking, offered: tuple[Offer, ...]) -> bool:
+        """Tell whether a server says that it has the same model."""
+        return self.offered == offered and self.asking.can.model == asking.can.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,22 +119,26 @@ class Examination:
         log.info('asking %s what it can', self._chat.url)
         asking = Asking(self._chat, self._options, self._pictures, probe(self._chat, deadline))
         before = self._passed
-        if before is not None and before.offered == offered:
+        if before is not None and before.is_like(asking, offered):
             asking.template = before.asking.template
             return Known(asking, before.convention, before.score, offered)
         return self._tested(asking, offered, deadline)
 
-    def _tested(self, asking: Asking, offered: tuple[str, ...], deadline: Deadline) -> Known:
+    def _tested(self, asking: Asking, offered: tuple[Offer, ...], deadline: Deadline) -> Known:
         conventions = self._options.conventions
         asking.learn(self_test.picture(), self_test.places()[0], conventions[0], deadline)
-        log.info('the model replies like %r', asking.template)
+        log.info('the model replies like %s', self._chat.clean(repr(asking.template)))
         if not self._options.self_test:
             log.warning('self_test is off: nobody has seen whether this model finds anything')
             return Known(asking, conventions[0], None, offered)
-        score = self_test.decide(Candidate(asking, deadline), conventions)
+        try:
+            score = self_test.decide(Candidate(asking, deadline), conventions,
+                                     self._options.allow_repeating)
+        except self_test.SelfTestFailed as failed:
+            raise self._unfit(str(failed)) from failed
         return Known(asking, score.convention, score, offered)
 
-    def _offered(self, deadline: Deadline) -> tuple[str, ...]:
+    def _offered(self, deadline: Deadline) -> tuple[Offer, ...]:
         """The models of the server; none where it cannot tell, as some cannot without the hub."""
         try:
             return self._chat.models(deadline)
@@ -139,17 +148,17 @@ class Examination:
             log.warning('no list of models: %s', trouble.message)
             return ()
 
-    def _chosen(self, offered: tuple[str, ...]) -> str:
+    def _chosen(self, offered: tuple[Offer, ...]) -> str:
         """The model to ask for. Raises `ServerTrouble` if the server has it not."""
+        names = [offer.name for offer in offered]
+        told = self._chat.clean(', '.join(names)) or 'it does not say which'
         if self._model:
-            if offered and self._model not in offered:
-                raise self._unfit(f'it has no model {self._model!r}; option model can be: '
-                                  f'{", ".join(offered)}')
+            if names and self._model not in names:
+                raise self._unfit(f'it has no model {self._model!r}; option model can be: {told}')
             return self._model
-        if len(offered) != 1:
-            named = ', '.join(offered) or 'it does not say which'
-            raise self._unfit(f'option model must name one of its models ({named})')
-        return offered[0]
+        if len(names) != 1:
+            raise self._unfit(f'option model must name one of its models ({told})')
+        return names[0]
 
     def _unfit(self, what: str) -> ServerTrouble:
         return ServerTrouble(Code.MATCHER_FAILED, f'{self._chat.url}: {what}', False)

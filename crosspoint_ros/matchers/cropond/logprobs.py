@@ -45,56 +45,86 @@ def written_in(text: str, point: tuple[float, float], convention: Convention
     return None
 
 
-def spread_in(tokens: Sequence[Token], numbers: tuple[Written, Written],
-              size: tuple[int, int]) -> Spread | None:
+def spread_in(tokens: Sequence[Token], numbers: tuple[Written, Written], size: tuple[int, int],
+              reach: tuple[float, float]) -> Spread | None:
     """Return how likely each number was; None where the tokens are not digits one by one.
 
-    size: of the numbers' ranges. Only the replies that begin like this one are known: where
-    another digit could have stood, all that could follow it is taken for equally likely. What
-    stands in no alternative is missing from the sums.
+    size: of the numbers' ranges. reach: of the window about the reply in which mass will count as
+    sure. Only the replies that begin like this one are known. Where another digit could have
+    stood, its probability is shared out among what could follow, if the window holds all or none
+    of that; else it is left out, as is what stands in no alternative: what is sure is not
+    overrated.
     """
     places: dict[int, Token] = {}
     offset = 0
     for token in tokens:
         places[offset] = token
         offset += len(token.text)
-    px, py = (_marginal(places, number, n) for number, n in zip(numbers, size, strict=True))
+    px, py = (_marginal(places, number, n, r)
+              for number, n, r in zip(numbers, size, reach, strict=True))
     if px is None or py is None:
         return None
     x, y = (int(number.digits) for number in numbers)
     return Spread(px, py, (x, y))
 
 
-def _marginal(places: dict[int, Token], number: Written, size: int) -> Array | None:
+def _marginal(places: dict[int, Token], number: Written, size: int, reach: float) -> Array | None:
     """p(v), v = 0 .. size - 1."""
-    p = np.zeros(max(size, int(number.digits) + 1))
-    reached = 1.0
+    if len(number.digits) > len(str(size)):
+        return None  # far off the image
+    ending = _ending(places, number)
+    if ending is None:
+        return None
+    p, reached = np.zeros(max(size, int(number.digits) + 1)), 1.0
     for k, digit in enumerate(number.digits):
         token = places.get(number.start + k)
         if token is None or token.text != digit:
             return None
         for text, logprob in token.choices.items():
             if text != digit:
-                _add(p, number, number.digits[:k], text, reached * math.exp(logprob))
+                # The neighbours of a last digit end as surely as the reply itself.
+                last = 0 < k == len(number.digits) - 1
+                weight = reached * math.exp(logprob) * (ending if last else 1.0)
+                _add(p, number, number.digits[:k], text, weight, reach)
         reached *= math.exp(token.choices[digit])
-    if number.fixed:
-        p[int(number.digits)] += reached
-        return p
-    last = places.get(number.start + len(number.digits))
-    if last is None:
-        return None
-    for text, logprob in last.choices.items():
-        _add(p, number, number.digits, text, reached * math.exp(logprob))
+    p[int(number.digits)] += reached * ending
     return p
 
 
-def _add(p: Array, number: Written, before: str, text: str, probability: float) -> None:
+def _ending(places: dict[int, Token], number: Written) -> float | None:
+    """How likely the number ends where it ends; None where no token tells."""
+    if number.fixed:
+        return 1.0
+    after = places.get(number.start + len(number.digits))
+    if after is None:
+        return None
+    return sum(math.exp(logprob) for text, logprob in after.choices.items() if _ends(number, text))
+
+
+def _ends(number: Written, text: str) -> bool:
+    return bool(number.end) and text.startswith(number.end)
+
+
+def _add(p: Array, number: Written, before: str, text: str, weight: float, reach: float) -> None:
     """Give the numbers that a token at this place leads to their share of its probability."""
     if DIGIT.fullmatch(text):
-        left = max(len(number.digits) - len(before) - 1, 0)
-        if not number.fixed and int(before + text) == 0:
-            left = 0  # whole numbers do not begin with 0
-        low = int(before + text) * 10 ** left
-        p[low:low + 10 ** left] += probability / 10 ** left
-    elif before and not number.fixed and number.end and text.startswith(number.end):
-        p[int(before)] += probability
+        ranges = _begun_with(number, before + text, len(p))
+        v = np.concatenate([np.arange(r.start, r.stop) for r in ranges])
+        near = np.abs(v - int(number.digits)) <= reach
+        if near.all() or not near.any():
+            p[ranges[0].start:ranges[0].stop] += weight / len(ranges[0])
+    elif before and not number.fixed and _ends(number, text):
+        p[int(before)] += weight
+
+
+def _begun_with(number: Written, begun: str, size: int) -> list[range]:
+    """The numbers that begin so, of as many digits as the reply's, then of more."""
+    left = len(number.digits) - len(begun)
+    if number.fixed or (left == 0 and len(begun) > 1):
+        return [range(int(begun) * 10 ** left, (int(begun) + 1) * 10 ** left)]
+    if int(begun) == 0:
+        return [range(1)]  # whole numbers do not begin with 0
+    ranges = [range(int(begun) * 10 ** left, (int(begun) + 1) * 10 ** left)]
+    while ranges[-1].start * 10 < size:
+        ranges.append(range(ranges[-1].start * 10, ranges[-1].stop * 10))
+    return ranges

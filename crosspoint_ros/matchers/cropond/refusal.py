@@ -35,6 +35,7 @@ class Answered:
     status: int
     content_type: str
     location: str
+    retry_after: str
     body: bytes
 
     @property
@@ -99,7 +100,9 @@ class Wording:
                                'the limit there (nginx: client_max_body_size), or lower '
                                'max_pixels', status=status)
         busy = 'overloaded ' if status in OVERLOADED else ''
-        return self._fault(f'{busy}({status}): {said}', status=status,
+        wait = self.clean(answer.retry_after)
+        later = f'; it asks for a pause (Retry-After: {wait})' if wait else ''
+        return self._fault(f'{busy}({status}): {said}{later}', status=status,
                            passing=status >= 500 or status in OVERLOADED)
 
     def page(self, answer: Answered) -> ServerTrouble:
@@ -152,7 +155,7 @@ def _message(answer: Answered) -> str:
         return html.unescape(title[1])
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     for name in ('error', 'message', 'detail'):
         told = told.get(name, told) if isinstance(told, dict) else told

@@ -107,7 +107,8 @@ class CropondRemoteMatcher:
         if known is None:
             return {**about, 'state': self._examination.trouble or 'being examined'}
         return {**about, 'state': 'ready', 'asked by': str(known.asking.can),
-                'coordinates': known.convention.value, 'template': repr(known.asking.template),
+                'coordinates': known.convention.value,
+                'template': self._chat.clean(repr(known.asking.template)),
                 'self_test': 'off' if known.score is None else str(known.score)}
 
     def close(self) -> None:
