@@ -484,6 +484,15 @@ def test_a_fault_costs_one_click_and_no_more(server, asked, query, fault):
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
 
 
+def test_an_overloaded_server_is_not_examined_on_top_of_it(server, asked, query):
+    asked.match(query)
+    server.manners.faults = ['busy']
+    assert 'Retry-After: 7' in refusal(asked, query).message
+    before = len(server.requests)
+    asked.match(query)
+    assert len(server.requests) == before + 1
+
+
 def test_absent_libraries_are_named_with_the_command_that_brings_them(monkeypatch):
     import sys
     for name in ('httpx', 'httpx2', 'crosspoint_ros.matchers.cropond.remote',

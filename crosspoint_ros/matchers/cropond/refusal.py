@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from crosspoint_ros.core.datatypes import Code, Rejected
 
 QUOTED_CHARACTERS = 300
-OVERLOADED, TOO_LARGE, NOT_FOUND = (429, 503), 413, 404
+BUSY, TOO_LARGE, NOT_FOUND = 429, 413, 404
+OVERLOADED = (BUSY, 503)
 NOT_ALLOWED = (401, 403)
 NOT_UNDERSTOOD = (400, 422, 500, 501)  # what servers answer to a field that they cannot take
 

@@ -14,7 +14,7 @@ from crosspoint_ros.matchers.cropond.asking import Place
 from crosspoint_ros.matchers.cropond.chat import Chat, Deadline
 from crosspoint_ros.matchers.cropond.examination import EXAMINATION_S, Examination, Known
 from crosspoint_ros.matchers.cropond.options import RemoteOptions
-from crosspoint_ros.matchers.cropond.refusal import ServerTrouble
+from crosspoint_ros.matchers.cropond.refusal import BUSY, ServerTrouble
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,8 @@ class CropondRemoteMatcher:
         try:
             yield known, deadline
         except ServerTrouble as trouble:
-            if trouble.code is not Code.TIMEOUT:
+            # A server that has too much to do is not helped by a dozen questions more.
+            if trouble.code is not Code.TIMEOUT and trouble.status != BUSY:
                 self._examination.doubt(trouble)
             raise
 
