@@ -25,7 +25,7 @@ class Desk:
         self.afterwards: list[Job] = []
         self.complaints: list[str] = []
         self.endings: list[Job] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.thread = QueryThread(self._answer, self.afterwards.append, self.complaints.append,
                                   busy, max_query_s)
 
@@ -208,3 +208,40 @@ def test_close_leaves_a_matcher_that_hangs_behind(desks):
     d.thread.close()
     assert job.rejected.code == Code.CANCELLED
     assert 'the node ends' in job.rejected.message
+
+
+class Panic(BaseException):
+    """What a library in Rust raises: no Exception."""
+
+
+def test_a_panic_of_a_library_ends_one_query_and_not_the_thread(desks):
+    d = desk(desks, 'queue')
+    d.error = Panic('index out of bounds')
+    job = d.ask()
+    d.release.release()
+    wait_for(lambda: job.ended)
+    assert job.rejected.code == Code.MATCHER_FAILED
+    assert 'Panic' in job.rejected.message
+    d.error = None
+    second = d.ask()
+    d.release.release()
+    wait_for(lambda: second.ended)
+    assert second.located is ANSWER
+
+
+def test_a_preparation_that_hangs_holds_the_matcher_and_is_blamed(desks):
+    d = desk(desks, 'queue', max_query_s=0.05)
+    begun, let_go = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        let_go.wait(PATIENCE_S)
+
+    d.thread.offer(hang)
+    assert begun.wait(PATIENCE_S)
+    wait_for(lambda: d.thread.held_s > 0.0)
+    job = d.ask()
+    wait_for(lambda: d.thread.expire() or job.ended)
+    assert 'prepared for new images' in job.rejected.message
+    let_go.set()
+    wait_for(lambda: not d.thread.held_s)

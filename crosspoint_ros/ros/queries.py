@@ -115,7 +115,7 @@ class QueryThread:
         self._busy = busy
         self.max_query_s = max_query_s
         self._running: Job | None = None
-        self._running_since_s = 0.0
+        self._held_since_s: float | None = None
         self._waiting: deque[Job] = deque()
         self._idle_work: Callable[[], None] | None = None
         self._wake = threading.Condition()
@@ -169,6 +169,9 @@ class QueryThread:
         if self._preparing:
             return '; the matcher is still loading'
         running = self._running
+        if running is None and self.held_s:
+            return (f'; the matcher has prepared for new images for {self.held_s:.1f} s: lower '
+                    'warm_share, or cleanup and configure load it anew')
         if running is None or running is job:
             return ''
         return (f'; the matcher still works on query {running.query_id}, asked '
@@ -176,8 +179,10 @@ class QueryThread:
 
     @property
     def held_s(self) -> float:
-        """How long the query in the thread has run, s, whether it has ended since or not."""
-        return 0.0 if self._running is None else time.monotonic() - self._running_since_s
+        """How long the thread has been in the matcher, s, for a query (ended since or not) or idle
+        work; 0 when it is free."""
+        since_s = self._held_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def cancel(self, reason: str, code: Code = Code.CANCELLED) -> None:
         """End every open query."""
@@ -197,14 +202,14 @@ class QueryThread:
         self._preparing = False
         while prepared:
             with self._wake:
-                self._running = None
+                self._running = self._held_since_s = None
                 while not (self._waiting or self._idle_work or self._closed):
                     self._wake.wait()
                 if self._closed:
                     return
                 job, idle_work = None, self._idle_work
+                self._held_since_s = time.monotonic()
                 if self._waiting:
-                    self._running_since_s = time.monotonic()
                     self._running = job = self._waiting.popleft()
                 else:
                     self._idle_work = None
@@ -216,7 +221,7 @@ class QueryThread:
     def _use_idle_time(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception:  # a bug of a matcher's: the next query will meet it, and refuse
+        except BaseException:  # a bug of a matcher's: the next query will meet it, and refuse
             self._complain(traceback.format_exc())
 
     def _work(self, job: Job) -> None:
@@ -229,7 +234,9 @@ class QueryThread:
             return
         except Rejected as rejected:
             job.end(rejected)
-        except Exception as error:  # a bug of ours or of a matcher: one refusal, and carry on
+        # A bug of ours or of a matcher: one refusal, and carry on. Panics of libraries in Rust
+        # (tokenizers, safetensors) are no Exceptions, and would end the thread without a word.
+        except BaseException as error:
             self._complain(traceback.format_exc())
             job.end(Rejected(Code.MATCHER_FAILED,
                              f'{type(error).__name__} in stage {job.stage}: {error}'))

@@ -135,7 +135,7 @@ class QueryServer:
 
     @property
     def held_s(self) -> float:
-        """How long the query that holds the matcher has run, s; 0 when the matcher is free."""
+        """How long a query, or a preparation, has held the matcher, s; 0 when it is free."""
         return self._thread.held_s
 
     def _listen(self) -> None:
