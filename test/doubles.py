@@ -169,3 +169,15 @@ class ExactRefiner(ExactMatcher):
     def refine(self, query: Query, near: Match) -> Match:
         """Exact, whatever is near."""
         return super().match(query)
+
+
+class Panic(BaseException):
+    """What a library in Rust raises: no Exception."""
+
+
+class PanickingMatcher(ExactMatcher):
+    """Its tokenizer panics over a broken file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        raise Panic('by design')

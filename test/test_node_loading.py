@@ -1,7 +1,9 @@
 """Loading a matcher: seen in log and diagnostics, waited for by queries, survived when it fails."""
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 
 import doubles
 import numpy as np
@@ -153,3 +155,26 @@ def test_refine_none_leaves_its_finds_as_they_are():
     with running(matcher='doubles:RoughMatcher', refine='none') as rig:
         rig.until(lambda: not rig.node._server.loading.under_way)
         assert rig.node._server.loading.matchers.refiner is None
+
+
+def test_a_panic_of_a_library_while_loading_is_a_failure_that_is_told():
+    with running(matcher='doubles:PanickingMatcher') as rig:
+        loading = rig.node._server.loading
+        rig.until(lambda: not loading.under_way)
+        assert 'Panic: by design' in loading.failure
+        rig.until(lambda: state(rig) == 'inactive')
+
+
+def test_the_next_matcher_loads_when_the_last_one_is_out_of_memory():
+    gc.disable()  # which may come by chance, or after the next one did not fit
+    try:
+        with running(matcher='doubles:ExactMatcher') as rig:
+            rig.until(lambda: state(rig) == 'active')
+            last = weakref.ref(rig.node._server.loading.matchers.matcher)
+            for step in ('deactivate', 'cleanup', 'configure'):
+                assert rig.on_executor(getattr(rig.node, f'trigger_{step}')) \
+                    == TransitionCallbackReturn.SUCCESS
+            rig.until(lambda: not rig.node._server.loading.under_way)
+            assert last() is None
+    finally:
+        gc.enable()

@@ -1,6 +1,7 @@
 """Loading the matcher, which may take minutes, beside the executor and in sight of it."""
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import dataclass
 
@@ -46,11 +47,16 @@ class Loading:
     def run(self) -> bool:
         """Load; False if that failed, and `failure` says why."""
         config = self._config
+        # The matcher of an earlier configuration lies in a circle of references, and its gigabytes
+        # would be missing here.
+        gc.collect()
         try:
             matcher = load_matcher(config.matcher, **config.matcher_options)
             refiner = load_refiner(config.refiner, **config.refiner_options) \
                 if config.refiner else None
-        except Exception as error:  # a matcher is anybody's code; the node stays up and tells
+        # A matcher is anybody's code, and panics of libraries in Rust are no Exceptions; the node
+        # stays up and tells.
+        except BaseException as error:
             self._ended_s = time.monotonic()
             self.failure = f'the matcher {config.matcher} was not loaded: {_words(error)}'
             return False
@@ -59,7 +65,7 @@ class Loading:
         return True
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     """Errors that are made for people speak for themselves; the name of others tells more."""
     made_for_people = isinstance(error, (ValueError, OSError, MemoryError)) and str(error)
     return str(error) if made_for_people else f'{type(error).__name__}: {error}'
