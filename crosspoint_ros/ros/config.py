@@ -100,6 +100,17 @@ class Spec:
         if self.choices and value not in self.choices:
             raise ConfigError(f'{self.name}: {value!r} is none of {", ".join(self.choices)}')
 
+    def refusal(self, given: Parameter) -> str:
+        """Say why rclpy took no such value: of another type, or out of range."""
+        wanted = (self.default if isinstance(self.default, Parameter.Type)
+                  else Parameter.Type.from_parameter_value(self.default))
+        if given.type_ == wanted:
+            return (f'{self.name}: {given.value} is out of range (allowed: {self.low} to '
+                    f'{self.high})')
+        hint = ', a number with a point: 1.0, not 1' if 'DOUBLE' in wanted.name else ''
+        return (f'{self.name}: {given.value!r} is of type {given.type_.name}; it must be '
+                f'{wanted.name}{hint}')
+
 
 CAMERAS = Spec('cameras', Parameter.Type.STRING_ARRAY,
                'names of the views, two or more, e.g. [front, side, wrist]', fixed=True)
@@ -193,11 +204,14 @@ class Parameters:
                                   'and _, a letter first')
         for spec in (*NODE, *limit_specs(), *(s for c in cameras for s in camera_specs(c))):
             self._declare(spec)
+        wrong = 'matcher'  # the parameter to blame
         try:
+            options = [matcher_specs(self._value('matcher'))]
+            wrong = 'refine'
             self._refiner = refiner_of(self._value('matcher'), self._value('refine'))
-            options = [matcher_specs(name) for name in self._loaded]
+            options += [matcher_specs(self._refiner)] if self._refiner else []
         except ValueError as error:
-            raise ConfigError(f'matcher: {error}') from error
+            raise ConfigError(f'{wrong}: {error}') from error
         for spec in chain.from_iterable(options):
             self._declare(spec)
         self._refuse_unknown()
@@ -222,8 +236,8 @@ class Parameters:
         except ParameterUninitializedException:
             value = None
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            limits = '' if spec.low is None else f' (allowed: {spec.low} to {spec.high})'
-            raise ConfigError(f'{spec.name}: {error}{limits}') from error
+            given = self._node._parameter_overrides[spec.name]  # it is kept here alone
+            raise ConfigError(spec.refusal(given)) from error
         if isinstance(spec.default, Parameter.Type) and not value:
             raise ConfigError(f'{spec.name} is required: {spec.meaning}')
         spec.check(value)
