@@ -141,10 +141,17 @@ def parameters(given, cameras):
 
 def matcher_options(given):
     """Return the options of the matcher as parameters, `cropond.model` and its like."""
-    options = yaml.safe_load(given('matcher_options') or '{}')
+    try:
+        options = yaml.safe_load(given('matcher_options') or '{}')
+    except yaml.YAMLError:
+        options = None
     if not isinstance(options, dict):
-        raise RuntimeError(f"matcher_options: {given('matcher_options')!r} is no mapping; give "
-                           "'{model: /models/CroPond-3B}'")
+        raise RuntimeError(f"matcher_options: {given('matcher_options')!r} is no mapping in YAML; "
+                           "give '{model: /models/CroPond-3B}'")
+    empty = [name for name, value in options.items() if value is None]
+    if empty:
+        raise RuntimeError(f"matcher_options: {empty[0]} has no value; give one ('' for an empty "
+                           "text), with a space after its colon")
     if options and not given('matcher'):
         raise RuntimeError('matcher_options needs matcher:=… to know whose; for the matcher of a '
                            'params_file set them there')
@@ -155,8 +162,16 @@ def matcher_options(given):
 def typed(name, text):
     """Return an argument in the type of its parameter: 5 for a duration is 5.0."""
     if name.endswith(('_s', '_share')):
-        return float(text)
-    return yaml.safe_load(text) if name in SWITCHES else text
+        try:
+            return float(text)
+        except ValueError:
+            raise RuntimeError(f'{name}: {text!r} is no number') from None
+    if name not in SWITCHES:
+        return text
+    value = yaml.safe_load(text)
+    if not isinstance(value, bool):
+        raise RuntimeError(f'{name}: {text!r} is neither true nor false')
+    return value
 
 
 def rviz(given, cameras):

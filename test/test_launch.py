@@ -145,6 +145,12 @@ def test_options_of_the_matcher_become_its_parameters(double):
     ({'cameras': 'a,b', 'fastdds': 'quick'}, 'shm, large_data, leave'),
     ({'cameras': 'a,b', 'matcher_options': '{model: x}'}, 'matcher_options needs matcher'),
     ({'cameras': 'a,b', 'matcher': 'cropond', 'matcher_options': 'x'}, 'no mapping'),
+    ({'cameras': 'a,b', 'matcher': 'cropond', 'matcher_options': '{model: x'},
+     'matcher_options: .* no mapping'),
+    ({'cameras': 'a,b', 'matcher': 'cropond', 'matcher_options': '{model:x}'},
+     'model:x has no value'),
+    ({'cameras': 'a,b', 'history_s': 'long'}, "history_s: 'long' is no number"),
+    ({'cameras': 'a,b', 'autostart': '1'}, "autostart: '1' is neither true nor false"),
 ])
 def test_arguments_that_cannot_work_are_refused_in_words(double, given, said):
     with pytest.raises((RuntimeError, FileNotFoundError), match=said):
