@@ -1,0 +1,156 @@
+"""Interactive markers as RViz speaks them: what clients see, and what people do to it.
+
+The protocol is that of ROS 2's package interactive_markers, which is not on every machine: numbered
+updates on a topic, a service that gives a late client everything, and feedback from the clients. A
+client that misses a number, or meets an unknown one, starts again with the service.
+"""
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from geometry_msgs.msg import Pose
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Header
+from visualization_msgs.msg import (
+    InteractiveMarker,
+    InteractiveMarkerFeedback,
+    InteractiveMarkerPose,
+    InteractiveMarkerUpdate,
+)
+from visualization_msgs.srv import GetInteractiveMarkers
+
+# As in the original, but for feedback: with its depth of 1 the end of a drag can be lost.
+QOS = QoSProfile(depth=100)
+HELD_S = 1.0  # as in the original: one who is silent for so long has let go, for all we know
+
+OnFeedback = Callable[[InteractiveMarkerFeedback], None]
+DRAGS = (InteractiveMarkerFeedback.MOUSE_DOWN, InteractiveMarkerFeedback.POSE_UPDATE,
+         InteractiveMarkerFeedback.MOUSE_UP, InteractiveMarkerFeedback.KEEP_ALIVE)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Who drags a marker, and when that was last heard of (monotonic s)."""
+
+    client_id: str
+    heard_s: float
+
+
+class InteractiveMarkers:
+    """The markers of one namespace; all of it belongs to the executor's thread.
+
+    Changes are sent together by `apply`. Feedback changes no marker by itself: its callback says
+    what becomes of it, by `move` and `apply`.
+    """
+
+    def __init__(self, node: Node, namespace: str) -> None:
+        """Offer `<namespace>/update`, `/feedback` and `/get_interactive_markers`."""
+        self._node, self._sequence = node, 0
+        self._shown: dict[str, InteractiveMarker] = {}  # what clients have
+        self._changes: dict[str, InteractiveMarker | InteractiveMarkerPose | None] = {}
+        self._callbacks: dict[str, OnFeedback] = {}
+        self._holds: dict[str, Hold] = {}
+        self._updates = node.create_publisher(InteractiveMarkerUpdate, f'{namespace}/update', QOS)
+        self._feedback = node.create_subscription(
+            InteractiveMarkerFeedback, f'{namespace}/feedback', self._on_feedback, QOS)
+        self._everything = node.create_service(
+            GetInteractiveMarkers, f'{namespace}/get_interactive_markers', self._on_request)
+
+    @property
+    def watched(self) -> bool:
+        """Tell whether somebody looks at the markers."""
+        return bool(self._updates.get_subscription_count())
+
+    def put(self, marker: InteractiveMarker, on_feedback: OnFeedback) -> None:
+        """Add a marker, or replace the one of that name; the message must not change any more."""
+        self._changes[marker.name] = marker
+        self._callbacks[marker.name] = on_feedback
+
+    def move(self, name: str, pose: Pose, header: Header) -> None:
+        """Give a marker another pose; KeyError if there is none of that name."""
+        if name not in self._callbacks:
+            raise KeyError(f'no marker {name!r}; there are: {", ".join(self._callbacks) or "none"}')
+        pending = self._changes.get(name)
+        self._changes[name] = _posed(pending, pose, header) if isinstance(
+            pending, InteractiveMarker) else InteractiveMarkerPose(
+                name=name, pose=pose, header=header)
+
+    def remove(self, name: str) -> None:
+        """Take a marker away; nothing happens if there is none of that name."""
+        self._callbacks.pop(name, None)
+        self._holds.pop(name, None)
+        self._changes.pop(name, None)
+        if name in self._shown:
+            self._changes[name] = None
+
+    def apply(self) -> None:
+        """Send what has changed since the last time, if anything has."""
+        if not self._changes:
+            return
+        update = InteractiveMarkerUpdate(type=InteractiveMarkerUpdate.UPDATE)
+        for name, change in self._changes.items():
+            if change is None:
+                del self._shown[name]
+                update.erases.append(name)
+            elif isinstance(change, InteractiveMarkerPose):
+                self._shown[name] = _posed(self._shown[name], change.pose, change.header)
+                update.poses.append(change)
+            else:
+                self._shown[name] = change
+                update.markers.append(change)
+        self._changes.clear()
+        self._sequence += 1
+        update.seq_num = self._sequence
+        self._updates.publish(update)
+
+    def close(self) -> None:
+        """Take every marker away, and leave the graph."""
+        for name in list(self._callbacks):
+            self.remove(name)
+        self.apply()
+        self._node.destroy_service(self._everything)
+        self._node.destroy_subscription(self._feedback)
+        self._node.destroy_publisher(self._updates)
+
+    def _on_request(self, request: GetInteractiveMarkers.Request,
+                    response: GetInteractiveMarkers.Response) -> GetInteractiveMarkers.Response:
+        # What was not sent yet comes with the next number: a client must not take it for older.
+        response.sequence_number = self._sequence
+        response.markers = list(self._shown.values())
+        return response
+
+    def _on_feedback(self, feedback: InteractiveMarkerFeedback) -> None:
+        name = feedback.marker_name
+        if name not in self._shown or name not in self._callbacks:
+            self._node.get_logger().info(f'{feedback.client_id} means the marker {name!r}, which '
+                                         'is gone', throttle_duration_sec=1.0)
+        elif self._held_by_another(feedback):
+            self._node.get_logger().info(
+                f'{feedback.client_id} may not move the marker {name!r}, which '
+                f'{self._holds[name].client_id} holds', throttle_duration_sec=1.0)
+        else:
+            self._callbacks[name](feedback)
+
+    def _held_by_another(self, feedback: InteractiveMarkerFeedback) -> bool:
+        """Two people cannot drag one marker; a click or a menu is heeded from anybody."""
+        if feedback.event_type not in DRAGS:
+            return False
+        name, now_s = feedback.marker_name, time.monotonic()
+        hold = self._holds.get(name)
+        if hold and hold.client_id != feedback.client_id and now_s - hold.heard_s < HELD_S:
+            return True
+        if feedback.event_type == InteractiveMarkerFeedback.MOUSE_UP:
+            self._holds.pop(name, None)
+        else:
+            self._holds[name] = Hold(feedback.client_id, now_s)
+        return False
+
+
+def _posed(marker: InteractiveMarker, pose: Pose, header: Header) -> InteractiveMarker:
+    moved = copy.copy(marker)
+    moved.pose, moved.header = pose, header
+    return moved
