@@ -34,7 +34,7 @@ from crosspoint_ros.matchers.cropond.prompt import Convention
 
 torch.set_num_threads(1)
 # Small images: a tiny model learns to copy past few tokens.
-HERE = {'device': 'cpu', 'max_pixels': 16 * 28 * 28}
+HERE = {'device': 'cpu', 'max_pixels': 16 * 28 * 28, 'allow_repeating': True}
 LENS = Intrinsics(200.0, 200.0, 99.5, 74.5, 200, 150)
 
 
@@ -152,11 +152,12 @@ def test_a_wrong_convention_fails_the_self_test(copying):
         load_matcher('cropond', model=str(copying), **HERE, coordinates='absolute')
 
 
-def test_a_model_that_only_repeats_the_click_is_warned_of(copying, caplog):
+def test_a_model_that_only_repeats_the_click_is_refused_unless_that_is_allowed(copying, caplog):
+    refused(ValueError, 'answers 8 times with the click itself', copying, allow_repeating=False)
     with caplog.at_level(logging.WARNING, 'crosspoint_ros'):
         told = load_matcher('cropond', model=str(copying), **HERE).describe()['self_test']
-    assert 'it may only repeat the click' in caplog.text
-    assert 'with its halves swapped' in told
+    assert 'it may be wrong wherever views differ' in caplog.text
+    assert '0 with its halves swapped' in told
 
 
 @pytest.mark.parametrize('revision', ['', 'main', '0123456'])

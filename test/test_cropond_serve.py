@@ -101,7 +101,8 @@ def query(pixel: tuple[float, float]) -> Query:
 
 def asked_of(serve: Serve, **options) -> CropondRemoteMatcher:
     return CropondRemoteMatcher(**{'url': serve.url, 'model': str(serve.checkpoint),
-                                   'max_pixels': SMALL, 'deadline_s': 10.0, **options})
+                                   'max_pixels': SMALL, 'deadline_s': 10.0,
+                                   'allow_repeating': True, **options})
 
 
 @needs_serve

@@ -62,7 +62,8 @@ class CropondMatcher:
         self.convention = self.options.conventions[0]
         self._score: self_test.Score | None = None
         if self.options.self_test:
-            self._score = self_test.decide(self, self.options.conventions)
+            self._score = self_test.decide(self, self.options.conventions,
+                                           self.options.allow_repeating)
             self.convention = self._score.convention
         else:
             log.warning('self_test is off: nobody has seen whether this model finds anything')

@@ -19,7 +19,8 @@ class AskingOptions:
     max_pixels: images are shrunk to so many; CroPond was trained with 602112. window: share of the
     image's longer side; the probability within it about the answer is the confidence.
     min_ground_confidence: an instruction whose point is less certain is refused. self_test: ask
-    about a known place before the first query.
+    about known places before the first query. allow_repeating: take a model that fails the half of
+    it in which they have moved, as one does that merely repeats the click.
     """
 
     coordinates: str = AUTO
@@ -28,9 +29,13 @@ class AskingOptions:
     window: float = 0.025
     min_ground_confidence: float = 0.5
     self_test: bool = True
+    allow_repeating: bool = False
 
     def __post_init__(self) -> None:
         one_of('coordinates', self.coordinates, CONVENTIONS)
+        for name in ('self_test', 'allow_repeating'):
+            if not isinstance(getattr(self, name), bool):  # the word 'false' would count as true
+                raise ValueError(f'{name} must be true or false, got {getattr(self, name)!r}')
         check_question(self.question)
         if self.max_pixels < MIN_PIXELS:
             raise ValueError(f'max_pixels must be {MIN_PIXELS} or more, got {self.max_pixels}')

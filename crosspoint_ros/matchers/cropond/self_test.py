@@ -15,6 +15,9 @@ from crosspoint_ros.matchers.cropond.prompt import Convention
 
 POINTS = 8
 NEEDED = 6
+# With the halves swapped. Some points are plain table, hard to find where it has moved; to be right
+# there by chance is rare.
+NEEDED_SWAPPED = 4
 WIDTH_PX, HEIGHT_PX = 644, 476
 LIMIT_PX = 0.03 * (WIDTH_PX ** 2 + HEIGHT_PX ** 2) ** 0.5  # of error, for a right answer
 # The second image of the other half of the test: the same at half the size, where thousandths stay
@@ -43,7 +46,8 @@ class SelfTestFailed(ValueError):  # noqa: N818
 class Score:
     """How one convention did: right answers of all asked, and their median error, px.
 
-    swapped: those in the image with its halves swapped, asked of the winner alone.
+    swapped: those in the image with its halves swapped, asked of the winner alone; repeated: there,
+    answers at the place of the click itself, which are wrong.
     """
 
     convention: Convention
@@ -52,18 +56,25 @@ class Score:
     asked: int
     median_px: float
     swapped: int | None = None
+    repeated: int = 0
 
     def __str__(self) -> str:
         text = (f'{self.convention.value}: {self.same} of {self.asked} found in the same image '
                 f'(median {self.median_px:.1f} px), {self.smaller} in a smaller one')
-        return text if self.swapped is None else f'{text}, {self.swapped} with its halves swapped'
+        if self.swapped is None:
+            return text
+        return (f'{text}, {self.swapped} with its halves swapped, where {self.repeated} answers '
+                'repeat the click')
 
 
-def decide(pointer: Pointer, conventions: Sequence[Convention]) -> Score:
+def decide(pointer: Pointer, conventions: Sequence[Convention], allow_repeating: bool = False
+           ) -> Score:
     """Return the convention in which a model finds an image's points in the same image.
 
     Of several the first that does best. Raises `SelfTestFailed`, with all that was tried, if none
-    finds three in four, or if it remains open whether the model means pixels or shares.
+    finds three in four, if it remains open whether the model means pixels or shares, or if it finds
+    less than half once they have moved, as one does that repeats the click. allow_repeating: warn
+    of that, no more.
     """
     image = picture()
     scores = [_score(pointer, image, convention) for convention in conventions]
@@ -78,7 +89,9 @@ def decide(pointer: Pointer, conventions: Sequence[Convention]) -> Score:
     if any(_rivals(best, other) for other in passed):
         raise SelfTestFailed('the self-test cannot tell in which coordinates the model writes: '
                              f'{_said(passed)}. Set the option coordinates')
-    return _not_repeating(pointer, image, best)
+    found = _swapped(pointer, image, best)
+    _check_moved(found, allow_repeating)
+    return found
 
 
 def _said(scores: Sequence[Score]) -> str:
@@ -92,17 +105,28 @@ def _rivals(best: Score, other: Score) -> bool:
     return differ and best.same + best.smaller - other.same - other.smaller < CLEAR
 
 
-def _not_repeating(pointer: Pointer, image: Image, score: Score) -> Score:
-    """Ask where repeating the click is wrong, and warn if the model may do no more than that."""
+def _swapped(pointer: Pointer, image: Image, score: Score) -> Score:
+    """Ask where repeating the click is wrong: in the image with its halves swapped."""
     swapped, shift = np.roll(image, WIDTH_PX // 2, axis=1), np.array([WIDTH_PX // 2, 0])
-    expected = (places() + shift) % (WIDTH_PX, HEIGHT_PX)
-    errors_px = _errors_px(pointer.ask(image, swapped, list(places()), score.convention), expected)
-    found = replace(score, swapped=int((errors_px <= LIMIT_PX).sum()))
-    if found.swapped is not None and found.swapped < NEEDED:
-        log.warning('self-test: with the halves of the image swapped the model finds %d of %d '
-                    'points: it may only repeat the click, and be wrong wherever views differ',
-                    found.swapped, POINTS)
-    return found
+    answers = pointer.ask(image, swapped, list(places()), score.convention)
+    right_px = _errors_px(answers, (places() + shift) % (WIDTH_PX, HEIGHT_PX))
+    repeated_px = _errors_px(answers, places())
+    return replace(score, swapped=int((right_px <= LIMIT_PX).sum()),
+                   repeated=int((repeated_px <= LIMIT_PX).sum()))
+
+
+def _check_moved(score: Score, allow_repeating: bool) -> None:
+    """Raise or warn if the model finds too few points that have moved."""
+    if score.swapped is None or score.swapped >= NEEDED:
+        return
+    told = (f'with the halves of the image swapped the model finds {score.swapped} of {POINTS} '
+            f'points ({NEEDED_SWAPPED} are needed), and answers {score.repeated} times with the '
+            'click itself')
+    if score.swapped < NEEDED_SWAPPED and not allow_repeating:
+        raise SelfTestFailed(f'the model failed its self-test: {told}. It would be wrong wherever '
+                             'views differ: use another model, or, if it is to run all the same, '
+                             'set the option allow_repeating')
+    log.warning('self-test: %s: it may be wrong wherever views differ', told)
 
 
 def _score(pointer: Pointer, image: Image, convention: Convention) -> Score:

@@ -1,0 +1,98 @@
+"""The self-test passes what finds a place, and refuses what only says the click again."""
+from __future__ import annotations
+
+import logging
+
+import cv2
+import numpy as np
+import pytest
+
+from crosspoint_ros.matchers.cropond import self_test
+from crosspoint_ros.matchers.cropond.options import LocalOptions
+from crosspoint_ros.matchers.cropond.prompt import Convention
+from crosspoint_ros.matchers.cropond.self_test import POINTS, SelfTestFailed, decide, picture
+
+THOUSANDTHS = [Convention.RELATIVE_1000]
+
+
+class Copier:
+    """Says the click again, as a share of the image; a double of a model that does no more."""
+
+    def ask(self, first, second, pixels, convention):
+        scale = second.shape[1] / first.shape[1]
+        return [pixel * scale for pixel in pixels]
+
+
+class Finder(Copier):
+    """Finds each place by its surroundings, but for the first few points, which it says again."""
+
+    def __init__(self, repeats: int = 0) -> None:
+        self.repeats = repeats
+
+    def ask(self, first, second, pixels, convention):
+        said = super().ask(first, second, pixels, convention)
+        return [again if number < self.repeats else self.found(first, second, pixel)
+                for number, (pixel, again) in enumerate(zip(pixels, said, strict=True))]
+
+    @staticmethod
+    def found(first, second, pixel):
+        scale, reach = second.shape[1] / first.shape[1], 25
+        x, y = np.rint(pixel).astype(int)
+        patch = first[y - reach:y + reach + 1, x - reach:x + reach + 1]
+        patch = cv2.resize(patch, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        likeness = cv2.matchTemplate(second, patch, cv2.TM_CCOEFF_NORMED)
+        row, column = np.unravel_index(likeness.argmax(), likeness.shape)
+        return np.array([column + patch.shape[1] / 2, row + patch.shape[0] / 2])
+
+
+def test_one_that_finds_places_passes_wherever_they_went():
+    score = decide(Finder(), THOUSANDTHS)
+    assert (score.same, score.smaller, score.swapped, score.repeated) == (8, 8, 8, 0)
+
+
+def test_one_that_repeats_the_click_fails_with_the_figures_and_what_to_do():
+    with pytest.raises(SelfTestFailed, match=r'swapped the model finds 0 of 8 points \(4 are '
+                       r'needed\), and answers 8 times with the click.*option allow_repeating'):
+        decide(Copier(), THOUSANDTHS)
+
+
+def test_one_that_repeats_the_click_may_run_if_that_is_allowed_and_that_is_logged(caplog):
+    with caplog.at_level(logging.WARNING, 'crosspoint_ros'):
+        score = decide(Copier(), THOUSANDTHS, allow_repeating=True)
+    assert '0 with its halves swapped, where 8 answers repeat the click' in str(score)
+    assert 'it may be wrong wherever views differ' in caplog.text
+
+
+@pytest.mark.parametrize(('repeats', 'passes', 'warns'), [
+    (2, True, False), (3, True, True), (4, True, True), (5, False, False)])
+def test_less_than_half_of_what_moved_is_too_little(repeats, passes, warns, caplog):
+    with caplog.at_level(logging.WARNING, 'crosspoint_ros'):
+        if passes:
+            assert decide(Finder(repeats), THOUSANDTHS).swapped == POINTS - repeats
+        else:
+            with pytest.raises(SelfTestFailed):
+                decide(Finder(repeats), THOUSANDTHS)
+    assert ('wrong wherever views differ' in caplog.text) == warns
+
+
+def test_to_allow_it_does_not_let_through_what_finds_nothing():
+    class Blind(Copier):
+        def ask(self, first, second, pixels, convention):
+            return [None] * len(pixels)
+
+    with pytest.raises(SelfTestFailed, match='0 of 8 found in the same image'):
+        decide(Blind(), THOUSANDTHS, allow_repeating=True)
+
+
+@pytest.mark.parametrize('name', ['self_test', 'allow_repeating'])
+def test_a_word_is_not_taken_for_true(name):
+    with pytest.raises(ValueError, match=f"{name} must be true or false, got 'false'"):
+        LocalOptions(model='a', **{name: 'false'})
+
+
+def test_the_points_asked_for_lie_away_from_each_other_and_from_where_they_move_to():
+    places = self_test.places()
+    moved = (places + np.array([self_test.WIDTH_PX // 2, 0])) % (self_test.WIDTH_PX, self_test.HEIGHT_PX)
+    apart_px = np.linalg.norm(places[:, None] - moved[None], axis=-1).min()
+    assert apart_px > self_test.LIMIT_PX
+    assert picture().shape == (self_test.HEIGHT_PX, self_test.WIDTH_PX, 3)
