@@ -174,6 +174,12 @@ def test_an_option_without_a_value_is_refused():
         pairs.options(['guided'])
 
 
+def test_true_and_false_are_read_in_the_spelling_of_ros_and_of_python():
+    given = ['a=false', 'b=False', 'c=true', 'd=True', 'e=4bit', 'f=0.5']
+    assert pairs.options(given) == {'a': False, 'b': False, 'c': True, 'd': True, 'e': '4bit',
+                                    'f': 0.5}
+
+
 def test_real_pairs_are_found_with_depth_and_noisy_poses(shared_data):
     folder = shared_data / 'apc_shelf'
     given = Given(noise_cm=1, noise_deg=1)

@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def options(pairs: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE; a value that is no Python literal stays a string."""
+    """Read KEY=VALUE; a value that is no Python literal and not true or false stays a string."""
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition('=')
@@ -81,7 +81,7 @@ def options(pairs: list[str]) -> dict[str, Any]:
         try:
             found[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            found[key] = value
+            found[key] = {'true': True, 'false': False}.get(value, value)  # as ROS writes them
     return found
 
 
