@@ -8,7 +8,7 @@ import pytest
 import scenes
 
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected
-from crosspoint_ros.core.verify import Check, Evidence, Limits, examine, verify
+from crosspoint_ros.core.verify import Check, Evidence, Limits, check_match, examine, verify
 
 BOX = scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
 ON_TABLE = np.array([0.15, -0.15, 0.0])
@@ -167,3 +167,19 @@ def test_a_view_that_looks_away_from_the_ray_cannot_have_found_it():
 def test_what_was_not_measured_refuses_nothing():
     assert Evidence().check == Check.UNKNOWN
     verify(query(), Match(np.zeros(2), confidence=0.9), Evidence(), LIMITS)
+
+
+@pytest.mark.parametrize('broken', [
+    {'confidence': None}, {'confidence': 'high'}, {'confidence': np.array([0.9, 0.9])},
+    {'confidence': 0.9 + 0j}, {'pixel': np.array(['a', 'b'])}, {'pixel': [[1.0], [2.0, 3.0]]},
+    {'covariance_px2': np.array([[1.0, 50.0], [0.0, 1.0]])}], ids=str)
+def test_an_answer_that_is_no_numbers_fails_by_the_name_of_its_matcher(broken):
+    match = replace(Match(np.array([50.0, 50.0]), np.eye(2), 0.9), **broken)
+    with pytest.raises(Rejected, match='Query answered') as refused:
+        check_match(match, query())
+    assert refused.value.code == Code.MATCHER_FAILED
+
+
+def test_whole_and_single_precision_numbers_are_numbers():
+    check_match(Match(np.array([50, 60]), np.eye(2, dtype=np.float32), np.float32(0.9)), None)
+    check_match(Match(np.array([50, 60]), confidence=1), None)

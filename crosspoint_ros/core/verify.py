@@ -91,14 +91,26 @@ def verify(query: Query, match: Match, evidence: Evidence, limits: Limits) -> No
 def check_match(match: object, matcher: object) -> None:
     """Raise `Rejected` (MATCHER_FAILED) if a matcher's answer is not what a Match holds."""
     name = type(matcher).__name__
-    if (not isinstance(match, Match) or np.shape(match.pixel) != (2,)
-            or np.shape(match.covariance_px2) != (2, 2)):
+    if (not isinstance(match, Match) or not _are_numbers(match.pixel, (2,))
+            or not _are_numbers(match.covariance_px2, (2, 2))
+            or not _are_numbers(match.confidence, ())):
         raise Rejected(Code.MATCHER_FAILED, f'{name} answered {match!r} (must be a Match with a '
-                       'pixel (2,) and a covariance (2, 2))')
+                       'pixel (2,), a covariance (2, 2) and a confidence, all of them numbers)')
     spread_px2 = np.asarray(match.covariance_px2, dtype=np.float64)
-    if np.isfinite(spread_px2).all() and not np.linalg.eigvalsh(spread_px2).min() > 0:
+    if np.isfinite(spread_px2).all() and not (
+            np.allclose(spread_px2, spread_px2.T) and np.linalg.eigvalsh(spread_px2).min() > 0):
         raise Rejected(Code.MATCHER_FAILED, f'{name} answered with the covariance '
-                       f'{spread_px2.tolist()} px^2 (must be positive definite; NaN: unknown)')
+                       f'{spread_px2.tolist()} px^2 (must be symmetric and positive definite; NaN: '
+                       'unknown)')
+
+
+def _are_numbers(value: object, shape: tuple[int, ...]) -> bool:
+    """Tell whether a value is as many real numbers as a shape holds."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError):  # rows of unequal length; a tensor that lies on a GPU
+        return False
+    return array.shape == shape and array.dtype.kind in 'fiu'
 
 
 def refuse_outside(query: Query, match: Match) -> None:
