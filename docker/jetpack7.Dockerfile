@@ -1,0 +1,35 @@
+# crosspoint_ros with CroPond on a Jetson with JetPack 7: Ubuntu 24.04, Python 3.12, CUDA 13, Jazzy.
+#   docker build -f docker/jetpack7.Dockerfile -t crosspoint:jetpack7 .
+#   docker run --gpus all --network host --ipc host -v /models:/models crosspoint:jetpack7 \
+#     cameras:=front,wrist base_frame:=base_link matcher:=cropond matcher_options:='{model: /models/CroPond-3B}'
+ARG CUDA=13.0.1
+FROM nvcr.io/nvidia/cuda:${CUDA}-runtime-ubuntu24.04
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
+ARG TORCH=2.9.1
+ENV DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8 ROS_DISTRO=jazzy
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates curl \
+ && curl -fsSL https://raw.githubusercontent.com/ros/rosdistro/master/ros.key \
+    -o /usr/share/keyrings/ros.gpg \
+ && echo "deb [signed-by=/usr/share/keyrings/ros.gpg] http://packages.ros.org/ros2/ubuntu noble main" \
+    > /etc/apt/sources.list.d/ros2.list \
+ && apt-get update && apt-get install -y --no-install-recommends g++ python3-pip \
+    python3-colcon-common-extensions python3-rosdep ros-jazzy-ros-base \
+ && rosdep init && rm -rf /var/lib/apt/lists/*
+
+# What takes longest first. This image is ours alone, so pip may write beside apt; NumPy stays 1:
+# apt's cv2 and cv_bridge are built against it.
+RUN pip3 install --no-cache-dir --break-system-packages --extra-index-url "$TORCH_INDEX" \
+    "torch==$TORCH" "transformers>=4.57,<6" "numpy>=1.26.4,<2"
+
+WORKDIR /ws
+COPY . src/crosspoint_ros
+# RViz stays on the desk; opencv-python comes from apt, never from pip.
+RUN apt-get update && rosdep update --rosdistro jazzy \
+ && rosdep install -y --from-paths src --ignore-src --rosdistro jazzy --skip-keys "rviz2" \
+ && . /opt/ros/jazzy/setup.bash && colcon build --cmake-args -DBUILD_TESTING=OFF \
+ && rm -rf build log /var/lib/apt/lists/*
+
+COPY docker/entrypoint.sh /entrypoint.sh
+ENTRYPOINT ["/entrypoint.sh"]
