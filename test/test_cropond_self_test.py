@@ -92,7 +92,8 @@ def test_a_word_is_not_taken_for_true(name):
 
 def test_the_points_asked_for_lie_away_from_each_other_and_from_where_they_move_to():
     places = self_test.places()
-    moved = (places + np.array([self_test.WIDTH_PX // 2, 0])) % (self_test.WIDTH_PX, self_test.HEIGHT_PX)
+    shift = np.array([self_test.WIDTH_PX // 2, 0])
+    moved = (places + shift) % (self_test.WIDTH_PX, self_test.HEIGHT_PX)
     apart_px = np.linalg.norm(places[:, None] - moved[None], axis=-1).min()
     assert apart_px > self_test.LIMIT_PX
     assert picture().shape == (self_test.HEIGHT_PX, self_test.WIDTH_PX, 3)

@@ -21,8 +21,8 @@ TRAILING_COMMA = re.compile(r',(\s*[\]}])')
 # The ways to write a point in text. Within brackets the number must be seen to end: of a reply that
 # was cut off, `[512, 30` may be the beginning of [512, 307].
 IN_TEXT = re.compile('|'.join((
-    rf'{QUOTE}point(?:_2d|s)?{QUOTE}\s*[:=]\s*[\[(]+\s*{PAIR}(?=\s*[\])}},;])',
-    rf'{QUOTE}point(?:_2d|s)?{QUOTE}\s*[:=]\s*{PAIR}',
+    rf'{QUOTE}point(?:_2d|s)?{QUOTE}\s*[:=]\s*[\[(]+\s*{PAIR}(?=\s*[\])}}])',
+    rf'{QUOTE}point(?:_2d|s)?{QUOTE}\s*[:=]\s*{PAIR}(?![\d.]|{SEPARATOR}[-+.\d])',
     rf'\bx\d?{QUOTE}\s*[:=]\s*{QUOTE}({NUMBER})(?:{QUOTE}[,;\s]\s*|\s+)(?:and\s+)?'
     rf'{QUOTE}y\d?{QUOTE}\s*[:=]\s*{QUOTE}({NUMBER})',
     rf'\[\s*{PAIR}\s*\]', rf'\(\s*{PAIR}\s*\)')), re.I)
