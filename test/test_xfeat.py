@@ -17,6 +17,7 @@ from crosspoint_ros.core.datatypes import (
     Refiner,
     Rejected,
     Transform,
+    View,
     Warmable,
 )
 from crosspoint_ros.matchers import load_matcher
@@ -325,3 +326,20 @@ def test_near_needs_a_spread(matcher, left, right):
     with pytest.raises(ValueError, match='near what'):
         matcher.refine(Query(left, right, pixel_of(left, VISIBLE_BASE_M[0])),
                        Match(np.array([100.0, 100.0])))
+
+
+@pytest.mark.parametrize(('width', 'height'), [(3000, 9), (9, 3000), (3000, 18)])
+def test_an_image_too_thin_for_descriptors_is_refused_with_its_size_and_the_limit(
+        matcher, left, width, height):
+    lens = Intrinsics(500.0, 500.0, width / 2, height / 2, width, height)
+    thin = View('slit', np.full((height, width, 3), 90, np.uint8), lens)
+    for clicked, other in ((thin, left), (left, thin)):
+        with pytest.raises(Rejected, match=rf'slit: {width}x{height} px.* more than 18.8 px') as no:
+            matcher.match(Query(clicked, other, np.array([4.0, 4.0])))
+        assert no.value.code == Code.BAD_REQUEST
+
+
+def test_an_image_just_thick_enough_is_prepared(matcher, left):
+    lens = Intrinsics(500.0, 500.0, 1500.0, 10.0, 3000, 20)
+    image = np.random.default_rng(0).integers(0, 255, (20, 3000, 3), np.uint8)
+    matcher.warm((View('slit', image, lens), left))

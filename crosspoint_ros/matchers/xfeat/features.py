@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.core.datatypes import Array, View
+from crosspoint_ros.core.datatypes import Array, Code, Rejected, View
 from crosspoint_ros.matchers.xfeat.backbone import (
     CELL_PX,
     SIDE_PX,
@@ -67,6 +67,7 @@ class Frame:
         self.view = view
         self.recipe = recipe
         self.working = WorkingImage(view.intrinsics, recipe.working_px)
+        _check_grid(view, self.working)
         self.mask = view.mask if recipe.use_mask else None
         self.levels: dict[float, Level] = {}
 
@@ -144,6 +145,16 @@ class Frame:
     def fine_hidden(self) -> npt.NDArray[np.bool_]:
         """Tell which points (rows, columns) of the score map the robot's own body covers."""
         return self.hidden(self.fine_grid)
+
+
+def _check_grid(view: View, working: WorkingImage) -> None:
+    """Raise `Rejected` for an image so thin that no descriptor lies across it."""
+    if min(working.grid_size(COARSE_PX)) >= 1:
+        return
+    size = view.intrinsics
+    raise Rejected(Code.BAD_REQUEST, f'{view.camera}: {size.width_px}x{size.height_px} px is too '
+                   'thin to be matched: with that longer side the shorter one must have more than '
+                   f'{COARSE_PX / 2 / working.zoom:.1f} px: publish a larger part of the image')
 
 
 class MultiScale:
