@@ -11,8 +11,8 @@ INDEX = 'model.safetensors.index.json'
 SINGLE = 'model.safetensors'
 MAX_HEADER_BYTES = 100_000_000
 POINTER = b'version https://git-lfs'
-# Bytes a number takes in memory; 4 bits with their scales.
-BYTES = {'float32': 4.0, 'bfloat16': 2.0, '4bit': 0.56}
+# Bytes a number takes in memory; 4 bits with a scale, float32, for each 64.
+BYTES = {'float32': 4.0, 'bfloat16': 2.0, '4bit': 0.5 + 4 / 64}
 WHOLE_BYTES = BYTES['bfloat16']  # of what is not quantised
 NOT_QUANTISED = ('visual', 'lm_head', 'embed_tokens')
 # For images, keys and values, and what the libraries take for themselves.
