@@ -49,15 +49,18 @@ pip-test: $(TEST_VENV)/.package-$(KIND)
 
 # PyTorch and transformers lie beside the test environment, not in it: the rest is tested without.
 test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
-  $(CROPOND)/transformers-oldest/.installed $(CROPOND)/transformers-newest/.installed
+  $(CROPOND)/transformers-oldest/.installed $(CROPOND)/transformers-newest/.installed \
+  $(CROPOND)/bitsandbytes/.installed
 	for end in oldest newest; do \
-	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch \
+	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch:$(CURDIR)/$(CROPOND)/bitsandbytes \
 	  CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -o faulthandler_timeout=400 test/test_cropond_*.py || exit 1; done
 
+# What it needs lies beside it: pip would fetch another PyTorch.
+$(CROPOND)/bitsandbytes/.installed: private ONLY := --no-deps
 $(CROPOND)/%/.installed: requirements/%.txt $(TEST_VENV)/.wheels-$(KIND)
 	@echo '== $* into $(@D): half a minute, once'
 	rm -rf $(@D)
-	$(TEST_VENV)/bin/python -m pip install -q --target $(@D) -r $<
+	$(TEST_VENV)/bin/python -m pip install -q $(ONLY) --target $(@D) -r $<
 	@touch $@
 
 colcon-smoke: $(COLCON)/.built

@@ -17,6 +17,7 @@ import torch
 from crosspoint_ros.matchers.cropond.engine import ASKED
 from crosspoint_ros.matchers.cropond.prefix import OPENING
 from crosspoint_ros.matchers.cropond.prompt import grounding, pointing
+from crosspoint_ros.matchers.cropond.shapes import Shape
 
 JSON = '```json\n[\n\t{"point_2d": [{x}, {y}], "label": "it"}\n]\n```'
 TAG = '<point x="{x}" y="{y}">it</point>'
@@ -31,12 +32,15 @@ MIDDLE = ('500', '500')
 BATCH, STEPS, RATE = 32, 300, 3e-3
 # Wide heads whose rotary waves are short: neighbours are easily told apart.
 SHAPE = replace(tiny_qwen.TINY, hidden=96, heads=2, kv_heads=2, rope_theta=1e3)
+# The same with sides that are multiples of 64, as bitsandbytes wants them.
+IN_64S = replace(SHAPE, hidden=128, inner=256)
 NONE = -100
 
 
-def build(folder: Path, reply: str = JSON, hides: bool = False, seed: int = 0) -> Path:
+def build(folder: Path, reply: str = JSON, hides: bool = False, seed: int = 0,
+          shape: Shape = SHAPE) -> Path:
     """Write a checkpoint that replies in this form; UNSEEN to clicks on the left if `hides`."""
-    tiny_qwen.build(folder, SHAPE, seed)
+    tiny_qwen.build(folder, shape, seed)
     model, tokenizer = tiny_qwen.load(folder)
     teach(model, tokenizer, reply, hides, seed)
     config = (folder / 'config.json').read_bytes()
