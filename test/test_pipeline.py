@@ -149,6 +149,23 @@ def test_nonsense_from_a_matcher_is_its_failure(views, nonsense):
     assert answer.target is None
 
 
+def test_a_query_that_is_cancelled_while_one_view_is_searched_leaves_the_others(views):
+    asked = []
+
+    class Counting(Oracle):
+        def match(self, query):
+            asked.append(query.other.camera)
+            return super().match(query)
+
+    def at_stage(name):
+        if asked:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        located(views, Counting(), at_stage=at_stage)
+    assert asked == ['right']
+
+
 @pytest.mark.parametrize('stage', ['match', 'verify', 'lift'])
 def test_a_query_can_be_cancelled_at_every_stage(views, stage):
     begun = []
@@ -160,7 +177,7 @@ def test_a_query_can_be_cancelled_at_every_stage(views, stage):
 
     with pytest.raises(Cancelled):
         located(views, at_stage=at_stage)
-    assert begun == ['match', 'verify', 'lift'][:len(begun)]
+    assert begun == ['match', 'match', 'verify', 'lift'][:len(begun)]  # two views are searched
     assert begun[-1] == stage
 
 

@@ -170,6 +170,16 @@ def test_a_cancelled_query_stops_at_its_next_stage(desks):
     assert d.afterwards == []
 
 
+def test_a_stage_that_goes_on_is_told_and_timed_once():
+    told: list[str] = []
+    job = Job(Request(), told.append, lambda job: None)
+    for stage in ('match', 'match', 'verify'):
+        job.enter(stage)
+    begun_s = job.stages[0][1]
+    assert told == ['match', 'verify'] == list(job.stage_seconds())
+    assert job.stage_seconds()['match'] == job.stages[1][1] - begun_s
+
+
 def test_two_endings_at_once_leave_one(desks):
     for _ in range(200):
         endings: list[Job] = []

@@ -77,13 +77,16 @@ def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher
 
     With a refiner, what the matcher finds counts as rough: see core/fusion.py.
     An `Unseen` among the others becomes a refused Answer, and counts in the status of the whole.
-    `at_stage` is called with 'match', 'verify' and 'lift' as each begins; an exception it raises
-    (a cancelled query) ends the work there. Raises `Rejected` when the click itself is unusable
-    (BAD_REQUEST: outside the image, NaN, nowhere to look; NOT_VISIBLE: on the robot's own body).
+    `at_stage` is called with 'match' for each view, then with 'verify' and 'lift', as each begins;
+    an exception it raises (a cancelled query) ends the work there. Raises `Rejected` when the click
+    itself is unusable (BAD_REQUEST: outside the image, NaN, nowhere to look; NOT_VISIBLE: on the
+    robot's own body).
     """
     check_click(clicked, others, pixel)
-    at_stage('match')
-    found = [find(clicked, other, pixel, matcher, refiner) for other in others]
+    found = []
+    for other in others:
+        at_stage('match')  # a query that was ended meanwhile leaves the other views to the next one
+        found.append(find(clicked, other, pixel, matcher, refiner))
     at_stage('verify')
     answers = tuple(checked(clicked, pixel, answer, limits) for answer in found)
     at_stage('lift')

@@ -17,12 +17,25 @@ MAX_QUEUED = 16
 
 
 @dataclass(frozen=True, eq=False)
+class Correction:
+    """A person says where the point of an earlier query is in another view.
+
+    pixel: (2,) in the image of `camera` that was searched. located is None when it is not kept.
+    """
+
+    query_id: str
+    camera: str
+    pixel: Array
+    located: Located | None
+
+
+@dataclass(frozen=True, eq=False)
 class Request:
     """What somebody asked: a pixel, an instruction, or a 3D point that some camera shows.
 
     stamp_ns is that of the clicked image, 0 for the newest. With `point_m` (3,), given in
     `point_frame`, the camera is chosen by who sees it best and `camera` is empty. `clamp` moves a
-    pixel just past the border onto the image.
+    pixel just past the border onto the image. A correction asks no matcher, and no camera.
     """
 
     camera: str = ''
@@ -33,6 +46,7 @@ class Request:
     point_m: Array | None = None
     point_frame: str = ''
     clamp: bool = False
+    correction: Correction | None = None
 
 
 class Ended(Exception):  # noqa: N818  (an interruption, not an error)
@@ -75,12 +89,18 @@ class Job:
         return {name: end - begun for (name, begun), (_, end) in pairwise(stages)}
 
     def enter(self, stage: str) -> None:
-        """Begin a stage; raise `Ended` if the query was ended meanwhile."""
+        """Begin a stage, or go on with it; raise `Ended` if the query was ended meanwhile."""
         with self._lock:  # a stage must not begin after the end
             if self.ended:
                 raise Ended(self.query_id)
+            if stage == self.stage:
+                return
             self.stages.append((stage, time.monotonic()))
         self._on_stage(stage)
+
+    def withdraw(self, rejected: Rejected) -> None:
+        """Refuse what was answered, as long as nobody has been told of it."""
+        self.located, self.rejected = None, rejected
 
     def end(self, outcome: Located | Rejected) -> bool:
         """Give the query its answer; False if it has one already."""
