@@ -31,23 +31,35 @@ ANSWER_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
 
 
 def click(camera: str, x: float, y: float, node: str = NODE,
-          picture: Path | None = None) -> QueryResult:
+          picture: Path | None = None, instruction: str = '') -> QueryResult:
     """Click on the newest image of a camera, once, and return what the node answers.
 
-    `picture` names a PNG for the node's overlays, side by side. Raises TimeoutError if no node of
-    that name is there, or it does not answer.
+    `picture` names a PNG for the node's overlays, side by side. With an instruction ("the drawer
+    handle") the matcher finds the pixel, and x and y are NaN. Raises TimeoutError if no node of
+    that name is there, or it does not answer; `NotDrawn` if only the picture did not come.
     """
     with Client(node) as client:
-        client.wait_until_active(DISCOVERY_S)
+        client.wait_for_answers(DISCOVERY_S)
         overlays = client.watch_overlays() if picture else {}
-        result = client.click(camera, x, y)
+        result = client.click(camera, x, y, instruction=instruction)
         # A query that was refused before it had images has nothing to draw.
         if picture and result.correspondences:
             cameras = [camera, *(c.found.camera for c in result.correspondences
                                  if c.header.stamp.sec or c.header.stamp.nanosec)]
-            client.wait_for(lambda: overlays.keys() >= set(cameras), 'drawn its overlays')
+            try:
+                client.wait_for(lambda: overlays.keys() >= set(cameras), 'drawn its overlays')
+            except TimeoutError as late:
+                raise NotDrawn(f'{late}; {picture} was not written', result) from late
             write_png(picture, side_by_side([overlays[c] for c in cameras], cameras))
         return result
+
+
+class NotDrawn(TimeoutError):  # noqa: N818  (told to the user in one sentence)
+    """The node answered, but its overlays did not come; `result` is the answer."""
+
+    def __init__(self, message: str, result: QueryResult) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class Client:
@@ -97,6 +109,14 @@ class Client:
                   if state == 'unconfigured' else f'ros2 lifecycle set {self._name} activate')
         raise TimeoutError(f'{self._name} is {state} after {timeout_s:g} s: {advice}')
 
+    def wait_for_answers(self, timeout_s: float) -> None:
+        """Wait until the node is active, or at least there to say why it cannot be."""
+        try:
+            self.wait_until_active(timeout_s)
+        except TimeoutError:
+            if not self._action.server_is_ready():
+                raise
+
     def _ask_state(self) -> str:
         try:
             reply = self._wait(self._state.call_async(GetState.Request()), 1.0, 'told its state')
@@ -105,13 +125,15 @@ class Client:
         return str(reply.current_state.label)
 
     def click(self, camera: str, x: float, y: float, stamp_ns: int = 0,
-              timeout_s: float = ANSWER_S) -> QueryResult:
+              timeout_s: float = ANSWER_S, instruction: str = '') -> QueryResult:
         """Click a pixel of the image with that stamp (0: the newest) and wait for the answer.
 
+        With an instruction the pixel is not looked at: the matcher finds what it names.
         Raises TimeoutError, or RuntimeError if the node does not take the goal.
         """
         self.wait_for(self._action.server_is_ready, 'offered its action')
-        goal = Correspond.Goal(camera=camera, stamp=time_msg(stamp_ns), x=float(x), y=float(y))
+        goal = Correspond.Goal(camera=camera, stamp=time_msg(stamp_ns), x=float(x), y=float(y),
+                               instruction=instruction)
         handle = self._wait(self._action.send_goal_async(goal), timeout_s, 'taken the click')
         if not handle.accepted:
             raise RuntimeError(f'{self._name} did not take the goal: is it a crosspoint_node?')
@@ -186,16 +208,23 @@ def sentence(result: QueryResult) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crosspoint click`."""
     parser.add_argument('camera', help='name of the camera, as in the parameter cameras')
-    parser.add_argument('x', type=float, help='px, from the left')
-    parser.add_argument('y', type=float, help='px, from the top')
+    parser.add_argument('x', type=float, nargs='?', default=math.nan, help='px, from the left')
+    parser.add_argument('y', type=float, nargs='?', default=math.nan, help='px, from the top')
+    parser.add_argument('--instruction', default='', metavar='WORDS',
+                        help='instead of x and y: what to find there, "the drawer handle"')
     parser.add_argument('--picture', type=Path, help='PNG to draw the views into')
     parser.add_argument('--node', default=NODE, help=f'name of the node (default: {NODE})')
 
 
 def main(args: argparse.Namespace) -> int:
     """Click once and print the answer; 1 if it is refused or nobody answers."""
+    if bool(args.instruction) == math.isfinite(args.x + args.y):
+        raise ValueError('give a pixel, X and Y, or --instruction; one of the two')
     try:
-        result = click(args.camera, args.x, args.y, args.node, args.picture)
+        result = click(args.camera, args.x, args.y, args.node, args.picture, args.instruction)
+    except NotDrawn as late:
+        print(f'{sentence(late.result)}\n{late}')
+        return 1
     except (TimeoutError, RuntimeError) as error:
         print(error)
         return 1
