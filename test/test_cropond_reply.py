@@ -15,7 +15,7 @@ REPLIES = [
     ('{"point_2d": [512, 307]}', (512, 307)),
     ('{"point": [512, 307]}', (512, 307)),
     ('{"Point_2D": [512, 307]}', (512, 307)),
-    ('{"points": [[512, 307], [1, 2]]}', (512, 307)),
+    ('{"points": [[512, 307]]}', (512, 307)),
     ('{"coordinates": [512, 307]}', (512, 307)),
     ('{"position": {"x": 512, "y": 307}}', (512, 307)),
     ('{"x": 512, "y": 307}', (512, 307)),
@@ -45,7 +45,7 @@ REPLIES = [
     ('(512px, 307 px)', (512, 307)),
     ('点的坐标是（512，307）。', (512, 307)),
     ('<point x="51.2" y="30.7" alt="handle">handle</point>', (51.2, 30.7)),
-    ('<points x1="51.2" y1="30.7" x2="1" y2="2">', (51.2, 30.7)),
+    ('<points x1="51.2" y1="30.7">', (51.2, 30.7)),
     ('The corresponding point is at (512, 307) in the second image.', (512, 307)),
     ('点的坐标是 [512, 307]。', (512, 307)),
     ('point: 512, 307', (512, 307)),
@@ -73,11 +73,15 @@ REPLIES = [
     ('{"x": 500, "y": 300, "confidence": 0.9}', (500, 300)),
     ('{"image_size": [640, 480], "point_2d": [500, 300]}', (500, 300)),
     ('(500, 300) in 640x480 image', (500, 300)),
-    ('(500, 300) of (640, 480)', (500, 300)),
     ('[500, 300] (confidence 0.9)', (500, 300)),
-    # several
-    ('[{"point_2d": [512, 307]}, {"point_2d": [1, 2]}]', (512, 307)),
-    ('It is [512, 307] or [1, 2].', (512, 307)),
+    # the same one twice
+    ('[{"point_2d": [512, 307]}, {"point_2d": [512, 307.0]}]', (512, 307)),
+]
+SEVERAL = [
+    '{"points": [[512, 307], [1, 2]]}', '<points x1="51.2" y1="30.7" x2="1" y2="2">',
+    '[{"point_2d": [512, 307]}, {"point_2d": [1, 2]}]', 'It is [512, 307] or [1, 2].',
+    '[56, 323] is [512, 307] or [1, 2].', '(500, 300) of (640, 480)',
+    'Image size (640, 480), point (500, 300)', '(640, 480) image: (500, 300)',
 ]
 EMPTY = [
     '', '   \n', 'The point is not visible in the second image.', 'A', '```json\n[]\n```', '{}',
@@ -102,6 +106,12 @@ def test_the_point_is_found(reply, expected):
 @pytest.mark.parametrize('reply', EMPTY, ids=lambda reply: reply[:40] or 'nothing')
 def test_a_reply_without_a_point_is_said_to_have_none(reply):
     with pytest.raises(NoPoint, match=r'no point|nothing'):
+        point(reply, CLICKED)
+
+
+@pytest.mark.parametrize('reply', SEVERAL)
+def test_a_reply_that_names_several_points_answers_with_none_of_them(reply):
+    with pytest.raises(NoPoint, match='no single point but 2'):
         point(reply, CLICKED)
 
 

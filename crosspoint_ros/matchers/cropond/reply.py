@@ -54,18 +54,19 @@ def points(reply: str) -> list[tuple[float, float]]:
 
 
 def point(reply: str, clicked: tuple[str, str] | None = None) -> tuple[float, float]:
-    """Return the point that a reply names. Raises `NoPoint`.
+    """Return the one point that a reply names. Raises `NoPoint`, also if it names several.
 
     clicked: the point as it was asked about. Prose that says it again ("the point [56, 323] maps
     to [512, 307]") does not mean it, if another one follows.
     """
-    found = points(reply)
+    found = list(dict.fromkeys(points(reply)))
     if not found:
         raise NoPoint(reply)
-    if clicked is None:
-        return found[0]
-    asked = (float(clicked[0]), float(clicked[1]))
-    return next((each for each in found if each != asked), asked)
+    asked = None if clicked is None else (float(clicked[0]), float(clicked[1]))
+    meant = [each for each in found if each != asked] or found
+    if len(meant) > 1:  # which of them is a guess, and a robot moves on it
+        raise NoPoint(reply, f'single point but {len(meant)}')
+    return meant[0]
 
 
 def letter(reply: str, options: Sequence[str] = ()) -> str:
