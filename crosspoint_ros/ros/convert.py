@@ -235,6 +235,12 @@ def pose_from_transform(a_from_b: Transform) -> Pose:
     return Pose(position=Point(x=x, y=y, z=z), orientation=_quaternion_msg(a_from_b.R))
 
 
+def transform_from_pose(msg: Pose) -> Transform:
+    """Return a_from_b of the pose of frame b in frame a; ValueError as above."""
+    q, p = msg.orientation, msg.position
+    return Transform(rotation((q.x, q.y, q.z, q.w)), np.array([p.x, p.y, p.z]))
+
+
 def rotation(quaternion_xyzw: npt.ArrayLike) -> Array:
     """Return the rotation matrix (3, 3) of a unit quaternion x, y, z, w."""
     q = np.asarray(quaternion_xyzw, dtype=np.float64)

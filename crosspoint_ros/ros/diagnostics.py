@@ -5,7 +5,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
-from crosspoint_ros.core.datatypes import Described, Rejected
+from crosspoint_ros.core.datatypes import Described, Grounder, Rejected
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.cameras import Camera
 from crosspoint_ros.ros.config import Config
@@ -80,7 +80,8 @@ class Diagnostics:
     def _matcher(self) -> DiagnosticStatus:
         loading, late = self._server.loading, self._server.held_s
         values = {'matcher': self._config.matcher, 'refiner': self._config.refiner or 'none',
-                  'load_s': f'{loading.took_s:.2f}', 'last_match_s': self._last_match()}
+                  'load_s': f'{loading.took_s:.2f}', 'last_match_s': self._last_match(),
+                  'can ground': 'true' if self._can_ground() else 'false'}
         if loading.failure:
             return self._status('matcher', DiagnosticStatus.ERROR, loading.failure, **values)
         if loading.matchers is None:
@@ -91,6 +92,11 @@ class Diagnostics:
             return self._status('matcher', DiagnosticStatus.ERROR,
                                 f'has not returned for {late:.1f} s', **values)
         return self._status('matcher', DiagnosticStatus.OK, self._config.matcher, **values)
+
+    def _can_ground(self) -> bool:
+        """Tell whether an instruction may stand for a pixel: clients offer a field for it then."""
+        matchers = self._server.loading.matchers
+        return matchers is not None and isinstance(matchers.matcher, Grounder)
 
     def _last_match(self) -> str:
         result = self._server.last_result

@@ -1,13 +1,16 @@
 """The answer in RViz: the target, the rays it was seen along, and the verdict in words."""
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from geometry_msgs.msg import Point, Pose, Quaternion
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from crosspoint_ros.core.datatypes import Array, View
+from crosspoint_ros.core.datatypes import Array, Transform
 from crosspoint_ros.core.pipeline import Located
-from crosspoint_ros.msg import QueryResult
+from crosspoint_ros.msg import GraspTarget
+from crosspoint_ros.ros.convert import transform_from_pose
 
 # Okabe and Ito's palette: told apart by the colour-blind.
 BLUE = ColorRGBA(r=0.0, g=0.45, b=0.70, a=1.0)
@@ -16,24 +19,41 @@ WHITE = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
 APPROACH_M = 0.12
 
 
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """Where a target was seen, and by which cameras; a person may move the target from there."""
+
+    eyes_base_m: tuple[Array, ...]
+    seen_base_m: Array
+
+
+def sight(located: Located) -> Sight:
+    """Return what the rays of an answer with a target are drawn from."""
+    assert located.target is not None
+    views = (located.clicked, *(a.view for a in located.answers if a.rejected is None))
+    return Sight(tuple(v.base_from_cam.t_m for v in views
+                       if v is not None and v.base_from_cam is not None),
+                 located.target.base_from_target.t_m)
+
+
 def deletion() -> MarkerArray:
     """Take everything away."""
     return MarkerArray(markers=[Marker(action=Marker.DELETEALL)])
 
 
-def answer_markers(result: QueryResult, located: Located) -> MarkerArray:
-    """Draw an accepted target; what an earlier answer left is deleted first."""
-    in_base = Header(frame_id=result.target.header.frame_id)  # stamp 0: always the newest TF
-    pose = result.target.pose.pose
+def target_markers(target: GraspTarget, verdict: str, seen: Sight | None) -> MarkerArray:
+    """Draw a target, with its rays if `seen` is given; an earlier one's marks are deleted first."""
+    in_base = Header(frame_id=target.header.frame_id)  # stamp 0: always the newest TF
+    pose = target.pose.pose
     marks = [
         _marker(in_base, 'approach', Marker.ARROW, BLUE, (APPROACH_M, 0.008, 0.008),
-                _approach(located)),
+                _approach(transform_from_pose(pose))),
         _marker(in_base, 'target', Marker.SPHERE, ORANGE, (0.02, 0.02, 0.02), pose),
-        _verdict(in_base, result, pose.position),
+        _verdict(in_base, f'{target.confidence:.2f} {verdict}', pose.position),
     ]
-    views = (located.clicked, *(a.view for a in located.answers if a.rejected is None))
-    rays = [v for v in views if v is not None and v.base_from_cam is not None]
-    marks += [_ray(in_base, index, view, pose.position) for index, view in enumerate(rays)]
+    if seen is not None:
+        marks += [_ray(in_base, index, eye_base_m, seen.seen_base_m)
+                  for index, eye_base_m in enumerate(seen.eyes_base_m)]
     return MarkerArray(markers=[*deletion().markers, *marks])
 
 
@@ -44,10 +64,8 @@ def _marker(header: Header, name: str, kind: int, colour: ColorRGBA,
     return marker
 
 
-def _approach(located: Located) -> Pose:
+def _approach(base_from_target: Transform) -> Pose:
     """The arrow that ends on the surface: an ARROW points along its x, the approach is +z."""
-    assert located.target is not None
-    base_from_target = located.target.base_from_target
     arrow = Pose(position=_point(base_from_target.point((0.0, 0.0, -APPROACH_M))))
     arrow.orientation = _x_along(base_from_target.direction((0.0, 0.0, 1.0)))
     return arrow
@@ -62,17 +80,16 @@ def _x_along(direction: Array) -> Quaternion:
     return Quaternion(x=0.0, y=-z / norm, z=y / norm, w=norm / 2)
 
 
-def _verdict(header: Header, result: QueryResult, above: Point) -> Marker:
+def _verdict(header: Header, words: str, above: Point) -> Marker:
     pose = Pose(position=Point(x=above.x, y=above.y, z=above.z + 0.06))
     text = _marker(header, 'verdict', Marker.TEXT_VIEW_FACING, WHITE, (0.0, 0.0, 0.03), pose)
-    text.text = f'{result.target.confidence:.2f} {result.status.message or "ok"}'
+    text.text = words
     return text
 
 
-def _ray(header: Header, index: int, view: View, target: Point) -> Marker:
-    assert view.base_from_cam is not None
+def _ray(header: Header, index: int, eye_base_m: Array, seen_base_m: Array) -> Marker:
     ray = _marker(header, 'rays', Marker.LINE_STRIP, ORANGE, (0.002, 0.0, 0.0), Pose())
-    ray.id, ray.points = index, [_point(view.base_from_cam.t_m), target]
+    ray.id, ray.points = index, [_point(eye_base_m), _point(seen_base_m)]
     return ray
 
 

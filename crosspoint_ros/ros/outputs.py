@@ -13,10 +13,10 @@ from visualization_msgs.msg import MarkerArray
 from crosspoint_ros.core.draw import overlays
 from crosspoint_ros.core.pipeline import Located
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.msg import Correspondence, QueryResult
+from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.convert import image_from_rgb
-from crosspoint_ros.ros.markers import answer_markers, deletion
+from crosspoint_ros.ros.markers import Sight, deletion, sight, target_markers
 from crosspoint_ros.ros.queries import Job
 from crosspoint_ros.ros.report import grasp_pose, header, query_result
 from crosspoint_ros.ros.target import TargetOnTf
@@ -38,6 +38,7 @@ class Outputs:
         self._overlays: dict[str, Publisher] = {
             camera.name: node.create_publisher(Image, f'~/{camera.name}/overlay', 1)
             for camera in config.cameras}
+        self.show_rays = True
         self.on_tf = TargetOnTf(node, config.target_frame, config.target_ttl_s)
 
     def _target_publisher(self) -> Publisher:
@@ -51,13 +52,17 @@ class Outputs:
             if correspondence.verdict != Correspondence.REFUSED:
                 self._correspondence.publish(correspondence)
         if job.located is not None and result.has_target:
-            self._grasp_target.publish(grasp_pose(result.target))
-            self.on_tf.hold(result.target)
-            self._markers.publish(answer_markers(result, job.located))
+            self.stand(result.target, result.status.message or 'ok', sight(job.located))
         result.stages.append('publish')
         result.stage_s.append(time.monotonic() - begun_s)
         self._result.publish(result)
         return result
+
+    def stand(self, target: GraspTarget, verdict: str, seen: Sight | None) -> None:
+        """Make this the target, everywhere; `seen` is None where no rays are to be drawn."""
+        self._grasp_target.publish(grasp_pose(target))
+        self.on_tf.hold(target)
+        self._markers.publish(target_markers(target, verdict, seen if self.show_rays else None))
 
     def publish_overlays(self, located: Located, limits: Limits) -> None:
         """Draw and publish the views of an answer that somebody looks at."""
@@ -67,10 +72,12 @@ class Outputs:
             message = image_from_rgb(rgb, header(view.stamp_ns, view.frame_id))
             self._overlays[view.camera].publish(message)
 
-    def tick(self) -> None:
-        """Broadcast the target; withdraw it everywhere when it has expired."""
-        if self.on_tf.broadcast():
+    def tick(self) -> bool:
+        """Broadcast the target; if it has expired, withdraw it everywhere and return True."""
+        expired = self.on_tf.broadcast()
+        if expired:
             self._withdraw()
+        return expired
 
     def clear(self) -> str:
         """Forget the target, and say what was forgotten."""

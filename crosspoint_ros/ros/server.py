@@ -13,11 +13,10 @@ from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
-from std_srvs.srv import Trigger
 
 from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.core.pipeline import Located, ground, locate
+from crosspoint_ros.core.pipeline import Located, corrected, ground, locate
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.cameras import Camera
@@ -28,6 +27,7 @@ from crosspoint_ros.ros.outputs import Outputs
 from crosspoint_ros.ros.queries import Job, QueryThread, Request
 from crosspoint_ros.ros.relay import Relay
 from crosspoint_ros.ros.report import is_answered
+from crosspoint_ros.ros.steps import Steps
 from crosspoint_ros.ros.transforms import make_transforms
 from crosspoint_ros.ros.views import ViewSource
 from crosspoint_ros.ros.warming import Warming
@@ -74,6 +74,7 @@ class QueryServer:
                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._tick.cancel()  # until there is a query to time, or a target to broadcast
         self._clicks = subscribe_clicks(node, config.cameras, self.ask)
+        self.steps = Steps(node, config, self.outputs, self)
         self._offer_services()
         self._jump = node.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
@@ -87,8 +88,7 @@ class QueryServer:
             cancel_callback=self._on_cancel)
         self._services = [
             self._node.create_service(CorrespondService, '~/correspond_once', self._on_request,
-                                      callback_group=together),
-            self._node.create_service(Trigger, '~/clear', self._on_clear)]
+                                      callback_group=together)]
 
     # What the lifecycle asks for
 
@@ -107,7 +107,7 @@ class QueryServer:
             self._thread.cancel(self.loading.failure, Code.MATCHER_FAILED)
         self._thread.cancel('the node was deactivated')
         self._deliver()
-        self.outputs.clear()
+        self.steps.forget('the node was deactivated')
         self._ignore()
 
     def close(self) -> None:
@@ -126,6 +126,7 @@ class QueryServer:
         self._node.destroy_timer(self._tick)
         self._node.destroy_guard_condition(self._guard)
         self.transforms.close()
+        self.steps.close()
         self.outputs.close()
 
     @property
@@ -155,16 +156,18 @@ class QueryServer:
                   on_end=lambda job: self._post(lambda: self._conclude(job)))
         self._replies[job.query_id] = reply
         self._tick.reset()
-        refused = self._not_now()
-        if refused:
-            job.end(Rejected(Code.BUSY, refused))
+        unable = self.not_now()
+        refused = Rejected(Code.BUSY, unable) if unable else self.steps.refusal(request)
+        if refused is not None:
+            job.end(refused)
             return job
         if self._config.history_s == 0:
             self._listen()
         self._thread.submit(job)
         return job
 
-    def _not_now(self) -> str:
+    def not_now(self) -> str:
+        """Say why nothing can be asked at the moment; an empty string when it can."""
         name = self._node.get_fully_qualified_name()
         if self.loading.failure:
             return f'{name} is not active: {self.loading.failure}'
@@ -184,6 +187,11 @@ class QueryServer:
         return loaded
 
     def _answer(self, job: Job) -> Located:
+        correction = job.request.correction
+        if correction is not None:
+            assert correction.located is not None
+            job.enter('verify')
+            return corrected(correction.located, correction.camera, correction.pixel, self.limits)
         assert self.loading.matchers is not None
         matcher, refiner = self.loading.matchers.matcher, self.loading.matchers.refiner
         gathered = self._views.gather(job)
@@ -194,11 +202,16 @@ class QueryServer:
                       refiner)
 
     def _draw(self, job: Job) -> None:
-        assert job.located is not None
-        self.outputs.publish_overlays(job.located, self.limits)
+        located = job.located
+        if located is not None:  # a correction that came too late is withdrawn
+            self.outputs.publish_overlays(located, self.limits)
 
     def _conclude(self, job: Job) -> None:
+        too_late = self.steps.refusal(job.request)  # another answer came meanwhile
+        if job.located is not None and too_late is not None:
+            job.withdraw(too_late)
         self.last_result = self.outputs.publish(job, self.limits)
+        self.steps.take(job, self.last_result)
         self._replies.pop(job.query_id)(self.last_result)
         if self._config.history_s == 0 and not self._thread.open_jobs:
             self._ignore()
@@ -229,7 +242,7 @@ class QueryServer:
                                         answered.set_result, feedback)
         if goal_handle.is_cancel_requested:  # it came before the goal began
             self._on_cancel(goal_handle)
-        result = await self._owing(answered)
+        result = await self.owing(answered)
         del self._goals[goal_id]
         if is_answered(result):
             goal_handle.succeed()
@@ -250,23 +263,24 @@ class QueryServer:
                           response: CorrespondService.Response) -> CorrespondService.Response:
         answered: Future = Future()
         self.ask(request_from_goal(request), answered.set_result)
-        response.result = await self._owing(answered)
+        response.result = await self.owing(answered)
         return response
 
-    async def _owing(self, answered: Future) -> QueryResult:
+    async def owing(self, answered: Future) -> QueryResult:
+        """Wait for a reply that somebody waits for."""
         self._owed += 1
         try:
             return await answered
         finally:
             self._owed -= 1
 
-    def _on_clear(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success, response.message = True, self.outputs.clear()
-        return response
+    def keep_ticking(self) -> None:
+        """There is a target to broadcast, or a query to time."""
+        self._tick.reset()
 
     def _on_tick(self) -> None:
         self._thread.expire()
-        self.outputs.tick()
+        self.steps.tick()
         if self._active:
             self._warming.offer()
         if (self.outputs.on_tf.target is None and not self._thread.open_jobs
@@ -282,3 +296,4 @@ class QueryServer:
         for camera in self.cameras.values():
             camera.forget()
         self.transforms.clear()
+        self.steps.seal('time jumped')
