@@ -39,6 +39,7 @@ class Outputs:
             camera.name: node.create_publisher(Image, f'~/{camera.name}/overlay', 1)
             for camera in config.cameras}
         self.show_rays = True
+        self.stands: GraspTarget | None = None  # on all topics; on TF it may be dragged
         self.on_tf = TargetOnTf(node, config.target_frame, config.target_ttl_s)
 
     def _target_publisher(self) -> Publisher:
@@ -62,6 +63,7 @@ class Outputs:
         """Make this the target, everywhere; `seen` is None where no rays are to be drawn."""
         self._grasp_target.publish(grasp_pose(target))
         self.on_tf.hold(target)
+        self.stands = target
         self._markers.publish(target_markers(target, verdict, seen if self.show_rays else None))
 
     def publish_overlays(self, located: Located, limits: Limits) -> None:
@@ -91,6 +93,7 @@ class Outputs:
     def _withdraw(self) -> None:
         # A latched message cannot be taken back but with its publisher, and a planner that starts
         # later must not be given a target that was forgotten.
+        self.stands = None
         self._node.destroy_publisher(self._grasp_target)
         self._grasp_target = self._target_publisher()
         self._markers.publish(deletion())

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 from geometry_msgs.msg import PoseWithCovariance
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 from std_msgs.msg import Header
@@ -64,7 +65,9 @@ class Steps:
         self._adjust = Adjust(node, config.base_frame, self)
         self._services = [
             node.create_service(Accept, '~/accept', self._on_accept),
-            node.create_service(Correct, '~/correct', self._on_correct),
+            # It waits for its answer, and must not keep anybody else waiting meanwhile.
+            node.create_service(Correct, '~/correct', self._on_correct,
+                                callback_group=ReentrantCallbackGroup()),
             *(node.create_service(Trigger, name, _answering(wish)) for name, wish in (
                 ('~/undo', self.undo), ('~/redo', self.redo), ('~/clear', self.clear)))]
         self._stepped()
@@ -192,8 +195,11 @@ class Steps:
             self._outputs.clear()
         else:
             assert standing.result is not None
-            if self._outputs.on_tf.target is not standing.result.target:
+            target = standing.result.target
+            if self._outputs.stands is not target:
                 self._stand(standing)
+            elif self._outputs.on_tf.target is not target:
+                self._outputs.on_tf.hold(target)  # it was dragged, and nobody else knows
             self._queries.keep_ticking()
         self._adjust.show(standing, self._outputs.show_rays)
 
