@@ -1,6 +1,7 @@
 """The node over real DDS: every way a click comes in, and every way an answer goes out."""
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,6 +21,7 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import Marker, MarkerArray
 
 from crosspoint_ros.ros.convert import stamp_ns, time_msg
+from crosspoint_ros.ros.queries import Request
 
 POINT_BASE_M = (0.05, 0.02, 0.0)
 
@@ -135,6 +137,25 @@ def test_the_target_is_on_tf_until_it_is_cleared(rig):
     first = rig.ticks
     rig.until(lambda: rig.ticks > first + 3, what='three periods of the broadcast')
     assert target() == []
+
+
+def test_a_target_is_kept_on_tf_though_the_clock_ticks_between_its_answer_and_its_result(rig):
+    rig.show()
+    server, results = rig.node._server, len(rig.results)
+
+    def ask_and_tick() -> None:  # on the executor, which thus cannot deliver the result meanwhile
+        job = server.ask(Request(camera='front', pixel=pixel_of('front', POINT_BASE_M)))
+        end_s = time.monotonic() + 10.0
+        while not job.ended and time.monotonic() < end_s:
+            time.sleep(0.001)
+        server._on_tick()
+
+    rig.on_executor(ask_and_tick)
+    result = rig.next_result(earlier=results)
+    assert result.has_target
+    frames = heard(rig, TFMessage, '/tf', QoSProfile(depth=100))
+    rig.until(lambda: sum(t.child_frame_id == 'crosspoint_target'
+                          for m in frames for t in m.transforms) > 2, what='the target on TF')
 
 
 def test_a_target_that_was_cleared_reaches_no_late_subscriber(rig):

@@ -296,7 +296,7 @@ def test_a_person_moves_a_found_point_and_the_target_is_lifted_anew(views):
     clicked, side, _ = views
     views = [replace(view, depth_m=None) for view in views]  # the rays alone decide
     truth = scenes.pixel_of(side, ON_TOP)
-    wrong = Oracle(right=Match(truth + (3.0, 0.0), np.eye(2), 0.9))
+    wrong = Oracle(right=Match(truth + np.array([3.0, 0.0]), np.eye(2), 0.9))
     before = locate(views[0], views[1:2], scenes.pixel_of(clicked, ON_TOP), wrong, LIMITS)
     after = corrected(before, 'right', truth, LIMITS)
     assert np.allclose(after.answers[0].match.pixel, truth)
@@ -319,7 +319,7 @@ def test_geometry_contradicts_a_person_too(views):
     clicked, side, _ = views
     before = locate(clicked, [side], scenes.pixel_of(clicked, ON_TOP), Oracle(), LIMITS)
     with pytest.raises(Rejected, match='limit') as refused:
-        corrected(before, 'right', scenes.pixel_of(side, ON_TOP) + (0.0, 40.0), LIMITS)
+        corrected(before, 'right', scenes.pixel_of(side, ON_TOP) + np.array([0.0, 40.0]), LIMITS)
     assert refused.value.code == Code.INCONSISTENT
 
 

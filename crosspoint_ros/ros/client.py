@@ -102,6 +102,8 @@ class Client:
                 state = self._ask_state()
                 if state == 'active' and self._action.server_is_ready():
                     return
+                if state == 'finalized':
+                    raise TimeoutError(f'{self._name} was shut down for good: start it again')
             self.spin(0.1)
         advice = ('is crosspoint_node running here, in this ROS_DOMAIN_ID?'
                   if state in ('not found', 'active') else

@@ -1,7 +1,9 @@
 """The lifecycle node: its parameters, its states, and its end."""
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from typing import Any
 
@@ -152,4 +154,14 @@ def main(args: list[str] | None = None) -> int:
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()
-    return 0 if started else 1
+    return end(0 if started else 1)
+
+
+def end(code: int) -> int:
+    """Return the exit code; leave at once if a matcher is still at work in its thread."""
+    if any(thread.daemon for thread in threading.enumerate()):
+        # An interpreter that ends under a thread which is inside torch aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -283,8 +283,8 @@ class QueryServer:
         self.steps.tick()
         if self._active:
             self._warming.offer()
-        if (self.outputs.on_tf.target is None and not self._thread.open_jobs
-                and not self._warming.wanted):
+        # A query that has ended may still have its target to put up: until then a reply is owed.
+        if self.outputs.on_tf.target is None and not self._replies and not self._warming.wanted:
             self._tick.cancel()
 
     def _on_time_jump(self, jump: TimeJump) -> None:
