@@ -151,6 +151,7 @@ setup(
         'ros': requirements('kilted'),
         'ros-jazzy': requirements('jazzy'),
         'opencv': pinned('opencv-python-headless'),
+        'web': ['aiohttp>=3.8.1'],
         'bag': pinned('rosbags'),
         'cropond': ['torch>=2.5', 'transformers>=4.57,<6', 'pillow>=9'],
         'remote': ["httpx2>=2; python_version >= '3.11'", "httpx>=0.22; python_version < '3.11'",

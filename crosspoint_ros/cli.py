@@ -9,6 +9,7 @@ from importlib import import_module, metadata
 COMMANDS = {
     'demo': ('crosspoint_ros.demo', 'play the built-in kitchen and click everything in it'),
     'click': ('crosspoint_ros.ros.client', 'click once on a camera of a running node'),
+    'web': ('crosspoint_ros.web.command', 'serve a page to click on, for any browser'),
     'bench scene': ('crosspoint_ros.bench.scene', 'score clicks on a recorded scene'),
     'bench pairs': ('crosspoint_ros.bench.pairs', 'score a matcher on a folder of real pairs'),
     'bench refine': ('crosspoint_ros.bench.refine', 'score a matcher that refines a simulated one'),
@@ -84,6 +85,7 @@ def needs(module: str) -> str:
     if module.startswith('crosspoint_ros.'):
         return 'it is not part of this build; install the package, or build and source it'
     return {'cv2': 'pip install "opencv-python-headless<5", or apt install python3-opencv',
+            'aiohttp': 'apt install python3-aiohttp, or pip install aiohttp',
             'rosbags': 'pip install rosbags'}.get(module, f'pip install {module}')
 
 

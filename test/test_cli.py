@@ -46,7 +46,8 @@ def test_every_command_explains_its_options(name, capsys):
 
 
 @pytest.mark.parametrize(('missing', 'advice'), [
-    ('rclpy', 'source a ROS 2 distro'), ('cv2', 'python3-opencv'), ('rosbags', 'pip install')])
+    ('rclpy', 'source a ROS 2 distro'), ('cv2', 'python3-opencv'), ('rosbags', 'pip install'),
+    ('aiohttp', 'python3-aiohttp')])
 def test_a_missing_module_is_named_with_what_to_do(missing, advice, monkeypatch, capsys):
     def absent(name):
         raise ModuleNotFoundError(f'No module named {missing!r}', name=missing)

@@ -1,0 +1,196 @@
+"""What all browsers share: the state of the node, the answer that is shown, and their requests."""
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from std_srvs.srv import Trigger
+
+from crosspoint_ros.action import Correspond
+from crosspoint_ros.msg import History, QueryResult
+from crosspoint_ros.ros.convert import time_msg
+from crosspoint_ros.srv import Accept as AcceptService
+from crosspoint_ros.srv import Correct as CorrectService
+from crosspoint_ros.web.browser import MAX_OPEN, Browser
+from crosspoint_ros.web.events import Json, event, history_json, result_json
+from crosspoint_ros.web.known import Health, KnownCamera, KnownNode, health_from_diagnostics
+from crosspoint_ros.web.link import Link, Unanswered
+from crosspoint_ros.web.looking import Looking
+from crosspoint_ros.web.pictures import Picture
+from crosspoint_ros.web.presence import Presence
+from crosspoint_ros.web.requests import (
+    Accept,
+    BadRequest,
+    Cancel,
+    Click,
+    Correct,
+    Instruct,
+    Next,
+    Question,
+    Step,
+    parse,
+)
+from crosspoint_ros.web.shown import shown
+
+TICK_S = 0.5
+
+
+class Hub:
+    """The one place where news of the node become events for every browser; asyncio's thread."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.looking = Looking(link, self._on_picture)
+        self._presence = Presence(link, self._on_node, self._on_words)
+        self.browsers: set[Browser] = set()
+        self._node, self._health, self._words = KnownNode(), Health(), f'looking for {link.name}'
+        self._result: QueryResult | None = None
+        self._history: History | None = None
+        self._result_is_newer = True
+        link.hear(self._on_result, self._on_history, self._on_diagnostics)
+
+    # News of the node
+
+    def _on_node(self, node: KnownNode) -> None:
+        self._node = node
+        self._tell_all(self._state())
+
+    def _on_words(self, words: str) -> None:
+        self._words = words
+        if words:
+            self._link.give_up(words)
+        self._tell_all(self._state())
+
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
+        health = health_from_diagnostics(array, self._link.name)
+        if health is not None and health != self._health:
+            self._health = health
+            self._tell_all(self._state())
+
+    def _on_result(self, result: QueryResult) -> None:
+        self._result, self._result_is_newer = result, True
+        self._tell_all(event('result', result_json(result)))
+        self._tell_all(self._shown())
+
+    def _on_history(self, history: History) -> None:
+        self._history, self._result_is_newer = history, False
+        self._tell_all(event('history', history_json(history)))
+        self._tell_all(self._shown())
+
+    def _on_picture(self, picture: Picture) -> None:
+        for browser in self.browsers:
+            browser.picture_came(picture.camera)
+
+    def _state(self) -> str:
+        problems, topics = dict(self._health.cameras), dict(self._health.image_topics)
+        return event('state', {
+            'node': self._link.name, 'words': self._words, 'matcher': self._health.matcher,
+            'can_ground': self._health.can_ground, 'base_frame': self._node.base_frame,
+            'target_frame': self._node.target_frame,
+            'cameras': [{'name': c.name, 'topic': topics.get(c.name) or c.image_topic,
+                         'problem': problems.get(c.name, '')} for c in self._node.cameras]})
+
+    def _shown(self) -> str:
+        """The answer that is on the screen: the last one, or where undo and redo stand."""
+        result, current = shown(self._result, self._history, self._result_is_newer)
+        return event('shown', {'result': None if result is None else result_json(result),
+                               'current': current})
+
+    def _tell_all(self, told: str) -> None:
+        for browser in list(self.browsers):
+            browser.tell(told)
+
+    # Browsers come and go
+
+    def welcome(self, browser: Browser) -> None:
+        """Tell a new browser all that is known."""
+        self.browsers.add(browser)
+        browser.tell(self._state())
+        if self._history is not None:
+            browser.tell(event('history', history_json(self._history)))
+        browser.tell(self._shown())
+
+    def farewell(self, browser: Browser) -> None:
+        """Forget a browser; what it asked is answered all the same."""
+        self.browsers.discard(browser)
+
+    async def tick(self) -> None:
+        """Leave the topics that nobody looks at, until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            waiting = {camera for browser in self.browsers for camera in browser.waits_for}
+            self.looking.leave_unwatched(waiting)
+
+    # Requests of the browsers
+
+    def take(self, browser: Browser, text: str) -> None:
+        """Do what a message asks; what is wrong with it is told to whoever sent it."""
+        try:
+            request = parse(text)
+            if isinstance(request, Next):
+                self._want(browser, request)
+            elif isinstance(request, Cancel):
+                for task in browser.open:
+                    self._link.cancel(task)
+            elif len(browser.open) >= MAX_OPEN:
+                browser.tell(_reply(request.id, f'{MAX_OPEN} of your requests are still open'))
+            else:
+                browser.begin(asyncio.ensure_future(self._answer(browser, request)))
+        except BadRequest as bad:
+            browser.tell(event('bad_request', {'message': str(bad)}))
+
+    def _want(self, browser: Browser, request: Next) -> None:
+        camera = self._node.camera(request.camera)
+        if camera is None:
+            raise BadRequest(f'there is no camera {request.camera!r}')
+        topic = dict(self._health.image_topics).get(camera.name) or camera.image_topic
+        browser.wait_for(request)
+        self.looking.want(KnownCamera(camera.name, topic, camera.info_topic, camera.compressed,
+                                      camera.rectified))
+
+    async def _answer(self, browser: Browser, request: Question) -> None:
+        try:
+            message = await self._ask(browser, request)
+        except Unanswered as unanswered:
+            message = {'ok': False, 'message': str(unanswered)}
+        browser.tell(event('reply', {'id': request.id, **message}))
+
+    async def _ask(self, browser: Browser, request: Question) -> Json:
+        if isinstance(request, (Click, Instruct)):
+            return await self._correspond(browser, request)
+        if isinstance(request, Correct):
+            reply = await self._link.call('correct', CorrectService.Request(
+                query_id=request.query_id, camera=request.camera, x=request.x, y=request.y))
+            return _outcome(reply.result)
+        if isinstance(request, Accept):
+            reply = await self._link.call('accept', AcceptService.Request(
+                query_id=request.query_id))
+        else:
+            assert isinstance(request, Step)
+            reply = await self._link.call(request.step, Trigger.Request())
+        return {'ok': reply.success, 'message': reply.message}
+
+    async def _correspond(self, browser: Browser, request: Click | Instruct) -> Json:
+        goal = Correspond.Goal(camera=request.camera, x=math.nan, y=math.nan)
+        if isinstance(request, Click):
+            goal.stamp, goal.x, goal.y = time_msg(int(request.stamp)), request.x, request.y
+        else:
+            goal.instruction = request.instruction
+
+        def at_stage(stage: str, elapsed_s: float) -> None:
+            browser.tell(event('progress', {'id': request.id, 'stage': stage,
+                                            'elapsed_s': round(elapsed_s, 3)}))
+
+        return _outcome(await self._link.correspond(goal, asyncio.current_task(), at_stage))
+
+
+def _outcome(result: Any) -> Json:
+    told = result_json(result)
+    found = any(answer['verdict'] != 'refused' for answer in told['found'])
+    return {'ok': found, 'message': told['message'], 'query_id': told['query_id']}
+
+
+def _reply(number: int, message: str) -> str:
+    return event('reply', {'id': number, 'ok': False, 'message': message})

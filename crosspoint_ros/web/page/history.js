@@ -1,0 +1,37 @@
+// The last twenty answers, and where undo and redo stand among them.
+
+import { DECISIONS, pixel } from './words.js';
+
+export class HistoryPanel {
+  #list;
+  #undo;
+  #redo;
+
+  constructor(list, undo, redo) {
+    this.#list = list;
+    this.#undo = undo;
+    this.#redo = redo;
+    this.show({ entries: [], current: 0, undone: 0, can_undo: false, can_redo: false });
+  }
+
+  show({ entries, current, undone, can_undo, can_redo }) {
+    this.#undo.disabled = !can_undo;
+    this.#redo.disabled = !can_redo;
+    const kept = entries.length - undone;
+    const rows = entries.map((entry, index) => this.#row(
+      entry, entry.number === current, index >= kept));
+    this.#list.replaceChildren(...rows.reverse());
+    this.#list.classList.toggle('none', !rows.length);
+  }
+
+  #row({ number, decided, result }, isCurrent, isUndone) {
+    const made = document.createElement('li');
+    made.className = isUndone ? 'undone' : isCurrent ? 'current' : '';
+    if (isCurrent) made.setAttribute('aria-current', 'step');
+    const parts = [['b', `${number}`], ['span', `${result.clicked.camera} ${pixel(result.clicked)}`],
+      ['em', isUndone ? 'undone' : DECISIONS[decided]]];
+    made.append(...parts.map(([name, text]) => Object.assign(
+      document.createElement(name), { textContent: text })));
+    return made;
+  }
+}

@@ -1,0 +1,175 @@
+// The page: what comes from the server goes to the views and panels, what is done goes back.
+
+import { AnswerPanel } from './answer.js';
+import { Connection } from './connection.js';
+import { HistoryPanel } from './history.js';
+import { Scene } from './scene.js';
+import { View } from './view.js';
+import { sentence } from './words.js';
+
+const find = (id) => document.getElementById(id);
+const views = new Map();
+const pending = new Map(); // id of a request -> {camera, kind, since_ms}
+let state = { cameras: [], words: 'connecting…' };
+let shown = null;
+let said = '';
+
+const panel = new AnswerPanel(find('answer'), find('note'));
+const history = new HistoryPanel(find('history'), find('undo'), find('redo'));
+const scene = new Scene(find('scene'), find('scene-frame'));
+
+// What comes in
+
+const HEARD = {
+  state(news) {
+    state = news;
+    showStatus(state.words ? 'away' : state.matcher ? 'matcher' : 'ready',
+      state.words || state.matcher || `${state.node} is ready`);
+    arrangeViews();
+    find('instruct').hidden = !state.can_ground;
+    panel.frames(state.target_frame);
+  },
+  shown(news) {
+    shown = news.result;
+    showAnswer(news);
+    if (shown && shown.query_id !== said) find('live').textContent = sentence(shown);
+    said = shown?.query_id ?? '';
+  },
+  history(news) { history.show(news); },
+  scene(news) { scene.show(news); },
+  result() { /* `shown` follows, and tells the same */ },
+  progress({ id, stage, elapsed_s }) {
+    const asked = pending.get(id);
+    if (asked?.camera) {
+      views.get(asked.camera)?.setAnswer({
+        kind: 'words', text: `${stage.replace('_', ' ')} … ${elapsed_s.toFixed(1)} s` });
+    }
+  },
+  reply({ id, ok, message }) {
+    const asked = pending.get(id);
+    pending.delete(id);
+    if (asked?.kind === 'correct') showAnswer({ result: shown });
+    if (ok) panel.note(['click', 'instruct'].includes(asked?.kind) ? '' : message, 'good');
+    else refuse(asked, message);
+  },
+  bad_request({ message }) { panel.note(message, 'bad'); },
+};
+
+// A refusal belongs on the view it speaks of; what has no view is said beside the answer.
+function refuse(asked, message) {
+  const view = views.get(asked?.camera);
+  if (view && message) view.setAnswer({ kind: 'words', text: message });
+  else panel.note(message, 'bad');
+}
+
+function showStatus(kind, words) {
+  const status = find('status');
+  status.className = `status ${kind}`;
+  status.querySelector('.words').textContent = words;
+  status.title = words;
+}
+
+function arrangeViews() {
+  const names = state.cameras.map((camera) => camera.name);
+  if (names.join() !== [...views.keys()].join()) {
+    views.clear();
+    names.forEach((name, index) => views.set(name, new View(name, index, asking)));
+    find('views').replaceChildren(...[...views.values()].map((view) => view.root));
+    find('where').replaceChildren(...names.map((name) => new Option(name)));
+    showAnswer({ result: shown });
+    for (const view of views.values()) view.askNext();
+  }
+  checkAges();
+}
+
+function checkAges() {
+  for (const { name, problem } of state.cameras) views.get(name)?.checkAge(problem);
+}
+
+function showAnswer({ result, current }) {
+  for (const [name, view] of views) {
+    const found = result?.found.find((answer) => answer.camera === name);
+    if (found) view.setAnswer({ kind: 'found', ...found });
+    else if (result?.clicked.camera === name) {
+      view.setAnswer(result.clicked.x === null || !result.found.length
+        ? { kind: 'words', text: result.message } : { kind: 'clicked', ...result.clicked });
+    } else view.setAnswer(null);
+  }
+  panel.show(result);
+  find('accept').disabled = !(result && (current ?? true)
+    && result.found.some((answer) => answer.verdict !== 'refused'));
+  find('clear').disabled = !result?.target;
+}
+
+// What goes out
+
+function request(kind, content, camera = '') {
+  const id = connection.ask({ type: kind, ...content });
+  if (id) pending.set(id, { kind, camera, since_ms: performance.now() });
+  else refuse({ camera }, 'The server is not there: nothing was sent.');
+  return id;
+}
+
+const asking = {
+  next: (camera, after) => connection.send({ type: 'next', camera, after }),
+  click(camera, stamp, { x, y }) {
+    for (const view of views.values()) view.setAnswer(null);
+    views.get(camera).setAnswer({ kind: 'clicked', x, y });
+    panel.wait();
+    request('click', { camera, stamp, x, y }, camera);
+  },
+  correct(camera, { x, y }) {
+    request('correct', { query_id: shown.query_id, camera, x, y }, camera);
+  },
+};
+
+const actions = {
+  accept: () => request('accept', { query_id: shown.query_id }),
+  undo: () => request('step', { step: 'undo' }),
+  redo: () => request('step', { step: 'redo' }),
+  clear: () => request('step', { step: 'clear' }),
+};
+
+for (const [id, act] of Object.entries(actions)) find(id).addEventListener('click', act);
+
+find('instruct').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const camera = find('where').value;
+  const instruction = find('instruction').value.trim();
+  if (!instruction) return;
+  panel.wait();
+  request('instruct', { camera, instruction }, camera);
+});
+
+const KEYS = { a: 'accept', u: 'undo', r: 'redo', x: 'clear' };
+
+addEventListener('keydown', (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches('input, select, textarea')) return;
+  if (KEYS[event.key]) find(KEYS[event.key]).click();
+  else if (event.key === 'Escape') {
+    connection.ask({ type: 'cancel' });
+    for (const view of views.values()) view.letGo();
+  } else if (/^[1-9]$/.test(event.key)) {
+    [...views.values()][event.key - 1]?.svg.focus();
+  }
+});
+
+document.addEventListener('visibilitychange', () => {
+  for (const view of views.values()) view.askNext();
+});
+
+setInterval(checkAges, 500);
+
+const connection = new Connection({
+  event: (news) => HEARD[news.type]?.(news),
+  picture: (header, blob) => views.get(header.camera)?.show(header, blob),
+  status(kind, words) {
+    if (kind === 'open') {
+      pending.clear();
+      panel.note('');
+      for (const view of views.values()) view.reconnected();
+    } else showStatus(kind, words);
+    document.body.classList.toggle('offline', kind !== 'open');
+  },
+});

@@ -1,0 +1,156 @@
+"""What a browser may say, read strictly: a request with all its fields in range, or a refusal."""
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+MAX_BYTES = 4096  # of one message: an instruction is the longest thing in it
+MAX_INSTRUCTION = 500
+MAX_PX = 100_000.0
+MAX_NS = 2**63 - 1
+
+
+class BadRequest(ValueError):  # noqa: N818  (told in one sentence)
+    """What came is no request; says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Next:
+    """Wants the next picture of a camera, once there is one with another stamp."""
+
+    camera: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Click:
+    """A pixel of the picture with that stamp (ns, 0: the newest)."""
+
+    id: int
+    camera: str
+    stamp: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Instruct:
+    """Words instead of a pixel, for matchers that can find what is described."""
+
+    id: int
+    camera: str
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Gives up all clicks of this browser that are still open."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Accept:
+    """Accepts the answer of that query."""
+
+    id: int
+    query_id: str
+
+
+@dataclass(frozen=True)
+class Correct:
+    """Says where the point of an answer really is in one view."""
+
+    id: int
+    query_id: str
+    camera: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of the requests that have no content: undo, redo, clear."""
+
+    id: int
+    step: str
+
+
+Question = Click | Instruct | Accept | Correct | Step
+Request = Next | Cancel | Question
+KINDS: dict[str, type] = {'next': Next, 'click': Click, 'instruct': Instruct, 'cancel': Cancel,
+                          'accept': Accept, 'correct': Correct, 'step': Step}
+STEPS = ('undo', 'redo', 'clear')
+
+
+def parse(text: str) -> Request:
+    """Read one message; raise BadRequest, in words that may be shown to whoever sent it."""
+    if len(text.encode(errors='replace')) > MAX_BYTES:
+        raise BadRequest(f'a message of {len(text)} characters is too long: the limit is '
+                         f'{MAX_BYTES} bytes')
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadRequest('the message is no JSON') from None
+    if not isinstance(content, dict):
+        raise BadRequest('the message is no JSON object')
+    kind = content.pop('type', None)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise BadRequest(f'the type {_shown(kind)} is none of {", ".join(KINDS)}')
+    wanted = [field.name for field in fields(KINDS[kind])]
+    if set(content) != set(wanted):
+        raise BadRequest(f'a message of type {kind} has the fields {", ".join(wanted)}, not '
+                         f'{_shown(sorted(content))}')
+    values = {name: CHECKS[name](name, content[name]) for name in wanted}
+    request: Request = KINDS[kind](**values)
+    return request
+
+
+def _shown(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= 80 else f'{told[:77]}...'
+
+
+def _text(limit: int) -> Callable[[str, Any], str]:
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or not value or len(value) > limit or not value.isprintable():
+            raise BadRequest(f'{name} is {_shown(value)}: it takes 1 to {limit} characters of text')
+        return value
+    return check
+
+
+def _number(name: str, value: Any) -> float:
+    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not known or not math.isfinite(value) or abs(value) > MAX_PX:
+        raise BadRequest(f'{name} is {_shown(value)}: a number of pixels is needed')
+    return float(value)
+
+
+def _count(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+        raise BadRequest(f'{name} is {_shown(value)}: a whole number of 0 or more is needed')
+    return value
+
+
+def _stamp(name: str, value: Any) -> str:
+    # Text: JavaScript's numbers lose the last digits of nanoseconds.
+    if not isinstance(value, str) or not value.isascii() or not value.isdigit() \
+            or len(value) > 19 or int(value) > MAX_NS:
+        raise BadRequest(f'{name} is {_shown(value)}: nanoseconds as text are needed, "0" for '
+                         'the newest')
+    return value
+
+
+def _step(name: str, value: Any) -> str:
+    if value not in STEPS:
+        raise BadRequest(f'{name} is {_shown(value)}: it is none of {", ".join(STEPS)}')
+    return str(value)
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    'id': _count, 'camera': _text(64), 'query_id': _text(64), 'stamp': _stamp, 'after': _stamp,
+    'x': _number, 'y': _number, 'instruction': _text(MAX_INSTRUCTION), 'step': _step,
+}
