@@ -109,6 +109,14 @@ class RaisingMatcher:
         return Match(np.zeros(2) / (1 // int('0')))
 
 
+class BrokenMatcher:
+    """Has nothing to answer with, ever."""
+
+    def match(self, query: Query) -> Match:
+        """Refuse."""
+        raise Rejected(Code.MATCHER_FAILED, 'there is no server')
+
+
 class NanMatcher:
     """Answers that it knows not where, with confidence."""
 

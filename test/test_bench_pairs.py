@@ -169,6 +169,15 @@ def test_the_command_prints_and_writes_the_scores(folder, tmp_path, capsys):
     assert len(written['outcomes']) == 3
 
 
+def test_figures_of_a_matcher_that_never_ran_are_no_success(folder, capsys):
+    parser = argparse.ArgumentParser()
+    pairs.add_arguments(parser)
+    assert pairs.main(parser.parse_args([str(folder), '--matcher', 'doubles:BrokenMatcher'])) == 1
+    said = capsys.readouterr().err
+    assert 'failed on all' in said
+    assert 'no server' in said
+
+
 def test_an_option_without_a_value_is_refused():
     with pytest.raises(SystemExit, match="KEY=VALUE, got 'guided'"):
         pairs.options(['guided'])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from crosspoint_ros.bench.items import Given, PairSet, read_mask
 from crosspoint_ros.bench.machine import machine, positive
-from crosspoint_ros.bench.run import run
+from crosspoint_ros.bench.run import blame_failure, run
 from crosspoint_ros.bench.score import PCK_PX, Accuracy, Score, score
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import MATCHERS, load_matcher, load_refiner, refiner_of
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
             'refined_by': refined_by,
             'given': asdict(given), 'score': asdict(scored),
             'outcomes': [asdict(outcome) for outcome in outcomes]}, indent=1))
-    return 0
+    return blame_failure([(outcome.code, outcome.message) for outcome in outcomes])
 
 
 def options(pairs: list[str]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Asking a matcher every question of a set, and holding its answers as the robot's path does."""
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,18 @@ def run(items: Iterable[Item], matcher: Matcher, limits: Limits, refiner: Refine
     for item in items:
         first, pair = item.pair != pair, item.pair
         yield _ask(item, matcher, limits, first, refiner, rule)
+
+
+def blame_failure(outcomes: Sequence[tuple[int, str]]) -> int:
+    """Return an exit code: 1, with a line on stderr, if the matcher failed on every question.
+
+    outcomes: code and message of each. Figures of a matcher that never ran say nothing of it.
+    """
+    if not outcomes or any(code != Code.MATCHER_FAILED for code, _ in outcomes):
+        return 0
+    print(f'the matcher failed on all {len(outcomes)} questions, first with: {outcomes[0][1]}',
+          file=sys.stderr)
+    return 1
 
 
 def _ask(item: Item, matcher: Matcher, limits: Limits, first: bool, refiner: Refiner | None,

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from crosspoint_ros.bench.machine import machine
+from crosspoint_ros.bench.pairs import options
 from crosspoint_ros.bench.recording import Affordance, Moment, Recording
+from crosspoint_ros.bench.run import blame_failure
 from crosspoint_ros.core.datatypes import Code, Matcher, Rejected, View
 from crosspoint_ros.core.draw import (
     draw_clicked,
@@ -76,6 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'that comes with the package)')
     parser.add_argument('--matcher', default='xfeat',
                         help=f'{", ".join(MATCHERS)}, or module:Class (default: xfeat)')
+    parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
+                        help='an option of the matcher; may be repeated')
     parser.add_argument('--cameras', default='wrist,side',
                         help='in whose images to look (default: wrist,side)')
     parser.add_argument('--max-angle', type=float, default=40.0, metavar='DEG',
@@ -90,8 +94,8 @@ def main(args: argparse.Namespace) -> int:
     """Run the benchmark and print its score."""
     recording = Recording(args.folder)
     cameras = args.cameras.split(',')
-    outcomes = list(run(recording, load_matcher(args.matcher), Limits(), cameras, args.max_angle,
-                        args.failures))
+    matcher = load_matcher(args.matcher, **options(args.option))
+    outcomes = list(run(recording, matcher, Limits(), cameras, args.max_angle, args.failures))
     if not outcomes:
         print(f'{args.folder} shows no point to {args.cameras} within {args.max_angle:g} deg')
         return 1
@@ -103,7 +107,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         print(f'{args.folder.name}, matcher {args.matcher}, views up to {args.max_angle:g} deg '
               f'apart\n{table(scores)}\n{machine()}')
-    return 0
+    return blame_failure([(outcome.code, outcome.reason) for outcome in outcomes])
 
 
 def run(recording: Recording, matcher: Matcher, limits: Limits, cameras: list[str],
