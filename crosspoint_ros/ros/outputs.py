@@ -60,10 +60,14 @@ class Outputs:
         return result
 
     def stand(self, target: GraspTarget, verdict: str, seen: Sight | None) -> None:
-        """Make this the target, everywhere; `seen` is None where no rays are to be drawn."""
+        """Make this the target, everywhere; `seen` is None where no rays can be drawn."""
         self._grasp_target.publish(grasp_pose(target))
         self.on_tf.hold(target)
         self.stands = target
+        self.draw(target, verdict, seen)
+
+    def draw(self, target: GraspTarget, verdict: str, seen: Sight | None) -> None:
+        """Draw the target that stands, with or without its rays as `show_rays` says."""
         self._markers.publish(target_markers(target, verdict, seen if self.show_rays else None))
 
     def publish_overlays(self, located: Located, limits: Limits) -> None:

@@ -166,8 +166,9 @@ class Steps:
         self._outputs.show_rays = not self._outputs.show_rays
         standing = self.history.standing
         if standing is not None:
-            self._stand(standing)
-        self._stepped()
+            assert standing.result is not None
+            self._outputs.draw(standing.result.target, _verdict(standing), standing.sight)
+        self.put_back()
         return f'rays are {"shown" if self._outputs.show_rays else "hidden"}'
 
     def nudge(self, base_from_target: Transform) -> None:
@@ -197,7 +198,7 @@ class Steps:
             assert standing.result is not None
             target = standing.result.target
             if self._outputs.stands is not target:
-                self._stand(standing)
+                self._outputs.stand(target, _verdict(standing), standing.sight)
             elif self._outputs.on_tf.target is not target:
                 self._outputs.on_tf.hold(target)  # it was dragged, and nobody else knows
             self._queries.keep_ticking()
@@ -244,12 +245,6 @@ class Steps:
             stamp=self._node.get_clock().now().to_msg(), frame_id=self._base_frame))
         self._publisher.publish(message)
 
-    def _stand(self, step: Step) -> None:
-        assert step.result is not None
-        moved = step.decided == HistoryEntry.MOVED
-        self._outputs.stand(step.result.target, 'moved by hand' if moved
-                            else step.result.status.message or 'ok', step.sight)
-
     def _standing_words(self) -> str:
         standing = self.history.standing
         return 'no target stands' if standing is None else f'the target of {standing.words} stands'
@@ -264,6 +259,12 @@ def _answering(wish: Callable[[], str]) -> Callable[[Trigger.Request, Trigger.Re
             response.success, response.message = False, why.message
         return response
     return answer
+
+
+def _verdict(step: Step) -> str:
+    if step.decided == HistoryEntry.MOVED or step.result is None:
+        return 'moved by hand'
+    return str(step.result.status.message) or 'ok'
 
 
 def _query_id(step: Step) -> str:
