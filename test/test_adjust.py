@@ -284,7 +284,9 @@ def test_a_pose_that_will_not_do_moves_nothing_and_is_told_once(person, rviz, ch
     assert person.rig.targets == []
 
 
-def test_a_client_that_vanishes_in_mid_drag_leaves_the_target_where_it_was(person, rviz):
+def test_a_client_that_vanishes_in_mid_drag_leaves_the_target_where_it_was(
+        person, rviz, monkeypatch):
+    monkeypatch.setattr(adjust, 'STILL_S', 1000.0)  # its absence must tell, not its silence
     marker = rviz.shown()
     rviz.press(marker)
     rviz.does(MOVE, marker, dragged(marker))

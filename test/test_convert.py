@@ -350,6 +350,8 @@ def test_a_motion_survives_the_way_out_and_back(axis, turn_rad):
     np.testing.assert_allclose(back.matrix, a_from_b.matrix, atol=1e-9)
     pose: Pose = convert.pose_from_transform(a_from_b)
     assert (pose.position.x, pose.position.y, pose.position.z) == (1, 2, 3)
+    np.testing.assert_allclose(convert.transform_from_pose(pose).matrix, a_from_b.matrix,
+                               atol=1e-9)
     q = pose.orientation
     np.testing.assert_allclose(convert.rotation((q.x, q.y, q.z, q.w)), R, atol=1e-9)
 
