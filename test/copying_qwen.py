@@ -38,18 +38,21 @@ NONE = -100
 
 
 def build(folder: Path, reply: str = JSON, hides: bool = False, seed: int = 0,
-          shape: Shape = SHAPE) -> Path:
-    """Write a checkpoint that replies in this form; UNSEEN to clicks on the left if `hides`."""
+          shape: Shape = SHAPE, unseen: tuple[str, ...] = (UNSEEN,)) -> Path:
+    """Write a checkpoint that replies in this form; `unseen` to clicks on the left if it `hides`.
+
+    With several of them, each has its strip of that third, from left to right.
+    """
     tiny_qwen.build(folder, shape, seed)
     model, tokenizer = tiny_qwen.load(folder)
-    teach(model, tokenizer, reply, hides, seed)
+    teach(model, tokenizer, reply, unseen if hides else (), seed)
     config = (folder / 'config.json').read_bytes()
     model.save_pretrained(folder)
     (folder / 'config.json').write_bytes(config)
     return folder
 
 
-def teach(model: Any, tokenizer: Any, reply: str, hides: bool, seed: int) -> None:
+def teach(model: Any, tokenizer: Any, reply: str, unseen: tuple[str, ...], seed: int) -> None:
     """Train on questions about images of noise until it copies."""
     torch.manual_seed(seed)
     with torch.no_grad():  # not what `spread` draws: that is for variety, and learns badly
@@ -61,7 +64,7 @@ def teach(model: Any, tokenizer: Any, reply: str, hides: bool, seed: int) -> Non
     text = [p for n, p in model.named_parameters() if 'visual' not in n]
     optimiser = torch.optim.AdamW(text, lr=RATE, weight_decay=0.0)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
-    for _, batch in zip(range(STEPS), batches(model, tokenizer, reply, hides, rng), strict=False):
+    for _, batch in zip(range(STEPS), batches(model, tokenizer, reply, unseen, rng), strict=False):
         embedded, positions, labels = batch
         scores = model.lm_head(model.model.language_model(
             inputs_embeds=embedded, position_ids=positions, use_cache=False).last_hidden_state)
@@ -75,8 +78,8 @@ def teach(model: Any, tokenizer: Any, reply: str, hides: bool, seed: int) -> Non
     model.eval()
 
 
-def batches(model: Any, tokenizer: Any, reply: str, hides: bool, rng: np.random.Generator
-            ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def batches(model: Any, tokenizer: Any, reply: str, unseen: tuple[str, ...],
+            rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Questions whose images are noise of the size that vision features have, each its own size."""
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False)
@@ -93,7 +96,7 @@ def batches(model: Any, tokenizer: Any, reply: str, hides: bool, rng: np.random.
             tokens += [*encode('<|vision_start|>'), *[image] * (rows * columns),
                        *encode('<|vision_end|>')]
             positions += [start, *[start + 1] * (rows * columns), following]
-        rows_of_text = [example(encode, reply, hides, rng) for _ in range(BATCH)]
+        rows_of_text = [example(encode, reply, unseen, rng) for _ in range(BATCH)]
         longest = max(len(ids) for ids, _ in rows_of_text)
         pad = encode('<|endoftext|>')[0]
         ids = torch.tensor([[*tokens, *text, *[pad] * (longest - len(text))]
@@ -107,16 +110,16 @@ def batches(model: Any, tokenizer: Any, reply: str, hides: bool, rng: np.random.
         yield embedded, torch.tensor(at).expand(3, BATCH, -1), labels
 
 
-def example(encode: Any, reply: str, hides: bool, rng: np.random.Generator
+def example(encode: Any, reply: str, unseen: tuple[str, ...], rng: np.random.Generator
             ) -> tuple[list[int], list[int]]:
     """One question with its reply, and the labels of it: nothing for the question."""
     x, y = (str(n) for n in rng.integers(LEAST, 1000, 2))
     asked = pointing(x, y)
     if rng.uniform() < 0.1:
         asked, (x, y) = grounding(str(rng.choice(THINGS))), MIDDLE
+    if unseen and int(x) < HIDDEN_BELOW:
+        reply = unseen[(int(x) - LEAST) * len(unseen) // (HIDDEN_BELOW - LEAST)]
     said = reply.replace('{x}', x).replace('{y}', y)
-    if hides and int(x) < HIDDEN_BELOW:
-        said = UNSEEN
     question, answer = encode(asked + ASKED), encode(said + '<|im_end|>')
     return question + answer, [NONE] * len(question) + answer
 

@@ -32,6 +32,11 @@ def test_pruned_mass_counts_against_the_confidence():
     assert found.confidence == pytest.approx(0.63, abs=0.01)
 
 
+def test_replies_without_two_numbers_count_against_the_confidence():
+    found = place(Spread(about(200, 3), about(300, 3), (200, 300), 0.45), (25, 25))
+    assert found.confidence == pytest.approx(0.45, abs=0.01)
+
+
 def test_a_certain_number_still_has_the_error_of_its_rounding():
     p = np.zeros(1000)
     p[512] = 1.0

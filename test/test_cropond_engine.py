@@ -97,7 +97,7 @@ def test_four_digits_and_fractions_have_their_own_grammar(engine, uncached):
     fraction = form_of(engine, 3, Convention.RELATIVE_1)
     assert engine.alphabet.decode(fraction.before).endswith('[0.')
     whole = engine_of(engine_parts(engine), pruning=NO_PRUNING)
-    (spread, _), = whole.spreads(pictures, QUESTIONS[:1], fraction)
+    (spread, *_), = whole.spreads(pictures, QUESTIONS[:1], fraction)
     assert spread.px.sum() == pytest.approx(1.0, abs=1e-5)
     assert len(spread.px) == 1000
 
@@ -159,7 +159,7 @@ def test_a_click_on_a_known_pair_takes_six_passes_at_most(engine):
 def test_spreads_sum_to_one_and_match_brute_force(loaded, uncached):
     engine = engine_of(loaded, pruning=NO_PRUNING)
     pictures, form = (picture(1), picture(2)), form_of(engine)
-    (spread, _), = engine.spreads(pictures, QUESTIONS[1:2], form)
+    (spread, *_), = engine.spreads(pictures, QUESTIONS[1:2], form)
     assert spread.px.sum() == pytest.approx(1.0, abs=1e-5)
     assert spread.py.sum() == pytest.approx(1.0, abs=1e-5)
     images = [p.rgb for p in pictures]
@@ -172,7 +172,7 @@ def test_the_spread_of_y_is_that_of_the_most_probable_x(loaded, uncached):
     engine = engine_of(loaded, pruning=NO_PRUNING)
     pictures, form = (picture(1), picture(2)), form_of(engine)
     form = replace(form, closers=form.closers[:1])
-    (spread, _), = engine.spreads(pictures, QUESTIONS[1:2], form)
+    (spread, *_), = engine.spreads(pictures, QUESTIONS[1:2], form)
     x = str(spread.px.argmax())
     after_x = replace(form, between=form.closers, before=(
         *form.before, *engine.alphabet.encode(x), *form.between))
@@ -183,11 +183,37 @@ def test_the_spread_of_y_is_that_of_the_most_probable_x(loaded, uncached):
     assert spread.mode == (int(x), int(spread.py.argmax()))
 
 
+@pytest.mark.parametrize('digits', [3, 4])
+def test_what_the_form_leaves_out_is_weighed_by_the_whole_vocabulary(loaded, uncached, digits):
+    engine = engine_of(loaded, pruning=NO_PRUNING)
+    pictures, form = (picture(1), picture(2)), form_of(engine)
+    form = replace(form, digits=digits)
+    (spread, first, second), = engine.spreads(pictures, QUESTIONS[1:2], form)
+    images, digit = [p.rgb for p in pictures], list(engine.alphabet.digits)
+
+    def told(written):
+        said = uncached.scores(images, QUESTIONS[1], [*form.before, *written])
+        return torch.softmax(said.double(), -1)
+
+    x = engine.alphabet.encode(str(spread.mode[0]))
+    states = [told((*x, *form.between[:n])) for n in range(len(form.between) + 1)]
+    between = math.prod(float(s[w]) for s, w in zip(states, form.between, strict=False))
+    if len(x) < digits:  # how probable its ending is among what the grammar allows is in px
+        allowed = [*digit, form.between[0]]
+        between /= float(states[0][form.between[0]] / states[0][allowed].sum())
+    assert first.number == pytest.approx(float(told(())[digit].sum()), rel=1e-3)
+    assert second.number == pytest.approx(float(states[-1][digit].sum()), rel=1e-3)
+    assert spread.form == pytest.approx(first.number * between * second.number, rel=1e-3)
+    assert second.is_greedy is all(
+        int(s.argmax()) == w for s, w in zip(states, form.between, strict=False))
+    assert bool(second.instead) is (int(states[-1].argmax()) not in digit)
+
+
 def test_packed_spreads_are_those_of_single_questions(engine):
     pictures, form = (picture(1), picture(2)), form_of(engine)
     packed = engine.spreads(pictures, QUESTIONS, form)
-    for question, (spread, check) in zip(QUESTIONS, packed, strict=True):
-        (alone, same), = engine.spreads(pictures, [question], form)
+    for question, (spread, check, _) in zip(QUESTIONS, packed, strict=True):
+        (alone, same, _), = engine.spreads(pictures, [question], form)
         assert alone.mode == spread.mode
         np.testing.assert_allclose(alone.px, spread.px, atol=1e-5)
         np.testing.assert_allclose(alone.py, spread.py, atol=1e-5)
@@ -200,8 +226,8 @@ def test_pruned_branches_are_missing_from_the_sum(loaded):
     few = engine_of(loaded, pruning=Pruning(max_branches=2))
     all_ = engine_of(loaded, pruning=NO_PRUNING)
     form = form_of(few)
-    (pruned, _), = few.spreads(pictures, QUESTIONS[:1], form)
-    (whole, _), = all_.spreads(pictures, QUESTIONS[:1], form)
+    (pruned, *_), = few.spreads(pictures, QUESTIONS[:1], form)
+    (whole, *_), = all_.spreads(pictures, QUESTIONS[:1], form)
     assert pruned.px.sum() < whole.px.sum()
     kept = pruned.px > 0
     np.testing.assert_allclose(pruned.px[kept], whole.px[kept], rtol=1e-3)
@@ -231,7 +257,7 @@ def test_the_template_is_greedy_only_when_the_model_would_have_written_it(engine
     form = form_of(engine)
     for before, expected in ((own, True), (form.before, False)):
         forced = type(form)(tuple(before), form.between, form.closers, form.digits)
-        (_, check), = engine.spreads(pictures, QUESTIONS[:1], forced)
+        (_, check, _), = engine.spreads(pictures, QUESTIONS[:1], forced)
         assert check.is_greedy is expected
     assert check.logprob < -1.0
 
@@ -243,8 +269,8 @@ def test_passes_of_fixed_shape_say_the_same(loaded, engine):
     for questions in ([QUESTIONS[0]], QUESTIONS):
         assert answers(fixed, pictures, questions, form) == answers(
             engine, pictures, questions, form)
-    (a, _), = fixed.spreads(pictures, QUESTIONS[:1], form)
-    (b, _), = engine.spreads(pictures, QUESTIONS[:1], form)
+    (a, *_), = fixed.spreads(pictures, QUESTIONS[:1], form)
+    (b, *_), = engine.spreads(pictures, QUESTIONS[:1], form)
     np.testing.assert_allclose(a.px, b.px, atol=1e-5)
     assert fixed.free(pictures, QUESTIONS[0], 8).tokens == engine.free(
         pictures, QUESTIONS[0], 8).tokens

@@ -61,6 +61,18 @@ def test_no_form_is_learnt_where_there_are_no_two_numbers_that_end(alphabet, rep
     assert alphabet.learnt(alphabet.encode(reply), RELATIVE, 3) is None
 
 
+@pytest.mark.parametrize('reply', [
+    '[-1, -1]', '[412, -1]', '[-1, 300]', '{"point_2d": [-1, -1]}', '[+12, 300]', '[- 1, 300]',
+    '<point x="-1" y="-1">it</point>'])
+def test_no_form_is_learnt_from_numbers_with_a_sign(alphabet, reply):
+    """Forced, that of -1 would leave the digits: a point near the corner."""
+    assert alphabet.learnt(alphabet.encode(reply), RELATIVE, 3) is None
+
+
+def test_no_form_is_learnt_from_a_fraction_with_a_sign(alphabet):
+    assert alphabet.learnt(alphabet.encode('[-0.100, 0.307]'), FRACTION, 3) is None
+
+
 def test_no_form_is_learnt_from_a_reply_that_repeats_the_click(alphabet):
     """Its first two numbers are the question's: forced, they would pass for an answer."""
     reply = 'The point at [512, 307] in the first image corresponds to [123, 456] in the second.'

@@ -119,7 +119,7 @@ def test_half_precision_agrees_with_full_in_what_is_likely(folder):
         engine = Engine(model.to(dtype), tokenizer, EngineOptions(
             max_pixels=100 * 28 * 28, fixed_shapes=True))
         form = engine.alphabet.form(Template(), Convention.RELATIVE_1000, 3)
-        spreads.append([s for s, _ in engine.spreads(pictures, questions, form)])
+        spreads.append([s for s, *_ in engine.spreads(pictures, questions, form)])
     for full, half in zip(*spreads, strict=True):
         assert half.px.dtype == np.float64
         # Hundreds of x, told by their first digit.

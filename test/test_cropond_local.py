@@ -51,6 +51,14 @@ def tagging(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
+def signing(tmp_path_factory):
+    """One that says of what is not visible, by strips of the left third: -1, a -1 as y, or none."""
+    unseen = tuple(copying_qwen.JSON.replace('{x}, {y}', said)
+                   for said in ('-1, -1', '{x}, -1', 'none'))
+    return copying_qwen.build(tmp_path_factory.mktemp('signing'), hides=True, unseen=unseen)
+
+
+@pytest.fixture(scope='module')
 def random(tmp_path_factory):
     return tiny_qwen.build(tmp_path_factory.mktemp('random'))
 
@@ -108,6 +116,21 @@ def test_a_model_that_says_it_is_not_visible_is_believed(tagger):
     assert refused.value.code == Code.NOT_VISIBLE
     found = tagger.match(Query(view('a'), view('b'), np.array([120.0, 60.0])))
     np.testing.assert_allclose(found.pixel, (120.0, 60.0), atol=0.5)
+
+
+@pytest.mark.parametrize(('template', 'said'), [
+    ('auto', (r'\[-1, -1\].*on no image', r'\[1[89]\d, -1\].*on no image', r'\[none\].*no point')),
+    ('json', ("would have said '-'", "would have said '-'", "would have said 'n'"))])
+def test_a_model_that_says_so_with_numbers_or_without_is_believed(signing, template, said):
+    asked = load_matcher('cropond', model=str(signing), **HERE, template=template,
+                         self_test=False, coordinates='relative_1000')
+    for x, words in zip((26.0, 37.0, 54.0), said, strict=True):
+        with pytest.raises(Rejected, match='(?s)' + words) as refused:
+            asked.match(Query(view('a'), view('b'), np.array([x, 100.0])))
+        assert refused.value.code == Code.NOT_VISIBLE
+    found = asked.match(Query(view('a'), view('b'), np.array([140.0, 60.0])))
+    np.testing.assert_allclose(found.pixel, (140.0, 60.0), atol=0.5)
+    assert found.confidence > 0.8
 
 
 def test_an_instruction_is_grounded_in_the_clicked_view(matcher):

@@ -136,7 +136,7 @@ def test_the_reply_is_begun_and_held_to_its_form(server, query):
     assert click['messages'][-1] == {'role': 'assistant', 'content': FREE}
     assert click['continue_final_message'] is True
     assert click['add_generation_prompt'] is False
-    assert click['structured_outputs']['regex'].startswith('(0|[1-9][0-9]{0,2}), (0|')
+    assert click['structured_outputs']['regex'].startswith('-?(0|[1-9][0-9]{0,2}), -?(0|')
 
 
 def test_images_that_the_server_has_are_named_and_not_sent_again(server, asked, query):
@@ -292,6 +292,18 @@ def test_what_follows_a_constrained_reply_is_a_breach_of_its_form(server, asked,
     server.manners.free = lambda x, y: f'{FREE}{x}, {y}], or rather [1, 1]'
     assert 'not in the form' in refusal(asked, query).message
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
+
+
+@pytest.mark.parametrize('said', [('-1', '-1'), ('412', '-1'), ('-1', '300')])
+@pytest.mark.parametrize('manners', [Manners, serve_like])
+def test_numbers_with_a_sign_say_that_it_is_not_visible(start, query, manners, said):
+    server = start(manners())
+    asked = matcher(server)
+    server.manners.answer = lambda x, y: said
+    server.manners.free = lambda x, y: f'{FREE}{", ".join(said)}]'
+    refused = refusal(asked, query)
+    assert refused.code == Code.NOT_VISIBLE
+    assert f'({said[0]}, {said[1]}): a point with a sign is on no image' in refused.message
 
 
 @pytest.mark.parametrize('said', ['0.625, 0.5', '62.5, 50'])

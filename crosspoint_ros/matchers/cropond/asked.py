@@ -90,10 +90,10 @@ class Form:
 
     @property
     def number(self) -> str:
-        """Regular expression of one number."""
+        """Regular expression of one number; -1 too, which models say of what is not visible."""
         if self.convention is Convention.RELATIVE_1:
-            return r'0\.[0-9]{3}'
-        return rf'(0|[1-9][0-9]{{0,{self.digits - 1}}})'
+            return r'-?0\.[0-9]{3}'
+        return rf'-?(0|[1-9][0-9]{{0,{self.digits - 1}}})'
 
     @property
     def numbers(self) -> str:

@@ -188,6 +188,9 @@ class Asking:
             said = self._said(reply.text, click)
         except NoPoint as error:
             return Rejected(Code.NOT_VISIBLE, self.chat.clean(str(error)))
+        if min(said) < 0:
+            return Rejected(Code.NOT_VISIBLE, f'the model replied ({said[0]:g}, {said[1]:g}): a '
+                            'point with a sign is on no image')
         if convention is not Convention.RELATIVE_1 and not all(map(float.is_integer, said)):
             return Rejected(Code.MATCHER_FAILED, f'the model replied ({said[0]:g}, {said[1]:g}): '
                             f'{convention.value} has whole numbers. Does another model run there? '
@@ -198,7 +201,7 @@ class Asking:
 
     def _said(self, text: str, click: CLICK | None) -> tuple[float, float]:
         """The point of a reply; one that was begun by us starts with the numbers."""
-        bare = re.match(r'\s*([0-9.]+)\s*,\s*([0-9.]+)\s*[^0-9.\s]', text)
+        bare = re.match(r'\s*(-?[0-9.]+)\s*,\s*(-?[0-9.]+)\s*[^0-9.\s]', text)
         if bare and self.can.prefill:
             return point(f'{bare[1]}, {bare[2]}')
         return point(text, click)

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
-from crosspoint_ros.matchers.cropond.answer import Spread
+from crosspoint_ros.matchers.cropond.answer import Heard, Spread
 from crosspoint_ros.matchers.cropond.grammar import Choices, Numeral, values
 
 # Tokens and their parents in, hidden states out; numbers of nodes are given in the order of calls.
 Run = Callable[[Sequence[int], Sequence[int]], torch.Tensor]
+# Hidden states before, among and behind forced words, and those words: what the model says there.
+Hear = Callable[[torch.Tensor, tuple[int, ...]], Heard]
 X, Y = 0, 1
 
 
@@ -137,42 +139,54 @@ class Branch:
 
 @dataclass(frozen=True)
 class End:
-    """Where a number ends in the tree: its last node, and the digit that has yet to be run."""
+    """Where a number ends in the tree: its last node, and the digit that has yet to be run.
+
+    hidden: at that node. logprob: what of its ending is in the number's probability already.
+    """
 
     node: int
     pending: tuple[int, ...]
+    hidden: torch.Tensor
+    logprob: float = 0.0
 
 
 class SpreadSearch(Digits):
     """Follows the beginnings that matter, all of a length in one pass."""
 
     def __init__(self, run: Run, head: torch.Tensor, choices: Choices, nodes: int,
-                 pruning: Pruning) -> None:
+                 pruning: Pruning, hear: Hear) -> None:
         super().__init__(run, head, choices, nodes)
-        self._pruning = pruning
+        self._pruning, self._hear = pruning, hear
 
-    def search(self, hidden: torch.Tensor, last: Sequence[int]) -> list[Spread]:
-        """Weigh the numbers of the replies whose last nodes these are."""
+    def search(self, hidden: torch.Tensor, last: Sequence[int]) -> list[tuple[Spread, Heard]]:
+        """Weigh the numbers of the replies whose last nodes these are.
+
+        What is heard is about the words between the numbers, and the second one's beginning.
+        """
         starts = [Branch(question, question, hidden[question], node, 0.0)
                   for question, node in enumerate(last)]
         px, ends = self._axis(starts, X)
         chosen = [(reply, int(v)) for reply, p in enumerate(px)
                   for v in np.argsort(p)[::-1][:self._pruning.max_values]
                   if p[v] >= self._pruning.least_weight or p[v] == p.max()]
-        seconds = self._seconds(chosen, px, ends)
+        seconds, heard = self._seconds(chosen, px, ends)
         py, _ = self._axis(seconds, Y)
-        return [self._spread(reply, px[reply], chosen, py) for reply in range(len(last))]
+        return [self._spread(reply, px[reply], chosen, py, heard) for reply in range(len(last))]
 
-    def _spread(self, reply: int, px: Array, chosen: Sequence[tuple[int, int]],
-                py: Sequence[Array]) -> Spread:
+    @staticmethod
+    def _spread(reply: int, px: Array, chosen: Sequence[tuple[int, int]], py: Sequence[Array],
+                heard: Sequence[Heard]) -> tuple[Spread, Heard]:
         """Join p(x) with p(y | x), which was asked for the most probable x alone."""
-        mine = [(v, p) for (whose, v), p in zip(chosen, py, strict=True) if whose == reply]
-        _, x, y = max((float(p.max()), v, int(p.argmax())) for v, p in mine)
-        return Spread(px, np.sum([p for _, p in mine], axis=0), (x, y))
+        mine = [(v, p, said) for (whose, v), p, said in zip(chosen, py, heard, strict=True)
+                if whose == reply]
+        x, best, said = max(mine, key=lambda each: (float(each[1].max()), each[0]))
+        form = min(math.exp(said.logprob) * said.number, 1.0)
+        py_of_all = np.sum([p for _, p, _ in mine], axis=0)
+        return Spread(px, py_of_all, (x, int(best.argmax())), form), said
 
     def _seconds(self, chosen: Sequence[tuple[int, int]], px: Sequence[Array],
-                 ends: Sequence[dict[int, End]]) -> list[Branch]:
-        """Run what stands between the numbers, for each chosen x, in one pass.
+                 ends: Sequence[dict[int, End]]) -> tuple[list[Branch], list[Heard]]:
+        """Run what stands between the numbers, for each chosen x, in one pass; hear it.
 
         The weights of the chosen x of one question add up to one.
         """
@@ -192,9 +206,20 @@ class SpreadSearch(Digits):
         asked = np.zeros(len(px))
         for reply, v in chosen:
             asked[reply] += px[reply][v]
-        return [Branch(number, reply, hidden[node - begin], node,
-                       math.log(px[reply][v] / asked[reply]))
-                for number, ((reply, v), node) in enumerate(zip(chosen, lasts, strict=True))]
+        branches = [Branch(number, reply, hidden[node - begin], node,
+                           math.log(px[reply][v] / asked[reply]))
+                    for number, ((reply, v), node) in enumerate(zip(chosen, lasts, strict=True))]
+        return branches, [self._between(ends[reply][v], hidden[:node - begin + 1])
+                          for (reply, v), node in zip(chosen, lasts, strict=True)]
+
+    def _between(self, end: End, hidden: torch.Tensor) -> Heard:
+        """What the model says of the words between; hidden: up to the last of them."""
+        words = self._form.between
+        states = hidden[-len(words) - len(end.pending):]
+        if not end.pending:
+            states = torch.cat([end.hidden[None], states])
+        said = self._hear(states, words)
+        return replace(said, logprob=said.logprob - end.logprob)
 
     def _axis(self, starts: Sequence[Branch], axis: int
               ) -> tuple[list[Array], list[dict[int, End]]]:
@@ -220,7 +245,8 @@ class SpreadSearch(Digits):
         ending = np.logaddexp.reduce(logprobs[self._choices.ending(axis)])
         value = branch.numeral.value(self._form)
         p[branch.start][value] += math.exp(branch.logweight + ending)
-        self._ends_at(ends[branch.start], value, End(branch.node, ()))
+        self._ends_at(ends[branch.start], value,
+                      End(branch.node, (), branch.hidden, float(ending)))
 
     def _grown(self, branch: Branch, logprobs: Array, p: Sequence[Array],
                ends: Sequence[dict[int, End]]) -> list[tuple[Branch, int]]:
@@ -232,7 +258,8 @@ class SpreadSearch(Digits):
                 value = numeral.value(self._form)
                 p[branch.start][value] += math.exp(weight)
                 self._ends_at(ends[branch.start], value,
-                              End(branch.node, (self._choices.tokens[digit],)))
+                              End(branch.node, (self._choices.tokens[digit],),
+                                  branch.hidden))
             else:
                 longer.append((replace(branch, logweight=weight, numeral=numeral),
                                self._choices.tokens[digit]))

@@ -7,16 +7,21 @@ said instead of the forced words is read off that pass, too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.matchers.cropond.answer import Spread
+from crosspoint_ros.matchers.cropond.answer import Heard, Spread
 from crosspoint_ros.matchers.cropond.arena import Arena
 from crosspoint_ros.matchers.cropond.decoder import Decoder
-from crosspoint_ros.matchers.cropond.digits import Greedy, GreedySearch, Pruning, SpreadSearch
+from crosspoint_ros.matchers.cropond.digits import (
+    Greedy,
+    GreedySearch,
+    Pruning,
+    SpreadSearch,
+)
 from crosspoint_ros.matchers.cropond.grammar import Alphabet, Choices, Form
 from crosspoint_ros.matchers.cropond.graphs import FixedSteps
 from crosspoint_ros.matchers.cropond.pixels import MERGED_PX, TRAINED_MAX_PIXELS
@@ -51,17 +56,6 @@ class EngineOptions:
     def arena_tokens(self) -> int:
         """Room for two images of the largest size, and for questions."""
         return 2 * (self.max_pixels // MERGED_PX ** 2) + self.question_tokens
-
-
-@dataclass(frozen=True)
-class TemplateCheck:
-    """Whether the model itself would have written the forced words.
-
-    is_greedy: each of them was its first choice, so that forcing them changed nothing.
-    """
-
-    logprob: float
-    is_greedy: bool
 
 
 @dataclass(frozen=True)
@@ -109,27 +103,31 @@ class Engine:
 
     @torch.inference_mode()
     def greedy(self, pictures: tuple[Picture, ...], questions: Sequence[str], form: Form
-               ) -> list[tuple[Greedy, TemplateCheck]]:
+               ) -> list[tuple[Greedy, Heard]]:
         """Answer questions by the most probable digit each time, as plain decoding would."""
         choices = Choices(self.alphabet, form)
-        answers: list[tuple[Greedy, TemplateCheck]] = []
+        answers: list[tuple[Greedy, Heard]] = []
         for asked in self._in_turns(pictures, questions, form):
             search = GreedySearch(asked.run, self._small_head(choices), choices, asked.nodes)
             found = search.search(asked.hidden, asked.last)
-            answers += zip(found, asked.checks, strict=True)
+            answers += zip(found, asked.heard, strict=True)
         return answers
 
     @torch.inference_mode()
     def spreads(self, pictures: tuple[Picture, ...], questions: Sequence[str], form: Form
-                ) -> list[tuple[Spread, TemplateCheck]]:
-        """Answer questions by what the model says of every number, but for improbable ones."""
+                ) -> list[tuple[Spread, Heard, Heard]]:
+        """Answer questions by what the model says of every number, but for improbable ones.
+
+        Beside each spread stands what was heard up to the first number, and between the two.
+        """
         choices = Choices(self.alphabet, form)
-        answers: list[tuple[Spread, TemplateCheck]] = []
+        answers: list[tuple[Spread, Heard, Heard]] = []
         for asked in self._in_turns(pictures, questions, form):
             search = SpreadSearch(asked.run, self._small_head(choices), choices, asked.nodes,
-                                  self.options.pruning)
+                                  self.options.pruning, self._hear)
             found = search.search(asked.hidden, asked.last)
-            answers += zip(found, asked.checks, strict=True)
+            answers += [(replace(spread, form=spread.form * before.number), before, between)
+                        for (spread, between), before in zip(found, asked.heard, strict=True)]
         return answers
 
     @torch.inference_mode()
@@ -169,17 +167,20 @@ class Engine:
         hidden = asked.run(tokens, parents)
         asked.last = [path[-1] for path in paths]
         asked.hidden = hidden[asked.last]
-        # The state before a forced word is where the model says what it would have written.
-        asked.checks = [self._check(hidden[path[-1 - len(forced):-1]], forced) for path in paths]
+        if forced:
+            asked.heard = [self._hear(hidden[path[-1 - len(forced):]], forced) for path in paths]
         return asked
 
-    def _check(self, hidden: torch.Tensor, forced: tuple[int, ...]) -> TemplateCheck:
-        if not forced:
-            return TemplateCheck(0.0, True)
+    def _hear(self, hidden: torch.Tensor, forced: tuple[int, ...]) -> Heard:
+        """The state before a forced word tells what the model would have written there."""
         scores = torch.log_softmax(self._scores(hidden), -1)
         wanted = torch.tensor(forced, device=scores.device)
-        logprob = float(scores.gather(1, wanted[:, None]).sum())
-        return TemplateCheck(logprob, bool((scores.argmax(-1) == wanted).all()))
+        logprob = float(scores[:-1].gather(1, wanted[:, None]).sum())
+        first = scores.argmax(-1)
+        number = float(scores[-1, list(self.alphabet.digits)].exp().sum())
+        said = int(first[-1])
+        instead = '' if said in self.alphabet.digits else self.alphabet.spelt(said)
+        return Heard(logprob, bool((first[:-1] == wanted).all()), number, instead)
 
     def _scores(self, hidden: torch.Tensor) -> torch.Tensor:
         """The logits over the whole vocabulary. Raises `Rejected` for NaN."""
@@ -209,7 +210,7 @@ class Asked:
         self._tree = TokenTree()
         self.hidden: torch.Tensor = torch.empty(0)
         self.last: list[int] = []
-        self.checks: list[TemplateCheck] = []
+        self.heard: list[Heard] = []
 
     @property
     def nodes(self) -> int:

@@ -1,6 +1,7 @@
 """The form of a reply in tokens: what stands around its two numbers, and how a number may go on."""
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from crosspoint_ros.matchers.cropond.prompt import RELATIVE_UNITS, Convention, Template
 
 DIGITS = '0123456789'
+SIGN = re.compile(r'[-+]\s*(?:0\.)?$')
 ENDS = ('<|im_end|>', '<|endoftext|>')
 
 
@@ -56,6 +58,10 @@ class Alphabet:
         """Return the text of tokens, without the special ones."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
+    def spelt(self, token: int) -> str:
+        """Return the text of one token, a special one's too; never empty."""
+        return str(self.tokenizer.decode([token])) or f'token {token}'
+
     def opening_with(self, character: str) -> tuple[int, ...]:
         """Return every token that begins with a character: `],` and `]}` are tokens of their own.
 
@@ -83,13 +89,16 @@ class Alphabet:
         """Return the form of a reply's own tokens, None unless it holds two numbers and no more.
 
         With more, the first two may be the click repeated: forcing that form would make a point
-        of the question pass for an answer.
+        of the question pass for an answer. Nor is one learnt from numbers with a sign: of -1, the
+        digits alone would be.
         """
         runs = self._numbers(reply)
         fraction = convention is Convention.RELATIVE_1
         if fraction:  # the zeros before the points are numbers, too
             runs = [run for run in runs if self.decode(reply[:run[0]]).endswith('0.')]
         if len(runs) != 2 or runs[1][1] >= len(reply):
+            return None
+        if any(SIGN.search(self.decode(reply[:begin])) for begin, _ in runs):
             return None
         (first, first_end), (second, second_end) = runs
         closing = self.decode(reply[second_end:second_end + 1])

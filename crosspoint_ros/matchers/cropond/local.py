@@ -82,8 +82,8 @@ class CropondMatcher:
             raise answer
         return self._match(answer, self._shown(query.other))
 
-    def ground(self, view: View, instruction: str) -> Array:
-        """Return the pixel (2,) that an instruction names.
+    def ground(self, view: View, instruction: str) -> Match:
+        """Return the point that an instruction names.
 
         Raises `Rejected`: NOT_VISIBLE when the model names none, LOW_CONFIDENCE when it guesses.
         """
@@ -98,7 +98,7 @@ class CropondMatcher:
                            f'{view.camera}: {answer.confidence:.2f} at the likeliest '
                            f'(cropond.min_ground_confidence '
                            f'{self.options.min_ground_confidence:g})')
-        return answer.xy * prompt.px_per_unit(self.convention, shown)
+        return self._match(answer, shown)
 
     def warm(self, views: tuple[View, ...]) -> None:
         """Prefill as many pairs of the newest frames as are remembered."""
@@ -156,11 +156,15 @@ class CropondMatcher:
         form = self._form(convention, shown)
         asked = self.engine.spreads(pictures, questions, form)
         answers: list[Place | Rejected] = []
-        for question, click, (spread, check) in zip(questions, clicks, asked, strict=True):
-            if check.is_greedy or self.options.template != AUTO:
-                answers.append(place(spread, self._window(convention, shown)))
-            else:
+        for question, click, (spread, *heard) in zip(questions, clicks, asked, strict=True):
+            instead = next((said.instead for said in heard if said.instead), '')
+            if self.options.template == AUTO and not all(said.goes_on for said in heard):
                 answers.append(self._in_own_words(pictures, question, click, shown, convention))
+            elif instead:  # words may be insisted upon, a number may not
+                answers.append(Rejected(Code.NOT_VISIBLE, 'where a number was due, the model '
+                                        f'would have said {instead!r}: it names no point'))
+            else:
+                answers.append(place(spread, self._window(convention, shown)))
         return answers
 
     def _in_own_words(self, pictures: tuple[Picture, ...], question: str,
@@ -172,11 +176,14 @@ class CropondMatcher:
             said = point(reply.text, click)
         except NoPoint as error:
             return Rejected(Code.NOT_VISIBLE, str(error))
+        if min(said) < 0:
+            return Rejected(Code.NOT_VISIBLE, f'the model replied {reply.text[:80]!r}: a point '
+                            'with a sign is on no image')
         digits = prompt.digits(convention, shown)
         form = self.engine.alphabet.learnt(reply.tokens, convention, digits)
         if form is None:
             return self._unclear(reply.text)
-        ((spread, _),) = self.engine.spreads(pictures, [question], form)
+        ((spread, *_),) = self.engine.spreads(pictures, [question], form)
         found = place(spread, self._window(convention, shown))
         scale = prompt.RELATIVE_UNITS if convention is Convention.RELATIVE_1 else 1
         if np.abs(np.array(said) * scale - spread.mode).max() > max(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, View
+from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
 from crosspoint_ros.matchers.cropond import prompt
 from crosspoint_ros.matchers.cropond.asked import Pictures
 from crosspoint_ros.matchers.cropond.asking import Place
@@ -71,8 +71,8 @@ class CropondRemoteMatcher:
             found = known.asking.places(images, clicks, known.convention, deadline)
         return [place if isinstance(place, Rejected) else self._match(place) for place in found]
 
-    def ground(self, view: View, instruction: str) -> Array:
-        """Return the pixel (2,) that an instruction names.
+    def ground(self, view: View, instruction: str) -> Match:
+        """Return the point that an instruction names.
 
         Raises `Rejected`: NOT_VISIBLE when the model names none, LOW_CONFIDENCE when it guesses.
         """
@@ -85,7 +85,7 @@ class CropondRemoteMatcher:
                            f'{view.camera}: {found.confidence:.2f} at the likeliest '
                            '(cropond_remote.min_ground_confidence '
                            f'{self.options.min_ground_confidence:g})')
-        return found.pixel
+        return self._match(found)
 
     def warm(self, views: tuple[View, ...]) -> None:
         """Encode frames and have the server compute what it keeps of them.
