@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kitchen_cameras import RECORDING, moment_of
 
-from crosspoint_ros.bench.recording import Moment, Recording
 from crosspoint_ros.ros.processes import NodeProcess
-from crosspoint_ros.scenes import KITCHEN
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / 'build' / 'screenshots'
@@ -88,23 +87,32 @@ def serving(log: Path, *options: str, domain: str = '') -> Iterator[WebServer]:
 
 
 @contextmanager
-def kitchen(folder: Path) -> Iterator[NodeProcess]:
-    """Play the built-in scene and answer clicks on it; yields the node's process."""
-    parameters = ['--params-file', str(ROOT / 'config' / 'demo.yaml')]
-    with NodeProcess('crosspoint_ros.ros.play_bag', parameters, folder / 'play_bag.log',
-                     os.environ), \
-            NodeProcess('crosspoint_ros.ros.node', parameters, folder / 'crosspoint_node.log',
-                        os.environ) as node:
-        yield node
+def cameras(*options: str) -> Iterator[subprocess.Popen]:
+    """Publish the kitchen's cameras until the block ends."""
+    process = subprocess.Popen([sys.executable, str(ROOT / 'test' / 'kitchen_cameras.py'),
+                                *options], cwd=ROOT)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
-TRUTH = Recording(KITCHEN)
+def crosspoint_node(folder: Path, *parameters: str) -> NodeProcess:
+    """Start the node on the kitchen's cameras."""
+    given = [word for parameter in ('use_sim_time:=false', *parameters)
+             for word in ('-p', parameter)]
+    return NodeProcess('crosspoint_ros.ros.node', [
+        '--params-file', str(ROOT / 'config' / 'demo.yaml'), *given],
+        folder / 'crosspoint_node.log', os.environ)
 
 
 def truth_of(name: str, camera: str, stamp: str) -> tuple[float, float]:
     """Where the image with that stamp shows a named point of the kitchen."""
-    point = next(a for a in TRUTH.affordances if a.name == name)
-    x, y = point.seen[Moment(camera, int(stamp))].pixel
+    point = next(a for a in RECORDING.affordances if a.name == name)
+    moment = moment_of(int(stamp))
+    assert moment.camera == camera
+    x, y = point.seen[moment].pixel
     return float(x), float(y)
 
 
@@ -149,12 +157,29 @@ class Page:
         """Click a pixel of the camera's image."""
         self.tab.mouse.click(*self.place_of(camera, pixel))
 
+    def drag(self, camera: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Drag from one pixel of the camera's image to another."""
+        self.tab.mouse.move(*self.place_of(camera, start))
+        self.tab.mouse.down()
+        self.tab.mouse.move(*self.place_of(camera, end), steps=4)
+        self.tab.mouse.up()
+
+    def query_id(self) -> str:
+        """Which answer is shown; '' for none."""
+        return self.tab.get_attribute('#answer', 'data-query') or ''
+
+    def current(self) -> int:
+        """The number of the current step in the history, 0 for none."""
+        row = self.tab.locator('#history .current b')
+        return int(row.inner_text()) if row.count() else 0
+
     def found(self, camera: str) -> dict[str, Any]:
         """Wait for the point found in a view; where in which image it is."""
         mark = self.view(camera).locator('.mark.sure, .mark.check')
         mark.wait_for(state='attached')
         data = mark.evaluate('mark => ({...mark.dataset})')
-        return {'pixel': (float(data['x']), float(data['y'])), 'stamp': data['stamp']}
+        return {'pixel': (float(data['x']), float(data['y'])), 'stamp': data['stamp'],
+                'at': tuple(map(float, data['at'].split()))}
 
     def until(self, selector: str, words: str) -> None:
         """Wait until an element has these words."""

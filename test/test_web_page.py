@@ -1,11 +1,13 @@
-"""The page in a real Chromium, over the real node on the built-in scene."""
+"""The page in a real Chromium, over the real node on the built-in scene, as a person uses it."""
 from __future__ import annotations
 
 import math
+import re
 
 import chromium
 import pytest
 from chromium import HANDLE, Page
+from kitchen_cameras import moment_of
 
 
 @pytest.fixture(scope='module')
@@ -15,14 +17,19 @@ def browser():
 
 
 @pytest.fixture(scope='module')
-def kitchen(tmp_path_factory):
-    with chromium.kitchen(tmp_path_factory.mktemp('kitchen')) as node:
-        yield node
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('web')
 
 
 @pytest.fixture(scope='module')
-def server(kitchen, tmp_path_factory):
-    with chromium.serving(tmp_path_factory.mktemp('web') / 'web.log') as server:
+def kitchen(folder):
+    with chromium.cameras(), chromium.crosspoint_node(folder):
+        yield
+
+
+@pytest.fixture(scope='module')
+def server(kitchen, folder):
+    with chromium.serving(folder / 'web.log') as server:
         yield server
 
 
@@ -34,13 +41,221 @@ def page(browser, server):
     page.close()
 
 
-def distance_px(a, b):
-    return math.dist(a, b)
+def answered(page, pixel=HANDLE):
+    """Click in front, and return what is found in side."""
+    before = page.query_id()
+    page.click('front', pixel)
+    page.wait(lambda: page.query_id() not in ('', before), 'answer')
+    return page.found('side')
 
 
-def test_a_click_on_the_drawer_handle_is_found_in_the_other_view_within_3_px(page):
-    page.click('front', HANDLE)
-    found = page.found('side')
+def test_a_click_on_the_drawer_handle_is_found_in_the_other_views_within_3_px(page):
+    found = answered(page)
     truth = chromium.truth_of('drawer handle', 'side', found['stamp'])
-    assert distance_px(found['pixel'], truth) < 3
+    assert math.dist(found['pixel'], truth) < 3
+    words = page.view('side').locator('.words').inner_text()
+    assert re.fullmatch(r'sure \(\d+\.\d, \d+\.\d\) · confidence \d+ %', words)
+    told = page.tab.inner_text('#answer')
+    assert re.search(r'x −0\.4\d\d\s+y −0\.0\d\d\s+z 0\.1\d\d', told), told
+    assert 'crosspoint_target' in told
+    assert re.search(r'\d ms', told)
+    assert 'found in side' in page.tab.text_content('#live')
     page.picture('answer')
+
+
+def test_a_refusal_is_shown_in_words_on_the_view_that_refuses(page):
+    page.click('front', (5.0, 5.0))
+    refused = page.view('side').locator('.words.refused')
+    refused.wait_for()
+    assert len(refused.inner_text()) > 20
+    assert page.view('side').locator('.mark').count() == 0
+
+
+def test_a_point_is_dragged_accepted_and_undone(page):
+    first = answered(page)
+    number = page.current()
+    page.until('#history .current', 'not reviewed')
+    page.tab.click('#accept')
+    page.until('#history .current', 'accepted')
+    page.until('#note', 'accepted')
+    wished = (first['pixel'][0] + 2, first['pixel'][1] + 1)
+    page.drag('side', first['pixel'], wished)
+    page.until('#history .current', 'corrected')
+    assert page.current() == number + 1
+    assert math.dist(page.found('side')['pixel'], wished) < 0.8
+    page.picture('corrected')
+    page.tab.click('#undo')
+    page.wait(lambda: page.current() == number, 'step back')
+    assert page.found('side')['pixel'] == pytest.approx(first['pixel'])
+    page.tab.click('#redo')
+    page.wait(lambda: page.current() == number + 1, 'step forward')
+
+
+def test_a_drag_to_what_geometry_forbids_is_refused_in_words_and_the_point_goes_back(page):
+    first = answered(page)
+    number = page.current()
+    page.drag('side', first['pixel'], (first['pixel'][0] + 150, first['pixel'][1] + 120))
+    words = page.view('side').locator('.words')
+    page.wait(lambda: 'px' in words.inner_text() and 'confidence' not in words.inner_text(),
+              'refusal')
+    assert page.found('side')['at'] == pytest.approx(first['pixel'], abs=0.01)
+    assert page.current() == number
+
+
+def test_a_cleared_target_leaves_the_page_and_undo_brings_it_back(page):
+    answered(page)
+    page.tab.click('#clear')
+    page.until('#answer', 'Nothing clicked yet')
+    assert page.view('side').locator('.mark').count() == 0
+    page.tab.click('#undo')
+    page.found('side')
+
+
+def test_after_a_reload_the_answer_is_there_again(page):
+    found = answered(page)
+    page.tab.reload()
+    page.wait_for_pictures()
+    assert page.found('side') == found
+    page.until('#history', 'front (122, 227)')
+
+
+def test_a_mark_follows_its_point_when_the_wrist_moves_and_the_answered_picture_comes_back(page):
+    wrist = page.view('wrist')
+    page.wait(lambda: wrist_marked(page), 'answer in the wrist camera')
+    page.wait(lambda: wrist.locator('.mark.carried').count(), 'motion of the wrist')
+
+    def followed():
+        stamp = wrist.get_attribute('data-stamp')
+        marks = wrist.locator('.mark.carried').all()
+        if not marks:
+            return False
+        at = tuple(map(float, marks[0].get_attribute('data-at').split()))
+        return stamp == wrist.get_attribute('data-stamp') and math.dist(
+            at, chromium.truth_of('drawer handle', 'wrist', stamp)) < 5
+
+    page.wait(followed, 'mark on the handle')
+    page.picture('carried')
+    wrist.locator('.switch').click()
+    still = page.found('wrist')
+    page.wait(lambda: wrist.get_attribute('data-stamp') == still['stamp'], 'answered picture')
+    assert still['at'] == still['pixel']
+    wrist.locator('.switch').click()
+    page.wait(lambda: wrist.get_attribute('data-stamp') != still['stamp'], 'live picture')
+
+
+def wrist_marked(page):
+    """Click until the wrist camera shows the handle (from some of its places it does not)."""
+    answered(page)
+    return page.view('wrist').locator('.mark.sure, .mark.check').count()
+
+
+def test_two_browsers_see_the_same_answer_and_the_same_undo(browser, server, page):
+    other = Page(browser, server.address)
+    other.wait_for_pictures()
+    found = answered(page)
+    other.wait(lambda: other.query_id() == page.query_id(), 'the same answer')
+    assert other.found('side')['pixel'] == found['pixel']
+    number = other.current()
+    other.tab.click('#accept')
+    page.until('#history .current', 'accepted')
+    other.tab.click('#undo')
+    page.wait(lambda: page.current() != number, 'undo of the other')
+    other.close()
+
+
+def test_everything_is_done_by_keyboard_alone(page):
+    page.tab.keyboard.press('1')
+    for key, times in (('ArrowLeft', 19), ('Shift+ArrowLeft', 8), ('ArrowUp', 1),
+                       ('Shift+ArrowUp', 3)):
+        for _ in range(times):
+            page.tab.keyboard.press(key)
+    aim = page.view('front').locator('.mark.aim')
+    assert aim.get_attribute('data-at') == '122 227'
+    before = page.query_id()
+    page.tab.keyboard.press('Enter')
+    page.wait(lambda: page.query_id() not in ('', before), 'answer')
+    number = page.current()
+    page.tab.keyboard.press('a')
+    page.until('#history .current', 'accepted')
+    page.tab.keyboard.press('2')
+    page.tab.keyboard.press('c')
+    page.tab.keyboard.press('Shift+ArrowRight')
+    page.tab.keyboard.press('Enter')
+    page.until('#history .current', 'corrected')
+    page.tab.keyboard.press('u')
+    page.wait(lambda: page.current() == number, 'undo')
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_tap_is_answered(browser, server):
+    page = Page(browser, server.address, width=375, height=812, has_touch=True, is_mobile=True)
+    page.wait_for_pictures()
+    assert page.tab.evaluate('document.documentElement.scrollWidth') == 375
+    before = page.query_id()
+    page.tab.touchscreen.tap(*page.place_of('front', HANDLE))
+    page.wait(lambda: page.query_id() not in ('', before), 'answer')
+    found = page.found('side')
+    assert math.dist(found['pixel'],
+                     chromium.truth_of('drawer handle', 'side', found['stamp'])) < 5
+    small = page.tab.evaluate("""[...document.querySelectorAll('.tools button')]
+        .map(button => button.getBoundingClientRect().height)""")
+    assert min(small) >= 44
+    page.view('side').scroll_into_view_if_needed()
+    page.picture('phone')
+    page.close()
+
+
+def test_a_click_carries_the_stamp_of_the_picture_that_was_clicked(page):
+    answered(page)
+    page.wait(lambda: page.view('front').locator('.mark.clicked').count(), 'mark of the click')
+    clicked = page.view('front').locator('.mark.clicked').get_attribute('data-stamp')
+    assert moment_of(int(clicked)).camera == 'front'
+
+
+def test_nothing_of_the_page_comes_from_elsewhere(browser, server):
+    page = Page(browser, 'about:blank')
+    asked = []
+    page.tab.on('request', lambda request: asked.append(request.url))
+    page.tab.goto(server.address)
+    page.wait_for_pictures()
+    assert len(asked) > 8
+    assert [url for url in asked if not url.startswith(server.address)
+            and not url.startswith('blob:')] == []
+    page.close()
+
+
+@pytest.mark.parametrize('scheme', ['dark', 'light'])
+def test_every_word_stands_out_from_its_ground_by_4_5(browser, server, scheme):
+    page = Page(browser, server.address, color_scheme=scheme)
+    page.wait_for_pictures()
+    answered(page)
+    faint = page.tab.evaluate(CONTRASTS)
+    assert len(faint['measured']) > 20
+    assert faint['low'] == []
+    page.picture(scheme)
+    page.close()
+
+
+# WCAG 2.1's contrast of each text to the first opaque ground behind it; what is disabled may be
+# faint, and marks on pictures have a halo of their own.
+CONTRASTS = """() => {
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(
+    v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = rgb(getComputedStyle(e).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+  };
+  const measured = [], low = [];
+  for (const e of document.querySelectorAll('body *:not(svg *)')) {
+    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+    if (!own || !e.getClientRects().length || e.closest('[disabled], .unseen, noscript')) continue;
+    const [a, b] = [rgb(getComputedStyle(e).color), ground(e)].map(light);
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    measured.push(contrast);
+    if (contrast < 4.5) low.push([e.className || e.tagName, e.textContent, contrast]);
+  }
+  return { measured, low };
+}"""

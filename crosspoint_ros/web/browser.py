@@ -5,15 +5,19 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
+from crosspoint_ros.web.events import Json, event
 from crosspoint_ros.web.looking import Looking
-from crosspoint_ros.web.requests import Next
+from crosspoint_ros.web.pictures import Picture, packed
+from crosspoint_ros.web.requests import Next, Past
 
 MAX_WAITING = 256  # events; a browser that has not read so many is gone, or stopped reading
 GOODBYE_S = 0.5
+MAX_PAST = 8  # pictures of the past that one browser waits for
 MAX_OPEN = 16  # questions of one browser to the node at a time
 
 log = logging.getLogger('crosspoint_web')
@@ -26,9 +30,13 @@ class Browser:
     """
 
     def __init__(self, socket: web.WebSocketResponse, request: web.Request,
-                 looking: Looking, pool: ThreadPoolExecutor) -> None:
+                 looking: Looking, now: Callable[[Picture], Json],
+                 pool: ThreadPoolExecutor) -> None:
+        """`now` tells where on a picture the answer's mark belongs."""
         self.address = request.remote or 'unknown'
-        self._socket, self._request, self._looking, self._pool = socket, request, looking, pool
+        self._socket, self._request, self._pool = socket, request, pool
+        self._looking, self._now = looking, now
+        self._past: deque[Picture] = deque(maxlen=MAX_PAST)
         self._events: deque[str] = deque()
         self.waits_for: dict[str, str] = {}  # camera -> the stamp that it has already
         self._news = asyncio.Event()
@@ -61,6 +69,15 @@ class Browser:
         self.waits_for[request.camera] = request.after
         self._news.set()
 
+    def show_again(self, request: Past) -> None:
+        """Send a picture that was sent before; say so if it is not kept any more."""
+        picture = self._looking.past(request.camera, request.stamp)
+        if picture is None:
+            self.tell(event('no_past', {'camera': request.camera}))
+            return
+        self._past.append(picture)
+        self._news.set()
+
     def picture_came(self, camera: str) -> None:
         """Wake up if it waits for that."""
         if camera in self.waits_for:
@@ -77,9 +94,16 @@ class Browser:
                 if picture is None or picture.stamp == after:
                     continue
                 del self.waits_for[camera]
-                data = await picture.encoded(self._pool)
-                await self._write_events()
-                await self._socket.send_bytes(data)
+                self._looking.remember(picture)
+                await self._write_picture(picture, {})
+            while self._past:
+                await self._write_picture(self._past.popleft(), {'past': True})
+
+    async def _write_picture(self, picture: Picture, more: Json) -> None:
+        header, data = await picture.encoded(self._pool)
+        await self._write_events()
+        now = {} if more else self._now(picture)
+        await self._socket.send_bytes(packed({**header, **now, **more}, data))
 
     async def _write_events(self) -> None:
         while self._events:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -13,6 +14,7 @@ from crosspoint_ros.msg import History, QueryResult
 from crosspoint_ros.ros.convert import time_msg
 from crosspoint_ros.srv import Accept as AcceptService
 from crosspoint_ros.srv import Correct as CorrectService
+from crosspoint_ros.web.anchors import Anchors
 from crosspoint_ros.web.browser import MAX_OPEN, Browser
 from crosspoint_ros.web.events import Json, event, history_json, result_json
 from crosspoint_ros.web.known import Health, KnownCamera, KnownNode, health_from_diagnostics
@@ -28,13 +30,15 @@ from crosspoint_ros.web.requests import (
     Correct,
     Instruct,
     Next,
+    Past,
     Question,
     Step,
     parse,
 )
 from crosspoint_ros.web.shown import shown
+from crosspoint_ros.web.vantage import Vantages
 
-TICK_S = 0.5
+TICK_S = 0.25
 
 
 class Hub:
@@ -46,9 +50,13 @@ class Hub:
         self._presence = Presence(link, self._on_node, self._on_words)
         self.browsers: set[Browser] = set()
         self._node, self._health, self._words = KnownNode(), Health(), f'looking for {link.name}'
+        self._vantages = Vantages(link)
+        self._anchors = Anchors(self._vantages, self._source)
+        self._scene: Json = {}
         self._result: QueryResult | None = None
         self._history: History | None = None
         self._result_is_newer = True
+        self._content: Json = {'result': None, 'current': False}  # of the answer that is shown
         link.hear(self._on_result, self._on_history, self._on_diagnostics)
 
     # News of the node
@@ -71,13 +79,12 @@ class Hub:
 
     def _on_result(self, result: QueryResult) -> None:
         self._result, self._result_is_newer = result, True
-        self._tell_all(event('result', result_json(result)))
-        self._tell_all(self._shown())
+        self._show()
 
     def _on_history(self, history: History) -> None:
         self._history, self._result_is_newer = history, False
         self._tell_all(event('history', history_json(history)))
-        self._tell_all(self._shown())
+        self._show()
 
     def _on_picture(self, picture: Picture) -> None:
         for browser in self.browsers:
@@ -94,9 +101,26 @@ class Hub:
 
     def _shown(self) -> str:
         """The answer that is on the screen: the last one, or where undo and redo stand."""
+        return event('shown', {**self._content, 'now': {
+            name: self._anchors.now(picture) for name, picture in self.looking.newest.items()}})
+
+    def _show(self) -> None:
         result, current = shown(self._result, self._history, self._result_is_newer)
-        return event('shown', {'result': None if result is None else result_json(result),
-                               'current': current})
+        content = {'result': None if result is None else result_json(result), 'current': current}
+        if content == self._content:  # what is told twice would wipe later words away
+            return
+        self._content = content
+        self._anchors.hold(result, self._node)
+        if result is not None:
+            self.looking.keep([result.clicked, *(c.found for c in result.correspondences)])
+        self._tell_all(self._shown())
+        self._tell_scene()
+
+    def _tell_scene(self) -> None:
+        scene = self._anchors.scene(self.looking.newest)
+        if scene != self._scene:
+            self._scene = scene
+            self._tell_all(event('scene', scene))
 
     def _tell_all(self, told: str) -> None:
         for browser in list(self.browsers):
@@ -111,17 +135,26 @@ class Hub:
         if self._history is not None:
             browser.tell(event('history', history_json(self._history)))
         browser.tell(self._shown())
+        browser.tell(event('scene', self._scene or self._anchors.scene({})))
+        self._vantages.listen(True)
 
     def farewell(self, browser: Browser) -> None:
         """Forget a browser; what it asked is answered all the same."""
         self.browsers.discard(browser)
 
     async def tick(self) -> None:
-        """Leave the topics that nobody looks at, until cancelled."""
+        """Leave the topics that nobody looks at, and tell where cameras are, until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
+            self._vantages.listen(bool(self.browsers))
+            self._anchors.complete()
+            self._tell_scene()
             waiting = {camera for browser in self.browsers for camera in browser.waits_for}
             self.looking.leave_unwatched(waiting)
+
+    def now(self, picture: Picture) -> Json:
+        """Where on a picture the mark of the answer belongs, see `Anchors`."""
+        return self._anchors.now(picture)
 
     # Requests of the browsers
 
@@ -131,6 +164,8 @@ class Hub:
             request = parse(text)
             if isinstance(request, Next):
                 self._want(browser, request)
+            elif isinstance(request, Past):
+                browser.show_again(request)
             elif isinstance(request, Cancel):
                 for task in browser.open:
                     self._link.cancel(task)
@@ -142,13 +177,18 @@ class Hub:
             browser.tell(event('bad_request', {'message': str(bad)}))
 
     def _want(self, browser: Browser, request: Next) -> None:
-        camera = self._node.camera(request.camera)
+        camera = self._source(request.camera)
         if camera is None:
             raise BadRequest(f'there is no camera {request.camera!r}')
-        topic = dict(self._health.image_topics).get(camera.name) or camera.image_topic
         browser.wait_for(request)
-        self.looking.want(KnownCamera(camera.name, topic, camera.info_topic, camera.compressed,
-                                      camera.rectified))
+        self.looking.want(camera)
+        self._vantages.want_lens(camera)
+
+    def _source(self, name: str) -> KnownCamera | None:
+        """The camera of that name, its topic as the node says that it is after remapping."""
+        camera = self._node.camera(name)
+        topic = dict(self._health.image_topics).get(name)
+        return replace(camera, image_topic=topic) if camera and topic else camera
 
     async def _answer(self, browser: Browser, request: Question) -> None:
         try:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
+from crosspoint_ros.msg import ImagePoint
+from crosspoint_ros.ros.convert import stamp_ns
 from crosspoint_ros.web.known import KnownCamera
 from crosspoint_ros.web.link import Link
 from crosspoint_ros.web.pictures import Picture
 
 UNWATCHED_S = 3.0  # a topic is left when nobody has asked for its pictures for so long
+RECENT = 100  # pictures that were sent, a camera; JPEGs of 40 kB or so
+KEPT = 64  # pictures with an answer on them, in all: some 20 answers
 # Only the newest counts; best effort takes from reliable publishers too.
 NEWEST = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1,
                     reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -28,6 +33,8 @@ class Looking:
         self._sources: dict[str, KnownCamera] = {}
         self._subscriptions: dict[str, Any] = {}  # of the thread of ROS
         self.newest: dict[str, Picture] = {}
+        self._recent: dict[str, deque[Picture]] = {}
+        self._kept: dict[tuple[str, str], Picture] = {}
 
     def want(self, camera: KnownCamera) -> None:
         """Somebody waits for the next picture: see that pictures come."""
@@ -48,10 +55,27 @@ class Looking:
                 self.newest.pop(name, None)  # it must not pass for a live one later on
                 self._link.post(partial(self._unsubscribe, name))
 
-    @property
-    def looked_at(self) -> tuple[str, ...]:
-        """Names of the cameras that are subscribed to."""
-        return tuple(self._sources)
+    # Pictures that were sent: an answer comes some time after its images
+
+    def remember(self, picture: Picture) -> None:
+        """Note that a picture is sent."""
+        recent = self._recent.setdefault(picture.camera, deque(maxlen=RECENT))
+        if not recent or recent[-1] is not picture:
+            recent.append(picture)
+
+    def keep(self, points: list[ImagePoint]) -> None:
+        """Keep the pictures on which an answer was given; those of the oldest answers go."""
+        for point in points:
+            picture = self.past(point.camera, str(stamp_ns(point.header.stamp)))
+            if picture is not None:
+                self._kept[picture.camera, picture.stamp] = picture
+        while len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
+
+    def past(self, camera: str, stamp: str) -> Picture | None:
+        """Return a picture that was sent; None if it is not kept any more."""
+        recent = (p for p in self._recent.get(camera, ()) if p.stamp == stamp)
+        return self._kept.get((camera, stamp)) or next(recent, None)
 
     def _came(self, source: KnownCamera, picture: Picture) -> None:
         if self._sources.get(source.name) == source:

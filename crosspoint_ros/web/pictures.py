@@ -5,13 +5,13 @@ import asyncio
 import json
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import cv2
 from sensor_msgs.msg import CompressedImage, Image
 
 from crosspoint_ros.core.datatypes import Rejected
 from crosspoint_ros.ros.convert import rgb_from_compressed, rgb_from_image, stamp_ns
+from crosspoint_ros.web.events import Json
 
 QUALITY = 80
 MAX_WIDTH_PX = 1280  # a wider raw image is sent smaller; clicks are in pixels of the whole one
@@ -24,24 +24,30 @@ class Picture:
         self.camera, self._message = camera, message
         self.stamp = str(stamp_ns(message.header.stamp))
         self.frame_id = message.header.frame_id
-        self._encoding: asyncio.Future[bytes] | None = None
+        self._encoding: asyncio.Future[tuple[Json, bytes]] | None = None
 
-    async def encoded(self, pool: ThreadPoolExecutor) -> bytes:
-        """Return the message for the browsers; never raises for an image that is no good."""
+    async def encoded(self, pool: ThreadPoolExecutor) -> tuple[Json, bytes]:
+        """Return what is known of it, and the JPEG; no JPEG, but a problem, if it is no good."""
         if self._encoding is None:
             loop = asyncio.get_running_loop()
             self._encoding = loop.run_in_executor(pool, self._encode)
         # One browser that leaves must not take the picture from the others.
         return await asyncio.shield(self._encoding)
 
-    def _encode(self) -> bytes:
-        header: dict[str, Any] = {'camera': self.camera, 'stamp': self.stamp}
+    def _encode(self) -> tuple[Json, bytes]:
+        header: Json = {'camera': self.camera, 'stamp': self.stamp}
         try:
             data, header['width'], header['height'] = jpeg(self._message)
         except (Rejected, cv2.error) as error:
             data, header['problem'] = b'', str(error)
-        head = json.dumps(header).encode()
-        return struct.pack('>I', len(head)) + head + data
+        del self._message  # it is large, and encoded only once
+        return header, data
+
+
+def packed(header: Json, data: bytes) -> bytes:
+    """One message: the length of the header, the header, the picture."""
+    head = json.dumps(header, separators=(',', ':')).encode()
+    return struct.pack('>I', len(head)) + head + data
 
 
 def jpeg(message: Image | CompressedImage) -> tuple[bytes, int, int]:

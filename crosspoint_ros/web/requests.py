@@ -26,6 +26,14 @@ class Next:
 
 
 @dataclass(frozen=True)
+class Past:
+    """Wants a picture again: one on which an answer was given."""
+
+    camera: str
+    stamp: str
+
+
+@dataclass(frozen=True)
 class Click:
     """A pixel of the picture with that stamp (ns, 0: the newest)."""
 
@@ -80,9 +88,10 @@ class Step:
 
 
 Question = Click | Instruct | Accept | Correct | Step
-Request = Next | Cancel | Question
-KINDS: dict[str, type] = {'next': Next, 'click': Click, 'instruct': Instruct, 'cancel': Cancel,
-                          'accept': Accept, 'correct': Correct, 'step': Step}
+Request = Next | Past | Cancel | Question
+KINDS: dict[str, type] = {
+    'next': Next, 'past': Past, 'click': Click, 'instruct': Instruct, 'cancel': Cancel,
+    'accept': Accept, 'correct': Correct, 'step': Step}
 STEPS = ('undo', 'redo', 'clear')
 
 

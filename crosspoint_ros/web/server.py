@@ -85,9 +85,10 @@ class PageServer:
         socket = web.WebSocketResponse(max_msg_size=MAX_BYTES, heartbeat=HEARTBEAT_S,
                                        compress=False)
         await socket.prepare(request)
-        browser = Browser(socket, request, self._hub.looking, self._pool)
+        browser = Browser(socket, request, self._hub.looking, self._hub.now, self._pool)
         self._hub.welcome(browser)
         writing = asyncio.ensure_future(browser.write())
+        writing.add_done_callback(lambda task: browser.drop())
         try:
             await self._read(socket, browser)
         finally:

@@ -47,6 +47,7 @@ export class AnswerPanel {
   }
 
   show(result) {
+    this.#root.dataset.query = result?.query_id ?? '';
     if (!result) {
       this.#say('Nothing clicked yet.', 'empty');
       return;
@@ -76,7 +77,7 @@ export class AnswerPanel {
   }
 
   #took({ ms, match_ms }) {
-    const matching = match_ms === null ? '' : ` (matching ${milliseconds(match_ms)})`;
+    const matching = match_ms === null ? '' : `, matching ${milliseconds(match_ms)}`;
     return `${milliseconds(ms)}${matching}`;
   }
 

@@ -1,6 +1,8 @@
 // The last twenty answers, and where undo and redo stand among them.
 
-import { DECISIONS, pixel } from './words.js';
+import { DECISIONS } from './words.js';
+
+const place = ({ x, y }) => (x === null ? '' : `(${Math.round(x)}, ${Math.round(y)})`);
 
 export class HistoryPanel {
   #list;
@@ -28,7 +30,7 @@ export class HistoryPanel {
     const made = document.createElement('li');
     made.className = isUndone ? 'undone' : isCurrent ? 'current' : '';
     if (isCurrent) made.setAttribute('aria-current', 'step');
-    const parts = [['b', `${number}`], ['span', `${result.clicked.camera} ${pixel(result.clicked)}`],
+    const parts = [['b', `${number}`], ['span', `${result.clicked.camera} ${place(result.clicked)}`],
       ['em', isUndone ? 'undone' : DECISIONS[decided]]];
     made.append(...parts.map(([name, text]) => Object.assign(
       document.createElement(name), { textContent: text })));

@@ -3,9 +3,10 @@
 import { AnswerPanel } from './answer.js';
 import { Connection } from './connection.js';
 import { HistoryPanel } from './history.js';
+import { fitViews } from './layout.js';
 import { Scene } from './scene.js';
 import { View } from './view.js';
-import { sentence } from './words.js';
+import { codeWords, sentence } from './words.js';
 
 const find = (id) => document.getElementById(id);
 const views = new Map();
@@ -37,18 +38,16 @@ const HEARD = {
   },
   history(news) { history.show(news); },
   scene(news) { scene.show(news); },
-  result() { /* `shown` follows, and tells the same */ },
+  no_past({ camera }) { views.get(camera)?.noPast(); },
   progress({ id, stage, elapsed_s }) {
     const asked = pending.get(id);
     if (asked?.camera) {
-      views.get(asked.camera)?.setAnswer({
-        kind: 'words', text: `${stage.replace('_', ' ')} … ${elapsed_s.toFixed(1)} s` });
+      views.get(asked.camera)?.say(`${stage.replace('_', ' ')} … ${elapsed_s.toFixed(1)} s`);
     }
   },
   reply({ id, ok, message }) {
     const asked = pending.get(id);
     pending.delete(id);
-    if (asked?.kind === 'correct') showAnswer({ result: shown });
     if (ok) panel.note(['click', 'instruct'].includes(asked?.kind) ? '' : message, 'good');
     else refuse(asked, message);
   },
@@ -58,7 +57,7 @@ const HEARD = {
 // A refusal belongs on the view it speaks of; what has no view is said beside the answer.
 function refuse(asked, message) {
   const view = views.get(asked?.camera);
-  if (view && message) view.setAnswer({ kind: 'words', text: message });
+  if (view && message) view.say(message);
   else panel.note(message, 'bad');
 }
 
@@ -77,6 +76,7 @@ function arrangeViews() {
     find('views').replaceChildren(...[...views.values()].map((view) => view.root));
     find('where').replaceChildren(...names.map((name) => new Option(name)));
     showAnswer({ result: shown });
+    fit();
     for (const view of views.values()) view.askNext();
   }
   checkAges();
@@ -86,13 +86,13 @@ function checkAges() {
   for (const { name, problem } of state.cameras) views.get(name)?.checkAge(problem);
 }
 
-function showAnswer({ result, current }) {
+function showAnswer({ result, current, now = {} }) {
   for (const [name, view] of views) {
     const found = result?.found.find((answer) => answer.camera === name);
-    if (found) view.setAnswer({ kind: 'found', ...found });
+    if (found) view.setAnswer({ kind: 'found', ...found }, now[name]);
     else if (result?.clicked.camera === name) {
-      view.setAnswer(result.clicked.x === null || !result.found.length
-        ? { kind: 'words', text: result.message } : { kind: 'clicked', ...result.clicked });
+      view.setAnswer({ kind: 'clicked', ...result.clicked }, now[name]);
+      if (!result.found.length) view.say(`${codeWords(result.code)}: ${result.message}`);
     } else view.setAnswer(null);
   }
   panel.show(result);
@@ -112,9 +112,10 @@ function request(kind, content, camera = '') {
 
 const asking = {
   next: (camera, after) => connection.send({ type: 'next', camera, after }),
+  past: (camera, stamp) => connection.send({ type: 'past', camera, stamp }),
   click(camera, stamp, { x, y }) {
     for (const view of views.values()) view.setAnswer(null);
-    views.get(camera).setAnswer({ kind: 'clicked', x, y });
+    views.get(camera).setAnswer({ kind: 'clicked', x, y, stamp });
     panel.wait();
     request('click', { camera, stamp, x, y }, camera);
   },
@@ -149,7 +150,7 @@ addEventListener('keydown', (event) => {
   if (KEYS[event.key]) find(KEYS[event.key]).click();
   else if (event.key === 'Escape') {
     connection.ask({ type: 'cancel' });
-    for (const view of views.values()) view.letGo();
+    for (const view of views.values()) view.hands.letGo();
   } else if (/^[1-9]$/.test(event.key)) {
     [...views.values()][event.key - 1]?.svg.focus();
   }
@@ -159,6 +160,9 @@ document.addEventListener('visibilitychange', () => {
   for (const view of views.values()) view.askNext();
 });
 
+const narrow = matchMedia('(max-width: 900px)');
+const fit = () => fitViews(find('views'), narrow.matches);
+addEventListener('resize', fit);
 setInterval(checkAges, 500);
 
 const connection = new Connection({

@@ -84,7 +84,7 @@ export class Scene {
     const { middle, size } = this.#extent();
     const { yaw, pitch, zoom } = this.#turn;
     const [cy, sy, cp, sp] = [Math.cos(yaw), Math.sin(yaw), Math.cos(pitch), Math.sin(pitch)];
-    const scale = (0.42 * Math.min(width, height) * zoom) / size;
+    const scale = (0.6 * Math.min(width, height) * zoom) / size;
     return {
       unit: size,
       at: (point) => {
