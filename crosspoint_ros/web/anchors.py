@@ -10,7 +10,7 @@ from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform
 from crosspoint_ros.msg import Correspondence, ImagePoint, QueryResult
 from crosspoint_ros.ros.convert import stamp_ns
 from crosspoint_ros.web.events import VERDICTS, Json
-from crosspoint_ros.web.known import KnownCamera, KnownNode
+from crosspoint_ros.web.known import KnownCamera
 from crosspoint_ros.web.pictures import Picture
 from crosspoint_ros.web.vantage import Vantages, corners_base, pixel_of
 
@@ -39,11 +39,11 @@ class Anchors:
         self._anchors: dict[str, Anchor] = {}
         self._target: Array | None = None
         self._approach: Array | None = None
-        self._base_frame = ''
+        self.base_frame = ''
 
-    def hold(self, result: QueryResult | None, node: KnownNode) -> None:
+    def hold(self, result: QueryResult | None) -> None:
         """Take the answer that is shown; None: there is none."""
-        self._base_frame, self._anchors, self._target = node.base_frame, {}, None
+        self._anchors, self._target = {}, None
         if result is None:
             return
         if result.has_target:
@@ -64,7 +64,7 @@ class Anchors:
                 stamp_ns(point.header.stamp), None))
 
     def _posed(self, anchor: Anchor) -> Anchor:
-        pose = self._vantages.where(self._base_frame, anchor.frame, anchor.stamp_ns)
+        pose = self._vantages.where(self.base_frame, anchor.frame, anchor.stamp_ns)
         return replace(anchor, base_from_cam=pose)
 
     def complete(self) -> None:
@@ -78,7 +78,7 @@ class Anchors:
         anchor, camera = self._anchors.get(picture.camera), self._source(picture.camera)
         if anchor is None or camera is None:
             return {}
-        pose = self._vantages.where(self._base_frame, picture.frame_id, int(picture.stamp))
+        pose = self._vantages.where(self.base_frame, picture.frame_id, int(picture.stamp))
         lens, before = self._vantages.lens(camera), anchor.base_from_cam
         if pose is None or lens is None or before is None:
             return {'moved': True, 'mark': None}
@@ -102,12 +102,12 @@ class Anchors:
         target = None if self._target is None or self._approach is None else {
             'position': _list(self._target), 'approach': _list(self._approach)}
         cameras = [self._camera(name, picture) for name, picture in sorted(newest.items())]
-        return {'frame': self._base_frame, 'cameras': [c for c in cameras if c],
+        return {'frame': self.base_frame, 'cameras': [c for c in cameras if c],
                 'rays': [ray for ray in rays if ray], 'target': target}
 
     def _camera(self, name: str, picture: Picture) -> Json | None:
         camera = self._source(name)
-        pose = self._vantages.where(self._base_frame, picture.frame_id, int(picture.stamp))
+        pose = self._vantages.where(self.base_frame, picture.frame_id, int(picture.stamp))
         if camera is None or pose is None:
             return None
         lens = self._vantages.lens(camera)

@@ -62,7 +62,7 @@ class Hub:
     # News of the node
 
     def _on_node(self, node: KnownNode) -> None:
-        self._node = node
+        self._node, self._anchors.base_frame = node, node.base_frame
         self._tell_all(self._state())
 
     def _on_words(self, words: str) -> None:
@@ -110,7 +110,7 @@ class Hub:
         if content == self._content:  # what is told twice would wipe later words away
             return
         self._content = content
-        self._anchors.hold(result, self._node)
+        self._anchors.hold(result)
         if result is not None:
             self.looking.keep([result.clicked, *(c.found for c in result.correspondences)])
         self._tell_all(self._shown())

@@ -114,8 +114,13 @@ const asking = {
   next: (camera, after) => connection.send({ type: 'next', camera, after }),
   past: (camera, stamp) => connection.send({ type: 'past', camera, stamp }),
   click(camera, stamp, { x, y }) {
-    for (const view of views.values()) view.setAnswer(null);
-    views.get(camera).setAnswer({ kind: 'clicked', x, y, stamp });
+    const view = views.get(camera);
+    if (view.isFrozen) {
+      view.say(`This picture is ${view.age} old and no other comes: nothing was sent.`);
+      return;
+    }
+    for (const each of views.values()) each.setAnswer(null);
+    view.setAnswer({ kind: 'clicked', x, y, stamp });
     panel.wait();
     request('click', { camera, stamp, x, y }, camera);
   },

@@ -4,7 +4,7 @@ import { Hands } from './hands.js';
 import { ellipse, make, mark, place } from './marks.js';
 import { codeWords, percent, pixel, VERDICTS } from './words.js';
 
-const FROZEN_MS = 3500;
+const FROZEN_MS = 3500; // and three times as long as the camera's pictures are apart
 
 function element(name, className, text = '') {
   const made = document.createElement(name);
@@ -18,6 +18,7 @@ export class View {
   #waiting = false;
   #inSight = true;
   #came_ms = performance.now();
+  #period_ms = 0;
   #now = { moved: false, mark: null }; // where the answer's mark belongs on the live picture
   stamp = '0'; // of the picture that is shown
   size = { width: 4, height: 3 }; // of the camera's image, px
@@ -93,9 +94,26 @@ export class View {
     this.canvas.getContext('2d').drawImage(bitmap, 0, 0);
     this.stamp = header.stamp;
     this.root.dataset.stamp = header.stamp;
-    this.#came_ms = performance.now();
-    if (!header.past) this.setNow(header);
+    if (!header.past) {
+      this.#noteTime();
+      this.setNow(header);
+    }
     this.draw();
+  }
+
+  #noteTime() {
+    const now_ms = performance.now();
+    this.#period_ms += 0.3 * (now_ms - this.#came_ms - this.#period_ms);
+    this.#came_ms = now_ms;
+  }
+
+  get #age_ms() {
+    return performance.now() - this.#came_ms;
+  }
+
+  // Whether pictures have ceased to come, though we ask for them.
+  get isFrozen() {
+    return !this.isStill && this.#age_ms > Math.max(FROZEN_MS, 3 * this.#period_ms);
   }
 
   #resize(width, height) {
@@ -133,13 +151,15 @@ export class View {
     this.setBadge('that picture is not kept any more', 'bad');
   }
 
+  get age() {
+    return `${Math.round(this.#age_ms / 1000)} s`;
+  }
+
   // Called twice a second: a picture that stands still must not pass for a live one.
   checkAge(problem) {
-    const age_ms = performance.now() - this.#came_ms;
-    const frozen = age_ms > FROZEN_MS && !this.isStill;
-    this.root.classList.toggle('frozen', frozen);
+    this.root.classList.toggle('frozen', this.isFrozen);
     if (this.isStill) this.setBadge('answered picture', '');
-    else if (frozen) this.setBadge(`no picture for ${Math.round(age_ms / 1000)} s`, 'bad');
+    else if (this.isFrozen) this.setBadge(`no picture for ${this.age}`, 'bad');
     else if (problem) this.setBadge(problem, 'bad');
     else this.setBadge(this.stamp === '0' ? 'waiting for a picture' : 'live', '');
   }
