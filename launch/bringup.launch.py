@@ -1,7 +1,7 @@
 r"""Run crosspoint_node on your cameras.
 
 ros2 launch crosspoint_ros bringup.launch.py cameras:=front,wrist base_frame:=base_link
-ros2 launch crosspoint_ros bringup.launch.py params_file:=/path/to/your.yaml rviz:=true
+ros2 launch crosspoint_ros bringup.launch.py params_file:=/path/to/your.yaml rviz:=true web:=true
 ros2 launch crosspoint_ros bringup.launch.py cameras:=front,wrist base_frame:=base_link \
   matcher:=cropond matcher_options:='{model: /models/CroPond-3B}'
 
@@ -59,6 +59,10 @@ OTHERS = {
                 'FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA; then every other node and tool needs it '
                 'too, and does not see this one without. leave: as it is'),
     'rviz': ('false', 'true: also start RViz with the overlays of the first two of `cameras`'),
+    'web': ('false', 'true: also serve the page of `crosspoint web`, see docs/web.md'),
+    'web_host': ('127.0.0.1', 'address that the page is served on; any other asks for a token, '
+                 'which stands in the log'),
+    'web_port': ('8088', 'TCP port of the page'),
 }
 
 
@@ -98,7 +102,7 @@ def fastdds(environment, how):
 
 
 def start(context):
-    """Start the node, and RViz if asked."""
+    """Start the node, and RViz and the page if asked."""
     def given(name):
         return LaunchConfiguration(name).perform(context)
 
@@ -109,7 +113,7 @@ def start(context):
         parameters=[*params_files(given('params_file')), parameters(given, cameras)],
         arguments=['--ros-args', '--log-level', given('log_level')])
     # RViz first: where it is not installed, launch ends before it has started a node.
-    return [*fastdds(os.environ, given('fastdds')), *rviz(given, cameras), node]
+    return [*fastdds(os.environ, given('fastdds')), *rviz(given, cameras), node, *web(given)]
 
 
 def params_files(path):
@@ -191,3 +195,14 @@ def rviz(given, cameras):
         package='rviz2', executable='rviz2', name='crosspoint_rviz', output='log',
         arguments=['-d', str(CONFIG / 'crosspoint.rviz'), *frame], remappings=remappings,
         parameters=[{'use_sim_time': typed('use_sim_time', given('use_sim_time') or 'false')}])]
+
+
+def web(given):
+    """Return the server of the page, for the node in its own namespace; or nothing."""
+    if given('web').lower() not in ('true', '1', 'yes', 'on'):
+        return []
+    return [Node(
+        package='crosspoint_ros', executable='crosspoint', name='crosspoint_web',
+        namespace=given('namespace'), output='screen', emulate_tty=True,
+        arguments=['web', '--node', 'crosspoint', '--host', given('web_host'),
+                   '--port', given('web_port')])]

@@ -15,6 +15,7 @@ SHARE = Path(get_package_share_directory('crosspoint_ros'))
 PARAMETERS = str(SHARE / 'config' / 'demo.yaml')
 ARGUMENTS = {
     'rviz': ('false', 'true: also start RViz with two views and the target'),
+    'web': ('true', 'false: do not serve the page of `crosspoint web` (docs/web.md)'),
     'rate': ('1.0', 'how fast the scene is played; 1.0: as recorded'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
 }
@@ -30,6 +31,7 @@ def generate_launch_description() -> LaunchDescription:
             PythonLaunchDescriptionSource(str(SHARE / 'launch' / 'bringup.launch.py')),
             launch_arguments={
                 'params_file': PARAMETERS, 'rviz': LaunchConfiguration('rviz'),
+                'web': LaunchConfiguration('web'),
                 'log_level': LaunchConfiguration('log_level')}.items()),
         Node(package='crosspoint_ros', executable='play_bag', name='play_bag', output='screen',
              parameters=[PARAMETERS, {'rate': LaunchConfiguration('rate')}]),

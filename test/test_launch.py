@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 from types import ModuleType
 
@@ -15,9 +16,11 @@ import pytest
 import yaml
 
 from crosspoint_ros.ros.config import NODE, camera_specs
+from crosspoint_ros.web import command as web_command
 
 ROOT = Path(__file__).resolve().parents[1]
-EXECUTABLES = {'crosspoint_node': 'crosspoint_ros.ros.node',
+EXECUTABLES = {'crosspoint': 'crosspoint_ros.cli',
+               'crosspoint_node': 'crosspoint_ros.ros.node',
                'play_bag': 'crosspoint_ros.ros.play_bag'}
 
 
@@ -183,6 +186,20 @@ def test_fast_dds_is_set_up_for_images_where_nobody_else_has_done_it(
         assert type(entities[0]).__name__ == 'SetEnvironmentVariable'
 
 
+def test_the_page_is_served_only_when_asked_for_the_node_of_its_own_namespace(double):
+    assert len(of(bring_up(cameras='a,b'), 'Node')) == 1
+    _, page = of(bring_up(cameras='a,b', web='true', web_host='0.0.0.0', web_port='9000',
+                          namespace='arm'), 'Node')
+    assert page.kwargs['executable'] == 'crosspoint'
+    assert page.kwargs['namespace'] == 'arm'
+    command, *options = page.kwargs['arguments']
+    parser = ArgumentParser()
+    web_command.add_arguments(parser)
+    given = parser.parse_args([*options, '--ros-args', '-r', '__ns:=/arm'])
+    assert (command, given.node, given.host, given.port) == ('web', 'crosspoint', '0.0.0.0', 9000)
+    assert given.ros_args == ['-r', '__ns:=/arm']
+
+
 def test_rviz_starts_only_when_asked(double):
     assert len(of(bring_up(cameras='a,b'), 'Node')) == 1
     assert len(of(bring_up(cameras='a,b', rviz='true'), 'Node')) == 2
@@ -221,7 +238,7 @@ def test_the_demo_plays_and_answers_with_the_same_file(double):
 def test_every_executable_is_installed(double):
     cmake = (ROOT / 'CMakeLists.txt').read_text()
     (demo,) = load('demo').generate_launch_description().args
-    nodes = [*of(bring_up(cameras='a,b'), 'Node'), *of(demo, 'Node')]
+    nodes = [*of(bring_up(cameras='a,b', web='true'), 'Node'), *of(demo, 'Node')]
     for node in nodes:
         executable = node.kwargs['executable']
         module = EXECUTABLES[executable]
@@ -239,4 +256,5 @@ def test_real_launch_lists_and_runs_the_demo():
         ['timeout', '-s', 'INT', '10', 'ros2', 'launch', 'crosspoint_ros', 'demo.launch.py'],
         capture_output=True, text=True, timeout=60)
     assert 'cameras front, side, wrist' in demo.stdout, demo.stdout + demo.stderr
-    assert demo.stdout.count('process has finished cleanly') == 2, demo.stdout
+    assert 'http://127.0.0.1:8088/' in demo.stdout, demo.stdout
+    assert demo.stdout.count('process has finished cleanly') == 3, demo.stdout

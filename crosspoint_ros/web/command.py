@@ -21,13 +21,16 @@ HOST, PORT = '127.0.0.1', 8088
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument('--node', default=NODE, help=f'name of the node (default: {NODE})')
+    parser.add_argument('--node', default=NODE, help=f'name of the node (default: {NODE}; '
+                        'without a leading /: in the namespace of this one)')
     parser.add_argument('--host', default=HOST, help='address to listen on (default: '
                         f'{HOST}, this machine alone); any other asks for a token')
     parser.add_argument('--port', type=_port, default=PORT,
                         help=f'TCP port (default: {PORT}; 0: any that is free)')
     parser.add_argument('--token', default='', help='what a browser must know, 16 characters or '
                         'more (default: made anew for each start where one is needed)')
+    parser.add_argument('--ros-args', nargs=argparse.REMAINDER, default=[],
+                        help='what follows is for ROS: -r __ns:=/arm')
 
 
 def _port(text: str) -> int:
@@ -41,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format='%(name)s: %(message)s')
     token = token_for(args.host, args.token)
     try:
-        asyncio.run(serve(args.node, args.host, args.port, token))
+        asyncio.run(serve(args.node, args.host, args.port, token, args.ros_args))
     except OSError as error:
         print(f'crosspoint web: cannot listen on {args.host} port {args.port}: '
               f'{error.strerror or error} (another --port?)', file=sys.stderr)
@@ -49,14 +52,15 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-async def serve(node: str, host: str, port: int, token: str) -> None:
+async def serve(node: str, host: str, port: int, token: str,
+                ros_args: list[str] | None = None) -> None:
     """Listen, print the address, and serve until a signal; raise OSError for a taken port."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     listening = _listen(host, port)
     port = listening.getsockname()[1]
-    link = Link('/' + node.strip('/'), loop)
+    link = Link(node.rstrip('/'), loop, ros_args or [])
     hub = Hub(link)
     runner = web.AppRunner(PageServer(hub, Entry(token, port)).app, access_log=None)
     ticking = asyncio.ensure_future(hub.tick())

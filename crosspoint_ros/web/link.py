@@ -34,13 +34,15 @@ class Link:
     comes from there is posted back. Neither waits for the other.
     """
 
-    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop, ros_args: list[str]) -> None:
         """Join the graph; `start` begins to spin."""
-        self.name, self._loop = name, loop
+        self._loop = loop
         self._context = Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(args=['--ros-args', *ros_args], context=self._context,
+                   signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node('crosspoint_web', context=self._context,
                                       start_parameter_services=False, enable_rosout=False)
+        self.name = name = self.node.resolve_topic_name(name)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
