@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, View
+from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
 
 
 class ExactMatcher:
@@ -28,9 +28,10 @@ class ExactMatcher:
         pixel = other.intrinsics.pixel(other_from_clicked.point(point_cam_m))
         return Match(pixel + self.offset_px, np.eye(2), self.confidence, 'double')
 
-    def ground(self, view: View, instruction: str) -> Array:
-        """Any instruction is the middle of the image."""
-        return np.array([view.intrinsics.cx_px, view.intrinsics.cy_px])
+    def ground(self, view: View, instruction: str) -> Match:
+        """Any instruction is the middle of the image; one of two things may be meant by 'a'."""
+        middle = np.array([view.intrinsics.cx_px, view.intrinsics.cy_px])
+        return Match(middle, confidence=0.6 if instruction.startswith('a ') else 1.0)
 
 
 class SamePixelMatcher:

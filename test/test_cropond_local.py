@@ -135,8 +135,9 @@ def test_a_model_that_says_so_with_numbers_or_without_is_believed(signing, templ
 
 def test_an_instruction_is_grounded_in_the_clicked_view(matcher):
     assert isinstance(matcher, Grounder)
-    pixel = ground(view('a'), 'the drawer handle', matcher)
-    np.testing.assert_allclose(pixel, (100.0, 75.0), atol=1.0)
+    named = ground(view('a'), 'the drawer handle', matcher)
+    np.testing.assert_allclose(named.pixel, (100.0, 75.0), atol=1.0)
+    assert 0.5 < named.confidence < 1.0
 
 
 def test_an_instruction_that_leaves_it_open_is_refused(copying):

@@ -193,8 +193,9 @@ def test_many_clicks_on_one_pair_go_out_at_once(server, query):
 def test_an_instruction_is_grounded_in_one_image(start, query):
     server = start(Manners(answer=lambda x, y: ('500', '250')))
     asked = matcher(server)
-    pixel = asked.ground(query.clicked, 'the drawer handle')
-    np.testing.assert_allclose(pixel, (160, 60), atol=1.0)
+    named = asked.ground(query.clicked, 'the drawer handle')
+    np.testing.assert_allclose(named.pixel, (160, 60), atol=1.0)
+    assert named.confidence == pytest.approx(0.99 ** 4, abs=0.02)
     parts = server.requests[-1]['messages'][1]['content']
     assert [part['type'] for part in parts] == ['image_url', 'text']
     assert 'the drawer handle' in parts[1]['text']

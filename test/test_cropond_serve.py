@@ -114,7 +114,7 @@ def test_transformers_serve_passes_the_self_test_and_answers_clicks(serve):
     assert asked.describe()['asked by'] == 'free text'
     for pixel in ((320.0, 240.0), (400.0, 301.0), (77.0, 99.0)):
         np.testing.assert_allclose(asked.match(query(pixel)).pixel, pixel, atol=1.0)
-    np.testing.assert_allclose(asked.ground(query((1, 1)).clicked, 'the drawer handle'),
+    np.testing.assert_allclose(asked.ground(query((1, 1)).clicked, 'the drawer handle').pixel,
                                (320, 240), atol=1.0)
 
 

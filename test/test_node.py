@@ -266,6 +266,15 @@ def test_an_instruction_is_grounded_by_a_matcher_that_can(rig):
     result = call(rig, x=float('nan'), y=float('nan'), instruction='the drawer handle')
     assert result.status.code == Status.OK
     assert (result.clicked.x, result.clicked.y) == (159.5, 119.5)
+    assert [c.confidence for c in result.correspondences] == pytest.approx([0.9], abs=1e-6)
+
+
+def test_the_doubt_of_an_instruction_is_in_the_answer(rig):
+    rig.show()
+    result = call(rig, x=float('nan'), y=float('nan'), instruction='a handle')
+    assert result.status.code == Status.OK
+    assert [c.confidence for c in result.correspondences] == pytest.approx([0.54], abs=1e-6)
+    assert result.target.confidence < 0.6
 
 
 def test_an_instruction_to_a_matcher_that_cannot_ground_is_not_supported():

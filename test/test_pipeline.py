@@ -337,15 +337,37 @@ def test_a_correction_of_what_was_not_searched_is_a_bad_request(views, camera, p
 
 
 def test_an_instruction_becomes_a_pixel_where_the_matcher_can(views):
-    assert ground(views[0], 'the handle', Naming([3, 4])).tolist() == [3.0, 4.0]
+    named = ground(views[0], 'the handle', Naming(Match(np.array([3.0, 4.0]), confidence=0.6)))
+    assert (named.pixel.tolist(), named.confidence) == ([3.0, 4.0], 0.6)
+
+
+@pytest.mark.parametrize('refiner', [None, 'fine'])
+def test_the_doubt_of_an_instruction_counts_against_what_is_found(views, refiner):
+    clicked, side, _ = views
+    pixel = scenes.pixel_of(clicked, ON_TOP)
+    matcher = Oracle(confidence=0.95)
+    arguments = (clicked, [side], pixel, matcher, LIMITS)
+    fine = Fine() if refiner else None
+    (sure,), (unsure,) = (locate(*arguments, refiner=fine, meant=meant).answers
+                          for meant in (1.0, 0.6))
+    assert unsure.rejected is None
+    assert sure.match.confidence > LIMITS.sure_confidence
+    assert unsure.match.confidence == pytest.approx(0.6 * sure.match.confidence)
+    assert LIMITS.min_confidence <= unsure.match.confidence < LIMITS.sure_confidence
+    if refiner is None:
+        assert unsure.match.confidence == pytest.approx(0.57)
+    (refused,) = locate(*arguments, refiner=fine, meant=0.5).answers
+    assert refused.rejected.code == Code.LOW_CONFIDENCE
 
 
 @pytest.mark.parametrize(('matcher', 'code', 'words'), [
     (Oracle(), Code.NOT_SUPPORTED, "Oracle cannot find the point of an instruction .'the handle'"),
     (Naming(Rejected(Code.NOT_VISIBLE, 'no handle')), Code.NOT_VISIBLE, '^no handle$'),
     (Naming(KeyError('x')), Code.MATCHER_FAILED, 'Naming failed: KeyError'),
-    (Naming(np.full(2, np.nan)), Code.MATCHER_FAILED, 'no pixel'),
-    (Naming(np.zeros(3)), Code.MATCHER_FAILED, 'no pixel')])
+    (Naming(Match(np.full(2, np.nan))), Code.MATCHER_FAILED, 'must be finite'),
+    (Naming(Match(np.zeros(2), confidence=1.5)), Code.MATCHER_FAILED, '1.5 .must be .*0 to 1'),
+    (Naming(Match(np.zeros(3))), Code.MATCHER_FAILED, 'must be a Match'),
+    (Naming(np.zeros(2)), Code.MATCHER_FAILED, 'must be a Match')])
 def test_an_instruction_that_cannot_be_grounded_is_refused(views, matcher, code, words):
     with pytest.raises(Rejected, match=words) as refused:
         ground(views[0], 'the handle', matcher)

@@ -228,8 +228,11 @@ class Refiner(Matcher, Protocol):
 class Grounder(Protocol):
     """Finds the point that an instruction names."""
 
-    def ground(self, view: View, instruction: str) -> Array:
-        """Return the pixel (2,) of "the drawer handle" in the view; raise `Rejected` if none."""
+    def ground(self, view: View, instruction: str) -> Match:
+        """Return where the view itself shows "the drawer handle"; raise `Rejected` if nowhere.
+
+        What is found from there is never surer than this.
+        """
         ...
 
 

@@ -72,10 +72,12 @@ class Located:
 
 def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher: Matcher,
            limits: Limits, at_stage: Stage = lambda stage: None,
-           refiner: Refiner | None = None) -> Located:
+           refiner: Refiner | None = None, meant: float = 1.0) -> Located:
     """Find the clicked point in every other view, check it, and lift it to 3D.
 
-    With a refiner, what the matcher finds counts as rough: see core/fusion.py.
+    With a refiner, what the matcher finds counts as rough: see core/fusion.py. meant: the
+    probability that this pixel is the one that was meant, less than 1 for that of an instruction;
+    what is found is no surer.
     An `Unseen` among the others becomes a refused Answer, and counts in the status of the whole.
     `at_stage` is called with 'match' for each view, then with 'verify' and 'lift', as each begins;
     an exception it raises (a cancelled query) ends the work there. Raises `Rejected` when the click
@@ -86,7 +88,7 @@ def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher
     found = []
     for other in others:
         at_stage('match')  # a query that was ended meanwhile leaves the other views to the next one
-        found.append(find(clicked, other, pixel, matcher, refiner))
+        found.append(weighed(find(clicked, other, pixel, matcher, refiner), meant))
     at_stage('verify')
     answers = tuple(checked(clicked, pixel, answer, limits) for answer in found)
     at_stage('lift')
@@ -117,8 +119,8 @@ def corrected(located: Located, camera: str, pixel: Array, limits: Limits) -> Lo
     return replace(located, answers=answers, target=target, no_target=no_target)
 
 
-def ground(clicked: View, instruction: str, matcher: Matcher) -> Array:
-    """Return the pixel (2,) that an instruction names.
+def ground(clicked: View, instruction: str, matcher: Matcher) -> Match:
+    """Return the point of the clicked view that an instruction names, and how sure that is.
 
     Raises `Rejected`: NOT_SUPPORTED if the matcher cannot, MATCHER_FAILED if it breaks.
     """
@@ -126,11 +128,13 @@ def ground(clicked: View, instruction: str, matcher: Matcher) -> Array:
         raise Rejected(Code.NOT_SUPPORTED, f'{type(matcher).__name__} cannot find the point of an '
                        f'instruction ({instruction!r}): give a pixel, or choose another matcher')
     with failures_named(matcher):
-        pixel = np.asarray(matcher.ground(clicked, instruction), dtype=np.float64)
-    if pixel.shape != (2,) or not np.isfinite(pixel).all():
+        named = matcher.ground(clicked, instruction)
+    check_match(named, matcher)
+    if not np.isfinite(named.pixel).all() or not 0 <= named.confidence <= 1:
         raise Rejected(Code.MATCHER_FAILED, f'{type(matcher).__name__} answered {instruction!r} '
-                       f'with {pixel}: no pixel')
-    return pixel
+                       f'with {named.pixel} at confidence {named.confidence} (must be finite, and '
+                       '0 to 1)')
+    return named
 
 
 @contextmanager
@@ -181,6 +185,16 @@ def find(clicked: View, other: View | Unseen, pixel: Array, matcher: Matcher,
     except Rejected as why:
         return Answer(other.camera, other, None, Evidence(), why)
     return Answer(other.camera, other, match, Evidence(), None)
+
+
+def weighed(answer: Answer, meant: float) -> Answer:
+    """Count the doubt whether the pixel was the one that was meant against what was found."""
+    if answer.match is None or meant == 1.0:
+        return answer
+    sure = answer.match.confidence
+    return replace(answer, match=replace(
+        answer.match, confidence=sure * meant,
+        basis=f'{answer.match.basis} ({sure:.2f} of an instruction understood at {meant:.2f})'))
 
 
 def checked(clicked: View, pixel: Array, answer: Answer, limits: Limits) -> Answer:

@@ -24,6 +24,7 @@ from crosspoint_ros.ros.clicks import request_from_goal, subscribe_clicks
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.loading import Loading
 from crosspoint_ros.ros.outputs import Outputs
+from crosspoint_ros.ros.pictures import Pictures
 from crosspoint_ros.ros.queries import Job, QueryThread, Request
 from crosspoint_ros.ros.relay import Relay
 from crosspoint_ros.ros.report import is_answered
@@ -74,6 +75,7 @@ class QueryServer:
                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._tick.cancel()  # until there is a query to time, or a target to broadcast
         self._clicks = subscribe_clicks(node, config.cameras, self.ask)
+        self._pictures = Pictures(node, self.cameras, self.ask, self._post)
         self.steps = Steps(node, config, self.outputs, self)
         self._offer_services()
         self._jump = node.get_clock().create_jump_callback(
@@ -97,6 +99,7 @@ class QueryServer:
         self._active, self.soon_active = True, False
         if self._config.history_s > 0:
             self._listen()
+            self._pictures.start()
         if self._warming.wanted:
             self._tick.reset()
 
@@ -108,6 +111,7 @@ class QueryServer:
         self._thread.cancel('the node was deactivated')
         self._deliver()
         self.steps.forget('the node was deactivated')
+        self._pictures.stop()
         self._ignore()
 
     def close(self) -> None:
@@ -126,6 +130,7 @@ class QueryServer:
         self._node.destroy_timer(self._tick)
         self._node.destroy_guard_condition(self._guard)
         self.transforms.close()
+        self._pictures.close()
         self.steps.close()
         self.outputs.close()
 
@@ -157,7 +162,8 @@ class QueryServer:
         self._replies[job.query_id] = reply
         self._tick.reset()
         unable = self.not_now()
-        refused = Rejected(Code.BUSY, unable) if unable else self.steps.refusal(request)
+        refused = Rejected(Code.BUSY, unable) if unable else (
+            request.refused or self.steps.refusal(request))
         if refused is not None:
             job.end(refused)
             return job
@@ -195,11 +201,12 @@ class QueryServer:
         assert self.loading.matchers is not None
         matcher, refiner = self.loading.matchers.matcher, self.loading.matchers.refiner
         gathered = self._views.gather(job)
-        pixel = gathered.pixel
+        pixel, meant = gathered.pixel, 1.0
         if pixel is None:
-            pixel = ground(gathered.clicked, job.request.instruction, matcher)
+            named = ground(gathered.clicked, job.request.instruction, matcher)
+            pixel, meant = named.pixel, named.confidence
         return locate(gathered.clicked, gathered.others, pixel, matcher, self.limits, job.enter,
-                      refiner)
+                      refiner, meant)
 
     def _draw(self, job: Job) -> None:
         located = job.located
