@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from crosspoint_ros.ros.client import NODE, Client, sentence
 from crosspoint_ros.ros.processes import Died, NodeProcess
 from crosspoint_ros.scenes import KITCHEN
 
+PAGE_PORT = 8088  # that of `crosspoint web`
 START_S = 60.0  # a cold start reads OpenCV, NumPy and the model from a slow disk
 FIRST_IMAGES_S = 20.0
 TRIES = 12
@@ -81,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         print(f'\n{summary(outcomes)}', flush=True)
         if not args.once:
             print(how_to_click(), flush=True)
-            follow(client, check, last=result.query_id)
+            with page(args.output) as check_page:
+                follow(client, [check, check_page], last=result.query_id)
     return 1 if any(map(is_wrong, outcomes)) else 0
 
 
@@ -105,6 +108,33 @@ def nodes(output: Path) -> Iterator[tuple[Client, Callable[[], None]]]:
         client.wait_until_active(START_S, check)
         print(f'{NODE} is active after {time.monotonic() - begun_s:.1f} s')
         yield client, check
+
+
+@contextmanager
+def page(output: Path) -> Iterator[Callable[[], None]]:
+    """Serve the page until the block ends, and print its address; say so where that cannot be."""
+    arguments = ['web', '--port', str(PAGE_PORT if is_free(PAGE_PORT) else 0)]
+    with NodeProcess('crosspoint_ros.cli', [], output / 'web.log', os.environ,
+                     arguments) as process:
+        try:
+            address = process.said('http://', START_S)
+        except Died as died:  # aiohttp is not there
+            print(f'No page to click on: {died}', flush=True)
+            yield lambda: None
+            return
+        print(f'Or click in a browser:\n\n  {address}\n', flush=True)
+        yield process.check
+
+
+def is_free(port: int) -> bool:
+    """Tell whether nobody listens on a TCP port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(('127.0.0.1', port))
+        except OSError:
+            return False
+    return True
 
 
 def refuse_a_second_node(client: Client) -> None:
@@ -194,7 +224,7 @@ def _from_here(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def follow(client: Client, check: Callable[[], None], last: str) -> NoReturn:
+def follow(client: Client, checks: list[Callable[[], None]], last: str) -> NoReturn:
     """Tell the answer to every further click, whoever sends it, until Ctrl-C."""
     def tell(result: Any) -> None:
         if result.query_id != last:  # a latched topic begins with what was said last
@@ -203,4 +233,5 @@ def follow(client: Client, check: Callable[[], None], last: str) -> NoReturn:
     client.on_result(tell)
     while True:
         client.spin(0.5)
-        check()
+        for check in checks:
+            check()

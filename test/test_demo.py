@@ -6,10 +6,12 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ from crosspoint_ros.msg import Correspondence, GraspTarget, ImagePoint, QueryRes
 from crosspoint_ros.bench.recording import Recording
 from crosspoint_ros.bench.scene import Outcome
 from crosspoint_ros.core.datatypes import Code
+from crosspoint_ros.demo import is_free, page
 from crosspoint_ros.demo_report import header, is_wrong, judge, picture, row, summary, verdict
 from crosspoint_ros.scenes import KITCHEN
 
@@ -156,21 +159,45 @@ def test_the_demo_clicks_tells_draws_and_ends_by_itself(tmp_path):
                                                               '02_board_edge.png']
 
 
+def test_without_aiohttp_the_demo_says_what_to_install_and_goes_on(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'aiohttp.py').write_text(
+        "raise ModuleNotFoundError('No module named aiohttp', name='aiohttp')")
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=os.pathsep)
+    with page(tmp_path) as check:
+        check()
+    assert 'apt install python3-aiohttp' in capsys.readouterr().out
+
+
+def test_the_page_takes_another_port_where_its_own_is_taken(tmp_path, capsys):
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_free(8088):
+            taken.bind(('127.0.0.1', 8088))
+            taken.listen()
+        with page(tmp_path):
+            address = re.search(r'http://127\.0\.0\.1:(\d+)/', capsys.readouterr().out)
+            assert int(address[1]) not in (0, 8088)
+            assert urlopen(address[0], timeout=10).status == 200
+
+
 def test_the_demo_answers_the_click_it_advertises_and_ends_its_nodes_on_sigterm(tmp_path):
     demo = start_demo(tmp_path)
     lines = []
     for line in demo.stdout:
         lines.append(line)
-        if line.startswith('Ctrl-C ends'):
+        if line.startswith('  http://'):
             break
     told = ''.join(lines)
     assert demo.poll() is None, told
+    with urlopen(lines[-1].strip(), timeout=10) as served:
+        assert b'<title>crosspoint</title>' in served.read()
     command = re.search(r'^  (\S+) -c "(from crosspoint_ros.*)"$', told, re.MULTILINE)
     python = ROOT / command[1] if '/' in command[1] else command[1]
     clicked = subprocess.run([str(python), '-c', command[2]], cwd=ROOT, capture_output=True,
                              text=True, timeout=60)
     assert clicked.stdout.startswith('front (122.0, 227.0)\n  in side: '), clicked.stderr
     nodes = children_of(demo.pid)
+    assert len(nodes) == 3
     demo.send_signal(signal.SIGTERM)
     rest, _ = demo.communicate(timeout=30)
     assert demo.returncode == 0, rest

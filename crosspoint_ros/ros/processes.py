@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -27,17 +28,17 @@ class NodeProcess:
     """
 
     def __init__(self, module: str, ros_args: list[str], log: Path,
-                 environment: Mapping[str, str]) -> None:
-        """Start `module:main` with ROS arguments; the log file's name names it."""
+                 environment: Mapping[str, str], arguments: Sequence[str] = ()) -> None:
+        """Start `module:main` with arguments and ROS arguments; the log file's name names it."""
         self.name = log.stem
         self._log = log
         code = f'import sys; from {module} import main; sys.exit(main())'
         parent = os.getpid()
         with log.open('w') as out:
             self._process = subprocess.Popen(
-                [sys.executable, '-c', code, '--ros-args', *ros_args], stdin=subprocess.DEVNULL,
-                stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                env=dict(environment), preexec_fn=lambda: _die_with(parent))
+                [sys.executable, '-c', code, *arguments, '--ros-args', *ros_args],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                start_new_session=True, env=dict(environment), preexec_fn=lambda: _die_with(parent))
 
     def __enter__(self) -> NodeProcess:
         return self
@@ -59,6 +60,17 @@ class NodeProcess:
         lines = self._log.read_text(errors='replace').splitlines()[-TAIL_LINES:]
         said = '\n'.join(f'  {line}' for line in lines) or '  (nothing)'
         raise Died(f'{self.name} has ended with code {code}. Its last words ({self._log}):\n{said}')
+
+    def said(self, beginning: str, timeout_s: float) -> str:
+        """Wait for a line that begins so, and return it; raise `Died` or TimeoutError."""
+        end_s = time.monotonic() + timeout_s
+        while time.monotonic() < end_s:
+            for line in self._log.read_text(errors='replace').splitlines():
+                if line.startswith(beginning):
+                    return line
+            self.check()
+            time.sleep(0.05)
+        raise TimeoutError(f'{self.name} has not said {beginning!r} after {timeout_s:g} s')
 
     def wait(self, timeout_s: float = 20.0) -> int:
         """Wait until it ends by itself, and return its exit code."""
