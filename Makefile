@@ -28,7 +28,7 @@ PYTEST := PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo    set up $(VENV), build the package, run the demo on the built-in scene'
+	@echo 'make demo    set up $(VENV), build the package, run the demo on the built-in scene, serve its page'
 	@echo 'make test    build with pip and with colcon, run every test, and the smoke test on both'
 	@echo 'make test-cropond  the tests of CroPond that need PyTorch, on the oldest and newest transformers'
 	@echo 'make smoke   the same builds, the smoke test alone'
