@@ -47,9 +47,12 @@ class InteractiveMarkers:
     what becomes of it, by `move` and `apply`.
     """
 
-    def __init__(self, node: Node, namespace: str) -> None:
-        """Offer `<namespace>/update`, `/feedback` and `/get_interactive_markers`."""
-        self._node, self._sequence = node, 0
+    def __init__(self, node: Node, namespace: str, on_stray: OnFeedback | None = None) -> None:
+        """Offer `<namespace>/update`, `/feedback` and `/get_interactive_markers`.
+
+        on_stray: gets the feedback that means a marker which is gone; without it the log does.
+        """
+        self._node, self._sequence, self._on_stray = node, 0, on_stray
         self._shown: dict[str, InteractiveMarker] = {}  # what clients have
         self._changes: dict[str, InteractiveMarker | InteractiveMarkerPose | None] = {}
         self._callbacks: dict[str, OnFeedback] = {}
@@ -125,7 +128,10 @@ class InteractiveMarkers:
 
     def _on_feedback(self, feedback: InteractiveMarkerFeedback) -> None:
         name = feedback.marker_name
-        if name not in self._shown or name not in self._callbacks:
+        gone = name not in self._shown or name not in self._callbacks
+        if gone and self._on_stray is not None:
+            self._on_stray(feedback)
+        elif gone:
             self._node.get_logger().info(f'{feedback.client_id} means the marker {name!r}, which '
                                          'is gone', throttle_duration_sec=1.0)
         elif self._held_by_another(feedback):

@@ -36,6 +36,7 @@ class Request:
     stamp_ns is that of the clicked image, 0 for the newest. With `point_m` (3,), given in
     `point_frame`, the camera is chosen by who sees it best and `camera` is empty. `clamp` moves a
     pixel just past the border onto the image. A correction asks no matcher, and no camera.
+    `refused` is what speaks against it already: it only gets its result.
     """
 
     camera: str = ''
@@ -47,6 +48,7 @@ class Request:
     point_frame: str = ''
     clamp: bool = False
     correction: Correction | None = None
+    refused: Rejected | None = None
 
 
 class Ended(Exception):  # noqa: N818  (an interruption, not an error)
