@@ -98,9 +98,9 @@ def idle_percent(history_s: float, seconds: float) -> float:
         node = _start(stack, history_s, 1280, 720)
         time.sleep(SETTLE_S)
         node.check()
-        begun_s, cpu_s = time.monotonic(), _cpu_s(node.pid)
+        begun_s, before_s = time.monotonic(), cpu_s(node.pid)
         time.sleep(seconds)
-        return 100 * (_cpu_s(node.pid) - cpu_s) / (time.monotonic() - begun_s)
+        return 100 * (cpu_s(node.pid) - before_s) / (time.monotonic() - begun_s)
 
 
 def overhead_ms(clicks: int) -> list[float]:
@@ -139,7 +139,7 @@ def _parameters(assignments: list[str]) -> list[str]:
     return [word for assignment in assignments for word in ('-p', assignment)]
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """CPU seconds of a process and all its threads, user and system (proc(5))."""
     fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
