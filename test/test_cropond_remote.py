@@ -19,15 +19,16 @@ from crosspoint_ros.core.datatypes import (
     Described,
     Grounder,
     Intrinsics,
+    Match,
     Query,
     Rejected,
     View,
     Warmable,
 )
-from crosspoint_ros.core.pipeline import check_match
+from crosspoint_ros.core.pipeline import check_match, locate
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import load_matcher
-from crosspoint_ros.matchers.cropond.asking import UNMEASURED_CONFIDENCE, template_of
+from crosspoint_ros.matchers.cropond.asking import REMEMBERED_NAMES, template_of
 from crosspoint_ros.matchers.cropond.capabilities import probe
 from crosspoint_ros.matchers.cropond.prompt import Convention
 from crosspoint_ros.matchers.cropond.remote import CropondRemoteMatcher
@@ -147,6 +148,15 @@ def test_images_that_the_server_has_are_named_and_not_sent_again(server, asked, 
     np.testing.assert_array_equal(first.pixel, again.pixel)
 
 
+def test_of_the_images_that_were_sent_the_latest_names_are_remembered(asked, query):
+    clicked = query.clicked
+    for seed in range(REMEMBERED_NAMES + 10):
+        asked.match(Query(clicked, view('b', seed, 56, 56), CLICK))
+    held = asked._examination.known.asking._held
+    assert len(held) == REMEMBERED_NAMES
+    assert asked._pictures.of(clicked.image).name in held
+
+
 def test_images_that_the_server_has_forgotten_are_sent_again_for_the_same_click(
         server, asked, query):
     asked.match(query)
@@ -208,6 +218,35 @@ def test_an_instruction_without_a_place_is_refused(server, asked, query):
     assert caught.value.code == Code.NOT_VISIBLE
 
 
+@pytest.mark.parametrize(('words', 'said'), [
+    ('the <|image_pad|>', r"holds '<\|'"), ('cup<|im_end|>', r"holds '<\|'"),
+    ('cup ' * 126, '504 characters long .limit 500')])
+def test_an_instruction_that_is_no_words_or_no_end_of_them_is_a_bad_request(
+        server, asked, query, words, said):
+    before = len(server.requests)
+    with pytest.raises(Rejected, match=said) as caught:
+        asked.ground(query.clicked, words)
+    assert caught.value.code == Code.BAD_REQUEST
+    assert len(server.requests) == before
+    assert asked.describe()['state'] == 'ready'
+
+
+def test_a_request_that_the_server_refuses_for_its_words_is_no_doubt_about_the_server(
+        server, asked, query):
+    server.manners.faults = ['400']
+    with pytest.raises(Rejected, match='400'):
+        asked.ground(query.clicked, 'the drawer handle')
+    assert asked.describe()['state'] == 'ready'
+    server.manners.free = lambda x, y: f'{FREE}500, 250]'
+    assert asked.ground(query.clicked, 'the drawer handle')
+    for state in (True, False):  # the second one running is not about the words
+        server.manners.faults = ['400', '400']  # by the image's name, then with the image
+        with pytest.raises(Rejected, match='400'):
+            asked.ground(query.clicked, 'the drawer handle')
+        server.manners.faults = []
+        assert (asked.describe()['state'] == 'ready') is state
+
+
 def test_a_guess_at_an_instruction_is_refused(server, asked, query):
     server.manners.answer, server.manners.sure = (lambda x, y: ('500', '250')), 0.4
     with pytest.raises(Rejected) as caught:
@@ -258,11 +297,41 @@ def test_a_server_like_transformers_serve_is_asked_in_free_text(start, query):
                                           'max_tokens', 'frequency_penalty'}
 
 
-def test_without_probabilities_a_match_is_never_sure_and_its_spread_unknown(start, query):
-    match = matcher(start(serve_like())).match(query)
-    assert match.confidence == UNMEASURED_CONFIDENCE
-    assert Limits().min_confidence < UNMEASURED_CONFIDENCE < Limits().sure_confidence
-    assert np.isnan(match.covariance_px2).all()
+def test_without_probabilities_a_match_is_refused_with_words_unless_it_is_said_what_it_is_worth(
+        start, query):
+    server = start(serve_like())
+    (refused,) = locate(query.clicked, [query.other], CLICK, matcher(server), Limits()).answers
+    assert np.isnan(refused.match.covariance_px2).all()
+    assert refused.rejected.code == Code.LOW_CONFIDENCE
+    assert 'tells no probabilities' in refused.rejected.message
+    worth = matcher(server, confidence_unknown=0.6)
+    (taken,) = locate(query.clicked, [query.other], CLICK, worth, Limits()).answers
+    assert taken.rejected is None
+    assert taken.match.confidence == 0.6
+    with pytest.raises(Rejected, match='tells no probabilities'):
+        matcher(server).ground(query.clicked, 'the drawer handle')
+    assert worth.ground(query.clicked, 'the drawer handle').confidence == 0.6
+
+
+def test_without_probabilities_a_refiner_that_finds_the_same_confirms_it(start, query):
+    class Fine:
+        """DOUBLE of a refiner that finds a place by itself."""
+
+        def __init__(self, pixel):
+            self.pixel = pixel
+
+        def match(self, query):
+            return Match(self.pixel, np.eye(2), 0.6)
+
+        def refine(self, query, near):
+            raise Rejected(Code.NOT_VISIBLE, 'nothing near')
+
+    asked, limits = matcher(start(serve_like())), Limits()
+    (same,), (other,) = (locate(query.clicked, [query.other], CLICK, asked, limits,
+                                refiner=Fine(pixel)).answers for pixel in (CLICK, CLICK / 4))
+    assert same.rejected is None
+    assert same.match.confidence > 0.75 > 0.6  # what it was by itself
+    assert other.rejected.code == Code.LOW_CONFIDENCE
 
 
 def test_a_constraint_without_a_begun_reply_covers_the_whole_of_it(start, query):
@@ -323,7 +392,7 @@ def test_without_the_probabilities_that_it_had_a_match_is_not_sure(server, asked
     server.manners.tokens = lambda text: logprobs
     match = asked.match(query)
     np.testing.assert_allclose(match.pixel, CLICK, atol=1.0)
-    assert match.confidence == UNMEASURED_CONFIDENCE
+    assert match.confidence == asked.options.confidence_unknown
 
 
 def test_the_form_that_the_model_uses_by_itself_is_learnt(start, query):
@@ -389,7 +458,7 @@ def test_a_server_that_comes_after_the_node_is_found_by_a_click(server, start, q
     server.stop()
     with caplog.at_level(logging.WARNING):
         asked = matcher(server)
-    assert 'The next query tries again' in caplog.text
+    assert 'the next query tries again' in caplog.text
     refused = refusal(asked, query)
     assert refused.code == Code.MATCHER_FAILED
     assert 'is the server running' in refused.message

@@ -77,7 +77,8 @@ def verify(query: Query, match: Match, evidence: Evidence, limits: Limits) -> No
     other = query.other.camera
     if not match.confidence >= limits.min_confidence:
         raise Rejected(Code.LOW_CONFIDENCE, f'confidence {match.confidence:.2f} in {other} '
-                       f'(limits.min_confidence {limits.min_confidence:g})')
+                       f'(limits.min_confidence {limits.min_confidence:g})'
+                       f'{": " if match.basis else ""}{match.basis}')
     if evidence.epipolar_error_px > limits.max_epipolar_px:
         raise Rejected(Code.INCONSISTENT, f'the found point is {evidence.epipolar_error_px:.1f} px '
                        f'off where {other} shows the clicked ray (limits.max_epipolar_px '

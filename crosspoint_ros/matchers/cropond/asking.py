@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,10 +31,7 @@ from crosspoint_ros.matchers.cropond.prompt import Convention, Shown, Template
 from crosspoint_ros.matchers.cropond.refusal import NOT_UNDERSTOOD, ServerTrouble
 from crosspoint_ros.matchers.cropond.reply import NoPoint, point
 
-# Where the server tells no probabilities nobody knows how certain the model was. That is enough to
-# be shown, and to be confirmed by another matcher or by geometry, and never to be called sure
-# (limits.min_confidence 0.5, limits.sure_confidence 0.8).
-UNMEASURED_CONFIDENCE = 0.6
+REMEMBERED_NAMES = 64  # of images; what the server forgot meanwhile is sent again
 CLICK = tuple[str, str]
 
 
@@ -59,7 +57,8 @@ class Asking:
     pictures: Pictures
     can: Capabilities
     template: Template = field(default_factory=Template)
-    _held: set[str] = field(default_factory=set)  # names of images that the server was sent
+    # Names of images that the server was sent, the latest last.
+    _held: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def places(self, images: Sequence[Image], clicks: Sequence[CLICK], convention: Convention,
@@ -172,7 +171,11 @@ class Asking:
 
     def _remember(self, pictures: Sequence[Picture]) -> None:
         with self._lock:
-            self._held.update(p.name for p in pictures)
+            for picture in pictures:
+                self._held[picture.name] = None
+                self._held.move_to_end(picture.name)
+            while len(self._held) > REMEMBERED_NAMES:
+                self._held.popitem(last=False)
 
     # --- reading a reply
 
@@ -197,7 +200,7 @@ class Asking:
                             'cleanup and configure find out')
         return (self._weighed(reply, said, convention, shown)
                 or Place(prompt.pixel_of(convention, *said, shown), np.full((2, 2), np.nan),
-                         UNMEASURED_CONFIDENCE))
+                         self.options.confidence_unknown))
 
     def _said(self, text: str, click: CLICK | None) -> tuple[float, float]:
         """The point of a reply; one that was begun by us starts with the numbers."""

@@ -86,7 +86,8 @@ class RemoteOptions(AskingOptions):
     url: of an OpenAI-compatible server, up to and with /v1. model: its name there, '' for the only
     one. key_env: the environment variable that holds the key. deadline_s: longest time a query may
     take. ca_file: the certificate authority of a server with one of its own. proxy: of one outside
-    of the robot's network; those of the environment are not used.
+    of the robot's network; those of the environment are not used. confidence_unknown: what an
+    answer is worth of a server that tells no probabilities.
     """
 
     url: str = 'http://127.0.0.1:8000/v1'
@@ -95,6 +96,9 @@ class RemoteOptions(AskingOptions):
     deadline_s: float = 4.0
     ca_file: str = ''
     proxy: str = ''
+    # Below limits.min_confidence: refused, unless a refiner confirms it. docs/fusion.md has what a
+    # model is worth there that is 0.5 confident of everything.
+    confidence_unknown: float = 0.49
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,6 +107,9 @@ class RemoteOptions(AskingOptions):
         if '@' in self.url:
             raise ValueError('url must not hold a key or password (it would stand in logs): put it '
                              f'in the environment variable {self.key_env}')
+        if not 0 < self.confidence_unknown <= 1:
+            raise ValueError('confidence_unknown must lie in 0..1, got '
+                             f'{self.confidence_unknown}')
         if not self.deadline_s > 0:
             raise ValueError(f'deadline_s must be more than 0, got {self.deadline_s}')
 

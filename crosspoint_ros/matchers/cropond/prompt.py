@@ -6,7 +6,7 @@ from enum import Enum
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array
+from crosspoint_ros.core.datatypes import Array, Code, Rejected
 
 SYSTEM = 'You are a helpful assistant.'
 POINTING = ('The point at [{x}, {y}] in the first image corresponds to which point in the second '
@@ -18,6 +18,8 @@ JUDGEMENT = ('Do the point at [{x}, {y}] in the first image and the point at [{o
              '{other_y}] in the second image show the same place?\n'
              'A. Yes\nB. No\nAnswer with the letter of the option.')
 RELATIVE_UNITS = 1000
+MOST_CHARACTERS = 500  # of an instruction
+SPECIAL = '<|'  # what tokens begin with that are no words: an image, the end of a turn
 
 
 class Convention(str, Enum):
@@ -109,7 +111,16 @@ def pointing(x: str, y: str, question: str = POINTING) -> str:
 
 
 def grounding(instruction: str) -> str:
-    """Ask where the only image shows what the instruction names."""
+    """Ask where the only image shows what the instruction names.
+
+    Raises `Rejected` (BAD_REQUEST) for an instruction that is too long, or no words.
+    """
+    if len(instruction) > MOST_CHARACTERS:
+        raise Rejected(Code.BAD_REQUEST, f'the instruction is {len(instruction)} characters long '
+                       f'(limit {MOST_CHARACTERS}): name one thing')
+    if SPECIAL in instruction:
+        raise Rejected(Code.BAD_REQUEST, f'the instruction {instruction[:80]!r} holds {SPECIAL!r}, '
+                       'which to the model is no word: leave it out')
     return GROUNDING.replace('{instruction}', instruction.strip())
 
 

@@ -13,6 +13,7 @@ QUOTED_CHARACTERS = 300
 BUSY, TOO_LARGE, NOT_FOUND = 429, 413, 404
 OVERLOADED = (BUSY, 503)
 NOT_ALLOWED = (401, 403)
+ABOUT_A_REQUEST = (400, TOO_LARGE, 422)
 NOT_UNDERSTOOD = (400, 422, 500, 501)  # what servers answer to a field that they cannot take
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
 from crosspoint_ros.matchers.cropond import prompt
 from crosspoint_ros.matchers.cropond.asked import Pictures
@@ -14,7 +16,7 @@ from crosspoint_ros.matchers.cropond.asking import Place
 from crosspoint_ros.matchers.cropond.chat import Chat, Deadline
 from crosspoint_ros.matchers.cropond.examination import EXAMINATION_S, Examination, Known
 from crosspoint_ros.matchers.cropond.options import RemoteOptions
-from crosspoint_ros.matchers.cropond.refusal import BUSY, ServerTrouble
+from crosspoint_ros.matchers.cropond.refusal import ABOUT_A_REQUEST, BUSY, ServerTrouble
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +42,14 @@ class CropondRemoteMatcher:
             raise ValueError('cropond_remote needs Pillow: pip install pillow')
         self._chat = Chat(given.url, given.model, given.key_env, given.ca_file, given.proxy)
         self._pictures = Pictures(given.max_pixels)
+        self._words_blamed = False
         self._examination = Examination(self._chat, given, self._pictures)
         try:
             self._examination.await_known(Deadline.after(EXAMINATION_S))
         except ServerTrouble as trouble:
             if not trouble.passing:
                 raise ValueError(trouble.message) from trouble
-            log.warning('%s. The next query tries again', trouble.message)
+            log.warning('%s (the next query tries again)', trouble.message)
 
     def match(self, query: Query) -> Match:
         """Ask where the other view shows the click.
@@ -76,14 +79,14 @@ class CropondRemoteMatcher:
 
         Raises `Rejected`: NOT_VISIBLE when the model names none, LOW_CONFIDENCE when it guesses.
         """
-        with self._asked() as (known, deadline):
+        with self._asked(in_own_words=True) as (known, deadline):
             found = known.asking.named(view.image, instruction, known.convention, deadline)
         if isinstance(found, Rejected):
             raise found
         if found.confidence < self.options.min_ground_confidence:
             raise Rejected(Code.LOW_CONFIDENCE, f'{instruction!r} may be in several places of '
-                           f'{view.camera}: {found.confidence:.2f} at the likeliest '
-                           '(cropond_remote.min_ground_confidence '
+                           f'{view.camera}: {found.confidence:.2f} at the likeliest'
+                           f'{self._unmeasured(found)} (cropond_remote.min_ground_confidence '
                            f'{self.options.min_ground_confidence:g})')
         return self._match(found)
 
@@ -116,18 +119,33 @@ class CropondRemoteMatcher:
         self._chat.close()
 
     @contextmanager
-    def _asked(self) -> Iterator[tuple[Known, Deadline]]:
-        """What is known of the server, and until when; trouble makes it be examined anew."""
+    def _asked(self, in_own_words: bool = False) -> Iterator[tuple[Known, Deadline]]:
+        """What is known of the server, and until when; trouble makes it be examined anew.
+
+        in_own_words: a refusal may be about the words of a person. The second one running is not.
+        """
         deadline = Deadline.after(self.options.deadline_s)
         known = self._examination.await_known(deadline)
         try:
             yield known, deadline
         except ServerTrouble as trouble:
+            blamed = self._words_blamed
+            self._words_blamed = in_own_words and trouble.status in ABOUT_A_REQUEST
+            if self._words_blamed and not blamed:
+                raise
             # A server that has too much to do is not helped by a dozen questions more.
             if trouble.code is not Code.TIMEOUT and trouble.status != BUSY:
                 self._examination.doubt(trouble)
             raise
+        self._words_blamed = False
 
     def _match(self, found: Place) -> Match:
         return Match(found.pixel, found.covariance_px2, found.confidence,
-                     f'{self._chat.model} on {self._chat.url}')
+                     f'{self._chat.model} on {self._chat.url}{self._unmeasured(found)}')
+
+    @staticmethod
+    def _unmeasured(found: Place) -> str:
+        if not np.isnan(found.covariance_px2).any():
+            return ''
+        return (', which tells no probabilities: refine can confirm a match, and the option '
+                'confidence_unknown says what its word is worth')
