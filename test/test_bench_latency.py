@@ -211,4 +211,4 @@ def test_without_torch_one_sentence_says_what_to_install(words):
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert 'needs torch' in line
-    assert 'crosspoint_ros[cropond]' in line
+    assert 'pip install torch "transformers>=4.57,<6" pillow' in line

@@ -30,4 +30,4 @@ def test_choosing_cropond_without_torch_says_what_to_install():
     told = run('from crosspoint_ros.matchers import load_matcher\n'
                'try: load_matcher("cropond", model="/nowhere")\n'
                'except ValueError as error: print(error)')
-    assert 'cropond needs torch: pip install "crosspoint_ros[cropond]"' in told
+    assert 'cropond needs torch: pip install torch "transformers>=4.57,<6" pillow' in told

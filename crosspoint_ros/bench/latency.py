@@ -96,7 +96,7 @@ def built(name: str, given: dict[str, Any], shape: str | None) -> Matcher:
         random_weights = import_module('crosspoint_ros.matchers.cropond.random_weights')
     except ModuleNotFoundError as error:
         raise ValueError(f'--random-weights needs {error.name}: pip install '
-                         '"crosspoint_ros[cropond]"') from error
+                         'torch "transformers>=4.57,<6" pillow') from error
     loaded = random_weights.load(shape, given.get('device', 'auto'), given.get('weights', 'auto'))
     return matcher_class(name)(loaded=loaded, model=shape, **UNTAUGHT | given)
 

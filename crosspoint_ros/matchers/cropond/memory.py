@@ -18,6 +18,7 @@ CURE = 'end other programs, choose a smaller model, or cropond.weights: 4bit'
 def free_bytes(device: str) -> int:
     """How much memory is free there."""
     if device == 'cuda' and not torch.cuda.get_device_properties(0).is_integrated:
+        torch.cuda.empty_cache()  # what PyTorch keeps for later counts as taken
         return int(torch.cuda.mem_get_info()[0])
     # A Jetson's GPU has no memory of its own, and CUDA counts what files are cached in as taken.
     left = container_bytes()

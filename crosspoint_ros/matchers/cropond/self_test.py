@@ -59,8 +59,9 @@ class Score:
     repeated: int = 0
 
     def __str__(self) -> str:
+        error = f'median {self.median_px:.1f} px' if np.isfinite(self.median_px) else 'few answered'
         text = (f'{self.convention.value}: {self.same} of {self.asked} found in the same image '
-                f'(median {self.median_px:.1f} px), {self.smaller} in a smaller one')
+                f'({error}), {self.smaller} in a smaller one')
         if self.swapped is None:
             return text
         return (f'{text}, {self.swapped} with its halves swapped, where {self.repeated} answers '
@@ -83,8 +84,8 @@ def decide(pointer: Pointer, conventions: Sequence[Convention], allow_repeating:
     passed = [score for score in scores if score.same >= NEEDED]
     if not passed:
         raise SelfTestFailed(f'the model failed its self-test ({NEEDED} of {POINTS} are needed): '
-                             f'{_said(scores)}. Is it a CroPond or Qwen2.5-VL checkpoint, with the '
-                             'right coordinates and template?')
+                             f'{_said(scores)}. It must be a CroPond or Qwen2.5-VL checkpoint, '
+                             'with the right coordinates and template')
     best = max(passed, key=lambda score: score.same + score.smaller)
     if any(_rivals(best, other) for other in passed):
         raise SelfTestFailed('the self-test cannot tell in which coordinates the model writes: '
