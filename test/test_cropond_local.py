@@ -30,6 +30,7 @@ from crosspoint_ros.core.datatypes import (
 from crosspoint_ros.core.pipeline import ground
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.cropond import checkpoint, memory
+from crosspoint_ros.matchers.cropond.engine import FreeReply
 from crosspoint_ros.matchers.cropond.prompt import Convention
 
 torch.set_num_threads(1)
@@ -138,6 +139,25 @@ def test_an_instruction_is_grounded_in_the_clicked_view(matcher):
     named = ground(view('a'), 'the drawer handle', matcher)
     np.testing.assert_allclose(named.pixel, (100.0, 75.0), atol=1.0)
     assert 0.5 < named.confidence < 1.0
+
+
+@pytest.mark.parametrize(('reply', 'code'), [
+    ('[{"point_2d": [500, 500]}, {"point_2d": [250, 750]}]', Code.LOW_CONFIDENCE),
+    ('Nowhere.', Code.NOT_VISIBLE)])
+def test_an_instruction_that_names_two_things_or_none_is_refused(matcher, monkeypatch, reply, code):
+    """DOUBLE of the free reply: this model was taught to name one, always."""
+    said = FreeReply(tuple(matcher.engine.alphabet.encode(reply)), reply, 0.0)
+    monkeypatch.setattr(matcher.engine, 'free', lambda *arguments: said)
+    with pytest.raises(Rejected, match='one is needed') as refused:
+        matcher.ground(view('a'), 'both cups')
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize('words', ['the <|image_pad|>', 'cup<|im_end|>', 'cup ' * 126])
+def test_an_instruction_that_is_no_words_or_no_end_of_them_is_a_bad_request(matcher, words):
+    with pytest.raises(Rejected) as refused:
+        matcher.ground(view('a'), words)
+    assert refused.value.code == Code.BAD_REQUEST
 
 
 def test_an_instruction_that_leaves_it_open_is_refused(copying):

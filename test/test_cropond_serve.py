@@ -109,7 +109,7 @@ def asked_of(serve: Serve, **options) -> CropondRemoteMatcher:
 
 @needs_serve
 def test_transformers_serve_passes_the_self_test_and_answers_clicks(serve):
-    asked = asked_of(serve)
+    asked = asked_of(serve, confidence_unknown=0.6)
     assert asked.describe()['coordinates'] == 'relative_1000'
     assert asked.describe()['asked by'] == 'free text'
     for pixel in ((320.0, 240.0), (400.0, 301.0), (77.0, 99.0)):

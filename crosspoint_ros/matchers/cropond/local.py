@@ -15,11 +15,11 @@ from crosspoint_ros.matchers.cropond.answer import Place, place
 from crosspoint_ros.matchers.cropond.options import AUTO, LocalOptions
 from crosspoint_ros.matchers.cropond.pixels import seen_size_px
 from crosspoint_ros.matchers.cropond.prompt import Convention, Shown, Template
-from crosspoint_ros.matchers.cropond.reply import NoPoint, point
+from crosspoint_ros.matchers.cropond.reply import NoPoint, point, points
 
 if TYPE_CHECKING:
     from crosspoint_ros.matchers.cropond.checkpoint import Checkpoint
-    from crosspoint_ros.matchers.cropond.engine import Engine, Picture
+    from crosspoint_ros.matchers.cropond.engine import Engine, FreeReply, Picture
     from crosspoint_ros.matchers.cropond.grammar import Form
 
 FREE_TOKENS = 96  # a sentence about both points, and then JSON
@@ -43,8 +43,8 @@ class CropondMatcher:
             from crosspoint_ros.matchers.cropond import checkpoint, memory
             from crosspoint_ros.matchers.cropond.engine import Engine, EngineOptions
         except ModuleNotFoundError as error:
-            raise ValueError(f'cropond needs {error.name}: pip install "crosspoint_ros[cropond]", '
-                             'or torch, transformers and pillow; on a Jetson torch comes from '
+            raise ValueError(f'cropond needs {error.name}: pip install torch '
+                             '"transformers>=4.57,<6" pillow; on a Jetson torch comes from '
                              'NVIDIA') from error
         self.checkpoint = loaded = loaded or checkpoint.load(
             self.options.model, self.options.revision, self.options.device, self.options.weights)
@@ -87,10 +87,12 @@ class CropondMatcher:
 
         Raises `Rejected`: NOT_VISIBLE when the model names none, LOW_CONFIDENCE when it guesses.
         """
-        shown = self._shown(view)
+        shown, pictures = self._shown(view), (self._picture(view),)
+        question = prompt.grounding(instruction)
         with self._lock:
-            (answer,) = self._places((self._picture(view),), [prompt.grounding(instruction)],
-                                     [None], shown, self.convention)
+            (answer,) = self._places(pictures, [question], [None], shown, self.convention)
+            if not isinstance(answer, Rejected):  # the forced form ends with the first place
+                self._check_single(self.engine.free(pictures, question, FREE_TOKENS), instruction)
         if isinstance(answer, Rejected):
             raise answer
         if answer.confidence < self.options.min_ground_confidence:
@@ -192,6 +194,15 @@ class CropondMatcher:
         self._learnt[convention] = form
         log.info('the model replies in a form of its own: %r', reply.text)
         return found
+
+    @staticmethod
+    def _check_single(reply: FreeReply, instruction: str) -> None:
+        """Raise `Rejected` unless a free reply names one place, and ends."""
+        found = len(set(points(reply.text)))
+        if found != 1 or len(reply.tokens) >= FREE_TOKENS:
+            raise Rejected(Code.LOW_CONFIDENCE if found else Code.NOT_VISIBLE,
+                           f'{instruction!r} names {found} places, or more than {FREE_TOKENS} '
+                           f'tokens hold; one is needed: the model replied {reply.text[:160]!r}')
 
     @staticmethod
     def _unclear(text: str) -> Rejected:
