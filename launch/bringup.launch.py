@@ -58,7 +58,8 @@ OTHERS = {
                 'of shared memory (camera drivers need the same, to send them). large_data: '
                 'FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA; then every other node and tool needs it '
                 'too, and does not see this one without. leave: as it is'),
-    'rviz': ('false', 'true: also start RViz with the overlays of the first two of `cameras`'),
+    'rviz': ('false', 'true: also start RViz, with pictures to click on and the overlays of the '
+             'first two of `cameras`'),
     'web': ('false', 'true: also serve the page of `crosspoint web`, see docs/web.md'),
     'web_host': ('127.0.0.1', 'address that the page is served on; any other asks for a token, '
                  'which stands in the log'),
@@ -183,18 +184,27 @@ def rviz(given, cameras):
     if given('rviz').lower() not in ('true', '1', 'yes', 'on'):
         return []
     prefix = f'/{given("namespace")}'.replace('//', '/').rstrip('/')
-    topics = ['markers', 'grasp_target', 'front/overlay', 'wrist/overlay']
-    shown = dict(zip(('front', 'wrist'), cameras, strict=False))
-    remappings = []
-    for topic in topics:
-        camera, _, rest = topic.partition('/')
-        to = f'{shown.get(camera, camera)}/{rest}' if rest else topic
-        remappings.append((f'/crosspoint/{topic}', f'{prefix}/crosspoint/{to}'))
+    topics = ['markers', 'grasp_target', *(
+        f'{markers}/{name}' for markers in ('pictures', 'adjust')
+        for name in ('update', 'feedback', 'get_interactive_markers'))]
+    remappings = [(f'/crosspoint/{topic}', f'{prefix}/crosspoint/{topic}') for topic in topics]
+    for shown, camera in zip(('front', 'wrist'), cameras, strict=False):
+        remappings += [
+            (f'/crosspoint/{shown}/overlay', f'{prefix}/crosspoint/{camera}/overlay'),
+            *((f'/{shown}/color/{name}', resolved(given, f'{kind}_topic', camera,
+                                                  f'/{camera}/color/{name}'))
+              for kind, name in (('image', 'image_raw'), ('info', 'camera_info')))]
     frame = ['-f', given('base_frame')] if given('base_frame') else []
     return [Node(
         package='rviz2', executable='rviz2', name='crosspoint_rviz', output='log',
         arguments=['-d', str(CONFIG / 'crosspoint.rviz'), *frame], remappings=remappings,
         parameters=[{'use_sim_time': typed('use_sim_time', given('use_sim_time') or 'false')}])]
+
+
+def resolved(given, name, camera, default):
+    """Return the topic of a camera with its namespace: RViz has none of its own."""
+    topic = given(name).replace('{camera}', camera) or default
+    return topic if topic.startswith('/') else f'/{given("namespace")}/{topic}'.replace('//', '/')
 
 
 def web(given):

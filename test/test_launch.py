@@ -5,7 +5,9 @@ double below, which only records what they build.
 """
 from __future__ import annotations
 
+import ast
 import importlib.util
+import json
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -208,19 +210,67 @@ def test_rviz_starts_only_when_asked(double):
 def test_rviz_shows_the_first_two_cameras_in_the_namespace_of_the_node(double):
     rviz, _ = of(bring_up(cameras='left,right,top', rviz='true', namespace='arm',
                           base_frame='world'), 'Node')
+    markers = {f'/crosspoint/{namespace}/{name}': f'/arm/crosspoint/{namespace}/{name}'
+               for namespace in ('pictures', 'adjust')
+               for name in ('update', 'feedback', 'get_interactive_markers')}
     assert dict(rviz.kwargs['remappings']) == {
         '/crosspoint/front/overlay': '/arm/crosspoint/left/overlay',
         '/crosspoint/wrist/overlay': '/arm/crosspoint/right/overlay',
         '/crosspoint/markers': '/arm/crosspoint/markers',
-        '/crosspoint/grasp_target': '/arm/crosspoint/grasp_target'}
+        '/crosspoint/grasp_target': '/arm/crosspoint/grasp_target',
+        '/front/color/image_raw': '/left/color/image_raw',
+        '/front/color/camera_info': '/left/color/camera_info',
+        '/wrist/color/image_raw': '/right/color/image_raw',
+        '/wrist/color/camera_info': '/right/color/camera_info', **markers}
     assert rviz.kwargs['arguments'][-2:] == ['-f', 'world']
     assert Path(rviz.kwargs['arguments'][1]).is_file()
 
 
+def test_rviz_shows_the_images_that_the_node_takes(double):
+    rviz, _ = of(bring_up(cameras='a,b', rviz='true', image_topic='{camera}/rgb', namespace='arm',
+                          info_topic='/{camera}/info'), 'Node')
+    remapped = dict(rviz.kwargs['remappings'])
+    assert remapped['/front/color/image_raw'] == '/arm/a/rgb'
+    assert remapped['/wrist/color/camera_info'] == '/b/info'
+
+
+def displays():
+    config = yaml.safe_load((ROOT / 'config' / 'crosspoint.rviz').read_text())
+    return config['Visualization Manager']
+
+
 def test_the_remapped_topics_are_those_of_the_rviz_file(double):
-    text = (ROOT / 'config' / 'crosspoint.rviz').read_text()
+    shown = {d['Topic']['Value'] for d in displays()['Displays'] if 'Topic' in d}
+    shown |= {topic.replace('image_raw', 'camera_info') for topic in shown if 'image_raw' in topic}
+    shown |= {f'{d["Interactive Markers Namespace"]}/{name}' for d in displays()['Displays']
+              if 'Interactive Markers Namespace' in d
+              for name in ('update', 'feedback', 'get_interactive_markers')}
     rviz, _ = of(bring_up(cameras='a,b', rviz='true'), 'Node')
-    assert all(f'Value: {topic}\n' in text for topic, _ in rviz.kwargs['remappings'])
+    assert {topic for topic, _ in rviz.kwargs['remappings']} == shown
+
+
+def test_the_rviz_file_clicks_again_and_again_and_takes_images_from_any_publisher():
+    tools = {tool['Class']: tool for tool in displays()['Tools']}
+    assert next(iter(tools)) == 'rviz_default_plugins/Interact'  # the first is chosen at the start
+    assert tools['rviz_default_plugins/PublishPoint']['Single click'] is False
+    cameras = [d for d in displays()['Displays'] if d['Class'] == 'rviz_default_plugins/Camera']
+    named = {d['Name'] for d in displays()['Displays']}
+    for camera in cameras:
+        assert camera['Topic']['Reliability Policy'] == 'Best Effort'
+        assert camera['Visibility']['Pictures'] is True
+        assert set(camera['Visibility']) - {'Value'} <= named
+    assert len(cameras) == 2
+
+
+def test_rqt_opens_with_the_click_published_where_the_node_listens():
+    keys = json.loads((ROOT / 'config' / 'crosspoint.perspective').read_text())
+    plugins = keys['groups']['pluginmanager']
+    opened = plugins['groups']['plugin__rqt_image_view__ImageView__1']['groups']['plugin']['keys']
+    values = {name: ast.literal_eval(key['repr']) for name, key in opened.items()}
+    assert values['publish_click_location'] in (True, 'true')
+    assert values['mouse_pub_topic'] == values['topic'] + '_mouse_left'
+    running = ast.literal_eval(plugins['keys']['running-plugins']['repr'])
+    assert running == {'rqt_image_view/ImageView': [1]}
 
 
 def test_the_demo_plays_and_answers_with_the_same_file(double):
