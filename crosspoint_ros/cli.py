@@ -10,11 +10,16 @@ COMMANDS = {
     'demo': ('crosspoint_ros.demo', 'play the built-in kitchen and click everything in it'),
     'click': ('crosspoint_ros.ros.client', 'click once on a camera of a running node'),
     'web': ('crosspoint_ros.web.command', 'serve a page to click on, for any browser'),
+    'doctor': ('crosspoint_ros.ros.doctor', 'say what keeps a node from answering clicks, and '
+               'what cures it'),
+    'mask': ('crosspoint_ros.data.mask', "find the robot's own body in a moving camera"),
     'bench scene': ('crosspoint_ros.bench.scene', 'score clicks on a recorded scene'),
     'bench pairs': ('crosspoint_ros.bench.pairs', 'score a matcher on a folder of real pairs'),
     'bench refine': ('crosspoint_ros.bench.refine', 'score a matcher that refines a simulated one'),
     'bench latency': ('crosspoint_ros.bench.latency', 'time a click, and compare it with the '
                       "authors' way"),
+    'bench web': ('crosspoint_ros.web.bench', 'measure what the page costs, and how soon it '
+                  'answers'),
     'bench node': ('crosspoint_ros.ros.bench_node', 'measure what the node itself costs'),
 }
 

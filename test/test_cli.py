@@ -77,7 +77,8 @@ def test_a_group_of_commands_is_told_of(capsys):
     assert 'bench pairs' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('words', ['bench pairs . --limit 0', 'bench node --clicks 0'])
+@pytest.mark.parametrize('words', ['bench pairs . --limit 0', 'bench node --clicks 0',
+                                   'bench web --clicks 0'])
 def test_nothing_to_measure_is_refused(capsys, words):
     with pytest.raises(SystemExit):
         cli.main(words.split())

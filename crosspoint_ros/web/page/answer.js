@@ -48,6 +48,7 @@ export class AnswerPanel {
 
   show(result) {
     this.#root.dataset.query = result?.query_id ?? '';
+    this.#root.dataset.matchMs = result?.match_ms ?? '';
     if (!result) {
       this.#say('Nothing clicked yet.', 'empty');
       return;

@@ -91,19 +91,19 @@ export class View {
       this.canvas.height = bitmap.height;
     }
     this.#resize(header.width, header.height);
-    this.canvas.getContext('2d').drawImage(bitmap, 0, 0);
+    this.canvas.getContext('2d', { alpha: false }).drawImage(bitmap, 0, 0);
     this.stamp = header.stamp;
     this.root.dataset.stamp = header.stamp;
-    if (!header.past) {
-      this.#noteTime();
-      this.setNow(header);
-    }
-    this.draw();
+    if (header.past) return;
+    this.#noteTime();
+    this.setNow(header);
   }
 
   #noteTime() {
     const now_ms = performance.now();
-    this.#period_ms += 0.3 * (now_ms - this.#came_ms - this.#period_ms);
+    // At most 10 s: while the page is out of sight, none is asked for.
+    const passed_ms = Math.min(now_ms - this.#came_ms, 10000);
+    this.#period_ms += 0.3 * (passed_ms - this.#period_ms);
     this.#came_ms = now_ms;
   }
 
@@ -122,12 +122,15 @@ export class View {
     this.stage.style.aspectRatio = `${width} / ${height}`;
     // (0, 0) is the centre of the first pixel.
     this.svg.setAttribute('viewBox', `-0.5 -0.5 ${width} ${height}`);
+    this.draw();
   }
 
   setNow({ moved = false, mark: at = null }) {
+    const before = this.#now;
     this.#now = { moved, mark: at };
     this.switch.hidden = !this.isStill && !(moved && this.#isMarked);
     this.switch.textContent = this.isStill ? 'Live' : 'Answered picture';
+    if (moved || before.moved) this.draw(); // else the marks are where they were
   }
 
   // The picture on which the answer was given, and the live one again
@@ -165,6 +168,7 @@ export class View {
   }
 
   setBadge(words, kind) {
+    if (this.badge.title === words) return;
     this.badge.textContent = words;
     this.badge.title = words;
     this.badge.className = `badge ${kind}`;
