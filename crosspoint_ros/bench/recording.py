@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
 from crosspoint_ros.core.decode import depth_m_from_compressed, rgb_from_compressed
+from crosspoint_ros.data.bag import open_bag
 
 IMAGE, DEPTH, INFO = 'image', 'depth', 'info'
 BEFORE_M = 0.02  # nearer than the point by more than this: something is before it
@@ -145,7 +147,6 @@ def _messages(folder: Path, cameras: set[str]) -> dict[tuple[str, Moment], Any]:
 
 
 def _read(folder: Path) -> Iterator[tuple[str, Any]]:
-    from rosbags.highlevel import AnyReader
-    with AnyReader([folder]) as reader:
-        for connection, _, raw in reader.messages():
-            yield connection.topic, reader.deserialize(raw, connection.msgtype)
+    with closing(open_bag(folder)) as bag:
+        for connection, _, raw in bag.messages():
+            yield connection.topic, bag.deserialize(raw, connection.msgtype)

@@ -64,6 +64,58 @@ def depth_m_from_pixels(pixels: npt.NDArray[Any]) -> DepthM:
     return np.asarray(depth_m, F32)
 
 
+def rgb_from_raw(msg: Any) -> Rgb:
+    """Return a `sensor_msgs/Image`, from ROS or from a bag, as (h, w, 3) RGB uint8.
+
+    Raises `Rejected` (NO_IMAGE).
+    """
+    name = colour_name(msg)
+    return rgb_from_pixels(pixels_of(msg, COLOUR[name], Code.NO_IMAGE), COLOUR[name])
+
+
+def colour_name(msg: Any) -> str:
+    """Return the encoding of an image of colours. Raises `Rejected` (NO_IMAGE) for any other."""
+    name: str = RENAMED.get(msg.encoding, msg.encoding)
+    if name not in COLOUR:
+        raise Rejected(Code.NO_IMAGE, f'the image has encoding {msg.encoding!r}; accepted: '
+                       f'{", ".join([*COLOUR, *RENAMED])}')
+    if name.startswith('yuv') and msg.width % 2:
+        raise Rejected(Code.NO_IMAGE, f'{msg.encoding} shares colours between two pixels, but the '
+                       f'image is {msg.width} px wide')
+    return name
+
+
+def depth_m_from_raw(msg: Any) -> DepthM:
+    """Return a `sensor_msgs/Image` of depth, from ROS or from a bag, in metres, NaN where unknown.
+
+    Raises `Rejected` (NO_DEPTH) for an unknown encoding and for sizes that disagree.
+    """
+    if msg.encoding not in DEPTH:
+        raise Rejected(Code.NO_DEPTH, f'the depth image has encoding {msg.encoding!r}; accepted: '
+                       f'{", ".join(DEPTH)} (16 bit: mm, float: m)')
+    return depth_m_from_pixels(pixels_of(msg, DEPTH[msg.encoding], Code.NO_DEPTH))
+
+
+def pixels_of(msg: Any, encoding: Encoding, code: Code) -> npt.NDArray[Any]:
+    """Return the message's pixels (h, w) or (h, w, c), in this machine's byte order."""
+    item = np.dtype(encoding.dtype).itemsize
+    pixel = item * encoding.channels
+    size = f'{msg.encoding} {msg.width}x{msg.height}'
+    if not msg.width or not msg.height:
+        raise Rejected(code, f'the image is empty: {size}')
+    if msg.step < msg.width * pixel:
+        raise Rejected(code, f'the image contradicts itself: a row of {size} takes '
+                       f'{msg.width * pixel} bytes, its step is {msg.step}')
+    if len(msg.data) != msg.step * msg.height:
+        raise Rejected(code, f'the image contradicts itself: {size} with a step of {msg.step} '
+                       f'takes {msg.step * msg.height} bytes, it has {len(msg.data)}')
+    order = np.dtype(encoding.dtype).newbyteorder('>' if msg.is_bigendian else '<')
+    shape = (msg.height, msg.width, encoding.channels)
+    pixels: npt.NDArray[Any] = np.ndarray(shape, order, msg.data, strides=(msg.step, pixel, item))
+    pixels = pixels[..., 0] if encoding.channels == 1 else pixels
+    return np.ascontiguousarray(pixels, dtype=encoding.dtype)
+
+
 def rgb_from_compressed(data: Data, form: str) -> Rgb:
     """Return a JPEG or PNG image as (h, w, 3) RGB uint8.
 

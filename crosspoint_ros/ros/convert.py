@@ -23,14 +23,13 @@ from crosspoint_ros.core import decode
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, Transform
 from crosspoint_ros.core.decode import (
     COLOUR,
-    DEPTH,
-    RENAMED,
     U8,
     DepthM,
-    Encoding,
     Rgb,
-    depth_m_from_pixels,
-    rgb_from_pixels,
+    colour_name,
+    depth_m_from_raw,
+    pixels_of,
+    rgb_from_raw,
 )
 
 # --- images ---------------------------------------------------------------------------------------
@@ -41,18 +40,12 @@ def rgb_from_image(msg: Image) -> Rgb:
     Raises `Rejected` (NO_IMAGE) for an encoding that says nothing of its colours, or is unknown,
     and for sizes that disagree.
     """
-    name = RENAMED.get(msg.encoding, msg.encoding)
-    if name not in COLOUR:
-        raise Rejected(Code.NO_IMAGE, f'the image has encoding {msg.encoding!r}; accepted: '
-                       f'{", ".join([*COLOUR, *RENAMED])}')
-    if name.startswith('yuv') and msg.width % 2:
-        raise Rejected(Code.NO_IMAGE, f'{msg.encoding} shares colours between two pixels, but the '
-                       f'image is {msg.width} px wide')
-    raw = _pixels(msg, COLOUR[name], Code.NO_IMAGE)
     bridge = cv_bridge()
-    if bridge is not None:
-        return np.asarray(bridge.imgmsg_to_cv2(_tight(msg, raw, name), 'rgb8'))
-    return rgb_from_pixels(raw, COLOUR[name])
+    if bridge is None:
+        return rgb_from_raw(msg)
+    name = colour_name(msg)
+    raw = pixels_of(msg, COLOUR[name], Code.NO_IMAGE)
+    return np.asarray(bridge.imgmsg_to_cv2(_tight(msg, raw, name), 'rgb8'))
 
 
 def depth_m_from_image(msg: Image) -> DepthM:
@@ -60,11 +53,8 @@ def depth_m_from_image(msg: Image) -> DepthM:
 
     Raises `Rejected` (NO_DEPTH) for an unknown encoding and for sizes that disagree.
     """
-    if msg.encoding not in DEPTH:
-        raise Rejected(Code.NO_DEPTH, f'the depth image has encoding {msg.encoding!r}; accepted: '
-                       f'{", ".join(DEPTH)} (16 bit: mm, float: m)')
     # No cv_bridge here: it has nothing to convert, and its array of the message is ours.
-    return depth_m_from_pixels(_pixels(msg, DEPTH[msg.encoding], Code.NO_DEPTH))
+    return depth_m_from_raw(msg)
 
 
 def rgb_from_compressed(msg: CompressedImage) -> Rgb:
@@ -83,26 +73,6 @@ def image_from_rgb(rgb: Rgb, header: Header) -> Image:
     msg = Image(header=header, height=height, width=width, encoding='rgb8', step=3 * width)
     msg.data = array.array('B', np.ascontiguousarray(rgb).tobytes())
     return msg
-
-
-def _pixels(msg: Image, encoding: Encoding, code: Code) -> npt.NDArray[Any]:
-    """Return the message's pixels (h, w) or (h, w, c), in this machine's byte order."""
-    item = np.dtype(encoding.dtype).itemsize
-    pixel = item * encoding.channels
-    size = f'{msg.encoding} {msg.width}x{msg.height}'
-    if not msg.width or not msg.height:
-        raise Rejected(code, f'the image is empty: {size}')
-    if msg.step < msg.width * pixel:
-        raise Rejected(code, f'the image contradicts itself: a row of {size} takes '
-                       f'{msg.width * pixel} bytes, its step is {msg.step}')
-    if len(msg.data) != msg.step * msg.height:
-        raise Rejected(code, f'the image contradicts itself: {size} with a step of {msg.step} '
-                       f'takes {msg.step * msg.height} bytes, it has {len(msg.data)}')
-    order = np.dtype(encoding.dtype).newbyteorder('>' if msg.is_bigendian else '<')
-    shape = (msg.height, msg.width, encoding.channels)
-    pixels = np.ndarray(shape, order, msg.data, strides=(msg.step, pixel, item))
-    pixels = pixels[..., 0] if encoding.channels == 1 else pixels
-    return np.ascontiguousarray(pixels, dtype=encoding.dtype)
 
 
 # --- cv_bridge ------------------------------------------------------------------------------------

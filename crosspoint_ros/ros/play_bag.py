@@ -18,6 +18,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
+from crosspoint_ros.data.bag import UnreadableBag, open_bag
 from crosspoint_ros.ros.convert import time_msg
 from crosspoint_ros.ros.ending import wait_for_signal
 from crosspoint_ros.scenes import KITCHEN
@@ -25,7 +26,7 @@ from crosspoint_ros.scenes import KITCHEN
 POLL_S = 0.1  # how often a wait looks whether it should end
 
 
-class Unplayable(Exception):  # noqa: N818  (told to the user in one sentence)
+class Unplayable(UnreadableBag):
     """This bag, or these parameters, cannot be played, and why."""
 
 
@@ -37,7 +38,7 @@ class BagPlayer(Node):
     """
 
     def __init__(self, **options: Any) -> None:
-        """Open the bag; raise `Unplayable` if there is nothing to play."""
+        """Open the bag; raise `UnreadableBag` if there is nothing to play."""
         super().__init__('play_bag', **options)
         path = Path(self._parameter('bag', str(KITCHEN))).expanduser()
         self._loop = self._parameter('loop', False)
@@ -112,27 +113,6 @@ class BagPlayer(Node):
         return value
 
 
-def open_bag(path: Path) -> Any:
-    """Return the open reader of a rosbag2. Raises `Unplayable`."""
-    try:
-        highlevel = importlib.import_module('rosbags.highlevel')
-    except ModuleNotFoundError as error:
-        raise Unplayable('play_bag needs the Python package rosbags: pip install rosbags (or use '
-                         'ros2 bag play --clock 40)') from error
-    if not path.exists():
-        raise Unplayable(f'there is no bag at {path.absolute()}')
-    try:
-        bag = highlevel.AnyReader([path])
-        bag.open()
-    except Exception as error:  # its storages each raise errors of their own
-        raise Unplayable(f'{path} is no rosbag2 that can be read: {error}') from error
-    if not bag.is2:
-        raise Unplayable(f'{path} is a ROS 1 bag; rosbags-convert makes a rosbag2 of it')
-    if not bag.message_count:
-        raise Unplayable(f'{path} has no messages')
-    return bag
-
-
 def message_type(name: str) -> Any:
     """Return the class of e.g. 'sensor_msgs/msg/Image', None if it is not installed."""
     package, _, kind = name.split('/')
@@ -158,7 +138,7 @@ def main(args: list[str] | None = None) -> int:
     asked_to_end = wait_for_signal(lambda: None)
     try:
         BagPlayer().play(asked_to_end.is_set)
-    except Unplayable as error:
+    except UnreadableBag as error:
         print(f'play_bag: {error}', file=sys.stderr)
         return 1
     finally:
