@@ -165,7 +165,7 @@ def test_the_picture_is_never_more_than_a_message_can_carry(lens):
     ((0.0, 0.0, -PLANE_M), 'off the picture'),
     ((np.nan, 0.0, PLANE_M), 'not finite'),
     ((0.0, np.inf, PLANE_M), 'not finite'),
-    ((0.6, 0.0, PLANE_M), 'pixel .339.5, 119.5. beside its 320x240'),
+    ((0.6 * PLANE_M, 0.0, PLANE_M), 'pixel .339.5, 119.5. beside its 320x240'),
 ])
 def test_a_click_beside_the_picture_is_refused_in_words(point, said):
     with pytest.raises(Rejected, match=said) as refused:
@@ -177,11 +177,11 @@ def test_a_click_on_the_outer_half_of_a_border_pixel_is_that_pixel():
     mesh = picture_mesh(PINHOLE)
     for clicked, pixel in (((-0.49, 10.0), (0.0, 10.0)), ((319.49, 239.49), (319.0, 239.0))):
         ray = PINHOLE.ray_cam(np.array(clicked))
-        assert np.allclose(mesh.pixel(ray / ray[2]), pixel)
+        assert np.allclose(mesh.pixel(ray / ray[2] * PLANE_M), pixel)
     for beside in ((-0.6, 10.0), (10.0, 239.6)):
         ray = PINHOLE.ray_cam(np.array(beside))
         with pytest.raises(Rejected):
-            mesh.pixel(ray / ray[2])
+            mesh.pixel(ray / ray[2] * PLANE_M)
 
 
 def test_a_lens_of_which_nothing_can_be_shown_is_refused():

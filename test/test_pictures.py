@@ -24,7 +24,7 @@ from visualization_msgs.msg import (
 )
 from visualization_msgs.srv import GetInteractiveMarkers
 
-from crosspoint_ros.core.datatypes import Intrinsics
+from crosspoint_ros.core.datatypes import Intrinsics, Rejected
 from crosspoint_ros.core.picture import PLANE_M
 from crosspoint_ros.ros.pictures import PERIOD_S
 from crosspoint_ros.ros.queries import MAX_QUEUED
@@ -221,8 +221,8 @@ def test_a_picture_that_looks_the_same_is_not_sent_again_and_the_click_is_on_the
     ({'mouse_point_valid': False, 'mouse_point': Point()}, Status.BAD_REQUEST, 'nothing is drawn'),
     ({'header': Header(frame_id='map')}, Status.BAD_REQUEST, "'map'"),
     ({'mouse_point': Point(z=2.0)}, Status.BAD_REQUEST, 'off the picture'),
-    ({'mouse_point': Point(x=5.0, z=1.0)}, Status.BAD_REQUEST, 'beside'),
-    ({'mouse_point': Point(x=float('nan'), z=1.0)}, Status.BAD_REQUEST, 'not finite'),
+    ({'mouse_point': Point(x=5.0, z=PLANE_M)}, Status.BAD_REQUEST, 'beside'),
+    ({'mouse_point': Point(x=float('nan'), z=PLANE_M)}, Status.BAD_REQUEST, 'not finite'),
     ({'control_name': 'front@12345'}, Status.STALE, 'not shown any more'),
     ({'control_name': 'side@12345'}, Status.BAD_REQUEST, 'no picture of front'),
     ({'control_name': ''}, Status.BAD_REQUEST, 'no picture of front'),
@@ -367,3 +367,20 @@ def test_without_a_history_there_are_no_pictures():
     with running(history_s=0.0) as rig:
         rig.until(lambda: rig.node._server._active)
         assert rig.on_executor(lambda: rig.node._server._pictures._timer.is_canceled())
+
+
+def test_a_depth_that_is_lost_now_and_then_does_not_turn_the_picture_grey():
+    """An image without its depth cannot be asked, but the one before still can."""
+    with watched() as (rig, watcher):
+        live = watcher.sees(show(rig, 1))
+        frames = rig.node._server.cameras['front'].frames
+        frames._depths.clear()
+        shown = rig.node._server._pictures._sent['front'][-1]
+        round_ = rig.node._server._pictures
+        rig.until(lambda: not round_._under_way)
+        before = rig.ticks
+        rig.until(lambda: rig.ticks > before + 3 * PERIOD_S / 0.1)
+        with pytest.raises(Rejected):
+            frames.newest()
+        assert watcher.shown['front'] is live
+        assert round_._sent['front'][-1] is shown

@@ -15,12 +15,12 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected
 from crosspoint_ros.core.decode import Rgb
 
-PLANE_M = 1.0  # nearer, and the 5 mm by which RViz misses the depth of a click are more pixels
+PLANE_M = 0.3  # farther, and cameras that look at one scene see each other's pictures before it
 MAX_OFF_M = 0.03  # farther from the surface, the click was on something else
 MAX_ANGLE_DEG = 65.0  # what a fisheye sees beyond would be stretched without end
 MAX_BENT_PX = 0.5  # a ray leaves the surface so near to its own pixel, if CELLS can do it
 CELLS = (4, 8, 12, 16, 24)  # along the width, tried in turn; more would be slow to send
-BACK = 1.003  # the back is seen mirrored, so far behind the front that neither shines through
+BACK = 1.005  # the back is seen mirrored, so far behind the front that neither shines through
 MAX_OUTSIDE = -0.02  # of a triangle's height: the border, as 32 bits and a mouse hit it
 
 TEXTURE_PX = 480  # RViz never frees a texture: one of 480x360 costs it 0.9 MB

@@ -36,7 +36,7 @@ from crosspoint_ros.ros.queries import Request
 PERIOD_S = 0.5
 REMEMBERED = 8  # pictures a camera: a click may be on its way while the next one is shown
 QUALITY = 80
-TITLE_SCALE = 0.25  # RViz writes the name 15 % of it tall, m
+TITLE_SCALE = 0.12  # RViz writes the name 15 % of it tall, m
 PREFIX = 'embedded://'
 MAX_DRAG_PX = 8.0  # farther between press and release, somebody wanted to turn the view
 
@@ -70,9 +70,11 @@ class Pictures:
     again: the click is bound to the newest image that was seen to look as the picture does.
     """
 
-    def __init__(self, node: Node, cameras: dict[str, Camera], ask: Ask, post: Post) -> None:
+    def __init__(self, node: Node, cameras: dict[str, Camera], max_image_age_s: float, ask: Ask,
+                 post: Post) -> None:
         """Offer the topics; `post` calls something in the executor's thread."""
         self._node, self._cameras, self._ask, self._post = node, cameras, ask, post
+        self._max_age_ns = int(max_image_age_s * 1e9)
         self._markers = InteractiveMarkers(node, '~/pictures', self._on_stray)
         self._sent: dict[str, deque[Picture]] = {
             name: deque(maxlen=REMEMBERED) for name in cameras}
@@ -122,7 +124,8 @@ class Pictures:
 
     def _look(self, shown: dict[str, Picture | None]) -> dict[str, Picture]:
         """In the thread: what each camera should show now."""
-        wanted = {name: newest_picture(self._cameras[name], picture)
+        until_ns = int(self._node.get_clock().now().nanoseconds) - self._max_age_ns
+        wanted = {name: newest_picture(self._cameras[name], picture, until_ns)
                   for name, picture in shown.items()}
         return {name: picture for name, picture in wanted.items() if picture is not None}
 
@@ -214,10 +217,11 @@ def _refuse_drag(pressed: Array, released: Array | None) -> None:
                        f'picture (limit {MAX_DRAG_PX:g} px): that is no click')
 
 
-def newest_picture(camera: Camera, shown: Picture | None) -> Picture | None:
+def newest_picture(camera: Camera, shown: Picture | None, until_ns: int) -> Picture | None:
     """Return what a camera should show: a new picture, the one shown, or a grey one.
 
-    None if there is nothing to show, and nothing to make grey.
+    A picture as of `until_ns` or later stays while there is no newer (its depth may be lost). None
+    if there is nothing to show, and nothing to make grey.
     """
     try:
         view = camera.frames.newest()
@@ -225,7 +229,9 @@ def newest_picture(camera: Camera, shown: Picture | None) -> Picture | None:
             return shown
         return _picture(view, shown)
     except Rejected as why:
-        return None if shown is None else _greyed(camera.config.name, shown, why)
+        if shown is None or (shown.refused is None and shown.as_of_ns >= until_ns):
+            return shown
+        return _greyed(camera.config.name, shown, why)
 
 
 def control_name(camera: str, stamp_ns: int) -> str:
@@ -261,7 +267,7 @@ def _marker(camera: str, stamp_ns: int, frame_id: str, mesh: Mesh,
             shown: Rgb) -> InteractiveMarker:
     vertices = mesh.vertices_cam_m
     # RViz writes the description behind the place of the marker: at the middle of the upper edge.
-    title_cam_m = np.array([0.0, vertices[:, 1].min() - 0.03, PLANE_M])
+    title_cam_m = np.array([0.0, vertices[:, 1].min() - 0.01, PLANE_M])
     surface = Marker(
         type=Marker.TRIANGLE_LIST, scale=Vector3(x=1.0, y=1.0, z=1.0),
         color=ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0), pose=Pose(orientation=Quaternion(w=1.0)),

@@ -75,7 +75,8 @@ class QueryServer:
                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._tick.cancel()  # until there is a query to time, or a target to broadcast
         self._clicks = subscribe_clicks(node, config.cameras, self.ask)
-        self._pictures = Pictures(node, self.cameras, self.ask, self._post)
+        self._pictures = Pictures(node, self.cameras, config.times.max_image_age_s, self.ask,
+                                  self._post)
         self.steps = Steps(node, config, self.outputs, self)
         self._offer_services()
         self._jump = node.get_clock().create_jump_callback(
