@@ -1,0 +1,96 @@
+"""What a node says when it is asked for its state and parameters, or a params file for it."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lifecycle_msgs.srv import GetState
+from rcl_interfaces.msg import Parameter as ParameterMsg
+from rcl_interfaces.srv import GetParameters
+from rclpy.node import Node
+from rclpy.parameter import Parameter, parameter_dict_from_yaml_file
+
+from crosspoint_ros.ros.config import CAMERAS, NODE, camera_specs, limit_specs
+
+SIM_TIME = 'use_sim_time'
+# A module:Class may be importable for the node and not here; what it is, diagnostics tell.
+NOT_ASKED = ('matcher', 'refine')
+ATTEMPTS = 3
+Until = Callable[[Callable[[], bool], float], bool]  # spins until that holds, or so long; did it?
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the node said; `parameters` is None when it did not, empty when it has no cameras."""
+
+    state: str
+    parameters: tuple[Parameter, ...] | None
+
+    @property
+    def answers(self) -> bool:
+        """Tell whether it said anything."""
+        return bool(self.state) or self.parameters is not None
+
+
+class Question:
+    """Asks one node for its state and its parameters."""
+
+    def __init__(self, node: Node, name: str, until: Until) -> None:
+        self._until = until
+        self._state: Any = node.create_client(GetState, f'{name}/get_state')
+        self._parameters: Any = node.create_client(GetParameters, f'{name}/get_parameters')
+
+    def ready(self) -> bool:
+        """Tell whether a node offers to answer."""
+        return bool(self._parameters.service_is_ready())
+
+    def ask(self, timeout_s: float) -> Told:
+        """Return what it says, each answer within so many seconds."""
+        first = self._values([CAMERAS.name], timeout_s)
+        if first is None:
+            return Told('', None)
+        reply = self._reply(self._state, GetState.Request(), timeout_s)
+        state = '' if reply is None else str(reply.current_state.label)
+        if not first or not first[0].value:
+            return Told(state, ())
+        rest = self._values(names_of(first[0].value), timeout_s)
+        return Told(state, None if rest is None else (*first, *rest))
+
+    def _values(self, names: Sequence[str], timeout_s: float) -> tuple[Parameter, ...] | None:
+        reply = self._reply(self._parameters, GetParameters.Request(names=names), timeout_s)
+        if reply is None:
+            return None
+        # A node that does not know one of the names returns nothing at all.
+        return tuple(Parameter.from_parameter_msg(ParameterMsg(name=name, value=value))
+                     for name, value in zip(names, reply.values, strict=False))
+
+    def _reply(self, client: Any, request: Any, timeout_s: float) -> Any:
+        # A node that sees our request before our ear for its reply drops it: ask again.
+        for _ in range(ATTEMPTS):
+            if client.service_is_ready():
+                future = client.call_async(request)
+                if self._until(future.done, timeout_s / ATTEMPTS):
+                    return future.result()
+                client.remove_pending_request(future)
+        return None
+
+
+def names_of(cameras: Sequence[str]) -> list[str]:
+    """Return the parameters that matter, `cameras` itself left out."""
+    specs = (*NODE, *limit_specs(), *(s for c in cameras for s in camera_specs(c)))
+    return [SIM_TIME, *(s.name for s in specs if s.name not in NOT_ASKED)]
+
+
+def parameters_from(file: Path, node: str) -> tuple[Parameter, ...]:
+    """Return the values that a params file has for a node. Raises OSError, or ValueError."""
+    if not file.is_file():
+        raise FileNotFoundError(f'there is no params file {file}')
+    try:
+        messages = parameter_dict_from_yaml_file(str(file), True, [node])
+    except (RuntimeError, yaml.YAMLError, LookupError, AttributeError, TypeError,
+            ValueError) as error:  # rclpy checks little of what it reads
+        raise ValueError(f'{file} is no params file with values for {node}: {error}') from error
+    return tuple(map(Parameter.from_parameter_msg, messages.values()))

@@ -1,0 +1,102 @@
+"""What can be wrong with the node itself: absent, hung, inactive, there twice, no matcher."""
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator
+
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from crosspoint_ros.ros.config import ConfigError
+from crosspoint_ros.ros.findings import Finding, Sign, listed
+from crosspoint_ros.ros.seen import Seen
+
+CURES = {
+    'unconfigured': 'ros2 lifecycle set {node} configure, then activate (or autostart: true); if '
+                    'that fails, the log of the node says why',
+    'inactive': 'ros2 lifecycle set {node} activate',
+    'finalized': 'it was shut down for good: start it again',
+}
+
+
+def no_node(seen: Seen) -> Iterator[Finding]:
+    """Nobody of that name is on the graph."""
+    if seen.node.there:
+        return
+    nodes = seen.around.nodes
+    near = difflib.get_close_matches(seen.node.name, nodes, n=3)
+    tried = f'; did you mean --node {" or ".join(near)}?' if near else ''
+    transport = seen.around.transport or 'the default transport'
+    yield Finding(
+        Sign.NO_NODE,
+        f'there is no node {seen.node.name}; the others here: {listed(nodes)}',
+        f'start crosspoint_node, or name it with --node{tried} What runs in another ROS_DOMAIN_ID '
+        f'(here {seen.around.domain}), with another RMW_IMPLEMENTATION (here {seen.around.rmw}), '
+        f'behind ROS_LOCALHOST_ONLY, or with FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA when we are not '
+        f'(here {transport}), cannot be seen from here')
+
+
+def other_node(seen: Seen) -> Iterator[Finding]:
+    """The node of that name is of another kind."""
+    if not seen.node.is_crosspoint:
+        yield Finding(Sign.OTHER_NODE,
+                      f'{seen.node.name} has no parameter `cameras`: it is no crosspoint_node',
+                      f'name the right one with --node; here are {listed(seen.around.nodes)}')
+
+
+def node_hung(seen: Seen) -> Iterator[Finding]:
+    """It is on the graph and says nothing."""
+    if seen.node.there and not seen.node.answers:
+        looked = ('what follows is of the params file' if seen.cameras else
+                  'to look at its cameras without it, give --params FILE')
+        yield Finding(
+            Sign.NODE_HUNG, f'{seen.node.name} is on the graph but does not answer',
+            'end its process and start it again; one that was killed stays on the graph for about '
+            f'20 s; {looked}')
+
+
+def node_not_active(seen: Seen) -> Iterator[Finding]:
+    """It waits for somebody to configure or activate it, and not for its matcher."""
+    state, matcher = seen.node.state, seen.node.matcher
+    if state in CURES and (matcher is None or matcher[0] == DiagnosticStatus.OK):
+        yield Finding(Sign.NODE_NOT_ACTIVE, f'{seen.node.name} is {state}: it answers no click',
+                      CURES[state].format(node=seen.node.name))
+
+
+def two_nodes(seen: Seen) -> Iterator[Finding]:
+    """Nodes of one name answer each other's requests; of all the others, camera drivers matter."""
+    senders = {p.node for camera in seen.cameras for s in camera.streams for p in s.publishers}
+    for name, times in sorted(Counter(seen.around.nodes).items()):
+        if times > 1 and name in {seen.node.name, *senders}:
+            yield Finding(
+                Sign.TWO_NODES, f'{times} nodes are called {name}',
+                'end one, or give it another name or namespace (--ros-args -r __node:=… or '
+                '-r __ns:=…); one that was killed stays on the graph for about 20 s')
+
+
+def parameters_refused(seen: Seen) -> Iterator[Finding]:
+    """A parameter has no value, or one that the node would not start with."""
+    if isinstance(seen.config, ConfigError):
+        yield Finding(Sign.PARAMETERS_REFUSED, f'the node takes no such parameters: {seen.config}',
+                      'correct that parameter; config/crosspoint.yaml has them all, with their '
+                      'ranges. Nothing else could be looked at')
+
+
+def matcher_loading(seen: Seen) -> Iterator[Finding]:
+    """The matcher is not there yet."""
+    if seen.node.matcher is not None and seen.node.matcher[0] == DiagnosticStatus.WARN:
+        yield Finding(Sign.MATCHER_LOADING, seen.node.matcher[1],
+                      'wait for it, and ask again; large models take minutes')
+
+
+def matcher_failed(seen: Seen) -> Iterator[Finding]:
+    """The matcher could not be loaded, or does not come back."""
+    if seen.node.matcher is not None and seen.node.matcher[0] == DiagnosticStatus.ERROR:
+        yield Finding(
+            Sign.MATCHER_FAILED, seen.node.matcher[1],
+            f'do what that says, then ros2 lifecycle set {seen.node.name} cleanup, configure and '
+            'activate; a matcher that does not return needs the node started anew')
+
+
+OF_THE_NODE = (no_node, other_node, node_hung, parameters_refused, two_nodes, matcher_failed,
+               matcher_loading, node_not_active)
