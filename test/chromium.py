@@ -135,14 +135,17 @@ class Page:
     def wait_for_pictures(self) -> None:
         """Wait until every view shows one."""
         self.wait(lambda: self.tab.locator('.view').count() > 1
-                  and self.tab.locator('.view:not([data-stamp])').count() == 0, 'pictures')
+                  and self.tab.locator('.view:not([data-stamp])').count() == 0,
+                  lambda: f'pictures; the page says {self.tab.inner_text("body")!r}')
 
-    def wait(self, condition: Callable[[], Any], what: str) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str | Callable[[], str]) -> Any:
         """Wait until a condition holds. (The page's own policy forbids Playwright's evaluated one.)
         """
         end_s = time.monotonic() + WAIT_MS / 1000
         while not (met := condition()):
-            assert time.monotonic() < end_s, f'no {what} after {WAIT_MS / 1000:g} s'
+            if time.monotonic() > end_s:
+                told = what if isinstance(what, str) else what()
+                raise AssertionError(f'after {WAIT_MS / 1000:g} s no {told}')
             self.tab.wait_for_timeout(20)
         return met
 

@@ -33,12 +33,20 @@ def server(kitchen, folder):
         yield server
 
 
+@pytest.fixture(scope='module')
+def tab(browser, server):
+    tab = Page(browser, server.address)
+    tab.wait_for_pictures()
+    yield tab
+    tab.close()
+
+
 @pytest.fixture
-def page(browser, server):
-    page = Page(browser, server.address)
-    page.wait_for_pictures()
-    yield page
-    page.close()
+def page(tab):
+    """The one tab that stays open, nothing held in it, and no error of its scripts left."""
+    yield tab
+    tab.tab.keyboard.press('Escape')
+    assert tab.errors == []
 
 
 def answered(page, pixel=HANDLE):

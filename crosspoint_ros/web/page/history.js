@@ -26,11 +26,11 @@ export class HistoryPanel {
     this.#list.classList.toggle('none', !rows.length);
   }
 
-  #row({ number, decided, result }, isCurrent, isUndone) {
+  #row({ number, decided, clicked }, isCurrent, isUndone) {
     const made = document.createElement('li');
     made.className = isUndone ? 'undone' : isCurrent ? 'current' : '';
     if (isCurrent) made.setAttribute('aria-current', 'step');
-    const parts = [['b', `${number}`], ['span', `${result.clicked.camera} ${place(result.clicked)}`],
+    const parts = [['b', `${number}`], ['span', `${clicked.camera} ${place(clicked)}`],
       ['em', isUndone ? 'undone' : DECISIONS[decided]]];
     made.append(...parts.map(([name, text]) => Object.assign(
       document.createElement(name), { textContent: text })));
