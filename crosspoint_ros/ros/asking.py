@@ -18,7 +18,7 @@ from crosspoint_ros.ros.config import CAMERAS, NODE, camera_specs, limit_specs
 SIM_TIME = 'use_sim_time'
 # A module:Class may be importable for the node and not here; what it is, diagnostics tell.
 NOT_ASKED = ('matcher', 'refine')
-ATTEMPTS = 3
+ATTEMPTS = 12
 Until = Callable[[Callable[[], bool], float], bool]  # spins until that holds, or so long; did it?
 
 
@@ -69,12 +69,11 @@ class Question:
 
     def _reply(self, client: Any, request: Any, timeout_s: float) -> Any:
         # A node that sees our request before our ear for its reply drops it: ask again.
-        for _ in range(ATTEMPTS):
-            if client.service_is_ready():
-                future = client.call_async(request)
-                if self._until(future.done, timeout_s / ATTEMPTS):
-                    return future.result()
-                client.remove_pending_request(future)
+        asked: list[Any] = []
+        for _ in range(ATTEMPTS if client.service_is_ready() else 0):
+            asked.append(client.call_async(request))
+            if self._until(lambda: any(future.done() for future in asked), timeout_s / ATTEMPTS):
+                return next(future.result() for future in asked if future.done())
         return None
 
 

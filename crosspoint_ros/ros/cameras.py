@@ -31,14 +31,8 @@ class Camera:
                  on_jump: Callable[[float], None]) -> None:
         """Read the mask; raise ConfigError if it is not one. `on_jump`: stamps went back by s."""
         self._node, self.config, self._on_jump = node, config, on_jump
-        compressed = config.transport == 'compressed'
-        self._type = CompressedImage if compressed else Image
-        self.source = Source(
-            config.name, node.resolve_topic_name(config.image_topic) + '/compressed' * compressed,
-            node.resolve_topic_name(config.info_topic),
-            config.depth_topic and (node.resolve_topic_name(config.depth_topic)
-                                    + '/compressedDepth' * compressed),
-            config.rectified)
+        self._type = image_type(config)
+        self.source = source_of(config, node.resolve_topic_name)
         memory = Memory(whole.history_s, whole.times.max_image_age_s,
                         whole.times.max_depth_lag_s)
         self.frames = FrameMemory(self.source, memory, self._now_ns, read_mask(config))
@@ -103,6 +97,21 @@ class Camera:
         """Age of the newest image by the node's clock; NaN without one."""
         newest_ns = self.frames.newest_ns()
         return float('nan') if newest_ns is None else (self._now_ns() - newest_ns) * 1e-9
+
+
+def image_type(config: CameraConfig) -> type:
+    """Return the message that images and depth come as."""
+    return CompressedImage if config.transport == 'compressed' else Image
+
+
+def source_of(config: CameraConfig, resolve: Callable[[str], str]) -> Source:
+    """Return the full names of a camera's topics; `resolve` is that of the node."""
+    compressed = config.transport == 'compressed'
+    return Source(config.name, resolve(config.image_topic) + '/compressed' * compressed,
+                  resolve(config.info_topic),
+                  config.depth_topic and (resolve(config.depth_topic)
+                                          + '/compressedDepth' * compressed),
+                  config.rectified)
 
 
 def read_mask(config: CameraConfig) -> npt.NDArray[np.bool_] | None:

@@ -18,7 +18,7 @@ from crosspoint_ros.ros.findings_image import OF_IMAGES
 from crosspoint_ros.ros.findings_node import OF_THE_NODE
 from crosspoint_ros.ros.findings_tf import OF_ALL_TF, OF_TF
 from crosspoint_ros.ros.findings_topics import OF_THE_GRAPH, OF_TOPICS
-from crosspoint_ros.ros.listening import look
+from crosspoint_ros.ros.listening import PATIENCE_S, look
 from crosspoint_ros.ros.seen import CameraSeen, Seen
 
 NODE = '/crosspoint'
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--params', type=Path, metavar='FILE', help='take the parameters from this '
                         'file, e.g. because the node is hung or does not start')
     parser.add_argument('--seconds', type=float, default=2.0, help='how long to listen (default: '
-                        '2); what is missing then is waited for three times as long')
+                        f'2); what is missing is waited for {PATIENCE_S:g} s in all')
     parser.add_argument('--json', action='store_true', help='print JSON, for programs')
     parser.epilog = ('Exit code: 0 nothing stops it (warnings may be there), 1 something does, 2 '
                      'it could not look. It publishes nothing and changes nothing. '

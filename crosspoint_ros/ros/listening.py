@@ -22,21 +22,24 @@ from crosspoint_ros.ros.graph import full_name, mismatches, surroundings
 from crosspoint_ros.ros.onlooker import Onlooker
 from crosspoint_ros.ros.seen import NodeSeen, Seen
 
-PATIENCE = 3.0  # what is not there yet is waited for so many times as long
+PATIENCE_S = 10.0  # rarely, two processes take some seconds to find each other
+ANSWER_S = 3.0  # a node that is busy with starting answers later than others
 STEP_S = 0.05
 
 
-def look(node: str, seconds: float, params: Path | None = None) -> Seen:
+def look(node: str, seconds: float, params: Path | None = None,
+         patience_s: float = PATIENCE_S) -> Seen:
     """Return what was seen of a node and of all that it needs.
 
-    params: take the parameters from this file, not from the node. What is not there within
-    `seconds` is waited for three times as long. Raises OSError or ValueError for a file or a name
-    that will not do.
+    params: take the parameters from this file, not from the node. The node is waited for, and
+    what is missing after `seconds` too, for `patience_s` in all. Raises OSError or ValueError for a
+    file or a name that will not do.
     """
     name = full_name(node)
     given = None if params is None else parameters_from(params, name)
+    end_s = time.monotonic() + patience_s
     with Visit() as visit:
-        told = visit.ask(name, seconds)
+        told = visit.ask(name, patience_s)
         values = told.parameters if given is None else given
         watching = Onlooker(visit.context, values or ())
         visit.add(watching)
@@ -46,7 +49,7 @@ def look(node: str, seconds: float, params: Path | None = None) -> Seen:
             config, ears = ears, _no_ears(watching, name)
         since_ns = watching.get_clock().now().nanoseconds
         visit.until(lambda: False, seconds)
-        visit.until(lambda: not ears.missing(told.state), (PATIENCE - 1) * seconds)
+        visit.until(lambda: not ears.missing(told.state), end_s - time.monotonic())
         ears.keep_poses(visit.until)
         return _seen(watching, name, told, config, ears, since_ns)
 
@@ -121,13 +124,13 @@ class Visit:
         self._nodes.append(node)
         self._executor.add_node(node)
 
-    def ask(self, name: str, seconds: float) -> Told:
+    def ask(self, name: str, patience_s: float) -> Told:
         """Wait for the node, and return what it says of itself."""
         asking = Onlooker(self.context)
         self.add(asking)
         question = Question(asking, name, self.until)
-        self.until(question.ready, PATIENCE * seconds)
-        return question.ask(PATIENCE * max(seconds, 1.0))
+        self.until(question.ready, patience_s)
+        return question.ask(ANSWER_S)
 
     def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Let callbacks run until the condition holds, or so long; return whether it does."""

@@ -76,12 +76,17 @@ class Tree(Protocol):
         ...
 
 
-def make_transforms(node: Node) -> Transforms:
+def make_tree(node: Node) -> Tree:
     """Listen to TF: through tf2_ros where it is installed, by ourselves where it is not."""
     if importlib.util.find_spec('tf2_ros') is not None:
-        return Transforms(Tf2Tree(node))
+        return Tf2Tree(node)
     from crosspoint_ros.ros.tf_listener import TfListener
-    return Transforms(TfListener(node))
+    return TfListener(node)
+
+
+def make_transforms(node: Node) -> Transforms:
+    """Return what answers from the tree that this node hears."""
+    return Transforms(make_tree(node))
 
 
 class Transforms:
@@ -139,6 +144,20 @@ def loop(links: dict[str, Link], frame: str) -> str:
 
 def why_not(links: dict[str, Link], base_frame: str, camera_frame: str, at_ns: int) -> str:
     """Say what keeps a look-up in a tree without loops from its answer."""
+    apart = why_apart(links, base_frame, camera_frame)
+    if apart:
+        return apart
+    up, down = _chain(links, camera_frame), _chain(links, base_frame)
+    for child in (frame for frame in up + down if not (frame in up and frame in down)):
+        link = links[child]
+        if not link.static and not link.oldest_ns <= at_ns <= link.newest_ns:
+            return (f'{link.parent!r} -> {child!r} is known only from {link.oldest_ns / 1e9:.6f} '
+                    f'to {link.newest_ns / 1e9:.6f} s')
+    return 'the tree was another one then'
+
+
+def why_apart(links: dict[str, Link], base_frame: str, camera_frame: str) -> str:
+    """Say what keeps two frames of a tree without loops apart at any time; '' if nothing does."""
     known = {*links, *(link.parent for link in links.values())}
     if not known:
         return 'nothing has come on /tf or /tf_static'
@@ -149,12 +168,7 @@ def why_not(links: dict[str, Link], base_frame: str, camera_frame: str, at_ns: i
     if up[-1] != down[-1]:
         return (f'they are in two trees: {camera_frame!r} hangs from {up[-1]!r}, {base_frame!r} '
                 f'from {down[-1]!r}')
-    for child in (frame for frame in up + down if not (frame in up and frame in down)):
-        link = links[child]
-        if not link.static and not link.oldest_ns <= at_ns <= link.newest_ns:
-            return (f'{link.parent!r} -> {child!r} is known only from {link.oldest_ns / 1e9:.6f} '
-                    f'to {link.newest_ns / 1e9:.6f} s')
-    return 'the tree was another one then'
+    return ''
 
 
 def _chain(links: dict[str, Link], frame: str) -> list[str]:
