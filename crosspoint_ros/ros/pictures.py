@@ -36,7 +36,7 @@ from crosspoint_ros.ros.queries import Request
 PERIOD_S = 0.5
 REMEMBERED = 8  # pictures a camera: a click may be on its way while the next one is shown
 QUALITY = 80
-TITLE_SCALE = 0.12  # RViz writes the name 15 % of it tall, m
+TITLE_SCALE = 0.15  # RViz writes the name 15 % of it tall, m
 PREFIX = 'embedded://'
 MAX_DRAG_PX = 8.0  # farther between press and release, somebody wanted to turn the view
 
