@@ -15,7 +15,7 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected
 from crosspoint_ros.core.decode import Rgb
 
-PLANE_M = 0.5  # nearer, the 4 mm that RViz errs in a click's depth are more pixels; farther, pictures cross
+PLANE_M = 0.5  # nearer, the 4 mm that RViz errs in depth are more pixels; farther, pictures cross
 MAX_OFF_M = 0.03  # farther from the surface, the click was on something else
 MAX_ANGLE_DEG = 65.0  # what a fisheye sees beyond would be stretched without end
 MAX_BENT_PX = 0.5  # a ray leaves the surface so near to its own pixel, if CELLS can do it
