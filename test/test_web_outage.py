@@ -47,6 +47,8 @@ def test_the_server_is_lost_and_comes_back_with_the_answer(browser, node, folder
     page.until('#status', 'The server is not there')
     page.click('front', HANDLE)
     page.until('[data-camera=front] .words', 'nothing was sent')
+    page.until('[data-camera=front] .badge', 'not connected')
+    assert page.found('side') == found
     page.picture('server_lost')
     with chromium.serving(folder / 'second.log', '--port', str(first.port)):
         page.until('#status', 'is ready')

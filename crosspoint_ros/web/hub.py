@@ -56,7 +56,7 @@ class Hub:
         self._result: QueryResult | None = None
         self._history: History | None = None
         self._result_is_newer = True
-        self._content: Json = {'result': None, 'current': False}  # of the answer that is shown
+        self._content: Json = {'result': None}  # of the answer that is shown
         link.hear(self._on_result, self._on_history, self._on_diagnostics)
 
     # News of the node
@@ -105,8 +105,8 @@ class Hub:
             name: self._anchors.now(picture) for name, picture in self.looking.newest.items()}})
 
     def _show(self) -> None:
-        result, current = shown(self._result, self._history, self._result_is_newer)
-        content = {'result': None if result is None else result_json(result), 'current': current}
+        result = shown(self._result, self._history, self._result_is_newer)
+        content = {'result': None if result is None else result_json(result)}
         if content == self._content:  # what is told twice would wipe later words away
             return
         self._content = content

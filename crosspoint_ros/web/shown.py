@@ -7,18 +7,18 @@ from crosspoint_ros.ros.report import is_answered
 
 
 def shown(last: QueryResult | None, history: History | None,
-          last_is_newer: bool) -> tuple[QueryResult | None, bool]:
-    """Return the answer to show, and whether it is the current one of the history.
+          last_is_newer: bool) -> QueryResult | None:
+    """Return the answer to show, None for none.
 
     `last_is_newer`: the last result came after the history. Both are latched, so after a start
     they come in any order; a result that stands in the history is the history's matter.
     """
     if history is None:
-        return last, False
+        return last
     current = current_entry(history)
     if last is not None and last_is_newer and not _is_of(last, history, current):
-        return last, False
-    return (None, False) if current is None else (current.result, True)
+        return last
+    return None if current is None else current.result
 
 
 def _is_of(last: QueryResult, history: History, current: HistoryEntry | None) -> bool:

@@ -58,7 +58,8 @@ export class AnswerPanel {
     if (result.target) list.append(...this.#target(result.target));
     if (!result.found.length) list.append(row('refused', result.message));
     else if (!result.target && result.message) list.append(row('no target', result.message));
-    list.append(row('took', this.#took(result)));
+    list.append(row('took', milliseconds(result.ms)));
+    if (result.match_ms !== null) list.append(row('matching', milliseconds(result.match_ms)));
     this.#root.replaceChildren(list);
   }
 
@@ -75,11 +76,6 @@ export class AnswerPanel {
     const spread = target.spread_mm === null ? '' : `, ±${Math.round(target.spread_mm)} mm`;
     return [row('target, m', position), row('in', `${target.frame}${spread}`),
       row('TF frame', this.#target_frame), row('by', target.method)];
-  }
-
-  #took({ ms, match_ms }) {
-    const matching = match_ms === null ? '' : `, matching ${milliseconds(match_ms)}`;
-    return `${milliseconds(ms)}${matching}`;
   }
 
   #say(words, kind) {

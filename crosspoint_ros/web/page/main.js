@@ -13,6 +13,7 @@ const views = new Map();
 const pending = new Map(); // id of a request -> {camera, kind, since_ms}
 let state = { cameras: [], words: 'connecting…' };
 let shown = null;
+let connection = null;
 let said = '';
 
 const panel = new AnswerPanel(find('answer'), find('note'));
@@ -83,10 +84,12 @@ function arrangeViews() {
 }
 
 function checkAges() {
-  for (const { name, problem } of state.cameras) views.get(name)?.checkAge(problem);
+  for (const { name, problem } of state.cameras) {
+    views.get(name)?.checkAge(connection?.isOpen ? problem : 'not connected');
+  }
 }
 
-function showAnswer({ result, current, now = {} }) {
+function showAnswer({ result, now = {} }) {
   for (const [name, view] of views) {
     const found = result?.found.find((answer) => answer.camera === name);
     if (found) view.setAnswer({ kind: 'found', ...found }, now[name]);
@@ -96,8 +99,7 @@ function showAnswer({ result, current, now = {} }) {
     } else view.setAnswer(null);
   }
   panel.show(result);
-  find('accept').disabled = !(result && (current ?? true)
-    && result.found.some((answer) => answer.verdict !== 'refused'));
+  find('accept').disabled = !result?.found.some((answer) => answer.verdict !== 'refused');
   find('clear').disabled = !result?.target;
 }
 
@@ -119,10 +121,10 @@ const asking = {
       view.say(`This picture is ${view.age} old and no other comes: nothing was sent.`);
       return;
     }
+    if (!request('click', { camera, stamp, x, y }, camera)) return;
     for (const each of views.values()) each.setAnswer(null);
     view.setAnswer({ kind: 'clicked', x, y, stamp });
     panel.wait();
-    request('click', { camera, stamp, x, y }, camera);
   },
   correct(camera, { x, y }) {
     request('correct', { query_id: shown.query_id, camera, x, y }, camera);
@@ -143,8 +145,7 @@ find('instruct').addEventListener('submit', (event) => {
   const camera = find('where').value;
   const instruction = find('instruction').value.trim();
   if (!instruction) return;
-  panel.wait();
-  request('instruct', { camera, instruction }, camera);
+  if (request('instruct', { camera, instruction }, camera)) panel.wait();
 });
 
 const KEYS = { a: 'accept', u: 'undo', r: 'redo', x: 'clear' };
@@ -170,7 +171,7 @@ const fit = () => fitViews(find('views'), narrow.matches);
 addEventListener('resize', fit);
 setInterval(checkAges, 500);
 
-const connection = new Connection({
+connection = new Connection({
   event: (news) => HEARD[news.type]?.(news),
   picture: (header, blob) => views.get(header.camera)?.show(header, blob),
   status(kind, words) {
@@ -180,5 +181,6 @@ const connection = new Connection({
       for (const view of views.values()) view.reconnected();
     } else showStatus(kind, words);
     document.body.classList.toggle('offline', kind !== 'open');
+    find('tools').inert = kind !== 'open';
   },
 });
