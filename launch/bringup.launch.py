@@ -32,6 +32,7 @@ PARAMETERS = {
     'history_s': 'how far back a click may point in time, s; 0: subscribe to the cameras only '
                  'while a query needs images',
     'busy': 'what a new query does to the one that runs: preempt, queue or reject',
+    'record_dir': 'folder to which every answer is appended with its images',
     'autostart': 'true: configure and activate at start-up; false: wait for a lifecycle manager',
     'use_sim_time': 'true: take the time from /clock (a simulation, a bag)',
 }

@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from crosspoint_ros.bench.items import Given, PairSet, read_mask
 from crosspoint_ros.bench.machine import machine, positive
+from crosspoint_ros.bench.recorded import RecordedSet
 from crosspoint_ros.bench.run import blame_failure, run
 from crosspoint_ros.bench.score import PCK_PX, Accuracy, Score, score
 from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.data.recording import ANSWERS
 from crosspoint_ros.matchers import MATCHERS, load_matcher, load_refiner, refiner_of
 
 MASK = 'gripper_mask.png'
@@ -26,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument('--matcher', default='xfeat',
                         help=f'{", ".join(MATCHERS)}, or module:Class (default: xfeat)')
+    parser.add_argument('--decided', choices=('human', 'model'), default='human',
+                        help='of recorded answers: those that people accepted or corrected, or '
+                             'also those that nobody reviewed (default: human)')
     parser.add_argument('--refine', default='none', metavar='MATCHER',
                         help='the matcher that refines its finds, or auto (default: none)')
     add_set_arguments(parser)
@@ -33,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_set_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options that say which set is asked, and what of it the matcher is told."""
-    parser.add_argument('folder', type=Path, help='index.json, queries.npz and frames/')
+    parser.add_argument('folder', type=Path, help='index.json, queries.npz and frames/; for bench '
+                                                     'pairs, or what record_dir named')
     parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                         help='an option of the matcher; may be repeated')
     parser.add_argument('--noise-cm', type=float, default=0.0, help='error of the poses, cm')
@@ -54,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     given = chosen_given(args)
     limits = Limits()
     matcher = load_matcher(args.matcher, **options(args.option))
-    items = PairSet(args.folder, given, chosen_mask(args))
+    items = chosen_set(args, given)
     refined_by = refiner_of(args.matcher, args.refine)
     refiner = load_refiner(refined_by) if refined_by else None
     outcomes = list(run(islice(items, args.limit), matcher, limits, refiner))
@@ -83,6 +89,13 @@ def options(pairs: list[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[key] = {'true': True, 'false': False}.get(value, value)  # as ROS writes them
     return found
+
+
+def chosen_set(args: argparse.Namespace, given: Given) -> PairSet | RecordedSet:
+    """Open the folder, whichever of the two kinds it is."""
+    if (args.folder / ANSWERS).is_file():
+        return RecordedSet(args.folder, given, args.decided == 'model')
+    return PairSet(args.folder, given, chosen_mask(args))
 
 
 def chosen_given(args: argparse.Namespace) -> Given:

@@ -71,6 +71,7 @@ class Config:
     times: TimeLimits
     history_s: float
     busy: str
+    record_dir: str
     autostart: bool
 
 
@@ -129,6 +130,8 @@ NODE = (
          'the cameras only while a query needs images', 0.0, 60.0),
     Spec('busy', 'preempt', 'what a new query does to the one that runs',
          choices=('preempt', 'queue', 'reject')),
+    Spec('record_dir', '', 'folder to which every answer is appended with its images, and what '
+         "people made of it; '': none"),
     Spec('autostart', True, 'configure and activate at start-up; false: wait for a lifecycle '
          'manager'),
 )

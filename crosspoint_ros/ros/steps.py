@@ -24,6 +24,7 @@ from crosspoint_ros.ros.history import History, Step
 from crosspoint_ros.ros.markers import sight
 from crosspoint_ros.ros.outputs import LATCHED, Outputs
 from crosspoint_ros.ros.queries import Correction, Job, Request
+from crosspoint_ros.ros.recorded import StepRecorder
 from crosspoint_ros.ros.report import is_answered
 from crosspoint_ros.srv import Accept, Correct
 
@@ -60,7 +61,8 @@ class Steps:
         self._node, self._outputs, self._queries = node, outputs, queries
         self._base_frame = config.base_frame
         self.history = History()
-        self.on_step: list[OnStep] = []
+        self._recorder = StepRecorder(config.record_dir, node.get_logger().error)
+        self.on_step: list[OnStep] = [self._recorder]
         self._publisher = node.create_publisher(HistoryMsg, '~/history', LATCHED)
         self._adjust = Adjust(node, config.base_frame, self)
         self._services = [
@@ -74,6 +76,7 @@ class Steps:
 
     def close(self) -> None:
         """Take everything off the graph."""
+        self._recorder.close()
         self._adjust.close()
         for service in self._services:
             self._node.destroy_service(service)
