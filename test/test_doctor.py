@@ -203,6 +203,7 @@ def test_two_nodes_of_one_name_are_told(domain):
 @pytest.mark.parametrize(('line', 'words'), [
     ('    base_farme: base', 'did you mean base_frame?'),
     ('    history_s: 61.0', 'allowed: 0.0 to 60.0'),
+    ("    side: {image_topic: 'two words'}", "a topic cannot be called 'two words'"),
     ("    front: {mask_path: /nowhere/mask.png}", None)])
 def test_a_params_file_is_judged_by_the_node_s_own_rules(domain, params, line, words):
     text = PARAMETERS.replace(PARAMETERS.splitlines()[-1], line) if words is None else \
@@ -307,8 +308,9 @@ def test_what_cannot_be_looked_at_ends_with_2(domain, capsys, arguments, words):
 
 
 def test_a_file_without_parameters_for_the_node_ends_with_2(domain, tmp_path, capsys):
-    for number, text in enumerate(('', 'just words', '[1, 2]', '/other:\n  ros__parameters: {}',
-                                   'a: {b', '/**: {}', '/**:\n  ros__parameters: 3')):
+    for number, text in enumerate((
+            '', 'just words', '[1, 2]', '/other:\n  ros__parameters: {}', 'a: {b', '/**: {}',
+            '/**:\n  ros__parameters: 3', '/**:\n  ros__parameters: {use_sim_time: 3}')):
         file = tmp_path / f'{number}.yaml'
         file.write_text(text)
         assert crosspoint(['doctor', '--params', str(file)]) == 2, text
@@ -326,12 +328,16 @@ def test_errors_end_with_1_and_say_so_as_text_and_as_json(domain, capsys):
     assert told['findings'][0]['cure']
 
 
-def test_it_has_no_publisher_no_service_and_changes_nothing(domain):
+@pytest.mark.parametrize('told_by', ['node', 'file'])
+def test_it_has_no_publisher_no_service_and_changes_nothing(domain, tmp_path, told_by):
+    greedy = tmp_path / 'greedy.yaml'  # asks for a service; the doctor takes no such orders
+    greedy.write_text(PARAMETERS + '    start_type_description_service: true\n')
     with running(domain=domain) as rig:
         rig.discover()
         names = rig.node._known_parameters.names
         before = [rig.node.get_parameter(name).value for name in names]
-        looking = threading.Thread(target=look, args=('/crosspoint', 2.0))
+        looking = threading.Thread(target=look, args=(
+            '/crosspoint', 2.0, greedy if told_by == 'file' else None, PATIENCE_S))
         looking.start()
         node = rig.cameras
         rig.until(lambda: NAME in node.get_node_names())

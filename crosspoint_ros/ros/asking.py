@@ -92,4 +92,8 @@ def parameters_from(file: Path, node: str) -> tuple[Parameter, ...]:
     except (RuntimeError, yaml.YAMLError, LookupError, AttributeError, TypeError,
             ValueError) as error:  # rclpy checks little of what it reads
         raise ValueError(f'{file} is no params file with values for {node}: {error}') from error
-    return tuple(map(Parameter.from_parameter_msg, messages.values()))
+    values = tuple(map(Parameter.from_parameter_msg, messages.values()))
+    for value in values:
+        if value.name == SIM_TIME and not isinstance(value.value, bool):
+            raise ValueError(f'{file}: {SIM_TIME} is {value.value!r}; it must be true or false')
+    return values

@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
 
 def told(seen: Seen, found: Sequence[Finding]) -> Iterator[str]:
     """Tell it in lines for people: one a camera that is well, and the findings."""
-    if seen.node.there:
+    if seen.node.there or seen.node.answers:
         yield f'{seen.node.name}: {seen.node.state or "says nothing"}'
     sick = {finding.camera for finding in found}
     yield from (line(seen, camera) for camera in seen.cameras if camera.name not in sick)
@@ -89,7 +89,7 @@ def as_json(seen: Seen, found: Sequence[Finding]) -> dict[str, Any]:
     """Return what `--json` prints; numbers that are not known are null."""
     return {
         'healthy': not any(finding.stops for finding in found),
-        'node': {'name': seen.node.name, 'there': bool(seen.node.there),
+        'node': {'name': seen.node.name, 'there': bool(seen.node.there or seen.node.answers),
                  'answers': seen.node.answers, 'state': seen.node.state or None},
         'cameras': [_camera_as_json(camera) for camera in seen.cameras],
         'findings': [{'code': f.sign.code, 'severity': f.sign.severity.value,

@@ -21,7 +21,7 @@ CURES = {
 
 def no_node(seen: Seen) -> Iterator[Finding]:
     """Nobody of that name is on the graph."""
-    if seen.node.there:
+    if seen.node.there or seen.node.answers:  # names may come later than services
         return
     nodes = seen.around.nodes
     near = difflib.get_close_matches(seen.node.name, nodes, n=3)

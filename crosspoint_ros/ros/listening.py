@@ -80,8 +80,8 @@ def _ears(node: Onlooker, name: str, config: Config | ConfigError | None) -> Ear
         return _no_ears(node, name)
     try:
         return Ears(node, name, config, _resolver(name))
-    except NameValidationException as error:
-        return ConfigError(f'a topic cannot be called so: {error}')
+    except ConfigError as error:
+        return error
 
 
 def _no_ears(node: Onlooker, name: str) -> Ears:
@@ -93,8 +93,11 @@ def _resolver(node: str) -> Callable[[str], str]:
     space, _, name = node.rpartition('/')
 
     def resolve(topic: str) -> str:
-        full = expand_topic_name(topic, name, space or '/')
-        validate_full_topic_name(full)
+        try:
+            full = expand_topic_name(topic, name, space or '/')
+            validate_full_topic_name(full)
+        except (NameValidationException, ValueError) as error:
+            raise ConfigError(f'a topic cannot be called {topic!r}') from error
         return full
     return resolve
 

@@ -22,7 +22,7 @@ class Onlooker(Node):
             importlib.util.find_spec('rclpy.type_description_service'))
         super().__init__(NAME, context=context, use_global_arguments=False, enable_rosout=False,
                          start_parameter_services=False,
-                         parameter_overrides=[*quiet, *parameters])
+                         parameter_overrides=[*parameters, *quiet])
 
     def create_publisher(self, *args: Any, **options: Any) -> Any:
         """Return what looks like a publisher to rclpy, which wants one for /parameter_events."""
