@@ -104,7 +104,8 @@ def crosspoint_node(folder: Path, *parameters: str) -> NodeProcess:
              for word in ('-p', parameter)]
     return NodeProcess('crosspoint_ros.ros.node', [
         '--params-file', str(ROOT / 'config' / 'demo.yaml'), *given],
-        folder / 'crosspoint_node.log', os.environ)
+        folder / 'crosspoint_node.log',
+        {**os.environ, 'PYTHONPATH': str(ROOT / 'test')})  # for the matchers of doubles.py
 
 
 def truth_of(name: str, camera: str, stamp: str) -> tuple[float, float]:

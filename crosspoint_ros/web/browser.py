@@ -18,7 +18,7 @@ from crosspoint_ros.web.requests import Next, Past
 MAX_WAITING = 256  # events; a browser that has not read so many is gone, or stopped reading
 GOODBYE_S = 0.5
 MAX_PAST = 8  # pictures of the past that one browser waits for
-MAX_OPEN = 16  # questions of one browser to the node at a time
+MAX_OPEN = 4  # questions of one browser to the node at a time
 
 log = logging.getLogger('crosspoint_web')
 

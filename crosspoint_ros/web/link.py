@@ -20,6 +20,8 @@ from crosspoint_ros.action import Correspond
 from crosspoint_ros.msg import History, QueryResult
 from crosspoint_ros.srv import Accept, Correct
 
+# ROS services hold ten requests, and as many replies; what is more at a time is lost in silence.
+MAX_OPEN = 8
 ANSWER_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
 
 
@@ -161,6 +163,8 @@ class Link:
         return await self._answer(answered)
 
     def _asked(self) -> asyncio.Future[Any]:
+        if len(self._open) >= MAX_OPEN:
+            raise Unanswered(f'{MAX_OPEN} requests of this page are open: wait for one of them')
         answered: asyncio.Future[Any] = self._loop.create_future()
         self._open.add(answered)
         answered.add_done_callback(self._open.discard)
