@@ -168,3 +168,17 @@ def test_the_page_has_every_sentence_that_was_told(found):
 
 def test_the_node_itself_is_seen_to_be_well(seen):
     assert (seen.node.there, seen.node.answers, seen.node.state) == (1, True, 'active')
+
+
+def test_in_simulated_time_the_cameras_that_follow_it_are_well_and_the_others_are_told(monkeypatch):
+    domain = next(DOMAINS)
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
+    cameras = {'simulated': Ailment(sim_time=True), 'walled': Ailment()}
+    with ward(domain, cameras), running(
+            cameras=list(cameras), domain=domain, front__depth_topic=None, side__depth_topic=None,
+            history_s=0.0, use_sim_time=True) as rig:
+        rig.until(lambda: rig.node._state_machine.current_state[1] == 'active')
+        found = [f for f in findings(look('/crosspoint', 2.0)) if f.camera]
+    agree(found, [('clocks-differ', 'ahead of /clock (limits', 'use_sim_time too')])
+    assert found[0].camera == 'walled'
+    assert says('clocks-differ', found[0].sentence)

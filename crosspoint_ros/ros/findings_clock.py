@@ -52,14 +52,14 @@ def clocks_differ(seen: Seen, camera: CameraSeen) -> Iterator[Finding]:
         return
     age_s = camera.image.age_s
     side = f'{age_s:.3f} s behind' if age_s > 0 else f'{-age_s:.3f} s ahead of'
-    clock = '/clock' if seen.use_sim_time else 'this machine'
+    clock = '/clock' if seen.use_sim_time else 'the clock of this machine'
     cure = ('start the driver with use_sim_time too, or set it to false for all'
             if seen.use_sim_time else 'synchronise the clocks of the machines (chrony, ntpd), or '
             'stop the driver from stamping with the clock of the camera; a bag is played with '
             '--clock and use_sim_time: true')
     yield Finding(
         Sign.CLOCKS_DIFFER,
-        f'the stamps on {camera.image.topic} are {side} the clock of {clock} '
+        f'the stamps on {camera.image.topic} are {side} {clock} '
         f'(limits.max_image_age_s {limit_s:g})', cure, camera.name)
 
 
