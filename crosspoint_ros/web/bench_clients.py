@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections import Counter
 from types import TracebackType
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import aiohttp
 
 CAMERAS = ('front', 'side', 'wrist')
+PATIENCE_S = 120.0
 
 
 class Clients:
@@ -61,3 +63,26 @@ class Clients:
 
     async def _ask(self, socket: Any, camera: str, after: str) -> None:
         await socket.send_str(json.dumps({'type': 'next', 'camera': camera, 'after': after}))
+
+
+def click_overheads_ms(port: int, clicks: int) -> list[float]:
+    """Return, for each click through the page's server, the time to its answer, less matching."""
+    async def click_all() -> list[float]:
+        origin = f'http://127.0.0.1:{port}'
+        async with aiohttp.ClientSession() as session, session.ws_connect(
+                f'{origin}/events', headers={'Origin': origin}) as socket:
+            return [await _overhead_ms(socket, number) for number in range(clicks)]
+
+    return asyncio.run(asyncio.wait_for(click_all(), PATIENCE_S))
+
+
+async def _overhead_ms(socket: Any, number: int) -> float:
+    await asyncio.sleep(0.05)
+    x, begun_s = 300.0 + number / 8, time.perf_counter()
+    await socket.send_str(json.dumps({'type': 'click', 'id': number, 'camera': CAMERAS[0],
+                                      'stamp': '0', 'x': x, 'y': 240.0}))
+    async for message in socket:
+        result = json.loads(message.data).get('result')
+        if result and result['clicked']['x'] == round(x, 2) and result['match_ms'] is not None:
+            return 1000 * (time.perf_counter() - begun_s) - float(result['match_ms'])
+    raise ConnectionError('the server has ended the connection')

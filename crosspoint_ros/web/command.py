@@ -55,6 +55,7 @@ def main(args: argparse.Namespace) -> int:
 async def serve(node: str, host: str, port: int, token: str,
                 ros_args: list[str] | None = None) -> None:
     """Listen, print the address, and serve until a signal; raise OSError for a taken port."""
+    sys.setswitchinterval(0.001)  # two threads hand every click and answer to each other
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
