@@ -272,6 +272,18 @@ def test_a_port_that_is_taken_is_said_in_words(server):
     assert f'cannot listen on 127.0.0.1 port {server.port}: Address already in use' in run.stderr
 
 
+@pytest.mark.parametrize(('options', 'said'), [
+    (['--node', 'a b'], 'topic name must not contain'), (['--ros-args', '-r', 'x'], 'remap rule'),
+    (['--host', 'nowhere.invalid'], 'cannot listen on nowhere.invalid')])
+def test_what_it_cannot_begin_with_is_said_in_one_line(options, said):
+    run = subprocess.run(
+        [sys.executable, '-m', 'crosspoint_ros.cli', 'web', '--port', '0', *options], cwd=ROOT,
+        capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1
+    assert said in run.stderr
+    assert 'Traceback' not in run.stderr
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_in_order_while_browsers_are_connected(tmp_path, number):
     with chromium.serving(tmp_path / 'web.log') as server:

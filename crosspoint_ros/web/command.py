@@ -40,7 +40,7 @@ def _port(text: str) -> int:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM; 1 if the port cannot be had."""
+    """Serve until SIGINT or SIGTERM; 1 if it cannot begin."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format='%(name)s: %(message)s')
     token = token_for(args.host, args.token)
     try:
@@ -48,6 +48,9 @@ def main(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f'crosspoint web: cannot listen on {args.host} port {args.port}: '
               f'{error.strerror or error} (another --port?)', file=sys.stderr)
+        return 1
+    except RuntimeError as error:  # rcl could not read the arguments, or the name of the node
+        print(f'crosspoint web: {error}', file=sys.stderr)
         return 1
     return 0
 
