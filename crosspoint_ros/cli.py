@@ -12,6 +12,8 @@ COMMANDS = {
     'web': ('crosspoint_ros.web.command', 'serve a page to click on, for any browser'),
     'doctor': ('crosspoint_ros.ros.doctor', 'say what keeps a node from answering clicks, and '
                'what cures it'),
+    'replay': ('crosspoint_ros.ros.replay', 'answer the clicks of a recording again, and say what '
+               'changed'),
     'mask': ('crosspoint_ros.data.mask', "find the robot's own body in a moving camera"),
     'bench scene': ('crosspoint_ros.bench.scene', 'score clicks on a recorded scene'),
     'bench pairs': ('crosspoint_ros.bench.pairs', 'score a matcher on a folder of real pairs'),

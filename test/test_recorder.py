@@ -361,6 +361,12 @@ def test_bench_pairs_scores_the_folder(record, located, capsys):
     assert '100.0%' in said
 
 
+@pytest.mark.parametrize('option', ['--no-mask', '--mask=other.png'])
+def test_another_mask_than_the_recorded_one_is_refused(record, located, option, capsys):
+    assert cli.main(['bench', 'pairs', str(record(decided(located))), option]) == 1
+    assert 'their own masks' in capsys.readouterr().err
+
+
 def test_a_picture_that_is_gone_is_named(record, located, capsys):
     folder = record(decided(located))
     os.unlink(folder / 'images/r_222.png')

@@ -94,6 +94,9 @@ def options(pairs: list[str]) -> dict[str, Any]:
 def chosen_set(args: argparse.Namespace, given: Given) -> PairSet | RecordedSet:
     """Open the folder, whichever of the two kinds it is."""
     if (args.folder / ANSWERS).is_file():
+        if args.mask or args.no_mask:
+            raise ValueError(f'{args.folder}: recorded answers have their own masks; leave out '
+                             '--mask and --no-mask')
         return RecordedSet(args.folder, given, args.decided == 'model')
     return PairSet(args.folder, given, chosen_mask(args))
 

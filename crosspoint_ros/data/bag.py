@@ -135,5 +135,6 @@ def read_topics(bag: Any, topics: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """Yield topic and message of these topics, in the order of the recording."""
     wanted = set(topics)
     played = [c for c in bag.connections if c.topic in wanted]
-    for connection, _, raw in bag.messages(connections=played):
+    # Without any connection it would be all of them.
+    for connection, _, raw in bag.messages(connections=played) if played else ():
         yield connection.topic, bag.deserialize(raw, connection.msgtype)

@@ -33,9 +33,7 @@ class Camera:
         self._node, self.config, self._on_jump = node, config, on_jump
         self._type = image_type(config)
         self.source = source_of(config, node.resolve_topic_name)
-        memory = Memory(whole.history_s, whole.times.max_image_age_s,
-                        whole.times.max_depth_lag_s)
-        self.frames = FrameMemory(self.source, memory, self._now_ns, read_mask(config))
+        self.frames = FrameMemory(self.source, memory_of(whole), self._now_ns, read_mask(config))
         self.frame_id = ''  # of the newest image, for diagnostics
         self._last_ns = 0  # stamp of the last image that came
         self._arrivals_s: deque[float] = deque(maxlen=600)
@@ -97,6 +95,11 @@ class Camera:
         """Age of the newest image by the node's clock; NaN without one."""
         newest_ns = self.frames.newest_ns()
         return float('nan') if newest_ns is None else (self._now_ns() - newest_ns) * 1e-9
+
+
+def memory_of(config: Config) -> Memory:
+    """Return how long images are remembered."""
+    return Memory(config.history_s, config.times.max_image_age_s, config.times.max_depth_lag_s)
 
 
 def image_type(config: CameraConfig) -> type:

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Point, PointStamped
@@ -37,35 +39,45 @@ def request_from_mouse(camera: str, click: Point) -> Request:
     return Request(camera=camera, pixel=np.array([click.x, click.y]), clamp=True)
 
 
-def request_from_rviz(node: Node, click: PointStamped) -> Request:
+def request_from_rviz(warn: Callable[[str], object], click: PointStamped) -> Request:
     """Take RViz2's Publish Point: a 3D point on what is rendered, stamped when it was clicked."""
     if click.point.z == 0.0:
-        node.get_logger().warning(
+        warn(
             f'/clicked_point has z = 0 exactly in {click.header.frame_id!r}: some tools publish '
             'the ground plane under the cursor, not the surface that was clicked')
     return Request(point_m=np.array([click.point.x, click.point.y, click.point.z]),
                    point_frame=click.header.frame_id)
 
 
+@dataclass(frozen=True)
+class ClickTopic:
+    """A topic that clicks come in by, and what becomes of its messages."""
+
+    name: str
+    kind: type
+    request: Callable[[Any], Request]
+
+
+def click_topics(cameras: tuple[CameraConfig, ...], resolve: Callable[[str], str],
+                 warn: Callable[[str], object]) -> list[ClickTopic]:
+    """All click topics of `ros_api.md`; `resolve` gives the full name of one."""
+    topics = [ClickTopic('/clicked_point', PointStamped, partial(request_from_rviz, warn))]
+    for camera in cameras:
+        topics += [
+            ClickTopic(resolve(f'~/{camera.name}/click'), PointStamped,
+                       partial(request_from_click, camera.name)),
+            ClickTopic(f'{resolve(camera.image_topic)}_mouse_left', Point,
+                       partial(request_from_mouse, camera.name))]
+    return topics
+
+
 def subscribe_clicks(node: Node, cameras: tuple[CameraConfig, ...], ask: Ask
                      ) -> list[Subscription]:
-    """Listen to all click topics of `ros_api.md`."""
+    """Listen to all click topics."""
 
-    def pixel_click(camera: str, click: PointStamped) -> None:
-        ask(request_from_click(camera, click))
+    def take(topic: ClickTopic, click: Any) -> None:
+        ask(topic.request(click))
 
-    def mouse_click(camera: str, click: Point) -> None:
-        ask(request_from_mouse(camera, click))
-
-    def rviz_click(click: PointStamped) -> None:
-        ask(request_from_rviz(node, click))
-
-    subscriptions = [node.create_subscription(PointStamped, '/clicked_point', rviz_click, 10)]
-    for camera in cameras:
-        subscriptions += [
-            node.create_subscription(PointStamped, f'~/{camera.name}/click',
-                                     partial(pixel_click, camera.name), 10),
-            node.create_subscription(Point, f'{node.resolve_topic_name(camera.image_topic)}'
-                                     '_mouse_left',
-                                     partial(mouse_click, camera.name), 10)]
-    return subscriptions
+    return [node.create_subscription(topic.kind, topic.name, partial(take, topic), 10)
+            for topic in click_topics(cameras, node.resolve_topic_name,
+                                      node.get_logger().warning)]

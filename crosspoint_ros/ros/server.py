@@ -16,9 +16,10 @@ from rclpy.task import Future
 
 from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.core.pipeline import Located, corrected, ground, locate
+from crosspoint_ros.core.pipeline import Located, corrected
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
+from crosspoint_ros.ros.answering import answer
 from crosspoint_ros.ros.cameras import Camera
 from crosspoint_ros.ros.clicks import request_from_goal, subscribe_clicks
 from crosspoint_ros.ros.config import Config
@@ -200,14 +201,7 @@ class QueryServer:
             job.enter('verify')
             return corrected(correction.located, correction.camera, correction.pixel, self.limits)
         assert self.loading.matchers is not None
-        matcher, refiner = self.loading.matchers.matcher, self.loading.matchers.refiner
-        gathered = self._views.gather(job)
-        pixel, meant = gathered.pixel, 1.0
-        if pixel is None:
-            named = ground(gathered.clicked, job.request.instruction, matcher)
-            pixel, meant = named.pixel, named.confidence
-        return locate(gathered.clicked, gathered.others, pixel, matcher, self.limits, job.enter,
-                      refiner, meant)
+        return answer(job, self._views, self.loading.matchers, self.limits)
 
     def _draw(self, job: Job) -> None:
         located = job.located

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -63,22 +64,15 @@ def interpolated(before: Transform, after: Transform, ratio: float) -> Transform
     return Transform(R, before.t_m + ratio * (after.t_m - before.t_m))
 
 
-class TfListener:
-    """The tree of /tf and /tf_static: a `Tree` of transforms.py."""
+class TfTree:
+    """The tree of the transforms that it is given: a `Tree` of transforms.py."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, complain: Callable[[str], object]) -> None:
+        self._complain = complain
         self._tracks: dict[str, Track] = {}
         self._told: set[str] = set()
         self._lock = threading.Lock()
         self._rewind = Rewind()
-        group = ReentrantCallbackGroup()
-        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._subscriptions = (
-            node.create_subscription(TFMessage, '/tf', self._on_tf, QoSProfile(depth=100),
-                                     callback_group=group),
-            node.create_subscription(TFMessage, '/tf_static', self._on_tf_static, latched,
-                                     callback_group=group))
 
     def find(self, base_frame: str, camera_frame: str, at_ns: int) -> Transform | None:
         """See `Tree`."""
@@ -103,8 +97,6 @@ class TfListener:
 
     def close(self) -> None:
         """See `Tree`."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
 
     def _above(self, frame: str, at_ns: int) -> dict[str, Transform]:
         """Return ancestor_from_frame for the frame itself and all that is known above it."""
@@ -118,13 +110,15 @@ class TfListener:
             ancestor = parent
         return above
 
-    def _on_tf(self, msg: TFMessage) -> None:
+    def add(self, msg: TFMessage) -> None:
+        """Take what came on /tf."""
         if self._rewind.seen_in(msg):
             self.clear()
         for stamped in msg.transforms:
             self._take(stamped, static=False)
 
-    def _on_tf_static(self, msg: TFMessage) -> None:
+    def add_static(self, msg: TFMessage) -> None:
+        """Take what came on /tf_static."""
         for stamped in msg.transforms:
             self._take(stamped, static=True)
 
@@ -137,11 +131,30 @@ class TfListener:
         except ValueError as error:
             if child not in self._told:
                 self._told.add(child)
-                self._node.get_logger().error(
-                    f'a transform from {child!r} to {parent!r} is ignored: {error}')
+                self._complain(f'a transform from {child!r} to {parent!r} is ignored: {error}')
             return
         with self._lock:
             track = self._tracks.get(child)
             if track is None or track.static != static:
                 track = self._tracks[child] = Track(static)
             track.add(stamp_ns(stamped.header.stamp), parent, parent_from_child)
+
+
+class TfListener(TfTree):
+    """The tree of /tf and /tf_static, as a node hears them."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node.get_logger().error)
+        self._node = node
+        group = ReentrantCallbackGroup()
+        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._subscriptions = (
+            node.create_subscription(TFMessage, '/tf', self.add, QoSProfile(depth=100),
+                                     callback_group=group),
+            node.create_subscription(TFMessage, '/tf_static', self.add_static, latched,
+                                     callback_group=group))
+
+    def close(self) -> None:
+        """See `Tree`."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)

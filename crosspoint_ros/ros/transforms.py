@@ -92,8 +92,9 @@ def make_transforms(node: Node) -> Transforms:
 class Transforms:
     """Answers where frames are, or says why it cannot."""
 
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
+    def __init__(self, tree: Tree, now_s: Callable[[], float] = time.monotonic,
+                 sleep: Callable[[float], None] = time.sleep) -> None:
+        self._tree, self._now_s, self._sleep = tree, now_s, sleep
 
     def lookup(self, base_frame: str, camera_frame: str, at_ns: int, timeout_s: float = 0.0,
                should_stop: Callable[[], bool] = lambda: False) -> Transform:
@@ -106,18 +107,18 @@ class Transforms:
         if at_ns <= 0:
             # TF would take 0 for "the latest", which is another moment than the image's.
             raise Rejected(Code.NO_TF, f'no {what}: the image has no stamp')
-        begun_s = time.monotonic()
+        begun_s = self._now_s()
         while True:
             found, reason = self._attempt(base_frame.lstrip('/'), camera_frame.lstrip('/'), at_ns)
             if found is not None:
                 return found
             if should_stop():
                 raise Rejected(Code.CANCELLED, f'cancelled while waiting for the {what}')
-            waited_s = time.monotonic() - begun_s
+            waited_s = self._now_s() - begun_s
             if waited_s >= timeout_s:
                 raise Rejected(Code.NO_TF, f'no {what}: {reason} (waited {waited_s:.2f} s, limit '
                                f'{timeout_s:g})')
-            time.sleep(min(POLL_S, timeout_s - waited_s))
+            self._sleep(min(POLL_S, timeout_s - waited_s))
 
     def clear(self) -> None:
         """Forget all but the static transforms, as when time jumps."""

@@ -2,16 +2,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected, Transform, Unseen, View
 from crosspoint_ros.core.sight import best_view
-from crosspoint_ros.ros.cameras import Camera
 from crosspoint_ros.ros.config import Config
+from crosspoint_ros.ros.frames import FrameMemory
 from crosspoint_ros.ros.queries import Job, Request
 from crosspoint_ros.ros.transforms import Transforms
 
@@ -25,11 +26,25 @@ class Gathered:
     pixel: Array | None
 
 
-class ViewSource:
-    """Waits, in the query's thread, for the images and transforms of a request."""
+class Remembers(Protocol):
+    """A camera whose images are remembered."""
 
-    def __init__(self, cameras: dict[str, Camera], transforms: Transforms, config: Config) -> None:
+    @property
+    def frames(self) -> FrameMemory:
+        """What has come."""
+        ...
+
+
+class ViewSource:
+    """Waits, in the query's thread, for the images and transforms of a request.
+
+    now_s: the clock by which it waits; the frames and the transforms have clocks of their own.
+    """
+
+    def __init__(self, cameras: Mapping[str, Remembers], transforms: Transforms, config: Config,
+                 now_s: Callable[[], float] = time.monotonic) -> None:
         self._cameras, self._transforms, self._config = cameras, transforms, config
+        self._now_s = now_s
 
     def gather(self, job: Job) -> Gathered:
         """Return the views of a request. Raises `Rejected` when the clicked one is missing.
@@ -97,13 +112,13 @@ class ViewSource:
 
         What stays away is refused by name when it is asked for.
         """
-        request, end_s = job.request, time.monotonic() + self._config.times.wait_images_s
+        request, end_s = job.request, self._now_s() + self._config.times.wait_images_s
         names = self._cameras if request.point_m is not None else (
             request.camera, *self._others(request))
         for name in names:
             frames = self._cameras[name].frames
             arrived = partial(frames.ready, request.stamp_ns if name == request.camera else 0)
-            frames.wait_for(arrived, end_s - time.monotonic(), lambda: job.ended)
+            frames.wait_for(arrived, end_s - self._now_s(), lambda: job.ended)
 
     def _clicked(self, request: Request) -> View:
         frames = self._cameras[request.camera].frames
