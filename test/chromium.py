@@ -161,6 +161,15 @@ class Page:
         """Click a pixel of the camera's image."""
         self.tab.mouse.click(*self.place_of(camera, pixel))
 
+    def answered(self, pixel: tuple[float, float] = HANDLE, until_found: bool = False) -> None:
+        """Click in front and wait for the answer; again, where a node has just begun to look."""
+        def asked() -> Any:
+            before = self.query_id()
+            self.click('front', pixel)
+            self.wait(lambda: self.query_id() not in ('', before), 'answer')
+            return not until_found or self.view('side').locator('.mark').count()
+        self.wait(asked, 'point found in side')
+
     def drag(self, camera: str, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Drag from one pixel of the camera's image to another."""
         self.tab.mouse.move(*self.place_of(camera, start))

@@ -33,9 +33,7 @@ def node(cameras, folder):
 
 
 def answer(page):
-    before = page.query_id()
-    page.click('front', HANDLE)
-    page.wait(lambda: page.query_id() not in ('', before), 'answer')
+    page.answered(until_found=True)
     return page.found('side')
 
 

@@ -37,6 +37,7 @@ def server(kitchen, folder):
 def tab(browser, server):
     tab = Page(browser, server.address)
     tab.wait_for_pictures()
+    tab.answered(until_found=True)
     yield tab
     tab.close()
 
@@ -51,9 +52,7 @@ def page(tab):
 
 def answered(page, pixel=HANDLE):
     """Click in front, and return what is found in side."""
-    before = page.query_id()
-    page.click('front', pixel)
-    page.wait(lambda: page.query_id() not in ('', before), 'answer')
+    page.answered(pixel)
     return page.found('side')
 
 

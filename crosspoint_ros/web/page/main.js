@@ -29,6 +29,7 @@ const HEARD = {
       state.words || state.matcher || `${state.node} is ready`);
     arrangeViews();
     find('instruct').hidden = !state.can_ground;
+    fit();
     panel.frames(state.target_frame);
   },
   shown(news) {
