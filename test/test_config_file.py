@@ -126,7 +126,11 @@ def test_rviz_shows_what_the_node_publishes():
     topics = {item['Topic']['Value'] for item in (*manager['Displays'], *manager['Tools'])
               if 'Topic' in item}
     assert topics == {'/crosspoint/front/overlay', '/crosspoint/wrist/overlay', '/clicked_point',
-                      '/crosspoint/markers', '/crosspoint/grasp_target'}
+                      '/crosspoint/markers', '/crosspoint/grasp_target',
+                      '/front/color/image_raw', '/wrist/color/image_raw'}
+    assert {item['Interactive Markers Namespace'] for item in manager['Displays']
+            if 'Interactive Markers Namespace' in item} == {
+                '/crosspoint/pictures', '/crosspoint/adjust'}
 
 
 def test_the_profile_gives_fast_dds_64_mb_of_shared_memory_and_keeps_udp():

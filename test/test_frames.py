@@ -106,6 +106,17 @@ def test_a_stamp_that_is_forgotten_is_refused_with_what_is_remembered():
             lambda: frames.at(ns(100)))
 
 
+def test_the_last_image_of_a_frozen_camera_is_not_answered_for_ever():
+    clock = Clock()
+    frames = memory(clock=clock)
+    frames.add_image(image(0))
+    clock.now_ms = 2999.0
+    frames.at(ns(0))
+    clock.now_ms = 3001.0
+    refused(Code.STALE, r'is 3\.001 s old \(history_s 2 and limits\.max_image_age_s 1\)',
+            lambda: frames.at(ns(0)))
+
+
 def test_images_that_arrive_out_of_order_are_found():
     frames = memory()
     for at_ms in (0, 66, 33):
@@ -169,11 +180,13 @@ def test_after_a_jump_back_in_time_the_new_images_count():
 
 
 def test_clearing_forgets_images_and_keeps_the_lens():
-    frames = memory(SOURCE)
+    clock = Clock()
+    frames = memory(SOURCE, clock=clock)
     frames.add_image(image(0))
     frames.add_depth(depth(0))
     frames.clear()
     refused(Code.NO_IMAGE, 'no image has come', frames.newest)
+    clock.now_ms = -5000.0
     frames.add_image(image(-5000))
     frames.add_depth(depth(-5000))
     assert frames.at(ns(-5000)).intrinsics.fx_px == 10

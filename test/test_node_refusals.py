@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.msg import QueryResult, Status
+from geometry_msgs.msg import Point, PointStamped
 from rclpy.action import ActionClient
 from rig import POSES, Rig, image_message, pixel_of, running
 
@@ -43,6 +44,30 @@ def ask(rig: Rig, timeout_s: float = 10.0, **changes: object) -> QueryResult:
     request = Request(**{'camera': 'front', 'pixel': MIDDLE, **changes})
     rig.on_executor(lambda: rig.node._server.ask(request))
     return rig.next_result(timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize('by', ['action', 'topic'])
+def test_a_hundred_at_once_get_a_result_each(by):
+    with running(busy='reject', limits__max_image_age_s=60.0) as rig:
+        rig.discover()
+        rig.show()
+        results: list[QueryResult] = []
+        rig.cameras.create_subscription(QueryResult, '/crosspoint/result', results.append, 200)
+        if by == 'action':
+            client = ActionClient(rig.cameras, CorrespondAction, '/crosspoint/correspond')
+            rig.until(client.server_is_ready)
+
+            def send() -> None:
+                client.send_goal_async(CorrespondAction.Goal(camera='front', x=159.5, y=119.5))
+        else:
+            clicks = rig.cameras.create_publisher(PointStamped, '/crosspoint/front/click', 200)
+            rig.until(clicks.get_subscription_count)
+
+            def send() -> None:
+                clicks.publish(PointStamped(point=Point(x=159.5, y=119.5)))
+        rig.until(lambda: rig.cameras.count_subscribers('/crosspoint/result') > 1)
+        rig.on_executor(lambda: [send() for _ in range(100)])  # while the node can take none
+        rig.until(lambda: len({r.query_id for r in results}) == 100, 20.0, 'a hundred results')
 
 
 def assert_refused(rig: Rig, result: QueryResult, code: int, *words: str) -> None:

@@ -158,6 +158,22 @@ def test_the_clock_goes_with_the_bag_at_its_rate_and_a_loop_is_a_jump_back(audie
     assert min(stamp_ns(clock.clock) for clock in clocks) == begin_ns
 
 
+def test_time_may_go_on_from_round_to_round(audience, play):
+    clocks = audience.hear(Clock, '/clock', QoSProfile(depth=1000))
+    images = audience.hear(CompressedImage, '/wrist/color/image_raw/compressed',
+                           QoSProfile(depth=100))
+    moved = audience.hear(TFMessage, '/tf', QoSProfile(depth=1000))
+    play(rate=10, loop='true', time_goes_on='true')
+    first = set(recorded(KITCHEN, '/wrist/color/image_raw/compressed'))
+    third_ns = 2 * (max(first) - min(first)) + min(first)
+    audience.until(lambda: stamps(images) and stamps(images)[-1] > third_ns, 'a third round')
+    ticks = [stamp_ns(clock.clock) for clock in clocks]
+    assert ticks == sorted(set(ticks))
+    assert stamps(images) == sorted(set(stamps(images)))
+    poses = {stamp_ns(t.header.stamp) for message in moved for t in message.transforms}
+    assert set(stamps(images)[1:-1]) <= poses, 'every image has its pose, in every round'
+
+
 def test_the_cameras_of_the_kitchen_are_where_its_truth_says(audience, play):
     transforms = make_transforms(audience.node)
     clocks = audience.hear(Clock, '/clock', QoSProfile(depth=1000))

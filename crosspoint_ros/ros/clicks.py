@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import Point, PointStamped
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
 from crosspoint_ros.action import Correspond as CorrespondAction
@@ -16,6 +17,9 @@ from crosspoint_ros.ros.config import CameraConfig
 from crosspoint_ros.ros.convert import stamp_ns
 from crosspoint_ros.ros.queries import Request
 from crosspoint_ros.srv import Correspond as CorrespondService
+
+# DDS drops in silence what does not fit; rclpy's services and most clients have room for 10.
+MANY = QoSProfile(depth=200)
 
 Ask = Callable[[Request], object]
 
@@ -78,6 +82,6 @@ def subscribe_clicks(node: Node, cameras: tuple[CameraConfig, ...], ask: Ask
     def take(topic: ClickTopic, click: Any) -> None:
         ask(topic.request(click))
 
-    return [node.create_subscription(topic.kind, topic.name, partial(take, topic), 10)
+    return [node.create_subscription(topic.kind, topic.name, partial(take, topic), MANY)
             for topic in click_topics(cameras, node.resolve_topic_name,
                                       node.get_logger().warning)]

@@ -160,7 +160,11 @@ class FrameMemory:
             return True
 
     def at(self, at_ns: int) -> View:
-        """Return the view of that stamp (to 1 ms). Raises `Rejected` (STALE if it is not here)."""
+        """Return the view of that stamp (to 1 ms).
+
+        Raises `Rejected` (STALE if it is not here, or past history_s and max_image_age_s: the last
+        image of a camera that is frozen stays in memory).
+        """
         with self._changed:
             self._need_images()
             image = self._find(at_ns)
@@ -169,6 +173,13 @@ class FrameMemory:
                 raise Rejected(Code.STALE, f'{self.source.camera} has no image of stamp '
                                f'{_s(at_ns)} s; it remembers {len(self._images)} from {_s(oldest)} '
                                f'to {_s(newest)} s (history_s {self._memory.history_s:g})')
+        age_s = (self._now_ns() - image.stamp_ns) / 1e9
+        limit_s = self._memory.history_s + self._memory.max_image_age_s
+        if age_s > limit_s:
+            raise Rejected(Code.STALE, f'the clicked image of {self.source.camera} is {age_s:.3f} '
+                           f's old (history_s {self._memory.history_s:g} and '
+                           f'limits.max_image_age_s {self._memory.max_image_age_s:g}): click on a '
+                           'newer one')
         return self._view(image)
 
     def newest(self) -> View:

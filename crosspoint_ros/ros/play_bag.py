@@ -15,11 +15,12 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
 from crosspoint_ros.data.bag import UnreadableBag, open_bag
-from crosspoint_ros.ros.convert import time_msg
+from crosspoint_ros.ros.convert import stamp_ns, time_msg
 from crosspoint_ros.ros.ending import wait_for_signal
 from crosspoint_ros.scenes import KITCHEN
 
@@ -34,7 +35,8 @@ class BagPlayer(Node):
     """Publishes a bag's messages as they were recorded, bytes and stamps unchanged.
 
     Parameters: bag (path; default the built-in kitchen), rate (1.0: as recorded), loop (false),
-    clock_hz (40.0, of /clock). A loop is therefore a jump back in time.
+    clock_hz (40.0, of /clock), time_goes_on (false). A loop is therefore a jump back in time,
+    unless time goes on: then the stamps of headers are later in every round.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -42,6 +44,7 @@ class BagPlayer(Node):
         super().__init__('play_bag', **options)
         path = Path(self._parameter('bag', str(KITCHEN))).expanduser()
         self._loop = self._parameter('loop', False)
+        self._goes_on = self._parameter('time_goes_on', False)
         self._rate = self._parameter('rate', 1.0)
         self._tick_ns = round(1e9 * self._rate / self._parameter('clock_hz', 40.0))
         self._bag = open_bag(path)
@@ -58,12 +61,14 @@ class BagPlayer(Node):
         """Publish the bag, again and again with `loop`; ends early when it should."""
         executor = SingleThreadedExecutor()
         executor.add_node(self)
-        self._play_once(executor, should_end)
+        later_ns = self._play_once(executor, should_end, 0)
         while self._loop and not should_end():
-            self._play_once(executor, should_end)
+            later_ns += self._play_once(executor, should_end, later_ns if self._goes_on else 0)
         executor.shutdown()
 
-    def _play_once(self, executor: SingleThreadedExecutor, should_end: Callable[[], bool]) -> None:
+    def _play_once(self, executor: SingleThreadedExecutor, should_end: Callable[[], bool],
+                   later_ns: int) -> int:
+        """Publish the bag with its stamps so much later; return how long that took, in its time."""
         start_ns, begun_s = self._bag.start_time, time.monotonic()
 
         def wait_until(bag_ns: int) -> None:
@@ -77,14 +82,16 @@ class BagPlayer(Node):
         played = [c for c in self._bag.connections if c.topic in self._publisher_of]
         for connection, bag_ns, data in self._bag.messages(connections=played):
             if should_end():
-                return
+                break
             while tick_ns <= bag_ns:
                 wait_until(tick_ns)
-                self._clock_publisher.publish(Clock(clock=time_msg(tick_ns)))
+                self._clock_publisher.publish(Clock(clock=time_msg(tick_ns + later_ns)))
                 tick_ns += self._tick_ns
             wait_until(bag_ns)
-            self._publisher_of[connection.topic].publish(bytes(data))
+            publisher = self._publisher_of[connection.topic]
+            publisher.publish(stamped_later(bytes(data), publisher.msg_type, later_ns))
         wait_until(tick_ns)
+        return tick_ns - start_ns
 
     def _advertise(self) -> dict[str, Publisher[Any]]:
         """Return a publisher for each of the bag's topics whose type is installed."""
@@ -111,6 +118,16 @@ class BagPlayer(Node):
         if number and not (isinstance(value, (int, float)) and 0 < value <= 1000):
             raise Unplayable(f'{name} must be a number over 0 and at most 1000, got {value!r}')
         return value
+
+
+def stamped_later(data: bytes, kind: Any, later_ns: int) -> bytes:
+    """Move the stamps of a serialized message's headers; one without headers stays as it is."""
+    if not later_ns or not (hasattr(kind, 'header') or hasattr(kind, 'transforms')):
+        return data
+    message = deserialize_message(data, kind)
+    for stamped in (message.transforms if hasattr(kind, 'transforms') else [message]):
+        stamped.header.stamp = time_msg(stamp_ns(stamped.header.stamp) + later_ns)
+    return serialize_message(message)
 
 
 def message_type(name: str) -> Any:

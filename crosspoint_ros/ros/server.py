@@ -21,7 +21,7 @@ from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.answering import answer
 from crosspoint_ros.ros.cameras import Camera
-from crosspoint_ros.ros.clicks import request_from_goal, subscribe_clicks
+from crosspoint_ros.ros.clicks import MANY, request_from_goal, subscribe_clicks
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.loading import Loading
 from crosspoint_ros.ros.outputs import Outputs
@@ -89,10 +89,11 @@ class QueryServer:
         together = ReentrantCallbackGroup()
         self._action = ActionServer(
             self._node, CorrespondAction, '~/correspond', self._on_goal, callback_group=together,
-            cancel_callback=self._on_cancel)
+            cancel_callback=self._on_cancel, goal_service_qos_profile=MANY,
+            result_service_qos_profile=MANY, cancel_service_qos_profile=MANY)
         self._services = [
             self._node.create_service(CorrespondService, '~/correspond_once', self._on_request,
-                                      callback_group=together)]
+                                      callback_group=together, qos_profile=MANY)]
 
     # What the lifecycle asks for
 
