@@ -26,6 +26,7 @@ from visualization_msgs.srv import GetInteractiveMarkers
 
 from crosspoint_ros.core.datatypes import Intrinsics, Rejected
 from crosspoint_ros.core.picture import PLANE_M
+from crosspoint_ros.ros.frames import FrameMemory
 from crosspoint_ros.ros.pictures import PERIOD_S
 from crosspoint_ros.ros.queries import MAX_QUEUED
 
@@ -56,6 +57,14 @@ class Watcher:
     def look_away(self) -> None:
         """Listen no more."""
         self.rig.cameras.destroy_subscription(self._updates)
+
+    def close(self) -> None:
+        """Hold nothing of rclpy's, or the participant would live on in a later test."""
+        node = self.rig.cameras
+        node.destroy_publisher(self._feedback)
+        node.destroy_client(self._everything)
+        node.destroy_subscription(self._updates)
+        del self._feedback, self._everything, self._updates
 
     def _take(self, update: InteractiveMarkerUpdate) -> None:
         self.updates.append(update)
@@ -114,7 +123,11 @@ def watched(**parameters: Any) -> Iterator[tuple[Rig, Watcher]]:
     with running(**{'limits__max_image_age_s': 3600.0, 'history_s': 60.0, 'busy': 'queue',
                     **parameters}) as rig:
         rig.discover()
-        yield rig, Watcher(rig)
+        watcher = Watcher(rig)
+        try:
+            yield rig, watcher
+        finally:
+            watcher.close()
 
 
 @pytest.fixture(scope='module')
@@ -134,6 +147,11 @@ def here(shared: tuple[Rig, Watcher], request: pytest.FixtureRequest) -> tuple[R
     return rig, watcher
 
 
+def memory(rig: Rig) -> FrameMemory:
+    """What the node remembers of `front`; kept by a test, it would keep the node on the graph."""
+    return rig.node._server.cameras['front'].frames
+
+
 def only_result(rig: Rig, count: int = 1) -> Any:
     """The last result, after a while in which no more came than these."""
     rig.until(lambda: len(rig.results) >= count, what=f'{count} results, not {len(rig.results)}')
@@ -141,6 +159,108 @@ def only_result(rig: Rig, count: int = 1) -> Any:
     rig.until(lambda: rig.ticks > before + 3)
     assert len(rig.results) == count
     return rig.results[-1]
+
+
+def test_another_lens_is_another_surface():
+    lens = Intrinsics(300.0, 300.0, 159.5, 119.5, 320, 240, (-0.28, 0.09, 0.001, -0.0005, 0.0))
+    with watched() as (rig, watcher):
+        watcher.sees(show(rig, 1))
+        rig.cameras.send_info = lambda camera, stamp_ns, _send=rig.cameras.send_info: _send(
+            camera, stamp_ns, lens)
+        rig.until(lambda: rig.cameras.send_info('front', rig.cameras.now_ns()) or len(
+            rig.node._server.cameras['front'].frames._infos) > 1, what='the other lens')
+        watcher.sees(show(rig, 2))
+        assert len(surface(watcher.shown['front']).points) > 100
+
+
+def test_nothing_is_made_while_nobody_looks():
+    """Not an image is decoded, and who looks again does not begin with an old picture."""
+    with watched() as (rig, watcher):
+        stamp_ns = show(rig, 1)
+        watcher.sees(stamp_ns)
+        watcher.look_away()
+        rig.until(lambda: not rig.node._server._pictures._sent['front'], what='it is noticed')
+        assert watcher.everything() == {}
+        show(rig, 2)
+        before = rig.ticks
+        rig.until(lambda: rig.ticks > before + 3 * PERIOD_S / 0.1)
+        assert memory(rig)._images[-1].decoded is None
+        watcher.look()
+        watcher.sees(show(rig, 3))
+        assert memory(rig)._images[-1].decoded is not None
+
+
+def test_a_camera_that_vanished_goes_grey_and_clicks_on_it_are_refused_until_it_is_back():
+    with watched(limits__max_image_age_s=1.0) as (rig, watcher):
+        live = watcher.sees(show(rig, 1))
+        rig.until(lambda: watcher.shown['front'] is not live, what='the grey picture')
+        grey = watcher.shown['front']
+        assert control(grey).name == control(live).name
+        jpeg = np.frombuffer(surface(grey).texture.data.tobytes(), np.uint8)
+        b, g, r = cv2.split(cv2.imdecode(jpeg, cv2.IMREAD_COLOR).astype(int))
+        assert max(np.abs(b - g).mean(), np.abs(g - r).mean()) < 3
+        for marker in (live, grey):
+            rig.results.clear()
+            watcher.click(marker=marker)
+            result = only_result(rig)
+            assert result.status.code == Status.STALE
+            assert 'limits.max_image_age_s 1' in result.status.message
+        rig.results.clear()
+        watcher.sees(show(rig, 2))
+        watcher.click()
+        assert only_result(rig).status.code == Status.OK
+
+
+def test_a_click_after_the_node_was_reloaded_is_refused_and_new_pictures_come():
+    with watched() as (rig, watcher):
+        old = watcher.sees(show(rig, 1))
+        for transition in ('deactivate', 'cleanup', 'configure'):
+            rig.on_executor(getattr(rig.node, f'trigger_{transition}'))
+        rig.until(lambda: 'front' not in watcher.shown, what='the end of the pictures')
+        rig.until(watcher._feedback.get_subscription_count)
+        rig.results.clear()
+        watcher.click(marker=old)
+        assert only_result(rig).status.code in (Status.BUSY, Status.STALE)
+        rig.on_executor(rig.node.trigger_activate)
+        rig.results.clear()
+        watcher.click(marker=old)
+        result = only_result(rig)
+        assert result.status.code == Status.STALE
+        assert 'click again' in result.status.message
+        watcher.sees(show(rig, 2))
+        rig.results.clear()
+        watcher.click()
+        assert only_result(rig).status.code == Status.OK
+
+
+def test_a_click_while_the_node_is_inactive_is_refused_and_nothing_is_shown():
+    with watched() as (rig, watcher):
+        old = watcher.sees(show(rig, 1))
+        rig.on_executor(rig.node.trigger_deactivate)
+        rig.until(lambda: not watcher.shown, what='the end of the pictures')
+        watcher.click(marker=old)
+        assert 'not active' in only_result(rig).status.message
+
+
+def test_without_a_history_there_are_no_pictures():
+    with running(history_s=0.0) as rig:
+        rig.until(lambda: rig.node._server._active)
+        assert rig.on_executor(lambda: rig.node._server._pictures._timer.is_canceled())
+
+
+def test_a_depth_that_is_lost_now_and_then_does_not_turn_the_picture_grey():
+    """An image without its depth cannot be asked, but the one before still can."""
+    with watched() as (rig, watcher):
+        live = watcher.sees(show(rig, 1))
+        memory(rig)._depths.clear()
+        shown = rig.node._server._pictures._sent['front'][-1]
+        rig.until(lambda: not rig.node._server._pictures._under_way)
+        before = rig.ticks
+        rig.until(lambda: rig.ticks > before + 3 * PERIOD_S / 0.1)
+        with pytest.raises(Rejected):
+            memory(rig).newest()
+        assert watcher.shown['front'] is live
+        assert rig.node._server._pictures._sent['front'][-1] is shown
 
 
 def test_each_camera_is_a_textured_surface_on_its_optical_frame(here):
@@ -279,108 +399,3 @@ def test_pictures_come_at_most_twice_a_second(here):
     seconds = time.monotonic() - begun
     assert seed > 1010  # more scenes than pictures
     assert 2 <= len(watcher.updates) - sent <= seconds / PERIOD_S + 1
-
-
-def test_another_lens_is_another_surface():
-    lens = Intrinsics(300.0, 300.0, 159.5, 119.5, 320, 240, (-0.28, 0.09, 0.001, -0.0005, 0.0))
-    with watched() as (rig, watcher):
-        watcher.sees(show(rig, 1))
-        rig.cameras.send_info = lambda camera, stamp_ns, _send=rig.cameras.send_info: _send(
-            camera, stamp_ns, lens)
-        rig.until(lambda: rig.cameras.send_info('front', rig.cameras.now_ns()) or len(
-            rig.node._server.cameras['front'].frames._infos) > 1, what='the other lens')
-        watcher.sees(show(rig, 2))
-        assert len(surface(watcher.shown['front']).points) > 100
-
-
-def test_nothing_is_made_while_nobody_looks(monkeypatch):
-    """Not an image is decoded, and who looks again does not begin with an old picture."""
-    with watched() as (rig, watcher):
-        stamp_ns = show(rig, 1)
-        watcher.sees(stamp_ns)
-        frames = rig.node._server.cameras['front'].frames
-        watcher.look_away()
-        rig.until(lambda: not rig.node._server._pictures._sent['front'], what='it is noticed')
-        assert watcher.everything() == {}
-        show(rig, 2)
-        before = rig.ticks
-        rig.until(lambda: rig.ticks > before + 3 * PERIOD_S / 0.1)
-        assert frames._images[-1].decoded is None
-        watcher.look()
-        watcher.sees(show(rig, 3))
-        assert frames._images[-1].decoded is not None
-
-
-def test_a_camera_that_vanished_goes_grey_and_clicks_on_it_are_refused_until_it_is_back():
-    with watched(limits__max_image_age_s=1.0) as (rig, watcher):
-        live = watcher.sees(show(rig, 1))
-        rig.until(lambda: watcher.shown['front'] is not live, what='the grey picture')
-        grey = watcher.shown['front']
-        assert control(grey).name == control(live).name
-        jpeg = np.frombuffer(surface(grey).texture.data.tobytes(), np.uint8)
-        b, g, r = cv2.split(cv2.imdecode(jpeg, cv2.IMREAD_COLOR).astype(int))
-        assert max(np.abs(b - g).mean(), np.abs(g - r).mean()) < 3
-        for marker in (live, grey):
-            rig.results.clear()
-            watcher.click(marker=marker)
-            result = only_result(rig)
-            assert result.status.code == Status.STALE
-            assert 'limits.max_image_age_s 1' in result.status.message
-        rig.results.clear()
-        watcher.sees(show(rig, 2))
-        watcher.click()
-        assert only_result(rig).status.code == Status.OK
-
-
-def test_a_click_after_the_node_was_reloaded_is_refused_and_new_pictures_come():
-    with watched() as (rig, watcher):
-        old = watcher.sees(show(rig, 1))
-        for transition in ('deactivate', 'cleanup', 'configure'):
-            rig.on_executor(getattr(rig.node, f'trigger_{transition}'))
-        rig.until(lambda: 'front' not in watcher.shown, what='the end of the pictures')
-        rig.until(watcher._feedback.get_subscription_count)
-        rig.results.clear()
-        watcher.click(marker=old)
-        assert only_result(rig).status.code in (Status.BUSY, Status.STALE)
-        rig.on_executor(rig.node.trigger_activate)
-        rig.results.clear()
-        watcher.click(marker=old)
-        result = only_result(rig)
-        assert result.status.code == Status.STALE
-        assert 'click again' in result.status.message
-        watcher.sees(show(rig, 2))
-        rig.results.clear()
-        watcher.click()
-        assert only_result(rig).status.code == Status.OK
-
-
-def test_a_click_while_the_node_is_inactive_is_refused_and_nothing_is_shown():
-    with watched() as (rig, watcher):
-        old = watcher.sees(show(rig, 1))
-        rig.on_executor(rig.node.trigger_deactivate)
-        rig.until(lambda: not watcher.shown, what='the end of the pictures')
-        watcher.click(marker=old)
-        assert 'not active' in only_result(rig).status.message
-
-
-def test_without_a_history_there_are_no_pictures():
-    with running(history_s=0.0) as rig:
-        rig.until(lambda: rig.node._server._active)
-        assert rig.on_executor(lambda: rig.node._server._pictures._timer.is_canceled())
-
-
-def test_a_depth_that_is_lost_now_and_then_does_not_turn_the_picture_grey():
-    """An image without its depth cannot be asked, but the one before still can."""
-    with watched() as (rig, watcher):
-        live = watcher.sees(show(rig, 1))
-        frames = rig.node._server.cameras['front'].frames
-        frames._depths.clear()
-        shown = rig.node._server._pictures._sent['front'][-1]
-        round_ = rig.node._server._pictures
-        rig.until(lambda: not round_._under_way)
-        before = rig.ticks
-        rig.until(lambda: rig.ticks > before + 3 * PERIOD_S / 0.1)
-        with pytest.raises(Rejected):
-            frames.newest()
-        assert watcher.shown['front'] is live
-        assert round_._sent['front'][-1] is shown
