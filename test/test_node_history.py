@@ -10,7 +10,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from operating import POINT_BASE_M, Operator, at
 from rig import LATCHED, Rig, pixel_of, running
 
-from crosspoint_ros.ros.queries import Request
+from crosspoint_ros.core.datatypes import Transform
+from crosspoint_ros.ros.queries import Job, Request
 
 OTHER_BASE_M = (-0.06, -0.03, 0.0)
 THIRD_BASE_M = (0.0, 0.05, 0.0)
@@ -287,6 +288,28 @@ def test_deactivation_forgets_the_target_for_good_and_the_history_can_be_read():
         person.no_target()
 
 
+def test_an_answer_found_in_the_moment_of_deactivation_puts_no_target_up():
+    with running() as rig:
+        rig.discover()
+        person = Operator(rig)
+        server = rig.node._server
+        located = server.steps.history.located(person.click().query_id)
+        jobs: list[Job] = []
+
+        def ask_and_deactivate() -> None:
+            # The query's thread has found it, but has not come to say so.
+            job = Job(Request(), lambda stage: None, server._conclude)
+            server._replies[job.query_id] = lambda result: None
+            rig.node.trigger_deactivate()
+            jobs.append(job)
+            job.end(located)
+
+        rig.on_executor(ask_and_deactivate)
+        assert person.result_of(jobs[0]).status.code == Status.CANCELLED
+        person.history(current='')
+        person.no_target()
+
+
 def test_a_jump_in_time_keeps_the_target_but_not_what_was_before():
     with running() as rig:
         rig.discover()
@@ -378,3 +401,17 @@ def test_a_node_configured_anew_has_a_history_of_its_own():
         rig.discover()
         again = person.click()
         assert [e.number for e in person.history(current=again.query_id).entries] == [1]
+
+
+def test_a_move_that_is_undone_gives_back_the_answer_that_stood_behind_another(person, steps):
+    moved = Transform(np.eye(3), np.array(POINT_BASE_M) + (0, 0, 0.05))
+    first = person.click(POINT_BASE_M)
+    history = person.rig.node._server.steps.history
+    person.rig.on_executor(lambda: history.add(  # an answer without a target keeps the first's
+        QueryResult(query_id='flat'), UNREVIEWED, None))
+    person.rig.on_executor(lambda: person.rig.node._server.steps.release(moved))
+    steps.clear()
+    assert person.call('undo').success
+    person.target_at(POINT_BASE_M)
+    assert [(query_id, undone) for query_id, _, _, undone in steps] == [
+        (first.query_id, True), (first.query_id, False)]

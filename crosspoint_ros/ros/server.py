@@ -210,7 +210,10 @@ class QueryServer:
             self.outputs.publish_overlays(located, self.limits)
 
     def _conclude(self, job: Job) -> None:
-        too_late = self.steps.refusal(job.request)  # another answer came meanwhile
+        if self._active or self.soon_active:
+            too_late = self.steps.refusal(job.request)  # another answer came meanwhile
+        else:  # it was found in the moment of deactivation: nothing may stand on TF any more
+            too_late = Rejected(Code.CANCELLED, 'the node was deactivated before it was published')
         if job.located is not None and too_late is not None:
             job.withdraw(too_late)
         self.last_result = self.outputs.publish(job, self.limits)
