@@ -1,6 +1,8 @@
 """Undo, redo and what is kept: plain bookkeeping over answers."""
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from crosspoint_ros.msg import HistoryEntry, QueryResult
@@ -161,6 +163,15 @@ def test_a_target_that_stands_is_known_when_its_own_step_is_not_kept_any_more():
 
 
 # --- accept
+
+def test_an_answer_that_is_not_kept_any_more_is_forgotten():
+    history = History()
+    first = weakref.ref(history.add(answer('first'), UNREVIEWED, None))
+    for number in range(STEPS_KEPT):
+        assert first() is not None
+        history.add(answer(str(number)), UNREVIEWED, None)
+    assert first() is None
+
 
 def test_the_current_answer_is_accepted_in_place():
     history = with_answers('a', 'b')

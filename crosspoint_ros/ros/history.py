@@ -22,7 +22,7 @@ DECIDED = {HistoryEntry.UNREVIEWED: 'unreviewed', HistoryEntry.ACCEPTED: 'accept
 class Step:
     """An answer, or what a person made of one; `result` is None where the target was cleared.
 
-    `stood` is the earlier step whose target goes on standing when this answer has none.
+    `stood` is the earlier step whose target goes on standing, None if this answer has one.
     """
 
     number: int
@@ -83,8 +83,10 @@ class History:
         """Append an answer, a correction or a move; the undone steps are gone."""
         self._numbered += 1
         self._unanswered = ''
-        # A person who corrects an answer says that its target was wrong.
-        stood = None if decided == HistoryEntry.CORRECTED else self.standing
+        # A person who corrects an answer says that its target was wrong. A step with a target keeps
+        # no other: each would keep the one before it, for as long as the node runs.
+        corrected = decided == HistoryEntry.CORRECTED
+        stood = None if corrected or result.has_target else self.standing
         return self._append(Step(self._numbered, result, decided, sight, stood))
 
     def clear(self) -> None:

@@ -143,9 +143,10 @@ class Steps:
         self._check_active()
         undone = self.history.undo()
         self._tell(undone, undone=True)
-        current = self.history.current
-        if current is not None and _query_id(current) == _query_id(undone):
-            self._tell(current)  # a move was undone: the answer itself is as good as it was
+        for step in (self.history.current, self.history.standing):
+            if step is not None and _query_id(step) == _query_id(undone):
+                self._tell(step)  # a move was undone: the answer itself is as good as it was
+                break
         self._stepped()
         return f'took back {undone.words}; {self._standing_words()}'
 
