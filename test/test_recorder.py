@@ -129,6 +129,15 @@ def test_a_correction_that_was_undone_gives_the_answer_back(record, located):
     assert [a.id for a in read_answers(folder, pytest.fail)] == ['a']
 
 
+def test_a_correction_after_an_undone_one_replaces_the_answer_and_not_the_undone_one(
+        record, located):
+    folder = record(decided(located, 'a', 'accepted'),
+                    decided(moved_by(located, 7), 'b', 'corrected'), decided(located, 'b', 'undone'),
+                    decided(moved_by(located, 9), 'c', 'corrected'))
+    (answer,) = read_answers(folder, pytest.fail)
+    assert (answer.id, answer.corrects) == ('c', 'a')
+
+
 def test_an_undo_of_what_never_was_written_writes_nothing(record, located):
     assert lines(record(decided(None, 'z', 'undone'), decided(located))) != []
     assert len(lines(record())) == 1
@@ -277,8 +286,9 @@ def test_nobody_waits_for_a_disk_that_hangs(tmp_path, located, complaints, monke
         recorder.put(decided(located, str(number)))
     assert time.monotonic() - begun_s < 0.2
     assert len(recorder._waiting) == recording.WAITING
-    recorder.put(decided(None, '0', 'undone'))  # it weighs nothing, and is never left out
+    recorder.put(decided(located, '0', 'undone'))  # it weighs nothing, and is never left out
     assert recorder._waiting[-1].how == 'undone'
+    assert recorder._waiting[-1].located is None, 'images pile up in memory'
     assert len(complaints) == 1
     assert 'too slowly' in complaints[0]
     recorder.close()

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,10 @@ class Recorder:
         with self._wake:
             if self.failed or self._closed:
                 return
-            heavy = sum(d.located is not None and d.how != UNDONE for d in self._waiting)
-            full = heavy >= WAITING and decision.located is not None and decision.how != UNDONE
+            if decision.how == UNDONE:  # it needs no images, and must not keep them in memory
+                decision = replace(decision, located=None)
+            heavy = sum(d.located is not None for d in self._waiting)
+            full = heavy >= WAITING and decision.located is not None
             if not full:
                 self._waiting.append(decision)
                 self._wake.notify()
@@ -113,7 +115,7 @@ class Recorder:
 
     def _write(self, decision: Decision) -> None:
         before = self._lines.get(decision.id)
-        if decision.located is not None and decision.how != UNDONE:
+        if decision.located is not None:
             line = self._whole(decision, decision.located, before)
         elif before is not None:
             line = dict(before)
@@ -144,7 +146,7 @@ class Recorder:
         """The id of the answer to the same click, in the same images, that stands corrected."""
         for line in reversed(self._lines.values()):
             clicked = line['clicked']
-            if (clicked['camera'], clicked['stamp_ns'], clicked['pixel']) == (
+            if line['how'] != UNDONE and (clicked['camera'], clicked['stamp_ns'], clicked['pixel']) == (
                     located.clicked.camera, located.clicked.stamp_ns, _pixel(located.pixel)):
                 return str(line['id'])
         return None
