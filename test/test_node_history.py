@@ -404,7 +404,7 @@ def test_a_node_configured_anew_has_a_history_of_its_own():
 
 
 def test_a_move_that_is_undone_gives_back_the_answer_that_stood_behind_another(person, steps):
-    moved = Transform(np.eye(3), np.array(POINT_BASE_M) + (0, 0, 0.05))
+    moved = Transform(np.eye(3), np.add(POINT_BASE_M, (0, 0, 0.05)))
     first = person.click(POINT_BASE_M)
     history = person.rig.node._server.steps.history
     person.rig.on_executor(lambda: history.add(  # an answer without a target keeps the first's

@@ -132,7 +132,8 @@ def test_a_correction_that_was_undone_gives_the_answer_back(record, located):
 def test_a_correction_after_an_undone_one_replaces_the_answer_and_not_the_undone_one(
         record, located):
     folder = record(decided(located, 'a', 'accepted'),
-                    decided(moved_by(located, 7), 'b', 'corrected'), decided(located, 'b', 'undone'),
+                    decided(moved_by(located, 7), 'b', 'corrected'),
+                    decided(located, 'b', 'undone'),
                     decided(moved_by(located, 9), 'c', 'corrected'))
     (answer,) = read_answers(folder, pytest.fail)
     assert (answer.id, answer.corrects) == ('c', 'a')

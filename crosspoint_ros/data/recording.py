@@ -146,8 +146,9 @@ class Recorder:
         """The id of the answer to the same click, in the same images, that stands corrected."""
         for line in reversed(self._lines.values()):
             clicked = line['clicked']
-            if line['how'] != UNDONE and (clicked['camera'], clicked['stamp_ns'], clicked['pixel']) == (
-                    located.clicked.camera, located.clicked.stamp_ns, _pixel(located.pixel)):
+            same = (clicked['camera'], clicked['stamp_ns'], clicked['pixel']) == (
+                located.clicked.camera, located.clicked.stamp_ns, _pixel(located.pixel))
+            if same and line['how'] != UNDONE:
                 return str(line['id'])
         return None
 
