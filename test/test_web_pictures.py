@@ -74,7 +74,8 @@ def test_ten_browsers_cost_one_encoding(monkeypatch):
 
 
 @pytest.mark.parametrize('message', [
-    image_message(5, 'cam', 'nonsense', RED), CompressedImage(format='jpeg', data=b'broken')])
+    image_message(5, 'cam', 'nonsense', RED), CompressedImage(format='jpeg', data=b'broken'),
+    image_message(5, 'cam', 'rgb8', np.zeros((70_000, 1, 3), np.uint8))])
 def test_an_image_that_is_no_good_is_told_in_words(message):
     (header, data), = encoded(Picture('front', message))
     assert data == b''

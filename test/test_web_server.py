@@ -136,7 +136,8 @@ def test_without_the_right_cookie_there_are_no_events(guarded, cookie):
 
 
 @pytest.mark.parametrize('content', [
-    b'{"token": "wrong"}', b'{"token": 5}', b'[]', b'{', b'', b'\xff',
+    b'{"token": "wrong"}', b'{"token": 5}', b'[]', b'{', b'', b'\xff', b'{"token": "\\ud800"}',
+    b'[' * 4000,
     b'{"token": "' + b'x' * 9000])
 def test_a_wrong_token_is_refused(guarded, content):
     status, headers, _ = ask(guarded, '/enter', 'POST', data=content, headers=own(guarded))

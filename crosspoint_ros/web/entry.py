@@ -74,13 +74,13 @@ class Entry:
 
     def refuse_cookie(self, cookie: str | None) -> str:
         """Say why a cookie does not let its owner in, '' if it does, or none is needed."""
-        if not self._token or hmac.compare_digest((cookie or '').encode(), self.cookie.encode()):
+        if not self._token or hmac.compare_digest(_bytes(cookie or ''), self.cookie.encode()):
             return ''
         return 'its cookie is wrong' if cookie else 'it has not given the token'
 
     def is_token(self, given: str) -> bool:
         """Tell whether this is the token, in a time that does not depend on how much is right."""
-        return hmac.compare_digest(given.encode(), self._token.encode())
+        return hmac.compare_digest(_bytes(given), self._token.encode())
 
     def tell(self, client: str, why: str) -> None:
         """Log a refusal, once a minute for each client and reason."""
@@ -98,6 +98,11 @@ def _name_of(host: str) -> str:
         return urlsplit(f'//{host}').hostname or ''
     except ValueError:
         return ''
+
+
+def _bytes(text: str) -> bytes:
+    # Half a surrogate pair, which strangers can send, has no UTF-8.
+    return text.encode(errors='surrogatepass')
 
 
 def _shown(text: str | None) -> str:

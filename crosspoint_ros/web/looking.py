@@ -11,6 +11,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from crosspoint_ros.msg import ImagePoint
+from crosspoint_ros.ros.cameras import JUMP_NS
 from crosspoint_ros.ros.convert import stamp_ns
 from crosspoint_ros.web.known import KnownCamera
 from crosspoint_ros.web.link import Link
@@ -60,6 +61,10 @@ class Looking:
     def remember(self, picture: Picture) -> None:
         """Note that a picture is sent."""
         recent = self._recent.setdefault(picture.camera, deque(maxlen=RECENT))
+        if recent and int(recent[-1].stamp) - int(picture.stamp) > JUMP_NS:
+            # Time jumped back: the same stamps come again, with other pictures.
+            recent.clear()
+            self._kept = {key: kept for key, kept in self._kept.items() if key[0] != picture.camera}
         if not recent or recent[-1] is not picture:
             recent.append(picture)
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 from sensor_msgs.msg import CompressedImage, Image
 
-from crosspoint_ros.core.datatypes import Rejected
+from crosspoint_ros.core.datatypes import Code, Rejected
 from crosspoint_ros.ros.convert import rgb_from_compressed, rgb_from_image, stamp_ns
 from crosspoint_ros.web.events import Json
 
@@ -67,7 +67,9 @@ def jpeg(message: Image | CompressedImage) -> tuple[bytes, int, int]:
     if width > MAX_WIDTH_PX:
         small = (MAX_WIDTH_PX, max(round(height * MAX_WIDTH_PX / width), 1))
         bgr = cv2.resize(bgr, small, interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode('.jpg', bgr, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
+    done, encoded = cv2.imencode('.jpg', bgr, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
+    if not done:
+        raise Rejected(Code.NO_IMAGE, f'an image of {width}x{height} px cannot be sent as a JPEG')
     return encoded.tobytes(), width, height
 
 

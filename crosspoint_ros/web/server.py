@@ -92,10 +92,10 @@ class PageServer:
         try:
             await self._read(socket, browser)
         finally:
+            self._hub.farewell(browser)  # first: whatever ended the writing, it has gone
             writing.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError, RuntimeError):
                 await writing
-            self._hub.farewell(browser)
         return socket
 
     async def _read(self, socket: web.WebSocketResponse, browser: Browser) -> None:
@@ -113,7 +113,7 @@ class PageServer:
 async def _given_token(request: web.Request) -> str:
     try:
         content = json.loads(await request.text() or '{}')
-    except ValueError:
+    except (ValueError, LookupError, RecursionError):  # its text, charset or depth
         raise web.HTTPBadRequest(text='the content is no JSON\n') from None
     token = content.get('token', '') if isinstance(content, dict) else ''
     return token if isinstance(token, str) else ''

@@ -34,6 +34,7 @@ class Vantages:
             return
         self._open = wanted
         self._last.clear()
+        self._lenses.clear()  # a camera may come back with another
         self._link.post(self._listen if wanted else self._ignore)
 
     def want_lens(self, camera: KnownCamera) -> None:
