@@ -266,7 +266,8 @@ def running(start: bool = True, namespace: str = '', domain: int | None = None,
         node.destroy_node()
         rig.cameras.destroy_node()
         rclpy.try_shutdown(context=context)
-        del node, rig.node, rig.cameras
+        # An executor remembers what its tasks returned: queries, and through them the node.
+        del node, executor, rig.node, rig.cameras, rig.executor, rig._spinning
         gc.collect()  # rclpy's cycles: leave no participant for a later test to end
     assert not thread.is_alive(), 'the executor was held up'
 
