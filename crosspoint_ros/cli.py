@@ -20,6 +20,8 @@ COMMANDS = {
     'bench refine': ('crosspoint_ros.bench.refine', 'score a matcher that refines a simulated one'),
     'bench latency': ('crosspoint_ros.bench.latency', 'time a click, and compare it with the '
                       "authors' way"),
+    'bench score': ('crosspoint_ros.bench.crosspoint.rescore', "score anybody's replies on "
+                    "CrossPoint-Bench, by the authors' rules or corrected ones"),
     'bench web': ('crosspoint_ros.web.bench', 'measure what the page costs, and how soon it '
                   'answers'),
     'bench node': ('crosspoint_ros.ros.bench_node', 'measure what the node itself costs'),
@@ -92,6 +94,7 @@ def needs(module: str) -> str:
     if module.startswith('crosspoint_ros.'):
         return 'it is not part of this build; install the package, or build and source it'
     return {'cv2': 'pip install "opencv-python-headless<5", or apt install python3-opencv',
+            'PIL': 'pip install pillow, or apt install python3-pil',
             'aiohttp': 'apt install python3-aiohttp, or pip install aiohttp',
             'rosbags': 'pip install rosbags'}.get(module, f'pip install {module}')
 

@@ -1,0 +1,121 @@
+"""Wrong answers drawn for people: the images, the mask where there is one, the answer."""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.bench.crosspoint.corrected import on_mask, truth_mask
+from crosspoint_ros.bench.crosspoint.items import Item
+from crosspoint_ros.bench.crosspoint.marking import Failure
+from crosspoint_ros.core.draw import side_by_side, write_png
+from crosspoint_ros.matchers.cropond.reply import points
+
+Image = npt.NDArray[np.uint8]
+GREEN, RED, YELLOW, WHITE = (40, 220, 40), (255, 40, 40), (255, 220, 0), (255, 255, 255)
+HEIGHT_PX, TEXT_PX, LINES, CHARACTERS = 480, 22, 4, 100
+
+
+class NoImage(ValueError):  # noqa: N818  (the fault of what was given)
+    """An image that is not there, or cannot be read."""
+
+
+def read_image(folder: Path, name: str) -> Image:
+    """Read an image (h, w, 3) RGB, not turned as its EXIF says: the authors do not turn it either.
+
+    Raises `NoImage`.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise NoImage(f'its image {name} is not in {folder.name}/')
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    found = cv2.imdecode(np.fromfile(path, np.uint8), flags) if path.stat().st_size else None
+    if found is None:
+        raise NoImage(f'its image {name} is damaged, or no image')
+    return np.ascontiguousarray(found[..., ::-1])
+
+
+def draw_failures(failures: Sequence[Failure], images: Path, coordinates: str,
+                  folder: Path) -> int:
+    """Write a picture for each failure; return how many could be drawn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = 0
+    for failure in failures:
+        try:
+            picture = drawing(failure, images, coordinates)
+        except NoImage:
+            continue
+        name = re.sub(r'\W+', '_', f'{failure.item.type}_{failure.item.idx}_'
+                                   f'{failure.item.key[:6]}')
+        write_png(folder / f'{name}.png', picture)
+        drawn += 1
+    return drawn
+
+
+def drawing(failure: Failure, images: Path, coordinates: str) -> Image:
+    """Draw one: the question's point yellow, the mask green, the answer red; words below."""
+    item = failure.item
+    shown = [read_image(images, name) for name in item.images]
+    if item.is_pointing:
+        target = len(shown) - 1
+        if target > 0:
+            shown[0] = _asked(shown[0], item, coordinates)
+        shown[target] = _answered(shown[target], failure)
+    pictures = [_scaled(each) for each in shown]
+    whole = side_by_side(pictures, [Path(name).name for name in item.images])
+    return np.vstack([whole, _words(failure, whole.shape[1])])
+
+
+def _answered(image: Image, failure: Failure) -> Image:
+    mask = truth_mask(failure.item.record)
+    width, height = mask.size
+    if image.shape[:2] != (height, width):
+        image = np.asarray(cv2.resize(image, (width, height)), dtype=np.uint8)
+    tinted, white = image.copy(), mask.white
+    tinted[white] = (image[white] * 0.5 + np.array(GREEN) * 0.5).astype(np.uint8)
+    pixel = failure.verdict.pixel
+    if pixel is not None:
+        inside = (min(max(pixel[0], 0), width - 1), min(max(pixel[1], 0), height - 1))
+        _cross(tinted, inside, RED)
+    return tinted
+
+
+def _asked(image: Image, item: Item, coordinates: str) -> Image:
+    marked, (height, width) = image.copy(), image.shape[:2]
+    for point in points(item.question)[:1]:
+        pixel = on_mask(point, coordinates, (width, height), (width, height))
+        if pixel is not None and 0 <= pixel[0] < width and 0 <= pixel[1] < height:
+            _cross(marked, pixel, YELLOW)
+    return marked
+
+
+def _cross(image: Image, pixel: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    size = max(image.shape[:2]) // 30
+    for thickness, paint in ((5, (0, 0, 0)), (2, colour)):
+        cv2.drawMarker(image, pixel, paint, cv2.MARKER_TILTED_CROSS, size, thickness, cv2.LINE_AA)
+
+
+def _scaled(image: Image) -> Image:
+    height, width = image.shape[:2]
+    return np.asarray(cv2.resize(image, (max(round(width * HEIGHT_PX / height), 1), HEIGHT_PX)),
+                      dtype=np.uint8)
+
+
+def _words(failure: Failure, width: int) -> Image:
+    """What was asked, said and found, in the characters that OpenCV's letters have."""
+    item = failure.item
+    truth = 'green' if item.is_pointing else item.answer
+    said = (f'item {item.idx}, {item.type}, {item.level}', f'asked: {item.question}',
+            f'said: {failure.said or "nothing"}',
+            f'wrong: it {failure.verdict.why}' if item.is_pointing
+            else f'read as {failure.verdict.answer}; right: {truth}')
+    band = np.zeros((TEXT_PX * LINES + 10, width, 3), np.uint8)
+    for row, text in enumerate(said):
+        plain = ' '.join(text.split()).encode('ascii', 'replace').decode()[:CHARACTERS * 2]
+        cv2.putText(band, plain, (6, TEXT_PX * (row + 1) - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.45,
+                    WHITE, 1, cv2.LINE_AA)
+    return band
