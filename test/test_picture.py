@@ -225,6 +225,17 @@ def test_what_somebody_could_see_looks_different(what):
     assert not looks_the_same(before, after)
 
 
+@pytest.mark.parametrize(('size_px', 'moved_px', 'levels'), [(4, 6, 135), (3, 6, 60), (4, 4, 40),
+                                                             (6, 5, 30)])
+def test_a_small_thing_that_moves_a_little_looks_different(size_px, moved_px, levels):
+    """A click on it is answered on the newest image that looks the same: there it would miss."""
+    before = np.full((360, 480, 3), 120, np.uint8)
+    after = before.copy()
+    for picture, x in ((before, 120), (after, 120 + moved_px)):
+        picture[121:121 + size_px, x:x + size_px] += np.uint8(levels)
+    assert not looks_the_same(before, after)
+
+
 def test_a_rectified_camera_is_a_pinhole_whatever_its_lens_was():
     rectified = replace(ALL['barrel'], distortion=())
     assert len(picture_mesh(rectified).pixels) == 2

@@ -24,7 +24,10 @@ BACK = 1.005  # the back is seen mirrored, so far behind the front that neither 
 MAX_OUTSIDE = -0.02  # of a triangle's height: the border, as 32 bits and a mouse hit it
 
 TEXTURE_PX = 480  # RViz never frees a texture: one of 480x360 costs it 0.9 MB
-BLOCK_PX, SAME_LEVELS = 12, 3.5  # of 255, the mean of a block: noise is out, a pixel's move is not
+# Of a block's width, px, and what its mean may differ by, of 255: noise is out. In the wide one a
+# pixel's move of the whole is not; in the narrow one a small thing is not, whose move the wide
+# one's mean would hide.
+SAME = ((12, 3.5), (4, 14.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,13 +112,16 @@ def texture(image: Rgb) -> Rgb:
 
 
 def looks_the_same(a: Rgb, b: Rgb) -> bool:
-    """Tell whether nobody could tell the textures apart: no block differs by SAME_LEVELS."""
-    if a.shape != b.shape:
-        return False
-    size = (max(a.shape[1] // BLOCK_PX, 1), max(a.shape[0] // BLOCK_PX, 1))
+    """Tell whether nobody could tell the textures apart: no block differs more than SAME says."""
+    return a.shape == b.shape and all(
+        _differ_by(a, b, block_px) < levels for block_px, levels in SAME)
+
+
+def _differ_by(a: Rgb, b: Rgb, block_px: int) -> float:
+    size = (max(a.shape[1] // block_px, 1), max(a.shape[0] // block_px, 1))
     one, two = (cv2.resize(each.astype(np.float32), size, interpolation=cv2.INTER_AREA)
                 for each in (a, b))
-    return bool(np.abs(one - two).max() < SAME_LEVELS)
+    return float(np.abs(one - two).max())
 
 
 def _mesh(intrinsics: Intrinsics, cells: int) -> Mesh:
