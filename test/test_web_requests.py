@@ -96,7 +96,7 @@ def test_the_token_and_the_cookie_are_compared_in_constant_time(monkeypatch):
     assert len(compared) == 4
 
 
-@pytest.mark.parametrize('nonsense', ['\ud800', '\udcff', '\0', 'ü' * 4000])
+@pytest.mark.parametrize('nonsense', ['\ud800', '\0', 'ü' * 4000])
 def test_nonsense_is_no_token_and_no_cookie(nonsense):
     entry = Entry('sixteen-letters!', 80)
     assert not entry.is_token(nonsense)
