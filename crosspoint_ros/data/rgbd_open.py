@@ -1,0 +1,55 @@
+"""Opens folders as scenes of colour, depth and poses, in whatever layout they are."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from crosspoint_ros.data.bag import UnreadableBag
+from crosspoint_ros.data.recording import ANSWERS
+from crosspoint_ros.data.rgbd import Reading, RgbdScene, Say, Unusable
+from crosspoint_ros.data.rgbd_answers import AnswersScene
+from crosspoint_ros.data.rgbd_bag import BagScene
+from crosspoint_ros.data.rgbd_scannet import COLOURS, ScanNetScene
+from crosspoint_ros.data.rgbd_tum import TumScene
+
+MIN_FRAMES = 2
+Opener = Callable[[Path, Reading, Say], RgbdScene]
+
+
+def layout_of(path: Path) -> Opener | None:
+    """Return what opens this path; None if it is no scene itself."""
+    if path.suffix in ('.mcap', '.db3') or (path / 'metadata.yaml').is_file():
+        return BagScene
+    if (path / ANSWERS).is_file():
+        return AnswersScene
+    if (path / 'rgb.txt').is_file():
+        return TumScene
+    if any((path / colour).is_dir() for colour in COLOURS):
+        return ScanNetScene
+    return None
+
+
+def open_scene(path: Path, reading: Reading, say: Say) -> RgbdScene:
+    """Open one scene. Raises `Unusable`, naming the folder and what is wrong with it."""
+    opener = layout_of(path)
+    if opener is None:
+        raise Unusable(f'{path}: {"no layout that is known" if path.exists() else "not there"}; '
+                       f'a scene is a rosbag2, or a folder with {ANSWERS}, rgb.txt or color/')
+    try:
+        scene = opener(path, reading, say)
+    except (UnreadableBag, OSError) as error:
+        raise Unusable(str(error)) from error
+    if len(scene.frames) < MIN_FRAMES:
+        raise Unusable(f'{path}: {len(scene.frames)} frame(s) with image, depth and pose (at least '
+                       f'{MIN_FRAMES}): a point needs another view')
+    return scene
+
+
+def scene_paths(given: list[Path]) -> Iterator[Path]:
+    """Yield the scenes that are named, and those in folders that hold several."""
+    for path in given:
+        inside = sorted(p for p in path.iterdir() if layout_of(p)) if path.is_dir() else []
+        if layout_of(path) is None and inside:
+            yield from inside
+        else:
+            yield path
