@@ -44,8 +44,9 @@ test: pip-test colcon-smoke
 smoke: $(TEST_VENV)/.package-$(KIND) colcon-smoke
 	$(PYTEST) test/test_smoke.py
 
+# Two at a time, a file each: half of the tests wait for other processes most of the time.
 pip-test: $(TEST_VENV)/.package-$(KIND)
-	$(PYTEST) test
+	$(PYTEST) -n 2 --dist loadfile test
 
 # PyTorch and transformers lie beside the test environment, not in it: the rest is tested without.
 test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
@@ -53,7 +54,7 @@ test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
   $(CROPOND)/bitsandbytes/.installed
 	for end in oldest newest; do \
 	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch:$(CURDIR)/$(CROPOND)/bitsandbytes \
-	  CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -o faulthandler_timeout=400 test/test_cropond_*.py || exit 1; done
+	  CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -n 2 --dist loadfile -o faulthandler_timeout=400 test/test_cropond_*.py || exit 1; done
 
 # What it needs lies beside it: pip would fetch another PyTorch.
 $(CROPOND)/bitsandbytes/.installed: private ONLY := --no-deps

@@ -7,12 +7,14 @@ import socket
 from pathlib import Path
 
 import pytest
+from domains import own_domains
 
 
 def unused_domain() -> int:
     """Return a DDS domain that nobody on this machine is in: its discovery port is free."""
-    for attempt in range(100):
-        domain = 1 + (os.getpid() + attempt) % 100
+    domains = own_domains()
+    for attempt in range(len(domains)):
+        domain = domains[(os.getpid() + attempt) % len(domains)]
         with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as probe:
             probe.bind(('', 7400 + 250 * domain))  # RTPS 2.5, section 9.6.2.3
             return domain

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from crosspoint_ros.msg import QueryResult
+from domains import own_domains
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -30,9 +31,9 @@ from crosspoint_ros.ros.outputs import LATCHED
 from crosspoint_ros.ros.queries import Job
 
 # Each rig has a domain of its own, so that what one leaves behind on the graph meets no other.
-DOMAINS = cycle(range(1, 101))
-for _ in range(int(os.environ['ROS_DOMAIN_ID'])):  # that one is for tests that start processes
-    next(DOMAINS)
+DOMAINS = cycle(own_domains())
+while next(DOMAINS) != int(os.environ['ROS_DOMAIN_ID']):  # it is for tests that start processes
+    pass
 LENS = Intrinsics(300.0, 300.0, 159.5, 119.5, 320, 240)
 EYES = {'front': (0.0, -0.6, 0.5), 'side': (0.35, -0.45, 0.5)}
 DISCOVERY_S = 10.0
