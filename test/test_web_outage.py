@@ -80,11 +80,16 @@ def test_a_node_that_dies_and_comes_back_is_told_and_served_again(browser, node,
     with chromium.serving(folder / 'node.log') as server:
         page = Page(browser, server.address)
         page.wait_for_pictures()
+        found = answer(page)
+        page.wait(lambda: page.tab.is_enabled('#accept'), 'something to accept')
         os.kill(node.pid, signal.SIGSTOP)  # as one that hangs: it stays on the graph
         try:
             page.click('front', HANDLE)
+            assert page.tab.is_disabled('#accept'), 'what is not to be seen can be accepted'
             page.until('#status', 'has not answered for 3 s')
             page.until('[data-camera=front] .words', 'has not answered')
+            assert page.found('side') == found, 'the answer that stands is not shown'
+            assert page.tab.is_enabled('#accept')
         finally:
             os.kill(node.pid, signal.SIGCONT)
         page.until('#status', 'is ready')

@@ -47,10 +47,13 @@ const HEARD = {
       views.get(asked.camera)?.say(`${stage.replace('_', ' ')} … ${elapsed_s.toFixed(1)} s`);
     }
   },
-  reply({ id, ok, message }) {
+  reply({ id, ok, message, query_id }) {
     const asked = pending.get(id);
+    const isQuery = ['click', 'instruct'].includes(asked?.kind);
     pending.delete(id);
-    if (ok) panel.note(['click', 'instruct'].includes(asked?.kind) ? '' : message, 'good');
+    // Without a query there comes no result: the answer from before stands.
+    if (isQuery && !query_id) showAnswer({ result: shown });
+    if (ok) panel.note(isQuery ? '' : message, 'good');
     else refuse(asked, message);
   },
   bad_request({ message }) { panel.note(message, 'bad'); },
@@ -113,6 +116,12 @@ function request(kind, content, camera = '') {
   return id;
 }
 
+// Nobody may accept an answer that is not to be seen any more.
+function wait() {
+  panel.wait();
+  find('accept').disabled = true;
+}
+
 const asking = {
   next: (camera, after) => connection.send({ type: 'next', camera, after }),
   past: (camera, stamp) => connection.send({ type: 'past', camera, stamp }),
@@ -125,7 +134,7 @@ const asking = {
     if (!request('click', { camera, stamp, x, y }, camera)) return;
     for (const each of views.values()) each.setAnswer(null);
     view.setAnswer({ kind: 'clicked', x, y, stamp });
-    panel.wait();
+    wait();
   },
   correct(camera, { x, y }) {
     request('correct', { query_id: shown.query_id, camera, x, y }, camera);
@@ -146,7 +155,7 @@ find('instruct').addEventListener('submit', (event) => {
   const camera = find('where').value;
   const instruction = find('instruction').value.trim();
   if (!instruction) return;
-  if (request('instruct', { camera, instruction }, camera)) panel.wait();
+  if (request('instruct', { camera, instruction }, camera)) wait();
 });
 
 const KEYS = { a: 'accept', u: 'undo', r: 'redo', x: 'clear' };
