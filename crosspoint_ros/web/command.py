@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from typing import Any
 
 from aiohttp import web
 
@@ -57,7 +58,10 @@ def main(args: argparse.Namespace) -> int:
 
 async def serve(node: str, host: str, port: int, token: str,
                 ros_args: list[str] | None = None) -> None:
-    """Listen, print the address, and serve until a signal; raise OSError for a taken port."""
+    """Listen, print the address, and serve until a signal; raise OSError for a taken port.
+
+    A bug in what goes on behind the page is raised, too.
+    """
     sys.setswitchinterval(0.001)  # two threads hand every click and answer to each other
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -68,13 +72,18 @@ async def serve(node: str, host: str, port: int, token: str,
     hub = Hub(link)
     runner = web.AppRunner(PageServer(hub, Entry(token, port)).app, access_log=None)
     ticking = asyncio.ensure_future(hub.tick())
+    ending = asyncio.ensure_future(ended.wait())
     try:
         link.start()
         await runner.setup()
         await web.SockSite(runner, listening).start()
         print(address(host, port, token), flush=True)
-        await ended.wait()
+        ends: tuple[asyncio.Future[Any], ...] = (ending, ticking, link.failed)
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            each.result()  # a bug ends the server: half of it would pass for the whole
     finally:
+        ending.cancel()
         ticking.cancel()
         await runner.cleanup()
         link.close()

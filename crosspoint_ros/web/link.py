@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from crosspoint_ros.srv import Accept, Correct
 # ROS services hold ten requests, and as many replies; what is more at a time is lost in silence.
 MAX_OPEN = 8
 ANSWER_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
+
+log = logging.getLogger('crosspoint_web')
 
 
 class Unanswered(Exception):  # noqa: N818  (shown to the user in one sentence)
@@ -50,6 +53,7 @@ class Link:
         self._posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._guard = self.node.create_guard_condition(self._deliver)
         self._stopping = threading.Event()
+        self.failed: asyncio.Future[None] = loop.create_future()  # ends when spinning has, by a bug
         self._thread = threading.Thread(target=self._spin, name='ros', daemon=True)
         self._open: set[asyncio.Future[Any]] = set()
         self._goals: dict[object, Any] = {}
@@ -92,8 +96,16 @@ class Link:
             self._posted.get()()
 
     def _spin(self) -> None:
-        while not self._stopping.is_set():
-            self._executor.spin_once()
+        try:
+            while not self._stopping.is_set():
+                self._executor.spin_once()
+        except Exception as error:  # a bug: nothing is heard any more, and all would seem well
+            log.exception('the thread of ROS has ended')
+            self.tell(self._fail, error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)
 
     def hear(self, on_result: Callable[[QueryResult], None], on_history: Callable[[History], None],
              on_diagnostics: Callable[[DiagnosticArray], None]) -> None:
