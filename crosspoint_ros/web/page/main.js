@@ -47,12 +47,12 @@ const HEARD = {
       views.get(asked.camera)?.say(`${stage.replace('_', ' ')} … ${elapsed_s.toFixed(1)} s`);
     }
   },
-  reply({ id, ok, message, query_id }) {
+  reply({ id, ok, message }) {
     const asked = pending.get(id);
     const isQuery = ['click', 'instruct'].includes(asked?.kind);
     pending.delete(id);
-    // Without a query there comes no result: the answer from before stands.
-    if (isQuery && !query_id) showAnswer({ result: shown });
+    // There may come no other result: what stands is shown again.
+    if (isQuery && !ok) showAnswer({ result: shown });
     if (ok) panel.note(isQuery ? '' : message, 'good');
     else refuse(asked, message);
   },
