@@ -75,7 +75,7 @@ def _points(said: str, theirs: official.Verdict, ours: corrected.Verdict) -> str
     if ours.answer is None:
         if ours.why.startswith('names no'):
             return 'two numbers, but no point: the authors take any pair with a comma'
-        return f'the reply {ours.why}: the authors take the first'
+        return 'the reply names several points, one is needed: the authors take the first'
     if isinstance(theirs.answer, tuple) and isinstance(ours.answer, tuple) and SIGNED.search(said) \
             and tuple(map(abs, ours.answer)) == tuple(map(abs, theirs.answer)):
         return 'the authors drop the sign'

@@ -137,6 +137,11 @@ def _problem(path: Path, line: int, record: Mapping[str, Any]) -> Trouble | None
     return None
 
 
+def idx_text(idx: Any) -> str:
+    """Write an idx so that 1 and '1' differ, and anything can be compared."""
+    return str(idx) if type(idx) is int else json.dumps(idx)
+
+
 def shown(value: Any) -> str:
     """Write a value in few characters."""
     text = repr(value)
@@ -149,7 +154,6 @@ def _item(record: Mapping[str, Any], keys: Keys) -> Item:
 
 
 def _repeated(path: Path, items: list[Item]) -> Iterator[Trouble]:
-    counts = Counter(json.dumps(item.idx) for item in items)
-    for idx, count in counts.items():
+    for idx, count in Counter(idx_text(item.idx) for item in items).items():
         if count > 1:
             yield Trouble(f'{path.name}: item {idx}', f'{count} items have this idx; each is asked')

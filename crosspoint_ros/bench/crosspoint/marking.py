@@ -1,7 +1,9 @@
 """Replies marked by both sets of rules, and what is to be told of them."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,11 @@ from typing import Any
 from crosspoint_ros.bench.crosspoint import corrected, official
 from crosspoint_ros.bench.crosspoint.differ import Difference, difference
 from crosspoint_ros.bench.crosspoint.items import TYPES, Bench, Item, Trouble
+from crosspoint_ros.bench.crosspoint.masks import official_mask
 from crosspoint_ros.bench.crosspoint.replies import Replies, Reply
 from crosspoint_ros.bench.crosspoint.score import Marked, Score, score
 
+DECODED_AHEAD, LETTER_CHARACTERS = 16, 8
 FILE_FIELDS = ('idx', 'type', 'level', 'assistant')
 
 
@@ -102,7 +106,7 @@ def mark(path: Path, bench: Bench | None, coordinates: str,
     for trouble in bench.troubles if bench else ():
         marking.trouble(trouble)
     answered, types = set[str](), set[str]()
-    for reply in Replies(path, bench):
+    for reply in ahead(Replies(path, bench)):
         if isinstance(reply, Trouble):
             marking.trouble(reply)
             continue
@@ -113,6 +117,21 @@ def mark(path: Path, bench: Bench | None, coordinates: str,
     if bench:
         marking.missing((i for i in bench.items if i.key not in answered), types)
     return marking
+
+
+def ahead(replies: Iterable[Reply | Trouble]) -> Iterator[Reply | Trouble]:
+    """Yield what is given, with the masks of the next ones being decoded in other threads."""
+    waiting: deque[tuple[Reply | Trouble, Future[Any]]] = deque()
+    with ThreadPoolExecutor() as pool:
+        for reply in replies:
+            mask = '' if isinstance(reply, Trouble) else reply.whole.get('answer')
+            long = mask if isinstance(mask, str) and len(mask) > LETTER_CHARACTERS else ''
+            waiting.append((reply, pool.submit(official_mask, long)))
+            if len(waiting) > DECODED_AHEAD:
+                first, decoded = waiting.popleft()
+                decoded.result()
+                yield first
+        yield from (reply for reply, _ in waiting)
 
 
 def _marked(record: Mapping[str, Any], right: bool, answered: bool) -> Marked:

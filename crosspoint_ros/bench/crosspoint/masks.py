@@ -15,15 +15,14 @@ from PIL import Image, UnidentifiedImageError
 
 DATA_URL = 'data:'
 WHITE = 128
-REMEMBERED_MASKS, REMEMBERED_SIZES = 8, 8192
+REMEMBERED_MASKS, REMEMBERED_SIZES = 40, 8192
 
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A decoded mask. array: its numbers as stored, (h, w) or (h, w, c)."""
+    """A decoded mask."""
 
     image: Image.Image
-    array: npt.NDArray[Any]
 
     @property
     def mode(self) -> str:
@@ -35,19 +34,22 @@ class Mask:
         """Width and height, px."""
         return self.image.size
 
+    def stored(self, x: int, y: int) -> npt.NDArray[Any]:
+        """Return the numbers of a pixel on the mask as they are stored: () or (channels,)."""
+        return np.asarray(np.array(self.image.crop((x, y, x + 1, y + 1)))[0, 0])
+
     @property
     def white(self) -> npt.NDArray[np.bool_]:
         """Which pixels (h, w) are white, however that is stored."""
         if self.mode.startswith('I;16'):
-            return np.asarray(self.array > WHITE * 257)
+            return np.asarray(np.array(self.image) > WHITE * 257)
         if self.mode in ('I', 'F'):
-            return np.asarray(self.array > WHITE)
+            return np.asarray(np.array(self.image) > WHITE)
         return np.asarray(self.image.convert('L')) > WHITE
 
     def is_white(self, x: int, y: int) -> bool:
         """Tell whether one pixel on the mask is white."""
-        cut = self.image.crop((x, y, x + 1, y + 1))
-        return bool(Mask(cut, self.array[y:y + 1, x:x + 1]).white[0, 0])
+        return bool(Mask(self.image.crop((x, y, x + 1, y + 1))).white[0, 0])
 
 
 @lru_cache(REMEMBERED_MASKS)
@@ -55,17 +57,17 @@ def official_mask(text: str) -> Mask | None:
     """Decode a mask as the authors do, who pass over what is no base64; None if that fails."""
     try:
         image = Image.open(io.BytesIO(base64.b64decode(text)))
-        array = np.array(image)
+        image.load()
     except Exception:  # as the authors': any failure is no mask
         return None
-    return Mask(image, array)
+    return Mask(image)
 
 
 def meant_mask(text: str) -> Mask:
     """Decode a mask; a data URL too. Raises ValueError that says what is wrong with it."""
     body = text.partition(',')[2] if text.startswith(DATA_URL) else text
     mask = official_mask(body)
-    if mask is not None and mask.array.ndim in (2, 3):
+    if mask is not None:
         return mask
     try:
         content = base64.b64decode(''.join(body.split()), validate=True)

@@ -236,9 +236,9 @@ def in_mask(pixel: Any, mask: Mask) -> bool:
     try:
         at = pixel if isinstance(pixel, tuple) else (pixel['x'], pixel['y'])
         x, y = int(at[0]), int(at[1])
-        height, width = mask.array.shape[:2]
+        width, height = mask.size
         if not (0 <= x < width and 0 <= y < height):
             return False
-        return bool(np.mean(mask.array[y, x]) > THRESHOLD)
+        return bool(np.mean(mask.stored(x, y)) > THRESHOLD)
     except Exception:  # as the authors': NaN and infinity are no pixels
         return False

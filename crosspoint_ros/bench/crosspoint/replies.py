@@ -1,14 +1,13 @@
 """A file of raw replies: which item each belongs to, and what is wrong with it."""
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.bench.crosspoint.items import Bench, Item, Keys, Trouble, records
+from crosspoint_ros.bench.crosspoint.items import Bench, Item, Keys, Trouble, idx_text, records
 
 # The words of our own that stand in a line of replies, beside those of the item.
 KEY, ASKED = 'key', 'asked'
@@ -48,9 +47,9 @@ class Replies:
     def __init__(self, path: Path, bench: Bench | None) -> None:
         self._path, self._bench = path, bench
         self._by_key = {item.key: item for item in bench.items} if bench else {}
-        counts = Counter(json.dumps(item.idx) for item in bench.items) if bench else Counter()
-        self._by_idx = {json.dumps(item.idx): item for item in (bench.items if bench else ())
-                        if counts[json.dumps(item.idx)] == 1}
+        named = [(idx_text(item.idx), item) for item in (bench.items if bench else ())]
+        counts = Counter(text for text, _ in named)
+        self._by_idx = {text: item for text, item in named if counts[text] == 1}
 
     def __iter__(self) -> Iterator[Reply | Trouble]:
         """Yield every line's reply, or what is wrong with the line."""
@@ -77,6 +76,6 @@ class Replies:
         found = self._by_key.get(own if isinstance(own, str) else by_content)
         if found is not None or self._bench is None:
             return found
-        by_idx = self._by_idx.get(json.dumps(record.get('idx')))
+        by_idx = self._by_idx.get(idx_text(record.get('idx')))
         asked = record.get('question')
         return by_idx if by_idx and asked in (None, by_idx.question) else None
