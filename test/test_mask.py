@@ -81,6 +81,15 @@ def test_several_topics_are_named_and_a_raw_image_goes_before_its_compressed_sib
     assert choose_topics({**types, '/c/infra': RAW}, 'c', '/c/infra').image == '/c/infra'
 
 
+@pytest.mark.parametrize('named', ['', '/depthcam/color/image_raw'])
+def test_the_depth_is_not_told_by_the_name_of_the_camera(named):
+    types = dict.fromkeys(('/depthcam/color/image_raw', '/depthcam/depth/image'), RAW)
+    assert choose_topics(types, 'depthcam', named) == Topics(
+        '/depthcam/color/image_raw', '/depthcam/depth/image')
+    del types['/depthcam/depth/image']
+    assert choose_topics(types, 'depthcam', named).depth == ''
+
+
 def image_message(at_ns: int, encoding: str, pixels: np.ndarray) -> Image:
     message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
                     step=pixels.strides[0], data=pixels.tobytes())

@@ -65,8 +65,9 @@ def choose_topics(types: Mapping[str, str], camera: str, image: str = '',
     for named in filter(None, (image, depth)):
         if named not in pictures:
             raise ValueError(f'there are no images on {named}; there are on: {_listed(pictures)}')
-    own = {name for name in pictures if name.startswith(f'/{camera}/')}
-    depths = {name for name in own if 'depth' in name}
+    space = f'/{camera}/'
+    own = {name for name in pictures if name.startswith(space)}
+    depths = {name for name in own if 'depth' in name.removeprefix(space)} - {image}
     if not image and not own - depths:
         raise ValueError(f'there are no images on /{camera}/...; there are on: '
                          f'{_listed(pictures)}; name one by --topic')
