@@ -310,7 +310,7 @@ def test_an_answer_found_in_the_moment_of_deactivation_puts_no_target_up():
         person.no_target()
 
 
-def test_a_jump_in_time_keeps_the_target_but_not_what_was_before():
+def test_a_jump_in_time_forgets_the_target_and_keeps_the_history_to_be_read():
     with running() as rig:
         rig.discover()
         person = Operator(rig)
@@ -322,8 +322,22 @@ def test_a_jump_in_time_keeps_the_target_but_not_what_was_before():
         assert (said.success, 'time jumped' in said.message) == (False, True)
         told = corrected_to(person, result, OTHER_BASE_M)
         assert told.status.code == Status.STALE
-        person.target_at(OTHER_BASE_M)
+        person.no_target()
         assert len(person.history().entries) == 2
+
+
+def test_an_answer_to_images_of_before_a_jump_in_time_puts_no_target_up():
+    with running(matcher='doubles:SlowMatcher', SlowMatcher__delay_s=0.5) as rig:
+        rig.discover()
+        person = Operator(rig)
+        rig.show()
+        job = person.ask(POINT_BASE_M)
+        rig.until(lambda: job.stage == 'match')
+        rig.on_executor(lambda: rig.node._server.forget(-5.0))
+        result = person.result_of(job)
+        assert (result.status.code, result.has_target) == (Status.CANCELLED, False)
+        assert 'time jumped' in result.status.message
+        person.no_target()
 
 
 def test_what_was_refused_in_every_view_can_still_be_corrected():

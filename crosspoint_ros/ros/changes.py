@@ -47,13 +47,15 @@ class Change:
     views: tuple[ViewChange, ...]
     target: str  # '', 'new', 'gone', or 'kept' on both sides
     moved_mm: float
+    turned_deg: float
     message: str
 
-    def beyond(self, max_px: float, max_mm: float) -> bool:
-        """Tell whether it changed: a code, a verdict, a target, or a place by more than that."""
+    def beyond(self, max_px: float, max_mm: float, max_deg: float = 2.0) -> bool:
+        """Tell whether it changed: a code, a verdict, a target, a place or pose by more."""
         return self.compared and (
             self.was_code != self.now_code or any(view.beyond(max_px) for view in self.views)
-            or self.target in ('new', 'gone') or self.moved_mm > max_mm)
+            or self.target in ('new', 'gone') or self.moved_mm > max_mm
+            or self.turned_deg > max_deg)
 
 
 def change_of(click: Click, now: QueryResult, start_ns: int) -> Change:
@@ -61,14 +63,14 @@ def change_of(click: Click, now: QueryResult, start_ns: int) -> Change:
     was = click.recorded
     compared = was is not None and not was_interrupted(was)
     before = was if compared else None
-    target, moved_mm = _target(before, now)
+    target, moved_mm, turned_deg = _target(before, now)
     clicked = now.clicked if now.clicked.camera or was is None else was.clicked
     return Change(
         at_s=round((click.at_ns - start_ns) * 1e-9, 3), camera=clicked.camera,
         pixel=(clicked.x, clicked.y), compared=compared,
         was_code='' if was is None else Code(was.status.code).name,
         now_code=Code(now.status.code).name, views=_views(before, now), target=target,
-        moved_mm=moved_mm, message=now.status.message)
+        moved_mm=moved_mm, turned_deg=turned_deg, message=now.status.message)
 
 
 def _views(was: QueryResult | None, now: QueryResult) -> tuple[ViewChange, ...]:
@@ -96,12 +98,14 @@ def _verdict(answer: Correspondence | None) -> str:
     return ABSENT if answer is None else VERDICTS[answer.verdict]
 
 
-def _target(was: QueryResult | None, now: QueryResult) -> tuple[str, float]:
+def _target(was: QueryResult | None, now: QueryResult) -> tuple[str, float, float]:
     if was is None or was.has_target != now.has_target:
         kind = '' if was is None else 'new' if now.has_target else 'gone'
-        return kind, math.nan
+        return kind, math.nan, math.nan
     if not now.has_target:
-        return '', math.nan
+        return '', math.nan, math.nan
     a, b = (r.target.pose.pose.position for r in (was, now))
     moved_m = float(np.linalg.norm((b.x - a.x, b.y - a.y, b.z - a.z)))
-    return 'kept', 1000 * moved_m
+    p, q = (r.target.pose.pose.orientation for r in (was, now))
+    half = abs(p.x * q.x + p.y * q.y + p.z * q.z + p.w * q.w)
+    return 'kept', 1000 * moved_m, math.degrees(2 * math.acos(min(half, 1.0)))

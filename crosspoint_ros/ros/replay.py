@@ -109,7 +109,7 @@ def line(change: Change, max_px: float, max_mm: float) -> str:
     if change.target in ('new', 'gone'):
         told.append(f'the target is {change.target}')
     elif math.isfinite(change.moved_mm):
-        told.append(f'target {change.moved_mm:.1f} mm')
+        told.append(f'target {change.moved_mm:.1f} mm, {change.turned_deg:.1f} deg')
     mark = 'CHANGED ' if change.beyond(max_px, max_mm) else 'same    ' if change.compared else \
         'new     '
     x, y = change.pixel
@@ -132,7 +132,9 @@ def summary(changes: list[Change], skipped: list[str], max_px: float, max_mm: fl
     compared = [c for c in changes if c.compared]
     beyond = [c for c in compared if c.beyond(max_px, max_mm)]
     lines = [f'{len(changes)} clicks: {len(compared)} with a recorded answer, {len(beyond)} '
-             f'changed (verdict, code, more than {max_px:g} px or {max_mm:g} mm)']
+             f'changed (verdict, code, more than {max_px:g} px, {max_mm:g} mm or 2 deg)']
+    if not compared:
+        lines.append('nothing was compared: the bag has no answer that ended by itself')
     px, mm = (_largest(values) for values in (
         [v.moved_px for c in compared for v in c.views], [c.moved_mm for c in compared]))
     if compared:

@@ -1,6 +1,7 @@
 """Takes clicks, goals and requests, has them answered, and says what they came to."""
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -59,6 +60,7 @@ class QueryServer:
         self.transforms = make_transforms(node)
         self._views = ViewSource(self.cameras, self.transforms, config)
         self._active = False
+        self._jumped_s = -math.inf  # when the clock, or a camera's stamps, last went back
         self.soon_active = False  # it will be activated as soon as the matcher is loaded
         self._replies: dict[str, Reply] = {}
         self._owed = 0
@@ -210,10 +212,7 @@ class QueryServer:
             self.outputs.publish_overlays(located, self.limits)
 
     def _conclude(self, job: Job) -> None:
-        if self._active or self.soon_active:
-            too_late = self.steps.refusal(job.request)  # another answer came meanwhile
-        else:  # it was found in the moment of deactivation: nothing may stand on TF any more
-            too_late = Rejected(Code.CANCELLED, 'the node was deactivated before it was published')
+        too_late = self._too_late(job)
         if job.located is not None and too_late is not None:
             job.withdraw(too_late)
         self.last_result = self.outputs.publish(job, self.limits)
@@ -221,6 +220,13 @@ class QueryServer:
         self._replies.pop(job.query_id)(self.last_result)
         if self._config.history_s == 0 and not self._thread.open_jobs:
             self._ignore()
+
+    def _too_late(self, job: Job) -> Rejected | None:
+        if not self._active and not self.soon_active:  # nothing may stand on TF any more
+            return Rejected(Code.CANCELLED, 'the node was deactivated before it was published')
+        if dict(job.stages).get('match', math.inf) < self._jumped_s:
+            return Rejected(Code.CANCELLED, 'time jumped while it was answered: ask again')
+        return self.steps.refusal(job.request)  # another answer came meanwhile
 
     def _post(self, news: Callable[[], None]) -> None:
         with self._posting:
@@ -297,9 +303,11 @@ class QueryServer:
         self.forget(jump.delta.nanoseconds * 1e-9)
 
     def forget(self, jump_s: float) -> None:
-        """Drop images and TF, which belong to another time now."""
-        self._node.get_logger().info(f'time jumped by {jump_s:.3f} s: images and TF are forgotten')
+        """Drop images, TF and the target, which belong to another time now."""
+        self._node.get_logger().info(f'time jumped by {jump_s:.3f} s: images, TF and the target '
+                                     'are forgotten')
+        self._jumped_s = time.monotonic()
         for camera in self.cameras.values():
             camera.forget()
         self.transforms.clear()
-        self.steps.seal('time jumped')
+        self.steps.forget('time jumped')
