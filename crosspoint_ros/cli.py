@@ -15,11 +15,17 @@ COMMANDS = {
     'replay': ('crosspoint_ros.ros.replay', 'answer the clicks of a recording again, and say what '
                'changed'),
     'mask': ('crosspoint_ros.data.mask', "find the robot's own body in a moving camera"),
+    'data build': ('crosspoint_ros.data.build', "make questions in CrossPoint-378K's format from "
+                   'recordings'),
+    'data check': ('crosspoint_ros.data.check', 'hold a data set against its files and the '
+                   'geometry'),
     'bench scene': ('crosspoint_ros.bench.scene', 'score clicks on a recorded scene'),
     'bench pairs': ('crosspoint_ros.bench.pairs', 'score a matcher on a folder of real pairs'),
     'bench refine': ('crosspoint_ros.bench.refine', 'score a matcher that refines a simulated one'),
     'bench latency': ('crosspoint_ros.bench.latency', 'time a click, and compare it with the '
                       "authors' way"),
+    'bench crosspoint': ('crosspoint_ros.bench.crosspoint.command', 'ask CrossPoint-Bench of a '
+                         'matcher or a model, and score it'),
     'bench score': ('crosspoint_ros.bench.crosspoint.rescore', "score anybody's replies on "
                     "CrossPoint-Bench, by the authors' rules or corrected ones"),
     'bench web': ('crosspoint_ros.web.bench', 'measure what the page costs, and how soon it '
