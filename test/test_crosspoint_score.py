@@ -4,6 +4,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,12 +14,16 @@ import pytest
 pytest.importorskip('PIL')
 pytest.importorskip('rosbags')
 import kitchen_bench
+from crosspoint_replies import records
 from PIL import Image
 
 from crosspoint_ros import cli
+from crosspoint_ros.bench.crosspoint import official
 from crosspoint_ros.bench.crosspoint.corrected import chosen_letter, meant_points
 from crosspoint_ros.bench.crosspoint.items import read
 from crosspoint_ros.bench.crosspoint.score import Tally
+
+OFFICIAL = os.environ.get('CROSSPOINT_OFFICIAL', '')
 
 
 @pytest.fixture(scope='module')
@@ -142,6 +149,9 @@ def test_lines_that_cannot_be_read_are_named_counted_and_the_rest_is_scored(run,
     code, told, _, err = run(content)
     assert code == 1
     assert (told['corrected'][0]['right'], told['corrected'][0]['total']) == (32, 32)
+    # The authors' scripts take every line that is an object, or end; a line that is cut they skip.
+    assert told['official'][0]['total'] == 34
+    assert told['official_stops'] == 'UnicodeDecodeError'
     places = [line.partition(': ')[0] for line in err.splitlines()]
     assert places == [f'replies.jsonl:{n}' for n in (1, 2, 3, 37, 38, 39)]
     assert len(told['troubles']) == 6
@@ -257,3 +267,32 @@ def test_an_empty_file_of_replies_is_refused_in_words(made, tmp_path, capsys):
     assert cli.main(['bench', 'score', str(tmp_path / 'none.jsonl'), '--bench',
                      str(tmp_path)]) == 1
     assert 'is no CrossPoint-Bench' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not OFFICIAL, reason="CROSSPOINT_OFFICIAL names no folder of the authors' "
+                                         'scripts')
+def test_the_official_table_is_that_of_the_authors_programs(run, tmp_path):
+    bench = tmp_path / 'CrossPoint-Bench'
+    (bench / 'image').mkdir(parents=True)
+    for name, size in (('a.png', (64, 48)), ('b.png', (128, 96))):
+        Image.new('RGB', size).save(bench / 'image' / name)
+    lines = [line for line in records(11, 3000, ['a.png', 'b.png']) if not official.verdict(
+        line, 'relative_1000', bench / 'image').stops]
+    kitchen_bench.write(bench / 'CrossPoint-Bench.jsonl', [
+        {k: v for k, v in line.items() if k != 'assistant'} for line in lines])
+    _, told, _, _ = run(lines, '--official', bench=bench)
+    assert told['official_stops'] == ''
+    folder = tmp_path / 'inference'
+    folder.mkdir()
+    kitchen_bench.write(folder / 'eval_m.jsonl', lines)
+    for words in (('extract_answers.py', '--file', str(folder / 'eval_m.jsonl'), '--coord_format',
+                   'relative_1000', '--image_base', str(bench / 'image')),
+                  ('calc_score.py', '--extracted_root', str(tmp_path / 'extracted'),
+                   '--output_dir', str(tmp_path / 'scores'))):
+        subprocess.run([sys.executable, f'{OFFICIAL}/{words[0]}', *words[1:]], check=True,
+                       capture_output=True)
+    report = (tmp_path / 'scores' / 'evaluation_report.txt').read_text()
+    theirs = [line.split('|')[2].strip() for line in report.splitlines() if line.count('|') == 2]
+    ours = [f'{row["right"]}/{row["total"]}' for row in told['official']]
+    assert theirs[1:] == ours
+    assert len(ours) > 12

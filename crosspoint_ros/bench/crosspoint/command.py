@@ -5,6 +5,7 @@ import argparse
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from crosspoint_ros.bench.crosspoint.answering import (
@@ -97,11 +98,12 @@ def marked(args: argparse.Namespace, bench: Bench, items: Sequence[Item], path: 
     """Mark the replies of the chosen items."""
     wanted = {item.key for item in items}
     marking = Marking(bench.images, args.coordinates, tell)
-    marking.troubles += [*bench.troubles, *(trouble for _, trouble in ran.bad)]
+    marking.troubles += [replace(trouble, ends_official='') for trouble in bench.troubles]
+    marking.troubles += [trouble for _, trouble in ran.bad]
     for reply in Replies(path, bench):
         if isinstance(reply, Trouble):
             marking.trouble(reply)
-        elif reply.item is not None and reply.item.key in wanted:
+        elif reply.item is None or reply.item.key in wanted:
             marking.add(reply)
     for item, _ in ran.not_asked:
         marking.left_out(item.type)

@@ -20,10 +20,14 @@ NEEDED = {'type': str, 'question': str, 'images': list, 'answer': str}
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something that is wrong with what was given. where: file and line, or item."""
+    """Something that is wrong with what was given. where: file and line, or item.
+
+    ends_official: the error with which the authors' scripts end at it; '' if they go on.
+    """
 
     where: str
     what: str
+    ends_official: str = ''
 
     def __str__(self) -> str:
         return f'{self.where}: {self.what}'
@@ -115,13 +119,17 @@ def records(path: Path) -> Iterator[tuple[int, dict[str, Any] | Trouble]]:
             try:
                 found = json.loads(line.decode())
             except UnicodeDecodeError as error:
-                yield number, Trouble(where, f'no UTF-8 at byte {error.start}')
+                yield number, Trouble(where, f'no UTF-8 at byte {error.start}',
+                                      'UnicodeDecodeError')
             except (ValueError, RecursionError) as error:
                 cut = '' if line.endswith(b'\n') else '; the file ends within it'
-                yield number, Trouble(where, f'no JSON ({error}){cut}')
+                skipped = isinstance(error, json.JSONDecodeError)
+                yield number, Trouble(where, f'no JSON ({error}){cut}',
+                                      '' if skipped else type(error).__name__)
             else:
                 yield number, (found if isinstance(found, dict) else
-                               Trouble(where, f'a {type(found).__name__}, not an object'))
+                               Trouble(where, f'a {type(found).__name__}, not an object',
+                                       'TypeError'))
 
 
 def _problem(path: Path, line: int, record: Mapping[str, Any]) -> Trouble | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Marking:
     troubles: list[Trouble] = field(default_factory=list)
     unanswered: int = 0
     not_asked: dict[str, int] = field(default_factory=dict)
+    _ended: str = ''
     _official_lines: list[Mapping[str, Any]] = field(default_factory=list)
 
     def add(self, reply: Reply) -> None:
@@ -52,8 +53,12 @@ class Marking:
         written, whole = reply.as_written, reply.whole
         theirs = official.verdict(written, self.coordinates, self.images)
         self.theirs.append(_marked(written, theirs.right, theirs.answer is not None))
+        self._ended = self._ended or theirs.stops
         self._official_lines.append({name: written[name] for name in FILE_FIELDS
                                      if name in written})
+        if reply.fault:
+            self.trouble(Trouble(f'{reply.where}: {reply.name}', reply.fault))
+            return
         try:
             ours = corrected.verdict(whole, self.coordinates, self.images)
             other_size = corrected.other_size(whole, self.images)
@@ -91,8 +96,9 @@ class Marking:
     @property
     def official_stops(self) -> str:
         """The error with which the authors' scripts end on all of this; '' if they do not."""
-        first = next((d.why for d in self.differences if 'scripts end here' in d.why), '')
-        return first or official.stops(self._official_lines)
+        return self._ended or next((trouble.ends_official for trouble in self.troubles
+                                    if trouble.ends_official), '') \
+            or official.stops(self._official_lines)
 
     def scores(self) -> tuple[Score, Score]:
         """Return the corrected score and the authors'."""
@@ -104,7 +110,7 @@ def mark(path: Path, bench: Bench | None, coordinates: str,
     """Mark a file of replies, and count the items of the benchmark that have none."""
     marking = Marking(bench.images if bench else Path(), coordinates, tell)
     for trouble in bench.troubles if bench else ():
-        marking.trouble(trouble)
+        marking.trouble(replace(trouble, ends_official=''))  # they are given the replies alone
     answered, types = set[str](), set[str]()
     for reply in ahead(Replies(path, bench)):
         if isinstance(reply, Trouble):

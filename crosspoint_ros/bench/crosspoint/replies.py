@@ -15,16 +15,20 @@ KEY, ASKED = 'key', 'asked'
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """One line. raw: as it stands there. item: what it answers, None without a benchmark."""
+    """One line. raw: as it stands there. item: what it answers, None without a benchmark.
+
+    fault: why it is in the authors' score alone; '' if it is in the corrected one too.
+    """
 
     where: str
     raw: Mapping[str, Any]
     item: Item | None
+    fault: str = ''
 
     @property
     def name(self) -> str:
         """What people find it by."""
-        return self.item.name if self.item else f'{self.where}: item {self.raw.get("idx")}'
+        return self.item.name if self.item else f'item {self.raw.get("idx")}'
 
     @property
     def whole(self) -> Mapping[str, Any]:
@@ -60,15 +64,13 @@ class Replies:
                 yield found
                 continue
             item = self._item(found, keys)
+            fault = ''
             if self._bench and item is None:
-                yield Trouble(f'{where}: item {found.get("idx")}',
-                              'it is no item of the benchmark, by content or by idx')
+                fault = 'it is no item of the benchmark, by content or by idx'
             elif item and item.key in taken:
-                yield Trouble(f'{where}: {item.name}', 'another reply to it came before: the '
-                              'first counts')
-            else:
-                taken.add(item.key if item else '')
-                yield Reply(where, found, item)
+                fault = 'another reply to it came before: the first counts'
+            taken.add(item.key if item else '')
+            yield Reply(where, found, item, fault)
 
     def _item(self, record: Mapping[str, Any], keys: Keys) -> Item | None:
         own = record.get(KEY)
