@@ -14,9 +14,10 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, Intrinsics, View
 from crosspoint_ros.core.geometry import posed
 
-Pixels = npt.NDArray[np.int_]
+Indices = npt.NDArray[np.int_]
 AROUND_PX = 3  # a surface must go on so far around a point, at 640 px of width
 BENT_M, BENT_RATIO = 0.008, 0.005  # a surface that bends more within it is an edge
+ALONE_M, ALONE_RATIO = 0.002, 0.002  # a pixel that differs more from those around it is noise
 SAME_M, SAME_RATIO = 0.015, 0.01  # two depths of one surface
 BEFORE_M, BEFORE_RATIO = 0.05, 0.02  # what is so much nearer hides it
 MAX_CYCLE_PX = 4.0  # there and back again
@@ -98,7 +99,9 @@ def _here(view: View, pixels: Array) -> tuple[Array, npt.NDArray[np.int_]]:
     around = depths_around(view, pixels, AROUND_PX)
     centre = _surface_m(around)
     fate = np.full(len(pixels), int(Fate.VISIBLE))
-    fate[~_smooth(around)] = Fate.DEPTH_EDGE
+    with np.errstate(invalid='ignore'):
+        alone = np.abs(around[:, around.shape[1] // 2, around.shape[2] // 2] - centre)
+        fate[~_smooth(around) | ~(alone < ALONE_M + ALONE_RATIO * centre)] = Fate.DEPTH_EDGE
     fate[~np.isfinite(centre)] = Fate.NO_DEPTH
     fate[_covered(view, pixels)] = Fate.OWN_BODY
     return centre, fate
@@ -158,9 +161,9 @@ def depths_around(view: View, pixels: Array, reach_px: int) -> Array:
     return view.depth_m[rows, columns].astype(float)
 
 
-def _windows(view: View, pixels: Array, reach: int) -> tuple[Pixels, Pixels]:
+def _windows(view: View, pixels: Array, reach: int) -> tuple[Indices, Indices]:
     lens = view.intrinsics
-    column, row = np.rint(np.clip(pixels, -1e6, 1e6)).astype(int).T
+    column, row = np.rint(np.clip(np.nan_to_num(pixels), -1e6, 1e6)).astype(int).T
     step = np.arange(-reach, reach + 1)
     rows = np.clip(row[:, None] + step, 0, lens.height_px - 1)
     columns = np.clip(column[:, None] + step, 0, lens.width_px - 1)
@@ -173,10 +176,10 @@ def _surface_m(around: Array) -> Array:
     near = around[:, middle - 1:middle + 2, middle - 1:middle + 2].reshape(-1, 9)
     pairs = (near + near[:, ::-1]) / 2
     centre = pairs[:, 4]
-    known = np.isfinite(pairs).sum(axis=1) >= 5
-    with np.errstate(all='ignore'):
-        middle_m = np.nanmedian(np.where(known[:, None], pairs, 1.0), axis=1)
-    return np.where(known & np.isfinite(centre), middle_m, np.nan)
+    number = np.isfinite(pairs).sum(axis=1)
+    ordered = np.sort(pairs, axis=1)  # what is not known comes last
+    middle_m = ordered[np.arange(len(pairs)), np.maximum(number - 1, 0) // 2]
+    return np.where((number >= 5) & np.isfinite(centre), middle_m, np.nan)
 
 
 def _smooth(around: Array) -> npt.NDArray[np.bool_]:

@@ -17,6 +17,7 @@ GRID_PX = 32
 SAME_RATIO = 0.04  # of the depth: tells a wrong unit or an inverted pose, not a small error
 MIN_AGREEING, CLEARLY = 0.15, 2.0
 MIN_LANDED = 40
+NEAR_TOP = 0.7
 FARTHEST_M, NEAREST_M = 100.0, 0.05  # half of a scene's depth is never beyond
 UNITS = (1.0, 1000.0, 0.001, 5.0, 0.2, 10.0, 0.1)
 
@@ -35,10 +36,12 @@ def examine_scene(scene: RgbdScene, say: Say) -> None:
     if len(views) < 2:
         raise Unusable(f'{scene.name}: {len(views)} of {LOOKED_FRAMES} looked-at frames can be '
                        'read (at least 2)')
-    shares = {mistake: _agreeing(views, mistake) for mistake in (
+    met = {mistake: _agreeing(views, mistake) for mistake in (
         Mistake(unit, inverted) for unit in UNITS for inverted in (False, True))}
-    given = shares[Mistake(1.0, False)]
-    best = max(shares, key=lambda mistake: shares[mistake])
+    shares = {mistake: share for mistake, (share, _) in met.items()}
+    given, top = shares[Mistake(1.0, False)], max(shares.values())
+    # Some mistakes bring few points into any other view, and those agree by chance.
+    best = max((m for m in met if shares[m] >= NEAR_TOP * top), key=lambda m: met[m][1])
     if shares[best] > max(MIN_AGREEING, CLEARLY * given):
         raise Unusable(_told(scene.name, best, shares[best], given))
     _refuse_unit(scene.name, views)
@@ -84,15 +87,17 @@ def _some_views(scene: RgbdScene, say: Say) -> Iterator[View]:
             say(str(problem))
 
 
-def _agreeing(views: list[View], mistake: Mistake) -> float:
-    """The median share, over pairs, of depths that the other view has too."""
-    shares = []
+def _agreeing(views: list[View], mistake: Mistake) -> tuple[float, int]:
+    """The median share, over pairs, of depths that the other view has too; how many in all."""
+    shares, total = [], 0
     for a, b in combinations(views, 2):
         landed, agreed = _met(a, b, mistake)
         if landed >= MIN_LANDED:
             shares.append(agreed / landed)
+            total += agreed
     # Where nothing lands in any other view, nothing agrees.
-    return float(np.median(shares)) * min(1.0, 2 * len(shares) / len(views)) if shares else 0.0
+    known = min(1.0, 2 * len(shares) / len(views))
+    return (float(np.median(shares)) * known if shares else 0.0), total
 
 
 def _met(a: View, b: View, mistake: Mistake) -> tuple[int, int]:

@@ -1,0 +1,191 @@
+"""`crosspoint data build`: make questions in CrossPoint-378K's format from recordings."""
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from crosspoint_ros.data.building import (
+    Recipe,
+    Share,
+    Source,
+    build_frame,
+    frame_names,
+    part_of,
+    plan_frame,
+    write_whole,
+)
+from crosspoint_ros.data.pairing import Pair, quotas
+from crosspoint_ros.data.rgbd import Reading, Unusable
+from crosspoint_ros.data.rgbd_open import open_scene, scene_paths
+from crosspoint_ros.data.sound import examine_scene
+from crosspoint_ros.data.wording import Coordinates
+
+MOST_A_PAIR = 240
+SPLITS = ('train', 'val')
+Done = TypeVar('Done')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument('scenes', nargs='+', type=Path, help='rosbag2, or folders in the layout of '
+                        'TUM RGB-D, ScanNet or recorded answers; or folders of such')
+    parser.add_argument('--out', type=Path, required=True, help='the folder of the data set')
+    parser.add_argument('--number', type=int, default=1000, help='of questions (default: 1000)')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--coordinates', choices=[c.value for c in Coordinates],
+                        default=Coordinates.THOUSAND.value, help='thousandths of width and height '
+                        '(default), or pixels')
+    parser.add_argument('--val', type=float, default=0.1, help='share of the scenes that is kept '
+                        'for validation (default: 0.1)')
+    parser.add_argument('--processes', type=int, default=1)
+    parser.add_argument('--inverted-poses', action='store_true', help='poses are camera_from_world')
+    parser.add_argument('--depth-per-m', type=float, help='what a stored metre of depth is')
+    parser.add_argument('--labels', type=Path, help='SCENE/FRAME.png of labels (0: nothing), and '
+                        'names.json that names them: points are chosen on these things alone')
+    parser.add_argument('--base-frame', default='', help="of a bag (default: its TF's root)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Build it; 1 if some scene or frame could not be used, or fewer questions were found."""
+    if args.number < 1 or args.processes < 1 or not 0 <= args.val < 1:
+        raise ValueError('--number and --processes are 1 or more, --val is 0 or more and below 1')
+    reading = Reading(args.inverted_poses, args.depth_per_m, args.base_frame)
+    recipe = Recipe(args.seed, Coordinates(args.coordinates), reading,
+                    str(args.labels.absolute()) if args.labels else '')
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        print(f'crosspoint data build: {line}', file=sys.stderr)
+
+    begun_s = time.monotonic()
+    sources = list(_usable(list(scene_paths(args.scenes)), recipe, say))
+    if not sources:
+        raise ValueError('none of the scenes can be used')
+    begin(args.out, recipe, sources, args.number)
+    with workers(args.processes) as pool:
+        shares, left_out = _planned(pool, sources, recipe, args.number)
+        made = pool(build_frame, [(args.out, share, recipe) for share in shares])
+        for _, reasons in made:
+            left_out += reasons
+    written = merge(args.out, shares, args.val, args.seed)
+    total = sum(written.values())
+    report = {'questions': written, 'left_out': dict(sorted(left_out.items())), 'said': said}
+    write_whole(args.out / 'report.json', json.dumps(report, indent=1).encode())
+    print(told(args.out, written, left_out, time.monotonic() - begun_s, len(sources)))
+    if total < args.number:
+        print(f'{args.number} were asked for: the scenes hold no more that are certain')
+    return int(bool(said) or total < args.number)
+
+
+def _usable(paths: list[Path], recipe: Recipe, say: Callable[[str], None]) -> Iterator[Source]:
+    """Open and examine each scene; what is wrong with one is said, and the rest goes on."""
+    names: Counter[str] = Counter()
+    for path in paths:
+        try:
+            scene = open_scene(path, recipe.reading, say)
+            examine_scene(scene, say)
+        except Unusable as problem:
+            say(str(problem))
+            continue
+        whole = path.absolute()
+        name = f'{whole.parent.name}_{scene.name}' if scene.name == 'bag' else scene.name
+        names[name] += 1
+        yield Source(name if names[name] == 1 else f'{name}_{names[name]}', str(whole))
+
+
+def begin(out: Path, recipe: Recipe, sources: list[Source], number: int) -> None:
+    """Note what is built here. Raises ValueError if something else was begun here."""
+    wanted = {'recipe': asdict(recipe), 'sources': [asdict(s) for s in sources], 'number': number}
+    path = out / 'build.json'
+    if path.is_file():
+        if json.loads(path.read_text()) != json.loads(json.dumps(wanted)):
+            raise ValueError(f'{out} was begun with other scenes or options ({path}); choose '
+                             'another --out, or remove it')
+    else:
+        write_whole(path, json.dumps(wanted, indent=1).encode())
+
+
+@contextmanager
+def workers(processes: int) -> Iterator[Callable[[Callable[..., Done], list[tuple[Any, ...]]],
+                                                 list[Done]]]:
+    """Give what runs a function over many arguments, in order, in so many processes."""
+    if processes == 1:
+        yield lambda work, items: [work(*item) for item in items]
+        return
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        yield lambda work, items: [f.result() for f in [pool.submit(work, *i) for i in items]]
+
+
+def _planned(pool: Any, sources: list[Source], recipe: Recipe, number: int
+             ) -> tuple[list[Share], Counter[str]]:
+    """Choose the pairs of all scenes, and how much each is asked."""
+    items = [(source, recipe, name) for source in sources for name in frame_names(source, recipe)]
+    left_out: Counter[str] = Counter()
+    pairs: list[Pair] = []
+    owners: list[tuple[Source, str]] = []
+    for (source, _, name), (found, reasons) in zip(items, pool(plan_frame, items), strict=True):
+        left_out += reasons
+        pairs += found
+        owners += [(source, name)] * len(found)
+    numbers = quotas(pairs, number, MOST_A_PAIR)
+    shares = []
+    for source, _, name in items:
+        own = [i for i, owner in enumerate(owners) if owner == (source, name) and numbers[i]]
+        if own:
+            shares.append(Share(source, name, tuple(pairs[i] for i in own),
+                                tuple(numbers[i] for i in own)))
+    return shares, left_out
+
+
+def merge(out: Path, shares: list[Share], val: float, seed: int) -> dict[str, int]:
+    """Write the parts as one JSON a split; a scene is in one of them alone."""
+    scenes = sorted({share.source.name for share in shares})
+    order = np.random.default_rng(seed).permutation(len(scenes))
+    kept = {scenes[i] for i in order[:min(round(val * len(scenes)), len(scenes) - 1)]}
+    written = {}
+    for split in SPLITS:
+        own = [s for s in shares if (s.source.name in kept) == (split == 'val')]
+        written[split] = _merge(out / f'crosspoint_{split}.json', out, own)
+    return written
+
+
+def _merge(path: Path, out: Path, shares: list[Share]) -> int:
+    part, number = path.with_suffix('.part'), 0
+    with open(part, 'wb') as file:
+        file.write(b'[')
+        for share in shares:
+            with open(part_of(out, share.source.name, share.name), 'rb') as lines:
+                for line in lines:
+                    if not line.endswith(b'\n'):
+                        continue  # the last one: the part's count
+                    file.write(b',\n' if number else b'\n')
+                    file.write(line.rstrip(b'\n'))
+                    number += 1
+        file.write(b'\n]\n')
+    part.replace(path)
+    return number
+
+
+def told(out: Path, written: dict[str, int], left_out: Counter[str], seconds: float,
+         scenes: int) -> str:
+    """Say what was made, and what was left out and why."""
+    total = sum(written.values())
+    lines = [f'{total} questions ({written["train"]} to train, {written["val"]} to validate) from '
+             f'{scenes} scene(s) in {out}, {seconds:.1f} s, {total / max(seconds, 1e-9):.0f} a '
+             'second', 'left out:']
+    return '\n'.join([*lines, *(f'  {number:8}  {reason}' for reason, number in sorted(
+        left_out.items(), key=lambda each: -each[1]))])

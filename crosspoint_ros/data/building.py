@@ -1,0 +1,257 @@
+"""One frame's share of a data set: its images, its marked images, its questions, all or nothing."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, OrderedDict
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.core.datatypes import Array, View
+from crosspoint_ros.core.own_body import BodyFinder, Undecidable
+from crosspoint_ros.data.asked import Asked, ask, choose_points, facts_of
+from crosspoint_ros.data.pairing import Pair, different, pairs_of
+from crosspoint_ros.data.regions import Labels, labels_of
+from crosspoint_ros.data.rgbd import Frame, Reading, RgbdScene, Unusable
+from crosspoint_ros.data.rgbd_open import open_scene
+from crosspoint_ros.data.wording import Coordinates
+
+CACHED_VIEWS = 40
+WITNESSES = 3
+JPEG = (cv2.IMWRITE_JPEG_QUALITY, 88)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that the result depends on, besides the recordings."""
+
+    seed: int
+    coordinates: Coordinates
+    reading: Reading
+    labels: str = ''
+
+
+@dataclass(frozen=True)
+class Source:
+    """A scene: its name in the data set, and where it is."""
+
+    name: str
+    path: str
+
+
+class Reader:
+    """Reads the views of a scene, and keeps the last ones; with masks of the robot's own body."""
+
+    def __init__(self, source: Source, recipe: Recipe) -> None:
+        self.scene: RgbdScene = open_scene(Path(source.path), recipe.reading, lambda _: None)
+        self.frames = {frame.name: frame for frame in different(list(self.scene.frames))}
+        self._kept: OrderedDict[str, View | Unusable] = OrderedDict()
+        self._bodies: dict[str, npt.NDArray[np.bool_]] = {}
+        self._bodies = self._own_bodies()
+        self._kept.clear()
+
+    def view(self, frame: Frame) -> View:
+        """Raises `Unusable`."""
+        if frame.name not in self._kept:
+            try:
+                view = self.scene.view(frame)
+                body = self._bodies.get(frame.camera)
+                if view.mask is None and body is not None and body.shape == view.image.shape[:2]:
+                    view = replace(view, mask=body)
+                self._kept[frame.name] = view
+            except Unusable as problem:
+                self._kept[frame.name] = problem
+            while len(self._kept) > CACHED_VIEWS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(frame.name)
+        kept = self._kept[frame.name]
+        if isinstance(kept, Unusable):
+            raise kept
+        return kept
+
+    def _own_bodies(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """The part of each moving camera's image that never changes; none where that is open."""
+        finders: dict[str, BodyFinder] = {}
+        for frame in self.frames.values():
+            finder = finders.setdefault(frame.camera, BodyFinder())
+            try:
+                view = self.view(frame)
+                finder.add(view.image, view.depth_m)
+            except (Unusable, Undecidable):
+                continue
+        bodies = {}
+        for camera, finder in finders.items():
+            try:
+                bodies[camera] = finder.found().mask
+            except Undecidable:
+                continue
+        return bodies
+
+
+@lru_cache(maxsize=2)
+def reader_of(source: Source, recipe: Recipe) -> Reader:
+    """This process's reader of a scene."""
+    cv2.setNumThreads(1)  # processes share the cores, not threads
+    return Reader(source, recipe)
+
+
+def frame_names(source: Source, recipe: Recipe) -> list[str]:
+    """The frames of a scene that are asked about."""
+    return list(reader_of(source, recipe).frames)
+
+
+def plan_frame(source: Source, recipe: Recipe, name: str) -> tuple[list[Pair], Counter[str]]:
+    """Return the pairs whose clicked frame this is."""
+    reader = reader_of(source, recipe)
+    left_out: Counter[str] = Counter()
+    frames = list(reader.frames.values())
+    return pairs_of(reader.frames[name], frames, reader.view, left_out), left_out
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one frame is asked: pairs with the number of questions of each."""
+
+    source: Source
+    name: str
+    pairs: tuple[Pair, ...]
+    numbers: tuple[int, ...]
+
+
+def build_frame(out: Path, share: Share, recipe: Recipe) -> tuple[int, Counter[str]]:
+    """Write the questions of a frame to its part, unless it is there; return their number."""
+    path = part_of(out, share.source.name, share.name)
+    if path.is_file():
+        last = json.loads(path.read_bytes().splitlines()[-1])
+        return last['questions'], Counter(last['left_out'])
+    reader, left_out, lines = reader_of(share.source, recipe), Counter[str](), []
+    rng = np.random.default_rng(_seed(recipe.seed, share.source.name, share.name))
+    clicked = reader.view(reader.frames[share.name])
+    labels = labels_of(Path(recipe.labels) / share.source.name if recipe.labels else None,
+                       file_name(share.name), clicked)
+    pixels = choose_points(clicked, labels, rng)
+    names = _names(recipe, labels, pixels)
+    asked: set[str] = set()
+    folder = Folder(out, share.source.name)
+    for index, (pair, number) in enumerate(zip(share.pairs, share.numbers, strict=True)):
+        others = [share.pairs[(index + step) % len(share.pairs)].other
+                  for step in range(1, WITNESSES + 1)]
+        witnesses = [reader.view(reader.frames[n]) for n in dict.fromkeys(others)
+                     if n != pair.other]
+        other = reader.view(reader.frames[pair.other])
+        facts = facts_of(clicked, other, pair, pixels, witnesses, names, recipe.coordinates,
+                         left_out)
+        for made in ask(facts, number, rng, asked):
+            lines.append(folder.item(made, clicked, other, pair, recipe))
+    end = {'questions': len(lines), 'left_out': dict(sorted(left_out.items()))}
+    write_whole(path, '\n'.join(json.dumps(line) for line in [*lines, end]).encode())
+    return len(lines), left_out
+
+
+def _names(recipe: Recipe, labels: Labels | None, pixels: Array) -> tuple[str, ...]:
+    """What the labels call each point: names.json maps a label to its name."""
+    path = Path(recipe.labels) / 'names.json'
+    if labels is None or not recipe.labels or not path.is_file() or not len(pixels):
+        return ()
+    known = json.loads(path.read_text())
+    column, row = np.rint(pixels).astype(int).T
+    return tuple(known.get(str(label), '') for label in labels[row, column])
+
+
+class Folder:
+    """Writes the images of a scene's questions, each once."""
+
+    def __init__(self, out: Path, scene: str) -> None:
+        self._out, self._scene = out, scene
+
+    def item(self, made: Asked, clicked: View, other: View, pair: Pair, recipe: Recipe
+             ) -> dict[str, Any]:
+        """Return the question as the data set has it; its images are on the disk then."""
+        crossing = made.kind.value.startswith('cross')
+        images = [self._image(pair.clicked, clicked)]
+        visual = [self._marked(pair.clicked, clicked, made.points)]
+        if crossing:
+            images.append(self._image(pair.other, other))
+            visual.append(images[1])
+        item: dict[str, Any] = {
+            'id': '', 'type': made.kind.value, 'scene': self._scene, 'images': images,
+            'visual_image': visual, 'conversations': [
+                {'from': 'human', 'value': made.question},
+                {'from': 'gpt', 'value': made.answer}],
+            'coordinates': recipe.coordinates.value,
+            'points': [_rounded(p) for p in made.points]}
+        if crossing:
+            item |= {'point1': _rounded(made.points[0]),
+                     'point2': None if made.found is None else _rounded(made.found),
+                     'visible': made.visible, 'pair': asdict(pair)}
+        item['id'] = hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()[:16]
+        return item
+
+    def _image(self, name: str, view: View) -> str:
+        return self._write(f'images/{self._scene}/{file_name(name)}.jpg', view.image)
+
+    def _marked(self, name: str, view: View, points: tuple[Array, ...]) -> str:
+        at = '_'.join(f'{round(p[0])}-{round(p[1])}' for p in points)
+        path = f'visual_image/{self._scene}/{file_name(name)}_{at}.jpg'
+        if (self._out / path).is_file():
+            return path
+        return self._write(path, marked(view.image, points))
+
+    def _write(self, relative: str, image: npt.NDArray[np.uint8]) -> str:
+        path = self._out / relative
+        if not path.is_file():
+            done, data = cv2.imencode('.jpg', image[..., ::-1], JPEG)
+            if not done:
+                raise OSError(f'{path} cannot be encoded as JPEG')
+            write_whole(path, data.tobytes())
+        return relative
+
+
+def marked(image: npt.NDArray[np.uint8], points: tuple[Array, ...]) -> npt.NDArray[np.uint8]:
+    """Return the image with a ring around each point, and its letter where there are several."""
+    canvas, unit = image.copy(), max(1, image.shape[1] // 320)
+    for letter, point in zip('ABC', points, strict=False):
+        x, y = (round(float(p)) for p in point)
+        above = (x + 5 * unit, y - 5 * unit)
+        for colour, width in ((0, 0, 0), 3 * unit), ((255, 220, 0), unit):
+            cv2.circle(canvas, (x, y), 5 * unit, colour, width, cv2.LINE_AA)
+            if len(points) > 1:
+                cv2.putText(canvas, letter, above, cv2.FONT_HERSHEY_SIMPLEX, 0.35 * unit, colour,
+                            width, cv2.LINE_AA)
+    return canvas
+
+
+def part_of(out: Path, scene: str, name: str) -> Path:
+    """Where the questions of a frame are until all are there."""
+    return out / 'parts' / scene / f'{file_name(name)}.jsonl'
+
+
+def file_name(name: str) -> str:
+    """A frame's name as one part of a path."""
+    return name.replace('/', '-').replace('.png', '').replace('.jpg', '')
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is whole or absent, whoever is killed. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _rounded(pixel: Array) -> list[float]:
+    return [round(float(pixel[0]), 2), round(float(pixel[1]), 2)]
+
+
+def _seed(*words: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:8], 'big')

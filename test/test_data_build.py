@@ -1,0 +1,138 @@
+"""A data set is built from recordings: true to their geometry, the same each time, checked."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rgbd_folders import KITCHEN, kitchen_views, write_scannet
+
+from crosspoint_ros.bench.recording import Moment, Recording
+from crosspoint_ros.cli import main
+from crosspoint_ros.data.wording import Coordinates, Kind, unwritten
+
+NUMBER = 400
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    out = tmp_path_factory.mktemp('built')
+    assert main(['data', 'build', str(KITCHEN), '--out', str(out), '--number', str(NUMBER)]) == 0
+    return out
+
+
+def items(out, split='train'):
+    return json.loads((out / f'crosspoint_{split}.json').read_text())
+
+
+def files(out):
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob('*')) if p.is_file()}
+
+
+def test_all_six_types_are_there_with_their_images(built):
+    found = items(built)
+    assert len(found) == NUMBER
+    assert {item['type'] for item in found} == {kind.value for kind in Kind}
+    for item in found:
+        assert item['conversations'][0]['value'].count('<image>') == len(item['images'])
+        assert all((built / name).is_file() for name in item['images'] + item['visual_image'])
+    ids = Counter(item['id'] for item in found)
+    assert max(ids.values()) == 1
+
+
+def test_answers_are_those_of_the_exact_poses(built):
+    known = Recording(KITCHEN)
+    errors_px = []
+    for item in items(built):
+        if item['type'] != Kind.CORRESPONDENCE.value:
+            continue
+        a, b = (Moment(*_split(item['pair'][name])) for name in ('clicked', 'other'))
+        view = known.view(a)
+        column, row = (round(p) for p in item['point1'])
+        ray = view.intrinsics.ray_cam(item['point1'])
+        point = known.base_from_cam[a].point(ray / ray[2] * view.depth_m[row, column])
+        pixel = known.view(b).intrinsics.pixel(known.base_from_cam[b].inverse.point(point))
+        answer = json.loads(item['conversations'][1]['value'].strip('`json\n'))[0]['point_2d']
+        answered = unwritten(answer, (640, 480), Coordinates.THOUSAND)
+        errors_px.append(np.linalg.norm(answered - pixel))
+        assert known.shows(b, point)
+    assert len(errors_px) > 40
+    assert np.mean(np.array(errors_px) < 3) >= 0.99
+
+
+def _split(name):
+    camera, stamp = name.rsplit('_', 1)
+    return camera, int(stamp)
+
+
+def test_what_was_built_is_well_and_what_is_broken_is_told(built, tmp_path, capsys):
+    sheet = tmp_path / 'sheet.png'
+    assert main(['data', 'check', str(built), '--geometry', '60', '--sheet', str(sheet)]) == 0
+    assert sheet.is_file()
+    path = built / 'crosspoint_train.json'
+    kept = path.read_bytes()
+    found = items(built)
+    crossing = next(i for i in found if i['type'] == Kind.CORRESPONDENCE.value)
+    moved = {**crossing, 'point2': [crossing['point2'][0], 5000.0], 'id': 'other'}
+    lost = {**found[1], 'images': ['images/nowhere.jpg', *found[1]['images'][1:]]}
+    lines = [json.dumps(i) for i in (found[0], found[0], moved, lost)]
+    path.write_text('[\n' + ',\n'.join([*lines, '{"id": "cut']) + '\n]\n')
+    (built / 'crosspoint_val.json').write_text('[\n' + json.dumps(found[2]) + '\n]\n')
+    assert main(['data', 'check', str(built), '--geometry', '10']) == 1
+    told = capsys.readouterr().out
+    path.write_bytes(kept)
+    (built / 'crosspoint_val.json').write_text('[\n]\n')
+    for reason in ('a duplicate', 'a leak', 'an image that cannot be read', 'outside its image',
+                   'no question', 'from where geometry has it'):
+        assert reason in told, told
+
+
+def test_the_same_seed_gives_the_same_bytes_in_one_process_and_in_two(tmp_path):
+    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    for name, processes in (('one', '1'), ('two', '2')):
+        assert main(['data', 'build', str(folder), '--out', str(tmp_path / name), '--number', '60',
+                     '--processes', processes]) == 0
+    assert files(tmp_path / 'one') == files(tmp_path / 'two')
+
+
+def test_a_build_that_was_killed_goes_on_to_the_same_bytes(tmp_path, built):
+    out = tmp_path / 'killed'
+    words = [sys.executable, '-m', 'crosspoint_ros.cli', 'data', 'build', str(KITCHEN), '--out',
+             str(out), '--number', str(NUMBER)]
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
+    process = subprocess.Popen(words, env=environment, cwd=tmp_path)
+    limit = time.monotonic() + 120
+    while not list(out.glob('parts/*/*.jsonl')) and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(out.glob('parts/*/*.jsonl'))
+    assert not (out / 'crosspoint_train.json').exists()
+    assert main(words[3:]) == 0
+    assert items(out) == items(built)
+
+
+def test_scenes_are_split_whole_and_a_bad_one_is_told_while_the_rest_goes_on(tmp_path, capsys):
+    views = kitchen_views()
+    for name in ('a', 'b'):
+        write_scannet(tmp_path / 'scenes' / name, views)
+    write_scannet(tmp_path / 'scenes' / 'turned', views, inverted=True)
+    assert main(['data', 'build', str(tmp_path / 'scenes'), '--out', str(tmp_path / 'out'),
+                 '--number', '60', '--val', '0.5']) == 1
+    assert 'turned: its poses are inverted' in capsys.readouterr().err
+    train, val = ({i['scene'] for i in items(tmp_path / 'out', s)} for s in ('train', 'val'))
+    assert {len(train), len(val)} == {1}
+    assert not train & val
+
+
+def test_another_build_is_not_mixed_into_a_folder(built, capsys):
+    assert main(['data', 'build', str(KITCHEN), '--out', str(built), '--number', '7']) == 1
+    assert 'was begun with other scenes or options' in capsys.readouterr().err
