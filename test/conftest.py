@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def unused_domain() -> int:
     raise RuntimeError('all of the DDS domains 1 to 100 are in use on this machine')
 
 
+# What starts several test runs side by side ignores Ctrl-C, and so would all that our tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before anything imports rclpy: neighbours on this machine must not answer our tests.
 os.environ['ROS_DOMAIN_ID'] = str(unused_domain())
 # Fast DDS's default shared memory loses most images that are larger than 0.5 MB. (LARGE_DATA is no
