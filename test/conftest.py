@@ -22,7 +22,7 @@ def unused_domain() -> int:
     raise RuntimeError('all of the DDS domains 1 to 100 are in use on this machine')
 
 
-# What starts several test runs side by side ignores Ctrl-C, and so would all that our tests start.
+# A script that runs the tests in the background has them ignore Ctrl-C, and all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before anything imports rclpy: neighbours on this machine must not answer our tests.
 os.environ['ROS_DOMAIN_ID'] = str(unused_domain())
