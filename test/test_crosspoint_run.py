@@ -19,7 +19,7 @@ import kitchen_bench
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.crosspoint.items import read
-from crosspoint_ros.bench.crosspoint.run import Progress
+from crosspoint_ros.bench.crosspoint.run import Kept, Progress
 
 HERE = Path(__file__).resolve().parent
 POINTING = 'Correspondence-Pointing'
@@ -115,7 +115,15 @@ def _lines(path: Path) -> int:
     return path.read_bytes().count(b'\n') if path.is_file() else 0
 
 
-def test_replies_of_another_are_not_mixed_in_and_a_file_in_use_is_left_alone(run, made):
+def test_a_file_that_another_run_is_writing_is_left_alone(run, made, tmp_path):
+    with Kept(tmp_path / 'kept.jsonl', 'crosspoint_matchers:Slow'):
+        code, _, _, err, kept = run(made[0], '--matcher', 'crosspoint_matchers:Slow')
+    assert code == 1
+    assert 'another run is writing it' in err
+    assert kept == []
+
+
+def test_replies_of_another_are_not_mixed_in(run, made):
     run(made[0], '--matcher', 'crosspoint_matchers:Slow', '--option', 'seconds=0.0')
     code, _, _, err, kept = run(made[0], '--matcher', 'xfeat')
     assert code == 1
@@ -128,6 +136,7 @@ def test_a_matcher_that_breaks_is_told_of_and_the_rest_goes_on(run, made):
     assert code == 1
     assert err.count("no reply: RuntimeError('the double broke'); run again") == 4
     assert '4 failed' in out
+    assert sum('the double broke' in trouble['what'] for trouble in told['troubles']) == 4
     assert [line['assistant'] for line in kept] == [''] * 4  # a refusal's own numbers are no answer
     assert [line['refused'] for line in kept] == ['NOT_VISIBLE: not there, at 0.30, 0.5'] * 4
     assert told['corrected'][0]['right'] == told['official'][0]['right'] == 0

@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     print(f'{ran.asked} items asked, {ran.known} had their reply, {len(ran.not_asked)} not asked, '
           f'{len(ran.bad)} without their images, {len(ran.failed)} failed; {path}\n{machine()}')
     marking = marked(args, bench, items, path, ran)
-    return max(finish(args, who, marking, bench.images), 1 if ran.failed else 0)
+    return finish(args, who, marking, bench.images)
 
 
 def chosen(args: argparse.Namespace, at_once: int) -> tuple[Answerer, str]:
@@ -99,7 +99,7 @@ def marked(args: argparse.Namespace, bench: Bench, items: Sequence[Item], path: 
     wanted = {item.key for item in items}
     marking = Marking(bench.images, args.coordinates, tell)
     marking.troubles += [replace(trouble, ends_official='') for trouble in bench.troubles]
-    marking.troubles += [trouble for _, trouble in ran.bad]
+    marking.troubles += [*(trouble for _, trouble in ran.bad), *ran.failed]
     for reply in Replies(path, bench):
         if isinstance(reply, Trouble):
             marking.trouble(reply)
