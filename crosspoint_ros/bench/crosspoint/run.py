@@ -99,7 +99,34 @@ class Ran:
 def ask_all(bench: Bench, items: Sequence[Item], answerer: Answerer, kept: Kept, at_once: int,
             tell: Callable[[Trouble], None]) -> Ran:
     """Ask every item that has no reply yet, at most `at_once` at a time."""
-    not_asked, todo = [], []
+    todo, not_asked = _askable(items, answerer)
+    waiting = [item for item in todo if item.key not in kept.keys]
+    bad: list[tuple[Item, Trouble]] = []
+    failed: list[Trouble] = []
+    progress = Progress(len(waiting))
+    for item, future, took_s in _in_turn(bench, waiting, answerer, at_once):
+        error = future.exception()
+        progress.step()
+        if error is None:
+            kept.add(item, future.result(), took_s)
+            continue
+        trouble = _trouble(item, error)
+        tell(trouble)
+        if isinstance(error, NoImage):
+            bad.append((item, trouble))
+            continue
+        failed.append(trouble)
+        if len(failed) == progress.done == MOST_FAILED_AT_FIRST:
+            raise ValueError(f'the first {MOST_FAILED_AT_FIRST} items all failed')
+    progress.end()
+    return Ran(len(waiting) - len(bad) - len(failed), len(todo) - len(waiting), not_asked,
+               tuple(bad), tuple(failed))
+
+
+def _askable(items: Sequence[Item], answerer: Answerer
+             ) -> tuple[list[Item], tuple[tuple[Item, str], ...]]:
+    """Return the items that can be asked, and the others with the reason."""
+    todo, not_asked = [], []
     for item in items:
         try:
             answerer.check(item)
@@ -107,30 +134,18 @@ def ask_all(bench: Bench, items: Sequence[Item], answerer: Answerer, kept: Kept,
             not_asked.append((item, str(reason)))
         else:
             todo.append(item)
-    waiting = [item for item in todo if item.key not in kept.keys]
-    bad: list[tuple[Item, Trouble]] = []
-    failed: list[Trouble] = []
-    progress = Progress(len(waiting))
-    for item, future, took_s in _in_turn(bench, waiting, answerer, at_once):
-        where = f'{item.name} ({item.type})'
-        error = future.exception()
-        if error is None:
-            kept.add(item, future.result(), took_s)
-        elif isinstance(error, NoImage):
-            bad.append((item, Trouble(where, f'{error}; it is left out')))
-            tell(bad[-1][1])
-        elif not isinstance(error, Exception):
-            raise error
-        else:  # whatever happened to one item, the rest goes on
-            told = error.message if isinstance(error, Rejected) else repr(error)
-            failed.append(Trouble(where, f'no reply: {told}; run again to ask it'))
-            tell(failed[-1])
-            if len(failed) == progress.done + 1 == MOST_FAILED_AT_FIRST:
-                raise ValueError(f'the first {MOST_FAILED_AT_FIRST} items all failed')
-        progress.step()
-    progress.end()
-    return Ran(len(waiting) - len(bad) - len(failed), len(todo) - len(waiting), tuple(not_asked),
-               tuple(bad), tuple(failed))
+    return todo, tuple(not_asked)
+
+
+def _trouble(item: Item, error: BaseException) -> Trouble:
+    """Word what happened to one item; the rest goes on, but for what is no ordinary error."""
+    where = f'{item.name} ({item.type})'
+    if not isinstance(error, Exception):
+        raise error
+    if isinstance(error, NoImage):
+        return Trouble(where, f'{error}; it is left out')
+    told = error.message if isinstance(error, Rejected) else repr(error)
+    return Trouble(where, f'no reply: {told}; run again to ask it')
 
 
 def _in_turn(bench: Bench, items: Sequence[Item], answerer: Answerer, at_once: int
