@@ -308,9 +308,12 @@ def test_diagnostics_name_every_camera_the_matcher_and_the_last_result(rig):
     rig.show()
     click(rig, '/crosspoint/front/click', pixel_click())
     arrays = heard(rig, DiagnosticArray, '/diagnostics', 10)
+    shown = [rig.ticks]
 
     def healthy() -> dict:
-        rig.show()
+        if rig.ticks > shown[-1] + 2:  # not as fast as it can: TF would queue up behind
+            rig.show()
+            shown.append(rig.ticks)
         found = {s.hardware_id: s for s in arrays[-1].status} if arrays else {}
         return found if all(s.level == DiagnosticStatus.OK for s in found.values()) else {}
 
