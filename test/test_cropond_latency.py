@@ -95,7 +95,8 @@ def test_a_click_on_a_known_pair_takes_six_passes_at_most_and_a_moved_camera_its
     assert (passes[AUTHORS], passes[AUTHORS_SHORT]) == (30, 20)
     assert max(passes[n] for n in (AGAIN, AGAIN_GREEDY, AT_ONCE, AT_ONCE_GREEDY)) <= 6
     assert passes[OTHER_MOVED] <= 6 + 1 < passes[CLICKED_MOVED] + 1 <= passes[FIRST] + 1
-    assert not any(t.refused for t in taken)
+    # What drawn weights would say first need not be a number, which is then no answer.
+    assert {code for t in taken for code in t.refused} <= {'NOT_VISIBLE'}
 
 
 def test_in_both_transformers_a_shape_has_the_weights_of_the_published_models():

@@ -80,8 +80,13 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         args.json.write_text(json.dumps({
             'matcher': told, 'machine': runs_on,
-            'sizes': {name: [asdict(t) for t in each] for name, each in taken.items()}}, indent=1))
+            'sizes': {name: [figures(t) for t in each] for name, each in taken.items()}}, indent=1))
     return 0
+
+
+def figures(taken: Taken) -> dict[str, Any]:
+    """All of a way's figures; `asdict` up to Python 3.11 counts the pairs of a Counter."""
+    return {**asdict(taken), 'refused': dict(taken.refused)}
 
 
 def built(name: str, given: dict[str, Any], shape: str | None) -> Matcher:
