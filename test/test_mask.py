@@ -57,6 +57,7 @@ def test_the_shelf_s_shares_are_printed_and_are_those_asked_for(shared_data, tmp
     (['--camera', 'wrist', '--live', '-1'], 'more than 0'),
     ([KITCHEN, '--camera', 'wrist', '--out', '/proc/mask.png'], '/proc/mask.png'),
     ([KITCHEN, '--camera', 'wrist', '--out', '/tmp/mask.nothing'], '.png'),
+    ([KITCHEN, '--camera', 'wrist', '--out', '/tmp/mask.jpg'], 'ends in .png'),
 ])
 def test_what_cannot_be_done_is_one_sentence(words, said, capsys):
     assert run(*words) == 1

@@ -40,6 +40,9 @@ def main(args: argparse.Namespace) -> int:
     """Find the mask, write it, and say what it rests on."""
     if (args.bag is None) == (args.live is None):
         raise ValueError('name a bag, or --live SECONDS; one of the two')
+    if args.out.suffix.lower() != '.png':  # a JPEG would blur the border of the mask
+        raise ValueError(f'--out {args.out}: a mask is kept without loss; give a name that ends in '
+                         '.png')
     finder, shown = BodyFinder(), Shown()
     try:
         for image, depth_m in (_live(args) if args.bag is None else _recorded(args)):
