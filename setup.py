@@ -153,6 +153,7 @@ setup(
         'opencv': pinned('opencv-python-headless'),
         'web': ['aiohttp>=3.8.1'],
         'bag': pinned('rosbags'),
+        'ray': ['ray[data]>=2.40'],
         'cropond': ['torch>=2.5', 'transformers>=4.57,<6', 'pillow>=9'],
         'remote': ["httpx2>=2; python_version >= '3.11'", "httpx>=0.22; python_version < '3.11'",
                    'pillow>=9'],

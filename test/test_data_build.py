@@ -9,7 +9,9 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
+import cv2
 import numpy as np
 import pytest
 from rgbd_folders import KITCHEN, kitchen_views, write_scannet
@@ -35,6 +37,30 @@ def items(out, split='train'):
 
 def files(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob('*')) if p.is_file()}
+
+
+def environment():
+    return {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
+
+
+def until(reached, limit_s=60):
+    limit = time.monotonic() + limit_s
+    while not reached():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def session(leader):
+    """The processes that a program started in a session of its own has, zombies left out."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/stat'):
+        try:
+            state, _, _, of = path.read_text().rpartition(')')[2].split()[:4]
+        except OSError:
+            continue
+        if int(of) == leader and state != 'Z':
+            found.append(path)
+    return found
 
 
 def test_all_six_types_are_there_with_their_images(built):
@@ -103,15 +129,56 @@ def test_the_same_seed_gives_the_same_bytes_in_one_process_and_in_two(tmp_path):
     assert files(tmp_path / 'one') == files(tmp_path / 'two')
 
 
+def test_a_ray_cluster_builds_the_same_bytes(tmp_path):
+    pytest.importorskip('ray.data', reason='Ray is an extra: pip install "ray[data]"')
+    scenes = [write_scannet(tmp_path / 'scenes' / name, kitchen_views()) for name in 'ab']
+    words = ['data', 'build', *map(str, scenes), '--number', '60', '--out']
+    assert main([*words, str(tmp_path / 'here')]) == 0
+    assert main([*words, str(tmp_path / 'cluster'), '--ray']) == 0
+    assert files(tmp_path / 'here') == files(tmp_path / 'cluster')
+
+
+def test_without_ray_or_without_a_cluster_that_is_said(tmp_path, capsys, monkeypatch):
+    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    words = ['data', 'build', str(folder), '--out', str(tmp_path / 'out'), '--ray', '127.0.0.1:1']
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    assert main(words) == 1
+    assert 'pip install "ray[data]"' in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, 'ray', ModuleType('ray'))
+    monkeypatch.setitem(sys.modules, 'ray.data', ModuleType('ray.data'))
+    assert main(words) == 1
+    assert 'no Ray cluster at 127.0.0.1:1' in capsys.readouterr().err
+
+
+def test_the_robots_own_body_is_shown_and_never_asked_about(built):
+    mask = cv2.imread(str(built / 'own_body/kitchen/wrist.png'), cv2.IMREAD_GRAYSCALE)
+    assert 0.02 < (mask > 127).mean() < 0.5
+    asked = 0
+    for item in items(built):
+        for side, name in (('clicked', 'point1'), ('other', 'point2')):
+            if item.get(name) and item['pair'][side].startswith('wrist_'):
+                column, row = (round(p) for p in item[name])
+                assert mask[row, column] == 0
+                asked += 1
+    assert asked > 40
+
+
+def test_workers_end_with_a_build_that_was_killed(tmp_path):
+    words = [sys.executable, '-m', 'crosspoint_ros.cli', 'data', 'build', str(KITCHEN), '--out',
+             str(tmp_path / 'out'), '--number', '5000', '--processes', '2']
+    process = subprocess.Popen(words, env=environment(), cwd=tmp_path, start_new_session=True)
+    until(lambda: len(session(process.pid)) > 2)
+    process.kill()
+    process.wait()
+    until(lambda: not session(process.pid))
+
+
 def test_a_build_that_was_killed_goes_on_to_the_same_bytes(tmp_path, built):
     out = tmp_path / 'killed'
     words = [sys.executable, '-m', 'crosspoint_ros.cli', 'data', 'build', str(KITCHEN), '--out',
              str(out), '--number', str(NUMBER)]
-    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
-    process = subprocess.Popen(words, env=environment, cwd=tmp_path)
-    limit = time.monotonic() + 120
-    while not list(out.glob('parts/*/*.jsonl')) and time.monotonic() < limit:
-        time.sleep(0.01)
+    process = subprocess.Popen(words, env=environment(), cwd=tmp_path)
+    until(lambda: list(out.glob('parts/*/*.jsonl')))
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(out.glob('parts/*/*.jsonl'))

@@ -3,38 +3,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 
-from crosspoint_ros.data.building import (
-    Recipe,
-    Share,
-    Source,
-    build_frame,
-    frame_names,
-    part_of,
-    plan_frame,
-    write_whole,
-)
+from crosspoint_ros.data.building import Share, build_frame, part_of, plan_frame, write_whole
 from crosspoint_ros.data.pairing import Pair, quotas
-from crosspoint_ros.data.rgbd import Reading, Unusable
-from crosspoint_ros.data.rgbd_open import open_scene, scene_paths
-from crosspoint_ros.data.sound import examine_scene
+from crosspoint_ros.data.reader import Looked, Recipe, Source, bodies_folder, look_at
+from crosspoint_ros.data.rgbd import Reading
+from crosspoint_ros.data.rgbd_open import BAGS, scene_paths
 from crosspoint_ros.data.wording import Coordinates
+from crosspoint_ros.data.workers import Pool, in_processes, on_ray
 
 MOST_A_PAIR = 240
 SPLITS = ('train', 'val')
-Done = TypeVar('Done')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--val', type=float, default=0.1, help='share of the scenes that is kept '
                         'for validation (default: 0.1)')
     parser.add_argument('--processes', type=int, default=1)
+    parser.add_argument('--ray', nargs='?', const='', metavar='ADDRESS', help='build on a Ray '
+                        'cluster, scene by scene (no address: one on this machine)')
     parser.add_argument('--inverted-poses', action='store_true', help='poses are camera_from_world')
     parser.add_argument('--depth-per-m', type=float, help='what a stored metre of depth is')
     parser.add_argument('--labels', type=Path, help='SCENE/FRAME.png of labels (0: nothing), and '
@@ -71,44 +62,54 @@ def main(args: argparse.Namespace) -> int:
         print(f'crosspoint data build: {line}', file=sys.stderr)
 
     begun_s = time.monotonic()
-    sources = list(_usable(list(scene_paths(args.scenes)), recipe, say))
-    if not sources:
-        raise ValueError('none of the scenes can be used')
-    begin(args.out, recipe, sources, args.number)
-    with workers(args.processes) as pool:
-        shares, left_out = _planned(pool, sources, recipe, args.number)
-        made = pool(build_frame, [(args.out, share, recipe) for share in shares])
+    with on_ray(args.ray) if args.ray is not None else in_processes(args.processes) as pool:
+        scenes = list(_usable(pool, list(named(scene_paths(args.scenes))), recipe, say))
+        if not scenes:
+            raise ValueError('none of the scenes can be used')
+        begin(args.out, recipe, scenes, args.number)
+        shares, left_out = _planned(pool, args.out, scenes, recipe, args.number)
+        made = pool(build_frame, [(args.out, share, recipe) for share in shares],
+                    lambda item: item[1].source)
         for _, reasons in made:
             left_out += reasons
     written = merge(args.out, shares, args.val, args.seed)
     total = sum(written.values())
     report = {'questions': written, 'left_out': dict(sorted(left_out.items())), 'said': said}
     write_whole(args.out / 'report.json', json.dumps(report, indent=1).encode())
-    print(told(args.out, written, left_out, time.monotonic() - begun_s, len(sources)))
+    print(told(args.out, written, left_out, time.monotonic() - begun_s, len(scenes)))
     if total < args.number:
         print(f'{args.number} were asked for: the scenes hold no more that are certain')
     return int(bool(said) or total < args.number)
 
 
-def _usable(paths: list[Path], recipe: Recipe, say: Callable[[str], None]) -> Iterator[Source]:
-    """Open and examine each scene; what is wrong with one is said, and the rest goes on."""
+def named(paths: Iterable[Path]) -> Iterator[Source]:
+    """Give each scene a name of its own: its folder's, with a number where two are alike."""
     names: Counter[str] = Counter()
     for path in paths:
-        try:
-            scene = open_scene(path, recipe.reading, say)
-            examine_scene(scene, say)
-        except Unusable as problem:
-            say(str(problem))
-            continue
         whole = path.absolute()
-        name = f'{whole.parent.name}_{scene.name}' if scene.name == 'bag' else scene.name
+        stem = whole.stem if whole.suffix in BAGS else whole.name
+        name = f'{whole.parent.name}_{stem}' if stem == 'bag' else stem
         names[name] += 1
         yield Source(name if names[name] == 1 else f'{name}_{names[name]}', str(whole))
 
 
-def begin(out: Path, recipe: Recipe, sources: list[Source], number: int) -> None:
+def _usable(pool: Pool, sources: list[Source], recipe: Recipe, say: Callable[[str], None]
+            ) -> Iterator[tuple[Source, Looked]]:
+    """Look at each scene; what is wrong with one is said, and the rest goes on."""
+    looks = pool(look_at, [(source, recipe) for source in sources], itemgetter(0))
+    for source, looked in zip(sources, looks, strict=True):
+        for line in looked.said:
+            say(line)
+        if looked.refused:
+            say(looked.refused)
+        else:
+            yield source, looked
+
+
+def begin(out: Path, recipe: Recipe, scenes: list[tuple[Source, Looked]], number: int) -> None:
     """Note what is built here. Raises ValueError if something else was begun here."""
-    wanted = {'recipe': asdict(recipe), 'sources': [asdict(s) for s in sources], 'number': number}
+    wanted = {'recipe': asdict(recipe), 'sources': [asdict(source) for source, _ in scenes],
+              'number': number}
     path = out / 'build.json'
     if path.is_file():
         if json.loads(path.read_text()) != json.loads(json.dumps(wanted)):
@@ -116,39 +117,29 @@ def begin(out: Path, recipe: Recipe, sources: list[Source], number: int) -> None
                              'another --out, or remove it')
     else:
         write_whole(path, json.dumps(wanted, indent=1).encode())
+    for source, looked in scenes:
+        for camera, body in looked.bodies.items():
+            write_whole(bodies_folder(out, source) / f'{camera}.png',
+                        cv2.imencode('.png', body.astype(np.uint8) * 255)[1].tobytes())
 
 
-@contextmanager
-def workers(processes: int) -> Iterator[Callable[[Callable[..., Done], list[tuple[Any, ...]]],
-                                                 list[Done]]]:
-    """Give what runs a function over many arguments, in order, in so many processes."""
-    if processes == 1:
-        yield lambda work, items: [work(*item) for item in items]
-        return
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        yield lambda work, items: [f.result() for f in [pool.submit(work, *i) for i in items]]
-
-
-def _planned(pool: Any, sources: list[Source], recipe: Recipe, number: int
-             ) -> tuple[list[Share], Counter[str]]:
+def _planned(pool: Pool, out: Path, scenes: list[tuple[Source, Looked]], recipe: Recipe,
+             number: int) -> tuple[list[Share], Counter[str]]:
     """Choose the pairs of all scenes, and how much each is asked."""
-    items = [(source, recipe, name) for source in sources for name in frame_names(source, recipe)]
+    items = [(out, source, recipe, name) for source, looked in scenes for name in looked.names]
     left_out: Counter[str] = Counter()
     pairs: list[Pair] = []
-    owners: list[tuple[Source, str]] = []
-    for (source, _, name), (found, reasons) in zip(items, pool(plan_frame, items), strict=True):
+    owners: list[int] = []
+    for owner, (found, reasons) in enumerate(pool(plan_frame, items, itemgetter(1))):
         left_out += reasons
         pairs += found
-        owners += [(source, name)] * len(found)
-    numbers = quotas(pairs, number, MOST_A_PAIR)
-    shares = []
-    for source, _, name in items:
-        own = [i for i, owner in enumerate(owners) if owner == (source, name) and numbers[i]]
-        if own:
-            shares.append(Share(source, name, tuple(pairs[i] for i in own),
-                                tuple(numbers[i] for i in own)))
-    return shares, left_out
+        owners += [owner] * len(found)
+    own: dict[int, list[tuple[Pair, int]]] = {}
+    for owner, pair, share in zip(owners, pairs, quotas(pairs, number, MOST_A_PAIR), strict=True):
+        if share:
+            own.setdefault(owner, []).append((pair, share))
+    return [Share(items[owner][1], items[owner][3], *zip(*asked, strict=True))
+            for owner, asked in own.items()], left_out
 
 
 def merge(out: Path, shares: list[Share], val: float, seed: int) -> dict[str, int]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter, OrderedDict
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,101 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.core.own_body import BodyFinder, Undecidable
 from crosspoint_ros.data.asked import Asked, ask, choose_points, facts_of
-from crosspoint_ros.data.pairing import Pair, different, pairs_of
+from crosspoint_ros.data.pairing import Pair, pairs_of
+from crosspoint_ros.data.reader import Recipe, Source, reader_of
 from crosspoint_ros.data.regions import Labels, labels_of
-from crosspoint_ros.data.rgbd import Frame, Reading, RgbdScene, Unusable
-from crosspoint_ros.data.rgbd_open import open_scene
-from crosspoint_ros.data.wording import Coordinates
 
-CACHED_VIEWS = 40
 WITNESSES = 3
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 88)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """All that the result depends on, besides the recordings."""
-
-    seed: int
-    coordinates: Coordinates
-    reading: Reading
-    labels: str = ''
-
-
-@dataclass(frozen=True)
-class Source:
-    """A scene: its name in the data set, and where it is."""
-
-    name: str
-    path: str
-
-
-class Reader:
-    """Reads the views of a scene, and keeps the last ones; with masks of the robot's own body."""
-
-    def __init__(self, source: Source, recipe: Recipe) -> None:
-        self.scene: RgbdScene = open_scene(Path(source.path), recipe.reading, lambda _: None)
-        self.frames = {frame.name: frame for frame in different(list(self.scene.frames))}
-        self._kept: OrderedDict[str, View | Unusable] = OrderedDict()
-        self._bodies: dict[str, npt.NDArray[np.bool_]] = {}
-        self._bodies = self._own_bodies()
-        self._kept.clear()
-
-    def view(self, frame: Frame) -> View:
-        """Raises `Unusable`."""
-        if frame.name not in self._kept:
-            try:
-                view = self.scene.view(frame)
-                body = self._bodies.get(frame.camera)
-                if view.mask is None and body is not None and body.shape == view.image.shape[:2]:
-                    view = replace(view, mask=body)
-                self._kept[frame.name] = view
-            except Unusable as problem:
-                self._kept[frame.name] = problem
-            while len(self._kept) > CACHED_VIEWS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(frame.name)
-        kept = self._kept[frame.name]
-        if isinstance(kept, Unusable):
-            raise kept
-        return kept
-
-    def _own_bodies(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """The part of each moving camera's image that never changes; none where that is open."""
-        finders: dict[str, BodyFinder] = {}
-        for frame in self.frames.values():
-            finder = finders.setdefault(frame.camera, BodyFinder())
-            try:
-                view = self.view(frame)
-                finder.add(view.image, view.depth_m)
-            except (Unusable, Undecidable):
-                continue
-        bodies = {}
-        for camera, finder in finders.items():
-            try:
-                bodies[camera] = finder.found().mask
-            except Undecidable:
-                continue
-        return bodies
-
-
-@lru_cache(maxsize=2)
-def reader_of(source: Source, recipe: Recipe) -> Reader:
-    """This process's reader of a scene."""
-    cv2.setNumThreads(1)  # processes share the cores, not threads
-    return Reader(source, recipe)
-
-
-def frame_names(source: Source, recipe: Recipe) -> list[str]:
-    """The frames of a scene that are asked about."""
-    return list(reader_of(source, recipe).frames)
-
-
-def plan_frame(source: Source, recipe: Recipe, name: str) -> tuple[list[Pair], Counter[str]]:
+def plan_frame(out: Path, source: Source, recipe: Recipe, name: str
+               ) -> tuple[list[Pair], Counter[str]]:
     """Return the pairs whose clicked frame this is."""
-    reader = reader_of(source, recipe)
+    reader = reader_of(out, source, recipe)
     left_out: Counter[str] = Counter()
     frames = list(reader.frames.values())
     return pairs_of(reader.frames[name], frames, reader.view, left_out), left_out
@@ -131,7 +48,7 @@ def build_frame(out: Path, share: Share, recipe: Recipe) -> tuple[int, Counter[s
     if path.is_file():
         last = json.loads(path.read_bytes().splitlines()[-1])
         return last['questions'], Counter(last['left_out'])
-    reader, left_out, lines = reader_of(share.source, recipe), Counter[str](), []
+    reader, left_out, lines = reader_of(out, share.source, recipe), Counter[str](), []
     rng = np.random.default_rng(_seed(recipe.seed, share.source.name, share.name))
     clicked = reader.view(reader.frames[share.name])
     labels = labels_of(Path(recipe.labels) / share.source.name if recipe.labels else None,
@@ -207,7 +124,7 @@ class Folder:
     def _write(self, relative: str, image: npt.NDArray[np.uint8]) -> str:
         path = self._out / relative
         if not path.is_file():
-            done, data = cv2.imencode('.jpg', image[..., ::-1], JPEG)
+            done, data = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), JPEG)
             if not done:
                 raise OSError(f'{path} cannot be encoded as JPEG')
             write_whole(path, data.tobytes())

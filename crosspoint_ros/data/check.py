@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 from crosspoint_ros.core.draw import side_by_side, write_png
-from crosspoint_ros.data.building import Reader, Recipe, Source, marked
+from crosspoint_ros.data.building import marked
 from crosspoint_ros.data.placed import Fate, place
+from crosspoint_ros.data.reader import Reader, Recipe, Source, reader_of
 from crosspoint_ros.data.rgbd import Reading, Unusable, rgb_of_file
 from crosspoint_ros.data.wording import Coordinates, Kind
 
@@ -148,7 +149,7 @@ def geometry_of(folder: Path, items: list[Item]) -> Counter[str]:
         if not own:
             continue
         try:
-            reader = Reader(source, recipe)
+            reader = reader_of(folder, source, recipe)
         except Unusable as problem:
             print(f'geometry: not checked: {problem}')
             continue

@@ -13,12 +13,13 @@ from crosspoint_ros.data.rgbd_scannet import COLOURS, ScanNetScene
 from crosspoint_ros.data.rgbd_tum import TumScene
 
 MIN_FRAMES = 2
+BAGS = ('.mcap', '.db3')
 Opener = Callable[[Path, Reading, Say], RgbdScene]
 
 
 def layout_of(path: Path) -> Opener | None:
     """Return what opens this path; None if it is no scene itself."""
-    if path.suffix in ('.mcap', '.db3') or (path / 'metadata.yaml').is_file():
+    if path.suffix in BAGS or (path / 'metadata.yaml').is_file():
         return BagScene
     if (path / ANSWERS).is_file():
         return AnswersScene
