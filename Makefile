@@ -18,12 +18,13 @@ VENV := $(if $(filter kilted-python3,$(DISTRO)-$(PYTHON)),.venv,.venv-$(KIND))
 TEST_VENV := .venv-test-$(KIND)
 COLCON := build/colcon/$(KIND)
 CROPOND := build/cropond/$(KIND)
+TRAINING := build/training/$(KIND)
 SOURCES := CMakeLists.txt package.xml setup.py pyproject.toml \
   $(shell find cmake config crosspoint_ros launch msg srv action tf2_msgs -type f -not -path '*__pycache__*')
 TESTS := $(wildcard test/test_*.py)
 PYTEST := PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$(TEST_VENV) pytest
 
-.PHONY: help demo test test-cropond smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
+.PHONY: help demo test test-cropond test-training smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -31,6 +32,7 @@ help:
 	@echo 'make demo    set up $(VENV), build the package, run the demo on the built-in scene, serve its page'
 	@echo 'make test    build with pip and with colcon, run every test, and the smoke test on both'
 	@echo 'make test-cropond  the tests of CroPond that need PyTorch, on the oldest and newest transformers'
+	@echo 'make test-training  two steps of training with the real LLaMA-Factory, on this CPU'
 	@echo 'make smoke   the same builds, the smoke test alone'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make size    what the demo'"'"'s environment takes on disk'
@@ -55,6 +57,17 @@ test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
 	for end in oldest newest; do \
 	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch:$(CURDIR)/$(CROPOND)/bitsandbytes \
 	  CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -n 2 --dist loadfile -o faulthandler_timeout=400 test/test_cropond_*.py || exit 1; done
+
+# LLaMA-Factory wants another transformers than the matcher's newest: an environment of its own.
+test-training: $(TRAINING)/.installed
+	PYTHONPATH=$(CURDIR):$(CURDIR)/test/training_doubles OMP_NUM_THREADS=1 \
+	  $(TRAINING)/bin/python -m pytest -o faulthandler_timeout=400 test/test_training.py
+
+$(TRAINING)/.installed: requirements/training.txt
+	@echo '== LLaMA-Factory into $(TRAINING): a minute, once'
+	$(PYTHON) -m venv --clear $(TRAINING)
+	$(TRAINING)/bin/python -m pip install -q --no-deps -r $<
+	@touch $@
 
 # What it needs lies beside it: pip would fetch another PyTorch.
 $(CROPOND)/bitsandbytes/.installed: private ONLY := --no-deps

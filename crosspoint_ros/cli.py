@@ -19,6 +19,8 @@ COMMANDS = {
                    'recordings'),
     'data check': ('crosspoint_ros.data.check', 'hold a data set against its files and the '
                    'geometry'),
+    'data train-config': ('crosspoint_ros.data.train_config', 'write what LLaMA-Factory needs to '
+                          'train CroPond on a data set'),
     'bench scene': ('crosspoint_ros.bench.scene', 'score clicks on a recorded scene'),
     'bench pairs': ('crosspoint_ros.bench.pairs', 'score a matcher on a folder of real pairs'),
     'bench refine': ('crosspoint_ros.bench.refine', 'score a matcher that refines a simulated one'),
