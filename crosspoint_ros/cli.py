@@ -30,6 +30,8 @@ COMMANDS = {
                          'matcher or a model, and score it'),
     'bench score': ('crosspoint_ros.bench.crosspoint.rescore', "score anybody's replies on "
                     "CrossPoint-Bench, by the authors' rules or corrected ones"),
+    'bench data': ('crosspoint_ros.bench.builder', 'hold what `data build` says of points against '
+                   'their known places'),
     'bench web': ('crosspoint_ros.web.bench', 'measure what the page costs, and how soon it '
                   'answers'),
     'bench node': ('crosspoint_ros.ros.bench_node', 'measure what the node itself costs'),

@@ -12,7 +12,7 @@ from textured import looked
 from crosspoint_ros.bench import refine
 from crosspoint_ros.bench.coarse import Errors, Looks, SimulatedCoarse, diagonal_px
 from crosspoint_ros.bench.items import Given, Item, PairSet, Status, read_mask
-from crosspoint_ros.bench.pairs import MASK
+from crosspoint_ros.bench.open_set import MASK
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected
 from crosspoint_ros.core.fusion import Rule
 from crosspoint_ros.core.verify import Limits

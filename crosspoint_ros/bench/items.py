@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Query, Transform, View
+
+BINS = ('0-15', '15-30', '30-45', '45+', 'unknown')
 
 
 class Status(IntEnum):
@@ -44,6 +46,19 @@ class Item:
     status: Status
     pair: int
     bin: str
+
+
+class ItemSet(Protocol):
+    """Questions about pairs of images; those of one pair follow each other."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Item]: ...
+
+    @property
+    def bins(self) -> list[str]:
+        """The names of the viewing-angle bins."""
+        ...
 
 
 class PairSet:
@@ -109,6 +124,41 @@ class PairSet:
         raw = _picture(self._folder / 'frames' / f'{name}.depth.png', cv2.IMREAD_UNCHANGED)
         depth_m = raw.astype(np.float32) / np.float32(self._index['depth_scale'])
         return np.where(raw > 0, depth_m, np.float32(np.nan))
+
+
+def as_given(views: tuple[View, View], given: Given, pair: int) -> tuple[View, View]:
+    """Return clicked and other view with what the matcher is told; given are their true poses.
+
+    The pose of the other view is the true one, moved by `noise`, drawn once per pair.
+    """
+    clicked, other = views
+    if not given.depth:
+        clicked, other = replace(clicked, depth_m=None), replace(other, depth_m=None)
+    if not given.poses:
+        return replace(clicked, base_from_cam=None), replace(other, base_from_cam=None)
+    if clicked.base_from_cam is None or other.base_from_cam is None:
+        return clicked, other
+    rng = np.random.default_rng([given.seed, pair])
+    other_from_clicked = noise(rng, given.noise_cm, given.noise_deg) \
+        @ other.base_from_cam.inverse @ clicked.base_from_cam
+    return clicked, replace(
+        other, base_from_cam=clicked.base_from_cam @ other_from_clicked.inverse)
+
+
+def named_bins() -> list[str]:
+    """The bins of `bin_of`."""
+    return list(BINS)
+
+
+def bin_of(clicked: View, other: View, point_base_m: Array | None) -> str:
+    """How far apart two views look at a point; the last bin where that is not known."""
+    if point_base_m is None or clicked.base_from_cam is None or other.base_from_cam is None:
+        return BINS[-1]
+    lines = [view.base_from_cam.t_m - point_base_m for view in (clicked, other)
+             if view.base_from_cam is not None]
+    a, b = (line / max(float(np.linalg.norm(line)), 1e-9) for line in lines)
+    angle_deg = float(np.degrees(np.arccos(np.clip(a @ b, -1, 1))))
+    return BINS[min(int(angle_deg // 15), 3)]
 
 
 def noise(rng: np.random.Generator, shift_cm: float, turn_deg: float) -> Transform:

@@ -9,19 +9,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from crosspoint_ros.bench.items import Given, PairSet, read_mask
+from crosspoint_ros.bench.failure import draw_failure, is_failure
+from crosspoint_ros.bench.interval import wilson
+from crosspoint_ros.bench.items import Given
 from crosspoint_ros.bench.machine import machine, positive
-from crosspoint_ros.bench.recorded import RecordedSet
-from crosspoint_ros.bench.run import blame_failure, run
+from crosspoint_ros.bench.open_set import add_set_arguments, chosen_given, chosen_set
+from crosspoint_ros.bench.run import blame_failure, run_items
 from crosspoint_ros.bench.score import PCK_PX, Accuracy, Score, score
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.data.recording import ANSWERS
 from crosspoint_ros.matchers import MATCHERS, load_matcher, load_refiner, refiner_of
-
-MASK = 'gripper_mask.png'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,25 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'also those that nobody reviewed (default: human)')
     parser.add_argument('--refine', default='none', metavar='MATCHER',
                         help='the matcher that refines its finds, or auto (default: none)')
+    add_asking_arguments(parser)
+
+
+def add_asking_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what every command has that asks a matcher the questions of a set."""
     add_set_arguments(parser)
-
-
-def add_set_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that say which set is asked, and what of it the matcher is told."""
-    parser.add_argument('folder', type=Path, help='index.json, queries.npz and frames/; for bench '
-                                                     'pairs, or what record_dir named')
     parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                         help='an option of the matcher; may be repeated')
-    parser.add_argument('--noise-cm', type=float, default=0.0, help='error of the poses, cm')
-    parser.add_argument('--noise-deg', type=float, default=0.0, help='error of the poses, deg')
-    parser.add_argument('--seed', type=int, default=0, help='of the noise (default: 0)')
-    parser.add_argument('--no-depth', action='store_true', help='keep the depth to yourself')
-    parser.add_argument('--no-poses', action='store_true', help='keep the poses to yourself')
-    parser.add_argument('--mask', type=Path, help="the robot's own body, white "
-                                                  f'(default: {MASK} of the folder, if there)')
-    parser.add_argument('--no-mask', action='store_true', help='use no mask')
     parser.add_argument('--limit', type=positive, metavar='N',
                         help='ask the first N questions only')
+    parser.add_argument('--markdown', type=Path, metavar='OUT', help='write the scores there as '
+                        'Markdown')
+    parser.add_argument('--failures', type=Path, metavar='FOLDER', help='draw every answer that is '
+                        'wrong, and every visible point that was refused')
     parser.add_argument('--json', type=Path, metavar='OUT', help='write scores and outcomes there')
 
 
@@ -60,20 +51,29 @@ def main(args: argparse.Namespace) -> int:
     given = chosen_given(args)
     limits = Limits()
     matcher = load_matcher(args.matcher, **options(args.option))
-    items = chosen_set(args, given)
+    items = chosen_set(args, given, args.decided == 'model')
     refined_by = refiner_of(args.matcher, args.refine)
     refiner = load_refiner(refined_by) if refined_by else None
-    outcomes = list(run(islice(items, args.limit), matcher, limits, refiner))
+    outcomes, wrong = [], 0
+    for item, outcome in run_items(islice(items, args.limit), matcher, limits, refiner):
+        outcomes.append(outcome)
+        if args.failures and is_failure(outcome):
+            draw_failure(args.failures, item, outcome, wrong)
+            wrong += 1
     scored = score(outcomes, limits.sure_confidence)
     told = ' '.join([args.matcher, *args.option, *([f'+ {refined_by}'] if refiner else [])])
-    print(f'{args.folder.name}, {len(outcomes)} queries, {told}, {described(given)}\n'
-          f'{table(scored)}\n{machine()}')
+    title = f'{args.folder.name}, {len(outcomes)} queries, {told}, {described(given)}'
+    print(f'{title}\n{table(scored)}\n{machine()}')
     if args.json:
         args.json.write_text(json.dumps({
             'machine': machine(), 'matcher': args.matcher, 'options': options(args.option),
             'refined_by': refined_by,
             'given': asdict(given), 'score': asdict(scored),
             'outcomes': [asdict(outcome) for outcome in outcomes]}, indent=1))
+    if args.markdown:
+        args.markdown.write_text(markdown(title, scored))
+    if args.failures:
+        print(f'{wrong} of {len(outcomes)} answers are wrong, and are drawn in {args.failures}')
     return blame_failure([(outcome.code, outcome.message) for outcome in outcomes])
 
 
@@ -91,29 +91,6 @@ def options(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def chosen_set(args: argparse.Namespace, given: Given) -> PairSet | RecordedSet:
-    """Open the folder, whichever of the two kinds it is."""
-    if (args.folder / ANSWERS).is_file():
-        if args.mask or args.no_mask:
-            raise ValueError(f'{args.folder}: recorded answers have their own masks; leave out '
-                             '--mask and --no-mask')
-        return RecordedSet(args.folder, given, args.decided == 'model')
-    return PairSet(args.folder, given, chosen_mask(args))
-
-
-def chosen_given(args: argparse.Namespace) -> Given:
-    """Read what the matcher is told besides the images."""
-    return Given(not args.no_poses, not args.no_depth, args.noise_cm, args.noise_deg, args.seed)
-
-
-def chosen_mask(args: argparse.Namespace) -> npt.NDArray[np.bool_] | None:
-    """Read the mask that was named, or the folder's own, unless none is wanted."""
-    path = args.mask or args.folder / MASK
-    if args.no_mask or (args.mask is None and not path.is_file()):
-        return None
-    return read_mask(path)
-
-
 def described(given: Given) -> str:
     """Say what the matcher was told."""
     if not given.poses:
@@ -128,6 +105,7 @@ def table(scored: Score) -> str:
     rows = [_row(f'{name} deg', one) for name, one in scored.by_bin.items() if one.points]
     return '\n'.join([
         f'visible points   number {limits}   median', *rows, _row('all', scored.overall),
+        intervals(scored.overall),
         f'accepted: {scored.accepted_visible:.1%} of the visible points, '
         f'{scored.accepted_hidden:.1%} of the others; {scored.accepted_precision:.1%} are right',
         f'sure: {scored.sure_share:.1%} of the visible points; '
@@ -139,6 +117,30 @@ def table(scored: Score) -> str:
         '(1.39 if covariances are true)',
         f'first click on a pair {scored.first_ms:.0f} ms, another {scored.again_ms:.1f} ms '
         '(medians)'])
+
+
+def intervals(one: Accuracy) -> str:
+    """Say how far the shares of all visible points can be trusted (Wilson's 95 %)."""
+    known = [wilson(round(share * one.points), one.points) for share in one.pck]
+    return f'{"95 % interval":16} {"":6} ' + ' '.join(
+        f'{f"{low:.0%}-{high:.0%}":>8}' for low, high in known)
+
+
+def markdown(name: str, scored: Score) -> str:
+    """Lay the scores out as Markdown."""
+    limits = ' | '.join(f'within {px:g} px' for px in PCK_PX)
+    rows = [(f'{bin} deg', one) for bin, one in scored.by_bin.items() if one.points]
+    lines = [f'# {name}', '', f'| visible points | number | {limits} | median |',
+             '|---|--:|' + '--:|' * (len(PCK_PX) + 1)]
+    for label, one in [*rows, ('all', scored.overall)]:
+        cells = []
+        for share in one.pck:
+            low, high = wilson(round(share * one.points), one.points)
+            cells.append(f'{share:.1%} ({low:.1%} to {high:.1%})')
+        lines.append(f'| {label} | {one.points} | {" | ".join(cells)} | {one.median_px:.1f} px |')
+    sums = table(scored).splitlines()[len(rows) + 3:]
+    return '\n'.join([*lines, '', "In brackets: Wilson's 95 % interval.", '',
+                      *(f'* {line}' for line in sums), f'* {machine()}', ''])
 
 
 def _row(name: str, one: Accuracy) -> str:

@@ -3,17 +3,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from crosspoint_ros.bench.items import Given, Item, Status, noise
+from crosspoint_ros.bench.items import Given, Item, Status, as_given, bin_of, named_bins
 from crosspoint_ros.core.datatypes import Array, Query, Transform, View
 from crosspoint_ros.data.answers import Recorded, Seen, read_answers
 from crosspoint_ros.data.recording import ACCEPTED, CORRECTED, UNREVIEWED
-
-BINS = ('0-15', '15-30', '30-45', '45+', 'unknown')
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,30 +53,25 @@ class RecordedSet:
     @property
     def bins(self) -> list[str]:
         """The names of the viewing-angle bins."""
-        return list(BINS)
+        return named_bins()
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the questions, pair of images by pair of images."""
-        number, last, views = -1, ('', ''), None
+        number, last = -1, ('', '')
+        views: tuple[View, View] | None = None
         for pair in self._pairs:
             key = pair.clicked.key, pair.other.key
             if key != last or views is None:
                 number, last = number + 1, key
-                views = self._views(pair, number)
+                views = as_given((pair.clicked.view(self._given.depth),
+                                  pair.other.view(self._given.depth)), self._given, number)
             yield Item(Query(*views, pair.pixel), pair.truth, Status.VISIBLE, number,
-                       _bin(pair, *views))
+                       bin_of(*views, target_m(pair)))
 
-    def _views(self, pair: Pair, number: int) -> tuple[View, View]:
-        clicked, other = (seen.view(self._given.depth) for seen in (pair.clicked, pair.other))
-        if not self._given.poses:
-            return replace(clicked, base_from_cam=None), replace(other, base_from_cam=None)
-        if clicked.base_from_cam is None or other.base_from_cam is None:
-            return clicked, other
-        rng = np.random.default_rng([self._given.seed, number])
-        other_from_clicked = noise(rng, self._given.noise_cm, self._given.noise_deg) \
-            @ other.base_from_cam.inverse @ clicked.base_from_cam
-        return clicked, replace(
-            other, base_from_cam=clicked.base_from_cam @ other_from_clicked.inverse)
+
+def target_m(pair: Pair) -> Array | None:
+    """Where the target is, base, m."""
+    return None if pair.base_from_target is None else pair.base_from_target.t_m
 
 
 def _pairs(answer: Recorded) -> Iterator[Pair]:
@@ -88,15 +79,3 @@ def _pairs(answer: Recorded) -> Iterator[Pair]:
         if found.accepted and found.pixel is not None and found.seen is not None:
             yield Pair(answer.clicked, found.seen, answer.pixel, found.pixel,
                        answer.base_from_target)
-
-
-def _bin(pair: Pair, clicked: View, other: View) -> str:
-    """How far apart the views look at the target."""
-    if pair.base_from_target is None or clicked.base_from_cam is None \
-            or other.base_from_cam is None:
-        return BINS[-1]
-    lines = [view.base_from_cam.t_m - pair.base_from_target.t_m for view in (clicked, other)
-             if view.base_from_cam is not None]
-    a, b = (line / max(float(np.linalg.norm(line)), 1e-9) for line in lines)
-    angle_deg = float(np.degrees(np.arccos(np.clip(a @ b, -1, 1))))
-    return BINS[min(int(angle_deg // 15), 3)]

@@ -10,15 +10,10 @@ from itertools import islice
 import numpy as np
 
 from crosspoint_ros.bench.coarse import Errors, SimulatedCoarse
-from crosspoint_ros.bench.items import Item, PairSet
+from crosspoint_ros.bench.items import Item
 from crosspoint_ros.bench.machine import machine, positive
-from crosspoint_ros.bench.pairs import (
-    add_set_arguments,
-    chosen_given,
-    chosen_mask,
-    described,
-    options,
-)
+from crosspoint_ros.bench.open_set import chosen_given, chosen_set
+from crosspoint_ros.bench.pairs import add_asking_arguments, described, options
 from crosspoint_ros.bench.run import Outcome, run
 from crosspoint_ros.bench.score import Score, score
 from crosspoint_ros.core.datatypes import Refiner
@@ -43,7 +38,7 @@ class Contest:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    add_set_arguments(parser)
+    add_asking_arguments(parser)
     parser.add_argument('--refiner', default='xfeat', help='the fine matcher (default: xfeat)')
     parser.add_argument('--draws', type=positive, default=3, metavar='N',
                         help='simulate N times (default: 3)')
@@ -69,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     limits, given = Limits(), chosen_given(args)
     refiner = load_refiner(args.refiner, **options(args.option))
     rule, plain = Rule(**options(args.rule)), Errors(**options(args.simulate))
-    items = list(islice(PairSet(args.folder, given, chosen_mask(args)), args.limit))
+    items = list(islice(chosen_set(args, given), args.limit))
     contests = entered(items, refiner, rule, limits, plain, args.level or LEVELS, args.draws)
     scores = ask_together(contests, limits)
     print(f'{args.folder.name}, {len(items)} queries, {" ".join([args.refiner, *args.option])}, '

@@ -34,6 +34,7 @@ class Outcome:
     message: str
     first_on_pair: bool
     ms: float
+    found_px: tuple[float, float] = (np.nan, np.nan)
 
     @property
     def accepted(self) -> bool:
@@ -44,10 +45,17 @@ class Outcome:
 def run(items: Iterable[Item], matcher: Matcher, limits: Limits, refiner: Refiner | None = None,
         rule: Rule = DEFAULT) -> Iterator[Outcome]:
     """Ask each question in turn; with a refiner, what the matcher finds counts as rough."""
+    return (outcome for _, outcome in run_items(items, matcher, limits, refiner, rule))
+
+
+def run_items(items: Iterable[Item], matcher: Matcher, limits: Limits,
+              refiner: Refiner | None = None, rule: Rule = DEFAULT
+              ) -> Iterator[tuple[Item, Outcome]]:
+    """Ask as `run` does; yield each question beside what came of it."""
     pair = -1
     for item in items:
         first, pair = item.pair != pair, item.pair
-        yield _ask(item, matcher, limits, first, refiner, rule)
+        yield item, _ask(item, matcher, limits, first, refiner, rule)
 
 
 def blame_failure(outcomes: Sequence[tuple[int, str]]) -> int:
@@ -79,7 +87,8 @@ def _ask(item: Item, matcher: Matcher, limits: Limits, first: bool, refiner: Ref
     return Outcome(item.pair, item.bin, item.status == Status.VISIBLE, _clickable(item),
                    distance_px if np.isfinite(distance_px) else np.inf, match.confidence,
                    float(error @ np.linalg.pinv(np.nan_to_num(match.covariance_px2)) @ error),
-                   why.code, why.message, first, ms)
+                   why.code, why.message, first, ms,
+                   (float(match.pixel[0]), float(match.pixel[1])))
 
 
 def _clickable(item: Item) -> bool:

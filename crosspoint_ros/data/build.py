@@ -17,8 +17,7 @@ import numpy as np
 from crosspoint_ros.data.building import Share, build_frame, part_of, plan_frame, write_whole
 from crosspoint_ros.data.pairing import Pair, quotas
 from crosspoint_ros.data.reader import Looked, Recipe, Source, bodies_folder, look_at
-from crosspoint_ros.data.rgbd import Reading
-from crosspoint_ros.data.rgbd_open import BAGS, scene_paths
+from crosspoint_ros.data.rgbd_open import BAGS, add_reading_arguments, reading_of, scene_paths
 from crosspoint_ros.data.wording import Coordinates
 from crosspoint_ros.data.workers import Pool, in_processes, on_ray
 
@@ -41,19 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--processes', type=int, default=1)
     parser.add_argument('--ray', nargs='?', const='', metavar='ADDRESS', help='build on a Ray '
                         'cluster, scene by scene (no address: one on this machine)')
-    parser.add_argument('--inverted-poses', action='store_true', help='poses are camera_from_world')
-    parser.add_argument('--depth-per-m', type=float, help='what a stored metre of depth is')
+    add_reading_arguments(parser)
     parser.add_argument('--labels', type=Path, help='SCENE/FRAME.png of labels (0: nothing), and '
                         'names.json that names them: points are chosen on these things alone')
-    parser.add_argument('--base-frame', default='', help="of a bag (default: its TF's root)")
 
 
 def main(args: argparse.Namespace) -> int:
     """Build it; 1 if some scene or frame could not be used, or fewer questions were found."""
     if args.number < 1 or args.processes < 1 or not 0 <= args.val < 1:
         raise ValueError('--number and --processes are 1 or more, --val is 0 or more and below 1')
-    reading = Reading(args.inverted_poses, args.depth_per_m, args.base_frame)
-    recipe = Recipe(args.seed, Coordinates(args.coordinates), reading,
+    recipe = Recipe(args.seed, Coordinates(args.coordinates), reading_of(args),
                     str(args.labels.absolute()) if args.labels else '')
     said: list[str] = []
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.data.asked import Asked, ask, choose_points, facts_of
 from crosspoint_ros.data.pairing import Pair, pairs_of
-from crosspoint_ros.data.reader import Recipe, Source, reader_of
+from crosspoint_ros.data.reader import Reader, Recipe, Source, reader_of
 from crosspoint_ros.data.regions import Labels, labels_of
 
 WITNESSES = 3
@@ -49,7 +50,7 @@ def build_frame(out: Path, share: Share, recipe: Recipe) -> tuple[int, Counter[s
         last = json.loads(path.read_bytes().splitlines()[-1])
         return last['questions'], Counter(last['left_out'])
     reader, left_out, lines = reader_of(out, share.source, recipe), Counter[str](), []
-    rng = np.random.default_rng(_seed(recipe.seed, share.source.name, share.name))
+    rng = np.random.default_rng(seed_of(recipe.seed, share.source.name, share.name))
     clicked = reader.view(reader.frames[share.name])
     labels = labels_of(Path(recipe.labels) / share.source.name if recipe.labels else None,
                        file_name(share.name), clicked)
@@ -58,10 +59,7 @@ def build_frame(out: Path, share: Share, recipe: Recipe) -> tuple[int, Counter[s
     asked: set[str] = set()
     folder = Folder(out, share.source.name)
     for index, (pair, number) in enumerate(zip(share.pairs, share.numbers, strict=True)):
-        others = [share.pairs[(index + step) % len(share.pairs)].other
-                  for step in range(1, WITNESSES + 1)]
-        witnesses = [reader.view(reader.frames[n]) for n in dict.fromkeys(others)
-                     if n != pair.other]
+        witnesses = witnesses_of(reader, share.pairs, index)
         other = reader.view(reader.frames[pair.other])
         facts = facts_of(clicked, other, pair, pixels, witnesses, names, recipe.coordinates,
                          left_out)
@@ -70,6 +68,13 @@ def build_frame(out: Path, share: Share, recipe: Recipe) -> tuple[int, Counter[s
     end = {'questions': len(lines), 'left_out': dict(sorted(left_out.items()))}
     write_whole(path, '\n'.join(json.dumps(line) for line in [*lines, end]).encode())
     return len(lines), left_out
+
+
+def witnesses_of(reader: Reader, pairs: Sequence[Pair], index: int) -> list[View]:
+    """Further views that may confirm that a point is there: those of the next pairs."""
+    others = [pairs[(index + step) % len(pairs)].other for step in range(1, WITNESSES + 1)]
+    return [reader.view(reader.frames[name]) for name in dict.fromkeys(others)
+            if name != pairs[index].other]
 
 
 def _names(recipe: Recipe, labels: Labels | None, pixels: Array) -> tuple[str, ...]:
@@ -170,5 +175,6 @@ def _rounded(pixel: Array) -> list[float]:
     return [round(float(pixel[0]), 2), round(float(pixel[1]), 2)]
 
 
-def _seed(*words: object) -> int:
+def seed_of(*words: object) -> int:
+    """A seed of its own for each place in the data."""
     return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:8], 'big')

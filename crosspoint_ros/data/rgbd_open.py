@@ -1,6 +1,7 @@
 """Opens folders as scenes of colour, depth and poses, in whatever layout they are."""
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,20 @@ from crosspoint_ros.data.rgbd_tum import TumScene
 MIN_FRAMES = 2
 BAGS = ('.mcap', '.db3')
 Opener = Callable[[Path, Reading, Say], RgbdScene]
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say how a recording is read."""
+    parser.add_argument('--inverted-poses', action='store_true', help='poses are camera_from_world')
+    parser.add_argument('--depth-per-m', type=float, help='what a stored metre of depth is')
+    parser.add_argument('--base-frame', default='', help="of a bag (default: its TF's root)")
+
+
+def reading_of(args: argparse.Namespace) -> Reading:
+    """Return what these options say. Raises ValueError."""
+    if args.depth_per_m is not None and not 0 < args.depth_per_m < float('inf'):
+        raise ValueError(f'--depth-per-m {args.depth_per_m:g} must be more than 0')
+    return Reading(args.inverted_poses, args.depth_per_m, args.base_frame)
 
 
 def layout_of(path: Path) -> Opener | None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-Z_95 = 1.959963984540054
+from crosspoint_ros.bench.interval import wilson
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,8 @@ class Tally:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the share; NaN where nothing was asked.
-
-        E. B. Wilson, Probable inference, 1927: it stays within 0..1 and holds for few items too.
-        """
-        if not self.total:
-            return math.nan, math.nan
-        n, p, z2 = self.total, self.share, Z_95 ** 2
-        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-        reach = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        return max(middle - reach, 0.0), min(middle + reach, 1.0)
+        """Wilson's 95 % interval of the share; NaN where nothing was asked."""
+        return wilson(self.right, self.total)
 
 
 @dataclass(frozen=True)

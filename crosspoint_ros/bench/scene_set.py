@@ -1,0 +1,99 @@
+"""Any recording of colour, depth and poses as a set of pairs: its own depth tells the truth."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from crosspoint_ros.bench.items import (
+    Given,
+    Item,
+    Status,
+    as_given,
+    bin_of,
+    named_bins,
+)
+from crosspoint_ros.core.datatypes import Array, Query, View
+from crosspoint_ros.data.asked import choose_points, facts_of
+from crosspoint_ros.data.building import seed_of, witnesses_of
+from crosspoint_ros.data.pairing import Pair, pairs_of, quotas
+from crosspoint_ros.data.placed import Fate, points_base_m
+from crosspoint_ros.data.reader import Reader
+from crosspoint_ros.data.rgbd import RgbdScene, Say, Unusable
+from crosspoint_ros.data.sound import examine_scene
+from crosspoint_ros.data.wording import Coordinates
+
+MOST_A_PAIR = 24
+VISIBLE_SHARE = 2 / 3  # of the points of a pair, where it has enough of both
+STATUS = {Fate.VISIBLE: Status.VISIBLE, Fate.HIDDEN: Status.OCCLUDED,
+          Fate.OUTSIDE: Status.OUT_OF_VIEW}
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A pixel of the clicked frame, and what became of it in the other one."""
+
+    pair: int
+    pixel: Array
+    truth: Array
+    status: Status
+    bin: str
+
+
+class SceneSet:
+    """Points of a scene of which all that is recorded agrees, chosen as `data build` does."""
+
+    def __init__(self, scene: RgbdScene, given: Given, number: int, say: Say) -> None:
+        """Choose them. Raises `Unusable` for a scene that contradicts itself, or has none."""
+        examine_scene(scene, say)
+        self._reader = Reader(scene, Reader(scene, {}).own_bodies())
+        self._given, self.left_out = given, Counter[str]()
+        frames = list(self._reader.frames.values())
+        found = [pair for frame in frames
+                 for pair in pairs_of(frame, frames, self._reader.view, self.left_out)]
+        numbers = quotas(found, number, MOST_A_PAIR)
+        self._pairs = [pair for pair, wanted in zip(found, numbers, strict=True) if wanted]
+        self._points = [point for index, wanted in enumerate(n for n in numbers if n)
+                        for point in self._chosen(index, wanted)]
+        if not self._points:
+            raise Unusable(f'{scene.name}: not one point of its {len(frames)} frames is certain '
+                           f'in another: {dict(self.left_out.most_common(3))}')
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    @property
+    def bins(self) -> list[str]:
+        """The names of the viewing-angle bins."""
+        return named_bins()
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield the questions, pair of frames by pair of frames."""
+        last = -1
+        for point in self._points:
+            if point.pair != last:
+                last = point.pair
+                told = as_given(self._views(self._pairs[last]), self._given, last)
+            yield Item(Query(*told, point.pixel), point.truth, point.status, last, point.bin)
+
+    def _views(self, pair: Pair) -> tuple[View, View]:
+        read, frames = self._reader.view, self._reader.frames
+        return read(frames[pair.clicked]), read(frames[pair.other])
+
+    def _chosen(self, index: int, wanted: int) -> Iterator[Point]:
+        pair = self._pairs[index]
+        clicked, other = self._views(pair)
+        rng = np.random.default_rng(seed_of(self._given.seed, pair.clicked, pair.other))
+        beside = [each for each in self._pairs if each.clicked == pair.clicked]
+        facts = facts_of(clicked, other, pair, choose_points(clicked, None, rng),
+                         witnesses_of(self._reader, beside, beside.index(pair)), (),
+                         Coordinates.PIXEL, self.left_out)
+        seen = rng.permutation(facts.of(Fate.VISIBLE))
+        unseen = rng.permutation(facts.of(Fate.HIDDEN, Fate.OUTSIDE))
+        few = min(len(unseen), wanted - round(VISIBLE_SHARE * wanted))
+        for i in [*seen[:wanted - few], *unseen[:few]]:
+            point = points_base_m(clicked, facts.pixels[i:i + 1], facts.placed.depth_m[i:i + 1])[0]
+            yield Point(index, facts.pixels[i], facts.placed.pixel[i],
+                        STATUS[Fate(int(facts.placed.fate[i]))], bin_of(clicked, other, point))
