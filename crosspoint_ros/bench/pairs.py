@@ -102,7 +102,8 @@ def described(given: Given) -> str:
 def table(scored: Score) -> str:
     """Lay the scores out for people."""
     limits = ' '.join(f'{f"@{px:g} px":>8}' for px in PCK_PX)
-    rows = [_row(f'{name} deg', one) for name, one in scored.by_bin.items() if one.points]
+    rows = [_row(f'{name} deg', one) for name, one in sorted(scored.by_bin.items())
+            if one.points]
     return '\n'.join([
         f'visible points   number {limits}   median', *rows, _row('all', scored.overall),
         intervals(scored.overall),
@@ -129,7 +130,8 @@ def intervals(one: Accuracy) -> str:
 def markdown(name: str, scored: Score) -> str:
     """Lay the scores out as Markdown."""
     limits = ' | '.join(f'within {px:g} px' for px in PCK_PX)
-    rows = [(f'{bin} deg', one) for bin, one in scored.by_bin.items() if one.points]
+    rows = [(f'{bin} deg', one) for bin, one in sorted(scored.by_bin.items())
+            if one.points]
     lines = [f'# {name}', '', f'| visible points | number | {limits} | median |',
              '|---|--:|' + '--:|' * (len(PCK_PX) + 1)]
     for label, one in [*rows, ('all', scored.overall)]:

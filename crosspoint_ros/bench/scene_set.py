@@ -17,15 +17,15 @@ from crosspoint_ros.bench.items import (
 )
 from crosspoint_ros.core.datatypes import Array, Query, View
 from crosspoint_ros.data.asked import choose_points, facts_of
-from crosspoint_ros.data.building import seed_of, witnesses_of
-from crosspoint_ros.data.pairing import Pair, pairs_of, quotas
+from crosspoint_ros.data.building import seed_of
+from crosspoint_ros.data.pairing import Pair, pairs_of, quotas, witnesses_of
 from crosspoint_ros.data.placed import Fate, points_base_m
 from crosspoint_ros.data.reader import Reader
 from crosspoint_ros.data.rgbd import RgbdScene, Say, Unusable
 from crosspoint_ros.data.sound import examine_scene
 from crosspoint_ros.data.wording import Coordinates
 
-MOST_A_PAIR = 24
+MOST_A_PAIR, LEAST_A_PAIR = 24, 4
 VISIBLE_SHARE = 2 / 3  # of the points of a pair, where it has enough of both
 STATUS = {Fate.VISIBLE: Status.VISIBLE, Fate.HIDDEN: Status.OCCLUDED,
           Fate.OUTSIDE: Status.OUT_OF_VIEW}
@@ -51,9 +51,10 @@ class SceneSet:
         self._reader = Reader(scene, Reader(scene, {}).own_bodies())
         self._given, self.left_out = given, Counter[str]()
         frames = list(self._reader.frames.values())
-        found = [pair for frame in frames
-                 for pair in pairs_of(frame, frames, self._reader.view, self.left_out)]
-        numbers = quotas(found, number, MOST_A_PAIR)
+        by_frame = pairs_of(frames, frames, self._reader.view, self.left_out)
+        self._witnesses = {name: witnesses_of(own) for name, own in by_frame.items()}
+        found = [pair for own in by_frame.values() for pair in own]
+        numbers = quotas(found, number, MOST_A_PAIR, LEAST_A_PAIR)
         self._pairs = [pair for pair, wanted in zip(found, numbers, strict=True) if wanted]
         self._points = [point for index, wanted in enumerate(n for n in numbers if n)
                         for point in self._chosen(index, wanted)]
@@ -86,10 +87,10 @@ class SceneSet:
         pair = self._pairs[index]
         clicked, other = self._views(pair)
         rng = np.random.default_rng(seed_of(self._given.seed, pair.clicked, pair.other))
-        beside = [each for each in self._pairs if each.clicked == pair.clicked]
+        witnesses = [self._reader.view(self._reader.frames[name])
+                     for name in self._witnesses[pair.clicked] if name != pair.other]
         facts = facts_of(clicked, other, pair, choose_points(clicked, None, rng),
-                         witnesses_of(self._reader, beside, beside.index(pair)), (),
-                         Coordinates.PIXEL, self.left_out)
+                         witnesses, (), Coordinates.PIXEL, self.left_out)
         seen = rng.permutation(facts.of(Fate.VISIBLE))
         unseen = rng.permutation(facts.of(Fate.HIDDEN, Fate.OUTSIDE))
         few = min(len(unseen), wanted - round(VISIBLE_SHARE * wanted))

@@ -8,20 +8,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from crosspoint_ros.data.building import Share, build_frame, part_of, plan_frame, write_whole
-from crosspoint_ros.data.pairing import Pair, quotas
+from crosspoint_ros.data.building import Share, build_frame, part_of, plan_frames, write_whole
+from crosspoint_ros.data.pairing import Pair, quotas, witnesses_of
 from crosspoint_ros.data.reader import Looked, Recipe, Source, bodies_folder, look_at
 from crosspoint_ros.data.rgbd_open import BAGS, add_reading_arguments, reading_of, scene_paths
 from crosspoint_ros.data.wording import Coordinates
 from crosspoint_ros.data.workers import Pool, in_processes, on_ray
 
-MOST_A_PAIR = 240
+MOST_A_PAIR, LEAST_A_PAIR = 240, 12
+A_FRAME = 36  # questions: what is asked of many frames has more variety, of few it is sooner made
+AT_ONCE = 16  # frames that are planned together
+MOST_LINES = 8  # that are told of what is wrong with one scene
 SPLITS = ('train', 'val')
 
 
@@ -94,8 +98,10 @@ def _usable(pool: Pool, sources: list[Source], recipe: Recipe, say: Callable[[st
     """Look at each scene; what is wrong with one is said, and the rest goes on."""
     looks = pool(look_at, [(source, recipe) for source in sources], itemgetter(0))
     for source, looked in zip(sources, looks, strict=True):
-        for line in looked.said:
+        for line in looked.said[:MOST_LINES]:
             say(line)
+        if len(looked.said) > MOST_LINES:
+            say(f'{source.name}: and {len(looked.said) - MOST_LINES} more lines of that kind')
         if looked.refused:
             say(looked.refused)
         else:
@@ -121,21 +127,38 @@ def begin(out: Path, recipe: Recipe, scenes: list[tuple[Source, Looked]], number
 
 def _planned(pool: Pool, out: Path, scenes: list[tuple[Source, Looked]], recipe: Recipe,
              number: int) -> tuple[list[Share], Counter[str]]:
-    """Choose the pairs of all scenes, and how much each is asked."""
-    items = [(out, source, recipe, name) for source, looked in scenes for name in looked.names]
+    """Choose the pairs of all scenes, and how much each is asked; no more frames than it takes."""
+    frames = [(source, name) for source, looked in scenes for name in looked.names]
+    enough = min(len(frames), -(-number // A_FRAME))
+    first = sorted({index * len(frames) // enough for index in range(enough)})
     left_out: Counter[str] = Counter()
-    pairs: list[Pair] = []
-    owners: list[int] = []
-    for owner, (found, reasons) in enumerate(pool(plan_frame, items, itemgetter(1))):
-        left_out += reasons
-        pairs += found
-        owners += [owner] * len(found)
-    own: dict[int, list[tuple[Pair, int]]] = {}
-    for owner, pair, share in zip(owners, pairs, quotas(pairs, number, MOST_A_PAIR), strict=True):
+    found: dict[tuple[Source, str], list[Pair]] = {}
+    for chosen in (first, sorted(set(range(len(frames))) - set(first))):
+        for owned, reasons in _pairs_of(pool, out, recipe, [frames[i] for i in chosen]):
+            found |= owned
+            left_out += reasons
+        pairs = [(frame, pair) for frame in frames for pair in found.get(frame, [])]
+        numbers = quotas([pair for _, pair in pairs], number, MOST_A_PAIR, LEAST_A_PAIR)
+        if sum(numbers) >= number:
+            break
+    asked: dict[tuple[Source, str], list[tuple[Pair, int]]] = {}
+    for (frame, pair), share in zip(pairs, numbers, strict=True):
         if share:
-            own.setdefault(owner, []).append((pair, share))
-    return [Share(items[owner][1], items[owner][3], *zip(*asked, strict=True))
-            for owner, asked in own.items()], left_out
+            asked.setdefault(frame, []).append((pair, share))
+    return [Share(*frame, *zip(*own, strict=True), witnesses_of(found[frame]))
+            for frame, own in asked.items()], left_out
+
+
+def _pairs_of(pool: Pool, out: Path, recipe: Recipe, frames: list[tuple[Source, str]]
+              ) -> Iterator[tuple[dict[tuple[Source, str], list[Pair]], Counter[str]]]:
+    """Look for pairs of these frames, some of one scene at a time: they read the same others."""
+    items = []
+    for source, own in groupby(frames, key=itemgetter(0)):
+        names = [name for _, name in own]
+        items += [(out, source, recipe, tuple(names[at:at + AT_ONCE]))
+                  for at in range(0, len(names), AT_ONCE)]
+    for item, (found, reasons) in zip(items, pool(plan_frames, items, itemgetter(1)), strict=True):
+        yield {(item[1], name): pairs for name, pairs in found.items()}, reasons
 
 
 def merge(out: Path, shares: list[Share], val: float, seed: int) -> dict[str, int]:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,30 +16,33 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.data.asked import Asked, ask, choose_points, facts_of
 from crosspoint_ros.data.pairing import Pair, pairs_of
-from crosspoint_ros.data.reader import Reader, Recipe, Source, reader_of
+from crosspoint_ros.data.reader import Recipe, Source, reader_of
 from crosspoint_ros.data.regions import Labels, labels_of
 
-WITNESSES = 3
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 88)
 
 
-def plan_frame(out: Path, source: Source, recipe: Recipe, name: str
-               ) -> tuple[list[Pair], Counter[str]]:
-    """Return the pairs whose clicked frame this is."""
+def plan_frames(out: Path, source: Source, recipe: Recipe, names: tuple[str, ...]
+                ) -> tuple[dict[str, list[Pair]], Counter[str]]:
+    """Return the pairs whose clicked frames these are."""
     reader = reader_of(out, source, recipe)
     left_out: Counter[str] = Counter()
-    frames = list(reader.frames.values())
-    return pairs_of(reader.frames[name], frames, reader.view, left_out), left_out
+    clicked = [reader.frames[name] for name in names]
+    return pairs_of(clicked, list(reader.frames.values()), reader.view, left_out), left_out
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one frame is asked: pairs with the number of questions of each."""
+    """What one frame is asked: pairs with the number of questions of each.
+
+    witnesses: further frames, which may confirm that a point is there.
+    """
 
     source: Source
     name: str
     pairs: tuple[Pair, ...]
     numbers: tuple[int, ...]
+    witnesses: tuple[str, ...]
 
 
 def build_frame(out: Path, share: Share, recipe: Recipe) -> tuple[int, Counter[str]]:
@@ -58,8 +60,8 @@ def build_frame(out: Path, share: Share, recipe: Recipe) -> tuple[int, Counter[s
     names = _names(recipe, labels, pixels)
     asked: set[str] = set()
     folder = Folder(out, share.source.name)
-    for index, (pair, number) in enumerate(zip(share.pairs, share.numbers, strict=True)):
-        witnesses = witnesses_of(reader, share.pairs, index)
+    for pair, number in zip(share.pairs, share.numbers, strict=True):
+        witnesses = [reader.view(reader.frames[n]) for n in share.witnesses if n != pair.other]
         other = reader.view(reader.frames[pair.other])
         facts = facts_of(clicked, other, pair, pixels, witnesses, names, recipe.coordinates,
                          left_out)
@@ -68,13 +70,6 @@ def build_frame(out: Path, share: Share, recipe: Recipe) -> tuple[int, Counter[s
     end = {'questions': len(lines), 'left_out': dict(sorted(left_out.items()))}
     write_whole(path, '\n'.join(json.dumps(line) for line in [*lines, end]).encode())
     return len(lines), left_out
-
-
-def witnesses_of(reader: Reader, pairs: Sequence[Pair], index: int) -> list[View]:
-    """Further views that may confirm that a point is there: those of the next pairs."""
-    others = [pairs[(index + step) % len(pairs)].other for step in range(1, WITNESSES + 1)]
-    return [reader.view(reader.frames[name]) for name in dict.fromkeys(others)
-            if name != pairs[index].other]
 
 
 def _names(recipe: Recipe, labels: Labels | None, pixels: Array) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ MOVED_M, TURNED_DEG = 0.08, 6.0
 MAX_ANGLE_DEG = 100.0
 MIN_OVERLAP, MAX_SEEN_THROUGH = 0.08, 0.3
 GRID_PX = 48
+WITNESSES = 4
 ANGLES_DEG, DISTANCES_M, OVERLAPS = (15.0, 35.0, 60.0), (0.3, 0.8), (0.3, 0.6)
 
 
@@ -54,28 +55,33 @@ def between(a: Frame, b: Frame) -> tuple[float, float]:
     return float(np.degrees(np.arccos(cosine))), float(np.linalg.norm(one.t_m - two.t_m))
 
 
-def pairs_of(clicked: Frame, frames: list[Frame], read: Callable[[Frame], View],
-             left_out: Counter[str]) -> list[Pair]:
-    """Return the frames worth asking about with this one; the others are counted by reason."""
-    found: list[Pair] = []
-    try:
-        view = read(clicked)
-    except Unusable:
-        left_out['frame: cannot be read'] += 1
-        return found
-    grid = grid_of(view)
-    for other in frames:
-        angle, distance = between(clicked, other)
-        if other is clicked or not _apart(clicked, other):
-            continue
-        if angle > MAX_ANGLE_DEG:
-            left_out['pair: more than 100 degrees apart'] += 1
-            continue
+def pairs_of(clicked: list[Frame], frames: list[Frame], read: Callable[[Frame], View],
+             left_out: Counter[str]) -> dict[str, list[Pair]]:
+    """Return, for each clicked frame by name, the frames worth asking about with it.
+
+    What is left out is counted by reason. Every other frame is read once for all that are clicked.
+    """
+    found: dict[str, list[Pair]] = {frame.name: [] for frame in clicked}
+    grids: list[tuple[Frame, View, Array]] = []
+    for frame in clicked:
         try:
-            fates = place(view, read(other), grid).fate
+            view = read(frame)
+            grids.append((frame, view, grid_of(view)))
         except Unusable:
-            continue
-        _judge(clicked, other, fates, angle, distance, found, left_out)
+            left_out['frame: cannot be read'] += 1
+    for other in frames:
+        for frame, view, grid in grids:
+            angle, distance = between(frame, other)
+            if other is frame or not _apart(frame, other):
+                continue
+            if angle > MAX_ANGLE_DEG:
+                left_out['pair: more than 100 degrees apart'] += 1
+                continue
+            try:
+                fates = place(view, read(other), grid).fate
+            except Unusable:
+                continue
+            _judge(frame, other, fates, angle, distance, found[frame.name], left_out)
     return found
 
 
@@ -104,21 +110,36 @@ def grid_of(view: View) -> Array:
                     axis=-1).reshape(-1, 2).astype(float)
 
 
-def quotas(pairs: list[Pair], wanted: int, most: int) -> list[int]:
-    """Share `wanted` questions among pairs, so that every kind of pair gets the same, if it can."""
+def quotas(pairs: list[Pair], wanted: int, most: int, least: int) -> list[int]:
+    """Share `wanted` questions among pairs, so that every kind of pair gets the same, if it can.
+
+    most, least: of a pair; to look at one costs as much as some questions. Others get none.
+    """
     cells: dict[tuple[int, int, int], list[int]] = {}
     for index, pair in enumerate(pairs):
         cells.setdefault(pair.cell, []).append(index)
     given = [0] * len(pairs)
     left, open_cells = wanted, sorted(cells, key=lambda cell: (len(cells[cell]), cell))
     for number, cell in enumerate(open_cells):
-        members = cells[cell]
-        share = min(-(-left // (len(open_cells) - number)), most * len(members))
+        share = min(-(-left // (len(open_cells) - number)), most * len(cells[cell]))
+        members = _spread(cells[cell], max(1, share // least))
         for place_in_cell, index in enumerate(members):
             given[index] = min(most, share // len(members) + (
                 place_in_cell < share % len(members)))
         left -= sum(given[index] for index in members)
     return given
+
+
+def _spread(members: list[int], number: int) -> list[int]:
+    """So many of them, or all, spread evenly."""
+    number = min(number, len(members))
+    return [members[index * len(members) // number] for index in range(number)]
+
+
+def witnesses_of(pairs: Iterable[Pair]) -> tuple[str, ...]:
+    """The frames that share most with a clicked one: they may confirm that a point is there."""
+    best = sorted(pairs, key=lambda pair: (-pair.overlap, pair.other))
+    return tuple(pair.other for pair in best[:WITNESSES])
 
 
 def _bin(value: float, edges: tuple[float, ...]) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
 from crosspoint_ros.core.decode import Rgb
 from crosspoint_ros.data.rgbd import (
+    MAX_NORM_ERROR,
     Frame,
     Reading,
     Say,
@@ -74,12 +75,18 @@ class ScanNetScene:
 
 
 def _pose(path: Path) -> Transform:
-    try:
-        return Transform.from_matrix(numbers_of_file(path, (4, 4)))
-    except Unusable:
-        raise
-    except ValueError as error:
-        raise Unusable(f'{path}: {error}') from error
+    """Read a pose. Trackers multiply rotations until they are none any more: the nearest is taken.
+
+    Raises `Unusable` for a matrix that is too far from every rotation, or mirrors.
+    """
+    matrix = numbers_of_file(path, (4, 4))
+    U, scales, Vt = np.linalg.svd(matrix[:3, :3])
+    rotation = U @ Vt
+    off = float(np.abs(scales - 1).max())
+    if off > MAX_NORM_ERROR or np.linalg.det(rotation) < 0:
+        raise Unusable(f'{path}: R is no rotation: it stretches by {off:.2g} (limit '
+                       f'{MAX_NORM_ERROR:g}), det {np.linalg.det(matrix[:3, :3]):.3f}')
+    return Transform(rotation, matrix[:3, 3])
 
 
 def _lenses(folder: Path) -> tuple[Array, Array]:
