@@ -12,6 +12,7 @@ from textured import looked
 
 from crosspoint_ros.bench import pairs
 from crosspoint_ros.bench.items import Given, PairSet, Status, noise, read_mask
+from crosspoint_ros.bench.open_set import MASK
 from crosspoint_ros.bench.run import Outcome, run
 from crosspoint_ros.bench.score import accuracy, auroc, precision_at_recall, score
 from crosspoint_ros.core.datatypes import Code, Match, Rejected
@@ -192,7 +193,7 @@ def test_true_and_false_are_read_in_the_spelling_of_ros_and_of_python():
 def test_real_pairs_are_found_with_depth_and_noisy_poses(shared_data):
     folder = shared_data / 'apc_shelf'
     given = Given(noise_cm=1, noise_deg=1)
-    items = [i for i in PairSet(folder, given, read_mask(folder / pairs.MASK)) if i.pair in (0, 30)]
+    items = [i for i in PairSet(folder, given, read_mask(folder / MASK)) if i.pair in (0, 30)]
     scored = score(list(run(items, pairs.load_matcher('xfeat'), Limits())), 0.8)
     assert scored.overall.pck[2] > 0.9
     assert scored.accepted_hidden <= 0.1

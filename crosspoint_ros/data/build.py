@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from crosspoint_ros.data.building import Share, build_frame, part_of, plan_frames, write_whole
-from crosspoint_ros.data.pairing import Pair, quotas, witnesses_of
+from crosspoint_ros.data.pairing import MAX_FRAMES, Pair, quotas, spread, witnesses_of
 from crosspoint_ros.data.reader import Looked, Recipe, Source, bodies_folder, look_at
 from crosspoint_ros.data.rgbd_open import BAGS, add_reading_arguments, reading_of, scene_paths
 from crosspoint_ros.data.wording import Coordinates
@@ -24,6 +24,7 @@ from crosspoint_ros.data.workers import Pool, in_processes, on_ray
 
 MOST_A_PAIR, LEAST_A_PAIR = 240, 12
 A_FRAME = 36  # questions: what is asked of many frames has more variety, of few it is sooner made
+OTHERS = 24  # frames that each is first compared with
 AT_ONCE = 16  # frames that are planned together
 MOST_LINES = 8  # that are told of what is wrong with one scene
 SPLITS = ('train', 'val')
@@ -129,15 +130,13 @@ def _planned(pool: Pool, out: Path, scenes: list[tuple[Source, Looked]], recipe:
              number: int) -> tuple[list[Share], Counter[str]]:
     """Choose the pairs of all scenes, and how much each is asked; no more frames than it takes."""
     frames = [(source, name) for source, looked in scenes for name in looked.names]
-    enough = min(len(frames), -(-number // A_FRAME))
-    first = sorted({index * len(frames) // enough for index in range(enough)})
-    left_out: Counter[str] = Counter()
-    found: dict[tuple[Source, str], list[Pair]] = {}
-    for chosen in (first, sorted(set(range(len(frames))) - set(first))):
-        for owned, reasons in _pairs_of(pool, out, recipe, [frames[i] for i in chosen]):
+    for clicked, others in ((spread(frames, -(-number // A_FRAME)), OTHERS), (frames, MAX_FRAMES)):
+        found: dict[tuple[Source, str], list[Pair]] = {}
+        left_out: Counter[str] = Counter()
+        for owned, reasons in _pairs_of(pool, out, recipe, clicked, others):
             found |= owned
             left_out += reasons
-        pairs = [(frame, pair) for frame in frames for pair in found.get(frame, [])]
+        pairs = [(frame, pair) for frame in clicked for pair in found[frame]]
         numbers = quotas([pair for _, pair in pairs], number, MOST_A_PAIR, LEAST_A_PAIR)
         if sum(numbers) >= number:
             break
@@ -145,17 +144,17 @@ def _planned(pool: Pool, out: Path, scenes: list[tuple[Source, Looked]], recipe:
     for (frame, pair), share in zip(pairs, numbers, strict=True):
         if share:
             asked.setdefault(frame, []).append((pair, share))
-    return [Share(*frame, *zip(*own, strict=True), witnesses_of(found[frame]))
-            for frame, own in asked.items()], left_out
+    return [Share(*frame, tuple(pair for pair, _ in own), tuple(share for _, share in own),
+                  witnesses_of(found[frame])) for frame, own in asked.items()], left_out
 
 
-def _pairs_of(pool: Pool, out: Path, recipe: Recipe, frames: list[tuple[Source, str]]
-              ) -> Iterator[tuple[dict[tuple[Source, str], list[Pair]], Counter[str]]]:
+def _pairs_of(pool: Pool, out: Path, recipe: Recipe, frames: list[tuple[Source, str]],
+              others: int) -> Iterator[tuple[dict[tuple[Source, str], list[Pair]], Counter[str]]]:
     """Look for pairs of these frames, some of one scene at a time: they read the same others."""
     items = []
     for source, own in groupby(frames, key=itemgetter(0)):
         names = [name for _, name in own]
-        items += [(out, source, recipe, tuple(names[at:at + AT_ONCE]))
+        items += [(out, source, recipe, tuple(names[at:at + AT_ONCE]), others)
                   for at in range(0, len(names), AT_ONCE)]
     for item, (found, reasons) in zip(items, pool(plan_frames, items, itemgetter(1)), strict=True):
         yield {(item[1], name): pairs for name, pairs in found.items()}, reasons

@@ -15,20 +15,21 @@ import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.data.asked import Asked, ask, choose_points, facts_of
-from crosspoint_ros.data.pairing import Pair, pairs_of
+from crosspoint_ros.data.pairing import Pair, pairs_of, spread
 from crosspoint_ros.data.reader import Recipe, Source, reader_of
 from crosspoint_ros.data.regions import Labels, labels_of
 
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 88)
 
 
-def plan_frames(out: Path, source: Source, recipe: Recipe, names: tuple[str, ...]
+def plan_frames(out: Path, source: Source, recipe: Recipe, names: tuple[str, ...], others: int
                 ) -> tuple[dict[str, list[Pair]], Counter[str]]:
-    """Return the pairs whose clicked frames these are."""
+    """Return pairs whose clicked frames these are, with so many other frames or with all."""
     reader = reader_of(out, source, recipe)
     left_out: Counter[str] = Counter()
     clicked = [reader.frames[name] for name in names]
-    return pairs_of(clicked, list(reader.frames.values()), reader.view, left_out), left_out
+    among = spread(list(reader.frames.values()), others)
+    return pairs_of(clicked, among, reader.view, left_out), left_out
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.data.placed import Fate, Indices, place
+from crosspoint_ros.data.placed import Fate, Here, Indices, here_of, place
 from crosspoint_ros.data.rgbd import Frame, Unusable
 
 MAX_FRAMES = 96  # of one scene, spread over it
@@ -62,15 +63,16 @@ def pairs_of(clicked: list[Frame], frames: list[Frame], read: Callable[[Frame], 
     What is left out is counted by reason. Every other frame is read once for all that are clicked.
     """
     found: dict[str, list[Pair]] = {frame.name: [] for frame in clicked}
-    grids: list[tuple[Frame, View, Array]] = []
+    grids: list[tuple[Frame, View, Array, Here]] = []
     for frame in clicked:
         try:
             view = read(frame)
-            grids.append((frame, view, grid_of(view)))
+            grid = grid_of(view)
+            grids.append((frame, view, grid, here_of(view, grid)))
         except Unusable:
             left_out['frame: cannot be read'] += 1
     for other in frames:
-        for frame, view, grid in grids:
+        for frame, view, grid, here in grids:
             angle, distance = between(frame, other)
             if other is frame or not _apart(frame, other):
                 continue
@@ -78,7 +80,7 @@ def pairs_of(clicked: list[Frame], frames: list[Frame], read: Callable[[Frame], 
                 left_out['pair: more than 100 degrees apart'] += 1
                 continue
             try:
-                fates = place(view, read(other), grid).fate
+                fates = place(view, read(other), grid, here).fate
             except Unusable:
                 continue
             _judge(frame, other, fates, angle, distance, found[frame.name], left_out)
@@ -122,7 +124,7 @@ def quotas(pairs: list[Pair], wanted: int, most: int, least: int) -> list[int]:
     left, open_cells = wanted, sorted(cells, key=lambda cell: (len(cells[cell]), cell))
     for number, cell in enumerate(open_cells):
         share = min(-(-left // (len(open_cells) - number)), most * len(cells[cell]))
-        members = _spread(cells[cell], max(1, share // least))
+        members = spread(cells[cell], max(1, share // least))
         for place_in_cell, index in enumerate(members):
             given[index] = min(most, share // len(members) + (
                 place_in_cell < share % len(members)))
@@ -130,7 +132,7 @@ def quotas(pairs: list[Pair], wanted: int, most: int, least: int) -> list[int]:
     return given
 
 
-def _spread(members: list[int], number: int) -> list[int]:
+def spread(members: list[Any], number: int) -> list[Any]:
     """So many of them, or all, spread evenly."""
     number = min(number, len(members))
     return [members[index * len(members) // number] for index in range(number)]

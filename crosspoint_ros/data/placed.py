@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -78,9 +77,18 @@ def points_base_m(view: View, pixels: Array, depth_m: Array) -> Array:
     return posed(view).point(rays / rays[..., 2:] * depth_m[:, None])
 
 
-def place(clicked: View, other: View, pixels: Array) -> Placed:
-    """Find pixels (n, 2) of a view in another one."""
-    depth_m, fate = _here(clicked, pixels)
+@dataclass(frozen=True, eq=False)
+class Here:
+    """What a view itself says of points (n,): their depth, m, and whether that is certain."""
+
+    depth_m: Array
+    fate: npt.NDArray[np.int_]
+
+
+def place(clicked: View, other: View, pixels: Array, here: Here | None = None) -> Placed:
+    """Find pixels (n, 2) of a view in another one; `here` is known where others were asked."""
+    here = here or here_of(clicked, pixels)
+    depth_m, fate = here.depth_m, here.fate.copy()
     with np.errstate(invalid='ignore'):
         points = points_base_m(clicked, pixels, depth_m)
         in_other = posed(other).inverse.point(points)
@@ -95,7 +103,8 @@ def place(clicked: View, other: View, pixels: Array) -> Placed:
     return Placed(fate, there, depth_m, in_other[:, 2])
 
 
-def _here(view: View, pixels: Array) -> tuple[Array, npt.NDArray[np.int_]]:
+def here_of(view: View, pixels: Array) -> Here:
+    """Look at pixels (n, 2) in their own view."""
     around = depths_around(view, pixels, AROUND_PX)
     centre = _surface_m(around)
     fate = np.full(len(pixels), int(Fate.VISIBLE))
@@ -104,7 +113,7 @@ def _here(view: View, pixels: Array) -> tuple[Array, npt.NDArray[np.int_]]:
         fate[~_smooth(around) | ~(alone < ALONE_M + ALONE_RATIO * centre)] = Fate.DEPTH_EDGE
     fate[~np.isfinite(centre)] = Fate.NO_DEPTH
     fate[_covered(view, pixels)] = Fate.OWN_BODY
-    return centre, fate
+    return Here(centre, fate)
 
 
 def _there(other: View, pixels: Array, depth_m: Array) -> npt.NDArray[np.int_]:
@@ -204,8 +213,8 @@ def within(lens: Intrinsics, pixels: Array, margin_px: float) -> npt.NDArray[np.
 
 
 def _covered(view: View, pixels: Array) -> npt.NDArray[np.bool_]:
+    """Tell whether the robot's own body is at pixels (n, 2), or next to them."""
     if view.mask is None:
         return np.zeros(len(pixels), bool)
-    grown = cv2.dilate(view.mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
-    rows, columns = _windows(view, pixels, 0)
-    return np.asarray(grown[rows, columns].reshape(len(pixels)))
+    rows, columns = _windows(view, pixels, 3)
+    return np.asarray(view.mask[rows, columns].reshape(len(pixels), -1).any(axis=1))
