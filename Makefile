@@ -24,7 +24,7 @@ SOURCES := CMakeLists.txt package.xml setup.py pyproject.toml \
 TESTS := $(wildcard test/test_*.py)
 PYTEST := PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$(TEST_VENV) pytest
 
-.PHONY: help demo test test-cropond test-training smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
+.PHONY: results help demo test test-cropond test-training smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -35,6 +35,7 @@ help:
 	@echo 'make test-training  two steps of training with the real LLaMA-Factory, on this CPU'
 	@echo 'make smoke   the same builds, the smoke test alone'
 	@echo 'make lint    ruff and mypy'
+	@echo 'make results DATA=FOLDER  measure again what docs/results.md tells'
 	@echo 'make size    what the demo'"'"'s environment takes on disk'
 	@echo 'make clean   remove what these commands made'
 
@@ -90,6 +91,24 @@ ruff: $(TEST_VENV)/.wheels-$(KIND)
 
 mypy: $(TEST_VENV)/.wheels-$(KIND)
 	$(TEST_VENV)/bin/mypy
+
+# DATA is the folder that holds apc_shelf. Every record speaks of relative paths alone.
+RECORD = PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" crosspoint bench record $(CURDIR)/docs/results
+results: $(TEST_VENV)/.package-$(KIND)
+	test -d '$(DATA)/apc_shelf' || { echo 'make results DATA=FOLDER, which holds apc_shelf'; exit 2; }
+	cd '$(DATA)' && $(RECORD)/10.json --title 'Shelf, images alone' --wanted '84 % within 20 px, median 7 px' -- bench pairs apc_shelf --no-poses --no-depth
+	cd '$(DATA)' && $(RECORD)/11.json --title 'Shelf, poses off by 1 cm and 1 degree' --wanted '91 % within 20 px' -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1 --no-depth
+	cd '$(DATA)' && $(RECORD)/12.json --title 'Shelf, such poses and depth' --wanted '96 % within 20 px' -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1
+	$(RECORD)/20.json --title 'Kitchen' --wanted '90 % within 10 px, 10 mm' -- bench scene
+	$(RECORD)/30.json --title 'What is built of the kitchen, against its truth' --wanted '99 % within 3 px, visibility right for 99 %' -- bench data crosspoint_ros/scenes/kitchen
+	cd '$(DATA)' && $(RECORD)/31.json --title 'What is built of the shelf, against its truth' --wanted '95 % within 12 px' -- bench data apc_shelf
+	rm -rf build/results && mkdir -p build/results
+	$(RECORD)/40.json --title 'Questions from a recording, one process' --wanted '200 a second' -- data build crosspoint_ros/scenes/kitchen --out build/results/one --number 20000
+	$(RECORD)/41.json --title 'Questions from a recording, four processes' --wanted '1.8 times one process, on two cores' -- data build crosspoint_ros/scenes/kitchen --out build/results/four --number 20000 --processes 4
+	diff -r build/results/one build/results/four
+	$(TEST_VENV)/bin/python test/many_replies.py build/results/replies.jsonl
+	$(RECORD)/50.json --title 'Ten thousand replies scored' --wanted '10 s' -- bench score build/results/replies.jsonl
+	$(TEST_VENV)/bin/crosspoint bench results docs/results --out docs/results.md
 
 size: $(VENV)/.package-$(KIND)
 	@du -sh $(VENV)

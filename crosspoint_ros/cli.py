@@ -30,8 +30,14 @@ COMMANDS = {
                          'matcher or a model, and score it'),
     'bench score': ('crosspoint_ros.bench.crosspoint.rescore', "score anybody's replies on "
                     "CrossPoint-Bench, by the authors' rules or corrected ones"),
+    'bench export': ('crosspoint_ros.bench.export', 'write a set of pairs as CrossPoint-Bench has '
+                     'it'),
     'bench data': ('crosspoint_ros.bench.builder', 'hold what `data build` says of points against '
                    'their known places'),
+    'bench record': ('crosspoint_ros.bench.record', 'run a command, and keep what it printed for '
+                     'the page of results'),
+    'bench results': ('crosspoint_ros.bench.results', 'write the page of results from what was '
+                      'recorded'),
     'bench web': ('crosspoint_ros.web.bench', 'measure what the page costs, and how soon it '
                   'answers'),
     'bench node': ('crosspoint_ros.ros.bench_node', 'measure what the node itself costs'),

@@ -1,0 +1,94 @@
+"""`crosspoint bench export`: any set of pairs as CrossPoint-Bench has it, for models that read."""
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from crosspoint_ros.bench.crosspoint.items import IMAGES, ITEMS, POINTING, VISIBILITY
+from crosspoint_ros.bench.items import Given, Item, ItemSet, Status
+from crosspoint_ros.bench.open_set import add_set_arguments, chosen_set
+from crosspoint_ros.core.datatypes import Array, View
+from crosspoint_ros.data.building import write_whole
+from crosspoint_ros.data.wording import Coordinates, bracketed, written
+
+RADIUS_PX = 20.0  # of an image 640 px wide
+WHERE = ('The point at {a} in the first image is visible in the second image, too. Where is it '
+         'there?')
+WHETHER = 'Is the point at {a} in the first image visible in the second image?\nA. Yes\nB. No'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    add_set_arguments(parser)
+    parser.add_argument('--out', type=Path, required=True, help='the folder of the benchmark')
+    parser.add_argument('--radius-px', type=float, default=RADIUS_PX, help='how near is right, in '
+                        f'an image 640 px wide (default: {RADIUS_PX:g})')
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write it."""
+    if not args.radius_px > 0:
+        raise ValueError(f'--radius-px {args.radius_px:g} must be more than 0')
+    if (args.out / ITEMS).exists():
+        raise ValueError(f'{args.out} holds a benchmark: remove it, or choose another --out')
+    number = export(chosen_set(args, Given()), args.out, args.radius_px)
+    print(f'{number} items in {args.out}; ask them: crosspoint bench crosspoint {args.out} '
+          '--matcher xfeat, or --checkpoint, or --model')
+    return 0
+
+
+def export(items: ItemSet, out: Path, radius_px: float) -> int:
+    """Write images and items; return how many items."""
+    images: dict[int, str] = {}
+    lines: list[str] = []
+    for item in items:
+        names = [_image(out, view, images) for view in (item.query.clicked, item.query.other)]
+        for fields in _asked(item, radius_px):
+            lines.append(json.dumps({'idx': len(lines), 'level': f'{item.bin} deg',
+                                     'images': names, **fields}))
+    write_whole(out / ITEMS, ''.join(f'{line}\n' for line in lines).encode())
+    return len(lines)
+
+
+def _asked(item: Item, radius_px: float) -> list[dict[str, Any]]:
+    """Whether the point is visible, and where, if it is."""
+    at = bracketed(written(item.query.pixel, item.query.clicked.intrinsics, Coordinates.THOUSAND))
+    visible = item.status == Status.VISIBLE
+    asked: list[dict[str, Any]] = [{
+        'type': VISIBILITY, 'question': WHETHER.format(a=at),
+              'answer': 'A' if visible else 'B'}]
+    if visible:
+        lens = item.query.other.intrinsics
+        asked.append({'type': POINTING, 'question': WHERE.format(a=at),
+                      'image_width': lens.width_px, 'image_height': lens.height_px,
+                      'answer': disc(item.truth, item.query.other, radius_px)})
+    return asked
+
+
+def disc(pixel: Array, view: View, radius_px: float) -> str:
+    """Return the mask of what is near enough, as base64 of a PNG."""
+    lens = view.intrinsics
+    column, row = np.meshgrid(np.arange(lens.width_px), np.arange(lens.height_px))
+    near = np.hypot(column - pixel[0], row - pixel[1]) <= radius_px * lens.width_px / 640
+    done, png = cv2.imencode('.png', near.astype(np.uint8) * 255)
+    if not done:
+        raise OSError(f'a mask of {lens.width_px}x{lens.height_px} px cannot be encoded as PNG')
+    return base64.b64encode(png.tobytes()).decode()
+
+
+def _image(out: Path, view: View, known: dict[int, str]) -> str:
+    """Write the view's image, once; return its name."""
+    key = hash((view.camera, view.stamp_ns, view.image.tobytes()[::4099]))
+    if key not in known:
+        known[key] = f'{len(known):05}_{view.camera.replace("/", "-")}.png'
+        done, png = cv2.imencode('.png', cv2.cvtColor(view.image, cv2.COLOR_RGB2BGR))
+        if not done:
+            raise OSError(f'{known[key]} cannot be encoded as PNG')
+        write_whole(out / IMAGES / known[key], png.tobytes())
+    return known[key]
