@@ -132,7 +132,7 @@ def test_a_scene_is_asked_with_pictures_of_what_went_wrong(folder, tmp_path, cap
 
 
 @pytest.mark.parametrize(('make', 'said'), [
-    (lambda path: path.mkdir(), 'no layout that is known'),
+    (lambda path: path.mkdir(), 'is no set of pairs'),
     (lambda path: write_scannet(path, kitchen_views()[:1]), 'another view'),
     (lambda path: write_scannet(path, kitchen_views(), inverted=True), '--inverted-poses')])
 def test_what_is_no_set_is_refused_in_words(tmp_path, capsys, make, said):

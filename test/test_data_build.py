@@ -1,6 +1,7 @@
 """A data set is built from recordings: true to their geometry, the same each time, checked."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -198,6 +199,30 @@ def test_scenes_are_split_whole_and_a_bad_one_is_told_while_the_rest_goes_on(tmp
     train, val = ({i['scene'] for i in items(tmp_path / 'out', s)} for s in ('train', 'val'))
     assert {len(train), len(val)} == {1}
     assert not train & val
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_build_goes_on_when_there_is_room(
+        tmp_path, capsys, monkeypatch):
+    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    words = ['data', 'build', str(folder), '--number', '60', '--out']
+    assert main([*words, str(tmp_path / 'whole')]) == 0
+    written, write = [], Path.write_bytes
+
+    def full(path, data):  # a double of a disk with room for 30 files
+        written.append(path)
+        if len(written) > 30:
+            raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+        return write(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, 'write_bytes', full)
+        assert main([*words, str(tmp_path / 'full')]) == 1
+    said = capsys.readouterr().err
+    assert 'No space left on device' in said
+    assert '.jpg is not written; free some space, and the same command goes on' in said
+    assert not list((tmp_path / 'full').rglob('*.part'))
+    assert main([*words, str(tmp_path / 'full')]) == 0
+    assert files(tmp_path / 'full') == files(tmp_path / 'whole')
 
 
 def test_another_build_is_not_mixed_into_a_folder(built, capsys):

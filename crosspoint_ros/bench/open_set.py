@@ -15,7 +15,12 @@ from crosspoint_ros.bench.recorded import RecordedSet
 from crosspoint_ros.bench.recording import Recording
 from crosspoint_ros.bench.scene_set import SceneSet
 from crosspoint_ros.data.recording import ANSWERS
-from crosspoint_ros.data.rgbd_open import add_reading_arguments, open_scene, reading_of
+from crosspoint_ros.data.rgbd_open import (
+    add_reading_arguments,
+    layout_of,
+    open_scene,
+    reading_of,
+)
 
 MASK, PAIRS, TRUTH = 'gripper_mask.png', 'index.json', 'truth.json'
 NUMBER = 500
@@ -59,6 +64,9 @@ def chosen_set(args: argparse.Namespace, given: Given, model: bool = False) -> I
         return RecordedSet(folder, given, model)
     if (folder / TRUTH).is_file():
         return KnownSet(Recording(folder), given)
+    if layout_of(folder) is None:
+        raise ValueError(f'{folder} is no set of pairs: that is a folder with {PAIRS} and '
+                         f'queries.npz, {ANSWERS}, rgb.txt or color/, or a rosbag2')
     return SceneSet(open_scene(folder, reading_of(args), say), given, args.number, say)
 
 

@@ -1,6 +1,7 @@
 """One frame's share of a data set: its images, its marked images, its questions, all or nothing."""
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -157,12 +158,16 @@ def file_name(name: str) -> str:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is whole or absent, whoever is killed. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that it is whole or absent, whoever is killed. Raises OSError, naming it."""
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
         os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, f'{error.strerror}: {path} is not written; free some space, and '
+                      'the same command goes on' if error.errno == errno.ENOSPC else
+                      f'{error.strerror}: {path} is not written') from error
     finally:
         part.unlink(missing_ok=True)
 
