@@ -130,6 +130,28 @@ def test_the_same_seed_gives_the_same_bytes_in_one_process_and_in_two(tmp_path):
     assert files(tmp_path / 'one') == files(tmp_path / 'two')
 
 
+def test_points_lie_on_labelled_things_and_questions_use_their_names(tmp_path):
+    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    labels = tmp_path / 'labels'
+    (labels / 'scene').mkdir(parents=True)
+    drawn = np.zeros((480, 640), np.uint8)
+    drawn[100:380, 80:320], drawn[100:380, 330:560] = 1, 2
+    for path in folder.glob('color/*.png'):
+        cv2.imwrite(str(labels / 'scene' / path.name), drawn)
+    (labels / 'names.json').write_text(json.dumps({'1': 'left half', '2': 'right half'}))
+    assert main(['data', 'build', str(folder), '--out', str(tmp_path / 'out'), '--number', '120',
+                 '--labels', str(labels)]) == 0
+    named = 0
+    for item in items(tmp_path / 'out'):
+        for column, row in item['points']:
+            assert drawn[round(row), round(column)] > 0
+        if item['type'] == Kind.GROUNDING.value:
+            side = 'left half' if item['points'][0][0] < 325 else 'right half'
+            assert side in item['conversations'][0]['value']
+            named += 1
+    assert named > 5
+
+
 def test_a_ray_cluster_builds_the_same_bytes(tmp_path):
     pytest.importorskip('ray.data', reason='Ray is an extra: pip install "ray[data]"')
     scenes = [write_scannet(tmp_path / 'scenes' / name, kitchen_views()) for name in 'ab']
