@@ -29,7 +29,11 @@ class Pool(Protocol):
 
 @contextmanager
 def in_processes(processes: int) -> Iterator[Pool]:
-    """Give a pool of so many processes of this machine; of one, it is this process."""
+    """Give a pool of so many processes, or as many as there are cores; of one, it is this one.
+
+    More processes than cores read every view more often, and are no faster for it.
+    """
+    processes = min(processes, len(os.sched_getaffinity(0)))
     if processes == 1:
         yield lambda work, items, scene_of: [work(*item) for item in items]
         return
