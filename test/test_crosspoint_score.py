@@ -296,3 +296,39 @@ def test_the_official_table_is_that_of_the_authors_programs(run, tmp_path):
     ours = [f'{row["right"]}/{row["total"]}' for row in told['official']]
     assert theirs[1:] == ours
     assert len(ours) > 12
+
+
+@pytest.mark.parametrize(('said', 'letter'), [
+    ('Not A, but B. The answer is B', 'B'), ('It is either A or B: A or B', None),
+    ('Option C is wrong. The answer is D.', 'D'), ('<think>The answer is A.</think>B', 'B')])
+def test_options_that_a_reply_rules_out_are_not_its_answer(made, run, said, letter):
+    lines = [{**line, 'assistant': said} for line in answered(made) if len(line['answer']) == 1]
+    _, told, _, _ = run(lines)
+    right = sum(line['answer'] == letter for line in lines)
+    assert told['corrected'][0]['right'] == right
+    assert len(lines) == 16
+
+
+@pytest.mark.parametrize(('said', 'point'), [
+    ('The point is at 512, 307', (512, 307)), ('位置: 512, 307', (512, 307)),
+    ('y: 307, x: 512', (512, 307)), ('I count 3, 4 mugs', None)])
+def test_a_point_without_brackets_is_read_where_it_is_called_one(said, point):
+    assert list(meant_points(said, '')) == ([] if point is None else [point])
+
+
+def test_half_of_an_emoji_is_told_and_the_rest_is_scored(run, made):
+    lines = answered(made)
+    lines[0]['assistant'] += ' \ud83d'
+    _, told, out, _ = run(lines)
+    assert told['corrected'][0]['total'] == 32
+    assert 'UnicodeEncodeError' in out
+
+
+def test_a_truncated_jpeg_is_damaged_not_grey(tmp_path):
+    from crosspoint_ros.bench.crosspoint.failures import NoImage, read_image
+    Image.effect_noise((64, 48), 50).save(tmp_path / 'a.jpg')
+    whole = (tmp_path / 'a.jpg').read_bytes()
+    assert read_image(tmp_path, 'a.jpg').shape == (48, 64, 3)
+    (tmp_path / 'a.jpg').write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(NoImage, match='damaged'):
+        read_image(tmp_path, 'a.jpg')

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import queue
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,6 +152,8 @@ class ByServer:
                  at_once: int) -> None:
         """Raises ValueError for an address or key that can never work, or no model to name."""
         from crosspoint_ros.matchers.cropond.chat import Chat, Deadline
+        if not 0 < deadline_s < math.inf:
+            raise ValueError(f'--deadline-s must be above 0, got {deadline_s:g}')
         self._after, self._deadline_s = Deadline.after, deadline_s
         self._chats: queue.Queue[Chat] = queue.Queue()
         for _ in range(at_once):

@@ -8,24 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.bench.crosspoint.items import COORDINATE_TYPES
+from crosspoint_ros.bench.crosspoint.items import COORDINATE_TYPES, TYPES, shown
 from crosspoint_ros.bench.crosspoint.masks import Mask, image_size, meant_mask
 from crosspoint_ros.matchers.cropond.reply import READ_CHARACTERS, NoPoint, letter, points
 
 XY = tuple[float, float]
 COORDINATES = ('relative_1000', 'absolute', 'relative_1')
 LETTERS = 'ABCD'
+# Ends what a model says to itself before it replies.
+THOUGHT = '</think>'
 # What says outright that a letter is the answer, in some languages; the last one counts.
 OUTRIGHT = re.compile(
     r'(?:\\boxed\{(?:\\text\{)?\s*|(?:answer|option|choice|choose|antwort|réponse|respuesta'
     r'|risposta|resposta|ответ|答案|答え|选择|選擇|正解|정답)'
-    r'(?:\s*(?:is|ist|est|es|è|é|为|為|是|は|은|는))?[\s:：*("（\[]*)([A-D])(?![A-Za-z])', re.I)
+    r'(?:\s*(?:is|ist|est|es|è|é|为|為|是|は|은|는))?[\s:：*("（\[]*)([A-D])(?![A-Za-z])'
+    r'(?!(?<=(?-i:a))\s+(?!(?:or|and|is|because|since)\b)(?-i:[a-z]))'  # `a` as an article
+    r'(?P<more>\s*(?:,|/|or|and|und|o|ou|或|和)\s*\(?[A-D](?!\s*[A-Za-z]))?', re.I)
+# What a reply says of options that it does not mean.
+RULED_OUT = re.compile(
+    r"(?i:\b(?:not|neither|nor)|n't)\s+(?i:choose\s+|option\s+)*\(?[A-D](?![A-Za-z'’])\)?"
+    r'|(?i:option\s+)?\b[A-D]\)?\s+(?:is|are)\s+'
+    r'(?:wrong|incorrect|false|not\s+(?:right|correct|the answer))\b')
 BEGINS = re.compile(r'\W*([A-D])\s*(?:[.):：、）]|\*\*|$)', re.I)
 ALONE = re.compile(r'[\W_]*([A-D])[\W_]*', re.I)
 # `A cup` is an article; `A or B`, `A is right` are options.
 STANDING = re.compile(r"(?<![A-Za-z'’])([B-D]|A(?!\s+(?!(?:or|and|is|because|since)\b)[a-z]))"
                       r"(?![A-Za-z'’])")
 OPTION = re.compile(r'(?:^|[\s(])([A-D])[.):]\s*(.*?)(?=[\s(]+[A-D][.):]|$)', re.S)
+# A point without brackets. Within one that is not closed, the last number may be cut off.
+NUMBER = re.compile(r'(?<![\w.])-?\d+(?:\.\d+)?(?![\d%])')
+Y_BEFORE_X = re.compile(r'\by\s*[:=]\s*(-?\d+(?:\.\d+)?)\W+(?:and\s+)?x\s*[:=]\s*'
+                        r'(-?\d+(?:\.\d+)?)', re.I)
+CALLED_A_POINT = re.compile(
+    r'(?:\b(?:coordinate|coordonn|koordinat|coordenad|position|location|located|point|punkt'
+    r'|координат|точк)|座標|坐标|位置|좌표|إحداثيات|نقطة|<\w+>|boxed\{)'
+    r'(?:(?!\bnot\b|\bimage)[^\d\n(\[{]){0,40}?-?\d+(?:\.\d+)?\s*[,;，、،]\s*-?\d', re.I)
 FULL_WIDTH = str.maketrans('ＡＢＣＤ', 'ABCD')
 
 
@@ -49,8 +66,10 @@ class Verdict:
 
 def verdict(record: Mapping[str, Any], coordinates: str, images: Path) -> Verdict:
     """Hold a reply against its item. Raises `BadItem` where the item is at fault."""
+    if record.get('type') not in TYPES:
+        raise BadItem(f'its type {shown(record.get("type"))} is none of {", ".join(TYPES)}')
     text = record.get('assistant')
-    said = text if isinstance(text, str) else ''
+    said = text.rpartition(THOUGHT)[2] if isinstance(text, str) else ''
     if record.get('type') in COORDINATE_TYPES:
         return _pointed(record, said, coordinates, images)
     return _chosen(record, said)
@@ -90,8 +109,9 @@ def chosen_letter(said: str, question: str = '') -> str | None:
     text = said[-READ_CHARACTERS:].translate(FULL_WIDTH)
     if match := ALONE.fullmatch(text):
         return match[1].upper()
-    if found := OUTRIGHT.findall(text):
-        return str(found[-1]).upper()
+    text = RULED_OUT.sub(' ', text)
+    if found := list(OUTRIGHT.finditer(text)):
+        return None if found[-1]['more'] else found[-1][1].upper()
     if match := BEGINS.match(text):
         return match[1].upper()
     names = set(STANDING.findall(text))
@@ -132,9 +152,20 @@ def meant_points(said: str, question: str) -> Sequence[XY]:
 
     Of a reply longer than what is read, its end counts.
     """
-    found = list(dict.fromkeys(points(said[-READ_CHARACTERS:])))
+    text = said[-READ_CHARACTERS:]
+    found = list(dict.fromkeys(points(text))) or _only_pair(text)
     asked = set(points(question))
     return [point for point in found if point not in asked] or found
+
+
+def _only_pair(text: str) -> list[XY]:
+    """Return the point of a reply without brackets: its two numbers, if it calls them one."""
+    numbers = [float(number) for number in NUMBER.findall(text)]
+    if len(numbers) != 2:
+        return []
+    if match := Y_BEFORE_X.search(text):
+        return [(float(match[2]), float(match[1]))]
+    return [(numbers[0], numbers[1])] if CALLED_A_POINT.search(text) else []
 
 
 def on_mask(point: XY, coordinates: str, size: tuple[int, int], shown: tuple[int, int]
@@ -160,11 +191,17 @@ def _shown_size(record: Mapping[str, Any], images: Path, coordinates: str, mask:
     """Size of the image that the point lies on; the mask's own where that is not known."""
     if coordinates != 'absolute':
         return mask.size
-    named = [name for name in record.get('images') or [] if isinstance(name, str)]
-    sizes = [image_size(str(images), name) for name in named]
+    sizes = _image_sizes(record, images)
     if mask.size in sizes or not sizes:
         return mask.size
     return sizes[-1] or mask.size
+
+
+def _image_sizes(record: Mapping[str, Any], images: Path) -> list[tuple[int, int] | None]:
+    """Sizes of the images that an item names; of a reply without a benchmark that may be junk."""
+    named = record.get('images')
+    return [image_size(str(images), name) for name in (named if isinstance(named, list) else ())
+            if isinstance(name, str)]
 
 
 def other_size(record: Mapping[str, Any], images: Path) -> str:
@@ -172,8 +209,7 @@ def other_size(record: Mapping[str, Any], images: Path) -> str:
     if record.get('type') not in COORDINATE_TYPES:
         return ''
     mask = truth_mask(record)
-    named = [name for name in record.get('images') or [] if isinstance(name, str)]
-    sizes = [size for size in (image_size(str(images), name) for name in named) if size]
+    sizes = [size for size in _image_sizes(record, images) if size]
     if not sizes or mask.size in sizes:
         return ''
     told = ', '.join(f'{width}x{height}' for width, height in dict.fromkeys(sizes))

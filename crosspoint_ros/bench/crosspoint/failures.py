@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 
 from crosspoint_ros.bench.crosspoint.corrected import on_mask, truth_mask
 from crosspoint_ros.bench.crosspoint.items import Item
@@ -30,13 +31,29 @@ def read_image(folder: Path, name: str) -> Image:
     Raises `NoImage`.
     """
     path = folder / name
-    if not path.is_file():
-        raise NoImage(f'its image {name} is not in {folder.name}/')
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    found = cv2.imdecode(np.fromfile(path, np.uint8), flags) if path.stat().st_size else None
+    try:
+        if not path.is_file():
+            raise NoImage(f'its image {name} is not in {folder.name}/')
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise NoImage(f'its image {name} cannot be read ({error.strerror})') from None
+    found = cv2.imdecode(content, flags) if content.size and not _is_cut_off(path) else None
     if found is None:
         raise NoImage(f'its image {name} is damaged, or no image')
     return np.ascontiguousarray(found[..., ::-1])
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Tell whether an image ends too soon: OpenCV takes the rest of a JPEG for grey."""
+    try:
+        with PIL.Image.open(path) as image:
+            image.load()
+    except PIL.UnidentifiedImageError:
+        return False  # a format that OpenCV may know
+    except (OSError, SyntaxError, ValueError):
+        return True
+    return False
 
 
 def draw_failures(failures: Sequence[Failure], images: Path, coordinates: str,

@@ -111,25 +111,27 @@ def read(folder: Path) -> Bench:
 
 def records(path: Path) -> Iterator[tuple[int, dict[str, Any] | Trouble]]:
     """Yield number and object of each line that is not blank, or what is wrong with it."""
-    with path.open('rb') as file:
+    # As text: the authors' scripts end lines at a lone \r too, and pass over any blank around one.
+    with path.open(encoding='utf-8', errors='surrogateescape') as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             where = f'{path.name}:{number}'
             try:
-                found = json.loads(line.decode())
+                line.encode('utf-8', 'surrogateescape').decode()
+                found = json.loads(line.strip())
             except UnicodeDecodeError as error:
                 yield number, Trouble(where, f'no UTF-8 at byte {error.start}',
                                       'UnicodeDecodeError')
             except (ValueError, RecursionError) as error:
-                cut = '' if line.endswith(b'\n') else '; the file ends within it'
+                cut = '' if line.endswith('\n') else '; the file ends within it'
                 skipped = isinstance(error, json.JSONDecodeError)
                 yield number, Trouble(where, f'no JSON ({error}){cut}',
                                       '' if skipped else type(error).__name__)
             else:
+                ends = 'TypeError' if isinstance(found, list) else 'AttributeError'
                 yield number, (found if isinstance(found, dict) else
-                               Trouble(where, f'a {type(found).__name__}, not an object',
-                                       'TypeError'))
+                               Trouble(where, f'a {type(found).__name__}, not an object', ends))
 
 
 def _problem(path: Path, line: int, record: Mapping[str, Any]) -> Trouble | None:

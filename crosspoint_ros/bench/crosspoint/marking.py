@@ -16,7 +16,7 @@ from crosspoint_ros.bench.crosspoint.replies import Replies, Reply
 from crosspoint_ros.bench.crosspoint.score import Marked, Score, score
 
 DECODED_AHEAD, LETTER_CHARACTERS = 16, 8
-FILE_FIELDS = ('idx', 'type', 'level', 'assistant')
+FILE_FIELDS = ('idx', 'type', 'level')
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Marking:
         written, whole = reply.as_written, reply.whole
         theirs = official.verdict(written, self.coordinates, self.images)
         self.theirs.append(_marked(written, theirs.right, theirs.answer is not None))
-        self._ended = self._ended or theirs.stops
+        self._ended = self._ended or theirs.stops or official.unwritable(written)
         self._official_lines.append({name: written[name] for name in FILE_FIELDS
                                      if name in written})
         if reply.fault:

@@ -84,11 +84,24 @@ def stops(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the error with which the scripts end on a file as a whole; '' if they do not."""
     try:
         sorted(record.get('idx', 0) for record in records)
-        json.dumps([dict(record) for record in records], ensure_ascii=False).encode()
-        for kind in {record.get('type', 'Unknown') for record in records}:
+        kinds = {record.get('type', 'Unknown') for record in records}
+        for kind in kinds:
             sorted({record.get('level', 'Unknown') for record in records
                     if record.get('type', 'Unknown') == kind})
-    except (TypeError, ValueError) as error:
+        sorted(kinds)
+    except TypeError as error:
+        return f'{type(error).__name__}: {error}'[:200]
+    return "KeyError: 'Overall'" if 'Overall' in kinds else ''
+
+
+def unwritable(record: Mapping[str, Any]) -> str:
+    """Return the error with which the scripts end when they write a reply; '' if they can.
+
+    A half of a surrogate pair, as of an emoji that was cut in two, is no UTF-8 in any field.
+    """
+    try:
+        json.dumps(dict(record), ensure_ascii=False).encode()
+    except ValueError as error:
         return f'{type(error).__name__}: {error}'[:200]
     return ''
 

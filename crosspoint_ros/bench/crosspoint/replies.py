@@ -57,7 +57,7 @@ class Replies:
 
     def __iter__(self) -> Iterator[Reply | Trouble]:
         """Yield every line's reply, or what is wrong with the line."""
-        keys, taken = Keys(), set[str]()
+        keys, taken, counts = Keys(), set[str](), Counter[str]()
         for line, found in records(self._path):
             where = f'{self._path.name}:{line}'
             if isinstance(found, Trouble):
@@ -70,7 +70,18 @@ class Replies:
             elif item and item.key in taken:
                 fault = 'another reply to it came before: the first counts'
             taken.add(item.key if item else '')
+            repeated = self._repeated(found, counts)
+            if repeated:
+                yield Trouble(f'{where}: item {found.get("idx")}', repeated)
             yield Reply(where, found, item, fault)
+
+    def _repeated(self, record: Mapping[str, Any], counts: Counter[str]) -> str:
+        """Say that an idx came before; with a benchmark its items tell which of them is meant."""
+        if self._bench or 'idx' not in record:
+            return ''
+        idx = idx_text(record['idx'])
+        counts[idx] += 1
+        return '' if counts[idx] == 1 else 'another reply of this idx came before: each counts'
 
     def _item(self, record: Mapping[str, Any], keys: Keys) -> Item | None:
         own = record.get(KEY)

@@ -10,6 +10,7 @@ from crosspoint_ros.bench.crosspoint.failures import draw_failures
 from crosspoint_ros.bench.crosspoint.items import Trouble, read
 from crosspoint_ros.bench.crosspoint.marking import Marking, mark
 from crosspoint_ros.bench.crosspoint.report import as_json, markdown, report, table
+from crosspoint_ros.bench.machine import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--markdown', type=Path, metavar='OUT', help='and there as Markdown')
     parser.add_argument('--failures', type=Path, metavar='FOLDER', help='draw wrong answers into '
                         'that folder, with the mask: at most --most-failures')
-    parser.add_argument('--most-failures', type=int, default=100, metavar='N',
+    parser.add_argument('--most-failures', type=positive, default=100, metavar='N',
                         help='how many are drawn (default: 100)')
 
 
@@ -47,7 +48,7 @@ def finish(args: argparse.Namespace, name: str, marking: Marking, images: Path |
     if not marking.theirs and not marking.ours:
         raise ValueError(f'{name}: there is not a single reply to score')
     told = report(name, 'official' if args.official else 'corrected', marking)
-    print(table(told))
+    print(_printable(table(told)))
     for path, text in ((args.json, as_json), (args.markdown, markdown)):
         if path:
             path.write_text(text(told), encoding='utf-8', errors='backslashreplace')
@@ -58,6 +59,12 @@ def finish(args: argparse.Namespace, name: str, marking: Marking, images: Path |
                               args.failures)
         print(f'{count} of {len(marking.failures)} wrong answers are drawn in {args.failures}')
     return 1 if marking.troubles else 0
+
+
+def _printable(text: str) -> str:
+    """Write as \\u… what the terminal has no letters for, such as a half of an emoji."""
+    coding = sys.stdout.encoding or 'utf-8'
+    return text.encode(coding, 'backslashreplace').decode(coding)
 
 
 def tell(trouble: Trouble) -> None:
