@@ -169,3 +169,11 @@ def test_poses_that_drifted_from_rotations_are_taken_at_the_nearest(tmp_path):
     assert 'R is no rotation' in said[0]
     with pytest.raises(Unusable):
         open_scene(tmp_path, Reading(), print)
+
+
+def test_a_truth_of_something_else_is_told_in_a_sentence(tmp_path, capsys):
+    (tmp_path / 'truth.json').write_text('{}')
+    assert main(['bench', 'pairs', str(tmp_path)]) == 1
+    assert 'is of something else' in capsys.readouterr().err
+    assert main(['bench', 'pairs', str(KITCHEN), '--inverted-poses']) == 1
+    assert 'leave out --inverted-poses' in capsys.readouterr().err

@@ -14,7 +14,7 @@ KEY_OF = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-ya
           'tf2_ros': 'tf2_ros_py', 'httpx': 'python3-httpx', 'httpx2': 'python3-httpx',
           'PIL': 'python3-pil', 'aiohttp': 'python3-aiohttp'}
 # From PyPI in both worlds: README.md says so.
-WITHOUT_A_KEY = {'rosbags', 'torch', 'transformers', 'safetensors', 'huggingface_hub',
+WITHOUT_A_KEY = {'rosbags', 'ray', 'torch', 'transformers', 'safetensors', 'huggingface_hub',
                  'bitsandbytes', 'tokenizers'}
 
 

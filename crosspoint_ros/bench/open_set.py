@@ -54,6 +54,14 @@ def chosen_set(args: argparse.Namespace, given: Given, model: bool = False) -> I
 
     Raises ValueError or OSError, naming what is wrong with it.
     """
+    try:
+        return _opened(args, given, model)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'{args.folder}: its {PAIRS}, queries.npz or {TRUTH} is of something '
+                         f'else: {type(error).__name__} {error}') from error
+
+
+def _opened(args: argparse.Namespace, given: Given, model: bool) -> ItemSet:
     folder: Path = args.folder
     if (folder / PAIRS).is_file() or (folder / 'queries.npz').is_file():
         return PairSet(folder, given, chosen_mask(args))
@@ -63,6 +71,9 @@ def chosen_set(args: argparse.Namespace, given: Given, model: bool = False) -> I
     if (folder / ANSWERS).is_file():
         return RecordedSet(folder, given, model)
     if (folder / TRUTH).is_file():
+        if args.inverted_poses or args.depth_per_m or args.base_frame:
+            raise ValueError(f'{folder}: {TRUTH} says how it is read; leave out --inverted-poses, '
+                             '--depth-per-m and --base-frame')
         return KnownSet(Recording(folder), given)
     if layout_of(folder) is None:
         raise ValueError(f'{folder} is no set of pairs: that is a folder with {PAIRS} and '
