@@ -101,7 +101,7 @@ def written(out: Path, data: DataSet, training: Training) -> dict[str, str]:
             for split in splits}
     files = {'dataset_info.json': _json(info),
              'train.yaml': train_yaml(out, data.folder, training),
-             'train.sh': command_lines(out, training)}
+             'train.sh': command_lines(training)}
     if training.zero:
         files['deepspeed.json'] = _json(DEEPSPEED[training.zero])
     if training.method == 'lora':
@@ -134,8 +134,8 @@ def told(out: Path, data: DataSet, training: Training) -> str:
                      f'the model and {out} at the same paths: NODE_RANK=0 {where}, '
                      f'NODE_RANK=1 {where}, ...')
     else:
-        lines.append(f'start it: {where}   (needs: pip install llamafactory'
-                     f'{" deepspeed" if training.zero else ""})')
+        lines.append(f'start it: {where}   (needs: pip install llamafactory '
+                     f'"transformers<5"{" deepspeed" if training.zero else ""})')
     result = out.absolute() / ('merged' if training.method == 'lora' else 'model')
     lines.append('afterwards: ros2 launch crosspoint_ros bringup.launch.py matcher:=cropond '
                  f'"matcher_options:={{model: {result}}}" ...')

@@ -16,6 +16,7 @@ AUTHORS_BATCH = 16  # 8 GPUs, 1 question each, 2 steps accumulated
 AUTHORS_WARMUP = 100
 MAX_PIXELS = 768 * 28 * 28  # of an image as the model sees it, 768 tokens
 MAX_TOKENS = 4096
+SAVE_STEPS = 1000  # the authors' 10000 are 160,000 questions: of fewer nothing would be saved
 QUESTIONS_A_WORKER, MAX_WORKERS = 1000, 32
 
 _SHARED: dict[str, Any] = {
@@ -98,8 +99,8 @@ def train_yaml(out: Path, data: Path, training: Training) -> str:
                                                1 + training.questions // QUESTIONS_A_WORKER)}),
         ('A training that was broken off goes on; another one needs another folder.', {
             'output_dir': str(out / ('adapter' if lora else 'model')), 'logging_steps': 5,
-            'save_steps': 10000, 'plot_loss': True, 'overwrite_output_dir': False,
-            'report_to': 'none'}),
+            'save_steps': SAVE_STEPS, 'save_total_limit': 1, 'plot_loss': True,
+            'overwrite_output_dir': False, 'report_to': 'none'}),
         (f'{training.batch} questions a step, {training.steps} steps. Warm-up: '
          f'{AUTHORS_WARMUP} steps, or a tenth of all where these are few.', {
              'per_device_train_batch_size': 1,
@@ -139,7 +140,7 @@ def _value(value: object) -> str:
     return f'{value:.1e}' if isinstance(value, float) and value < 1e-3 else json.dumps(value)
 
 
-def command_lines(out: Path, training: Training) -> str:
+def command_lines(training: Training) -> str:
     """Return a script that trains, and merges a LoRA; KEY=VALUE behind it changes a setting."""
     cluster, several = training.cluster, training.cluster.nodes > 1
     rank = '"${NODE_RANK:?say which machine this is: 0 is the first}"' if several else '0'
@@ -147,8 +148,8 @@ def command_lines(out: Path, training: Training) -> str:
              f'export FORCE_TORCHRUN=1 NPROC_PER_NODE={cluster.gpus} NNODES={cluster.nodes}',
              f'export NODE_RANK={rank}',
              f'export MASTER_ADDR={shlex.quote(cluster.host)} MASTER_PORT={cluster.port}',
-             f'llamafactory-cli train {shlex.quote(str(out / "train.yaml"))} "$@"']
+             # The launcher splits what it is given at blanks: no path of ours goes through it.
+             'cd "$(dirname "$0")"', 'llamafactory-cli train train.yaml "$@"']
     if training.method == 'lora':
-        lines.append(f'[ "$NODE_RANK" != 0 ] || '
-                     f'llamafactory-cli export {shlex.quote(str(out / "merge.yaml"))}')
+        lines.append('[ "$NODE_RANK" != 0 ] || llamafactory-cli export merge.yaml')
     return '\n'.join(lines) + '\n'
