@@ -79,7 +79,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f'crosspoint: there is no command {" ".join(words[:2])!r}\n\n{overview()}',
               file=sys.stderr)
         return 2
-    return run(name, words[len(name.split()):])
+    try:
+        return run(name, words[len(name.split()):])
+    except KeyboardInterrupt:  # while the command is being imported, too
+        return 130
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -94,8 +97,6 @@ def run(name: str, arguments: list[str]) -> int:
     module.add_arguments(parser)
     try:
         return int(module.main(parser.parse_args(arguments)))
-    except KeyboardInterrupt:
-        return 130
     # What the user gave: a path, an option, a matcher, a model that is too large for the machine.
     except (OSError, ValueError, MemoryError) as error:
         print(f'crosspoint {name}: {error}', file=sys.stderr)

@@ -271,7 +271,8 @@ def test_a_disk_that_is_full_ends_the_run_in_words_and_leaves_whole_lines(made, 
          'crosspoint_matchers:Slow', '--replies', str(replies)], capture_output=True, text=True,
         timeout=120, env=environment())
     assert done.returncode == 1
-    assert 'File too large' in done.stderr
+    assert 'File too large: the reply to item ' in done.stderr
+    assert f'replies are kept in {replies}: the same command goes on' in done.stderr
     assert 'Traceback' not in done.stderr
     lines = replies.read_bytes().splitlines()
     assert 1 <= len(lines) < 8

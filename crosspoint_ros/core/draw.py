@@ -85,10 +85,13 @@ def side_by_side(images: Sequence[Rgb], titles: Sequence[str], footer: str = '')
 
 
 def write_png(path: PathLike[str], image: Rgb) -> None:
-    """Write an RGB image; raise OSError if the file cannot be written."""
+    """Write an RGB image; raise OSError, naming the file, if it cannot be written."""
     encoded = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    with open(path, 'wb') as file:
-        file.write(encoded.tobytes())
+    try:
+        with open(path, 'wb') as file:
+            file.write(encoded.tobytes())
+    except OSError as error:  # of a full disk the system names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def overlays(located: Located, wanted: Collection[str],

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,11 @@ def main(args: argparse.Namespace) -> int:
     answerer, who = chosen(args, at_once)
     path = args.replies or Path('crosspoint_replies') / f'{file_name(who)}.jsonl'
     with Kept(path, who) as kept:
-        ran = ask_all(bench, items, answerer, kept, at_once, tell)
+        try:
+            ran = ask_all(bench, items, answerer, kept, at_once, tell)
+        except KeyboardInterrupt:
+            print(kept.told, file=sys.stderr)
+            raise
     print(f'{ran.asked} items asked, {ran.known} had their reply, {len(ran.not_asked)} not asked, '
           f'{len(ran.bad)} without their images, {len(ran.failed)} failed; {path}\n{machine()}')
     marking = marked(args, bench, items, path, ran)

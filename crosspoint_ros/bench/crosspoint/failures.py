@@ -18,7 +18,7 @@ from crosspoint_ros.matchers.cropond.reply import points
 
 Image = npt.NDArray[np.uint8]
 GREEN, RED, YELLOW, WHITE = (40, 220, 40), (255, 40, 40), (255, 220, 0), (255, 255, 255)
-HEIGHT_PX, TEXT_PX, LINES, CHARACTERS = 480, 22, 4, 100
+HEIGHT_PX, WIDEST_PX, TEXT_PX, LINES, LETTER_PX = 480, 1280, 22, 5, 8
 
 
 class NoImage(ValueError):  # noqa: N818  (the fault of what was given)
@@ -66,22 +66,26 @@ def draw_failures(failures: Sequence[Failure], images: Path, coordinates: str,
             picture = drawing(failure, images, coordinates)
         except NoImage:
             continue
-        name = re.sub(r'\W+', '_', f'{failure.item.type}_{failure.item.idx}_'
-                                   f'{failure.item.key[:6]}')
-        write_png(folder / f'{name}.png', picture)
+        write_png(folder / _file_name(failure.item), picture)
         drawn += 1
     return drawn
 
 
+def _file_name(item: Item) -> str:
+    """Name a picture; of equal items each has its own."""
+    content, _, copy = item.key.partition('#')
+    told = f'{item.type}_{str(item.idx)[:40]}_{content[:6]}' + (f'_{copy}' if copy else '')
+    return re.sub(r'\W+', '_', told) + '.png'
+
+
 def drawing(failure: Failure, images: Path, coordinates: str) -> Image:
-    """Draw one: the question's point yellow, the mask green, the answer red; words below."""
+    """Draw one: the question's points yellow, the mask green, the answer red; words below."""
     item = failure.item
     shown = [read_image(images, name) for name in item.images]
+    for place, point in enumerate(points(item.question)[:len(shown) - item.is_pointing]):
+        shown[place] = _asked(shown[place], point, coordinates)
     if item.is_pointing:
-        target = len(shown) - 1
-        if target > 0:
-            shown[0] = _asked(shown[0], item, coordinates)
-        shown[target] = _answered(shown[target], failure)
+        shown[-1] = _answered(shown[-1], failure)
     pictures = [_scaled(each) for each in shown]
     whole = side_by_side(pictures, [Path(name).name for name in item.images])
     return np.vstack([whole, _words(failure, whole.shape[1])])
@@ -94,6 +98,9 @@ def _answered(image: Image, failure: Failure) -> Image:
         image = np.asarray(cv2.resize(image, (width, height)), dtype=np.uint8)
     tinted, white = image.copy(), mask.white
     tinted[white] = (image[white] * 0.5 + np.array(GREEN) * 0.5).astype(np.uint8)
+    edges, _ = cv2.findContours(white.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    for thickness, paint in ((_line(image) + 2, (0, 0, 0)), (_line(image), GREEN)):
+        cv2.drawContours(tinted, edges, -1, paint, thickness, cv2.LINE_AA)
     pixel = failure.verdict.pixel
     if pixel is not None:
         inside = (min(max(pixel[0], 0), width - 1), min(max(pixel[1], 0), height - 1))
@@ -101,38 +108,48 @@ def _answered(image: Image, failure: Failure) -> Image:
     return tinted
 
 
-def _asked(image: Image, item: Item, coordinates: str) -> Image:
+def _asked(image: Image, point: tuple[float, float], coordinates: str) -> Image:
     marked, (height, width) = image.copy(), image.shape[:2]
-    for point in points(item.question)[:1]:
-        pixel = on_mask(point, coordinates, (width, height), (width, height))
-        if pixel is not None and 0 <= pixel[0] < width and 0 <= pixel[1] < height:
-            _cross(marked, pixel, YELLOW)
+    pixel = on_mask(point, coordinates, (width, height), (width, height))
+    if pixel is not None and 0 <= pixel[0] < width and 0 <= pixel[1] < height:
+        _cross(marked, pixel, YELLOW)
     return marked
+
+
+def _line(image: Image) -> int:
+    """Thickness of a line that is still seen when a large photo is scaled to the picture."""
+    return max(image.shape[0] // HEIGHT_PX, 1)
 
 
 def _cross(image: Image, pixel: tuple[int, int], colour: tuple[int, int, int]) -> None:
     size = max(image.shape[:2]) // 30
-    for thickness, paint in ((5, (0, 0, 0)), (2, colour)):
+    line = _line(image)
+    for thickness, paint in ((5 * line, (0, 0, 0)), (2 * line, colour)):
         cv2.drawMarker(image, pixel, paint, cv2.MARKER_TILTED_CROSS, size, thickness, cv2.LINE_AA)
 
 
 def _scaled(image: Image) -> Image:
     height, width = image.shape[:2]
-    return np.asarray(cv2.resize(image, (max(round(width * HEIGHT_PX / height), 1), HEIGHT_PX)),
-                      dtype=np.uint8)
+    scale = min(HEIGHT_PX / height, WIDEST_PX / width)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    below = HEIGHT_PX - size[1]  # of a strip, which would come out millions of pixels wide
+    return np.pad(np.asarray(cv2.resize(image, size), dtype=np.uint8),
+                  ((0, below), (0, 0), (0, 0)))
 
 
 def _words(failure: Failure, width: int) -> Image:
     """What was asked, said and found, in the characters that OpenCV's letters have."""
     item = failure.item
-    truth = 'green' if item.is_pointing else item.answer
     said = (f'item {item.idx}, {item.type}, {item.level}', f'asked: {item.question}',
             f'said: {failure.said or "nothing"}',
             f'wrong: it {failure.verdict.why}' if item.is_pointing
-            else f'read as {failure.verdict.answer}; right: {truth}')
+            else f'read as {failure.verdict.answer}; right: {item.answer}',
+            'yellow: asked about' + ('; green: right; red: answered' if item.is_pointing else ''))
     band = np.zeros((TEXT_PX * LINES + 10, width, 3), np.uint8)
     for row, text in enumerate(said):
-        plain = ' '.join(text.split()).encode('ascii', 'replace').decode()[:CHARACTERS * 2]
+        plain = ' '.join(text.split()).encode('ascii', 'replace').decode()
+        most = max(width // LETTER_PX, 4)
+        plain = plain if len(plain) <= most else f'{plain[:most - 4]} ...'
         cv2.putText(band, plain, (6, TEXT_PX * (row + 1) - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.45,
                     WHITE, 1, cv2.LINE_AA)
     return band

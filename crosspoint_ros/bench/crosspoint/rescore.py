@@ -11,6 +11,7 @@ from crosspoint_ros.bench.crosspoint.items import Trouble, read
 from crosspoint_ros.bench.crosspoint.marking import Marking, mark
 from crosspoint_ros.bench.crosspoint.report import as_json, markdown, report, table
 from crosspoint_ros.bench.machine import positive
+from crosspoint_ros.data.building import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ def finish(args: argparse.Namespace, name: str, marking: Marking, images: Path |
     print(_printable(table(told)))
     for path, text in ((args.json, as_json), (args.markdown, markdown)):
         if path:
-            path.write_text(text(told), encoding='utf-8', errors='backslashreplace')
+            write_whole(path, text(told).encode('utf-8', 'backslashreplace'))
     if args.failures and images is None:
         raise ValueError('--failures needs the images: name their folder with --bench')
     if args.failures and images:

@@ -17,11 +17,13 @@ from crosspoint_ros.bench.crosspoint.failures import NoImage, read_image
 from crosspoint_ros.bench.crosspoint.items import Bench, Item, Trouble, records
 from crosspoint_ros.bench.crosspoint.replies import ASKED, KEY
 from crosspoint_ros.core.datatypes import Rejected
+from crosspoint_ros.matchers.cropond.refusal import ServerTrouble
 
 SHOW_EVERY_S = 0.5
 # How every line begins that is written here.
 BEGUN = b'{"'
-MOST_FAILED_AT_FIRST = 5
+MOST_FAILED_AT_FIRST, MOST_SILENT = 5, 20
+ENDED_BY_CTRL_C = 130
 
 
 class Kept:
@@ -63,10 +65,16 @@ class Kept:
             while left:
                 left = left[self._file.write(left):]
             os.fsync(self._file.fileno())
-        except OSError:
+        except OSError as error:
             os.truncate(self._path, end)
-            raise
+            raise OSError(error.errno, f'{error.strerror}: the reply to {item.name} is lost; '
+                          f'{self.told}') from error
         self.keys.add(item.key)
+
+    @property
+    def told(self) -> str:
+        """How many replies there are, and how to go on."""
+        return f'{len(self.keys)} replies are kept in {self._path}: the same command goes on'
 
     def _known(self) -> set[str]:
         """Read whose replies are there; cut off a torn last line, of a file of our own alone."""
@@ -101,17 +109,21 @@ class Ran:
 
 def ask_all(bench: Bench, items: Sequence[Item], answerer: Answerer, kept: Kept, at_once: int,
             tell: Callable[[Trouble], None]) -> Ran:
-    """Ask every item that has no reply yet, at most `at_once` at a time."""
+    """Ask every item that has no reply yet, at most `at_once` at a time.
+
+    Raises ValueError where nobody replies any more, as `Patience` says.
+    """
     todo, not_asked = _askable(items, answerer)
     waiting = [item for item in todo if item.key not in kept.keys]
     bad: list[tuple[Item, Trouble]] = []
     failed: list[Trouble] = []
-    progress = Progress(len(waiting))
+    patience, progress = Patience(not kept.keys), Progress(len(waiting))
     for item, future, took_s in _in_turn(bench, waiting, answerer, at_once):
         error = future.exception()
         progress.step()
         if error is None:
             kept.add(item, future.result(), took_s)
+            patience.replied()
             continue
         trouble = _trouble(item, error)
         tell(trouble)
@@ -119,11 +131,37 @@ def ask_all(bench: Bench, items: Sequence[Item], answerer: Answerer, kept: Kept,
             bad.append((item, trouble))
             continue
         failed.append(trouble)
-        if len(failed) == progress.done == MOST_FAILED_AT_FIRST:
-            raise ValueError(f'the first {MOST_FAILED_AT_FIRST} items all failed')
+        if ended := patience.failed(error):
+            raise ValueError(f'{ended}; {kept.told}')
     progress.end()
     return Ran(len(waiting) - len(bad) - len(failed), len(todo) - len(waiting), not_asked,
                tuple(bad), tuple(failed))
+
+
+@dataclass
+class Patience:
+    """When to end: all of the first five items of a new file failed, or the server is gone.
+
+    Items that can never be asked must not keep a later run from the others.
+    """
+
+    at_first: bool
+    failures: int = 0
+    silent: int = 0
+
+    def replied(self) -> None:
+        """Note a reply."""
+        self.at_first, self.silent = False, 0
+
+    def failed(self, error: BaseException) -> str:
+        """Note a failure; return why it is no use to go on, '' if it is."""
+        self.failures += 1
+        self.silent += isinstance(error, ServerTrouble) and not error.status
+        if self.at_first and self.failures == MOST_FAILED_AT_FIRST:
+            return f'the first {self.failures} items all failed'
+        if self.silent == MOST_SILENT:
+            return f'{self.silent} items in a row came to no server'
+        return ''
 
 
 def _askable(items: Sequence[Item], answerer: Answerer
@@ -171,8 +209,21 @@ def _in_turn(bench: Bench, items: Sequence[Item], answerer: Answerer, at_once: i
             for future in wait(begun, return_when=FIRST_COMPLETED).done:
                 item, begun_s = begun.pop(future)
                 yield item, future, time.monotonic() - begun_s
+    except KeyboardInterrupt:
+        print(f'\nending when the {len(begun)} under way are done; Ctrl-C again: at once',
+              file=sys.stderr)
+        raise
     finally:
+        _end(pool)
+
+
+def _end(pool: ThreadPoolExecutor) -> None:
+    """Wait for what is under way, which may take as long as a reply; at a second Ctrl-C do not."""
+    try:
         pool.shutdown(cancel_futures=True)
+    except KeyboardInterrupt:  # only so do its threads not hold the process; a kill harms nothing
+        sys.stdout.flush()
+        os._exit(ENDED_BY_CTRL_C)
 
 
 class Progress:
