@@ -27,9 +27,12 @@ OUTRIGHT = re.compile(
 # What a reply says of options that it does not mean.
 RULED_OUT = re.compile(
     r"(?i:\b(?:not|neither|nor)|n't)\s+(?i:choose\s+|option\s+)*\(?[A-D](?![A-Za-z'’])\)?"
-    r'|(?i:option\s+)?\b[A-D]\)?\s+(?:is|are)\s+'
-    r'(?:wrong|incorrect|false|not\s+(?:right|correct|the answer))\b')
+    r'|(?i:option\s+)?\b[A-D]\)?\s+(?:(?:is|are)\s+'
+    r'(?:wrong|incorrect|false|not\s+(?:right|correct|the answer))'
+    r"|(?:does|can|could)\s*(?:not|n['’]t)\s+(?:match|fit|correspond|be))\b")
 BEGINS = re.compile(r'\W*([A-D])\s*(?:[.):：、）]|\*\*|$)', re.I)
+# A list of options, as `A: no. B: yes`: none of them is what the reply begins with.
+LISTED = re.compile(r'(?<![\w])([A-D])[.):](?!\w)')
 ALONE = re.compile(r'[\W_]*([A-D])[\W_]*', re.I)
 # `A cup` is an article; `A or B`, `A is right` are options.
 STANDING = re.compile(r"(?<![A-Za-z'’])([B-D]|A(?!\s+(?!(?:or|and|is|because|since)\b)[a-z]))"
@@ -112,7 +115,10 @@ def chosen_letter(said: str, question: str = '') -> str | None:
     text = RULED_OUT.sub(' ', text)
     if found := list(OUTRIGHT.finditer(text)):
         return None if found[-1]['more'] else found[-1][1].upper()
-    if match := BEGINS.match(text):
+    alone = {match[1].upper() for line in text.splitlines() if (match := ALONE.fullmatch(line))}
+    if len(alone) == 1:
+        return str(alone.pop())
+    if (match := BEGINS.match(text)) and len(set(LISTED.findall(text))) <= 1:
         return match[1].upper()
     names = set(STANDING.findall(text))
     if names:
