@@ -149,8 +149,10 @@ def test_masks_are_for_sets_of_pairs_alone(folder, capsys):
 def test_an_image_that_cannot_be_read_is_told_and_the_rest_is_asked(tmp_path, capsys):
     folder = write_scannet(tmp_path / 'scene', kitchen_views())
     (folder / 'color/3.png').write_bytes(b'no picture')
-    assert len(scene_set(folder)) > 20
-    assert 'color/3.png' in capsys.readouterr().out
+    assert main(['bench', 'pairs', str(folder), '--number', '30']) == 1
+    told = capsys.readouterr()
+    assert told.err.count('color/3.png') == 1
+    assert 'scene, ' in told.out
 
 
 def test_poses_that_drifted_from_rotations_are_taken_at_the_nearest(tmp_path):
@@ -171,9 +173,33 @@ def test_poses_that_drifted_from_rotations_are_taken_at_the_nearest(tmp_path):
         open_scene(tmp_path, Reading(), print)
 
 
-def test_a_truth_of_something_else_is_told_in_a_sentence(tmp_path, capsys):
-    (tmp_path / 'truth.json').write_text('{}')
+@pytest.mark.parametrize('name', ['truth.json', 'index.json'])
+def test_a_file_of_something_else_is_told_in_a_sentence(tmp_path, capsys, name):
+    (tmp_path / name).write_text('{}')
+    (tmp_path / 'queries.npz').write_bytes(b'') if name == 'index.json' else None
     assert main(['bench', 'pairs', str(tmp_path)]) == 1
-    assert 'is of something else' in capsys.readouterr().err
+    assert f'{name} is of something else: it has no ' in capsys.readouterr().err
+
+
+def test_a_set_without_a_query_is_told_in_a_sentence(tmp_path, capsys):
+    (tmp_path / 'index.json').write_text(json.dumps(
+        {'pairs': [], 'frames': {}, 'bins': [], 'depth_scale': 1}))
+    np.savez(tmp_path / 'queries.npz', p=np.zeros((0, 2)), gt=np.zeros((0, 2)), pair=[], status=[])
+    assert main(['bench', 'pairs', str(tmp_path)]) == 1
+    assert 'holds 0 queries' in capsys.readouterr().err
+
+
+def test_a_truth_is_read_in_its_own_way_alone(capsys):
     assert main(['bench', 'pairs', str(KITCHEN), '--inverted-poses']) == 1
     assert 'leave out --inverted-poses' in capsys.readouterr().err
+
+
+def test_who_always_says_yes_is_right_half_of_the_time_at_most(tmp_path):
+    out = tmp_path / 'bench'
+    items = KnownSet(Recording(KITCHEN), Given())
+    assert export(items, out, 20.0, limit=60) < 120
+    lines = [json.loads(line) for line in (out / 'CrossPoint-Bench.jsonl').read_text().splitlines()]
+    letters = [line['answer'] for line in lines if len(line['answer']) == 1]
+    assert letters.count('A') <= letters.count('B') > 5
+    points = [line for line in lines if len(line['answer']) > 1]
+    assert len({tuple(line['images']) for line in points}) > 20

@@ -152,6 +152,41 @@ def test_points_lie_on_labelled_things_and_questions_use_their_names(tmp_path):
     assert named > 5
 
 
+def test_labels_of_another_size_are_told_with_their_file_and_the_rest_goes_on(tmp_path, capsys):
+    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    labels = tmp_path / 'labels' / 'scene'
+    labels.mkdir(parents=True)
+    cv2.imwrite(str(labels / '0.png'), np.ones((48, 64), np.uint8))
+    words = ['data', 'build', str(folder), '--out', str(tmp_path / 'out'), '--number', '60',
+             '--labels', str(labels.parent)]
+    for _ in range(2):  # what is on the disk is told again
+        assert main(words) == 1
+        told = capsys.readouterr()
+        assert 'labels/scene/0.png: labels are one channel of (480, 640)' in told.err
+        assert 'frame: cannot be used' in told.out
+        assert len(items(tmp_path / 'out')) > 20
+
+
+def test_a_frame_that_cannot_be_read_is_told_wherever_it_stands(tmp_path, capsys):
+    folder = write_scannet(tmp_path / 'scene', kitchen_views(14))
+    (folder / 'depth/5.png').write_bytes(b'no picture')
+    assert main(['data', 'build', str(folder), '--out', str(tmp_path / 'out'), '--number', '60',
+                 '--processes', '2']) == 1
+    assert capsys.readouterr().err.count('depth/5.png: 10 bytes that are no picture') == 1
+    assert len(items(tmp_path / 'out')) == 60
+
+
+def test_one_and_several_processes_are_compared(tmp_path, capsys):
+    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    assert main(['bench', 'build', str(folder), '--number', '40', '--rounds', '1',
+                 '--processes', '2']) == 0
+    said = capsys.readouterr().out
+    assert 'the same bytes each time' in said
+    assert ' times as many' in said
+    assert main(['bench', 'build', str(tmp_path / 'nowhere')]) == 1
+    assert 'not there' in capsys.readouterr().err
+
+
 def test_a_ray_cluster_builds_the_same_bytes(tmp_path):
     pytest.importorskip('ray.data', reason='Ray is an extra: pip install "ray[data]"')
     scenes = [write_scannet(tmp_path / 'scenes' / name, kitchen_views()) for name in 'ab']

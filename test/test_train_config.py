@@ -17,7 +17,8 @@ QUESTION = {'id': '0', 'images': ['images/a.jpg'], 'conversations': [
 @pytest.fixture
 def data(tmp_path):
     folder = tmp_path / 'data set'
-    folder.mkdir()
+    (folder / 'images').mkdir(parents=True)
+    (folder / 'images/a.jpg').write_bytes(b'a double of a picture')
     for split, number in (('train', 50), ('val', 0)):
         lines = ',\n'.join([json.dumps(QUESTION)] * number)
         (folder / f'crosspoint_{split}.json').write_text(f'[\n{lines}\n]\n')
@@ -108,7 +109,8 @@ def test_the_same_again_gives_the_same_bytes(data):
 
 @pytest.mark.parametrize(('words', 'said'), [
     (['--gpus', '0'], '--gpus 0'), (['--nodes', '2'], '--master'), (['--model', ' '], 'no model'),
-    (['--master', 'one:x'], 'no HOST')])
+    (['--master', 'one:x'], 'no HOST'),
+    (['--nodes', '2', '--master', 'one', '--zero', '0'], 'the whole model and its optimizer')])
 def test_what_does_not_fit_is_refused(data, capsys, words, said):
     assert main(['data', 'train-config', str(data), '--out', str(data / 'out'), '--model', 'a/b',
                  *words]) == 1
@@ -126,3 +128,20 @@ def test_a_folder_that_is_no_data_set_is_refused(data, tmp_path, capsys):
     (data / 'crosspoint_train.json').write_text('[\n{"id": "cut\n')
     assert main(['data', 'train-config', str(data), *words]) == 1
     assert 'item 1 is no question' in capsys.readouterr().err
+
+
+def test_an_image_that_is_not_there_is_named(data, capsys):
+    (data / 'images/a.jpg').unlink()
+    assert main(['data', 'train-config', str(data), '--out', str(data / 'out'), '--model', 'a/b'
+                 ]) == 1
+    assert 'images/a.jpg is not there, an image of crosspoint_train.json, item 1' in \
+        capsys.readouterr().err
+
+
+def test_points_in_pixels_are_warned_of(data, capsys):
+    write(data)
+    assert 'in pixels' not in capsys.readouterr().out
+    line = json.dumps({**QUESTION, 'coordinates': 'pixel'})
+    (data / 'crosspoint_train.json').write_text(f'[\n{line}\n]\n')
+    write(data)
+    assert 'its points are in pixels' in capsys.readouterr().out

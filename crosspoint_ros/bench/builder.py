@@ -15,6 +15,7 @@ from crosspoint_ros.bench.open_set import add_set_arguments, chosen_set
 from crosspoint_ros.bench.scene_set import STATUS
 from crosspoint_ros.core.datatypes import Array
 from crosspoint_ros.data.placed import WORDS, Fate, place
+from crosspoint_ros.data.saying import Saying
 from crosspoint_ros.data.wording import Coordinates, unwritten, written
 
 LIMITS_PX = (3.0, 12.0)
@@ -42,14 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Place every point by depth, and hold it against its truth; 1 if none could be placed."""
+    """Place every point by depth, and hold it against its truth; 1 if none could be, or read."""
     if args.noise_cm or args.noise_deg or args.no_depth or args.no_poses:
         raise ValueError('questions are built from depth and the poses as recorded: leave out '
                          '--noise-cm, --noise-deg, --no-depth and --no-poses')
-    told = judge(chosen_set(args, Given()), Coordinates(args.coordinates))
+    say = Saying('bench data')
+    told = judge(chosen_set(args, Given(), say), Coordinates(args.coordinates))
     print(f'{args.folder.name}, {told.points} points whose place is known\n{table(told)}\n'
           f'{machine()}')
-    return int(not len(told.errors_px))
+    return say.exit_code or int(not len(told.errors_px))
 
 
 def judge(items: ItemSet, how: Coordinates) -> Told:

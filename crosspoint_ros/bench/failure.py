@@ -1,13 +1,12 @@
 """Wrong answers of a matcher drawn for people: the click, the truth, and what was found instead."""
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import numpy.typing as npt
 
-from crosspoint_ros.bench.items import Item
-from crosspoint_ros.bench.run import Outcome
-from crosspoint_ros.bench.score import RIGHT_PX
+from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.core.draw import (
     draw_clicked,
     draw_found,
@@ -17,24 +16,37 @@ from crosspoint_ros.core.draw import (
 )
 
 
-def is_failure(outcome: Outcome) -> bool:
-    """Tell whether a visible point was refused or missed, or another one answered."""
-    if outcome.visible:
-        return not (outcome.accepted and outcome.error_px <= RIGHT_PX)
-    return outcome.accepted
+@dataclass(frozen=True, eq=False)
+class Wrong:
+    """An answer that is wrong or missing. found: None if refused, why: then in words.
+
+    truth: None where the other view does not show the point. how: what is told of an answer.
+    """
+
+    clicked: View
+    pixel: Array
+    other: View
+    truth: npt.ArrayLike | None
+    found: npt.ArrayLike | None
+    how: str
+    why: str
+    error_px: float
+    sure: bool = False
+    covariance_px2: Array | None = None
 
 
-def draw_failure(folder: Path, item: Item, outcome: Outcome, number: int) -> None:
-    """Write it as a picture; the truth is drawn where the other view shows the point."""
-    query, truth = item.query, item.truth if outcome.visible else None
-    if outcome.accepted:
-        right = draw_found(query.other.image, np.array(outcome.found_px),
-                           f'confidence {outcome.confidence:.2f}', False, truth=truth)
+def draw_wrong(path: Path, wrong: Wrong, name: str, seen_from: str) -> None:
+    """Write it as a picture. name: of the point. seen_from: how far apart the views are."""
+    if wrong.found is None:
+        right = draw_refused(wrong.other.image, f'refused: {wrong.why}', wrong.truth)
     else:
-        right = draw_refused(query.other.image, f'refused: {outcome.message}', truth)
-    where = f'{outcome.error_px:.0f} px off' if outcome.visible else 'not visible there'
-    picture = side_by_side([draw_clicked(query.clicked.image, query.pixel, 'clicked'), right],
-                           [query.clicked.camera, query.other.camera],
-                           f'{where}; seen from {item.bin} deg apart')
-    folder.mkdir(parents=True, exist_ok=True)
-    write_png(folder / f'{number:04}_pair_{item.pair}.png', picture)
+        right = draw_found(wrong.other.image, wrong.found, wrong.how, wrong.sure,
+                           wrong.covariance_px2, truth=wrong.truth)
+    where = 'not visible there' if wrong.truth is None else f'{wrong.error_px:.0f} px off'
+    cross = '' if wrong.truth is None else ' (white cross: the truth)'
+    stamp = f' {wrong.other.stamp_ns} ns' if wrong.other.stamp_ns else ''
+    picture = side_by_side([draw_clicked(wrong.clicked.image, wrong.pixel, name), right],
+                           [wrong.clicked.camera, f'{wrong.other.camera}{stamp}'],
+                           f'{where}{cross}; seen from {seen_from} deg apart')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(path, picture)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +14,8 @@ import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Query, Transform, View
 
+INDEX, QUERIES = 'index.json', 'queries.npz'
+MAX_STRETCH = 1e-3  # of a rotation that was written with few digits
 BINS = ('0-15', '15-30', '30-45', '45+', 'unknown')
 
 
@@ -55,39 +56,27 @@ class ItemSet(Protocol):
 
     def __iter__(self) -> Iterator[Item]: ...
 
-    @property
-    def bins(self) -> list[str]:
-        """The names of the viewing-angle bins."""
-        ...
-
 
 class PairSet:
-    """A folder of `index.json`, `queries.npz` and `frames/`, as shared/data/apc_shelf has it.
-
-    The pose of the other view is the true one, moved by a turn of `noise_deg` about a random axis
-    and a shift of `noise_cm` in a random direction, drawn once per pair.
-    """
+    """A folder of `index.json`, `queries.npz` and `frames/`: pairs of images with queries."""
 
     def __init__(self, folder: Path, given: Given, mask: npt.NDArray[np.bool_] | None) -> None:
-        for name in ('index.json', 'queries.npz'):
+        """Raises FileNotFoundError or ValueError, naming the file and what it lacks."""
+        for name in (INDEX, QUERIES):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f'{folder} is no set of pairs: it has no {name}')
         self._folder, self._given, self._mask = folder, given, mask
-        self._index: dict[str, Any] = json.loads((folder / 'index.json').read_text())
+        self._index: dict[str, Any] = json.loads((folder / INDEX).read_text())
+        check_names(folder / INDEX, self._index, ('pairs', 'frames', 'bins', 'depth_scale'))
+        with np.load(folder / QUERIES) as queries:
+            self._queries = dict(queries)
+        check_names(folder / QUERIES, self._queries, ('p', 'gt', 'pair', 'status'))
+        if not len(self):
+            raise ValueError(f'{folder / QUERIES} holds 0 queries (at least 1)')
         self._views: dict[str, View] = {}
-
-    @cached_property
-    def _queries(self) -> dict[str, npt.NDArray[Any]]:
-        with np.load(self._folder / 'queries.npz') as queries:
-            return dict(queries)
 
     def __len__(self) -> int:
         return len(self._queries['p'])
-
-    @property
-    def bins(self) -> list[str]:
-        """The names of the viewing-angle bins."""
-        return list(self._index['bins'])
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the queries pair by pair."""
@@ -97,17 +86,13 @@ class PairSet:
                 yield Item(Query(clicked, other, self._queries['p'][row].astype(np.float64)),
                            self._queries['gt'][row].astype(np.float64),
                            Status(int(self._queries['status'][row])), number,
-                           self.bins[pair['bin']])
+                           self._index['bins'][pair['bin']])
 
     def _pair_views(self, number: int, pair: dict[str, Any]) -> tuple[View, View]:
-        clicked, other = self._view(pair['A']), self._view(pair['B'])
-        if not self._given.poses:
-            return clicked, other
-        rng = np.random.default_rng([self._given.seed, number])
-        other_from_clicked = noise(rng, self._given.noise_cm, self._given.noise_deg) \
-            @ Transform.from_matrix(_orthonormal(np.array(pair['T_BA'])))
-        return (replace(clicked, base_from_cam=Transform(np.eye(3), np.zeros(3))),
-                replace(other, base_from_cam=other_from_clicked.inverse))
+        other_from_clicked = Transform.nearest(pair['T_BA'], MAX_STRETCH)
+        views = (replace(self._view(pair['A']), base_from_cam=Transform(np.eye(3), np.zeros(3))),
+                 replace(self._view(pair['B']), base_from_cam=other_from_clicked.inverse))
+        return as_given(views, self._given, number)
 
     def _view(self, name: str) -> View:
         if name not in self._views:
@@ -145,11 +130,6 @@ def as_given(views: tuple[View, View], given: Given, pair: int) -> tuple[View, V
         other, base_from_cam=clicked.base_from_cam @ other_from_clicked.inverse)
 
 
-def named_bins() -> list[str]:
-    """The bins of `bin_of`."""
-    return list(BINS)
-
-
 def bin_of(clicked: View, other: View, point_base_m: Array | None) -> str:
     """How far apart two views look at a point; the last bin where that is not known."""
     if point_base_m is None or clicked.base_from_cam is None or other.base_from_cam is None:
@@ -168,12 +148,11 @@ def noise(rng: np.random.Generator, shift_cm: float, turn_deg: float) -> Transfo
     return Transform(turn, direction * shift_cm / 100)
 
 
-def _orthonormal(matrix: Array) -> Array:
-    """Remove the rounding of a written rotation."""
-    U, _, Vt = np.linalg.svd(matrix[:3, :3])
-    matrix = matrix.copy()
-    matrix[:3, :3] = U @ Vt
-    return matrix
+def check_names(path: Path, known: Any, needed: tuple[str, ...]) -> None:
+    """Raise ValueError unless what a file holds has these names."""
+    lacks = [name for name in needed if not isinstance(known, dict) or name not in known]
+    if lacks:
+        raise ValueError(f'{path} is of something else: it has no {", ".join(lacks)}')
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from crosspoint_ros.bench.items import Given, Item, Status, as_given, bin_of, named_bins
+from crosspoint_ros.bench.items import Given, Item, Status, as_given, bin_of
 from crosspoint_ros.bench.recording import Affordance, Moment, Recording
 from crosspoint_ros.core.datatypes import Query
 
@@ -20,11 +20,6 @@ class KnownSet:
 
     def __len__(self) -> int:
         return len(self._asked)
-
-    @property
-    def bins(self) -> list[str]:
-        """The names of the viewing-angle bins."""
-        return named_bins()
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the questions, pair of images by pair of images."""

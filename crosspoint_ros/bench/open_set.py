@@ -2,19 +2,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.bench.items import Given, ItemSet, PairSet, read_mask
+from crosspoint_ros.bench.items import INDEX, QUERIES, Given, ItemSet, PairSet, read_mask
 from crosspoint_ros.bench.known_set import KnownSet
 from crosspoint_ros.bench.machine import positive
 from crosspoint_ros.bench.recorded import RecordedSet
 from crosspoint_ros.bench.recording import Recording
 from crosspoint_ros.bench.scene_set import SceneSet
 from crosspoint_ros.data.recording import ANSWERS
+from crosspoint_ros.data.rgbd import Say
 from crosspoint_ros.data.rgbd_open import (
     add_reading_arguments,
     layout_of,
@@ -22,7 +22,7 @@ from crosspoint_ros.data.rgbd_open import (
     reading_of,
 )
 
-MASK, PAIRS, TRUTH = 'gripper_mask.png', 'index.json', 'truth.json'
+MASK, TRUTH = 'gripper_mask.png', 'truth.json'
 NUMBER = 500
 
 
@@ -49,21 +49,13 @@ def chosen_given(args: argparse.Namespace) -> Given:
     return Given(not args.no_poses, not args.no_depth, args.noise_cm, args.noise_deg, args.seed)
 
 
-def chosen_set(args: argparse.Namespace, given: Given, model: bool = False) -> ItemSet:
+def chosen_set(args: argparse.Namespace, given: Given, say: Say, model: bool = False) -> ItemSet:
     """Open the folder, whatever it is; model: also answers that nobody reviewed.
 
     Raises ValueError or OSError, naming what is wrong with it.
     """
-    try:
-        return _opened(args, given, model)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f'{args.folder}: its {PAIRS}, queries.npz or {TRUTH} is of something '
-                         f'else: {type(error).__name__} {error}') from error
-
-
-def _opened(args: argparse.Namespace, given: Given, model: bool) -> ItemSet:
     folder: Path = args.folder
-    if (folder / PAIRS).is_file() or (folder / 'queries.npz').is_file():
+    if (folder / INDEX).is_file() or (folder / QUERIES).is_file():
         return PairSet(folder, given, chosen_mask(args))
     if args.mask or args.no_mask:
         raise ValueError(f'{folder}: recordings have their own masks; leave out --mask and '
@@ -76,14 +68,9 @@ def _opened(args: argparse.Namespace, given: Given, model: bool) -> ItemSet:
                              '--depth-per-m and --base-frame')
         return KnownSet(Recording(folder), given)
     if layout_of(folder) is None:
-        raise ValueError(f'{folder} is no set of pairs: that is a folder with {PAIRS} and '
-                         f'queries.npz, {ANSWERS}, rgb.txt or color/, or a rosbag2')
+        raise ValueError(f'{folder} is no set of pairs: that is a folder with {INDEX} and '
+                         f'{QUERIES}, {ANSWERS}, rgb.txt or color/, or a rosbag2')
     return SceneSet(open_scene(folder, reading_of(args), say), given, args.number, say)
-
-
-def say(line: str) -> None:
-    """Tell what is left out."""
-    print(line, file=sys.stderr)
 
 
 def chosen_mask(args: argparse.Namespace) -> npt.NDArray[np.bool_] | None:

@@ -9,14 +9,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.bench.failure import draw_failure, is_failure
+from crosspoint_ros.bench.failure import Wrong, draw_wrong
 from crosspoint_ros.bench.interval import wilson
-from crosspoint_ros.bench.items import Given
+from crosspoint_ros.bench.items import Given, Item
 from crosspoint_ros.bench.machine import machine, positive
 from crosspoint_ros.bench.open_set import add_set_arguments, chosen_given, chosen_set
-from crosspoint_ros.bench.run import blame_failure, run_items
-from crosspoint_ros.bench.score import PCK_PX, Accuracy, Score, score
+from crosspoint_ros.bench.run import Outcome, blame_failure, run_items
+from crosspoint_ros.bench.score import PCK_PX, RIGHT_PX, Accuracy, Score, score
 from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.data.saying import Saying
 from crosspoint_ros.matchers import MATCHERS, load_matcher, load_refiner, refiner_of
 
 
@@ -47,18 +48,19 @@ def add_asking_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the benchmark and print its scores."""
+    """Run it and print its scores; 1 if something could not be used, or the matcher failed."""
     given = chosen_given(args)
-    limits = Limits()
+    limits, say = Limits(), Saying('bench pairs')
     matcher = load_matcher(args.matcher, **options(args.option))
-    items = chosen_set(args, given, args.decided == 'model')
+    items = chosen_set(args, given, say, args.decided == 'model')
     refined_by = refiner_of(args.matcher, args.refine)
     refiner = load_refiner(refined_by) if refined_by else None
     outcomes, wrong = [], 0
     for item, outcome in run_items(islice(items, args.limit), matcher, limits, refiner):
         outcomes.append(outcome)
         if args.failures and is_failure(outcome):
-            draw_failure(args.failures, item, outcome, wrong)
+            path = args.failures / f'{wrong:04}_pair_{item.pair}.png'
+            draw_wrong(path, wrong_of(item, outcome), 'clicked', item.bin)
             wrong += 1
     scored = score(outcomes, limits.sure_confidence)
     told = ' '.join([args.matcher, *args.option, *([f'+ {refined_by}'] if refiner else [])])
@@ -74,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
         args.markdown.write_text(markdown(title, scored))
     if args.failures:
         print(f'{wrong} of {len(outcomes)} answers are wrong, and are drawn in {args.failures}')
-    return blame_failure([(outcome.code, outcome.message) for outcome in outcomes])
+    return blame_failure([(o.code, o.message) for o in outcomes]) or say.exit_code
 
 
 def options(pairs: list[str]) -> dict[str, Any]:
@@ -91,6 +93,21 @@ def options(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
+def is_failure(outcome: Outcome) -> bool:
+    """Tell whether a visible point was refused or missed, or another one answered."""
+    if outcome.visible:
+        return not (outcome.accepted and outcome.error_px <= RIGHT_PX)
+    return outcome.accepted
+
+
+def wrong_of(item: Item, outcome: Outcome) -> Wrong:
+    """Return a failure as it is drawn."""
+    return Wrong(item.query.clicked, item.query.pixel, item.query.other,
+                 item.truth if outcome.visible else None,
+                 outcome.found_px if outcome.accepted else None,
+                 f'confidence {outcome.confidence:.2f}', outcome.message, outcome.error_px)
+
+
 def described(given: Given) -> str:
     """Say what the matcher was told."""
     if not given.poses:
@@ -102,11 +119,27 @@ def described(given: Given) -> str:
 def table(scored: Score) -> str:
     """Lay the scores out for people."""
     limits = ' '.join(f'{f"@{px:g} px":>8}' for px in PCK_PX)
-    rows = [_row(f'{name} deg', one) for name, one in sorted(scored.by_bin.items())
-            if one.points]
+    intervals = ' '.join(f'{f"{low:.0%}-{high:.0%}":>8}' for low, high in known_to(scored.overall))
     return '\n'.join([
-        f'visible points   number {limits}   median', *rows, _row('all', scored.overall),
-        intervals(scored.overall),
+        f'visible points   number {limits}   median',
+        *(_row(name, one) for name, one in rows(scored)), f'{"95 % interval":23} {intervals}',
+        *sums(scored)])
+
+
+def rows(scored: Score) -> list[tuple[str, Accuracy]]:
+    """The scores of each viewing angle, by name, and of all."""
+    return [*((f'{name} deg', one) for name, one in sorted(scored.by_bin.items()) if one.points),
+            ('all', scored.overall)]
+
+
+def known_to(one: Accuracy) -> list[tuple[float, float]]:
+    """How far the shares within each distance can be trusted: Wilson's 95 % intervals."""
+    return [wilson(round(share * one.points), one.points) for share in one.pck]
+
+
+def sums(scored: Score) -> list[str]:
+    """What is told besides distances."""
+    return [
         f'accepted: {scored.accepted_visible:.1%} of the visible points, '
         f'{scored.accepted_hidden:.1%} of the others; {scored.accepted_precision:.1%} are right',
         f'sure: {scored.sure_share:.1%} of the visible points; '
@@ -117,32 +150,20 @@ def table(scored: Score) -> str:
         f'squared Mahalanobis error of right answers, median {scored.mahalanobis2_median:.2f} '
         '(1.39 if covariances are true)',
         f'first click on a pair {scored.first_ms:.0f} ms, another {scored.again_ms:.1f} ms '
-        '(medians)'])
-
-
-def intervals(one: Accuracy) -> str:
-    """Say how far the shares of all visible points can be trusted (Wilson's 95 %)."""
-    known = [wilson(round(share * one.points), one.points) for share in one.pck]
-    return f'{"95 % interval":16} {"":6} ' + ' '.join(
-        f'{f"{low:.0%}-{high:.0%}":>8}' for low, high in known)
+        '(medians)']
 
 
 def markdown(name: str, scored: Score) -> str:
     """Lay the scores out as Markdown."""
     limits = ' | '.join(f'within {px:g} px' for px in PCK_PX)
-    rows = [(f'{bin} deg', one) for bin, one in sorted(scored.by_bin.items())
-            if one.points]
     lines = [f'# {name}', '', f'| visible points | number | {limits} | median |',
              '|---|--:|' + '--:|' * (len(PCK_PX) + 1)]
-    for label, one in [*rows, ('all', scored.overall)]:
-        cells = []
-        for share in one.pck:
-            low, high = wilson(round(share * one.points), one.points)
-            cells.append(f'{share:.1%} ({low:.1%} to {high:.1%})')
-        lines.append(f'| {label} | {one.points} | {" | ".join(cells)} | {one.median_px:.1f} px |')
-    sums = table(scored).splitlines()[len(rows) + 3:]
+    for label, one in rows(scored):
+        cells = ' | '.join(f'{share:.1%} ({low:.1%} to {high:.1%})' for share, (low, high) in zip(
+            one.pck, known_to(one), strict=True))
+        lines.append(f'| {label} | {one.points} | {cells} | {one.median_px:.1f} px |')
     return '\n'.join([*lines, '', "In brackets: Wilson's 95 % interval.", '',
-                      *(f'* {line}' for line in sums), f'* {machine()}', ''])
+                      *(f'* {line}' for line in [*sums(scored), machine()]), ''])
 
 
 def _row(name: str, one: Accuracy) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from crosspoint_ros.bench.items import Given, Item, Status, as_given, bin_of, named_bins
+from crosspoint_ros.bench.items import Given, Item, Status, as_given, bin_of
 from crosspoint_ros.core.datatypes import Array, Query, Transform, View
 from crosspoint_ros.data.answers import Recorded, Seen, read_answers
 from crosspoint_ros.data.recording import ACCEPTED, CORRECTED, UNREVIEWED
@@ -49,11 +49,6 @@ class RecordedSet:
 
     def __len__(self) -> int:
         return len(self._pairs)
-
-    @property
-    def bins(self) -> list[str]:
-        """The names of the viewing-angle bins."""
-        return named_bins()
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the questions, pair of images by pair of images."""

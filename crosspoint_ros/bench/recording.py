@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from crosspoint_ros.bench.items import check_names
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
 from crosspoint_ros.core.decode import depth_m_from_compressed, rgb_from_compressed
 from crosspoint_ros.data.bag import open_bag
@@ -53,11 +54,12 @@ class Recording:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read it all; raise FileNotFoundError, naming what is missing."""
+        """Read it all; raise FileNotFoundError or ValueError, naming what is missing."""
         truth = folder / 'truth.json'
         if not truth.is_file():
             raise FileNotFoundError(f'{folder} is no recorded scene: it has no truth.json')
         known = json.loads(truth.read_text())
+        check_names(truth, known, ('frames', 'points'))
         self.base_from_cam = {
             Moment(frame['camera'], frame['stamp_ns']):
                 Transform.from_matrix(frame['base_from_camera']) for frame in known['frames']}

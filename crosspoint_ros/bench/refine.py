@@ -19,6 +19,7 @@ from crosspoint_ros.bench.score import Score, score
 from crosspoint_ros.core.datatypes import Refiner
 from crosspoint_ros.core.fusion import Rule
 from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.data.saying import Saying
 from crosspoint_ros.matchers import load_refiner
 
 LEVELS = ((0.02, 0.1), (0.02, 0.25), (0.04, 0.1), (0.04, 0.25))
@@ -60,11 +61,11 @@ def level(text: str) -> tuple[float, float]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the benchmark and print its scores."""
-    limits, given = Limits(), chosen_given(args)
+    """Run it and print its scores; 1 if something of the set could not be used."""
+    limits, given, say = Limits(), chosen_given(args), Saying('bench refine')
     refiner = load_refiner(args.refiner, **options(args.option))
     rule, plain = Rule(**options(args.rule)), Errors(**options(args.simulate))
-    items = list(islice(chosen_set(args, given), args.limit))
+    items = list(islice(chosen_set(args, given, say), args.limit))
     contests = entered(items, refiner, rule, limits, plain, args.level or LEVELS, args.draws)
     scores = ask_together(contests, limits)
     print(f'{args.folder.name}, {len(items)} queries, {" ".join([args.refiner, *args.option])}, '
@@ -76,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
             'given': asdict(given), 'scores': [
                 {'place': contest.place, 'name': contest.name, 'draws': [asdict(s) for s in each]}
                 for contest, each in zip(contests, scores, strict=True)]}, indent=1))
-    return 0
+    return say.exit_code
 
 
 def entered(items: Sequence[Item], refiner: Refiner, rule: Rule, limits: Limits, plain: Errors,

@@ -10,18 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from crosspoint_ros.bench.failure import Wrong, draw_wrong
 from crosspoint_ros.bench.machine import machine
 from crosspoint_ros.bench.pairs import options
 from crosspoint_ros.bench.recording import Affordance, Moment, Recording
 from crosspoint_ros.bench.run import blame_failure
 from crosspoint_ros.core.datatypes import Code, Matcher, Rejected, View
-from crosspoint_ros.core.draw import (
-    draw_clicked,
-    draw_found,
-    draw_refused,
-    side_by_side,
-    write_png,
-)
 from crosspoint_ros.core.pipeline import Located, locate
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import MATCHERS, load_matcher
@@ -223,17 +217,12 @@ def _share(value: float) -> str:
 def _draw_failure(folder: Path, clicked: View, other: View, affordance: Affordance,
                   outcome: Outcome, located: Located | Rejected) -> None:
     seen = affordance.seen[Moment(outcome.camera, outcome.stamp_ns)]
-    truth = seen.pixel if seen.visible else None
-    if outcome.accepted and isinstance(located, Located) and located.answers[0].match:
-        match = located.answers[0].match
-        right = draw_found(other.image, match.pixel, f'confidence {match.confidence:.2f}, '
-                           f'{match.basis}', outcome.sure, match.covariance_px2, truth=truth)
-    else:
-        right = draw_refused(other.image, f'refused: {outcome.reason}', truth)
-    left = draw_clicked(clicked.image, affordance.pixel, affordance.name)
-    where = f'{outcome.error_px:.0f} px off' if outcome.visible else 'not visible there'
-    picture = side_by_side([left, right], [clicked.camera, f'{other.camera} {other.stamp_ns} ns'],
-                           f'{where}; seen from {outcome.angle_deg:.0f} deg apart')
-    folder.mkdir(parents=True, exist_ok=True)
+    match = located.answers[0].match if outcome.accepted and isinstance(located, Located) else None
+    wrong = Wrong(
+        clicked, affordance.pixel, other, seen.pixel if seen.visible else None,
+        None if match is None else match.pixel,
+        '' if match is None else f'confidence {match.confidence:.2f}, {match.basis}',
+        outcome.reason, outcome.error_px, outcome.sure,
+        None if match is None else match.covariance_px2)
     path = folder / f'{outcome.name}_{outcome.camera}_{outcome.stamp_ns}.png'.replace(' ', '_')
-    write_png(path, picture)
+    draw_wrong(path, wrong, affordance.name, f'{outcome.angle_deg:.0f}')

@@ -13,19 +13,17 @@ from crosspoint_ros.bench.items import (
     Status,
     as_given,
     bin_of,
-    named_bins,
 )
 from crosspoint_ros.core.datatypes import Array, Query, View
 from crosspoint_ros.data.asked import choose_points, facts_of
 from crosspoint_ros.data.building import seed_of
-from crosspoint_ros.data.pairing import Pair, pairs_of, quotas, witnesses_of
+from crosspoint_ros.data.pairing import OTHERS, Pair, pairs_of, quotas, spread, witnesses_of
 from crosspoint_ros.data.placed import Fate, points_base_m
-from crosspoint_ros.data.reader import Reader
+from crosspoint_ros.data.reader import examined
 from crosspoint_ros.data.rgbd import RgbdScene, Say, Unusable
-from crosspoint_ros.data.sound import examine_scene
 from crosspoint_ros.data.wording import Coordinates
 
-MOST_A_PAIR, LEAST_A_PAIR = 24, 4
+MOST_A_PAIR, LEAST_A_PAIR, A_FRAME = 24, 4, 12
 VISIBLE_SHARE = 2 / 3  # of the points of a pair, where it has enough of both
 STATUS = {Fate.VISIBLE: Status.VISIBLE, Fate.HIDDEN: Status.OCCLUDED,
           Fate.OUTSIDE: Status.OUT_OF_VIEW}
@@ -47,28 +45,22 @@ class SceneSet:
 
     def __init__(self, scene: RgbdScene, given: Given, number: int, say: Say) -> None:
         """Choose them. Raises `Unusable` for a scene that contradicts itself, or has none."""
-        examine_scene(scene, say)
-        self._reader = Reader(scene, Reader(scene, {}).own_bodies())
-        self._given, self.left_out = given, Counter[str]()
+        self._reader, self._given, left_out = examined(scene, say), given, Counter[str]()
         frames = list(self._reader.frames.values())
-        by_frame = pairs_of(frames, frames, self._reader.view, self.left_out)
+        by_frame = pairs_of(spread(frames, -(-number // A_FRAME)), spread(frames, OTHERS),
+                            self._reader.view, left_out)
         self._witnesses = {name: witnesses_of(own) for name, own in by_frame.items()}
         found = [pair for own in by_frame.values() for pair in own]
         numbers = quotas(found, number, MOST_A_PAIR, LEAST_A_PAIR)
         self._pairs = [pair for pair, wanted in zip(found, numbers, strict=True) if wanted]
         self._points = [point for index, wanted in enumerate(n for n in numbers if n)
-                        for point in self._chosen(index, wanted)]
+                        for point in self._chosen(index, wanted, left_out)]
         if not self._points:
             raise Unusable(f'{scene.name}: not one point of its {len(frames)} frames is certain '
-                           f'in another: {dict(self.left_out.most_common(3))}')
+                           f'in another: {dict(left_out.most_common(3))}')
 
     def __len__(self) -> int:
         return len(self._points)
-
-    @property
-    def bins(self) -> list[str]:
-        """The names of the viewing-angle bins."""
-        return named_bins()
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the questions, pair of frames by pair of frames."""
@@ -83,14 +75,14 @@ class SceneSet:
         read, frames = self._reader.view, self._reader.frames
         return read(frames[pair.clicked]), read(frames[pair.other])
 
-    def _chosen(self, index: int, wanted: int) -> Iterator[Point]:
+    def _chosen(self, index: int, wanted: int, left_out: Counter[str]) -> Iterator[Point]:
         pair = self._pairs[index]
         clicked, other = self._views(pair)
         rng = np.random.default_rng(seed_of(self._given.seed, pair.clicked, pair.other))
         witnesses = [self._reader.view(self._reader.frames[name])
                      for name in self._witnesses[pair.clicked] if name != pair.other]
         facts = facts_of(clicked, other, pair, choose_points(clicked, None, rng),
-                         witnesses, (), Coordinates.PIXEL, self.left_out)
+                         witnesses, (), Coordinates.PIXEL, left_out)
         seen = rng.permutation(facts.of(Fate.VISIBLE))
         unseen = rng.permutation(facts.of(Fate.HIDDEN, Fate.OUTSIDE))
         few = min(len(unseen), wanted - round(VISIBLE_SHARE * wanted))

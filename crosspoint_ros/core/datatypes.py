@@ -79,6 +79,21 @@ class Transform:
         m = np.asarray(matrix, dtype=np.float64)
         return cls(m[:3, :3], m[:3, 3])
 
+    @classmethod
+    def nearest(cls, matrix: npt.ArrayLike, max_stretch: float) -> Transform:
+        """Take a 4x4 matrix whose rotation has drifted, as rounding and trackers make it.
+
+        The nearest rotation, in Frobenius norm, is that of its singular vectors. Raises ValueError
+        where the matrix stretches by more than max_stretch (of 1), or mirrors.
+        """
+        m = np.asarray(matrix, dtype=np.float64)
+        U, scales, Vt = np.linalg.svd(m[:3, :3])
+        stretch = float(np.abs(scales - 1).max())
+        if not stretch <= max_stretch or np.linalg.det(m[:3, :3]) < 0:
+            raise ValueError(f'R is no rotation: it stretches by {stretch:.2g} (limit '
+                             f'{max_stretch:g}), det {np.linalg.det(m[:3, :3]):.3f}')
+        return cls(U @ Vt, m[:3, 3])
+
     @property
     def matrix(self) -> Array:
         """The 4x4 homogeneous matrix."""

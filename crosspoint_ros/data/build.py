@@ -3,10 +3,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
@@ -15,16 +14,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from crosspoint_ros.data.building import Share, build_frame, part_of, plan_frames, write_whole
-from crosspoint_ros.data.pairing import MAX_FRAMES, Pair, quotas, spread, witnesses_of
+from crosspoint_ros.data.building import Share, build_frame, part_of, plan_frames
+from crosspoint_ros.data.pairing import OTHERS, Pair, quotas, spread, witnesses_of
 from crosspoint_ros.data.reader import Looked, Recipe, Source, bodies_folder, look_at
 from crosspoint_ros.data.rgbd_open import BAGS, add_reading_arguments, reading_of, scene_paths
+from crosspoint_ros.data.saying import Saying
+from crosspoint_ros.data.whole import write_whole
 from crosspoint_ros.data.wording import Coordinates
 from crosspoint_ros.data.workers import Pool, in_processes, on_ray
 
 MOST_A_PAIR, LEAST_A_PAIR = 240, 12
 A_FRAME = 36  # questions: what is asked of many frames has more variety, of few it is sooner made
-OTHERS = 24  # frames that each is first compared with
 AT_ONCE = 16  # frames that are planned together
 MOST_LINES = 8  # that are told of what is wrong with one scene
 SPLITS = ('train', 'val')
@@ -56,13 +56,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError('--number and --processes are 1 or more, --val is 0 or more and below 1')
     recipe = Recipe(args.seed, Coordinates(args.coordinates), reading_of(args),
                     str(args.labels.absolute()) if args.labels else '')
-    said: list[str] = []
-
-    def say(line: str) -> None:
-        said.append(line)
-        print(f'crosspoint data build: {line}', file=sys.stderr)
-
-    begun_s = time.monotonic()
+    say, begun_s = Saying('data build'), time.monotonic()
     with on_ray(args.ray) if args.ray is not None else in_processes(args.processes) as pool:
         scenes = list(_usable(pool, list(named(scene_paths(args.scenes))), recipe, say))
         if not scenes:
@@ -71,16 +65,18 @@ def main(args: argparse.Namespace) -> int:
         shares, left_out = _planned(pool, args.out, scenes, recipe, args.number)
         made = pool(build_frame, [(args.out, share, recipe) for share in shares],
                     lambda item: item[1].source)
-        for _, reasons in made:
-            left_out += reasons
+    for built in made:
+        left_out.update(built.left_out)
+        for line in built.said:
+            say(line)
     written = merge(args.out, shares, args.val, args.seed)
     total = sum(written.values())
-    report = {'questions': written, 'left_out': dict(sorted(left_out.items())), 'said': said}
+    report = {'questions': written, 'left_out': dict(sorted(left_out.items())), 'said': say.lines}
     write_whole(args.out / 'report.json', json.dumps(report, indent=1).encode())
     print(told(args.out, written, left_out, time.monotonic() - begun_s, len(scenes)))
     if total < args.number:
         print(f'{args.number} were asked for: the scenes hold no more that are certain')
-    return int(bool(said) or total < args.number)
+    return say.exit_code or int(total < args.number)
 
 
 def named(paths: Iterable[Path]) -> Iterator[Source]:
@@ -130,16 +126,19 @@ def _planned(pool: Pool, out: Path, scenes: list[tuple[Source, Looked]], recipe:
              number: int) -> tuple[list[Share], Counter[str]]:
     """Choose the pairs of all scenes, and how much each is asked; no more frames than it takes."""
     frames = [(source, name) for source, looked in scenes for name in looked.names]
-    for clicked, others in ((spread(frames, -(-number // A_FRAME)), OTHERS), (frames, MAX_FRAMES)):
+    most = max(len(looked.names) for _, looked in scenes)
+    few = (spread(frames, -(-number // A_FRAME)), min(OTHERS, most))
+    for clicked, others in (few, (frames, most)):
         found: dict[tuple[Source, str], list[Pair]] = {}
         left_out: Counter[str] = Counter()
-        for owned, reasons in _pairs_of(pool, out, recipe, clicked, others):
+        among = {source: tuple(spread(list(looked.names), others)) for source, looked in scenes}
+        for owned, reasons in _pairs_of(pool, out, recipe, clicked, among):
             found |= owned
             left_out += reasons
         pairs = [(frame, pair) for frame in clicked for pair in found[frame]]
         numbers = quotas([pair for _, pair in pairs], number, MOST_A_PAIR, LEAST_A_PAIR)
-        if sum(numbers) >= number:
-            break
+        if sum(numbers) >= number or (len(clicked), others) == (len(frames), most):
+            break  # enough, or already all there are
     asked: dict[tuple[Source, str], list[tuple[Pair, int]]] = {}
     for (frame, pair), share in zip(pairs, numbers, strict=True):
         if share:
@@ -148,13 +147,14 @@ def _planned(pool: Pool, out: Path, scenes: list[tuple[Source, Looked]], recipe:
                   witnesses_of(found[frame])) for frame, own in asked.items()], left_out
 
 
-def _pairs_of(pool: Pool, out: Path, recipe: Recipe, frames: list[tuple[Source, str]],
-              others: int) -> Iterator[tuple[dict[tuple[Source, str], list[Pair]], Counter[str]]]:
+def _pairs_of(pool: Pool, out: Path, recipe: Recipe, frames: Sequence[tuple[Source, str]],
+              among: dict[Source, tuple[str, ...]]
+              ) -> Iterator[tuple[dict[tuple[Source, str], list[Pair]], Counter[str]]]:
     """Look for pairs of these frames, some of one scene at a time: they read the same others."""
     items = []
     for source, own in groupby(frames, key=itemgetter(0)):
         names = [name for _, name in own]
-        items += [(out, source, recipe, tuple(names[at:at + AT_ONCE]), others)
+        items += [(out, source, recipe, tuple(names[at:at + AT_ONCE]), among[source])
                   for at in range(0, len(names), AT_ONCE)]
     for item, (found, reasons) in zip(items, pool(plan_frames, items, itemgetter(1)), strict=True):
         yield {(item[1], name): pairs for name, pairs in found.items()}, reasons

@@ -1,10 +1,8 @@
 """One frame's share of a data set: its images, its marked images, its questions, all or nothing."""
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,20 +14,21 @@ import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.data.asked import Asked, ask, choose_points, facts_of
-from crosspoint_ros.data.pairing import Pair, pairs_of, spread
+from crosspoint_ros.data.pairing import Pair, pairs_of
 from crosspoint_ros.data.reader import Recipe, Source, reader_of
 from crosspoint_ros.data.regions import Labels, labels_of
+from crosspoint_ros.data.rgbd import Unusable
+from crosspoint_ros.data.whole import write_whole
 
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 88)
 
 
-def plan_frames(out: Path, source: Source, recipe: Recipe, names: tuple[str, ...], others: int
-                ) -> tuple[dict[str, list[Pair]], Counter[str]]:
-    """Return pairs whose clicked frames these are, with so many other frames or with all."""
+def plan_frames(out: Path, source: Source, recipe: Recipe, names: tuple[str, ...],
+                others: tuple[str, ...]) -> tuple[dict[str, list[Pair]], Counter[str]]:
+    """Return the pairs of these frames, clicked, with those others; all by name."""
     reader = reader_of(out, source, recipe)
     left_out: Counter[str] = Counter()
-    clicked = [reader.frames[name] for name in names]
-    among = spread(list(reader.frames.values()), others)
+    clicked, among = ([reader.frames[name] for name in each] for each in (names, others))
     return pairs_of(clicked, among, reader.view, left_out), left_out
 
 
@@ -47,12 +46,31 @@ class Share:
     witnesses: tuple[str, ...]
 
 
-def build_frame(out: Path, share: Share, recipe: Recipe) -> tuple[int, Counter[str]]:
-    """Write the questions of a frame to its part, unless it is there; return their number."""
+@dataclass(frozen=True)
+class Built:
+    """What became of a frame. said: what was wrong with it, in words."""
+
+    left_out: dict[str, int]
+    said: tuple[str, ...] = ()
+
+
+def build_frame(out: Path, share: Share, recipe: Recipe) -> Built:
+    """Write the questions of a frame to its part, unless it is there."""
     path = part_of(out, share.source.name, share.name)
     if path.is_file():
-        last = json.loads(path.read_bytes().splitlines()[-1])
-        return last['questions'], Counter(last['left_out'])
+        return Built(**json.loads(path.read_bytes().splitlines()[-1]))
+    try:
+        lines, left_out = _questions(out, share, recipe)
+        built = Built(dict(sorted(left_out.items())))
+    except Unusable as problem:
+        lines, built = [], Built({'frame: cannot be used': 1}, (str(problem),))
+    write_whole(path, '\n'.join(json.dumps(line) for line in [*lines, asdict(built)]).encode())
+    return built
+
+
+def _questions(out: Path, share: Share, recipe: Recipe
+               ) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Make the questions of a frame, their images on the disk. Raises `Unusable`."""
     reader, left_out, lines = reader_of(out, share.source, recipe), Counter[str](), []
     rng = np.random.default_rng(seed_of(recipe.seed, share.source.name, share.name))
     clicked = reader.view(reader.frames[share.name])
@@ -69,9 +87,7 @@ def build_frame(out: Path, share: Share, recipe: Recipe) -> tuple[int, Counter[s
                          left_out)
         for made in ask(facts, number, rng, asked):
             lines.append(folder.item(made, clicked, other, pair, recipe))
-    end = {'questions': len(lines), 'left_out': dict(sorted(left_out.items()))}
-    write_whole(path, '\n'.join(json.dumps(line) for line in [*lines, end]).encode())
-    return len(lines), left_out
+    return lines, left_out
 
 
 def _names(recipe: Recipe, labels: Labels | None, pixels: Array) -> tuple[str, ...]:
@@ -155,21 +171,6 @@ def part_of(out: Path, scene: str, name: str) -> Path:
 def file_name(name: str) -> str:
     """A frame's name as one part of a path."""
     return name.replace('/', '-').replace('.png', '').replace('.jpg', '')
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is whole or absent, whoever is killed. Raises OSError, naming it."""
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(error.errno, f'{error.strerror}: {path} is not written; free some space, and '
-                      'the same command goes on' if error.errno == errno.ENOSPC else
-                      f'{error.strerror}: {path} is not written') from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _rounded(pixel: Array) -> list[float]:

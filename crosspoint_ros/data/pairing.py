@@ -10,13 +10,14 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.data.placed import Fate, Here, Indices, here_of, place
-from crosspoint_ros.data.rgbd import Frame, Unusable
+from crosspoint_ros.data.rgbd import Frame
 
 MAX_FRAMES = 96  # of one scene, spread over it
 MOVED_M, TURNED_DEG = 0.08, 6.0
 MAX_ANGLE_DEG = 100.0
 MIN_OVERLAP, MAX_SEEN_THROUGH = 0.08, 0.3
 GRID_PX = 48
+OTHERS = 24  # frames, spread over a scene, that each is compared with where these are enough
 WITNESSES = 4
 ANGLES_DEG, DISTANCES_M, OVERLAPS = (15.0, 35.0, 60.0), (0.3, 0.8), (0.3, 0.6)
 
@@ -65,12 +66,9 @@ def pairs_of(clicked: list[Frame], frames: list[Frame], read: Callable[[Frame], 
     found: dict[str, list[Pair]] = {frame.name: [] for frame in clicked}
     grids: list[tuple[Frame, View, Array, Here]] = []
     for frame in clicked:
-        try:
-            view = read(frame)
-            grid = grid_of(view)
-            grids.append((frame, view, grid, here_of(view, grid)))
-        except Unusable:
-            left_out['frame: cannot be read'] += 1
+        view = read(frame)
+        grid = grid_of(view)
+        grids.append((frame, view, grid, here_of(view, grid)))
     for other in frames:
         for frame, view, grid, here in grids:
             angle, distance = between(frame, other)
@@ -79,10 +77,7 @@ def pairs_of(clicked: list[Frame], frames: list[Frame], read: Callable[[Frame], 
             if angle > MAX_ANGLE_DEG:
                 left_out['pair: more than 100 degrees apart'] += 1
                 continue
-            try:
-                fates = place(view, read(other), grid, here).fate
-            except Unusable:
-                continue
+            fates = place(view, read(other), grid, here).fate
             _judge(frame, other, fates, angle, distance, found[frame.name], left_out)
     return found
 

@@ -1,6 +1,7 @@
 """Reads the views of one scene, keeps the last ones, and hides the robot's own body in them."""
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import View
 from crosspoint_ros.core.own_body import BodyFinder, Undecidable
 from crosspoint_ros.data.pairing import different
-from crosspoint_ros.data.rgbd import Frame, Reading, RgbdScene, Unusable, rgb_of_file
+from crosspoint_ros.data.rgbd import Frame, Reading, RgbdScene, Say, Unusable, rgb_of_file
 from crosspoint_ros.data.rgbd_open import open_scene
 from crosspoint_ros.data.sound import examine_scene
 from crosspoint_ros.data.wording import Coordinates
@@ -51,23 +52,47 @@ class Looked:
 
 
 def look_at(source: Source, recipe: Recipe) -> Looked:
-    """Open a scene, hold its depth against its poses, and find the robot's own body in it."""
+    """Open a scene, and examine it; see `examined`."""
     said: list[str] = []
     try:
-        scene = open_scene(Path(source.path), recipe.reading, said.append)
-        examine_scene(scene, said.append)
+        reader = examined(open_scene(Path(source.path), recipe.reading, said.append), said.append)
     except Unusable as problem:
         return Looked(tuple(said), str(problem), (), {})
-    reader = Reader(scene, {})
-    return Looked(tuple(said), '', tuple(reader.frames), reader.own_bodies())
+    return Looked(tuple(said), '', tuple(reader.frames), reader.bodies)
+
+
+def examined(scene: RgbdScene, say: Say) -> Reader:
+    """Hold a scene's depth against its poses, read every frame, and find the robot's own body.
+
+    What cannot be read is said, and left out. Raises `Unusable`.
+    """
+    examine_scene(scene, say)
+    plain = Reader(scene, {})
+    finders: dict[str, BodyFinder] = {}
+    for frame in list(plain.frames.values()):
+        try:
+            view = plain.view(frame)
+        except Unusable as problem:
+            say(str(problem))
+            del plain.frames[frame.name]
+            continue
+        with contextlib.suppress(Undecidable):
+            finders.setdefault(frame.camera, BodyFinder()).add(view.image, view.depth_m)
+    bodies: Bodies = {}
+    for camera, finder in finders.items():
+        with contextlib.suppress(Undecidable):
+            bodies[camera] = finder.found().mask
+    return Reader(scene, bodies, plain.frames)
 
 
 class Reader:
     """The frames of a scene that differ; the own body is masked where the scene has no mask."""
 
-    def __init__(self, scene: RgbdScene, bodies: Bodies) -> None:
-        self._scene, self._bodies = scene, bodies
-        self.frames = {frame.name: frame for frame in different(list(scene.frames))}
+    def __init__(self, scene: RgbdScene, bodies: Bodies,
+                 frames: dict[str, Frame] | None = None) -> None:
+        """frames: by name, where it is known which are used."""
+        self._scene, self.bodies = scene, bodies
+        self.frames = frames or {frame.name: frame for frame in different(list(scene.frames))}
         self._kept: OrderedDict[str, View | Unusable] = OrderedDict()
 
     def view(self, frame: Frame) -> View:
@@ -87,28 +112,10 @@ class Reader:
             view = self._scene.view(frame)
         except Unusable as problem:
             return problem
-        body = self._bodies.get(frame.camera)
+        body = self.bodies.get(frame.camera)
         if view.mask is None and body is not None and body.shape == view.image.shape[:2]:
             return replace(view, mask=body)
         return view
-
-    def own_bodies(self) -> Bodies:
-        """The part of each moving camera's image that never changes; none where that is open."""
-        finders: dict[str, BodyFinder] = {}
-        for frame in self.frames.values():
-            finder = finders.setdefault(frame.camera, BodyFinder())
-            try:
-                view = self.view(frame)
-                finder.add(view.image, view.depth_m)
-            except (Unusable, Undecidable):
-                continue
-        bodies: Bodies = {}
-        for camera, finder in finders.items():
-            try:
-                bodies[camera] = finder.found().mask
-            except Undecidable:
-                continue
-        return bodies
 
 
 @lru_cache(maxsize=2)

@@ -75,18 +75,12 @@ class ScanNetScene:
 
 
 def _pose(path: Path) -> Transform:
-    """Read a pose. Trackers multiply rotations until they are none any more: the nearest is taken.
-
-    Raises `Unusable` for a matrix that is too far from every rotation, or mirrors.
-    """
+    """Read a pose; trackers multiply rotations until they are none any more. Raises `Unusable`."""
     matrix = numbers_of_file(path, (4, 4))
-    U, scales, Vt = np.linalg.svd(matrix[:3, :3])
-    rotation = U @ Vt
-    off = float(np.abs(scales - 1).max())
-    if off > MAX_NORM_ERROR or np.linalg.det(rotation) < 0:
-        raise Unusable(f'{path}: R is no rotation: it stretches by {off:.2g} (limit '
-                       f'{MAX_NORM_ERROR:g}), det {np.linalg.det(matrix[:3, :3]):.3f}')
-    return Transform(rotation, matrix[:3, 3])
+    try:
+        return Transform.nearest(matrix, MAX_NORM_ERROR)
+    except ValueError as error:
+        raise Unusable(f'{path}: {error}') from error
 
 
 def _lenses(folder: Path) -> tuple[Array, Array]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.data.building import write_whole
 from crosspoint_ros.data.check import items_of
 from crosspoint_ros.data.training import (
     AUTHORS_BATCH,
     DEEPSPEED,
+    MAX_PIXELS,
     METHODS,
     Cluster,
     Training,
@@ -19,17 +19,23 @@ from crosspoint_ros.data.training import (
     merge_yaml,
     train_yaml,
 )
+from crosspoint_ros.data.whole import write_whole
+from crosspoint_ros.data.wording import Coordinates
 
 PORT = 29514
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set that was built: its folder, and the number of questions of each split."""
+    """A data set that was built: its folder, and the number of questions of each split.
+
+    coordinates: how points are written in it.
+    """
 
     folder: Path
     train: int
     val: int
+    coordinates: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,20 +70,31 @@ def main(args: argparse.Namespace) -> int:
 def data_set(folder: Path) -> DataSet:
     """Count the questions. Raises ValueError, FileNotFoundError for what cannot be trained on."""
     numbers = {'train': 0, 'val': 0}
+    known: set[str] = set()
+    coordinates = ''
     for item in items_of(folder):
         if not item.fields:
             raise ValueError(f'{folder}: crosspoint_{item.split}.json, item {item.number} is no '
                              'question: crosspoint data check tells more')
+        for name in item.fields['images']:
+            if name not in known and not (folder / name).is_file():
+                raise FileNotFoundError(f'{folder}: {name} is not there, an image of '
+                                        f'crosspoint_{item.split}.json, item {item.number}')
+            known.add(name)
         numbers[item.split] = numbers.get(item.split, 0) + 1
+        coordinates = item.fields.get('coordinates', coordinates)
     if not numbers['train']:
         raise ValueError(f'{folder}: there are 0 questions to train on (at least 1)')
-    return DataSet(folder.absolute(), numbers['train'], numbers['val'])
+    return DataSet(folder.absolute(), numbers['train'], numbers['val'], coordinates)
 
 
 def chosen(args: argparse.Namespace, data: DataSet) -> Training:
     """Settle what was left open. Raises ValueError for what does not fit together."""
     if args.gpus < 1 or args.nodes < 1:
         raise ValueError(f'--gpus {args.gpus} and --nodes {args.nodes} must be 1 or more')
+    if args.method == 'full' and args.nodes > 1 and args.zero == 0:
+        raise ValueError(f'--method full on {args.nodes} machines with --zero 0: every GPU would '
+                         'hold the whole model and its optimizer; choose 2 or 3')
     if args.nodes > 1 and not args.master:
         raise ValueError(f'--nodes {args.nodes} needs --master HOST[:PORT], where the other '
                          'machines reach the first one')
@@ -128,6 +145,9 @@ def told(out: Path, data: DataSet, training: Training) -> str:
     if training.batch != AUTHORS_BATCH:
         lines.append(f'the authors took {AUTHORS_BATCH} questions a step, which '
                      f'{training.cluster.total} GPUs cannot share evenly')
+    if data.coordinates == Coordinates.PIXEL.value:
+        lines.append(f'its points are in pixels, and the trainer shrinks images of more than '
+                     f'{MAX_PIXELS} pixels: build it with --coordinates thousand instead')
     where = f'{out}/train.sh'
     if training.cluster.nodes > 1:
         lines.append(f'start it on each of the {training.cluster.nodes} machines, with the data, '

@@ -122,6 +122,8 @@ def merge_yaml(out: Path, training: Training) -> str:
         'model_name_or_path': training.model, 'adapter_name_or_path': str(out / 'adapter'),
         'template': 'qwen2_vl', 'finetuning_type': 'lora', 'trust_remote_code': False,
         'export_dir': str(out / 'merged'), 'export_size': 5, 'export_device': 'cpu',
+        'infer_dtype': 'bfloat16',  # the trainer's own choice hangs on the GPU that merges
+
         'export_legacy_format': False})])
 
 

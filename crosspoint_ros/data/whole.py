@@ -1,0 +1,21 @@
+"""Writes a file so that it is whole or absent, whoever is killed and however full the disk is."""
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write it beside its place, and move it there. Raises OSError, naming the file."""
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        cure = '; free some space, and the same command goes on' \
+            if error.errno == errno.ENOSPC else ''
+        raise OSError(error.errno, f'{error.strerror}: {path} is not written{cure}') from error
+    finally:
+        part.unlink(missing_ok=True)
