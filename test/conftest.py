@@ -41,3 +41,25 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f'no recordings at {folder}: CROSSPOINT_SHARED may name the folder above')
     return folder
+
+
+@pytest.fixture(scope='session')
+def made(tmp_path_factory):
+    """The kitchen as a CrossPoint-Bench: its folder, its items, and right replies to them."""
+    import kitchen_bench
+    return kitchen_bench.build(tmp_path_factory.mktemp('bench') / 'CrossPoint-Bench')
+
+
+@pytest.fixture
+def bench(made, tmp_path):
+    """A folder like the made one, for items and images of a test's own."""
+    import kitchen_bench
+
+    def begin(items, images: bool = True) -> Path:
+        folder = tmp_path / 'bench'
+        folder.mkdir()
+        if images:
+            (folder / 'image').symlink_to(made[0] / 'image')
+        kitchen_bench.write(folder / 'CrossPoint-Bench.jsonl', items)
+        return folder
+    return begin

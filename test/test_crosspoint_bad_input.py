@@ -27,23 +27,6 @@ HERE = Path(__file__).resolve().parent
 POINTING = 'Correspondence-Pointing'
 
 
-@pytest.fixture(scope='module')
-def made(tmp_path_factory):
-    return kitchen_bench.build(tmp_path_factory.mktemp('bench') / 'CrossPoint-Bench')
-
-
-@pytest.fixture
-def bench(made, tmp_path):
-    """A folder with the made one's images and items of a test's own."""
-    def begin(items) -> Path:
-        folder = tmp_path / 'bench'
-        folder.mkdir()
-        (folder / 'image').symlink_to(made[0] / 'image')
-        kitchen_bench.write(folder / 'CrossPoint-Bench.jsonl', items)
-        return folder
-    return begin
-
-
 @pytest.fixture
 def score(tmp_path, capsys):
     """Score the bytes of a file without a benchmark; return exit code, report, stderr."""

@@ -15,7 +15,6 @@ import pytest
 
 pytest.importorskip('PIL')
 pytest.importorskip('rosbags')
-import kitchen_bench
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.crosspoint.items import read
@@ -23,24 +22,6 @@ from crosspoint_ros.bench.crosspoint.run import Kept, Progress
 
 HERE = Path(__file__).resolve().parent
 POINTING = 'Correspondence-Pointing'
-
-
-@pytest.fixture(scope='module')
-def made(tmp_path_factory):
-    return kitchen_bench.build(tmp_path_factory.mktemp('bench') / 'CrossPoint-Bench')
-
-
-@pytest.fixture
-def bench(made, tmp_path):
-    """A folder like the made one, for items and images of a test's own."""
-    def begin(items, images: bool = True) -> Path:
-        folder = tmp_path / 'bench'
-        folder.mkdir()
-        if images:
-            (folder / 'image').symlink_to(made[0] / 'image')
-        kitchen_bench.write(folder / 'CrossPoint-Bench.jsonl', items)
-        return folder
-    return begin
 
 
 @pytest.fixture

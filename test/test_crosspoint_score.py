@@ -26,11 +26,6 @@ from crosspoint_ros.bench.crosspoint.score import Tally
 OFFICIAL = os.environ.get('CROSSPOINT_OFFICIAL', '')
 
 
-@pytest.fixture(scope='module')
-def made(tmp_path_factory):
-    return kitchen_bench.build(tmp_path_factory.mktemp('bench') / 'CrossPoint-Bench')
-
-
 @pytest.fixture
 def run(made, tmp_path, capsys):
     """Score replies by the command; return exit code, report and what was told on stderr."""

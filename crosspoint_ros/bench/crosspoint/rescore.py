@@ -11,7 +11,7 @@ from crosspoint_ros.bench.crosspoint.items import Trouble, read
 from crosspoint_ros.bench.crosspoint.marking import Marking, mark
 from crosspoint_ros.bench.crosspoint.report import as_json, markdown, report, table
 from crosspoint_ros.bench.machine import positive
-from crosspoint_ros.data.building import write_whole
+from crosspoint_ros.data.whole import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

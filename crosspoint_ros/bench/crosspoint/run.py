@@ -4,6 +4,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,6 @@ SHOW_EVERY_S = 0.5
 # How every line begins that is written here.
 BEGUN = b'{"'
 MOST_FAILED_AT_FIRST, MOST_SILENT = 5, 20
-ENDED_BY_CTRL_C = 130
 
 
 class Kept:
@@ -210,20 +210,22 @@ def _in_turn(bench: Bench, items: Sequence[Item], answerer: Answerer, at_once: i
                 item, begun_s = begun.pop(future)
                 yield item, future, time.monotonic() - begun_s
     except KeyboardInterrupt:
-        print(f'\nending when the {len(begun)} under way are done; Ctrl-C again: at once',
-              file=sys.stderr)
+        before = signal.signal(signal.SIGINT, _leave)  # ahead of the words that promise it
+        try:
+            print(f'\nending when the {len(begun)} under way are done; Ctrl-C again: at once',
+                  file=sys.stderr)
+            pool.shutdown(cancel_futures=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
         raise
     finally:
-        _end(pool)
-
-
-def _end(pool: ThreadPoolExecutor) -> None:
-    """Wait for what is under way, which may take as long as a reply; at a second Ctrl-C do not."""
-    try:
         pool.shutdown(cancel_futures=True)
-    except KeyboardInterrupt:  # only so do its threads not hold the process; a kill harms nothing
-        sys.stdout.flush()
-        os._exit(ENDED_BY_CTRL_C)
+
+
+def _leave(number: int, frame: object) -> None:
+    """End without waiting for the replies under way, as a kill would: that harms nothing."""
+    sys.stdout.flush()
+    os._exit(128 + number)
 
 
 class Progress:
