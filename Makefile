@@ -92,22 +92,23 @@ ruff: $(TEST_VENV)/.wheels-$(KIND)
 mypy: $(TEST_VENV)/.wheels-$(KIND)
 	$(TEST_VENV)/bin/mypy
 
-# DATA is the folder that holds apc_shelf. Every record speaks of relative paths alone.
+# DATA is the folder that holds apc_shelf. Every record speaks of relative paths alone. A command that
+# fails is recorded, and shown, as failing.
 RECORD = PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" crosspoint bench record $(CURDIR)/docs/results
+WITHIN_20 = --figure 'all +\d+ +\S+ +\S+ +([\d.]+)%' --unit ' % within 20 px'
 results: $(TEST_VENV)/.package-$(KIND)
 	test -d '$(DATA)/apc_shelf' || { echo 'make results DATA=FOLDER, which holds apc_shelf'; exit 2; }
-	cd '$(DATA)' && $(RECORD)/10.json --title 'Shelf, images alone' --wanted '84 % within 20 px, median 7 px' -- bench pairs apc_shelf --no-poses --no-depth
-	cd '$(DATA)' && $(RECORD)/11.json --title 'Shelf, poses off by 1 cm and 1 degree' --wanted '91 % within 20 px' -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1 --no-depth
-	cd '$(DATA)' && $(RECORD)/12.json --title 'Shelf, such poses and depth' --wanted '96 % within 20 px' -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1
-	$(RECORD)/20.json --title 'Kitchen' --wanted '90 % within 10 px, 10 mm' -- bench scene
-	$(RECORD)/30.json --title 'What is built of the kitchen, against its truth' --wanted '99 % within 3 px, visibility right for 99 %' -- bench data crosspoint_ros/scenes/kitchen
-	cd '$(DATA)' && $(RECORD)/31.json --title 'What is built of the shelf, against its truth' --wanted '95 % within 12 px' -- bench data apc_shelf
-	rm -rf build/results && mkdir -p build/results
-	$(RECORD)/40.json --title 'Questions from a recording, one process' --wanted '200 a second' -- data build crosspoint_ros/scenes/kitchen --out build/results/one --number 20000
-	$(RECORD)/41.json --title 'Questions from a recording, four processes' --wanted '1.8 times one process, on two cores' -- data build crosspoint_ros/scenes/kitchen --out build/results/four --number 20000 --processes 4
-	diff -r build/results/one build/results/four
-	$(TEST_VENV)/bin/python test/many_replies.py build/results/replies.jsonl
-	$(RECORD)/50.json --title 'Ten thousand replies scored' --wanted '10 s' -- bench score build/results/replies.jsonl
+	-cd '$(DATA)' && $(RECORD)/10.json --title 'Shelf, images alone' $(WITHIN_20) --least 84 -- bench pairs apc_shelf --no-poses --no-depth
+	-cd '$(DATA)' && $(RECORD)/11.json --title 'Shelf, poses off by 1 cm and 1 degree' $(WITHIN_20) --least 91 -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1 --no-depth
+	-cd '$(DATA)' && $(RECORD)/12.json --title 'Shelf, such poses and depth' $(WITHIN_20) --least 96 -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1
+	-$(RECORD)/20.json --title 'Kitchen' --figure 'refused: a miss\) +([\d.]+) %' --unit ' % within 10 px, wrist' --least 90 -- bench scene
+	-$(RECORD)/30.json --title 'What is built of the kitchen, against its truth' --figure 'within 3 px .*, ([\d.]+)%' --unit ' % within 3 px' --least 99 -- bench data crosspoint_ros/scenes/kitchen
+	-$(RECORD)/31.json --title 'What is built of the kitchen, visible or not' --figure 'said rightly: .*, ([\d.]+)%' --unit ' % right' --least 99 -- bench data crosspoint_ros/scenes/kitchen
+	-cd '$(DATA)' && $(RECORD)/32.json --title 'What is built of the shelf, against its truth' --figure 'within 12 px .*, ([\d.]+)%' --unit ' % within 12 px' --least 95 -- bench data apc_shelf
+	-$(RECORD)/40.json --title 'Questions built in one process' --figure 'one process: (\d+)' --unit ' a second' --least 200 -- bench build crosspoint_ros/scenes/kitchen --rounds 1 --processes 2
+	-$(RECORD)/41.json --title 'Four processes against one, on two cores' --figure '([\d.]+) times as many' --unit ' times' --least 1.8 -- bench build crosspoint_ros/scenes/kitchen --rounds 5 --processes 4
+	mkdir -p build/results && $(TEST_VENV)/bin/python test/many_replies.py build/results/replies.jsonl
+	-$(RECORD)/50.json --title 'Seconds to score ten thousand replies' --figure wall_s --unit ' s' --most 10 -- bench score build/results/replies.jsonl
 	$(TEST_VENV)/bin/crosspoint bench results docs/results --out docs/results.md
 
 size: $(VENV)/.package-$(KIND)

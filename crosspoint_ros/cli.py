@@ -32,6 +32,8 @@ COMMANDS = {
                     "CrossPoint-Bench, by the authors' rules or corrected ones"),
     'bench export': ('crosspoint_ros.bench.export', 'write a set of pairs as CrossPoint-Bench has '
                      'it'),
+    'bench build': ('crosspoint_ros.bench.builds', 'time how questions are built, in one process '
+                    'and in several'),
     'bench data': ('crosspoint_ros.bench.builder', 'hold what `data build` says of points against '
                    'their known places'),
     'bench record': ('crosspoint_ros.bench.record', 'run a command, and keep what it printed for '

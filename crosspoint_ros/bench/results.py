@@ -3,19 +3,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from crosspoint_ros.bench.record import Record
-from crosspoint_ros.data.building import write_whole
+from crosspoint_ros.data.whole import write_whole
 
 PUBLISHED = 'published.json'
 
 
 @dataclass(frozen=True)
 class Published:
-    """A figure that others published: on what, of whom, by whom, and where it stands.
+    """A figure that others published: on what, of whom, by whom, and where it was read.
 
     measured: the title of the record that measures the same, or why there is none.
     """
@@ -40,25 +42,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the page; 1 if a record cannot be read."""
+    """Write the page; 1 if a record cannot be read, which the page says too."""
     records, broken = read(args.folder)
     for problem in broken:
         print(f'crosspoint bench results: {problem}', file=sys.stderr)
     if not records:
         raise ValueError(f'{args.folder} holds no records')
-    write_whole(args.out, page(records, published(args.folder / PUBLISHED)).encode())
+    write_whole(args.out, page(records, published(args.folder / PUBLISHED), broken).encode())
     print(f'{len(records)} records in {args.out}')
     return int(bool(broken))
 
 
 def read(folder: Path) -> tuple[list[Record], list[str]]:
     """Return the records in the order of their files' names, and what is wrong with others."""
-    records, broken = [], []
+    records: list[Record] = []
+    broken = []
     for path in sorted(folder.glob('*.json')):
         if path.name == PUBLISHED:
             continue
         try:
-            records.append(Record(**json.loads(path.read_text())))
+            record = Record(**json.loads(path.read_text()))
+            if record.title in [known.title for known in records]:
+                raise ValueError(f'another has its title: {record.title}')
+            records.append(record)
         except (ValueError, TypeError) as error:
             broken.append(f'{path.name} is no record: {error}')
     return records, broken
@@ -74,28 +80,44 @@ def published(path: Path) -> list[Published]:
         raise ValueError(f'{path.name}: {error}') from error
 
 
-def page(records: list[Record], others: list[Published]) -> str:
+def page(records: list[Record], others: list[Published], broken: list[str]) -> str:
     """Lay all of it out as Markdown."""
     lines = ['# Results', '',
              'Written by `crosspoint bench results` from the records of `crosspoint bench record`; '
              '`make results` runs them again.', '',
-             '| measured | must reach | run | date |', '|---|---|---|---|']
-    lines += [f'| [{_cell(r.title)}](#{_anchor(r.title)}) | {_cell(r.wanted) or "-"} | '
-              f'{"as below" if r.exit_code == 0 else f"ended with {r.exit_code}"} | {r.date} |'
-              for r in records]
+             *(f'**Not shown: {_cell(problem)}.**\n' for problem in broken),
+             '| | must reach | measured | | date | machine |', '|---|---|---|---|---|---|']
+    lines += [_summed(record) for record in records]
+    titles = {record.title for record in records}
     if others:
         lines += ['', '## Published by others', '',
-                  'Not measured by us; beside it, what we measured of the same.', '',
-                  '| benchmark | of | published | by | measured here |', '|---|---|---|---|---|']
-        titles = {r.title for r in records}
-        lines += [f'| {_cell(p.benchmark)} | {_cell(p.subject)} | {_cell(p.value)} | '
-                  f'{_cell(p.by)}, {_cell(p.source)} | {_beside(p, titles)} |' for p in others]
+                  'Read where it says, not measured by us; beside it what we measured of the same.']
+    for benchmark, own in groupby(others, key=lambda each: each.benchmark):
+        lines += ['', f'### {benchmark}', '', '| of | published | by | measured here |',
+                  '|---|---|---|---|']
+        lines += [f'| {_cell(p.subject)} | {_cell(p.value)} | {_cell(p.by)}: {_cell(p.source)} | '
+                  f'{_beside(p, titles)} |' for p in own]
     for record in records:
-        lines += ['', f'## {record.title}', '', f'`{record.command}`', '',
-                  f'{record.date}, {record.machine}. {record.wall_s:g} s, {record.cpu_s:g} s of '
-                  f'CPU time, {record.peak_mb:g} MB at the most, exit code {record.exit_code}.',
-                  '', '```', record.output.rstrip(), '```']
+        lines += ['', *_told(record)]
     return '\n'.join(lines) + '\n'
+
+
+def _summed(record: Record) -> str:
+    figure = 'below' if record.figure is None else f'{record.figure:g}'
+    state = f'failed: {record.exit_code}' if record.exit_code else \
+        {'missed': '**missed**'}.get(record.reached, record.reached)
+    return (f'| [{_cell(record.title)}](#{_anchor(record.title)}) | {_cell(record.wanted) or "-"} '
+            f'| {figure} | {state} | {record.date[:10]} | {record.machine.partition(",")[0]} |')
+
+
+def _told(record: Record) -> list[str]:
+    said = record.output.rstrip() + (f'\n{record.errors.rstrip()}' if record.errors else '')
+    fence = '`' * max(3, 1 + max(map(len, re.findall('`+', said)), default=0))
+    return [f'## {record.title}', '', f'`{record.command}`', '',
+            f'{record.date}, crosspoint {record.version}, {record.machine}; load before '
+            f'{record.load:g}. {record.wall_s:g} s, exit code {record.exit_code}. The process '
+            f'itself: {record.cpu_s:g} s of CPU time, {record.peak_mb:g} MB at the most.', '',
+            fence, said, fence]
 
 
 def _beside(figure: Published, titles: set[str]) -> str:
