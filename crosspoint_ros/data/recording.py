@@ -10,7 +10,6 @@ import json
 import os
 import threading
 import time
-import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Intrinsics, Transform, View
 from crosspoint_ros.core.pipeline import Answer, Located
+from crosspoint_ros.data.whole import write_whole
 
 ANSWERS = 'answers.jsonl'
 UNREVIEWED, ACCEPTED, CORRECTED, MOVED, UNDONE = (
@@ -188,12 +188,7 @@ class Recorder:
                 return f'{kind}/{path.name}'
             number += 1
             path = self._folder / kind / name.replace('.png', f'_{number}.png')
-        part = path.with_name(f'.{uuid.uuid4().hex}.part')
-        try:
-            part.write_bytes(data)
-            os.replace(part, path)  # a picture is whole or absent
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, data)
         return f'{kind}/{path.name}'
 
 
