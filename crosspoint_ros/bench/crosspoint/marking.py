@@ -15,7 +15,7 @@ from crosspoint_ros.bench.crosspoint.masks import official_mask
 from crosspoint_ros.bench.crosspoint.replies import Replies, Reply
 from crosspoint_ros.bench.crosspoint.score import Marked, Score, score
 
-DECODED_AHEAD, LETTER_CHARACTERS = 16, 8
+DECODED_AHEAD, LETTER_CHARACTERS = 32, 8
 FILE_FIELDS = ('idx', 'type', 'level')
 
 
@@ -127,15 +127,16 @@ def mark(path: Path, bench: Bench | None, coordinates: str,
 
 def ahead(replies: Iterable[Reply | Trouble]) -> Iterator[Reply | Trouble]:
     """Yield what is given, with the masks of the next ones being decoded in other threads."""
-    waiting: deque[tuple[Reply | Trouble, Future[Any]]] = deque()
+    waiting: deque[tuple[Reply | Trouble, Future[Any] | None]] = deque()
     with ThreadPoolExecutor() as pool:
         for reply in replies:
             mask = '' if isinstance(reply, Trouble) else reply.whole.get('answer')
-            long = mask if isinstance(mask, str) and len(mask) > LETTER_CHARACTERS else ''
-            waiting.append((reply, pool.submit(official_mask, long)))
+            long = isinstance(mask, str) and len(mask) > LETTER_CHARACTERS
+            waiting.append((reply, pool.submit(official_mask, mask) if long else None))
             if len(waiting) > DECODED_AHEAD:
                 first, decoded = waiting.popleft()
-                decoded.result()
+                if decoded:
+                    decoded.result()
                 yield first
         yield from (reply for reply, _ in waiting)
 

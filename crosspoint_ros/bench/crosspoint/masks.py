@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 DATA_URL = 'data:'
 WHITE = 128
 REMEMBERED_MASKS, REMEMBERED_SIZES = 40, 8192
+BYTES = ('L', 'P', 'RGB', 'RGBA')  # modes whose pixels Pillow gives as NumPy would
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,8 @@ class Mask:
 
     def stored(self, x: int, y: int) -> npt.NDArray[Any]:
         """Return the numbers of a pixel on the mask as they are stored: () or (channels,)."""
+        if self.mode in BYTES:
+            return np.asarray(self.image.getpixel((x, y)))
         return np.asarray(np.array(self.image.crop((x, y, x + 1, y + 1)))[0, 0])
 
     @property
@@ -49,6 +52,8 @@ class Mask:
 
     def is_white(self, x: int, y: int) -> bool:
         """Tell whether one pixel on the mask is white."""
+        if self.mode == 'L':
+            return bool(self.stored(x, y) > WHITE)
         return bool(Mask(self.image.crop((x, y, x + 1, y + 1))).white[0, 0])
 
 
