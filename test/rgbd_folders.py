@@ -1,15 +1,22 @@
 """Folders of colour, depth and poses in other people's layouts, made of the recorded kitchen."""
 from __future__ import annotations
 
+import struct
+from contextlib import closing
 from pathlib import Path
 
 import cv2
 import numpy as np
+from rosbags.rosbag2 import Writer
+from rosbags.typesys import Stores, get_typestore
 
 from crosspoint_ros.core.datatypes import Transform, View
+from crosspoint_ros.data.bag import open_bag
 from crosspoint_ros.data.rgbd import Reading
 from crosspoint_ros.data.rgbd_open import open_scene
 from crosspoint_ros.scenes import KITCHEN
+
+CDR_HEADER = 4
 
 
 def kitchen_views(number: int = 8) -> list[View]:
@@ -52,6 +59,22 @@ def quaternion(pose: Transform) -> np.ndarray:
     angle = float(np.linalg.norm(turn))
     axis = turn / max(angle, 1e-12)
     return np.array([*(axis * np.sin(angle / 2)), np.cos(angle / 2)])
+
+
+def write_bag_with_later_depth(path: Path, lag_ns: int) -> Path:
+    """Write the kitchen's bag again, with every depth image stamped later than its colours."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    with closing(open_bag(KITCHEN)) as bag, Writer(path, version=9) as writer:
+        out = {c.id: writer.add_connection(c.topic, c.msgtype, typestore=store)
+               for c in bag.connections}
+        for connection, recorded_ns, raw in bag.messages():
+            data = bytearray(raw)
+            if 'depth' in connection.topic:
+                seconds, ns = struct.unpack_from('<iI', data, CDR_HEADER)  # of its header's stamp
+                stamp_ns = seconds * 10**9 + ns + lag_ns
+                struct.pack_into('<iI', data, CDR_HEADER, *divmod(stamp_ns, 10**9))
+            writer.write(out[connection.id], recorded_ns, bytes(data))
+    return path
 
 
 def write_tum(folder: Path, views: list[View], length: float = 1.0) -> Path:

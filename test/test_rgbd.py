@@ -2,15 +2,26 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
-from rgbd_folders import KITCHEN, kitchen_views, write_scannet, write_tum
+from rgbd_folders import (
+    KITCHEN,
+    kitchen_views,
+    quaternion,
+    write_bag_with_later_depth,
+    write_scannet,
+    write_tum,
+)
 
 from crosspoint_ros.bench.recording import Moment, Recording
+from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.data.placed import Fate, place
 from crosspoint_ros.data.rgbd import Reading, Unusable
 from crosspoint_ros.data.rgbd_open import open_scene, scene_paths
+from crosspoint_ros.data.rgbd_tum import TumScene
 from crosspoint_ros.data.sound import examine_scene
 
 
@@ -76,6 +87,65 @@ def test_a_quaternion_rounded_by_a_hundredth_is_normalised(tmp_path):
     views = kitchen_views()
     scene = open_scene(write_tum(tmp_path / 'scene', views, 1.01), Reading(), print)
     np.testing.assert_allclose(scene.frames[2].base_from_cam.R, views[2].base_from_cam.R, atol=1e-6)
+
+
+def moving_tum(folder, shift_s, lag_s, turn_deg_s=0.0):
+    """Write a TUM folder: poses `shift_s` before and after each image of a camera that turns."""
+    views = kitchen_views()
+    write_tum(folder, views)
+    lines = []
+    for number, view in enumerate(views):
+        at_s = 1000 + number / 10
+        for offset_s in (-shift_s, shift_s):
+            turn = cv2.Rodrigues(np.radians([0, turn_deg_s * offset_s, 0]))[0]
+            pose = view.base_from_cam @ Transform(turn, [0.3 * offset_s, 0, 0])
+            values = [*pose.t_m, *quaternion(pose)]
+            lines.append(' '.join([f'{at_s + offset_s:.4f}', *map(str, values)]))
+    (folder / 'groundtruth.txt').write_text('\n'.join(lines))
+    depths = (folder / 'depth.txt').read_text().splitlines()[1:]
+    (folder / 'depth.txt').write_text('\n'.join(
+        f'{float(line.split()[0]) + lag_s:.6f} {line.split()[1]}' for line in depths))
+    return folder, views
+
+
+def test_a_pose_is_that_of_the_image_s_own_moment(tmp_path):
+    folder, views = moving_tum(tmp_path / 'scene', 0.015, 0.0)
+    scene = open_scene(folder, Reading(), print)
+    assert len(scene.frames) == len(views)
+    for frame, view in zip(scene.frames, views, strict=True):
+        np.testing.assert_allclose(frame.base_from_cam.matrix, view.base_from_cam.matrix, atol=1e-6)
+
+
+@pytest.mark.parametrize(('turn_deg_s', 'lag_s', 'kept'), [
+    (5.0, 0.01, 8), (60.0, 0.0, 8), (60.0, 0.01, 0)])
+def test_an_image_whose_depth_is_of_another_moment_is_left_out(tmp_path, turn_deg_s, lag_s, kept):
+    said: list[str] = []
+    folder, _ = moving_tum(tmp_path / 'scene', 0.015, lag_s, turn_deg_s)
+    scene = TumScene(folder, Reading(), said.append)
+    assert len(scene.frames) == kept
+    if not kept:
+        assert said == [f'{folder / "rgb.txt"}: rgb/1000.000000.png: between the image and its '
+                        f'depth the camera moved by {said[0].split("by ")[1].split(" ")[0]} px '
+                        '(limit 2); so did it in 7 more images: left out']
+
+
+def test_a_gap_in_the_poses_is_not_bridged(tmp_path):
+    folder, _ = moving_tum(tmp_path / 'scene', 0.015, 0.0)
+    poses = (folder / 'groundtruth.txt').read_text().splitlines()
+    (folder / 'groundtruth.txt').write_text('\n'.join(poses[:3] + poses[5:-1]))
+    said: list[str] = []
+    scene = open_scene(folder, Reading(), said.append)
+    assert len(scene.frames) == 5
+    assert any('0.130 s apart (limit 0.1)' in line for line in said)
+    assert any('outside of the poses' in line for line in said)
+
+
+def test_a_bag_whose_depth_is_late_keeps_the_cameras_that_stand_still(tmp_path):
+    said: list[str] = []
+    bag = write_bag_with_later_depth(tmp_path / 'bag', 19_000_000)
+    scene = open_scene(bag, Reading(), said.append)
+    assert Counter(frame.camera for frame in scene.frames) == {'front': 6, 'side': 6}
+    assert any('between the image and its depth the camera moved by' in line for line in said)
 
 
 def test_one_image_is_no_scene(tmp_path):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -105,6 +106,12 @@ class Transform:
     def inverse(self) -> Transform:
         """`b_from_a`."""
         return Transform(self.R.T, -self.R.T @ self.t_m)
+
+    def towards(self, later: Transform, ratio: float) -> Transform:
+        """Return the motion in between: translation linear, rotation about one axis (slerp)."""
+        turn = cv2.Rodrigues(self.R.T @ later.R)[0]
+        return Transform(self.R @ cv2.Rodrigues(turn * ratio)[0],
+                         self.t_m + ratio * (later.t_m - self.t_m))
 
     def __matmul__(self, other: Transform) -> Transform:
         """`a_from_b @ b_from_c == a_from_c`: neighbours cancel like fractions."""

@@ -16,10 +16,15 @@ from crosspoint_ros.core.decode import DepthM, Rgb, depth_m_from_pixels
 
 Say = Callable[[str], object]
 MAX_NORM_ERROR = 0.05  # of a quaternion: more is no rounding, it is something else
+MAX_LAG_PX, LAG_AT_M = 2.0, 1.0
 
 
 class Unusable(ValueError):  # noqa: N818  (told to the user in one sentence)
     """This file or this item cannot be used, and why."""
+
+
+class Moved(Unusable):
+    """The camera moved between an image and its depth: they disagree."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +105,26 @@ def numbers_of_file(path: Path, shape: tuple[int, int]) -> npt.NDArray[Any]:
     if not np.isfinite(values).all():
         raise Unusable(f'{path}: its pose is not known (it has numbers that are not finite)')
     return values.reshape(shape)
+
+
+def check_still(at_image: Transform, at_depth: Transform, focal_px: float, item: str) -> None:
+    """Raise `Moved` if what lies at `LAG_AT_M` moves by more than `MAX_LAG_PX` in between.
+
+    Both are base_from_cam.
+    """
+    moved = at_image.inverse @ at_depth
+    turn_rad = float(np.linalg.norm(cv2.Rodrigues(moved.R)[0]))
+    lag_px = focal_px * (turn_rad + float(np.linalg.norm(moved.t_m)) / LAG_AT_M)
+    if lag_px > MAX_LAG_PX:
+        raise Moved(f'{item}: between the image and its depth the camera moved by {lag_px:.1f} px '
+                    f'(limit {MAX_LAG_PX:g})')
+
+
+def say_moved(moved: list[Moved], where: str, say: Say) -> None:
+    """Tell of all images that moved in one line: a hand-held camera has many."""
+    if moved:
+        others = f'; so did it in {len(moved) - 1} more images' if moved[1:] else ''
+        say(f'{where}: {moved[0]}{others}: left out')
 
 
 def transform_of(translation: npt.ArrayLike, xyzw: npt.ArrayLike, item: str) -> Transform:

@@ -21,7 +21,7 @@ from crosspoint_ros.data.bag import (
     rgb_of,
     stamp_ns,
 )
-from crosspoint_ros.data.rgbd import Frame, Reading, Say, Unusable
+from crosspoint_ros.data.rgbd import Frame, Moved, Reading, Say, Unusable, check_still, say_moved
 from crosspoint_ros.data.tf_track import TfTrack
 
 INFO, TF = 'sensor_msgs/msg/CameraInfo', ('/tf', '/tf_static')
@@ -90,6 +90,12 @@ class BagScene:
                 places.setdefault(connection.topic, []).append(place)
                 frame_ids[connection.topic, place.stamp_ns] = message.header.frame_id.lstrip('/')
         tracks.sort()
+        self._join(places, infos, frame_ids, tracks, say)
+
+    def _join(self, places: dict[str, list[Place]], infos: dict[str, Any],
+              frame_ids: dict[tuple[str, int], str], tracks: TfTrack, say: Say) -> None:
+        """Make frames of images, their depth and their pose; what lacks one is said."""
+        moved: list[Moved] = []
         for camera, (image, depth, info) in self._cameras.items():
             if info not in infos:
                 say(f'{self._folder}: camera {camera} is left out: nothing is on {info}')
@@ -99,18 +105,23 @@ class BagScene:
                 try:
                     self._add(camera, place, _near(depths, place), infos[info], tracks,
                               frame_ids[place.topic, place.stamp_ns])
+                except Moved as problem:
+                    moved.append(problem)
                 except Unusable as problem:
-                    say(f'{self._folder}: {camera}_{place.stamp_ns}: {problem}')
+                    say(f'{self._folder}: {problem}')
+        say_moved(moved, str(self._folder), say)
 
     def _add(self, camera: str, image: Place, depth: Place, info: Any, tracks: TfTrack,
              frame_id: str) -> None:
         base = self._reading.base_frame or tracks.root(frame_id)
-        pose = tracks.find(base, frame_id, image.stamp_ns)
         name = f'{camera}_{image.stamp_ns}'
         try:
-            self._parts[name] = Parts(image, depth, lens_of(info))
+            lens = lens_of(info)
+            pose, at_depth = (tracks.find(base, frame_id, at.stamp_ns) for at in (image, depth))
         except ValueError as error:
-            raise Unusable(str(error)) from error
+            raise Unusable(f'{name}: {error}') from error
+        check_still(pose, at_depth, lens.fx_px, name)
+        self._parts[name] = Parts(image, depth, lens)
         self.frames.append(Frame(name, camera, image.stamp_ns,
                                  pose.inverse if self._reading.inverted else pose))
 
@@ -160,9 +171,10 @@ def _cameras(types: dict[str, str], say: Say) -> dict[str, tuple[str, str, str]]
 
 
 def _near(depths: list[Place], image: Place) -> Place:
-    at = bisect_left([d.stamp_ns for d in depths], image.stamp_ns)
+    at = bisect_left(depths, image.stamp_ns, key=lambda d: d.stamp_ns)
     near = min(depths[max(at - 1, 0):at + 1], default=None,
                key=lambda d: abs(d.stamp_ns - image.stamp_ns))
     if near is None or abs(near.stamp_ns - image.stamp_ns) > MAX_LAG_NS:
-        raise Unusable(f'it has no depth within {MAX_LAG_NS / 1e6:.0f} ms')
+        raise Unusable(f'{image.topic} {image.stamp_ns}: it has no depth within '
+                       f'{MAX_LAG_NS / 1e6:.0f} ms')
     return near

@@ -4,7 +4,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Any
 
-import cv2
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Transform
@@ -85,6 +84,4 @@ class TfTrack:
             return None
         (start_ns, parent, a), (end_ns, _, b) = track[after - 1], track[after]
         ratio = (at_ns - start_ns) / (end_ns - start_ns)
-        turn = cv2.Rodrigues(a.R.T @ b.R)[0]
-        return parent, Transform(a.R @ cv2.Rodrigues(turn * ratio)[0],
-                                 a.t_m + ratio * (b.t_m - a.t_m))
+        return parent, a.towards(b, ratio)

@@ -6,7 +6,6 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 from geometry_msgs.msg import TransformStamped
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -54,14 +53,7 @@ class Track:
         if parent != later_parent:
             return parent, before
         start_ns, end_ns = self.stamps_ns[after - 1:after + 1]
-        return parent, interpolated(before, later, (at_ns - start_ns) / (end_ns - start_ns))
-
-
-def interpolated(before: Transform, after: Transform, ratio: float) -> Transform:
-    """Return the motion in between: translation linear, rotation about one axis (slerp)."""
-    turn = cv2.Rodrigues(before.R.T @ after.R)[0]
-    R = before.R @ cv2.Rodrigues(turn * ratio)[0]
-    return Transform(R, before.t_m + ratio * (after.t_m - before.t_m))
+        return parent, before.towards(later, (at_ns - start_ns) / (end_ns - start_ns))
 
 
 class TfTree:
