@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from crosspoint_ros.bench.recording import Affordance, Moment, Recording
+from crosspoint_ros.bench.recording import Affordance, Recording
 from crosspoint_ros.bench.scene import Outcome
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.demo_report import header, is_wrong, judge, picture, row, stamp_ns, summary
@@ -24,6 +24,7 @@ PAGE_PORT = 8088  # that of `crosspoint web`
 START_S = 60.0  # a cold start reads OpenCV, NumPy and the model from a slow disk
 FIRST_IMAGES_S = 20.0
 TRIES = 12
+TICK_NS = 10_000_000  # of /clock: clock_hz in demo.yaml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +63,7 @@ def _end(number: int, frame: object) -> NoReturn:
 
 def run(args: argparse.Namespace) -> int:
     """Start the nodes, click, tell; wait for the user's clicks unless `--once`."""
-    recording = Recording(KITCHEN)
+    recording = Recording(KITCHEN, TICK_NS)
     affordances = recording.affordances[:args.count]
     with nodes(args.output) as (client, check):
         wait_for_images(client, affordances[0], check)
@@ -191,8 +192,9 @@ def click(client: Client, recording: Recording, affordance: Affordance,
         x, y = affordance.pixel
         result = client.click(affordance.clicked.camera, x, y, stamp)
         ms = 1000 * (time.monotonic() - begun_s)
-        clicked = Moment(result.clicked.camera, stamp_ns(result.clicked))
-        if not is_early(result) and recording.shows(clicked, affordance.point_base_m):
+        if not is_early(result) and recording.shows(
+                recording.played(result.clicked.camera, stamp_ns(result.clicked)),
+                affordance.point_base_m):
             return result, ms
         client.spin(0.0 if stamp else 0.4)
     raise TimeoutError(f'{affordance.name}: no answer in {TRIES} tries, the last: '

@@ -45,7 +45,7 @@ def judge(recording: Recording, result: Any, affordance: Affordance, ms: float) 
         error_3d_mm = 1000 * math.dist((at.x, at.y, at.z), affordance.point_base_m)
     outcomes = []
     for answer in result.correspondences:
-        moment = Moment(answer.found.camera, stamp_ns(answer))
+        moment = recording.played(answer.found.camera, stamp_ns(answer))
         seen, accepted = affordance.seen[moment], answer.verdict != answer.REFUSED
         visible = seen.visible or (
             accepted and recording.borders(moment, affordance.point_base_m))
@@ -134,7 +134,7 @@ def _median(values: list[float], unit: str) -> str:
 
 def picture(recording: Recording, result: Any, affordance: Affordance, file: Path) -> None:
     """Write the views of a click side by side, taken from the recording at the stamps answered."""
-    clicked = Moment(result.clicked.camera, stamp_ns(result.clicked))
+    clicked = recording.played(result.clicked.camera, stamp_ns(result.clicked))
     images = [draw_clicked(recording.view(clicked).image, (result.clicked.x, result.clicked.y),
                            f'clicked: {affordance.name}')]
     titles = [_title(recording, clicked)]

@@ -16,12 +16,13 @@ from urllib.request import urlopen
 import cv2
 import numpy as np
 import pytest
+import yaml
 from crosspoint_ros.msg import Correspondence, GraspTarget, ImagePoint, QueryResult, Status
 
 from crosspoint_ros.bench.recording import Recording
 from crosspoint_ros.bench.scene import Outcome
 from crosspoint_ros.core.datatypes import Code
-from crosspoint_ros.demo import is_free, page
+from crosspoint_ros.demo import TICK_NS, is_free, page
 from crosspoint_ros.demo_report import header, is_wrong, judge, picture, row, summary, verdict
 from crosspoint_ros.scenes import KITCHEN
 
@@ -51,6 +52,17 @@ def refused(code=Code.NOT_VISIBLE, **changes):
 def test_a_verdict_says_whether_answer_or_refusal_was_right(what, expected, wrong):
     assert verdict(what) == expected
     assert is_wrong(what) == wrong
+
+
+def test_images_of_later_rounds_are_those_of_the_recording():
+    hz = yaml.safe_load((ROOT / 'config/demo.yaml').read_text())['play_bag'][
+        'ros__parameters']['clock_hz']
+    assert 1e9 / hz == TICK_NS
+    recording = Recording(KITCHEN, TICK_NS)
+    assert recording.played('front', START_NS + 3 * 5_840_000_000 + 10**9) == (
+        'front', START_NS + 10**9)
+    with pytest.raises(KeyError):
+        recording.played('front', START_NS + 5_900_000_000)
 
 
 @pytest.mark.parametrize('code', [c for c in Code if c not in (Code.OK, Code.PARTIAL)])

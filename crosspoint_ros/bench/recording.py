@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from crosspoint_ros.bench.items import check_names
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
 from crosspoint_ros.core.decode import depth_m_from_compressed, rgb_from_compressed
-from crosspoint_ros.data.bag import open_bag
+from crosspoint_ros.data.bag import open_bag, round_ns
 
 IMAGE, DEPTH, INFO = 'image', 'depth', 'info'
 BEFORE_M = 0.02  # nearer than the point by more than this: something is before it
@@ -53,8 +52,11 @@ class Recording:
     `/<camera>/…/camera_info`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Read it all; raise FileNotFoundError or ValueError, naming what is missing."""
+    def __init__(self, folder: Path, tick_ns: int = 1) -> None:
+        """Read it all; raise FileNotFoundError or ValueError, naming what is missing.
+
+        tick_ns: of /clock, where `play_bag` plays it round after round and time goes on.
+        """
         truth = folder / 'truth.json'
         if not truth.is_file():
             raise FileNotFoundError(f'{folder} is no recorded scene: it has no truth.json')
@@ -64,12 +66,24 @@ class Recording:
             Moment(frame['camera'], frame['stamp_ns']):
                 Transform.from_matrix(frame['base_from_camera']) for frame in known['frames']}
         self.affordances = tuple(_affordance(point) for point in known['points'])
-        self._messages = _messages(folder, {moment.camera for moment in self.base_from_cam})
+        with closing(open_bag(folder)) as bag:
+            self._messages = _messages(bag, {moment.camera for moment in self.base_from_cam})
+            self._round_ns = round_ns(bag.duration, tick_ns)
 
     @property
     def moments(self) -> list[Moment]:
         """All images, in the order of their stamps."""
         return sorted(self.base_from_cam, key=lambda moment: (moment.stamp_ns, moment.camera))
+
+    def played(self, camera: str, stamp_ns: int) -> Moment:
+        """Return the image that was played with that stamp, in the first round or a later one.
+
+        Raises KeyError if there is none.
+        """
+        rounds = (stamp_ns - self.moments[0].stamp_ns) // self._round_ns
+        moment = Moment(camera, stamp_ns - rounds * self._round_ns)
+        self.base_from_cam[moment]
+        return moment
 
     def view(self, moment: Moment) -> View:
         """Decode one image with its depth, lens and pose; raise KeyError if there is none."""
@@ -134,21 +148,16 @@ def _affordance(point: dict[str, Any]) -> Affordance:
         point_base_m=np.array(point['point_base_m'], float))
 
 
-def _messages(folder: Path, cameras: set[str]) -> dict[tuple[str, Moment], Any]:
+def _messages(bag: Any, cameras: set[str]) -> dict[tuple[str, Moment], Any]:
     """All images, depths and camera infos of the bag, still compressed, by camera and stamp."""
     endings = {'/compressed': IMAGE, '/compressedDepth': DEPTH, '/camera_info': INFO}
     found = {}
-    for topic, message in _read(folder):
-        camera = topic.split('/')[1]
-        kind = next((k for ending, k in endings.items() if topic.endswith(ending)), None)
+    for connection, _, raw in bag.messages():
+        camera = connection.topic.split('/')[1]
+        kind = next((k for end, k in endings.items() if connection.topic.endswith(end)), None)
         if kind and camera in cameras:
+            message = bag.deserialize(raw, connection.msgtype)
             stamp = message.header.stamp
             moment = Moment(camera, stamp.sec * 10**9 + stamp.nanosec)
             found[kind, moment] = message
     return found
-
-
-def _read(folder: Path) -> Iterator[tuple[str, Any]]:
-    with closing(open_bag(folder)) as bag:
-        for connection, _, raw in bag.messages():
-            yield connection.topic, bag.deserialize(raw, connection.msgtype)

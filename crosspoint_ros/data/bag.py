@@ -47,6 +47,11 @@ def open_bag(path: Path) -> Any:
     return bag
 
 
+def round_ns(duration_ns: int, tick_ns: int) -> int:
+    """How long a round of a bag takes that is played in a loop: /clock ticks past its end."""
+    return (duration_ns // tick_ns + 1) * tick_ns
+
+
 @dataclass(frozen=True)
 class Topics:
     """Where a camera's images are; depth is '' without any."""

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write it beside its place, and move it there. Raises OSError, naming the file."""
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    # Threads of one process may write the same file.
+    part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
