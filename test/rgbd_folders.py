@@ -12,6 +12,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from crosspoint_ros.core.datatypes import Transform, View
 from crosspoint_ros.data.bag import open_bag
+from crosspoint_ros.data.pairing import different, spread
 from crosspoint_ros.data.rgbd import Reading
 from crosspoint_ros.data.rgbd_open import open_scene
 from crosspoint_ros.scenes import KITCHEN
@@ -20,13 +21,10 @@ CDR_HEADER = 4
 
 
 def kitchen_views(number: int = 8) -> list[View]:
-    """Views of the kitchen from places that differ: one of each still camera, then the wrist's."""
+    """Views of the kitchen from places that differ, by its moving camera: one lens for all."""
     scene = open_scene(KITCHEN, Reading(), print)
-    cameras = {f.camera: f for f in scene.frames}
-    wrist = [f for f in scene.frames if f.camera == 'wrist']
-    still = [frame for camera, frame in cameras.items() if camera != 'wrist']
-    step = max(1, len(wrist) // (number - len(still)))
-    return [scene.view(f) for f in [*still, *wrist[::step]][:number]]
+    frames = different([frame for frame in scene.frames if frame.camera == 'wrist'])
+    return [scene.view(frame) for frame in spread(frames, number)]
 
 
 def _files(view: View, colour: Path, depth: Path, per_m: float) -> None:

@@ -251,7 +251,7 @@ def test_scenes_are_split_whole_and_a_bad_one_is_told_while_the_rest_goes_on(tmp
         write_scannet(tmp_path / 'scenes' / name, views)
     write_scannet(tmp_path / 'scenes' / 'turned', views, inverted=True)
     assert main(['data', 'build', str(tmp_path / 'scenes'), '--out', str(tmp_path / 'out'),
-                 '--number', '60', '--val', '0.5']) == 1
+                 '--number', '200', '--val', '0.5']) == 1
     assert 'turned: its poses are inverted' in capsys.readouterr().err
     train, val = ({i['scene'] for i in items(tmp_path / 'out', s)} for s in ('train', 'val'))
     assert {len(train), len(val)} == {1}

@@ -14,6 +14,7 @@ from crosspoint_ros.bench.machine import machine
 from crosspoint_ros.bench.open_set import add_set_arguments, chosen_set
 from crosspoint_ros.bench.scene_set import STATUS
 from crosspoint_ros.core.datatypes import Array
+from crosspoint_ros.data.photometric import compare, look_of
 from crosspoint_ros.data.placed import WORDS, Fate, place
 from crosspoint_ros.data.saying import Saying
 from crosspoint_ros.data.wording import Coordinates, unwritten, written
@@ -64,7 +65,11 @@ def judge(items: ItemSet, how: Coordinates) -> Told:
         pair = list(group)
         number += len(pair)
         query = pair[0].query
-        placed = place(query.clicked, query.other, np.array([i.query.pixel for i in pair]))
+        pixels = np.array([item.query.pixel for item in pair])
+        placed = place(query.clicked, query.other, pixels)
+        if problem := compare(look_of(query.clicked), query.other, pixels, placed):
+            left_out[problem] += len(pair)
+            continue
         for item, fate, pixel in zip(pair, placed.fate, placed.pixel, strict=True):
             if Fate(int(fate)) not in STATUS:
                 left_out[WORDS[Fate(int(fate))]] += 1

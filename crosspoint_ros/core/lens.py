@@ -66,7 +66,10 @@ class Intrinsics:
         pixels = np.full((len(flat), 2), np.nan)
         shown = flat[:, 2] > 0
         shown[shown] = np.hypot(*flat[shown, :2].T) <= self._reach * flat[shown, 2]
-        if shown.any():
+        if self._pinhole:
+            pixels[shown] = flat[shown, :2] / flat[shown, 2:] * (self.fx_px, self.fy_px) + (
+                self.cx_px, self.cy_px)
+        elif shown.any():
             front, zero = flat[shown].reshape(-1, 1, 3), np.zeros(3)
             project = (cv2.fisheye.projectPoints if self.model == 'equidistant'
                        else cv2.projectPoints)
@@ -79,18 +82,23 @@ class Intrinsics:
         flat = pixels.reshape(-1, 1, 2)
         if self.model == 'equidistant':
             plane = cv2.fisheye.undistortPoints(flat, self.matrix, self._coefficients)
-        elif self.distortion:
+        elif not self._pinhole:
             plane = _undistort(flat, self.matrix, self._coefficients)
         else:
             plane = (flat - (self.cx_px, self.cy_px)) / (self.fx_px, self.fy_px)
         rays = np.concatenate([plane.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
-        if self.distortion or self.model == 'equidistant':
+        if not self._pinhole:
             # Undistorting is iterative, and ends anywhere where it does not converge; a fisheye's
             # pixels beyond 90 degrees end on its rim.
             missed_px = np.linalg.norm(self.pixel(rays) - flat[:, 0], axis=1)
             rays[~(missed_px < MAX_UNDISTORTION_ERROR_PX)] = np.nan
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
         return rays.reshape(*pixels.shape[:-1], 3)
+
+    @property
+    def _pinhole(self) -> bool:
+        """Drivers publish five zeros for images that they have rectified."""
+        return self.model != 'equidistant' and not any(self.distortion)
 
     @property
     def _coefficients(self) -> Array:
@@ -100,7 +108,7 @@ class Intrinsics:
     @cached_property
     def _reach(self) -> float:
         """The largest distance from the axis, at z = 1, up to which the distortion only grows."""
-        if not self.distortion:
+        if self._pinhole:
             return np.inf
         angle = np.linspace(0.0, np.pi / 2, 2001)[:-1]
         k = (*self.distortion, *(0.0,) * (8 - len(self.distortion)))

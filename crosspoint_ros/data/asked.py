@@ -10,6 +10,7 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.data.pairing import Pair
+from crosspoint_ros.data.photometric import Look, compare
 from crosspoint_ros.data.placed import WORDS, Fate, Indices, Placed, place
 from crosspoint_ros.data.regions import Labels, candidates
 from crosspoint_ros.data.wording import (
@@ -68,10 +69,18 @@ def choose_points(view: View, labels: Labels | None, rng: np.random.Generator) -
     return candidates(view, labels, CANDIDATES, rng)
 
 
-def facts_of(clicked: View, other: View, pair: Pair, pixels: Array, witnesses: list[View],
-             names: tuple[str, ...], coordinates: Coordinates, left_out: Counter[str]) -> Facts:
-    """Find the points in the other view; count those that are not certain, by reason."""
+def facts_of(look: Look, other: View, pair: Pair, pixels: Array, witnesses: list[View],
+             names: tuple[str, ...], coordinates: Coordinates, left_out: Counter[str]
+             ) -> Facts | None:
+    """Find the points in the other view; count those that are not certain, by reason.
+
+    None, which is counted too, where nothing of the pair is certain.
+    """
+    clicked = look.view
     placed = place(clicked, other, pixels)
+    if problem := compare(look, other, pixels, placed):
+        left_out[f'pair: {problem}'] += 1
+        return None
     hidden = np.flatnonzero(placed.fate == Fate.HIDDEN)
     if len(hidden):
         confirmed = np.zeros(len(hidden), bool)

@@ -5,17 +5,16 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from crosspoint_ros.data.building import Share, build_frame, part_of, plan_frames
-from crosspoint_ros.data.pairing import OTHERS, Pair, quotas, spread, witnesses_of
+from crosspoint_ros.data.building import Share, build_frame, part_of
+from crosspoint_ros.data.planning import planned
 from crosspoint_ros.data.reader import Looked, Recipe, Source, bodies_folder, look_at
 from crosspoint_ros.data.rgbd_open import BAGS, add_reading_arguments, reading_of, scene_paths
 from crosspoint_ros.data.saying import Saying
@@ -23,9 +22,6 @@ from crosspoint_ros.data.whole import write_whole
 from crosspoint_ros.data.wording import Coordinates
 from crosspoint_ros.data.workers import Pool, in_processes, on_ray
 
-MOST_A_PAIR, LEAST_A_PAIR = 240, 12
-A_FRAME = 36  # questions: what is asked of many frames has more variety, of few it is sooner made
-AT_ONCE = 16  # frames that are planned together
 MOST_LINES = 8  # that are told of what is wrong with one scene
 SPLITS = ('train', 'val')
 
@@ -62,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
         if not scenes:
             raise ValueError('none of the scenes can be used')
         begin(args.out, recipe, scenes, args.number)
-        shares, left_out = _planned(pool, args.out, scenes, recipe, args.number)
+        shares, left_out = planned(pool, args.out, scenes, recipe, args.number)
         made = pool(build_frame, [(args.out, share, recipe) for share in shares],
                     lambda item: item[1].source)
     for built in made:
@@ -120,44 +116,6 @@ def begin(out: Path, recipe: Recipe, scenes: list[tuple[Source, Looked]], number
         for camera, body in looked.bodies.items():
             write_whole(bodies_folder(out, source) / f'{camera}.png',
                         cv2.imencode('.png', body.astype(np.uint8) * 255)[1].tobytes())
-
-
-def _planned(pool: Pool, out: Path, scenes: list[tuple[Source, Looked]], recipe: Recipe,
-             number: int) -> tuple[list[Share], Counter[str]]:
-    """Choose the pairs of all scenes, and how much each is asked; no more frames than it takes."""
-    frames = [(source, name) for source, looked in scenes for name in looked.names]
-    most = max(len(looked.names) for _, looked in scenes)
-    few = (spread(frames, -(-number // A_FRAME)), min(OTHERS, most))
-    for clicked, others in (few, (frames, most)):
-        found: dict[tuple[Source, str], list[Pair]] = {}
-        left_out: Counter[str] = Counter()
-        among = {source: tuple(spread(list(looked.names), others)) for source, looked in scenes}
-        for owned, reasons in _pairs_of(pool, out, recipe, clicked, among):
-            found |= owned
-            left_out += reasons
-        pairs = [(frame, pair) for frame in clicked for pair in found[frame]]
-        numbers = quotas([pair for _, pair in pairs], number, MOST_A_PAIR, LEAST_A_PAIR)
-        if sum(numbers) >= number or (len(clicked), others) == (len(frames), most):
-            break  # enough, or already all there are
-    asked: dict[tuple[Source, str], list[tuple[Pair, int]]] = {}
-    for (frame, pair), share in zip(pairs, numbers, strict=True):
-        if share:
-            asked.setdefault(frame, []).append((pair, share))
-    return [Share(*frame, tuple(pair for pair, _ in own), tuple(share for _, share in own),
-                  witnesses_of(found[frame])) for frame, own in asked.items()], left_out
-
-
-def _pairs_of(pool: Pool, out: Path, recipe: Recipe, frames: Sequence[tuple[Source, str]],
-              among: dict[Source, tuple[str, ...]]
-              ) -> Iterator[tuple[dict[tuple[Source, str], list[Pair]], Counter[str]]]:
-    """Look for pairs of these frames, some of one scene at a time: they read the same others."""
-    items = []
-    for source, own in groupby(frames, key=itemgetter(0)):
-        names = [name for _, name in own]
-        items += [(out, source, recipe, tuple(names[at:at + AT_ONCE]), among[source])
-                  for at in range(0, len(names), AT_ONCE)]
-    for item, (found, reasons) in zip(items, pool(plan_frames, items, itemgetter(1)), strict=True):
-        yield {(item[1], name): pairs for name, pairs in found.items()}, reasons
 
 
 def merge(out: Path, shares: list[Share], val: float, seed: int) -> dict[str, int]:

@@ -15,11 +15,13 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.data.asked import Asked, ask, choose_points, facts_of
 from crosspoint_ros.data.pairing import Pair, pairs_of
+from crosspoint_ros.data.photometric import doubt, look_of, shift_px
 from crosspoint_ros.data.reader import Recipe, Source, reader_of
 from crosspoint_ros.data.regions import Labels, labels_of
 from crosspoint_ros.data.rgbd import Unusable
 from crosspoint_ros.data.whole import write_whole
 
+MOST_A_PAIR = 240  # questions
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 88)
 
 
@@ -30,6 +32,14 @@ def plan_frames(out: Path, source: Source, recipe: Recipe, names: tuple[str, ...
     left_out: Counter[str] = Counter()
     clicked, among = ([reader.frames[name] for name in each] for each in (names, others))
     return pairs_of(clicked, among, reader.view, left_out), left_out
+
+
+def doubted(out: Path, source: Source, recipe: Recipe, pairs: tuple[Pair, ...]
+            ) -> tuple[str, ...]:
+    """Return why nothing is certain of each pair of one clicked frame; '' where it is."""
+    reader = reader_of(out, source, recipe)
+    look = look_of(reader.view(reader.frames[pairs[0].clicked]))
+    return tuple(doubt(shift_px(look, reader.view(reader.frames[pair.other]))) for pair in pairs)
 
 
 @dataclass(frozen=True)
@@ -80,13 +90,15 @@ def _questions(out: Path, share: Share, recipe: Recipe
     names = _names(recipe, labels, pixels)
     asked: set[str] = set()
     folder = Folder(out, share.source.name)
+    look, short = look_of(clicked), 0
     for pair, number in zip(share.pairs, share.numbers, strict=True):
+        short += number  # what a pair does not yield is asked of the next
         witnesses = [reader.view(reader.frames[n]) for n in share.witnesses if n != pair.other]
         other = reader.view(reader.frames[pair.other])
-        facts = facts_of(clicked, other, pair, pixels, witnesses, names, recipe.coordinates,
-                         left_out)
-        for made in ask(facts, number, rng, asked):
+        facts = facts_of(look, other, pair, pixels, witnesses, names, recipe.coordinates, left_out)
+        for made in ask(facts, min(short, MOST_A_PAIR), rng, asked) if facts else ():
             lines.append(folder.item(made, clicked, other, pair, recipe))
+            short -= 1
     return lines, left_out
 
 

@@ -42,6 +42,7 @@ class Fate(IntEnum):
     CYCLE = 11
     COLOUR = 12
     UNCONFIRMED = 13
+    SHIFTED = 14
 
 
 WORDS = {
@@ -53,7 +54,8 @@ WORDS = {
     Fate.BORDER_THERE: 'at the border of the other view',
     Fate.SEEN_THROUGH: 'the other view sees through it: it moved, or a pose is wrong',
     Fate.CYCLE: 'the way back ends elsewhere', Fate.COLOUR: 'its colour is another one there',
-    Fate.UNCONFIRMED: 'hidden, and no third view confirms that it is there'}
+    Fate.UNCONFIRMED: 'hidden, and no third view confirms that it is there',
+    Fate.SHIFTED: 'what is there in the image lies beside it: it moved, or a pose is off'}
 
 
 @dataclass(frozen=True, eq=False)

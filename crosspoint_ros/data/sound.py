@@ -9,6 +9,13 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Transform, View
 from crosspoint_ros.core.geometry import posed
+from crosspoint_ros.data.photometric import (
+    CAUSES,
+    MAX_SHIFT_PX,
+    look_of,
+    median_px,
+    shift_px,
+)
 from crosspoint_ros.data.placed import points_base_m, within
 from crosspoint_ros.data.rgbd import RgbdScene, Say, Unusable
 
@@ -17,6 +24,7 @@ GRID_PX = 32
 SAME_RATIO = 0.04  # of the depth: tells a wrong unit or an inverted pose, not a small error
 MIN_AGREEING, CLEARLY = 0.15, 2.0
 MIN_LANDED = 40
+MIN_PAIRS, MIN_GOOD = 5, 0.2
 NEAR_TOP = 0.7
 FARTHEST_M, NEAREST_M = 100.0, 0.05  # half of a scene's depth is never beyond
 UNITS = (1.0, 1000.0, 0.001, 5.0, 0.2, 10.0, 0.1)
@@ -48,6 +56,7 @@ def examine_scene(scene: RgbdScene, say: Say) -> None:
     if given < MIN_AGREEING:
         raise Unusable(f'{scene.name}: {given:.0%} of its depths are met again from other poses '
                        f'(at least {MIN_AGREEING:.0%}): its poses, its lens or its depth are wrong')
+    _refuse_shifted(scene.name, views)
 
 
 def _refuse_unit(name: str, views: list[View]) -> None:
@@ -62,6 +71,18 @@ def _refuse_unit(name: str, views: list[View]) -> None:
     if half_m < NEAREST_M:
         raise Unusable(f'{name}: half of its depth is within {half_m:.4f} m (limit '
                        f'{NEAREST_M:g}): its unit is another one; --depth-per-m says which')
+
+
+def _refuse_shifted(name: str, views: list[View]) -> None:
+    """Depth may agree where images do not; some pairs may be off, not nearly all."""
+    shifts = [median_px(shift_px(look_of(a), b)) for apart in (1, 2)
+              for a, b in zip(views, views[apart:], strict=False)]
+    known = np.array([shift for shift in shifts if np.isfinite(shift)])
+    good = (known <= MAX_SHIFT_PX).mean() if known.size >= MIN_PAIRS else 1.0
+    if good < MIN_GOOD:
+        raise Unusable(f'{name}: {known.size} pairs of its images lie {np.median(known):.1f} px '
+                       'beside where depth and poses have them (median, at 640 px of width; limit '
+                       f'{MAX_SHIFT_PX:g} for {MIN_GOOD:.0%} of them): {CAUSES}')
 
 
 def _told(name: str, best: Mistake, share: float, given: float) -> str:
