@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from crosspoint_ros.bench.items import Given, PairSet, Status, noise, read_mask
 from crosspoint_ros.bench.open_set import MASK
 from crosspoint_ros.bench.run import Outcome, run
 from crosspoint_ros.bench.score import accuracy, auroc, precision_at_recall, score
+from crosspoint_ros.cli import main
 from crosspoint_ros.core.datatypes import Code, Match, Rejected
 from crosspoint_ros.core.verify import Limits
 
@@ -101,6 +103,23 @@ def test_noise_moves_the_given_pose_and_the_seed_decides_how(folder):
 def test_a_folder_that_is_no_set_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'it has no index\.json'):
         PairSet(tmp_path, Given(), None)
+
+
+def test_a_pair_that_cannot_be_read_is_told_and_the_rest_is_asked(folder, tmp_path, capsys):
+    broken = tmp_path / 'broken'
+    shutil.copytree(folder, broken)
+    index = json.loads((broken / 'index.json').read_text())
+    index['pairs'] += [{**index['pairs'][0], 'B': 'gone'}]
+    (broken / 'index.json').write_text(json.dumps(index))
+    queries = dict(np.load(broken / 'queries.npz'))
+    for name, values in queries.items():
+        queries[name] = np.concatenate([values, values[:1]])
+    queries['pair'][-1] = len(index['pairs']) - 1
+    np.savez(broken / 'queries.npz', **queries)
+    assert main(['bench', 'pairs', str(broken), '--no-poses', '--no-depth']) == 1
+    told = capsys.readouterr()
+    assert 'gone.png is no picture that can be read; its questions are left out' in told.err
+    assert 'left out: 1 of 5 questions' in told.out
 
 
 def test_a_mask_that_cannot_be_read_is_named(tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from crosspoint_ros.core.pipeline import Answer, Located
 from crosspoint_ros.core.verify import Evidence
 from crosspoint_ros.data import recording
 from crosspoint_ros.data.answers import read_answers
-from crosspoint_ros.data.recording import Decision, Recorder, append_line
+from crosspoint_ros.data.recording import ANSWERS, Decision, Recorder, append_line
 
 POINT = np.array([-0.06, -0.05, 0.10])
 MASK = np.zeros((240, 320), bool)
@@ -345,6 +346,20 @@ def test_the_set_is_what_people_decided_and_with_model_what_nobody_reviewed(
     np.testing.assert_allclose(human[0].truth, np.add(located.answers[0].match.pixel, (4, 0)))
     np.testing.assert_allclose(human[0].query.pixel, located.pixel)
     assert human[0].query.clicked.mask.any()
+
+
+def test_a_recorded_image_that_cannot_be_read_is_told_and_so_is_that_nothing_is_left(
+        record, located, capsys):
+    folder = record(decided(located, 'a', 'accepted'))
+    seen = json.loads((folder / ANSWERS).read_text())['found'][0]['image']
+    (folder / seen).write_bytes((folder / seen).read_bytes()[:40])
+    said: list[str] = []
+    assert list(RecordedSet(folder, Given(), say=said.append)) == []
+    assert len(said) == 1
+    assert Path(seen).name in said[0]
+    assert said[0].endswith('its questions are left out')
+    assert cli.main(['bench', 'pairs', str(folder)]) == 1
+    assert 'not one of its 1 questions can be asked' in capsys.readouterr().err
 
 
 def test_what_the_matcher_is_not_told_is_not_in_the_views(record, located):

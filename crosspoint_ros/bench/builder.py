@@ -49,9 +49,12 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError('questions are built from depth and the poses as recorded: leave out '
                          '--noise-cm, --noise-deg, --no-depth and --no-poses')
     say = Saying('bench data')
-    told = judge(chosen_set(args, Given(), say), Coordinates(args.coordinates))
-    print(f'{args.folder.name}, {told.points} points whose place is known\n{table(told)}\n'
-          f'{machine()}')
+    items = chosen_set(args, Given(), say)
+    told = judge(items, Coordinates(args.coordinates))
+    unread = len(items) - told.points
+    print(f'{args.folder.name}, {told.points} points whose place is known'
+          + (f', and {unread} whose images cannot be read' if unread else '')
+          + f'\n{table(told)}\n{machine()}')
     return say.exit_code or int(not len(told.errors_px))
 
 

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +14,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.core.datatypes import Array, Intrinsics, Query, Transform, View
+from crosspoint_ros.core.datatypes import Array, Intrinsics, Query, Rejected, Transform, View
+from crosspoint_ros.data.rgbd import Say
 
+LOG = logging.getLogger(__name__)
 INDEX, QUERIES = 'index.json', 'queries.npz'
 MAX_STRETCH = 1e-3  # of a rotation that was written with few digits
 BINS = ('0-15', '15-30', '30-45', '45+', 'unknown')
@@ -60,12 +64,13 @@ class ItemSet(Protocol):
 class PairSet:
     """A folder of `index.json`, `queries.npz` and `frames/`: pairs of images with queries."""
 
-    def __init__(self, folder: Path, given: Given, mask: npt.NDArray[np.bool_] | None) -> None:
+    def __init__(self, folder: Path, given: Given, mask: npt.NDArray[np.bool_] | None,
+                 say: Say = LOG.warning) -> None:
         """Raises FileNotFoundError or ValueError, naming the file and what it lacks."""
         for name in (INDEX, QUERIES):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f'{folder} is no set of pairs: it has no {name}')
-        self._folder, self._given, self._mask = folder, given, mask
+        self._folder, self._given, self._mask, self._say = folder, given, mask, say
         self._index: dict[str, Any] = json.loads((folder / INDEX).read_text())
         check_names(folder / INDEX, self._index, ('pairs', 'frames', 'bins', 'depth_scale'))
         with np.load(folder / QUERIES) as queries:
@@ -81,7 +86,11 @@ class PairSet:
     def __iter__(self) -> Iterator[Item]:
         """Yield the queries pair by pair."""
         for number, pair in enumerate(self._index['pairs']):
-            clicked, other = self._pair_views(number, pair)
+            views = read_pair(partial(self._pair_views, number, pair),
+                              f'{self._folder / INDEX}: pair {number}', self._say)
+            if views is None:
+                continue
+            clicked, other = views
             for row in np.flatnonzero(self._queries['pair'] == number):
                 yield Item(Query(clicked, other, self._queries['p'][row].astype(np.float64)),
                            self._queries['gt'][row].astype(np.float64),
@@ -109,6 +118,17 @@ class PairSet:
         raw = _picture(self._folder / 'frames' / f'{name}.depth.png', cv2.IMREAD_UNCHANGED)
         depth_m = raw.astype(np.float32) / np.float32(self._index['depth_scale'])
         return np.where(raw > 0, depth_m, np.float32(np.nan))
+
+
+def read_pair(read: Callable[[], tuple[View, View]], name: str, say: Say
+              ) -> tuple[View, View] | None:
+    """Read the views of a pair; what cannot be read is said, and None is returned."""
+    try:
+        return read()
+    except (OSError, ValueError, LookupError, Rejected) as error:
+        say(f'{name}: {error if not isinstance(error, KeyError) else f"there is no {error}"}; its '
+            'questions are left out')
+        return None
 
 
 def as_given(views: tuple[View, View], given: Given, pair: int) -> tuple[View, View]:

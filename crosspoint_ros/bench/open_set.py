@@ -56,17 +56,17 @@ def chosen_set(args: argparse.Namespace, given: Given, say: Say, model: bool = F
     """
     folder: Path = args.folder
     if (folder / INDEX).is_file() or (folder / QUERIES).is_file():
-        return PairSet(folder, given, chosen_mask(args))
+        return PairSet(folder, given, chosen_mask(args), say)
     if args.mask or args.no_mask:
         raise ValueError(f'{folder}: recordings have their own masks; leave out --mask and '
                          '--no-mask')
     if (folder / ANSWERS).is_file():
-        return RecordedSet(folder, given, model)
+        return RecordedSet(folder, given, model, say)
     if (folder / TRUTH).is_file():
         if args.inverted_poses or args.depth_per_m or args.base_frame:
             raise ValueError(f'{folder}: {TRUTH} says how it is read; leave out --inverted-poses, '
                              '--depth-per-m and --base-frame')
-        return KnownSet(Recording(folder), given)
+        return KnownSet(Recording(folder), given, say)
     if layout_of(folder) is None:
         raise ValueError(f'{folder} is no set of pairs: that is a folder with {INDEX} and '
                          f'{QUERIES}, {ANSWERS}, rgb.txt or color/, or a rosbag2')

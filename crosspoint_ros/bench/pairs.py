@@ -62,10 +62,15 @@ def main(args: argparse.Namespace) -> int:
             path = args.failures / f'{wrong:04}_pair_{item.pair}.png'
             draw_wrong(path, wrong_of(item, outcome), 'clicked', item.bin)
             wrong += 1
+    if not outcomes:
+        raise ValueError(f'{args.folder}: not one of its {len(items)} questions can be asked')
     scored = score(outcomes, limits.sure_confidence)
     told = ' '.join([args.matcher, *args.option, *([f'+ {refined_by}'] if refiner else [])])
     title = f'{args.folder.name}, {len(outcomes)} queries, {told}, {described(given)}'
     print(f'{title}\n{table(scored)}\n{machine()}')
+    if args.limit is None and len(outcomes) < len(items):
+        print(f'left out: {len(items) - len(outcomes)} of {len(items)} questions, whose images '
+              'cannot be read')
     if args.json:
         args.json.write_text(json.dumps({
             'machine': machine(), 'matcher': args.matcher, 'options': options(args.option),

@@ -1,15 +1,17 @@
 """A folder of recorded answers as a set of pairs: the truth is what people decided."""
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
-from crosspoint_ros.bench.items import Given, Item, Status, as_given, bin_of
+from crosspoint_ros.bench.items import LOG, Given, Item, Status, as_given, bin_of, read_pair
 from crosspoint_ros.core.datatypes import Array, Query, Transform, View
 from crosspoint_ros.data.answers import Recorded, Seen, read_answers
 from crosspoint_ros.data.recording import ACCEPTED, CORRECTED, UNREVIEWED
+from crosspoint_ros.data.rgbd import Say
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +32,12 @@ class RecordedSet:
     where the point is: neither is asked.
     """
 
-    def __init__(self, folder: Path, given: Given, model: bool = False) -> None:
+    def __init__(self, folder: Path, given: Given, model: bool = False,
+                 say: Say = LOG.warning) -> None:
         """Read the answers; raise ValueError if none of them can be asked."""
-        self._given = given
+        self._given, self._say = given, say
         kinds = (ACCEPTED, CORRECTED, UNREVIEWED) if model else (ACCEPTED, CORRECTED)
-        answers = read_answers(folder, logging.getLogger(__name__).warning)
+        answers = read_answers(folder, say)
         self._pairs = [pair for answer in answers if answer.how in kinds
                        for pair in _pairs(answer)]
         if not self._pairs:
@@ -52,16 +55,19 @@ class RecordedSet:
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the questions, pair of images by pair of images."""
-        number, last = -1, ('', '')
-        views: tuple[View, View] | None = None
-        for pair in self._pairs:
-            key = pair.clicked.key, pair.other.key
-            if key != last or views is None:
-                number, last = number + 1, key
-                views = as_given((pair.clicked.view(self._given.depth),
-                                  pair.other.view(self._given.depth)), self._given, number)
-            yield Item(Query(*views, pair.pixel), pair.truth, Status.VISIBLE, number,
-                       bin_of(*views, target_m(pair)))
+        both = groupby(self._pairs, key=lambda pair: (pair.clicked.key, pair.other.key))
+        for number, (keys, group) in enumerate(both):
+            pairs = list(group)
+            read = read_pair(partial(self._read, pairs[0]), ' and '.join(keys), self._say)
+            if read is None:
+                continue
+            views = as_given(read, self._given, number)
+            for pair in pairs:
+                yield Item(Query(*views, pair.pixel), pair.truth, Status.VISIBLE, number,
+                           bin_of(*views, target_m(pair)))
+
+    def _read(self, pair: Pair) -> tuple[View, View]:
+        return pair.clicked.view(self._given.depth), pair.other.view(self._given.depth)
 
 
 def target_m(pair: Pair) -> Array | None:
