@@ -47,17 +47,18 @@ test: pip-test colcon-smoke
 smoke: $(TEST_VENV)/.package-$(KIND) colcon-smoke
 	$(PYTEST) test/test_smoke.py
 
-# Two at a time, a file each: half of the tests wait for other processes most of the time.
+# Three at a time, a file each: half of the tests wait for other processes most of the time.
 pip-test: $(TEST_VENV)/.package-$(KIND)
-	$(PYTEST) -n 2 --dist loadfile test
+	$(PYTEST) -n 3 --dist loadfile test
 
 # PyTorch and transformers lie beside the test environment, not in it: the rest is tested without.
 test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
   $(CROPOND)/transformers-oldest/.installed $(CROPOND)/transformers-newest/.installed \
   $(CROPOND)/bitsandbytes/.installed
+	rm -rf $(CROPOND)/taught  # what the tests teach on the oldest, the newest reads
 	for end in oldest newest; do \
 	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch:$(CURDIR)/$(CROPOND)/bitsandbytes \
-	  CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -n 2 --dist loadfile -o faulthandler_timeout=400 test/test_cropond_*.py || exit 1; done
+	  CROSSPOINT_TAUGHT=$(CURDIR)/$(CROPOND)/taught CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -n 2 --dist loadfile -o faulthandler_timeout=400 test/test_cropond_*.py || exit 1; done
 
 # LLaMA-Factory wants another transformers than the matcher's newest: an environment of its own.
 test-training: $(TRAINING)/.installed

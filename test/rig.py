@@ -36,7 +36,7 @@ while next(DOMAINS) != int(os.environ['ROS_DOMAIN_ID']):  # it is for tests that
     pass
 LENS = Intrinsics(300.0, 300.0, 159.5, 119.5, 320, 240)
 EYES = {'front': (0.0, -0.6, 0.5), 'side': (0.35, -0.45, 0.5)}
-DISCOVERY_S = 10.0
+DISCOVERY_S = 30.0
 
 
 def looking_at(eye_base_m: tuple[float, float, float]) -> Transform:

@@ -23,7 +23,7 @@ BEGIN_NS = 1_760_000_000 * 10**9
 SOURCE = Source('front', '/front/image', '/front/info', '/front/depth')
 NO_DEPTH = replace(SOURCE, depth_topic='')
 MEMORY = Memory(history_s=2.0, max_image_age_s=1.0, max_depth_lag_s=0.02)
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def ns(at_ms):

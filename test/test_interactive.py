@@ -75,7 +75,7 @@ class Scene:
         self.executor.add_node(self.node)
         self.executor.add_node(self.client.node)
 
-    def until(self, condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    def until(self, condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
         """Spin until the condition holds."""
         end_s = time.monotonic() + timeout_s
         while time.monotonic() < end_s:
