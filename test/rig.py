@@ -30,10 +30,10 @@ from crosspoint_ros.ros.node import CrosspointNode
 from crosspoint_ros.ros.outputs import LATCHED
 from crosspoint_ros.ros.queries import Job
 
-# Each rig has a domain of its own, so that what one leaves behind on the graph meets no other.
-DOMAINS = cycle(own_domains())
-while next(DOMAINS) != int(os.environ['ROS_DOMAIN_ID']):  # it is for tests that start processes
-    pass
+# Each rig has a domain of its own, so that what one leaves behind on the graph meets no other; that
+# of the environment is for tests that start processes.
+DOMAINS = cycle(d for d in own_domains() if d != int(os.environ['ROS_DOMAIN_ID']))
+RUNNING: set[int] = set()  # the domains of rigs that run: there are not as many domains as tests
 LENS = Intrinsics(300.0, 300.0, 159.5, 119.5, 320, 240)
 EYES = {'front': (0.0, -0.6, 0.5), 'side': (0.35, -0.45, 0.5)}
 DISCOVERY_S = 30.0
@@ -237,7 +237,8 @@ class Rig:
 def running(start: bool = True, namespace: str = '', domain: int | None = None,
             cli_args: list[str] | None = None, **parameters: Any) -> Iterator[Rig]:
     """Run a node with these parameters (`__` for `.`) over the rig; stop all of it at the end."""
-    domain = next(DOMAINS) if domain is None else domain
+    domain = next(d for d in DOMAINS if d not in RUNNING) if domain is None else domain
+    RUNNING.add(domain)
     given: dict[str, Any] = {
         'cameras': list(EYES), 'base_frame': 'base_link', 'front.depth_topic': '/front/depth',
         'side.depth_topic': '/side/depth', 'matcher': 'doubles:ExactMatcher',
@@ -258,6 +259,7 @@ def running(start: bool = True, namespace: str = '', domain: int | None = None,
     try:
         yield rig
     finally:
+        RUNNING.discard(domain)
         stopped.set()
         thread.join(timeout=5.0)
         node.stop()

@@ -64,15 +64,16 @@ def shift_px(look: Look, other: View) -> npt.NDArray[np.float32]:
     ahead = in_other[:, 2] > MAX_NEAREST_M  # False where the depth is not known
     there = other.intrinsics.pixel(np.where(ahead[:, None], in_other, (0.0, 0.0, 1.0)))
     same = np.abs(_depth_m(other, there) - in_other[:, 2]) < SAME_M + SAME_RATIO * in_other[:, 2]
-    usable = look.smooth & (ahead & same).reshape(look.smooth.shape)
+    shown = ahead & same & np.isfinite(there).all(axis=1)
+    usable = look.smooth & shown.reshape(look.smooth.shape)
     at = (there + 0.5) * grey.shape[1] / other.image.shape[1] - 0.5
     at_x, at_y = (cv2.resize(at[:, axis].reshape(look.smooth.shape).astype(np.float32), size)
                   for axis in (0, 1))
     known = cv2.resize(usable.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     known[(at_x < 2) | (at_x > grey.shape[1] - 3) | (at_y < 2) | (at_y > grey.shape[0] - 3)] = 0
     laid_over = np.where(known, cv2.remap(grey, at_x, at_y, cv2.INTER_LINEAR), look.grey)
-    flow = _flow().calc(
-        look.grey, laid_over.astype(np.uint8), None)  # type: ignore[call-overload]
+    flow = _flow().calc(look.grey, laid_over.astype(np.uint8),
+                        None)  # type: ignore[call-overload]
     inner = cv2.erode(known, np.ones((7, 7), np.uint8)).astype(bool) & look.textured
     return np.where(inner, SCALE * np.linalg.norm(flow, axis=2), np.nan).astype(np.float32)
 
