@@ -14,7 +14,7 @@ from crosspoint_ros.data.workers import Pool
 
 LEAST_A_PAIR = 12
 A_FRAME = 36  # questions: what is asked of many frames has more variety, of few it is sooner made
-AT_ONCE = 16  # frames that are planned together
+AT_ONCE = 4  # frames that are planned together
 Clicked = tuple[Source, str]  # a frame of a scene, by name
 
 

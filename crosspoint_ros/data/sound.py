@@ -44,19 +44,25 @@ def examine_scene(scene: RgbdScene, say: Say) -> None:
     if len(views) < 2:
         raise Unusable(f'{scene.name}: {len(views)} of {LOOKED_FRAMES} looked-at frames can be '
                        'read (at least 2)')
-    met = {mistake: _agreeing(views, mistake) for mistake in (
-        Mistake(unit, inverted) for unit in UNITS for inverted in (False, True))}
-    shares = {mistake: share for mistake, (share, _) in met.items()}
-    given, top = shares[Mistake(1.0, False)], max(shares.values())
-    # Some mistakes bring few points into any other view, and those agree by chance.
-    best = max((m for m in met if shares[m] >= NEAR_TOP * top), key=lambda m: met[m][1])
-    if shares[best] > max(MIN_AGREEING, CLEARLY * given):
-        raise Unusable(_told(scene.name, best, shares[best], given))
+    given = _agreeing(views, Mistake(1.0, False))[0]
+    if CLEARLY * given < 1:  # else nothing can agree clearly better
+        _refuse_mistake(scene.name, views, given)
     _refuse_unit(scene.name, views)
     if given < MIN_AGREEING:
         raise Unusable(f'{scene.name}: {given:.0%} of its depths are met again from other poses '
                        f'(at least {MIN_AGREEING:.0%}): its poses, its lens or its depth are wrong')
     _refuse_shifted(scene.name, views)
+
+
+def _refuse_mistake(name: str, views: list[View], given: float) -> None:
+    """Refuse what would agree clearly better if it were read in another way."""
+    met = {mistake: _agreeing(views, mistake) for mistake in (
+        Mistake(unit, inverted) for unit in UNITS for inverted in (False, True))}
+    top = max(share for share, _ in met.values())
+    # Some mistakes bring few points into any other view, and those agree by chance.
+    best = max((m for m in met if met[m][0] >= NEAR_TOP * top), key=lambda m: met[m][1])
+    if met[best][0] > max(MIN_AGREEING, CLEARLY * given):
+        raise Unusable(_told(name, best, met[best][0], given))
 
 
 def _refuse_unit(name: str, views: list[View]) -> None:
