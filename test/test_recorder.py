@@ -332,6 +332,20 @@ def test_two_recorders_on_one_folder_keep_all_answers(tmp_path, located, complai
     assert all(a.clicked.view().image.any() for a in answers)
 
 
+def test_a_full_disk_is_told_in_words_that_suit_a_node(tmp_path, located, monkeypatch):
+    complaints: list[str] = []
+
+    def full(path, data):  # a double of a full disk
+        raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    recorder = Recorder(tmp_path, complaints.append)
+    recorder.put(decided(located))
+    recorder.close()
+    assert len(complaints) == 1
+    assert 'is not written; free some space. Nothing more is recorded until' in complaints[0]
+
+
 # --- bench pairs
 
 def test_the_set_is_what_people_decided_and_with_model_what_nobody_reviewed(

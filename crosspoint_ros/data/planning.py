@@ -19,7 +19,7 @@ Clicked = tuple[Source, str]  # a frame of a scene, by name
 
 
 def planned(pool: Pool, out: Path, scenes: list[tuple[Source, Looked]], recipe: Recipe,
-             number: int) -> tuple[list[Share], Counter[str]]:
+            number: int) -> tuple[list[Share], Counter[str]]:
     """Choose the pairs of all scenes, and how much each is asked; no more frames than it takes."""
     frames = [(source, name) for source, looked in scenes for name in looked.names]
     most = max(len(looked.names) for _, looked in scenes)

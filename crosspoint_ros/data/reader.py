@@ -92,7 +92,8 @@ class Reader:
                  frames: dict[str, Frame] | None = None) -> None:
         """frames: by name, where it is known which are used."""
         self._scene, self.bodies = scene, bodies
-        self.frames = frames or {frame.name: frame for frame in different(list(scene.frames))}
+        self.frames = frames if frames is not None else {
+            frame.name: frame for frame in different(list(scene.frames))}
         self._kept: OrderedDict[str, View | Unusable] = OrderedDict()
 
     def view(self, frame: Frame) -> View:

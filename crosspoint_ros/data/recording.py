@@ -188,7 +188,7 @@ class Recorder:
                 return f'{kind}/{path.name}'
             number += 1
             path = self._folder / kind / name.replace('.png', f'_{number}.png')
-        write_whole(path, data)
+        write_whole(path, data, cure='free some space')
         return f'{kind}/{path.name}'
 
 

@@ -88,7 +88,8 @@ def _refuse_shifted(name: str, views: list[View]) -> None:
     if good < MIN_GOOD:
         raise Unusable(f'{name}: {known.size} pairs of its images lie {np.median(known):.1f} px '
                        'beside where depth and poses have them (median, at 640 px of width; limit '
-                       f'{MAX_SHIFT_PX:g} for {MIN_GOOD:.0%} of them): {CAUSES}')
+                       f'{MAX_SHIFT_PX:g} for {MIN_GOOD:.0%} of them): {CAUSES}; register the '
+                       'depth, or calibrate')
 
 
 def _told(name: str, best: Mistake, share: float, given: float) -> str:

@@ -7,8 +7,12 @@ import uuid
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write it beside its place, and move it there. Raises OSError, naming the file."""
+def write_whole(path: Path, data: bytes,
+                cure: str = 'free some space, and the same command goes on') -> None:
+    """Write it beside its place, and move it there. Raises OSError, naming the file.
+
+    cure: what to do about a full disk, told with it.
+    """
     # Threads of one process may write the same file.
     part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
     try:
@@ -16,8 +20,7 @@ def write_whole(path: Path, data: bytes) -> None:
         part.write_bytes(data)
         os.replace(part, path)
     except OSError as error:
-        cure = '; free some space, and the same command goes on' \
-            if error.errno == errno.ENOSPC else ''
-        raise OSError(error.errno, f'{error.strerror}: {path} is not written{cure}') from error
+        told = f'; {cure}' if error.errno == errno.ENOSPC else ''
+        raise OSError(error.errno, f'{error.strerror}: {path} is not written{told}') from error
     finally:
         part.unlink(missing_ok=True)
