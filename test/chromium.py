@@ -182,9 +182,11 @@ class Page:
         return self.tab.get_attribute('#answer', 'data-query') or ''
 
     def current(self) -> int:
-        """The number of the current step in the history, 0 for none."""
-        row = self.tab.locator('#history .current b')
-        return int(row.inner_text()) if row.count() else 0
+        """The number of the step that is shown, once the history has it: that comes after it."""
+        def number() -> str:
+            row = self.tab.locator(f'#history .current[data-query="{self.query_id()}"] b')
+            return ''.join(row.all_inner_texts())
+        return int(self.wait(number, 'step in the history of the answer that is shown'))
 
     def found(self, camera: str) -> dict[str, Any]:
         """Wait for the point found in a view; where in which image it is."""

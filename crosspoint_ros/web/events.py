@@ -77,7 +77,8 @@ def _target(target: GraspTarget) -> Json:
 
 def history_json(history: History) -> Json:
     """The steps, and where undo and redo stand."""
-    return {'entries': [{'number': entry.number, 'clicked': _point(entry.result.clicked),
+    return {'entries': [{'number': entry.number, 'query_id': entry.result.query_id,
+                         'clicked': _point(entry.result.clicked),
                          'decided': DECIDED.get(entry.decided, 'unreviewed')}
                         for entry in history.entries],
             'current': history.current, 'undone': history.undone,

@@ -26,8 +26,9 @@ export class HistoryPanel {
     this.#list.classList.toggle('none', !rows.length);
   }
 
-  #row({ number, decided, clicked }, isCurrent, isUndone) {
+  #row({ number, query_id, decided, clicked }, isCurrent, isUndone) {
     const made = document.createElement('li');
+    made.dataset.query = query_id;
     made.className = isUndone ? 'undone' : isCurrent ? 'current' : '';
     if (isCurrent) made.setAttribute('aria-current', 'step');
     const parts = [['b', `${number}`], ['span', `${clicked.camera} ${place(clicked)}`],
