@@ -121,10 +121,12 @@ class Page:
     """The page in one tab of the browser, as a person uses it."""
 
     def __init__(self, browser: Any, address: str, width: int = 1280, height: int = 800,
-                 **context: Any) -> None:
+                 between: Callable[[Any], None] | None = None, **context: Any) -> None:
         self.context = browser.new_context(viewport={'width': width, 'height': height}, **context)
         self.context.set_default_timeout(WAIT_MS)
         self.tab = self.context.new_page()
+        if between is not None:
+            self.tab.route_web_socket(re.compile('/events$'), between)
         self.errors: list[str] = []
         self.tab.on('pageerror', lambda error: self.errors.append(str(error)))
         self.tab.goto(address)

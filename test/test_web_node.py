@@ -21,7 +21,19 @@ def node(tmp_path_factory):
 @pytest.fixture(scope='module')
 def server(node, tmp_path_factory):
     with chromium.serving(tmp_path_factory.mktemp('web') / 'web.log') as server:
+        talk(server, answered)
         yield server
+
+
+async def answered(socket_):
+    """Click until the node has an image of every camera: it looks for them when it begins."""
+    while True:
+        await socket_.send_str(click(0))
+        reply = await until(socket_, 'reply')
+        if reply['ok']:
+            break
+        assert 'no image has come' in reply['message']
+        await asyncio.sleep(0.1)
 
 
 async def until(socket_, kind, condition=lambda event: True):
@@ -103,6 +115,36 @@ def test_a_click_on_the_border_is_a_click(server, corner):
         return await until(socket_, 'shown', lambda e: e['result'] and (
             e['result']['clicked']['x'], e['result']['clicked']['y']) == corner)
     assert talk(server, conversation)['result']['found']
+
+
+def test_progress_that_comes_after_the_answer_does_not_take_its_place(server):
+    held, sent = [], []
+
+    def late(socket_):  # results and progress are different topics: any may be the first
+        def heard(message):
+            event = json.loads(message) if isinstance(message, str) else {'type': 'picture'}
+            answered = 'answer' in [kind for kind, _ in sent]
+            if event['type'] in ('progress', 'reply') and not answered:
+                held.append((event['type'], message))
+                return
+            given = [(event['type'], message)]
+            if event['type'] == 'shown' and event['result'] and \
+                    abs(event['result']['clicked']['x'] - 222) < 1:
+                given = [('answer', message), *held]
+            for each in given:
+                sent.append(each)
+                socket_.send(each[1])
+        socket_.connect_to_server().on_message(heard)
+
+    with chromium.chromium() as browser:
+        page = Page(browser, server.address, between=late)
+        page.wait_for_pictures()
+        page.click('front', (222.0, 222.0))
+        page.wait(lambda: 'reply' in [kind for kind, _ in sent], 'reply')
+        order = [kind for kind, _ in sent if kind in ('answer', 'progress', 'reply')]
+        assert order[:2] == ['answer', 'progress']
+        page.until('[data-camera=front] .words', 'clicked (22')
+        page.close()
 
 
 def test_with_a_matcher_that_takes_instructions_words_find_the_point(server):

@@ -53,6 +53,8 @@ const HEARD = {
     pending.delete(id);
     // There may come no other result: what stands is shown again.
     if (isQuery && !ok) showAnswer({ result: shown });
+    // Progress may have come after the answer, and stand in its place.
+    if (isQuery && ok) views.get(asked.camera)?.sayAnswer();
     if (ok) panel.note(isQuery ? '' : message, 'good');
     else refuse(asked, message);
   },

@@ -190,9 +190,14 @@ export class View {
     if (this.isStill) this.goLive();
     this.hands.letGo();
     this.setNow(now);
+    this.sayAnswer();
+    this.draw();
+  }
+
+  sayAnswer() {
+    const { answer } = this;
     this.words.className = `words ${answer?.verdict ?? answer?.kind ?? ''}`;
     this.words.replaceChildren(...this.#told(answer));
-    this.draw();
   }
 
   // Words alone; the answer and its marks stay.
