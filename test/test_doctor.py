@@ -262,7 +262,7 @@ def test_a_healthy_robot_takes_a_line_a_camera_and_less_than_five_seconds(robot)
             break
     assert ran.returncode == 0, ran.stdout + ran.stderr
     took_s = []
-    while len(took_s) < 10 and (not took_s or min(took_s) >= 5.0):  # other tests run beside it
+    while len(took_s) < 3 and (not took_s or min(took_s) >= 5.0):  # discovery may take 4 s alone
         begun_s = time.monotonic()
         ran = doctor(environment=dict(os.environ))
         took_s.append(time.monotonic() - begun_s)

@@ -26,14 +26,12 @@ def server(node, tmp_path_factory):
 
 
 async def answered(socket_):
-    """Click until the node has an image of every camera: it looks for them when it begins."""
-    while True:
-        await socket_.send_str(click(0))
-        reply = await until(socket_, 'reply')
-        if reply['ok']:
-            break
+    """Click until the node has images: it looks for them when it begins."""
+    await socket_.send_str(click(0))
+    while not (reply := await until(socket_, 'reply'))['ok']:
         assert 'no image has come' in reply['message']
         await asyncio.sleep(0.1)
+        await socket_.send_str(click(0))
 
 
 async def until(socket_, kind, condition=lambda event: True):
