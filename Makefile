@@ -21,7 +21,7 @@ CROPOND := build/cropond/$(KIND)
 TRAINING := build/training/$(KIND)
 SOURCES := CMakeLists.txt package.xml setup.py pyproject.toml \
   $(shell find cmake config crosspoint_ros launch msg srv action tf2_msgs -type f -not -path '*__pycache__*')
-TESTS := $(wildcard test/test_*.py)
+TESTS := $(shell find test -name "test_*.py")
 PYTEST := PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$(TEST_VENV) pytest
 
 .PHONY: results help demo test test-cropond test-training smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
@@ -45,7 +45,7 @@ demo: $(VENV)/.package-$(KIND)
 test: pip-test colcon-smoke
 
 smoke: $(TEST_VENV)/.package-$(KIND) colcon-smoke
-	$(PYTEST) test/test_smoke.py
+	$(PYTEST) test/packaging/test_smoke.py
 
 # Three at a time, a file each: half of the tests wait for other processes most of the time.
 pip-test: $(TEST_VENV)/.package-$(KIND)
@@ -58,12 +58,12 @@ test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
 	rm -rf $(CROPOND)/taught  # what the tests teach on the oldest, the newest reads
 	for end in oldest newest; do \
 	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch:$(CURDIR)/$(CROPOND)/bitsandbytes \
-	  CROSSPOINT_TAUGHT=$(CURDIR)/$(CROPOND)/taught CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -n 2 --dist loadfile -o faulthandler_timeout=400 test/test_cropond_*.py || exit 1; done
+	  CROSSPOINT_TAUGHT=$(CURDIR)/$(CROPOND)/taught CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -n 2 --dist loadfile -o faulthandler_timeout=400 test/matchers/cropond test/bench/test_latency_baseline.py || exit 1; done
 
 # LLaMA-Factory wants another transformers than the matcher's newest: an environment of its own.
 test-training: $(TRAINING)/.installed
-	PYTHONPATH=$(CURDIR):$(CURDIR)/test/training_doubles OMP_NUM_THREADS=1 \
-	  $(TRAINING)/bin/python -m pytest -o faulthandler_timeout=400 test/test_training.py
+	PYTHONPATH=$(CURDIR):$(CURDIR)/test/fakes/training OMP_NUM_THREADS=1 \
+	  $(TRAINING)/bin/python -m pytest -o faulthandler_timeout=400 test/data/test_llamafactory_real.py
 
 $(TRAINING)/.installed: requirements/training.txt
 	@echo '== LLaMA-Factory into $(TRAINING): a minute, once'
@@ -108,7 +108,7 @@ results: $(TEST_VENV)/.package-$(KIND)
 	-cd '$(DATA)' && $(RECORD)/32.json --title 'What is built of the shelf, against its truth' --figure 'within 12 px .*, ([\d.]+)%' --unit ' % within 12 px' --least 95 -- bench data apc_shelf
 	-$(RECORD)/40.json --title 'Questions built in one process' --figure 'one process: (\d+)' --unit ' a second' --least 200 -- bench build crosspoint_ros/scenes/kitchen --rounds 1 --processes 2
 	-$(RECORD)/41.json --title 'Four processes against one, on two cores' --figure '([\d.]+) times as many' --unit ' times' --least 1.8 -- bench build crosspoint_ros/scenes/kitchen --rounds 5 --processes 4
-	mkdir -p build/results && $(TEST_VENV)/bin/python test/many_replies.py build/results/replies.jsonl
+	mkdir -p build/results && $(TEST_VENV)/bin/python test/fakes/model_replies.py build/results/replies.jsonl
 	-$(RECORD)/50.json --title 'Seconds to score ten thousand replies' --figure wall_s --unit ' s' --most 10 -- bench score build/results/replies.jsonl
 	$(TEST_VENV)/bin/crosspoint bench results docs/results --out docs/results.md
 

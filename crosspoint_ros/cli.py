@@ -7,42 +7,42 @@ from importlib import import_module, metadata
 
 # command -> (module with add_arguments(parser) and main(args) -> int, what it does)
 COMMANDS = {
-    'demo': ('crosspoint_ros.demo', 'play the built-in kitchen and click everything in it'),
-    'click': ('crosspoint_ros.ros.client', 'click once on a camera of a running node'),
-    'web': ('crosspoint_ros.web.command', 'serve a page to click on, for any browser'),
-    'doctor': ('crosspoint_ros.ros.doctor', 'say what keeps a node from answering clicks, and '
+    'demo': ('crosspoint_ros.demo.run', 'play the built-in kitchen and click everything in it'),
+    'click': ('crosspoint_ros.ros.client.client', 'click once on a camera of a running node'),
+    'web': ('crosspoint_ros.web.cli', 'serve a page to click on, for any browser'),
+    'doctor': ('crosspoint_ros.ros.doctor.cli', 'say what keeps a node from answering clicks, and '
                'what cures it'),
-    'replay': ('crosspoint_ros.ros.replay', 'answer the clicks of a recording again, and say what '
+    'replay': ('crosspoint_ros.ros.replay.cli', 'answer the clicks of a recording again, and say what '
                'changed'),
-    'mask': ('crosspoint_ros.data.mask', "find the robot's own body in a moving camera"),
-    'data build': ('crosspoint_ros.data.build', "make questions in CrossPoint-378K's format from "
+    'mask': ('crosspoint_ros.data.self_mask', "find the robot's own body in a moving camera"),
+    'data build': ('crosspoint_ros.data.qa.build', "make questions in CrossPoint-378K's format from "
                    'recordings'),
-    'data check': ('crosspoint_ros.data.check', 'hold a data set against its files and the '
+    'data check': ('crosspoint_ros.data.qa.check', 'hold a data set against its files and the '
                    'geometry'),
-    'data train-config': ('crosspoint_ros.data.train_config', 'write what LLaMA-Factory needs to '
+    'data train-config': ('crosspoint_ros.data.llamafactory', 'write what LLaMA-Factory needs to '
                           'train CroPond on a data set'),
     'bench scene': ('crosspoint_ros.bench.scene', 'score clicks on a recorded scene'),
-    'bench pairs': ('crosspoint_ros.bench.pairs', 'score a matcher on a folder of real pairs'),
-    'bench refine': ('crosspoint_ros.bench.refine', 'score a matcher that refines a simulated one'),
-    'bench latency': ('crosspoint_ros.bench.latency', 'time a click, and compare it with the '
+    'bench pairs': ('crosspoint_ros.bench.pairs.cli', 'score a matcher on a folder of real pairs'),
+    'bench refine': ('crosspoint_ros.bench.pairs.fusion', 'score a matcher that refines a simulated one'),
+    'bench latency': ('crosspoint_ros.bench.latency.cli', 'time a click, and compare it with the '
                       "authors' way"),
-    'bench crosspoint': ('crosspoint_ros.bench.crosspoint.command', 'ask CrossPoint-Bench of a '
+    'bench crosspoint': ('crosspoint_ros.bench.crosspoint.cli', 'ask CrossPoint-Bench of a '
                          'matcher or a model, and score it'),
-    'bench score': ('crosspoint_ros.bench.crosspoint.rescore', "score anybody's replies on "
+    'bench score': ('crosspoint_ros.bench.crosspoint.score_cli', "score anybody's replies on "
                     "CrossPoint-Bench, by the authors' rules or corrected ones"),
-    'bench export': ('crosspoint_ros.bench.export', 'write a set of pairs as CrossPoint-Bench has '
+    'bench export': ('crosspoint_ros.bench.pairs.export', 'write a set of pairs as CrossPoint-Bench has '
                      'it'),
-    'bench build': ('crosspoint_ros.bench.builds', 'time how questions are built, in one process '
+    'bench build': ('crosspoint_ros.bench.data.throughput', 'time how questions are built, in one process '
                     'and in several'),
-    'bench data': ('crosspoint_ros.bench.builder', 'hold what `data build` says of points against '
+    'bench data': ('crosspoint_ros.bench.data.accuracy', 'hold what `data build` says of points against '
                    'their known places'),
     'bench record': ('crosspoint_ros.bench.record', 'run a command, and keep what it printed for '
                      'the page of results'),
     'bench results': ('crosspoint_ros.bench.results', 'write the page of results from what was '
                       'recorded'),
-    'bench web': ('crosspoint_ros.web.bench', 'measure what the page costs, and how soon it '
+    'bench web': ('crosspoint_ros.bench.web.cli', 'measure what the page costs, and how soon it '
                   'answers'),
-    'bench node': ('crosspoint_ros.ros.bench_node', 'measure what the node itself costs'),
+    'bench node': ('crosspoint_ros.bench.node.cli', 'measure what the node itself costs'),
 }
 
 

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from domains import own_domains
+from ros_domains import own_domains
 
 
 def unused_domain() -> int:

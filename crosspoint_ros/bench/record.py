@@ -15,9 +15,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.bench.machine import machine
+from crosspoint_ros.bench.environment import machine
 from crosspoint_ros.cli import version
-from crosspoint_ros.data.whole import write_whole
+from crosspoint_ros.data.io import write_whole
 
 PATH = re.compile(r'(?<![\w.])/([\w.-]+)(?:/[\w.-]+)*')
 FOLDERS = {'home', 'root', 'tmp', 'work', 'Users', 'mnt', 'media', 'opt', 'srv', 'var', 'usr'}

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from crosspoint_ros.bench.record import Record
-from crosspoint_ros.data.whole import write_whole
+from crosspoint_ros.data.io import write_whole
 
 PUBLISHED = 'published.json'
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from crosspoint_ros.bench.failure import Wrong, draw_wrong
-from crosspoint_ros.bench.machine import machine
-from crosspoint_ros.bench.pairs import options
-from crosspoint_ros.bench.recording import Affordance, Moment, Recording
-from crosspoint_ros.bench.run import blame_failure
+from crosspoint_ros.bench.environment import machine
+from crosspoint_ros.bench.pairs.cli import options
+from crosspoint_ros.bench.pairs.evaluate import Wrong, blame_failure, draw_wrong
+from crosspoint_ros.bench.pairs.known_scene import Affordance, Moment, Recording
 from crosspoint_ros.core.datatypes import Code, Matcher, Rejected, View
 from crosspoint_ros.core.pipeline import Located, locate
 from crosspoint_ros.core.verify import Limits

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.core.lens import Array as Array
-from crosspoint_ros.core.lens import Intrinsics as Intrinsics
+from crosspoint_ros.core.camera import Array as Array
+from crosspoint_ros.core.camera import Intrinsics as Intrinsics
 
 
 class Code(IntEnum):

@@ -18,13 +18,7 @@ from crosspoint_ros.core.datatypes import (
     View,
 )
 from crosspoint_ros.core.depth import surface_normal_base, surface_points_m, why_no_depth
-from crosspoint_ros.core.geometry import (
-    MIN_BASELINE_M,
-    Triangulation,
-    posed,
-    ray_base,
-    triangulate,
-)
+from crosspoint_ros.core.geometry import MIN_BASELINE_M, Triangulation, posed, ray_base, triangulate
 from crosspoint_ros.core.verify import Limits
 
 CLICK_SIGMA_PX = 1.0

@@ -10,33 +10,80 @@ from diagnostic_msgs.msg import DiagnosticArray
 from std_srvs.srv import Trigger
 
 from crosspoint_ros.action import Correspond
-from crosspoint_ros.msg import History, QueryResult
-from crosspoint_ros.ros.convert import time_msg
+from crosspoint_ros.msg import History, HistoryEntry, QueryResult
+from crosspoint_ros.ros.client.node_info import (
+    Health,
+    KnownCamera,
+    KnownNode,
+    health_from_diagnostics,
+)
+from crosspoint_ros.ros.conversions import stamp_ns, time_msg
+from crosspoint_ros.ros.node.result_messages import is_answered
 from crosspoint_ros.srv import Accept as AcceptService
 from crosspoint_ros.srv import Correct as CorrectService
-from crosspoint_ros.web.anchors import Anchors
-from crosspoint_ros.web.browser import MAX_OPEN, Browser
-from crosspoint_ros.web.events import Json, event, history_json, result_json
-from crosspoint_ros.web.known import Health, KnownCamera, KnownNode, health_from_diagnostics
-from crosspoint_ros.web.link import Link, Unanswered
-from crosspoint_ros.web.looking import Looking
-from crosspoint_ros.web.pictures import Picture
-from crosspoint_ros.web.presence import Presence
-from crosspoint_ros.web.requests import (
+from crosspoint_ros.web.camera_poses import Vantages
+from crosspoint_ros.web.image_streams import Looking, Picture
+from crosspoint_ros.web.node_monitor import Presence
+from crosspoint_ros.web.overlay import Anchors
+from crosspoint_ros.web.protocol import (
     Accept,
     BadRequest,
     Cancel,
     Click,
     Correct,
     Instruct,
+    Json,
     Next,
     Past,
     Question,
     Step,
+    event,
+    history_json,
     parse,
+    result_json,
 )
-from crosspoint_ros.web.shown import shown
-from crosspoint_ros.web.vantage import Vantages
+from crosspoint_ros.web.ros_bridge import Link, Unanswered
+from crosspoint_ros.web.session import MAX_OPEN, Browser
+
+
+def shown(last: QueryResult | None, history: History | None,
+          last_is_newer: bool) -> QueryResult | None:
+    """Return the answer to show, None for none.
+
+    `last_is_newer`: the last result came after the history. Both are latched, so after a start
+    they come in any order; a result that stands in the history is the history's matter.
+    """
+    if history is None:
+        return last
+    current = current_entry(history)
+    if last is not None and last_is_newer and not _is_of(last, history, current):
+        return last
+    return None if current is None else current.result
+
+
+def _is_of(last: QueryResult, history: History, current: HistoryEntry | None) -> bool:
+    """Tell whether the history says what became of a result: it is in it, or did not get there.
+
+    A correction that was refused is of the same click; what it was to correct stands.
+    """
+    if last.query_id in {entry.result.query_id for entry in history.entries}:
+        return True
+    return (current is not None and not is_answered(last)
+            and _click(last) == _click(current.result))
+
+
+def _click(result: QueryResult) -> tuple[str, int, float, float]:
+    clicked = result.clicked
+    return clicked.camera, stamp_ns(clicked.header.stamp), clicked.x, clicked.y
+
+
+def current_entry(history: History) -> HistoryEntry | None:
+    """Return the newest entry that is not undone; None if its target was cleared."""
+    kept = list(history.entries)[:len(history.entries) - history.undone]
+    if not kept or (kept[-1].result.has_target and not history.current):
+        return None
+    return kept[-1]
+
 
 TICK_S = 0.25
 

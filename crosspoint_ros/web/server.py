@@ -11,10 +11,10 @@ from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
-from crosspoint_ros.web.browser import Browser
-from crosspoint_ros.web.entry import Entry
+from crosspoint_ros.web.auth import Entry
 from crosspoint_ros.web.hub import Hub
-from crosspoint_ros.web.requests import MAX_BYTES
+from crosspoint_ros.web.protocol import MAX_BYTES
+from crosspoint_ros.web.session import Browser
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PAGE = Path(__file__).absolute().parent / 'page'

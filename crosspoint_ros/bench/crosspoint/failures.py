@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from crosspoint_ros.bench.crosspoint.corrected import on_mask, truth_mask
-from crosspoint_ros.bench.crosspoint.items import Item
-from crosspoint_ros.bench.crosspoint.marking import Failure
-from crosspoint_ros.core.draw import side_by_side, write_png
-from crosspoint_ros.matchers.cropond.reply import points
+from crosspoint_ros.bench.crosspoint.dataset import Item
+from crosspoint_ros.bench.crosspoint.grading import Failure
+from crosspoint_ros.bench.crosspoint.rules_corrected import on_mask, truth_mask
+from crosspoint_ros.core.visualization import side_by_side, write_png
+from crosspoint_ros.matchers.cropond.reply_parser import points
 
 Image = npt.NDArray[np.uint8]
 GREEN, RED, YELLOW, WHITE = (40, 220, 40), (255, 40, 40), (255, 220, 0), (255, 255, 255)

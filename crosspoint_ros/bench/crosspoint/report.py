@@ -6,10 +6,8 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from crosspoint_ros.bench.crosspoint.differ import Difference
-from crosspoint_ros.bench.crosspoint.items import Trouble
-from crosspoint_ros.bench.crosspoint.marking import Marking
-from crosspoint_ros.bench.crosspoint.score import Row, Score
+from crosspoint_ros.bench.crosspoint.dataset import Trouble
+from crosspoint_ros.bench.crosspoint.grading import Difference, Marking, Row, Score
 
 MOST_NAMES = 12
 

@@ -11,16 +11,16 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, View
 from crosspoint_ros.matchers.cropond import prompt, self_test
-from crosspoint_ros.matchers.cropond.answer import Place, place
+from crosspoint_ros.matchers.cropond.coordinate_distribution import Place, place
+from crosspoint_ros.matchers.cropond.image_processor import seen_size_px
 from crosspoint_ros.matchers.cropond.options import AUTO, LocalOptions
-from crosspoint_ros.matchers.cropond.pixels import seen_size_px
 from crosspoint_ros.matchers.cropond.prompt import Convention, Shown, Template
-from crosspoint_ros.matchers.cropond.reply import NoPoint, point, points
+from crosspoint_ros.matchers.cropond.reply_parser import NoPoint, point, points
 
 if TYPE_CHECKING:
-    from crosspoint_ros.matchers.cropond.checkpoint import Checkpoint
-    from crosspoint_ros.matchers.cropond.engine import Engine, FreeReply, Picture
-    from crosspoint_ros.matchers.cropond.grammar import Form
+    from crosspoint_ros.matchers.cropond.engine.checkpoint import Checkpoint
+    from crosspoint_ros.matchers.cropond.engine.engine import Engine, FreeReply, Picture
+    from crosspoint_ros.matchers.cropond.engine.reply_grammar import Form
 
 FREE_TOKENS = 96  # a sentence about both points, and then JSON
 
@@ -40,8 +40,8 @@ class CropondMatcher:
         """
         self.options = LocalOptions(**options)
         try:  # here, since it takes seconds, and not everybody has it
-            from crosspoint_ros.matchers.cropond import checkpoint, memory
-            from crosspoint_ros.matchers.cropond.engine import Engine, EngineOptions
+            from crosspoint_ros.matchers.cropond.engine import checkpoint, memory
+            from crosspoint_ros.matchers.cropond.engine.engine import Engine, EngineOptions
         except ModuleNotFoundError as error:
             raise ValueError(f'cropond needs {error.name}: pip install torch '
                              '"transformers>=4.57,<6" pillow; on a Jetson torch comes from '
@@ -132,7 +132,7 @@ class CropondMatcher:
     def ask(self, first: self_test.Image, second: self_test.Image, pixels: Sequence[Array],
             convention: Convention) -> list[Array | None]:
         """Return where the second image shows pixels of the first; None where nothing is said."""
-        from crosspoint_ros.matchers.cropond.engine import Picture
+        from crosspoint_ros.matchers.cropond.engine.engine import Picture
         pictures = (Picture('self-test', first),
                     Picture('self-test' if second is first else 'self-test, changed', second))
         shown = [self._shown_size(p.rgb.shape[1], p.rgb.shape[0]) for p in pictures]
@@ -231,7 +231,7 @@ class CropondMatcher:
         return float(x), float(y)
 
     def _picture(self, view: View) -> Picture:
-        from crosspoint_ros.matchers.cropond.engine import Picture
+        from crosspoint_ros.matchers.cropond.engine.engine import Picture
         return Picture((view.camera, view.stamp_ns), view.image)
 
     def _shown(self, view: View) -> Shown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crosspoint_ros.matchers.cropond.pixels import MIN_PIXELS, TRAINED_MAX_PIXELS
+from crosspoint_ros.matchers.cropond.image_processor import MIN_PIXELS, TRAINED_MAX_PIXELS
 from crosspoint_ros.matchers.cropond.prompt import POINTING, Convention, check_question
 
 AUTO = 'auto'

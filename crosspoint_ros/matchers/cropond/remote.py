@@ -11,12 +11,12 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
 from crosspoint_ros.matchers.cropond import prompt
-from crosspoint_ros.matchers.cropond.asked import Pictures
-from crosspoint_ros.matchers.cropond.asking import Place
-from crosspoint_ros.matchers.cropond.chat import Chat, Deadline
-from crosspoint_ros.matchers.cropond.examination import EXAMINATION_S, Examination, Known
 from crosspoint_ros.matchers.cropond.options import RemoteOptions
-from crosspoint_ros.matchers.cropond.refusal import ABOUT_A_REQUEST, BUSY, ServerTrouble
+from crosspoint_ros.matchers.cropond.server.errors import ABOUT_A_REQUEST, BUSY, ServerTrouble
+from crosspoint_ros.matchers.cropond.server.handshake import EXAMINATION_S, Examination, Known
+from crosspoint_ros.matchers.cropond.server.http_client import Chat, Deadline
+from crosspoint_ros.matchers.cropond.server.payload import Pictures
+from crosspoint_ros.matchers.cropond.server.point_client import Place
 
 log = logging.getLogger(__name__)
 

@@ -11,20 +11,19 @@ from typing import Any
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, Transform, View
-from crosspoint_ros.matchers.xfeat.backbone import Backbone
 from crosspoint_ros.matchers.xfeat.confidence import confidence, covariance_px2
-from crosspoint_ros.matchers.xfeat.depth import clicked_depth
 from crosspoint_ros.matchers.xfeat.features import Frame
-from crosspoint_ros.matchers.xfeat.pair import Pair, pair_from_images, pair_from_poses
-from crosspoint_ros.matchers.xfeat.pair_depth import pair_from_depth
-from crosspoint_ros.matchers.xfeat.recipe import Recipe
-from crosspoint_ros.matchers.xfeat.score import Near
-from crosspoint_ros.matchers.xfeat.search import (
-    Found,
-    refuse_far,
-    search_by_depth,
-    search_by_looks,
+from crosspoint_ros.matchers.xfeat.network import Backbone
+from crosspoint_ros.matchers.xfeat.options import Recipe
+from crosspoint_ros.matchers.xfeat.pair_geometry import (
+    Pair,
+    clicked_depth,
+    pair_from_depth,
+    pair_from_images,
+    pair_from_poses,
 )
+from crosspoint_ros.matchers.xfeat.score_map import Near
+from crosspoint_ros.matchers.xfeat.search import Found, refuse_far, search_by_depth, search_by_looks
 
 
 class XFeatMatcher:

@@ -7,12 +7,11 @@ from enum import Enum, auto
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
-from crosspoint_ros.matchers.xfeat import score
-from crosspoint_ros.matchers.xfeat.affine import LocalAffine, local_affine
-from crosspoint_ros.matchers.xfeat.backbone import FloatMap
-from crosspoint_ros.matchers.xfeat.depth import back_distance, depth_gap_m
-from crosspoint_ros.matchers.xfeat.pair import Pair
-from crosspoint_ros.matchers.xfeat.recipe import Recipe
+from crosspoint_ros.matchers.xfeat import score_map
+from crosspoint_ros.matchers.xfeat.matching import LocalAffine, local_affine
+from crosspoint_ros.matchers.xfeat.network import FloatMap
+from crosspoint_ros.matchers.xfeat.options import Recipe
+from crosspoint_ros.matchers.xfeat.pair_geometry import Pair, back_distance, depth_gap_m
 
 SURE_SLACK_PX = 4.0
 SIGHT_PX = 4.0
@@ -51,7 +50,7 @@ class Found:
 
 
 def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe,
-                    near: score.Near | None = None) -> Found:
+                    near: score_map.Near | None = None) -> Found:
     """Search the whole other view: looks, the matches around the click, and the epipolar line.
 
     Where the other view has depth, each of its places also says where the clicked view shows it.
@@ -60,12 +59,12 @@ def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe,
     prior = _prior(pair, pixel)
     scores = _looks(pair, pixel, prior, recipe)
     if recipe.epipolar_band:
-        scores = scores + score.band_term(pair, pixel)
+        scores = scores + score_map.band_term(pair, pixel)
     back = np.full(scores.shape, np.nan)
     if np.isfinite(pair.slack_px) and pair.other.view.depth_m is not None:
         assert pair.motion is not None
         back = back_distance(pair.other, pair.clicked, pair.motion.inverse, pixel)
-        scores = scores + score.landing_term(pair, back)
+        scores = scores + score_map.landing_term(pair, back)
     peak = _peak(pair, scores, near)
     found = Found(peak.pixel, peak.score, peak.margin, prior.density,
                   _return_px(pair, pixel, peak.pixel))
@@ -75,7 +74,7 @@ def search_by_looks(pair: Pair, pixel: Array, recipe: Recipe,
 
 
 def search_by_depth(pair: Pair, pixel: Array, depth_m: float, recipe: Recipe,
-                    near: score.Near | None = None) -> Found:
+                    near: score_map.Near | None = None) -> Found:
     """Carry the click, of known depth, into the other view, and ask whether it can be seen there.
 
     A rough find has a say only where the poses leave some slack.
@@ -91,8 +90,8 @@ def search_by_depth(pair: Pair, pixel: Array, depth_m: float, recipe: Recipe,
     distance = np.linalg.norm(pair.other.fine_grid - expected, axis=-1)
     found = expected
     if pair.slack_px > SURE_SLACK_PX:
-        found = _peak(pair, looks + score.landing_term(pair, distance), near).pixel
-    here, margin = score.standing(_seen(pair, looks), pair.other.fine_grid, found)
+        found = _peak(pair, looks + score_map.landing_term(pair, distance), near).pixel
+    here, margin = score_map.standing(_seen(pair, looks), pair.other.fine_grid, found)
     gap_m = _refuse_hidden(pair, found, float(point_m[2]), recipe)
     return Found(found, here, margin, prior.density, _return_px(pair, pixel, found),
                  pair.slack_px, gap_m,
@@ -112,7 +111,7 @@ def refuse_outside(pair: Pair, expected: Array) -> None:
         raise Rejected(Code.NOT_VISIBLE, f"the robot's own body covers ({x:.0f}, {y:.0f}) px")
 
 
-def refuse_far(pair: Pair, found: Found, near: score.Near) -> None:
+def refuse_far(pair: Pair, found: Found, near: score_map.Near) -> None:
     """Raise `Rejected` (INCONSISTENT) if the best place near a rough find is not near it at all."""
     sigmas = float(np.sqrt(near.square(found.pixel)))
     if not sigmas <= REACH:
@@ -142,21 +141,21 @@ def _prior(pair: Pair, pixel: Array) -> LocalAffine:
 
 
 def _looks(pair: Pair, pixel: Array, prior: LocalAffine, recipe: Recipe) -> FloatMap:
-    scores = score.appearance(pair, pixel, prior.linear, recipe.patch_consensus)
-    return scores + score.prior_term(pair, prior) if recipe.affine_prior else scores
+    scores = score_map.appearance(pair, pixel, prior.linear, recipe.patch_consensus)
+    return scores + score_map.prior_term(pair, prior) if recipe.affine_prior else scores
 
 
-def _peak(pair: Pair, scores: FloatMap, near: score.Near | None = None) -> score.Peak:
+def _peak(pair: Pair, scores: FloatMap, near: score_map.Near | None = None) -> score_map.Peak:
     grid, seen = pair.other.fine_grid, _seen(pair, scores)
     if near is None:
-        return score.peak(seen, grid)
-    best = score.peak(_seen(pair, scores + score.near_term(pair, near)), grid)
-    here, margin = score.standing(seen, grid, best.pixel)
+        return score_map.peak(seen, grid)
+    best = score_map.peak(_seen(pair, scores + score_map.near_term(pair, near)), grid)
+    here, margin = score_map.standing(seen, grid, best.pixel)
     return replace(best, score=here, margin=margin)
 
 
 def _seen(pair: Pair, scores: FloatMap) -> FloatMap:
-    return np.where(pair.other.fine_hidden, np.float32(score.HIDDEN), scores)
+    return np.where(pair.other.fine_hidden, np.float32(score_map.HIDDEN), scores)
 
 
 def _return_px(pair: Pair, pixel: Array, found: Array) -> float:

@@ -1,0 +1,261 @@
+"""The authors' own extraction and scoring, to the last bit, with what is odd about them."""
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crosspoint_ros.bench.crosspoint.dataset import (
+    COORDINATE_TYPES,
+    Mask,
+    image_size,
+    official_mask,
+)
+
+XY = tuple[float, float]
+THRESHOLD = 128
+FENCED = re.compile(r'```json\s*(.*?)\s*```', re.S | re.I)
+# An object without braces in it that has a key. All that are found of one key come before the next.
+BARE = tuple(re.compile(r'\{[^{}]*"' + key + r'"[^{}]*\}', re.S)
+             for key in ('point_2d', 'point', '(?:x|position|coordinates)'))
+LINE_COMMENT = re.compile(r'//.*?(?=\n|$)', re.M)
+BLOCK_COMMENT = re.compile(r'/\*.*?\*/', re.S)
+N = '([0-9.]+)'
+# Tried in turn, each on all of the text: a sign before a number is passed over. The fourth has y
+# first.
+IN_TEXT = tuple(re.compile(pattern, re.I | re.S) for pattern in (
+    rf'<point\s+x="{N}"\s+y="{N}"[^>]*>.*?</point>',
+    rf'(?:coordinates?|position|location).*?(?:are|is)\s+{N},\s*{N}',
+    rf'[xX]\s*:\s*{N}.*?[yY]\s*:\s*{N}',
+    rf'[yY]\s*:\s*{N}.*?[xX]\s*:\s*{N}',
+    rf'["\']?x["\']?\s*:\s*{N}.*?["\']?y["\']?\s*:\s*{N}',
+    rf'\[{N},\s*{N}\]', rf'\({N},\s*{N}\)', rf'{N},\s*{N}'))
+Y_FIRST = 3
+L = '([ABCD])'
+FIRST_LETTER = tuple(re.compile(pattern, re.I | re.M) for pattern in (
+    rf'\\boxed\{{(?:\\text\{{)?{L}(?:\..*?)?\}}',
+    rf'\\\(?\s*\\boxed\{{\\text\{{{L}\}}\}}\s*\\\)?',
+    rf'\$+\s*\\boxed\{{\\text\{{{L}(?:\..*?)?\}}\}}\s*\$+',
+    rf'\((?:Choice\s+)?{L}\)',
+    rf'\*\*Answer:\s*{L}\*\*',
+    rf'\*\*{L}\.\s*(?:Yes|No|Green dot|Yellow dot|Blue dot|Red dot)\*\*',
+    rf'(?:答案是|answer is|选择|choose|correct answer is)\s*[:\s]*\*?\*?\(?{L}\)?',
+    rf'(?:^|\n)\s*\*?{L}\*?\.\s*(?:Yes|No)',
+    rf'\*\*{L}\*\*',
+    rf'(?:^|\s|Answer:\s*)\(?{L}\)?\s*[\.:]',
+    rf'^\s*\(?{L}\)?\s*$'))
+LAST_LETTER = tuple(re.compile(pattern, re.I | re.S) for pattern in (
+    r'(?:Final Answer|Therefore|So|Hence|Thus|The correct answer is|The answer is)'
+    rf'.*?(?:\\boxed\{{{L}\}}|\*\*{L}\*\*|\(?{L}\)?)',
+    rf'Answer:\s*\(?{L}\)?'))
+OPTION = re.compile(r'([ABCD])\.([^A-D\n]+?)(?=\s*[ABCD]\.|$)', re.I | re.S)
+BOLD = tuple(re.compile(pattern, re.I | re.S) for pattern in (
+    r'\*\*(.*?)\*\*', r'(?:Therefore|So|The correct answer is|The answer is).*?\*\*(.*?)\*\*'))
+POINT_KEYS = ('point_2d', 'point')
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is made of one reply.
+
+    answer: a point as the reply writes it, a letter, or None. pixel: the point on the image, px.
+    stops: the error with which the authors' scripts end at this reply; it is scored as no answer.
+    """
+
+    answer: XY | str | None
+    pixel: XY | None
+    right: bool
+    stops: str = ''
+
+
+def verdict(record: Mapping[str, Any], coordinates: str, images: Path) -> Verdict:
+    """Extract and score one reply. coordinates: absolute, relative_1000 or relative_1."""
+    try:
+        answer = extracted(record)
+        pixel = on_image(record, answer, coordinates, images)
+        right = is_right(record, answer, pixel)
+    except Exception as error:  # whatever the authors' scripts do not catch ends them
+        return Verdict(None, None, False, f'{type(error).__name__}: {error}'[:200])
+    return Verdict(answer, pixel if isinstance(pixel, tuple) else None, right)
+
+
+def stops(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the error with which the scripts end on a file as a whole; '' if they do not."""
+    try:
+        sorted(record.get('idx', 0) for record in records)
+        kinds = {record.get('type', 'Unknown') for record in records}
+        for kind in kinds:
+            sorted({record.get('level', 'Unknown') for record in records
+                    if record.get('type', 'Unknown') == kind})
+        sorted(kinds)
+    except TypeError as error:
+        return f'{type(error).__name__}: {error}'[:200]
+    return "KeyError: 'Overall'" if 'Overall' in kinds else ''
+
+
+def unwritable(record: Mapping[str, Any]) -> str:
+    """Return the error with which the scripts end when they write a reply; '' if they can.
+
+    A half of a surrogate pair, as of an emoji that was cut in two, is no UTF-8 in any field.
+    """
+    try:
+        json.dumps(dict(record), ensure_ascii=False).encode()
+    except ValueError as error:
+        return f'{type(error).__name__}: {error}'[:200]
+    return ''
+
+
+def extracted(record: Mapping[str, Any]) -> XY | str | None:
+    """Return the point or the letter that the authors' script reads in a reply."""
+    text = record.get('assistant', '')
+    if record.get('type', '') in COORDINATE_TYPES:
+        point = in_json(text)
+        return in_text(text) if point is None else point
+    return letter(text, record.get('question', ''))
+
+
+def in_json(text: str) -> XY | None:
+    """Return the first point of the reply's JSON."""
+    blocks = FENCED.findall(text) or [block for form in BARE for block in form.findall(text)]
+    for block in blocks:
+        bare = BLOCK_COMMENT.sub('', LINE_COMMENT.sub('', block.strip()))
+        try:
+            point = in_data(json.loads(bare))
+        except (KeyError, IndexError, ValueError):
+            continue
+        if point is not None:
+            return point
+    return None
+
+
+def in_data(data: Any) -> XY | None:
+    """Return the point of a parsed value: of an object, or of a list's first one."""
+    if isinstance(data, list) and data and isinstance(data[0], dict):
+        return _listed(data[0])
+    if not isinstance(data, dict):
+        return None
+    point = _listed(data) or _named(data)
+    if point is not None:
+        return point
+    inner = (_named(data[key]) for key in ('position', 'coordinates')
+             if isinstance(data.get(key), dict))
+    return next((each for each in inner if each is not None), None)
+
+
+def _listed(data: Mapping[str, Any]) -> XY | None:
+    for key in POINT_KEYS:
+        value = data.get(key)
+        if isinstance(value, list) and len(value) >= 2:
+            return float(value[0]), float(value[1])
+    return None
+
+
+def _named(data: Mapping[str, Any]) -> XY | None:
+    if data.get('x') is None or data.get('y') is None:
+        return None
+    return float(data['x']), float(data['y'])
+
+
+def in_text(text: str) -> XY | None:
+    """Return the first point that the first fitting pattern finds in prose."""
+    for number, form in enumerate(IN_TEXT):
+        match = form.search(text)
+        if match is None:
+            continue
+        try:
+            x, y = float(match[1].rstrip('.')), float(match[2].rstrip('.'))
+        except ValueError:
+            continue
+        return (y, x) if number == Y_FIRST else (x, y)
+    return None
+
+
+def letter(text: str, question: str = '') -> str | None:
+    """Return the option that a reply names: the first of eleven patterns, else the last of two."""
+    for form in FIRST_LETTER:
+        if match := form.search(text):
+            return str(match[1]).upper()
+    for form in LAST_LETTER:
+        if found := form.findall(text):
+            last = found[-1]
+            return str(last if isinstance(last, str) else next(filter(None, last))).upper()
+    return by_option_text(text, options(question)) if question else None
+
+
+def options(question: str) -> dict[str, str]:
+    """Return the options that the authors' script sees in a question: none with a-d in its text."""
+    return {name.upper(): re.sub(r'\s+', ' ', text.strip())
+            for name, text in OPTION.findall(question)}
+
+
+def by_option_text(text: str, named: Mapping[str, str]) -> str | None:
+    """Return the option whose text a reply begins with, or has in bold."""
+    begun = text.lower().strip()
+    for name, value in named.items():
+        if begun.startswith(value.lower()):
+            return name
+    if not named:
+        return None
+    for form in BOLD:
+        for bold in form.findall(text):
+            for name, value in named.items():
+                if bold.strip().lower() == value.strip().lower():
+                    return name
+    return None
+
+
+def on_image(record: Mapping[str, Any], answer: XY | str | None, coordinates: str,
+             images: Path) -> Any:
+    """Return the pixel of a point: scaled by what the item says of its size, else its FIRST image.
+
+    Where neither is known the numbers are taken for pixels.
+    """
+    if not isinstance(answer, tuple):
+        return record.get('extracted_answer_absolute')
+    if coordinates == 'absolute':
+        return answer
+    size = _size(record, images)
+    if size is None or size[0] is None or size[1] is None:
+        return answer
+    share = (answer[0] / 1000.0, answer[1] / 1000.0) if coordinates == 'relative_1000' else answer
+    return share[0] * size[0], share[1] * size[1]
+
+
+def _size(record: Mapping[str, Any], images: Path) -> tuple[Any, Any] | None:
+    if record.get('image_width') and record.get('image_height'):
+        return record['image_width'], record['image_height']
+    named = record.get('images', [])
+    return image_size(str(images), named[0]) if named else None
+
+
+def is_right(record: Mapping[str, Any], answer: XY | str | None, pixel: Any) -> bool:
+    """Tell whether the authors' script counts an answer as right."""
+    if answer is None or 'answer' not in record:
+        return False
+    truth = record['answer']
+    if record.get('type', '') in (*COORDINATE_TYPES, 'Level 1', 'Level 4'):
+        if pixel is None or not isinstance(truth, str):
+            return False
+        mask = official_mask(truth)
+        return mask is not None and in_mask(pixel, mask)
+    if not isinstance(truth, str) or not isinstance(answer, str):
+        return False
+    return answer == truth.strip().upper().strip('()')
+
+
+def in_mask(pixel: Any, mask: Mask) -> bool:
+    """Tell whether a pixel is white: of a 1-bit mask or a palette's numbers none ever is."""
+    try:
+        at = pixel if isinstance(pixel, tuple) else (pixel['x'], pixel['y'])
+        x, y = int(at[0]), int(at[1])
+        width, height = mask.size
+        if not (0 <= x < width and 0 <= y < height):
+            return False
+        return bool(np.mean(mask.stored(x, y)) > THRESHOLD)
+    except Exception:  # as the authors': NaN and infinity are no pixels
+        return False

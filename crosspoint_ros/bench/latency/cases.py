@@ -1,0 +1,187 @@
+"""The ways to answer a click that `crosspoint bench latency` compares."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.bench.latency.timing import Frames, Way
+from crosspoint_ros.core.datatypes import Array, Intrinsics, Match, Matcher, Query, Rejected, View
+
+if TYPE_CHECKING:
+    from crosspoint_ros.bench.latency.baseline import Compared
+
+
+CLICKED, OTHER = 'clicked', 'other'
+CELL_PX = 24
+NOISE = 6.0
+
+
+def new_frames(number: int, width_px: int, height_px: int) -> Frames:
+    """Draw the frames of a round; those of another number are other images."""
+    clicked, other, next_other, next_clicked = (
+        view(camera, 4 * number + offset, width_px, height_px)
+        for offset, camera in enumerate((CLICKED, OTHER, OTHER, CLICKED)))
+    return Frames((clicked, other), (clicked, next_other), (next_clicked, next_other))
+
+
+def view(camera: str, number: int, width_px: int, height_px: int) -> View:
+    """Return an image without pose or depth: the scene of `picture`, from a place of its own."""
+    lens = Intrinsics(width_px, width_px, (width_px - 1) / 2, (height_px - 1) / 2,
+                      width_px, height_px)
+    return View(camera, picture(number, width_px, height_px), lens, stamp_ns=number)
+
+
+def picture(number: int, width_px: int, height_px: int) -> npt.NDArray[np.uint8]:
+    """Draw coloured patches of all sizes, (h, w, 3), turned and shifted a bit by the number."""
+    scene, rng = np.random.default_rng(0), np.random.default_rng(number + 1)
+    fine, coarse = (
+        cv2.resize(scene.uniform(0, 127, (height_px // cell + 2, width_px // cell + 2, 3)),
+                   (width_px, height_px), interpolation=cv2.INTER_CUBIC)
+        for cell in (CELL_PX, 4 * CELL_PX))
+    turned = cv2.getRotationMatrix2D((width_px / 2, height_px / 2), float(rng.uniform(-8, 8)), 1.1)
+    turned[:, 2] = turned[:, 2] + rng.uniform(-0.03, 0.03, 2) * width_px
+    moved = cv2.warpAffine(fine + coarse, turned, (width_px, height_px),
+                           borderMode=cv2.BORDER_REFLECT)
+    noisy = moved + rng.normal(0, NOISE, moved.shape)
+    return np.asarray(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def queries(pair: tuple[View, View], count: int, seed: int) -> list[Query]:
+    """Click so many places in the middle of the first view, others for each seed."""
+    size_px = np.array([pair[0].intrinsics.width_px, pair[0].intrinsics.height_px])
+    pixels: Array = np.random.default_rng(seed).uniform(0.2, 0.8, (count, 2)) * size_px
+    return [Query(*pair, pixel) for pixel in pixels]
+
+
+PACKED = 16
+LONG, SHORT = 30, 20  # tokens of a reply: with a label, and without
+AUTHORS, AUTHORS_SHORT = (f"authors' generate, {tokens} tokens" for tokens in (LONG, SHORT))
+FIRST = 'first click on a frame pair'
+AGAIN = 'another click'
+AGAIN_GREEDY = 'another click, likeliest digits only'
+AT_ONCE = f'{PACKED} clicks at once, each'
+AT_ONCE_GREEDY = f'{PACKED} at once, likeliest digits, each'
+FREE = f'another click, free reply up to {LONG}'
+OTHER_MOVED = 'click after the other camera moved'
+CLICKED_MOVED = 'click after the clicked one moved'
+
+
+@runtime_checkable
+class MatchesAll(Protocol):
+    """Answers many clicks on the same two frames together."""
+
+    def match_all(self, queries: Sequence[Query]) -> list[Match | Rejected]:
+        """Return an answer or a refusal for each."""
+        ...
+
+
+def ways(matcher: Matcher, compared: Compared | None = None) -> list[Way]:
+    """Return the ways to ask a matcher, and its model, in the order of a robot's day.
+
+    Each round begins on a frame pair that is new; the last two move one of its cameras.
+    """
+    before, after = ([], []) if compared is None else _of_model(compared)
+    at_once = [_at_once(matcher)] if isinstance(matcher, MatchesAll) else []
+    return [*before, _click(FIRST, matcher, lambda frames: frames.pair),
+            _click(AGAIN, matcher, lambda frames: frames.pair), *at_once, *after,
+            _click(OTHER_MOVED, matcher, lambda frames: frames.other_moved),
+            _click(CLICKED_MOVED, matcher, lambda frames: frames.clicked_moved)]
+
+
+def _click(name: str, matcher: Matcher, chosen: Callable[[Frames], tuple[View, View]]) -> Way:
+    def answer(frames: Frames, seed: int) -> list[Match | Rejected]:
+        (query,) = queries(chosen(frames), 1, seed)
+        try:
+            return [matcher.match(query)]
+        except Rejected as rejected:
+            return [rejected]
+
+    return Way(name, answer)
+
+
+def _at_once(matcher: MatchesAll) -> Way:
+    return Way(AT_ONCE, lambda frames, seed: matcher.match_all(queries(frames.pair, PACKED, seed)),
+               PACKED)
+
+
+def _of_model(compared: Compared) -> tuple[list[Way], list[Way]]:
+    """The authors' way, and what else its model can be asked about a pair that it knows."""
+    def greedy(clicks: int) -> Callable[[Frames, int], Sequence[object]]:
+        return lambda frames, seed: compared.greedy(queries(frames.pair, clicks, seed))
+
+    def authors(tokens: int) -> Callable[[Frames, int], Sequence[object]]:
+        return lambda frames, seed: compared.authors(queries(frames.pair, 1, seed)[0], tokens)
+
+    def free(frames: Frames, seed: int) -> Sequence[object]:
+        return compared.free(queries(frames.pair, 1, seed)[0], LONG)
+
+    return ([Way(AUTHORS, authors(LONG)), Way(AUTHORS_SHORT, authors(SHORT))],
+            [Way(AGAIN_GREEDY, greedy(1)), Way(AT_ONCE_GREEDY, greedy(PACKED), PACKED),
+             Way(FREE, free)])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Qwen2.5-VL: text model, vision tower, vocabulary.
+
+    vocabulary: 0 for that of the tokenizer. tied: the output head is the embedding.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    inner: int
+    vision_layers: int
+    vision_hidden: int
+    vision_heads: int
+    vision_inner: int
+    vision_full: tuple[int, ...]
+    rope_theta: float = 1e6
+    vocabulary: int = 0
+    tied: bool = True
+
+
+# `3b` and `7b` as their config.json on the hub has them (CroPond's are the same); `mid` is what a
+# CPU runs in seconds.
+SHAPES = {
+    '3b': Shape(2048, 36, 16, 2, 11008, 32, 1280, 16, 3420, (7, 15, 23, 31), vocabulary=151936),
+    '7b': Shape(3584, 28, 28, 4, 18944, 32, 1280, 16, 3420, (7, 15, 23, 31), vocabulary=152064,
+                tied=False),
+    'mid': Shape(768, 10, 12, 2, 3072, 6, 640, 10, 1536, (2, 5)),
+    'tiny': Shape(64, 2, 4, 2, 128, 2, 32, 2, 64, (1,)),
+}
+
+
+def config_of(shape: Shape, vocabulary: int, ids: dict[str, int]) -> dict[str, Any]:
+    """Return config.json with the names and keys of the hub's, text keys at the top level.
+
+    vocabulary: how many tokens; ids: those of the special ones.
+    """
+    half = shape.hidden // shape.heads // 2
+    sections = [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8]
+    return {
+        'architectures': ['Qwen2_5_VLForConditionalGeneration'], 'model_type': 'qwen2_5_vl',
+        'bos_token_id': ids['<|endoftext|>'], 'eos_token_id': ids['<|im_end|>'],
+        'hidden_act': 'silu', 'hidden_size': shape.hidden, 'intermediate_size': shape.inner,
+        'max_position_embeddings': 32768, 'num_attention_heads': shape.heads,
+        'num_hidden_layers': shape.layers, 'num_key_value_heads': shape.kv_heads,
+        'rms_norm_eps': 1e-6, 'rope_theta': shape.rope_theta, 'tie_word_embeddings': shape.tied,
+        'torch_dtype': 'float32', 'use_cache': True,
+        'vocab_size': shape.vocabulary or -(-vocabulary // 64) * 64,
+        'rope_scaling': {'type': 'mrope', 'mrope_section': sections},
+        'vision_start_token_id': ids['<|vision_start|>'],
+        'vision_end_token_id': ids['<|vision_end|>'],
+        'image_token_id': ids['<|image_pad|>'], 'video_token_id': ids['<|video_pad|>'],
+        'vision_config': {
+            'depth': shape.vision_layers, 'hidden_act': 'silu',
+            'hidden_size': shape.vision_hidden, 'intermediate_size': shape.vision_inner,
+            'num_heads': shape.vision_heads, 'in_channels': 3, 'in_chans': 3,
+            'out_hidden_size': shape.hidden, 'patch_size': 14, 'spatial_merge_size': 2,
+            'spatial_patch_size': 14, 'window_size': 112, 'tokens_per_second': 2,
+            'temporal_patch_size': 2, 'fullatt_block_indexes': list(shape.vision_full)}}

@@ -1,0 +1,169 @@
+"""Browsers as far as the server can tell: they pull pictures as they come, or stop reading."""
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+CAMERAS = ('front', 'side', 'wrist')
+PATIENCE_S = 120.0
+
+
+class Clients:
+    """So many of them, in a thread of their own, until the block ends."""
+
+    def __init__(self, port: int, count: int, read: bool = True) -> None:
+        """`read`: take every picture; without, ask for pictures and never read one."""
+        self._port, self._count, self._read = port, count, read
+        self.taken: Counter[int] = Counter()  # pictures, by client
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Clients:
+        self._thread.start()
+        self._tasks = [asyncio.run_coroutine_threadsafe(self._browse(number), self._loop)
+                       for number in range(self._count)]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        for task in self._tasks:
+            task.cancel()
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.2), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    async def _browse(self, number: int) -> None:
+        origin = f'http://127.0.0.1:{self._port}'
+        async with aiohttp.ClientSession() as session, session.ws_connect(
+                f'{origin}/events', headers={'Origin': origin}, max_msg_size=0) as socket:
+            await self._wait_for_cameras(socket)
+            for camera in CAMERAS:
+                await self._ask(socket, camera, '0')
+            if not self._read:
+                await asyncio.Event().wait()
+            async for message in socket:
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    length = int.from_bytes(message.data[:4], 'big')
+                    header = json.loads(message.data[4:4 + length])
+                    self.taken[number] += 1
+                    await self._ask(socket, header['camera'], header['stamp'])
+
+    async def _wait_for_cameras(self, socket: Any) -> None:
+        async for message in socket:
+            told = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}
+            if told.get('type') == 'state' and len(told['cameras']) == len(CAMERAS):
+                return
+
+    async def _ask(self, socket: Any, camera: str, after: str) -> None:
+        await socket.send_str(json.dumps({'type': 'next', 'camera': camera, 'after': after}))
+
+
+def click_overheads_ms(port: int, clicks: int) -> list[float]:
+    """Return, for each click through the page's server, the time to its answer, less matching."""
+    async def click_all() -> list[float]:
+        origin = f'http://127.0.0.1:{port}'
+        async with aiohttp.ClientSession() as session, session.ws_connect(
+                f'{origin}/events', headers={'Origin': origin}) as socket:
+            return [await _overhead_ms(socket, number) for number in range(clicks)]
+
+    return asyncio.run(asyncio.wait_for(click_all(), PATIENCE_S))
+
+
+async def _overhead_ms(socket: Any, number: int) -> float:
+    await asyncio.sleep(0.05)
+    x, begun_s = 300.0 + number / 8, time.perf_counter()
+    await socket.send_str(json.dumps({'type': 'click', 'id': number, 'camera': CAMERAS[0],
+                                      'stamp': '0', 'x': x, 'y': 240.0}))
+    async for message in socket:
+        result = json.loads(message.data).get('result')
+        if result and result['clicked']['x'] == round(x, 2) and result['match_ms'] is not None:
+            return 1000 * (time.perf_counter() - begun_s) - float(result['match_ms'])
+    raise ConnectionError('the server has ended the connection')
+
+
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
+         '--disable-background-networking', '--disable-component-update']
+PATIENCE_MS = 20_000
+USABLE = """() => document.querySelectorAll('.view').length === 3
+  && !document.querySelector('.view:not([data-stamp])') && document.querySelector('.status.ready')
+  ? performance.now() : 0"""
+# From the press to the picture after the mark was put in, and the matcher's own share.
+WATCH = """() => {
+  window.pressed_ms = window.marked_ms = 0;
+  document.addEventListener('pointerdown', e => { window.pressed_ms = e.timeStamp; }, true);
+  new MutationObserver(() => {
+    if (!window.marked_ms && document.querySelector('[data-camera=side] .grip')) {
+      requestAnimationFrame(() => { window.marked_ms = performance.now(); });
+    }
+  }).observe(document.querySelector('[data-camera=side] svg'), { childList: true });
+}"""
+AGAIN = '() => { window.marked_ms = 0; }'
+PASSED = '() => window.marked_ms && window.marked_ms - window.pressed_ms'
+MATCHING = "() => Number(document.querySelector('#answer').dataset.matchMs)"
+
+
+def find() -> str:
+    """Return what keeps Chromium from being driven; '' if nothing does."""
+    if shutil.which('chromium') is None:
+        return 'no chromium on the PATH'
+    if importlib.util.find_spec('playwright') is None:
+        return 'playwright is not installed'
+    return ''
+
+
+def usable_and_mark_ms(address: str, times: int) -> tuple[list[float], list[float]]:
+    """Return, each so often, the time to a usable page, and from click to mark less matching."""
+    api = importlib.import_module('playwright.sync_api')
+    with api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which('chromium'), args=FLAGS)
+        usable = [_usable_ms(browser, address) for _ in range(times)]
+        marks = _mark_ms(browser, address, times)
+        browser.close()
+    return usable, marks
+
+
+def _usable_ms(browser: Any, address: str) -> float:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    passed_ms = _until(page, USABLE)
+    context.close()
+    return passed_ms
+
+
+def _mark_ms(browser: Any, address: str, times: int) -> list[float]:
+    context = browser.new_context(viewport={'width': 1280, 'height': 800})
+    page = context.new_page()
+    page.goto(address)
+    _until(page, USABLE)
+    page.evaluate(WATCH)
+    box = page.locator('[data-camera=front] svg').bounding_box()
+    passed = []
+    for index in range(times):
+        page.evaluate(AGAIN)
+        page.mouse.click(box['x'] + box['width'] * (0.4 + 0.2 * index / times),
+                         box['y'] + box['height'] * 0.5)
+        passed.append(_until(page, PASSED) - float(page.evaluate(MATCHING)))
+    context.close()
+    return passed
+
+
+def _until(page: Any, expression: str) -> float:
+    """Wait until an expression is not zero, and return it."""
+    end_s = time.monotonic() + PATIENCE_MS / 1000
+    while time.monotonic() < end_s:
+        value = page.evaluate(expression)
+        if value:
+            return float(value)
+        page.wait_for_timeout(10)
+    raise TimeoutError(f'the page is not there after {PATIENCE_MS / 1000:g} s: {expression}')

@@ -1,0 +1,167 @@
+"""What the demo tells: each answer against the truth, as a row, a picture and a sum."""
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crosspoint_ros.bench.pairs.known_scene import Affordance, Moment, Recording
+from crosspoint_ros.bench.scene import Outcome
+from crosspoint_ros.core.datatypes import Code
+from crosspoint_ros.core.visualization import (
+    draw_clicked,
+    draw_found,
+    draw_refused,
+    side_by_side,
+    write_png,
+)
+
+WRONG_PX = 20.0  # an accepted answer further off than this is wrong, not imprecise
+WHY = {
+    Code.NOT_VISIBLE: 'not visible', Code.LOW_CONFIDENCE: 'not confident',
+    Code.INCONSISTENT: 'geometry contradicts', Code.NO_IMAGE: 'no image', Code.STALE: 'too old',
+    Code.NO_TF: 'no pose', Code.TIMEOUT: 'took too long', Code.MATCHER_FAILED: 'matcher failed',
+    Code.CANCELLED: 'cancelled', Code.BUSY: 'busy', Code.BAD_REQUEST: 'bad request',
+}
+COLUMNS = '{:<14} {:>10}  {:<6} {:>15} {:>8} {:>8} {:>5}  {:<38} {:>5}'
+
+
+def stamp_ns(message: Any) -> int:
+    """Return the stamp of a message with a header, in nanoseconds."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+
+
+def judge(recording: Recording, result: Any, affordance: Affordance, ms: float) -> list[Outcome]:
+    """Compare a QueryResult with the truth: one Outcome per other camera.
+
+    A point that is hidden by no more than 2 px counts as visible where it was found.
+    """
+    error_3d_mm = math.nan
+    if result.has_target:
+        at = result.target.pose.pose.position
+        error_3d_mm = 1000 * math.dist((at.x, at.y, at.z), affordance.point_base_m)
+    outcomes = []
+    for answer in result.correspondences:
+        moment = recording.played(answer.found.camera, stamp_ns(answer))
+        seen, accepted = affordance.seen[moment], answer.verdict != answer.REFUSED
+        visible = seen.visible or (
+            accepted and recording.borders(moment, affordance.point_base_m))
+        found_px = (answer.found.x, answer.found.y)
+        outcomes.append(Outcome(
+            name=affordance.name, camera=moment.camera, stamp_ns=moment.stamp_ns,
+            angle_deg=math.nan, visible=visible, accepted=accepted,
+            sure=answer.verdict == answer.SURE, confidence=answer.confidence, found_px=found_px,
+            error_px=math.dist(found_px, seen.pixel), error_3d_mm=error_3d_mm,
+            first_on_pair=False, ms=ms, code=answer.status.code, reason=answer.status.message))
+    return outcomes or [_refused_as_a_whole(result, affordance, ms)]
+
+
+def _refused_as_a_whole(result: Any, affordance: Affordance, ms: float) -> Outcome:
+    return Outcome(
+        name=affordance.name, camera='all', stamp_ns=stamp_ns(result), angle_deg=math.nan,
+        visible=True, accepted=False, sure=False, confidence=math.nan,
+        found_px=(math.nan, math.nan), error_px=math.nan, error_3d_mm=math.nan,
+        first_on_pair=False, ms=ms, code=result.status.code, reason=result.status.message)
+
+
+def is_wrong(outcome: Outcome) -> bool:
+    """Tell whether an answer was given that should not have been: the worst that can happen."""
+    return outcome.accepted and not (outcome.visible and outcome.error_px <= WRONG_PX)
+
+
+def verdict(outcome: Outcome) -> str:
+    """Say in a few words what came of it, and whether that is right."""
+    if outcome.accepted and not outcome.visible:
+        return 'WRONG: answered, but not visible there'
+    if is_wrong(outcome):
+        return f'WRONG: answered {outcome.error_px:.0f} px off'
+    if outcome.accepted:
+        return 'sure' if outcome.sure else 'to be checked'
+    why = WHY.get(Code(outcome.code), 'refused')
+    return f'{"wrongly" if outcome.visible else "rightly"} refused: {why}'
+
+
+def header() -> str:
+    """Return the head of the table."""
+    return COLUMNS.format('point', 'clicked', 'in', 'found', 'off by', '3D off', 'conf.',
+                          'verdict', 'ms')
+
+
+def row(outcome: Outcome, affordance: Affordance, index: int) -> str:
+    """Return one line of the table; what belongs to the whole click stands in its first line."""
+    x, y = affordance.pixel
+    first = index == 0
+    return COLUMNS.format(
+        outcome.name if first else '', f'({x:.0f}, {y:.0f})' if first else '', outcome.camera,
+        f'({outcome.found_px[0]:.1f}, {outcome.found_px[1]:.1f})' if outcome.accepted else '-',
+        _number(outcome.error_px, '{:.1f} px') if outcome.accepted else '-',
+        _number(outcome.error_3d_mm, '{:.1f} mm') if first else '',
+        _number(outcome.confidence, '{:.2f}'), verdict(outcome),
+        f'{outcome.ms:.0f}' if first else '').rstrip()
+
+
+def _number(value: float, form: str) -> str:
+    return form.format(value) if math.isfinite(value) else '-'
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """Sum the table up."""
+    visible = [o for o in outcomes if o.visible]
+    hidden = [o for o in outcomes if not o.visible]
+    right = [o for o in visible if o.accepted and not is_wrong(o)]
+    wrong = sum(map(is_wrong, outcomes))
+    clicks = {o.name: o for o in outcomes}.values()
+    mm = [o.error_3d_mm for o in clicks if math.isfinite(o.error_3d_mm)]
+    lines = [
+        f'{len(visible)} views show the point: found in {len(right)} ({sum(o.sure for o in right)} '
+        f'of them sure), median {_median([o.error_px for o in right], "px")} off; refused in '
+        f'{sum(not o.accepted for o in visible)}',
+        f'{len(hidden)} views do not show it: rightly refused in '
+        f'{sum(not o.accepted for o in hidden)}',
+        f'{len(mm)} of {len(clicks)} clicks have a 3D target, median {_median(mm, "mm")} off; '
+        f'a click takes {_median([o.ms for o in clicks], "ms")}',
+        f'wrongly answered: {wrong}' + (' (look at their pictures)' if wrong else ''),
+    ]
+    return '\n'.join(lines)
+
+
+def _median(values: list[float], unit: str) -> str:
+    return f'{np.median(values):.1f} {unit}' if values else f'- {unit}'
+
+
+def picture(recording: Recording, result: Any, affordance: Affordance, file: Path) -> None:
+    """Write the views of a click side by side, taken from the recording at the stamps answered."""
+    clicked = recording.played(result.clicked.camera, stamp_ns(result.clicked))
+    images = [draw_clicked(recording.view(clicked).image, (result.clicked.x, result.clicked.y),
+                           f'clicked: {affordance.name}')]
+    titles = [_title(recording, clicked)]
+    outcomes = judge(recording, result, affordance, 0.0)
+    for answer, outcome in zip(result.correspondences, outcomes, strict=False):
+        moment = Moment(outcome.camera, outcome.stamp_ns)
+        images.append(_answer(recording, answer, affordance, outcome))
+        titles.append(_title(recording, moment))
+    lifted = _number(outcomes[0].error_3d_mm, '3D target {:.1f} mm off')
+    footer = f'{affordance.name}: {lifted if result.has_target else "no 3D target"}.  ' \
+             'White cross: where the point really is.'
+    write_png(file, side_by_side(images, titles, footer))
+
+
+def _title(recording: Recording, moment: Moment) -> str:
+    seconds = (moment.stamp_ns - recording.moments[0].stamp_ns) / 1e9
+    return f'{moment.camera}, {seconds:.2f} s'
+
+
+def _answer(recording: Recording, answer: Any, affordance: Affordance, outcome: Outcome) -> Any:
+    moment = Moment(outcome.camera, outcome.stamp_ns)
+    view, seen = recording.view(moment), affordance.seen[moment]
+    truth = seen.pixel if view.intrinsics.contains(seen.pixel) else None
+    if not outcome.accepted:
+        how = 'rightly' if not outcome.visible else 'wrongly'
+        return draw_refused(view.image, f'{how} refused: {outcome.reason}', truth)
+    text = (f'found, {verdict(outcome)}, confidence {outcome.confidence:.2f}, '
+            f'{outcome.error_px:.1f} px off')
+    return draw_found(view.image, outcome.found_px, text, outcome.sure,
+                      np.reshape(answer.covariance_px2, (2, 2)), truth=truth)

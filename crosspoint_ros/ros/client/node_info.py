@@ -1,0 +1,189 @@
+"""What a node says when it is asked for its state and parameters, or a params file for it."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.srv import GetState
+from rcl_interfaces.msg import Parameter as ParameterMsg
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import GetParameters
+from rclpy.expand_topic_name import expand_topic_name
+from rclpy.node import Node
+from rclpy.parameter import Parameter, parameter_dict_from_yaml_file, parameter_value_to_python
+
+from crosspoint_ros.ros.config import CAMERAS, NODE, camera_specs, limit_specs
+
+SIM_TIME = 'use_sim_time'
+# A module:Class may be importable for the node and not here; what it is, diagnostics tell.
+NOT_ASKED = ('matcher', 'refine')
+ATTEMPTS = 12
+Until = Callable[[Callable[[], bool], float], bool]  # spins until that holds, or so long; did it?
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the node said; `parameters` is None when it did not, empty when it has no cameras."""
+
+    state: str
+    parameters: tuple[Parameter, ...] | None
+
+    @property
+    def answers(self) -> bool:
+        """Tell whether it said anything."""
+        return bool(self.state) or self.parameters is not None
+
+
+class Question:
+    """Asks one node for its state and its parameters."""
+
+    def __init__(self, node: Node, name: str, until: Until) -> None:
+        self._until = until
+        self._state: Any = node.create_client(GetState, f'{name}/get_state')
+        self._parameters: Any = node.create_client(GetParameters, f'{name}/get_parameters')
+
+    def ready(self) -> bool:
+        """Tell whether a node offers to answer."""
+        return bool(self._parameters.service_is_ready())
+
+    def ask(self, timeout_s: float) -> Told:
+        """Return what it says, each answer within so many seconds."""
+        first = self._values([CAMERAS.name], timeout_s)
+        if first is None:
+            return Told('', None)
+        reply = self._reply(self._state, GetState.Request(), timeout_s)
+        state = '' if reply is None else str(reply.current_state.label)
+        if not first or not first[0].value:
+            return Told(state, ())
+        rest = self._values(names_of(first[0].value), timeout_s)
+        return Told(state, None if rest is None else (*first, *rest))
+
+    def _values(self, names: Sequence[str], timeout_s: float) -> tuple[Parameter, ...] | None:
+        reply = self._reply(self._parameters, GetParameters.Request(names=names), timeout_s)
+        if reply is None:
+            return None
+        # A node that does not know one of the names returns nothing at all.
+        return tuple(Parameter.from_parameter_msg(ParameterMsg(name=name, value=value))
+                     for name, value in zip(names, reply.values, strict=False))
+
+    def _reply(self, client: Any, request: Any, timeout_s: float) -> Any:
+        # A node that sees our request before our ear for its reply drops it: ask again.
+        asked: list[Any] = []
+        for _ in range(ATTEMPTS if client.service_is_ready() else 0):
+            asked.append(client.call_async(request))
+            if self._until(lambda: any(future.done() for future in asked), timeout_s / ATTEMPTS):
+                return next(future.result() for future in asked if future.done())
+        return None
+
+
+def names_of(cameras: Sequence[str]) -> list[str]:
+    """Return the parameters that matter, `cameras` itself left out."""
+    specs = (*NODE, *limit_specs(), *(s for c in cameras for s in camera_specs(c)))
+    return [SIM_TIME, *(s.name for s in specs if s.name not in NOT_ASKED)]
+
+
+def parameters_from(file: Path, node: str) -> tuple[Parameter, ...]:
+    """Return the values that a params file has for a node. Raises OSError, or ValueError."""
+    if not file.is_file():
+        raise FileNotFoundError(f'there is no params file {file}')
+    try:
+        messages = parameter_dict_from_yaml_file(str(file), True, [node])
+    except (RuntimeError, yaml.YAMLError, LookupError, AttributeError, TypeError,
+            ValueError) as error:  # rclpy checks little of what it reads
+        raise ValueError(f'{file} is no params file with values for {node}: {error}') from error
+    values = tuple(map(Parameter.from_parameter_msg, messages.values()))
+    for value in values:
+        if value.name == SIM_TIME and not isinstance(value.value, bool):
+            raise ValueError(f'{file}: {SIM_TIME} is {value.value!r}; it must be true or false')
+    return values
+
+
+WHOLE = ('cameras', 'base_frame', 'target_frame')
+EACH = ('image_topic', 'info_topic', 'transport', 'rectified')
+
+
+@dataclass(frozen=True)
+class KnownCamera:
+    """One camera of the node: where its images come from."""
+
+    name: str
+    image_topic: str
+    info_topic: str
+    compressed: bool
+    rectified: bool
+
+
+@dataclass(frozen=True)
+class KnownNode:
+    """The node as its parameters tell it."""
+
+    cameras: tuple[KnownCamera, ...] = ()
+    base_frame: str = ''
+    target_frame: str = ''
+
+    def camera(self, name: str) -> KnownCamera | None:
+        """Return the camera of that name, None if there is none."""
+        return next((camera for camera in self.cameras if camera.name == name), None)
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the node's diagnostics say: of each camera, and of the matcher."""
+
+    cameras: tuple[tuple[str, str], ...] = ()  # name, what is wrong with it ('' for nothing)
+    image_topics: tuple[tuple[str, str], ...] = ()  # name, topic after remapping
+    matcher: str = ''  # what is wrong with it
+    can_ground: bool = False
+
+
+def parameter_names(cameras: list[str]) -> list[str]:
+    """Name the parameters of these cameras."""
+    return [f'{camera}.{name}' for camera in cameras for name in EACH]
+
+
+def node_from_parameters(whole: list[Any], cameras: list[Any], node: str) -> KnownNode:
+    """Read the values of WHOLE and of `parameter_names`; topics are resolved as the node does."""
+    names, base_frame, target_frame = map(_python, whole)
+    namespace, _, own_name = node.rpartition('/')
+    values = [_python(value) for value in cameras]
+    known = []
+    for index, name in enumerate(names or ()):
+        image, info, transport, rectified = values[len(EACH) * index:len(EACH) * (index + 1)]
+        compressed = transport == 'compressed'
+        known.append(KnownCamera(
+            name, expand_topic_name(image, own_name, namespace or '/') + '/compressed' * compressed,
+            expand_topic_name(info, own_name, namespace or '/'), compressed, bool(rectified)))
+    return KnownNode(tuple(known), base_frame or '', target_frame or '')
+
+
+def health_from_diagnostics(array: DiagnosticArray, node: str) -> Health | None:
+    """Read what the node said of itself; None if these diagnostics are another node's."""
+    said = {status.hardware_id: status for status in array.status
+            if status.name.startswith(f'{node}: ')}
+    if not said:
+        return None
+    cameras, topics = [], []
+    for name, status in said.items():
+        if name.startswith('camera '):
+            camera = name.removeprefix('camera ')
+            cameras.append((camera, _problem(status)))
+            topics.append((camera, _values(status).get('image_topic', '')))
+    matcher = said.get('matcher', DiagnosticStatus())
+    return Health(tuple(cameras), tuple(topics), _problem(matcher),
+                  _values(matcher).get('can ground') == 'true')
+
+
+def _python(value: ParameterValue) -> Any:
+    return parameter_value_to_python(value)
+
+
+def _problem(status: DiagnosticStatus) -> str:
+    return '' if status.level == DiagnosticStatus.OK else str(status.message)
+
+
+def _values(status: DiagnosticStatus) -> dict[str, str]:
+    return {pair.key: pair.value for pair in status.values}

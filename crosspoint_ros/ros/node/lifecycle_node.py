@@ -1,0 +1,167 @@
+"""The lifecycle node: its parameters, its states, and its end."""
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import rclpy
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+
+from crosspoint_ros.ros.config import ConfigError, Parameters
+from crosspoint_ros.ros.node.diagnostics import Diagnostics
+from crosspoint_ros.ros.node.query_server import QueryServer
+from crosspoint_ros.ros.process import wait_for_signal
+
+GOODBYE_S = 0.2  # for the last replies to leave, actions' among them
+
+
+class CrosspointNode(LifecycleNode):
+    """Configure offers the interfaces and loads the matcher, activate listens to the cameras."""
+
+    def __init__(self, **options: Any) -> None:
+        """Declare the parameters; raise ConfigError for the first that will not do."""
+        super().__init__('crosspoint', **options)
+        self._known_parameters = Parameters(self)
+        self._server: QueryServer | None = None
+        self._diagnostics: Diagnostics | None = None
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+
+    def start(self) -> bool:
+        """Go to active, unless `autostart` leaves that to a lifecycle manager; False: it cannot."""
+        if not self._known_parameters.read().autostart:
+            self.get_logger().info('autostart is false: waiting to be configured and activated')
+            return True
+        if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            return False
+        assert self._server is not None
+        self._server.soon_active = True
+        return True
+
+    def stop(self) -> None:
+        """End every query with a refusal; the replies leave while the executor spins on."""
+        if self._server is not None:
+            self._server.deactivate()
+
+    def close(self) -> None:
+        """Take everything off the graph."""
+        if self._server is not None and self._diagnostics is not None:
+            self._diagnostics.close()
+            self._server.close()
+        self._server = self._diagnostics = None
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Offer the interfaces and begin to load the matcher; nothing is subscribed to yet."""
+        try:
+            config = self._known_parameters.read()
+            self._server = QueryServer(self, config, self._on_loaded)
+        except Exception as error:  # rclpy would drop it without a word
+            self.get_logger().error(f'not configured: {type(error).__name__}: {error}')
+            return TransitionCallbackReturn.FAILURE
+        self._diagnostics = Diagnostics(self, config, self._server)
+        self.get_logger().info(f'cameras {", ".join(self._server.cameras)}; answers in '
+                               f'{config.base_frame}; loading the matcher {config.matcher}')
+        return TransitionCallbackReturn.SUCCESS
+
+    def _on_loaded(self) -> None:
+        """The matcher is there, or is not: go to active if that waited for it, else leave it."""
+        server = self._server
+        if server is None or server.loading.under_way:  # it belonged to an earlier configuration
+            return
+        if server.loading.failure:
+            self.get_logger().error(f'{server.loading.failure}. The node stays inactive; clean it '
+                                    'up and configure it to try again')
+            server.deactivate()
+            if self._state_machine.current_state[1] == 'active':
+                self.trigger_deactivate()
+            return
+        self.get_logger().info(f'matcher loaded in {server.loading.took_s:.2f} s')
+        if server.soon_active:
+            self.trigger_activate()
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Listen to the cameras; a query waits for a matcher that is still loading."""
+        assert self._server is not None
+        if self._server.loading.failure:
+            self.get_logger().error(f'not activated: {self._server.loading.failure}')
+            return TransitionCallbackReturn.FAILURE
+        self._server.activate()
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Refuse what is open, forget the target, leave the cameras."""
+        assert self._server is not None
+        self._server.deactivate()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the matcher and all interfaces; not while a client waits on one of them."""
+        # rclpy ends the process over a reply to a service that was destroyed meanwhile.
+        owed = 0 if self._server is None else self._server.owed_replies
+        if owed:
+            self.get_logger().error(f'not cleaned up: {owed} replies are on their way; ask again')
+            return TransitionCallbackReturn.FAILURE
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Refuse what is open, for good; the interfaces stay, to say so."""
+        self.stop()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        refused = self._known_parameters.check_change(
+            parameters, configured=self._server is not None)
+        if refused:
+            return SetParametersResult(successful=False, reason=refused)
+        if self._server is not None:
+            self._server.limits = self._known_parameters.changed_limits(parameters)
+        return SetParametersResult(successful=True)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; 1 if it cannot start."""
+    # rclpy's own handlers would close the graph before the last refusals are published.
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # rcl could not read the arguments, or the params file
+        print(f'crosspoint_node: {error}', file=sys.stderr)
+        return 1
+    executor = SingleThreadedExecutor()
+    # A task, not executor.wake(): spin_once goes on waiting when it wakes to no work.
+    asked_to_end = wait_for_signal(lambda: executor.create_task(lambda: None))
+    try:
+        node = CrosspointNode()
+    except ConfigError as error:
+        print(f'crosspoint_node: {error}', file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    executor.add_node(node)
+    started = node.start()
+    while started and not asked_to_end.is_set():
+        executor.spin_once()
+    node.stop()
+    end_s = time.monotonic() + GOODBYE_S
+    while time.monotonic() < end_s:
+        executor.spin_once(timeout_sec=0.02)
+    node.close()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return end(0 if started else 1)
+
+
+def end(code: int) -> int:
+    """Return the exit code; leave at once if a matcher is still at work in its thread."""
+    if any(thread.daemon for thread in threading.enumerate()):
+        # An interpreter that ends under a thread which is inside torch aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -1,0 +1,129 @@
+"""SIGINT and SIGTERM as a wish to end, so that a process can end in order."""
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+IMPATIENCE_S = 1.0
+
+
+def wait_for_signal(wake: Callable[[], object]) -> threading.Event:
+    """Return an event that is set, and `wake` called, by the first signal to end.
+
+    Another one, more than a second later, ends the process on the spot, whatever hangs. (Ctrl-C
+    under `ros2 launch` comes twice at once: from the terminal and from launch.) Python's own
+    handlers would run only when the executor next returns from the middleware; the wake-up file
+    tells at once.
+    """
+    asked, (read_end, write_end) = threading.Event(), os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: None)
+
+    def wait() -> None:
+        os.read(read_end, 1)
+        asked.set()
+        wake()
+        asked_s = time.monotonic()
+        while True:
+            number = os.read(read_end, 1)[0]
+            if time.monotonic() - asked_s > IMPATIENCE_S:
+                os._exit(128 + number)
+
+    threading.Thread(target=wait, name='signals', daemon=True).start()
+    return asked
+
+
+STOP_S = 5.0
+TAIL_LINES = 15
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+class Died(Exception):  # noqa: N818  (told to the user in one sentence)
+    """A process that should run has ended; says with what, and its last words."""
+
+
+class NodeProcess:
+    """One node in a process of its own, what it prints in a file.
+
+    It has its own session, so that Ctrl-C in the terminal reaches us alone and we end it in order,
+    and the kernel ends it should we be killed.
+    """
+
+    def __init__(self, module: str, ros_args: list[str], log: Path,
+                 environment: Mapping[str, str], arguments: Sequence[str] = ()) -> None:
+        """Start `module:main` with arguments and ROS arguments; the log file's name names it."""
+        self.name = log.stem
+        self._log = log
+        code = f'import sys; from {module} import main; sys.exit(main())'
+        parent = os.getpid()
+        with log.open('w') as out:
+            self._process = subprocess.Popen(
+                [sys.executable, '-c', code, *arguments, '--ros-args', *ros_args],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                start_new_session=True, env=dict(environment), preexec_fn=lambda: _die_with(parent))
+
+    def __enter__(self) -> NodeProcess:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raise `Died` if it is not running any more."""
+        code = self._process.poll()
+        if code is None:
+            return
+        lines = self._log.read_text(errors='replace').splitlines()[-TAIL_LINES:]
+        said = '\n'.join(f'  {line}' for line in lines) or '  (nothing)'
+        raise Died(f'{self.name} has ended with code {code}. Its last words ({self._log}):\n{said}')
+
+    def said(self, beginning: str, timeout_s: float) -> str:
+        """Wait for a line that begins so, and return it; raise `Died` or TimeoutError."""
+        end_s = time.monotonic() + timeout_s
+        while time.monotonic() < end_s:
+            for line in self._log.read_text(errors='replace').splitlines():
+                if line.startswith(beginning):
+                    return line
+            self.check()
+            time.sleep(0.05)
+        raise TimeoutError(f'{self.name} has not said {beginning!r} after {timeout_s:g} s')
+
+    def wait(self, timeout_s: float = 20.0) -> int:
+        """Wait until it ends by itself, and return its exit code."""
+        return self._process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """End it as Ctrl-C would, with force if that takes over 5 s; return its exit code."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if self._process.poll() is None:
+                self._process.send_signal(number)
+                try:
+                    return self._process.wait(STOP_S)
+                except subprocess.TimeoutExpired:
+                    continue
+        if self._process.poll() is None:
+            self._process.kill()
+        return self._process.wait()
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel for SIGTERM when our parent ends, even by SIGKILL (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before we asked
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,260 @@
+"""`crosspoint bench crosspoint`: matchers, servers and checkpoints asked; a kill costs little."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('PIL')
+pytest.importorskip('rosbags')
+
+from crosspoint_ros import cli
+from crosspoint_ros.bench.crosspoint.dataset import read
+from crosspoint_ros.bench.crosspoint.runner import Kept, Progress
+
+FAKES = Path(__file__).resolve().parents[1] / 'fakes'
+POINTING = 'Correspondence-Pointing'
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    def asked(folder, *words):
+        replies, out = tmp_path / 'kept.jsonl', tmp_path / 'out.json'
+        code = cli.main(['bench', 'crosspoint', str(folder), '--replies', str(replies), '--json',
+                         str(out), *words])
+        told = capsys.readouterr()
+        return (code, json.loads(out.read_text()) if out.is_file() else {}, told.out, told.err,
+                [json.loads(line) for line in replies.read_bytes().splitlines()]
+                if replies.is_file() else [])
+    return asked
+
+
+def test_a_matcher_is_asked_for_points_and_what_it_cannot_do_is_not_asked(run, made):
+    code, told, out, _, kept = run(made[0], '--matcher', 'xfeat', '--limit', '16')
+    assert code == 0
+    assert told['not_asked'] == {'Fine-grained Grounding': 4, 'Visibility Reasoning': 4,
+                                 'Correspondence-Judgement': 4}
+    assert [line['type'] for line in kept] == [POINTING] * 4
+    rows = {(row['type'], row['level']): row for row in told['corrected']}
+    assert rows['', '']['total'] == 4  # what was not asked is not wrong
+    assert rows[POINTING, '']['right'] >= 2
+    assert told['official'][0]['right'] == rows['', '']['right']
+    assert '4 items asked' in out
+
+
+def test_a_second_run_asks_nothing_again(run, made):
+    run(made[0], '--matcher', 'fake_matchers:Slow')
+    begun = time.monotonic()
+    _, told, out, _, kept = run(made[0], '--matcher', 'fake_matchers:Slow')
+    assert '0 items asked, 8 had their reply' in out
+    assert len(kept) == told['corrected'][0]['total'] == 8
+    assert time.monotonic() - begun < 60
+
+
+def test_a_kill_loses_no_more_than_the_item_in_flight_and_nothing_is_done_twice(
+        made, bench, tmp_path):
+    pointing = [item for item in made[1] if item['type'] == POINTING]
+    folder = bench(pointing * 5)  # forty, of which thirty-two are copies
+    replies = tmp_path / 'kept.jsonl'
+    command = [sys.executable, '-m', 'crosspoint_ros.cli', 'bench', 'crosspoint', str(folder),
+               '--matcher', 'fake_matchers:Slow', '--replies', str(replies)]
+    kept = 0
+    for enough in (5, 12, 20):
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while _lines(replies) < enough and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert enough <= _lines(replies) < 40
+        assert _lines(replies) >= kept
+        kept = _lines(replies)
+    with replies.open('ab') as file:  # as a kill amid a line leaves it
+        file.write(b'{"idx": 3, "type": "Corr')
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    keys = [json.loads(line)['key'] for line in replies.read_bytes().splitlines()]
+    assert len(keys) == len(set(keys)) == 40
+    assert set(keys) == {item.key for item in read(folder).items}
+    assert f'{40 - kept} items asked, {kept} had their reply' in done.stdout
+
+
+def environment() -> dict[str, str]:
+    places = [str(FAKES), str(FAKES.parents[1]), os.environ.get('PYTHONPATH', '')]
+    return {**os.environ, 'PYTHONDONTWRITEBYTECODE': '1', 'PYTHONPATH': os.pathsep.join(places)}
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b'\n') if path.is_file() else 0
+
+
+def test_a_file_that_another_run_is_writing_is_left_alone(run, made, tmp_path):
+    with Kept(tmp_path / 'kept.jsonl', 'fake_matchers:Slow'):
+        code, _, _, err, kept = run(made[0], '--matcher', 'fake_matchers:Slow')
+    assert code == 1
+    assert 'another run is writing it' in err
+    assert kept == []
+
+
+def test_replies_of_another_are_not_mixed_in(run, made):
+    run(made[0], '--matcher', 'fake_matchers:Slow', '--option', 'seconds=0.0')
+    code, _, _, err, kept = run(made[0], '--matcher', 'xfeat')
+    assert code == 1
+    assert "is a reply of 'fake_matchers:Slow seconds=0.0', not of 'xfeat'" in err
+    assert len(kept) == 8
+
+
+def test_a_matcher_that_breaks_is_told_of_and_the_rest_goes_on(run, made):
+    code, told, out, err, kept = run(made[0], '--matcher', 'fake_matchers:Failing')
+    assert code == 1
+    assert err.count("no reply: RuntimeError('the double broke'); run again") == 4
+    assert '4 failed' in out
+    assert sum('the double broke' in trouble['what'] for trouble in told['troubles']) == 4
+    assert [line['assistant'] for line in kept] == [''] * 4  # a refusal's own numbers are no answer
+    assert [line['refused'] for line in kept] == ['NOT_VISIBLE: not there, at 0.30, 0.5'] * 4
+    assert told['corrected'][0]['right'] == told['official'][0]['right'] == 0
+
+
+def test_missing_and_damaged_images_are_named_and_the_rest_is_asked(run, made, bench, tmp_path):
+    items = [dict(item) for item in made[1] if item['type'] == POINTING]
+    items[1]['images'] = ['origin_image/absent.png', items[1]['images'][1]]
+    items[2]['images'] = ['damaged.png', items[2]['images'][1]]
+    items[3]['images'] = ['empty.png', items[3]['images'][1]]
+    folder = bench(items, images=False)
+    (folder / 'image').mkdir()
+    (folder / 'image' / 'origin_image').symlink_to(made[0] / 'image' / 'origin_image')
+    (folder / 'image' / 'damaged.png').write_bytes(b'\x89PNG\r\n\x1a\n, and no more')
+    (folder / 'image' / 'empty.png').write_bytes(b'')
+    with (folder / 'CrossPoint-Bench.jsonl').open('ab') as file:
+        file.write(b'{"idx": 77, "type": "Corr')
+    code, told, out, err, kept = run(folder, '--matcher', 'fake_matchers:Slow')
+    assert code == 1
+    assert len(kept) == told['corrected'][0]['total'] == 5
+    assert '3 without their images' in out
+    for words in ('absent.png is not in image/', 'damaged.png is damaged', 'empty.png is damaged',
+                  'CrossPoint-Bench.jsonl:9: no JSON'):
+        assert words in err
+    assert len(told['troubles']) == 4
+
+
+class Server:
+    """A DOUBLE of a chat server: gives each question the right reply; counts what is under way.
+
+    Nothing is replied before so many questions are under way as it expects, or ten seconds passed.
+    """
+
+    def __init__(self, replies: dict[str, str], expected: int) -> None:
+        self.most = self.now = 0
+        self.bodies: list[dict] = []
+        lock, outer, met = threading.Lock(), self, threading.Event()
+
+        class Conversation(BaseHTTPRequestHandler):
+            protocol_version = 'HTTP/1.1'
+
+            def do_GET(self) -> None:
+                self.tell({'data': [{'id': 'one'}]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+                with lock:
+                    outer.now += 1
+                    outer.most = max(outer.most, outer.now)
+                    outer.bodies.append(body)
+                    if outer.now >= expected:
+                        met.set()
+                met.wait(10)
+                time.sleep(0.02)
+                with lock:
+                    outer.now -= 1
+                asked = body['messages'][-1]['content'][-1]['text']
+                self.tell({'model': 'one', 'choices': [{'message': {
+                    'role': 'assistant', 'content': replies[asked]}}]})
+
+            def tell(self, what: dict) -> None:
+                content = json.dumps(what).encode()
+                self.send_response(200)
+                self.send_header('Content-Type', 'application/json')
+                self.send_header('Content-Length', str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(('127.0.0.1', 0), Conversation)
+        self.url = f'http://127.0.0.1:{self.http.server_port}/v1'
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def test_a_server_is_asked_every_type_as_the_authors_ask_no_more_than_n_at_once(run, made):
+    pytest.importorskip('httpx2')
+    suffix = ' Output the point coordinates in JSON format.'
+    server = Server({item['question'] + (suffix if len(item['answer']) > 1 else ''): reply
+                     for item, reply in zip(made[1], made[2], strict=True)}, expected=3)
+    try:
+        code, told, _, _, kept = run(made[0], '--model', server.url, '--at-once', '3')
+    finally:
+        server.stop()
+    assert code == 0
+    assert told['corrected'][0]['right'] == told['official'][0]['right'] == 32
+    assert server.most == 3
+    body = server.bodies[0]
+    assert body['temperature'] == 0
+    assert [part['type'] for part in body['messages'][0]['content']][-1] == 'text'
+    assert len({line['key'] for line in kept}) == 32
+
+
+def test_a_server_that_is_not_there_ends_the_run_in_words(run, made):
+    pytest.importorskip('httpx2')
+    code, _, _, err, kept = run(made[0], '--model', 'http://127.0.0.1:9/v1', '--model-name', 'one')
+    assert code == 1
+    assert 'the first 5 items all failed' in err
+    assert kept == []
+
+
+def test_a_checkpoint_of_this_machine_is_asked_every_type(run, made, tmp_path):
+    pytest.importorskip('torch')
+    pytest.importorskip('transformers')
+    import tiny_qwen
+    folder = tiny_qwen.build(tmp_path / 'tiny')
+    code, told, _, _, kept = run(made[0], '--checkpoint', str(folder), '--limit', '4')
+    assert code == 0
+    assert [line['idx'] for line in kept] == [0, 1, 2, 3]
+    assert told['corrected'][0]['total'] == 4
+
+
+def test_the_bar_tells_what_is_left(monkeypatch):
+    progress = Progress(10)
+    monkeypatch.setattr(progress, '_begun_s', time.monotonic() - 30)
+    progress.done = 3
+    assert progress.line() == f'[{"#" * 9:30}] 3 of 10, 0:00:30 gone, 0:01:10 left'
+
+
+def test_a_disk_that_is_full_ends_the_run_in_words_and_leaves_whole_lines(made, tmp_path):
+    replies = tmp_path / 'kept.jsonl'
+    limited = ('import resource, sys; from crosspoint_ros import cli; '
+               'resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); '
+               'sys.exit(cli.main(sys.argv[1:]))')
+    done = subprocess.run(
+        [sys.executable, '-c', limited, 'bench', 'crosspoint', str(made[0]), '--matcher',
+         'fake_matchers:Slow', '--replies', str(replies)], capture_output=True, text=True,
+        timeout=120, env=environment())
+    assert done.returncode == 1
+    assert 'File too large: the reply to item ' in done.stderr
+    assert f'replies are kept in {replies}: the same command goes on' in done.stderr
+    assert 'Traceback' not in done.stderr
+    lines = replies.read_bytes().splitlines()
+    assert 1 <= len(lines) < 8
+    assert all(json.loads(line)['key'] for line in lines)

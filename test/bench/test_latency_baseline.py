@@ -1,0 +1,160 @@
+"""What `crosspoint bench latency` compares is one model, asked in two ways: here a random one."""
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+if 'CROSSPOINT_NEEDS_TORCH' not in os.environ:
+    pytest.importorskip('torch', reason='PyTorch is not installed here: make test-cropond')
+    pytest.importorskip('transformers', reason='no transformers here: make test-cropond')
+
+import torch
+from reference_decoder import Uncached
+from transformers import Qwen2_5_VLConfig
+
+from crosspoint_ros import cli
+from crosspoint_ros.bench.latency import dummy_model
+from crosspoint_ros.bench.latency.baseline import Compared
+from crosspoint_ros.bench.latency.cases import (
+    AGAIN,
+    AGAIN_GREEDY,
+    AT_ONCE,
+    AT_ONCE_GREEDY,
+    AUTHORS,
+    AUTHORS_SHORT,
+    CLICKED_MOVED,
+    FIRST,
+    OTHER_MOVED,
+    SHAPES,
+    config_of,
+    new_frames,
+    queries,
+    ways,
+)
+from crosspoint_ros.bench.latency.cli import UNTAUGHT, built
+from crosspoint_ros.bench.latency.roofline import Gauge
+from crosspoint_ros.bench.latency.timing import take
+from crosspoint_ros.matchers.cropond.engine import checkpoint, memory
+from crosspoint_ros.matchers.cropond.prompt import pointing
+
+torch.set_num_threads(1)
+HERE = {'device': 'cpu', 'max_pixels': 20 * 28 * 28}
+
+
+@pytest.fixture(scope='module')
+def matcher():
+    return built('cropond', HERE, 'tiny')
+
+
+@pytest.fixture
+def compared(matcher):
+    return Compared(matcher)
+
+
+@pytest.fixture(scope='module')
+def query():
+    (one,) = queries(new_frames(0, 160, 120).pair, 1, 0)
+    return one
+
+
+def test_the_authors_way_says_what_uncached_decoding_says(matcher, compared, query):
+    loaded = matcher.checkpoint
+    plain = Uncached(loaded.model, loaded.tokenizer, HERE['max_pixels'])
+    x, y = (str(int(n)) for n in np.rint(query.pixel * 1000 / (160, 120)))
+    images = [query.clicked.image, query.other.image]
+    written: list[int] = []
+    for _ in range(6):
+        written.append(int(plain.scores(images, pointing(x, y), written).argmax()))
+    assert compared.authors(query, 6) == written
+
+
+def test_both_ways_say_the_same_when_nothing_is_forced(compared, query):
+    free = compared.free(query, 12)
+    assert free == compared.authors(query, 12)[:len(free)]
+    assert len(free) > 2
+
+
+def test_the_penalty_of_a_checkpoint_does_not_change_the_authors_reply(matcher, compared, query,
+                                                                       monkeypatch):
+    before = compared.authors(query, 12)
+    monkeypatch.setattr(matcher.checkpoint.model.generation_config, 'repetition_penalty', 5.0)
+    assert compared.authors(query, 12) == before
+
+
+def test_the_authors_way_writes_as_many_tokens_as_asked_even_past_an_end(matcher, compared, query,
+                                                                         monkeypatch):
+    first = compared.authors(query, 1)[0]
+    monkeypatch.setattr(matcher.checkpoint.model.generation_config, 'eos_token_id', first)
+    assert len(compared.authors(query, 9)) == 9
+
+
+def test_a_click_on_a_known_pair_takes_six_passes_at_most_and_a_moved_camera_its_own(matcher,
+                                                                                     compared):
+    taken = take(ways(matcher, compared), lambda n: new_frames(n, 160, 120), 1, 1, compared)
+    passes = {t.name: t.passes for t in taken}
+    assert (passes[AUTHORS], passes[AUTHORS_SHORT]) == (30, 20)
+    assert max(passes[n] for n in (AGAIN, AGAIN_GREEDY, AT_ONCE, AT_ONCE_GREEDY)) <= 6
+    assert passes[OTHER_MOVED] <= 6 + 1 < passes[CLICKED_MOVED] + 1 <= passes[FIRST] + 1
+    # What drawn weights would say first need not be a number, which is then no answer.
+    assert {code for t in taken for code in t.refused} <= {'NOT_VISIBLE'}
+
+
+def test_in_both_transformers_a_shape_has_the_weights_of_the_published_models():
+    tokenizer = dummy_model.make_tokenizer()
+    count = {name: dummy_model.numbers(Qwen2_5_VLConfig.from_dict(config_of(
+        SHAPES[name], tokenizer.get_vocab_size(), dummy_model.special_ids(tokenizer))))
+        for name in ('3b', '7b')}
+    assert count == {'3b': 3_754_622_976, '7b': 8_292_166_656}  # as the hub's own pages say
+
+
+def test_random_weights_are_in_their_number_format_from_the_start():
+    model = dummy_model.load('tiny', 'cpu', 'bfloat16').model
+    assert [n for n, w in model.named_parameters() if w.dtype is not torch.bfloat16] == []
+    assert model.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_shape_that_does_not_fit_is_refused_with_need_and_free_memory(monkeypatch, capsys):
+    monkeypatch.setattr(memory, 'free_bytes', lambda device: 2_000_000_000)
+    assert cli.main(['bench', 'latency', '--random-weights', '7b', '--option', 'device=cpu']) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'needs about 37.0 GB on cpu, 2.0 GB are free' in line
+
+
+@pytest.mark.parametrize(('name', 'weights', 'said'), [
+    ('tiny', '4bit', 'made from a checkpoint'), ('5b', 'auto', "no shape '5b'; known: 3b")])
+def test_what_cannot_be_drawn_is_refused(name, weights, said):
+    with pytest.raises(ValueError, match=said):
+        dummy_model.load(name, 'cpu', weights)
+
+
+def test_a_pass_reads_the_layers_of_the_text_model_and_no_embedding(matcher):
+    shape = SHAPES['tiny']
+    size = shape.hidden // shape.heads * shape.kv_heads
+    attention = 2 * shape.hidden ** 2 + 2 * shape.hidden * size + shape.hidden + 2 * size
+    layer = attention + 3 * shape.hidden * shape.inner + 2 * shape.hidden
+    gauge = Gauge(matcher.checkpoint.model)
+    assert gauge.bytes_per_pass == 4 * (shape.layers * layer + shape.hidden)
+    assert gauge.bytes_per_s() > 1e8
+    assert gauge.peak_bytes > gauge.bytes_per_pass
+
+
+def test_the_command_prints_a_table_a_size_with_ratios_and_writes_all_figures(tmp_path, capsys):
+    out = tmp_path / 'out.json'
+    words = f'bench latency --random-weights tiny --rounds 1 --size 96x64 --size 64x96 --json {out}'
+    assert cli.main([*words.split(), '--option', 'device=cpu', '--option', 'max_pixels=4000']) == 0
+    told = capsys.readouterr().out
+    for part in ('96x64', '64x96', 'vs 30', f'transformers {checkpoint.transformers.__version__}',
+                 '1 threads of PyTorch', 'text model 2 layers of 64', 'peak memory'):
+        assert part in told
+    sizes = json.loads(out.read_text())['sizes']
+    assert [len(rows) for rows in sizes.values()] == [10, 10]
+
+
+def test_options_given_hold_against_those_for_random_weights():
+    with pytest.raises(ValueError, match='self-test'):
+        built('cropond', {**HERE, 'self_test': True}, 'tiny')
+    assert UNTAUGHT['self_test'] is False

@@ -1,0 +1,153 @@
+"""What depth shows at a pixel: edges, holes, speckle and planes of known normal."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import raycast_scenes
+
+from crosspoint_ros.core.depth import (
+    surface_depths_m,
+    surface_normal_base,
+    surface_points_m,
+    why_no_depth,
+)
+
+BOX = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
+ON_TOP = np.array([0.0, 0.0, 0.12])
+WALL_M, OBJECT_M = 1.0, 0.6
+
+
+def flat(depth_m):
+    """A view whose depth image is given, at the origin of the base."""
+    view = raycast_scenes.seen('front', raycast_scenes.looking_at(raycast_scenes.LEFT))
+    return replace(view, depth_m=np.asarray(depth_m, np.float32))
+
+
+def edge(share_of_columns=160):
+    """An object left of a column, a wall right of it."""
+    depth_m = np.full((240, 320), WALL_M)
+    depth_m[:, :share_of_columns] = OBJECT_M
+    return flat(depth_m)
+
+
+@pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
+def test_a_point_of_a_surface_is_where_it_is_to_within_a_pixel(lens):
+    view = raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), (BOX,), lens)
+    point_m = surface_points_m(view, raycast_scenes.pixel_of(view, ON_TOP))[0]
+    range_m = np.linalg.norm(ON_TOP - raycast_scenes.LEFT)
+    assert np.linalg.norm(point_m - ON_TOP) < range_m / lens.fx_px
+
+
+def test_at_an_edge_the_object_comes_before_the_wall():
+    assert surface_depths_m(edge(), (161.0, 120.0)) == pytest.approx([OBJECT_M, WALL_M])
+
+
+def test_away_from_the_edge_there_is_one_surface():
+    assert surface_depths_m(edge(), (170.0, 120.0)) == pytest.approx([WALL_M])
+
+
+def test_speckle_in_front_is_no_surface():
+    depth_m = np.full((240, 320), WALL_M)
+    depth_m[119:122, 160] = 0.3
+    assert surface_depths_m(flat(depth_m), (160.0, 120.0)) == pytest.approx([WALL_M])
+
+
+def test_a_handle_two_centimetres_before_its_drawer_has_its_own_depth():
+    depth_m = np.full((240, 320), WALL_M)
+    depth_m[118:123] = WALL_M - 0.02  # less than the gap that parts two surfaces
+    assert surface_depths_m(flat(depth_m), (160.0, 120.0)) == pytest.approx([WALL_M - 0.02])
+    assert surface_depths_m(flat(depth_m), (160.0, 125.0)) == pytest.approx([WALL_M])
+
+
+def test_a_slanted_surface_is_one_surface():
+    depth_m = np.tile(np.linspace(0.5, 1.5, 320), (240, 1))
+    (found,) = surface_depths_m(flat(depth_m), (100.0, 120.0))
+    assert found == pytest.approx(depth_m[0, 100], abs=1e-3)
+
+
+@pytest.mark.parametrize('unknown', [np.nan, 0.0, np.inf])
+def test_a_hole_has_no_depth_and_says_how_little_there_is(unknown):
+    depth_m = np.full((240, 320), WALL_M)
+    depth_m[100:140, 140:180] = unknown
+    depth_m[120, 161:163] = WALL_M
+    view = flat(depth_m)
+    assert len(surface_depths_m(view, (160.0, 120.0))) == 0
+    assert surface_points_m(view, (160.0, 120.0)).shape == (0, 3)
+    assert why_no_depth(view, (160.0, 120.0)) == (
+        '2 of the 49 pixels around (160, 120) in front have a depth (at least 5%)')
+
+
+def test_depths_that_scatter_are_no_surface():
+    scattered = np.linspace(0.3, 3.0, 7)[np.indices((240, 320)).sum(axis=0) % 7]
+    view = flat(scattered)
+    assert len(surface_depths_m(view, (160.0, 120.0))) == 0
+    assert why_no_depth(view, (160.0, 120.0)) == (
+        'no surface around (160, 120) in front holds 20% of its 49 depths')
+
+
+def test_a_camera_without_depth_says_so():
+    view = replace(edge(), depth_m=None)
+    assert len(surface_depths_m(view, (160.0, 120.0))) == 0
+    assert why_no_depth(view, (160.0, 120.0)) == 'front has no depth'
+    assert surface_normal_base(view, (160.0, 120.0)) is None
+
+
+def test_a_view_without_a_pose_has_depths_but_no_points():
+    view = replace(edge(), base_from_cam=None)
+    assert len(surface_depths_m(view, (160.0, 120.0))) == 2
+    assert len(surface_points_m(view, (160.0, 120.0))) == 0
+
+
+def test_the_corner_of_the_image_has_depth_too():
+    assert surface_depths_m(edge(), (-0.5, 239.5)) == pytest.approx([OBJECT_M])
+
+
+@pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
+@pytest.mark.parametrize(('point_base_m', 'into'), [
+    (ON_TOP, (0, 0, -1)), ((0.0, -0.1, 0.06), (0, 1, 0)), ((0.3, 0.2, 0.0), (0, 0, -1))],
+    ids=['top', 'front', 'table'])
+def test_the_normal_points_into_the_surface(lens, point_base_m, into):
+    view = raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), (BOX,), lens)
+    normal = surface_normal_base(view, raycast_scenes.pixel_of(view, np.array(point_base_m)))
+    assert np.degrees(np.arccos(normal @ into)) < 2
+
+
+def test_the_normal_near_an_edge_is_that_of_the_nearer_surface():
+    view = raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), (BOX,))
+    pixel = raycast_scenes.pixel_of(view, np.array([0.09, -0.09, 0.12]))
+    assert np.degrees(np.arccos(-surface_normal_base(view, pixel)[2])) < 5
+
+
+def test_a_larger_wall_behind_an_edge_does_not_give_its_normal_to_the_object():
+    rows, columns = np.indices((240, 320))
+    slanted_m = OBJECT_M + 0.0005 * (rows - 120)
+    view = flat(np.where(columns < 160, slanted_m, WALL_M))
+    normal_cam = view.base_from_cam.inverse.direction(surface_normal_base(view, (161.0, 120.0)))
+    assert np.degrees(np.arccos(normal_cam[2])) > 10
+
+
+def test_the_normal_survives_a_fifth_of_wrong_depths():
+    view = raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), (BOX,))
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=view.depth_m.shape) * 0.001
+    noise[rng.random(noise.shape) < 0.2] += 0.02
+    noisy = replace(view, depth_m=(view.depth_m + noise).astype(np.float32))
+    normal = surface_normal_base(noisy, raycast_scenes.pixel_of(view, ON_TOP))
+    assert np.degrees(np.arccos(-normal[2])) < 5
+
+
+def test_the_same_pixel_has_the_same_normal_every_time():
+    view = raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), (BOX,))
+    pixel = raycast_scenes.pixel_of(view, ON_TOP)
+    np.testing.assert_array_equal(surface_normal_base(view, pixel),
+                                  surface_normal_base(view, pixel))
+
+
+def test_too_few_depths_have_no_normal():
+    depth_m = np.full((240, 320), np.nan)
+    depth_m[118:123, 158:163] = WALL_M
+    view = flat(depth_m)
+    assert len(surface_depths_m(view, (160.0, 120.0))) == 1
+    assert surface_normal_base(view, (160.0, 120.0)) is None

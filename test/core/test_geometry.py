@@ -1,0 +1,260 @@
+"""Epipolar segments, triangulation and pose correction on points whose place is known."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import raycast_scenes
+
+from crosspoint_ros.core.datatypes import Code, Rejected, Transform
+from crosspoint_ros.core.geometry import (
+    distance_to_segment_px,
+    epipolar_segment,
+    fundamental_matrix,
+    ideal_pixel,
+    pnp_correction,
+    ray_angle_deg,
+    ray_base,
+    triangulate,
+)
+
+POINT_BASE_M = np.array([0.05, -0.02, 0.03])
+lenses = pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
+
+
+def pair(lens=raycast_scenes.PINHOLE, other=raycast_scenes.RIGHT):
+    return (raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), intrinsics=lens),
+            raycast_scenes.seen('right', raycast_scenes.looking_at(other), intrinsics=lens))
+
+
+def segment(clicked, other, pixel, *depths_m):
+    return epipolar_segment(clicked.intrinsics, other.intrinsics,
+                            other.base_from_cam.inverse @ clicked.base_from_cam, pixel, *depths_m)
+
+
+def meet(views, points=(POINT_BASE_M,), sigma_px=1.0, offset_px=(0.0, 0.0)):
+    pixels = [raycast_scenes.pixel_of(view, points[0]) for view in views]
+    pixels[-1] = pixels[-1] + offset_px
+    return triangulate(views, pixels, [np.eye(2) * sigma_px ** 2] * len(views))
+
+
+@lenses
+def test_the_true_point_lies_on_its_epipolar_segment_through_any_lens(lens):
+    left, right = pair(lens)
+    for point in (POINT_BASE_M, np.array([-0.2, 0.15, 0.0]), np.array([0.1, 0.3, 0.1])):
+        line = segment(left, right, raycast_scenes.pixel_of(left, point))
+        assert distance_to_segment_px(line, raycast_scenes.pixel_of(right, point)) < 0.02
+
+
+@lenses
+def test_a_point_off_the_segment_is_as_far_as_it_was_moved_across_it(lens):
+    left, right = pair(lens)
+    line = segment(left, right, raycast_scenes.pixel_of(left, POINT_BASE_M))
+    found = raycast_scenes.pixel_of(right, POINT_BASE_M)
+    along = line[np.linalg.norm(line - found, axis=1).argsort()[:2]]
+    across = np.array([[0, -1], [1, 0]]) @ (along[1] - along[0])
+    moved = found + 7 * across / np.linalg.norm(across)
+    assert distance_to_segment_px(line, moved) == pytest.approx(7, abs=0.1)
+
+
+def test_the_segment_ends_where_the_depths_end():
+    left, right = pair()
+    pixel = raycast_scenes.pixel_of(left, POINT_BASE_M)
+    depth_m = left.base_from_cam.inverse.point(POINT_BASE_M)[2]
+    found = raycast_scenes.pixel_of(right, POINT_BASE_M)
+    assert distance_to_segment_px(segment(left, right, pixel, depth_m - .1, depth_m + .1),
+                                  found) < 0.02
+    assert distance_to_segment_px(segment(left, right, pixel, depth_m + .1, depth_m + .2),
+                                  found) > 10
+
+
+def test_a_point_that_would_lie_behind_the_clicked_camera_is_off_the_segment():
+    left, right = pair()
+    behind = left.base_from_cam.point(np.array([0.0, 0.0, -0.4]))
+    ahead = right.base_from_cam.inverse.point(behind)
+    mirrored = right.intrinsics.pixel(ahead if ahead[2] > 0 else -ahead)
+    pixel = (left.intrinsics.cx_px, left.intrinsics.cy_px)
+    assert distance_to_segment_px(segment(left, right, pixel), mirrored) > 50
+
+
+def test_a_camera_that_looks_away_shows_no_segment():
+    left, right = pair()
+    away = replace(right, base_from_cam=raycast_scenes.looking_at(raycast_scenes.RIGHT, (0.7, -5.0, 0.6)))
+    line = segment(left, away, (160.0, 120.0), 0.5, 1.5)
+    assert line.shape == (0, 2)
+    assert distance_to_segment_px(line, (160.0, 120.0)) == np.inf
+
+
+@lenses
+def test_ideal_pixels_of_one_point_satisfy_the_fundamental_matrix(lens):
+    left, right = pair(lens)
+    F = fundamental_matrix(lens, lens, right.base_from_cam.inverse @ left.base_from_cam)
+    x_left, x_right = (np.append(ideal_pixel(lens, raycast_scenes.pixel_of(view, POINT_BASE_M)), 1.0)
+                       for view in (left, right))
+    line = F @ x_left
+    assert abs(x_right @ line) / np.hypot(*line[:2]) < 0.02
+
+
+@lenses
+def test_a_ray_of_the_base_passes_through_its_point(lens):
+    left, _ = pair(lens)
+    origin_m, direction = ray_base(left, raycast_scenes.pixel_of(left, POINT_BASE_M))
+    assert np.linalg.norm(np.cross(direction, POINT_BASE_M - origin_m)) < 1e-5
+
+
+def test_a_view_without_a_pose_has_no_ray():
+    left, _ = pair()
+    with pytest.raises(Rejected, match='left: its pose') as refused:
+        ray_base(replace(left, base_from_cam=None), (1.0, 2.0))
+    assert refused.value.code == Code.NO_TF
+
+
+@lenses
+def test_two_true_rays_meet_in_their_point(lens):
+    left, right = pair(lens)
+    met = meet((left, right))
+    np.testing.assert_allclose(met.point_base_m, POINT_BASE_M, atol=1e-5)
+    assert met.gap_m < 1e-5
+    assert met.angle_deg == pytest.approx(ray_angle_deg(
+        POINT_BASE_M - raycast_scenes.LEFT, POINT_BASE_M - raycast_scenes.RIGHT), abs=0.01)
+
+
+def test_rays_that_miss_each_other_tell_the_gap_in_metres_and_pixels():
+    left, right = pair()
+    met = meet((left, right), offset_px=(0.0, 10.0))
+    assert met.errors_px == pytest.approx([5, 5], abs=1.0)
+    range_m = np.linalg.norm(POINT_BASE_M - raycast_scenes.LEFT)
+    assert met.gap_m == pytest.approx(5 / 300 * range_m, rel=0.2)
+
+
+def test_a_surer_pixel_draws_the_point_to_its_ray():
+    left, right = pair()
+    pixels = [raycast_scenes.pixel_of(view, POINT_BASE_M) for view in (left, right)]
+    pixels[1] = pixels[1] + (0.0, 10.0)
+    met = triangulate((left, right), pixels, [np.eye(2) * 0.1, np.eye(2) * 100.0])
+    assert met.errors_px[0] < 0.1
+    assert met.errors_px[1] > 8
+
+
+@pytest.mark.parametrize('other', [raycast_scenes.RIGHT, raycast_scenes.NEAR_LEFT], ids=['wide', 'narrow'])
+def test_the_covariance_is_the_scatter_of_triangulated_points(other):
+    views, rng, sigma_px = pair(raycast_scenes.BARREL, other), np.random.default_rng(1), 0.5
+    truth = [raycast_scenes.pixel_of(view, POINT_BASE_M) for view in views]
+    points = [triangulate(views, [p + rng.normal(size=2) * sigma_px for p in truth],
+                          [np.eye(2) * sigma_px ** 2] * 2).point_base_m for _ in range(400)]
+    told = meet(views, sigma_px=sigma_px).covariance_m2
+    ratio = np.linalg.eigvals(np.linalg.solve(told, np.cov(np.array(points).T))).real
+    assert ratio.min() > 0.7
+    assert ratio.max() < 1.4
+
+
+def test_a_third_ray_makes_the_point_surer_in_every_direction_but_its_own():
+    left, right = pair()
+    third = raycast_scenes.seen('third', raycast_scenes.looking_at((0.0, -0.9, 0.9)))
+    two, three = meet((left, right)), meet((left, right, third))
+    np.testing.assert_allclose(three.point_base_m, POINT_BASE_M, atol=1e-5)
+    own, *across = np.linalg.eigvalsh(two.covariance_m2 - three.covariance_m2)
+    assert own == pytest.approx(0, abs=1e-12)
+    assert min(across) > 1e-7
+
+
+def test_rays_of_two_cameras_at_one_place_meet_nowhere():
+    left, _ = pair()
+    with pytest.raises(Rejected, match=r'0\.0000 m apart \(at least 0\.005 m\)') as refused:
+        triangulate((left, left), [np.array([20.0, 100.0]), np.array([200.0, 100.0])],
+                    [np.eye(2)] * 2)
+    assert refused.value.code == Code.NO_DEPTH
+
+
+def test_parallel_rays_meet_nowhere():
+    left, _ = pair()
+    aside = replace(left, camera='aside', base_from_cam=left.base_from_cam @ Transform(
+        np.eye(3), np.array([0.1, 0.0, 0.0])))
+    with pytest.raises(Rejected, match=r'parallel \(0\.000 deg') as refused:
+        triangulate((left, aside), [np.array([160.0, 120.0])] * 2, [np.eye(2)] * 2)
+    assert refused.value.code == Code.NO_DEPTH
+
+
+def test_rays_that_meet_behind_a_camera_are_a_contradiction():
+    left, _ = pair()
+    aside = replace(left, camera='aside', base_from_cam=left.base_from_cam @ Transform(
+        np.eye(3), np.array([0.2, 0.0, 0.0])))
+    with pytest.raises(Rejected, match='behind left') as refused:
+        triangulate((left, aside), [np.array([100.0, 120.0]), np.array([200.0, 120.0])],
+                    [np.eye(2)] * 2)
+    assert refused.value.code == Code.INCONSISTENT
+
+
+def cloud(points=200, wrong=0.0, noise_px=1.0, lens=raycast_scenes.BARREL, seed=0):
+    """Points of a, their pixels in b with noise and wrong ones, b_from_a, and which are right."""
+    rng = np.random.default_rng(seed)
+    b_from_a = raycast_scenes.nudged(Transform(np.eye(3), np.array([0.1, 0.05, 0.05])), 0, 25, 7)
+    points_a_m = rng.uniform((-0.2, -0.15, 0.5), (0.2, 0.15, 1.2), (4 * points, 3))
+    pixels = lens.pixel(b_from_a.point(points_a_m))
+    inside = [lens.contains(p) for p in pixels]
+    points_a_m, pixels = points_a_m[inside][:points], pixels[inside][:points]
+    pixels = pixels + rng.normal(size=pixels.shape) * noise_px
+    right = rng.random(len(pixels)) >= wrong
+    pixels[~right] = rng.uniform((0, 0), (lens.width_px, lens.height_px), (np.sum(~right), 2))
+    return points_a_m, pixels, b_from_a, right
+
+
+def reprojection_px(b_from_a, truth, points_a_m, lens=raycast_scenes.BARREL):
+    return np.linalg.norm(lens.pixel(b_from_a.point(points_a_m))
+                          - lens.pixel(truth.point(points_a_m)), axis=1)
+
+
+@lenses
+@pytest.mark.parametrize('wrong', [0.0, 0.5])
+def test_a_pose_that_is_off_by_the_noise_is_put_right(lens, wrong):
+    points, pixels, truth, right = cloud(wrong=wrong, lens=lens)
+    given = raycast_scenes.nudged(truth, 1, 1, 3)
+    corrected, agree = pnp_correction(points, pixels, lens, given, 1.0, 1.0)
+    before = np.median(reprojection_px(given, truth, points, lens))
+    after = np.median(reprojection_px(corrected, truth, points, lens))
+    assert after < 0.7 < 2 < before
+    assert agree[right].mean() > 0.95
+    assert agree[~right].mean() < 0.1 if wrong else True
+
+
+def test_a_right_pose_is_left_as_it_is():
+    points, pixels, truth, _ = cloud(noise_px=0.0)
+    corrected, agree = pnp_correction(points, pixels, raycast_scenes.BARREL, truth, 1.0, 1.0)
+    assert agree.all()
+    np.testing.assert_allclose(corrected.matrix, truth.matrix, atol=1e-6)
+
+
+def test_few_noisy_points_do_not_drag_a_pose_beyond_its_noise():
+    points, pixels, truth, _ = cloud(points=6, noise_px=3.0, seed=2)
+    corrected, _ = pnp_correction(points, pixels, raycast_scenes.BARREL, truth, 0.2, 0.2)
+    change = corrected @ truth.inverse
+    assert np.linalg.norm(change.t_m) < 0.004
+    assert np.degrees(np.arccos((np.trace(change.R) - 1) / 2)) < 0.4
+
+
+def test_a_correction_longer_than_the_noise_explains_is_refused_with_the_numbers():
+    points, pixels, truth, _ = cloud()
+    given = raycast_scenes.nudged(truth, 0.0, 5.0, 3)
+    with pytest.raises(Rejected, match=r'off by .* cm and [45]\.\d deg .*3 cm, 3 deg') as refused:
+        pnp_correction(points, pixels, raycast_scenes.BARREL, given, 1.0, 1.0)
+    assert refused.value.code == Code.INCONSISTENT
+
+
+def test_points_that_agree_on_no_pose_are_refused():
+    points, pixels, truth, _ = cloud(points=20, wrong=1.0)
+    with pytest.raises(Rejected, match=r'of 20 points agree .*at least') as refused:
+        pnp_correction(points, pixels, raycast_scenes.BARREL, truth, 1.0, 1.0)
+    assert refused.value.code == Code.LOW_CONFIDENCE
+
+
+def test_fewer_points_than_a_pose_needs_are_refused():
+    points, pixels, truth, _ = cloud(points=5)
+    with pytest.raises(Rejected, match='5 of 5 points are usable'):
+        pnp_correction(points, pixels, raycast_scenes.BARREL, truth, 1.0, 1.0)
+
+
+def test_noise_of_nothing_is_no_noise_to_correct():
+    points, pixels, truth, _ = cloud()
+    with pytest.raises(ValueError, match='positive'):
+        pnp_correction(points, pixels, raycast_scenes.BARREL, truth, 0.0, 1.0)

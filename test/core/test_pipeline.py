@@ -1,0 +1,414 @@
+"""The data path end to end: one answer per view, and a target only where it was earned."""
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import raycast_scenes
+
+from crosspoint_ros.core.datatypes import (
+    Code,
+    Intrinsics,
+    Match,
+    Method,
+    Rejected,
+    Transform,
+    Unseen,
+    View,
+)
+from crosspoint_ros.core.pipeline import corrected, ground, locate
+from crosspoint_ros.core.verify import Check, Evidence, Limits
+
+BOX = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
+ON_TOP = np.array([0.02, 0.01, 0.12])
+LIMITS = Limits()
+
+
+class Oracle:
+    """DOUBLE of a matcher: knows where the point is, and does what it is told for some cameras."""
+
+    def __init__(self, point_base_m=ON_TOP, confidence=0.9, **instead):
+        self.point_base_m, self.confidence, self.instead = point_base_m, confidence, instead
+
+    def match(self, query):
+        answer = self.instead.get(query.other.camera)
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer is not None:
+            return answer
+        return Match(raycast_scenes.pixel_of(query.other, self.point_base_m), np.eye(2), self.confidence)
+
+
+class Naming(Oracle):
+    """DOUBLE of a matcher that can ground."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def ground(self, view, instruction):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Fine(Oracle):
+    """DOUBLE of a refiner: knows where the point is, and half believes in any other place."""
+
+    def refine(self, query, near):
+        return replace(near, confidence=0.5)
+
+
+class Cancelled(Exception):  # noqa: N818
+    """What a node raises from `at_stage` when a query is cancelled."""
+
+
+@pytest.fixture(scope='module')
+def views():
+    places = {'left': raycast_scenes.LEFT, 'right': raycast_scenes.RIGHT, 'top': (0.0, -0.5, 1.0)}
+    return tuple(raycast_scenes.seen(name, raycast_scenes.looking_at(at), (BOX,)) for name, at in places.items())
+
+
+def located(views, matcher=None, limits=LIMITS, others=None, **options):
+    clicked = views[0]
+    return locate(clicked, views[1:] if others is None else others,
+                  raycast_scenes.pixel_of(clicked, ON_TOP), matcher or Oracle(), limits, **options)
+
+
+def test_a_click_becomes_the_same_point_in_every_view_and_a_target(views):
+    answer = located(views)
+    assert answer.status == (Code.OK, '')
+    assert [a.camera for a in answer.answers] == ['right', 'top']
+    assert all(a.rejected is None and a.evidence.check == Check.PASS for a in answer.answers)
+    assert answer.target.method == Method.FUSED
+    assert np.linalg.norm(answer.target.base_from_target.t_m - ON_TOP) < 0.004
+    assert answer.no_target is None
+
+
+def test_a_refused_view_makes_it_partial_and_is_named_with_its_reason(views):
+    answer = located(views, Oracle(top=Rejected(Code.NOT_VISIBLE, 'nothing like it')))
+    assert answer.status == (Code.PARTIAL, 'top: nothing like it')
+    assert answer.target is not None
+    assert answer.answers[1].match is None
+
+
+def test_when_every_view_refuses_there_is_no_target_though_depth_is_there(views):
+    why = Rejected(Code.NOT_VISIBLE, 'hidden')
+    answer = located(views, Oracle(right=why, top=why))
+    assert answer.status == (Code.NOT_VISIBLE, 'right: hidden; top: hidden')
+    assert answer.target is None
+    assert answer.no_target.code == Code.NO_DEPTH
+
+
+def test_a_refused_match_is_kept_to_be_shown(views):
+    answer = located(views, Oracle(confidence=0.2))
+    assert answer.status[0] == Code.LOW_CONFIDENCE
+    assert all(a.match is not None and a.rejected is not None for a in answer.answers)
+    assert all(a.evidence.check == Check.PASS for a in answer.answers)
+    assert answer.target is None
+
+
+def test_a_refused_match_takes_no_part_in_the_target(views):
+    aside = Match(raycast_scenes.pixel_of(views[2], ON_TOP) + 60.0, np.eye(2), 0.9)
+    answer, alone = located(views, Oracle(top=aside)), located(views[:2])
+    assert answer.answers[1].rejected.code == Code.INCONSISTENT
+    assert answer.answers[1].evidence.check == Check.FAIL
+    assert answer.status[0] == Code.PARTIAL
+    np.testing.assert_array_equal(answer.target.base_from_target.matrix,
+                                  alone.target.base_from_target.matrix)
+
+
+def test_a_camera_that_is_not_there_is_refused_and_its_matcher_not_asked(views):
+    gone = Unseen('wrist', Rejected(Code.STALE, 'its image is 3.000 s old'))
+    answer = located(views, Oracle(wrist=AssertionError('asked')), others=[gone, views[1]])
+    assert answer.status == (Code.PARTIAL, 'wrist: its image is 3.000 s old')
+    assert (answer.answers[0].view, answer.answers[0].evidence) == (None, Evidence())
+    assert located(views, others=[gone]).status[0] == Code.STALE
+
+
+def test_a_matcher_that_breaks_fails_alone_and_says_how(views):
+    answer = located(views, Oracle(right=ZeroDivisionError('one by zero')))
+    assert answer.answers[0].rejected.code == Code.MATCHER_FAILED
+    assert 'Oracle failed: ZeroDivisionError: one by zero' in answer.status[1]
+    assert answer.answers[1].rejected is None
+
+
+@pytest.mark.parametrize('nonsense', [
+    Match(np.full(2, np.nan), confidence=0.9), Match(np.zeros((1, 2)), confidence=0.9),
+    Match(np.array([3.0, 3.0]), confidence=math.nan), (3.0, 3.0),
+    Match(np.array([3.0, 3.0]), np.ones(2), 0.9),
+    Match(np.array([3.0, 3.0]), np.zeros((2, 2)), 0.9)],
+    ids=['nan', 'shape', 'confidence', 'tuple', 'covariance', 'no spread'])
+def test_nonsense_from_a_matcher_is_its_failure(views, nonsense):
+    answer = located(views, Oracle(right=nonsense, top=nonsense))
+    assert answer.status[0] == Code.MATCHER_FAILED
+    assert answer.target is None
+
+
+def test_a_query_that_is_cancelled_while_one_view_is_searched_leaves_the_others(views):
+    asked = []
+
+    class Counting(Oracle):
+        def match(self, query):
+            asked.append(query.other.camera)
+            return super().match(query)
+
+    def at_stage(name):
+        if asked:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        located(views, Counting(), at_stage=at_stage)
+    assert asked == ['right']
+
+
+@pytest.mark.parametrize('stage', ['match', 'verify', 'lift'])
+def test_a_query_can_be_cancelled_at_every_stage(views, stage):
+    begun = []
+
+    def at_stage(name):
+        begun.append(name)
+        if name == stage:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        located(views, at_stage=at_stage)
+    assert begun == ['match', 'match', 'verify', 'lift'][:len(begun)]  # two views are searched
+    assert begun[-1] == stage
+
+
+@pytest.mark.parametrize(('pixel', 'words'), [
+    ((320.0, 20.0), r'\(320\.0, 20\.0\) is outside the 320x240 image of left'),
+    ((-1.0, 20.0), 'outside'), ((math.nan, 20.0), r'\(nan, 20\.0\) is not finite'),
+    ((3.0, math.inf), 'not finite')])
+def test_a_click_outside_the_image_is_a_bad_request(views, pixel, words):
+    with pytest.raises(Rejected, match=words) as refused:
+        locate(views[0], views[1:], np.array(pixel), Oracle(), LIMITS)
+    assert refused.value.code == Code.BAD_REQUEST
+
+
+def test_a_click_that_no_ray_reaches_is_a_bad_request(views):
+    folds = Intrinsics(100.0, 100.0, 160.0, 120.0, 320, 240, (-0.28, 0.0, 0.0, 0.0))
+    with pytest.raises(Rejected, match='no ray reaches') as refused:
+        locate(replace(views[0], intrinsics=folds), views[1:], np.array([2.0, 2.0]), Oracle(),
+               LIMITS)
+    assert refused.value.code == Code.BAD_REQUEST
+
+
+def test_a_click_on_the_robots_own_body_is_not_visible(views):
+    masked = replace(views[0], mask=np.ones((240, 320), bool))
+    with pytest.raises(Rejected, match='own body') as refused:
+        located((masked, *views[1:]))
+    assert refused.value.code == Code.NOT_VISIBLE
+
+
+def test_a_click_with_nowhere_to_look_is_a_bad_request(views):
+    with pytest.raises(Rejected) as refused:
+        located(views[:1])
+    assert refused.value.code == Code.BAD_REQUEST
+
+
+def test_correspondences_stand_without_3d(views):
+    flat = [replace(view, depth_m=None, base_from_cam=None) for view in views[1:]]
+    truth = {v.camera: Match(raycast_scenes.pixel_of(v, ON_TOP), confidence=0.9) for v in views[1:]}
+    answer = locate(replace(views[0], depth_m=None), flat, raycast_scenes.pixel_of(views[0], ON_TOP),
+                    Oracle(**truth), LIMITS)
+    code, message = answer.status
+    assert code == Code.NO_DEPTH
+    assert 'left has no depth' in message
+    assert all(a.rejected is None and a.evidence.check == Check.UNKNOWN for a in answer.answers)
+
+
+def test_two_cameras_at_the_same_place_have_a_correspondence_and_no_target(views):
+    twin = replace(views[1], base_from_cam=views[0].base_from_cam, depth_m=views[0].depth_m)
+    answer = located(views, others=[twin])
+    assert answer.answers[0].rejected is None
+    assert answer.status[0] == Code.NO_DEPTH
+    assert '0.0000 m apart' in answer.status[1]
+    assert answer.target is None
+
+
+def test_depth_that_contradicts_the_rays_leaves_no_target(views):
+    near = replace(views[0], depth_m=views[0].depth_m - np.float32(0.3))
+    answer = located((near, *(replace(v, depth_m=None) for v in views[1:])),
+                     limits=Limits(max_epipolar_px=200.0))
+    assert answer.status[0] == Code.INCONSISTENT
+    assert answer.target is None
+    assert all(a.rejected is None for a in answer.answers)
+
+
+def off(view, by_px, confidence=0.9):
+    return Match(raycast_scenes.pixel_of(view, ON_TOP) + by_px, np.eye(2) * 64.0, confidence, 'rough')
+
+
+def test_a_refiner_gives_the_exact_place_of_a_rough_find(views):
+    rough = Oracle(right=off(views[1], 6.0), top=off(views[2], -6.0))
+    answer, plain = located(views, rough, refiner=Fine()), located(views, rough)
+    for each in answer.answers:
+        assert np.linalg.norm(each.match.pixel - raycast_scenes.pixel_of(each.view, ON_TOP)) < 1e-9
+        assert each.match.confidence > 0.9
+        assert 'confirmed by rough' in each.match.basis
+    assert answer.status == (Code.OK, '')
+    assert np.linalg.norm(answer.target.base_from_target.t_m - ON_TOP) < 0.004
+    assert plain.answers[0].match.pixel.tolist() == rough.instead['right'].pixel.tolist()
+
+
+def test_a_refiner_that_believes_in_two_places_makes_it_a_refusal(views):
+    answer = located(views[:2], Oracle(right=off(views[1], 90.0)), refiner=Fine(confidence=0.9))
+    assert answer.status[0] == Code.LOW_CONFIDENCE
+    assert 'contradict each other' in answer.status[1]
+    assert answer.target is None
+
+
+def test_what_the_refiner_refuses_is_refused_and_the_other_views_stand(views):
+    hidden = Rejected(Code.NOT_VISIBLE, 'the box hides it')
+    answer = located(views, Oracle(), refiner=Fine(right=hidden))
+    assert answer.status == (Code.PARTIAL, 'right: the box hides it')
+    assert answer.answers[1].rejected is None
+
+
+def test_what_the_matcher_refuses_the_refiner_is_not_asked(views):
+    none = Rejected(Code.NOT_VISIBLE, 'the model names no point')
+    answer = located(views[:2], Oracle(right=none), refiner=Fine(right=AssertionError('asked')))
+    assert answer.status == (Code.NOT_VISIBLE, 'right: the model names no point')
+
+
+def test_a_refiner_that_breaks_fails_by_its_own_name(views):
+    answer = located(views[:2], Oracle(), refiner=Fine(right=ZeroDivisionError('one by zero')))
+    assert answer.status[0] == Code.MATCHER_FAILED
+    assert 'Fine failed: ZeroDivisionError: one by zero' in answer.status[1]
+
+
+@pytest.mark.parametrize('nonsense', [
+    (3.0, 3.0), Match(np.full(2, np.nan), np.eye(2), 0.9), Match(np.zeros(2), np.eye(2), 1.2),
+    Match(np.zeros(2), np.ones(2), 0.9)], ids=['tuple', 'nan', 'confidence', 'covariance'])
+def test_nonsense_from_a_refiner_is_its_failure(views, nonsense):
+    answer = located(views[:2], Oracle(), refiner=Fine(right=nonsense))
+    assert answer.status[0] == Code.MATCHER_FAILED
+    assert answer.target is None
+
+
+def test_a_person_moves_a_found_point_and_the_target_is_lifted_anew(views):
+    clicked, side, _ = views
+    views = [replace(view, depth_m=None) for view in views]  # the rays alone decide
+    truth = raycast_scenes.pixel_of(side, ON_TOP)
+    wrong = Oracle(right=Match(truth + np.array([3.0, 0.0]), np.eye(2), 0.9))
+    before = locate(views[0], views[1:2], raycast_scenes.pixel_of(clicked, ON_TOP), wrong, LIMITS)
+    after = corrected(before, 'right', truth, LIMITS)
+    assert np.allclose(after.answers[0].match.pixel, truth)
+    assert after.answers[0].match.confidence == 1.0
+    off_m = [np.linalg.norm(each.target.base_from_target.t_m - ON_TOP) for each in (before, after)]
+    assert off_m[1] < 1e-6 < 2e-3 < off_m[0]
+
+
+def test_a_person_finds_what_the_matcher_refused(views):
+    clicked, side, _ = views
+    blind = Oracle(right=Rejected(Code.NOT_VISIBLE, 'not there'))
+    before = locate(clicked, [side], raycast_scenes.pixel_of(clicked, ON_TOP), blind, LIMITS)
+    assert before.target is None
+    after = corrected(before, 'right', raycast_scenes.pixel_of(side, ON_TOP), LIMITS)
+    assert after.status == (Code.OK, '')
+    assert np.allclose(after.target.base_from_target.t_m, ON_TOP, atol=2e-3)
+
+
+def test_geometry_contradicts_a_person_too(views):
+    clicked, side, _ = views
+    before = locate(clicked, [side], raycast_scenes.pixel_of(clicked, ON_TOP), Oracle(), LIMITS)
+    with pytest.raises(Rejected, match='limit') as refused:
+        corrected(before, 'right', raycast_scenes.pixel_of(side, ON_TOP) + np.array([0.0, 40.0]), LIMITS)
+    assert refused.value.code == Code.INCONSISTENT
+
+
+@pytest.mark.parametrize(('camera', 'pixel', 'words'), [
+    ('roof', (10.0, 10.0), 'correct the point in one of: right'),
+    ('gone', (10.0, 10.0), 'correct the point in one of: right'),
+    ('right', (10.0, np.nan), 'not finite'), ('right', (320.0, 10.0), 'outside the 320x240 image')])
+def test_a_correction_of_what_was_not_searched_is_a_bad_request(views, camera, pixel, words):
+    clicked, side, _ = views
+    gone = Unseen('gone', Rejected(Code.NO_IMAGE, 'none'))
+    before = locate(clicked, [side, gone], raycast_scenes.pixel_of(clicked, ON_TOP), Oracle(), LIMITS)
+    with pytest.raises(Rejected, match=words) as refused:
+        corrected(before, camera, np.array(pixel), LIMITS)
+    assert refused.value.code == Code.BAD_REQUEST
+
+
+def test_an_instruction_becomes_a_pixel_where_the_matcher_can(views):
+    named = ground(views[0], 'the handle', Naming(Match(np.array([3.0, 4.0]), confidence=0.6)))
+    assert (named.pixel.tolist(), named.confidence) == ([3.0, 4.0], 0.6)
+
+
+@pytest.mark.parametrize('refiner', [None, 'fine'])
+def test_the_doubt_of_an_instruction_counts_against_what_is_found(views, refiner):
+    clicked, side, _ = views
+    pixel = raycast_scenes.pixel_of(clicked, ON_TOP)
+    matcher = Oracle(confidence=0.95)
+    arguments = (clicked, [side], pixel, matcher, LIMITS)
+    fine = Fine() if refiner else None
+    (sure,), (unsure,) = (locate(*arguments, refiner=fine, meant=meant).answers
+                          for meant in (1.0, 0.6))
+    assert unsure.rejected is None
+    assert sure.match.confidence > LIMITS.sure_confidence
+    assert unsure.match.confidence == pytest.approx(0.6 * sure.match.confidence)
+    assert LIMITS.min_confidence <= unsure.match.confidence < LIMITS.sure_confidence
+    if refiner is None:
+        assert unsure.match.confidence == pytest.approx(0.57)
+    (refused,) = locate(*arguments, refiner=fine, meant=0.5).answers
+    assert refused.rejected.code == Code.LOW_CONFIDENCE
+
+
+@pytest.mark.parametrize(('matcher', 'code', 'words'), [
+    (Oracle(), Code.NOT_SUPPORTED, "Oracle cannot find the point of an instruction .'the handle'"),
+    (Naming(Rejected(Code.NOT_VISIBLE, 'no handle')), Code.NOT_VISIBLE, '^no handle$'),
+    (Naming(KeyError('x')), Code.MATCHER_FAILED, 'Naming failed: KeyError'),
+    (Naming(Match(np.full(2, np.nan))), Code.MATCHER_FAILED, 'must be finite'),
+    (Naming(Match(np.zeros(2), confidence=1.5)), Code.MATCHER_FAILED, '1.5 .must be .*0 to 1'),
+    (Naming(Match(np.zeros(3))), Code.MATCHER_FAILED, 'must be a Match'),
+    (Naming(np.zeros(2)), Code.MATCHER_FAILED, 'must be a Match')])
+def test_an_instruction_that_cannot_be_grounded_is_refused(views, matcher, code, words):
+    with pytest.raises(Rejected, match=words) as refused:
+        ground(views[0], 'the handle', matcher)
+    assert refused.value.code == code
+
+
+def real_view(folder, index, name, pose):
+    frame = index['frames'][name]
+    rgb = cv2.cvtColor(cv2.imread(str(folder / f'frames/{name}.png')), cv2.COLOR_BGR2RGB)
+    depth = cv2.imread(str(folder / f'frames/{name}.depth.png'), cv2.IMREAD_UNCHANGED)
+    depth_m = depth.astype(np.float32) / index['depth_scale']
+    depth_m[depth_m == 0] = np.nan
+    K, (height, width) = np.array(frame['K']), depth.shape
+    lens = Intrinsics(K[0, 0], K[1, 1], K[0, 2], K[1, 2], width, height)
+    return View(name, rgb, lens, depth_m=depth_m, base_from_cam=pose)
+
+
+class Told:
+    """DOUBLE of a matcher: says the true pixel of every query, visible there or not."""
+
+    def __init__(self, pixel):
+        self.pixel = pixel
+
+    def match(self, query):
+        return Match(self.pixel, np.eye(2) * 4, 0.9)
+
+
+def test_on_a_real_shelf_depth_refuses_what_the_other_view_hides_and_keeps_the_rest(shared_data):
+    folder = shared_data / 'apc_shelf'
+    index = json.loads((folder / 'index.json').read_text())
+    queries = np.load(folder / 'queries.npz')
+    accepted = {'visible': [], 'hidden': []}
+    for at, pair in enumerate(index['pairs'][:12]):
+        b_from_a = raycast_scenes.nudged(Transform.from_matrix(pair['T_BA']), 1, 1, at)
+        clicked = real_view(folder, index, pair['A'], Transform(np.eye(3), np.zeros(3)))
+        other = real_view(folder, index, pair['B'], b_from_a.inverse)
+        for k in np.flatnonzero((queries['pair'] == at) & (queries['status'] != 2)):
+            answer = locate(clicked, [other], queries['p'][k], Told(queries['gt'][k]), LIMITS)
+            accepted['visible' if queries['status'][k] else 'hidden'].append(
+                answer.answers[0].rejected is None)
+    assert len(accepted['visible']) > 50
+    assert len(accepted['hidden']) > 20
+    assert np.mean(accepted['visible']) > 0.9
+    assert np.mean(accepted['hidden']) < 0.1

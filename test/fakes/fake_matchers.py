@@ -1,0 +1,225 @@
+"""DOUBLES of matchers, for tests of what is around a matcher: they know the true geometry."""
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
+
+
+class ExactMatcher:
+    """Reprojects the clicked depth: right to the pixel, on the plane of the rig."""
+
+    def __init__(self, confidence: float = 0.9, offset_px: float = 0.0) -> None:
+        self.confidence, self.offset_px = confidence, offset_px
+
+    def match(self, query: Query) -> Match:
+        """Where the clicked point is in the other view, by depth and poses."""
+        clicked, other = query.clicked, query.other
+        column, row = np.rint(query.pixel).astype(int)
+        ray_cam = clicked.intrinsics.ray_cam(query.pixel)
+        point_cam_m = ray_cam / ray_cam[2] * float(clicked.depth_m[row, column])
+        other_from_clicked = other.base_from_cam.inverse @ clicked.base_from_cam
+        pixel = other.intrinsics.pixel(other_from_clicked.point(point_cam_m))
+        return Match(pixel + self.offset_px, np.eye(2), self.confidence, 'double')
+
+    def ground(self, view: View, instruction: str) -> Match:
+        """Any instruction is the middle of the image; one of two things may be meant by 'a'."""
+        middle = np.array([view.intrinsics.cx_px, view.intrinsics.cy_px])
+        return Match(middle, confidence=0.6 if instruction.startswith('a ') else 1.0)
+
+
+class SamePixelMatcher:
+    """Answers the clicked pixel: right for two cameras at the same place."""
+
+    def match(self, query: Query) -> Match:
+        """The same pixel."""
+        return Match(query.pixel, np.eye(2), 0.9, 'double')
+
+
+class SlowMatcher(ExactMatcher):
+    """Takes its time."""
+
+    def __init__(self, delay_s: float = 3.0) -> None:
+        super().__init__()
+        self.delay_s = delay_s
+
+    def match(self, query: Query) -> Match:
+        """Answer after the delay."""
+        time.sleep(self.delay_s)
+        return super().match(query)
+
+
+class ReadOnce(Match):
+    """A match whose first reader inside a function of `crosspoint_ros` has to wait."""
+
+    def waits_in(self, function: str, delay_s: float) -> ReadOnce:
+        """Name the function."""
+        self.__dict__.update(function=function, delay_s=delay_s)
+        return self
+
+    def __getattribute__(self, name: str) -> object:
+        state = super().__getattribute__('__dict__')
+        if name in ('pixel', 'confidence') and 'function' in state:
+            frame = sys._getframe(1)
+            while frame is not None and frame.f_code.co_name != state['function']:
+                frame = frame.f_back
+            if frame is not None:
+                del state['function']
+                time.sleep(state['delay_s'])
+        return super().__getattribute__(name)
+
+
+class SlowlyRead(ExactMatcher):
+    """Holds a query up in the stage of that name: match, verify or lift."""
+
+    def __init__(self, stage: str = 'match', delay_s: float = 1.0) -> None:
+        super().__init__()
+        self.stage, self.delay_s = stage, delay_s
+
+    def match(self, query: Query) -> Match:
+        """Answer, at once unless the stage is this one."""
+        if self.stage == 'match':
+            time.sleep(self.delay_s)
+        found = super().match(query)
+        return ReadOnce(found.pixel, found.covariance_px2, found.confidence).waits_in(
+            {'match': '', 'verify': 'checked', 'lift': 'lifted'}[self.stage], self.delay_s)
+
+
+class HangingMatcher:
+    """Never returns, until the test is over."""
+
+    released = threading.Event()
+
+    def match(self, query: Query) -> Match:
+        """Wait for ever."""
+        self.released.wait()
+        raise Rejected(Code.NOT_VISIBLE, 'released')
+
+
+class RaisingMatcher:
+    """Has a bug."""
+
+    def match(self, query: Query) -> Match:
+        """Divide by zero."""
+        return Match(np.zeros(2) / (1 // int('0')))
+
+
+class BrokenMatcher:
+    """Has nothing to answer with, ever."""
+
+    def match(self, query: Query) -> Match:
+        """Refuse."""
+        raise Rejected(Code.MATCHER_FAILED, 'there is no server')
+
+
+class NanMatcher:
+    """Answers that it knows not where, with confidence."""
+
+    def match(self, query: Query) -> Match:
+        """Not a number."""
+        return Match(np.full(2, np.nan), np.eye(2), 0.99, 'double')
+
+
+class LoadingMatcher(ExactMatcher):
+    """Takes as long to load as the test says, and may then lack the memory."""
+
+    loaded = threading.Event()
+    fails = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        logging.getLogger('crosspoint_ros.matchers.double').info('weights 1 of 2')
+        assert self.loaded.wait(timeout=30.0)
+        if self.fails:
+            raise MemoryError('the model needs 7.1 GB, 1.2 GB are free')
+
+
+class WarmMatcher(ExactMatcher):
+    """Keeps the stamps of what it was to prepare for."""
+
+    warmed: list[tuple[int, ...]] = []  # noqa: RUF012  (the test reads it)
+
+    def warm(self, views: tuple[View, ...]) -> None:
+        """Keep the stamps."""
+        self.warmed.append(tuple(view.stamp_ns for view in views))
+
+
+class RoughMatcher(ExactMatcher):
+    """Finds about the right place."""
+
+    refined_by = 'fake_matchers:ExactRefiner'
+
+    def __init__(self) -> None:
+        super().__init__(offset_px=6.0)
+
+    def match(self, query: Query) -> Match:
+        """Six pixels off, and says so."""
+        return replace(super().match(query), covariance_px2=np.eye(2) * 36.0)
+
+
+class ExactRefiner(ExactMatcher):
+    """Finds the exact place near a rough one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def match(self, query: Query) -> Match:
+        """Exact, and counted."""
+        self.asked += 1
+        return super().match(query)
+
+    def refine(self, query: Query, near: Match) -> Match:
+        """Exact, whatever is near."""
+        return super().match(query)
+
+
+class Panic(BaseException):
+    """What a library in Rust raises: no Exception."""
+
+
+class PanickingMatcher(ExactMatcher):
+    """Its tokenizer panics over a broken file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        raise Panic('by design')
+
+
+class Slow:
+    """Finds what was clicked at the same pixel, after a while."""
+
+    def __init__(self, seconds: float = 0.1) -> None:
+        self._seconds = seconds
+
+    def match(self, query: Query) -> Match:
+        time.sleep(self._seconds)
+        return Match(np.array(query.pixel), confidence=0.9)
+
+
+class LeftOut(Slow):
+    """Breaks at every point of the left half of a 640 px image, however often it is asked."""
+
+    def match(self, query: Query) -> Match:
+        if query.pixel[0] < 320:
+            raise RuntimeError('the left is out')
+        return Match(np.array(query.pixel), confidence=0.9)
+
+
+class Failing(Slow):
+    """Fails at every other question, and refuses the ones between."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def match(self, query: Query) -> Match:
+        self._count += 1
+        if self._count % 2:
+            raise RuntimeError('the double broke')
+        raise Rejected(Code.NOT_VISIBLE, 'not there, at 0.30, 0.5')

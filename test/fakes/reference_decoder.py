@@ -1,0 +1,95 @@
+"""The slow way, for comparison: every token from a full forward pass of plain transformers.
+
+Nothing here uses the engine: no cache, no packing, no positions or masks of our own.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from crosspoint_ros.matchers.cropond.engine.reply_grammar import Form
+from crosspoint_ros.matchers.cropond.image_processor import patches
+
+OPENING = '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n'
+ASKED = '<|im_end|>\n<|im_start|>assistant\n'
+
+
+class Uncached:
+    """Decodes under the grammar of a form, one full pass a token."""
+
+    def __init__(self, model: Any, tokenizer: Any, max_pixels: int) -> None:
+        self.model, self.tokenizer, self.max_pixels = model, tokenizer, max_pixels
+        self.digits = [self._encode(str(digit))[0] for digit in range(10)]
+        self.image = tokenizer.convert_tokens_to_ids('<|image_pad|>')
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def inputs(self, images: list[np.ndarray], question: str, reply: list[int]) -> dict[str, Any]:
+        """What `forward` and `generate` take."""
+        ids, pixels, grids = self._encode(OPENING), [], []
+        for image in images:
+            cut, grid = patches(image, self.max_pixels)
+            pixels.append(torch.from_numpy(cut))
+            grids.append(grid)
+            ids += [*self._encode('<|vision_start|>'), *[self.image] * (len(cut) // 4),
+                    *self._encode('<|vision_end|>')]
+        ids = torch.tensor([[*ids, *self._encode(question + ASKED), *reply]])
+        inputs = {'input_ids': ids, 'attention_mask': torch.ones_like(ids),
+                  'pixel_values': torch.cat(pixels), 'image_grid_thw': torch.tensor(grids)}
+        if int(transformers.__version__.split('.')[0]) >= 5:
+            inputs['mm_token_type_ids'] = (ids == self.image).int()
+        return inputs
+
+    @torch.inference_mode()
+    def scores(self, images: list[np.ndarray], question: str, reply: list[int]) -> torch.Tensor:
+        """Logits of the next token."""
+        self.model.model.rope_deltas = None
+        return self.model(**self.inputs(images, question, reply), use_cache=False).logits[0, -1]
+
+    def greedy(self, images: list[np.ndarray], question: str, form: Form
+               ) -> tuple[tuple[int, int], tuple[int, ...]]:
+        """The two numbers, and the tokens that write them."""
+        written: list[int] = []
+        numbers = []
+        for ends in form.ends:
+            text = ''
+            while len(text) < form.digits:
+                scores = self.scores(images, question, [*form.before, *written])
+                allowed = (self.digits if text != '0' else []) + (list(ends) if text else [])
+                best = max(allowed, key=lambda token: scores[token].item())
+                if best in ends:
+                    break
+                text += str(self.digits.index(best))
+                written.append(best)
+            numbers.append(int(text))
+            if len(numbers) == 1:
+                written += form.between
+        return (numbers[0], numbers[1]), tuple(written)
+
+    def probability(self, images: list[np.ndarray], question: str, form: Form, value: int) -> float:
+        """Of the first number: the product of what the grammar leaves of each distribution."""
+        written: list[int] = []
+        logprob, text = 0.0, ''
+        for symbol in [*str(value), *(['end'] if len(str(value)) < form.digits else [])]:
+            scores = self.scores(images, question, [*form.before, *written]).double()
+            allowed = (self.digits if text != '0' else []) + (
+                [form.between[0]] if text else [])
+            chosen = form.between[0] if symbol == 'end' else self.digits[int(symbol)]
+            logprob += float(scores[chosen] - torch.logsumexp(scores[allowed], 0))
+            written.append(chosen)
+            text += symbol
+        return math.exp(logprob)
+
+    @torch.inference_mode()
+    def free(self, images: list[np.ndarray], question: str, tokens: int) -> list[int]:
+        """What transformers' own greedy `generate` says."""
+        self.model.model.rope_deltas = None
+        inputs = self.inputs(images, question, [])
+        out = self.model.generate(**inputs, do_sample=False, repetition_penalty=1.0,
+                                  max_new_tokens=tokens)
+        return out[0, inputs['input_ids'].shape[1]:].tolist()

@@ -1,0 +1,314 @@
+"""The engine says, token for token, what uncached, unpacked decoding says, and in fewer passes."""
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+if 'CROSSPOINT_NEEDS_TORCH' not in os.environ:
+    pytest.importorskip('torch', reason='PyTorch is not installed here: make test-cropond')
+    pytest.importorskip('transformers', reason='no transformers here: make test-cropond')
+
+import tiny_qwen
+import torch
+from reference_decoder import Uncached
+
+from crosspoint_ros.core.datatypes import Code, Rejected
+from crosspoint_ros.matchers.cropond.engine.coordinate_decoding import Pruning
+from crosspoint_ros.matchers.cropond.engine.engine import Engine, EngineOptions, Picture
+from crosspoint_ros.matchers.cropond.prompt import Convention, Template, grounding, pointing
+
+torch.set_num_threads(1)
+MAX_PIXELS = 100 * 28 * 28
+CLICKS = [(7, 903), (512, 307), (0, 0), (999, 40), (88, 615), (345, 12)]
+QUESTIONS = [pointing(str(x), str(y)) for x, y in CLICKS]
+NO_PRUNING = Pruning(max_branches=1000, max_values=1, least_weight=0.0)
+SIZES = [(56, 84), (120, 160), (100, 60), (300, 400)]  # the last is shrunk to the cap
+
+
+@pytest.fixture(scope='module')
+def loaded(tmp_path_factory):
+    return tiny_qwen.load(tiny_qwen.build(tmp_path_factory.mktemp('tiny')))
+
+
+@pytest.fixture(scope='module')
+def uncached(loaded):
+    return Uncached(*loaded, MAX_PIXELS)
+
+
+def engine_of(loaded, **options) -> Engine:
+    return Engine(*loaded, EngineOptions(**{'max_pixels': MAX_PIXELS} | options))
+
+
+@pytest.fixture
+def engine(loaded):
+    return engine_of(loaded)
+
+
+def picture(seed: int, size: tuple[int, int] = (120, 160)) -> Picture:
+    return Picture(('camera', seed), np.random.default_rng(seed).integers(
+        0, 255, (*size, 3), dtype=np.uint8))
+
+
+def form_of(engine: Engine, digits: int = 3, convention: Convention = Convention.RELATIVE_1000):
+    return engine.alphabet.form(Template(), convention, digits)
+
+
+def answers(engine, pictures, questions, form):
+    return [(g.numbers, g.tokens) for g, _ in engine.greedy(pictures, questions, form)]
+
+
+def truth(uncached, pictures, questions, form):
+    return [uncached.greedy([p.rgb for p in pictures], q, form) for q in questions]
+
+
+@pytest.mark.parametrize('size', SIZES, ids=str)
+def test_greedy_answers_are_those_of_uncached_decoding(engine, uncached, size):
+    pictures = picture(1, size), picture(2, SIZES[1])
+    form = form_of(engine)
+    expected = truth(uncached, pictures, QUESTIONS[:3], form)
+    assert [answers(engine, pictures, [q], form)[0] for q in QUESTIONS[:3]] == expected
+
+
+def test_different_clicks_get_different_answers(engine):
+    """Or the tests here would compare a constant with itself."""
+    pictures = picture(1), picture(2)
+    found = answers(engine, pictures, QUESTIONS, form_of(engine))
+    other = answers(engine, (picture(1), picture(3)), QUESTIONS, form_of(engine))
+    assert len({numbers for numbers, _ in found}) >= 3
+    assert found != other
+
+
+def test_clicks_packed_in_one_pass_are_answered_as_alone(engine, uncached):
+    pictures, form = (picture(3), picture(4)), form_of(engine)
+    packed = answers(engine, pictures, QUESTIONS, form)
+    assert packed == [answers(engine, pictures, [q], form)[0] for q in QUESTIONS]
+    assert packed == truth(uncached, pictures, QUESTIONS, form)
+
+
+def test_four_digits_and_fractions_have_their_own_grammar(engine, uncached):
+    pictures = picture(3), picture(4)
+    form = form_of(engine, 4, Convention.ABSOLUTE)
+    assert answers(engine, pictures, QUESTIONS[:2], form) == truth(
+        uncached, pictures, QUESTIONS[:2], form)
+    fraction = form_of(engine, 3, Convention.RELATIVE_1)
+    assert engine.alphabet.decode(fraction.before).endswith('[0.')
+    whole = engine_of(engine_parts(engine), pruning=NO_PRUNING)
+    (spread, *_), = whole.spreads(pictures, QUESTIONS[:1], fraction)
+    assert spread.px.sum() == pytest.approx(1.0, abs=1e-5)
+    assert len(spread.px) == 1000
+
+
+def engine_parts(engine):
+    """The model and tokenizer that an engine was made of."""
+    return engine._prefixes._model, engine.alphabet.tokenizer
+
+
+def test_interleaved_and_forgotten_frame_pairs_stay_apart(loaded, uncached):
+    engine = engine_of(loaded, max_pairs=2)
+    form = form_of(engine)
+    pairs = [(picture(i), picture(j)) for i, j in ((1, 2), (2, 1), (1, 3), (4, 3), (1, 1))]
+    expected = [truth(uncached, pair, QUESTIONS[:1], form) for pair in pairs]
+    for number in (0, 1, 0, 2, 3, 4, 1, 0, 3):
+        assert answers(engine, pairs[number], QUESTIONS[:1], form) == expected[number], number
+
+
+def test_a_camera_that_moved_is_encoded_alone(engine, uncached):
+    form, still = form_of(engine), picture(1)
+    engine.prepare((still, picture(2)))
+    assert engine.encoded_pictures == 2
+    passes = engine.passes
+    moved = picture(5)
+    assert answers(engine, (still, moved), QUESTIONS[:1], form) == truth(
+        uncached, (still, moved), QUESTIONS[:1], form)
+    assert engine.encoded_pictures == 3
+    assert engine.passes - passes <= 1 + 6
+    assert answers(engine, (moved, still), QUESTIONS[:1], form) == truth(
+        uncached, (moved, still), QUESTIONS[:1], form)
+    assert engine.encoded_pictures == 3
+
+
+def test_another_image_under_the_same_key_is_another_image(engine, uncached):
+    form, first, second = form_of(engine), picture(1), picture(2)
+    answers(engine, (first, second), QUESTIONS[:1], form)
+    changed = Picture(second.key, picture(6).rgb)
+    assert answers(engine, (first, changed), QUESTIONS[:1], form) == truth(
+        uncached, (first, changed), QUESTIONS[:1], form)
+
+
+def test_one_image_answers_an_instruction(engine, uncached):
+    form, asked = form_of(engine), grounding('the drawer handle')
+    engine.prepare((picture(1), picture(2)))
+    assert answers(engine, (picture(1),), [asked], form) == truth(
+        uncached, (picture(1),), [asked], form)
+
+
+def test_a_click_on_a_known_pair_takes_six_passes_at_most(engine):
+    pictures, form = (picture(1), picture(2)), form_of(engine)
+    engine.prepare(pictures)
+    for ask in (engine.greedy, engine.spreads):
+        for question in QUESTIONS:
+            before = engine.passes
+            ask(pictures, [question], form)
+            assert engine.passes - before <= 6
+
+
+def test_spreads_sum_to_one_and_match_brute_force(loaded, uncached):
+    engine = engine_of(loaded, pruning=NO_PRUNING)
+    pictures, form = (picture(1), picture(2)), form_of(engine)
+    (spread, *_), = engine.spreads(pictures, QUESTIONS[1:2], form)
+    assert spread.px.sum() == pytest.approx(1.0, abs=1e-5)
+    assert spread.py.sum() == pytest.approx(1.0, abs=1e-5)
+    images = [p.rgb for p in pictures]
+    for value in (0, 7, 42, 100, 512, 999, int(spread.px.argmax())):
+        expected = uncached.probability(images, QUESTIONS[1], form, value)
+        assert spread.px[value] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_the_spread_of_y_is_that_of_the_most_probable_x(loaded, uncached):
+    engine = engine_of(loaded, pruning=NO_PRUNING)
+    pictures, form = (picture(1), picture(2)), form_of(engine)
+    form = replace(form, closers=form.closers[:1])
+    (spread, *_), = engine.spreads(pictures, QUESTIONS[1:2], form)
+    x = str(spread.px.argmax())
+    after_x = replace(form, between=form.closers, before=(
+        *form.before, *engine.alphabet.encode(x), *form.between))
+    images = [p.rgb for p in pictures]
+    for value in (0, 42, 512, int(spread.py.argmax())):
+        expected = uncached.probability(images, QUESTIONS[1], after_x, value)
+        assert spread.py[value] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert spread.mode == (int(x), int(spread.py.argmax()))
+
+
+@pytest.mark.parametrize('digits', [3, 4])
+def test_what_the_form_leaves_out_is_weighed_by_the_whole_vocabulary(loaded, uncached, digits):
+    engine = engine_of(loaded, pruning=NO_PRUNING)
+    pictures, form = (picture(1), picture(2)), form_of(engine)
+    form = replace(form, digits=digits)
+    (spread, first, second), = engine.spreads(pictures, QUESTIONS[1:2], form)
+    images, digit = [p.rgb for p in pictures], list(engine.alphabet.digits)
+
+    def told(written):
+        said = uncached.scores(images, QUESTIONS[1], [*form.before, *written])
+        return torch.softmax(said.double(), -1)
+
+    x = engine.alphabet.encode(str(spread.mode[0]))
+    states = [told((*x, *form.between[:n])) for n in range(len(form.between) + 1)]
+    between = math.prod(float(s[w]) for s, w in zip(states, form.between, strict=False))
+    if len(x) < digits:  # how probable its ending is among what the grammar allows is in px
+        allowed = [*digit, form.between[0]]
+        between /= float(states[0][form.between[0]] / states[0][allowed].sum())
+    assert first.number == pytest.approx(float(told(())[digit].sum()), rel=1e-3)
+    assert second.number == pytest.approx(float(states[-1][digit].sum()), rel=1e-3)
+    assert spread.form == pytest.approx(first.number * between * second.number, rel=1e-3)
+    assert second.is_greedy is all(
+        int(s.argmax()) == w for s, w in zip(states, form.between, strict=False))
+    assert bool(second.instead) is (int(states[-1].argmax()) not in digit)
+
+
+def test_packed_spreads_are_those_of_single_questions(engine):
+    pictures, form = (picture(1), picture(2)), form_of(engine)
+    packed = engine.spreads(pictures, QUESTIONS, form)
+    for question, (spread, check, _) in zip(QUESTIONS, packed, strict=True):
+        (alone, same, _), = engine.spreads(pictures, [question], form)
+        assert alone.mode == spread.mode
+        np.testing.assert_allclose(alone.px, spread.px, atol=1e-5)
+        np.testing.assert_allclose(alone.py, spread.py, atol=1e-5)
+        assert check.is_greedy == same.is_greedy
+        assert check.logprob == pytest.approx(same.logprob, abs=1e-3)
+
+
+def test_pruned_branches_are_missing_from_the_sum(loaded):
+    pictures = picture(1), picture(2)
+    few = engine_of(loaded, pruning=Pruning(max_branches=2))
+    all_ = engine_of(loaded, pruning=NO_PRUNING)
+    form = form_of(few)
+    (pruned, *_), = few.spreads(pictures, QUESTIONS[:1], form)
+    (whole, *_), = all_.spreads(pictures, QUESTIONS[:1], form)
+    assert pruned.px.sum() < whole.px.sum()
+    kept = pruned.px > 0
+    np.testing.assert_allclose(pruned.px[kept], whole.px[kept], rtol=1e-3)
+
+
+def test_free_replies_are_those_of_generate(engine, uncached):
+    pictures = picture(1), picture(2)
+    for question in QUESTIONS[:3]:
+        expected = uncached.free([p.rgb for p in pictures], question, 24)
+        found = list(engine.free(pictures, question, 24).tokens)
+        assert found == [t for t in expected if t not in engine.alphabet.ends][:len(found)]
+        assert len(found) >= min(24, len(expected) - 1)
+
+
+@pytest.mark.parametrize('tokens', [1, 2, 12])
+def test_a_free_reply_takes_a_pass_a_token_and_none_for_what_would_follow(engine, tokens):
+    pictures = picture(1), picture(2)
+    engine.prepare(pictures)
+    before = engine.passes
+    assert len(engine.free(pictures, QUESTIONS[0], tokens).tokens) == tokens
+    assert engine.passes - before == tokens  # the question's own pass yields the first
+
+
+def test_the_template_is_greedy_only_when_the_model_would_have_written_it(engine):
+    pictures = picture(1), picture(2)
+    own = engine.free(pictures, QUESTIONS[0], 6).tokens
+    form = form_of(engine)
+    for before, expected in ((own, True), (form.before, False)):
+        forced = type(form)(tuple(before), form.between, form.closers, form.digits)
+        (_, check, _), = engine.spreads(pictures, QUESTIONS[:1], forced)
+        assert check.is_greedy is expected
+    assert check.logprob < -1.0
+
+
+def test_passes_of_fixed_shape_say_the_same(loaded, engine):
+    """What a GPU records as CUDA graphs, run here without recording."""
+    pictures, form = (picture(1), picture(2)), form_of(engine)
+    fixed = engine_of(loaded, fixed_shapes=True)
+    for questions in ([QUESTIONS[0]], QUESTIONS):
+        assert answers(fixed, pictures, questions, form) == answers(
+            engine, pictures, questions, form)
+    (a, *_), = fixed.spreads(pictures, QUESTIONS[:1], form)
+    (b, *_), = engine.spreads(pictures, QUESTIONS[:1], form)
+    np.testing.assert_allclose(a.px, b.px, atol=1e-5)
+    assert fixed.free(pictures, QUESTIONS[0], 8).tokens == engine.free(
+        pictures, QUESTIONS[0], 8).tokens
+
+
+@pytest.mark.parametrize('ask', ['greedy', 'spreads', 'free'])
+def test_not_a_number_is_refused(tmp_path, ask):
+    model, tokenizer = tiny_qwen.load(tiny_qwen.build(tmp_path / 'tiny'))
+    with torch.no_grad():
+        model.model.language_model.norm.weight.fill_(math.nan)
+    engine = engine_of((model, tokenizer))
+    arguments = QUESTIONS[0] if ask == 'free' else QUESTIONS[:1]
+    extra = () if ask == 'free' else (form_of(engine),)
+    with pytest.raises(Rejected, match='no number') as refused:
+        getattr(engine, ask)((picture(1), picture(2)), arguments, *extra)
+    assert refused.value.code == Code.MATCHER_FAILED
+
+
+def test_more_than_the_arena_holds_is_refused_and_the_next_click_works(loaded, uncached):
+    engine = engine_of(loaded, question_tokens=20)
+    pictures, form = (picture(1), picture(2)), form_of(engine)
+    with pytest.raises(Rejected, match='do not fit in 220'):
+        engine.greedy(pictures, QUESTIONS, form)
+    assert answers(engine, pictures, QUESTIONS[:1], form) == truth(
+        uncached, pictures, QUESTIONS[:1], form)
+
+
+def test_more_questions_than_may_be_packed_are_answered_in_turns(loaded, engine):
+    pictures, form = (picture(1), picture(2)), form_of(engine)
+    turns = engine_of(loaded, max_packed=4)
+    turns.prepare(pictures)
+    before = turns.passes
+    assert answers(turns, pictures, QUESTIONS, form) == answers(engine, pictures, QUESTIONS, form)
+    assert turns.passes - before > 6
+
+
+def test_the_model_attends_as_before_when_others_use_it(loaded, engine):
+    config = loaded[0].model.language_model.config
+    before = config._attn_implementation
+    engine.prepare((picture(1), picture(2)))
+    assert config._attn_implementation == before

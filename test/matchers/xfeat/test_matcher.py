@@ -1,0 +1,345 @@
+"""Claims about the matcher, on rendered scenes whose every correspondence is known."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from raycast_scenes import BARREL, LEFT, RIGHT, Box, looking_at, nudged, pixel_of
+from textured_scenes import looked
+
+from crosspoint_ros.core.datatypes import (
+    Code,
+    Intrinsics,
+    Match,
+    Matcher,
+    Query,
+    Refiner,
+    Rejected,
+    Transform,
+    View,
+    Warmable,
+)
+from crosspoint_ros.matchers import load_matcher
+from crosspoint_ros.matchers.xfeat import XFeatMatcher
+
+BOX = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
+VISIBLE_BASE_M = ((-0.06, -0.05, 0.10), (0.02, -0.05, 0.05), (0.0, 0.02, 0.15), (0.02, -0.2, 0.0),
+                  (-0.12, -0.2, 0.0))
+# On the table behind the box, for the right camera only.
+BEHIND_BASE_M = (-0.183, 0.30, 0.0)
+WIDE = Intrinsics(640.0, 640.0, 423.5, 239.5, 848, 480)
+
+
+@pytest.fixture(scope='module')
+def matcher():
+    return XFeatMatcher()
+
+
+@pytest.fixture(scope='module')
+def left():
+    return looked('left', looking_at(LEFT), BOX)
+
+
+@pytest.fixture(scope='module')
+def right():
+    return looked('right', looking_at(RIGHT), BOX)
+
+
+def images_only(view):
+    return replace(view, depth_m=None, base_from_cam=None)
+
+
+def without_depth(view):
+    return replace(view, depth_m=None)
+
+
+def off_by(view, cm, deg):
+    return replace(view, base_from_cam=nudged(view.base_from_cam, cm, deg, 3))
+
+
+def errors_px(matcher, clicked, other, truth):
+    """Errors at the visible points, in px of the 640 px wide image."""
+    width = other.intrinsics.width_px
+    found = [(point, matcher.match(Query(clicked, other, pixel_of(truth[0], point))))
+             for point in map(np.array, VISIBLE_BASE_M)]
+    return np.array([np.linalg.norm(match.pixel - pixel_of(truth[1], point)) * 640 / width
+                     for point, match in found])
+
+
+def test_it_is_a_matcher_by_name_that_can_be_warmed():
+    matcher = load_matcher('xfeat')
+    assert isinstance(matcher, Matcher)
+    assert isinstance(matcher, Warmable)
+    assert isinstance(matcher, Refiner)
+
+
+def test_a_misspelt_option_is_refused():
+    with pytest.raises(TypeError, match='pose_noize_cm'):
+        XFeatMatcher(pose_noize_cm=2.0)
+
+
+def test_images_alone_find_the_point(matcher, left, right):
+    errors = errors_px(matcher, images_only(left), images_only(right), (left, right))
+    assert np.median(errors) < 5
+
+
+def test_wrong_poses_within_their_noise_still_help(matcher, left, right):
+    errors = errors_px(matcher, without_depth(left), off_by(without_depth(right), 1, 1),
+                       (left, right))
+    assert np.median(errors) < 5
+
+
+@pytest.mark.parametrize('sides', ['both', 'clicked', 'other'])
+def test_depth_on_any_side_finds_the_point_within_four_pixels(matcher, left, right, sides):
+    clicked = without_depth(left) if sides == 'other' else left
+    other = off_by(without_depth(right) if sides == 'clicked' else right, 1, 1)
+    assert errors_px(matcher, clicked, other, (left, right)).max() < 4
+
+
+@pytest.mark.parametrize('lens', [BARREL, WIDE], ids=['barrel', '848x480'])
+def test_cameras_may_differ_in_lens_and_size(matcher, left, lens):
+    right = looked(f'right {lens.width_px}', looking_at(RIGHT), BOX, lens)
+    for clicked, other in ((images_only(left), images_only(right)),
+                           (left, off_by(right, 1, 1))):
+        assert np.median(errors_px(matcher, clicked, other, (left, right))) < 5
+        assert np.median(errors_px(matcher, other, clicked, (right, left))) < 5
+
+
+def test_a_visible_point_with_depth_on_both_sides_is_sure(matcher, left, right):
+    match = matcher.match(Query(left, right, pixel_of(left, np.array(VISIBLE_BASE_M[0]))))
+    assert match.confidence > 0.8
+    assert 'matches with depth' in match.basis
+    assert np.linalg.eigvalsh(match.covariance_px2).min() > 0
+
+
+def test_a_point_behind_the_box_is_refused_with_how_far_the_box_is_before_it(matcher, left, right):
+    words = r'something 0\.\d+ m in front .*max_depth_gap_m 0\.05'
+    with pytest.raises(Rejected, match=words) as refused:
+        matcher.match(Query(left, right, pixel_of(left, np.array(BEHIND_BASE_M))))
+    assert refused.value.code == Code.NOT_VISIBLE
+
+
+def test_a_point_outside_the_other_view_is_refused_with_where_it_would_be(matcher, left):
+    away = looked('away', looking_at(RIGHT, (0.5, 0.3, 0.0)), BOX)
+    point = np.array((-0.3, -0.1, 0.0))
+    with pytest.raises(Rejected, match=r'outside the 320x240 image') as refused:
+        matcher.match(Query(left, away, pixel_of(left, point)))
+    assert refused.value.code == Code.NOT_VISIBLE
+
+
+def test_a_point_under_the_robots_own_body_is_refused(matcher, left, right):
+    masked = replace(right, mask=np.ones((240, 320), bool))
+    with pytest.raises(Rejected, match="robot's own body"):
+        matcher.match(Query(left, masked, pixel_of(left, np.array(VISIBLE_BASE_M[0]))))
+
+
+def test_the_robots_own_body_is_never_the_answer(matcher, left, right):
+    mask = np.zeros((240, 320), bool)
+    truth = pixel_of(right, np.array(VISIBLE_BASE_M[0]))
+    column, row = np.rint(truth).astype(int)
+    mask[row - 30:row + 31, column - 30:column + 31] = True
+    masked = replace(images_only(right), mask=mask)
+    match = matcher.match(Query(images_only(left), masked, pixel_of(left, VISIBLE_BASE_M[0])))
+    assert not masked.hidden(match.pixel)
+    assert match.confidence < 0.5
+
+
+def test_a_surface_that_is_gone_in_the_other_view_is_inconsistent(matcher, left):
+    bare = looked('bare', looking_at(RIGHT), ())
+    with pytest.raises(Rejected, match=r'behind where the clicked view has the point') as refused:
+        matcher.match(Query(left, bare, pixel_of(left, np.array((-0.02, 0.02, 0.15)))))
+    assert refused.value.code == Code.INCONSISTENT
+
+
+def test_poses_that_many_matches_contradict_are_refused_for_every_click(matcher, left, right):
+    wrong = off_by(right, 5.0, 6.0)
+    for point_base_m in VISIBLE_BASE_M:
+        with pytest.raises(Rejected, match=r'left and right: .* deg .*3 deg.*calibration') as why:
+            matcher.match(Query(left, wrong, pixel_of(left, np.array(point_base_m))))
+        assert why.value.code == Code.INCONSISTENT
+
+
+def test_views_of_different_scenes_are_never_sure(matcher, left):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (240, 320, 3)).astype(np.uint8)
+    other = replace(images_only(left), camera='noise', image=noise)
+    confidence = [matcher.match(Query(images_only(left), other, np.array([x, 120.0]))).confidence
+                  for x in (60.0, 160.0, 260.0)]
+    assert max(confidence) < 0.5
+
+
+@pytest.mark.parametrize('turn_deg', [0, 8])
+def test_two_views_from_one_place_still_match(matcher, left, turn_deg):
+    turned = nudged(Transform(np.eye(3), np.zeros(3)), 0, turn_deg, 1)
+    pose = Transform(turned.R @ left.base_from_cam.R, left.base_from_cam.t_m)
+    other = looked(f'turned {turn_deg}', pose, BOX)
+    errors = errors_px(matcher, without_depth(left), without_depth(other), (left, other))
+    assert np.median(errors) < 3
+
+
+@pytest.mark.parametrize('nothing', [0.0, np.nan, np.inf])
+def test_depth_that_knows_nothing_is_as_none(matcher, left, right, nothing):
+    def empty(view):
+        return replace(view, depth_m=np.full((240, 320), nothing, np.float32))
+
+    pixel = pixel_of(left, np.array(VISIBLE_BASE_M[0]))
+    match = matcher.match(Query(empty(left), empty(right), pixel))
+    plain = matcher.match(Query(without_depth(left), without_depth(right), pixel))
+    assert match.basis == plain.basis
+
+
+@pytest.mark.parametrize('shade', [0, 128, 255])
+def test_blank_images_give_no_confidence(matcher, left, shade):
+    blank = replace(images_only(left), camera='blank',
+                    image=np.full((240, 320, 3), shade, np.uint8))
+    assert matcher.match(Query(images_only(left), blank, np.array([160.0, 120.0]))).confidence < 0.5
+    assert matcher.match(Query(blank, images_only(left), np.array([160.0, 120.0]))).confidence < 0.5
+
+
+def test_another_click_on_the_same_frames_computes_no_features_again(left, right):
+    matcher, asked = XFeatMatcher(), []
+    run = matcher._backbone
+    matcher._backbone = lambda image: asked.append(image.shape) or run(image)
+    for point in VISIBLE_BASE_M[:3]:
+        matcher.match(Query(left, right, pixel_of(left, np.array(point))))
+    assert len(asked) == 2
+
+
+def test_warmed_frames_need_no_features_at_the_click(left, right):
+    matcher, asked = XFeatMatcher(), []
+    run = matcher._backbone
+    matcher._backbone = lambda image: asked.append(image.shape) or run(image)
+    matcher.warm((left, right))
+    assert len(asked) == 2
+    matcher.match(Query(left, right, pixel_of(left, np.array(VISIBLE_BASE_M[0]))))
+    assert len(asked) == 2
+
+
+def test_a_new_image_under_an_old_stamp_is_looked_at_again(matcher, left, right):
+    pixel = pixel_of(left, np.array(VISIBLE_BASE_M[0]))
+    before = matcher.match(Query(images_only(left), images_only(right), pixel))
+    flipped = replace(images_only(right), image=np.ascontiguousarray(right.image[:, ::-1]))
+    after = matcher.match(Query(images_only(left), flipped, pixel))
+    assert np.linalg.norm(before.pixel - after.pixel) > 10 or after.confidence < 0.5
+
+
+def test_new_poses_of_the_same_frames_are_heeded(matcher, left, right):
+    pixel = pixel_of(left, np.array(VISIBLE_BASE_M[0]))
+    matcher.match(Query(left, right, pixel))
+    turned = replace(right, base_from_cam=looking_at(RIGHT, (3.0, 0.0, 0.0)))
+    with pytest.raises(Rejected):
+        matcher.match(Query(left, turned, pixel))
+
+
+@pytest.mark.parametrize('option', ['consistent_neighbours', 'patch_consensus',
+                                    'affine_prior', 'epipolar_band', 'refine_pose'])
+def test_each_stage_can_be_switched_off_and_shows(matcher, left, right, option):
+    other = off_by(without_depth(right), 1, 1)
+    query = Query(without_depth(left), other, pixel_of(left, np.array(VISIBLE_BASE_M[0])))
+    plain = XFeatMatcher(**{option: False}).match(query)
+    assert (plain.pixel.tolist(), plain.confidence) != \
+        (matcher.match(query).pixel.tolist(), matcher.match(query).confidence)
+
+
+def test_matching_again_within_the_band_shows(matcher, left, right):
+    query = Query(images_only(left), images_only(right),
+                  pixel_of(left, np.array(VISIBLE_BASE_M[0])))
+    plain = XFeatMatcher(guided=False).match(query)
+    assert plain.basis != matcher.match(query).basis
+
+
+@pytest.mark.parametrize('option', ['use_poses', 'use_depth', 'correct_pose'])
+def test_what_is_known_can_be_kept_from_it(matcher, left, right, option):
+    query = Query(left, off_by(right, 1, 1), pixel_of(left, np.array(VISIBLE_BASE_M[0])))
+    assert XFeatMatcher(**{option: False}).match(query).basis != matcher.match(query).basis
+
+
+def test_negative_noise_is_refused():
+    with pytest.raises(ValueError, match='pose_noise_cm must not be negative, got -1'):
+        XFeatMatcher(pose_noise_cm=-1)
+
+
+def rough(pixel, sigma_px=8.0):
+    return Match(np.asarray(pixel), np.eye(2) * sigma_px ** 2, 0.9)
+
+
+@pytest.mark.parametrize('point', VISIBLE_BASE_M)
+@pytest.mark.parametrize('prepare', [images_only, without_depth, lambda view: view],
+                         ids=['images', 'poses', 'depth'])
+def test_near_a_rough_find_the_exact_place_is_found(matcher, left, right, prepare, point):
+    truth = pixel_of(right, np.array(point))
+    query = Query(prepare(left), prepare(right), pixel_of(left, np.array(point)))
+    found = matcher.refine(query, rough(truth + np.array((8.0, -6.0))))
+    assert np.linalg.norm(found.pixel - truth) < 4
+
+
+def test_near_another_place_it_finds_that_one_and_trusts_it_less(matcher, left, right):
+    point = np.array(VISIBLE_BASE_M[0])
+    query = Query(images_only(left), images_only(right), pixel_of(left, point))
+    own, aside = matcher.match(query), pixel_of(right, point) + np.array((60.0, 20.0))
+    found = matcher.refine(query, rough(aside))
+    assert np.linalg.norm(found.pixel - aside) < 24
+    assert found.confidence < own.confidence - 0.2
+
+
+def test_the_spread_of_a_rough_find_decides_how_far_it_looks(matcher, left, right):
+    point = np.array(VISIBLE_BASE_M[0])
+    query = Query(images_only(left), images_only(right), pixel_of(left, point))
+    aside = pixel_of(right, point) + np.array((40.0, 0.0))
+    narrow, wide = (matcher.refine(query, rough(aside, s)).pixel for s in (6.0, 200.0))
+    assert np.linalg.norm(narrow - aside) < 18
+    assert np.linalg.norm(wide - pixel_of(right, point)) < 4
+
+
+def test_a_rough_find_that_says_the_same_changes_no_confidence(matcher, left, right):
+    query = Query(images_only(left), images_only(right), pixel_of(left, VISIBLE_BASE_M[0]))
+    own = matcher.match(query)
+    assert matcher.refine(query, rough(own.pixel)).confidence == pytest.approx(own.confidence,
+                                                                               abs=0.02)
+
+
+def test_depth_that_puts_the_point_elsewhere_refuses_a_rough_find(matcher, left, right):
+    point = np.array(VISIBLE_BASE_M[0])
+    query = Query(left, right, pixel_of(left, point))
+    words = r'the point is at \(\d+, \d+\), \d+\.\d sigma from the rough find at \(.*limit 3'
+    with pytest.raises(Rejected, match=words) as refused:
+        matcher.refine(query, rough(pixel_of(right, point) + np.array((50.0, 0.0))))
+    assert refused.value.code == Code.INCONSISTENT
+
+
+def test_what_depth_hides_stays_hidden_near_a_rough_find(matcher, left, right):
+    with pytest.raises(Rejected, match='in front') as refused:
+        matcher.refine(Query(left, right, pixel_of(left, np.array(BEHIND_BASE_M))),
+                       rough((150.0, 90.0)))
+    assert refused.value.code == Code.NOT_VISIBLE
+
+
+def test_a_rough_find_is_on_the_scale_of_its_own_image(matcher, left):
+    right = looked('right 848', looking_at(RIGHT), BOX, WIDE)
+    aside = pixel_of(right, np.array(VISIBLE_BASE_M[0])) + 60.0
+    query = Query(images_only(left), images_only(right), pixel_of(left, VISIBLE_BASE_M[0]))
+    assert np.linalg.norm(matcher.refine(query, rough(aside, 6.0)).pixel - aside) < 18
+
+
+def test_near_needs_a_spread(matcher, left, right):
+    with pytest.raises(ValueError, match='near what'):
+        matcher.refine(Query(left, right, pixel_of(left, VISIBLE_BASE_M[0])),
+                       Match(np.array([100.0, 100.0])))
+
+
+@pytest.mark.parametrize(('width', 'height'), [(3000, 9), (9, 3000), (3000, 18)])
+def test_an_image_too_thin_for_descriptors_is_refused_with_its_size_and_the_limit(
+        matcher, left, width, height):
+    lens = Intrinsics(500.0, 500.0, width / 2, height / 2, width, height)
+    thin = View('slit', np.full((height, width, 3), 90, np.uint8), lens)
+    for clicked, other in ((thin, left), (left, thin)):
+        with pytest.raises(Rejected, match=rf'slit: {width}x{height} px.* more than 18.8 px') as no:
+            matcher.match(Query(clicked, other, np.array([4.0, 4.0])))
+        assert no.value.code == Code.BAD_REQUEST
+
+
+def test_an_image_just_thick_enough_is_prepared(matcher, left):
+    lens = Intrinsics(500.0, 500.0, 1500.0, 10.0, 3000, 20)
+    image = np.random.default_rng(0).integers(0, 255, (20, 3000, 3), np.uint8)
+    matcher.warm((View('slit', image, lens), left))

@@ -1,0 +1,72 @@
+"""The pictures of docs/verdict.md, drawn by the real thing on the built-in scene."""
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import raycast_scenes
+
+from crosspoint_ros.bench.pairs.known_scene import Recording
+from crosspoint_ros.core.datatypes import Code
+from crosspoint_ros.core.pipeline import locate
+from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.core.visualization import overlays, side_by_side, write_png
+from crosspoint_ros.matchers import load_matcher
+from crosspoint_ros.scenes import KITCHEN
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / 'build' / 'screenshots'
+HEIGHT_PX = 330
+
+
+def without_depth(view):
+    return replace(view, depth_m=None)
+
+
+def badly_calibrated(view):
+    if view.camera == 'front':
+        return view
+    return replace(view, base_from_cam=raycast_scenes.nudged(view.base_from_cam, 12.0, 10.0, seed=2))
+
+
+# name of the picture -> the point, what is taken from the views, what it must come to
+CASES = {
+    'sure': ('drawer handle', lambda view: view, Code.OK, True),
+    'to_be_checked': ('knife blade', without_depth, Code.OK, False),
+    'not_visible': ('towel corner', lambda view: view, Code.NOT_VISIBLE, False),
+    'inconsistent': ('board edge', badly_calibrated, Code.INCONSISTENT, False),
+}
+
+
+@pytest.fixture(scope='module')
+def recording():
+    return Recording(KITCHEN)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_each_verdict_of_the_documentation_can_be_seen(recording, name):
+    point, taken, code, sure = CASES[name]
+    affordance = next(a for a in recording.affordances
+                      if a.name == point and a.clicked.camera == 'front')
+    moment = next(m for m in recording.moments if m.camera == 'side' and m in affordance.seen)
+    clicked, other = (taken(recording.view(m)) for m in (affordance.clicked, moment))
+    limits = Limits()
+    located = locate(clicked, [other], affordance.pixel, load_matcher('xfeat'), limits)
+    answer = located.answers[0]
+    assert (Code.OK if answer.rejected is None else answer.rejected.code) == code
+    assert sure == (code == Code.OK and answer.match.confidence >= limits.sure_confidence)
+    drawn = {view.camera: rgb for view, rgb in overlays(located, {'front', 'side'}, limits)}
+    row = side_by_side([drawn['front'], drawn['side']], ['front: clicked', 'side'])
+    width_px = round(row.shape[1] * HEIGHT_PX / row.shape[0])
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    write_png(FOLDER / f'verdict_{name}.png',
+              cv2.resize(row, (width_px, HEIGHT_PX), interpolation=cv2.INTER_AREA))
+    shown = cv2.imread(str(ROOT / 'docs' / 'images' / f'verdict_{name}.jpg'))
+    assert shown is not None, f'docs/images/verdict_{name}.jpg: make it from {FOLDER}'
+    mine = cv2.imread(str(FOLDER / f'verdict_{name}.png'))
+    assert shown.shape == mine.shape
+    # Not to the pixel: confidences move in the second digit from one OpenCV to the next.
+    assert np.abs(shown.astype(int) - mine).mean() < 6.0

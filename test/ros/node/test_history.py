@@ -1,0 +1,317 @@
+"""Undo, redo and what is kept: plain bookkeeping over answers."""
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import pytest
+from crosspoint_ros.msg import HistoryEntry, QueryResult
+from std_msgs.msg import Header
+
+from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
+from crosspoint_ros.core.pipeline import Located
+from crosspoint_ros.ros.node.history import STEPS_KEPT, VIEWS_KEPT, History
+
+UNREVIEWED, ACCEPTED = HistoryEntry.UNREVIEWED, HistoryEntry.ACCEPTED
+CORRECTED, MOVED = HistoryEntry.CORRECTED, HistoryEntry.MOVED
+
+
+def answer(query_id: str, has_target: bool = True) -> QueryResult:
+    return QueryResult(query_id=query_id, has_target=has_target)
+
+
+def with_answers(*query_ids: str) -> History:
+    history = History()
+    for query_id in query_ids:
+        history.add(answer(query_id), UNREVIEWED, None)
+    return history
+
+
+def standing(history: History) -> str:
+    step = history.standing
+    return '' if step is None else step.result.query_id
+
+
+def refused(wish, *args, **named) -> Rejected:
+    with pytest.raises(Rejected) as caught:
+        wish(*args, **named)
+    return caught.value
+
+
+def test_nothing_has_happened():
+    history = History()
+    assert history.current is None
+    assert history.standing is None
+    assert refused(history.undo).message == 'there is nothing to undo'
+    assert refused(history.redo).message == 'there is nothing to redo'
+    message = history.message(Header(frame_id='base'))
+    assert (list(message.entries), message.current, message.undone) == ([], 0, 0)
+    assert (message.can_undo, message.can_redo) == (False, False)
+    assert message.header.frame_id == 'base'
+
+
+def test_undo_and_redo_walk_over_the_answers_and_back():
+    history = with_answers('a', 'b', 'c')
+    seen = [standing(history)]
+    for _ in range(3):
+        history.undo()
+        seen.append(standing(history))
+    for _ in range(3):
+        history.redo()
+        seen.append(standing(history))
+    assert seen == ['c', 'b', 'a', '', 'a', 'b', 'c']
+    assert not history.can_redo
+
+
+def test_undo_returns_the_step_that_is_undone_and_redo_the_one_done_again():
+    history = with_answers('a', 'b')
+    assert history.undo().result.query_id == 'b'
+    assert history.undo().result.query_id == 'a'
+    assert history.redo().result.query_id == 'a'
+
+
+def test_numbers_are_never_used_twice():
+    history = with_answers('a', 'b')
+    history.undo()
+    assert history.add(answer('c'), UNREVIEWED, None).number == 3
+    assert [e.number for e in history.message(Header()).entries] == [1, 3]
+
+
+@pytest.mark.parametrize('decided', [UNREVIEWED, CORRECTED, MOVED])
+def test_whatever_comes_after_an_undo_drops_what_was_undone(decided):
+    history = with_answers('a', 'b', 'c')
+    history.undo()
+    history.undo()
+    history.add(answer('d'), decided, None)
+    assert not history.can_redo
+    history.undo()
+    assert standing(history) == 'a'
+
+
+def test_a_clear_after_an_undo_drops_what_was_undone_and_is_undone_itself():
+    history = with_answers('a', 'b')
+    history.undo()
+    history.clear()
+    assert standing(history) == ''
+    assert not history.can_redo
+    assert history.undo().result is None
+    assert standing(history) == 'a'
+    history.redo()
+    assert standing(history) == ''
+
+
+def test_clearing_nothing_is_no_step():
+    history = with_answers('a')
+    history.clear()
+    history.clear()
+    history.undo()
+    assert standing(history) == 'a'
+
+
+def test_an_answer_without_a_target_keeps_the_one_that_stands():
+    history = with_answers('a')
+    history.add(answer('b', has_target=False), UNREVIEWED, None)
+    history.add(answer('c', has_target=False), UNREVIEWED, None)
+    assert standing(history) == 'a'
+    message = history.message(Header())
+    assert (message.current, message.undone, len(message.entries)) == (1, 0, 3)
+
+
+def test_an_answer_without_a_target_after_a_clear_brings_nothing_back():
+    history = with_answers('a')
+    history.clear()
+    history.add(answer('b', has_target=False), UNREVIEWED, None)
+    assert standing(history) == ''
+
+
+def test_a_correction_without_a_target_takes_the_wrong_target_away():
+    history = with_answers('a')
+    history.add(answer('b', has_target=False), CORRECTED, None)
+    assert standing(history) == ''
+    history.undo()
+    assert standing(history) == 'a'
+
+
+def test_the_message_counts_the_undone_and_leaves_out_what_was_cleared():
+    history = with_answers('a')
+    history.clear()
+    history.add(answer('b'), UNREVIEWED, None)
+    history.undo()
+    message = history.message(Header())
+    assert [e.result.query_id for e in message.entries] == ['a', 'b']
+    assert (message.current, message.undone) == (0, 1)
+    assert (message.can_undo, message.can_redo) == (True, True)
+
+
+def test_twenty_steps_are_kept_and_undo_says_so():
+    names = [f'q{n}' for n in range(STEPS_KEPT + 5)]
+    history = with_answers(*names)
+    entries = history.message(Header()).entries
+    assert [e.result.query_id for e in entries] == names[-STEPS_KEPT:]
+    while history.can_undo:
+        history.undo()
+    assert standing(history) == names[-STEPS_KEPT], 'what stood before is not known any more'
+    assert str(STEPS_KEPT) in refused(history.undo).message
+
+
+def test_a_target_that_stands_is_known_when_its_own_step_is_not_kept_any_more():
+    history = with_answers('a')
+    for n in range(STEPS_KEPT + 5):
+        history.add(answer(f'q{n}', has_target=False), UNREVIEWED, None)
+    assert standing(history) == 'a'
+    assert history.message(Header()).current == 1
+
+
+# --- accept
+
+def test_an_answer_that_is_not_kept_any_more_is_forgotten():
+    history = History()
+    first = weakref.ref(history.add(answer('first'), UNREVIEWED, None))
+    for number in range(STEPS_KEPT):
+        assert first() is not None
+        history.add(answer(str(number)), UNREVIEWED, None)
+    assert first() is None
+
+
+def test_the_current_answer_is_accepted_in_place():
+    history = with_answers('a', 'b')
+    assert history.accept('b').decided == ACCEPTED
+    assert [e.decided for e in history.message(Header()).entries] == [UNREVIEWED, ACCEPTED]
+    history.undo()
+    assert standing(history) == 'a', 'to accept is no step'
+
+
+def test_it_may_be_accepted_by_its_number_and_twice():
+    history = with_answers('a', 'b')
+    assert history.accept(number=2) is history.accept('b')
+
+
+@pytest.mark.parametrize('decided', [CORRECTED, MOVED])
+def test_what_a_person_decided_already_stays_so_when_it_is_accepted(decided):
+    history = with_answers('a')
+    history.add(answer('b'), decided, None)
+    assert history.accept('b').decided == decided
+
+
+@pytest.mark.parametrize('named', [{'query_id': 'a'}, {'number': 1}, {'query_id': 'other'}, {}])
+def test_only_the_current_answer_is_accepted(named):
+    history = with_answers('a', 'b')
+    why = refused(history.accept, **named)
+    assert why.code == Code.STALE
+    assert 'step 2 (query b, unreviewed)' in why.message
+
+
+def test_there_is_nothing_to_accept_when_the_target_was_cleared_or_all_is_undone():
+    history = with_answers('a')
+    history.clear()
+    assert 'no answer to accept' in refused(history.accept, 'a').message
+    history.undo()
+    history.undo()
+    assert 'no answer to accept' in refused(history.accept, 'a').message
+
+
+def test_an_undone_answer_is_not_accepted_and_one_done_again_is():
+    history = with_answers('a', 'b')
+    history.undo()
+    assert refused(history.accept, 'b').code == Code.STALE
+    history.redo()
+    assert history.accept('b').decided == ACCEPTED
+
+
+# --- corrections
+
+def located() -> Located:
+    clicked = View('front', np.zeros((4, 4, 3), np.uint8), Intrinsics(4.0, 4.0, 1.5, 1.5, 4, 4),
+                   1, 'front_optical')
+    return Located(clicked, np.zeros(2), (), None, None)
+
+
+def answered(history: History, query_id: str) -> None:
+    history.remember(query_id, located(), answered=True)
+    history.add(answer(query_id), UNREVIEWED, None)
+
+
+def test_the_newest_answer_can_be_corrected_and_an_older_one_cannot():
+    history = History()
+    answered(history, 'a')
+    answered(history, 'b')
+    history.check_correctable('b')
+    why = refused(history.check_correctable, 'a')
+    assert (why.code, 'b is' in why.message) == (Code.STALE, True)
+
+
+def test_after_an_undo_the_current_answer_can_be_corrected():
+    history = History()
+    answered(history, 'a')
+    answered(history, 'b')
+    history.undo()
+    history.check_correctable('a')
+    assert refused(history.check_correctable, 'b').code == Code.STALE
+
+
+def test_the_newest_answer_can_be_corrected_when_all_its_views_were_refused():
+    history = History()
+    answered(history, 'a')
+    history.remember('refused', located(), answered=False)
+    history.check_correctable('refused')
+    history.check_correctable('a')
+    answered(history, 'b')
+    assert refused(history.check_correctable, 'refused').code == Code.STALE
+
+
+def test_images_are_kept_of_the_newest_answers_only():
+    history = History()
+    for n in range(VIEWS_KEPT + 1):
+        answered(history, f'q{n}')
+    assert history.located('q0') is None
+    assert history.located('q1') is not None
+    for _ in range(VIEWS_KEPT):
+        history.undo()
+    why = refused(history.check_correctable, 'q0')
+    assert (why.code, 'not kept' in why.message) == (Code.STALE, True)
+
+
+@pytest.mark.parametrize(('query_id', 'code'), [('', Code.BAD_REQUEST), ('ghost', Code.STALE)])
+def test_an_unknown_answer_is_not_corrected(query_id, code):
+    assert refused(History().check_correctable, query_id).code == code
+
+
+# --- seal
+
+def test_what_was_before_a_seal_can_be_read_but_not_brought_back_or_corrected():
+    history = History()
+    answered(history, 'a')
+    answered(history, 'b')
+    history.seal('time jumped')
+    assert [e.result.query_id for e in history.message(Header()).entries] == ['a', 'b']
+    assert standing(history) == 'b'
+    assert 'since time jumped' in refused(history.undo).message
+    assert history.located('b') is None
+    assert refused(history.check_correctable, 'b').code == Code.STALE
+
+
+def test_undone_steps_are_gone_with_a_seal():
+    history = with_answers('a', 'b')
+    history.undo()
+    history.seal('time jumped')
+    assert not history.can_redo
+
+
+def test_steps_after_a_seal_are_undone_down_to_it():
+    history = with_answers('a')
+    history.seal('time jumped')
+    history.add(answer('b'), UNREVIEWED, None)
+    history.undo()
+    assert standing(history) == 'a'
+    assert not history.can_undo
+
+
+def test_a_seal_goes_with_the_steps_it_sealed():
+    history = with_answers('old')
+    history.seal('time jumped')
+    for n in range(STEPS_KEPT + 1):
+        history.add(answer(f'q{n}'), UNREVIEWED, None)
+    while history.can_undo:
+        history.undo()
+    assert standing(history) == 'q1'
+    assert str(STEPS_KEPT) in refused(history.undo).message

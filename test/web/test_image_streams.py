@@ -1,0 +1,161 @@
+"""A picture is encoded once however many look, as its colours are meant; an answer stays shown."""
+from __future__ import annotations
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+from crosspoint_ros.msg import Correspondence, History, HistoryEntry, QueryResult
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CompressedImage
+from two_camera_rig import image_message
+
+from crosspoint_ros.ros.client.node_info import health_from_diagnostics, node_from_parameters
+from crosspoint_ros.web import image_streams
+from crosspoint_ros.web.hub import shown
+from crosspoint_ros.web.image_streams import Picture, jpeg, jpeg_size, packed
+from crosspoint_ros.web.protocol import event, result_json
+
+RED = np.full((48, 64, 3), (220, 30, 20), np.uint8)  # RGB
+
+
+def compressed(form, pixels, ending='.jpg'):
+    return CompressedImage(format=form, data=cv2.imencode(ending, pixels)[1].tobytes())
+
+
+@pytest.mark.parametrize('message', [
+    image_message(1, 'cam', 'rgb8', RED), image_message(1, 'cam', 'bgr8', RED[..., ::-1].copy()),
+    compressed('rgb8; jpeg compressed bgr8', RED[..., ::-1]), compressed('jpeg', RED[..., ::-1]),
+    compressed('bgr8; jpeg compressed rgb8', RED), compressed('png', RED[..., ::-1], '.png')],
+    ids=['rgb8', 'bgr8', 'jpeg of rgb8', 'jpeg', 'jpeg in the wrong order', 'png'])
+def test_a_browser_sees_the_colours_that_the_camera_saw(message):
+    data, width, height = jpeg(message)
+    assert (width, height) == (64, 48)
+    shown_bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert np.abs(shown_bgr[..., ::-1].astype(int) - RED).max() < 12
+
+
+def test_a_jpeg_whose_colours_are_as_usual_is_passed_on_as_it_came():
+    message = compressed('rgb8; jpeg compressed bgr8', RED[..., ::-1])
+    assert jpeg(message)[0] == bytes(message.data)
+
+
+def test_a_wide_picture_is_sent_smaller_but_known_in_its_own_pixels():
+    data, width, height = jpeg(image_message(1, 'cam', 'rgb8', np.zeros((40, 2560, 3), np.uint8)))
+    assert (width, height) == (2560, 40)
+    assert jpeg_size(data) == (1280, 20)
+
+
+@pytest.mark.parametrize('data', [
+    b'', b'\xff\xd8', b'\xff\xd8\xff', b'\xff\xd8\xff\xe0\x00\x00', b'GIF89a', b'\xff\xd8' * 50,
+    b'\xff\xd8\xff\xc0\x00\x11\x08\x00\x00\x00\x00', b'\xff\xd8\xff\xe0\xff\xff' + b'x' * 40])
+def test_what_is_no_jpeg_has_no_size(data):
+    assert jpeg_size(data) is None
+
+
+def encoded(picture, times=1):
+    async def go():
+        with ThreadPoolExecutor(2) as pool:
+            return await asyncio.gather(*(picture.encoded(pool) for _ in range(times)))
+    return asyncio.run(go())
+
+
+def test_ten_browsers_cost_one_encoding(monkeypatch):
+    counted = []
+    real = image_streams.jpeg
+    monkeypatch.setattr(image_streams, 'jpeg', lambda message: counted.append(1) or real(message))
+    told = encoded(Picture('front', image_message(5, 'cam', 'rgb8', RED)), 10)
+    assert len(counted) == 1
+    assert all(each is told[0] for each in told)
+
+
+@pytest.mark.parametrize('message', [
+    image_message(5, 'cam', 'nonsense', RED), CompressedImage(format='jpeg', data=b'broken'),
+    image_message(5, 'cam', 'rgb8', np.zeros((70_000, 1, 3), np.uint8))])
+def test_an_image_that_is_no_good_is_told_in_words(message):
+    (header, data), = encoded(Picture('front', message))
+    assert data == b''
+    assert len(header['problem']) > 20
+
+
+def test_a_message_holds_the_header_and_the_picture():
+    data = packed({'camera': 'front'}, b'jpeg')
+    length = int.from_bytes(data[:4], 'big')
+    assert json.loads(data[4:4 + length]) == {'camera': 'front'}
+    assert data[4 + length:] == b'jpeg'
+
+
+# What is shown
+
+def result(query_id, answered=True, x=1.0, target=True):
+    made = QueryResult(query_id=query_id, has_target=target and answered)
+    made.clicked.camera, made.clicked.x = 'front', x
+    made.correspondences = [Correspondence(
+        verdict=Correspondence.SURE if answered else Correspondence.REFUSED)]
+    return made
+
+
+def history(*results, undone=0, current=None):
+    entries = [HistoryEntry(number=n, result=r) for n, r in enumerate(results, 1)]
+    kept = entries[:len(entries) - undone]
+    standing = (kept[-1].number if kept else 0) if current is None else current
+    return History(entries=entries, undone=undone, current=standing)
+
+
+A, B, REFUSED = result('a'), result('b'), result('r', answered=False, x=9.0)
+
+
+@pytest.mark.parametrize(('last', 'past', 'newer', 'expected'), [
+    (None, None, True, None), (A, None, True, 'a'), (A, history(A), False, 'a'),
+    (B, history(A), True, 'b'), (B, history(A, B), True, 'b'),
+    (B, history(A, B, undone=1), False, 'a'),      # undone
+    (B, history(A, B, undone=1), True, 'a'),       # the latched ones, in the other order
+    (B, history(A, B, undone=2), False, None), (B, history(A, B, current=0), False, None),
+    (REFUSED, history(A), True, 'r'), (REFUSED, history(A), False, 'a'),
+    (result('c', answered=False, x=1.0), history(A), True, 'a'),   # a refused correction of a
+    (result('t', target=False), history(A, result('t', target=False), current=1), False, 't')])
+def test_the_answer_that_is_shown_is_the_last_or_where_undo_stands(last, past, newer, expected):
+    told = shown(last, past, newer)
+    assert (told.query_id if told else None) == expected
+
+
+def test_what_is_not_known_is_null_and_never_nan():
+    made = result('a')
+    made.correspondences[0].covariance_px2 = [float('nan')] * 4
+    made.correspondences[0].epipolar_error_px = float('inf')
+    made.correspondences[0].found.x = float('nan')
+    told = json.loads(event('shown', {'result': result_json(made)}))['result']['found'][0]
+    assert told['x'] is told['covariance_px2'] is told['epipolar_error_px'] is None
+
+
+# What is known of the node
+
+def values(*given):
+    return [Parameter('p', value=value).get_parameter_value() for value in given]
+
+
+def test_topics_are_resolved_as_the_node_resolves_them():
+    known = node_from_parameters(
+        values(['front'], 'base', 'target'), values('rgb', '/front/info', 'compressed', False),
+        '/arm/crosspoint')
+    assert known.cameras[0].image_topic == '/arm/rgb/compressed'
+    assert known.cameras[0].info_topic == '/front/info'
+    assert known.camera('side') is None
+
+
+def test_diagnostics_tell_problems_and_whether_the_matcher_takes_instructions():
+    array = DiagnosticArray(status=[
+        DiagnosticStatus(name='/crosspoint: camera front', hardware_id='camera front',
+                         level=DiagnosticStatus.WARN, message='no depth',
+                         values=[KeyValue(key='image_topic', value='/remapped')]),
+        DiagnosticStatus(name='/crosspoint: matcher', hardware_id='matcher',
+                         values=[KeyValue(key='can ground', value='true')])])
+    health = health_from_diagnostics(array, '/crosspoint')
+    assert health.cameras == (('front', 'no depth'),)
+    assert health.image_topics == (('front', '/remapped'),)
+    assert health.can_ground
+    assert health_from_diagnostics(array, '/other/crosspoint') is None
