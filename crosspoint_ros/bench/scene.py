@@ -15,7 +15,7 @@ from crosspoint_ros.bench.pairs.cli import options
 from crosspoint_ros.bench.pairs.evaluate import Wrong, blame_failure, draw_wrong
 from crosspoint_ros.bench.pairs.known_scene import Affordance, Moment, Recording
 from crosspoint_ros.core.datatypes import Code, Matcher, Rejected, View
-from crosspoint_ros.core.pipeline import Located, locate
+from crosspoint_ros.core.pipeline import LocateResult, locate
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import MATCHERS, load_matcher
 from crosspoint_ros.scenes import KITCHEN
@@ -128,19 +128,19 @@ def run(recording: Recording, matcher: Matcher, limits: Limits, cameras: list[st
 
 
 def _locate(clicked: View, other: View, affordance: Affordance, matcher: Matcher,
-            limits: Limits) -> Located | Rejected:
+            limits: Limits) -> LocateResult | Rejected:
     try:
         return locate(clicked, [other], affordance.pixel, matcher, limits)
     except Rejected as rejected:
         return rejected
 
 
-def judge(affordance: Affordance, moment: Moment, angle_deg: float, located: Located | Rejected,
+def judge(affordance: Affordance, moment: Moment, angle_deg: float, located: LocateResult | Rejected,
           limits: Limits, first_on_pair: bool, ms: float) -> Outcome:
     """Compare what was answered with the truth."""
     seen = affordance.seen[moment]
     rejected: Rejected | None
-    if isinstance(located, Located):
+    if isinstance(located, LocateResult):
         (answer,), target = located.answers, located.target
         rejected, match = answer.rejected, answer.match
     else:
@@ -214,9 +214,9 @@ def _share(value: float) -> str:
 
 
 def _draw_failure(folder: Path, clicked: View, other: View, affordance: Affordance,
-                  outcome: Outcome, located: Located | Rejected) -> None:
+                  outcome: Outcome, located: LocateResult | Rejected) -> None:
     seen = affordance.seen[Moment(outcome.camera, outcome.stamp_ns)]
-    match = located.answers[0].match if outcome.accepted and isinstance(located, Located) else None
+    match = located.answers[0].match if outcome.accepted and isinstance(located, LocateResult) else None
     wrong = Wrong(
         clicked, affordance.pixel, other, seen.pixel if seen.visible else None,
         None if match is None else match.pixel,

@@ -56,7 +56,7 @@ class Intrinsics:
         """The 3x3 pinhole matrix K, px."""
         return np.array([[self.fx_px, 0, self.cx_px], [0, self.fy_px, self.cy_px], [0, 0, 1.0]])
 
-    def pixel(self, point_cam: npt.ArrayLike) -> Array:
+    def project(self, point_cam: npt.ArrayLike) -> Array:
         """Project points (..., 3) in the camera's frame to pixels (..., 2).
 
         NaN behind the lens, and beyond the angle where its distortion would fold them back.
@@ -76,7 +76,7 @@ class Intrinsics:
             pixels[shown] = project(front, zero, zero, self.matrix, self._coefficients)[0][:, 0]
         return pixels.reshape(*points.shape[:-1], 2)
 
-    def ray_cam(self, pixel: npt.ArrayLike) -> Array:
+    def unproject(self, pixel: npt.ArrayLike) -> Array:
         """Undistort pixels (..., 2) to unit rays (..., 3); NaN where no ray reaches the pixel."""
         pixels = np.asarray(pixel, dtype=np.float64)
         flat = pixels.reshape(-1, 1, 2)
@@ -90,7 +90,7 @@ class Intrinsics:
         if not self._pinhole:
             # Undistorting is iterative, and ends anywhere where it does not converge; a fisheye's
             # pixels beyond 90 degrees end on its rim.
-            missed_px = np.linalg.norm(self.pixel(rays) - flat[:, 0], axis=1)
+            missed_px = np.linalg.norm(self.project(rays) - flat[:, 0], axis=1)
             rays[~(missed_px < MAX_UNDISTORTION_ERROR_PX)] = np.nan
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
         return rays.reshape(*pixels.shape[:-1], 3)

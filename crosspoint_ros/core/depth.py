@@ -47,7 +47,7 @@ def surface_points_m(view: View, pixel: npt.ArrayLike) -> Array:
     depths_m = surface_depths_m(view, pixel)
     if view.base_from_cam is None or not len(depths_m):
         return np.zeros((0, 3))
-    ray_cam = view.intrinsics.ray_cam(pixel)
+    ray_cam = view.intrinsics.unproject(pixel)
     return view.base_from_cam.point(depths_m[:, None] * ray_cam / ray_cam[2])
 
 
@@ -77,7 +77,7 @@ def surface_normal_base(view: View, pixel: npt.ArrayLike) -> Array | None:
     here = np.abs(depths - depths_m[0]) < SPLIT_M + SPLIT_RATIO * depths_m[0]
     if here.sum() < MIN_NORMAL_POINTS:
         return None
-    rays = view.intrinsics.ray_cam(pixels[here])
+    rays = view.intrinsics.unproject(pixels[here])
     points = rays / rays[:, 2:] * depths[here, None]
     inliers = points[_plane_inliers(points)]
     normal_cam: Array = np.linalg.svd(inliers - inliers.mean(axis=0), full_matrices=False)[2][2]

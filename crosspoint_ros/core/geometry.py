@@ -24,7 +24,7 @@ SEGMENT_POINTS = 129  # at most 1.4 degrees apart: straight in between, whatever
 
 def ideal_pixel(intrinsics: Intrinsics, pixel: npt.ArrayLike) -> Array:
     """Move pixels (..., 2) to where a lens without distortion would show them."""
-    ray_cam = intrinsics.ray_cam(pixel)
+    ray_cam = intrinsics.unproject(pixel)
     return np.asarray((ray_cam @ intrinsics.matrix.T)[..., :2] / ray_cam[..., 2:])
 
 
@@ -47,7 +47,7 @@ def epipolar_segment(clicked: Intrinsics, other: Intrinsics, other_from_clicked:
     outside what its lens can show, are left out; (0, 2) when it shows none. Distortion bends the
     line, hence a polyline.
     """
-    ray_clicked = clicked.ray_cam(pixel)
+    ray_clicked = clicked.unproject(pixel)
     point_clicked = ray_clicked / ray_clicked[2]
     near = _unit(other_from_clicked.point(point_clicked * nearest_m))
     far = _unit(other_from_clicked.point(point_clicked * farthest_m) if np.isfinite(farthest_m)
@@ -59,7 +59,7 @@ def epipolar_segment(clicked: Intrinsics, other: Intrinsics, other_from_clicked:
         sweep = near[None]
     else:
         sweep = (np.sin((1 - step) * angle) * near + np.sin(step * angle) * far) / np.sin(angle)
-    pixels = other.pixel(sweep)
+    pixels = other.project(sweep)
     return np.asarray(pixels[np.isfinite(pixels).all(axis=1)])
 
 
@@ -77,7 +77,7 @@ def distance_to_segment_px(polyline_px: Array, pixel: npt.ArrayLike) -> float:
 def ray_base(view: View, pixel: npt.ArrayLike) -> tuple[Array, Array]:
     """Return the ray through a pixel: the camera's place (3,) m and a unit direction (3,), base."""
     pose = posed(view)
-    return pose.t_m, pose.direction(view.intrinsics.ray_cam(pixel))
+    return pose.t_m, pose.direction(view.intrinsics.unproject(pixel))
 
 
 def posed(view: View) -> Transform:
@@ -168,7 +168,7 @@ def _ray_covariance(view: View, direction_base: Array, covariance_px2: Array) ->
     step = 1e-4
     tangent = _tangents(direction_base[None])[0]  # (3, 2)
     tilted = ray_cam + step * (pose.R.T @ tangent).T
-    px_per_rad = (intrinsics.pixel(tilted) - intrinsics.pixel(ray_cam)).T / step
+    px_per_rad = (intrinsics.project(tilted) - intrinsics.project(ray_cam)).T / step
     rad_per_px = np.linalg.inv(px_per_rad)
     return np.asarray(rad_per_px @ covariance_px2 @ rad_per_px.T)
 
@@ -229,7 +229,7 @@ def pnp_correction(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
     if not (sigma_cm > 0 and sigma_deg > 0):
         raise ValueError(f'noise must be positive, got {sigma_cm} cm, {sigma_deg} deg')
     sigmas = np.repeat([np.radians(sigma_deg), sigma_cm / 100], 3) / np.sqrt(3)
-    rays_b, focal_px = intrinsics_b.ray_cam(pixels_b), _focal_px(intrinsics_b)
+    rays_b, focal_px = intrinsics_b.unproject(pixels_b), _focal_px(intrinsics_b)
     given_b_m = b_from_a.point(points_a_m)
     usable = np.isfinite(rays_b).all(axis=1) & (np.linalg.norm(given_b_m, axis=1) > NEAREST_M)
     _refuse_few(int(usable.sum()), len(usable), 'are usable', PNP_MIN_POINTS)
@@ -241,7 +241,7 @@ def pnp_correction(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
         correction = _pnp_step(given_b_m[usable], rays_b[usable], correction, sigmas, focal_px,
                                scale_px)
     corrected = correction @ b_from_a
-    error_px = np.linalg.norm(intrinsics_b.pixel(corrected.point(points_a_m)) - pixels_b, axis=1)
+    error_px = np.linalg.norm(intrinsics_b.project(corrected.point(points_a_m)) - pixels_b, axis=1)
     agree = error_px < PNP_INLIER_PX
     contradiction = _too_long(correction, sigma_cm, sigma_deg)
     _refuse_few(int(agree.sum()), len(agree),

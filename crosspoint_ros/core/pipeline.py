@@ -45,7 +45,7 @@ class Answer:
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
+class LocateResult:
     """The answer to a click: one `Answer` per other view, and a target or why there is none."""
 
     clicked: View
@@ -72,7 +72,7 @@ class Located:
 
 def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher: Matcher,
            limits: Limits, at_stage: Stage = lambda stage: None,
-           refiner: Refiner | None = None, meant: float = 1.0) -> Located:
+           refiner: Refiner | None = None, meant: float = 1.0) -> LocateResult:
     """Find the clicked point in every other view, check it, and lift it to 3D.
 
     With a refiner, what the matcher finds counts as rough: see core/fusion.py. meant: the
@@ -93,10 +93,10 @@ def locate(clicked: View, others: Sequence[View | Unseen], pixel: Array, matcher
     answers = tuple(checked(clicked, pixel, answer, limits) for answer in found)
     at_stage('lift')
     target, no_target = lifted(clicked, pixel, answers, limits)
-    return Located(clicked, pixel, answers, target, no_target)
+    return LocateResult(clicked, pixel, answers, target, no_target)
 
 
-def corrected(located: Located, camera: str, pixel: Array, limits: Limits) -> Located:
+def corrected(located: LocateResult, camera: str, pixel: Array, limits: Limits) -> LocateResult:
     """Take a person's word for where the point is in one other view, and lift anew.
 
     pixel: (2,) in the image that was searched. The geometry is asked as for any match. Raises
@@ -159,7 +159,7 @@ def check_click(clicked: View, others: Sequence[View | Unseen], pixel: Array) ->
     if not lens.contains(pixel):
         raise Rejected(Code.BAD_REQUEST, f'the pixel ({x:.1f}, {y:.1f}) is outside the '
                        f'{lens.width_px}x{lens.height_px} image of {clicked.camera}')
-    if not np.isfinite(lens.ray_cam(pixel)).all():
+    if not np.isfinite(lens.unproject(pixel)).all():
         raise Rejected(Code.BAD_REQUEST, f'no ray reaches the pixel ({x:.1f}, {y:.1f}) through the '
                        f'{lens.model} lens of {clicked.camera}: click nearer to the middle')
     if clicked.hidden(pixel):

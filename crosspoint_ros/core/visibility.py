@@ -38,7 +38,7 @@ def _sight(view: View, point_base_m: Array, max_depth_gap_m: float) -> tuple[Arr
     if view.base_from_cam is None:
         return np.full(2, np.nan), np.nan, 'its pose is not known'
     point_cam_m = view.base_from_cam.inverse.point(point_base_m)
-    pixel, range_m = view.intrinsics.pixel(point_cam_m), float(point_cam_m[2])
+    pixel, range_m = view.intrinsics.project(point_cam_m), float(point_cam_m[2])
     if range_m <= 0:
         return pixel, range_m, f'it lies {-range_m:.3f} m behind the camera'
     if not view.intrinsics.contains(pixel):

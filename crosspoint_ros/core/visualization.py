@@ -16,7 +16,7 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.geometry import epipolar_segment
-from crosspoint_ros.core.pipeline import Answer, Located
+from crosspoint_ros.core.pipeline import Answer, LocateResult
 from crosspoint_ros.core.verify import Limits
 
 ORANGE, BLUE, WHITE, GREY = (230, 159, 0), (0, 114, 178), (255, 255, 255), (110, 110, 110)
@@ -94,7 +94,7 @@ def write_png(path: PathLike[str], image: Rgb) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def overlays(located: Located, wanted: Collection[str],
+def overlays(located: LocateResult, wanted: Collection[str],
              limits: Limits) -> Iterator[tuple[View, Rgb]]:
     """Draw the views of an answer whose cameras are wanted: each view with its picture."""
     clicked = located.clicked

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
-from crosspoint_ros.core.pipeline import Answer, Located
+from crosspoint_ros.core.pipeline import Answer, LocateResult
 from crosspoint_ros.data.io import write_whole
 
 ANSWERS = 'answers.jsonl'
@@ -44,7 +44,7 @@ class Decision:
     id: str
     number: int
     how: str
-    located: Located | None
+    located: LocateResult | None
     base_from_target: Transform | None
     base_frame: str
 
@@ -129,7 +129,7 @@ class Recorder:
         while len(self._lines) > REMEMBERED:
             self._lines.popitem(last=False)
 
-    def _whole(self, decision: Decision, located: Located, before: dict[str, Any] | None
+    def _whole(self, decision: Decision, located: LocateResult, before: dict[str, Any] | None
                ) -> dict[str, Any]:
         """All of a line, with its images on the disk."""
         corrects = before['corrects'] if before else None
@@ -142,7 +142,7 @@ class Recorder:
         return {'id': decision.id, 'corrects': corrects, 'clicked': clicked, 'found': [
             self._found(answer, models) for answer in located.answers]}
 
-    def _corrected_by(self, located: Located) -> str | None:
+    def _corrected_by(self, located: LocateResult) -> str | None:
         """The id of the answer to the same click, in the same images, that stands corrected."""
         for line in reversed(self._lines.values()):
             clicked = line['clicked']

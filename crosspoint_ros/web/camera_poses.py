@@ -98,13 +98,13 @@ class Vantages:
 def corners_base(base_from_cam: Transform, lens: Intrinsics) -> Array:
     """The rays through the image corners (4, 3) in the base frame, 1 m deep; none if NaN."""
     right, bottom = lens.width_px - 0.5, lens.height_px - 0.5
-    rays = lens.ray_cam(np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]]))
+    rays = lens.unproject(np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]]))
     corners: Array = base_from_cam.direction(rays / rays[:, 2:])
     return corners if np.isfinite(corners).all() else np.empty((0, 3))
 
 
 def pixel_of(point_base_m: Array, base_from_cam: Transform, lens: Intrinsics) -> Array | None:
     """Where an image shows a point; None where it does not (behind it, outside it)."""
-    pixel = lens.pixel(base_from_cam.inverse.point(point_base_m))
+    pixel = lens.project(base_from_cam.inverse.point(point_base_m))
     inside = np.isfinite(pixel).all() and lens.contains(pixel)
     return pixel if inside else None

@@ -122,7 +122,7 @@ class Anchors:
             lens = None if camera is None else self._vantages.lens(camera)
             if lens is None:
                 return None
-            end = pose.t_m + OPEN_RAY_M * pose.direction(lens.ray_cam(anchor.pixel))
+            end = pose.t_m + OPEN_RAY_M * pose.direction(lens.unproject(anchor.pixel))
         if not np.isfinite(end).all():  # the lens bends no ray to that pixel
             return None
         return {'kind': anchor.kind, 'from': _list(pose.t_m), 'to': _list(end)}

@@ -36,9 +36,9 @@ def test_questions_of_a_scene_are_true_to_its_exact_poses(folder):
     for item in items:
         a, b = item.query.clicked, item.query.other
         column, row = item.query.pixel.round().astype(int)
-        ray = a.intrinsics.ray_cam(item.query.pixel)
+        ray = a.intrinsics.unproject(item.query.pixel)
         point = a.base_from_cam.point(ray / ray[2] * a.depth_m[row, column])
-        pixel = b.intrinsics.pixel(b.base_from_cam.inverse.point(point))
+        pixel = b.intrinsics.project(b.base_from_cam.inverse.point(point))
         if item.status == Status.VISIBLE:
             assert np.linalg.norm(pixel - item.truth) < 3
         if item.status == Status.OUT_OF_VIEW:

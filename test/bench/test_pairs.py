@@ -72,7 +72,7 @@ def test_a_set_gives_images_depth_poses_and_truth(folder):
     query = items[0].query
     assert query.clicked.image.shape == (240, 320, 3)
     point_m = query.clicked.base_from_cam.point(
-        query.clicked.intrinsics.ray_cam(query.pixel))
+        query.clicked.intrinsics.unproject(query.pixel))
     assert np.isfinite(point_m).all()
     assert np.nanmedian(query.other.depth_m) == pytest.approx(0.9, abs=0.3)
     assert items[0].bin == '45+'

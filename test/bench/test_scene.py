@@ -9,7 +9,7 @@ import pytest
 from crosspoint_ros.bench.pairs.known_scene import Affordance, Moment, Seen
 from crosspoint_ros.bench.scene import Outcome, is_failure, judge, score, table
 from crosspoint_ros.core.datatypes import Code, GraspTarget, Match, Method, Rejected, Transform
-from crosspoint_ros.core.pipeline import Answer, Located
+from crosspoint_ros.core.pipeline import Answer, LocateResult
 from crosspoint_ros.core.verify import Evidence, Limits
 
 MOMENT = Moment('wrist', 1)
@@ -25,7 +25,7 @@ def located(pixel, confidence=0.9, rejected=None, target_m=None):
         Transform(np.eye(3), np.array(target_m)), np.eye(6), Method.DEPTH_CLICKED, np.nan, 0.9)
     match = Match(np.array(pixel, float), confidence=confidence)
     answer = Answer('wrist', None, match, Evidence(), rejected)
-    return Located(None, HANDLE.pixel, (answer,), target, None)
+    return LocateResult(None, HANDLE.pixel, (answer,), target, None)
 
 
 def judged(answer, moment=MOMENT):

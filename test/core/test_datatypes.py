@@ -30,14 +30,14 @@ def test_rays_are_of_unit_length_and_one_pixel_gives_one_ray(lens):
 
 def test_barrel_distortion_pulls_a_corner_inward():
     corner = np.array([0.4, 0.3, 1.0])
-    plain, barrel = raycast_scenes.PINHOLE.pixel(corner), raycast_scenes.BARREL.pixel(corner)
+    plain, barrel = raycast_scenes.PINHOLE.project(corner), raycast_scenes.BARREL.project(corner)
     assert np.linalg.norm(barrel - (162, 118)) < np.linalg.norm(plain - (159.5, 119.5)) - 5
 
 
 def test_a_fisheye_shows_what_a_pinhole_cannot():
     aside = np.array([np.sin(np.radians(75)), 0.0, np.cos(np.radians(75))])
     undistorted = Intrinsics(150.0, 150.0, 160.0, 120.0, 640, 240, (), 'equidistant')
-    assert undistorted.pixel(aside)[0] == pytest.approx(160 + 150 * np.radians(75))
+    assert undistorted.project(aside)[0] == pytest.approx(160 + 150 * np.radians(75))
 
 
 @pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
@@ -49,21 +49,21 @@ def test_a_point_behind_the_camera_has_no_pixel(lens):
 def test_a_point_outside_the_lens_does_not_fold_back_into_the_image():
     lens = Intrinsics(300.0, 300.0, 160.0, 120.0, 320, 240, (-0.28, 0.0, 0.0, 0.0))
     outside = np.array([1.85, 0.0, 1.0])  # the polynomial alone would put it at x = 183
-    assert np.isnan(lens.pixel(outside)).all()
-    assert np.isfinite(lens.pixel([0.9, 0.0, 1.0])).all()
+    assert np.isnan(lens.project(outside)).all()
+    assert np.isfinite(lens.project([0.9, 0.0, 1.0])).all()
 
 
 def test_a_pixel_that_no_ray_reaches_has_no_ray():
     lens = Intrinsics(300.0, 300.0, 160.0, 120.0, 640, 240, (-0.28, 0.0, 0.0, 0.0))
-    assert np.isnan(lens.ray_cam((639.0, 120.0))).all()
-    assert np.isfinite(lens.ray_cam((200.0, 120.0))).all()
+    assert np.isnan(lens.unproject((639.0, 120.0))).all()
+    assert np.isfinite(lens.unproject((200.0, 120.0))).all()
 
 
 @pytest.mark.parametrize('distortion', [(), (0.01, 0.0, 0.0, 0.0)])
 def test_a_pixel_of_a_fisheye_beyond_90_degrees_has_no_ray(distortion):
     lens = Intrinsics(100.0, 100.0, 320.0, 240.0, 640, 480, distortion, 'equidistant')
-    assert np.isnan(lens.ray_cam((0.0, 240.0))).all()
-    assert np.isfinite(lens.ray_cam((180.0, 240.0))).all()
+    assert np.isnan(lens.unproject((0.0, 240.0))).all()
+    assert np.isfinite(lens.unproject((180.0, 240.0))).all()
 
 
 @pytest.mark.parametrize(('fields', 'words'), [

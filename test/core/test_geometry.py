@@ -73,7 +73,7 @@ def test_a_point_that_would_lie_behind_the_clicked_camera_is_off_the_segment():
     left, right = pair()
     behind = left.base_from_cam.point(np.array([0.0, 0.0, -0.4]))
     ahead = right.base_from_cam.inverse.point(behind)
-    mirrored = right.intrinsics.pixel(ahead if ahead[2] > 0 else -ahead)
+    mirrored = right.intrinsics.project(ahead if ahead[2] > 0 else -ahead)
     pixel = (left.intrinsics.cx_px, left.intrinsics.cy_px)
     assert distance_to_segment_px(segment(left, right, pixel), mirrored) > 50
 
@@ -191,7 +191,7 @@ def cloud(points=200, wrong=0.0, noise_px=1.0, lens=raycast_scenes.BARREL, seed=
     rng = np.random.default_rng(seed)
     b_from_a = raycast_scenes.nudged(Transform(np.eye(3), np.array([0.1, 0.05, 0.05])), 0, 25, 7)
     points_a_m = rng.uniform((-0.2, -0.15, 0.5), (0.2, 0.15, 1.2), (4 * points, 3))
-    pixels = lens.pixel(b_from_a.point(points_a_m))
+    pixels = lens.project(b_from_a.point(points_a_m))
     inside = [lens.contains(p) for p in pixels]
     points_a_m, pixels = points_a_m[inside][:points], pixels[inside][:points]
     pixels = pixels + rng.normal(size=pixels.shape) * noise_px
@@ -201,8 +201,8 @@ def cloud(points=200, wrong=0.0, noise_px=1.0, lens=raycast_scenes.BARREL, seed=
 
 
 def reprojection_px(b_from_a, truth, points_a_m, lens=raycast_scenes.BARREL):
-    return np.linalg.norm(lens.pixel(b_from_a.point(points_a_m))
-                          - lens.pixel(truth.point(points_a_m)), axis=1)
+    return np.linalg.norm(lens.project(b_from_a.point(points_a_m))
+                          - lens.project(truth.point(points_a_m)), axis=1)
 
 
 @lenses

@@ -7,7 +7,7 @@ import pytest
 from crosspoint_ros.core import visualization
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Match, Rejected, Transform, View
 from crosspoint_ros.core.geometry import distance_to_segment_px
-from crosspoint_ros.core.pipeline import Answer, Located
+from crosspoint_ros.core.pipeline import Answer, LocateResult
 from crosspoint_ros.core.verify import Evidence, Limits
 
 SIZE = (480, 640, 3)
@@ -112,8 +112,8 @@ def test_the_clicked_ray_passes_through_every_point_on_it():
     clicked, other = view('front'), view('side', t_m=(0.5, 0.0, 0.1))
     ray_px = visualization.ray_in_view(clicked, np.array([350.0, 250.0]), other)
     for depth_m in (0.5, 2.0):
-        point = LENS.ray_cam((350.0, 250.0)) * depth_m
-        seen = LENS.pixel(point - (0.5, 0.0, 0.1))
+        point = LENS.unproject((350.0, 250.0)) * depth_m
+        seen = LENS.project(point - (0.5, 0.0, 0.1))
         assert distance_to_segment_px(ray_px, seen) < 0.5
     assert visualization.ray_in_view(View('a', plain(0), LENS), np.zeros(2), other) is None
 
@@ -129,7 +129,7 @@ def test_views_of_different_sizes_stand_side_by_side_with_titles_above():
 
 
 def located(*answers):
-    return Located(view('front'), np.array([320.0, 240.0]), answers, None,
+    return LocateResult(view('front'), np.array([320.0, 240.0]), answers, None,
                    Rejected(Code.NO_DEPTH, 'no depth'))
 
 

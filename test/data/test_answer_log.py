@@ -21,8 +21,8 @@ from textured_scenes import looked
 from crosspoint_ros import cli
 from crosspoint_ros.bench.pairs.dataset import Given, Status
 from crosspoint_ros.bench.pairs.sources import RecordedSet
-from crosspoint_ros.core.datatypes import Code, Match, Rejected
-from crosspoint_ros.core.pipeline import Answer, Located
+from crosspoint_ros.core.datatypes import Code, MLocateResultejected
+from crosspoint_ros.core.pipeline import Answer, LocateResult
 from crosspoint_ros.core.verify import Evidence
 from crosspoint_ros.data import answer_log
 from crosspoint_ros.data.answer_log import ANSWERS, Decision, Recorder, append_line, read_answers
@@ -40,8 +40,8 @@ def located():
     left = replace(left, stamp_ns=111, mask=MASK)
     right = replace(right, stamp_ns=222)
     answers = (Answer('r', right, Match(pixel_of(right, POINT), np.eye(2), 0.9), Evidence(), None),
-               Answer('dead', None, None, Evidence(), Rejected(Code.NO_IMAGE, 'none')))
-    return Located(left, pixel_of(left, POINT), answers, None, None)
+           LocateResultwer('dead', None, None, Evidence(), Rejected(Code.NO_IMAGE, 'none')))
+    return LocateResult(left, pixel_of(left, POINT), answers, None, None)
 
 
 def moved_by(located, dx):

@@ -84,9 +84,9 @@ def test_answers_are_those_of_the_exact_poses(built):
         a, b = (Moment(*_split(item['pair'][name])) for name in ('clicked', 'other'))
         view = known.view(a)
         column, row = (round(p) for p in item['point1'])
-        ray = view.intrinsics.ray_cam(item['point1'])
+        ray = view.intrinsics.unproject(item['point1'])
         point = known.base_from_cam[a].point(ray / ray[2] * view.depth_m[row, column])
-        pixel = known.view(b).intrinsics.pixel(known.base_from_cam[b].inverse.point(point))
+        pixel = known.view(b).intrinsics.project(known.base_from_cam[b].inverse.point(point))
         answer = json.loads(item['conversations'][1]['value'].strip('`json\n'))[0]['point_2d']
         answered = unwritten(answer, (640, 480), Coordinates.THOUSAND)
         errors_px.append(np.linalg.norm(answered - pixel))

@@ -22,10 +22,10 @@ class ExactMatcher:
         """Where the clicked point is in the other view, by depth and poses."""
         clicked, other = query.clicked, query.other
         column, row = np.rint(query.pixel).astype(int)
-        ray_cam = clicked.intrinsics.ray_cam(query.pixel)
+        ray_cam = clicked.intrinsics.unproject(query.pixel)
         point_cam_m = ray_cam / ray_cam[2] * float(clicked.depth_m[row, column])
         other_from_clicked = other.base_from_cam.inverse @ clicked.base_from_cam
-        pixel = other.intrinsics.pixel(other_from_clicked.point(point_cam_m))
+        pixel = other.intrinsics.project(other_from_clicked.point(point_cam_m))
         return Match(pixel + self.offset_px, np.eye(2), self.confidence, 'double')
 
     def ground(self, view: View, instruction: str) -> Match:

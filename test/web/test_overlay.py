@@ -45,7 +45,7 @@ def test_an_open_ray_is_drawn_from_the_camera_along_the_click():
 
 
 def test_a_click_where_the_lens_bends_no_ray_to_has_no_ray_and_can_be_told():
-    assert np.isnan(BARREL.ray_cam(np.zeros(2))).all()
+    assert np.isnan(BARREL.unproject(np.zeros(2))).all()
     shown = anchors()
     shown.hold(clicked(0.0, 0.0))
     scene = shown.scene({})

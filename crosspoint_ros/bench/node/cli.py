@@ -32,10 +32,10 @@ class KnownPlane:
         clicked, other = query.clicked, query.other
         assert clicked.base_from_cam is not None
         assert other.base_from_cam is not None
-        ray_cam = clicked.intrinsics.ray_cam(query.pixel)
+        ray_cam = clicked.intrinsics.unproject(query.pixel)
         point_cam_m = ray_cam / ray_cam[2] * DEPTH_MM * 1e-3
         other_from_clicked = other.base_from_cam.inverse @ clicked.base_from_cam
-        return Match(other.intrinsics.pixel(other_from_clicked.point(point_cam_m)),
+        return Match(other.intrinsics.project(other_from_clicked.point(point_cam_m)),
                      confidence=0.9, basis='the test pattern')
 
 

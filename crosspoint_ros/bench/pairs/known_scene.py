@@ -121,7 +121,7 @@ class Recording:
         """The depth of a point, and those the image has within 2 px of it (none: outside)."""
         view = self.view(moment)
         point_cam = self.base_from_cam[moment].inverse.point(point_base_m)
-        pixel = view.intrinsics.pixel(point_cam)
+        pixel = view.intrinsics.project(point_cam)
         if view.depth_m is None or not np.isfinite(pixel).all() \
                 or not view.intrinsics.contains(pixel):
             return float(point_cam[2]), np.empty(0)

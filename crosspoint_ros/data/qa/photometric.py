@@ -62,7 +62,7 @@ def shift_px(look: Look, other: View) -> npt.NDArray[np.float32]:
     size = look.grey.shape[::-1]
     in_other = posed(other).inverse.point(look.points_base_m)
     ahead = in_other[:, 2] > MAX_NEAREST_M  # False where the depth is not known
-    there = other.intrinsics.pixel(np.where(ahead[:, None], in_other, (0.0, 0.0, 1.0)))
+    there = other.intrinsics.project(np.where(ahead[:, None], in_other, (0.0, 0.0, 1.0)))
     same = np.abs(_depth_m(other, there) - in_other[:, 2]) < SAME_M + SAME_RATIO * in_other[:, 2]
     shown = ahead & same & np.isfinite(there).all(axis=1)
     usable = look.smooth & shown.reshape(look.smooth.shape)

@@ -75,7 +75,7 @@ def width_scale(lens: Intrinsics) -> float:
 
 def points_base_m(view: View, pixels: Array, depth_m: Array) -> Array:
     """Points (n, 3) of pixels (n, 2) at depths (n,), base."""
-    rays = view.intrinsics.ray_cam(pixels)
+    rays = view.intrinsics.unproject(pixels)
     return posed(view).point(rays / rays[..., 2:] * depth_m[:, None])
 
 
@@ -95,7 +95,7 @@ def place(clicked: View, other: View, pixels: Array, here: Here | None = None) -
         points = points_base_m(clicked, pixels, depth_m)
         in_other = posed(other).inverse.point(points)
         ahead = in_other[:, 2] > MAX_NEAREST_M
-        there = other.intrinsics.pixel(np.where(ahead[:, None], in_other, (0.0, 0.0, 1.0)))
+        there = other.intrinsics.project(np.where(ahead[:, None], in_other, (0.0, 0.0, 1.0)))
     there[~ahead] = np.nan
     known = fate == Fate.VISIBLE
     if known.any():
@@ -148,7 +148,7 @@ def _back(clicked: View, other: View, pixels: Array, there: Array) -> npt.NDArra
         return fate
     depth_m = _surface_m(depths_around(other, there, AROUND_PX))
     points = points_base_m(other, there, depth_m)
-    back = clicked.intrinsics.pixel(posed(clicked).inverse.point(points))
+    back = clicked.intrinsics.project(posed(clicked).inverse.point(points))
     off = np.linalg.norm(back - pixels, axis=1)
     colours = colour_at(clicked, pixels) - colour_at(other, there)
     if len(colours) >= 8:  # one camera may be brighter

@@ -136,7 +136,7 @@ def _met(a: View, b: View, mistake: Mistake) -> tuple[int, int]:
     points = _seen_from(a, poses[0], pixels, depth_m)
     in_b = poses[1].inverse.point(points)
     ahead = in_b[:, 2] > NEAREST_M
-    there = b.intrinsics.pixel(in_b[ahead])
+    there = b.intrinsics.project(in_b[ahead])
     inside = within(b.intrinsics, there, 0.0)
     if not inside.any():
         return 0, 0

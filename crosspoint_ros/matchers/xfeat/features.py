@@ -48,7 +48,7 @@ class WorkingImage:
 
     def ray_cam(self, working: npt.ArrayLike) -> Array:
         """Working pixels (..., 2) to rays (..., 3) with z = 1; NaN far off the optical axis."""
-        rays = self.intrinsics.ray_cam(self.published(working))
+        rays = self.intrinsics.unproject(self.published(working))
         return rays / np.where(rays[..., 2:] > MIN_RAY_Z, rays[..., 2:], np.nan)
 
     def ideal(self, working: npt.ArrayLike) -> Array:
@@ -57,7 +57,7 @@ class WorkingImage:
 
     def project(self, point_cam_m: npt.ArrayLike) -> Array:
         """Points (..., 3) to working pixels; NaN where this camera cannot see them at all."""
-        return self.working(self.intrinsics.pixel(point_cam_m))
+        return self.working(self.intrinsics.project(point_cam_m))
 
     def contains(self, working: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Tell which working pixels (..., 2) lie on the image."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.core.pipeline import Located
+from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.msg import History as HistoryMsg
 from crosspoint_ros.msg import HistoryEntry, QueryResult
 from crosspoint_ros.ros.rviz.result_markers import Sight
@@ -64,7 +64,7 @@ class History:
         self._floor = 0  # undo goes no further back than to so many steps
         self._floor_because = 'there is nothing to undo'
         self._numbered = 0
-        self._views: deque[tuple[str, Located]] = deque(maxlen=VIEWS_KEPT)
+        self._views: deque[tuple[str, LocateResult]] = deque(maxlen=VIEWS_KEPT)
         self._unanswered = ''  # query_id of the newest answer, if every view of it was refused
 
     @property
@@ -152,12 +152,12 @@ class History:
 
     # --- what a correction needs
 
-    def remember(self, query_id: str, located: Located, answered: bool) -> None:
+    def remember(self, query_id: str, located: LocateResult, answered: bool) -> None:
         """Keep the images of an answer."""
         self._views.append((query_id, located))
         self._unanswered = '' if answered else query_id
 
-    def located(self, query_id: str) -> Located | None:
+    def located(self, query_id: str) -> LocateResult | None:
         """What was found, with its images; None when they are not kept any more."""
         return dict(self._views).get(query_id)
 

@@ -11,7 +11,7 @@ from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
-from crosspoint_ros.core.pipeline import Located
+from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.core.visualization import overlays
 from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult
@@ -127,7 +127,7 @@ class Outputs:
         """Draw the target that stands, with or without its rays as `show_rays` says."""
         self._markers.publish(target_markers(target, verdict, seen if self.show_rays else None))
 
-    def publish_overlays(self, located: Located, limits: Limits) -> None:
+    def publish_overlays(self, located: LocateResult, limits: Limits) -> None:
         """Draw and publish the views of an answer that somebody looks at."""
         wanted = {camera for camera, publisher in self._overlays.items()
                   if publisher.get_subscription_count()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
-from crosspoint_ros.core.pipeline import Located
+from crosspoint_ros.core.pipeline import LocateResult
 
 MAX_QUEUED = 16
 
@@ -26,7 +26,7 @@ class Correction:
     query_id: str
     camera: str
     pixel: Array
-    located: Located | None
+    located: LocateResult | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Job:
         self.query_id = str(uuid.uuid4())
         self.begun_s = time.monotonic()
         self.stages: list[tuple[str, float]] = []  # name, when it began (monotonic s)
-        self.located: Located | None = None
+        self.located: LocateResult | None = None
         self.rejected: Rejected | None = None
         self.ended_s = 0.0
         self._on_stage, self._on_end = on_stage, on_end
@@ -104,7 +104,7 @@ class Job:
         """Refuse what was answered, as long as nobody has been told of it."""
         self.located, self.rejected = None, rejected
 
-    def end(self, outcome: Located | Rejected) -> bool:
+    def end(self, outcome: LocateResult | Rejected) -> bool:
         """Give the query its answer; False if it has one already."""
         with self._lock:
             if self.ended:
@@ -125,7 +125,7 @@ class QueryThread:
     waits behind it, 'reject' is refused as BUSY.
     """
 
-    def __init__(self, answer: Callable[[Job], Located], afterwards: Callable[[Job], None],
+    def __init__(self, answer: Callable[[Job], LocateResult], afterwards: Callable[[Job], None],
                  complain: Callable[[str], object], busy: str, max_query_s: float,
                  prepare: Callable[[], bool] = lambda: True) -> None:
         """Start the thread. It calls `prepare` first, and takes no query if that says False.

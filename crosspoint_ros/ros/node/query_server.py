@@ -17,7 +17,7 @@ from rclpy.task import Future
 
 from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.core.pipeline import Located, corrected
+from crosspoint_ros.core.pipeline import LocateResult, corrected
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.config import Config
@@ -194,7 +194,7 @@ class QueryServer:
         self._post(self._on_loaded)
         return loaded
 
-    def _answer(self, job: Job) -> Located:
+    def _answer(self, job: Job) -> LocateResult:
         correction = job.request.correction
         if correction is not None:
             assert correction.located is not None

@@ -6,7 +6,7 @@ from geometry_msgs.msg import PoseStamped
 from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Array, Match, Rejected
-from crosspoint_ros.core.pipeline import Answer, Located
+from crosspoint_ros.core.pipeline import Answer, LocateResult
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import Correspondence, GraspTarget, ImagePoint, QueryResult, Status
 from crosspoint_ros.ros.conversions import pose_from_transform, time_msg
@@ -38,7 +38,7 @@ def _refused(job: Job) -> QueryResult:
         clicked=_image_point(request.camera, asked, request.pixel))
 
 
-def _answered(query_id: str, located: Located, base_frame: str, limits: Limits) -> QueryResult:
+def _answered(query_id: str, located: LocateResult, base_frame: str, limits: Limits) -> QueryResult:
     clicked_in = header(located.clicked.stamp_ns, located.clicked.frame_id)
     clicked = _image_point(located.clicked.camera, clicked_in, located.pixel)
     code, message = located.status
@@ -71,7 +71,7 @@ def _correspondence(query_id: str, clicked: ImagePoint, answer: Answer,
         depth_gap_m=float(evidence.depth_gap_m))
 
 
-def _grasp_target(query_id: str, located: Located, base_frame: str) -> GraspTarget:
+def _grasp_target(query_id: str, located: LocateResult, base_frame: str) -> GraspTarget:
     target = located.target
     assert target is not None
     message = GraspTarget(

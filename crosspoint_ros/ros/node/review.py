@@ -15,7 +15,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from crosspoint_ros.core.datatypes import Code, Rejected, Transform
-from crosspoint_ros.core.pipeline import Located
+from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.data.answer_log import UNDONE, Decision, Recorder
 from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult
 from crosspoint_ros.msg import History as HistoryMsg
@@ -36,7 +36,7 @@ class StepRecorder:
     def __init__(self, folder: str, complain: Callable[[str], object]) -> None:
         self._recorder = Recorder(Path(folder).expanduser(), complain) if folder else None
 
-    def __call__(self, entry: HistoryEntry, located: Located | None, undone: bool) -> None:
+    def __call__(self, entry: HistoryEntry, located: LocateResult | None, undone: bool) -> None:
         """Take a step that was made, done again or undone; never waits."""
         if self._recorder is not None:
             self._recorder.put(decision(entry, located, undone))
@@ -47,7 +47,7 @@ class StepRecorder:
             self._recorder.close()
 
 
-def decision(entry: HistoryEntry, located: Located | None, undone: bool) -> Decision:
+def decision(entry: HistoryEntry, located: LocateResult | None, undone: bool) -> Decision:
     """Return what the recording keeps of a step."""
     result = entry.result
     pose = transform_from_pose(result.target.pose.pose) if result.has_target else None
@@ -57,7 +57,7 @@ def decision(entry: HistoryEntry, located: Located | None, undone: bool) -> Deci
 
 Reply = Callable[[QueryResult], None]
 # Each step that was made, done again or undone (True); the images are None when not kept any more.
-OnStep = Callable[[HistoryEntry, 'Located | None', bool], None]
+OnStep = Callable[[HistoryEntry, 'LocateResult | None', bool], None]
 
 
 class Queries(Protocol):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected, Transform, Unseen, View
-from crosspoint_ros.core.pipeline import Located, ground, locate
+from crosspoint_ros.core.pipeline import LocateResult, ground, locate
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.core.visibility import best_view
 from crosspoint_ros.ros.config import Config
@@ -179,7 +179,7 @@ def _pixel(request: Request, clicked: View) -> Array | None:
     return inside if np.abs(inside - request.pixel).max() <= 1 else request.pixel
 
 
-def answer(job: Job, views: ViewSource, matchers: Matchers, limits: Limits) -> Located:
+def answer(job: Job, views: ViewSource, matchers: Matchers, limits: Limits) -> LocateResult:
     """Gather the views, find the pixel of an instruction, and locate it; raises `Rejected`."""
     gathered = views.gather(job)
     pixel, meant = gathered.pixel, 1.0

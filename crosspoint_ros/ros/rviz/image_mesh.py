@@ -126,7 +126,7 @@ def _differ_by(a: Rgb, b: Rgb, block_px: int) -> float:
 
 def _mesh(intrinsics: Intrinsics, cells: int) -> Mesh:
     pixels = _triangles(intrinsics, cells)
-    rays = intrinsics.ray_cam(pixels)
+    rays = intrinsics.unproject(pixels)
     points = PLANE_M * rays / rays[..., 2:]
     if cells == 1:
         return Mesh(intrinsics, points, pixels)
@@ -153,7 +153,7 @@ def _bent_px(mesh: Mesh) -> float:
     worst = 0.0 if len(mesh.pixels) else np.inf
     for weights in ((0.5, 0.5, 0.0), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (1 / 3, 1 / 3, 1 / 3)):
         at = np.array(weights)
-        really = mesh.intrinsics.pixel(np.einsum('k,nkc->nc', at, mesh.points_cam_m))
+        really = mesh.intrinsics.project(np.einsum('k,nkc->nc', at, mesh.points_cam_m))
         missed = np.linalg.norm(np.einsum('k,nkc->nc', at, mesh.pixels) - really, axis=1)
         worst = max(worst, float(missed.max(initial=0.0)))
     return worst

@@ -8,7 +8,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from crosspoint_ros.core.datatypes import Array, Transform
-from crosspoint_ros.core.pipeline import Located
+from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.msg import GraspTarget
 from crosspoint_ros.ros.conversions import transform_from_pose
 
@@ -27,7 +27,7 @@ class Sight:
     seen_base_m: Array
 
 
-def sight(located: Located) -> Sight:
+def sight(located: LocateResult) -> Sight:
     """Return what the rays of an answer with a target are drawn from."""
     assert located.target is not None
     views = (located.clicked, *(a.view for a in located.answers if a.rejected is None))

@@ -271,7 +271,7 @@ def test_a_rectified_image_has_p_and_no_distortion():
 def test_the_rectified_image_of_a_fisheye_is_that_of_a_pinhole():
     fisheye = info(distortion_model='equidistant', d=[0.1, 0.01, 0.0, 0.0])
     lens = conversions.intrinsics_from_info(fisheye, rectified=True)
-    np.testing.assert_allclose(lens.pixel((1.0, 0.0, 1.0)), (310.0 + 480.0, 230.0))
+    np.testing.assert_allclose(lens.project((1.0, 0.0, 1.0)), (310.0 + 480.0, 230.0))
 
 
 def test_coefficients_without_a_model_are_not_guessed_at():
@@ -292,7 +292,7 @@ def test_a_region_of_interest_moves_every_pixel_by_its_corner():
     cropped.roi.width, cropped.roi.height = 300, 200
     lens, full = conversions.intrinsics_from_info(cropped), conversions.intrinsics_from_info(info())
     point_cam = (0.02, -0.03, 1.0)
-    np.testing.assert_allclose(lens.pixel(point_cam), full.pixel(point_cam) - (100, 60))
+    np.testing.assert_allclose(lens.project(point_cam), full.project(point_cam) - (100, 60))
     assert (lens.width_px, lens.height_px) == (300, 200)
 
 
@@ -300,7 +300,7 @@ def test_binning_divides_every_pixel():
     lens = conversions.intrinsics_from_info(info(binning_x=2, binning_y=4))
     full = conversions.intrinsics_from_info(info())
     point_cam = (0.02, -0.03, 1.0)
-    np.testing.assert_allclose(lens.pixel(point_cam), full.pixel(point_cam) / (2, 4))
+    np.testing.assert_allclose(lens.project(point_cam), full.project(point_cam) / (2, 4))
     assert (lens.width_px, lens.height_px) == (320, 120)
 
 

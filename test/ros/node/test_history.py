@@ -9,7 +9,7 @@ from crosspoint_ros.msg import HistoryEntry, QueryResult
 from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
-from crosspoint_ros.core.pipeline import Located
+from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.ros.node.history import STEPS_KEPT, VIEWS_KEPT, History
 
 UNREVIEWED, ACCEPTED = HistoryEntry.UNREVIEWED, HistoryEntry.ACCEPTED
@@ -220,10 +220,10 @@ def test_an_undone_answer_is_not_accepted_and_one_done_again_is():
 
 # --- corrections
 
-def located() -> Located:
+def located() -> LocateResult:
     clicked = View('front', np.zeros((4, 4, 3), np.uint8), Intrinsics(4.0, 4.0, 1.5, 1.5, 4, 4),
                    1, 'front_optical')
-    return Located(clicked, np.zeros(2), (), None, None)
+    return LocateResult(clicked, np.zeros(2), (), None, None)
 
 
 def answered(history: History, query_id: str) -> None:

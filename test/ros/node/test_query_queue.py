@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
-from crosspoint_ros.core.pipeline import Located
+from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.ros.node.query_queue import MAX_QUEUED, Ended, Job, QueryThread, Request
 
 VIEW = View('front', np.zeros((4, 4, 3), np.uint8), Intrinsics(4.0, 4.0, 2.0, 2.0, 4, 4))
-ANSWER = Located(VIEW, np.zeros(2), (), None, None)
+ANSWER = LocateResult(VIEW, np.zeros(2), (), None, None)
 PATIENCE_S = 5.0
 
 
@@ -29,7 +29,7 @@ class Desk:
         self.thread = QueryThread(self._answer, self.afterwards.append, self.complaints.append,
                                   busy, max_query_s)
 
-    def _answer(self, job: Job) -> Located:
+    def _answer(self, job: Job) -> LocateResult:
         self.entered.release()
         assert self.release.acquire(timeout=PATIENCE_S)
         job.enter('match')

@@ -92,7 +92,7 @@ class Watcher:
               **changed: Any) -> None:
         """Send the feedback of RViz for a pixel: a point in the frame of the marker's header."""
         marker = self.shown[camera] if marker is None else marker
-        x, y, z = (LENS.ray_cam(np.array(pixel)) / LENS.ray_cam(np.array(pixel))[2] * PLANE_M)
+        x, y, z = (LENS.unproject(np.array(pixel)) / LENS.unproject(np.array(pixel))[2] * PLANE_M)
         self._feedback.publish(InteractiveMarkerFeedback(**{
             'header': marker.header, 'client_id': '/rviz', 'marker_name': marker.name,
             'control_name': control(marker).name, 'event_type': event,
@@ -285,7 +285,7 @@ def test_the_surface_stands_where_the_camera_sees_its_corners(here):
     at = np.array([marker.pose.position.x, marker.pose.position.y, marker.pose.position.z])
     points = np.array([[p.x, p.y, p.z] for p in surface(marker).points]) + at
     uv = np.array([[c.u, c.v] for c in surface(marker).uv_coordinates])
-    pixels = LENS.pixel(points)
+    pixels = LENS.project(points)
     assert np.allclose(pixels, uv * [LENS.width_px, LENS.height_px] - 0.5, atol=1e-3)
     assert np.allclose(pixels.min(axis=0), -0.5, atol=1e-3)
 

@@ -62,7 +62,7 @@ def inner_pixels(lens: Intrinsics) -> np.ndarray:
     """Pixels all over the part of the image that is shown, none of them at its cut rim."""
     x, y = np.meshgrid(np.linspace(0, lens.width_px - 1, 9), np.linspace(0, lens.height_px - 1, 7))
     pixels = np.stack([x, y], axis=-1).reshape(-1, 2)
-    rays = lens.ray_cam(pixels)
+    rays = lens.unproject(pixels)
     rim_deg = 90.0 if lens.model != 'equidistant' else MAX_ANGLE_DEG - 10.0
     return pixels[rays[:, 2] > np.cos(np.radians(rim_deg))]
 
@@ -176,10 +176,10 @@ def test_a_click_beside_the_picture_is_refused_in_words(point, said):
 def test_a_click_on_the_outer_half_of_a_border_pixel_is_that_pixel():
     mesh = picture_mesh(PINHOLE)
     for clicked, pixel in (((-0.49, 10.0), (0.0, 10.0)), ((319.49, 239.49), (319.0, 239.0))):
-        ray = PINHOLE.ray_cam(np.array(clicked))
+        ray = PINHOLE.unproject(np.array(clicked))
         assert np.allclose(mesh.pixel(ray / ray[2] * PLANE_M), pixel)
     for beside in ((-0.6, 10.0), (10.0, 239.6)):
-        ray = PINHOLE.ray_cam(np.array(beside))
+        ray = PINHOLE.unproject(np.array(beside))
         with pytest.raises(Rejected):
             mesh.pixel(ray / ray[2] * PLANE_M)
 
