@@ -22,18 +22,18 @@ XML = ET.parse(ROOT / 'package.xml').getroot()
 NAME = XML.findtext('name')
 
 
-def requirements(name):
+def read_requirements(name):
     """Return the pinned lines of requirements/<name>.txt, without what it includes."""
     lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
     return [line for line in lines if line and not line.startswith(('#', '-r'))]
 
 
-def pinned(*projects):
+def select_pins(*projects):
     """Return the pins that requirements/python.txt gives these projects."""
-    return [pin for pin in requirements('python') if pin.split('==')[0] in projects]
+    return [pin for pin in read_requirements('python') if pin.split('==')[0] in projects]
 
 
-def ament_prefixes():
+def find_ament_prefixes():
     """Return the ament prefixes to build against: a sourced ROS, or where its wheels lie.
 
     The wheels unpack share/, lib/ and include/ into the venv itself, or, if pip
@@ -49,14 +49,14 @@ def ament_prefixes():
     return [str(p) for p in candidates if (p / 'share' / 'rosidl_cmake').is_dir()][:1]
 
 
-def wheels_to_build_with():
+def list_build_wheels():
     """Return the ROS 2 wheels that pip must fetch before this package can be built."""
-    if ament_prefixes():
+    if find_ament_prefixes():
         return []
     distros = sorted(Path('/opt/ros').glob('*/setup.sh'))
     if distros:
         raise SystemExit(f'ROS 2 is installed here but not sourced: run ". {distros[-1]}" first')
-    return requirements('kilted') + pinned('numpy', 'empy', 'catkin-pkg', 'lark-parser', 'PyYAML')
+    return read_requirements('kilted') + select_pins('numpy', 'empy', 'catkin-pkg', 'lark-parser', 'PyYAML')
 
 
 def lacks_tf2_msgs(prefixes):
@@ -65,7 +65,7 @@ def lacks_tf2_msgs(prefixes):
     return not any(m.is_file() and NAME not in m.read_text() for m in manifests)
 
 
-def cmake_executable():
+def find_cmake():
     """Return the cmake program itself: the wheel's start script needs a PYTHONPATH we drop."""
     if importlib.util.find_spec('cmake'):
         from cmake import CMAKE_BIN_DIR
@@ -77,7 +77,7 @@ class CMakeBuildPy(build_py):
     """Run CMake, take its Python trees as the packages and the rest as data files."""
 
     def run(self):
-        prefixes = ament_prefixes()
+        prefixes = find_ament_prefixes()
         stamps = [os.stat(Path(p) / 'share' / 'rosidl_cmake').st_mtime_ns for p in prefixes]
         key = zlib.crc32(repr((sys.version, prefixes, stamps)).encode())
         build = ROOT / 'build' / 'pip' / f'{key:08x}'    # one CMake cache per environment
@@ -92,7 +92,7 @@ class CMakeBuildPy(build_py):
             python = next(prefix.rglob(f'{name}/__init__.py')).parent
             shutil.copytree(python, Path(self.build_lib) / name,
                             ignore=shutil.ignore_patterns('__pycache__', '*.c'))
-        self.distribution.data_files = self.data_files_of(prefix)
+        self.distribution.data_files = self.collect_data_files(prefix)
 
     @staticmethod
     def build_and_install(source, build, prefix, prefixes):
@@ -100,7 +100,7 @@ class CMakeBuildPy(build_py):
         env = dict(os.environ, AMENT_PREFIX_PATH=os.pathsep.join(prefixes))
         if sys.prefix in prefixes:
             env.pop('PYTHONPATH', None)   # pip's build isolation hides the installed wheels
-        cmake = cmake_executable()
+        cmake = find_cmake()
         # Named each time: the cache of an earlier run may hold the ninja of a build environment
         # that pip has deleted since.
         ninja = shutil.which('ninja')
@@ -118,7 +118,7 @@ class CMakeBuildPy(build_py):
                 raise SystemExit(f'{source}: CMake failed, see its message above')
 
     @staticmethod
-    def data_files_of(prefix):
+    def collect_data_files(prefix):
         """Return what belongs in <venv>/lib and <venv>/share, as the ROS wheels lay it."""
         files = {}
         for path in prefix.rglob('*'):
@@ -145,19 +145,19 @@ setup(
     distclass=BinaryDistribution,
     cmdclass={'build_py': CMakeBuildPy},
     python_requires='>=3.10',
-    setup_requires=wheels_to_build_with(),
+    setup_requires=list_build_wheels(),
     install_requires=['numpy>=1.21', 'PyYAML'],
     extras_require={
-        'ros': requirements('kilted'),
-        'ros-jazzy': requirements('jazzy'),
-        'opencv': pinned('opencv-python-headless'),
+        'ros': read_requirements('kilted'),
+        'ros-jazzy': read_requirements('jazzy'),
+        'opencv': select_pins('opencv-python-headless'),
         'web': ['aiohttp>=3.8.1'],
-        'bag': pinned('rosbags'),
+        'bag': select_pins('rosbags'),
         'ray': ['ray[data]>=2.40'],
         'cropond': ['torch>=2.5', 'transformers>=4.57,<6', 'pillow>=9'],
         'remote': ["httpx2>=2; python_version >= '3.11'", "httpx>=0.22; python_version < '3.11'",
                    'pillow>=9'],
-        'test': requirements('test'),
+        'test': read_requirements('test'),
     },
     entry_points={'console_scripts': ['crosspoint = crosspoint_ros.cli:main']},
 )

@@ -46,7 +46,7 @@ COMMANDS = {
 }
 
 
-def version() -> str:
+def get_version() -> str:
     """Return the version that is installed."""
     try:
         return metadata.version('crosspoint_ros')
@@ -54,7 +54,7 @@ def version() -> str:
         return 'is not installed; this is its source'
 
 
-def overview() -> str:
+def format_overview() -> str:
     """List the commands, a line each."""
     width = max(map(len, COMMANDS)) + 2
     return '\n'.join(['usage: crosspoint COMMAND [OPTIONS]', '',
@@ -67,33 +67,33 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; 2 for one that does not exist."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ['--version']:
-        print(f'crosspoint {version()}')
+        print(f'crosspoint {get_version()}')
         return 0
     if not words or words[0] in ('-h', '--help', 'help'):
-        print(overview())
+        print(format_overview())
         return 0 if words else 2
     name = next((n for n in COMMANDS if words[:len(n.split())] == n.split()), None)
     if name is None and words[1:] in ([], ['-h'], ['--help']) and any(
             n.startswith(f'{words[0]} ') for n in COMMANDS):
-        print(overview())
+        print(format_overview())
         return 0
     if name is None:
-        print(f'crosspoint: there is no command {" ".join(words[:2])!r}\n\n{overview()}',
+        print(f'crosspoint: there is no command {" ".join(words[:2])!r}\n\n{format_overview()}',
               file=sys.stderr)
         return 2
     try:
-        return run(name, words[len(name.split()):])
+        return run_command(name, words[len(name.split()):])
     except KeyboardInterrupt:  # while the command is being imported, too
         return 130
 
 
-def run(name: str, arguments: list[str]) -> int:
+def run_command(name: str, arguments: list[str]) -> int:
     """Import the command's module, let it declare its options, and run it."""
     module_name, text = COMMANDS[name]
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
-        print(f'crosspoint {name} needs {error.name}: {needs(error.name or "")}', file=sys.stderr)
+        print(f'crosspoint {name} needs {error.name}: {install_hint(error.name or "")}', file=sys.stderr)
         return 1
     parser = argparse.ArgumentParser(prog=f'crosspoint {name}', description=text)
     module.add_arguments(parser)
@@ -105,7 +105,7 @@ def run(name: str, arguments: list[str]) -> int:
         return 1
 
 
-def needs(module: str) -> str:
+def install_hint(module: str) -> str:
     """Say where a missing module comes from."""
     if module.partition('.')[0] in ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'geometry_msgs',
                                     'lifecycle_msgs', 'tf2_msgs'):
