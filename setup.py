@@ -1,11 +1,10 @@
-"""Build the wheel for machines that have no ROS install.
+"""Build the wheel: with the interfaces where ROS 2 is found, pure Python elsewhere.
 
-In a colcon workspace package.xml declares ament_cmake, so colcon runs
-CMakeLists.txt and never looks at this file. `pip install .` runs the same
-CMakeLists.txt against the ROS 2 wheels and packs its install tree, with
-tf2_msgs beside it where the environment has none.
+In a colcon workspace package.xml declares ament_cmake, so colcon runs CMakeLists.txt and never
+reads this file. `pip install .` runs the same CMakeLists.txt against a sourced distro or the ROS 2
+wheels of its environment and packs the install tree, with tf2_msgs where the environment has none.
+Without either it packs the Python files alone, which needs neither CMake nor a compiler.
 """
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -20,10 +19,11 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 XML = ET.parse(ROOT / 'package.xml').getroot()
 NAME = XML.findtext('name')
+NOT_PACKED = shutil.ignore_patterns('__pycache__', '*.c')
 
 
 def read_requirements(name):
-    """Return the pinned lines of requirements/<name>.txt, without what it includes."""
+    """Return the pinned lines of requirements/<name>.txt, without the files it includes."""
     lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
     return [line for line in lines if line and not line.startswith(('#', '-r'))]
 
@@ -34,81 +34,76 @@ def select_pins(*projects):
 
 
 def find_ament_prefixes():
-    """Return the ament prefixes to build against: a sourced ROS, or where its wheels lie.
+    """Return the prefixes of a sourced ROS, or the environment that holds the ROS 2 wheels.
 
-    The wheels unpack share/, lib/ and include/ into the venv itself, or, if pip
-    fetched them for this build alone, into pip's build environment.
+    The wheels unpack share/, lib/ and include/ into the environment itself. Empty without ROS.
     """
     sourced = [p for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
-    if sourced:
-        return sourced
-    candidates = [Path(sys.prefix)]
-    generator = importlib.util.find_spec('rosidl_adapter')
-    if generator is not None:
-        candidates.append(Path(generator.origin).parents[4])
-    return [str(p) for p in candidates if (p / 'share' / 'rosidl_cmake').is_dir()][:1]
+    wheels = [sys.prefix] if (Path(sys.prefix) / 'share' / 'rosidl_cmake').is_dir() else []
+    return sourced or wheels
 
 
-def list_build_wheels():
-    """Return the ROS 2 wheels that pip must fetch before this package can be built."""
-    if find_ament_prefixes():
-        return []
-    distros = sorted(Path('/opt/ros').glob('*/setup.sh'))
-    if distros:
-        raise SystemExit(f'ROS 2 is installed here but not sourced: run ". {distros[-1]}" first')
-    return read_requirements('kilted') + select_pins('numpy', 'empy', 'catkin-pkg', 'lark-parser', 'PyYAML')
+PREFIXES = find_ament_prefixes()
 
 
 def lacks_tf2_msgs(prefixes):
-    """Return whether no prefix holds tf2_msgs, but for the one an earlier install of ours left."""
+    """Return whether no prefix holds tf2_msgs, except the one an earlier install of ours left."""
     manifests = [Path(p) / 'share' / 'tf2_msgs' / 'package.xml' for p in prefixes]
     return not any(m.is_file() and NAME not in m.read_text() for m in manifests)
 
 
 def find_cmake():
     """Return the cmake program itself: the wheel's start script needs a PYTHONPATH we drop."""
-    if importlib.util.find_spec('cmake'):
+    try:
         from cmake import CMAKE_BIN_DIR
-        return str(Path(CMAKE_BIN_DIR) / 'cmake')
-    return 'cmake'
+    except ImportError:
+        return 'cmake'
+    return str(Path(CMAKE_BIN_DIR) / 'cmake')
 
 
-class CMakeBuildPy(build_py):
+class PackTree(build_py):
+    """Pack the Python tree with its data: scenes, the web page, the feature network."""
+
+    def run(self):
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        shutil.copytree(ROOT / NAME, Path(self.build_lib) / NAME, ignore=NOT_PACKED)
+
+
+class BuildWithCMake(build_py):
     """Run CMake, take its Python trees as the packages and the rest as data files."""
 
     def run(self):
-        prefixes = find_ament_prefixes()
-        stamps = [os.stat(Path(p) / 'share' / 'rosidl_cmake').st_mtime_ns for p in prefixes]
-        key = zlib.crc32(repr((sys.version, prefixes, stamps)).encode())
+        stamps = [p.stat().st_mtime_ns for p in
+                  (Path(p) / 'share' / 'rosidl_cmake' for p in PREFIXES) if p.is_dir()]
+        key = zlib.crc32(repr((sys.version, PREFIXES, stamps)).encode())
         build = ROOT / 'build' / 'pip' / f'{key:08x}'    # one CMake cache per environment
         prefix = build / 'prefix'
         shutil.rmtree(prefix, ignore_errors=True)
         shutil.rmtree(self.build_lib, ignore_errors=True)
         sources = {NAME: ROOT}
-        if lacks_tf2_msgs(prefixes):
+        if lacks_tf2_msgs(PREFIXES):
             sources['tf2_msgs'] = ROOT / 'tf2_msgs'
         for name, source in sources.items():
-            self.build_and_install(source, build / name, prefix, prefixes)
+            self.build_and_install(source, build / name, prefix)
             python = next(prefix.rglob(f'{name}/__init__.py')).parent
-            shutil.copytree(python, Path(self.build_lib) / name,
-                            ignore=shutil.ignore_patterns('__pycache__', '*.c'))
+            shutil.copytree(python, Path(self.build_lib) / name, ignore=NOT_PACKED)
         self.distribution.data_files = self.collect_data_files(prefix)
 
     @staticmethod
-    def build_and_install(source, build, prefix, prefixes):
+    def build_and_install(source, build, prefix):
         """Configure, compile and install one CMake project."""
-        env = dict(os.environ, AMENT_PREFIX_PATH=os.pathsep.join(prefixes))
-        if sys.prefix in prefixes:
+        env = dict(os.environ, AMENT_PREFIX_PATH=os.pathsep.join(PREFIXES))
+        if sys.prefix in PREFIXES:
             env.pop('PYTHONPATH', None)   # pip's build isolation hides the installed wheels
         cmake = find_cmake()
-        # Named each time: the cache of an earlier run may hold the ninja of a build environment
-        # that pip has deleted since.
+        # Named each time: the cache of an earlier run may name a build environment's ninja, which
+        # pip has deleted since.
         ninja = shutil.which('ninja')
         generator = ['-G', 'Ninja', f'-DCMAKE_MAKE_PROGRAM={ninja}'] if ninja else []
         configure = [cmake, '-S', source, '-B', build, *generator,
                      '-DCMAKE_BUILD_TYPE=Release', '-DBUILD_TESTING=OFF',
                      f'-DCMAKE_INSTALL_PREFIX={prefix}',
-                     f'-DCMAKE_PREFIX_PATH={";".join(prefixes)}',
+                     f'-DCMAKE_PREFIX_PATH={";".join(PREFIXES)}',
                      f'-DPython3_EXECUTABLE={sys.executable}',
                      f'-DCMAKE_PROJECT_INCLUDE={ROOT / "cmake" / "pip_wheels.cmake"}']
         compile_and_install = [cmake, '--build', build, '-j', str(os.cpu_count()),
@@ -119,7 +114,7 @@ class CMakeBuildPy(build_py):
 
     @staticmethod
     def collect_data_files(prefix):
-        """Return what belongs in <venv>/lib and <venv>/share, as the ROS wheels lay it."""
+        """Return the files for <venv>/lib and <venv>/share, laid out as by the ROS wheels."""
         files = {}
         for path in prefix.rglob('*'):
             rel = path.relative_to(prefix)
@@ -130,7 +125,7 @@ class CMakeBuildPy(build_py):
 
 
 class BinaryDistribution(Distribution):
-    """A wheel for this platform alone: it holds compiled message support."""
+    """A platform wheel: it holds compiled message support."""
 
     def has_ext_modules(self):
         return True
@@ -142,15 +137,16 @@ setup(
     description=XML.findtext('description'),
     license=XML.findtext('license'),
     packages=[NAME],
-    distclass=BinaryDistribution,
-    cmdclass={'build_py': CMakeBuildPy},
+    distclass=BinaryDistribution if PREFIXES else Distribution,
+    cmdclass={'build_py': BuildWithCMake if PREFIXES else PackTree},
     python_requires='>=3.10',
-    setup_requires=list_build_wheels(),
-    install_requires=['numpy>=1.21', 'PyYAML'],
+    setup_requires=['cmake==4.4.4', 'ninja==1.13.2'] if PREFIXES else [],
+    install_requires=['numpy>=1.21', 'tqdm', *(['PyYAML'] if PREFIXES else [])],
     extras_require={
+        # 4.11 is the last OpenCV that leaves an environment below 250 MB; newer ones work as well.
+        'images': ['opencv-python-headless>=4.5.4,<4.12'],
         'ros': read_requirements('kilted'),
         'ros-jazzy': read_requirements('jazzy'),
-        'opencv': select_pins('opencv-python-headless'),
         'web': ['aiohttp>=3.8.1'],
         'bag': select_pins('rosbags'),
         'ray': ['ray[data]>=2.40'],

@@ -31,8 +31,8 @@ ROOMS = {
 INTERFACES = ('msg', 'srv', 'action')  # generated at build time
 ROS_PACKAGES = ('rclpy', 'tf2_ros', 'tf2_msgs', 'sensor_msgs', 'geometry_msgs', 'std_msgs',
                 'std_srvs', 'visualization_msgs', 'diagnostic_msgs', 'lifecycle_msgs',
-                'action_msgs', 'rcl_interfaces', 'rosgraph_msgs', 'builtin_interfaces', 'ament_index_python',
-                'cv_bridge')
+                'action_msgs', 'rcl_interfaces', 'rosgraph_msgs', 'builtin_interfaces',
+                'ament_index_python', 'cv_bridge')
 ROS_FOLDERS = ('ros', 'web', 'bench/node', 'bench/web', 'demo', 'cli.py')
 TORCH_FOLDERS = ('matchers/cropond/engine', 'bench/latency')
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The rosdep key where it is not the module's own name.
 KEY_OF = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml',
           'tf2_ros': 'tf2_ros_py', 'httpx': 'python3-httpx', 'httpx2': 'python3-httpx',
-          'PIL': 'python3-pil', 'aiohttp': 'python3-aiohttp'}
+          'PIL': 'python3-pil', 'aiohttp': 'python3-aiohttp', 'tqdm': 'python3-tqdm'}
 # From PyPI in both worlds: README.md says so.
 WITHOUT_A_KEY = {'rosbags', 'ray', 'torch', 'transformers', 'safetensors', 'huggingface_hub',
                  'bitsandbytes', 'tokenizers'}
