@@ -1,121 +1,238 @@
-"""`crosspoint …`: every command, each imported only when it runs."""
+"""The `crosspoint` command: finds a subcommand, imports it alone, and runs it."""
 from __future__ import annotations
 
 import argparse
+import difflib
+import logging
+import os
 import sys
+import textwrap
+from collections.abc import Iterable
 from importlib import import_module, metadata
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
-# command -> (module with add_arguments(parser) and main(args) -> int, what it does)
+PACKAGE = 'crosspoint_ros'
+ANSWERED, FAILURE, USAGE, REFUSED, NO_NODE = 0, 1, 2, 3, 4
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports SIGINT and SIGPIPE
+EXIT_CODES = {ANSWERED: 'answered', FAILURE: 'failure', USAGE: 'usage', REFUSED: 'refused',
+              NO_NODE: 'no node'}
+
+# group -> (title, whether the overview lists it)
+GROUPS = {'use': ('Use', True), 'check': ('Check', True), 'data': ('Training data', True),
+          'bench': ('Benchmarks', True), 'dev': ('Laboratory of the developers', False)}
+
+
+class Command(NamedTuple):
+    """A subcommand: its module has add_arguments(parser) and main(args) -> exit code."""
+
+    group: str
+    module: str
+    summary: str
+    example: str  # the arguments of a typical call
+
+
 COMMANDS = {
-    'demo': ('crosspoint_ros.demo.run', 'play the built-in kitchen and click everything in it'),
-    'click': ('crosspoint_ros.ros.client.client', 'click once on a camera of a running node'),
-    'web': ('crosspoint_ros.web.cli', 'serve a page to click on, for any browser'),
-    'doctor': ('crosspoint_ros.ros.doctor.cli', 'say what keeps a node from answering clicks, and '
-               'what cures it'),
-    'replay': ('crosspoint_ros.ros.replay.cli', 'answer the clicks of a recording again, and say what '
-               'changed'),
-    'mask': ('crosspoint_ros.data.self_mask', "find the robot's own body in a moving camera"),
-    'data build': ('crosspoint_ros.data.qa.build', "make questions in CrossPoint-378K's format from "
-                   'recordings'),
-    'data check': ('crosspoint_ros.data.qa.check', 'hold a data set against its files and the '
-                   'geometry'),
-    'data train-config': ('crosspoint_ros.data.llamafactory', 'write what LLaMA-Factory needs to '
-                          'train CroPond on a data set'),
-    'bench scene': ('crosspoint_ros.bench.scene', 'score clicks on a recorded scene'),
-    'bench pairs': ('crosspoint_ros.bench.pairs.cli', 'score a matcher on a folder of real pairs'),
-    'bench refine': ('crosspoint_ros.bench.pairs.fusion', 'score a matcher that refines a simulated one'),
-    'bench latency': ('crosspoint_ros.bench.latency.cli', 'time a click, and compare it with the '
-                      "authors' way"),
-    'bench crosspoint': ('crosspoint_ros.bench.crosspoint.cli', 'ask CrossPoint-Bench of a '
-                         'matcher or a model, and score it'),
-    'bench score': ('crosspoint_ros.bench.crosspoint.score_cli', "score anybody's replies on "
-                    "CrossPoint-Bench, by the authors' rules or corrected ones"),
-    'bench export': ('crosspoint_ros.bench.pairs.export', 'write a set of pairs as CrossPoint-Bench has '
-                     'it'),
-    'bench build': ('crosspoint_ros.bench.data.throughput', 'time how questions are built, in one process '
-                    'and in several'),
-    'bench data': ('crosspoint_ros.bench.data.accuracy', 'hold what `data build` says of points against '
-                   'their known places'),
-    'bench record': ('crosspoint_ros.bench.record', 'run a command, and keep what it printed for '
-                     'the page of results'),
-    'bench results': ('crosspoint_ros.bench.results', 'write the page of results from what was '
-                      'recorded'),
-    'bench web': ('crosspoint_ros.bench.web.cli', 'measure what the page costs, and how soon it '
-                  'answers'),
-    'bench node': ('crosspoint_ros.bench.node.cli', 'measure what the node itself costs'),
+    'demo': Command('use', 'demo.run', 'play the built-in kitchen and click everything in it',
+                    '--count 5'),
+    'match': Command('use', 'match', 'find points of one image file in another, without ROS',
+                     'front.jpg wrist.jpg --at 320 240 --out pair.png'),
+    'click': Command('use', 'ros.client.client', 'click once on a camera of a running node',
+                     'front 320 240'),
+    'web': Command('use', 'web.cli', 'serve a page to click on, for any browser', '--port 8080'),
+    'completion': Command('use', 'completion', 'print the completion script of a shell', 'bash'),
+    'doctor': Command('check', 'ros.doctor.cli', 'find what keeps a node from answering clicks',
+                      '--json'),
+    'replay': Command('check', 'ros.replay.cli', 'answer the clicks of a recording again and '
+                      'report what changed', 'click.mcap --params robot.yaml'),
+    'mask': Command('check', 'data.self_mask', "find the robot's own body in a moving camera",
+                    'recording.mcap --camera wrist --out wrist_mask.png'),
+    'data build': Command('data', 'data.qa.build', "build questions in CrossPoint-378K's format "
+                          'from recordings', 'scenes/* --out dataset'),
+    'data check': Command('data', 'data.qa.check', 'validate a data set against its files and the '
+                          'geometry', 'dataset'),
+    'data train-config': Command('data', 'data.llamafactory', 'write the LLaMA-Factory '
+                                 'configuration that trains CroPond on a data set', 'dataset'),
+    'bench pairs': Command('bench', 'bench.pairs.cli', 'score a matcher on recorded image pairs',
+                           'apc_shelf --no-depth'),
+    'bench latency': Command('bench', 'bench.latency.cli', 'time a click and compare it with plain '
+                             'transformers decoding', '--matcher xfeat'),
+    'bench crosspoint': Command('bench', 'bench.crosspoint.cli', 'run CrossPoint-Bench on a '
+                                'matcher or a model', 'CrossPoint-Bench --matcher xfeat'),
+    'bench score': Command('bench', 'bench.crosspoint.score_cli', 'score replies to '
+                           "CrossPoint-Bench by the authors' rules or corrected ones",
+                           'replies.jsonl'),
+    'bench export': Command('bench', 'bench.pairs.export', 'write image pairs in the format of '
+                            'CrossPoint-Bench', 'apc_shelf --out shelf_bench'),
+    'bench data': Command('bench', 'bench.data.accuracy', 'measure the accuracy of `data build` '
+                          'against ground truth', 'apc_shelf'),
+    'bench node': Command('bench', 'bench.node.cli', "measure the node's idle load and overhead",
+                          '--clicks 30'),
+    'dev record': Command('dev', 'bench.record', 'run a benchmark and record what it prints',
+                          'docs/results/10.json --title Shelf -- bench pairs apc_shelf'),
+    'dev results': Command('dev', 'bench.results', 'write docs/results.md from the records',
+                           'docs/results --out docs/results.md'),
+    'dev build': Command('dev', 'bench.data.throughput', 'time `data build` in one process and in '
+                         'several', 'scenes/kitchen --processes 4'),
+    'dev web': Command('dev', 'bench.web.cli', 'measure the load and the latency of the page',
+                       '--clicks 10'),
+    'dev fusion': Command('dev', 'bench.pairs.fusion', 'score a matcher that refines a simulated '
+                          'model', 'apc_shelf'),
 }
 
 
 def get_version() -> str:
-    """Return the version that is installed."""
+    """Return the installed version."""
     try:
-        return metadata.version('crosspoint_ros')
+        return metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
-        return 'is not installed; this is its source'
+        return 'unknown: run from the source tree'
 
 
-def format_overview() -> str:
-    """List the commands, a line each."""
+def format_overview(groups: Iterable[str] = ()) -> str:
+    """List the commands of some groups, by default those for users."""
+    shown = list(groups) or [name for name, (_, listed) in GROUPS.items() if listed]
     width = max(map(len, COMMANDS)) + 2
-    return '\n'.join(['usage: crosspoint COMMAND [OPTIONS]', '',
-                      *(f'  {name:{width}}{text}' for name, (_, text) in COMMANDS.items()), '',
-                      'crosspoint COMMAND --help tells the options; crosspoint --version the '
-                      'version.'])
+    lines = ['usage: crosspoint COMMAND [OPTIONS]']
+    for group in shown:
+        lines += ['', colour(GROUPS[group][0], BOLD)]
+        lines += [f'  {name:{width}}{command.summary}' for name, command in COMMANDS.items()
+                  if command.group == group]
+    codes = ', '.join(f'{code} {meaning}' for code, meaning in EXIT_CODES.items())
+    return '\n'.join([*lines, '', 'crosspoint COMMAND --help   options of a command',
+                      'crosspoint dev --help       benchmarks of the developers',
+                      'crosspoint --version        the installed version', '',
+                      f'exit codes: {codes}'])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 2 for one that does not exist."""
-    words = sys.argv[1:] if argv is None else argv
+    """Run a command; return its exit code."""
+    try:
+        code = dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:  # while the command is being imported, too
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has gone: nothing more to print, at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def dispatch(words: list[str]) -> int:
+    """Print the overview, or find the command and run it."""
     if words[:1] == ['--version']:
         print(f'crosspoint {get_version()}')
-        return 0
+        return ANSWERED
     if not words or words[0] in ('-h', '--help', 'help'):
         print(format_overview())
-        return 0 if words else 2
+        return ANSWERED if words else USAGE
     name = next((n for n in COMMANDS if words[:len(n.split())] == n.split()), None)
-    if name is None and words[1:] in ([], ['-h'], ['--help']) and any(
-            n.startswith(f'{words[0]} ') for n in COMMANDS):
-        print(format_overview())
-        return 0
-    if name is None:
-        print(f'crosspoint: there is no command {" ".join(words[:2])!r}\n\n{format_overview()}',
-              file=sys.stderr)
-        return 2
-    try:
+    if name is not None:
         return run_command(name, words[len(name.split()):])
-    except KeyboardInterrupt:  # while the command is being imported, too
-        return 130
+    if words[0] in GROUPS and words[1:] in ([], ['-h'], ['--help']):
+        print(format_overview([words[0]]))
+        return ANSWERED
+    typed = ' '.join(words[:2] if words[0] in GROUPS else words[:1])
+    moved = [n for n in COMMANDS if n.split()[-1] == typed.split()[-1]]  # to another group
+    print(f'crosspoint: unknown command {typed!r}{suggest(typed, moved or COMMANDS)}\n'
+          'crosspoint --help lists the commands', file=sys.stderr)
+    return USAGE
+
+
+def suggest(typed: str, known: Iterable[str]) -> str:
+    """Return `; did you mean …?` for the nearest known word, '' if none is near."""
+    near = difflib.get_close_matches(typed, known, n=1)
+    return f'; did you mean {near[0]}?' if near else ''
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that suggests the nearest option to a misspelt one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with 2."""
+        _, unrecognized, typed = message.partition('unrecognized arguments: ')
+        if unrecognized:
+            message += suggest(typed.split()[0].partition('=')[0], self._option_string_actions)
+        super().error(message)
+
+
+def build_parser(name: str, command: Command) -> argparse.ArgumentParser:
+    """Import the command's module, which declares its options."""
+    parser = Parser(prog=f'crosspoint {name}', description=command.summary,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    import_module(f'{PACKAGE}.{command.module}').add_arguments(parser)
+    example = f'example: crosspoint {name} {command.example}'
+    notes = [textwrap.fill(parser.epilog, 78)] if parser.epilog else []
+    parser.epilog = '\n\n'.join([example, *notes])
+    return parser
 
 
 def run_command(name: str, arguments: list[str]) -> int:
-    """Import the command's module, let it declare its options, and run it."""
-    module_name, text = COMMANDS[name]
+    """Run a command; an error that its user can mend is one line."""
+    command = COMMANDS[name]
+    log_to_stderr()
     try:
-        module = import_module(module_name)
+        args = build_parser(name, command).parse_args(arguments)
+        return int(import_module(f'{PACKAGE}.{command.module}').main(args))
     except ModuleNotFoundError as error:
-        print(f'crosspoint {name} needs {error.name}: {install_hint(error.name or "")}', file=sys.stderr)
-        return 1
-    parser = argparse.ArgumentParser(prog=f'crosspoint {name}', description=text)
-    module.add_arguments(parser)
-    try:
-        return int(module.main(parser.parse_args(arguments)))
+        if not (hint := install_hint(error.name or '')):
+            raise
+        print(f'crosspoint {name} needs {hint}', file=sys.stderr)
     # What the user gave: a path, an option, a matcher, a model that is too large for the machine.
     except (OSError, ValueError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
         print(f'crosspoint {name}: {error}', file=sys.stderr)
-        return 1
+    return FAILURE
 
 
 def install_hint(module: str) -> str:
-    """Say where a missing module comes from."""
-    if module.partition('.')[0] in ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'geometry_msgs',
-                                    'lifecycle_msgs', 'tf2_msgs'):
-        return 'source a ROS 2 distro, or run it in the environment that `make demo` sets up'
-    if module.startswith('crosspoint_ros.'):
-        return 'it is not part of this build; install the package, or build and source it'
-    return {'cv2': 'pip install "opencv-python-headless<5", or apt install python3-opencv',
-            'PIL': 'pip install pillow, or apt install python3-pil',
-            'aiohttp': 'apt install python3-aiohttp, or pip install aiohttp',
-            'rosbags': 'pip install rosbags'}.get(module, f'pip install {module}')
+    """Return what a missing module belongs to and how to get it, '' for a module of ours."""
+    top, _, rest = module.partition('.')
+    if top == PACKAGE and rest.partition('.')[0] not in ('msg', 'srv', 'action'):
+        return ''
+    ours = {'cv2': 'OpenCV: pip install "opencv-python-headless<5", or apt install python3-opencv',
+            'PIL': 'Pillow: pip install pillow, or apt install python3-pil',
+            'aiohttp': 'aiohttp: pip install aiohttp, or apt install python3-aiohttp',
+            'yaml': 'PyYAML: pip install pyyaml, or apt install python3-yaml',
+            **{name: f'{name}: pip install {name}' for name in ('numpy', 'tqdm', 'rosbags')}}
+    if top in ours:
+        return ours[top]
+    distros = sorted(Path('/opt/ros').glob('*/setup.sh'))
+    if distros and 'AMENT_PREFIX_PATH' not in os.environ:
+        return f'ROS 2, which is installed but not sourced: . {distros[-1]}'
+    return (f'ROS 2 ({module} is missing): source a distro with this package built in it; or, in '
+            'the repository, `make demo`, or `pip install -r requirements/kilted.txt` and then '
+            '`pip install .` again')
+
+
+# --- terminal -------------------------------------------------------------------------------------
+
+BOLD, RED, GREEN, YELLOW = '1', '31', '32', '33'
+
+
+def colour(text: str, code: str) -> str:
+    """Return the text in an ANSI colour if stdout is a terminal and NO_COLOR is not set."""
+    if os.environ.get('NO_COLOR') or os.environ.get('TERM') == 'dumb' or not sys.stdout.isatty():
+        return text
+    return f'\x1b[{code}m{text}\x1b[0m'
+
+
+class StderrHandler(logging.Handler):
+    """Prints log records to stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        tqdm = sys.modules.get('tqdm')
+        write = tqdm.tqdm.write if tqdm else print
+        write(self.format(record), file=sys.stderr)
+
+
+def log_to_stderr() -> None:
+    """Install the one handler of the package's logger."""
+    log = logging.getLogger(PACKAGE)
+    if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
+        log.addHandler(StderrHandler())
 
 
 if __name__ == '__main__':
