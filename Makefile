@@ -3,7 +3,7 @@
 DISTRO ?= kilted
 PYTHON ?= python3
 
-# What the caller's shell holds of another Python or ROS stays out of our environments.
+# Another Python or ROS in the caller's shell must not leak into our environments.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV _ROS_WHEELS_BOOTSTRAP_COMPLETE
 ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
 unexport LD_LIBRARY_PATH
@@ -35,7 +35,7 @@ help:
 	@echo 'make test-training  two steps of training with the real LLaMA-Factory, on this CPU'
 	@echo 'make smoke   the same builds, the smoke test alone'
 	@echo 'make lint    ruff and mypy'
-	@echo 'make results DATA=FOLDER  measure again what docs/results.md tells'
+	@echo 'make results DATA=FOLDER  measure the figures of docs/results.md again'
 	@echo 'make size    what the demo'"'"'s environment takes on disk'
 	@echo 'make clean   remove what these commands made'
 
@@ -47,20 +47,20 @@ test: pip-test colcon-smoke
 smoke: $(TEST_VENV)/.package-$(KIND) colcon-smoke
 	$(PYTEST) test/packaging/test_smoke.py
 
-# Three at a time, a file each: half of the tests wait for other processes most of the time.
+# Three at a time, a file each: half of the tests mostly wait for other processes.
 pip-test: $(TEST_VENV)/.package-$(KIND)
 	$(PYTEST) -n 3 --dist loadfile test
 
-# PyTorch and transformers lie beside the test environment, not in it: the rest is tested without.
+# PyTorch and transformers are not in the test environment: all other tests run without them.
 test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
   $(CROPOND)/transformers-oldest/.installed $(CROPOND)/transformers-newest/.installed \
   $(CROPOND)/bitsandbytes/.installed
-	rm -rf $(CROPOND)/taught  # what the tests teach on the oldest, the newest reads
+	rm -rf $(CROPOND)/taught  # trained on the oldest, read on the newest
 	for end in oldest newest; do \
 	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch:$(CURDIR)/$(CROPOND)/bitsandbytes \
 	  CROSSPOINT_TAUGHT=$(CURDIR)/$(CROPOND)/taught CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -n 2 --dist loadfile -o faulthandler_timeout=400 test/matchers/cropond test/bench/test_latency_baseline.py || exit 1; done
 
-# LLaMA-Factory wants another transformers than the matcher's newest: an environment of its own.
+# LLaMA-Factory needs another transformers than the matcher's newest: a separate environment.
 test-training: $(TRAINING)/.installed
 	PYTHONPATH=$(CURDIR):$(CURDIR)/test/fakes/training OMP_NUM_THREADS=1 \
 	  $(TRAINING)/bin/python -m pytest -o faulthandler_timeout=400 test/data/test_llamafactory_real.py
@@ -71,7 +71,7 @@ $(TRAINING)/.installed: requirements/training.txt
 	$(TRAINING)/bin/python -m pip install -q --no-deps -r $<
 	@touch $@
 
-# What it needs lies beside it: pip would fetch another PyTorch.
+# Without its dependencies: pip would fetch another PyTorch.
 $(CROPOND)/bitsandbytes/.installed: private ONLY := --no-deps
 $(CROPOND)/%/.installed: requirements/%.txt $(TEST_VENV)/.wheels-$(KIND)
 	@echo '== $* into $(@D): half a minute, once'
@@ -121,7 +121,7 @@ clean:
 preflight:
 	@scripts/preflight.sh '$(PYTHON)' '$(DISTRO)'
 
-# A stamp stands in the environment it speaks of, and names what it was made from.
+# A stamp is in the environment that it is for; its name holds what it was made from.
 $(VENV)/.wheels-$(KIND): requirements/$(DISTRO).txt requirements/python.txt | preflight
 	@echo '== the ROS 2 $(DISTRO) wheels into $(VENV): about half a minute, once'
 	$(PYTHON) -m venv --clear $(VENV)
@@ -136,7 +136,7 @@ $(TEST_VENV)/.wheels-$(KIND): requirements/$(DISTRO).txt requirements/python.txt
 	@touch $@
 
 %/.package-$(KIND): %/.wheels-$(KIND) $(SOURCES)
-	@echo '== this package into $*, its messages compiled: 20 seconds, or 5 when only Python changed'
+	@echo '== this package into $*, with its messages compiled: 20 seconds, or 5 when only Python changed'
 	$*/bin/python -m pip install -q --no-deps .
 	@touch $@
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What it is given are arguments of bringup.launch.py; a first word without := is a command instead.
+# Arguments go to bringup.launch.py; if the first has no := they are a command to run instead.
 set -e
 . "/opt/ros/$ROS_DISTRO/setup.bash"
 . /ws/install/setup.bash

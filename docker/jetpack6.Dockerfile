@@ -18,13 +18,13 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
     python3-colcon-common-extensions python3-rosdep ros-humble-ros-base \
  && rosdep init && rm -rf /var/lib/apt/lists/*
 
-# What takes longest first. NumPy stays 1: apt's cv2 and cv_bridge are built against it.
+# The slowest layer first. NumPy stays 1: apt's cv2 and cv_bridge are built against it.
 RUN pip3 install --no-cache-dir --extra-index-url "$TORCH_INDEX" "torch==$TORCH" \
     "transformers>=4.57,<6" "numpy>=1.21.6,<2"
 
 WORKDIR /ws
 COPY . src/crosspoint_ros
-# RViz stays on the desk; opencv-python comes from apt, never from pip.
+# RViz runs on the desktop; OpenCV comes from apt, never from pip.
 RUN apt-get update && rosdep update --rosdistro humble \
  && rosdep install -y --from-paths src --ignore-src --rosdistro humble --skip-keys "rviz2" \
  && . /opt/ros/humble/setup.bash && colcon build --cmake-args -DBUILD_TESTING=OFF \

@@ -18,14 +18,14 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
     python3-colcon-common-extensions python3-rosdep ros-jazzy-ros-base \
  && rosdep init && rm -rf /var/lib/apt/lists/*
 
-# What takes longest first. This image is ours alone, so pip may write beside apt; NumPy stays 1:
-# apt's cv2 and cv_bridge are built against it.
+# The slowest layer first. pip may install next to apt, since nothing else uses this image; NumPy
+# stays 1: apt's cv2 and cv_bridge are built against it.
 RUN pip3 install --no-cache-dir --break-system-packages --extra-index-url "$TORCH_INDEX" \
     "torch==$TORCH" "transformers>=4.57,<6" "numpy>=1.26.4,<2"
 
 WORKDIR /ws
 COPY . src/crosspoint_ros
-# RViz stays on the desk; opencv-python comes from apt, never from pip.
+# RViz runs on the desktop; OpenCV comes from apt, never from pip.
 RUN apt-get update && rosdep update --rosdistro jazzy \
  && rosdep install -y --from-paths src --ignore-src --rosdistro jazzy --skip-keys "rviz2" \
  && . /opt/ros/jazzy/setup.bash && colcon build --cmake-args -DBUILD_TESTING=OFF \

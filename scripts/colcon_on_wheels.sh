@@ -1,7 +1,7 @@
 #!/bin/sh
 # Usage: colcon_on_wheels.sh VENV WORKSPACE build|test [colcon's own arguments]
 # Runs colcon on this repository against the ROS 2 wheels in VENV, as a distro's colcon would;
-# tf2_msgs is built beside it, since the wheels have none.
+# tf2_msgs is built with it, since the wheels have none.
 set -eu
 venv=$(cd "$1" && pwd)
 mkdir -p "$2"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Usage: preflight.sh PYTHON DISTRO. Says what this machine lacks for a build against the wheels.
+# Usage: preflight.sh PYTHON DISTRO. Lists what this machine lacks to build against the wheels.
 set -u
 python=$1
 distro=$2
@@ -21,7 +21,7 @@ python_has() { "$python" -c "import $1" 2>/dev/null; }
 command -v "$python" >/dev/null || refuse \
   "no '$python' on the PATH: apt install python3, or make PYTHON=python3.12 ..."
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || refuse \
-  "'$python' does not run (above is what it said): name another, make PYTHON=/path/to/python3.12 ..."
+  "'$python' does not run (its output is above): name another, make PYTHON=/path/to/python3.12 ..."
 case $version in
   3.10 | 3.11 | 3.12 | 3.13) ;;
   *) refuse "'$python' is Python $version, the ROS 2 wheels are for 3.10 to 3.13: make PYTHON=python3.12 ..." ;;
