@@ -1,4 +1,4 @@
-"""What the demo tells: each answer against the truth, as a row, a picture and a sum."""
+"""What the demo tells: each answer against the truth, as a row, an image and a sum."""
 from __future__ import annotations
 
 import math
@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from crosspoint_ros.bench.pairs.known_scene import Affordance, Moment, Recording
+from crosspoint_ros.bench.pairs.known_scene import FrameKey, KnownScene, LabelledPoint
 from crosspoint_ros.bench.scene import Outcome
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.core.visualization import (
+    concatenate_images,
     draw_clicked,
-    draw_found,
-    draw_refused,
-    side_by_side,
-    write_png,
+    draw_match,
+    draw_refusal,
+    write_image,
 )
 
 WRONG_PX = 20.0  # an accepted answer further off than this is wrong, not imprecise
-WHY = {
+REFUSAL_LABELS = {
     Code.NOT_VISIBLE: 'not visible', Code.LOW_CONFIDENCE: 'not confident',
     Code.INCONSISTENT: 'geometry contradicts', Code.NO_IMAGE: 'no image', Code.STALE: 'too old',
     Code.NO_TF: 'no pose', Code.TIMEOUT: 'took too long', Code.MATCHER_FAILED: 'matcher failed',
@@ -34,7 +34,7 @@ def stamp_ns(message: Any) -> int:
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 
-def judge(recording: Recording, result: Any, affordance: Affordance, ms: float) -> list[Outcome]:
+def score_result(recording: KnownScene, result: Any, affordance: LabelledPoint, ms: float) -> list[Outcome]:
     """Compare a QueryResult with the truth: one Outcome per other camera.
 
     A point that is hidden by no more than 2 px counts as visible where it was found.
@@ -45,10 +45,10 @@ def judge(recording: Recording, result: Any, affordance: Affordance, ms: float) 
         error_3d_mm = 1000 * math.dist((at.x, at.y, at.z), affordance.point_base_m)
     outcomes = []
     for answer in result.correspondences:
-        moment = recording.played(answer.found.camera, stamp_ns(answer))
-        seen, accepted = affordance.seen[moment], answer.verdict != answer.REFUSED
+        moment = recording.find_frame(answer.found.camera, stamp_ns(answer))
+        seen, accepted = affordance.projections[moment], answer.verdict != answer.REFUSED
         visible = seen.visible or (
-            accepted and recording.borders(moment, affordance.point_base_m))
+            accepted and recording.is_near_occlusion_edge(moment, affordance.point_base_m))
         found_px = (answer.found.x, answer.found.y)
         outcomes.append(Outcome(
             name=affordance.name, camera=moment.camera, stamp_ns=moment.stamp_ns,
@@ -56,10 +56,10 @@ def judge(recording: Recording, result: Any, affordance: Affordance, ms: float) 
             sure=answer.verdict == answer.SURE, confidence=answer.confidence, found_px=found_px,
             error_px=math.dist(found_px, seen.pixel), error_3d_mm=error_3d_mm,
             first_on_pair=False, ms=ms, code=answer.status.code, reason=answer.status.message))
-    return outcomes or [_refused_as_a_whole(result, affordance, ms)]
+    return outcomes or [_score_rejected(result, affordance, ms)]
 
 
-def _refused_as_a_whole(result: Any, affordance: Affordance, ms: float) -> Outcome:
+def _score_rejected(result: Any, affordance: LabelledPoint, ms: float) -> Outcome:
     return Outcome(
         name=affordance.name, camera='all', stamp_ns=stamp_ns(result), angle_deg=math.nan,
         visible=True, accepted=False, sure=False, confidence=math.nan,
@@ -72,7 +72,7 @@ def is_wrong(outcome: Outcome) -> bool:
     return outcome.accepted and not (outcome.visible and outcome.error_px <= WRONG_PX)
 
 
-def verdict(outcome: Outcome) -> str:
+def format_verdict(outcome: Outcome) -> str:
     """Say in a few words what came of it, and whether that is right."""
     if outcome.accepted and not outcome.visible:
         return 'WRONG: answered, but not visible there'
@@ -80,34 +80,34 @@ def verdict(outcome: Outcome) -> str:
         return f'WRONG: answered {outcome.error_px:.0f} px off'
     if outcome.accepted:
         return 'sure' if outcome.sure else 'to be checked'
-    why = WHY.get(Code(outcome.code), 'refused')
+    why = REFUSAL_LABELS.get(Code(outcome.code), 'refused')
     return f'{"wrongly" if outcome.visible else "rightly"} refused: {why}'
 
 
-def header() -> str:
+def format_header() -> str:
     """Return the head of the table."""
     return COLUMNS.format('point', 'clicked', 'in', 'found', 'off by', '3D off', 'conf.',
                           'verdict', 'ms')
 
 
-def row(outcome: Outcome, affordance: Affordance, index: int) -> str:
+def format_row(outcome: Outcome, affordance: LabelledPoint, index: int) -> str:
     """Return one line of the table; what belongs to the whole click stands in its first line."""
     x, y = affordance.pixel
     first = index == 0
     return COLUMNS.format(
         outcome.name if first else '', f'({x:.0f}, {y:.0f})' if first else '', outcome.camera,
         f'({outcome.found_px[0]:.1f}, {outcome.found_px[1]:.1f})' if outcome.accepted else '-',
-        _number(outcome.error_px, '{:.1f} px') if outcome.accepted else '-',
-        _number(outcome.error_3d_mm, '{:.1f} mm') if first else '',
-        _number(outcome.confidence, '{:.2f}'), verdict(outcome),
+        _format_number(outcome.error_px, '{:.1f} px') if outcome.accepted else '-',
+        _format_number(outcome.error_3d_mm, '{:.1f} mm') if first else '',
+        _format_number(outcome.confidence, '{:.2f}'), format_verdict(outcome),
         f'{outcome.ms:.0f}' if first else '').rstrip()
 
 
-def _number(value: float, form: str) -> str:
+def _format_number(value: float, form: str) -> str:
     return form.format(value) if math.isfinite(value) else '-'
 
 
-def summary(outcomes: list[Outcome]) -> str:
+def format_summary(outcomes: list[Outcome]) -> str:
     """Sum the table up."""
     visible = [o for o in outcomes if o.visible]
     hidden = [o for o in outcomes if not o.visible]
@@ -117,51 +117,51 @@ def summary(outcomes: list[Outcome]) -> str:
     mm = [o.error_3d_mm for o in clicks if math.isfinite(o.error_3d_mm)]
     lines = [
         f'{len(visible)} views show the point: found in {len(right)} ({sum(o.sure for o in right)} '
-        f'of them sure), median {_median([o.error_px for o in right], "px")} off; refused in '
+        f'of them sure), median {_format_median([o.error_px for o in right], "px")} off; refused in '
         f'{sum(not o.accepted for o in visible)}',
         f'{len(hidden)} views do not show it: rightly refused in '
         f'{sum(not o.accepted for o in hidden)}',
-        f'{len(mm)} of {len(clicks)} clicks have a 3D target, median {_median(mm, "mm")} off; '
-        f'a click takes {_median([o.ms for o in clicks], "ms")}',
+        f'{len(mm)} of {len(clicks)} clicks have a 3D target, median {_format_median(mm, "mm")} off; '
+        f'a click takes {_format_median([o.ms for o in clicks], "ms")}',
         f'wrongly answered: {wrong}' + (' (look at their pictures)' if wrong else ''),
     ]
     return '\n'.join(lines)
 
 
-def _median(values: list[float], unit: str) -> str:
+def _format_median(values: list[float], unit: str) -> str:
     return f'{np.median(values):.1f} {unit}' if values else f'- {unit}'
 
 
-def picture(recording: Recording, result: Any, affordance: Affordance, file: Path) -> None:
+def draw_result(recording: KnownScene, result: Any, affordance: LabelledPoint, file: Path) -> None:
     """Write the views of a click side by side, taken from the recording at the stamps answered."""
-    clicked = recording.played(result.clicked.camera, stamp_ns(result.clicked))
-    images = [draw_clicked(recording.view(clicked).image, (result.clicked.x, result.clicked.y),
+    clicked = recording.find_frame(result.clicked.camera, stamp_ns(result.clicked))
+    images = [draw_clicked(recording.read_view(clicked).image, (result.clicked.x, result.clicked.y),
                            f'clicked: {affordance.name}')]
-    titles = [_title(recording, clicked)]
-    outcomes = judge(recording, result, affordance, 0.0)
+    titles = [_format_title(recording, clicked)]
+    outcomes = score_result(recording, result, affordance, 0.0)
     for answer, outcome in zip(result.correspondences, outcomes, strict=False):
-        moment = Moment(outcome.camera, outcome.stamp_ns)
-        images.append(_answer(recording, answer, affordance, outcome))
-        titles.append(_title(recording, moment))
-    lifted = _number(outcomes[0].error_3d_mm, '3D target {:.1f} mm off')
+        moment = FrameKey(outcome.camera, outcome.stamp_ns)
+        images.append(_draw_answer(recording, answer, affordance, outcome))
+        titles.append(_format_title(recording, moment))
+    lifted = _format_number(outcomes[0].error_3d_mm, '3D target {:.1f} mm off')
     footer = f'{affordance.name}: {lifted if result.has_target else "no 3D target"}.  ' \
              'White cross: where the point really is.'
-    write_png(file, side_by_side(images, titles, footer))
+    write_image(file, concatenate_images(images, titles, footer))
 
 
-def _title(recording: Recording, moment: Moment) -> str:
-    seconds = (moment.stamp_ns - recording.moments[0].stamp_ns) / 1e9
+def _format_title(recording: KnownScene, moment: FrameKey) -> str:
+    seconds = (moment.stamp_ns - recording.frames[0].stamp_ns) / 1e9
     return f'{moment.camera}, {seconds:.2f} s'
 
 
-def _answer(recording: Recording, answer: Any, affordance: Affordance, outcome: Outcome) -> Any:
-    moment = Moment(outcome.camera, outcome.stamp_ns)
-    view, seen = recording.view(moment), affordance.seen[moment]
+def _draw_answer(recording: KnownScene, answer: Any, affordance: LabelledPoint, outcome: Outcome) -> Any:
+    moment = FrameKey(outcome.camera, outcome.stamp_ns)
+    view, seen = recording.read_view(moment), affordance.projections[moment]
     truth = seen.pixel if view.intrinsics.contains(seen.pixel) else None
     if not outcome.accepted:
         how = 'rightly' if not outcome.visible else 'wrongly'
-        return draw_refused(view.image, f'{how} refused: {outcome.reason}', truth)
-    text = (f'found, {verdict(outcome)}, confidence {outcome.confidence:.2f}, '
+        return draw_refusal(view.image, f'{how} refused: {outcome.reason}', truth)
+    text = (f'found, {format_verdict(outcome)}, confidence {outcome.confidence:.2f}, '
             f'{outcome.error_px:.1f} px off')
-    return draw_found(view.image, outcome.found_px, text, outcome.sure,
-                      np.reshape(answer.covariance_px2, (2, 2)), truth=truth)
+    return draw_match(view.image, outcome.found_px, text, outcome.sure,
+                      np.reshape(answer.covariance_px2, (2, 2)), ground_truth=truth)

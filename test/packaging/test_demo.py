@@ -19,11 +19,19 @@ import pytest
 import yaml
 from crosspoint_ros.msg import Correspondence, GraspTarget, ImagePoint, QueryResult, Status
 
-from crosspoint_ros.bench.pairs.known_scene import Recording
+from crosspoint_ros.bench.pairs.known_scene import KnownScene
 from crosspoint_ros.bench.scene import Outcome
 from crosspoint_ros.core.datatypes import Code
-from crosspoint_ros.demo.report import header, is_wrong, judge, picture, row, summary, verdict
-from crosspoint_ros.demo.run import TICK_NS, is_free, page
+from crosspoint_ros.demo.report import (
+    draw_result,
+    format_header,
+    format_row,
+    format_summary,
+    format_verdict,
+    is_wrong,
+    score_result,
+)
+from crosspoint_ros.demo.run import TICK_NS, is_port_free, serve_page
 from crosspoint_ros.scenes import KITCHEN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +58,7 @@ def refused(code=Code.NOT_VISIBLE, **changes):
     (refused(Code.LOW_CONFIDENCE), 'wrongly refused: not confident', False),
 ])
 def test_a_verdict_says_whether_answer_or_refusal_was_right(what, expected, wrong):
-    assert verdict(what) == expected
+    assert format_verdict(what) == expected
     assert is_wrong(what) == wrong
 
 
@@ -58,21 +66,21 @@ def test_images_of_later_rounds_are_those_of_the_recording():
     hz = yaml.safe_load((ROOT / 'config/demo.yaml').read_text())['play_bag'][
         'ros__parameters']['clock_hz']
     assert 1e9 / hz == TICK_NS
-    recording = Recording(KITCHEN, TICK_NS)
-    assert recording.played('front', START_NS + 3 * 5_840_000_000 + 10**9) == (
+    recording = KnownScene(KITCHEN, TICK_NS)
+    assert recording.find_frame('front', START_NS + 3 * 5_840_000_000 + 10**9) == (
         'front', START_NS + 10**9)
     with pytest.raises(KeyError):
-        recording.played('front', START_NS + 5_900_000_000)
+        recording.find_frame('front', START_NS + 5_900_000_000)
 
 
 @pytest.mark.parametrize('code', [c for c in Code if c not in (Code.OK, Code.PARTIAL)])
 def test_every_refusal_has_words(code):
-    assert verdict(refused(code)) != 'wrongly refused: '
+    assert format_verdict(refused(code)) != 'wrongly refused: '
 
 
 @pytest.fixture(scope='module')
 def kitchen():
-    return Recording(KITCHEN)
+    return KnownScene(KITCHEN)
 
 
 @pytest.fixture
@@ -109,7 +117,7 @@ def result(handle):
 
 
 def test_an_answer_is_measured_against_the_truth_of_its_own_image(kitchen, result, handle):
-    side, wrist = judge(kitchen, result, handle, 12.0)
+    side, wrist = score_result(kitchen, result, handle, 12.0)
     assert (side.camera, side.accepted, side.sure) == ('side', True, True)
     assert side.error_px == pytest.approx(5.0)
     assert side.error_3d_mm == pytest.approx(5.0)
@@ -120,13 +128,13 @@ def test_an_answer_is_measured_against_the_truth_of_its_own_image(kitchen, resul
 
 def test_a_query_that_is_refused_as_a_whole_has_a_row_too(kitchen, handle):
     result = QueryResult(status=Status(code=Status.TIMEOUT, message='10.0 s, the limit is 10 s'))
-    (only,) = judge(kitchen, result, handle, 1.0)
-    assert verdict(only) == 'wrongly refused: took too long'
+    (only,) = score_result(kitchen, result, handle, 1.0)
+    assert format_verdict(only) == 'wrongly refused: took too long'
 
 
 def test_rows_stand_under_the_header(kitchen, result, handle):
-    lines = [row(o, handle, i) for i, o in enumerate(judge(kitchen, result, handle, 12.0))]
-    at = header().index('verdict')
+    lines = [format_row(o, handle, i) for i, o in enumerate(score_result(kitchen, result, handle, 12.0))]
+    at = format_header().index('verdict')
     assert lines[0][at:].split()[0] == 'sure'
     assert lines[1][at:].startswith('wrongly refused')
     assert '(122, 227)' in lines[0]
@@ -134,14 +142,14 @@ def test_rows_stand_under_the_header(kitchen, result, handle):
 
 
 def test_the_picture_shows_all_views_of_the_click(result, handle, kitchen, tmp_path):
-    picture(kitchen, result, handle, tmp_path / 'click.png')
+    draw_result(kitchen, result, handle, tmp_path / 'click.png')
     height, width = cv2.imread(str(tmp_path / 'click.png')).shape[:2]
     assert width >= 3 * 640
     assert height > 480
 
 
 def test_the_summary_counts_wrong_answers_apart_from_refusals():
-    told = summary([GOOD, outcome(sure=False), refused(), refused(visible=False),
+    told = format_summary([GOOD, outcome(sure=False), refused(), refused(visible=False),
                     outcome(visible=False), outcome(error_px=99.0)])
     assert '4 views show the point: found in 2 (1 of them sure)' in told
     assert 'refused in 1' in told
@@ -175,7 +183,7 @@ def test_without_aiohttp_the_demo_says_what_to_install_and_goes_on(tmp_path, mon
     (tmp_path / 'aiohttp.py').write_text(
         "raise ModuleNotFoundError('No module named aiohttp', name='aiohttp')")
     monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=os.pathsep)
-    with page(tmp_path) as check:
+    with serve_page(tmp_path) as check:
         check()
     assert 'apt install python3-aiohttp' in capsys.readouterr().out
 
@@ -183,10 +191,10 @@ def test_without_aiohttp_the_demo_says_what_to_install_and_goes_on(tmp_path, mon
 def test_the_page_takes_another_port_where_its_own_is_taken(tmp_path, capsys):
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if is_free(8088):
+        if is_port_free(8088):
             taken.bind(('127.0.0.1', 8088))
             taken.listen()
-        with page(tmp_path):
+        with serve_page(tmp_path):
             address = re.search(r'http://127\.0\.0\.1:(\d+)/', capsys.readouterr().out)
             assert int(address[1]) not in (0, 8088)
             assert urlopen(address[0], timeout=10).status == 200

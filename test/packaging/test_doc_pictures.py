@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import raycast_scenes
 
-from crosspoint_ros.bench.pairs.known_scene import Recording
+from crosspoint_ros.bench.pairs.known_scene import KnownScene
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.core.visualization import overlays, side_by_side, write_png
+from crosspoint_ros.core.visualization import concatenate_images, draw_result, write_image
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.scenes import KITCHEN
 
@@ -43,7 +43,7 @@ CASES = {
 
 @pytest.fixture(scope='module')
 def recording():
-    return Recording(KITCHEN)
+    return KnownScene(KITCHEN)
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -55,14 +55,14 @@ def test_each_verdict_of_the_documentation_can_be_seen(recording, name):
     clicked, other = (taken(recording.view(m)) for m in (affordance.clicked, moment))
     limits = Limits()
     located = locate(clicked, [other], affordance.pixel, load_matcher('xfeat'), limits)
-    answer = located.answers[0]
+    answer = located.correspondences[0]
     assert (Code.OK if answer.rejected is None else answer.rejected.code) == code
     assert sure == (code == Code.OK and answer.match.confidence >= limits.sure_confidence)
-    drawn = {view.camera: rgb for view, rgb in overlays(located, {'front', 'side'}, limits)}
-    row = side_by_side([drawn['front'], drawn['side']], ['front: clicked', 'side'])
+    drawn = {view.camera: rgb for view, rgb in draw_result(located, {'front', 'side'}, limits)}
+    row = concatenate_images([drawn['front'], drawn['side']], ['front: clicked', 'side'])
     width_px = round(row.shape[1] * HEIGHT_PX / row.shape[0])
     FOLDER.mkdir(parents=True, exist_ok=True)
-    write_png(FOLDER / f'verdict_{name}.png',
+    write_image(FOLDER / f'verdict_{name}.png',
               cv2.resize(row, (width_px, HEIGHT_PX), interpolation=cv2.INTER_AREA))
     shown = cv2.imread(str(ROOT / 'docs' / 'images' / f'verdict_{name}.jpg'))
     assert shown is not None, f'docs/images/verdict_{name}.jpg: make it from {FOLDER}'

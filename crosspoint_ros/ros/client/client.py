@@ -19,42 +19,42 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from crosspoint_ros.action import Correspond
-from crosspoint_ros.core.visualization import side_by_side, write_png
+from crosspoint_ros.core.visualization import concatenate_images, write_image
 from crosspoint_ros.msg import Correspondence, QueryResult
-from crosspoint_ros.ros.conversions import rgb_from_image, time_msg
+from crosspoint_ros.ros.conversions import rgb_from_image, time_from_ns
 
-__all__ = ['Client', 'click', 'sentence']
+__all__ = ['Client', 'click', 'format_result']
 
-NODE = '/crosspoint'
-DISCOVERY_S = 10.0  # rarely, two processes take some seconds to find each other
-ANSWER_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
+NODE_NAME = '/crosspoint'
+DISCOVERY_TIMEOUT_S = 10.0  # rarely, two processes take some seconds to find each other
+RESULT_TIMEOUT_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
 
 
-def click(camera: str, x: float, y: float, node: str = NODE,
-          picture: Path | None = None, instruction: str = '') -> QueryResult:
+def click(camera: str, x: float, y: float, node: str = NODE_NAME,
+          image_path: Path | None = None, instruction: str = '') -> QueryResult:
     """Click on the newest image of a camera, once, and return what the node answers.
 
     `picture` names a PNG for the node's overlays, side by side. With an instruction ("the drawer
     handle") the matcher finds the pixel, and x and y are NaN. Raises TimeoutError if no node of
-    that name is there, or it does not answer; `NotDrawn` if only the picture did not come.
+    that name is there, or it does not answer; `OverlayTimeout` if only the picture did not come.
     """
     with Client(node) as client:
-        client.wait_for_answers(DISCOVERY_S)
-        overlays = client.watch_overlays() if picture else {}
+        client.wait_until_reachable(DISCOVERY_TIMEOUT_S)
+        overlays = client.subscribe_overlays() if image_path else {}
         result = client.click(camera, x, y, instruction=instruction)
         # A query that was refused before it had images has nothing to draw.
-        if picture and result.correspondences:
+        if image_path and result.correspondences:
             cameras = [camera, *(c.found.camera for c in result.correspondences
                                  if c.header.stamp.sec or c.header.stamp.nanosec)]
             try:
                 client.wait_for(lambda: overlays.keys() >= set(cameras), 'drawn its overlays')
             except TimeoutError as late:
-                raise NotDrawn(f'{late}; {picture} was not written', result) from late
-            write_png(picture, side_by_side([overlays[c] for c in cameras], cameras))
+                raise OverlayTimeout(f'{late}; {image_path} was not written', result) from late
+            write_image(image_path, concatenate_images([overlays[c] for c in cameras], cameras))
         return result
 
 
-class NotDrawn(TimeoutError):  # noqa: N818  (told to the user in one sentence)
+class OverlayTimeout(TimeoutError):  # noqa: N818  (told to the user in one sentence)
     """The node answered, but its overlays did not come; `result` is the answer."""
 
     def __init__(self, message: str, result: QueryResult) -> None:
@@ -65,7 +65,7 @@ class NotDrawn(TimeoutError):  # noqa: N818  (told to the user in one sentence)
 class Client:
     """A connection to one crosspoint node; for many clicks, since finding it takes a moment."""
 
-    def __init__(self, node: str = NODE) -> None:
+    def __init__(self, node: str = NODE_NAME) -> None:
         """Join the graph; nothing is waited for yet."""
         self._name = node
         self._context = Context()
@@ -99,7 +99,7 @@ class Client:
         while time.monotonic() < end_s:
             check()
             if self._state.service_is_ready():
-                state = self._ask_state()
+                state = self._query_state()
                 if state == 'active' and self._action.server_is_ready():
                     return
                 if state == 'finalized':
@@ -111,7 +111,7 @@ class Client:
                   if state == 'unconfigured' else f'ros2 lifecycle set {self._name} activate')
         raise TimeoutError(f'{self._name} is {state} after {timeout_s:g} s: {advice}')
 
-    def wait_for_answers(self, timeout_s: float) -> None:
+    def wait_until_reachable(self, timeout_s: float) -> None:
         """Wait until the node is active, or at least there to say why it cannot be."""
         try:
             self.wait_until_active(timeout_s)
@@ -119,7 +119,7 @@ class Client:
             if not self._action.server_is_ready():
                 raise
 
-    def _ask_state(self) -> str:
+    def _query_state(self) -> str:
         try:
             reply = self._wait(self._state.call_async(GetState.Request()), 1.0, 'told its state')
         except TimeoutError:
@@ -127,14 +127,14 @@ class Client:
         return str(reply.current_state.label)
 
     def click(self, camera: str, x: float, y: float, stamp_ns: int = 0,
-              timeout_s: float = ANSWER_S, instruction: str = '') -> QueryResult:
+              timeout_s: float = RESULT_TIMEOUT_S, instruction: str = '') -> QueryResult:
         """Click a pixel of the image with that stamp (0: the newest) and wait for the answer.
 
         With an instruction the pixel is not looked at: the matcher finds what it names.
         Raises TimeoutError, or RuntimeError if the node does not take the goal.
         """
         self.wait_for(self._action.server_is_ready, 'offered its action')
-        goal = Correspond.Goal(camera=camera, stamp=time_msg(stamp_ns), x=float(x), y=float(y),
+        goal = Correspond.Goal(camera=camera, stamp=time_from_ns(stamp_ns), x=float(x), y=float(y),
                                instruction=instruction)
         handle = self._wait(self._action.send_goal_async(goal), timeout_s, 'taken the click')
         if not handle.accepted:
@@ -143,12 +143,12 @@ class Client:
         result: QueryResult = reply.result.result
         return result
 
-    def on_result(self, callback: Callable[[QueryResult], None]) -> None:
+    def subscribe_results(self, callback: Callable[[QueryResult], None]) -> None:
         """Call back with every result of the node, whoever asked; the last one comes at once."""
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._node.create_subscription(QueryResult, f'{self._name}/result', callback, latched)
 
-    def watch_overlays(self) -> dict[str, Any]:
+    def subscribe_overlays(self) -> dict[str, Any]:
         """Subscribe to the node's overlays; they come into the dict, RGB by camera."""
         seen: dict[str, Any] = {}
         begins, ends = f'{self._name}/', '/overlay'
@@ -166,10 +166,10 @@ class Client:
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Let callbacks run until the condition holds; raise TimeoutError if it does not."""
-        end_s = time.monotonic() + DISCOVERY_S
+        end_s = time.monotonic() + DISCOVERY_TIMEOUT_S
         while not condition():
             if time.monotonic() > end_s:
-                raise TimeoutError(f'{self._name} has not {what} after {DISCOVERY_S:g} s')
+                raise TimeoutError(f'{self._name} has not {what} after {DISCOVERY_TIMEOUT_S:g} s')
             self.spin(0.05)
 
     def spin(self, seconds: float) -> None:
@@ -185,7 +185,7 @@ class Client:
         return future.result()
 
 
-def sentence(result: QueryResult) -> str:
+def format_result(result: QueryResult) -> str:
     """Tell a result in lines that a person can read."""
     clicked = result.clicked
     lines = [f'{clicked.camera} ({clicked.x:.1f}, {clicked.y:.1f})']
@@ -215,7 +215,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--instruction', default='', metavar='WORDS',
                         help='instead of x and y: what to find there, "the drawer handle"')
     parser.add_argument('--picture', type=Path, help='PNG to draw the views into')
-    parser.add_argument('--node', default=NODE, help=f'name of the node (default: {NODE})')
+    parser.add_argument('--node', default=NODE_NAME, help=f'name of the node (default: {NODE_NAME})')
 
 
 def main(args: argparse.Namespace) -> int:
@@ -224,12 +224,12 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError('give a pixel, X and Y, or --instruction; one of the two')
     try:
         result = click(args.camera, args.x, args.y, args.node, args.picture, args.instruction)
-    except NotDrawn as late:
-        print(f'{sentence(late.result)}\n{late}')
+    except OverlayTimeout as late:
+        print(f'{format_result(late.result)}\n{late}')
         return 1
     except (TimeoutError, RuntimeError) as error:
         print(error)
         return 1
-    print(sentence(result))
+    print(format_result(result))
     accepted = any(a.verdict != Correspondence.REFUSED for a in result.correspondences)
     return 0 if accepted else 1

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from crosspoint_ros.ros.config import Config, ConfigError
-from crosspoint_ros.ros.conversions import stamp_ns
-from crosspoint_ros.ros.doctor.finding import Finding, Sign, listed
-from crosspoint_ros.ros.doctor.snapshot import CameraSeen, Seen
+from crosspoint_ros.ros.conversions import stamp_to_ns
+from crosspoint_ros.ros.doctor.finding import Finding, FindingCode, join_names
+from crosspoint_ros.ros.doctor.snapshot import CameraSnapshot, Snapshot
 
-CURES = {
+STATE_CURES = {
     'unconfigured': 'ros2 lifecycle set {node} configure, then activate (or autostart: true); if '
                     'that fails, the log of the node says why',
     'inactive': 'ros2 lifecycle set {node} activate',
@@ -20,178 +20,178 @@ CURES = {
 }
 
 
-def no_node(seen: Seen) -> Iterator[Finding]:
+def check_node_exists(snapshot: Snapshot) -> Iterator[Finding]:
     """Nobody of that name is on the graph."""
-    if seen.node.there or seen.node.answers:  # names may come later than services
+    if snapshot.node.count or snapshot.node.is_responding:  # names may come later than services
         return
-    nodes = seen.around.nodes
-    near = difflib.get_close_matches(seen.node.name, nodes, n=3)
+    nodes = snapshot.graph.nodes
+    near = difflib.get_close_matches(snapshot.node.name, nodes, n=3)
     tried = f'; did you mean --node {" or ".join(near)}?' if near else ''
-    transport = seen.around.transport or 'the default transport'
+    transport = snapshot.graph.transport or 'the default transport'
     yield Finding(
-        Sign.NO_NODE,
-        f'there is no node {seen.node.name}; the others here: {listed(nodes)}',
+        FindingCode.NO_NODE,
+        f'there is no node {snapshot.node.name}; the others here: {join_names(nodes)}',
         f'start crosspoint_node, or name it with --node{tried} What runs in another ROS_DOMAIN_ID '
-        f'(here {seen.around.domain}), with another RMW_IMPLEMENTATION (here {seen.around.rmw}), '
+        f'(here {snapshot.graph.domain}), with another RMW_IMPLEMENTATION (here {snapshot.graph.rmw}), '
         f'behind ROS_LOCALHOST_ONLY, or with FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA when we are not '
         f'(here {transport}), cannot be seen from here')
 
 
-def other_node(seen: Seen) -> Iterator[Finding]:
+def check_node_type(snapshot: Snapshot) -> Iterator[Finding]:
     """The node of that name is of another kind."""
-    if not seen.node.is_crosspoint:
-        yield Finding(Sign.OTHER_NODE,
-                      f'{seen.node.name} has no parameter `cameras`: it is no crosspoint_node',
-                      f'name the right one with --node; here are {listed(seen.around.nodes)}')
+    if not snapshot.node.is_crosspoint:
+        yield Finding(FindingCode.OTHER_NODE,
+                      f'{snapshot.node.name} has no parameter `cameras`: it is no crosspoint_node',
+                      f'name the right one with --node; here are {join_names(snapshot.graph.nodes)}')
 
 
-def node_hung(seen: Seen) -> Iterator[Finding]:
+def check_node_responds(snapshot: Snapshot) -> Iterator[Finding]:
     """It is on the graph and says nothing."""
-    if seen.node.there and not seen.node.answers:
-        looked = ('what follows is of the params file' if seen.cameras else
+    if snapshot.node.count and not snapshot.node.is_responding:
+        looked = ('what follows is of the params file' if snapshot.cameras else
                   'to look at its cameras without it, give --params FILE')
         yield Finding(
-            Sign.NODE_HUNG, f'{seen.node.name} is on the graph but does not answer',
+            FindingCode.NODE_HUNG, f'{snapshot.node.name} is on the graph but does not answer',
             'end its process and start it again; one that was killed stays on the graph for about '
             f'20 s; {looked}')
 
 
-def node_not_active(seen: Seen) -> Iterator[Finding]:
+def check_node_active(snapshot: Snapshot) -> Iterator[Finding]:
     """It waits for somebody to configure or activate it, and not for its matcher."""
-    state, matcher = seen.node.state, seen.node.matcher
-    if state in CURES and (matcher is None or matcher[0] == DiagnosticStatus.OK):
-        yield Finding(Sign.NODE_NOT_ACTIVE, f'{seen.node.name} is {state}: it answers no click',
-                      CURES[state].format(node=seen.node.name))
+    state, matcher = snapshot.node.state, snapshot.node.matcher
+    if state in STATE_CURES and (matcher is None or matcher[0] == DiagnosticStatus.OK):
+        yield Finding(FindingCode.NODE_NOT_ACTIVE, f'{snapshot.node.name} is {state}: it answers no click',
+                      STATE_CURES[state].format(node=snapshot.node.name))
 
 
-def two_nodes(seen: Seen) -> Iterator[Finding]:
+def check_unique_node_names(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes of one name answer each other's requests; of all the others, camera drivers matter."""
-    senders = {p.node for camera in seen.cameras for s in camera.streams for p in s.publishers}
-    for name, times in sorted(Counter(seen.around.nodes).items()):
-        if times > 1 and name in {seen.node.name, *senders}:
+    senders = {p.node for camera in snapshot.cameras for s in camera.streams for p in s.publishers}
+    for name, times in sorted(Counter(snapshot.graph.nodes).items()):
+        if times > 1 and name in {snapshot.node.name, *senders}:
             yield Finding(
-                Sign.TWO_NODES, f'{times} nodes are called {name}',
+                FindingCode.TWO_NODES, f'{times} nodes are called {name}',
                 'end one, or give it another name or namespace (--ros-args -r __node:=… or '
                 '-r __ns:=…); one that was killed stays on the graph for about 20 s')
 
 
-def parameters_refused(seen: Seen) -> Iterator[Finding]:
+def check_parameters(snapshot: Snapshot) -> Iterator[Finding]:
     """A parameter has no value, or one that the node would not start with."""
-    if isinstance(seen.config, ConfigError):
-        yield Finding(Sign.PARAMETERS_REFUSED, f'the node takes no such parameters: {seen.config}',
+    if isinstance(snapshot.config, ConfigError):
+        yield Finding(FindingCode.PARAMETERS_REFUSED, f'the node takes no such parameters: {snapshot.config}',
                       'correct that parameter; config/crosspoint.yaml has them all, with their '
                       'ranges. Nothing else could be looked at')
 
 
-def matcher_loading(seen: Seen) -> Iterator[Finding]:
+def check_matcher_loaded(snapshot: Snapshot) -> Iterator[Finding]:
     """The matcher is not there yet."""
-    if seen.node.matcher is not None and seen.node.matcher[0] == DiagnosticStatus.WARN:
-        yield Finding(Sign.MATCHER_LOADING, seen.node.matcher[1],
+    if snapshot.node.matcher is not None and snapshot.node.matcher[0] == DiagnosticStatus.WARN:
+        yield Finding(FindingCode.MATCHER_LOADING, snapshot.node.matcher[1],
                       'wait for it, and ask again; large models take minutes')
 
 
-def matcher_failed(seen: Seen) -> Iterator[Finding]:
+def check_matcher_failure(snapshot: Snapshot) -> Iterator[Finding]:
     """The matcher could not be loaded, or does not come back."""
-    if seen.node.matcher is not None and seen.node.matcher[0] == DiagnosticStatus.ERROR:
+    if snapshot.node.matcher is not None and snapshot.node.matcher[0] == DiagnosticStatus.ERROR:
         yield Finding(
-            Sign.MATCHER_FAILED, seen.node.matcher[1],
-            f'do what that says, then ros2 lifecycle set {seen.node.name} cleanup, configure and '
+            FindingCode.MATCHER_FAILED, snapshot.node.matcher[1],
+            f'do what that says, then ros2 lifecycle set {snapshot.node.name} cleanup, configure and '
             'activate; a matcher that does not return needs the node started anew')
 
 
-OF_THE_NODE = (no_node, other_node, node_hung, parameters_refused, two_nodes, matcher_failed,
-               matcher_loading, node_not_active)
+NODE_CHECKS = (check_node_exists, check_node_type, check_node_responds, check_parameters, check_unique_node_names, check_matcher_failure,
+               check_matcher_loaded, check_node_active)
 
 
-APART_S = 60.0  # no image is that late: its stamp is of another clock
-AHEAD_S = 0.05  # clocks that are synchronised differ by less
+OTHER_CLOCK_S = 60.0  # no image is that late: its stamp is of another clock
+MAX_AHEAD_S = 0.05  # clocks that are synchronised differ by less
 
 
-def no_clock(seen: Seen) -> Iterator[Finding]:
+def check_clock(snapshot: Snapshot) -> Iterator[Finding]:
     """The node is to live by /clock, and there is none."""
-    if seen.use_sim_time and not seen.clock.arrivals:
-        publishers = len(seen.clock.publishers)
+    if snapshot.use_sim_time and not snapshot.clock.arrivals:
+        publishers = len(snapshot.clock.publishers)
         yield Finding(
-            Sign.NO_CLOCK,
+            FindingCode.NO_CLOCK,
             f'use_sim_time is true, but nothing came on /clock ({publishers} publishers)',
             'on a real robot set use_sim_time: false; else start the simulation, unpause it, or '
             'play the bag with --clock')
 
 
-def no_stamp(seen: Seen, camera: CameraSeen) -> Iterator[Finding]:
+def check_stamped(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
     """The images say nothing of when they were taken."""
-    if camera.image.newest is not None and stamp_ns(camera.image.newest.header.stamp) <= 0:
+    if camera.image.newest is not None and stamp_to_ns(camera.image.newest.header.stamp) <= 0:
         yield Finding(
-            Sign.NO_STAMP, f'the images on {camera.image.topic} have no stamp (0)',
+            FindingCode.NO_STAMP, f'the images on {camera.image.topic} have no stamp (0)',
             'let the driver stamp them with the time of the exposure: TF is looked up then',
             camera.name)
 
 
-def sim_time_off(seen: Seen, camera: CameraSeen) -> Iterator[Finding]:
+def check_sim_time(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
     """The stamps are those of /clock, the node is not."""
-    if not seen.use_sim_time and _apart(camera) and _of_clock(seen, camera):
+    if not snapshot.use_sim_time and _is_other_clock(camera) and _follows_clock(snapshot, camera):
         yield Finding(
-            Sign.SIM_TIME_OFF,
+            FindingCode.SIM_TIME_OFF,
             f'the stamps on {camera.image.topic} are {camera.image.age_s:.0f} s from the clock of '
             'the node and follow /clock; use_sim_time is false',
             'start the node with use_sim_time: true', camera.name)
 
 
-def clocks_differ(seen: Seen, camera: CameraSeen) -> Iterator[Finding]:
+def check_clock_offset(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
     """The stamps are of a clock that the node does not know."""
-    limit_s = _limit_s(seen)
-    if not (_apart(camera) or (_stamped(camera) and camera.image.age_s < -limit_s)):
+    limit_s = _max_age_s(snapshot)
+    if not (_is_other_clock(camera) or (_has_stamps(camera) and camera.image.age_s < -limit_s)):
         return
-    if (seen.use_sim_time and not seen.clock.arrivals) or (
-            not seen.use_sim_time and _of_clock(seen, camera)):
+    if (snapshot.use_sim_time and not snapshot.clock.arrivals) or (
+            not snapshot.use_sim_time and _follows_clock(snapshot, camera)):
         return
     age_s = camera.image.age_s
     side = f'{age_s:.3f} s behind' if age_s > 0 else f'{-age_s:.3f} s ahead of'
-    clock = '/clock' if seen.use_sim_time else 'the clock of this machine'
+    clock = '/clock' if snapshot.use_sim_time else 'the clock of this machine'
     cure = ('start the driver with use_sim_time too, or set it to false for all'
-            if seen.use_sim_time else 'synchronise the clocks of the machines (chrony, ntpd), or '
+            if snapshot.use_sim_time else 'synchronise the clocks of the machines (chrony, ntpd), or '
             'stop the driver from stamping with the clock of the camera; a bag is played with '
             '--clock and use_sim_time: true')
     yield Finding(
-        Sign.CLOCKS_DIFFER,
+        FindingCode.CLOCKS_DIFFER,
         f'the stamps on {camera.image.topic} are {side} {clock} '
         f'(limits.max_image_age_s {limit_s:g})', cure, camera.name)
 
 
-def stamps_ahead(seen: Seen, camera: CameraSeen) -> Iterator[Finding]:
+def check_future_stamps(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
     """The stamps lie a little in the future."""
-    if _stamped(camera) and -_limit_s(seen) <= camera.image.age_s < -AHEAD_S:
+    if _has_stamps(camera) and -_max_age_s(snapshot) <= camera.image.age_s < -MAX_AHEAD_S:
         yield Finding(
-            Sign.STAMPS_AHEAD,
+            FindingCode.STAMPS_AHEAD,
             f'the stamps on {camera.image.topic} are {-camera.image.age_s:.3f} s in the future '
-            f'when they come (over {AHEAD_S:g})',
+            f'when they come (over {MAX_AHEAD_S:g})',
             'synchronise the clocks of the machines (chrony, ntpd): TF is not known that early',
             camera.name)
 
 
-def in_time(seen: Seen, camera: CameraSeen) -> bool:
+def has_comparable_stamps(snapshot: Snapshot, camera: CameraSnapshot) -> bool:
     """Tell whether stamps and clock are of one kind, so that ages mean something."""
-    return (_stamped(camera) and not _apart(camera) and camera.image.age_s >= -_limit_s(seen)
-            and (bool(seen.clock.arrivals) or not seen.use_sim_time))
+    return (_has_stamps(camera) and not _is_other_clock(camera) and camera.image.age_s >= -_max_age_s(snapshot)
+            and (bool(snapshot.clock.arrivals) or not snapshot.use_sim_time))
 
 
-def _stamped(camera: CameraSeen) -> bool:
+def _has_stamps(camera: CameraSnapshot) -> bool:
     return bool(camera.image.arrivals) and camera.image.stamps_ns[-1] > 0
 
 
-def _apart(camera: CameraSeen) -> bool:
-    return _stamped(camera) and abs(camera.image.age_s) > APART_S
+def _is_other_clock(camera: CameraSnapshot) -> bool:
+    return _has_stamps(camera) and abs(camera.image.age_s) > OTHER_CLOCK_S
 
 
-def _of_clock(seen: Seen, camera: CameraSeen) -> bool:
-    clock_ns = seen.clock.stamps_ns[-1] if seen.clock.arrivals else None
-    return clock_ns is not None and abs(camera.image.stamps_ns[-1] - clock_ns) < APART_S * 1e9
+def _follows_clock(snapshot: Snapshot, camera: CameraSnapshot) -> bool:
+    clock_ns = snapshot.clock.stamps_ns[-1] if snapshot.clock.arrivals else None
+    return clock_ns is not None and abs(camera.image.stamps_ns[-1] - clock_ns) < OTHER_CLOCK_S * 1e9
 
 
-def _limit_s(seen: Seen) -> float:
-    assert isinstance(seen.config, Config)
-    return seen.config.times.max_image_age_s
+def _max_age_s(snapshot: Snapshot) -> float:
+    assert isinstance(snapshot.config, Config)
+    return snapshot.config.times.max_image_age_s
 
 
-OF_TIME = (no_clock,)
-OF_STAMPS = (no_stamp, sim_time_off, clocks_differ, stamps_ahead)
+CLOCK_CHECKS = (check_clock,)
+STAMP_CHECKS = (check_stamped, check_sim_time, check_clock_offset, check_future_stamps)

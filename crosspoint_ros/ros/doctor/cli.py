@@ -11,25 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from crosspoint_ros.ros.config import Config
-from crosspoint_ros.ros.doctor.checks_images import OF_IMAGES
-from crosspoint_ros.ros.doctor.checks_node import OF_STAMPS, OF_THE_NODE, OF_TIME
-from crosspoint_ros.ros.doctor.checks_tf import OF_ALL_TF, OF_TF
-from crosspoint_ros.ros.doctor.checks_topics import OF_DELAYS, OF_THE_GRAPH, OF_TOPICS
+from crosspoint_ros.ros.doctor.checks_images import IMAGE_CHECKS
+from crosspoint_ros.ros.doctor.checks_node import CLOCK_CHECKS, NODE_CHECKS, STAMP_CHECKS
+from crosspoint_ros.ros.doctor.checks_tf import TF_CHECKS, TF_TREE_CHECKS
+from crosspoint_ros.ros.doctor.checks_topics import DELAY_CHECKS, GRAPH_CHECKS, TOPIC_CHECKS
 from crosspoint_ros.ros.doctor.finding import Finding
-from crosspoint_ros.ros.doctor.probe import PATIENCE_S, look
-from crosspoint_ros.ros.doctor.snapshot import CameraSeen, Seen
+from crosspoint_ros.ros.doctor.probe import MAX_WAIT_S, collect_snapshot
+from crosspoint_ros.ros.doctor.snapshot import CameraSnapshot, Snapshot
 
 NODE = '/crosspoint'
-OF_A_CAMERA = (*OF_TOPICS, *OF_STAMPS, *OF_DELAYS, *OF_IMAGES, *OF_TF)
-OF_ALL = (*OF_THE_NODE, *OF_TIME, *OF_THE_GRAPH, *OF_ALL_TF)
-HEALTHY, SICK, NOT_LOOKED = 0, 1, 2
+CAMERA_CHECKS = (*TOPIC_CHECKS, *STAMP_CHECKS, *DELAY_CHECKS, *IMAGE_CHECKS, *TF_CHECKS)
+SYSTEM_CHECKS = (*NODE_CHECKS, *CLOCK_CHECKS, *GRAPH_CHECKS, *TF_TREE_CHECKS)
+OK, FAULTS, UNAVAILABLE = 0, 1, 2
 
 
-def findings(seen: Seen) -> tuple[Finding, ...]:
+def diagnose(snapshot: Snapshot) -> tuple[Finding, ...]:
     """Return all that is wrong, what concerns every camera first."""
-    return (*chain.from_iterable(find(seen) for find in OF_ALL),
-            *chain.from_iterable(find(seen, camera) for camera in seen.cameras
-                                 for find in OF_A_CAMERA))
+    return (*chain.from_iterable(find(snapshot) for find in SYSTEM_CHECKS),
+            *chain.from_iterable(find(snapshot, camera) for camera in snapshot.cameras
+                                 for find in CAMERA_CHECKS))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--params', type=Path, metavar='FILE', help='take the parameters from this '
                         'file, e.g. because the node is hung or does not start')
     parser.add_argument('--seconds', type=float, default=2.0, help='how long to listen (default: '
-                        f'2); what is missing is waited for {PATIENCE_S:g} s in all')
+                        f'2); what is missing is waited for {MAX_WAIT_S:g} s in all')
     parser.add_argument('--json', action='store_true', help='print JSON, for programs')
     parser.epilog = ('Exit code: 0 nothing stops it (warnings may be there), 1 something does, 2 '
                      'it could not look. It publishes nothing and changes nothing. '
@@ -50,58 +50,58 @@ def main(args: argparse.Namespace) -> int:
     try:
         if not 0.1 <= args.seconds <= 600:
             raise ValueError(f'--seconds {args.seconds:g} is out of range (allowed: 0.1 to 600)')
-        seen = look(args.node, args.seconds, args.params)
+        snapshot = collect_snapshot(args.node, args.seconds, args.params)
     except (OSError, ValueError, RuntimeError) as error:
         print(f'crosspoint doctor could not look: {error}', file=sys.stderr)
-        return NOT_LOOKED
-    found = findings(seen)
-    print(json.dumps(as_json(seen, found), indent=2) if args.json else
-          '\n'.join(told(seen, found)))
-    return SICK if any(finding.stops for finding in found) else HEALTHY
+        return UNAVAILABLE
+    found = diagnose(snapshot)
+    print(json.dumps(build_report(snapshot, found), indent=2) if args.json else
+          '\n'.join(format_report(snapshot, found)))
+    return FAULTS if any(finding.is_error for finding in found) else OK
 
 
-def told(seen: Seen, found: Sequence[Finding]) -> Iterator[str]:
+def format_report(snapshot: Snapshot, found: Sequence[Finding]) -> Iterator[str]:
     """Tell it in lines for people: one a camera that is well, and the findings."""
-    if seen.node.there or seen.node.answers:
-        yield f'{seen.node.name}: {seen.node.state or "says nothing"}'
+    if snapshot.node.count or snapshot.node.is_responding:
+        yield f'{snapshot.node.name}: {snapshot.node.state or "says nothing"}'
     sick = {finding.camera for finding in found}
-    yield from (line(seen, camera) for camera in seen.cameras if camera.name not in sick)
+    yield from (format_camera(snapshot, camera) for camera in snapshot.cameras if camera.name not in sick)
     yield from map(str, found)
-    errors = sum(finding.stops for finding in found)
+    errors = sum(finding.is_error for finding in found)
     count = f'errors: {errors}, warnings: {len(found) - errors}; docs/troubleshooting.md has more'
     yield count if found else 'healthy'
 
 
-def line(seen: Seen, camera: CameraSeen) -> str:
+def format_camera(snapshot: Snapshot, camera: CameraSnapshot) -> str:
     """Tell of a camera what there is to know, in a line."""
-    assert isinstance(seen.config, Config)
+    assert isinstance(snapshot.config, Config)
     width, height = camera.size or (0, 0)
     form = getattr(camera.image.newest, 'encoding', None) or 'compressed'
     depth = 'no depth' if camera.depth is None else 'depth'
     return (f'{camera.name}: {width}x{height} {form}, {camera.image.rate_hz:.1f} Hz, '
-            f'{1000 * camera.image.age_s:.0f} ms old, {depth}, TF {seen.config.base_frame} -> '
+            f'{1000 * camera.image.age_s:.0f} ms old, {depth}, TF {snapshot.config.base_frame} -> '
             f'{camera.frame_id}')
 
 
-def as_json(seen: Seen, found: Sequence[Finding]) -> dict[str, Any]:
+def build_report(snapshot: Snapshot, found: Sequence[Finding]) -> dict[str, Any]:
     """Return what `--json` prints; numbers that are not known are null."""
     return {
-        'healthy': not any(finding.stops for finding in found),
-        'node': {'name': seen.node.name, 'there': bool(seen.node.there or seen.node.answers),
-                 'answers': seen.node.answers, 'state': seen.node.state or None},
-        'cameras': [_camera_as_json(camera) for camera in seen.cameras],
-        'findings': [{'code': f.sign.code, 'severity': f.sign.severity.value,
-                      'camera': f.camera or None, 'sentence': f.sentence, 'cure': f.cure}
+        'healthy': not any(finding.is_error for finding in found),
+        'node': {'name': snapshot.node.name, 'there': bool(snapshot.node.count or snapshot.node.is_responding),
+                 'answers': snapshot.node.is_responding, 'state': snapshot.node.state or None},
+        'cameras': [_build_camera_report(camera) for camera in snapshot.cameras],
+        'findings': [{'code': f.code.value, 'severity': f.severity.value,
+                      'camera': f.camera or None, 'sentence': f.message, 'cure': f.cure}
                      for f in found]}
 
 
-def _camera_as_json(camera: CameraSeen) -> dict[str, Any]:
-    lost, sent = camera.lost
+def _build_camera_report(camera: CameraSnapshot) -> dict[str, Any]:
+    lost, sent = camera.lost_images
     return {'name': camera.name, 'image_topic': camera.image.topic, 'size': camera.size,
-            'images': len(camera.image.arrivals), 'rate_hz': _known(camera.image.rate_hz),
-            'age_s': _known(camera.image.age_s), 'lost': lost / sent if sent else None,
+            'images': len(camera.image.arrivals), 'rate_hz': _finite_or_none(camera.image.rate_hz),
+            'age_s': _finite_or_none(camera.image.age_s), 'lost': lost / sent if sent else None,
             'frame_id': camera.frame_id or None, 'posed': camera.base_from_cam is not None}
 
 
-def _known(number: float) -> float | None:
+def _finite_or_none(number: float) -> float | None:
     return number if math.isfinite(number) else None

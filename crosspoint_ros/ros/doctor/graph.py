@@ -17,15 +17,15 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rclpy.utilities import get_rmw_implementation_identifier
 from rclpy.validate_full_topic_name import validate_full_topic_name
 
-from crosspoint_ros.ros.doctor.snapshot import Mismatch, Publisher, Surroundings
+from crosspoint_ros.ros.doctor.snapshot import GraphInfo, PublisherInfo, QosMismatch
 
-NAME = 'crosspoint_doctor'
+DOCTOR_NODE = 'crosspoint_doctor'
 
 TF_QOS = {'/tf': QoSProfile(depth=100),
           '/tf_static': QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)}
 
 
-def full_name(name: str) -> str:
+def resolve_node_name(name: str) -> str:
     """Return the name with its leading slash. Raises ValueError if it cannot be one."""
     full = '/' + name.strip('/')
     try:
@@ -35,50 +35,50 @@ def full_name(name: str) -> str:
     return full
 
 
-def surroundings(node: Node) -> Surroundings:
+def collect_graph_info(node: Node) -> GraphInfo:
     """Return the other nodes, all topics, and what this process was told about its transport."""
     named = [f'{space.rstrip("/")}/{name}' for name, space in node.get_node_names_and_namespaces()]
-    return Surroundings(
-        tuple(sorted(name for name in named if name != f'/{NAME}')),
+    return GraphInfo(
+        tuple(sorted(name for name in named if name != f'/{DOCTOR_NODE}')),
         {topic: tuple(types) for topic, types in node.get_topic_names_and_types()},
-        node.context.get_domain_id(), get_rmw_implementation_identifier(), _transport())
+        node.context.get_domain_id(), get_rmw_implementation_identifier(), _transport_setting())
 
 
-def publishers(node: Node, topic: str) -> tuple[Publisher, ...]:
+def list_publishers(node: Node, topic: str) -> tuple[PublisherInfo, ...]:
     """Return who publishes on a topic."""
     return tuple(
-        Publisher(_owner(info), info.topic_type,
+        PublisherInfo(_node_name(info), info.topic_type,
                   info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT,
                   info.qos_profile.durability == DurabilityPolicy.VOLATILE)
         for info in node.get_publishers_info_by_topic(topic))
 
 
-def mismatches(node: Node, name: str, expected: Mapping[str, QoSProfile]) -> tuple[Mismatch, ...]:
+def find_qos_mismatches(node: Node, name: str, expected: Mapping[str, QoSProfile]) -> tuple[QosMismatch, ...]:
     """Return the publishers from which the node `name` takes nothing for their QoS.
 
     What the node subscribes to is read from the graph; `expected` is what it would, were it there.
     """
-    wanted = {**TF_QOS, **expected, **_subscriptions(node, name)}
+    wanted = {**TF_QOS, **expected, **_subscription_qos(node, name)}
     return tuple(
-        Mismatch(topic, _owner(info), reason)
+        QosMismatch(topic, _node_name(info), reason)
         for topic, qos in sorted(wanted.items())
         for info in node.get_publishers_info_by_topic(topic)
-        if (reason := _incompatible(info.qos_profile, qos)))
+        if (reason := _explain_incompatibility(info.qos_profile, qos)))
 
 
-def _subscriptions(node: Node, name: str) -> dict[str, QoSProfile]:
+def _subscription_qos(node: Node, name: str) -> dict[str, QoSProfile]:
     return {topic: info.qos_profile
             for topic, _ in node.get_topic_names_and_types()
-            for info in node.get_subscriptions_info_by_topic(topic) if _owner(info) == name}
+            for info in node.get_subscriptions_info_by_topic(topic) if _node_name(info) == name}
 
 
-def _incompatible(publisher: QoSProfile, subscription: QoSProfile) -> str:
+def _explain_incompatibility(publisher: QoSProfile, subscription: QoSProfile) -> str:
     compatibility, reason = qos_check_compatible(publisher, subscription)
-    return _words(publisher, subscription) or str(reason) \
+    return _describe_qos(publisher, subscription) or str(reason) \
         if compatibility == QoSCompatibility.ERROR else ''
 
 
-def _words(publisher: QoSProfile, subscription: QoSProfile) -> str:
+def _describe_qos(publisher: QoSProfile, subscription: QoSProfile) -> str:
     """Say it in the words of the QoS, where it is one of the usual two."""
     reasons = []
     if (publisher.reliability, subscription.reliability) == (
@@ -90,11 +90,11 @@ def _words(publisher: QoSProfile, subscription: QoSProfile) -> str:
     return '; '.join(reasons)
 
 
-def _owner(info: TopicEndpointInfo) -> str:
+def _node_name(info: TopicEndpointInfo) -> str:
     return f'{info.node_namespace.rstrip("/")}/{info.node_name}'
 
 
-def _transport() -> str:
+def _transport_setting() -> str:
     """Return how this process was told to send large messages; '' for Fast DDS's default."""
     chosen: Iterable[str] = ('FASTDDS_BUILTIN_TRANSPORTS', 'FASTDDS_DEFAULT_PROFILES_FILE',
                              'FASTRTPS_DEFAULT_PROFILES_FILE')

@@ -16,15 +16,15 @@ from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.data.rosbag import open_bag
 from crosspoint_ros.msg import Correspondence, QueryResult
 from crosspoint_ros.ros.config import Config
-from crosspoint_ros.ros.node.camera import source_of
+from crosspoint_ros.ros.node.camera import resolve_topics
 from crosspoint_ros.ros.node.matcher_runtime import Loading, Matchers, Relay
-from crosspoint_ros.ros.replay.offline_node import OfflineNode, given_parameters
+from crosspoint_ros.ros.replay.offline_node import OfflineNode, read_parameters
 from crosspoint_ros.ros.replay.runner import (
-    Click,
-    Rerun,
-    found_by_camera,
-    recorded_clicks,
-    was_interrupted,
+    BagReplayer,
+    RecordedClick,
+    index_by_camera,
+    is_interrupted,
+    read_clicks,
 )
 
 VERDICTS = {Correspondence.REFUSED: 'refused', Correspondence.TO_BE_CHECKED: 'to be checked',
@@ -33,7 +33,7 @@ ABSENT = 'not searched'
 
 
 @dataclass(frozen=True)
-class ViewChange:
+class ViewDiff:
     """One other view: verdict and code then and now; moved_px is NaN unless both answered."""
 
     camera: str
@@ -46,13 +46,13 @@ class ViewChange:
     epipolar_error_px: float
     message: str
 
-    def beyond(self, max_px: float) -> bool:
+    def exceeds(self, max_px: float) -> bool:
         """Tell whether it is another answer."""
         return (self.was, self.was_code) != (self.now, self.now_code) or self.moved_px > max_px
 
 
 @dataclass(frozen=True)
-class Change:
+class ResultDiff:
     """One click, then and now. compared is False where there is nothing to compare with."""
 
     at_s: float
@@ -61,49 +61,49 @@ class Change:
     compared: bool
     was_code: str
     now_code: str
-    views: tuple[ViewChange, ...]
+    views: tuple[ViewDiff, ...]
     target: str  # '', 'new', 'gone', or 'kept' on both sides
     moved_mm: float
     turned_deg: float
     message: str
 
-    def beyond(self, max_px: float, max_mm: float, max_deg: float = 2.0) -> bool:
+    def exceeds(self, max_px: float, max_mm: float, max_deg: float = 2.0) -> bool:
         """Tell whether it changed: a code, a verdict, a target, a place or pose by more."""
         return self.compared and (
-            self.was_code != self.now_code or any(view.beyond(max_px) for view in self.views)
+            self.was_code != self.now_code or any(view.exceeds(max_px) for view in self.views)
             or self.target in ('new', 'gone') or self.moved_mm > max_mm
             or self.turned_deg > max_deg)
 
 
-def change_of(click: Click, now: QueryResult, start_ns: int) -> Change:
+def diff_result(click: RecordedClick, now: QueryResult, start_ns: int) -> ResultDiff:
     """Compare what was recorded with what is answered now."""
-    was = click.recorded
-    compared = was is not None and not was_interrupted(was)
+    was = click.recorded_result
+    compared = was is not None and not is_interrupted(was)
     before = was if compared else None
-    target, moved_mm, turned_deg = _target(before, now)
+    target, moved_mm, turned_deg = _diff_target(before, now)
     clicked = now.clicked if now.clicked.camera or was is None else was.clicked
-    return Change(
+    return ResultDiff(
         at_s=round((click.at_ns - start_ns) * 1e-9, 3), camera=clicked.camera,
         pixel=(clicked.x, clicked.y), compared=compared,
         was_code='' if was is None else Code(was.status.code).name,
-        now_code=Code(now.status.code).name, views=_views(before, now), target=target,
+        now_code=Code(now.status.code).name, views=_diff_views(before, now), target=target,
         moved_mm=moved_mm, turned_deg=turned_deg, message=now.status.message)
 
 
-def _views(was: QueryResult | None, now: QueryResult) -> tuple[ViewChange, ...]:
-    before = {} if was is None else found_by_camera(was)
-    after = found_by_camera(now)
-    return tuple(_view_in(camera, before.get(camera), after.get(camera), was is not None)
+def _diff_views(was: QueryResult | None, now: QueryResult) -> tuple[ViewDiff, ...]:
+    before = {} if was is None else index_by_camera(was)
+    after = index_by_camera(now)
+    return tuple(_diff_view(camera, before.get(camera), after.get(camera), was is not None)
                  for camera in sorted({*before, *after}))
 
 
-def _view_in(camera: str, was: Correspondence | None, now: Correspondence | None, compared: bool
-          ) -> ViewChange:
+def _diff_view(camera: str, was: Correspondence | None, now: Correspondence | None, compared: bool
+          ) -> ViewDiff:
     moved_px = math.nan
     if was is not None and now is not None:
         moved_px = math.hypot(now.found.x - was.found.x, now.found.y - was.found.y)
-    return ViewChange(
-        camera, _verdict(was) if compared else '', _verdict(now),
+    return ViewDiff(
+        camera, _verdict_name(was) if compared else '', _verdict_name(now),
         '' if was is None else Code(was.status.code).name,
         '' if now is None else Code(now.status.code).name, moved_px,
         math.nan if now is None else float(now.confidence),
@@ -111,11 +111,11 @@ def _view_in(camera: str, was: Correspondence | None, now: Correspondence | None
         '' if now is None else now.status.message)
 
 
-def _verdict(answer: Correspondence | None) -> str:
+def _verdict_name(answer: Correspondence | None) -> str:
     return ABSENT if answer is None else VERDICTS[answer.verdict]
 
 
-def _target(was: QueryResult | None, now: QueryResult) -> tuple[str, float, float]:
+def _diff_target(was: QueryResult | None, now: QueryResult) -> tuple[str, float, float]:
     if was is None or was.has_target != now.has_target:
         kind = '' if was is None else 'new' if now.has_target else 'gone'
         return kind, math.nan, math.nan
@@ -150,40 +150,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Answer the clicks again; 0: as recorded, 1: something changed, 2: cannot be done."""
     try:
-        changes, skipped = replayed(args)
+        diffs, skipped = replay_clicks(args)
     except (OSError, ValueError, MemoryError) as error:
         print(f'crosspoint replay: {error}', file=sys.stderr)
         return UNUSABLE
     if args.json:
-        print(as_json(changes, skipped, args.max_px, args.max_mm))
+        print(format_json(diffs, skipped, args.max_px, args.max_mm))
     else:
-        for change in changes:
-            print(line(change, args.max_px, args.max_mm))
-        print(summary(changes, skipped, args.max_px, args.max_mm))
-    return CHANGED if any(c.beyond(args.max_px, args.max_mm) for c in changes) else SAME
+        for diff in diffs:
+            print(format_diff(diff, args.max_px, args.max_mm))
+        print(format_summary(diffs, skipped, args.max_px, args.max_mm))
+    return CHANGED if any(c.exceeds(args.max_px, args.max_mm) for c in diffs) else SAME
 
 
-def replayed(args: argparse.Namespace) -> tuple[list[Change], list[str]]:
+def replay_clicks(args: argparse.Namespace) -> tuple[list[ResultDiff], list[str]]:
     """Answer all clicks. Raises ValueError with what is wrong with the bag or the parameters."""
-    node = OfflineNode(args.node, given_parameters(args.params, args.node, args.set))
-    config = node.config()
+    node = OfflineNode(args.node, read_parameters(args.params, args.node, args.set))
+    config = node.read_config()
     with closing(open_bag(args.bag)) as bag:
         check_topics(bag, node, config)
-        clicks = recorded_clicks(bag, node, config, f'{args.node}/result')
-        if not clicks.asked:
+        clicks = read_clicks(bag, node, config, f'{args.node}/result')
+        if not clicks.clicks:
             raise ValueError(f'{args.bag} has no clicks: none on the click topics, and no usable '
                              f'{args.node}/result (another name of the node: --node)'
                              + ''.join(f'; {why}' for why in clicks.skipped))
-        rerun = Rerun(bag, node, config, loaded(config, node))
-        return [change_of(click, rerun.answer(click), int(bag.start_time))
-                for click in clicks.asked], clicks.skipped
+        replayer = BagReplayer(bag, node, config, load_matchers(config, node))
+        return [diff_result(click, replayer.replay(click), int(bag.start_time))
+                for click in clicks.clicks], clicks.skipped
 
 
 def check_topics(bag: Any, node: OfflineNode, config: Config) -> None:
     """Raise ValueError if a camera's images or its lens were not recorded."""
     recorded = {connection.topic for connection in bag.connections}
     for camera in config.cameras:
-        source = source_of(camera, node.resolve_topic_name)
+        source = resolve_topics(camera, node.resolve_topic_name)
         for topic in filter(None, (source.image_topic, source.info_topic, source.depth_topic)):
             if topic not in recorded:
                 near = sorted(t for t in recorded if t.startswith(f'/{camera.name}/'))
@@ -191,7 +191,7 @@ def check_topics(bag: Any, node: OfflineNode, config: Config) -> None:
                                  + (f'; it has {", ".join(near)}' if near else ''))
 
 
-def loaded(config: Config, node: OfflineNode) -> Matchers:
+def load_matchers(config: Config, node: OfflineNode) -> Matchers:
     """Load the matcher as the node does. Raises ValueError if that fails."""
     relay = Relay(node.get_logger())
     loading = Loading(config, relay)
@@ -204,80 +204,80 @@ def loaded(config: Config, node: OfflineNode) -> Matchers:
     return loading.matchers
 
 
-def line(change: Change, max_px: float, max_mm: float) -> str:
+def format_diff(diff: ResultDiff, max_px: float, max_mm: float) -> str:
     """One click in one line."""
-    told = [_view(view, change.compared) for view in change.views]
-    if not change.views:
-        told = [change.now_code + (f': {change.message}' if change.message else '')]
-    if change.compared and change.was_code != change.now_code:
-        told.insert(0, f'{change.was_code} -> {change.now_code}')
-    elif change.was_code and not change.compared:
-        told.insert(0, f'was {change.was_code}, not compared')
-    if change.target in ('new', 'gone'):
-        told.append(f'the target is {change.target}')
-    elif math.isfinite(change.moved_mm):
-        told.append(f'target {change.moved_mm:.1f} mm, {change.turned_deg:.1f} deg')
-    mark = 'CHANGED ' if change.beyond(max_px, max_mm) else 'same    ' if change.compared else \
+    parts = [_format_view(view, diff.compared) for view in diff.views]
+    if not diff.views:
+        parts = [diff.now_code + (f': {diff.message}' if diff.message else '')]
+    if diff.compared and diff.was_code != diff.now_code:
+        parts.insert(0, f'{diff.was_code} -> {diff.now_code}')
+    elif diff.was_code and not diff.compared:
+        parts.insert(0, f'was {diff.was_code}, not compared')
+    if diff.target in ('new', 'gone'):
+        parts.append(f'the target is {diff.target}')
+    elif math.isfinite(diff.moved_mm):
+        parts.append(f'target {diff.moved_mm:.1f} mm, {diff.turned_deg:.1f} deg')
+    mark = 'CHANGED ' if diff.exceeds(max_px, max_mm) else 'same    ' if diff.compared else \
         'new     '
-    x, y = change.pixel
-    return f'{mark} {change.at_s:9.3f} s  {change.camera} ({x:.1f}, {y:.1f})  ' + '; '.join(told)
+    x, y = diff.pixel
+    return f'{mark} {diff.at_s:9.3f} s  {diff.camera} ({x:.1f}, {y:.1f})  ' + '; '.join(parts)
 
 
-def _view(view: ViewChange, compared: bool) -> str:
+def _format_view(view: ViewDiff, compared: bool) -> str:
     now = view.now + (f' {view.now_code}' if view.now == 'refused' else '')
     if not compared:
         return f'{view.camera} {now}' + (
             f' {view.confidence:.2f}' if view.now != 'refused' else '')
     was = view.was + (f' {view.was_code}' if view.was == 'refused' else '')
-    told = now if was == now else f'{was} -> {now}'
-    return f'{view.camera} {told}' + (
+    parts = now if was == now else f'{was} -> {now}'
+    return f'{view.camera} {parts}' + (
         f' {view.moved_px:.1f} px' if math.isfinite(view.moved_px) else '')
 
 
-def summary(changes: list[Change], skipped: list[str], max_px: float, max_mm: float) -> str:
+def format_summary(diffs: list[ResultDiff], skipped: list[str], max_px: float, max_mm: float) -> str:
     """What it all comes to."""
-    compared = [c for c in changes if c.compared]
-    beyond = [c for c in compared if c.beyond(max_px, max_mm)]
-    lines = [f'{len(changes)} clicks: {len(compared)} with a recorded answer, {len(beyond)} '
+    compared = [c for c in diffs if c.compared]
+    exceeds = [c for c in compared if c.exceeds(max_px, max_mm)]
+    lines = [f'{len(diffs)} clicks: {len(compared)} with a recorded answer, {len(exceeds)} '
              f'changed (verdict, code, more than {max_px:g} px, {max_mm:g} mm or 2 deg)']
     if not compared:
         lines.append('nothing was compared: the bag has no answer that ended by itself')
-    px, mm = (_largest(values) for values in (
+    px, mm = (_format_max(values) for values in (
         [v.moved_px for c in compared for v in c.views], [c.moved_mm for c in compared]))
     if compared:
         lines.append(f'furthest: {px} px, {mm} mm')
-    for camera, error_px in errors(changes).items():
+    for camera, error_px in median_epipolar_errors_px(diffs).items():
         lines.append(f'{camera}: {error_px:.1f} px from the clicked ray (median)')
     return '\n'.join([*lines, *(f'left out: {why}' for why in skipped)])
 
 
-def errors(changes: list[Change]) -> dict[str, float]:
+def median_epipolar_errors_px(diffs: list[ResultDiff]) -> dict[str, float]:
     """The median distance of what was found from the clicked ray, by camera: the extrinsics."""
     by_camera: dict[str, list[float]] = {}
-    for view in (view for change in changes for view in change.views):
+    for view in (view for diff in diffs for view in diff.views):
         if math.isfinite(view.epipolar_error_px):
             by_camera.setdefault(view.camera, []).append(view.epipolar_error_px)
     return {camera: float(np.median(found)) for camera, found in sorted(by_camera.items())}
 
 
-def _largest(values: list[float]) -> str:
+def _format_max(values: list[float]) -> str:
     known = [value for value in values if math.isfinite(value)]
     return f'{max(known):.1f}' if known else 'no'
 
 
-def as_json(changes: list[Change], skipped: list[str], max_px: float, max_mm: float) -> str:
+def format_json(diffs: list[ResultDiff], skipped: list[str], max_px: float, max_mm: float) -> str:
     """Everything, for programs; null where there is nothing to measure."""
-    clicks = [{**asdict(change), 'changed': change.beyond(max_px, max_mm)} for change in changes]
-    return json.dumps(_plain({
-        'clicks': clicks, 'left_out': skipped, 'epipolar_error_px': errors(changes),
-        'changed': sum(c.beyond(max_px, max_mm) for c in changes),
-        'compared': sum(c.compared for c in changes)}), indent=1, allow_nan=False)
+    clicks = [{**asdict(diff), 'changed': diff.exceeds(max_px, max_mm)} for diff in diffs]
+    return json.dumps(_replace_nan({
+        'clicks': clicks, 'left_out': skipped, 'epipolar_error_px': median_epipolar_errors_px(diffs),
+        'changed': sum(c.exceeds(max_px, max_mm) for c in diffs),
+        'compared': sum(c.compared for c in diffs)}), indent=1, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _replace_nan(value: Any) -> Any:
     """JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _replace_nan(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_replace_nan(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -23,11 +23,11 @@ USE_SIM_TIME = 'use_sim_time'  # every node has it
 class OfflineNode:
     """As much of a node as `Parameters` and the topics' names need."""
 
-    def __init__(self, name: str, given: dict[str, Any]) -> None:
-        """name: '/crosspoint', or with a namespace. given: parameters by their dotted names."""
+    def __init__(self, name: str, overrides: dict[str, Any]) -> None:
+        """name: '/crosspoint', or with a namespace. overrides: parameters by their dotted names."""
         self._namespace, _, self._base = name.rpartition('/')
         self._full_name = name
-        self._parameter_overrides = {n: _parameter(n, value) for n, value in given.items()}
+        self._parameter_overrides = {n: _to_parameter(n, value) for n, value in overrides.items()}
         self._declared: dict[str, Parameter] = {}
         self.declare_parameter(USE_SIM_TIME, False, ParameterDescriptor())
 
@@ -69,7 +69,7 @@ class OfflineNode:
         """Return the log of this name."""
         return get_logger(self._base)
 
-    def config(self) -> Config:
+    def read_config(self) -> Config:
         """Return what the node is told. Raises ConfigError for the first value that will not do."""
         parameters: Any = Parameters
         config: Config = parameters(self).read()
@@ -81,7 +81,7 @@ class OfflineNode:
         return bool(self.get_parameter(USE_SIM_TIME).value)
 
 
-def given_parameters(path: Path | None, name: str, changes: list[str]) -> dict[str, Any]:
+def read_parameters(path: Path | None, name: str, assignments: list[str]) -> dict[str, Any]:
     """Read the parameters of a node from a file, then NAME=VALUE pairs over them.
 
     Raises ValueError, naming the file or the pair.
@@ -96,27 +96,27 @@ def given_parameters(path: Path | None, name: str, changes: list[str]) -> dict[s
         for node in ('/**', name.lstrip('/'), name):
             group = tree.get(node) if isinstance(tree, dict) else None
             if isinstance(group, dict):
-                found |= _flat(group.get('ros__parameters') or {})
+                found |= _flatten(group.get('ros__parameters') or {})
         if not found:
             raise ValueError(f'{path} has no parameters for {name} (/** or {name}, and under it '
                              'ros__parameters)')
-    for change in changes:
-        key, equals, value = change.partition('=')
+    for assignment in assignments:
+        key, equals, value = assignment.partition('=')
         if not equals:
-            raise ValueError(f'--set takes NAME=VALUE, got {change!r}')
+            raise ValueError(f'--set takes NAME=VALUE, got {assignment!r}')
         found[key] = yaml.safe_load(value)
     return found
 
 
-def _flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {
+        flat |= _flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {
             f'{prefix}{key}': value}
     return flat
 
 
-def _parameter(name: str, value: Any) -> Parameter:
+def _to_parameter(name: str, value: Any) -> Parameter:
     try:
         return Parameter(name, value=value)
     except (TypeError, ValueError, AttributeError) as error:

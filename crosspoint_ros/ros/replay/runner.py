@@ -16,60 +16,60 @@ from rosgraph_msgs.msg import Clock
 from crosspoint_ros.core.datatypes import Rejected
 from crosspoint_ros.msg import Correspondence, QueryResult, Status
 from crosspoint_ros.ros.config import Config
-from crosspoint_ros.ros.conversions import stamp_ns
-from crosspoint_ros.ros.node.camera import memory_of, read_mask, source_of
+from crosspoint_ros.ros.conversions import stamp_to_ns
+from crosspoint_ros.ros.node.camera import get_buffer_limits, read_mask, resolve_topics
 from crosspoint_ros.ros.node.click_inputs import click_topics
 from crosspoint_ros.ros.node.image_buffer import FrameMemory
 from crosspoint_ros.ros.node.matcher_runtime import Matchers
-from crosspoint_ros.ros.node.query_queue import Job, Request
+from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 from crosspoint_ros.ros.node.result_messages import query_result
 from crosspoint_ros.ros.node.views import ViewSource, answer
 from crosspoint_ros.ros.replay.offline_node import OfflineNode
-from crosspoint_ros.ros.tf import TfTree, Transforms
-from crosspoint_ros.ros.tools.play_bag import message_type
+from crosspoint_ros.ros.tf import TfTree, TransformLookup
+from crosspoint_ros.ros.tools.play_bag import find_message_type
 
-SAME_PX = 1.5  # a mouse click one pixel past the border is moved onto the image
-NEAR_NS = 500_000_000  # a 3D click and the query that it became
+MAX_CLAMP_PX = 1.5  # a mouse click one pixel past the border is moved onto the image
+MAX_CLICK_GAP_NS = 500_000_000  # a 3D click and the query that it became
 # Ended from outside: they say nothing of what the images show.
 INTERRUPTED = (Status.BUSY, Status.CANCELLED, Status.TIMEOUT)
 
 
 @dataclass(frozen=True, eq=False)
-class Click:
+class RecordedClick:
     """Something that was asked, when (in the bag's time), and what was answered then, if known."""
 
     at_ns: int
-    request: Request
-    recorded: QueryResult | None = None
+    request: QueryRequest
+    recorded_result: QueryResult | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Clicks:
+class RecordedClicks:
     """All that was asked in a recording, in its order; skipped: what cannot be asked again."""
 
-    asked: list[Click]
+    clicks: list[RecordedClick]
     skipped: list[str] = field(default_factory=list)
 
 
-class Feed:
+class BagClock:
     """The recording as it comes: a clock, and whatever is to be told of messages."""
 
-    def __init__(self, bag: Any, takers: dict[str, Callable[[Any], None]], use_clock: bool) -> None:
-        """takers: by topic. use_clock: the node's time is that of /clock."""
-        self._takers, self._clock_ns = takers, 0
-        if use_clock:
-            self._takers = {**takers, '/clock': self._on_clock}
-        self._use_clock = use_clock
-        self._messages = _messages(bag, set(self._takers))
+    def __init__(self, bag: Any, callbacks: dict[str, Callable[[Any], None]], use_sim_time: bool) -> None:
+        """callbacks: by topic. use_sim_time: the node's time is that of /clock."""
+        self._callbacks, self._clock_ns = callbacks, 0
+        if use_sim_time:
+            self._callbacks = {**callbacks, '/clock': self._on_clock}
+        self._use_sim_time = use_sim_time
+        self._messages = _iter_messages(bag, set(self._callbacks))
         self._next = next(self._messages, None)
         self.at_ns = int(bag.start_time)
 
     def _on_clock(self, message: Clock) -> None:
-        self._clock_ns = stamp_ns(message.clock)
+        self._clock_ns = stamp_to_ns(message.clock)
 
     def now_ns(self) -> int:
         """The node's clock."""
-        return self._clock_ns if self._use_clock else self.at_ns
+        return self._clock_ns if self._use_sim_time else self.at_ns
 
     def now_s(self) -> float:
         """The clock by which the node waits."""
@@ -85,7 +85,7 @@ class Feed:
             self._play_one()
         self.at_ns = max(self.at_ns, at_ns)
 
-    def until(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
+    def wait_until(self, predicate: Callable[[], bool], timeout_s: float) -> bool:
         """Play on until it holds, for that long at most."""
         end_ns = self.at_ns + round(max(timeout_s, 0) * 1e9)
         while not predicate():
@@ -99,104 +99,104 @@ class Feed:
         assert self._next is not None
         topic, at_ns, message = self._next
         self.at_ns = max(self.at_ns, at_ns)
-        self._takers[topic](message)
+        self._callbacks[topic](message)
         self._next = next(self._messages, None)
 
 
-class ReplayedFrames(FrameMemory):
+class ReplayImageBuffer(FrameMemory):
     """A camera's memory that waits by playing the recording on."""
 
-    feed: Feed
+    clock: BagClock
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float,
                  should_stop: Callable[[], bool] = lambda: False) -> bool:
         """See `FrameMemory`."""
-        return self.feed.until(predicate, timeout_s)
+        return self.clock.wait_until(predicate, timeout_s)
 
 
 @dataclass(frozen=True, eq=False)
-class ReplayedCamera:
+class ReplayCamera:
     """A camera of the recording."""
 
-    frames: ReplayedFrames
+    frames: ReplayImageBuffer
 
 
-class Rerun:
+class BagReplayer:
     """Answers the clicks of a recording, each once, in their order."""
 
     def __init__(self, bag: Any, node: OfflineNode, config: Config, matchers: Matchers) -> None:
         """Raise ConfigError if a mask cannot be read."""
         self._config, self._matchers = config, matchers
         self._tree = TfTree(node.get_logger().error)
-        self._cameras: dict[str, ReplayedCamera] = {}
-        takers: dict[str, Callable[[Any], None]] = {
+        self._cameras: dict[str, ReplayCamera] = {}
+        callbacks: dict[str, Callable[[Any], None]] = {
             '/tf': self._tree.add, '/tf_static': self._tree.add_static}
         for camera in config.cameras:
-            source = source_of(camera, node.resolve_topic_name)
-            frames = ReplayedFrames(source, memory_of(config), lambda: self._feed.now_ns(),
+            source = resolve_topics(camera, node.resolve_topic_name)
+            frames = ReplayImageBuffer(source, get_buffer_limits(config), lambda: self._clock.now_ns(),
                                     read_mask(camera))
-            self._cameras[camera.name] = ReplayedCamera(frames)
-            takers |= {source.image_topic: frames.add_image, source.info_topic: frames.add_info}
+            self._cameras[camera.name] = ReplayCamera(frames)
+            callbacks |= {source.image_topic: frames.add_image, source.info_topic: frames.add_info}
             if source.depth_topic:
-                takers[source.depth_topic] = frames.add_depth
-        self._feed = Feed(bag, takers, node.use_sim_time)
+                callbacks[source.depth_topic] = frames.add_depth
+        self._clock = BagClock(bag, callbacks, node.use_sim_time)
         for replayed in self._cameras.values():
-            replayed.frames.feed = self._feed
-        transforms = Transforms(self._tree, self._feed.now_s, self._feed.sleep)
-        self._views = ViewSource(self._cameras, transforms, config, self._feed.now_s)
+            replayed.frames.clock = self._clock
+        transforms = TransformLookup(self._tree, self._clock.now_s, self._clock.sleep)
+        self._views = ViewSource(self._cameras, transforms, config, self._clock.now_s)
 
-    def answer(self, click: Click) -> QueryResult:
+    def replay(self, click: RecordedClick) -> QueryResult:
         """Play until the click, and return what is answered now."""
-        self._feed.play_until(click.at_ns)
+        self._clock.play_until(click.at_ns)
         if self._config.history_s == 0:  # the node subscribes when it is asked
             for camera in self._cameras.values():
                 camera.frames.clear()
-        job = Job(click.request, lambda stage: None, lambda job: None)
+        job = QueryTask(click.request, lambda stage: None, lambda job: None)
         try:
-            job.end(answer(job, self._views, self._matchers, self._config.limits))
+            job.finish(answer(job, self._views, self._matchers, self._config.limits))
         except Rejected as why:
-            job.end(why)
+            job.finish(why)
         return query_result(job, self._config.base_frame, self._config.limits)
 
 
-def recorded_clicks(bag: Any, node: OfflineNode, config: Config, result_topic: str) -> Clicks:
+def read_clicks(bag: Any, node: OfflineNode, config: Config, result_topic: str) -> RecordedClicks:
     """Read what was asked: on the click topics, and by whatever else led to a result."""
     topics = {t.name: t for t in click_topics(config.cameras, node.resolve_topic_name,
                                               node.get_logger().warning)}
-    clicks: list[Click] = []
+    clicks: list[RecordedClick] = []
     results: list[tuple[int, QueryResult]] = []
-    for topic, at_ns, message in _messages(bag, {*topics, result_topic}):
+    for topic, at_ns, message in _iter_messages(bag, {*topics, result_topic}):
         if topic == result_topic:
             results.append((at_ns - round(sum(message.stage_s) * 1e9), message))
         else:
-            clicks.append(Click(at_ns, topics[topic].request(message)))
+            clicks.append(RecordedClick(at_ns, topics[topic].to_request(message)))
     asked, skipped = [], []
     for click in clicks:
-        index = _result_of(click, results, config.times.max_query_s)
-        asked.append(click if index is None else Click(
+        index = _find_result(click, results, config.times.max_query_s)
+        asked.append(click if index is None else RecordedClick(
             click.at_ns, click.request, results.pop(index)[1]))
     for at_ns, result in results:
-        why = _unrepeatable(result)
+        why = _explain_unrepeatable(result)
         if why:
             skipped.append(f'query {result.query_id}: {why}')
         else:
-            asked.append(Click(at_ns, _request(result), result))
-    return Clicks(sorted(asked, key=lambda click: click.at_ns), skipped)
+            asked.append(RecordedClick(at_ns, _request_from_result(result), result))
+    return RecordedClicks(sorted(asked, key=lambda click: click.at_ns), skipped)
 
 
-def _result_of(click: Click, results: list[tuple[int, QueryResult]], max_query_s: float
+def _find_result(click: RecordedClick, results: list[tuple[int, QueryResult]], max_query_s: float
                ) -> int | None:
     """The first result that may be of this click: begun after it, with the same pixel."""
     request = click.request
     for index, (at_ns, result) in enumerate(results):
         if is_correction(result) or not (
-                -NEAR_NS <= at_ns - click.at_ns <= round(max_query_s * 1e9)):
+                -MAX_CLICK_GAP_NS <= at_ns - click.at_ns <= round(max_query_s * 1e9)):
             continue
         if request.pixel is None:
-            if abs(at_ns - click.at_ns) <= NEAR_NS:
+            if abs(at_ns - click.at_ns) <= MAX_CLICK_GAP_NS:
                 return index
         elif result.clicked.camera == request.camera and \
-                np.abs(request.pixel - (result.clicked.x, result.clicked.y)).max() <= SAME_PX:
+                np.abs(request.pixel - (result.clicked.x, result.clicked.y)).max() <= MAX_CLAMP_PX:
             return index
     return None
 
@@ -206,7 +206,7 @@ def is_correction(result: QueryResult) -> bool:
     return list(result.stages[:1]) == ['verify']
 
 
-def _unrepeatable(result: QueryResult) -> str:
+def _explain_unrepeatable(result: QueryResult) -> str:
     if is_correction(result):
         return 'a correction by a person, not a click'
     if not (np.isfinite(result.clicked.x) and np.isfinite(result.clicked.y)
@@ -215,27 +215,27 @@ def _unrepeatable(result: QueryResult) -> str:
     return ''
 
 
-def _request(result: QueryResult) -> Request:
+def _request_from_result(result: QueryResult) -> QueryRequest:
     """The click that a result is of, in the image that was clicked."""
     others = tuple(c.found.camera for c in result.correspondences)
-    return Request(camera=result.clicked.camera, stamp_ns=stamp_ns(result.clicked.header.stamp),
+    return QueryRequest(camera=result.clicked.camera, stamp_ns=stamp_to_ns(result.clicked.header.stamp),
                    pixel=np.array([result.clicked.x, result.clicked.y]), other_cameras=others)
 
 
-def was_interrupted(result: QueryResult) -> bool:
+def is_interrupted(result: QueryResult) -> bool:
     """Tell whether the recorded query was ended from outside."""
     return int(result.status.code) in INTERRUPTED
 
 
-def found_by_camera(result: QueryResult) -> dict[str, Correspondence]:
+def index_by_camera(result: QueryResult) -> dict[str, Correspondence]:
     """The answers of the other views."""
     return {c.found.camera: c for c in result.correspondences}
 
 
-def _messages(bag: Any, topics: set[str]) -> Iterator[tuple[str, int, Any]]:
+def _iter_messages(bag: Any, topics: set[str]) -> Iterator[tuple[str, int, Any]]:
     """Topic, when it was recorded, and message, as ROS has it; unknown types are left out."""
-    wanted = [c for c in bag.connections if c.topic in topics and message_type(c.msgtype)]
-    types = {c.msgtype: message_type(c.msgtype) for c in wanted}
+    wanted = [c for c in bag.connections if c.topic in topics and find_message_type(c.msgtype)]
+    types = {c.msgtype: find_message_type(c.msgtype) for c in wanted}
     # Without any connection it would be all of them.
     for connection, at_ns, raw in bag.messages(connections=wanted) if wanted else ():
         yield connection.topic, at_ns, deserialize_message(bytes(raw), types[connection.msgtype])

@@ -16,14 +16,14 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from crosspoint_ros.core.encodings import DepthM, Rgb
-from crosspoint_ros.data.rosbag import COMPRESSED, RAW, Topics, choose_topics, pictures
+from crosspoint_ros.data.rosbag import COMPRESSED, RAW, RgbdTopics, choose_topics, iter_rgbd
 
 TYPES = {RAW: Image, COMPRESSED: CompressedImage}
 DISCOVERY_S = 10.0
 SIBLINGS_S = 0.5  # a camera's other topics are discovered a moment later
 
 
-def watch(camera: str, seconds: float, image_topic: str = '', depth_topic: str = ''
+def stream_images(camera: str, seconds: float, image_topic: str = '', depth_topic: str = ''
           ) -> Iterator[tuple[Rgb, DepthM | None]]:
     """Yield what the camera sends. Raises ValueError if it is not there, or the time is none."""
     if not 0 < seconds <= 3600:
@@ -35,46 +35,46 @@ def watch(camera: str, seconds: float, image_topic: str = '', depth_topic: str =
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     try:
-        topics = _found(node, executor, camera, image_topic, depth_topic)
-        yield from pictures(_messages(node, executor, topics, seconds), topics)
+        topics = _find_topics(node, executor, camera, image_topic, depth_topic)
+        yield from iter_rgbd(_iter_messages(node, executor, topics, seconds), topics)
     finally:
         executor.shutdown()
         node.destroy_node()
         context.try_shutdown()
 
 
-def _found(node: Node, executor: SingleThreadedExecutor, camera: str, image_topic: str,
-           depth_topic: str) -> Topics:
+def _find_topics(node: Node, executor: SingleThreadedExecutor, camera: str, image_topic: str,
+           depth_topic: str) -> RgbdTopics:
     end_s = time.monotonic() + DISCOVERY_S
     while True:
         try:
-            choose_topics(_types(node), camera, image_topic, depth_topic)
+            choose_topics(_published_types(node), camera, image_topic, depth_topic)
             time.sleep(SIBLINGS_S)
-            return choose_topics(_types(node), camera, image_topic, depth_topic)
+            return choose_topics(_published_types(node), camera, image_topic, depth_topic)
         except ValueError as error:
             if time.monotonic() > end_s:
                 raise ValueError(f'{error} (looked for {DISCOVERY_S:g} s)') from error
         executor.spin_once(timeout_sec=0.1)
 
 
-def _types(node: Node) -> dict[str, str]:
+def _published_types(node: Node) -> dict[str, str]:
     return {name: kinds[0] for name, kinds in node.get_topic_names_and_types()
             if node.count_publishers(name)}
 
 
-def _messages(node: Node, executor: SingleThreadedExecutor, topics: Topics, seconds: float
+def _iter_messages(node: Node, executor: SingleThreadedExecutor, topics: RgbdTopics, seconds: float
               ) -> Iterator[tuple[str, Any]]:
-    came: deque[tuple[str, Any]] = deque(maxlen=60)  # images that nobody had time for are dropped
+    received: deque[tuple[str, Any]] = deque(maxlen=60)  # images that nobody had time for are dropped
 
-    def take(topic: str, message: Any) -> None:
-        came.append((topic, message))
+    def on_message(topic: str, message: Any) -> None:
+        received.append((topic, message))
 
-    types = _types(node)
+    types = _published_types(node)
     for topic in filter(None, (topics.image, topics.depth)):
-        node.create_subscription(TYPES[types[topic]], topic, partial(take, topic),
+        node.create_subscription(TYPES[types[topic]], topic, partial(on_message, topic),
                                  qos_profile_sensor_data)
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
         executor.spin_once(timeout_sec=0.1)
-        while came:
-            yield came.popleft()
+        while received:
+            yield received.popleft()

@@ -20,14 +20,14 @@ from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
 from crosspoint_ros.data.rosbag import UnreadableBag, open_bag
-from crosspoint_ros.ros.conversions import stamp_ns, time_msg
-from crosspoint_ros.ros.process import wait_for_signal
+from crosspoint_ros.ros.conversions import stamp_to_ns, time_from_ns
+from crosspoint_ros.ros.process import catch_shutdown_signals
 from crosspoint_ros.scenes import KITCHEN
 
 POLL_S = 0.1  # how often a wait looks whether it should end
 
 
-class Unplayable(UnreadableBag):
+class UnplayableBag(UnreadableBag):
     """This bag, or these parameters, cannot be played, and why."""
 
 
@@ -42,95 +42,95 @@ class BagPlayer(Node):
     def __init__(self, **options: Any) -> None:
         """Open the bag; raise `UnreadableBag` if there is nothing to play."""
         super().__init__('play_bag', **options)
-        path = Path(self._parameter('bag', str(KITCHEN))).expanduser()
-        self._loop = self._parameter('loop', False)
-        self._goes_on = self._parameter('time_goes_on', False)
-        self._rate = self._parameter('rate', 1.0)
-        self._tick_ns = round(1e9 * self._rate / self._parameter('clock_hz', 40.0))
+        path = Path(self._declare('bag', str(KITCHEN))).expanduser()
+        self._loop = self._declare('loop', False)
+        self._time_goes_on = self._declare('time_goes_on', False)
+        self._rate = self._declare('rate', 1.0)
+        self._tick_ns = round(1e9 * self._rate / self._declare('clock_hz', 40.0))
         self._bag = open_bag(path)
         self._clock_publisher = self.create_publisher(Clock, '/clock', QoSProfile(depth=1))
-        self._publisher_of = self._advertise()
-        if not self._publisher_of:
-            raise Unplayable(f'{path} has no message of a type that is installed here')
+        self._publishers = self._create_publishers()
+        if not self._publishers:
+            raise UnplayableBag(f'{path} has no message of a type that is installed here')
         self.get_logger().info(
-            f'{path}: {self._bag.message_count} messages of {len(self._publisher_of)} topics in '
+            f'{path}: {self._bag.message_count} messages of {len(self._publishers)} topics in '
             f'{self._bag.duration / 1e9:.1f} s, at rate {self._rate:g}'
             f'{", in a loop" if self._loop else ""}')
 
-    def play(self, should_end: Callable[[], bool] = lambda: False) -> None:
+    def play(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Publish the bag, again and again with `loop`; ends early when it should."""
         executor = SingleThreadedExecutor()
         executor.add_node(self)
-        later_ns = self._play_once(executor, should_end, 0)
-        while self._loop and not should_end():
-            later_ns += self._play_once(executor, should_end, later_ns if self._goes_on else 0)
+        later_ns = self._play_once(executor, should_stop, 0)
+        while self._loop and not should_stop():
+            later_ns += self._play_once(executor, should_stop, later_ns if self._time_goes_on else 0)
         executor.shutdown()
 
-    def _play_once(self, executor: SingleThreadedExecutor, should_end: Callable[[], bool],
+    def _play_once(self, executor: SingleThreadedExecutor, should_stop: Callable[[], bool],
                    later_ns: int) -> int:
         """Publish the bag with its stamps so much later; return how long that took, in its time."""
         start_ns, begun_s = self._bag.start_time, time.monotonic()
 
         def wait_until(bag_ns: int) -> None:
-            while not should_end():
+            while not should_stop():
                 left_s = begun_s + (bag_ns - start_ns) / 1e9 / self._rate - time.monotonic()
                 if left_s <= 0:
                     return
                 executor.spin_once(timeout_sec=min(left_s, POLL_S))
 
         tick_ns = start_ns
-        played = [c for c in self._bag.connections if c.topic in self._publisher_of]
+        played = [c for c in self._bag.connections if c.topic in self._publishers]
         for connection, bag_ns, data in self._bag.messages(connections=played):
-            if should_end():
+            if should_stop():
                 break
             while tick_ns <= bag_ns:
                 wait_until(tick_ns)
-                self._clock_publisher.publish(Clock(clock=time_msg(tick_ns + later_ns)))
+                self._clock_publisher.publish(Clock(clock=time_from_ns(tick_ns + later_ns)))
                 tick_ns += self._tick_ns
             wait_until(bag_ns)
-            publisher = self._publisher_of[connection.topic]
-            publisher.publish(stamped_later(bytes(data), publisher.msg_type, later_ns))
+            publisher = self._publishers[connection.topic]
+            publisher.publish(shift_stamps(bytes(data), publisher.msg_type, later_ns))
         wait_until(tick_ns)
         return tick_ns - start_ns
 
-    def _advertise(self) -> dict[str, Publisher[Any]]:
+    def _create_publishers(self) -> dict[str, Publisher[Any]]:
         """Return a publisher for each of the bag's topics whose type is installed."""
         publishers: dict[str, Publisher[Any]] = {}
         for connection in self._bag.connections:
-            kind = message_type(connection.msgtype)
+            kind = find_message_type(connection.msgtype)
             if kind is None:
                 self.get_logger().warning(
                     f'{connection.topic} is left out: {connection.msgtype} is not installed here '
                     f'(package {connection.msgtype.partition("/")[0]})')
             elif connection.topic not in publishers:
                 publishers[connection.topic] = self.create_publisher(
-                    kind, connection.topic, offered_qos(connection))
+                    kind, connection.topic, publisher_qos(connection))
         return publishers
 
-    def _parameter(self, name: str, default: Any) -> Any:
+    def _declare(self, name: str, default: Any) -> Any:
         """Declare a parameter of the default's type; numbers must be in (0, 1000]."""
         number = isinstance(default, float)
         try:  # dynamic typing, so that 2 is as good as 2.0
             value = self.declare_parameter(
                 name, default, ParameterDescriptor(dynamic_typing=number)).value
         except InvalidParameterTypeException as error:
-            raise Unplayable(str(error)) from error
+            raise UnplayableBag(str(error)) from error
         if number and not (isinstance(value, (int, float)) and 0 < value <= 1000):
-            raise Unplayable(f'{name} must be a number over 0 and at most 1000, got {value!r}')
+            raise UnplayableBag(f'{name} must be a number over 0 and at most 1000, got {value!r}')
         return value
 
 
-def stamped_later(data: bytes, kind: Any, later_ns: int) -> bytes:
+def shift_stamps(data: bytes, kind: Any, later_ns: int) -> bytes:
     """Move the stamps of a serialized message's headers; one without headers stays as it is."""
     if not later_ns or not (hasattr(kind, 'header') or hasattr(kind, 'transforms')):
         return data
     message = deserialize_message(data, kind)
     for stamped in (message.transforms if hasattr(kind, 'transforms') else [message]):
-        stamped.header.stamp = time_msg(stamp_ns(stamped.header.stamp) + later_ns)
+        stamped.header.stamp = time_from_ns(stamp_to_ns(stamped.header.stamp) + later_ns)
     return serialize_message(message)
 
 
-def message_type(name: str) -> Any:
+def find_message_type(name: str) -> Any:
     """Return the class of e.g. 'sensor_msgs/msg/Image', None if it is not installed."""
     package, _, kind = name.split('/')
     try:
@@ -139,7 +139,7 @@ def message_type(name: str) -> Any:
         return None
 
 
-def offered_qos(connection: Any) -> QoSProfile:
+def publisher_qos(connection: Any) -> QoSProfile:
     """Reliable, which suits best-effort subscribers too; latched if it was when recorded."""
     offered = connection.ext.offered_qos_profiles
     if connection.topic == '/tf_static' or any(
@@ -152,9 +152,9 @@ def offered_qos(connection: Any) -> QoSProfile:
 def main(args: list[str] | None = None) -> int:
     """Play until the end of the bag, Ctrl-C or SIGTERM; return the exit code."""
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    asked_to_end = wait_for_signal(lambda: None)
+    stop_requested = catch_shutdown_signals(lambda: None)
     try:
-        BagPlayer().play(asked_to_end.is_set)
+        BagPlayer().play(stop_requested.is_set)
     except UnreadableBag as error:
         print(f'play_bag: {error}', file=sys.stderr)
         return 1

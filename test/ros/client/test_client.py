@@ -9,7 +9,7 @@ from two_camera_rig import running
 
 from crosspoint_ros.cli import main
 from crosspoint_ros.ros.client import client as client_module
-from crosspoint_ros.ros.client.client import NotDrawn, click
+from crosspoint_ros.ros.client.client import OverlayTimeout, click
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_click_returns_what_the_node_answers(rig):
 def test_why_a_matcher_was_not_loaded_is_told_to_whoever_clicks(monkeypatch):
     fake_matchers.LoadingMatcher.fails = True
     fake_matchers.LoadingMatcher.loaded.set()
-    monkeypatch.setattr(client_module, 'DISCOVERY_S', 5.0)
+    monkeypatch.setattr(client_module, 'DISCOVERY_TIMEOUT_S', 5.0)
     with running(matcher='fake_matchers:LoadingMatcher') as rig:
         monkeypatch.setenv('ROS_DOMAIN_ID', str(rig.domain))
         result = click('front', 159.5, 119.5)
@@ -43,10 +43,10 @@ def test_an_instruction_goes_to_the_matcher(rig):
 
 
 def test_an_answer_is_told_though_its_picture_does_not_come(rig, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(client_module.Client, 'watch_overlays', lambda self: {})
-    monkeypatch.setattr(client_module, 'DISCOVERY_S', 5.0)
-    with pytest.raises(NotDrawn, match='was not written') as late:
-        click('front', 159.5, 119.5, picture=tmp_path / 'click.png')
+    monkeypatch.setattr(client_module.Client, 'subscribe_overlays', lambda self: {})
+    monkeypatch.setattr(client_module, 'DISCOVERY_TIMEOUT_S', 5.0)
+    with pytest.raises(OverlayTimeout, match='was not written') as late:
+        click('front', 159.5, 119.5, image_path=tmp_path / 'click.png')
     assert late.value.result.has_target
     assert main(['click', 'front', '159.5', '119.5', '--picture', str(tmp_path / 'a.png')]) == 1
     said = capsys.readouterr().out

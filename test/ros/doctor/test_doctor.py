@@ -14,16 +14,16 @@ from pathlib import Path
 import fake_matchers
 import pytest
 import rclpy
-from doc_messages import SECTIONS, message, says
+from doc_messages import SECTIONS, documented_message, is_documented
 from rclpy.context import Context
 from rclpy.lifecycle import TransitionCallbackReturn
 from two_camera_rig import DOMAINS, running
 
 from crosspoint_ros.cli import main as crosspoint
-from crosspoint_ros.ros.doctor.cli import findings
-from crosspoint_ros.ros.doctor.finding import Finding, Severity, Sign
-from crosspoint_ros.ros.doctor.graph import NAME
-from crosspoint_ros.ros.doctor.probe import look
+from crosspoint_ros.ros.doctor.cli import diagnose
+from crosspoint_ros.ros.doctor.finding import Finding, FindingCode, Severity
+from crosspoint_ros.ros.doctor.graph import DOCTOR_NODE
+from crosspoint_ros.ros.doctor.probe import collect_snapshot
 from crosspoint_ros.ros.process import NodeProcess
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -33,7 +33,7 @@ PARAMETERS = """/**:
     base_frame: base_link
     front: {depth_topic: /front/aligned_depth_to_color/image_raw}
 """
-PATIENCE_S = 6.0  # less than a user has, since most of these robots have no cameras
+MAX_WAIT_S = 6.0  # less than a user has, since most of these robots have no cameras
 TRANSPORTS = ('FASTDDS_BUILTIN_TRANSPORTS', 'FASTDDS_DEFAULT_PROFILES_FILE',
               'FASTRTPS_DEFAULT_PROFILES_FILE')
 
@@ -56,27 +56,27 @@ def params(tmp_path) -> Path:
 def of_the_node(seconds: float = 1.0, node: str = '/crosspoint',
                 params: Path | None = None) -> dict[str, Finding]:
     """What the doctor finds that concerns no single camera; each must stand on the page."""
-    found = {f.sign.code: f for f in findings(look(node, seconds, params, PATIENCE_S))
+    found = {f.code.value: f for f in diagnose(collect_snapshot(node, seconds, params, MAX_WAIT_S))
              if not f.camera}
     for finding in found.values():
-        assert says(finding.sign.code, finding.sentence), finding
+        assert is_documented(finding.code.value, finding.message), finding
     return found
 
 
 # --- the page
 
 def test_every_finding_has_a_section_and_every_section_a_finding():
-    assert sorted(SECTIONS) == sorted(sign.code for sign in Sign)
+    assert sorted(SECTIONS) == sorted(code.value for code in FindingCode)
 
 
-@pytest.mark.parametrize('sign', Sign, ids=lambda sign: sign.code)
-def test_a_section_has_the_message_and_the_cure(sign):
-    assert message(sign.code)
-    assert re.search(r'^\*\*Cure\.\*\* \S', SECTIONS[sign.code], re.M)
+@pytest.mark.parametrize('code', FindingCode, ids=lambda code: code.value)
+def test_a_section_has_the_message_and_the_cure(code):
+    assert documented_message(code.value)
+    assert re.search(r'^\*\*Cure\.\*\* \S', SECTIONS[code.value], re.M)
 
 
 def test_no_two_findings_share_a_code():
-    assert len({sign.code for sign in Sign}) == len(list(Sign))
+    assert len({code.value for code in FindingCode}) == len(list(FindingCode))
 
 
 # --- the node is not there, or another, or hung
@@ -86,7 +86,7 @@ def test_an_absent_node_is_told_with_those_that_are_there_and_the_domain(domain)
         rig.discover()
         found = of_the_node(node='/crospoint')
     assert list(found) == ['no-node']
-    assert '/crosspoint' in found['no-node'].sentence
+    assert '/crosspoint' in found['no-node'].message
     assert 'did you mean --node /crosspoint?' in found['no-node'].cure
     assert f'ROS_DOMAIN_ID (here {domain})' in found['no-node'].cure
 
@@ -111,17 +111,17 @@ def test_a_hung_node_is_told_and_a_params_file_speaks_for_it(domain, params):
         rig._spinning.create_task(release.wait)  # a callback that does not return
         try:
             alone = of_the_node()
-            found = findings(look('/crosspoint', 1.0, params, PATIENCE_S))
+            found = diagnose(collect_snapshot('/crosspoint', 1.0, params, MAX_WAIT_S))
         finally:
             release.set()
     assert list(alone) == ['node-hung']
     assert '--params FILE' in alone['node-hung'].cure
-    assert [f.sign for f in found if not f.camera] == [Sign.NODE_HUNG]
+    assert [f.code for f in found if not f.camera] == [FindingCode.NODE_HUNG]
     assert 'of the params file' in found[0].cure
     # The rig's publishers are there, and nothing comes on them; its depth is called otherwise.
-    assert {(f.sign, f.camera) for f in found if f.camera} == {
-        (Sign.NOTHING_ARRIVES, 'front'), (Sign.NO_PUBLISHER, 'front'),
-        (Sign.NOTHING_ARRIVES, 'side')}
+    assert {(f.code, f.camera) for f in found if f.camera} == {
+        (FindingCode.NOTHING_ARRIVES, 'front'), (FindingCode.NO_PUBLISHER, 'front'),
+        (FindingCode.NOTHING_ARRIVES, 'side')}
 
 
 def test_a_stopped_process_cannot_be_seen_and_a_params_file_speaks_for_it(domain, params, tmp_path):
@@ -136,12 +136,12 @@ def test_a_stopped_process_cannot_be_seen_and_a_params_file_speaks_for_it(domain
         assert 'matcher loaded' in log.read_text()
         os.kill(node.pid, signal.SIGSTOP)
         try:
-            found = findings(look('/crosspoint', 1.0, params, 2.0))
+            found = diagnose(collect_snapshot('/crosspoint', 1.0, params, 2.0))
         finally:
             os.kill(node.pid, signal.SIGCONT)
-    assert [(f.sign, f.camera) for f in found] == [
-        (Sign.NO_NODE, ''), *[(Sign.NO_PUBLISHER, 'front')] * 3,
-        *[(Sign.NO_PUBLISHER, 'side')] * 2]
+    assert [(f.code, f.camera) for f in found] == [
+        (FindingCode.NO_NODE, ''), *[(FindingCode.NO_PUBLISHER, 'front')] * 3,
+        *[(FindingCode.NO_PUBLISHER, 'side')] * 2]
 
 
 # --- its life cycle and its matcher
@@ -150,11 +150,11 @@ def test_an_unconfigured_node_and_an_inactive_one_are_told_with_the_command(doma
     with running(domain=domain, autostart=False) as rig:
         unconfigured = of_the_node()
         assert rig.on_executor(rig.node.trigger_configure) == TransitionCallbackReturn.SUCCESS
-        rig.until(lambda: rig.on_executor(lambda: not rig.node._server.loading.under_way))
+        rig.until(lambda: rig.on_executor(lambda: not rig.node._server.loader.under_way))
         inactive = of_the_node()
-    assert 'is unconfigured' in unconfigured['node-not-active'].sentence
+    assert 'is unconfigured' in unconfigured['node-not-active'].message
     assert 'configure, then activate' in unconfigured['node-not-active'].cure
-    assert 'is inactive' in inactive['node-not-active'].sentence
+    assert 'is inactive' in inactive['node-not-active'].message
     assert 'ros2 lifecycle set /crosspoint activate' in inactive['node-not-active'].cure
     assert list(unconfigured) == list(inactive) == ['node-not-active']
 
@@ -168,7 +168,7 @@ def test_a_matcher_that_loads_is_told_and_the_node_is_not_blamed(domain):
     finally:
         fake_matchers.LoadingMatcher.loaded.set()
     assert list(found) == ['matcher-loading']
-    assert 'fake_matchers:LoadingMatcher is loading' in found['matcher-loading'].sentence
+    assert 'fake_matchers:LoadingMatcher is loading' in found['matcher-loading'].message
 
 
 def test_a_matcher_that_was_not_loaded_is_told_with_its_reason(domain):
@@ -176,13 +176,13 @@ def test_a_matcher_that_was_not_loaded_is_told_with_its_reason(domain):
     fake_matchers.LoadingMatcher.fails = True
     try:
         with running(domain=domain, matcher='fake_matchers:LoadingMatcher') as rig:
-            rig.until(lambda: rig.node._server.loading.failure)
+            rig.until(lambda: rig.node._server.loader.failure)
             found = of_the_node()
-            failure = rig.node._server.loading.failure
+            failure = rig.node._server.loader.failure
     finally:
         fake_matchers.LoadingMatcher.fails = False
     assert list(found) == ['matcher-failed']
-    assert found['matcher-failed'].sentence == failure
+    assert found['matcher-failed'].message == failure
 
 
 def test_two_nodes_of_one_name_are_told(domain):
@@ -195,7 +195,7 @@ def test_two_nodes_of_one_name_are_told(domain):
         finally:
             other.destroy_node()
             rclpy.try_shutdown(context=context)
-    assert found['two-nodes'].sentence == '2 nodes are called /crosspoint'
+    assert found['two-nodes'].message == '2 nodes are called /crosspoint'
 
 
 # --- parameters and clocks
@@ -209,24 +209,24 @@ def test_a_params_file_is_judged_by_the_node_s_own_rules(domain, params, line, w
     text = PARAMETERS.replace(PARAMETERS.splitlines()[-1], line) if words is None else \
         PARAMETERS + line + '\n'
     params.write_text(text)
-    found = findings(look('/crosspoint', 0.2, params, 0.5))  # nobody is there to be found
-    codes = {f.sign for f in found}
+    found = diagnose(collect_snapshot('/crosspoint', 0.2, params, 0.5))  # nobody is there to be found
+    codes = {f.code for f in found}
     if words is None:
-        assert Sign.MASK_REFUSED in codes
-        mask = next(f for f in found if f.sign is Sign.MASK_REFUSED)
-        assert (mask.camera, says('mask-refused', mask.sentence)) == ('front', True)
-        assert '/nowhere/mask.png is not a picture' in mask.sentence
+        assert FindingCode.MASK_REFUSED in codes
+        mask = next(f for f in found if f.code is FindingCode.MASK_REFUSED)
+        assert (mask.camera, is_documented('mask-refused', mask.message)) == ('front', True)
+        assert '/nowhere/mask.png is not a picture' in mask.message
     else:
-        refused = next(f for f in found if f.sign is Sign.PARAMETERS_REFUSED)
-        assert words in refused.sentence
-        assert says('parameters-refused', refused.sentence)
-        assert codes == {Sign.NO_NODE, Sign.PARAMETERS_REFUSED}
+        refused = next(f for f in found if f.code is FindingCode.PARAMETERS_REFUSED)
+        assert words in refused.message
+        assert is_documented('parameters-refused', refused.message)
+        assert codes == {FindingCode.NO_NODE, FindingCode.PARAMETERS_REFUSED}
 
 
 def test_simulated_time_without_a_clock_is_told(domain):
     with running(domain=domain, use_sim_time=True):
         found = of_the_node()
-    assert found['no-clock'].sentence.endswith('nothing came on /clock (0 publishers)')
+    assert found['no-clock'].message.endswith('nothing came on /clock (0 publishers)')
 
 
 # --- real processes: well, and with images that are too large
@@ -287,7 +287,7 @@ def test_images_that_are_too_large_for_the_default_transport_are_told(robot):
         if 'no-node' not in found and 'no-publisher' not in found:
             break
     told = found['default-transport']
-    assert says('default-transport', told['sentence'])
+    assert is_documented('default-transport', told['sentence'])
     assert '2.8 MB' in told['sentence']
     assert 'fastdds_shm.xml' in told['cure']
     assert 'images-lost' not in found
@@ -334,22 +334,22 @@ def test_it_has_no_publisher_no_service_and_changes_nothing(domain, tmp_path, to
     greedy.write_text(PARAMETERS + '    start_type_description_service: true\n')
     with running(domain=domain) as rig:
         rig.discover()
-        names = rig.node._known_parameters.names
+        names = rig.node._config_parameters.names
         before = [rig.node.get_parameter(name).value for name in names]
-        looking = threading.Thread(target=look, args=(
-            '/crosspoint', 2.0, greedy if told_by == 'file' else None, PATIENCE_S))
+        looking = threading.Thread(target=collect_snapshot, args=(
+            '/crosspoint', 2.0, greedy if told_by == 'file' else None, MAX_WAIT_S))
         looking.start()
         node = rig.cameras
-        rig.until(lambda: NAME in node.get_node_names())
+        rig.until(lambda: DOCTOR_NODE in node.get_node_names())
         # Subscriptions are announced as publishers would be: where those are seen, these were too.
-        rig.until(lambda: len(node.get_subscriber_names_and_types_by_node(NAME, '/')) > 5)
+        rig.until(lambda: len(node.get_subscriber_names_and_types_by_node(DOCTOR_NODE, '/')) > 5)
         publishes, serves = set(), set()
         while looking.is_alive():
             rig.executor.spin_once(timeout_sec=0.02)
-            if NAME in node.get_node_names():
-                sent = node.get_publisher_names_and_types_by_node(NAME, '/')
+            if DOCTOR_NODE in node.get_node_names():
+                sent = node.get_publisher_names_and_types_by_node(DOCTOR_NODE, '/')
                 publishes.update(topic for topic, _ in sent)
-                served = node.get_service_names_and_types_by_node(NAME, '/')
+                served = node.get_service_names_and_types_by_node(DOCTOR_NODE, '/')
                 serves.update(service for service, _ in served)
         looking.join()
         assert publishes == serves == set()

@@ -6,53 +6,53 @@ import os
 import cv2
 import numpy as np
 import pytest
-from doc_messages import says
-from faulty_cameras import DEPTH_MM, Ailment, ward
+from doc_messages import is_documented
+from faulty_cameras import DEPTH_MM, CameraFault, run_faulty_cameras
 from sensor_msgs.msg import CompressedImage
 from two_camera_rig import DOMAINS, LENS, running
 
-from crosspoint_ros.ros.doctor.cli import findings, told
+from crosspoint_ros.ros.doctor.cli import diagnose, format_report
 from crosspoint_ros.ros.doctor.finding import Finding
-from crosspoint_ros.ros.doctor.probe import look
+from crosspoint_ros.ros.doctor.probe import collect_snapshot
 
 HOUR_S = 3600.0
 SMALL = (LENS.height_px // 2, LENS.width_px // 2)
-AILMENTS = {
-    'well': Ailment(depth=DEPTH_MM),
-    'misnamed': Ailment(image='misnamed/colour/image_raw'),
-    'zipped': Ailment(image='{name}/color/image_raw/compressed', image_type=CompressedImage),
-    'typed': Ailment(image='{name}/color/image_raw/compressed', image_type=CompressedImage),
-    'silent': Ailment(sends=False),
-    'late': Ailment(shift_s=-3.0),
-    'seldom': Ailment(whole_every=11),
-    'lossy': Ailment(every=4),
-    'ahead': Ailment(shift_s=0.5),
-    'future': Ailment(shift_s=HOUR_S),
-    'past': Ailment(shift_s=-HOUR_S),
-    'simulated': Ailment(sim_time=True),
-    'unstamped': Ailment(unstamped=True),
-    'coded': Ailment(encoding='rgb24'),
-    'blank': Ailment(info='blank'),
-    'warped': Ailment(info='warped'),
-    'small': Ailment(info='small'),
-    'no_depth': Ailment(),
-    'coded_depth': Ailment(depth=DEPTH_MM.astype(np.uint8), depth_encoding='8UC1'),
-    'empty_depth': Ailment(depth=np.zeros_like(DEPTH_MM)),
-    'small_depth': Ailment(depth=np.full(SMALL, 700, np.uint16)),
-    'other_depth': Ailment(depth=DEPTH_MM, depth_frame='depth_optical'),
-    'slow_depth': Ailment(depth=DEPTH_MM, depth_shift_s=0.1),
-    'masked': Ailment(),
-    'nameless': Ailment(frame=''),
-    'adrift': Ailment(tf='none'),
-    'old_tf': Ailment(tf='old'),
-    'double': Ailment(image_publishers=2),
-    'twin': Ailment(frame='well_optical'),
-    'neighbour': Ailment(place=1000),
-    'roommate': Ailment(place=1000),
-    'alias': Ailment(frame='original_optical', image=None),
-    'original': Ailment(frame='original_optical'),
+CAMERA_FAULTS = {
+    'well': CameraFault(depth=DEPTH_MM),
+    'misnamed': CameraFault(image='misnamed/colour/image_raw'),
+    'zipped': CameraFault(image='{name}/color/image_raw/compressed', image_type=CompressedImage),
+    'typed': CameraFault(image='{name}/color/image_raw/compressed', image_type=CompressedImage),
+    'silent': CameraFault(sends=False),
+    'late': CameraFault(shift_s=-3.0),
+    'seldom': CameraFault(whole_every=11),
+    'lossy': CameraFault(every=4),
+    'ahead': CameraFault(shift_s=0.5),
+    'future': CameraFault(shift_s=HOUR_S),
+    'past': CameraFault(shift_s=-HOUR_S),
+    'simulated': CameraFault(sim_time=True),
+    'unstamped': CameraFault(unstamped=True),
+    'coded': CameraFault(encoding='rgb24'),
+    'blank': CameraFault(info='blank'),
+    'warped': CameraFault(info='warped'),
+    'small': CameraFault(info='small'),
+    'no_depth': CameraFault(),
+    'coded_depth': CameraFault(depth=DEPTH_MM.astype(np.uint8), depth_encoding='8UC1'),
+    'empty_depth': CameraFault(depth=np.zeros_like(DEPTH_MM)),
+    'small_depth': CameraFault(depth=np.full(SMALL, 700, np.uint16)),
+    'other_depth': CameraFault(depth=DEPTH_MM, depth_frame='depth_optical'),
+    'slow_depth': CameraFault(depth=DEPTH_MM, depth_shift_s=0.1),
+    'masked': CameraFault(),
+    'nameless': CameraFault(frame=''),
+    'adrift': CameraFault(tf='none'),
+    'old_tf': CameraFault(tf='old'),
+    'double': CameraFault(image_publishers=2),
+    'twin': CameraFault(frame='well_optical'),
+    'neighbour': CameraFault(place=1000),
+    'roommate': CameraFault(place=1000),
+    'alias': CameraFault(frame='original_optical', image=None),
+    'original': CameraFault(frame='original_optical'),
 }
-DEPTHS = [name for name in AILMENTS if name.endswith('_depth') or name == 'well']
+DEPTHS = [name for name in CAMERA_FAULTS if name.endswith('_depth') or name == 'well']
 # camera -> its findings: code, a word of the sentence, a word of the cure
 EXPECTED = {
     'well': [],
@@ -60,13 +60,13 @@ EXPECTED = {
                   'set misnamed.image_topic: /misnamed/colour/image_raw')],
     'zipped': [('no-publisher', 'nobody publishes /zipped/color/image_raw (sensor_msgs/msg/Image)',
                 'set zipped.transport: compressed')],
-    'typed': [('wrong-type', 'is sensor_msgs/msg/CompressedImage (from /ward)',
+    'typed': [('wrong-type', 'is sensor_msgs/msg/CompressedImage (from /faulty_cameras)',
                'typed.image_topic: /typed/color/image_raw (')],
-    'silent': [('nothing-arrives', '/ward is to publish /silent/color/image_raw', 'stream'),
-               ('nothing-arrives', '/ward is to publish /silent/color/camera_info', 'stream')],
+    'silent': [('nothing-arrives', '/faulty_cameras is to publish /silent/color/image_raw', 'stream'),
+               ('nothing-arrives', '/faulty_cameras is to publish /silent/color/camera_info', 'stream')],
     'late': [('images-late', '(limits.max_image_age_s 1)', 'transport compressed')],
     'seldom': [('images-seldom', 's only (limits.max_image_age_s 1)', 'rate')],
-    'lossy': [('images-lost', 'did not come, while their camera infos did', '/ward')],
+    'lossy': [('images-lost', 'did not come, while their camera infos did', '/faulty_cameras')],
     'ahead': [('stamps-ahead', 's in the future', 'chrony')],
     'future': [('clocks-differ', 's ahead of the clock of this machine', 'chrony')],
     'past': [('clocks-differ', 's behind the clock of this machine', 'chrony')],
@@ -88,7 +88,7 @@ EXPECTED = {
     'adrift': [('no-tf', "from 'adrift_optical' to 'base_link': frame 'adrift_optical' is unknown",
                 'static_transform_publisher')],
     'old_tf': [('tf-time', "'base_link' -> 'old_tf_optical' is known only from", '/tf_static')],
-    'double': [('two-publishers', '2 publishers send on /double/color/image_raw: /ward', 'end')],
+    'double': [('two-publishers', '2 publishers send on /double/color/image_raw: /faulty_cameras', 'end')],
     'twin': [],
     'neighbour': [],
     'roommate': [],
@@ -96,21 +96,21 @@ EXPECTED = {
     'original': [],
 }
 OF_ALL = [
-    ('qos-mismatch', '/tf_static from /ward: it sends volatile', 'transient local'),
-    ('qos-mismatch', '/tf from /ward: it sends best effort', 'reliable'),
+    ('qos-mismatch', '/tf_static from /faulty_cameras: it sends volatile', 'transient local'),
+    ('qos-mismatch', '/tf from /faulty_cameras: it sends best effort', 'reliable'),
     ('same-frame', "well and twin have the same frame_id, 'well_optical'", 'of its own'),
     ('same-frame', "alias and original have the same frame_id, 'original_optical'", 'of its own'),
     ('same-place', 'neighbour and roommate are in the same place', 'calibration'),
     ('same-topic', 'alias and original take the same images, /original/color/image_raw',
      'original.image_topic'),
-    ('two-nodes', '2 nodes are called /ward', '__node'),
+    ('two-nodes', '2 nodes are called /faulty_cameras', '__node'),
 ]
 
 
 @pytest.fixture(scope='module')
-def seen(tmp_path_factory):
+def snapshot(tmp_path_factory):
     """What the doctor sees of a real node whose cameras have all these faults."""
-    mask = tmp_path_factory.mktemp('ward') / 'mask.png'
+    mask = tmp_path_factory.mktemp('faulty_cameras') / 'mask.png'
     cv2.imwrite(str(mask), np.zeros((5, 7), np.uint8))
     parameters = {f'{name}__depth_topic': f'/{name}/depth' for name in DEPTHS}
     domain = next(DOMAINS)
@@ -118,32 +118,32 @@ def seen(tmp_path_factory):
     os.environ['ROS_DOMAIN_ID'] = str(domain)
     try:
         # history_s 0: the node need not listen to all of them, this is about the doctor.
-        with ward(domain, AILMENTS) as robot, running(
-                cameras=list(AILMENTS), domain=domain, front__depth_topic=None,
+        with run_faulty_cameras(domain, CAMERA_FAULTS) as robot, running(
+                cameras=list(CAMERA_FAULTS), domain=domain, front__depth_topic=None,
                 side__depth_topic=None, history_s=0.0, masked__mask_path=str(mask),
                 typed__image_topic='/typed/color/image_raw/compressed',
                 alias__image_topic='/original/color/image_raw', **parameters) as rig:
-            robot.careless()
+            robot.publish_incompatible_tf()
             rig.until(lambda: rig.node._state_machine.current_state[1] == 'active')
-            yield look('/crosspoint', 3.0)
+            yield collect_snapshot('/crosspoint', 3.0)
     finally:
         os.environ['ROS_DOMAIN_ID'] = before
 
 
 @pytest.fixture(scope='module')
-def found(seen) -> tuple[Finding, ...]:
-    return findings(seen)
+def found(snapshot) -> tuple[Finding, ...]:
+    return diagnose(snapshot)
 
 
 def agree(found: list[Finding], expected: list[tuple[str, str, str]]) -> None:
     """Exactly these, in any order."""
-    assert sorted(f.sign.code for f in found) == sorted(code for code, _, _ in expected), found
+    assert sorted(f.code.value for f in found) == sorted(code for code, _, _ in expected), found
     for code, sentence, cure in expected:
-        assert any(f.sign.code == code and sentence in f.sentence and cure in f.cure
+        assert any(f.code.value == code and sentence in f.message and cure in f.cure
                    for f in found), (code, sentence, cure, found)
 
 
-@pytest.mark.parametrize('camera', AILMENTS)
+@pytest.mark.parametrize('camera', CAMERA_FAULTS)
 def test_a_camera_has_the_findings_of_its_fault_and_no_others(found, camera):
     agree([f for f in found if f.camera == camera], EXPECTED[camera])
 
@@ -152,8 +152,8 @@ def test_what_concerns_several_cameras_is_told_once(found):
     agree([f for f in found if not f.camera], OF_ALL)
 
 
-def test_a_healthy_camera_takes_a_line_of_its_own(seen, found):
-    lines = list(told(seen, found))
+def test_a_healthy_camera_takes_a_line_of_its_own(snapshot, found):
+    lines = list(format_report(snapshot, found))
     well = [line for line in lines if line.startswith('well: ')]
     assert len(well) == 1
     assert '320x240 rgb8' in well[0]
@@ -162,23 +162,23 @@ def test_a_healthy_camera_takes_a_line_of_its_own(seen, found):
 
 
 def test_the_page_has_every_sentence_that_was_told(found):
-    assert len({f.sign for f in found}) > 25
-    assert [str(f) for f in found if not says(f.sign.code, f.sentence)] == []
+    assert len({f.code for f in found}) > 25
+    assert [str(f) for f in found if not is_documented(f.code.value, f.message)] == []
 
 
-def test_the_node_itself_is_seen_to_be_well(seen):
-    assert (seen.node.there, seen.node.answers, seen.node.state) == (1, True, 'active')
+def test_the_node_itself_is_seen_to_be_well(snapshot):
+    assert (snapshot.node.count, snapshot.node.is_responding, snapshot.node.state) == (1, True, 'active')
 
 
 def test_in_simulated_time_the_cameras_that_follow_it_are_well_and_the_others_are_told(monkeypatch):
     domain = next(DOMAINS)
     monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
-    cameras = {'simulated': Ailment(sim_time=True), 'walled': Ailment()}
-    with ward(domain, cameras), running(
+    cameras = {'simulated': CameraFault(sim_time=True), 'walled': CameraFault()}
+    with run_faulty_cameras(domain, cameras), running(
             cameras=list(cameras), domain=domain, front__depth_topic=None, side__depth_topic=None,
             history_s=0.0, use_sim_time=True) as rig:
         rig.until(lambda: rig.node._state_machine.current_state[1] == 'active')
-        found = [f for f in findings(look('/crosspoint', 2.0)) if f.camera]
+        found = [f for f in diagnose(collect_snapshot('/crosspoint', 2.0)) if f.camera]
     agree(found, [('clocks-differ', 'ahead of /clock (limits', 'use_sim_time too')])
     assert found[0].camera == 'walled'
-    assert says('clocks-differ', found[0].sentence)
+    assert is_documented('clocks-differ', found[0].message)

@@ -18,9 +18,9 @@ from tf2_msgs.msg import TFMessage
 from two_camera_rig import EYES, pixel_of, running
 
 from crosspoint_ros import cli
-from crosspoint_ros.bench.pairs.known_scene import Recording as Recorded
+from crosspoint_ros.bench.pairs.known_scene import KnownScene as Recorded
 from crosspoint_ros.core.datatypes import Code
-from crosspoint_ros.ros.conversions import time_msg
+from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.scenes import KITCHEN
 
 POINTS = [(0.02, 0.03, 0.0), (-0.05, 0.0, 0.0), (0.0, 0.06, 0.0)]
@@ -52,7 +52,7 @@ def click_all(rig, recording):
 
     for point in (*POINTS[:2], None):
         stamped = PointStamped()
-        stamped.header.stamp = time_msg(rig.show())
+        stamped.header.stamp = time_from_ns(rig.show())
         stamped.point.x, stamped.point.y = pixel_of('front', point) if point else (900.0, 10.0)
         send('/crosspoint/front/click', stamped)
     rig.show()
@@ -225,9 +225,9 @@ def test_a_bag_that_is_none_is_unusable(capsys):
 
 def test_a_click_in_the_kitchen_finds_the_drawer_handle_twice_in_the_same_words(tmp_path, capsys):
     known = Recorded(KITCHEN)
-    handle = next(a for a in known.affordances if a.name == 'drawer handle')
+    handle = next(a for a in known.points if a.name == 'drawer handle')
     click = PointStamped()
-    click.header.stamp = time_msg(handle.clicked.stamp_ns)
+    click.header.stamp = time_from_ns(handle.clicked.stamp_ns)
     click.point.x, click.point.y = handle.pixel
     bag = with_click(tmp_path / 'clicked', KITCHEN, f'/crosspoint/{handle.clicked.camera}/click',
                      click, handle.clicked.stamp_ns + 10**8)

@@ -26,10 +26,10 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 
-from crosspoint_ros.bench.pairs.known_scene import Recording
+from crosspoint_ros.bench.pairs.known_scene import KnownScene
 from crosspoint_ros.core.datatypes import Rejected
-from crosspoint_ros.ros.conversions import stamp_ns
-from crosspoint_ros.ros.tf import make_transforms
+from crosspoint_ros.ros.conversions import stamp_to_ns
+from crosspoint_ros.ros.tf import make_transform_lookup
 from crosspoint_ros.ros.tools import play_bag
 from crosspoint_ros.ros.tools.play_bag import main
 from crosspoint_ros.scenes import KITCHEN
@@ -97,12 +97,12 @@ def recorded(bag, topic):
     """The stamps of a topic's images as they are in the bag."""
     with AnyReader([bag]) as reader:
         connections = [c for c in reader.connections if c.topic == topic]
-        return [stamp_ns(reader.deserialize(data, c.msgtype).header.stamp)
+        return [stamp_to_ns(reader.deserialize(data, c.msgtype).header.stamp)
                 for c, _, data in reader.messages(connections=connections)]
 
 
 def stamps(images):
-    return [stamp_ns(message.header.stamp) for message in images]
+    return [stamp_to_ns(message.header.stamp) for message in images]
 
 
 @pytest.mark.parametrize('qos', [qos_profile_sensor_data, QoSProfile(depth=50)],
@@ -125,7 +125,7 @@ def test_the_bytes_are_those_of_the_bag(audience, play):
     play(rate=8, loop='true')
     audience.until(lambda: images, 'an image')
     with AnyReader([KITCHEN]) as reader:
-        sent = {stamp_ns(m.header.stamp): m for m in (
+        sent = {stamp_to_ns(m.header.stamp): m for m in (
             reader.deserialize(data, c.msgtype) for c, _, data in reader.messages(
                 connections=[c for c in reader.connections if c.topic == topic]))}
     same = sent[stamps(images)[0]]
@@ -150,13 +150,13 @@ def test_the_clock_goes_with_the_bag_at_its_rate_and_a_loop_is_a_jump_back(audie
     play(rate=10, clock_hz=25, loop='true')
 
     def steps():
-        return np.diff([stamp_ns(clock.clock) for clock in clocks])
+        return np.diff([stamp_to_ns(clock.clock) for clock in clocks])
 
     audience.until(lambda: (steps() < 0).sum() >= 2, 'two loops')
     forward = steps()[steps() > 0]
     assert (forward == 400_000_000).all(), '10 s of the bag a second, in 25 ticks'
     begin_ns = min(recorded(KITCHEN, '/wrist/color/image_raw/compressed'))
-    assert min(stamp_ns(clock.clock) for clock in clocks) == begin_ns
+    assert min(stamp_to_ns(clock.clock) for clock in clocks) == begin_ns
 
 
 def test_time_may_go_on_from_round_to_round(audience, play):
@@ -169,17 +169,17 @@ def test_time_may_go_on_from_round_to_round(audience, play):
     third_ns = 2 * (max(first) - min(first)) + min(first)
     audience.until(lambda: len(images) > 2 * len(first) and stamps(images)[-1] > third_ns,
                    'a third round')
-    ticks = [stamp_ns(clock.clock) for clock in clocks]
+    ticks = [stamp_to_ns(clock.clock) for clock in clocks]
     assert ticks == sorted(set(ticks))
     assert stamps(images) == sorted(set(stamps(images)))
-    poses = {stamp_ns(t.header.stamp) for message in moved for t in message.transforms}
+    poses = {stamp_to_ns(t.header.stamp) for message in moved for t in message.transforms}
     assert set(stamps(images)[1:-1]) <= poses, 'every image has its pose, in every round'
-    recording = Recording(KITCHEN, tick_ns=250_000_000)
-    assert {recording.played('wrist', ns).stamp_ns for ns in stamps(images)} <= first
+    recording = KnownScene(KITCHEN, tick_ns=250_000_000)
+    assert {recording.find_frame('wrist', ns).stamp_ns for ns in stamps(images)} <= first
 
 
 def test_the_cameras_of_the_kitchen_are_where_its_truth_says(audience, play):
-    transforms = make_transforms(audience.node)
+    transforms = make_transform_lookup(audience.node)
     clocks = audience.hear(Clock, '/clock', QoSProfile(depth=1000))
     play(rate=8, loop='true')
     audience.until(lambda: any(b.clock.sec < a.clock.sec for a, b in pairwise(clocks)), 'a loop')
