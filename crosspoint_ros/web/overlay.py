@@ -8,42 +8,42 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform
 from crosspoint_ros.msg import Correspondence, ImagePoint, QueryResult
-from crosspoint_ros.ros.client.node_info import KnownCamera
-from crosspoint_ros.ros.conversions import stamp_ns
-from crosspoint_ros.web.camera_poses import Vantages, corners_base, pixel_of
-from crosspoint_ros.web.image_streams import Picture
+from crosspoint_ros.ros.client.node_info import NodeCamera
+from crosspoint_ros.ros.conversions import stamp_to_ns
+from crosspoint_ros.web.camera_poses import CameraPoses, project_point, unproject_corners
+from crosspoint_ros.web.image_streams import CameraImage
 from crosspoint_ros.web.protocol import VERDICTS, Json
 
 MOVED_PX = 1.0
 MOVED_M, MOVED_RAD = 1e-3, 1e-3  # where there is no 3D point to measure it at
-OPEN_RAY_M = 2.0  # how far a ray is drawn that meets no target
+FREE_RAY_M = 2.0  # how far a ray is drawn that meets no target
 
 
 @dataclass(frozen=True, eq=False)
-class Anchor:
+class TrackedMark:
     """A mark of the answer: its pixel, and the pose of its camera at that image."""
 
     kind: str
     pixel: Array
-    frame: str
+    frame_id: str
     stamp_ns: int
     base_from_cam: Transform | None  # None: not known yet, or not any more
 
 
-class Anchors:
+class Overlay:
     """What the answer on the screens looks like from where the cameras are now."""
 
-    def __init__(self, vantages: Vantages, source: Callable[[str], KnownCamera | None]) -> None:
+    def __init__(self, poses: CameraPoses, find_camera: Callable[[str], NodeCamera | None]) -> None:
         """`source` returns the camera of a name, as it is subscribed to."""
-        self._vantages, self._source = vantages, source
-        self._anchors: dict[str, Anchor] = {}
+        self._poses, self._find_camera = poses, find_camera
+        self._marks: dict[str, TrackedMark] = {}
         self._target: Array | None = None
         self._approach: Array | None = None
         self.base_frame = ''
 
-    def hold(self, result: QueryResult | None) -> None:
+    def set_result(self, result: QueryResult | None) -> None:
         """Take the answer that is shown; None: there is none."""
-        self._anchors, self._target = {}, None
+        self._marks, self._target = {}, None
         if result is None:
             return
         if result.has_target:
@@ -52,80 +52,80 @@ class Anchors:
             # The third column of the rotation: +z points into the surface.
             self._approach = np.array([2 * (q.x * q.z + q.w * q.y), 2 * (q.y * q.z - q.w * q.x),
                                        1 - 2 * (q.x * q.x + q.y * q.y)])
-        self._add('clicked', result.clicked)
+        self._add_mark('clicked', result.clicked)
         for answer in result.correspondences:
             if answer.verdict != Correspondence.REFUSED:
-                self._add(VERDICTS[answer.verdict], answer.found)
+                self._add_mark(VERDICTS[answer.verdict], answer.found)
 
-    def _add(self, kind: str, point: ImagePoint) -> None:
+    def _add_mark(self, kind: str, point: ImagePoint) -> None:
         if np.isfinite([point.x, point.y]).all():
-            self._anchors[point.camera] = self._posed(Anchor(
+            self._marks[point.camera] = self._with_pose(TrackedMark(
                 kind, np.array([point.x, point.y]), point.header.frame_id,
-                stamp_ns(point.header.stamp), None))
+                stamp_to_ns(point.header.stamp), None))
 
-    def _posed(self, anchor: Anchor) -> Anchor:
-        pose = self._vantages.where(self.base_frame, anchor.frame, anchor.stamp_ns)
-        return replace(anchor, base_from_cam=pose)
+    def _with_pose(self, mark: TrackedMark) -> TrackedMark:
+        pose = self._poses.lookup(self.base_frame, mark.frame_id, mark.stamp_ns)
+        return replace(mark, base_from_cam=pose)
 
-    def complete(self) -> None:
+    def resolve_poses(self) -> None:
         """Look again for the poses that were not known when the answer came."""
-        for name, anchor in self._anchors.items():
+        for name, anchor in self._marks.items():
             if anchor.base_from_cam is None:
-                self._anchors[name] = self._posed(anchor)
+                self._marks[name] = self._with_pose(anchor)
 
-    def now(self, picture: Picture) -> Json:
+    def track_mark(self, image: CameraImage) -> Json:
         """Where the mark of the answer belongs on a picture, if the camera has moved since."""
-        anchor, camera = self._anchors.get(picture.camera), self._source(picture.camera)
+        anchor, camera = self._marks.get(image.camera), self._find_camera(image.camera)
         if anchor is None or camera is None:
             return {}
-        pose = self._vantages.where(self.base_frame, picture.frame_id, int(picture.stamp))
-        lens, before = self._vantages.lens(camera), anchor.base_from_cam
+        pose = self._poses.lookup(self.base_frame, image.frame_id, int(image.stamp))
+        lens, before = self._poses.get_intrinsics(camera), anchor.base_from_cam
         if pose is None or lens is None or before is None:
             return {'moved': True, 'mark': None}
         if self._target is None:
             return {'moved': _has_moved(before, pose), 'mark': None}
-        return self._carried(anchor.pixel, before, pose, lens)
+        return self._reproject_mark(anchor.pixel, before, pose, lens)
 
-    def _carried(self, pixel: Array, before: Transform, after: Transform,
-                 lens: Intrinsics) -> Json:
+    def _reproject_mark(self, pixel: Array, before: Transform, after: Transform,
+                 intrinsics: Intrinsics) -> Json:
         assert self._target is not None
-        was, seen = (pixel_of(self._target, pose, lens) for pose in (before, after))
+        was, seen = (project_point(self._target, pose, intrinsics) for pose in (before, after))
         if was is None or seen is None:
             return {'moved': True, 'mark': None}
         moved = bool(np.linalg.norm(seen - was) > MOVED_PX)
         x, y = pixel + seen - was
         return {'moved': moved, 'mark': [round(float(x), 2), round(float(y), 2)]}
 
-    def scene(self, newest: dict[str, Picture]) -> Json:
+    def build_scene(self, newest: dict[str, CameraImage]) -> Json:
         """Cameras as they stand now, the answer's rays and its target, in the base frame."""
-        rays = [self._ray(name, anchor) for name, anchor in self._anchors.items()]
+        rays = [self._build_ray(name, anchor) for name, anchor in self._marks.items()]
         target = None if self._target is None or self._approach is None else {
-            'position': _list(self._target), 'approach': _list(self._approach)}
-        cameras = [self._camera(name, picture) for name, picture in sorted(newest.items())]
+            'position': _round(self._target), 'approach': _round(self._approach)}
+        cameras = [self._build_camera(name, picture) for name, picture in sorted(newest.items())]
         return {'frame': self.base_frame, 'cameras': [c for c in cameras if c],
                 'rays': [ray for ray in rays if ray], 'target': target}
 
-    def _camera(self, name: str, picture: Picture) -> Json | None:
-        camera = self._source(name)
-        pose = self._vantages.where(self.base_frame, picture.frame_id, int(picture.stamp))
+    def _build_camera(self, name: str, image: CameraImage) -> Json | None:
+        camera = self._find_camera(name)
+        pose = self._poses.lookup(self.base_frame, image.frame_id, int(image.stamp))
         if camera is None or pose is None:
             return None
-        lens = self._vantages.lens(camera)
-        corners = [] if lens is None else [_list(ray) for ray in corners_base(pose, lens)]
-        return {'name': name, 'position': _list(pose.t_m), 'corners': corners}
+        lens = self._poses.get_intrinsics(camera)
+        corners = [] if lens is None else [_round(ray) for ray in unproject_corners(pose, lens)]
+        return {'name': name, 'position': _round(pose.t_m), 'corners': corners}
 
-    def _ray(self, name: str, anchor: Anchor) -> Json | None:
-        pose, end, camera = anchor.base_from_cam, self._target, self._source(name)
+    def _build_ray(self, name: str, mark: TrackedMark) -> Json | None:
+        pose, end, camera = mark.base_from_cam, self._target, self._find_camera(name)
         if pose is None:
             return None
         if end is None:
-            lens = None if camera is None else self._vantages.lens(camera)
+            lens = None if camera is None else self._poses.get_intrinsics(camera)
             if lens is None:
                 return None
-            end = pose.t_m + OPEN_RAY_M * pose.direction(lens.unproject(anchor.pixel))
+            end = pose.t_m + FREE_RAY_M * pose.rotate(lens.unproject(mark.pixel))
         if not np.isfinite(end).all():  # the lens bends no ray to that pixel
             return None
-        return {'kind': anchor.kind, 'from': _list(pose.t_m), 'to': _list(end)}
+        return {'kind': mark.kind, 'from': _round(pose.t_m), 'to': _round(end)}
 
 
 def _has_moved(before: Transform, after: Transform) -> bool:
@@ -133,5 +133,5 @@ def _has_moved(before: Transform, after: Transform) -> bool:
     return turned > MOVED_RAD or float(np.linalg.norm(after.t_m - before.t_m)) > MOVED_M
 
 
-def _list(vector: Array) -> list[float]:
+def _round(vector: Array) -> list[float]:
     return [round(float(v), 3) for v in vector]

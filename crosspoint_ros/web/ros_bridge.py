@@ -22,17 +22,17 @@ from crosspoint_ros.msg import History, QueryResult
 from crosspoint_ros.srv import Accept, Correct
 
 # ROS services hold ten requests, and as many replies; what is more at a time is lost in silence.
-MAX_OPEN = 8
-ANSWER_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
+MAX_OPEN_REQUESTS = 8
+REPLY_TIMEOUT_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
 
 log = logging.getLogger('crosspoint_web')
 
 
-class Unanswered(Exception):  # noqa: N818  (shown to the user in one sentence)
+class NodeUnavailableError(Exception):
     """The node is not there, or does not answer; says so, with what to do."""
 
 
-class Link:
+class RosBridge:
     """One rclpy node in a thread of its own.
 
     Everything of ROS happens in that thread; what is asked from asyncio is posted there, and what
@@ -51,14 +51,14 @@ class Link:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._guard = self.node.create_guard_condition(self._deliver)
+        self._guard = self.node.create_guard_condition(self._run_posted)
         self._stopping = threading.Event()
         self.failed: asyncio.Future[None] = loop.create_future()  # ends when spinning has, by a bug
         self._thread = threading.Thread(target=self._spin, name='ros', daemon=True)
-        self._open: set[asyncio.Future[Any]] = set()
+        self._pending: set[asyncio.Future[Any]] = set()
         self._goals: dict[object, Any] = {}
-        self._correspond: Any = ActionClient(self.node, Correspond, f'{name}/correspond')
-        self._services: dict[str, Any] = {
+        self._correspond_client: Any = ActionClient(self.node, Correspond, f'{name}/correspond')
+        self._service_clients: dict[str, Any] = {
             'accept': self.node.create_client(Accept, f'{name}/accept'),
             'correct': self.node.create_client(Correct, f'{name}/correct'),
             **{step: self.node.create_client(Trigger, f'{name}/{step}')
@@ -74,24 +74,24 @@ class Link:
         self._guard.trigger()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
-        self._correspond.destroy()
+        self._correspond_client.destroy()
         self._executor.shutdown()
         self.node.destroy_node()
         self._context.try_shutdown()
 
     # From one world to the other
 
-    def post(self, work: Callable[[], None]) -> None:
+    def run_in_ros(self, work: Callable[[], None]) -> None:
         """Have something done in the thread of ROS."""
         self._posted.put(work)
         self._guard.trigger()
 
-    def tell(self, hear: Callable[..., None], *news: Any) -> None:
+    def run_in_asyncio(self, callback: Callable[..., None], *args: Any) -> None:
         """Have something done in the thread of asyncio; nothing when that has ended."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(hear, *news)
+            self._loop.call_soon_threadsafe(callback, *args)
 
-    def _deliver(self) -> None:
+    def _run_posted(self) -> None:
         while not self._posted.empty():
             self._posted.get()()
 
@@ -101,13 +101,13 @@ class Link:
                 self._executor.spin_once()
         except Exception as error:  # a bug: nothing is heard any more, and all would seem well
             log.exception('the thread of ROS has ended')
-            self.tell(self._fail, error)
+            self.run_in_asyncio(self._set_failed, error)
 
-    def _fail(self, error: Exception) -> None:
+    def _set_failed(self, error: Exception) -> None:
         if not self.failed.done():
             self.failed.set_exception(error)
 
-    def hear(self, on_result: Callable[[QueryResult], None], on_history: Callable[[History], None],
+    def subscribe(self, on_result: Callable[[QueryResult], None], on_history: Callable[[History], None],
              on_diagnostics: Callable[[DiagnosticArray], None]) -> None:
         """Subscribe; the callbacks run in asyncio's thread. Latched ones tell the last at once."""
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -117,39 +117,39 @@ class Link:
                 (History, f'{self.name}/history', newest, on_history),
                 (DiagnosticArray, '/diagnostics', 10, on_diagnostics)):
             self.node.create_subscription(
-                kind, topic, lambda message, callback=callback: self.tell(callback, message), qos)
+                kind, topic, lambda message, callback=callback: self.run_in_asyncio(callback, message), qos)
 
     # What the page asks
 
     async def correspond(self, goal: Correspond.Goal, key: object,
                          on_stage: Callable[[str, float], None]) -> QueryResult:
         """Click, or instruct, and return the result; `key` names it to `cancel`."""
-        answered = self._asked()
-        self.post(lambda: self._send_goal(goal, key, on_stage, answered))
+        answered = self._open_request()
+        self.run_in_ros(lambda: self._send_goal(goal, key, on_stage, answered))
         try:
-            return await self._answer(answered)
+            return await self._await_reply(answered)
         finally:
-            self.post(lambda: self._goals.pop(key, None) and None)
+            self.run_in_ros(lambda: self._goals.pop(key, None) and None)
 
     def _send_goal(self, goal: Correspond.Goal, key: object, on_stage: Callable[[str, float], None],
                    answered: asyncio.Future[Any]) -> None:
-        if not self._correspond.server_is_ready():
-            self._settle(answered, Unanswered(f'{self.name} does not offer its action now'))
+        if not self._correspond_client.server_is_ready():
+            self._resolve(answered, NodeUnavailableError(f'{self.name} does not offer its action now'))
             return
 
         def feedback(message: Any) -> None:
-            self.tell(on_stage, message.feedback.stage, message.feedback.elapsed_s)
+            self.run_in_asyncio(on_stage, message.feedback.stage, message.feedback.elapsed_s)
 
         def taken(future: Any) -> None:
             handle = future.result()
             if not handle.accepted:
-                self._settle(answered, Unanswered(f'{self.name} did not take the goal'))
+                self._resolve(answered, NodeUnavailableError(f'{self.name} did not take the goal'))
                 return
             self._goals[key] = handle
             handle.get_result_async().add_done_callback(
-                lambda done: self._settle(answered, done.result().result.result))
+                lambda done: self._resolve(answered, done.result().result.result))
 
-        self._correspond.send_goal_async(goal, feedback).add_done_callback(taken)
+        self._correspond_client.send_goal_async(goal, feedback).add_done_callback(taken)
 
     def cancel(self, key: object) -> None:
         """Ask the node to give up that query; its result then says so."""
@@ -157,49 +157,49 @@ class Link:
             handle = self._goals.get(key)
             if handle is not None:
                 handle.cancel_goal_async()
-        self.post(give_up)
+        self.run_in_ros(give_up)
 
     async def call(self, service: str, request: Any) -> Any:
         """Call accept, correct, undo, redo or clear; raise Unanswered."""
-        answered = self._asked()
+        answered = self._open_request()
 
         def send() -> None:
-            client = self._services[service]
+            client = self._service_clients[service]
             if not client.service_is_ready():
-                self._settle(answered, Unanswered(f'{self.name} does not offer {service} now'))
+                self._resolve(answered, NodeUnavailableError(f'{self.name} does not offer {service} now'))
                 return
             client.call_async(request).add_done_callback(
-                lambda done: self._settle(answered, done.result()))
+                lambda done: self._resolve(answered, done.result()))
 
-        self.post(send)
-        return await self._answer(answered)
+        self.run_in_ros(send)
+        return await self._await_reply(answered)
 
-    def _asked(self) -> asyncio.Future[Any]:
-        if len(self._open) >= MAX_OPEN:
-            raise Unanswered(f'{MAX_OPEN} requests of this page are open: wait for one of them')
+    def _open_request(self) -> asyncio.Future[Any]:
+        if len(self._pending) >= MAX_OPEN_REQUESTS:
+            raise NodeUnavailableError(f'{MAX_OPEN_REQUESTS} requests of this page are open: wait for one of them')
         answered: asyncio.Future[Any] = self._loop.create_future()
-        self._open.add(answered)
-        answered.add_done_callback(self._open.discard)
+        self._pending.add(answered)
+        answered.add_done_callback(self._pending.discard)
         return answered
 
-    async def _answer(self, answered: asyncio.Future[Any]) -> Any:
+    async def _await_reply(self, reply: asyncio.Future[Any]) -> Any:
         try:
-            return await asyncio.wait_for(answered, ANSWER_S)
+            return await asyncio.wait_for(reply, REPLY_TIMEOUT_S)
         except asyncio.TimeoutError:
-            raise Unanswered(f'{self.name} has not answered after {ANSWER_S:g} s') from None
+            raise NodeUnavailableError(f'{self.name} has not answered after {REPLY_TIMEOUT_S:g} s') from None
 
-    def _settle(self, answered: asyncio.Future[Any], answer: Any) -> None:
+    def _resolve(self, reply: asyncio.Future[Any], outcome: Any) -> None:
         def settle() -> None:
-            if answered.done():
+            if reply.done():
                 return
-            if isinstance(answer, Exception):
-                answered.set_exception(answer)
+            if isinstance(outcome, Exception):
+                reply.set_exception(outcome)
             else:
-                answered.set_result(answer)
-        self.tell(settle)
+                reply.set_result(outcome)
+        self.run_in_asyncio(settle)
 
-    def give_up(self, why: str) -> None:
+    def fail_pending(self, reason: str) -> None:
         """End all that is asked and not answered: the node has gone. For asyncio's thread."""
-        for answered in list(self._open):
+        for answered in list(self._pending):
             if not answered.done():
-                answered.set_exception(Unanswered(why))
+                answered.set_exception(NodeUnavailableError(reason))

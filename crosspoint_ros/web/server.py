@@ -11,14 +11,14 @@ from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
-from crosspoint_ros.web.auth import Entry
+from crosspoint_ros.web.auth import AccessControl
 from crosspoint_ros.web.hub import Hub
-from crosspoint_ros.web.protocol import MAX_BYTES
-from crosspoint_ros.web.session import Browser
+from crosspoint_ros.web.protocol import MAX_MESSAGE_BYTES
+from crosspoint_ros.web.session import BrowserSession
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PAGE = Path(__file__).absolute().parent / 'page'
-KINDS = {'.html': 'text/html', '.css': 'text/css', '.js': 'text/javascript',
+CONTENT_TYPES = {'.html': 'text/html', '.css': 'text/css', '.js': 'text/javascript',
          '.svg': 'image/svg+xml'}
 HEADERS = {
     'Content-Security-Policy': "default-src 'self'; img-src 'self' blob: data:; "
@@ -32,85 +32,85 @@ HEARTBEAT_S = 20.0  # a browser that has vanished is noticed after this
 class PageServer:
     """Serves a fixed set of files, read once: no path of a request ever meets the disk."""
 
-    def __init__(self, hub: Hub, entry: Entry) -> None:
-        self._hub, self._entry = hub, entry
+    def __init__(self, hub: Hub, access: AccessControl) -> None:
+        self._hub, self._access = hub, access
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix='jpeg')
-        self.app = web.Application(middlewares=[self._only_our_host], client_max_size=MAX_BYTES)
+        self.app = web.Application(middlewares=[self._check_host], client_max_size=MAX_MESSAGE_BYTES)
         self.app.on_response_prepare.append(_add_headers)
         for path in sorted(PAGE.iterdir()):
-            if path.suffix in KINDS:
+            if path.suffix in CONTENT_TYPES:
                 self.app.router.add_get('/' if path.name == 'index.html' else f'/{path.name}',
-                                        _file(path))
-        self.app.router.add_post('/enter', self._enter)
-        self.app.router.add_get('/events', self._events)
-        self.app.on_shutdown.append(self._let_go)
+                                        _make_file_handler(path))
+        self.app.router.add_post('/enter', self._handle_enter)
+        self.app.router.add_get('/events', self._handle_websocket)
+        self.app.on_shutdown.append(self._close_sessions)
 
-    async def _let_go(self, app: web.Application) -> None:
-        await asyncio.gather(*(browser.leave() for browser in list(self._hub.browsers)))
+    async def _close_sessions(self, app: web.Application) -> None:
+        await asyncio.gather(*(browser.close() for browser in list(self._hub.sessions)))
         self._pool.shutdown(wait=False)
 
     @web.middleware
-    async def _only_our_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._refuse(request, self._entry.refuse_host(request.headers.get('Host')))
+    async def _check_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._refuse_if(request, self._access.check_host(request.headers.get('Host')))
         return await handler(request)
 
-    def _refuse(self, request: web.Request, why: str) -> None:
-        if why:
-            self._entry.tell(request.remote or 'unknown', why)
-            raise web.HTTPForbidden(text=f'refused: {why}\n')
+    def _refuse_if(self, request: web.Request, reason: str) -> None:
+        if reason:
+            self._access.log_refusal(request.remote or 'unknown', reason)
+            raise web.HTTPForbidden(text=f'refused: {reason}\n')
 
-    def _refuse_strangers(self, request: web.Request) -> None:
-        self._refuse(request, self._entry.refuse_origin(
+    def _check_origin(self, request: web.Request) -> None:
+        self._refuse_if(request, self._access.check_origin(
             request.headers.get('Origin'), request.headers.get('Host')))
 
-    async def _enter(self, request: web.Request) -> web.Response:
+    async def _handle_enter(self, request: web.Request) -> web.Response:
         """Exchange the token for a cookie; without content tell whether the cookie is good."""
-        self._refuse_strangers(request)
-        given = await _given_token(request)
-        if given and self._entry.needs_token:
-            if not self._entry.is_token(given):
-                self._refuse(request, 'its token is wrong')
+        self._check_origin(request)
+        given = await _read_token(request)
+        if given and self._access.needs_token:
+            if not self._access.is_token(given):
+                self._refuse_if(request, 'its token is wrong')
             entered = web.Response(status=204)
-            entered.set_cookie(self._entry.cookie_name, self._entry.cookie, httponly=True,
+            entered.set_cookie(self._access.cookie_name, self._access.cookie, httponly=True,
                                samesite='Strict', path='/')
             return entered
-        self._refuse(request, self._entry.refuse_cookie(
-            request.cookies.get(self._entry.cookie_name)))
+        self._refuse_if(request, self._access.check_cookie(
+            request.cookies.get(self._access.cookie_name)))
         return web.Response(status=204)
 
-    async def _events(self, request: web.Request) -> web.WebSocketResponse:
-        self._refuse_strangers(request)
-        self._refuse(request, self._entry.refuse_cookie(
-            request.cookies.get(self._entry.cookie_name)))
-        socket = web.WebSocketResponse(max_msg_size=MAX_BYTES, heartbeat=HEARTBEAT_S,
+    async def _handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        self._check_origin(request)
+        self._refuse_if(request, self._access.check_cookie(
+            request.cookies.get(self._access.cookie_name)))
+        socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=HEARTBEAT_S,
                                        compress=False)
         await socket.prepare(request)
-        browser = Browser(socket, request, self._hub.looking, self._hub.now, self._pool)
-        self._hub.welcome(browser)
+        browser = BrowserSession(socket, request, self._hub.streams, self._hub.track_mark, self._pool)
+        self._hub.add_session(browser)
         writing = asyncio.ensure_future(browser.write())
-        writing.add_done_callback(lambda task: browser.drop())
+        writing.add_done_callback(lambda task: browser.abort())
         try:
             await self._read(socket, browser)
         finally:
-            self._hub.farewell(browser)  # first: whatever ended the writing, it has gone
+            self._hub.remove_session(browser)  # first: whatever ended the writing, it has gone
             writing.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError, RuntimeError):
                 await writing
         return socket
 
-    async def _read(self, socket: web.WebSocketResponse, browser: Browser) -> None:
+    async def _read(self, socket: web.WebSocketResponse, session: BrowserSession) -> None:
         async for message in socket:
             if message.type == WSMsgType.TEXT:
-                self._hub.take(browser, message.data)
+                self._hub.handle_message(session, message.data)
             elif message.type == WSMsgType.BINARY:
-                self._entry.tell(browser.address, 'it sent a binary message')
+                self._access.log_refusal(session.address, 'it sent a binary message')
                 await socket.close(code=1003, message=b'only text is taken')
             elif message.type == WSMsgType.ERROR:
-                self._entry.tell(browser.address, f'its message is too long or no WebSocket '
+                self._access.log_refusal(session.address, f'its message is too long or no WebSocket '
                                  f'message: {socket.exception()}')
 
 
-async def _given_token(request: web.Request) -> str:
+async def _read_token(request: web.Request) -> str:
     try:
         content = json.loads(await request.text() or '{}')
     except (ValueError, LookupError, RecursionError):  # its text, charset or depth
@@ -119,14 +119,14 @@ async def _given_token(request: web.Request) -> str:
     return token if isinstance(token, str) else ''
 
 
-def _file(path: Path) -> Handler:
+def _make_file_handler(path: Path) -> Handler:
     data = path.read_bytes()
     etag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
 
     async def serve(request: web.Request) -> web.Response:
         if request.headers.get('If-None-Match') == etag:
             return web.Response(status=304, headers={'ETag': etag})
-        return web.Response(body=data, content_type=KINDS[path.suffix], charset='utf-8',
+        return web.Response(body=data, content_type=CONTENT_TYPES[path.suffix], charset='utf-8',
                             headers={'ETag': etag})
     return serve
 

@@ -14,11 +14,16 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage
 from two_camera_rig import image_message
 
-from crosspoint_ros.ros.client.node_info import health_from_diagnostics, node_from_parameters
+from crosspoint_ros.ros.client.node_info import parse_health, parse_node_info
 from crosspoint_ros.web import image_streams
-from crosspoint_ros.web.hub import shown
-from crosspoint_ros.web.image_streams import Picture, jpeg, jpeg_size, packed
-from crosspoint_ros.web.protocol import event, result_json
+from crosspoint_ros.web.hub import select_displayed_result
+from crosspoint_ros.web.image_streams import (
+    CameraImage,
+    encode_jpeg,
+    encode_message,
+    read_jpeg_size,
+)
+from crosspoint_ros.web.protocol import encode_event, result_to_json
 
 RED = np.full((48, 64, 3), (220, 30, 20), np.uint8)  # RGB
 
@@ -33,7 +38,7 @@ def compressed(form, pixels, ending='.jpg'):
     compressed('bgr8; jpeg compressed rgb8', RED), compressed('png', RED[..., ::-1], '.png')],
     ids=['rgb8', 'bgr8', 'jpeg of rgb8', 'jpeg', 'jpeg in the wrong order', 'png'])
 def test_a_browser_sees_the_colours_that_the_camera_saw(message):
-    data, width, height = jpeg(message)
+    data, width, height = encode_jpeg(message)
     assert (width, height) == (64, 48)
     shown_bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert np.abs(shown_bgr[..., ::-1].astype(int) - RED).max() < 12
@@ -41,20 +46,20 @@ def test_a_browser_sees_the_colours_that_the_camera_saw(message):
 
 def test_a_jpeg_whose_colours_are_as_usual_is_passed_on_as_it_came():
     message = compressed('rgb8; jpeg compressed bgr8', RED[..., ::-1])
-    assert jpeg(message)[0] == bytes(message.data)
+    assert encode_jpeg(message)[0] == bytes(message.data)
 
 
 def test_a_wide_picture_is_sent_smaller_but_known_in_its_own_pixels():
-    data, width, height = jpeg(image_message(1, 'cam', 'rgb8', np.zeros((40, 2560, 3), np.uint8)))
+    data, width, height = encode_jpeg(image_message(1, 'cam', 'rgb8', np.zeros((40, 2560, 3), np.uint8)))
     assert (width, height) == (2560, 40)
-    assert jpeg_size(data) == (1280, 20)
+    assert read_jpeg_size(data) == (1280, 20)
 
 
 @pytest.mark.parametrize('data', [
     b'', b'\xff\xd8', b'\xff\xd8\xff', b'\xff\xd8\xff\xe0\x00\x00', b'GIF89a', b'\xff\xd8' * 50,
     b'\xff\xd8\xff\xc0\x00\x11\x08\x00\x00\x00\x00', b'\xff\xd8\xff\xe0\xff\xff' + b'x' * 40])
 def test_what_is_no_jpeg_has_no_size(data):
-    assert jpeg_size(data) is None
+    assert read_jpeg_size(data) is None
 
 
 def encoded(picture, times=1):
@@ -66,9 +71,9 @@ def encoded(picture, times=1):
 
 def test_ten_browsers_cost_one_encoding(monkeypatch):
     counted = []
-    real = image_streams.jpeg
+    real = image_streams.encode_jpeg
     monkeypatch.setattr(image_streams, 'jpeg', lambda message: counted.append(1) or real(message))
-    told = encoded(Picture('front', image_message(5, 'cam', 'rgb8', RED)), 10)
+    told = encoded(CameraImage('front', image_message(5, 'cam', 'rgb8', RED)), 10)
     assert len(counted) == 1
     assert all(each is told[0] for each in told)
 
@@ -77,13 +82,13 @@ def test_ten_browsers_cost_one_encoding(monkeypatch):
     image_message(5, 'cam', 'nonsense', RED), CompressedImage(format='jpeg', data=b'broken'),
     image_message(5, 'cam', 'rgb8', np.zeros((70_000, 1, 3), np.uint8))])
 def test_an_image_that_is_no_good_is_told_in_words(message):
-    (header, data), = encoded(Picture('front', message))
+    (header, data), = encoded(CameraImage('front', message))
     assert data == b''
     assert len(header['problem']) > 20
 
 
 def test_a_message_holds_the_header_and_the_picture():
-    data = packed({'camera': 'front'}, b'jpeg')
+    data = encode_message({'camera': 'front'}, b'jpeg')
     length = int.from_bytes(data[:4], 'big')
     assert json.loads(data[4:4 + length]) == {'camera': 'front'}
     assert data[4 + length:] == b'jpeg'
@@ -119,7 +124,7 @@ A, B, REFUSED = result('a'), result('b'), result('r', answered=False, x=9.0)
     (result('c', answered=False, x=1.0), history(A), True, 'a'),   # a refused correction of a
     (result('t', target=False), history(A, result('t', target=False), current=1), False, 't')])
 def test_the_answer_that_is_shown_is_the_last_or_where_undo_stands(last, past, newer, expected):
-    told = shown(last, past, newer)
+    told = select_displayed_result(last, past, newer)
     assert (told.query_id if told else None) == expected
 
 
@@ -128,7 +133,7 @@ def test_what_is_not_known_is_null_and_never_nan():
     made.correspondences[0].covariance_px2 = [float('nan')] * 4
     made.correspondences[0].epipolar_error_px = float('inf')
     made.correspondences[0].found.x = float('nan')
-    told = json.loads(event('shown', {'result': result_json(made)}))['result']['found'][0]
+    told = json.loads(encode_event('shown', {'result': result_to_json(made)}))['result']['found'][0]
     assert told['x'] is told['covariance_px2'] is told['epipolar_error_px'] is None
 
 
@@ -139,7 +144,7 @@ def values(*given):
 
 
 def test_topics_are_resolved_as_the_node_resolves_them():
-    known = node_from_parameters(
+    known = parse_node_info(
         values(['front'], 'base', 'target'), values('rgb', '/front/info', 'compressed', False),
         '/arm/crosspoint')
     assert known.cameras[0].image_topic == '/arm/rgb/compressed'
@@ -154,8 +159,8 @@ def test_diagnostics_tell_problems_and_whether_the_matcher_takes_instructions():
                          values=[KeyValue(key='image_topic', value='/remapped')]),
         DiagnosticStatus(name='/crosspoint: matcher', hardware_id='matcher',
                          values=[KeyValue(key='can ground', value='true')])])
-    health = health_from_diagnostics(array, '/crosspoint')
+    health = parse_health(array, '/crosspoint')
     assert health.cameras == (('front', 'no depth'),)
     assert health.image_topics == (('front', '/remapped'),)
     assert health.can_ground
-    assert health_from_diagnostics(array, '/other/crosspoint') is None
+    assert parse_health(array, '/other/crosspoint') is None

@@ -7,13 +7,13 @@ from raycast_scenes import LEFT, looking_at
 from two_camera_rig import image_message
 
 from crosspoint_ros.core.datatypes import Intrinsics
-from crosspoint_ros.ros.client.node_info import KnownCamera
-from crosspoint_ros.ros.conversions import time_msg
-from crosspoint_ros.web.image_streams import Looking, Picture
-from crosspoint_ros.web.overlay import Anchors
-from crosspoint_ros.web.protocol import event
+from crosspoint_ros.ros.client.node_info import NodeCamera
+from crosspoint_ros.ros.conversions import time_from_ns
+from crosspoint_ros.web.image_streams import CameraImage, ImageStreams
+from crosspoint_ros.web.overlay import Overlay
+from crosspoint_ros.web.protocol import encode_event
 
-CAMERA = KnownCamera('front', '/front/image', '/front/info', False, False)
+CAMERA = NodeCamera('front', '/front/image', '/front/info', False, False)
 BARREL = Intrinsics(300.0, 300.0, 320.0, 240.0, 640, 480, (-0.45, 0.0, 0.0, 0.0, 0.0))
 SECOND_NS = 10**9
 
@@ -33,13 +33,13 @@ def clicked(x, y):
 
 
 def anchors():
-    return Anchors(Still(), lambda name: CAMERA)
+    return Overlay(Still(), lambda name: CAMERA)
 
 
 def test_an_open_ray_is_drawn_from_the_camera_along_the_click():
     shown = anchors()
-    shown.hold(clicked(320.0, 240.0))
-    (ray,) = shown.scene({})['rays']
+    shown.set_result(clicked(320.0, 240.0))
+    (ray,) = shown.build_scene({})['rays']
     along = np.subtract(ray['to'], ray['from'])
     np.testing.assert_allclose(along, 2 * looking_at(LEFT).R[:, 2], atol=2e-3)
 
@@ -47,29 +47,29 @@ def test_an_open_ray_is_drawn_from_the_camera_along_the_click():
 def test_a_click_where_the_lens_bends_no_ray_to_has_no_ray_and_can_be_told():
     assert np.isnan(BARREL.unproject(np.zeros(2))).all()
     shown = anchors()
-    shown.hold(clicked(0.0, 0.0))
-    scene = shown.scene({})
+    shown.set_result(clicked(0.0, 0.0))
+    scene = shown.build_scene({})
     assert scene['rays'] == []
-    event('scene', scene)
+    encode_event('scene', scene)
 
 
 def picture(stamp_ns, camera='front'):
     message = image_message(stamp_ns, 'cam', 'rgb8', np.zeros((4, 4, 3), np.uint8))
-    return Picture(camera, message)
+    return CameraImage(camera, message)
 
 
 def test_pictures_of_before_a_jump_in_time_do_not_pass_for_those_with_the_same_stamps():
-    looking = Looking(None, lambda picture: None)
+    looking = ImageStreams(None, lambda picture: None)
     before, side = picture(12 * SECOND_NS), picture(12 * SECOND_NS, 'side')
     for each in (before, side, picture(20 * SECOND_NS)):
-        looking.remember(each)
+        looking.record_sent(each)
     point = ImagePoint(camera='front')
-    point.header.stamp = time_msg(12 * SECOND_NS)
-    looking.keep([point])
-    assert looking.past('front', before.stamp) is before
-    looking.remember(picture(1 * SECOND_NS))
-    assert looking.past('front', before.stamp) is None
-    assert looking.past('side', side.stamp) is side
+    point.header.stamp = time_from_ns(12 * SECOND_NS)
+    looking.pin([point])
+    assert looking.find_sent('front', before.stamp) is before
+    looking.record_sent(picture(1 * SECOND_NS))
+    assert looking.find_sent('front', before.stamp) is None
+    assert looking.find_sent('side', side.stamp) is side
     after = picture(12 * SECOND_NS)
-    looking.remember(after)
-    assert looking.past('front', before.stamp) is after
+    looking.record_sent(after)
+    assert looking.find_sent('front', before.stamp) is after

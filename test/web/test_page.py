@@ -12,7 +12,7 @@ from kitchen_cameras import moment_of
 
 @pytest.fixture(scope='module')
 def browser():
-    with chromium.chromium() as browser:
+    with chromium.launch_browser() as browser:
         yield browser
 
 
@@ -23,21 +23,21 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def kitchen(folder):
-    with chromium.cameras(), chromium.crosspoint_node(folder):
+    with chromium.run_cameras(), chromium.start_node(folder):
         yield
 
 
 @pytest.fixture(scope='module')
 def server(kitchen, folder):
-    with chromium.serving(folder / 'web.log') as server:
+    with chromium.run_web_server(folder / 'web.log') as server:
         yield server
 
 
 @pytest.fixture(scope='module')
 def tab(browser, server):
     tab = Page(browser, server.address)
-    tab.wait_for_pictures()
-    tab.answered(until_found=True)
+    tab.wait_for_images()
+    tab.click_until_answered(until_found=True)
     yield tab
     tab.close()
 
@@ -52,27 +52,27 @@ def page(tab):
 
 def answered(page, pixel=HANDLE):
     """Click in front, and return what is found in side."""
-    page.answered(pixel)
+    page.click_until_answered(pixel)
     return page.found('side')
 
 
 def test_a_click_on_the_drawer_handle_is_found_in_the_other_views_within_3_px(page):
     found = answered(page)
-    truth = chromium.truth_of('drawer handle', 'side', found['stamp'])
+    truth = chromium.ground_truth_pixel('drawer handle', 'side', found['stamp'])
     assert math.dist(found['pixel'], truth) < 3
-    words = page.view('side').locator('.words').inner_text()
+    words = page.view('side').locator('.message').inner_text()
     assert re.fullmatch(r'sure \(\d+\.\d, \d+\.\d\) · confidence \d+ %', words)
-    told = page.tab.inner_text('#answer')
+    told = page.tab.inner_text('#result')
     assert re.search(r'x −0\.4\d\d\s+y −0\.0\d\d\s+z 0\.1\d\d', told), told
     assert 'crosspoint_target' in told
     assert re.search(r'\d ms', told)
     assert 'found in side' in page.tab.text_content('#live')
-    page.picture('answer')
+    page.screenshot('answer')
 
 
 def test_a_refusal_is_shown_in_words_on_the_view_that_refuses(page):
     page.click('front', (5.0, 5.0))
-    refused = page.view('side').locator('.words.refused')
+    refused = page.view('side').locator('.message.refused')
     refused.wait_for()
     assert len(refused.inner_text()) > 20
     assert page.view('side').locator('.mark').count() == 0
@@ -80,39 +80,39 @@ def test_a_refusal_is_shown_in_words_on_the_view_that_refuses(page):
 
 def test_a_point_is_dragged_accepted_and_undone(page):
     first = answered(page)
-    number = page.current()
-    page.until('#history .current', 'not reviewed')
+    number = page.current_step()
+    page.wait_for_text('#history .current', 'not reviewed')
     page.tab.click('#accept')
-    page.until('#history .current', 'accepted')
-    page.until('#note', 'accepted')
+    page.wait_for_text('#history .current', 'accepted')
+    page.wait_for_text('#note', 'accepted')
     wished = (first['pixel'][0] + 2, first['pixel'][1] + 1)
     page.drag('side', first['pixel'], wished)
-    page.until('#history .current', 'corrected')
-    assert page.current() == number + 1
+    page.wait_for_text('#history .current', 'corrected')
+    assert page.current_step() == number + 1
     assert math.dist(page.found('side')['pixel'], wished) < 0.8
-    page.picture('corrected')
+    page.screenshot('corrected')
     page.tab.click('#undo')
-    page.wait(lambda: page.current() == number, 'step back')
+    page.wait(lambda: page.current_step() == number, 'step back')
     assert page.found('side')['pixel'] == pytest.approx(first['pixel'])
     page.tab.click('#redo')
-    page.wait(lambda: page.current() == number + 1, 'step forward')
+    page.wait(lambda: page.current_step() == number + 1, 'step forward')
 
 
 def test_a_drag_to_what_geometry_forbids_is_refused_in_words_and_the_point_goes_back(page):
     first = answered(page)
-    number = page.current()
+    number = page.current_step()
     page.drag('side', first['pixel'], (first['pixel'][0] + 150, first['pixel'][1] + 120))
-    words = page.view('side').locator('.words')
+    words = page.view('side').locator('.message')
     page.wait(lambda: 'px' in words.inner_text() and 'confidence' not in words.inner_text(),
               'refusal')
     assert page.found('side')['at'] == pytest.approx(first['pixel'], abs=0.01)
-    assert page.current() == number
+    assert page.current_step() == number
 
 
 def test_a_cleared_target_leaves_the_page_and_undo_brings_it_back(page):
     answered(page)
     page.tab.click('#clear')
-    page.until('#answer', 'Nothing clicked yet')
+    page.wait_for_text('#result', 'Nothing clicked yet')
     assert page.view('side').locator('.mark').count() == 0
     page.tab.click('#undo')
     page.found('side')
@@ -121,32 +121,32 @@ def test_a_cleared_target_leaves_the_page_and_undo_brings_it_back(page):
 def test_after_a_reload_the_answer_is_there_again(page):
     found = answered(page)
     page.tab.reload()
-    page.wait_for_pictures()
+    page.wait_for_images()
     assert page.found('side') == found
-    page.until('#history', 'front (122, 227)')
+    page.wait_for_text('#history', 'front (122, 227)')
 
 
 def test_a_mark_follows_its_point_when_the_wrist_moves_and_the_answered_picture_comes_back(page):
     wrist = page.view('wrist')
     page.wait(lambda: wrist_marked(page), 'answer in the wrist camera')
-    page.wait(lambda: wrist.locator('.mark.carried').count(), 'motion of the wrist')
+    page.wait(lambda: wrist.locator('.mark.tracked').count(), 'motion of the wrist')
 
     def followed():
         stamp = wrist.get_attribute('data-stamp')
-        marks = wrist.locator('.mark.carried').all()
+        marks = wrist.locator('.mark.tracked').all()
         if not marks:
             return False
         at = tuple(map(float, marks[0].get_attribute('data-at').split()))
         return stamp == wrist.get_attribute('data-stamp') and math.dist(
-            at, chromium.truth_of('drawer handle', 'wrist', stamp)) < 5
+            at, chromium.ground_truth_pixel('drawer handle', 'wrist', stamp)) < 5
 
     page.wait(followed, 'mark on the handle')
-    page.picture('carried')
-    wrist.locator('.switch').click()
+    page.screenshot('carried')
+    wrist.locator('.toggle').click()
     still = page.found('wrist')
     page.wait(lambda: wrist.get_attribute('data-stamp') == still['stamp'], 'answered picture')
     assert still['at'] == still['pixel']
-    wrist.locator('.switch').click()
+    wrist.locator('.toggle').click()
     page.wait(lambda: wrist.get_attribute('data-stamp') != still['stamp'], 'live picture')
 
 
@@ -158,15 +158,15 @@ def wrist_marked(page):
 
 def test_two_browsers_see_the_same_answer_and_the_same_undo(browser, server, page):
     other = Page(browser, server.address)
-    other.wait_for_pictures()
+    other.wait_for_images()
     found = answered(page)
     other.wait(lambda: other.query_id() == page.query_id(), 'the same answer')
     assert other.found('side')['pixel'] == found['pixel']
-    number = other.current()
+    number = other.current_step()
     other.tab.click('#accept')
-    page.until('#history .current', 'accepted')
+    page.wait_for_text('#history .current', 'accepted')
     other.tab.click('#undo')
-    page.wait(lambda: page.current() != number, 'undo of the other')
+    page.wait(lambda: page.current_step() != number, 'undo of the other')
     other.close()
 
 
@@ -176,38 +176,38 @@ def test_everything_is_done_by_keyboard_alone(page):
                        ('Shift+ArrowUp', 3)):
         for _ in range(times):
             page.tab.keyboard.press(key)
-    aim = page.view('front').locator('.mark.aim')
+    aim = page.view('front').locator('.mark.crosshair')
     assert aim.get_attribute('data-at') == '122 227'
     before = page.query_id()
     page.tab.keyboard.press('Enter')
     page.wait(lambda: page.query_id() not in ('', before), 'answer')
-    number = page.current()
+    number = page.current_step()
     page.tab.keyboard.press('a')
-    page.until('#history .current', 'accepted')
+    page.wait_for_text('#history .current', 'accepted')
     page.tab.keyboard.press('2')
     page.tab.keyboard.press('c')
     page.tab.keyboard.press('Shift+ArrowRight')
     page.tab.keyboard.press('Enter')
-    page.until('#history .current', 'corrected')
+    page.wait_for_text('#history .current', 'corrected')
     page.tab.keyboard.press('u')
-    page.wait(lambda: page.current() == number, 'undo')
+    page.wait(lambda: page.current_step() == number, 'undo')
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_tap_is_answered(browser, server):
     page = Page(browser, server.address, width=375, height=812, has_touch=True, is_mobile=True)
-    page.wait_for_pictures()
+    page.wait_for_images()
     assert page.tab.evaluate('document.documentElement.scrollWidth') == 375
     before = page.query_id()
-    page.tab.touchscreen.tap(*page.place_of('front', HANDLE))
+    page.tab.touchscreen.tap(*page.screen_position('front', HANDLE))
     page.wait(lambda: page.query_id() not in ('', before), 'answer')
     found = page.found('side')
     assert math.dist(found['pixel'],
-                     chromium.truth_of('drawer handle', 'side', found['stamp'])) < 5
+                     chromium.ground_truth_pixel('drawer handle', 'side', found['stamp'])) < 5
     small = page.tab.evaluate("""[...document.querySelectorAll('.tools button')]
         .map(button => button.getBoundingClientRect().height)""")
     assert min(small) >= 44
     page.view('side').scroll_into_view_if_needed()
-    page.picture('phone')
+    page.screenshot('phone')
     page.close()
 
 
@@ -223,7 +223,7 @@ def test_nothing_of_the_page_comes_from_elsewhere(browser, server):
     asked = []
     page.tab.on('request', lambda request: asked.append(request.url))
     page.tab.goto(server.address)
-    page.wait_for_pictures()
+    page.wait_for_images()
     assert len(asked) > 8
     assert [url for url in asked if not url.startswith(server.address)
             and not url.startswith('blob:')] == []
@@ -233,12 +233,12 @@ def test_nothing_of_the_page_comes_from_elsewhere(browser, server):
 @pytest.mark.parametrize('scheme', ['dark', 'light'])
 def test_every_word_stands_out_from_its_ground_by_4_5(browser, server, scheme):
     page = Page(browser, server.address, color_scheme=scheme)
-    page.wait_for_pictures()
+    page.wait_for_images()
     answered(page)
     faint = page.tab.evaluate(CONTRASTS)
     assert len(faint['measured']) > 20
     assert faint['low'] == []
-    page.picture(scheme)
+    page.screenshot(scheme)
     page.close()
 
 
@@ -258,7 +258,7 @@ CONTRASTS = """() => {
   const measured = [], low = [];
   for (const e of document.querySelectorAll('body *:not(svg *)')) {
     const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
-    if (!own || !e.getClientRects().length || e.closest('[disabled], .unseen, noscript')) continue;
+    if (!own || !e.getClientRects().length || e.closest('[disabled], .visually-hidden, noscript')) continue;
     const [a, b] = [rgb(getComputedStyle(e).color), ground(e)].map(light);
     const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     measured.push(contrast);

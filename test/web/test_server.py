@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope='module')
 def server(tmp_path_factory):
     """The page without any node to ask."""
-    with chromium.serving(tmp_path_factory.mktemp('web') / 'web.log') as server:
+    with chromium.run_web_server(tmp_path_factory.mktemp('web') / 'web.log') as server:
         yield server
 
 
@@ -31,7 +31,7 @@ def server(tmp_path_factory):
 def guarded(tmp_path_factory):
     """The page on all addresses of this machine, and so with a token."""
     log = tmp_path_factory.mktemp('guarded') / 'web.log'
-    with chromium.serving(log, '--port', '0', '--host', '0.0.0.0') as server:
+    with chromium.run_web_server(log, '--port', '0', '--host', '0.0.0.0') as server:
         yield server
 
 
@@ -87,7 +87,7 @@ def test_the_events_are_refused_to_pages_of_other_origins(server, origin):
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         talk(server, None, headers={'Origin': origin})
     assert refused.value.status == 403
-    server.log_says(f'refused 127.0.0.1: it comes from the origin {origin!r}')
+    server.wait_for_log(f'refused 127.0.0.1: it comes from the origin {origin!r}')
 
 
 def test_a_program_without_an_origin_is_refused(server):
@@ -148,7 +148,7 @@ def test_a_wrong_token_is_refused(guarded, content):
 def test_each_refusal_is_one_line_of_the_log_without_the_token(guarded):
     for _ in range(5):
         ask(guarded, '/enter', 'POST', json={'token': 'a guess'}, headers=own(guarded))
-    guarded.log_says('its token is wrong')
+    guarded.wait_for_log('its token is wrong')
     log = guarded.log.read_text()
     assert log.count('refused 127.0.0.1: its token is wrong') == 1
     assert token_of(guarded) not in log
@@ -260,7 +260,7 @@ def test_a_browser_that_stops_reading_is_dropped_and_the_others_do_not_notice(se
             for _ in range(20_000):
                 silent.sendall(frame * 100)
             pytest.fail('it was never dropped')
-    server.log_says('it has not read 256 events')
+    server.wait_for_log('it has not read 256 events')
     assert talk(server, lambda s: next_event(s, 'state'))['type'] == 'state'
 
 
@@ -287,7 +287,7 @@ def test_what_it_cannot_begin_with_is_said_in_one_line(options, said):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_in_order_while_browsers_are_connected(tmp_path, number):
-    with chromium.serving(tmp_path / 'web.log') as server:
+    with chromium.run_web_server(tmp_path / 'web.log') as server:
         async def conversation(socket_):
             await next_event(socket_, 'state')
             os.kill(server.process.pid, number)

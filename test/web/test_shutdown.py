@@ -9,15 +9,15 @@ from sensor_msgs.msg import Image
 
 from crosspoint_ros.web.cli import serve
 from crosspoint_ros.web.hub import Hub
-from crosspoint_ros.web.ros_bridge import Link
+from crosspoint_ros.web.ros_bridge import RosBridge
 
 
 def test_a_thread_of_ros_that_ends_by_a_bug_is_told():
     async def go():
-        link = Link('/crosspoint', asyncio.get_running_loop(), [])
+        link = RosBridge('/crosspoint', asyncio.get_running_loop(), [])
         link.start()
         try:
-            link.post(lambda: link.node.create_subscription(Image, 'no topic', print, 1))
+            link.run_in_ros(lambda: link.node.create_subscription(Image, 'no topic', print, 1))
             with pytest.raises(InvalidTopicNameException):
                 await asyncio.wait_for(link.failed, 20)
         finally:

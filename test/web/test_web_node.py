@@ -12,7 +12,7 @@ from chromium import Page
 
 @pytest.fixture(scope='module')
 def node(tmp_path_factory):
-    with chromium.cameras('--still'), chromium.crosspoint_node(
+    with chromium.run_cameras('--still'), chromium.start_node(
             tmp_path_factory.mktemp('node'), 'matcher:=fake_matchers:ExactMatcher',
             'refine:=none') as node:
         yield node
@@ -20,7 +20,7 @@ def node(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def server(node, tmp_path_factory):
-    with chromium.serving(tmp_path_factory.mktemp('web') / 'web.log') as server:
+    with chromium.run_web_server(tmp_path_factory.mktemp('web') / 'web.log') as server:
         talk(server, answered)
         yield server
 
@@ -134,24 +134,24 @@ def test_progress_that_comes_after_the_answer_does_not_take_its_place(server):
                 socket_.send(each[1])
         socket_.connect_to_server().on_message(heard)
 
-    with chromium.chromium() as browser:
+    with chromium.launch_browser() as browser:
         page = Page(browser, server.address, between=late)
-        page.wait_for_pictures()
+        page.wait_for_images()
         page.click('front', (222.0, 222.0))
         page.wait(lambda: 'reply' in [kind for kind, _ in sent], 'reply')
         order = [kind for kind, _ in sent if kind in ('answer', 'progress', 'reply')]
         assert order[:2] == ['answer', 'progress']
-        page.until('[data-camera=front] .words', 'clicked (22')
+        page.wait_for_text('[data-camera=front] .message', 'clicked (22')
         page.close()
 
 
 def test_with_a_matcher_that_takes_instructions_words_find_the_point(server):
-    with chromium.chromium() as browser:
+    with chromium.launch_browser() as browser:
         page = Page(browser, server.address)
-        page.wait_for_pictures()
+        page.wait_for_images()
         page.tab.locator('#instruct').wait_for(state='visible')
         page.tab.fill('#instruction', 'the middle')
         page.tab.keyboard.press('Enter')
-        page.until('[data-camera=front] .words', 'clicked (319.5, 239.5)')
-        page.picture('instruction')
+        page.wait_for_text('[data-camera=front] .message', 'clicked (319.5, 239.5)')
+        page.screenshot('instruction')
         page.close()

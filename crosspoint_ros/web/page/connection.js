@@ -1,9 +1,9 @@
-// The WebSocket: comes back by itself, and lets in only who has the token.
+// The WebSocket connection: token exchange, reconnection, and message framing.
 
-const FIRST_MS = 300;
-const LONGEST_MS = 3000;
+const FIRST_RETRY_MS = 300;
+const MAX_RETRY_MS = 3000;
 
-// The token stands behind #, which no browser sends to a server; from here it goes into a cookie.
+// The token is in the URL fragment, which browsers never send; it is exchanged for a cookie.
 function takeToken() {
   const token = new URLSearchParams(location.hash.slice(1)).get('token') ?? '';
   if (token) history.replaceState(null, '', location.pathname);
@@ -13,13 +13,13 @@ function takeToken() {
 export class Connection {
   #socket = null;
   #token = '';
-  #wait_ms = FIRST_MS;
-  #ids = 0;
-  #hear;
+  #retry_ms = FIRST_RETRY_MS;
+  #last_id = 0;
+  #handlers;
 
-  // hear: {event(content), picture(header, blob), status(kind, words)}
-  constructor(hear) {
-    this.#hear = hear;
+  // handlers: {event(content), image(header, blob), status(kind, text)}
+  constructor(handlers) {
+    this.#handlers = handlers;
     addEventListener('hashchange', () => this.open());
     this.open();
   }
@@ -31,28 +31,28 @@ export class Connection {
   async open() {
     this.#token = takeToken() || this.#token;
     try {
-      const entered = await fetch('enter', {
+      const response = await fetch('enter', {
         method: 'POST', body: JSON.stringify({ token: this.#token }) });
-      if (entered.status === 403) return this.#refused(await entered.text());
-      if (!entered.ok) throw new Error(`the server answers ${entered.status}`);
+      if (response.status === 403) return this.#reject(await response.text());
+      if (!response.ok) throw new Error(`HTTP ${response.status}`);
     } catch {
-      return this.#again();
+      return this.#retry();
     }
     this.#token = '';
     return this.#connect();
   }
 
-  #refused(why) {
+  #reject(reason) {
     this.#token = '';
-    const advice = /token|cookie/.test(why)
+    const advice = /token|cookie/.test(reason)
       ? 'Open the address that crosspoint web printed, with its token.' : '';
-    this.#hear.status('refused', `${why.trim()}. ${advice}`);
+    this.#handlers.status('refused', `${reason.trim()}. ${advice}`);
   }
 
-  #again() {
-    this.#hear.status('lost', 'The server is not there; trying again…');
-    setTimeout(() => this.open(), this.#wait_ms);
-    this.#wait_ms = Math.min(2 * this.#wait_ms, LONGEST_MS);
+  #retry() {
+    this.#handlers.status('lost', 'Server unreachable; reconnecting…');
+    setTimeout(() => this.open(), this.#retry_ms);
+    this.#retry_ms = Math.min(2 * this.#retry_ms, MAX_RETRY_MS);
   }
 
   #connect() {
@@ -60,35 +60,36 @@ export class Connection {
     const socket = new WebSocket(`${scheme}://${location.host}/events`);
     socket.binaryType = 'arraybuffer';
     socket.onopen = () => {
-      this.#wait_ms = FIRST_MS;
-      this.#hear.status('open', '');
+      this.#retry_ms = FIRST_RETRY_MS;
+      this.#handlers.status('open', '');
     };
-    socket.onmessage = ({ data }) => this.#heard(data);
+    socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = () => {
-      if (this.#socket === socket) this.#again();
+      if (this.#socket === socket) this.#retry();
     };
     this.#socket = socket;
   }
 
-  #heard(data) {
+  // Text: an event. Binary: header length (uint32, big-endian), JSON header, encoded image.
+  #receive(data) {
     if (typeof data === 'string') {
-      this.#hear.event(JSON.parse(data));
+      this.#handlers.event(JSON.parse(data));
       return;
     }
     const length = new DataView(data).getUint32(0);
     const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
-    this.#hear.picture(header, new Blob([new Uint8Array(data, 4 + length)]));
+    this.#handlers.image(header, new Blob([new Uint8Array(data, 4 + length)]));
   }
 
-  // Returns false when there is no connection.
+  // Returns false if not connected.
   send(content) {
     if (this.isOpen) this.#socket.send(JSON.stringify(content));
     return this.isOpen;
   }
 
-  // Sends a request; its reply will carry the id that is returned (0: not sent).
-  ask(content) {
-    this.#ids += 1;
-    return this.send({ ...content, id: this.#ids }) ? this.#ids : 0;
+  // Sends a request and returns its id, which the reply carries; 0 if not connected.
+  request(content) {
+    this.#last_id += 1;
+    return this.send({ ...content, id: this.#last_id }) ? this.#last_id : 0;
   }
 }

@@ -1,26 +1,26 @@
-// How wide the views are: as wide as they can be with all of them in sight, on a screen with room.
+// View width: as wide as possible with all views on the screen.
 
-const WORDS_PX = 88; // of a view, above and below its picture
-const LEAST_PX = 240;
+const CAPTION_PX = 88; // height of a view's header and message
+const MIN_WIDTH_PX = 240;
 const GAP_PX = 12;
-const SHAPE = 4 / 3;
+const ASPECT_RATIO = 4 / 3;
 
-export function widestView(count, width_px, height_px) {
+export function maxViewWidth(count, width_px, height_px) {
   let widest = 0;
   for (let columns = 1; columns <= count; columns += 1) {
     const rows = Math.ceil(count / columns);
-    const across = (width_px - GAP_PX * (columns - 1)) / columns;
-    const down = ((height_px - GAP_PX * (rows - 1)) / rows - WORDS_PX) * SHAPE;
-    widest = Math.max(widest, Math.min(across, down));
+    const byWidth = (width_px - GAP_PX * (columns - 1)) / columns;
+    const byHeight = ((height_px - GAP_PX * (rows - 1)) / rows - CAPTION_PX) * ASPECT_RATIO;
+    widest = Math.max(widest, Math.min(byWidth, byHeight));
   }
-  return Math.floor(Math.max(widest, LEAST_PX));
+  return Math.floor(Math.max(widest, MIN_WIDTH_PX));
 }
 
-// On a narrow screen the style sheet puts one view below the other.
+// On a narrow screen the style sheet stacks the views.
 export function fitViews(root, narrow) {
   const top_px = root.getBoundingClientRect().top + window.scrollY;
   const height_px = window.innerHeight - top_px - 2 * GAP_PX;
   root.classList.toggle('fitted', !narrow);
-  root.style.setProperty('--view', `${widestView(
+  root.style.setProperty('--view', `${maxViewWidth(
     root.childElementCount, root.clientWidth, height_px)}px`);
 }

@@ -1,163 +1,166 @@
-// The page: what comes from the server goes to the views and panels, what is done goes back.
+// Routes server events to the views and panels, and user actions to the server.
 
-import { AnswerPanel } from './answer.js';
+import { CameraView } from './camera_view.js';
 import { Connection } from './connection.js';
-import { HistoryPanel } from './history.js';
+import { HistoryPanel } from './history_panel.js';
 import { fitViews } from './layout.js';
-import { Scene } from './scene.js';
-import { View } from './view.js';
-import { codeWords, sentence } from './words.js';
+import { ResultPanel } from './result_panel.js';
+import { Scene3D } from './scene_3d.js';
+import { codeText, describeResult } from './text.js';
 
-const find = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 const views = new Map();
-const pending = new Map(); // id of a request -> {camera, kind, since_ms}
+const pending = new Map(); // request id -> {kind, camera}
 let state = { cameras: [], words: 'connecting…' };
-let shown = null;
+let result = null;
 let connection = null;
-let said = '';
+let announcedQuery = '';
 
-const panel = new AnswerPanel(find('answer'), find('note'));
-const history = new HistoryPanel(find('history'), find('undo'), find('redo'));
-const scene = new Scene(find('scene'), find('scene-frame'));
+const panel = new ResultPanel(byId('result'), byId('note'));
+const history = new HistoryPanel(byId('history'), byId('undo'), byId('redo'));
+const scene = new Scene3D(byId('scene'), byId('scene-frame'));
 
-// What comes in
+// Events of the server
 
-const HEARD = {
-  state(news) {
-    state = news;
+const HANDLERS = {
+  state(event) {
+    state = event;
     showStatus(state.words ? 'away' : state.matcher ? 'matcher' : 'ready',
       state.words || state.matcher || `${state.node} is ready`);
-    arrangeViews();
-    find('instruct').hidden = !state.can_ground;
+    updateViews();
+    byId('instruct').hidden = !state.can_ground;
     fit();
-    panel.frames(state.target_frame);
+    panel.setTargetFrame(state.target_frame);
   },
-  shown(news) {
-    shown = news.result;
-    showAnswer(news);
-    if (shown && shown.query_id !== said) find('live').textContent = sentence(shown);
-    said = shown?.query_id ?? '';
+  shown(event) {
+    result = event.result;
+    showResult(event);
+    if (result && result.query_id !== announcedQuery) {
+      byId('live').textContent = describeResult(result);
+    }
+    announcedQuery = result?.query_id ?? '';
   },
-  history(news) { history.show(news); },
-  scene(news) { scene.show(news); },
-  no_past({ camera }) { views.get(camera)?.noPast(); },
+  history(event) { history.show(event); },
+  scene(event) { scene.show(event); },
+  no_past({ camera }) { views.get(camera)?.onImageMissing(); },
   progress({ id, stage, elapsed_s }) {
-    const asked = pending.get(id);
-    if (asked?.camera) {
-      views.get(asked.camera)?.say(`${stage.replace('_', ' ')} … ${elapsed_s.toFixed(1)} s`);
+    const request = pending.get(id);
+    if (request?.camera) {
+      views.get(request.camera)?.showMessage(
+        `${stage.replace('_', ' ')} … ${elapsed_s.toFixed(1)} s`);
     }
   },
   reply({ id, ok, message }) {
-    const asked = pending.get(id);
-    const isQuery = ['click', 'instruct'].includes(asked?.kind);
+    const request = pending.get(id);
+    const isQuery = ['click', 'instruct'].includes(request?.kind);
     pending.delete(id);
-    // There may come no other result: what stands is shown again.
-    if (isQuery && !ok) showAnswer({ result: shown });
-    // Progress may have come after the answer, and stand in its place.
-    if (isQuery && ok) views.get(asked.camera)?.sayAnswer();
-    if (ok) panel.note(isQuery ? '' : message, 'good');
-    else refuse(asked, message);
+    // A failed query may produce no result event: show the current result again.
+    if (isQuery && !ok) showResult({ result });
+    // Progress may arrive after the result and overwrite its caption.
+    if (isQuery && ok) views.get(request.camera)?.showCaption();
+    if (ok) panel.setNote(isQuery ? '' : message, 'good');
+    else showRefusal(request, message);
   },
-  bad_request({ message }) { panel.note(message, 'bad'); },
+  bad_request({ message }) { panel.setNote(message, 'bad'); },
 };
 
-// A refusal belongs on the view it speaks of; what has no view is said beside the answer.
-function refuse(asked, message) {
-  const view = views.get(asked?.camera);
-  if (view && message) view.say(message);
-  else panel.note(message, 'bad');
+// On the view concerned, or below the result.
+function showRefusal(request, message) {
+  const view = views.get(request?.camera);
+  if (view && message) view.showMessage(message);
+  else panel.setNote(message, 'bad');
 }
 
-function showStatus(kind, words) {
-  const status = find('status');
+function showStatus(kind, text) {
+  const status = byId('status');
   status.className = `status ${kind}`;
-  status.querySelector('.words').textContent = words;
-  status.title = words;
+  status.querySelector('.text').textContent = text;
+  status.title = text;
 }
 
-function arrangeViews() {
+function updateViews() {
   const names = state.cameras.map((camera) => camera.name);
   if (names.join() !== [...views.keys()].join()) {
     views.clear();
-    names.forEach((name, index) => views.set(name, new View(name, index, asking)));
-    find('views').replaceChildren(...[...views.values()].map((view) => view.root));
-    find('where').replaceChildren(...names.map((name) => new Option(name)));
-    showAnswer({ result: shown });
+    names.forEach((name, index) => views.set(name, new CameraView(name, index, viewActions)));
+    byId('views').replaceChildren(...[...views.values()].map((view) => view.root));
+    byId('where').replaceChildren(...names.map((name) => new Option(name)));
+    showResult({ result });
     fit();
-    for (const view of views.values()) view.askNext();
+    for (const view of views.values()) view.requestNext();
   }
-  checkAges();
+  updateBadges();
 }
 
-function checkAges() {
+function updateBadges() {
   for (const { name, problem } of state.cameras) {
-    views.get(name)?.checkAge(connection?.isOpen ? problem : 'not connected');
+    views.get(name)?.updateBadge(connection?.isOpen ? problem : 'not connected');
   }
 }
 
-function showAnswer({ result, now = {} }) {
+function showResult({ result: shown, now = {} }) {
   for (const [name, view] of views) {
-    const found = result?.found.find((answer) => answer.camera === name);
+    const found = shown?.found.find((answer) => answer.camera === name);
     if (found) view.setAnswer({ kind: 'found', ...found }, now[name]);
-    else if (result?.clicked.camera === name) {
-      view.setAnswer({ kind: 'clicked', ...result.clicked }, now[name]);
-      if (!result.found.length) view.say(`${codeWords(result.code)}: ${result.message}`);
+    else if (shown?.clicked.camera === name) {
+      view.setAnswer({ kind: 'clicked', ...shown.clicked }, now[name]);
+      if (!shown.found.length) view.showMessage(`${codeText(shown.code)}: ${shown.message}`);
     } else view.setAnswer(null);
   }
-  panel.show(result);
-  find('accept').disabled = !result?.found.some((answer) => answer.verdict !== 'refused');
-  find('clear').disabled = !result?.target;
+  panel.show(shown);
+  byId('accept').disabled = !shown?.found.some((answer) => answer.verdict !== 'refused');
+  byId('clear').disabled = !shown?.target;
 }
 
-// What goes out
+// Requests of the user
 
-function request(kind, content, camera = '') {
-  const id = connection.ask({ type: kind, ...content });
-  if (id) pending.set(id, { kind, camera, since_ms: performance.now() });
-  else refuse({ camera }, 'The server is not there: nothing was sent.');
+function sendRequest(kind, content, camera = '') {
+  const id = connection.request({ type: kind, ...content });
+  if (id) pending.set(id, { kind, camera });
+  else showRefusal({ camera }, 'Not connected to the server; nothing was sent.');
   return id;
 }
 
-// Nobody may accept an answer that is not to be seen any more.
-function wait() {
-  panel.wait();
-  find('accept').disabled = true;
+// A result that is no longer displayed must not be accepted.
+function showPending() {
+  panel.showPending();
+  byId('accept').disabled = true;
 }
 
-const asking = {
+const viewActions = {
   next: (camera, after) => connection.send({ type: 'next', camera, after }),
   past: (camera, stamp) => connection.send({ type: 'past', camera, stamp }),
   click(camera, stamp, { x, y }) {
-    const view = views.get(camera);
-    if (view.isFrozen) {
-      view.say(`This picture is ${view.age} old and no other comes: nothing was sent.`);
+    const clicked = views.get(camera);
+    if (clicked.isFrozen) {
+      clicked.showMessage(`The last image is ${clicked.ageText} old; nothing was sent.`);
       return;
     }
-    if (!request('click', { camera, stamp, x, y }, camera)) return;
-    for (const each of views.values()) each.setAnswer(null);
-    view.setAnswer({ kind: 'clicked', x, y, stamp });
-    wait();
+    if (!sendRequest('click', { camera, stamp, x, y }, camera)) return;
+    for (const view of views.values()) view.setAnswer(null);
+    clicked.setAnswer({ kind: 'clicked', x, y, stamp });
+    showPending();
   },
   correct(camera, { x, y }) {
-    request('correct', { query_id: shown.query_id, camera, x, y }, camera);
+    sendRequest('correct', { query_id: result.query_id, camera, x, y }, camera);
   },
 };
 
-const actions = {
-  accept: () => request('accept', { query_id: shown.query_id }),
-  undo: () => request('step', { step: 'undo' }),
-  redo: () => request('step', { step: 'redo' }),
-  clear: () => request('step', { step: 'clear' }),
+const buttonActions = {
+  accept: () => sendRequest('accept', { query_id: result.query_id }),
+  undo: () => sendRequest('step', { step: 'undo' }),
+  redo: () => sendRequest('step', { step: 'redo' }),
+  clear: () => sendRequest('step', { step: 'clear' }),
 };
 
-for (const [id, act] of Object.entries(actions)) find(id).addEventListener('click', act);
+for (const [id, action] of Object.entries(buttonActions)) byId(id).addEventListener('click', action);
 
-find('instruct').addEventListener('submit', (event) => {
+byId('instruct').addEventListener('submit', (event) => {
   event.preventDefault();
-  const camera = find('where').value;
-  const instruction = find('instruction').value.trim();
+  const camera = byId('where').value;
+  const instruction = byId('instruction').value.trim();
   if (!instruction) return;
-  if (request('instruct', { camera, instruction }, camera)) wait();
+  if (sendRequest('instruct', { camera, instruction }, camera)) showPending();
 });
 
 const KEYS = { a: 'accept', u: 'undo', r: 'redo', x: 'clear' };
@@ -165,34 +168,34 @@ const KEYS = { a: 'accept', u: 'undo', r: 'redo', x: 'clear' };
 addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.matches('input, select, textarea')) return;
-  if (KEYS[event.key]) find(KEYS[event.key]).click();
+  if (KEYS[event.key]) byId(KEYS[event.key]).click();
   else if (event.key === 'Escape') {
-    connection.ask({ type: 'cancel' });
-    for (const view of views.values()) view.hands.letGo();
+    connection.request({ type: 'cancel' });
+    for (const view of views.values()) view.input.reset();
   } else if (/^[1-9]$/.test(event.key)) {
     [...views.values()][event.key - 1]?.svg.focus();
   }
 });
 
 document.addEventListener('visibilitychange', () => {
-  for (const view of views.values()) view.askNext();
+  for (const view of views.values()) view.requestNext();
 });
 
 const narrow = matchMedia('(max-width: 900px)');
-const fit = () => fitViews(find('views'), narrow.matches);
+const fit = () => fitViews(byId('views'), narrow.matches);
 addEventListener('resize', fit);
-setInterval(checkAges, 500);
+setInterval(updateBadges, 500);
 
 connection = new Connection({
-  event: (news) => HEARD[news.type]?.(news),
-  picture: (header, blob) => views.get(header.camera)?.show(header, blob),
-  status(kind, words) {
+  event: (event) => HANDLERS[event.type]?.(event),
+  image: (header, blob) => views.get(header.camera)?.showImage(header, blob),
+  status(kind, text) {
     if (kind === 'open') {
       pending.clear();
-      panel.note('');
-      for (const view of views.values()) view.reconnected();
-    } else showStatus(kind, words);
+      panel.setNote('');
+      for (const view of views.values()) view.onReconnect();
+    } else showStatus(kind, text);
     document.body.classList.toggle('offline', kind !== 'open');
-    find('tools').inert = kind !== 'open';
+    byId('tools').inert = kind !== 'open';
   },
 });
