@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes,
+def atomic_write(path: Path, data: bytes,
                 cure: str = 'free some space, and the same command goes on') -> None:
     """Write it beside its place, and move it there. Raises OSError, naming the file.
 
@@ -27,7 +27,7 @@ def write_whole(path: Path, data: bytes,
         part.unlink(missing_ok=True)
 
 
-class Saying:
+class WarningCounter:
     """What a command has told; call it with one more line."""
 
     def __init__(self, command: str) -> None:

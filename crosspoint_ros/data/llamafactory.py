@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.data.io import write_whole
-from crosspoint_ros.data.qa.check import items_of
+from crosspoint_ros.data.io import atomic_write
+from crosspoint_ros.data.qa.check import iter_items
 from crosspoint_ros.data.qa.templates import Coordinates
 
 METHODS = ('full', 'lora')
-AUTHORS_BATCH = 16  # 8 GPUs, 1 question each, 2 steps accumulated
-AUTHORS_WARMUP = 100
+AUTHORS_BATCH_SIZE = 16  # 8 GPUs, 1 question each, 2 steps accumulated
+AUTHORS_WARMUP_STEPS = 100
 MAX_PIXELS = 768 * 28 * 28  # of an image as the model sees it, 768 tokens
 MAX_TOKENS = 4096
 SAVE_STEPS = 1000  # the authors' 10000 are 160,000 questions: of fewer nothing would be saved
-QUESTIONS_A_WORKER, MAX_WORKERS = 1000, 32
+QUESTIONS_PER_WORKER, MAX_WORKERS = 1000, 32
 
 _SHARED: dict[str, Any] = {
     'train_batch_size': 'auto', 'train_micro_batch_size_per_gpu': 'auto',
@@ -39,48 +39,48 @@ DEEPSPEED: dict[int, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Cluster:
+class GpuCluster:
     """Machines alike, each with so many GPUs; the first is reached at host and port."""
 
-    gpus: int
+    gpus_per_node: int
     nodes: int
     host: str
     port: int
 
     @property
-    def total(self) -> int:
+    def total_gpus(self) -> int:
         """GPUs of all machines."""
-        return self.gpus * self.nodes
+        return self.gpus_per_node * self.nodes
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingConfig:
     """What is trained, how, and where. zero: stage of DeepSpeed ZeRO, 0 for none."""
 
     model: str
     method: str
-    cluster: Cluster
-    zero: int
+    cluster: GpuCluster
+    zero_stage: int
     questions: int
-    validates: bool
+    has_validation: bool
 
     @property
-    def accumulated(self) -> int:
+    def accumulation_steps(self) -> int:
         """Steps whose gradients are added up, so that the batch is the authors' where it can be."""
-        return max(1, round(AUTHORS_BATCH / self.cluster.total))
+        return max(1, round(AUTHORS_BATCH_SIZE / self.cluster.total_gpus))
 
     @property
-    def batch(self) -> int:
+    def batch_size(self) -> int:
         """Questions a step, over all GPUs."""
-        return self.cluster.total * self.accumulated
+        return self.cluster.total_gpus * self.accumulation_steps
 
     @property
     def steps(self) -> int:
         """Steps of one epoch."""
-        return -(-self.questions // self.batch)
+        return -(-self.questions // self.batch_size)
 
 
-def train_yaml(out: Path, data: Path, training: Training) -> str:
+def format_train_yaml(out: Path, data: Path, training: TrainingConfig) -> str:
     """Return what `llamafactory-cli train` reads."""
     lora = training.method == 'lora'
     sections: list[tuple[str, dict[str, object]]] = [
@@ -93,33 +93,33 @@ def train_yaml(out: Path, data: Path, training: Training) -> str:
              **({'lora_rank': 8, 'lora_target': 'all'} if lora else {}),
              'freeze_vision_tower': True, 'freeze_multi_modal_projector': True,
              'freeze_language_model': False,
-             **({'deepspeed': str(out / 'deepspeed.json')} if training.zero else {})}),
+             **({'deepspeed': str(out / 'deepspeed.json')} if training.zero_stage else {})}),
         ('', {'dataset_dir': str(out), 'dataset': 'crosspoint_train', 'media_dir': str(data),
               'template': 'qwen2_vl', 'cutoff_len': MAX_TOKENS,
               'preprocessing_num_workers': min(MAX_WORKERS,
-                                               1 + training.questions // QUESTIONS_A_WORKER)}),
+                                               1 + training.questions // QUESTIONS_PER_WORKER)}),
         ('A training that was broken off goes on; another one needs another folder.', {
             'output_dir': str(out / ('adapter' if lora else 'model')), 'logging_steps': 5,
             'save_steps': SAVE_STEPS, 'save_total_limit': 1, 'plot_loss': True,
             'overwrite_output_dir': False, 'report_to': 'none'}),
-        (f'{training.batch} questions a step, {training.steps} steps. Warm-up: '
-         f'{AUTHORS_WARMUP} steps, or a tenth of all where these are few.', {
+        (f'{training.batch_size} questions a step, {training.steps} steps. Warm-up: '
+         f'{AUTHORS_WARMUP_STEPS} steps, or a tenth of all where these are few.', {
              'per_device_train_batch_size': 1,
-             'gradient_accumulation_steps': training.accumulated,
+             'gradient_accumulation_steps': training.accumulation_steps,
              'learning_rate': 1e-4 if lora else 1e-5, 'num_train_epochs': 1,
              'lr_scheduler_type': 'cosine',
-             'warmup_steps': min(AUTHORS_WARMUP, training.steps // 10),
+             'warmup_steps': min(AUTHORS_WARMUP_STEPS, training.steps // 10),
              'weight_decay': 0.1, 'bf16': True, 'ddp_timeout': 90000})]
-    if training.validates:
+    if training.has_validation:
         sections.append(('Other scenes than those that are trained on.', {
             'eval_dataset': 'crosspoint_val', 'eval_strategy': 'steps', 'eval_steps': 500,
             'per_device_eval_batch_size': 1}))
-    return _yaml(sections)
+    return _format_yaml(sections)
 
 
-def merge_yaml(out: Path, training: Training) -> str:
+def format_merge_yaml(out: Path, training: TrainingConfig) -> str:
     """Return what `llamafactory-cli export` reads, to make one checkpoint of model and LoRA."""
-    return _yaml([('', {
+    return _format_yaml([('', {
         'model_name_or_path': training.model, 'adapter_name_or_path': str(out / 'adapter'),
         'template': 'qwen2_vl', 'finetuning_type': 'lora', 'trust_remote_code': False,
         'export_dir': str(out / 'merged'), 'export_size': 5, 'export_device': 'cpu',
@@ -128,27 +128,27 @@ def merge_yaml(out: Path, training: Training) -> str:
         'export_legacy_format': False})])
 
 
-def _yaml(sections: list[tuple[str, dict[str, object]]]) -> str:
+def _format_yaml(sections: list[tuple[str, dict[str, object]]]) -> str:
     """Write sections of settings; a string of JSON is one of YAML, whatever is in it."""
     blocks = []
     for comment, settings in sections:
         head = f'# {comment}\n' if comment else ''
-        blocks.append(head + ''.join(f'{name}: {_value(value)}\n'
+        blocks.append(head + ''.join(f'{name}: {_format_value(value)}\n'
                                      for name, value in settings.items()))
     return '\n'.join(blocks)
 
 
-def _value(value: object) -> str:
+def _format_value(value: object) -> str:
     # YAML 1.1 takes 1e-05 for a word: it wants the point.
     return f'{value:.1e}' if isinstance(value, float) and value < 1e-3 else json.dumps(value)
 
 
-def command_lines(training: Training) -> str:
+def format_train_script(training: TrainingConfig) -> str:
     """Return a script that trains, and merges a LoRA; KEY=VALUE behind it changes a setting."""
     cluster, several = training.cluster, training.cluster.nodes > 1
     rank = '"${NODE_RANK:?say which machine this is: 0 is the first}"' if several else '0'
     lines = ['#!/usr/bin/env bash', 'set -euo pipefail',
-             f'export FORCE_TORCHRUN=1 NPROC_PER_NODE={cluster.gpus} NNODES={cluster.nodes}',
+             f'export FORCE_TORCHRUN=1 NPROC_PER_NODE={cluster.gpus_per_node} NNODES={cluster.nodes}',
              f'export NODE_RANK={rank}',
              f'export MASTER_ADDR={shlex.quote(cluster.host)} MASTER_PORT={cluster.port}',
              # The launcher splits what it is given at blanks: no path of ours goes through it.
@@ -158,11 +158,11 @@ def command_lines(training: Training) -> str:
     return '\n'.join(lines) + '\n'
 
 
-PORT = 29514
+DEFAULT_PORT = 29514
 
 
 @dataclass(frozen=True)
-class DataSet:
+class QADataset:
     """A data set that was built: its folder, and the number of questions of each split.
 
     coordinates: how points are written in it.
@@ -188,27 +188,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--zero', type=int, choices=(0, *DEEPSPEED), help='stage of DeepSpeed '
                         'ZeRO; 0: none (default: 3 for full on several GPUs, as the authors)')
     parser.add_argument('--master', default='', metavar='HOST[:PORT]', help='the first of several '
-                        f'machines, as the others reach it (default port: {PORT})')
+                        f'machines, as the others reach it (default port: {DEFAULT_PORT})')
 
 
 def main(args: argparse.Namespace) -> int:
     """Write the files, and say how training starts and what the node loads afterwards."""
-    data = data_set(args.folder)
-    training = chosen(args, data)
-    files = written(args.out.absolute(), data, training)
+    data = read_dataset(args.folder)
+    training = build_training_config(args, data)
+    files = render_files(args.out.absolute(), data, training)
     for name, text in files.items():
-        write_whole(args.out / name, text.encode())
+        atomic_write(args.out / name, text.encode())
     (args.out / 'train.sh').chmod(0o755)
-    print(told(args.out, data, training))
+    print(format_summary(args.out, data, training))
     return 0
 
 
-def data_set(folder: Path) -> DataSet:
+def read_dataset(folder: Path) -> QADataset:
     """Count the questions. Raises ValueError, FileNotFoundError for what cannot be trained on."""
     numbers = {'train': 0, 'val': 0}
     known: set[str] = set()
     coordinates = ''
-    for item in items_of(folder):
+    for item in iter_items(folder):
         if not item.fields:
             raise ValueError(f'{folder}: crosspoint_{item.split}.json, item {item.number} is no '
                              'question: crosspoint data check tells more')
@@ -221,10 +221,10 @@ def data_set(folder: Path) -> DataSet:
         coordinates = item.fields.get('coordinates', coordinates)
     if not numbers['train']:
         raise ValueError(f'{folder}: there are 0 questions to train on (at least 1)')
-    return DataSet(folder.absolute(), numbers['train'], numbers['val'], coordinates)
+    return QADataset(folder.absolute(), numbers['train'], numbers['val'], coordinates)
 
 
-def chosen(args: argparse.Namespace, data: DataSet) -> Training:
+def build_training_config(args: argparse.Namespace, data: QADataset) -> TrainingConfig:
     """Settle what was left open. Raises ValueError for what does not fit together."""
     if args.gpus < 1 or args.nodes < 1:
         raise ValueError(f'--gpus {args.gpus} and --nodes {args.nodes} must be 1 or more')
@@ -239,48 +239,48 @@ def chosen(args: argparse.Namespace, data: DataSet) -> Training:
     several = args.gpus * args.nodes > 1
     zero = args.zero if args.zero is not None else (3 if args.method == 'full' and several else 0)
     host, _, port = args.master.partition(':')
-    if args.master and not (host and (port or str(PORT)).isdigit()):
+    if args.master and not (host and (port or str(DEFAULT_PORT)).isdigit()):
         raise ValueError(f'--master {args.master!r} is no HOST or HOST:PORT')
     folder = Path(args.model).expanduser()
     model = str(folder.absolute()) if folder.is_dir() else args.model
-    return Training(model, args.method, Cluster(args.gpus, args.nodes, host or '127.0.0.1',
-                                                int(port or PORT)), zero, data.train, data.val > 0)
+    return TrainingConfig(model, args.method, GpuCluster(args.gpus, args.nodes, host or '127.0.0.1',
+                                                int(port or DEFAULT_PORT)), zero, data.train, data.val > 0)
 
 
-def written(out: Path, data: DataSet, training: Training) -> dict[str, str]:
+def render_files(out: Path, data: QADataset, training: TrainingConfig) -> dict[str, str]:
     """Return the files by name."""
     splits = ('train', 'val') if data.val else ('train',)
-    info = {f'crosspoint_{split}': _described(data.folder / f'crosspoint_{split}.json')
+    info = {f'crosspoint_{split}': _describe_split(data.folder / f'crosspoint_{split}.json')
             for split in splits}
-    files = {'dataset_info.json': _json(info),
-             'train.yaml': train_yaml(out, data.folder, training),
-             'train.sh': command_lines(training)}
-    if training.zero:
-        files['deepspeed.json'] = _json(DEEPSPEED[training.zero])
+    files = {'dataset_info.json': _format_json(info),
+             'train.yaml': format_train_yaml(out, data.folder, training),
+             'train.sh': format_train_script(training)}
+    if training.zero_stage:
+        files['deepspeed.json'] = _format_json(DEEPSPEED[training.zero_stage])
     if training.method == 'lora':
-        files['merge.yaml'] = merge_yaml(out, training)
+        files['merge.yaml'] = format_merge_yaml(out, training)
     return files
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _describe_split(path: Path) -> dict[str, Any]:
     return {'file_name': str(path), 'formatting': 'sharegpt',
             'columns': {'messages': 'conversations', 'images': 'images'},
             'tags': {'role_tag': 'from', 'content_tag': 'value', 'user_tag': 'human',
                      'assistant_tag': 'gpt'}}
 
 
-def _json(value: object) -> str:
+def _format_json(value: object) -> str:
     return json.dumps(value, indent=2) + '\n'
 
 
-def told(out: Path, data: DataSet, training: Training) -> str:
+def format_summary(out: Path, data: QADataset, training: TrainingConfig) -> str:
     """Say what was written, and what comes next."""
     lines = [f'{data.train} questions to train on, {data.val} to validate; {training.method}, '
-             f'{training.cluster.total} GPU(s), {training.batch} questions a step, '
+             f'{training.cluster.total_gpus} GPU(s), {training.batch_size} questions a step, '
              f'{training.steps} steps']
-    if training.batch != AUTHORS_BATCH:
-        lines.append(f'the authors took {AUTHORS_BATCH} questions a step, which '
-                     f'{training.cluster.total} GPUs cannot share evenly')
+    if training.batch_size != AUTHORS_BATCH_SIZE:
+        lines.append(f'the authors took {AUTHORS_BATCH_SIZE} questions a step, which '
+                     f'{training.cluster.total_gpus} GPUs cannot share evenly')
     if data.coordinates == Coordinates.PIXEL.value:
         lines.append(f'its points are in pixels, and the trainer shrinks images of more than '
                      f'{MAX_PIXELS} pixels: build it with --coordinates thousand instead')
@@ -291,7 +291,7 @@ def told(out: Path, data: DataSet, training: Training) -> str:
                      f'NODE_RANK=1 {where}, ...')
     else:
         lines.append(f'start it: {where}   (needs: pip install llamafactory '
-                     f'"transformers<5"{" deepspeed" if training.zero else ""})')
+                     f'"transformers<5"{" deepspeed" if training.zero_stage else ""})')
     result = out.absolute() / ('merged' if training.method == 'lora' else 'model')
     lines.append('afterwards: ros2 launch crosspoint_ros bringup.launch.py matcher:=cropond '
                  f'"matcher_options:={{model: {result}}}" ...')

@@ -18,7 +18,7 @@ from crosspoint_ros.core.encodings import (
 
 RAW, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 MAX_LAG_NS = 20_000_000  # between an image and its depth
-WAITING = 30  # images that wait for their depth at a time
+MAX_PENDING = 30  # images that wait for their depth at a time
 
 
 class UnreadableBag(ValueError):  # noqa: N818  (told to the user in one sentence)
@@ -47,13 +47,13 @@ def open_bag(path: Path) -> Any:
     return bag
 
 
-def round_ns(duration_ns: int, tick_ns: int) -> int:
+def loop_duration_ns(duration_ns: int, tick_ns: int) -> int:
     """How long a round of a bag takes that is played in a loop: /clock ticks past its end."""
     return (duration_ns // tick_ns + 1) * tick_ns
 
 
 @dataclass(frozen=True)
-class Topics:
+class RgbdTopics:
     """Where a camera's images are; depth is '' without any."""
 
     image: str
@@ -61,7 +61,7 @@ class Topics:
 
 
 def choose_topics(types: Mapping[str, str], camera: str, image: str = '',
-                  depth: str = '') -> Topics:
+                  depth: str = '') -> RgbdTopics:
     """Find a camera's topics among all (name -> type), unless they are named.
 
     Raises ValueError with what there is, when there is none or more than one.
@@ -69,38 +69,38 @@ def choose_topics(types: Mapping[str, str], camera: str, image: str = '',
     pictures = {name for name, kind in types.items() if kind in (RAW, COMPRESSED)}
     for named in filter(None, (image, depth)):
         if named not in pictures:
-            raise ValueError(f'there are no images on {named}; there are on: {_listed(pictures)}')
+            raise ValueError(f'there are no images on {named}; there are on: {_format_names(pictures)}')
     space = f'/{camera}/'
     own = {name for name in pictures if name.startswith(space)}
     depths = {name for name in own if 'depth' in name.removeprefix(space)} - {image}
     if not image and not own - depths:
         raise ValueError(f'there are no images on /{camera}/...; there are on: '
-                         f'{_listed(pictures)}; name one by --topic')
-    return Topics(image or _only(own - depths, '--topic'),
-                  depth or (_only(depths, '--depth-topic') if depths else ''))
+                         f'{_format_names(pictures)}; name one by --topic')
+    return RgbdTopics(image or _single(own - depths, '--topic'),
+                  depth or (_single(depths, '--depth-topic') if depths else ''))
 
 
-def _only(topics: set[str], option: str) -> str:
+def _single(topics: set[str], option: str) -> str:
     """The one topic: a raw image before its compressed sibling."""
     raw = {t for t in topics if not t.rpartition('/')[2].startswith('compressed')}
     siblings = {t for t in topics - raw if t.rpartition('/')[0] in raw}
     left = topics - siblings
     if len(left) > 1:
-        raise ValueError(f'there are several: {_listed(left)}; choose by {option}')
+        raise ValueError(f'there are several: {_format_names(left)}; choose by {option}')
     return left.pop()
 
 
-def _listed(topics: Iterable[str]) -> str:
+def _format_names(topics: Iterable[str]) -> str:
     return ', '.join(sorted(topics)) or 'none'
 
 
-def stamp_ns(message: Any) -> int:
+def header_stamp_ns(message: Any) -> int:
     """Return the stamp of a message's header."""
     stamp = message.header.stamp
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 
-def pictures(messages: Iterable[tuple[str, Any]], topics: Topics
+def iter_rgbd(messages: Iterable[tuple[str, Any]], topics: RgbdTopics
              ) -> Iterator[tuple[Rgb, DepthM | None]]:
     """Yield each image with the depth nearest to it in time; None where that is far.
 
@@ -110,34 +110,34 @@ def pictures(messages: Iterable[tuple[str, Any]], topics: Topics
     depths: list[Any] = []
     for topic, message in messages:
         (images if topic == topics.image else depths).append(message)
-        del depths[:-WAITING]
-        while images and (not topics.depth or len(images) > WAITING or (
-                depths and stamp_ns(depths[-1]) >= stamp_ns(images[0]))):
-            yield _paired(images.pop(0), depths)
+        del depths[:-MAX_PENDING]
+        while images and (not topics.depth or len(images) > MAX_PENDING or (
+                depths and header_stamp_ns(depths[-1]) >= header_stamp_ns(images[0]))):
+            yield _pair_with_depth(images.pop(0), depths)
     for image in images:
-        yield _paired(image, depths)
+        yield _pair_with_depth(image, depths)
 
 
-def _paired(image: Any, depths: list[Any]) -> tuple[Rgb, DepthM | None]:
-    near = min(depths, default=None, key=lambda depth: abs(stamp_ns(depth) - stamp_ns(image)))
-    if near is None or abs(stamp_ns(near) - stamp_ns(image)) > MAX_LAG_NS:
-        return rgb_of(image), None
-    return rgb_of(image), depth_m_of(near)
+def _pair_with_depth(image: Any, depths: list[Any]) -> tuple[Rgb, DepthM | None]:
+    near = min(depths, default=None, key=lambda depth: abs(header_stamp_ns(depth) - header_stamp_ns(image)))
+    if near is None or abs(header_stamp_ns(near) - header_stamp_ns(image)) > MAX_LAG_NS:
+        return decode_rgb(image), None
+    return decode_rgb(image), decode_depth_m(near)
 
 
-def rgb_of(message: Any) -> Rgb:
+def decode_rgb(message: Any) -> Rgb:
     """Return an Image or a CompressedImage as (h, w, 3) RGB uint8."""
     return rgb_from_raw(message) if hasattr(message, 'encoding') else rgb_from_compressed(
         message.data, message.format)
 
 
-def depth_m_of(message: Any) -> DepthM:
+def decode_depth_m(message: Any) -> DepthM:
     """Return a depth image (h, w) in metres, NaN where unknown."""
     return depth_m_from_raw(message) if hasattr(message, 'encoding') else depth_m_from_compressed(
         message.data, message.format)
 
 
-def read_topics(bag: Any, topics: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def iter_messages(bag: Any, topics: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """Yield topic and message of these topics, in the order of the recording."""
     wanted = set(topics)
     played = [c for c in bag.connections if c.topic in wanted]

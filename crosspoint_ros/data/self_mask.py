@@ -11,12 +11,12 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Rejected
 from crosspoint_ros.core.encodings import DepthM, Rgb
-from crosspoint_ros.core.self_mask import BodyFinder, Mask, OwnBody
-from crosspoint_ros.core.visualization import write_png
-from crosspoint_ros.data.rosbag import choose_topics, open_bag, pictures, read_topics
+from crosspoint_ros.core.self_mask import Mask, SelfMask, SelfMaskEstimator
+from crosspoint_ros.core.visualization import write_image
+from crosspoint_ros.data.rosbag import choose_topics, iter_messages, iter_rgbd, open_bag
 
-Pictures = Iterable[tuple[Rgb, 'DepthM | None']]
-SHOWN_IMAGES = 4  # in the picture to check it by
+RgbdStream = Iterable[tuple[Rgb, 'DepthM | None']]
+PREVIEW_IMAGES = 4  # in the picture to check it by
 TINT = (230, 0, 180)
 
 
@@ -43,37 +43,37 @@ def main(args: argparse.Namespace) -> int:
     if args.out.suffix.lower() != '.png':  # a JPEG would blur the border of the mask
         raise ValueError(f'--out {args.out}: a mask is kept without loss; give a name that ends in '
                          '.png')
-    finder, shown = BodyFinder(), Shown()
+    finder, shown = SelfMaskEstimator(), PreviewSampler()
     try:
-        for image, depth_m in (_live(args) if args.bag is None else _recorded(args)):
+        for image, depth_m in (_read_live(args) if args.bag is None else _read_bag(args)):
             if finder.add(image, None if args.no_depth else depth_m):
-                shown.offer(image)
+                shown.add(image)
     except Rejected as rejected:
         raise ValueError(rejected.message) from rejected
-    body = finder.found()
+    body = finder.estimate()
     _write_mask(args.out, body.mask)
-    print(told(body, finder.images, args.out))
+    print(format_summary(body, finder.images, args.out))
     if args.picture:
-        write_png(args.picture, shown.picture(body.mask))
+        write_image(args.picture, shown.draw(body.mask))
         print(f'look at {args.picture}: what is tinted will never be matched')
     if args.truth:
-        print(compared(body.mask, args.truth))
+        print(format_comparison(body.mask, args.truth))
     return 0
 
 
-def _recorded(args: argparse.Namespace) -> Iterator[tuple[Rgb, DepthM | None]]:
+def _read_bag(args: argparse.Namespace) -> Iterator[tuple[Rgb, DepthM | None]]:
     with closing(open_bag(args.bag)) as bag:
         topics = choose_topics({c.topic: c.msgtype for c in bag.connections}, args.camera,
                                args.topic, args.depth_topic)
-        yield from pictures(read_topics(bag, filter(None, (topics.image, topics.depth))), topics)
+        yield from iter_rgbd(iter_messages(bag, filter(None, (topics.image, topics.depth))), topics)
 
 
-def _live(args: argparse.Namespace) -> Pictures:
-    from crosspoint_ros.ros.tools.live_camera import watch
-    return watch(args.camera, args.live, args.topic, args.depth_topic)
+def _read_live(args: argparse.Namespace) -> RgbdStream:
+    from crosspoint_ros.ros.tools.live_camera import stream_images
+    return stream_images(args.camera, args.live, args.topic, args.depth_topic)
 
 
-def told(body: OwnBody, images: int, out: Path) -> str:
+def format_summary(body: SelfMask, images: int, out: Path) -> str:
     """Say what was found, and on what that rests."""
     share = body.mask.mean()
     height, width = body.mask.shape
@@ -87,20 +87,20 @@ def told(body: OwnBody, images: int, out: Path) -> str:
     return f"{out}: {width}x{height}, {share:.1%} of it is the robot's own body ({rests})"
 
 
-def compared(mask: Mask, truth_path: Path) -> str:
+def format_comparison(mask: Mask, ground_truth_path: Path) -> str:
     """Hold the mask against another one. Raises ValueError if that has another size."""
-    picture = cv2.imread(str(truth_path), cv2.IMREAD_GRAYSCALE)
+    picture = cv2.imread(str(ground_truth_path), cv2.IMREAD_GRAYSCALE)
     if picture is None:
-        raise FileNotFoundError(f'{truth_path} is no picture that can be read')
-    truth = np.asarray(picture > 127)
-    if truth.shape != mask.shape:
-        raise ValueError(f'{truth_path} is {truth.shape[1]}x{truth.shape[0]}, the images are '
+        raise FileNotFoundError(f'{ground_truth_path} is no picture that can be read')
+    ground_truth = np.asarray(picture > 127)
+    if ground_truth.shape != mask.shape:
+        raise ValueError(f'{ground_truth_path} is {ground_truth.shape[1]}x{ground_truth.shape[0]}, the images are '
                          f'{mask.shape[1]}x{mask.shape[0]}')
-    return (f'covers {_share(mask[truth])} of {truth_path.name}, and {_share(mask[~truth])} of the '
+    return (f'covers {_format_share(mask[ground_truth])} of {ground_truth_path.name}, and {_format_share(mask[~ground_truth])} of the '
             'rest')
 
 
-def _share(covered: Mask) -> str:
+def _format_share(covered: Mask) -> str:
     return f'{covered.mean():.1%}' if covered.size else 'nothing'
 
 
@@ -114,29 +114,29 @@ def _write_mask(path: Path, mask: Mask) -> None:
         raise OSError(f'{path} cannot be written')
 
 
-class Shown:
+class PreviewSampler:
     """A few of the images, spread over all of them however many come."""
 
     def __init__(self) -> None:
         self._images: list[Rgb] = []
-        self._every, self._offered = 1, 0
+        self._every, self._added = 1, 0
 
-    def offer(self, image: Rgb) -> None:
+    def add(self, image: Rgb) -> None:
         """Keep it if its turn has come."""
-        if self._offered % self._every == 0:
+        if self._added % self._every == 0:
             self._images.append(image)
-            if len(self._images) > 2 * SHOWN_IMAGES:
+            if len(self._images) > 2 * PREVIEW_IMAGES:
                 self._images, self._every = self._images[::2], 2 * self._every
-        self._offered += 1
+        self._added += 1
 
-    def picture(self, mask: Mask) -> Rgb:
+    def draw(self, mask: Mask) -> Rgb:
         """Return four of them in two rows, the mask tinted and outlined."""
-        step = max(len(self._images) // SHOWN_IMAGES, 1)
-        tiles = [_tinted(image, mask) for image in self._images[::step][:SHOWN_IMAGES]]
+        step = max(len(self._images) // PREVIEW_IMAGES, 1)
+        tiles = [_draw_tint(image, mask) for image in self._images[::step][:PREVIEW_IMAGES]]
         return np.vstack([np.hstack(tiles[i:i + 2]) for i in (0, 2)])
 
 
-def _tinted(image: Rgb, mask: Mask) -> Rgb:
+def _draw_tint(image: Rgb, mask: Mask) -> Rgb:
     drawn = image.copy()
     drawn[mask] = (0.5 * image[mask] + 0.5 * np.array(TINT)).astype(np.uint8)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL,

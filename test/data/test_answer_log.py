@@ -19,13 +19,19 @@ from raycast_scenes import LEFT, RIGHT, Box, looking_at, pixel_of
 from textured_scenes import looked
 
 from crosspoint_ros import cli
-from crosspoint_ros.bench.pairs.dataset import Given, Status
-from crosspoint_ros.bench.pairs.sources import RecordedSet
-from crosspoint_ros.core.datatypes import Code, MLocateResultejected
-from crosspoint_ros.core.pipeline import Answer, LocateResult
-from crosspoint_ros.core.verify import Evidence
+from crosspoint_ros.bench.pairs.dataset import InputConfig, Status
+from crosspoint_ros.bench.pairs.sources import AnswerLogSource
+from crosspoint_ros.core.datatypes import Code, Match, Rejected
+from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
+from crosspoint_ros.core.verify import Consistency
 from crosspoint_ros.data import answer_log
-from crosspoint_ros.data.answer_log import ANSWERS, Decision, Recorder, append_line, read_answers
+from crosspoint_ros.data.answer_log import (
+    ANSWERS_FILE,
+    AnswerLogger,
+    LogEntry,
+    append_line,
+    read_answers,
+)
 
 POINT = np.array([-0.06, -0.05, 0.10])
 MASK = np.zeros((240, 320), bool)
@@ -39,19 +45,19 @@ def located():
     left, right = (looked(name, looking_at(eye), box) for name, eye in (('l', LEFT), ('r', RIGHT)))
     left = replace(left, stamp_ns=111, mask=MASK)
     right = replace(right, stamp_ns=222)
-    answers = (Answer('r', right, Match(pixel_of(right, POINT), np.eye(2), 0.9), Evidence(), None),
-           LocateResultwer('dead', None, None, Evidence(), Rejected(Code.NO_IMAGE, 'none')))
+    answers = (ViewCorrespondence('r', right, Match(pixel_of(right, POINT), np.eye(2), 0.9), Consistency(), None),
+           ViewCorrespondence('dead', None, None, Consistency(), Rejected(Code.NO_IMAGE, 'none')))
     return LocateResult(left, pixel_of(left, POINT), answers, None, None)
 
 
 def moved_by(located, dx):
-    first = located.answers[0]
+    first = located.correspondences[0]
     told = replace(first, match=Match(np.add(first.match.pixel, (dx, 0)), np.eye(2), 1.0))
-    return replace(located, answers=(told, *located.answers[1:]))
+    return replace(located, correspondences=(told, *located.correspondences[1:]))
 
 
 def decided(located, name='a', how='accepted', number=1, target=None):
-    return Decision(name, number, how, located, target, 'base_link')
+    return LogEntry(name, number, how, located, target, 'base_link')
 
 
 @pytest.fixture
@@ -63,9 +69,9 @@ def complaints():
 def record(tmp_path, complaints):
     """Write some decisions into the folder, as a run of the node does."""
     def write(*decisions, folder=tmp_path / 'new/answers'):
-        recorder = Recorder(folder, complaints.append)
+        recorder = AnswerLogger(folder, complaints.append)
         for decision in decisions:
-            recorder.put(decision)
+            recorder.log(decision)
         recorder.close()
         return folder
     return write
@@ -80,29 +86,29 @@ def test_what_was_recorded_is_read_back_as_it_was(record, located, complaints):
     folder = record(decided(located, target=target))
     assert complaints == []
     (answer,) = read_answers(folder, pytest.fail)
-    assert (answer.how, answer.decided_by, answer.corrects) == ('accepted', 'human', None)
+    assert (answer.decision, answer.decided_by, answer.corrects) == ('accepted', 'human', None)
     np.testing.assert_allclose(answer.base_from_target.matrix, target.matrix)
     for seen, view in ((answer.clicked, located.clicked),
-                       (answer.found[0].seen, located.answers[0].view)):
-        again = seen.view()
+                       (answer.matches[0].view, located.correspondences[0].view)):
+        again = seen.read()
         np.testing.assert_array_equal(again.image, view.image)
         np.testing.assert_allclose(again.depth_m, view.depth_m, atol=0.0006)
         np.testing.assert_allclose(again.base_from_cam.matrix, view.base_from_cam.matrix)
         assert again.intrinsics == view.intrinsics
         assert (again.camera, again.stamp_ns) == (view.camera, view.stamp_ns)
-    np.testing.assert_array_equal(answer.clicked.view().mask, MASK)
-    assert answer.found[0].seen.view().mask is None
-    np.testing.assert_allclose(answer.found[0].pixel, located.answers[0].match.pixel)
-    assert answer.found[0].accepted
-    assert not answer.found[1].accepted
-    assert answer.found[1].seen is None
+    np.testing.assert_array_equal(answer.clicked.read().mask, MASK)
+    assert answer.matches[0].view.read().mask is None
+    np.testing.assert_allclose(answer.matches[0].pixel, located.correspondences[0].match.pixel)
+    assert answer.matches[0].accepted
+    assert not answer.matches[1].accepted
+    assert answer.matches[1].view is None
     assert sorted(path.name for path in (folder / 'images').iterdir()) == ['l_111.png', 'r_222.png']
 
 
 def test_the_last_line_of_an_answer_wins_and_undone_takes_it_out(record, located):
     folder = record(decided(located, 'a', 'unreviewed'), decided(located, 'b', 'unreviewed'),
                     decided(None, 'a', 'accepted'), decided(None, 'b', 'undone'))
-    assert [(a.id, a.how) for a in read_answers(folder, pytest.fail)] == [('a', 'accepted')]
+    assert [(a.id, a.decision) for a in read_answers(folder, pytest.fail)] == [('a', 'accepted')]
     assert [line['decided_by'] for line in lines(folder)] == ['model', 'model', 'human', 'human']
 
 
@@ -110,7 +116,7 @@ def test_what_is_done_again_counts_again(record, located):
     folder = record(decided(located, 'a', 'accepted'), decided(None, 'a', 'undone'),
                     decided(None, 'a', 'accepted'))
     (answer,) = read_answers(folder, pytest.fail)
-    assert answer.found[0].seen.view().image.any()
+    assert answer.matches[0].view.read().image.any()
 
 
 def test_a_correction_keeps_what_the_model_said_and_replaces_it(record, located):
@@ -119,9 +125,9 @@ def test_a_correction_keeps_what_the_model_said_and_replaces_it(record, located)
                     decided(moved_by(located, 9), 'c', 'corrected'))
     (answer,) = read_answers(folder, pytest.fail)
     assert (answer.id, answer.corrects) == ('c', 'b')
-    model = located.answers[0].match.pixel
-    np.testing.assert_allclose(answer.found[0].model_pixel, model)
-    np.testing.assert_allclose(answer.found[0].pixel, np.add(model, (9, 0)))
+    model = located.correspondences[0].match.pixel
+    np.testing.assert_allclose(answer.matches[0].model_pixel, model)
+    np.testing.assert_allclose(answer.matches[0].pixel, np.add(model, (9, 0)))
 
 
 def test_a_correction_that_was_undone_gives_the_answer_back(record, located):
@@ -163,9 +169,9 @@ def test_images_of_another_size_are_recorded_like_any(record, located):
                     depth_m=None, stamp_ns=333,
                     intrinsics=replace(located.clicked.intrinsics, height_px=120))
     folder = record(decided(located, 'a'), decided(replace(located, clicked=small), 'b'))
-    heights = [a.clicked.view().image.shape[0] for a in read_answers(folder, pytest.fail)]
+    heights = [a.clicked.read().image.shape[0] for a in read_answers(folder, pytest.fail)]
     assert heights == [240, 120]
-    assert len(list(RecordedSet(folder, Given()))) == 2
+    assert len(list(AnswerLogSource(folder, InputConfig()))) == 2
 
 
 def test_a_line_that_was_cut_short_is_left_out_with_a_warning_and_the_next_run_goes_on(
@@ -195,9 +201,9 @@ def test_a_line_that_is_no_answer_is_left_out_with_a_warning(record, located):
 
 def test_a_folder_that_cannot_be_made_is_one_complaint(tmp_path, located, complaints):
     (tmp_path / 'file').write_text('')
-    recorder = Recorder(tmp_path / 'file/answers', complaints.append)
+    recorder = AnswerLogger(tmp_path / 'file/answers', complaints.append)
     for _ in range(5):
-        recorder.put(decided(located))
+        recorder.log(decided(located))
     recorder.close()
     assert len(complaints) == 1
     assert 'file/answers' in complaints[0]
@@ -215,8 +221,8 @@ def test_a_real_read_only_disk_is_one_complaint(tmp_path, located, complaints):
     if not mounted(disk, 'ro,size=1m'):
         pytest.skip('only root may mount a disk')
     try:
-        recorder = Recorder(disk / 'answers', complaints.append)
-        recorder.put(decided(located))
+        recorder = AnswerLogger(disk / 'answers', complaints.append)
+        recorder.log(decided(located))
         recorder.close()
     finally:
         subprocess.run(['umount', str(disk)], check=True)
@@ -231,16 +237,16 @@ def test_a_real_full_disk_ends_the_recording_with_one_complaint_and_whole_lines(
     if not mounted(disk, 'size=2m'):
         pytest.skip('only root may mount a disk')
     try:
-        recorder = Recorder(disk / 'answers', complaints.append)
+        recorder = AnswerLogger(disk / 'answers', complaints.append)
         for number in range(40):
-            recorder.put(decided(noisy(located, number), str(number)))
-            while recorder._waiting:
+            recorder.log(decided(noisy(located, number), str(number)))
+            while recorder._pending:
                 time.sleep(0.001)
         recorder.close()
         warnings = []
         kept = read_answers(disk / 'answers', warnings.append)
         assert 0 < len(kept) < 40
-        assert all(a.clicked.view().image.any() for a in kept)
+        assert all(a.clicked.read().image.any() for a in kept)
         assert warnings == []
         assert not list((disk / 'answers').rglob('*.part'))
     finally:
@@ -279,18 +285,18 @@ def test_nobody_waits_for_a_disk_that_hangs(tmp_path, located, complaints, monke
         hanging.wait(20)
 
     monkeypatch.setattr(answer_log, 'append_line', hang)
-    monkeypatch.setattr(answer_log, 'CLOSE_S', 0.1)
-    recorder = Recorder(tmp_path, complaints.append)
-    recorder.put(decided(located, '0'))
+    monkeypatch.setattr(answer_log, 'CLOSE_TIMEOUT_S', 0.1)
+    recorder = AnswerLogger(tmp_path, complaints.append)
+    recorder.log(decided(located, '0'))
     assert entered.wait(10)
     begun_s = time.monotonic()
     for number in range(1, 200):
-        recorder.put(decided(located, str(number)))
+        recorder.log(decided(located, str(number)))
     assert time.monotonic() - begun_s < 0.2
-    assert len(recorder._waiting) == answer_log.WAITING
-    recorder.put(decided(located, '0', 'undone'))  # it weighs nothing, and is never left out
-    assert recorder._waiting[-1].how == 'undone'
-    assert recorder._waiting[-1].located is None, 'images pile up in memory'
+    assert len(recorder._pending) == answer_log.MAX_PENDING
+    recorder.log(decided(located, '0', 'undone'))  # it weighs nothing, and is never left out
+    assert recorder._pending[-1].decision == 'undone'
+    assert recorder._pending[-1].result is None, 'images pile up in memory'
     assert len(complaints) == 1
     assert 'too slowly' in complaints[0]
     recorder.close()
@@ -314,16 +320,16 @@ def test_two_nodes_on_one_folder_write_whole_lines(tmp_path):
 
 
 def test_two_recorders_on_one_folder_keep_all_answers(tmp_path, located, complaints):
-    recorders = [Recorder(tmp_path, complaints.append) for _ in range(2)]
+    recorders = [AnswerLogger(tmp_path, complaints.append) for _ in range(2)]
     for number in range(5):
         for name, recorder in zip('ab', recorders, strict=True):
-            recorder.put(decided(noisy(located, number), f'{name}{number}'))
+            recorder.log(decided(noisy(located, number), f'{name}{number}'))
     for recorder in recorders:
         recorder.close()
     assert complaints == []
     answers = read_answers(tmp_path, pytest.fail)
     assert len(answers) == 10
-    assert all(a.clicked.view().image.any() for a in answers)
+    assert all(a.clicked.read().image.any() for a in answers)
 
 
 def test_a_full_disk_is_told_in_words_that_suit_a_node(tmp_path, located, monkeypatch):
@@ -333,8 +339,8 @@ def test_a_full_disk_is_told_in_words_that_suit_a_node(tmp_path, located, monkey
         raise OSError(errno.ENOSPC, 'No space left on device', str(path))
 
     monkeypatch.setattr(Path, 'write_bytes', full)
-    recorder = Recorder(tmp_path, complaints.append)
-    recorder.put(decided(located))
+    recorder = AnswerLogger(tmp_path, complaints.append)
+    recorder.log(decided(located))
     recorder.close()
     assert len(complaints) == 1
     assert 'is not written; free some space. Nothing more is recorded until' in complaints[0]
@@ -347,11 +353,11 @@ def test_the_set_is_what_people_decided_and_with_model_what_nobody_reviewed(
     folder = record(decided(located, 'a', 'unreviewed'),
                     decided(moved_by(located, 4), 'b', 'accepted'),
                     decided(noisy(located, 5), 'c', 'moved', target=looking_at((0.1, 0.1, 1))))
-    human, model = (list(RecordedSet(folder, Given(), model)) for model in (False, True))
+    human, model = (list(AnswerLogSource(folder, InputConfig(), model)) for model in (False, True))
     assert len(human) == 1
     assert len(model) == 2
     assert human[0].status == Status.VISIBLE
-    np.testing.assert_allclose(human[0].truth, np.add(located.answers[0].match.pixel, (4, 0)))
+    np.testing.assert_allclose(human[0].ground_truth, np.add(located.correspondences[0].match.pixel, (4, 0)))
     np.testing.assert_allclose(human[0].query.pixel, located.pixel)
     assert human[0].query.clicked.mask.any()
 
@@ -359,10 +365,10 @@ def test_the_set_is_what_people_decided_and_with_model_what_nobody_reviewed(
 def test_a_recorded_image_that_cannot_be_read_is_told_and_so_is_that_nothing_is_left(
         record, located, capsys):
     folder = record(decided(located, 'a', 'accepted'))
-    seen = json.loads((folder / ANSWERS).read_text())['found'][0]['image']
+    seen = json.loads((folder / ANSWERS_FILE).read_text())['found'][0]['image']
     (folder / seen).write_bytes((folder / seen).read_bytes()[:40])
     said: list[str] = []
-    assert list(RecordedSet(folder, Given(), say=said.append)) == []
+    assert list(AnswerLogSource(folder, InputConfig(), say=said.append)) == []
     assert len(said) == 1
     assert Path(seen).name in said[0]
     assert said[0].endswith('its questions are left out')
@@ -372,12 +378,12 @@ def test_a_recorded_image_that_cannot_be_read_is_told_and_so_is_that_nothing_is_
 
 def test_what_the_matcher_is_not_told_is_not_in_the_views(record, located):
     folder = record(decided(located))
-    query = next(iter(RecordedSet(folder, Given(poses=False, depth=False)))).query
+    query = next(iter(AnswerLogSource(folder, InputConfig(poses=False, depth=False)))).query
     for view in (query.clicked, query.other):
         assert view.base_from_cam is None
         assert view.depth_m is None
-    noisy_query = next(iter(RecordedSet(folder, Given(noise_cm=2)))).query
-    shift_m = noisy_query.other.base_from_cam.t_m - located.answers[0].view.base_from_cam.t_m
+    noisy_query = next(iter(AnswerLogSource(folder, InputConfig(noise_cm=2)))).query
+    shift_m = noisy_query.other.base_from_cam.t_m - located.correspondences[0].view.base_from_cam.t_m
     assert np.linalg.norm(shift_m) == pytest.approx(0.02, abs=1e-6)
 
 

@@ -61,15 +61,15 @@ def test_the_trainers_own_parser_takes_every_setting(scenes, tmp_path, words):
 
 @pytest.mark.parametrize('method', ['full', 'lora'])
 def test_two_steps_are_trained_and_the_matcher_loads_the_result(scenes, tmp_path, method):
-    from crosspoint_ros.matchers.cropond.engine.checkpoint import load
+    from crosspoint_ros.matchers.cropond.engine.checkpoint import load_checkpoint
     out = written(scenes, tmp_path / 'out', '--method', method)
     said = ran(f'{BIN}/llamafactory-cli', 'train', str(out / 'train.yaml'), *HERE)
     assert 'train_loss' in said
     assert 'eval_loss' in said
     if method == 'lora':
         ran(f'{BIN}/llamafactory-cli', 'export', str(out / 'merge.yaml'))
-    loaded = load(str(out / ('model' if method == 'full' else 'merged')), '', 'cpu', 'auto')
-    started = load(str(scenes[1]), '', 'cpu', 'auto')
+    loaded = load_checkpoint(str(out / ('model' if method == 'full' else 'merged')), '', 'cpu', 'auto')
+    started = load_checkpoint(str(scenes[1]), '', 'cpu', 'auto')
     # What is merged is written in bfloat16, as the checkpoints of the hub are.
     changed = [name for (name, a), (_, b) in zip(
         loaded.model.named_parameters(), started.model.named_parameters(), strict=True)

@@ -12,9 +12,13 @@ from rgbd_folders import kitchen_views, write_scannet
 
 from crosspoint_ros.cli import main
 from crosspoint_ros.core.datatypes import Transform
-from crosspoint_ros.data.qa.frame_pairs import grid_of
-from crosspoint_ros.data.qa.photometric import compare, look_of, shift_px
-from crosspoint_ros.data.qa.point_visibility import Fate, place
+from crosspoint_ros.data.qa.frame_pairs import make_grid
+from crosspoint_ros.data.qa.photometric import (
+    flow_magnitude_px,
+    make_flow_reference,
+    reject_shifted_points,
+)
+from crosspoint_ros.data.qa.point_visibility import Visibility, project_points
 
 VIEWS = kitchen_views()
 CLICKED, OTHER = VIEWS[2], VIEWS[3]
@@ -27,17 +31,17 @@ def turned(view, degrees):
 
 
 def compared(clicked, other):
-    pixels = grid_of(clicked)
-    placed = place(clicked, other, pixels)
-    return compare(look_of(clicked), other, pixels, placed), pixels, placed
+    pixels = make_grid(clicked)
+    projected = project_points(clicked, other, pixels)
+    return reject_shifted_points(make_flow_reference(clicked), other, pixels, projected), pixels, projected
 
 
 @pytest.mark.parametrize('number', range(1, 8))
 def test_true_poses_leave_no_shift(number):
-    problem, _, placed = compared(VIEWS[0], VIEWS[number])
+    problem, _, projected = compared(VIEWS[0], VIEWS[number])
     assert problem == ''
-    assert not (placed.fate == Fate.SHIFTED).any()
-    shift = shift_px(look_of(VIEWS[0]), VIEWS[number])
+    assert not (projected.visibility == Visibility.MISALIGNED).any()
+    shift = flow_magnitude_px(make_flow_reference(VIEWS[0]), VIEWS[number])
     assert np.nanmedian(shift) < 0.5
 
 
@@ -45,21 +49,21 @@ def test_true_poses_leave_no_shift(number):
 def test_a_pose_that_is_a_little_off_is_noticed_and_measured(degrees):
     assert 'more than 4 px beside each other' in compared(CLICKED, turned(OTHER, degrees))[0]
     expected_px = OTHER.intrinsics.fx_px * np.radians(abs(degrees))
-    shift = np.nanmedian(shift_px(look_of(CLICKED), turned(OTHER, degrees)))
+    shift = np.nanmedian(flow_magnitude_px(make_flow_reference(CLICKED), turned(OTHER, degrees)))
     assert abs(shift - expected_px) < 0.1 * expected_px
 
 
 def test_a_thing_that_moved_is_left_out_and_the_rest_is_not():
-    shift = shift_px(look_of(CLICKED), OTHER)
+    shift = flow_magnitude_px(make_flow_reference(CLICKED), OTHER)
     told = cv2.boxFilter(np.isfinite(shift).astype(np.float32), -1, (50, 50))
     row, column = np.unravel_index(told[60:180, 60:260].argmax(), (120, 200))
     at = np.array([[2.0 * column + 120.5, 2.0 * row + 120.5]])
-    x, y = place(CLICKED, OTHER, at).pixel[0].round().astype(int)
+    x, y = project_points(CLICKED, OTHER, at).pixels[0].round().astype(int)
     image = OTHER.image.copy()
     image[y - 60:y + 60, x - 60:x + 60] = OTHER.image[y - 60:y + 60, x - 70:x + 50]
     problem, _, after = compared(CLICKED, replace(OTHER, image=image))
     assert problem == ''
-    shifted = after.pixel[after.fate == Fate.SHIFTED]
+    shifted = after.pixels[after.visibility == Visibility.MISALIGNED]
     assert len(shifted)
     assert (np.abs(shifted - (x, y)).max(axis=1) < 90).all()
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from rgbd_folders import KITCHEN, kitchen_views, write_scannet
 
-from crosspoint_ros.bench.pairs.known_scene import Moment, Recording
+from crosspoint_ros.bench.pairs.known_scene import FrameKey, KnownScene
 from crosspoint_ros.cli import main
-from crosspoint_ros.data.qa.templates import Coordinates, Kind, unwritten
+from crosspoint_ros.data.qa.templates import Coordinates, QuestionType, decode_point
 
 NUMBER = 400
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +67,7 @@ def session(leader):
 def test_all_six_types_are_there_with_their_images(built):
     found = items(built)
     assert len(found) == NUMBER
-    assert {item['type'] for item in found} == {kind.value for kind in Kind}
+    assert {item['type'] for item in found} == {kind.value for kind in QuestionType}
     for item in found:
         assert item['conversations'][0]['value'].count('<image>') == len(item['images'])
         assert all((built / name).is_file() for name in item['images'] + item['visual_image'])
@@ -76,21 +76,21 @@ def test_all_six_types_are_there_with_their_images(built):
 
 
 def test_answers_are_those_of_the_exact_poses(built):
-    known = Recording(KITCHEN)
+    known = KnownScene(KITCHEN)
     errors_px = []
     for item in items(built):
-        if item['type'] != Kind.CORRESPONDENCE.value:
+        if item['type'] != QuestionType.CORRESPONDENCE.value:
             continue
-        a, b = (Moment(*_split(item['pair'][name])) for name in ('clicked', 'other'))
-        view = known.view(a)
+        a, b = (FrameKey(*_split(item['pair'][name])) for name in ('clicked', 'other'))
+        view = known.read_view(a)
         column, row = (round(p) for p in item['point1'])
         ray = view.intrinsics.unproject(item['point1'])
-        point = known.base_from_cam[a].point(ray / ray[2] * view.depth_m[row, column])
-        pixel = known.view(b).intrinsics.project(known.base_from_cam[b].inverse.point(point))
+        point = known.base_from_cam[a].transform_points(ray / ray[2] * view.depth_m[row, column])
+        pixel = known.read_view(b).intrinsics.project(known.base_from_cam[b].inverse.transform_points(point))
         answer = json.loads(item['conversations'][1]['value'].strip('`json\n'))[0]['point_2d']
-        answered = unwritten(answer, (640, 480), Coordinates.THOUSAND)
+        answered = decode_point(answer, (640, 480), Coordinates.THOUSAND)
         errors_px.append(np.linalg.norm(answered - pixel))
-        assert known.shows(b, point)
+        assert known.is_visible(b, point)
     assert len(errors_px) > 40
     assert np.mean(np.array(errors_px) < 3) >= 0.99
 
@@ -107,7 +107,7 @@ def test_what_was_built_is_well_and_what_is_broken_is_told(built, tmp_path, caps
     path = built / 'crosspoint_train.json'
     kept = path.read_bytes()
     found = items(built)
-    crossing = next(i for i in found if i['type'] == Kind.CORRESPONDENCE.value)
+    crossing = next(i for i in found if i['type'] == QuestionType.CORRESPONDENCE.value)
     moved = {**crossing, 'point2': [crossing['point2'][0], 5000.0], 'id': 'other'}
     lost = {**found[1], 'images': ['images/nowhere.jpg', *found[1]['images'][1:]]}
     lines = [json.dumps(i) for i in (found[0], found[0], moved, lost)]
@@ -145,7 +145,7 @@ def test_points_lie_on_labelled_things_and_questions_use_their_names(tmp_path):
     for item in items(tmp_path / 'out'):
         for column, row in item['points']:
             assert drawn[round(row), round(column)] > 0
-        if item['type'] == Kind.GROUNDING.value:
+        if item['type'] == QuestionType.GROUNDING.value:
             side = 'left half' if item['points'][0][0] < 325 else 'right half'
             assert side in item['conversations'][0]['value']
             named += 1
@@ -178,12 +178,12 @@ def test_a_frame_that_cannot_be_read_is_told_wherever_it_stands(tmp_path, capsys
 
 def test_one_and_several_processes_are_compared(tmp_path, capsys):
     folder = write_scannet(tmp_path / 'scene', kitchen_views())
-    assert main(['bench', 'build', str(folder), '--number', '40', '--rounds', '1',
+    assert main(['dev', 'build', str(folder), '--number', '40', '--rounds', '1',
                  '--processes', '2']) == 0
     said = capsys.readouterr().out
     assert 'the same bytes each time' in said
     assert ' times as many' in said
-    assert main(['bench', 'build', str(tmp_path / 'nowhere')]) == 1
+    assert main(['dev', 'build', str(tmp_path / 'nowhere')]) == 1
     assert 'not there' in capsys.readouterr().err
 
 
@@ -263,11 +263,11 @@ def test_a_full_disk_is_told_with_the_file_and_the_build_goes_on_when_there_is_r
     folder = write_scannet(tmp_path / 'scene', kitchen_views())
     words = ['data', 'build', str(folder), '--number', '60', '--out']
     assert main([*words, str(tmp_path / 'whole')]) == 0
-    written, write = [], Path.write_bytes
+    encode_point, write = [], Path.write_bytes
 
     def full(path, data):  # a double of a disk with room for 30 files
-        written.append(path)
-        if len(written) > 30:
+        encode_point.append(path)
+        if len(encode_point) > 30:
             raise OSError(errno.ENOSPC, 'No space left on device', str(path))
         return write(path, data)
 

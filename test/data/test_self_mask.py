@@ -13,9 +13,9 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 
 from crosspoint_ros import cli
-from crosspoint_ros.data.rosbag import Topics, choose_topics, pictures
+from crosspoint_ros.data.rosbag import RgbdTopics, choose_topics, iter_rgbd
 from crosspoint_ros.ros.config import CameraConfig
-from crosspoint_ros.ros.conversions import time_msg
+from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.ros.node.camera import read_mask
 from crosspoint_ros.scenes import KITCHEN
 
@@ -76,7 +76,7 @@ def test_several_topics_are_named_and_a_raw_image_goes_before_its_compressed_sib
     types = {'/c/color/image_raw': RAW, '/c/color/image_raw/compressed': COMPRESSED,
              '/c/depth/image': RAW, '/c/depth/image/compressedDepth': COMPRESSED,
              '/c/info': 'sensor_msgs/msg/CameraInfo'}
-    assert choose_topics(types, 'c') == Topics('/c/color/image_raw', '/c/depth/image')
+    assert choose_topics(types, 'c') == RgbdTopics('/c/color/image_raw', '/c/depth/image')
     with pytest.raises(ValueError, match='several: /c/color/image_raw, /c/infra; choose by'):
         choose_topics({**types, '/c/infra': RAW}, 'c')
     assert choose_topics({**types, '/c/infra': RAW}, 'c', '/c/infra').image == '/c/infra'
@@ -85,7 +85,7 @@ def test_several_topics_are_named_and_a_raw_image_goes_before_its_compressed_sib
 @pytest.mark.parametrize('named', ['', '/depthcam/color/image_raw'])
 def test_the_depth_is_not_told_by_the_name_of_the_camera(named):
     types = dict.fromkeys(('/depthcam/color/image_raw', '/depthcam/depth/image'), RAW)
-    assert choose_topics(types, 'depthcam', named) == Topics(
+    assert choose_topics(types, 'depthcam', named) == RgbdTopics(
         '/depthcam/color/image_raw', '/depthcam/depth/image')
     del types['/depthcam/depth/image']
     assert choose_topics(types, 'depthcam', named).depth == ''
@@ -94,7 +94,7 @@ def test_the_depth_is_not_told_by_the_name_of_the_camera(named):
 def image_message(at_ns: int, encoding: str, pixels: np.ndarray) -> Image:
     message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
                     step=pixels.strides[0], data=pixels.tobytes())
-    message.header.stamp = time_msg(at_ns)
+    message.header.stamp = time_from_ns(at_ns)
     return message
 
 
@@ -108,7 +108,7 @@ def test_each_image_gets_the_depth_of_its_own_moment_or_none():
             depth = np.full((4, 6), 1000 + number, np.uint16)
             messages.append(('/d', image_message(at_ns + 5_000_000, '16UC1', depth)))
     found = [(image[0, 0, 0], None if depth_m is None else round(float(depth_m[0, 0]), 3))
-             for image, depth_m in pictures(messages, Topics('/i', '/d'))]
+             for image, depth_m in iter_rgbd(messages, RgbdTopics('/i', '/d'))]
     assert found == [(0, 1.0), (1, 1.001), (2, None), (3, 1.003)]
 
 

@@ -14,56 +14,73 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from crosspoint_ros.data.io import Saying, write_whole
-from crosspoint_ros.data.parallel import Pool, in_processes, on_ray
+from crosspoint_ros.data.io import WarningCounter, atomic_write
+from crosspoint_ros.data.parallel import Pool, process_pool, ray_pool
 from crosspoint_ros.data.qa.frame_builder import (
-    MOST_A_PAIR,
-    Share,
+    MAX_PER_PAIR,
+    FrameTask,
     build_frame,
-    doubted,
-    part_of,
+    find_pair_rejections,
+    part_path,
     plan_frames,
 )
-from crosspoint_ros.data.qa.frame_pairs import OTHERS, Pair, quotas, spread, witnesses_of
-from crosspoint_ros.data.qa.scene_reader import Looked, Recipe, Source, bodies_folder, look_at
+from crosspoint_ros.data.qa.frame_pairs import (
+    MAX_CANDIDATES,
+    FramePair,
+    allocate_quotas,
+    pick_evenly,
+    select_support_frames,
+)
+from crosspoint_ros.data.qa.scene_reader import (
+    BuildConfig,
+    SceneSource,
+    SceneSummary,
+    self_mask_folder,
+    summarize_scene,
+)
 from crosspoint_ros.data.qa.templates import Coordinates
-from crosspoint_ros.data.scenes import BAGS, add_reading_arguments, reading_of, scene_paths
+from crosspoint_ros.data.scenes import (
+    BAGS,
+    add_read_arguments,
+    expand_scene_paths,
+    parse_read_options,
+)
 
-LEAST_A_PAIR = 12
-A_FRAME = 36  # questions: what is asked of many frames has more variety, of few it is sooner made
-AT_ONCE = 4  # frames that are planned together
-Clicked = tuple[Source, str]  # a frame of a scene, by name
+MIN_PER_PAIR = 12
+QUESTIONS_PER_FRAME = 36  # questions: what is asked of many frames has more variety, of few it is sooner made
+FRAMES_PER_TASK = 4  # frames that are planned together
+FrameId = tuple[SceneSource, str]  # a frame of a scene, by name
 
 
-def planned(pool: Pool, out: Path, scenes: list[tuple[Source, Looked]], recipe: Recipe,
-            number: int) -> tuple[list[Share], Counter[str]]:
+def plan_tasks(pool: Pool, out: Path, scenes: list[tuple[SceneSource, SceneSummary]], recipe: BuildConfig,
+            number: int) -> tuple[list[FrameTask], Counter[str]]:
     """Choose the pairs of all scenes, and how much each is asked; no more frames than it takes."""
     frames = [(source, name) for source, looked in scenes for name in looked.names]
     most = max(len(looked.names) for _, looked in scenes)
-    few = (spread(frames, -(-number // A_FRAME)), min(OTHERS, most))
+    few = (pick_evenly(frames, -(-number // QUESTIONS_PER_FRAME)), min(MAX_CANDIDATES, most))
     for clicked, others in (few, (frames, most)):
-        found: dict[Clicked, list[Pair]] = {}
-        left_out: Counter[str] = Counter()
-        among = {source: tuple(spread(list(looked.names), others)) for source, looked in scenes}
-        for owned, reasons in _pairs_of(pool, out, recipe, clicked, among):
+        found: dict[FrameId, list[FramePair]] = {}
+        skipped: Counter[str] = Counter()
+        among = {source: tuple(pick_evenly(list(looked.names), others)) for source, looked in scenes}
+        for owned, reasons in _find_pairs(pool, out, recipe, clicked, among):
             found |= owned
-            left_out += reasons
-        asked = _shared(pool, out, recipe, found, number, left_out)
+            skipped += reasons
+        asked = _allocate(pool, out, recipe, found, number, skipped)
         total = sum(sum(own.values()) for own in asked.values())
         if total >= number or (len(clicked), others) == (len(frames), most):
             break  # enough, or already all there are
-    return [Share(*frame, tuple(own), tuple(own.values()), witnesses_of(found[frame]))
-            for frame, own in asked.items()], left_out
+    return [FrameTask(*frame, tuple(own), tuple(own.values()), select_support_frames(found[frame]))
+            for frame, own in asked.items()], skipped
 
 
-def _shared(pool: Pool, out: Path, recipe: Recipe, found: dict[Clicked, list[Pair]], number: int,
-            left_out: Counter[str]) -> dict[Clicked, dict[Pair, int]]:
+def _allocate(pool: Pool, out: Path, recipe: BuildConfig, found: dict[FrameId, list[FramePair]], number: int,
+            skipped: Counter[str]) -> dict[FrameId, dict[FramePair, int]]:
     """Share the questions among pairs whose images agree; others are dropped from `found`."""
-    sure: set[tuple[Clicked, Pair]] = set()
+    sure: set[tuple[FrameId, FramePair]] = set()
     while True:
         pairs = [(frame, pair) for frame, own in found.items() for pair in own]
-        numbers = quotas([pair for _, pair in pairs], number, MOST_A_PAIR, LEAST_A_PAIR)
-        asked: dict[Clicked, dict[Pair, int]] = {}
+        numbers = allocate_quotas([pair for _, pair in pairs], number, MAX_PER_PAIR, MIN_PER_PAIR)
+        asked: dict[FrameId, dict[FramePair, int]] = {}
         for (frame, pair), share in zip(pairs, numbers, strict=True):
             if share:
                 asked.setdefault(frame, {})[pair] = share
@@ -71,29 +88,29 @@ def _shared(pool: Pool, out: Path, recipe: Recipe, found: dict[Clicked, list[Pai
                  if (new := tuple(pair for pair in own if (frame, pair) not in sure))]
         if not items:
             return asked
-        whys = pool(doubted, items, itemgetter(1))
+        whys = pool(find_pair_rejections, items, itemgetter(1))
         for (_, source, _, new), why in zip(items, whys, strict=True):
             frame = source, new[0].clicked
             sure |= {(frame, pair) for pair in new}
-            left_out.update(f'pair: {reason}' for reason in why if reason)
+            skipped.update(f'pair: {reason}' for reason in why if reason)
             bad = {pair for pair, reason in zip(new, why, strict=True) if reason}
             found[frame] = [pair for pair in found[frame] if pair not in bad]
 
 
-def _pairs_of(pool: Pool, out: Path, recipe: Recipe, frames: Sequence[tuple[Source, str]],
-              among: dict[Source, tuple[str, ...]]
-              ) -> Iterator[tuple[dict[Clicked, list[Pair]], Counter[str]]]:
+def _find_pairs(pool: Pool, out: Path, recipe: BuildConfig, frames: Sequence[tuple[SceneSource, str]],
+              among: dict[SceneSource, tuple[str, ...]]
+              ) -> Iterator[tuple[dict[FrameId, list[FramePair]], Counter[str]]]:
     """Look for pairs of these frames, some of one scene at a time: they read the same others."""
     items = []
     for source, own in groupby(frames, key=itemgetter(0)):
         names = [name for _, name in own]
-        items += [(out, source, recipe, tuple(names[at:at + AT_ONCE]), among[source])
-                  for at in range(0, len(names), AT_ONCE)]
+        items += [(out, source, recipe, tuple(names[at:at + FRAMES_PER_TASK]), among[source])
+                  for at in range(0, len(names), FRAMES_PER_TASK)]
     for item, (found, reasons) in zip(items, pool(plan_frames, items, itemgetter(1)), strict=True):
         yield {(item[1], name): pairs for name, pairs in found.items()}, reasons
 
 
-MOST_LINES = 8  # that are told of what is wrong with one scene
+MAX_WARNINGS = 8  # that are told of what is wrong with one scene
 SPLITS = ('train', 'val')
 
 
@@ -112,7 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--processes', type=int, default=1)
     parser.add_argument('--ray', nargs='?', const='', metavar='ADDRESS', help='build on a Ray '
                         'cluster, scene by scene (no address: one on this machine)')
-    add_reading_arguments(parser)
+    add_read_arguments(parser)
     parser.add_argument('--labels', type=Path, help='SCENE/FRAME.png of labels (0: nothing), and '
                         'names.json that names them: points are chosen on these things alone')
 
@@ -121,32 +138,32 @@ def main(args: argparse.Namespace) -> int:
     """Build it; 1 if some scene or frame could not be used, or fewer questions were found."""
     if args.number < 1 or args.processes < 1 or not 0 <= args.val < 1:
         raise ValueError('--number and --processes are 1 or more, --val is 0 or more and below 1')
-    recipe = Recipe(args.seed, Coordinates(args.coordinates), reading_of(args),
+    recipe = BuildConfig(args.seed, Coordinates(args.coordinates), parse_read_options(args),
                     str(args.labels.absolute()) if args.labels else '')
-    say, begun_s = Saying('data build'), time.monotonic()
-    with on_ray(args.ray) if args.ray is not None else in_processes(args.processes) as pool:
-        scenes = list(_usable(pool, list(named(scene_paths(args.scenes))), recipe, say))
+    say, begun_s = WarningCounter('data build'), time.monotonic()
+    with ray_pool(args.ray) if args.ray is not None else process_pool(args.processes) as pool:
+        scenes = list(_iter_usable_scenes(pool, list(name_scenes(expand_scene_paths(args.scenes))), recipe, say))
         if not scenes:
             raise ValueError('none of the scenes can be used')
-        begin(args.out, recipe, scenes, args.number)
-        shares, left_out = planned(pool, args.out, scenes, recipe, args.number)
-        made = pool(build_frame, [(args.out, share, recipe) for share in shares],
+        write_build_info(args.out, recipe, scenes, args.number)
+        tasks, skipped = plan_tasks(pool, args.out, scenes, recipe, args.number)
+        made = pool(build_frame, [(args.out, task, recipe) for task in tasks],
                     lambda item: item[1].source)
     for built in made:
-        left_out.update(built.left_out)
-        for line in built.said:
+        skipped.update(built.skipped)
+        for line in built.warnings:
             say(line)
-    written = merge(args.out, shares, args.val, args.seed)
+    written = merge_parts(args.out, tasks, args.val, args.seed)
     total = sum(written.values())
-    report = {'questions': written, 'left_out': dict(sorted(left_out.items())), 'said': say.lines}
-    write_whole(args.out / 'report.json', json.dumps(report, indent=1).encode())
-    print(told(args.out, written, left_out, time.monotonic() - begun_s, len(scenes)))
+    report = {'questions': written, 'left_out': dict(sorted(skipped.items())), 'said': say.lines}
+    atomic_write(args.out / 'report.json', json.dumps(report, indent=1).encode())
+    print(format_summary(args.out, written, skipped, time.monotonic() - begun_s, len(scenes)))
     if total < args.number:
         print(f'{args.number} were asked for: the scenes hold no more that are certain')
     return say.exit_code or int(total < args.number)
 
 
-def named(paths: Iterable[Path]) -> Iterator[Source]:
+def name_scenes(paths: Iterable[Path]) -> Iterator[SceneSource]:
     """Give each scene a name of its own: its folder's, with a number where two are alike."""
     names: Counter[str] = Counter()
     for path in paths:
@@ -154,25 +171,25 @@ def named(paths: Iterable[Path]) -> Iterator[Source]:
         stem = whole.stem if whole.suffix in BAGS else whole.name
         name = f'{whole.parent.name}_{stem}' if stem == 'bag' else stem
         names[name] += 1
-        yield Source(name if names[name] == 1 else f'{name}_{names[name]}', str(whole))
+        yield SceneSource(name if names[name] == 1 else f'{name}_{names[name]}', str(whole))
 
 
-def _usable(pool: Pool, sources: list[Source], recipe: Recipe, say: Callable[[str], None]
-            ) -> Iterator[tuple[Source, Looked]]:
+def _iter_usable_scenes(pool: Pool, sources: list[SceneSource], recipe: BuildConfig, say: Callable[[str], None]
+            ) -> Iterator[tuple[SceneSource, SceneSummary]]:
     """Look at each scene; what is wrong with one is said, and the rest goes on."""
-    looks = pool(look_at, [(source, recipe) for source in sources], itemgetter(0))
+    looks = pool(summarize_scene, [(source, recipe) for source in sources], itemgetter(0))
     for source, looked in zip(sources, looks, strict=True):
-        for line in looked.said[:MOST_LINES]:
+        for line in looked.warnings[:MAX_WARNINGS]:
             say(line)
-        if len(looked.said) > MOST_LINES:
-            say(f'{source.name}: and {len(looked.said) - MOST_LINES} more lines of that kind')
-        if looked.refused:
-            say(looked.refused)
+        if len(looked.warnings) > MAX_WARNINGS:
+            say(f'{source.name}: and {len(looked.warnings) - MAX_WARNINGS} more lines of that kind')
+        if looked.rejection:
+            say(looked.rejection)
         else:
             yield source, looked
 
 
-def begin(out: Path, recipe: Recipe, scenes: list[tuple[Source, Looked]], number: int) -> None:
+def write_build_info(out: Path, recipe: BuildConfig, scenes: list[tuple[SceneSource, SceneSummary]], number: int) -> None:
     """Note what is built here. Raises ValueError if something else was begun here."""
     wanted = {'recipe': asdict(recipe), 'sources': [asdict(source) for source, _ in scenes],
               'number': number}
@@ -182,31 +199,31 @@ def begin(out: Path, recipe: Recipe, scenes: list[tuple[Source, Looked]], number
             raise ValueError(f'{out} was begun with other scenes or options ({path}); choose '
                              'another --out, or remove it')
     else:
-        write_whole(path, json.dumps(wanted, indent=1).encode())
+        atomic_write(path, json.dumps(wanted, indent=1).encode())
     for source, looked in scenes:
-        for camera, body in looked.bodies.items():
-            write_whole(bodies_folder(out, source) / f'{camera}.png',
+        for camera, body in looked.self_masks.items():
+            atomic_write(self_mask_folder(out, source) / f'{camera}.png',
                         cv2.imencode('.png', body.astype(np.uint8) * 255)[1].tobytes())
 
 
-def merge(out: Path, shares: list[Share], val: float, seed: int) -> dict[str, int]:
+def merge_parts(out: Path, tasks: list[FrameTask], val: float, seed: int) -> dict[str, int]:
     """Write the parts as one JSON a split; a scene is in one of them alone."""
-    scenes = sorted({share.source.name for share in shares})
+    scenes = sorted({task.source.name for task in tasks})
     order = np.random.default_rng(seed).permutation(len(scenes))
     kept = {scenes[i] for i in order[:min(round(val * len(scenes)), len(scenes) - 1)]}
     written = {}
     for split in SPLITS:
-        own = [s for s in shares if (s.source.name in kept) == (split == 'val')]
-        written[split] = _merge(out / f'crosspoint_{split}.json', out, own)
+        own = [task for task in tasks if (task.source.name in kept) == (split == 'val')]
+        written[split] = _merge_split(out / f'crosspoint_{split}.json', out, own)
     return written
 
 
-def _merge(path: Path, out: Path, shares: list[Share]) -> int:
+def _merge_split(path: Path, out: Path, tasks: list[FrameTask]) -> int:
     part, number = path.with_suffix('.part'), 0
     with open(part, 'wb') as file:
         file.write(b'[')
-        for share in shares:
-            with open(part_of(out, share.source.name, share.name), 'rb') as lines:
+        for task in tasks:
+            with open(part_path(out, task.source.name, task.frame), 'rb') as lines:
                 for line in lines:
                     if not line.endswith(b'\n'):
                         continue  # the last one: the part's count
@@ -218,7 +235,7 @@ def _merge(path: Path, out: Path, shares: list[Share]) -> int:
     return number
 
 
-def told(out: Path, written: dict[str, int], left_out: Counter[str], seconds: float,
+def format_summary(out: Path, written: dict[str, int], skipped: Counter[str], seconds: float,
          scenes: int) -> str:
     """Say what was made, and what was left out and why."""
     total = sum(written.values())
@@ -226,4 +243,4 @@ def told(out: Path, written: dict[str, int], left_out: Counter[str], seconds: fl
              f'{scenes} scene(s) in {out}, {seconds:.1f} s, {total / max(seconds, 1e-9):.0f} a '
              'second', 'left out:']
     return '\n'.join([*lines, *(f'  {number:8}  {reason}' for reason, number in sorted(
-        left_out.items(), key=lambda each: -each[1]))])
+        skipped.items(), key=lambda each: -each[1]))])

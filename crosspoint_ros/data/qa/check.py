@@ -13,21 +13,21 @@ from typing import Any
 import cv2
 import numpy as np
 
-from crosspoint_ros.core.visualization import side_by_side, write_png
-from crosspoint_ros.data.qa.frame_builder import marked
-from crosspoint_ros.data.qa.point_visibility import Fate, place
-from crosspoint_ros.data.qa.scene_reader import Reader, Recipe, Source, reader_of
-from crosspoint_ros.data.qa.templates import Coordinates, Kind
-from crosspoint_ros.data.scenes.rgbd_scene import Reading, Unusable, rgb_of_file
+from crosspoint_ros.core.visualization import concatenate_images, write_image
+from crosspoint_ros.data.qa.frame_builder import draw_points
+from crosspoint_ros.data.qa.point_visibility import Visibility, project_points
+from crosspoint_ros.data.qa.scene_reader import BuildConfig, SceneReader, SceneSource, get_reader
+from crosspoint_ros.data.qa.templates import Coordinates, QuestionType
+from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, UnusableData, read_rgb
 
-PREFIX, SHOWN = 'crosspoint_', 10
-REQUIRED = ('id', 'type', 'images', 'conversations')
-MAX_OFF_PX = 3.0
-KINDS = {kind.value for kind in Kind}
+PREFIX, SHEET_ITEMS = 'crosspoint_', 10
+REQUIRED_FIELDS = ('id', 'type', 'images', 'conversations')
+MAX_ERROR_PX = 3.0
+QUESTION_TYPES = {question_type.value for question_type in QuestionType}
 
 
 @dataclass(frozen=True, eq=False)
-class Item:
+class DatasetItem:
     """One question, and where it stands."""
 
     split: str
@@ -50,34 +50,34 @@ def main(args: argparse.Namespace) -> int:
     shown: dict[str, str] = {}
     ids: dict[str, str] = {}
     scenes: dict[str, str] = {}
-    sampled: list[Item] = []
+    sampled: list[DatasetItem] = []
     rng, total = np.random.default_rng(args.seed), 0
     sizes: dict[str, tuple[int, int] | None] = {}
-    for item in items_of(args.folder):
+    for item in iter_items(args.folder):
         total += 1
-        for problem in problems(args.folder, item, sizes, ids, scenes):
+        for problem in find_problems(args.folder, item, sizes, ids, scenes):
             reason = problem.partition(':')[0]
             wrong[reason] += 1
             shown.setdefault(reason, f'{PREFIX}{item.split}.json: item {item.number}: {problem}')
-        keep = max(args.geometry, SHOWN)
+        keep = max(args.geometry, SHEET_ITEMS)
         if len(sampled) < keep:  # a fair sample of all, without keeping all
             sampled.append(item)
         elif (at := int(rng.integers(total))) < keep:
             sampled[at] = item
     print(f'{total} questions, {len(scenes)} scene(s)')
-    off = geometry_of(args.folder, sampled[:args.geometry])
+    off = check_geometry(args.folder, sampled[:args.geometry])
     wrong.update(off)
     for reason, number in wrong.most_common():
         print(f'  {number:8}  {reason}   e.g. {shown.get(reason, "")}')
     if args.sheet and sampled:
-        chosen = rng.choice(len(sampled), min(SHOWN, len(sampled)), replace=False)
-        write_png(args.sheet, sheet_of(args.folder, [sampled[i] for i in chosen]))
+        chosen = rng.choice(len(sampled), min(SHEET_ITEMS, len(sampled)), replace=False)
+        write_image(args.sheet, draw_sheet(args.folder, [sampled[i] for i in chosen]))
         print(f'look at {args.sheet}')
     print('nothing is wrong' if not wrong else f'{sum(wrong.values())} things are wrong')
     return int(bool(wrong) or not total)
 
 
-def items_of(folder: Path) -> Iterator[Item]:
+def iter_items(folder: Path) -> Iterator[DatasetItem]:
     """Yield the questions of all splits, one in memory. Raises ValueError for a broken file."""
     paths = sorted(folder.glob(f'{PREFIX}*.json'))
     if not paths:
@@ -94,22 +94,22 @@ def items_of(folder: Path) -> Iterator[Item]:
                     fields = json.loads(text)
                 except ValueError:
                     fields = {}
-                yield Item(split, number, fields if isinstance(fields, dict) else {})
+                yield DatasetItem(split, number, fields if isinstance(fields, dict) else {})
 
 
-def problems(folder: Path, item: Item, sizes: dict[str, tuple[int, int] | None],
+def find_problems(folder: Path, item: DatasetItem, sizes: dict[str, tuple[int, int] | None],
              ids: dict[str, str], scenes: dict[str, str]) -> Iterator[str]:
     """Yield what is wrong with one question; `sizes`, `ids`, `scenes` remember across them."""
     fields = item.fields
-    missing = [name for name in REQUIRED if name not in fields]
+    missing = [name for name in REQUIRED_FIELDS if name not in fields]
     if missing:
         yield f'a line that is no question: it lacks {", ".join(missing)}'
         return
-    if fields['type'] not in KINDS:
+    if fields['type'] not in QUESTION_TYPES:
         yield f'an unknown type: {fields["type"]}'
     # The same words about the same images are the same question, whatever its id.
-    said = json.dumps([fields['images'], fields['conversations']])
-    key = hashlib.sha256(said.encode()).hexdigest()[:16]
+    content = json.dumps([fields['images'], fields['conversations']])
+    key = hashlib.sha256(content.encode()).hexdigest()[:16]
     if key in ids:
         yield f'a duplicate: {fields["id"]}'
     ids[key] = item.split
@@ -131,7 +131,7 @@ def problems(folder: Path, item: Item, sizes: dict[str, tuple[int, int] | None],
             yield f'a point outside its image: {name} {point} of {size}'
 
 
-def geometry_of(folder: Path, items: list[Item]) -> Counter[str]:
+def check_geometry(folder: Path, items: list[DatasetItem]) -> Counter[str]:
     """Find the points of some questions again in the recordings; count what disagrees."""
     path = folder / 'build.json'
     if not path.is_file():
@@ -139,49 +139,49 @@ def geometry_of(folder: Path, items: list[Item]) -> Counter[str]:
         return Counter()
     known = json.loads(path.read_text())
     fields = known['recipe']
-    recipe = Recipe(fields['seed'], Coordinates(fields['coordinates']),
-                    Reading(**fields['reading']), fields['labels'])
+    recipe = BuildConfig(fields['seed'], Coordinates(fields['coordinates']),
+                    ReadOptions(**fields['reading']), fields['labels'])
     wrong, checked = Counter[str](), 0
-    for source in (Source(**s) for s in known['sources']):
+    for source in (SceneSource(**s) for s in known['sources']):
         own = sorted((i for i in items if i.fields.get('scene') == source.name
                       and i.fields.get('visible') is not None),
                      key=lambda i: (i.fields['pair']['clicked'], i.fields['pair']['other']))
         if not own:
             continue
         try:
-            reader = reader_of(folder, source, recipe)
-        except Unusable as problem:
+            reader = get_reader(folder, source, recipe)
+        except UnusableData as problem:
             print(f'geometry: not checked: {problem}')
             continue
         for item in own:
-            wrong.update(_disagreement(reader, item.fields))
+            wrong.update(_find_disagreement(reader, item.fields))
             checked += 1
     print(f'geometry: {checked} answers were held against the recordings')
     return wrong
 
 
-def _disagreement(reader: Reader, fields: dict[str, Any]) -> Iterator[str]:
+def _find_disagreement(reader: SceneReader, fields: dict[str, Any]) -> Iterator[str]:
     pair = fields['pair']
     clicked, other = (reader.view(reader.frames[pair[name]]) for name in ('clicked', 'other'))
-    placed = place(clicked, other, np.array([fields['point1']], float))
-    if (placed.fate[0] in (Fate.HIDDEN, Fate.OUTSIDE)) == fields['visible']:
+    projected = project_points(clicked, other, np.array([fields['point1']], float))
+    if (projected.visibility[0] in (Visibility.OCCLUDED, Visibility.OUTSIDE)) == fields['visible']:
         yield 'an answer that geometry contradicts (visible or not)'
-    elif fields['visible'] and np.linalg.norm(placed.pixel[0] - fields['point2']) > MAX_OFF_PX:
-        yield f'an answer more than {MAX_OFF_PX:g} px from where geometry has it'
+    elif fields['visible'] and np.linalg.norm(projected.pixels[0] - fields['point2']) > MAX_ERROR_PX:
+        yield f'an answer more than {MAX_ERROR_PX:g} px from where geometry has it'
 
 
-def sheet_of(folder: Path, items: list[Item]) -> Any:
+def draw_sheet(folder: Path, items: list[DatasetItem]) -> Any:
     """Draw questions with their images, the answer's point ringed in the last one."""
     rows = []
     for item in items:
         fields = item.fields
-        images = [rgb_of_file(folder / n) for n in fields.get('visual_image', fields['images'])]
+        images = [read_rgb(folder / n) for n in fields.get('visual_image', fields['images'])]
         if fields.get('point2') is not None:
-            images[-1] = marked(images[-1], (np.array(fields['point2']),))
+            images[-1] = draw_points(images[-1], (np.array(fields['point2']),))
         question, answer = (' '.join(turn['value'].replace('<image>', '').split())
                             for turn in fields['conversations'][:2])
         images = images if len(images) > 1 else [*images, np.full_like(images[0], 40)]
-        rows.append(side_by_side(images, [fields['type'], ''], f'{question}  ->  {answer}'))
+        rows.append(concatenate_images(images, [fields['type'], ''], f'{question}  ->  {answer}'))
     width = max(row.shape[1] for row in rows)
     return np.concatenate([cv2.copyMakeBorder(row, 0, 12, 0, width - row.shape[1],
                                               cv2.BORDER_CONSTANT) for row in rows])

@@ -9,21 +9,27 @@ from typing import Any
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.data.qa.point_visibility import Fate, Here, Indices, here_of, place
-from crosspoint_ros.data.scenes.rgbd_scene import Frame
+from crosspoint_ros.data.qa.point_visibility import (
+    Indices,
+    PointDepths,
+    Visibility,
+    project_points,
+    sample_depths,
+)
+from crosspoint_ros.data.scenes.rgbd_scene import RgbdFrame
 
 MAX_FRAMES = 96  # of one scene, spread over it
-MOVED_M, TURNED_DEG = 0.08, 6.0
+MIN_MOTION_M, MIN_ROTATION_DEG = 0.08, 6.0
 MAX_ANGLE_DEG = 100.0
 MIN_OVERLAP, MAX_SEEN_THROUGH = 0.08, 0.3
 GRID_PX = 48
-OTHERS = 24  # frames, spread over a scene, that each is compared with where these are enough
-WITNESSES = 4
-ANGLES_DEG, DISTANCES_M, OVERLAPS = (15.0, 35.0, 60.0), (0.3, 0.8), (0.3, 0.6)
+MAX_CANDIDATES = 24  # frames, spread over a scene, that each is compared with where these are enough
+SUPPORT_FRAMES = 4
+ANGLE_BINS_DEG, DISTANCE_BINS_M, OVERLAP_BINS = (15.0, 35.0, 60.0), (0.3, 0.8), (0.3, 0.6)
 
 
 @dataclass(frozen=True)
-class Pair:
+class FramePair:
     """Two frames by name: how far apart, what they share; cell: the kind of pair it is."""
 
     clicked: str
@@ -34,71 +40,71 @@ class Pair:
     cell: tuple[int, int, int]
 
 
-def different(frames: list[Frame]) -> list[Frame]:
+def subsample_keyframes(frames: list[RgbdFrame]) -> list[RgbdFrame]:
     """Leave out frames of a camera that hardly moved since the last one that was kept."""
-    kept: dict[str, list[Frame]] = {}
+    kept: dict[str, list[RgbdFrame]] = {}
     for frame in sorted(frames, key=lambda f: (f.camera, f.stamp_ns)):
         own = kept.setdefault(frame.camera, [])
-        if all(_apart(frame, other) for other in own[-20:]):
+        if all(_is_apart(frame, other) for other in own[-20:]):
             own.append(frame)
     chosen = [frame for own in kept.values() for frame in own]
     step = max(1, -(-len(chosen) // MAX_FRAMES))
     return chosen[::step]
 
 
-def _apart(a: Frame, b: Frame) -> bool:
-    return between(a, b)[1] >= MOVED_M or between(a, b)[0] >= TURNED_DEG
+def _is_apart(a: RgbdFrame, b: RgbdFrame) -> bool:
+    return measure_motion(a, b)[1] >= MIN_MOTION_M or measure_motion(a, b)[0] >= MIN_ROTATION_DEG
 
 
-def between(a: Frame, b: Frame) -> tuple[float, float]:
+def measure_motion(a: RgbdFrame, b: RgbdFrame) -> tuple[float, float]:
     """The angle between the optical axes, degrees, and the distance, m."""
     one, two = a.base_from_cam, b.base_from_cam
     cosine = np.clip(one.R[:, 2] @ two.R[:, 2], -1, 1)
     return float(np.degrees(np.arccos(cosine))), float(np.linalg.norm(one.t_m - two.t_m))
 
 
-def pairs_of(clicked: list[Frame], frames: list[Frame], read: Callable[[Frame], View],
-             left_out: Counter[str]) -> dict[str, list[Pair]]:
+def find_pairs(clicked: list[RgbdFrame], frames: list[RgbdFrame], read: Callable[[RgbdFrame], View],
+             skipped: Counter[str]) -> dict[str, list[FramePair]]:
     """Return, for each clicked frame by name, the frames worth asking about with it.
 
     What is left out is counted by reason. Every other frame is read once for all that are clicked.
     """
-    found: dict[str, list[Pair]] = {frame.name: [] for frame in clicked}
-    grids: list[tuple[Frame, View, Array, Here]] = []
+    found: dict[str, list[FramePair]] = {frame.name: [] for frame in clicked}
+    grids: list[tuple[RgbdFrame, View, Array, PointDepths]] = []
     for frame in clicked:
         view = read(frame)
-        grid = grid_of(view)
-        grids.append((frame, view, grid, here_of(view, grid)))
+        grid = make_grid(view)
+        grids.append((frame, view, grid, sample_depths(view, grid)))
     for other in frames:
-        for frame, view, grid, here in grids:
-            angle, distance = between(frame, other)
-            if other is frame or not _apart(frame, other):
+        for frame, view, grid, depths in grids:
+            angle, distance = measure_motion(frame, other)
+            if other is frame or not _is_apart(frame, other):
                 continue
             if angle > MAX_ANGLE_DEG:
-                left_out['pair: more than 100 degrees apart'] += 1
+                skipped['pair: more than 100 degrees apart'] += 1
                 continue
-            fates = place(view, read(other), grid, here).fate
-            _judge(frame, other, fates, angle, distance, found[frame.name], left_out)
+            visibilities = project_points(view, read(other), grid, depths).visibility
+            _add_pair(frame, other, visibilities, angle, distance, found[frame.name], skipped)
     return found
 
 
-def _judge(clicked: Frame, other: Frame, fates: Indices, angle: float, distance: float,
-           found: list[Pair], left_out: Counter[str]) -> None:
-    counts = Counter(int(f) for f in fates)
-    known = len(fates) - counts[Fate.NO_DEPTH] - counts[Fate.DEPTH_EDGE] - counts[Fate.OWN_BODY]
-    visible, through = counts[Fate.VISIBLE] + counts[Fate.COLOUR], counts[Fate.SEEN_THROUGH]
+def _add_pair(clicked: RgbdFrame, other: RgbdFrame, visibilities: Indices, angle: float, distance: float,
+           found: list[FramePair], skipped: Counter[str]) -> None:
+    counts = Counter(int(f) for f in visibilities)
+    known = len(visibilities) - counts[Visibility.NO_DEPTH] - counts[Visibility.DEPTH_EDGE] - counts[Visibility.SELF_MASK]
+    visible, through = counts[Visibility.VISIBLE] + counts[Visibility.COLOUR_MISMATCH], counts[Visibility.SEEN_THROUGH]
     overlap = visible / max(known, 1)
     if through > MAX_SEEN_THROUGH * max(visible + through, 1):
-        left_out['pair: one sees through what the other sees; a pose is wrong, or it moved'] += 1
+        skipped['pair: one sees through what the other sees; a pose is wrong, or it moved'] += 1
     elif overlap < MIN_OVERLAP:
-        left_out[f'pair: less than {MIN_OVERLAP:.0%} of the depths are met again'] += 1
+        skipped[f'pair: less than {MIN_OVERLAP:.0%} of the depths are met again'] += 1
     else:
-        cell = (_bin(angle, ANGLES_DEG), _bin(distance, DISTANCES_M), _bin(overlap, OVERLAPS))
-        found.append(Pair(clicked.name, other.name, round(angle, 2), round(distance, 4),
+        cell = (_bin(angle, ANGLE_BINS_DEG), _bin(distance, DISTANCE_BINS_M), _bin(overlap, OVERLAP_BINS))
+        found.append(FramePair(clicked.name, other.name, round(angle, 2), round(distance, 4),
                           round(overlap, 4), cell))
 
 
-def grid_of(view: View) -> Array:
+def make_grid(view: View) -> Array:
     """Pixels (n, 2) all over a view."""
     lens = view.intrinsics
     step = max(4, GRID_PX * lens.width_px // 640)
@@ -107,7 +113,7 @@ def grid_of(view: View) -> Array:
                     axis=-1).reshape(-1, 2).astype(float)
 
 
-def quotas(pairs: list[Pair], wanted: int, most: int, least: int) -> list[int]:
+def allocate_quotas(pairs: list[FramePair], wanted: int, most: int, least: int) -> list[int]:
     """Share `wanted` questions among pairs, so that every kind of pair gets the same, if it can.
 
     most, least: of a pair; to look at one costs as much as some questions. Others get none.
@@ -119,7 +125,7 @@ def quotas(pairs: list[Pair], wanted: int, most: int, least: int) -> list[int]:
     left, open_cells = wanted, sorted(cells, key=lambda cell: (len(cells[cell]), cell))
     for number, cell in enumerate(open_cells):
         share = min(-(-left // (len(open_cells) - number)), most * len(cells[cell]))
-        members = spread(cells[cell], max(1, share // least))
+        members = pick_evenly(cells[cell], max(1, share // least))
         for place_in_cell, index in enumerate(members):
             given[index] = min(most, share // len(members) + (
                 place_in_cell < share % len(members)))
@@ -127,16 +133,16 @@ def quotas(pairs: list[Pair], wanted: int, most: int, least: int) -> list[int]:
     return given
 
 
-def spread(members: list[Any], number: int) -> list[Any]:
+def pick_evenly(members: list[Any], number: int) -> list[Any]:
     """So many of them, or all, spread evenly."""
     number = min(number, len(members))
     return [members[index * len(members) // number] for index in range(number)]
 
 
-def witnesses_of(pairs: Iterable[Pair]) -> tuple[str, ...]:
+def select_support_frames(pairs: Iterable[FramePair]) -> tuple[str, ...]:
     """The frames that share most with a clicked one: they may confirm that a point is there."""
     best = sorted(pairs, key=lambda pair: (-pair.overlap, pair.other))
-    return tuple(pair.other for pair in best[:WITNESSES])
+    return tuple(pair.other for pair in best[:SUPPORT_FRAMES])
 
 
 def _bin(value: float, edges: tuple[float, ...]) -> int:

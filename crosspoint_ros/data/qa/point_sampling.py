@@ -9,16 +9,16 @@ import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.data.qa.point_visibility import width_scale
-from crosspoint_ros.data.scenes.rgbd_scene import Unusable
+from crosspoint_ros.data.scenes.rgbd_scene import UnusableData
 
-APART_PX = 14
-OUT_M, OUT_MAX_M = 0.012, 0.12  # how far a part that can be grasped stands out
-AROUND_PX = 61
+MIN_SPACING_PX = 14
+MIN_PROTRUSION_M, MAX_PROTRUSION_M = 0.012, 0.12  # how far a part that can be grasped stands out
+WINDOW_PX = 61
 MARGIN_PX = 10
 Labels = npt.NDArray[np.int_]
 
 
-def labels_of(folder: Path | None, name: str, view: View) -> Labels | None:
+def read_labels(folder: Path | None, name: str, view: View) -> Labels | None:
     """Read `<name>.png` of a folder of labels (0: nothing); None where there is none.
 
     Raises `Unusable` when it is no picture of the view's size.
@@ -30,11 +30,11 @@ def labels_of(folder: Path | None, name: str, view: View) -> Labels | None:
     size = (view.intrinsics.height_px, view.intrinsics.width_px)
     if labels is None or labels.shape != size:
         what = 'no picture' if labels is None else f'{labels.shape}'
-        raise Unusable(f'{path}: labels are one channel of {size}, this is {what}')
+        raise UnusableData(f'{path}: labels are one channel of {size}, this is {what}')
     return np.asarray(labels, int)
 
 
-def candidates(view: View, labels: Labels | None, number: int,
+def sample_points(view: View, labels: Labels | None, number: int,
                rng: np.random.Generator) -> Array:
     """Choose up to `number` pixels (n, 2) of a view, apart from each other, the surer mixed."""
     if labels is not None:
@@ -42,36 +42,36 @@ def candidates(view: View, labels: Labels | None, number: int,
         rows, columns = np.nonzero(inside)
         pixels = np.stack([columns, rows], axis=1).astype(float)
     else:
-        pixels = np.concatenate([_corners(view), _standing_out(view, rng)])
+        pixels = np.concatenate([_detect_corners(view), _sample_protrusions(view, rng)])
     limit = np.array([view.intrinsics.width_px, view.intrinsics.height_px]) - MARGIN_PX
     pixels = pixels[((pixels >= MARGIN_PX) & (pixels < limit)).all(axis=1)]
-    return _apart(rng.permutation(pixels), APART_PX * width_scale(view.intrinsics), number)
+    return _space_out(rng.permutation(pixels), MIN_SPACING_PX * width_scale(view.intrinsics), number)
 
 
-def _corners(view: View) -> Array:
+def _detect_corners(view: View) -> Array:
     grey = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
     found = cv2.goodFeaturesToTrack(grey, 400, 0.01, 8)
     return np.zeros((0, 2)) if found is None else np.rint(found.reshape(-1, 2)).astype(float)
 
 
-def _standing_out(view: View, rng: np.random.Generator) -> Array:
-    rows, columns = np.nonzero(standing_out(view))
+def _sample_protrusions(view: View, rng: np.random.Generator) -> Array:
+    rows, columns = np.nonzero(find_protrusions(view))
     pixels = np.stack([columns, rows], axis=1).astype(float)
     return pixels[rng.permutation(len(pixels))[:400]]
 
 
-def standing_out(view: View) -> npt.NDArray[np.bool_]:
+def find_protrusions(view: View) -> npt.NDArray[np.bool_]:
     """Where (h, w) the depth is nearer than most around it, by as much as a hand takes hold of."""
-    return _relief(view, OUT_M, OUT_MAX_M)
+    return _open_depth(view, MIN_PROTRUSION_M, MAX_PROTRUSION_M)
 
 
-def _relief(view: View, least_m: float, most_m: float) -> npt.NDArray[np.bool_]:
+def _open_depth(view: View, least_m: float, most_m: float) -> npt.NDArray[np.bool_]:
     """The opening of the depth at a quarter of its size: what is thinner than the window goes."""
     assert view.depth_m is not None
     small = view.depth_m[::4, ::4]
     known = np.isfinite(small)
     filled = np.where(known, small, 0.0).astype(np.float32)
-    across = max(3, int(AROUND_PX * width_scale(view.intrinsics) / 4) | 1)
+    across = max(3, int(WINDOW_PX * width_scale(view.intrinsics) / 4) | 1)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across))
     behind = cv2.morphologyEx(filled, cv2.MORPH_CLOSE, kernel)  # thin near things are filled up
     out = known & (behind - filled > least_m) & (behind - filled < most_m)
@@ -80,7 +80,7 @@ def _relief(view: View, least_m: float, most_m: float) -> npt.NDArray[np.bool_]:
     return np.asarray(cv2.resize(eroded, (width, height), interpolation=cv2.INTER_NEAREST) > 0)
 
 
-def _apart(pixels: Array, least_px: float, number: int) -> Array:
+def _space_out(pixels: Array, least_px: float, number: int) -> Array:
     kept: list[Array] = []
     taken: set[tuple[int, int]] = set()
     for pixel in pixels:

@@ -9,212 +9,218 @@ from itertools import count
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.data.qa.frame_pairs import Pair
-from crosspoint_ros.data.qa.photometric import Look, compare
-from crosspoint_ros.data.qa.point_sampling import Labels, candidates
-from crosspoint_ros.data.qa.point_visibility import WORDS, Fate, Indices, Placed, place
+from crosspoint_ros.data.qa.frame_pairs import FramePair
+from crosspoint_ros.data.qa.photometric import FlowReference, reject_shifted_points
+from crosspoint_ros.data.qa.point_sampling import Labels, sample_points
+from crosspoint_ros.data.qa.point_visibility import (
+    REASONS,
+    Indices,
+    ProjectedPoints,
+    Visibility,
+    project_points,
+)
 from crosspoint_ros.data.qa.templates import (
-    NAMED,
+    NAMED_QUESTIONS,
     QUESTIONS,
     Coordinates,
-    Kind,
-    bracketed,
-    pointed,
-    written,
+    QuestionType,
+    encode_point,
+    format_inline,
+    format_json,
 )
 
-CANDIDATES = 260
+MAX_POINTS = 260
 NEARER_RATIO = 1.15  # between two depths that people are asked to compare
-ASIDE_SHARE = 0.04  # of the width: between two points that are left and right of each other
+MIN_LATERAL_SHARE = 0.04  # of the width: between two points that are left and right of each other
 MIN_TURN_DEG = 15.0
-TRIES = 40  # for one question, before the frame is taken to have no more of them
-KINDS = tuple(Kind)
+MAX_TRIES = 40  # for one question, before the frame is taken to have no more of them
+QUESTION_TYPES = tuple(QuestionType)
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class QAItem:
     """One question; points are pixels of the clicked image, `found` one of the other or None."""
 
-    kind: Kind
+    question_type: QuestionType
     question: str
     answer: str
-    points: tuple[Array, ...]
-    found: Array | None
-    visible: bool | None
+    pixels: tuple[Array, ...]
+    other_pixel: Array | None
+    is_visible: bool | None
 
 
 @dataclass(frozen=True, eq=False)
-class Facts:
+class PairFacts:
     """What is known of the points of a frame in another one."""
 
     clicked: View
     other: View
-    pair: Pair
+    pair: FramePair
     pixels: Array
-    placed: Placed
+    projected: ProjectedPoints
     names: tuple[str, ...]
     coordinates: Coordinates
 
-    def of(self, *fates: Fate) -> Indices:
+    def indices(self, *visibilities: Visibility) -> Indices:
         """The points of these fates."""
-        return np.flatnonzero(np.isin(self.placed.fate, fates))
+        return np.flatnonzero(np.isin(self.projected.visibility, visibilities))
 
-    def text(self, index: int) -> str:
+    def format_pixel(self, index: int) -> str:
         """A point of the clicked image, as a question has it."""
-        return bracketed(written(self.pixels[index], self.clicked.intrinsics, self.coordinates))
+        return format_inline(encode_point(self.pixels[index], self.clicked.intrinsics, self.coordinates))
 
 
 def choose_points(view: View, labels: Labels | None, rng: np.random.Generator) -> Array:
     """Choose the points of a frame that are asked about."""
-    return candidates(view, labels, CANDIDATES, rng)
+    return sample_points(view, labels, MAX_POINTS, rng)
 
 
-def facts_of(look: Look, other: View, pair: Pair, pixels: Array, witnesses: list[View],
-             names: tuple[str, ...], coordinates: Coordinates, left_out: Counter[str]
-             ) -> Facts | None:
+def collect_facts(reference: FlowReference, other: View, pair: FramePair, pixels: Array, support_views: list[View],
+             names: tuple[str, ...], coordinates: Coordinates, skipped: Counter[str]
+             ) -> PairFacts | None:
     """Find the points in the other view; count those that are not certain, by reason.
 
     None, which is counted too, where nothing of the pair is certain.
     """
-    clicked = look.view
-    placed = place(clicked, other, pixels)
-    if problem := compare(look, other, pixels, placed):
-        left_out[f'pair: {problem}'] += 1
+    clicked = reference.view
+    projected = project_points(clicked, other, pixels)
+    if problem := reject_shifted_points(reference, other, pixels, projected):
+        skipped[f'pair: {problem}'] += 1
         return None
-    hidden = np.flatnonzero(placed.fate == Fate.HIDDEN)
+    hidden = np.flatnonzero(projected.visibility == Visibility.OCCLUDED)
     if len(hidden):
         confirmed = np.zeros(len(hidden), bool)
-        for witness in witnesses:
-            confirmed |= place(clicked, witness, pixels[hidden]).fate == Fate.VISIBLE
-        placed.fate[hidden[~confirmed]] = Fate.UNCONFIRMED
-    for fate, number in Counter(placed.fate.tolist()).items():
-        if fate > Fate.OUTSIDE:
-            left_out[f'point: {WORDS[Fate(fate)]}'] += number
-    return Facts(clicked, other, pair, pixels, placed, names, coordinates)
+        for witness in support_views:
+            confirmed |= project_points(clicked, witness, pixels[hidden]).visibility == Visibility.VISIBLE
+        projected.visibility[hidden[~confirmed]] = Visibility.UNCONFIRMED
+    for visibility, number in Counter(projected.visibility.tolist()).items():
+        if visibility > Visibility.OUTSIDE:
+            skipped[f'point: {REASONS[Visibility(visibility)]}'] += number
+    return PairFacts(clicked, other, pair, pixels, projected, names, coordinates)
 
 
-def ask(facts: Facts, number: int, rng: np.random.Generator, asked: set[str]) -> Iterator[Asked]:
+def generate_questions(facts: PairFacts, number: int, rng: np.random.Generator, seen_keys: set[str]) -> Iterator[QAItem]:
     """Yield up to `number` questions, the types in turn; `asked` holds what was asked before."""
-    makers = {Kind.SPATIAL: _spatial, Kind.GROUNDING: _grounding, Kind.CORRESPONDENCE: _found,
-              Kind.TRANSFORMATION: _side, Kind.DEPTH: _depth, Kind.VISIBILITY: _visible}
-    open_kinds, failed = list(KINDS), Counter[Kind]()
-    first = int(rng.integers(len(KINDS)))
+    makers = {QuestionType.SPATIAL: _spatial, QuestionType.GROUNDING: _grounding, QuestionType.CORRESPONDENCE: _correspondence,
+              QuestionType.TRANSFORMATION: _left_right, QuestionType.DEPTH: _depth, QuestionType.VISIBILITY: _visibility}
+    open_kinds, failed = list(QUESTION_TYPES), Counter[QuestionType]()
+    first = int(rng.integers(len(QUESTION_TYPES)))
     for turn in count(first):
         if number <= 0 or not open_kinds:
             return
-        kind = open_kinds[turn % len(open_kinds)]
-        made = makers[kind](facts, rng, turn)
+        question_type = open_kinds[turn % len(open_kinds)]
+        made = makers[question_type](facts, rng, turn)
         key = '' if made is None else f'{made.question} {facts.pair.other}' if (
-            made.found is not None or made.visible is not None) else made.question
-        if made is None or key in asked:
-            failed[kind] += 1
-            if failed[kind] >= TRIES:
-                open_kinds.remove(kind)
+            made.other_pixel is not None or made.is_visible is not None) else made.question
+        if made is None or key in seen_keys:
+            failed[question_type] += 1
+            if failed[question_type] >= MAX_TRIES:
+                open_kinds.remove(question_type)
             continue
-        failed[kind] = 0
-        asked.add(key)
+        failed[question_type] = 0
+        seen_keys.add(key)
         number -= 1
         yield made
 
 
-def _say(facts: Facts, kind: Kind, rng: np.random.Generator, indices: list[int]) -> str:
-    words = QUESTIONS[kind][int(rng.integers(len(QUESTIONS[kind])))]
-    return words.format(**{letter: facts.text(i)
+def _fill_template(facts: PairFacts, question_type: QuestionType, rng: np.random.Generator, indices: list[int]) -> str:
+    words = QUESTIONS[question_type][int(rng.integers(len(QUESTIONS[question_type])))]
+    return words.format(**{letter: facts.format_pixel(i)
                            for letter, i in zip('abc', indices, strict=False)})
 
 
-def _asked(facts: Facts, kind: Kind, rng: np.random.Generator, indices: list[int], answer: str,
-           found: Array | None = None, visible: bool | None = None) -> Asked:
-    return Asked(kind, _say(facts, kind, rng, indices), answer,
-                 tuple(facts.pixels[i] for i in indices), found, visible)
+def _make_item(facts: PairFacts, question_type: QuestionType, rng: np.random.Generator, indices: list[int], answer: str,
+           other_pixel: Array | None = None, is_visible: bool | None = None) -> QAItem:
+    return QAItem(question_type, _fill_template(facts, question_type, rng, indices), answer,
+                 tuple(facts.pixels[i] for i in indices), other_pixel, is_visible)
 
 
-def _certain(facts: Facts) -> Indices:
+def _find_certain(facts: PairFacts) -> Indices:
     """The points whose own depth is known for certain."""
-    return np.flatnonzero(~np.isin(facts.placed.fate, (
-        Fate.NO_DEPTH, Fate.DEPTH_EDGE, Fate.OWN_BODY, Fate.SEEN_THROUGH, Fate.UNCONFIRMED)))
+    return np.flatnonzero(~np.isin(facts.projected.visibility, (
+        Visibility.NO_DEPTH, Visibility.DEPTH_EDGE, Visibility.SELF_MASK, Visibility.SEEN_THROUGH, Visibility.UNCONFIRMED)))
 
 
-def _spatial(facts: Facts, rng: np.random.Generator, turn: int) -> Asked | None:
-    known = _certain(facts)
+def _spatial(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
+    known = _find_certain(facts)
     if len(known) < 2:
         return None
     a, b = (int(i) for i in rng.choice(known, 2, replace=False))
-    near, far = sorted((facts.placed.depth_m[a], facts.placed.depth_m[b]))
+    near, far = sorted((facts.projected.depth_m[a], facts.projected.depth_m[b]))
     if far < NEARER_RATIO * near:
         return None
-    nearer = 'A' if facts.placed.depth_m[a] == near else 'B'
-    return _asked(facts, Kind.SPATIAL, rng, [a, b], f'{nearer} is nearer to the camera.')
+    nearer = 'A' if facts.projected.depth_m[a] == near else 'B'
+    return _make_item(facts, QuestionType.SPATIAL, rng, [a, b], f'{nearer} is nearer to the camera.')
 
 
-def _grounding(facts: Facts, rng: np.random.Generator, turn: int) -> Asked | None:
-    known = _certain(facts)
+def _grounding(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
+    known = _find_certain(facts)
     named = [int(i) for i in known if facts.names[i]] if facts.names else []
     if named:
         index = int(rng.choice(named))
-        words = NAMED[int(rng.integers(len(NAMED)))].format(name=facts.names[index])
-        at = written(facts.pixels[index], facts.clicked.intrinsics, facts.coordinates)
-        return Asked(Kind.GROUNDING, words, pointed(at), (facts.pixels[index],), None, None)
+        words = NAMED_QUESTIONS[int(rng.integers(len(NAMED_QUESTIONS)))].format(name=facts.names[index])
+        at = encode_point(facts.pixels[index], facts.clicked.intrinsics, facts.coordinates)
+        return QAItem(QuestionType.GROUNDING, words, format_json(at), (facts.pixels[index],), None, None)
     if len(known) < 3:  # what is not named can be told by its depth alone
         return None
     chosen = [int(i) for i in rng.choice(known, 3, replace=False)]
-    nearest, second, _ = sorted(chosen, key=lambda i: facts.placed.depth_m[i])
-    if facts.placed.depth_m[second] < NEARER_RATIO * facts.placed.depth_m[nearest]:
+    nearest, second, _ = sorted(chosen, key=lambda i: facts.projected.depth_m[i])
+    if facts.projected.depth_m[second] < NEARER_RATIO * facts.projected.depth_m[nearest]:
         return None
-    at = written(facts.pixels[nearest], facts.clicked.intrinsics, facts.coordinates)
-    return _asked(facts, Kind.GROUNDING, rng, chosen, pointed(at))
+    at = encode_point(facts.pixels[nearest], facts.clicked.intrinsics, facts.coordinates)
+    return _make_item(facts, QuestionType.GROUNDING, rng, chosen, format_json(at))
 
 
-def _found(facts: Facts, rng: np.random.Generator, turn: int) -> Asked | None:
-    seen = facts.of(Fate.VISIBLE)
+def _correspondence(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
+    seen = facts.indices(Visibility.VISIBLE)
     if not len(seen):
         return None
     index = int(rng.choice(seen))
-    pixel = facts.placed.pixel[index]
-    answer = pointed(written(pixel, facts.other.intrinsics, facts.coordinates))
-    return _asked(facts, Kind.CORRESPONDENCE, rng, [index], answer, pixel, True)
+    pixel = facts.projected.pixels[index]
+    answer = format_json(encode_point(pixel, facts.other.intrinsics, facts.coordinates))
+    return _make_item(facts, QuestionType.CORRESPONDENCE, rng, [index], answer, pixel, True)
 
 
-def _side(facts: Facts, rng: np.random.Generator, turn: int) -> Asked | None:
-    seen = facts.of(Fate.VISIBLE)
+def _left_right(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
+    seen = facts.indices(Visibility.VISIBLE)
     if len(seen) < 2 or facts.pair.angle_deg < MIN_TURN_DEG:
         return None
     a, b = (int(i) for i in rng.choice(seen, 2, replace=False))
-    aside = facts.placed.pixel[a][0] - facts.placed.pixel[b][0]
-    if abs(aside) < ASIDE_SHARE * facts.other.intrinsics.width_px:
+    aside = facts.projected.pixels[a][0] - facts.projected.pixels[b][0]
+    if abs(aside) < MIN_LATERAL_SHARE * facts.other.intrinsics.width_px:
         return None
     side = 'left' if aside < 0 else 'right'
-    return _asked(facts, Kind.TRANSFORMATION, rng, [a, b],
-                  f'In the second image A is {side} of B.', facts.placed.pixel[a], True)
+    return _make_item(facts, QuestionType.TRANSFORMATION, rng, [a, b],
+                  f'In the second image A is {side} of B.', facts.projected.pixels[a], True)
 
 
-def _depth(facts: Facts, rng: np.random.Generator, turn: int) -> Asked | None:
-    seen = facts.of(Fate.VISIBLE)
+def _depth(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
+    seen = facts.indices(Visibility.VISIBLE)
     if not len(seen):
         return None
     index = int(rng.choice(seen))
-    here, there = facts.placed.depth_m[index], facts.placed.depth_there_m[index]
-    if max(here, there) < NEARER_RATIO * min(here, there):
+    depths, there = facts.projected.depth_m[index], facts.projected.other_depth_m[index]
+    if max(depths, there) < NEARER_RATIO * min(depths, there):
         return None
-    which = 'first' if here < there else 'second'
-    return _asked(facts, Kind.DEPTH, rng, [index], f'It is nearer in the {which} image.',
-                  facts.placed.pixel[index], True)
+    which = 'first' if depths < there else 'second'
+    return _make_item(facts, QuestionType.DEPTH, rng, [index], f'It is nearer in the {which} image.',
+                  facts.projected.pixels[index], True)
 
 
-def _visible(facts: Facts, rng: np.random.Generator, turn: int) -> Asked | None:
+def _visibility(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
     """Yes and no by halves; of the noes, what is hidden before what is outside."""
-    visible = bool(rng.integers(2))
-    hidden, outside = facts.of(Fate.HIDDEN), facts.of(Fate.OUTSIDE)
-    choices = facts.of(Fate.VISIBLE) if visible else (
+    is_visible = bool(rng.integers(2))
+    hidden, outside = facts.indices(Visibility.OCCLUDED), facts.indices(Visibility.OUTSIDE)
+    choices = facts.indices(Visibility.VISIBLE) if is_visible else (
         hidden if len(hidden) and (rng.integers(4) or not len(outside)) else outside)
     if not len(choices):
         return None
     index = int(rng.choice(choices))
-    if visible:
+    if is_visible:
         answer = 'Yes, the second image shows it.'
-    elif facts.placed.fate[index] == Fate.HIDDEN:
+    elif facts.projected.visibility[index] == Visibility.OCCLUDED:
         answer = 'No, something in front of it hides it in the second image.'
     else:
         answer = 'No, it lies outside the second image.'
-    return _asked(facts, Kind.VISIBILITY, rng, [index], answer,
-                  facts.placed.pixel[index] if visible else None, visible)
+    return _make_item(facts, QuestionType.VISIBILITY, rng, [index], answer,
+                  facts.projected.pixels[index] if is_visible else None, is_visible)

@@ -12,36 +12,36 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import View
-from crosspoint_ros.core.self_mask import BodyFinder, Undecidable
-from crosspoint_ros.data.qa.frame_pairs import different
+from crosspoint_ros.core.self_mask import SelfMaskEstimator, SelfMaskUndetermined
+from crosspoint_ros.data.qa.frame_pairs import subsample_keyframes
 from crosspoint_ros.data.qa.templates import Coordinates
 from crosspoint_ros.data.scenes import open_scene
-from crosspoint_ros.data.scenes.consistency import examine_scene
+from crosspoint_ros.data.scenes.consistency import check_scene
 from crosspoint_ros.data.scenes.rgbd_scene import (
-    Frame,
-    Reading,
+    ReadOptions,
+    RgbdFrame,
     RgbdScene,
     Say,
-    Unusable,
-    rgb_of_file,
+    UnusableData,
+    read_rgb,
 )
 
 CACHED_VIEWS = 40
-Bodies = dict[str, npt.NDArray[np.bool_]]
+SelfMasks = dict[str, npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BuildConfig:
     """All that the result depends on, besides the recordings."""
 
     seed: int
     coordinates: Coordinates
-    reading: Reading
+    reading: ReadOptions
     labels: str = ''
 
 
 @dataclass(frozen=True)
-class Source:
+class SceneSource:
     """A scene: its name in the data set, and where it is."""
 
     name: str
@@ -49,92 +49,92 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
+class SceneSummary:
     """What a first look at a scene came to. refused: why it cannot be used, or ''."""
 
-    said: tuple[str, ...]
-    refused: str
+    warnings: tuple[str, ...]
+    rejection: str
     names: tuple[str, ...]
-    bodies: Bodies
+    self_masks: SelfMasks
 
 
-def look_at(source: Source, recipe: Recipe) -> Looked:
+def summarize_scene(source: SceneSource, recipe: BuildConfig) -> SceneSummary:
     """Open a scene, and examine it; see `examined`."""
-    said: list[str] = []
+    warnings: list[str] = []
     try:
-        reader = examined(open_scene(Path(source.path), recipe.reading, said.append), said.append)
-    except Unusable as problem:
-        return Looked(tuple(said), str(problem), (), {})
-    return Looked(tuple(said), '', tuple(reader.frames), reader.bodies)
+        reader = open_checked(open_scene(Path(source.path), recipe.reading, warnings.append), warnings.append)
+    except UnusableData as problem:
+        return SceneSummary(tuple(warnings), str(problem), (), {})
+    return SceneSummary(tuple(warnings), '', tuple(reader.frames), reader.self_masks)
 
 
-def examined(scene: RgbdScene, say: Say) -> Reader:
+def open_checked(scene: RgbdScene, say: Say) -> SceneReader:
     """Hold a scene's depth against its poses, read every frame, and find the robot's own body.
 
     What cannot be read is said, and left out. Raises `Unusable`.
     """
-    examine_scene(scene, say)
-    plain = Reader(scene, {})
-    finders: dict[str, BodyFinder] = {}
+    check_scene(scene, say)
+    plain = SceneReader(scene, {})
+    finders: dict[str, SelfMaskEstimator] = {}
     for frame in list(plain.frames.values()):
         try:
             view = plain.view(frame)
-        except Unusable as problem:
+        except UnusableData as problem:
             say(str(problem))
             del plain.frames[frame.name]
             continue
-        with contextlib.suppress(Undecidable):
-            finders.setdefault(frame.camera, BodyFinder()).add(view.image, view.depth_m)
-    bodies: Bodies = {}
+        with contextlib.suppress(SelfMaskUndetermined):
+            finders.setdefault(frame.camera, SelfMaskEstimator()).add(view.image, view.depth_m)
+    self_masks: SelfMasks = {}
     for camera, finder in finders.items():
-        with contextlib.suppress(Undecidable):
-            bodies[camera] = finder.found().mask
-    return Reader(scene, bodies, plain.frames)
+        with contextlib.suppress(SelfMaskUndetermined):
+            self_masks[camera] = finder.estimate().mask
+    return SceneReader(scene, self_masks, plain.frames)
 
 
-class Reader:
+class SceneReader:
     """The frames of a scene that differ; the own body is masked where the scene has no mask."""
 
-    def __init__(self, scene: RgbdScene, bodies: Bodies,
-                 frames: dict[str, Frame] | None = None) -> None:
+    def __init__(self, scene: RgbdScene, self_masks: SelfMasks,
+                 frames: dict[str, RgbdFrame] | None = None) -> None:
         """frames: by name, where it is known which are used."""
-        self._scene, self.bodies = scene, bodies
+        self._scene, self.self_masks = scene, self_masks
         self.frames = frames if frames is not None else {
-            frame.name: frame for frame in different(list(scene.frames))}
-        self._kept: OrderedDict[str, View | Unusable] = OrderedDict()
+            frame.name: frame for frame in subsample_keyframes(list(scene.frames))}
+        self._cache: OrderedDict[str, View | UnusableData] = OrderedDict()
 
-    def view(self, frame: Frame) -> View:
+    def view(self, frame: RgbdFrame) -> View:
         """Raises `Unusable`."""
-        if frame.name not in self._kept:
-            self._kept[frame.name] = self._read(frame)
-            while len(self._kept) > CACHED_VIEWS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(frame.name)
-        kept = self._kept[frame.name]
-        if isinstance(kept, Unusable):
+        if frame.name not in self._cache:
+            self._cache[frame.name] = self._read(frame)
+            while len(self._cache) > CACHED_VIEWS:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(frame.name)
+        kept = self._cache[frame.name]
+        if isinstance(kept, UnusableData):
             raise kept
         return kept
 
-    def _read(self, frame: Frame) -> View | Unusable:
+    def _read(self, frame: RgbdFrame) -> View | UnusableData:
         try:
             view = self._scene.view(frame)
-        except Unusable as problem:
+        except UnusableData as problem:
             return problem
-        body = self.bodies.get(frame.camera)
+        body = self.self_masks.get(frame.camera)
         if view.mask is None and body is not None and body.shape == view.image.shape[:2]:
             return replace(view, mask=body)
         return view
 
 
 @lru_cache(maxsize=2)
-def reader_of(out: Path, source: Source, recipe: Recipe) -> Reader:
+def get_reader(out: Path, source: SceneSource, recipe: BuildConfig) -> SceneReader:
     """This process's reader of a scene that is built into a folder. Raises `Unusable`."""
     cv2.setNumThreads(1)  # processes share the cores, not threads
     scene = open_scene(Path(source.path), recipe.reading, lambda _: None)
-    return Reader(scene, {path.stem: rgb_of_file(path)[..., 0] > 127
-                          for path in sorted(bodies_folder(out, source).glob('*.png'))})
+    return SceneReader(scene, {path.stem: read_rgb(path)[..., 0] > 127
+                          for path in sorted(self_mask_folder(out, source).glob('*.png'))})
 
 
-def bodies_folder(out: Path, source: Source) -> Path:
+def self_mask_folder(out: Path, source: SceneSource) -> Path:
     """Where the own bodies of a scene's cameras stand, white, a picture a camera."""
     return out / 'own_body' / source.name

@@ -5,67 +5,67 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from crosspoint_ros.data.answer_log import ANSWERS
+from crosspoint_ros.data.answer_log import ANSWERS_FILE
 from crosspoint_ros.data.rosbag import UnreadableBag
-from crosspoint_ros.data.scenes.answer_log import AnswersScene
-from crosspoint_ros.data.scenes.rgbd_scene import Reading, RgbdScene, Say, Unusable
-from crosspoint_ros.data.scenes.rosbag import BagScene
-from crosspoint_ros.data.scenes.scannet import COLOURS, ScanNetScene
+from crosspoint_ros.data.scenes.answer_log import AnswerLogScene
+from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, RgbdScene, Say, UnusableData
+from crosspoint_ros.data.scenes.rosbag import RosbagScene
+from crosspoint_ros.data.scenes.scannet import COLOUR_FOLDERS, ScanNetScene
 from crosspoint_ros.data.scenes.tum import TumScene
 
 MIN_FRAMES = 2
 BAGS = ('.mcap', '.db3')
-Opener = Callable[[Path, Reading, Say], RgbdScene]
+Opener = Callable[[Path, ReadOptions, Say], RgbdScene]
 
 
-def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+def add_read_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options that say how a recording is read."""
     parser.add_argument('--inverted-poses', action='store_true', help='poses are camera_from_world')
     parser.add_argument('--depth-per-m', type=float, help='what a stored metre of depth is')
     parser.add_argument('--base-frame', default='', help="of a bag (default: its TF's root)")
 
 
-def reading_of(args: argparse.Namespace) -> Reading:
+def parse_read_options(args: argparse.Namespace) -> ReadOptions:
     """Return what these options say. Raises ValueError."""
     if args.depth_per_m is not None and not 0 < args.depth_per_m < float('inf'):
         raise ValueError(f'--depth-per-m {args.depth_per_m:g} must be more than 0')
-    return Reading(args.inverted_poses, args.depth_per_m, args.base_frame)
+    return ReadOptions(args.inverted_poses, args.depth_per_m, args.base_frame)
 
 
-def layout_of(path: Path) -> Opener | None:
+def find_scene_class(path: Path) -> Opener | None:
     """Return what opens this path; None if it is no scene itself."""
     if path.suffix in BAGS or (path / 'metadata.yaml').is_file():
-        return BagScene
-    if (path / ANSWERS).is_file():
-        return AnswersScene
+        return RosbagScene
+    if (path / ANSWERS_FILE).is_file():
+        return AnswerLogScene
     if (path / 'rgb.txt').is_file():
         return TumScene
-    if any((path / colour).is_dir() for colour in COLOURS):
+    if any((path / colour).is_dir() for colour in COLOUR_FOLDERS):
         return ScanNetScene
     return None
 
 
-def open_scene(path: Path, reading: Reading, say: Say) -> RgbdScene:
+def open_scene(path: Path, reading: ReadOptions, say: Say) -> RgbdScene:
     """Open one scene. Raises `Unusable`, naming the folder and what is wrong with it."""
-    opener = layout_of(path)
+    opener = find_scene_class(path)
     if opener is None:
-        raise Unusable(f'{path}: {"no layout that is known" if path.exists() else "not there"}; '
-                       f'a scene is a rosbag2, or a folder with {ANSWERS}, rgb.txt or color/')
+        raise UnusableData(f'{path}: {"no layout that is known" if path.exists() else "not there"}; '
+                       f'a scene is a rosbag2, or a folder with {ANSWERS_FILE}, rgb.txt or color/')
     try:
         scene = opener(path, reading, say)
     except (UnreadableBag, OSError) as error:
-        raise Unusable(str(error)) from error
+        raise UnusableData(str(error)) from error
     if len(scene.frames) < MIN_FRAMES:
-        raise Unusable(f'{path}: {len(scene.frames)} frame(s) with image, depth and pose (at least '
+        raise UnusableData(f'{path}: {len(scene.frames)} frame(s) with image, depth and pose (at least '
                        f'{MIN_FRAMES}): a point needs another view')
     return scene
 
 
-def scene_paths(given: list[Path]) -> Iterator[Path]:
+def expand_scene_paths(given: list[Path]) -> Iterator[Path]:
     """Yield the scenes that are named, and those in folders that hold several."""
     for path in given:
-        inside = sorted(p for p in path.iterdir() if layout_of(p)) if path.is_dir() else []
-        if layout_of(path) is None and inside:
+        inside = sorted(p for p in path.iterdir() if find_scene_class(p)) if path.is_dir() else []
+        if find_scene_class(path) is None and inside:
             yield from inside
         else:
             yield path

@@ -17,26 +17,26 @@ from crosspoint_ros.data.rosbag import (
     MAX_LAG_NS,
     RAW,
     choose_topics,
-    depth_m_of,
+    decode_depth_m,
+    decode_rgb,
+    header_stamp_ns,
     open_bag,
-    rgb_of,
-    stamp_ns,
 )
 from crosspoint_ros.data.scenes.rgbd_scene import (
-    Frame,
-    Moved,
-    Reading,
+    CameraMoved,
+    ReadOptions,
+    RgbdFrame,
     Say,
-    Unusable,
-    check_still,
-    say_moved,
+    UnusableData,
+    check_depth_lag,
+    warn_moved,
 )
 
 INFO, TF = 'sensor_msgs/msg/CameraInfo', ('/tf', '/tf_static')
 
 
 @dataclass(frozen=True)
-class Place:
+class MessageRef:
     """Where a message is: its topic, and when it was recorded."""
 
     topic: str
@@ -45,44 +45,44 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class FrameParts:
     """What a frame is made of."""
 
-    image: Place
-    depth: Place
-    lens: Intrinsics
+    image: MessageRef
+    depth: MessageRef
+    intrinsics: Intrinsics
 
 
-class BagScene:
+class RosbagScene:
     """All cameras of a bag that have colour, depth, camera_info and a place in TF."""
 
-    def __init__(self, folder: Path, reading: Reading, say: Say) -> None:
+    def __init__(self, folder: Path, reading: ReadOptions, say: Say) -> None:
         """Index it; images are read when asked for. Raises `Unusable`, `UnreadableBag`."""
         self.name, self._folder, self._reading = folder.stem, folder, reading
         self._bag: Any = None
         self._process = 0
-        self._parts: dict[str, Parts] = {}
-        self.frames: list[Frame] = []
+        self._parts: dict[str, FrameParts] = {}
+        self.frames: list[RgbdFrame] = []
         with closing(open_bag(folder)) as bag:
             types = {c.topic: c.msgtype for c in bag.connections}
-            self._cameras = _cameras(types, say)
+            self._cameras = _find_cameras(types, say)
             self._index(bag, say)
 
-    def view(self, frame: Frame) -> View:
+    def view(self, frame: RgbdFrame) -> View:
         """See `RgbdScene`."""
         parts = self._parts[frame.name]
         try:
-            image, depth_m = rgb_of(self._read(parts.image)), depth_m_of(self._read(parts.depth))
+            image, depth_m = decode_rgb(self._read_message(parts.image)), decode_depth_m(self._read_message(parts.depth))
             if self._reading.depth_per_m:
                 depth_m = depth_m / np.float32(self._reading.depth_per_m)
-            return View(frame.camera, image, parts.lens, frame.stamp_ns, '', depth_m,
+            return View(frame.camera, image, parts.intrinsics, frame.stamp_ns, '', depth_m,
                         frame.base_from_cam)
         except (Rejected, ValueError) as error:
-            raise Unusable(f'{self._folder}: {frame.name}: {error}') from error
+            raise UnusableData(f'{self._folder}: {frame.name}: {error}') from error
 
     def _index(self, bag: Any, say: Say) -> None:
         tracks = TfTrack(say)
-        places: dict[str, list[Place]] = {}
+        places: dict[str, list[MessageRef]] = {}
         infos: dict[str, Any] = {}
         frame_ids: dict[tuple[str, int], str] = {}
         wanted = {t for topics in self._cameras.values() for t in topics}
@@ -94,16 +94,16 @@ class BagScene:
             elif connection.msgtype == INFO:
                 infos.setdefault(connection.topic, message)
             else:
-                place = Place(connection.topic, recorded_ns, stamp_ns(message))
+                place = MessageRef(connection.topic, recorded_ns, header_stamp_ns(message))
                 places.setdefault(connection.topic, []).append(place)
                 frame_ids[connection.topic, place.stamp_ns] = message.header.frame_id.lstrip('/')
         tracks.sort()
-        self._join(places, infos, frame_ids, tracks, say)
+        self._build_frames(places, infos, frame_ids, tracks, say)
 
-    def _join(self, places: dict[str, list[Place]], infos: dict[str, Any],
+    def _build_frames(self, places: dict[str, list[MessageRef]], infos: dict[str, Any],
               frame_ids: dict[tuple[str, int], str], tracks: TfTrack, say: Say) -> None:
         """Make frames of images, their depth and their pose; what lacks one is said."""
-        moved: list[Moved] = []
+        moved: list[CameraMoved] = []
         for camera, (image, depth, info) in self._cameras.items():
             if info not in infos:
                 say(f'{self._folder}: camera {camera} is left out: nothing is on {info}')
@@ -111,45 +111,45 @@ class BagScene:
             depths = sorted(places.get(depth, []), key=lambda p: p.stamp_ns)
             for place in sorted(places.get(image, []), key=lambda p: p.stamp_ns):
                 try:
-                    self._add(camera, place, _near(depths, place), infos[info], tracks,
+                    self._add_frame(camera, place, _nearest_depth(depths, place), infos[info], tracks,
                               frame_ids[place.topic, place.stamp_ns])
-                except Moved as problem:
+                except CameraMoved as problem:
                     moved.append(problem)
-                except Unusable as problem:
+                except UnusableData as problem:
                     say(f'{self._folder}: {problem}')
-        say_moved(moved, str(self._folder), say)
+        warn_moved(moved, str(self._folder), say)
 
-    def _add(self, camera: str, image: Place, depth: Place, info: Any, tracks: TfTrack,
+    def _add_frame(self, camera: str, image: MessageRef, depth: MessageRef, info: Any, tracks: TfTrack,
              frame_id: str) -> None:
         base = self._reading.base_frame or tracks.root(frame_id)
         name = f'{camera}_{image.stamp_ns}'
         try:
-            lens = lens_of(info)
+            lens = intrinsics_from_info(info)
             pose, at_depth = (tracks.find(base, frame_id, at.stamp_ns) for at in (image, depth))
         except ValueError as error:
-            raise Unusable(f'{name}: {error}') from error
-        check_still(pose, at_depth, lens.fx_px, name)
-        self._parts[name] = Parts(image, depth, lens)
-        self.frames.append(Frame(name, camera, image.stamp_ns,
+            raise UnusableData(f'{name}: {error}') from error
+        check_depth_lag(pose, at_depth, lens.fx_px, name)
+        self._parts[name] = FrameParts(image, depth, lens)
+        self.frames.append(RgbdFrame(name, camera, image.stamp_ns,
                                  pose.inverse if self._reading.inverted else pose))
 
-    def _read(self, place: Place) -> Any:
+    def _read_message(self, place: MessageRef) -> Any:
         if self._bag is None or self._process != os.getpid():  # a file handle is for one process
             self._bag, self._process = open_bag(self._folder), os.getpid()
         own = [c for c in self._bag.connections if c.topic == place.topic]
         for connection, _, raw in self._bag.messages(
                 connections=own, start=place.recorded_ns, stop=place.recorded_ns + 1):
             message = self._bag.deserialize(raw, connection.msgtype)
-            if stamp_ns(message) == place.stamp_ns:
+            if header_stamp_ns(message) == place.stamp_ns:
                 return message
-        raise Unusable(f'the message on {place.topic} cannot be found again')
+        raise UnusableData(f'the message on {place.topic} cannot be found again')
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: without the open file."""
         return {**self.__dict__, '_bag': None}
 
 
-def lens_of(info: Any) -> Intrinsics:
+def intrinsics_from_info(info: Any) -> Intrinsics:
     """Return the lens that a CameraInfo tells of."""
     return Intrinsics(
         fx_px=float(info.k[0]), fy_px=float(info.k[4]), cx_px=float(info.k[2]),
@@ -157,7 +157,7 @@ def lens_of(info: Any) -> Intrinsics:
         distortion=tuple(float(d) for d in info.d), model=info.distortion_model or 'plumb_bob')
 
 
-def _cameras(types: dict[str, str], say: Say) -> dict[str, tuple[str, str, str]]:
+def _find_cameras(types: dict[str, str], say: Say) -> dict[str, tuple[str, str, str]]:
     """Image, depth and camera_info topic of each camera that has all three."""
     found = {}
     for name in sorted({t.split('/')[1] for t, kind in types.items() if kind in (RAW, COMPRESSED)}):
@@ -174,15 +174,15 @@ def _cameras(types: dict[str, str], say: Say) -> dict[str, tuple[str, str, str]]
             continue
         found[name] = (topics.image, topics.depth, infos[0])
     if not found:
-        raise Unusable('no camera of it has colour, depth and camera_info')
+        raise UnusableData('no camera of it has colour, depth and camera_info')
     return found
 
 
-def _near(depths: list[Place], image: Place) -> Place:
+def _nearest_depth(depths: list[MessageRef], image: MessageRef) -> MessageRef:
     at = bisect_left(depths, image.stamp_ns, key=lambda d: d.stamp_ns)
     near = min(depths[max(at - 1, 0):at + 1], default=None,
                key=lambda d: abs(d.stamp_ns - image.stamp_ns))
     if near is None or abs(near.stamp_ns - image.stamp_ns) > MAX_LAG_NS:
-        raise Unusable(f'{image.topic} {image.stamp_ns}: it has no depth within '
+        raise UnusableData(f'{image.topic} {image.stamp_ns}: it has no depth within '
                        f'{MAX_LAG_NS / 1e6:.0f} ms')
     return near

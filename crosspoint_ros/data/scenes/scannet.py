@@ -10,55 +10,55 @@ from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
 from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.data.scenes.rgbd_scene import (
     MAX_NORM_ERROR,
-    Frame,
-    Reading,
+    ReadOptions,
+    RgbdFrame,
     Say,
-    Unusable,
-    depth_m_of_file,
-    natural,
-    numbers_of_file,
-    rgb_of_file,
+    UnusableData,
+    natural_sort_key,
+    read_matrix,
+    read_rgb,
+    read_scaled_depth_m,
 )
 
-COLOURS, PICTURES = ('color', 'colour', 'rgb'), ('.jpg', '.jpeg', '.png')
+COLOUR_FOLDERS, IMAGE_SUFFIXES = ('color', 'colour', 'rgb'), ('.jpg', '.jpeg', '.png')
 DEPTH_PER_M = 1000.0
-NS_A_FRAME = 33_333_333  # the layout has no stamps; its sensor takes 30 a second
+FRAME_PERIOD_NS = 33_333_333  # the layout has no stamps; its sensor takes 30 a second
 
 
 class ScanNetScene:
     """A folder of colours, depths and poses world_from_camera, one file a frame each."""
 
-    def __init__(self, folder: Path, reading: Reading, say: Say) -> None:
+    def __init__(self, folder: Path, reading: ReadOptions, say: Say) -> None:
         """List the frames that have a pose. Raises `Unusable`."""
         self.name: str = folder.name
         self._folder, self._per_m = folder, reading.depth_per_m or DEPTH_PER_M
-        colours = next((folder / c for c in COLOURS if (folder / c).is_dir()), folder / COLOURS[0])
-        self._colour_matrix, self._depth_matrix = _lenses(folder)
+        colours = next((folder / c for c in COLOUR_FOLDERS if (folder / c).is_dir()), folder / COLOUR_FOLDERS[0])
+        self._colour_matrix, self._depth_matrix = _read_intrinsics(folder)
         self._colours: dict[str, Path] = {}
-        self.frames: list[Frame] = []
-        found = [p for p in colours.glob('*') if p.suffix.lower() in PICTURES]
-        for number, path in enumerate(sorted(found, key=lambda p: natural(p.stem))):
+        self.frames: list[RgbdFrame] = []
+        found = [p for p in colours.glob('*') if p.suffix.lower() in IMAGE_SUFFIXES]
+        for number, path in enumerate(sorted(found, key=lambda p: natural_sort_key(p.stem))):
             try:
-                pose = _pose(folder / 'pose' / f'{path.stem}.txt')
-            except Unusable as problem:
+                pose = _read_pose(folder / 'pose' / f'{path.stem}.txt')
+            except UnusableData as problem:
                 say(str(problem))
                 continue
             self._colours[path.stem] = path
-            self.frames.append(Frame(
+            self.frames.append(RgbdFrame(
                 path.stem, 'camera', (int(path.stem) if path.stem.isdigit() else number)
-                * NS_A_FRAME, pose.inverse if reading.inverted else pose))
+                * FRAME_PERIOD_NS, pose.inverse if reading.inverted else pose))
 
-    def view(self, frame: Frame) -> View:
+    def view(self, frame: RgbdFrame) -> View:
         """See `RgbdScene`. The colours are brought to the depth's lens, where they differ."""
-        depth_m = depth_m_of_file(self._folder / 'depth' / f'{frame.name}.png', self._per_m)
-        image = rgb_of_file(self._colours[frame.name])
+        depth_m = read_scaled_depth_m(self._folder / 'depth' / f'{frame.name}.png', self._per_m)
+        image = read_rgb(self._colours[frame.name])
         height, width = depth_m.shape
         m = self._depth_matrix
         lens = Intrinsics(m[0, 0], m[1, 1], m[0, 2], m[1, 2], width, height)
-        return View(frame.camera, self._at_depth(image, width, height), lens, frame.stamp_ns, '',
+        return View(frame.camera, self._register_to_depth(image, width, height), lens, frame.stamp_ns, '',
                     depth_m, frame.base_from_cam)
 
-    def _at_depth(self, image: Rgb, width: int, height: int) -> Rgb:
+    def _register_to_depth(self, image: Rgb, width: int, height: int) -> Rgb:
         colour_from_depth = self._colour_matrix @ np.linalg.inv(self._depth_matrix)
         if image.shape[:2] == (height, width) and np.allclose(colour_from_depth, np.eye(3)):
             return image
@@ -74,24 +74,24 @@ class ScanNetScene:
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP), np.uint8)
 
 
-def _pose(path: Path) -> Transform:
+def _read_pose(path: Path) -> Transform:
     """Read a pose; trackers multiply rotations until they are none any more. Raises `Unusable`."""
-    matrix = numbers_of_file(path, (4, 4))
+    matrix = read_matrix(path, (4, 4))
     try:
-        return Transform.nearest(matrix, MAX_NORM_ERROR)
+        return Transform.from_noisy_matrix(matrix, MAX_NORM_ERROR)
     except ValueError as error:
-        raise Unusable(f'{path}: {error}') from error
+        raise UnusableData(f'{path}: {error}') from error
 
 
-def _lenses(folder: Path) -> tuple[Array, Array]:
+def _read_intrinsics(folder: Path) -> tuple[Array, Array]:
     """The matrices of colour and depth; one stands for both where there is one."""
     matrices = []
     for kind in ('color', 'depth'):
         path = folder / 'intrinsic' / f'intrinsic_{kind}.txt'
         if path.is_file():
             size = len(path.read_text().split())
-            matrices.append(numbers_of_file(path, (3, 3) if size == 9 else (4, 4))[:3, :3])
+            matrices.append(read_matrix(path, (3, 3) if size == 9 else (4, 4))[:3, :3])
     if not matrices:
-        raise Unusable(f'{folder}: its lens is not known; intrinsic/intrinsic_color.txt and '
+        raise UnusableData(f'{folder}: its lens is not known; intrinsic/intrinsic_color.txt and '
                        'intrinsic/intrinsic_depth.txt hold it, 4 x 4 numbers each')
     return matrices[0], matrices[-1]
