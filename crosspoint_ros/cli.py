@@ -37,7 +37,7 @@ COMMANDS = {
                     '--count 5'),
     'match': Command('use', 'match', 'find points of one image file in another, without ROS',
                      'front.jpg wrist.jpg --at 320 240 --out pair.png'),
-    'click': Command('use', 'ros.client.client', 'click once on a camera of a running node',
+    'click': Command('use', 'ros.client.cli', 'click once on a camera of a running node',
                      'front 320 240'),
     'web': Command('use', 'web.cli', 'serve a page to click on, for any browser', '--port 8080'),
     'completion': Command('use', 'completion', 'print the completion script of a shell', 'bash'),
@@ -52,7 +52,8 @@ COMMANDS = {
     'data check': Command('data', 'data.qa.check', 'validate a data set against its files and the '
                           'geometry', 'dataset'),
     'data train-config': Command('data', 'data.llamafactory', 'write the LLaMA-Factory '
-                                 'configuration that trains CroPond on a data set', 'dataset'),
+                                 'configuration that trains CroPond on a data set',
+                                 'dataset --out training --model CroPond-3B'),
     'bench pairs': Command('bench', 'bench.pairs.cli', 'score a matcher on recorded image pairs',
                            'apc_shelf --no-depth'),
     'bench latency': Command('bench', 'bench.latency.cli', 'time a click and compare it with plain '

@@ -15,15 +15,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.bench.environment import machine
-from crosspoint_ros.cli import version
-from crosspoint_ros.data.io import write_whole
+from crosspoint_ros.bench.environment import describe_machine
+from crosspoint_ros.cli import get_version
+from crosspoint_ros.data.io import atomic_write
 
-PATH = re.compile(r'(?<![\w.])/([\w.-]+)(?:/[\w.-]+)*')
-FOLDERS = {'home', 'root', 'tmp', 'work', 'Users', 'mnt', 'media', 'opt', 'srv', 'var', 'usr'}
-WALL = 'wall_s'
-LAST_LINES = 20  # of what a command that failed said of it
-KINDS: dict[str, Any] = {'str': str, 'int': int, 'float': (int, float),
+ABSOLUTE_PATH = re.compile(r'(?<![\w.])/([\w.-]+)(?:/[\w.-]+)*')
+ROOT_FOLDERS = {'home', 'root', 'tmp', 'work', 'Users', 'mnt', 'media', 'opt', 'srv', 'var', 'usr'}
+WALL_TIME = 'wall_s'
+MAX_ERROR_LINES = 20  # of what a command that failed said of it
+FIELD_TYPES: dict[str, Any] = {'str': str, 'int': int, 'float': (int, float),
                          'float | None': (int, float, type(None))}
 
 
@@ -55,17 +55,17 @@ class Record:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if not isinstance(getattr(self, field.name), KINDS[str(field.type)]):
+            if not isinstance(getattr(self, field.name), FIELD_TYPES[str(field.type)]):
                 raise ValueError(f'{field.name} is {getattr(self, field.name)!r}, not a '
                                  f'{field.type}')
         for name in ('title', 'wanted', 'command', 'output', 'errors'):
-            check_private(getattr(self, name))
+            reject_private_paths(getattr(self, name))
 
 
-def check_private(text: str) -> None:
+def reject_private_paths(text: str) -> None:
     """Raise ValueError if a text names a path of this machine, or of anybody's."""
-    for found in PATH.finditer(text):
-        if found[1] in FOLDERS or Path('/', found[1]).exists():
+    for found in ABSOLUTE_PATH.finditer(text):
+        if found[1] in ROOT_FOLDERS or Path('/', found[1]).exists():
             raise ValueError(f'{found[0]} is a path of this machine: run it where the data is, '
                              'with relative paths')
 
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('record', type=Path, metavar='RECORD.json')
     parser.add_argument('--title', required=True)
     parser.add_argument('--figure', default='', metavar='PATTERN', help='a regular expression '
-                        f'whose group is the figure, in the output; {WALL}: the seconds it took')
+                        f'whose group is the figure, in the output; {WALL_TIME}: the seconds it took')
     parser.add_argument('--least', type=float, metavar='X', help='what the figure must reach')
     parser.add_argument('--most', type=float, metavar='X', help='what it must not exceed')
     parser.add_argument('--unit', default='', help='of the figure')
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run it, and return its exit code. Raises ValueError if it spoke of private paths."""
     command = shlex.join(['crosspoint', *args.command])
-    check_private(f'{args.title}\n{command}')
+    reject_private_paths(f'{args.title}\n{command}')
     bounded = args.least is not None or args.most is not None
     if bounded != bool(args.figure):
         raise ValueError('--figure goes with --least or --most')
@@ -106,17 +106,17 @@ def main(args: argparse.Namespace) -> int:
     print(said, end='', file=sys.stderr)
     output = ''.join(lines)
     wall_s = round(time.monotonic() - begun_s, 1)
-    figure = wall_s if args.figure == WALL else \
+    figure = wall_s if args.figure == WALL_TIME else \
         read_figure(args.figure, output) if args.figure else None
-    write_whole(args.record, (json.dumps(asdict(Record(
-        args.title, wanted(args), figure, judged(args, figure), command, version(), machine(),
+    atomic_write(args.record, (json.dumps(asdict(Record(
+        args.title, describe_bounds(args), figure, judge_figure(args, figure), command, get_version(), describe_machine(),
         round(load, 1), date.strftime('%Y-%m-%dT%H:%MZ'), wall_s,
         round(used.ru_utime + used.ru_stime, 1), round(used.ru_maxrss / 1024, 1), code, output,
-        '\n'.join(said.splitlines()[-LAST_LINES:]) if code else '')), indent=1) + '\n').encode())
+        '\n'.join(said.splitlines()[-MAX_ERROR_LINES:]) if code else '')), indent=1) + '\n').encode())
     return code
 
 
-def wanted(args: argparse.Namespace) -> str:
+def describe_bounds(args: argparse.Namespace) -> str:
     """Say what must be reached."""
     bounds = [f'{word} {value:g}{args.unit}' for word, value in (
         ('at least', args.least), ('at most', args.most)) if value is not None]
@@ -129,7 +129,7 @@ def read_figure(pattern: str, output: str) -> float | None:
     return float(found[-1]) if found else None
 
 
-def judged(args: argparse.Namespace, figure: float | None) -> str:
+def judge_figure(args: argparse.Namespace, figure: float | None) -> str:
     """Hold a figure against its bounds; one that was not found has missed them."""
     if args.least is None and args.most is None:
         return ''

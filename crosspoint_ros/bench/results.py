@@ -10,13 +10,13 @@ from itertools import groupby
 from pathlib import Path
 
 from crosspoint_ros.bench.record import Record
-from crosspoint_ros.data.io import write_whole
+from crosspoint_ros.data.io import atomic_write
 
 PUBLISHED = 'published.json'
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFigure:
     """A figure that others published: on what, of whom, by whom, and where it was read.
 
     measured: the title of the record that measures the same, or why there is none.
@@ -43,17 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write the page; 1 if a record cannot be read, which the page says too."""
-    records, broken = read(args.folder)
+    records, broken = read_records(args.folder)
     for problem in broken:
         print(f'crosspoint bench results: {problem}', file=sys.stderr)
     if not records:
         raise ValueError(f'{args.folder} holds no records')
-    write_whole(args.out, page(records, published(args.folder / PUBLISHED), broken).encode())
+    atomic_write(args.out, render_page(records, read_published(args.folder / PUBLISHED), broken).encode())
     print(f'{len(records)} records in {args.out}')
     return int(bool(broken))
 
 
-def read(folder: Path) -> tuple[list[Record], list[str]]:
+def read_records(folder: Path) -> tuple[list[Record], list[str]]:
     """Return the records in the order of their files' names, and what is wrong with others."""
     records: list[Record] = []
     broken = []
@@ -70,47 +70,47 @@ def read(folder: Path) -> tuple[list[Record], list[str]]:
     return records, broken
 
 
-def published(path: Path) -> list[Published]:
+def read_published(path: Path) -> list[PublishedFigure]:
     """Return what others published. Raises ValueError for a figure without a source."""
     if not path.is_file():
         return []
     try:
-        return [Published(**each) for each in json.loads(path.read_text())]
+        return [PublishedFigure(**each) for each in json.loads(path.read_text())]
     except TypeError as error:
         raise ValueError(f'{path.name}: {error}') from error
 
 
-def page(records: list[Record], others: list[Published], broken: list[str]) -> str:
+def render_page(records: list[Record], published: list[PublishedFigure], broken: list[str]) -> str:
     """Lay all of it out as Markdown."""
     lines = ['# Results', '',
              'Written by `crosspoint bench results` from the records of `crosspoint bench record`; '
              '`make results` runs them again.', '',
-             *(f'**Not shown: {_cell(problem)}.**\n' for problem in broken),
+             *(f'**Not shown: {_escape_cell(problem)}.**\n' for problem in broken),
              '| | must reach | measured | | date | machine |', '|---|---|---|---|---|---|']
-    lines += [_summed(record) for record in records]
+    lines += [_format_row(record) for record in records]
     titles = {record.title for record in records}
-    if others:
+    if published:
         lines += ['', '## Published by others', '',
                   'Read where it says, not measured by us; beside it what we measured of the same.']
-    for benchmark, own in groupby(others, key=lambda each: each.benchmark):
+    for benchmark, own in groupby(published, key=lambda each: each.benchmark):
         lines += ['', f'### {benchmark}', '', '| of | published | by | measured here |',
                   '|---|---|---|---|']
-        lines += [f'| {_cell(p.subject)} | {_cell(p.value)} | {_cell(p.by)}: {_cell(p.source)} | '
-                  f'{_beside(p, titles)} |' for p in own]
+        lines += [f'| {_escape_cell(p.subject)} | {_escape_cell(p.value)} | {_escape_cell(p.by)}: {_escape_cell(p.source)} | '
+                  f'{_link_measurement(p, titles)} |' for p in own]
     for record in records:
-        lines += ['', *_told(record)]
+        lines += ['', *_format_record(record)]
     return '\n'.join(lines) + '\n'
 
 
-def _summed(record: Record) -> str:
+def _format_row(record: Record) -> str:
     figure = 'below' if record.figure is None else f'{record.figure:g}'
     state = f'failed: {record.exit_code}' if record.exit_code else \
         {'missed': '**missed**'}.get(record.reached, record.reached)
-    return (f'| [{_cell(record.title)}](#{_anchor(record.title)}) | {_cell(record.wanted) or "-"} '
+    return (f'| [{_escape_cell(record.title)}](#{_make_anchor(record.title)}) | {_escape_cell(record.wanted) or "-"} '
             f'| {figure} | {state} | {record.date[:10]} | {record.machine.partition(",")[0]} |')
 
 
-def _told(record: Record) -> list[str]:
+def _format_record(record: Record) -> list[str]:
     said = record.output.rstrip() + (f'\n{record.errors.rstrip()}' if record.errors else '')
     fence = '`' * max(3, 1 + max(map(len, re.findall('`+', said)), default=0))
     return [f'## {record.title}', '', f'`{record.command}`', '',
@@ -120,16 +120,16 @@ def _told(record: Record) -> list[str]:
             fence, said, fence]
 
 
-def _beside(figure: Published, titles: set[str]) -> str:
+def _link_measurement(figure: PublishedFigure, titles: set[str]) -> str:
     if figure.measured in titles:
-        return f'[{_cell(figure.measured)}](#{_anchor(figure.measured)})'
-    return f'not measured: {_cell(figure.measured)}'
+        return f'[{_escape_cell(figure.measured)}](#{_make_anchor(figure.measured)})'
+    return f'not measured: {_escape_cell(figure.measured)}'
 
 
-def _anchor(title: str) -> str:
+def _make_anchor(title: str) -> str:
     kept = ''.join(c for c in title.lower() if c.isalnum() or c in ' -_')
     return kept.replace(' ', '-')
 
 
-def _cell(text: str) -> str:
+def _escape_cell(text: str) -> str:
     return ' '.join(text.split()).replace('|', '\\|')

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from crosspoint_ros.bench.environment import machine
-from crosspoint_ros.bench.pairs.cli import options
-from crosspoint_ros.bench.pairs.evaluate import Wrong, blame_failure, draw_wrong
-from crosspoint_ros.bench.pairs.known_scene import Affordance, Moment, Recording
+from crosspoint_ros.bench.environment import describe_machine
+from crosspoint_ros.bench.pairs.cli import parse_options
+from crosspoint_ros.bench.pairs.evaluate import Wrong, exit_code_if_all_failed, draw_wrong
+from crosspoint_ros.bench.pairs.known_scene import LabelledPoint, FrameKey, KnownScene
 from crosspoint_ros.core.datatypes import Code, Matcher, Rejected, View
 from crosspoint_ros.core.pipeline import LocateResult, locate
 from crosspoint_ros.core.verify import Limits
@@ -85,35 +85,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the benchmark and print its score."""
-    recording = Recording(args.folder)
+    recording = KnownScene(args.folder)
     cameras = args.cameras.split(',')
-    matcher = load_matcher(args.matcher, **options(args.option))
+    matcher = load_matcher(args.matcher, **parse_options(args.option))
     outcomes = list(run(recording, matcher, Limits(), cameras, args.max_angle, args.failures))
     if not outcomes:
         print(f'{args.folder} shows no point to {args.cameras} within {args.max_angle:g} deg')
         return 1
     scores = {camera: score([o for o in outcomes if o.camera == camera]) for camera in cameras}
     if args.json:
-        print(json.dumps({'machine': machine(), 'matcher': args.matcher,
+        print(json.dumps({'machine': describe_machine(), 'matcher': args.matcher,
                           'scores': {camera: asdict(s) for camera, s in scores.items()},
                           'outcomes': [asdict(o) for o in outcomes]}, indent=1))
     else:
         print(f'{args.folder.name}, matcher {args.matcher}, views up to {args.max_angle:g} deg '
-              f'apart\n{table(scores)}\n{machine()}')
-    return blame_failure([(outcome.code, outcome.reason) for outcome in outcomes])
+              f'apart\n{table(scores)}\n{describe_machine()}')
+    return exit_code_if_all_failed([(outcome.code, outcome.reason) for outcome in outcomes])
 
 
-def run(recording: Recording, matcher: Matcher, limits: Limits, cameras: list[str],
+def run(recording: KnownScene, matcher: Matcher, limits: Limits, cameras: list[str],
         max_angle_deg: float, failures: Path | None = None) -> Iterator[Outcome]:
     """Look for every point in every image of the cameras, one image after the other."""
-    clicked = {a.clicked: recording.view(a.clicked) for a in recording.affordances}
-    for moment in recording.moments:
+    clicked = {a.clicked: recording.read_view(a.clicked) for a in recording.points}
+    for moment in recording.frames:
         if moment.camera not in cameras:
             continue
-        other, seen_pairs = recording.view(moment), set[Moment]()
-        for affordance in recording.affordances:
-            angle_deg = recording.angle_deg(affordance, moment)
-            if moment not in affordance.seen or angle_deg > max_angle_deg:
+        other, seen_pairs = recording.read_view(moment), set[FrameKey]()
+        for affordance in recording.points:
+            angle_deg = recording.viewing_angle_deg(affordance, moment)
+            if moment not in affordance.projections or angle_deg > max_angle_deg:
                 continue
             first = affordance.clicked not in seen_pairs
             seen_pairs.add(affordance.clicked)
@@ -127,7 +127,7 @@ def run(recording: Recording, matcher: Matcher, limits: Limits, cameras: list[st
             yield outcome
 
 
-def _locate(clicked: View, other: View, affordance: Affordance, matcher: Matcher,
+def _locate(clicked: View, other: View, affordance: LabelledPoint, matcher: Matcher,
             limits: Limits) -> LocateResult | Rejected:
     try:
         return locate(clicked, [other], affordance.pixel, matcher, limits)
@@ -135,13 +135,13 @@ def _locate(clicked: View, other: View, affordance: Affordance, matcher: Matcher
         return rejected
 
 
-def judge(affordance: Affordance, moment: Moment, angle_deg: float, located: LocateResult | Rejected,
+def judge(affordance: LabelledPoint, moment: FrameKey, angle_deg: float, located: LocateResult | Rejected,
           limits: Limits, first_on_pair: bool, ms: float) -> Outcome:
     """Compare what was answered with the truth."""
-    seen = affordance.seen[moment]
+    seen = affordance.projections[moment]
     rejected: Rejected | None
     if isinstance(located, LocateResult):
-        (answer,), target = located.answers, located.target
+        (answer,), target = located.correspondences, located.target
         rejected, match = answer.rejected, answer.match
     else:
         rejected, match, target = located, None, None
@@ -213,10 +213,10 @@ def _share(value: float) -> str:
     return f'{100 * value:.1f} %'
 
 
-def _draw_failure(folder: Path, clicked: View, other: View, affordance: Affordance,
+def _draw_failure(folder: Path, clicked: View, other: View, affordance: LabelledPoint,
                   outcome: Outcome, located: LocateResult | Rejected) -> None:
-    seen = affordance.seen[Moment(outcome.camera, outcome.stamp_ns)]
-    match = located.answers[0].match if outcome.accepted and isinstance(located, LocateResult) else None
+    seen = affordance.projections[FrameKey(outcome.camera, outcome.stamp_ns)]
+    match = located.correspondences[0].match if outcome.accepted and isinstance(located, LocateResult) else None
     wrong = Wrong(
         clicked, affordance.pixel, other, seen.pixel if seen.visible else None,
         None if match is None else match.pixel,

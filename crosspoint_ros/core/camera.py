@@ -65,8 +65,8 @@ class Intrinsics:
         flat = points.reshape(-1, 3)
         pixels = np.full((len(flat), 2), np.nan)
         shown = flat[:, 2] > 0
-        shown[shown] = np.hypot(*flat[shown, :2].T) <= self._reach * flat[shown, 2]
-        if self._pinhole:
+        shown[shown] = np.hypot(*flat[shown, :2].T) <= self._max_radius * flat[shown, 2]
+        if self._is_pinhole:
             pixels[shown] = flat[shown, :2] / flat[shown, 2:] * (self.fx_px, self.fy_px) + (
                 self.cx_px, self.cy_px)
         elif shown.any():
@@ -82,12 +82,12 @@ class Intrinsics:
         flat = pixels.reshape(-1, 1, 2)
         if self.model == 'equidistant':
             plane = cv2.fisheye.undistortPoints(flat, self.matrix, self._coefficients)
-        elif not self._pinhole:
+        elif not self._is_pinhole:
             plane = _undistort(flat, self.matrix, self._coefficients)
         else:
             plane = (flat - (self.cx_px, self.cy_px)) / (self.fx_px, self.fy_px)
         rays = np.concatenate([plane.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
-        if not self._pinhole:
+        if not self._is_pinhole:
             # Undistorting is iterative, and ends anywhere where it does not converge; a fisheye's
             # pixels beyond 90 degrees end on its rim.
             missed_px = np.linalg.norm(self.project(rays) - flat[:, 0], axis=1)
@@ -96,7 +96,7 @@ class Intrinsics:
         return rays.reshape(*pixels.shape[:-1], 3)
 
     @property
-    def _pinhole(self) -> bool:
+    def _is_pinhole(self) -> bool:
         """Drivers publish five zeros for images that they have rectified."""
         return self.model != 'equidistant' and not any(self.distortion)
 
@@ -106,9 +106,9 @@ class Intrinsics:
         return np.array(wanted)
 
     @cached_property
-    def _reach(self) -> float:
+    def _max_radius(self) -> float:
         """The largest distance from the axis, at z = 1, up to which the distortion only grows."""
-        if self._pinhole:
+        if self._is_pinhole:
             return np.inf
         angle = np.linspace(0.0, np.pi / 2, 2001)[:-1]
         k = (*self.distortion, *(0.0,) * (8 - len(self.distortion)))

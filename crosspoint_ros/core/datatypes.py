@@ -81,7 +81,7 @@ class Transform:
         return cls(m[:3, :3], m[:3, 3])
 
     @classmethod
-    def nearest(cls, matrix: npt.ArrayLike, max_stretch: float) -> Transform:
+    def from_noisy_matrix(cls, matrix: npt.ArrayLike, max_stretch: float) -> Transform:
         """Take a 4x4 matrix whose rotation has drifted, as rounding and trackers make it.
 
         The nearest rotation, in Frobenius norm, is that of its singular vectors. Raises ValueError
@@ -107,7 +107,7 @@ class Transform:
         """`b_from_a`."""
         return Transform(self.R.T, -self.R.T @ self.t_m)
 
-    def towards(self, later: Transform, ratio: float) -> Transform:
+    def interpolate(self, later: Transform, ratio: float) -> Transform:
         """Return the motion in between: translation linear, rotation about one axis (slerp)."""
         turn = cv2.Rodrigues(self.R.T @ later.R)[0]
         return Transform(self.R @ cv2.Rodrigues(turn * ratio)[0],
@@ -117,11 +117,11 @@ class Transform:
         """`a_from_b @ b_from_c == a_from_c`: neighbours cancel like fractions."""
         return Transform(self.R @ other.R, self.R @ other.t_m + self.t_m)
 
-    def point(self, point_b_m: npt.ArrayLike) -> Array:
+    def transform_points(self, point_b_m: npt.ArrayLike) -> Array:
         """Move points (..., 3) from b to a."""
         return np.asarray(np.asarray(point_b_m, dtype=np.float64) @ self.R.T + self.t_m)
 
-    def direction(self, direction_b: npt.ArrayLike) -> Array:
+    def rotate(self, direction_b: npt.ArrayLike) -> Array:
         """Turn directions (..., 3) from b to a."""
         return np.asarray(np.asarray(direction_b, dtype=np.float64) @ self.R.T)
 
@@ -154,7 +154,7 @@ class View:
             if array is not None and array.shape != size:
                 raise ValueError(f'{self.camera}: the {name} is {array.shape}, the image {size}')
 
-    def hidden(self, pixel: npt.ArrayLike) -> bool:
+    def is_masked(self, pixel: npt.ArrayLike) -> bool:
         """Tell whether the robot's own body covers the pixel (2,), which lies on the image."""
         if self.mask is None:
             return False
@@ -165,7 +165,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Unseen:
+class MissingView:
     """A camera of which there is no usable view, and why."""
 
     camera: str
@@ -259,7 +259,7 @@ class Grounder(Protocol):
 
 
 @runtime_checkable
-class Warmable(Protocol):
+class SupportsPrefetch(Protocol):
     """Can prepare for the newest frames before anyone clicks."""
 
     def warm(self, views: tuple[View, ...]) -> None:
@@ -268,7 +268,7 @@ class Warmable(Protocol):
 
 
 @runtime_checkable
-class Described(Protocol):
+class SupportsDescribe(Protocol):
     """Can tell people what it runs on and how it was set up."""
 
     def describe(self) -> Mapping[str, str]:

@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.core.geometry import posed
+from crosspoint_ros.core.geometry import require_pose
 
 # Windows are for images 640 px wide, and scale with the width.
 WINDOW_PX = 13
@@ -30,7 +30,7 @@ def surface_depths_m(view: View, pixel: npt.ArrayLike) -> Array:
     """
     if view.depth_m is None:
         return np.zeros(0)
-    pixels, depths, total = _window(view, pixel, WINDOW_PX)
+    pixels, depths, total = _depth_window(view, pixel, WINDOW_PX)
     if len(depths) < MIN_KNOWN_SHARE * total:
         return np.zeros(0)
     order = np.argsort(depths)
@@ -48,14 +48,14 @@ def surface_points_m(view: View, pixel: npt.ArrayLike) -> Array:
     if view.base_from_cam is None or not len(depths_m):
         return np.zeros((0, 3))
     ray_cam = view.intrinsics.unproject(pixel)
-    return view.base_from_cam.point(depths_m[:, None] * ray_cam / ray_cam[2])
+    return view.base_from_cam.transform_points(depths_m[:, None] * ray_cam / ray_cam[2])
 
 
-def why_no_depth(view: View, pixel: npt.ArrayLike) -> str:
+def explain_missing_depth(view: View, pixel: npt.ArrayLike) -> str:
     """Say why there is no surface at a pixel, with the counts."""
     if view.depth_m is None:
         return f'{view.camera} has no depth'
-    (x, y), (_, depths, total) = np.asarray(pixel), _window(view, pixel, WINDOW_PX)
+    (x, y), (_, depths, total) = np.asarray(pixel), _depth_window(view, pixel, WINDOW_PX)
     if len(depths) < MIN_KNOWN_SHARE * total:
         return (f'{len(depths)} of the {total} pixels around ({x:.0f}, {y:.0f}) in {view.camera} '
                 f'have a depth (at least {MIN_KNOWN_SHARE:.0%})')
@@ -73,7 +73,7 @@ def surface_normal_base(view: View, pixel: npt.ArrayLike) -> Array | None:
     if not len(depths_m):
         return None
     size_px = max(NORMAL_WINDOW_PX, MIN_NORMAL_WINDOW_PX * 640 / view.intrinsics.width_px)
-    pixels, depths, _ = _window(view, pixel, size_px)
+    pixels, depths, _ = _depth_window(view, pixel, size_px)
     here = np.abs(depths - depths_m[0]) < SPLIT_M + SPLIT_RATIO * depths_m[0]
     if here.sum() < MIN_NORMAL_POINTS:
         return None
@@ -82,7 +82,7 @@ def surface_normal_base(view: View, pixel: npt.ArrayLike) -> Array | None:
     inliers = points[_plane_inliers(points)]
     normal_cam: Array = np.linalg.svd(inliers - inliers.mean(axis=0), full_matrices=False)[2][2]
     normal_cam *= np.sign(normal_cam @ points.mean(axis=0))
-    return posed(view).direction(normal_cam)
+    return require_pose(view).rotate(normal_cam)
 
 
 def _plane_inliers(points: Array) -> npt.NDArray[np.bool_]:
@@ -97,7 +97,7 @@ def _plane_inliers(points: Array) -> npt.NDArray[np.bool_]:
     return best if best.sum() >= 3 else np.ones(len(points), dtype=bool)
 
 
-def _window(view: View, pixel: npt.ArrayLike, size_px: float) -> tuple[Array, Array, int]:
+def _depth_window(view: View, pixel: npt.ArrayLike, size_px: float) -> tuple[Array, Array, int]:
     """Pixels (n, 2) and depths (n,) around a pixel that have one, and how many there are in all."""
     assert view.depth_m is not None
     half = max(1, round(size_px * view.intrinsics.width_px / 640 - 1) // 2)

@@ -28,7 +28,7 @@ class Encoding:
 
 
 U8, U16, F32 = np.uint8, np.uint16, np.float32
-COLOUR = {
+COLOUR_ENCODINGS = {
     'mono8': Encoding(U8, 1, cv2.COLOR_GRAY2RGB), 'mono16': Encoding(U16, 1, cv2.COLOR_GRAY2RGB),
     'rgb8': Encoding(U8, 3), 'rgb16': Encoding(U16, 3),
     'bgr8': Encoding(U8, 3, cv2.COLOR_BGR2RGB), 'bgr16': Encoding(U16, 3, cv2.COLOR_BGR2RGB),
@@ -47,8 +47,8 @@ COLOUR = {
     'bayer_gbrg16': Encoding(U16, 1, cv2.COLOR_BayerGR2RGB),
     'bayer_grbg16': Encoding(U16, 1, cv2.COLOR_BayerGB2RGB),
 }
-RENAMED = {'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2'}  # since Iron; older releases know the old names
-DEPTH = {'16UC1': Encoding(U16, 1), 'mono16': Encoding(U16, 1), '32FC1': Encoding(F32, 1)}
+ALIASES = {'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2'}  # since Iron; older releases know the old names
+DEPTH_ENCODINGS = {'16UC1': Encoding(U16, 1), 'mono16': Encoding(U16, 1), '32FC1': Encoding(F32, 1)}
 
 
 def rgb_from_pixels(pixels: npt.NDArray[Any], encoding: Encoding) -> Rgb:
@@ -69,16 +69,16 @@ def rgb_from_raw(msg: Any) -> Rgb:
 
     Raises `Rejected` (NO_IMAGE).
     """
-    name = colour_name(msg)
-    return rgb_from_pixels(pixels_of(msg, COLOUR[name], Code.NO_IMAGE), COLOUR[name])
+    name = encoding_of(msg)
+    return rgb_from_pixels(as_array(msg, COLOUR_ENCODINGS[name], Code.NO_IMAGE), COLOUR_ENCODINGS[name])
 
 
-def colour_name(msg: Any) -> str:
+def encoding_of(msg: Any) -> str:
     """Return the encoding of an image of colours. Raises `Rejected` (NO_IMAGE) for any other."""
-    name: str = RENAMED.get(msg.encoding, msg.encoding)
-    if name not in COLOUR:
+    name: str = ALIASES.get(msg.encoding, msg.encoding)
+    if name not in COLOUR_ENCODINGS:
         raise Rejected(Code.NO_IMAGE, f'the image has encoding {msg.encoding!r}; accepted: '
-                       f'{", ".join([*COLOUR, *RENAMED])}')
+                       f'{", ".join([*COLOUR_ENCODINGS, *ALIASES])}')
     if name.startswith('yuv') and msg.width % 2:
         raise Rejected(Code.NO_IMAGE, f'{msg.encoding} shares colours between two pixels, but the '
                        f'image is {msg.width} px wide')
@@ -90,13 +90,13 @@ def depth_m_from_raw(msg: Any) -> DepthM:
 
     Raises `Rejected` (NO_DEPTH) for an unknown encoding and for sizes that disagree.
     """
-    if msg.encoding not in DEPTH:
+    if msg.encoding not in DEPTH_ENCODINGS:
         raise Rejected(Code.NO_DEPTH, f'the depth image has encoding {msg.encoding!r}; accepted: '
-                       f'{", ".join(DEPTH)} (16 bit: mm, float: m)')
-    return depth_m_from_pixels(pixels_of(msg, DEPTH[msg.encoding], Code.NO_DEPTH))
+                       f'{", ".join(DEPTH_ENCODINGS)} (16 bit: mm, float: m)')
+    return depth_m_from_pixels(as_array(msg, DEPTH_ENCODINGS[msg.encoding], Code.NO_DEPTH))
 
 
-def pixels_of(msg: Any, encoding: Encoding, code: Code) -> npt.NDArray[Any]:
+def as_array(msg: Any, encoding: Encoding, code: Code) -> npt.NDArray[Any]:
     """Return the message's pixels (h, w) or (h, w, c), in this machine's byte order."""
     item = np.dtype(encoding.dtype).itemsize
     pixel = item * encoding.channels
@@ -121,19 +121,19 @@ def rgb_from_compressed(data: Data, form: str) -> Rgb:
 
     form: the message's `format`, e.g. 'rgb8; jpeg compressed bgr8'. Raises `Rejected` (NO_IMAGE).
     """
-    raw = _decoded(data, 0, form, Code.NO_IMAGE)
+    raw = _decode(data, 0, form, Code.NO_IMAGE)
     was, _, how = form.partition(';')
     if raw.ndim == 2 and was.startswith('bayer'):  # the mosaic itself was compressed
         name = was[:-2] + '16' if raw.dtype == U16 and was.endswith('8') else was
-        if name not in COLOUR:
+        if name not in COLOUR_ENCODINGS:
             raise Rejected(Code.NO_IMAGE, f'the compressed image is a mosaic {was!r}; accepted: '
-                           f'{", ".join(n for n in COLOUR if n.startswith("bayer"))}')
-        return rgb_from_pixels(raw, COLOUR[name])
+                           f'{", ".join(n for n in COLOUR_ENCODINGS if n.startswith("bayer"))}')
+        return rgb_from_pixels(raw, COLOUR_ENCODINGS[name])
     # compressed_image_transport: unless it says "compressed bgr", the channels were not swapped.
-    swapped = how and was in COLOUR and 'compressed bgr' not in how
+    swapped = how and was in COLOUR_ENCODINGS and 'compressed bgr' not in how
     name = {1: 'mono8', 3: 'rgb8' if swapped else 'bgr8', 4: 'rgba8' if swapped else 'bgra8'}[
         1 if raw.ndim == 2 else raw.shape[2]]
-    return rgb_from_pixels(raw, COLOUR[name])
+    return rgb_from_pixels(raw, COLOUR_ENCODINGS[name])
 
 
 PNG = b'\x89PNG'
@@ -148,16 +148,16 @@ def depth_m_from_compressed(data: Data, form: str) -> DepthM:
     for RVL, an unknown encoding or data that is no PNG.
     """
     encoding = form.partition(';')[0].strip()
-    if encoding not in DEPTH:
+    if encoding not in DEPTH_ENCODINGS:
         raise Rejected(Code.NO_DEPTH, f'the compressed depth has format {form!r}; accepted: '
-                       f'{", ".join(DEPTH)} as "...; compressedDepth png"')
+                       f'{", ".join(DEPTH_ENCODINGS)} as "...; compressedDepth png"')
     if 'rvl' in form:
         raise Rejected(Code.NO_DEPTH, f'the compressed depth has format {form!r}: RVL is not '
                        'read here; set the publisher to png')
     if bytes(data[CONFIG_HEADER:CONFIG_HEADER + 4]) != PNG:
         raise Rejected(Code.NO_DEPTH, f'the compressed depth ({form!r}, {len(data)} '
                        'bytes) has no PNG behind its 12-byte header')
-    raw = _decoded(data, CONFIG_HEADER, form, Code.NO_DEPTH)
+    raw = _decode(data, CONFIG_HEADER, form, Code.NO_DEPTH)
     if raw.dtype != U16 or raw.ndim != 2:
         raise Rejected(Code.NO_DEPTH, f'the compressed depth holds a PNG of {raw.dtype} '
                        f'{raw.shape}; one channel of uint16 is expected')
@@ -168,7 +168,7 @@ def depth_m_from_compressed(data: Data, form: str) -> DepthM:
         return depth_m_from_pixels(np.where(raw > 0, a / (raw.astype(F32) - b), 0).astype(F32))
 
 
-def _decoded(data: Data, offset: int, form: str, code: Code) -> npt.NDArray[Any]:
+def _decode(data: Data, offset: int, form: str, code: Code) -> npt.NDArray[Any]:
     encoded = np.frombuffer(data, U8)[offset:]
     # UNCHANGED also leaves an EXIF rotation alone, as CameraInfo does.
     raw = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if len(encoded) else None

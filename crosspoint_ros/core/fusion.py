@@ -7,14 +7,14 @@ from math import exp, hypot, log, pi
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Refiner, Rejected
-from crosspoint_ros.core.verify import check_match, refuse_outside
+from crosspoint_ros.core.verify import require_in_image, validate_match
 
 # Nobody is surer than this that he is right, or his odds would be infinite.
-LEAST_DOUBT = 1e-6
+EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class Rule:
+class FusionParams:
     """How two finds are weighed. docs/fusion.md shows what each number is worth.
 
     reach: finds further apart than so many sigmas of both are two places. trust, doubt: how often
@@ -27,20 +27,20 @@ class Rule:
     place; False: only lose confidence. weigh: False leaves the fine matcher's confidence as it is.
     """
 
-    reach: float = 3.0
-    trust: float = 0.75
-    doubt: float = 0.9
-    coincidence: float = 0.3
-    least_sigma: float = 0.02
+    gate_sigma: float = 3.0
+    p_correct_low: float = 0.75
+    p_correct_high: float = 0.9
+    p_same_mistake: float = 0.3
+    min_sigma: float = 0.02
     unknown_sigma: float = 0.04
     refine: bool = True
-    weigh: bool = True
+    reweight: bool = True
 
 
-DEFAULT = Rule()
+DEFAULT = FusionParams()
 
 
-def fuse(query: Query, coarse: Match, fine: Refiner, rule: Rule = DEFAULT) -> Match:
+def fuse_matches(query: Query, coarse: Match, fine: Refiner, params: FusionParams = DEFAULT) -> Match:
     """Return what two matchers together say of a query that the coarse one answered.
 
     Where the fine matcher finds the same place by itself, its find stands and is trusted more.
@@ -52,31 +52,31 @@ def fuse(query: Query, coarse: Match, fine: Refiner, rule: Rule = DEFAULT) -> Ma
     NOT_VISIBLE when the coarse find is outside the image; LOW_CONFIDENCE when two places that are
     each more likely right than wrong contradict each other and none outweighs the other.
     """
-    refuse_outside(query, coarse)
-    coarse = _with_spread(query, coarse, rule)
-    own = _placed(query, fine.match(query), fine)
-    if _distance(own, coarse) <= rule.reach:
-        return _weighed(own, _log_ratio(query, own, coarse, rule), 'confirmed by', coarse, rule)
-    against = _log_ratio_elsewhere(coarse, rule)
-    if not rule.refine:
-        return _weighed(own, against, 'in spite of', coarse, rule)
+    require_in_image(query, coarse)
+    coarse = _bound_covariance(query, coarse, params)
+    own = _require_valid(query, fine.match(query), fine)
+    if _mahalanobis(own, coarse) <= params.gate_sigma:
+        return _update_confidence(own, _log_likelihood_ratio(query, own, coarse, params), 'confirmed by', coarse, params)
+    against = _log_likelihood_ratio_elsewhere(coarse, params)
+    if not params.refine:
+        return _update_confidence(own, against, 'in spite of', coarse, params)
     try:
-        near = _placed(query, fine.refine(query, coarse), fine)
+        near = _require_valid(query, fine.refine(query, coarse), fine)
     except Rejected as why:
         if why.code == Code.MATCHER_FAILED:
             raise
-        return _weighed(own, against, 'in spite of', coarse, rule)
-    return _stronger(_weighed(own, against, 'in spite of', coarse, rule),
-                     _weighed(near, _log_ratio(query, near, coarse, rule), 'near', coarse, rule))
+        return _update_confidence(own, against, 'in spite of', coarse, params)
+    return _select_likelier(_update_confidence(own, against, 'in spite of', coarse, params),
+                            _update_confidence(near, _log_likelihood_ratio(query, near, coarse, params), 'near', coarse, params))
 
 
-def _placed(query: Query, found: Match, fine: Refiner) -> Match:
-    check_match(found, fine)
-    refuse_outside(query, found)
+def _require_valid(query: Query, found: Match, fine: Refiner) -> Match:
+    validate_match(found, fine)
+    require_in_image(query, found)
     return found
 
 
-def _log_ratio(query: Query, found: Match, coarse: Match, rule: Rule) -> float:
+def _log_likelihood_ratio(query: Query, found: Match, coarse: Match, rule: FusionParams) -> float:
     """How much likelier the coarse find is if `found` is right than if it is wrong, as a logarithm.
 
     A coarse find is a Gaussian about the right place as often as it is trusted, else anywhere on
@@ -85,25 +85,25 @@ def _log_ratio(query: Query, found: Match, coarse: Match, rule: Rule) -> float:
     """
     size = query.other.intrinsics
     density = size.width_px * size.height_px * _density(found, coarse)
-    right, wrong = (share * coarse.confidence for share in (rule.trust, rule.coincidence))
+    right, wrong = (share * coarse.confidence for share in (rule.p_correct_low, rule.p_same_mistake))
     return log((1 - right + right * density) / (1 - wrong + wrong * density))
 
 
-def _log_ratio_elsewhere(coarse: Match, rule: Rule) -> float:
+def _log_likelihood_ratio_elsewhere(coarse: Match, rule: FusionParams) -> float:
     """The same for a coarse find that is about another place."""
-    right, wrong = (share * coarse.confidence for share in (rule.doubt, rule.coincidence))
+    right, wrong = (share * coarse.confidence for share in (rule.p_correct_high, rule.p_same_mistake))
     return log((1 - right) / (1 - wrong))
 
 
-def _weighed(found: Match, log_ratio: float, word: str, coarse: Match, rule: Rule) -> Match:
+def _update_confidence(found: Match, log_ratio: float, word: str, coarse: Match, rule: FusionParams) -> Match:
     """Give a find the confidence that it has after the coarse matcher was heard."""
     x, y = coarse.pixel
     odds = _odds(found) * exp(log_ratio)
-    return replace(found, confidence=odds / (1 + odds) if rule.weigh else found.confidence,
+    return replace(found, confidence=odds / (1 + odds) if rule.reweight else found.confidence,
                    basis=f'{found.basis}; {word} {coarse.basis or "a find"} ({x:.0f}, {y:.0f})')
 
 
-def _stronger(own: Match, near: Match) -> Match:
+def _select_likelier(own: Match, near: Match) -> Match:
     """Return the likelier of two places of which at most one is right, at its share of the odds.
 
     Raises `Rejected` (LOW_CONFIDENCE) if both are likely and neither outweighs the other.
@@ -120,10 +120,10 @@ def _stronger(own: Match, near: Match) -> Match:
 
 
 def _odds(found: Match) -> float:
-    return found.confidence / max(1 - found.confidence, LEAST_DOUBT)
+    return found.confidence / max(1 - found.confidence, EPS)
 
 
-def _with_spread(query: Query, coarse: Match, rule: Rule) -> Match:
+def _bound_covariance(query: Query, coarse: Match, rule: FusionParams) -> Match:
     """Give a coarse find the spread that it may be trusted to have, px^2."""
     size = query.other.intrinsics
     diagonal_px = hypot(size.width_px, size.height_px)
@@ -131,22 +131,22 @@ def _with_spread(query: Query, coarse: Match, rule: Rule) -> Match:
     if not np.isfinite(covariance).all():
         return replace(coarse, covariance_px2=np.eye(2) * (rule.unknown_sigma * diagonal_px) ** 2)
     variance, axes = np.linalg.eigh(covariance)
-    variance = np.maximum(variance, (rule.least_sigma * diagonal_px) ** 2)
+    variance = np.maximum(variance, (rule.min_sigma * diagonal_px) ** 2)
     return replace(coarse, covariance_px2=axes * variance @ axes.T)
 
 
-def _spread_px2(found: Match, coarse: Match) -> Array:
+def _difference_covariance_px2(found: Match, coarse: Match) -> Array:
     """Covariance (2, 2) of the difference of two finds of the same place."""
     return np.asarray(np.nan_to_num(found.covariance_px2) + coarse.covariance_px2)
 
 
-def _distance(found: Match, coarse: Match) -> float:
+def _mahalanobis(found: Match, coarse: Match) -> float:
     """Distance of two finds in sigmas of both."""
     away = found.pixel - coarse.pixel
-    return float(np.sqrt(away @ np.linalg.inv(_spread_px2(found, coarse)) @ away))
+    return float(np.sqrt(away @ np.linalg.inv(_difference_covariance_px2(found, coarse)) @ away))
 
 
 def _density(found: Match, coarse: Match) -> float:
     """How densely coarse finds of the same place lie at this distance, per px^2."""
-    area_px2 = 2 * pi * float(np.sqrt(np.linalg.det(_spread_px2(found, coarse))))
-    return exp(-_distance(found, coarse) ** 2 / 2) / area_px2
+    area_px2 = 2 * pi * float(np.sqrt(np.linalg.det(_difference_covariance_px2(found, coarse))))
+    return exp(-_mahalanobis(found, coarse) ** 2 / 2) / area_px2

@@ -49,9 +49,9 @@ def epipolar_segment(clicked: Intrinsics, other: Intrinsics, other_from_clicked:
     """
     ray_clicked = clicked.unproject(pixel)
     point_clicked = ray_clicked / ray_clicked[2]
-    near = _unit(other_from_clicked.point(point_clicked * nearest_m))
-    far = _unit(other_from_clicked.point(point_clicked * farthest_m) if np.isfinite(farthest_m)
-                else other_from_clicked.direction(point_clicked))
+    near = _normalize(other_from_clicked.transform_points(point_clicked * nearest_m))
+    far = _normalize(other_from_clicked.transform_points(point_clicked * farthest_m) if np.isfinite(farthest_m)
+                     else other_from_clicked.rotate(point_clicked))
     # Even steps in angle: even steps in depth would crowd at one end.
     angle = np.arctan2(np.linalg.norm(np.cross(near, far)), near @ far)
     step = np.linspace(0.0, 1.0, SEGMENT_POINTS)[:, None]
@@ -76,11 +76,11 @@ def distance_to_segment_px(polyline_px: Array, pixel: npt.ArrayLike) -> float:
 
 def ray_base(view: View, pixel: npt.ArrayLike) -> tuple[Array, Array]:
     """Return the ray through a pixel: the camera's place (3,) m and a unit direction (3,), base."""
-    pose = posed(view)
-    return pose.t_m, pose.direction(view.intrinsics.unproject(pixel))
+    pose = require_pose(view)
+    return pose.t_m, pose.rotate(view.intrinsics.unproject(pixel))
 
 
-def posed(view: View) -> Transform:
+def require_pose(view: View) -> Transform:
     """Return `base_from_cam`; raise `Rejected` (NO_TF) if the view has none."""
     if view.base_from_cam is None:
         raise Rejected(Code.NO_TF, f'{view.camera}: its pose at the stamp of the image is unknown')
@@ -114,7 +114,7 @@ def triangulate(views: Sequence[View], pixels: Sequence[Array],
     rays = [ray_base(view, pixel) for view, pixel in zip(views, pixels, strict=True)]
     origins, directions = np.array([r[0] for r in rays]), np.array([r[1] for r in rays])
     angle_deg = max(ray_angle_deg(a, b) for a, b in combinations(directions, 2))
-    _refuse_undefined(views, origins, angle_deg)
+    _require_baseline(views, origins, angle_deg)
     across = np.eye(3) - directions[:, :, None] * directions[:, None, :]  # (n, 3, 3) off each ray
     point = np.linalg.solve(across.sum(axis=0), np.einsum('nij,nj->i', across, origins))
     weights = np.linalg.inv([
@@ -126,7 +126,7 @@ def triangulate(views: Sequence[View], pixels: Sequence[Array],
         information = np.einsum('nij,nik,nkl->jl', jacobian, weights, jacobian)
         gradient = np.einsum('nij,nik,nk->j', jacobian, weights, residual)
         point = point - np.linalg.solve(information, gradient)
-    _refuse_behind(views, point, origins, directions)
+    _require_in_front(views, point, origins, directions)
     residual, _ = _ray_errors(point - origins, directions)
     focal_px = np.array([_focal_px(view.intrinsics) for view in views])
     return Triangulation(
@@ -140,7 +140,7 @@ def ray_angle_deg(ray_a: Array, ray_b: Array) -> float:
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(ray_a, ray_b)), ray_a @ ray_b)))
 
 
-def _refuse_undefined(views: Sequence[View], origins: Array, angle_deg: float) -> None:
+def _require_baseline(views: Sequence[View], origins: Array, angle_deg: float) -> None:
     baseline_m = max(float(np.linalg.norm(a - b)) for a, b in combinations(origins, 2))
     if baseline_m < MIN_BASELINE_M:
         raise Rejected(Code.NO_DEPTH,
@@ -152,7 +152,7 @@ def _refuse_undefined(views: Sequence[View], origins: Array, angle_deg: float) -
                                       f'{MIN_ANGLE_DEG} deg): they meet nowhere')
 
 
-def _refuse_behind(views: Sequence[View], point: Array, origins: Array, directions: Array) -> None:
+def _require_in_front(views: Sequence[View], point: Array, origins: Array, directions: Array) -> None:
     ahead_m = ((point - origins) * directions).sum(axis=1)
     for view, depth_m in zip(views, ahead_m, strict=True):
         if not depth_m > 0:
@@ -163,8 +163,8 @@ def _refuse_behind(views: Sequence[View], point: Array, origins: Array, directio
 
 def _ray_covariance(view: View, direction_base: Array, covariance_px2: Array) -> Array:
     """Carry a pixel's covariance (2, 2) over to the angles (2, 2) of `_ray_errors`, rad^2."""
-    pose, intrinsics = posed(view), view.intrinsics
-    ray_cam = pose.inverse.direction(direction_base)
+    pose, intrinsics = require_pose(view), view.intrinsics
+    ray_cam = pose.inverse.rotate(direction_base)
     step = 1e-4
     tangent = _tangents(direction_base[None])[0]  # (3, 2)
     tilted = ray_cam + step * (pose.R.T @ tangent).T
@@ -194,7 +194,7 @@ def _tangents(rays: Array) -> Array:
     return np.stack([first, np.cross(rays, first)], axis=2)
 
 
-def _unit(vector: Array) -> Array:
+def _normalize(vector: Array) -> Array:
     return np.asarray(vector / np.linalg.norm(vector))
 
 
@@ -213,9 +213,9 @@ PNP_SURE_POINTS = 20  # by chance, so many do not agree that the given pose is w
 PNP_MAX_SIGMAS = 3.0  # a correction beyond this is no noise
 
 
-def pnp_correction(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
-                   b_from_a: Transform, sigma_cm: float, sigma_deg: float,
-                   ) -> tuple[Transform, npt.NDArray[np.bool_]]:
+def refine_pose_pnp(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
+                    b_from_a: Transform, sigma_cm: float, sigma_deg: float,
+                    ) -> tuple[Transform, npt.NDArray[np.bool_]]:
     """Correct a slightly wrong `b_from_a` by points (n, 3) of a, m, and their pixels (n, 2) in b.
 
     `sigma_cm` and `sigma_deg` are the expected lengths (rms) of the error of `b_from_a`. Returns
@@ -230,9 +230,9 @@ def pnp_correction(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
         raise ValueError(f'noise must be positive, got {sigma_cm} cm, {sigma_deg} deg')
     sigmas = np.repeat([np.radians(sigma_deg), sigma_cm / 100], 3) / np.sqrt(3)
     rays_b, focal_px = intrinsics_b.unproject(pixels_b), _focal_px(intrinsics_b)
-    given_b_m = b_from_a.point(points_a_m)
+    given_b_m = b_from_a.transform_points(points_a_m)
     usable = np.isfinite(rays_b).all(axis=1) & (np.linalg.norm(given_b_m, axis=1) > NEAREST_M)
-    _refuse_few(int(usable.sum()), len(usable), 'are usable', PNP_MIN_POINTS)
+    _require_enough(int(usable.sum()), len(usable), 'are usable', PNP_MIN_POINTS)
     range_m = float(np.median(np.linalg.norm(given_b_m[usable], axis=1)))
     start_px = 2 * focal_px * (np.radians(sigma_deg) + sigma_cm / 100 / range_m)
     correction = Transform(np.eye(3), np.zeros(3))
@@ -241,12 +241,12 @@ def pnp_correction(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
         correction = _pnp_step(given_b_m[usable], rays_b[usable], correction, sigmas, focal_px,
                                scale_px)
     corrected = correction @ b_from_a
-    error_px = np.linalg.norm(intrinsics_b.project(corrected.point(points_a_m)) - pixels_b, axis=1)
+    error_px = np.linalg.norm(intrinsics_b.project(corrected.transform_points(points_a_m)) - pixels_b, axis=1)
     agree = error_px < PNP_INLIER_PX
-    contradiction = _too_long(correction, sigma_cm, sigma_deg)
-    _refuse_few(int(agree.sum()), len(agree),
-                f'agree with one correction of the pose within {PNP_INLIER_PX:g} px',
-                PNP_SURE_POINTS if contradiction else PNP_MIN_POINTS)
+    contradiction = _exceeds_prior(correction, sigma_cm, sigma_deg)
+    _require_enough(int(agree.sum()), len(agree),
+                    f'agree with one correction of the pose within {PNP_INLIER_PX:g} px',
+                    PNP_SURE_POINTS if contradiction else PNP_MIN_POINTS)
     if contradiction:
         raise Rejected(Code.INCONSISTENT, f'{agree.sum()} points agree that {contradiction}')
     return corrected, agree
@@ -255,7 +255,7 @@ def pnp_correction(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
 def _pnp_step(given_b_m: Array, rays_b: Array, correction: Transform, sigmas: Array,
               focal_px: float, scale_px: float) -> Transform:
     """One Gauss-Newton step of the correction, on the left: rotation, then translation."""
-    points_b_m = correction.point(given_b_m)
+    points_b_m = correction.transform_points(given_b_m)
     residual, d_point = _ray_errors(points_b_m, rays_b)
     residual, d_point = residual * focal_px, d_point * focal_px
     ahead = (points_b_m * rays_b).sum(axis=1) > 0
@@ -271,13 +271,13 @@ def _pnp_step(given_b_m: Array, rays_b: Array, correction: Transform, sigmas: Ar
     return Transform(cv2.Rodrigues(step[:3])[0] @ correction.R, correction.t_m + step[3:])
 
 
-def _refuse_few(agreeing: int, total: int, what: str, least: int) -> None:
+def _require_enough(agreeing: int, total: int, what: str, least: int) -> None:
     if agreeing < least:
         raise Rejected(Code.LOW_CONFIDENCE, f'{agreeing} of {total} points {what} (at least '
                                             f'{least})')
 
 
-def _too_long(correction: Transform, sigma_cm: float, sigma_deg: float) -> str:
+def _exceeds_prior(correction: Transform, sigma_cm: float, sigma_deg: float) -> str:
     """Say by how much a correction is longer than the noise explains; '' if it is not."""
     moved_cm = 100 * float(np.linalg.norm(correction.t_m))
     turned_deg = float(np.degrees(np.linalg.norm(cv2.Rodrigues(correction.R)[0])))

@@ -17,8 +17,14 @@ from crosspoint_ros.core.datatypes import (
     Transform,
     View,
 )
-from crosspoint_ros.core.depth import surface_normal_base, surface_points_m, why_no_depth
-from crosspoint_ros.core.geometry import MIN_BASELINE_M, Triangulation, posed, ray_base, triangulate
+from crosspoint_ros.core.depth import explain_missing_depth, surface_normal_base, surface_points_m
+from crosspoint_ros.core.geometry import (
+    MIN_BASELINE_M,
+    Triangulation,
+    ray_base,
+    require_pose,
+    triangulate,
+)
 from crosspoint_ros.core.verify import Limits
 
 CLICK_SIGMA_PX = 1.0
@@ -29,20 +35,20 @@ DEPTH_SIGMA_M, DEPTH_SIGMA_RATIO = 0.002, 0.005  # the ratio grows with range^2:
 NORMAL_SIGMA_RAD, NO_NORMAL_SIGMA_RAD = 0.1, 1.0
 AGREE_SIGMAS = 3.0
 
-Found = Sequence[tuple[View, Match]]
+MatchedViews = Sequence[tuple[View, Match]]
 
 
 @dataclass(frozen=True, eq=False)
-class Measurement:
+class PointEstimate3D:
     """One way to the point: (3,) m in the base, and its covariance (3, 3) m^2."""
 
     method: Method
     point_base_m: Array
     covariance_m2: Array
-    what: str
+    source: str
 
 
-def lift(clicked: View, pixel: Array, found: Found, limits: Limits) -> GraspTarget:
+def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> GraspTarget:
     """Lift a click and what was found of it to a target in the base frame.
 
     Depth in the clicked view, depth at each found point, and the triangulation of all rays are
@@ -53,11 +59,11 @@ def lift(clicked: View, pixel: Array, found: Found, limits: Limits) -> GraspTarg
     if clicked.base_from_cam is None:
         raise Rejected(Code.NO_DEPTH, f'no 3D: the pose of {clicked.camera} is not known')
     located = [(view, match) for view, match in found if view.base_from_cam is not None]
-    refuse_same_place([clicked, *(view for view, _ in located)])
-    measured = measure(clicked, pixel, located, limits)
-    gap_m = largest_gap_m(measured, limits)
-    point_base_m, covariance_m2 = fuse(measured)
-    rotation, normal_sigma_rad = approach(clicked, pixel, located)
+    require_baselines([clicked, *(view for view, _ in located)])
+    measured = collect_estimates(clicked, pixel, located, limits)
+    gap_m = max_gap_m(measured, limits)
+    point_base_m, covariance_m2 = fuse_estimates(measured)
+    rotation, normal_sigma_rad = approach_frame(clicked, pixel, located)
     covariance = np.zeros((6, 6))
     covariance[:3, :3], covariance[3:, 3:] = covariance_m2, np.eye(3) * normal_sigma_rad ** 2
     method = measured[0].method if len(measured) == 1 else Method.FUSED
@@ -65,17 +71,17 @@ def lift(clicked: View, pixel: Array, found: Found, limits: Limits) -> GraspTarg
     return GraspTarget(Transform(rotation, point_base_m), covariance, method, gap_m, confidence)
 
 
-def refuse_same_place(views: Sequence[View]) -> None:
+def require_baselines(views: Sequence[View]) -> None:
     """Raise `Rejected` (NO_DEPTH) if two cameras' poses coincide: one of them must be wrong."""
     for one, other in combinations(views, 2):
-        apart_m = float(np.linalg.norm(posed(one).t_m - posed(other).t_m))
+        apart_m = float(np.linalg.norm(require_pose(one).t_m - require_pose(other).t_m))
         if apart_m < MIN_BASELINE_M:
             raise Rejected(Code.NO_DEPTH, f'no 3D: {one.camera} and {other.camera} are '
                            f'{apart_m:.4f} m apart (at least {MIN_BASELINE_M} m): two cameras '
                            'cannot be at the same place, check their TF')
 
 
-def measure(clicked: View, pixel: Array, found: Found, limits: Limits) -> list[Measurement]:
+def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> list[PointEstimate3D]:
     """Return every way to the point; raise `Rejected` (NO_DEPTH), with the reasons, if none."""
     measured, why_not = [], []
     surfaces_m = surface_points_m(clicked, pixel)
@@ -83,14 +89,14 @@ def measure(clicked: View, pixel: Array, found: Found, limits: Limits) -> list[M
     seen = [(Method.DEPTH_CLICKED, clicked, pixel, np.eye(2) * CLICK_SIGMA_PX ** 2)]
     seen += [(Method.DEPTH_FOUND, view, match.pixel, _covariance(match)) for view, match in found]
     for method, view, at, covariance_px2 in seen:
-        point_base_m = _surface(view, at, nearest_m)
+        point_base_m = _surface_point(view, at, nearest_m)
         if point_base_m is None:
-            why_not.append(why_no_depth(view, at))
+            why_not.append(explain_missing_depth(view, at))
         else:
-            measured.append(Measurement(method, point_base_m, _depth_covariance(
+            measured.append(PointEstimate3D(method, point_base_m, _depth_covariance(
                 view, point_base_m, covariance_px2), f'the depth of {view.camera}'))
     try:
-        measured.append(by_triangulation(clicked, pixel, found, limits))
+        measured.append(triangulate_matches(clicked, pixel, found, limits))
     except Rejected as rejected:
         if rejected.code != Code.NO_DEPTH:
             raise
@@ -100,7 +106,7 @@ def measure(clicked: View, pixel: Array, found: Found, limits: Limits) -> list[M
     return measured
 
 
-def _surface(view: View, pixel: Array, nearest_m: Array | None) -> Array | None:
+def _surface_point(view: View, pixel: Array, nearest_m: Array | None) -> Array | None:
     """The point of the surface at a pixel; of several the one that the click shows, if known."""
     points_m = surface_points_m(view, pixel)
     if not len(points_m):
@@ -110,7 +116,7 @@ def _surface(view: View, pixel: Array, nearest_m: Array | None) -> Array | None:
     return np.asarray(points_m[np.linalg.norm(points_m - nearest_m, axis=1).argmin()])
 
 
-def by_triangulation(clicked: View, pixel: Array, found: Found, limits: Limits) -> Measurement:
+def triangulate_matches(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> PointEstimate3D:
     """Where the rays meet, its covariance widened by the error of the poses.
 
     Raises `Rejected`: NO_DEPTH when they are too parallel to tell (under 20 deg depth is some 5 %
@@ -128,12 +134,12 @@ def by_triangulation(clicked: View, pixel: Array, found: Found, limits: Limits) 
     if met.angle_deg < limits.min_ray_angle_deg:
         raise Rejected(Code.NO_DEPTH, f'the rays meet at {met.angle_deg:.1f} deg, too parallel to '
                        f'triangulate (limits.min_ray_angle_deg {limits.min_ray_angle_deg:g})')
-    _refuse_rays_that_miss(views, met, limits)
-    return Measurement(Method.TRIANGULATED, met.point_base_m, met.covariance_m2,
-                       'the triangulation')
+    _require_rays_meet(views, met, limits)
+    return PointEstimate3D(Method.TRIANGULATED, met.point_base_m, met.covariance_m2,
+                           'the triangulation')
 
 
-def _refuse_rays_that_miss(views: Sequence[View], met: Triangulation, limits: Limits) -> None:
+def _require_rays_meet(views: Sequence[View], met: Triangulation, limits: Limits) -> None:
     worst = int(met.errors_px.argmax())
     if met.errors_px[worst] > limits.max_epipolar_px:
         raise Rejected(Code.INCONSISTENT, f'the ray of {views[worst].camera} misses the others by '
@@ -141,7 +147,7 @@ def _refuse_rays_that_miss(views: Sequence[View], met: Triangulation, limits: Li
                        f'{limits.max_epipolar_px:g})')
 
 
-def largest_gap_m(measured: Sequence[Measurement], limits: Limits) -> float:
+def max_gap_m(measured: Sequence[PointEstimate3D], limits: Limits) -> float:
     """Return the largest distance between two ways, m (NaN for one); refuse if they disagree.
 
     Two depths agree within `limits.max_depth_gap_m`. A triangulation may be off by three sigma of
@@ -156,14 +162,14 @@ def largest_gap_m(measured: Sequence[Measurement], limits: Limits) -> float:
             sigma_m = np.sqrt(along @ (one.covariance_m2 + other.covariance_m2) @ along)
             limit_m = max(limit_m, AGREE_SIGMAS * float(sigma_m))
         if gap_m > limit_m:
-            raise Rejected(Code.INCONSISTENT, f'{one.what} and {other.what} are {gap_m:.3f} m '
+            raise Rejected(Code.INCONSISTENT, f'{one.source} and {other.source} are {gap_m:.3f} m '
                            f'apart (limit {limit_m:.3f} m, limits.max_depth_gap_m '
                            f'{limits.max_depth_gap_m:g})')
         gaps_m.append(gap_m)
     return float(np.fmax.reduce(gaps_m))
 
 
-def fuse(measured: Sequence[Measurement]) -> tuple[Array, Array]:
+def fuse_estimates(measured: Sequence[PointEstimate3D]) -> tuple[Array, Array]:
     """Return the mean of the points (3,), weighted by their covariances, and its own (3, 3)."""
     weights = [np.linalg.inv(m.covariance_m2) for m in measured]
     covariance_m2 = np.linalg.inv(np.sum(weights, axis=0))
@@ -171,7 +177,7 @@ def fuse(measured: Sequence[Measurement]) -> tuple[Array, Array]:
     return covariance_m2 @ np.sum(weighted, axis=0), covariance_m2
 
 
-def approach(clicked: View, pixel: Array, found: Found) -> tuple[Array, float]:
+def approach_frame(clicked: View, pixel: Array, found: MatchedViews) -> tuple[Array, float]:
     """Return the target's axes in the base as columns (3, 3), and their uncertainty, rad.
 
     +z goes into the surface, along the normal of the plane that depth shows around the point, the
@@ -184,7 +190,7 @@ def approach(clicked: View, pixel: Array, found: Found) -> tuple[Array, float]:
     normal = next((n for n in normals if n is not None), None)
     z_base, sigma_rad = (ray_base(clicked, pixel)[1], NO_NORMAL_SIGMA_RAD) if normal is None else (
         normal, NORMAL_SIGMA_RAD)
-    image_x, image_y, _ = posed(clicked).R.T
+    image_x, image_y, _ = require_pose(clicked).R.T
     aside = image_x if abs(z_base @ image_x) < 0.99 else image_y
     x_base = aside - z_base * (z_base @ aside)
     x_base /= np.linalg.norm(x_base)
@@ -193,8 +199,8 @@ def approach(clicked: View, pixel: Array, found: Found) -> tuple[Array, float]:
 
 def _depth_covariance(view: View, point_base_m: Array, covariance_px2: Array) -> Array:
     """Carry the errors of pixel, depth and pose over to the point: (3, 3) m^2, base."""
-    pose, lens = posed(view), view.intrinsics
-    point_cam_m = pose.inverse.point(point_base_m)
+    pose, lens = require_pose(view), view.intrinsics
+    point_cam_m = pose.inverse.transform_points(point_base_m)
     depth_m = point_cam_m[2]
     px = np.array([[depth_m / lens.fx_px, 0], [0, depth_m / lens.fy_px], [0, 0]])
     along = (point_cam_m / depth_m)[:, None]
@@ -206,12 +212,12 @@ def _depth_covariance(view: View, point_base_m: Array, covariance_px2: Array) ->
 
 def _pose_sigma_m(view: View, point_base_m: Array) -> float:
     """How far the error of a camera's pose moves a point, m along each axis."""
-    range_m = float(np.linalg.norm(point_base_m - posed(view).t_m))
+    range_m = float(np.linalg.norm(point_base_m - require_pose(view).t_m))
     return float(np.hypot(POSE_SIGMA_M, POSE_SIGMA_RAD * range_m))
 
 
 def _pose_sigma_px(view: View, point_base_m: Array) -> float:
-    range_m = float(np.linalg.norm(point_base_m - posed(view).t_m))
+    range_m = float(np.linalg.norm(point_base_m - require_pose(view).t_m))
     return view.intrinsics.fx_px * _pose_sigma_m(view, point_base_m) / range_m
 
 

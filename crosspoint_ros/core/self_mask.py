@@ -19,12 +19,12 @@ Mask = npt.NDArray[np.bool_]
 Field = npt.NDArray[np.float32]
 
 
-class Undecidable(ValueError):  # noqa: N818  (told to the user in one sentence)
+class SelfMaskUndetermined(ValueError):  # noqa: N818  (told to the user in one sentence)
     """These images do not tell the robot's body from the scene, and why."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SelfMaskParams:
     """Every number of it. Spreads are shares of the image's median spread."""
 
     new_view: float = 4.0  # mean change of a thumbnail, grey levels, that makes an image a new view
@@ -33,16 +33,16 @@ class Recipe:
     max_edges_kept: float = 0.85  # share of the edges' strength that stays where it is
     plain_spread: float = 0.2  # as steady as this, and joined to such: body without edges, too
     seed_spread: float = 0.45  # as steady as this, among edges that stay: body
-    grown_spread: float = 0.6  # as steady as this, and the depth says nothing else: body
+    region_spread: float = 0.6  # as steady as this, and the depth says nothing else: body
     moving_depth: float = 0.02  # relative standard deviation of depth
     steady_depth: float = 0.01
-    reach: float = 1 / 30  # of the width: how far a smooth part may be from edges that stay
+    max_edge_distance: float = 1 / 30  # of the width: how far a smooth part may be from edges that stay
     min_area: float = 0.001  # of the image: smaller parts are dropped
-    rim: float = 1 / 320  # of the width, added all around
+    margin: float = 1 / 320  # of the width, added all around
 
 
 @dataclass(frozen=True, eq=False)
-class OwnBody:
+class SelfMask:
     """What was found: mask (h, w) True on the body, and what it rests on."""
 
     mask: Mask
@@ -52,11 +52,11 @@ class OwnBody:
     with_depth: bool
 
 
-class BodyFinder:
+class SelfMaskEstimator:
     """Takes images one by one, and keeps only sums of them."""
 
-    def __init__(self, recipe: Recipe | None = None) -> None:
-        self._recipe = recipe or Recipe()
+    def __init__(self, params: SelfMaskParams | None = None) -> None:
+        self._recipe = params or SelfMaskParams()
         self._size: tuple[int, ...] = ()
         self._thumbnail: Field | None = None
         self.images = self.views = 0
@@ -64,17 +64,17 @@ class BodyFinder:
     def add(self, image: npt.NDArray[np.uint8], depth_m: Field | None = None) -> bool:
         """Take an image (h, w, 3) RGB and its depth (h, w); False if it shows nothing new.
 
-        Raises `Undecidable` when its size, or its depth's, is not that of the first.
+        Raises `SelfMaskUndetermined` when its size, or its depth's, is not that of the first.
         """
         if not self._size:
             self._size = image.shape
-            self._begin(*image.shape[:2])
+            self._allocate(*image.shape[:2])
         if image.shape != self._size:
-            raise Undecidable(f'image {self.images + 1} is {_size(image.shape)}, the first is '
-                              f'{_size(self._size)}: a mask is for one size')
+            raise SelfMaskUndetermined(f'image {self.images + 1} is {_format_size(image.shape)}, the first is '
+                                       f'{_format_size(self._size)}: a mask is for one size')
         if depth_m is not None and depth_m.shape != self._size[:2]:
-            raise Undecidable(f'the depth is {_size(depth_m.shape)}, the image '
-                              f'{_size(self._size)}: register it to the image')
+            raise SelfMaskUndetermined(f'the depth is {_format_size(depth_m.shape)}, the image '
+                                       f'{_format_size(self._size)}: register it to the image')
         self.images += 1
         thumbnail = _thumbnail(image)
         if self._thumbnail is not None and \
@@ -82,17 +82,17 @@ class BodyFinder:
             return False
         self._thumbnail = thumbnail
         self.views += 1
-        self._sum(cv2.GaussianBlur(image, (0, 0), 1.5).astype(np.float32), depth_m)
+        self._accumulate(cv2.GaussianBlur(image, (0, 0), 1.5).astype(np.float32), depth_m)
         return True
 
-    def _begin(self, height: int, width: int) -> None:
+    def _allocate(self, height: int, width: int) -> None:
         self._colour, self._colour2 = np.zeros((2, height, width, 3))
         self._along = np.zeros((2, height, width), np.float32)
         self._strength = np.zeros((height, width), np.float32)
         self._known, self._depth, self._depth2 = np.zeros((3, height, width))
         self._depths = 0
 
-    def _sum(self, smooth: Field, depth_m: Field | None) -> None:
+    def _accumulate(self, smooth: Field, depth_m: Field | None) -> None:
         self._colour += smooth
         self._colour2 += smooth**2
         grey = cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY)
@@ -107,11 +107,11 @@ class BodyFinder:
             self._depth2 += logarithm**2
             self._depths += 1
 
-    def found(self) -> OwnBody:
-        """Return the body. Raises `Undecidable` with what was measured and the limit."""
+    def estimate(self) -> SelfMask:
+        """Return the body. Raises `SelfMaskUndetermined` with what was measured and the limit."""
         recipe = self._recipe
         if self.views < recipe.min_views:
-            raise Undecidable(
+            raise SelfMaskUndetermined(
                 f'{self.views} different views among {self.images} images (at least '
                 f'{recipe.min_views}): move the camera, slowly and far, over a varied scene')
         spread = _deviation(self._colour, self._colour2, self.views).max(axis=-1)
@@ -119,15 +119,15 @@ class BodyFinder:
         kept = self._edges_kept()
         typical, typical_kept = float(np.median(spread)), float(np.median(kept))
         if typical < recipe.min_spread:
-            raise Undecidable(
+            raise SelfMaskUndetermined(
                 f'half of the pixels change by {typical:.1f} grey levels at most (at least '
                 f'{recipe.min_spread:g}): move the camera further, over a varied scene')
         if typical_kept > recipe.max_edges_kept:
-            raise Undecidable(
+            raise SelfMaskUndetermined(
                 f'{typical_kept:.0%} of the edges stay where they are (at most '
                 f'{recipe.max_edges_kept:.0%}): the light changed, the camera hardly moved')
-        body = self._body(spread / typical, kept > (1 + typical_kept) / 2)
-        return OwnBody(body, self.views, typical, typical_kept, self._depths > 0)
+        body = self._segment(spread / typical, kept > (1 + typical_kept) / 2)
+        return SelfMask(body, self.views, typical, typical_kept, self._depths > 0)
 
     def _edges_kept(self) -> Array:
         """Per pixel, the share of the edges around it that stay where they are."""
@@ -136,20 +136,20 @@ class BodyFinder:
             np.hypot(*self._along), self._strength))
         return np.asarray(stay / np.maximum(all_of_them, 1e-3))
 
-    def _body(self, spread: Array, edges_stay: Mask) -> Mask:
+    def _segment(self, spread: Array, edges_stay: Mask) -> Mask:
         recipe, (height, width) = self._recipe, self._size[:2]
         seed = (spread < recipe.seed_spread) & edges_stay
-        smooth = (spread < recipe.seed_spread) & _closed(seed, _odd(2 * recipe.reach * width))
-        plain = _touching(seed | (spread < recipe.plain_spread), _opened(seed, 5))
+        smooth = (spread < recipe.seed_spread) & _close(seed, _odd(2 * recipe.max_edge_distance * width))
+        plain = _reconstruct(seed | (spread < recipe.plain_spread), _open(seed, 5))
         body = seed | smooth | plain
         if self._depths:
-            moves, agrees = self._depth_says()
-            body = _touching((spread < recipe.grown_spread) & agrees | body & ~moves,
-                             _opened(seed & ~moves, 5))
-        body = _opened(_filled(_closed(body, _odd(width / 70))), _odd(width / 70))
-        return _grown(_large(body, recipe.min_area * height * width), recipe.rim * width)
+            moves, agrees = self._classify_depth()
+            body = _reconstruct((spread < recipe.region_spread) & agrees | body & ~moves,
+                                _open(seed & ~moves, 5))
+        body = _open(_fill_holes(_close(body, _odd(width / 70))), _odd(width / 70))
+        return _dilate(_drop_small(body, recipe.min_area * height * width), recipe.margin * width)
 
-    def _depth_says(self) -> tuple[Mask, Mask]:
+    def _classify_depth(self) -> tuple[Mask, Mask]:
         """Where the depth changes, and where it stays or is too near to be known."""
         share = self._known / self._depths
         number = np.maximum(self._known, 1)
@@ -169,7 +169,7 @@ def _thumbnail(image: npt.NDArray[np.uint8]) -> Field:
     return np.asarray(cv2.resize(grey, (80, 60), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def _format_size(shape: tuple[int, ...]) -> str:
     return f'{shape[1]}x{shape[0]}'
 
 
@@ -181,7 +181,7 @@ def _kernel(across: int) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across)), np.uint8)
 
 
-def _morphed(mask: Mask, how: int, across: int) -> Mask:
+def _morph(mask: Mask, how: int, across: int) -> Mask:
     """As if the image went on beyond its border as it is there."""
     padded = cv2.copyMakeBorder(mask.astype(np.uint8), across, across, across, across,
                                 cv2.BORDER_REPLICATE)
@@ -189,32 +189,32 @@ def _morphed(mask: Mask, how: int, across: int) -> Mask:
     return np.asarray(done[across:-across, across:-across] > 0)
 
 
-def _closed(mask: Mask, across: int) -> Mask:
-    return _morphed(mask, cv2.MORPH_CLOSE, across)
+def _close(mask: Mask, across: int) -> Mask:
+    return _morph(mask, cv2.MORPH_CLOSE, across)
 
 
-def _opened(mask: Mask, across: int) -> Mask:
-    return _morphed(mask, cv2.MORPH_OPEN, across)
+def _open(mask: Mask, across: int) -> Mask:
+    return _morph(mask, cv2.MORPH_OPEN, across)
 
 
-def _grown(mask: Mask, by_px: float) -> Mask:
-    return _morphed(mask, cv2.MORPH_DILATE, 2 * round(by_px) + 1)
+def _dilate(mask: Mask, by_px: float) -> Mask:
+    return _morph(mask, cv2.MORPH_DILATE, 2 * round(by_px) + 1)
 
 
-def _touching(mask: Mask, seed: Mask) -> Mask:
+def _reconstruct(mask: Mask, seed: Mask) -> Mask:
     """The parts of a mask in which there is some seed."""
     _, labels = cv2.connectedComponents(mask.astype(np.uint8))
     named = np.unique(labels[seed & mask])
     return np.asarray(np.isin(labels, named[named > 0]))
 
 
-def _large(mask: Mask, area_px: float) -> Mask:
+def _drop_small(mask: Mask, area_px: float) -> Mask:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     large = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= area_px)
     return np.asarray(np.isin(labels, large[large > 0]))
 
 
-def _filled(mask: Mask) -> Mask:
+def _fill_holes(mask: Mask) -> Mask:
     """Without holes: a part of the rest that touches no border of the image, and is small."""
     rest = ~mask
     _, labels, stats, _ = cv2.connectedComponentsWithStats(rest.astype(np.uint8))

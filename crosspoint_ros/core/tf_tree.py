@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Transform
-from crosspoint_ros.data.rosbag import stamp_ns
-from crosspoint_ros.data.scenes.rgbd_scene import Say, Unusable, transform_of
+from crosspoint_ros.data.rosbag import header_stamp_ns
+from crosspoint_ros.data.scenes.rgbd_scene import Say, UnusableData, pose_from_quaternion
 
 
 class TfTrack:
@@ -26,9 +26,9 @@ class TfTrack:
             parent, child = stamped.header.frame_id.lstrip('/'), stamped.child_frame_id.lstrip('/')
             t, q = stamped.transform.translation, stamped.transform.rotation
             try:
-                pose = transform_of((t.x, t.y, t.z), (q.x, q.y, q.z, q.w),
-                                    f'TF {parent!r} -> {child!r}')
-            except Unusable as problem:
+                pose = pose_from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w),
+                                            f'TF {parent!r} -> {child!r}')
+            except UnusableData as problem:
                 if child not in self._told:
                     self._say(str(problem))
                 self._told.add(child)
@@ -36,7 +36,7 @@ class TfTrack:
             if static:
                 self._static[child] = (parent, pose)
             else:
-                self._moving.setdefault(child, []).append((stamp_ns(stamped), parent, pose))
+                self._moving.setdefault(child, []).append((header_stamp_ns(stamped), parent, pose))
 
     def sort(self) -> None:
         """Bring what came in any order into that of the stamps; call it when all is there."""
@@ -54,7 +54,7 @@ class TfTrack:
             else:
                 return frame
             if frame in seen:
-                raise Unusable(f'TF has a loop at {frame!r}')
+                raise UnusableData(f'TF has a loop at {frame!r}')
             seen.add(frame)
 
     def find(self, base: str, frame: str, at_ns: int) -> Transform:
@@ -63,8 +63,8 @@ class TfTrack:
         for ancestor, ancestor_from_base in down.items():
             if ancestor in up:
                 return ancestor_from_base.inverse @ up[ancestor]
-        raise Unusable(f'TF does not join {frame!r} (up to {list(up)[-1]!r}) to {base!r} at '
-                       f'{at_ns / 1e9:.3f} s')
+        raise UnusableData(f'TF does not join {frame!r} (up to {list(up)[-1]!r}) to {base!r} at '
+                           f'{at_ns / 1e9:.3f} s')
 
     def _above(self, frame: str, at_ns: int) -> dict[str, Transform]:
         above = {frame: Transform(np.eye(3), np.zeros(3))}
@@ -84,4 +84,4 @@ class TfTrack:
             return None
         (start_ns, parent, a), (end_ns, _, b) = track[after - 1], track[after]
         ratio = (at_ns - start_ns) / (end_ns - start_ns)
-        return parent, a.towards(b, ratio)
+        return parent, a.interpolate(b, ratio)

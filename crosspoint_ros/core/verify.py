@@ -43,7 +43,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Consistency:
     """What geometry measured. NaN: could not be checked."""
 
     check: Check = Check.UNKNOWN
@@ -51,7 +51,7 @@ class Evidence:
     depth_gap_m: float = np.nan
 
 
-def examine(query: Query, match: Match, limits: Limits) -> Evidence:
+def measure_consistency(query: Query, match: Match, limits: Limits) -> Consistency:
     """Measure how well a match agrees with the poses and depths of its two views.
 
     The epipolar error is the distance, px of the other view, to where it shows the clicked ray;
@@ -63,16 +63,16 @@ def examine(query: Query, match: Match, limits: Limits) -> Evidence:
     Raises `Rejected` when there is no pixel to measure at: NaN (MATCHER_FAILED), outside the image
     or on the robot's own body (NOT_VISIBLE).
     """
-    _refuse_no_place(query, match)
+    _require_visible(query, match)
     epipolar_px, gap_m = _epipolar_error_px(query, match.pixel, limits), _depth_gap_m(query, match)
     agree = [error <= limit for error, limit in ((epipolar_px, limits.max_epipolar_px),
                                                  (gap_m, limits.max_depth_gap_m))
              if not np.isnan(error)]
     check = Check.UNKNOWN if not agree else Check.PASS if all(agree) else Check.FAIL
-    return Evidence(check, epipolar_px, gap_m)
+    return Consistency(check, epipolar_px, gap_m)
 
 
-def verify(query: Query, match: Match, evidence: Evidence, limits: Limits) -> None:
+def enforce_limits(query: Query, match: Match, evidence: Consistency, limits: Limits) -> None:
     """Raise `Rejected` with the measured value and the limit if the match is not to be trusted."""
     other = query.other.camera
     if not match.confidence >= limits.min_confidence:
@@ -89,12 +89,12 @@ def verify(query: Query, match: Match, evidence: Evidence, limits: Limits) -> No
                        f'{limits.max_depth_gap_m:g}): hidden there, or wrong poses')
 
 
-def check_match(match: object, matcher: object) -> None:
+def validate_match(match: object, matcher: object) -> None:
     """Raise `Rejected` (MATCHER_FAILED) if a matcher's answer is not what a Match holds."""
     name = type(matcher).__name__
-    if (not isinstance(match, Match) or not _are_numbers(match.pixel, (2,))
-            or not _are_numbers(match.covariance_px2, (2, 2))
-            or not _are_numbers(match.confidence, ())):
+    if (not isinstance(match, Match) or not _is_numeric(match.pixel, (2,))
+            or not _is_numeric(match.covariance_px2, (2, 2))
+            or not _is_numeric(match.confidence, ())):
         raise Rejected(Code.MATCHER_FAILED, f'{name} answered {match!r} (must be a Match with a '
                        'pixel (2,), a covariance (2, 2) and a confidence, all of them numbers)')
     spread_px2 = np.asarray(match.covariance_px2, dtype=np.float64)
@@ -105,7 +105,7 @@ def check_match(match: object, matcher: object) -> None:
                        'unknown)')
 
 
-def _are_numbers(value: object, shape: tuple[int, ...]) -> bool:
+def _is_numeric(value: object, shape: tuple[int, ...]) -> bool:
     """Tell whether a value is as many real numbers as a shape holds."""
     try:
         array = np.asarray(value)
@@ -114,7 +114,7 @@ def _are_numbers(value: object, shape: tuple[int, ...]) -> bool:
     return array.shape == shape and array.dtype.kind in 'fiu'
 
 
-def refuse_outside(query: Query, match: Match) -> None:
+def require_in_image(query: Query, match: Match) -> None:
     """Raise `Rejected` if a match is no number (MATCHER_FAILED) or off the image (NOT_VISIBLE)."""
     other, (x, y) = query.other, match.pixel
     if not np.isfinite(match.pixel).all() or not 0 <= match.confidence <= 1:
@@ -126,10 +126,10 @@ def refuse_outside(query: Query, match: Match) -> None:
                        f'{other.camera}')
 
 
-def _refuse_no_place(query: Query, match: Match) -> None:
-    refuse_outside(query, match)
+def _require_visible(query: Query, match: Match) -> None:
+    require_in_image(query, match)
     other, (x, y) = query.other, match.pixel
-    if other.hidden(match.pixel):
+    if other.is_masked(match.pixel):
         raise Rejected(Code.NOT_VISIBLE, f"found at ({x:.1f}, {y:.1f}) on the robot's own body in "
                        f'{other.camera} (its mask)')
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Code, Rejected, Unseen, View
+from crosspoint_ros.core.datatypes import Array, Code, MissingView, Rejected, View
 
 
-def best_view(views: Sequence[View | Unseen], point_base_m: Array,
-              max_depth_gap_m: float) -> tuple[View, Array]:
+def select_best_view(views: Sequence[View | MissingView], point_base_m: Array,
+                     max_depth_gap_m: float) -> tuple[View, Array]:
     """Return the view that shows the point (3,) largest, and its pixel (2,) there.
 
     A view whose depth at that pixel is nearer than the point by more than `max_depth_gap_m` does
@@ -18,10 +18,10 @@ def best_view(views: Sequence[View | Unseen], point_base_m: Array,
     seen: list[tuple[float, View, Array]] = []
     reasons: list[str] = []
     for view in views:
-        if isinstance(view, Unseen):
+        if isinstance(view, MissingView):
             reasons.append(f'{view.camera}: {view.rejected.message}')
             continue
-        pixel, range_m, hidden = _sight(view, point_base_m, max_depth_gap_m)
+        pixel, range_m, hidden = _visible_pixel(view, point_base_m, max_depth_gap_m)
         if hidden:
             reasons.append(f'{view.camera}: {hidden}')
         else:
@@ -33,17 +33,17 @@ def best_view(views: Sequence[View | Unseen], point_base_m: Array,
     return view, pixel
 
 
-def _sight(view: View, point_base_m: Array, max_depth_gap_m: float) -> tuple[Array, float, str]:
+def _visible_pixel(view: View, point_base_m: Array, max_depth_gap_m: float) -> tuple[Array, float, str]:
     """Pixel, distance along the optical axis in m, and why the point is not seen ('' if it is)."""
     if view.base_from_cam is None:
         return np.full(2, np.nan), np.nan, 'its pose is not known'
-    point_cam_m = view.base_from_cam.inverse.point(point_base_m)
+    point_cam_m = view.base_from_cam.inverse.transform_points(point_base_m)
     pixel, range_m = view.intrinsics.project(point_cam_m), float(point_cam_m[2])
     if range_m <= 0:
         return pixel, range_m, f'it lies {-range_m:.3f} m behind the camera'
     if not view.intrinsics.contains(pixel):
         return pixel, range_m, f'it would be at ({pixel[0]:.0f}, {pixel[1]:.0f}), off the image'
-    if view.hidden(pixel):
+    if view.is_masked(pixel):
         return pixel, range_m, "the robot's own body covers it"
     if view.depth_m is not None:
         column, row = np.clip(np.rint(pixel).astype(int), 0, np.array(view.depth_m.shape[::-1]) - 1)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.geometry import epipolar_segment
-from crosspoint_ros.core.pipeline import Answer, LocateResult
+from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
 from crosspoint_ros.core.verify import Limits
 
 ORANGE, BLUE, WHITE, GREY = (230, 159, 0), (0, 114, 178), (255, 255, 255), (110, 110, 110)
@@ -33,14 +33,14 @@ SIGMAS = 2.0  # an ellipse holds 86 % of a normal error
 def draw_clicked(image: Rgb, pixel: npt.ArrayLike, text: str) -> Rgb:
     """Return the image with the clicked pixel (2,) as an orange crosshair, and a text."""
     canvas = _copy(image)
-    _cross(canvas, pixel, ORANGE)
-    _caption(canvas, text, ORANGE, pixel)
+    _draw_crosshair(canvas, pixel, ORANGE)
+    _draw_caption(canvas, text, ORANGE, pixel)
     return canvas
 
 
-def draw_found(image: Rgb, pixel: npt.ArrayLike, text: str, sure: bool = True,
+def draw_match(image: Rgb, pixel: npt.ArrayLike, text: str, is_sure: bool = True,
                covariance_px2: Array | None = None, ray_px: Array | None = None,
-               truth: npt.ArrayLike | None = None) -> Rgb:
+               ground_truth: npt.ArrayLike | None = None) -> Rgb:
     """Return the image with the found pixel (2,) as a blue ring, and a text.
 
     The ring is closed when the answer is sure, broken when it is to be checked. covariance_px2:
@@ -49,42 +49,42 @@ def draw_found(image: Rgb, pixel: npt.ArrayLike, text: str, sure: bool = True,
     """
     canvas = _copy(image)
     if ray_px is not None:
-        _polyline(canvas, ray_px)
+        _draw_polyline(canvas, ray_px)
     if covariance_px2 is not None and np.isfinite(covariance_px2).all():
-        _ellipse(canvas, pixel, covariance_px2)
-    _ring(canvas, pixel, BLUE, broken=not sure)
-    if truth is not None:
-        _plus(canvas, truth)
-    _caption(canvas, text, BLUE, pixel)
+        _draw_ellipse(canvas, pixel, covariance_px2)
+    _draw_ring(canvas, pixel, BLUE, broken=not is_sure)
+    if ground_truth is not None:
+        _draw_plus(canvas, ground_truth)
+    _draw_caption(canvas, text, BLUE, pixel)
     return canvas
 
 
-def draw_refused(image: Rgb, text: str, truth: npt.ArrayLike | None = None) -> Rgb:
+def draw_refusal(image: Rgb, text: str, ground_truth: npt.ArrayLike | None = None) -> Rgb:
     """Return the image in grey with the reason in words; no point, since none is answered."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     canvas = _copy(grey * 0.55 + 60)
-    if truth is not None:
-        _plus(canvas, truth)
-    _caption(canvas, text, GREY, truth)
+    if ground_truth is not None:
+        _draw_plus(canvas, ground_truth)
+    _draw_caption(canvas, text, GREY, ground_truth)
     return canvas
 
 
-def side_by_side(images: Sequence[Rgb], titles: Sequence[str], footer: str = '') -> Rgb:
+def concatenate_images(images: Sequence[Rgb], titles: Sequence[str], footer: str = '') -> Rgb:
     """Return the images in a row at the height of the tallest, titles above, a footer below."""
     height = max(image.shape[0] for image in images)
     columns: list[Rgb] = []
     for image, title in zip(images, titles, strict=True):
         width = round(image.shape[1] * height / image.shape[0])
         scaled = _copy(cv2.resize(image, (width, height)))
-        columns.append(np.vstack([_strip(title, width, _text_scale(height)), scaled]))
+        columns.append(np.vstack([_draw_text_strip(title, width, _text_scale(height)), scaled]))
         columns.append(np.full((len(columns[-1]), max(2, height // 120), 3), 255, np.uint8))
     row: Rgb = np.hstack(columns[:-1])
     if not footer:
         return row
-    return np.vstack([row, _strip(footer, row.shape[1], _text_scale(height))])
+    return np.vstack([row, _draw_text_strip(footer, row.shape[1], _text_scale(height))])
 
 
-def write_png(path: PathLike[str], image: Rgb) -> None:
+def write_image(path: PathLike[str], image: Rgb) -> None:
     """Write an RGB image; raise OSError, naming the file, if it cannot be written."""
     encoded = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
     try:
@@ -94,20 +94,20 @@ def write_png(path: PathLike[str], image: Rgb) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def overlays(located: LocateResult, wanted: Collection[str],
-             limits: Limits) -> Iterator[tuple[View, Rgb]]:
+def draw_result(result: LocateResult, cameras: Collection[str],
+                limits: Limits) -> Iterator[tuple[View, Rgb]]:
     """Draw the views of an answer whose cameras are wanted: each view with its picture."""
-    clicked = located.clicked
-    if clicked.camera in wanted:
-        _, message = located.status
+    clicked = result.clicked
+    if clicked.camera in cameras:
+        _, message = result.status
         text = f'clicked; {message}' if message else 'clicked'
-        yield clicked, draw_clicked(clicked.image, located.pixel, text)
-    for answer in located.answers:
-        if answer.view is not None and answer.camera in wanted:
-            yield answer.view, _answer(clicked, located.pixel, answer, answer.view, limits)
+        yield clicked, draw_clicked(clicked.image, result.pixel, text)
+    for answer in result.correspondences:
+        if answer.view is not None and answer.camera in cameras:
+            yield answer.view, _draw_correspondence(clicked, result.pixel, answer, answer.view, limits)
 
 
-def ray_in_view(clicked: View, pixel: Array, other: View) -> Array | None:
+def project_ray(clicked: View, pixel: Array, other: View) -> Array | None:
     """Return the clicked ray as pixels (n, 2) of the other view; None without poses."""
     if clicked.base_from_cam is None or other.base_from_cam is None:
         return None
@@ -115,15 +115,15 @@ def ray_in_view(clicked: View, pixel: Array, other: View) -> Array | None:
                             other.base_from_cam.inverse @ clicked.base_from_cam, pixel)
 
 
-def _answer(clicked: View, pixel: Array, answer: Answer, view: View, limits: Limits) -> Rgb:
+def _draw_correspondence(clicked: View, pixel: Array, answer: ViewCorrespondence, view: View, limits: Limits) -> Rgb:
     if answer.rejected is not None or answer.match is None:
         reason = answer.rejected.message if answer.rejected is not None else 'no match'
-        return draw_refused(view.image, f'refused: {reason}')
+        return draw_refusal(view.image, f'refused: {reason}')
     match = answer.match
     sure = match.confidence >= limits.sure_confidence
     text = f'found, {"sure" if sure else "to be checked"}, confidence {match.confidence:.2f}'
-    return draw_found(view.image, match.pixel, text, sure, match.covariance_px2,
-                      ray_in_view(clicked, pixel, view))
+    return draw_match(view.image, match.pixel, text, sure, match.covariance_px2,
+                      project_ray(clicked, pixel, view))
 
 
 # --- strokes --------------------------------------------------------------------------------------
@@ -132,14 +132,14 @@ def _copy(image: npt.ArrayLike) -> Rgb:
     return np.array(image, dtype=np.uint8, order='C')
 
 
-def _unit(canvas: Rgb) -> float:
+def _stroke_scale(canvas: Rgb) -> float:
     """The length that all strokes scale with: 1 for an image 480 px tall."""
     return max(0.5, float(canvas.shape[0]) / 480.0)
 
 
 def _layers(canvas: Rgb, colour: Colour) -> list[tuple[Colour, int]]:
     """Stroke colours and widths, widest first: a black edge, a white one, the colour."""
-    unit = _unit(canvas)
+    unit = _stroke_scale(canvas)
     width = max(1, round(2 * unit))
     edge = max(1, round(unit))
     return [((0, 0, 0), width + 4 * edge), (WHITE, width + 2 * edge), (colour, width)]
@@ -148,67 +148,67 @@ def _layers(canvas: Rgb, colour: Colour) -> list[tuple[Colour, int]]:
 SHIFT = 4  # OpenCV's fixed point: strokes are placed to 1/16 px
 
 
-def _fixed(pixel: npt.ArrayLike) -> tuple[int, int]:
+def _fixed_point(pixel: npt.ArrayLike) -> tuple[int, int]:
     # Far outside is as good as just outside, and OpenCV's coordinates overflow.
     x, y = np.clip(np.asarray(pixel, dtype=np.float64), -1e5, 1e5) * (1 << SHIFT)
     return round(float(x)), round(float(y))
 
 
-def _line(canvas: Rgb, start: Array, end: Array, colour: Colour, width: int) -> None:
-    cv2.line(canvas, _fixed(start), _fixed(end), colour, width, cv2.LINE_AA, SHIFT)
+def _draw_line(canvas: Rgb, start: Array, end: Array, colour: Colour, width: int) -> None:
+    cv2.line(canvas, _fixed_point(start), _fixed_point(end), colour, width, cv2.LINE_AA, SHIFT)
 
 
-def _cross(canvas: Rgb, pixel: npt.ArrayLike, colour: Colour) -> None:
+def _draw_crosshair(canvas: Rgb, pixel: npt.ArrayLike, colour: Colour) -> None:
     """Draw four arms that leave the point itself free, and a dot of one pixel on it."""
-    centre, unit = np.asarray(pixel, dtype=np.float64), _unit(canvas)
+    centre, unit = np.asarray(pixel, dtype=np.float64), _stroke_scale(canvas)
     arms = np.array([(1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)])
     for layer, width in _layers(canvas, colour):
         for arm in arms:
-            _line(canvas, centre + arm * 6 * unit, centre + arm * 20 * unit, layer, width)
-    _dot(canvas, centre, colour)
+            _draw_line(canvas, centre + arm * 6 * unit, centre + arm * 20 * unit, layer, width)
+    _draw_dot(canvas, centre, colour)
 
 
-def _ring(canvas: Rgb, pixel: npt.ArrayLike, colour: Colour, broken: bool) -> None:
-    centre, radius = _fixed(pixel), round(13 * _unit(canvas) * (1 << SHIFT))
+def _draw_ring(canvas: Rgb, pixel: npt.ArrayLike, colour: Colour, broken: bool) -> None:
+    centre, radius = _fixed_point(pixel), round(13 * _stroke_scale(canvas) * (1 << SHIFT))
     arcs = [(start + 10, start + 80) for start in range(0, 360, 90)] if broken else [(0, 360)]
     for layer, width in _layers(canvas, colour):
         for start, end in arcs:
             cv2.ellipse(canvas, centre, (radius, radius), 0, start, end, layer, width,
                         cv2.LINE_AA, SHIFT)
-    _dot(canvas, np.asarray(pixel, dtype=np.float64), colour)
+    _draw_dot(canvas, np.asarray(pixel, dtype=np.float64), colour)
 
 
-def _dot(canvas: Rgb, centre: Array, colour: Colour) -> None:
+def _draw_dot(canvas: Rgb, centre: Array, colour: Colour) -> None:
     for layer, radius in ((WHITE, 2.5), (colour, 1.5)):
-        cv2.circle(canvas, _fixed(centre), round(radius * _unit(canvas) * (1 << SHIFT)), layer, -1,
+        cv2.circle(canvas, _fixed_point(centre), round(radius * _stroke_scale(canvas) * (1 << SHIFT)), layer, -1,
                    cv2.LINE_AA, SHIFT)
 
 
-def _plus(canvas: Rgb, pixel: npt.ArrayLike) -> None:
-    centre, unit = np.asarray(pixel, dtype=np.float64), _unit(canvas)
+def _draw_plus(canvas: Rgb, pixel: npt.ArrayLike) -> None:
+    centre, unit = np.asarray(pixel, dtype=np.float64), _stroke_scale(canvas)
     for layer, width in (((0, 0, 0), round(4 * unit)), (WHITE, max(1, round(1.5 * unit)))):
         for arm in np.array([(1.0, 0.0), (0.0, 1.0)]):
-            _line(canvas, centre - arm * 7 * unit, centre + arm * 7 * unit, layer, width)
+            _draw_line(canvas, centre - arm * 7 * unit, centre + arm * 7 * unit, layer, width)
 
 
-def _polyline(canvas: Rgb, pixels: Array) -> None:
+def _draw_polyline(canvas: Rgb, pixels: Array) -> None:
     shown = pixels[np.isfinite(pixels).all(axis=1)]
     if len(shown) < 2:
         return
-    points = np.array([_fixed(pixel) for pixel in shown], np.int32)
+    points = np.array([_fixed_point(pixel) for pixel in shown], np.int32)
     for colour, width in (((0, 0, 0), 3), (WHITE, 1)):
-        cv2.polylines(canvas, [points], False, colour, max(1, round(width * _unit(canvas))),
+        cv2.polylines(canvas, [points], False, colour, max(1, round(width * _stroke_scale(canvas))),
                       cv2.LINE_AA, SHIFT)
 
 
-def _ellipse(canvas: Rgb, pixel: npt.ArrayLike, covariance_px2: Array) -> None:
+def _draw_ellipse(canvas: Rgb, pixel: npt.ArrayLike, covariance_px2: Array) -> None:
     variances, axes = np.linalg.eigh(covariance_px2)
     radii = SIGMAS * np.sqrt(np.maximum(variances, 0.0))
     angle_deg = float(np.degrees(np.arctan2(axes[1, 1], axes[0, 1])))
     size = tuple(round(float(min(r, 1e4)) * (1 << SHIFT)) for r in radii[::-1])
     for colour, width in (((0, 0, 0), 3), (WHITE, 1)):
-        cv2.ellipse(canvas, _fixed(pixel), size, angle_deg, 0, 360, colour,
-                    max(1, round(width * _unit(canvas))), cv2.LINE_AA, SHIFT)
+        cv2.ellipse(canvas, _fixed_point(pixel), size, angle_deg, 0, 360, colour,
+                    max(1, round(width * _stroke_scale(canvas))), cv2.LINE_AA, SHIFT)
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -217,55 +217,55 @@ def _text_scale(height_px: int) -> float:
     return max(MIN_TEXT, height_px / TEXT_AT_PX)
 
 
-def _plain(text: str) -> str:
+def _to_ascii(text: str) -> str:
     """What OpenCV's fonts can write."""
     return text.translate(ASCII).encode('ascii', 'replace').decode('ascii')
 
 
-def _wrapped(text: str, width_px: int, scale: float) -> list[str]:
+def _wrap(text: str, width_px: int, scale: float) -> list[str]:
     """Break the text into lines that fit; a word that is too long is cut."""
     lines = ['']
-    for word in _plain(text).split():
+    for word in _to_ascii(text).split():
         longer = f'{lines[-1]} {word}'.strip()
-        if lines[-1] and _size(longer, scale)[0] > width_px:
+        if lines[-1] and _text_size(longer, scale)[0] > width_px:
             lines.append(word)
         else:
             lines[-1] = longer
-        while _size(lines[-1], scale)[0] > width_px and len(lines[-1]) > 1:
+        while _text_size(lines[-1], scale)[0] > width_px and len(lines[-1]) > 1:
             fits = next(n for n in range(len(lines[-1]) - 1, 0, -1)
-                        if n == 1 or _size(lines[-1][:n], scale)[0] <= width_px)
+                        if n == 1 or _text_size(lines[-1][:n], scale)[0] <= width_px)
             lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
     return lines
 
 
-def _size(text: str, scale: float) -> tuple[int, int]:
+def _text_size(text: str, scale: float) -> tuple[int, int]:
     """Width and height of a line, with the room below it for letters that hang."""
-    (width, height), below = cv2.getTextSize(text, FONT, scale, _weight(scale))
+    (width, height), below = cv2.getTextSize(text, FONT, scale, _text_thickness(scale))
     return width, height + below
 
 
-def _weight(scale: float) -> int:
+def _text_thickness(scale: float) -> int:
     return max(1, round(2 * scale))
 
 
-def _strip(text: str, width_px: int, scale: float) -> Rgb:
+def _draw_text_strip(text: str, width_px: int, scale: float) -> Rgb:
     """A black strip with the text in white, as tall as the text needs."""
     margin = round(10 * scale)
-    lines = _wrapped(text, width_px - 2 * margin, scale)
-    pitch = _size('Ag', scale)[1] + round(6 * scale)
+    lines = _wrap(text, width_px - 2 * margin, scale)
+    pitch = _text_size('Ag', scale)[1] + round(6 * scale)
     strip = np.zeros((pitch * len(lines) + margin, width_px, 3), np.uint8)
     for row, line in enumerate(lines):
         base = (margin + pitch * (row + 1)) - round(8 * scale)
-        cv2.putText(strip, line, (margin, base), FONT, scale, WHITE, _weight(scale), cv2.LINE_AA)
+        cv2.putText(strip, line, (margin, base), FONT, scale, WHITE, _text_thickness(scale), cv2.LINE_AA)
     return strip
 
 
-def _caption(canvas: Rgb, text: str, colour: Colour, avoid: npt.ArrayLike | None) -> None:
+def _draw_caption(canvas: Rgb, text: str, colour: Colour, avoid: npt.ArrayLike | None) -> None:
     """Write the text on a strip along the bottom, or the top where `avoid` (2,) is low."""
     height, width = canvas.shape[:2]
-    strip = _strip(text, width, _text_scale(height))[:height]
-    bar = max(2, round(4 * _unit(canvas)))
+    strip = _draw_text_strip(text, width, _text_scale(height))[:height]
+    bar = max(2, round(4 * _stroke_scale(canvas)))
     strip[:, :bar] = colour
-    low = avoid is not None and np.asarray(avoid)[1] > height - len(strip) - 30 * _unit(canvas)
+    low = avoid is not None and np.asarray(avoid)[1] > height - len(strip) - 30 * _stroke_scale(canvas)
     rows = slice(0, len(strip)) if low else slice(height - len(strip), height)
     canvas[rows] = np.where(strip > 0, strip, (canvas[rows] * 0.25).astype(np.uint8))

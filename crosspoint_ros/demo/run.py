@@ -175,7 +175,7 @@ def wait_for_images(client: Client, affordance: LabelledPoint, check: Callable[[
     end_s = time.monotonic() + FIRST_IMAGES_S
     while time.monotonic() < end_s:
         check()
-        result = client.click(affordance.clicked.camera, *affordance.pixel)
+        result = client.click(affordance.clicked.camera, affordance.pixel)
         if not is_not_ready(result):
             return
         client.spin(0.2)
@@ -197,8 +197,7 @@ def click_visible_point(client: Client, recording: KnownScene, affordance: Label
     """
     for stamp in (image_ns, *([0] * MAX_ATTEMPTS)):
         begun_s = time.monotonic()
-        x, y = affordance.pixel
-        result = client.click(affordance.clicked.camera, x, y, stamp)
+        result = client.click(affordance.clicked.camera, affordance.pixel, stamp_ns=stamp)
         ms = 1000 * (time.monotonic() - begun_s)
         if not is_not_ready(result) and recording.is_visible(
                 recording.find_frame(result.clicked.camera, stamp_ns(result.clicked)),
@@ -220,7 +219,7 @@ The scene plays on: click yourself, from another terminal. Cameras front, side a
 
   {crosspoint} click front 122 227
 
-  {python} -c "from crosspoint_ros.ros.client.client import *; print(sentence(click('front', 122, 227)))"
+  {python} -c "from crosspoint_ros.ros.client.client import *; print(format_result(Client().click('front', (122, 227))))"
 
   ros2 action send_goal {NODE_NAME}/correspond crosspoint_ros/action/Correspond \
     "{{camera: front, x: 122.0, y: 227.0}}"

@@ -59,7 +59,7 @@ def load_matcher(name: str, **options: Any) -> Matcher:
     return matcher
 
 
-def refiner_of(matcher: str, refine: str) -> str:
+def select_refiner(matcher: str, refine: str) -> str:
     """Return the name of the matcher that refines what `matcher` finds; '' for none.
 
     refine: a name, 'none', or 'auto' for what the matcher's class names as `refined_by`. Raises

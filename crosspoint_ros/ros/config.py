@@ -17,11 +17,11 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.matchers import MATCHERS, matcher_options, refiner_of
+from crosspoint_ros.matchers import MATCHERS, matcher_options, select_refiner
 
-LIMIT = 'limits.'
+LIMITS_PREFIX = 'limits.'
 # The only parameters that may change while the node is configured.
-LIVE = frozenset(f'{LIMIT}{f.name}' for f in fields(Limits))
+LIVE_PARAMETERS = frozenset(f'{LIMITS_PREFIX}{f.name}' for f in fields(Limits))
 
 
 class ConfigError(ValueError):
@@ -101,7 +101,7 @@ class Spec:
         if self.choices and value not in self.choices:
             raise ConfigError(f'{self.name}: {value!r} is none of {", ".join(self.choices)}')
 
-    def refusal(self, given: Parameter) -> str:
+    def explain_type_error(self, given: Parameter) -> str:
         """Say why rclpy took no such value: of another type, or out of range."""
         wanted = (self.default if isinstance(self.default, Parameter.Type)
                   else Parameter.Type.from_parameter_value(self.default))
@@ -113,10 +113,10 @@ class Spec:
                 f'{wanted.name}{hint}')
 
 
-CAMERAS = Spec('cameras', Parameter.Type.STRING_ARRAY,
+CAMERAS_PARAMETER = Spec('cameras', Parameter.Type.STRING_ARRAY,
                'names of the views, two or more, e.g. [front, side, wrist]', fixed=True)
 
-NODE = (
+NODE_PARAMETERS = (
     Spec('base_frame', Parameter.Type.STRING, 'TF frame of every 3D answer, e.g. base_link'),
     Spec('target_frame', 'crosspoint_target', 'TF child frame of the grasp target'),
     Spec('target_ttl_s', 0.0, 'how long a target stays on TF, s; 0: until replaced or cleared',
@@ -137,7 +137,7 @@ NODE = (
 )
 
 # name -> (low, high, meaning); the defaults are the dataclasses' own
-LIMITS = {
+LIMIT_RANGES = {
     'min_confidence': (0.0, 1.0, 'an answer below it is refused, 0..1'),
     'sure_confidence': (0.0, 1.0, 'an answer at or above it is called sure, 0..1'),
     'max_epipolar_px': (0.1, 1000.0, 'largest distance to the epipolar line of the given poses, '
@@ -146,7 +146,7 @@ LIMITS = {
                         'or of depth and triangulation, m'),
     'min_ray_angle_deg': (0.1, 90.0, 'smallest angle between two rays that are triangulated, deg'),
 }
-TIME_LIMITS = {
+TIME_LIMIT_RANGES = {
     'max_image_age_s': (0.0, 3600.0, 'a newest image older than this is refused as stale, s'),
     'max_view_gap_s': (0.0, 3600.0, "largest time between the clicked image and another view's, s"),
     'max_depth_lag_s': (0.0, 10.0, 'largest time between an image and its depth, s'),
@@ -176,8 +176,8 @@ def camera_specs(camera: str) -> tuple[Spec, ...]:
 def limit_specs() -> tuple[Spec, ...]:
     """The parameters `limits.*`, with the defaults of the dataclasses."""
     return tuple(
-        Spec(f'{LIMIT}{f.name}', f.default, meaning, low, high)
-        for owner, ranges in ((Limits, LIMITS), (TimeLimits, TIME_LIMITS))
+        Spec(f'{LIMITS_PREFIX}{f.name}', f.default, meaning, low, high)
+        for owner, ranges in ((Limits, LIMIT_RANGES), (TimeLimits, TIME_LIMIT_RANGES))
         for f in fields(owner) for low, high, meaning in (ranges[f.name],))
 
 
@@ -198,29 +198,29 @@ class Parameters:
         """Declare everything; raise ConfigError for the first value that will not do."""
         self._node = node
         self._specs: dict[str, Spec] = {}
-        cameras = self._declare(CAMERAS)
+        cameras = self._declare(CAMERAS_PARAMETER)
         if len(cameras) < 2 or len(set(cameras)) < len(cameras):
             raise ConfigError(f'cameras: two or more different names are needed, got {cameras}')
         for name in cameras:
             if not re.fullmatch('[A-Za-z][A-Za-z0-9_]*', name):
                 raise ConfigError(f'cameras: {name!r} cannot be part of a topic: letters, digits '
                                   'and _, a letter first')
-        for spec in (*NODE, *limit_specs(), *(s for c in cameras for s in camera_specs(c))):
+        for spec in (*NODE_PARAMETERS, *limit_specs(), *(s for c in cameras for s in camera_specs(c))):
             self._declare(spec)
         wrong = 'matcher'  # the parameter to blame
         try:
             options = [matcher_specs(self._value('matcher'))]
             wrong = 'refine'
-            self._refiner = refiner_of(self._value('matcher'), self._value('refine'))
+            self._refiner = select_refiner(self._value('matcher'), self._value('refine'))
             options += [matcher_specs(self._refiner)] if self._refiner else []
         except ValueError as error:
             raise ConfigError(f'{wrong}: {error}') from error
         for spec in chain.from_iterable(options):
             self._declare(spec)
-        self._refuse_unknown()
+        self._require_known()
 
     @property
-    def _loaded(self) -> tuple[str, ...]:
+    def _matcher_names(self) -> tuple[str, ...]:
         """The matchers that are used: the chosen one, and its refiner."""
         return tuple(filter(None, (self._value('matcher'), self._refiner)))
 
@@ -240,19 +240,19 @@ class Parameters:
             value = None
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             given = self._node._parameter_overrides[spec.name]  # it is kept here alone
-            raise ConfigError(spec.refusal(given)) from error
+            raise ConfigError(spec.explain_type_error(given)) from error
         if isinstance(spec.default, Parameter.Type) and not value:
             raise ConfigError(f'{spec.name} is required: {spec.meaning}')
         spec.check(value)
         self._specs[spec.name] = spec
         return value
 
-    def _refuse_unknown(self) -> None:
+    def _require_known(self) -> None:
         # rclpy ignores a value that was given to an undeclared name, so a misspelt key of a
         # params file would pass in silence; it has no public way to ask for the given names.
         # The options of matchers that are not chosen may stand in the same file.
         skipped = ('qos_overrides.', *(f'{name}.' for name in MATCHERS
-                                       if name not in self._loaded))
+                                       if name not in self._matcher_names))
         for name in self._node._parameter_overrides:
             if self._node.has_parameter(name) or name.startswith(skipped):
                 continue
@@ -260,13 +260,13 @@ class Parameters:
             hint = f'; did you mean {near[0]}?' if near else f'; known: {", ".join(self._specs)}'
             raise ConfigError(f'{name} is no parameter of this node{hint}')
 
-    def check_change(self, parameters: list[Parameter], configured: bool) -> str:
+    def explain_refusal(self, parameters: list[Parameter], configured: bool) -> str:
         """Say why these changes are refused; '' when they are not."""
         for parameter in parameters:
             spec = self._specs.get(parameter.name)
             if spec is None:
                 continue
-            if configured and spec.name not in LIVE:
+            if configured and spec.name not in LIVE_PARAMETERS:
                 return (f'{spec.name} is read when the node is configured: clean it up first '
                         f'(ros2 lifecycle set {self._node.get_fully_qualified_name()} cleanup)')
             try:
@@ -275,9 +275,9 @@ class Parameters:
                 return str(error)
         return ''
 
-    def changed_limits(self, parameters: list[Parameter]) -> Limits:
+    def merge_limits(self, parameters: list[Parameter]) -> Limits:
         """Return the `Limits` as they are once these changes are made."""
-        changes = {p.name.removeprefix(LIMIT): p.value for p in parameters}
+        changes = {p.name.removeprefix(LIMITS_PREFIX): p.value for p in parameters}
         limits = self._read_limits(Limits)
         return replace(limits, **{f.name: changes[f.name] for f in fields(Limits)
                                   if f.name in changes})
@@ -288,20 +288,20 @@ class Parameters:
         return Config(
             cameras=tuple(CameraConfig(name, *(value(s.name) for s in camera_specs(name)))
                           for name in value('cameras')),
-            **{s.name: value(s.name) for s in NODE},
-            matcher_options=self._options_of(value('matcher')),
+            **{s.name: value(s.name) for s in NODE_PARAMETERS},
+            matcher_options=self._read_options(value('matcher')),
             refiner=self._refiner,
-            refiner_options=self._options_of(self._refiner) if self._refiner else {},
+            refiner_options=self._read_options(self._refiner) if self._refiner else {},
             limits=self._read_limits(Limits), times=self._read_limits(TimeLimits))
 
-    def _options_of(self, matcher: str) -> dict[str, Any]:
-        return {s.name.rpartition('.')[2]: _as_given(self._value(s.name), s.default)
+    def _read_options(self, matcher: str) -> dict[str, Any]:
+        return {s.name.rpartition('.')[2]: _list_to_tuple(self._value(s.name), s.default)
                 for s in matcher_specs(matcher)}
 
     def _read_limits(self, owner: type) -> Any:
-        return owner(**{f.name: self._value(f'{LIMIT}{f.name}') for f in fields(owner)})
+        return owner(**{f.name: self._value(f'{LIMITS_PREFIX}{f.name}') for f in fields(owner)})
 
 
-def _as_given(value: Any, default: Any) -> Any:
+def _list_to_tuple(value: Any, default: Any) -> Any:
     """Arrays come back as tuples, the form that frozen options keep."""
     return tuple(value) if isinstance(default, list) else value

@@ -22,13 +22,13 @@ from std_msgs.msg import Header
 from crosspoint_ros.core import encodings
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, Transform, View
 from crosspoint_ros.core.encodings import (
-    COLOUR,
+    COLOUR_ENCODINGS,
     U8,
     DepthM,
     Rgb,
-    colour_name,
+    as_array,
     depth_m_from_raw,
-    pixels_of,
+    encoding_of,
     rgb_from_raw,
 )
 
@@ -40,12 +40,12 @@ def rgb_from_image(msg: Image) -> Rgb:
     Raises `Rejected` (NO_IMAGE) for an encoding that says nothing of its colours, or is unknown,
     and for sizes that disagree.
     """
-    bridge = cv_bridge()
+    bridge = get_cv_bridge()
     if bridge is None:
         return rgb_from_raw(msg)
-    name = colour_name(msg)
-    raw = pixels_of(msg, COLOUR[name], Code.NO_IMAGE)
-    return np.asarray(bridge.imgmsg_to_cv2(_tight(msg, raw, name), 'rgb8'))
+    name = encoding_of(msg)
+    raw = as_array(msg, COLOUR_ENCODINGS[name], Code.NO_IMAGE)
+    return np.asarray(bridge.imgmsg_to_cv2(_repack_if_needed(msg, raw, name), 'rgb8'))
 
 
 def depth_m_from_image(msg: Image) -> DepthM:
@@ -78,12 +78,12 @@ def image_from_rgb(rgb: Rgb, header: Header) -> Image:
 # --- cv_bridge ------------------------------------------------------------------------------------
 
 @functools.lru_cache(maxsize=1)
-def cv_bridge() -> Any:
+def get_cv_bridge() -> Any:
     """Return the converter that this process uses: see `chosen_bridge`."""
-    return chosen_bridge()
+    return load_cv_bridge()
 
 
-def chosen_bridge() -> Any:
+def load_cv_bridge() -> Any:
     """Return the distro's CvBridge, or None where ours is used: the one place that decides.
 
     Absent is normal without a distro. One that is there but fails (a NumPy 1 build against
@@ -94,25 +94,25 @@ def chosen_bridge() -> Any:
     except ModuleNotFoundError as error:
         if error.name == 'cv_bridge':
             return None
-        return _no_bridge(error)
+        return _warn_unused_bridge(error)
     except Exception as error:  # an extension module may raise anything while it loads
-        return _no_bridge(error)
+        return _warn_unused_bridge(error)
     if str(native.__file__).endswith('.py'):
-        return _no_bridge("it is PyPI's, not the distro's, and reads 16-bit images wrong")
+        return _warn_unused_bridge("it is PyPI's, not the distro's, and reads 16-bit images wrong")
     bridge = importlib.import_module('cv_bridge').CvBridge()
     known = np.array([[[250, 130, 10], [1, 2, 3]]], U8)
     try:
-        seen = bridge.imgmsg_to_cv2(_image(known[..., ::-1], 'bgr8'), 'rgb8')
+        seen = bridge.imgmsg_to_cv2(_make_image(known[..., ::-1], 'bgr8'), 'rgb8')
     except Exception as error:
-        return _no_bridge(error)
-    return bridge if np.array_equal(seen, known) else _no_bridge(f'it reads {known} as {seen}')
+        return _warn_unused_bridge(error)
+    return bridge if np.array_equal(seen, known) else _warn_unused_bridge(f'it reads {known} as {seen}')
 
 
-def _no_bridge(why: object) -> None:
+def _warn_unused_bridge(why: object) -> None:
     get_logger('crosspoint_ros').warning(f'cv_bridge is there but not used: {why}')
 
 
-def _tight(msg: Image, raw: npt.NDArray[Any], name: str) -> Image:
+def _repack_if_needed(msg: Image, raw: npt.NDArray[Any], name: str) -> Image:
     """Return the message, or if cv_bridge's Python would misread it, the same pixels plainly.
 
     It skews rows whose padding is no whole number of pixels, cannot swap bytes under NumPy 2, and
@@ -121,10 +121,10 @@ def _tight(msg: Image, raw: npt.NDArray[Any], name: str) -> Image:
     pixel = raw.itemsize * (1 if raw.ndim == 2 else raw.shape[2])
     if msg.step % pixel == 0 and not msg.is_bigendian and msg.encoding == name:
         return msg
-    return _image(raw, name)
+    return _make_image(raw, name)
 
 
-def _image(raw: npt.NDArray[Any], encoding: str) -> Image:
+def _make_image(raw: npt.NDArray[Any], encoding: str) -> Image:
     data = array.array('B', np.ascontiguousarray(raw).tobytes())
     height, width = raw.shape[:2]
     return Image(height=height, width=width, encoding=encoding, step=len(data) // height, data=data)
@@ -174,12 +174,12 @@ def _coefficients(msg: CameraInfo) -> tuple[float, ...]:
 
 # --- time and rigid motions -----------------------------------------------------------------------
 
-def stamp_ns(msg: Time) -> int:
+def stamp_to_ns(msg: Time) -> int:
     """Return the time in nanoseconds."""
     return int(msg.sec) * 10**9 + int(msg.nanosec)
 
 
-def time_msg(ns: int) -> Time:
+def time_from_ns(ns: int) -> Time:
     """Return the message of a time in nanoseconds."""
     return Time(sec=ns // 10**9, nanosec=ns % 10**9)
 
@@ -190,28 +190,28 @@ def transform_from_msg(msg: TransformMsg) -> Transform:
     Raises ValueError if the quaternion is not of unit length, or anything is NaN.
     """
     q, t = msg.rotation, msg.translation
-    return Transform(rotation((q.x, q.y, q.z, q.w)), np.array([t.x, t.y, t.z]))
+    return Transform(rotation_from_quaternion((q.x, q.y, q.z, q.w)), np.array([t.x, t.y, t.z]))
 
 
-def message_from_transform(a_from_b: Transform) -> TransformMsg:
+def transform_to_msg(a_from_b: Transform) -> TransformMsg:
     """Return the message of a transform."""
     x, y, z = (float(v) for v in a_from_b.t_m)
-    return TransformMsg(translation=Vector3(x=x, y=y, z=z), rotation=_quaternion_msg(a_from_b.R))
+    return TransformMsg(translation=Vector3(x=x, y=y, z=z), rotation=_quaternion_to_msg(a_from_b.R))
 
 
 def pose_from_transform(a_from_b: Transform) -> Pose:
     """Return the pose of frame b in frame a."""
     x, y, z = (float(v) for v in a_from_b.t_m)
-    return Pose(position=Point(x=x, y=y, z=z), orientation=_quaternion_msg(a_from_b.R))
+    return Pose(position=Point(x=x, y=y, z=z), orientation=_quaternion_to_msg(a_from_b.R))
 
 
 def transform_from_pose(msg: Pose) -> Transform:
     """Return a_from_b of the pose of frame b in frame a; ValueError as above."""
     q, p = msg.orientation, msg.position
-    return Transform(rotation((q.x, q.y, q.z, q.w)), np.array([p.x, p.y, p.z]))
+    return Transform(rotation_from_quaternion((q.x, q.y, q.z, q.w)), np.array([p.x, p.y, p.z]))
 
 
-def rotation(quaternion_xyzw: npt.ArrayLike) -> Array:
+def rotation_from_quaternion(quaternion_xyzw: npt.ArrayLike) -> Array:
     """Return the rotation matrix (3, 3) of a unit quaternion x, y, z, w."""
     q = np.asarray(quaternion_xyzw, dtype=np.float64)
     squared = float(q @ q)
@@ -225,7 +225,7 @@ def rotation(quaternion_xyzw: npt.ArrayLike) -> Array:
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]])
 
 
-def quaternion_xyzw(R: Array) -> Array:
+def quaternion_from_rotation(R: Array) -> Array:
     """Return the unit quaternion x, y, z, w of a rotation matrix, w >= 0.
 
     It is the eigenvector of Bar-Itzhack's matrix (J. Guidance 2000), which has no special cases.
@@ -240,13 +240,13 @@ def quaternion_xyzw(R: Array) -> Array:
     return np.asarray(-q if q[3] < 0 else q)
 
 
-def _quaternion_msg(R: Array) -> Quaternion:
-    x, y, z, w = (float(v) for v in quaternion_xyzw(R))
+def _quaternion_to_msg(R: Array) -> Quaternion:
+    x, y, z, w = (float(v) for v in quaternion_from_rotation(R))
     return Quaternion(x=x, y=y, z=z, w=w)
 
 
 @dataclass(frozen=True)
-class Source:
+class CameraTopics:
     """Where a camera's messages come from, named in every refusal."""
 
     camera: str
@@ -256,59 +256,59 @@ class Source:
     rectified: bool = False  # the image is undistorted: P holds, not K and D
 
 
-def rgb(source: Source, image: Image | CompressedImage) -> Rgb:
+def decode_rgb(topics: CameraTopics, image: Image | CompressedImage) -> Rgb:
     """Return the image as (h, w, 3) RGB uint8. Raises `Rejected` (NO_IMAGE)."""
     try:
         compressed = isinstance(image, CompressedImage)
         return rgb_from_compressed(image) if compressed else rgb_from_image(image)
     except Rejected as rejected:
-        raise _on(source.image_topic, rejected) from rejected
+        raise _prefix_topic(topics.image_topic, rejected) from rejected
 
 
-def view(source: Source, image: Image | CompressedImage, picture: Rgb, info: CameraInfo,
+def build_view(topics: CameraTopics, msg: Image | CompressedImage, rgb: Rgb, info: CameraInfo,
          depth: Image | CompressedImage | None, mask: npt.NDArray[np.bool_] | None) -> View:
     """Return the view of an image that was decoded to `picture`; its pose is left None.
 
     Raises `Rejected`: NO_IMAGE for an unusable lens or one of another size, NO_DEPTH for such a
     depth, BAD_REQUEST for a mask of another size.
     """
-    height, width = picture.shape[:2]
-    intrinsics = _intrinsics(source, info, (width, height))
+    height, width = rgb.shape[:2]
+    intrinsics = _read_intrinsics(topics, info, (width, height))
     if mask is not None and mask.shape != (height, width):
-        raise Rejected(Code.BAD_REQUEST, f'the mask of {source.camera} is {mask.shape[1]}x'
+        raise Rejected(Code.BAD_REQUEST, f'the mask of {topics.camera} is {mask.shape[1]}x'
                        f'{mask.shape[0]}, its image {width}x{height}')
-    depth_m = None if depth is None else _depth_m(source, depth, (width, height))
-    return View(source.camera, picture, intrinsics, stamp_ns(image.header.stamp),
-                image.header.frame_id or info.header.frame_id, depth_m, mask=mask)
+    depth_m = None if depth is None else _decode_depth(topics, depth, (width, height))
+    return View(topics.camera, rgb, intrinsics, stamp_to_ns(msg.header.stamp),
+                msg.header.frame_id or info.header.frame_id, depth_m, mask=mask)
 
 
-def _intrinsics(source: Source, info: CameraInfo, size: tuple[int, int]) -> Intrinsics:
+def _read_intrinsics(topics: CameraTopics, info: CameraInfo, size: tuple[int, int]) -> Intrinsics:
     try:
-        intrinsics = intrinsics_from_info(info, source.rectified)
+        intrinsics = intrinsics_from_info(info, topics.rectified)
     except Rejected as rejected:
-        raise _on(source.info_topic, rejected) from rejected
+        raise _prefix_topic(topics.info_topic, rejected) from rejected
     if (intrinsics.width_px, intrinsics.height_px) != size:
-        raise Rejected(Code.NO_IMAGE, f'{source.info_topic} is of a {intrinsics.width_px}x'
-                       f'{intrinsics.height_px} image, {source.image_topic} is '
+        raise Rejected(Code.NO_IMAGE, f'{topics.info_topic} is of a {intrinsics.width_px}x'
+                       f'{intrinsics.height_px} image, {topics.image_topic} is '
                        f'{size[0]}x{size[1]}')
     return intrinsics
 
 
-def _depth_m(source: Source, depth: Image | CompressedImage, size: tuple[int, int]) -> DepthM:
-    topic = source.depth_topic
+def _decode_depth(topics: CameraTopics, depth: Image | CompressedImage, size: tuple[int, int]) -> DepthM:
+    topic = topics.depth_topic
     try:
         compressed = isinstance(depth, CompressedImage)
         depth_m = (depth_m_from_compressed if compressed else depth_m_from_image)(depth)
     except Rejected as rejected:
-        raise _on(topic, rejected) from rejected
+        raise _prefix_topic(topic, rejected) from rejected
     if depth_m.shape[::-1] != size:
         raise Rejected(Code.NO_DEPTH, f'{topic} is {depth_m.shape[1]}x{depth_m.shape[0]}, '
-                       f'{source.image_topic} is {size[0]}x{size[1]}: depth must be registered to '
+                       f'{topics.image_topic} is {size[0]}x{size[1]}: depth must be registered to '
                        'the colour image')
     if np.isnan(depth_m).all():
         raise Rejected(Code.NO_DEPTH, f'{topic}: none of its {depth_m.size} pixels has a depth')
     return depth_m
 
 
-def _on(topic: str, rejected: Rejected) -> Rejected:
+def _prefix_topic(topic: str, rejected: Rejected) -> Rejected:
     return Rejected(rejected.code, f'{topic}: {rejected.message}')

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-IMPATIENCE_S = 1.0
+FORCE_QUIT_AFTER_S = 1.0
 
 
-def wait_for_signal(wake: Callable[[], object]) -> threading.Event:
+def catch_shutdown_signals(wake: Callable[[], object]) -> threading.Event:
     """Return an event that is set, and `wake` called, by the first signal to end.
 
     Another one, more than a second later, ends the process on the spot, whatever hangs. (Ctrl-C
@@ -36,7 +36,7 @@ def wait_for_signal(wake: Callable[[], object]) -> threading.Event:
         asked_s = time.monotonic()
         while True:
             number = os.read(read_end, 1)[0]
-            if time.monotonic() - asked_s > IMPATIENCE_S:
+            if time.monotonic() - asked_s > FORCE_QUIT_AFTER_S:
                 os._exit(128 + number)
 
     threading.Thread(target=wait, name='signals', daemon=True).start()
@@ -48,7 +48,7 @@ TAIL_LINES = 15
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-class Died(Exception):  # noqa: N818  (told to the user in one sentence)
+class ProcessExited(Exception):  # noqa: N818  (told to the user in one sentence)
     """A process that should run has ended; says with what, and its last words."""
 
 
@@ -70,7 +70,7 @@ class NodeProcess:
             self._process = subprocess.Popen(
                 [sys.executable, '-c', code, *arguments, '--ros-args', *ros_args],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                start_new_session=True, env=dict(environment), preexec_fn=lambda: _die_with(parent))
+                start_new_session=True, env=dict(environment), preexec_fn=lambda: _kill_with_parent(parent))
 
     def __enter__(self) -> NodeProcess:
         return self
@@ -91,9 +91,9 @@ class NodeProcess:
             return
         lines = self._log.read_text(errors='replace').splitlines()[-TAIL_LINES:]
         said = '\n'.join(f'  {line}' for line in lines) or '  (nothing)'
-        raise Died(f'{self.name} has ended with code {code}. Its last words ({self._log}):\n{said}')
+        raise ProcessExited(f'{self.name} has ended with code {code}. Its last words ({self._log}):\n{said}')
 
-    def said(self, beginning: str, timeout_s: float) -> str:
+    def wait_for_output(self, beginning: str, timeout_s: float) -> str:
         """Wait for a line that begins so, and return it; raise `Died` or TimeoutError."""
         end_s = time.monotonic() + timeout_s
         while time.monotonic() < end_s:
@@ -122,7 +122,7 @@ class NodeProcess:
         return self._process.wait()
 
 
-def _die_with(parent: int) -> None:
+def _kill_with_parent(parent: int) -> None:
     """Ask the kernel for SIGTERM when our parent ends, even by SIGKILL (Linux)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it ended before we asked

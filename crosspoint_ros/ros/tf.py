@@ -24,14 +24,14 @@ from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 
 from crosspoint_ros.core.datatypes import Code, Rejected, Transform
-from crosspoint_ros.ros.conversions import stamp_ns, transform_from_msg
+from crosspoint_ros.ros.conversions import stamp_to_ns, transform_from_msg
 
 POLL_S = 0.005
-REWIND_NS = 2 * 10**9  # no network delivers transforms that late out of order
+MAX_BACKWARD_JUMP_NS = 2 * 10**9  # no network delivers transforms that late out of order
 
 
 @dataclass(frozen=True)
-class Link:
+class FrameInfo:
     """What is known of a frame's transform to its parent (its newest one). Static: at any time."""
 
     parent: str
@@ -40,7 +40,7 @@ class Link:
     static: bool = False
 
 
-class Rewind:
+class TimeJumpDetector:
     """Notices that the stamps of a frame went back: a bag began again, or a simulation.
 
     The clock's own jump is not enough: its message overtakes the last transforms of the time
@@ -51,10 +51,10 @@ class Rewind:
     def __init__(self) -> None:
         self._newest_ns: dict[str, int] = {}
 
-    def seen_in(self, message: TFMessage) -> bool:
+    def detect(self, message: TFMessage) -> bool:
         """Tell whether a frame of the message is over two seconds older than it has been."""
-        stamps = [(t.child_frame_id, stamp_ns(t.header.stamp)) for t in message.transforms]
-        back = any(self._newest_ns.get(child, 0) - at_ns > REWIND_NS for child, at_ns in stamps)
+        stamps = [(t.child_frame_id, stamp_to_ns(t.header.stamp)) for t in message.transforms]
+        back = any(self._newest_ns.get(child, 0) - at_ns > MAX_BACKWARD_JUMP_NS for child, at_ns in stamps)
         if back:
             self._newest_ns.clear()
         for child, at_ns in stamps:
@@ -62,14 +62,14 @@ class Rewind:
         return back
 
 
-class Tree(Protocol):
+class TransformTree(Protocol):
     """The transforms that came on /tf and /tf_static."""
 
-    def find(self, base_frame: str, camera_frame: str, at_ns: int) -> Transform | None:
+    def lookup(self, base_frame: str, camera_frame: str, at_ns: int) -> Transform | None:
         """Return base_from_camera at that stamp, None if that is not known."""
         ...
 
-    def links(self) -> dict[str, Link]:
+    def frames(self) -> dict[str, FrameInfo]:
         """Return what is known of each frame that has a parent."""
         ...
 
@@ -82,7 +82,7 @@ class Tree(Protocol):
         ...
 
 
-def make_tree(node: Node) -> Tree:
+def make_tree(node: Node) -> TransformTree:
     """Listen to TF: through tf2_ros where it is installed, by ourselves where it is not."""
     if importlib.util.find_spec('tf2_ros') is not None:
         return Tf2Tree(node)
@@ -90,15 +90,15 @@ def make_tree(node: Node) -> Tree:
     return TfListener(node)
 
 
-def make_transforms(node: Node) -> Transforms:
+def make_transform_lookup(node: Node) -> TransformLookup:
     """Return what answers from the tree that this node hears."""
-    return Transforms(make_tree(node))
+    return TransformLookup(make_tree(node))
 
 
-class Transforms:
+class TransformLookup:
     """Answers where frames are, or says why it cannot."""
 
-    def __init__(self, tree: Tree, now_s: Callable[[], float] = time.monotonic,
+    def __init__(self, tree: TransformTree, now_s: Callable[[], float] = time.monotonic,
                  sleep: Callable[[float], None] = time.sleep) -> None:
         self._tree, self._now_s, self._sleep = tree, now_s, sleep
 
@@ -115,7 +115,7 @@ class Transforms:
             raise Rejected(Code.NO_TF, f'no {what}: the image has no stamp')
         begun_s = self._now_s()
         while True:
-            found, reason = self._attempt(base_frame.lstrip('/'), camera_frame.lstrip('/'), at_ns)
+            found, reason = self._try_lookup(base_frame.lstrip('/'), camera_frame.lstrip('/'), at_ns)
             if found is not None:
                 return found
             if should_stop():
@@ -134,55 +134,55 @@ class Transforms:
         """Unsubscribe."""
         self._tree.close()
 
-    def _attempt(self, base_frame: str, camera_frame: str,
+    def _try_lookup(self, base_frame: str, camera_frame: str,
                  at_ns: int) -> tuple[Transform | None, str]:
-        links = self._tree.links()
+        links = self._tree.frames()
         # tf2 itself answers inside a loop if it happens to meet the base before it comes round.
-        reason = loop(links, camera_frame) or loop(links, base_frame)
-        found = None if reason else self._tree.find(base_frame, camera_frame, at_ns)
-        return found, reason or why_not(links, base_frame, camera_frame, at_ns)
+        reason = find_loop(links, camera_frame) or find_loop(links, base_frame)
+        found = None if reason else self._tree.lookup(base_frame, camera_frame, at_ns)
+        return found, reason or explain_failure(links, base_frame, camera_frame, at_ns)
 
 
-def loop(links: dict[str, Link], frame: str) -> str:
+def find_loop(frames: dict[str, FrameInfo], frame: str) -> str:
     """Name the loop that the frame hangs from; '' if it hangs from a root."""
-    chain = _chain(links, frame)
+    chain = _ancestors(frames, frame)
     return f'TF has a loop: {" -> ".join(chain)}' if chain[-1] in chain[:-1] else ''
 
 
-def why_not(links: dict[str, Link], base_frame: str, camera_frame: str, at_ns: int) -> str:
+def explain_failure(frames: dict[str, FrameInfo], base_frame: str, camera_frame: str, at_ns: int) -> str:
     """Say what keeps a look-up in a tree without loops from its answer."""
-    apart = why_apart(links, base_frame, camera_frame)
+    apart = explain_disconnected(frames, base_frame, camera_frame)
     if apart:
         return apart
-    up, down = _chain(links, camera_frame), _chain(links, base_frame)
+    up, down = _ancestors(frames, camera_frame), _ancestors(frames, base_frame)
     for child in (frame for frame in up + down if not (frame in up and frame in down)):
-        link = links[child]
+        link = frames[child]
         if not link.static and not link.oldest_ns <= at_ns <= link.newest_ns:
             return (f'{link.parent!r} -> {child!r} is known only from {link.oldest_ns / 1e9:.6f} '
                     f'to {link.newest_ns / 1e9:.6f} s')
     return 'the tree was another one then'
 
 
-def why_apart(links: dict[str, Link], base_frame: str, camera_frame: str) -> str:
+def explain_disconnected(frames: dict[str, FrameInfo], base_frame: str, camera_frame: str) -> str:
     """Say what keeps two frames of a tree without loops apart at any time; '' if nothing does."""
-    known = {*links, *(link.parent for link in links.values())}
+    known = {*frames, *(link.parent for link in frames.values())}
     if not known:
         return 'nothing has come on /tf or /tf_static'
     for frame in (base_frame, camera_frame):
         if frame not in known:
             return f'frame {frame!r} is unknown; known: {", ".join(sorted(known))}'
-    up, down = _chain(links, camera_frame), _chain(links, base_frame)
+    up, down = _ancestors(frames, camera_frame), _ancestors(frames, base_frame)
     if up[-1] != down[-1]:
         return (f'they are in two trees: {camera_frame!r} hangs from {up[-1]!r}, {base_frame!r} '
                 f'from {down[-1]!r}')
     return ''
 
 
-def _chain(links: dict[str, Link], frame: str) -> list[str]:
+def _ancestors(frames: dict[str, FrameInfo], frame: str) -> list[str]:
     """Return the frame and its parents, up to the root or to the frame that closes a loop."""
     chain = [frame]
-    while chain[-1] in links and chain[-1] not in chain[:-1]:
-        chain.append(links[chain[-1]].parent)
+    while chain[-1] in frames and chain[-1] not in chain[:-1]:
+        chain.append(frames[chain[-1]].parent)
     return chain
 
 
@@ -196,17 +196,17 @@ class Tf2Tree:
         tf2_ros = importlib.import_module('tf2_ros')
         self._refusal = tf2_ros.TransformException
         self._buffer = tf2_ros.Buffer()
-        rewind, clear = Rewind(), self.clear
+        rewind, clear = TimeJumpDetector(), self.clear
 
         class Listener(tf2_ros.TransformListener):  # type: ignore[misc,name-defined]
             def callback(self, data: TFMessage) -> None:
-                if rewind.seen_in(data):
+                if rewind.detect(data):
                     clear()
                 super().callback(data)
 
         self._listener = Listener(self._buffer, node, spin_thread=False)
 
-    def find(self, base_frame: str, camera_frame: str, at_ns: int) -> Transform | None:
+    def lookup(self, base_frame: str, camera_frame: str, at_ns: int) -> Transform | None:
         """See `Tree`."""
         try:
             found = self._buffer.lookup_transform(base_frame, camera_frame, Time(nanoseconds=at_ns))
@@ -214,10 +214,10 @@ class Tf2Tree:
             return None
         return transform_from_msg(found.transform)
 
-    def links(self) -> dict[str, Link]:
+    def frames(self) -> dict[str, FrameInfo]:
         """Read what the buffer tells of itself, which is text, in seconds; static ones have 0."""
         entries = self.ENTRY.findall(self._buffer.all_frames_as_yaml() + '\n')
-        return {child: Link(parent, round(float(oldest) * 1e9), round(float(newest) * 1e9),
+        return {child: FrameInfo(parent, round(float(oldest) * 1e9), round(float(newest) * 1e9),
                             static=float(newest) == 0)
                 for child, parent, newest, oldest in entries}
 
@@ -234,7 +234,7 @@ BUFFER_NS = 10 * 10**9
 
 
 @dataclass
-class Track:
+class FrameHistory:
     """One frame's transforms to its parent, by stamp."""
 
     static: bool
@@ -253,7 +253,7 @@ class Track:
         kept = bisect_left(self.stamps_ns, self.stamps_ns[-1] - BUFFER_NS)
         del self.stamps_ns[:kept], self.links[:kept]
 
-    def at(self, at_ns: int) -> tuple[str, Transform] | None:
+    def interpolate(self, at_ns: int) -> tuple[str, Transform] | None:
         """Return parent and parent_from_child at a stamp; None where that would extrapolate."""
         if self.static:
             return self.links[-1]
@@ -266,7 +266,7 @@ class Track:
         if parent != later_parent:
             return parent, before
         start_ns, end_ns = self.stamps_ns[after - 1:after + 1]
-        return parent, before.towards(later, (at_ns - start_ns) / (end_ns - start_ns))
+        return parent, before.interpolate(later, (at_ns - start_ns) / (end_ns - start_ns))
 
 
 class TfTree:
@@ -274,24 +274,24 @@ class TfTree:
 
     def __init__(self, complain: Callable[[str], object]) -> None:
         self._complain = complain
-        self._tracks: dict[str, Track] = {}
-        self._told: set[str] = set()
+        self._tracks: dict[str, FrameHistory] = {}
+        self._warned_frames: set[str] = set()
         self._lock = threading.Lock()
-        self._rewind = Rewind()
+        self._rewind = TimeJumpDetector()
 
-    def find(self, base_frame: str, camera_frame: str, at_ns: int) -> Transform | None:
+    def lookup(self, base_frame: str, camera_frame: str, at_ns: int) -> Transform | None:
         """See `Tree`."""
         with self._lock:
-            above_camera = self._above(camera_frame, at_ns)
-            for ancestor, ancestor_from_base in self._above(base_frame, at_ns).items():
+            above_camera = self._ancestor_transforms(camera_frame, at_ns)
+            for ancestor, ancestor_from_base in self._ancestor_transforms(base_frame, at_ns).items():
                 if ancestor in above_camera:
                     return ancestor_from_base.inverse @ above_camera[ancestor]
         return None
 
-    def links(self) -> dict[str, Link]:
+    def frames(self) -> dict[str, FrameInfo]:
         """See `Tree`."""
         with self._lock:
-            return {child: Link(track.links[-1][0], track.stamps_ns[0], track.stamps_ns[-1],
+            return {child: FrameInfo(track.links[-1][0], track.stamps_ns[0], track.stamps_ns[-1],
                                 track.static)
                     for child, track in self._tracks.items()}
 
@@ -303,11 +303,11 @@ class TfTree:
     def close(self) -> None:
         """See `Tree`."""
 
-    def _above(self, frame: str, at_ns: int) -> dict[str, Transform]:
+    def _ancestor_transforms(self, frame: str, at_ns: int) -> dict[str, Transform]:
         """Return ancestor_from_frame for the frame itself and all that is known above it."""
         above = {frame: Transform(np.eye(3), np.zeros(3))}
         ancestor = frame
-        while (known := ancestor in self._tracks and self._tracks[ancestor].at(at_ns)):
+        while (known := ancestor in self._tracks and self._tracks[ancestor].interpolate(at_ns)):
             parent, parent_from_ancestor = known
             if parent in above:
                 return {}  # a loop
@@ -317,32 +317,32 @@ class TfTree:
 
     def add(self, msg: TFMessage) -> None:
         """Take what came on /tf."""
-        if self._rewind.seen_in(msg):
+        if self._rewind.detect(msg):
             self.clear()
         for stamped in msg.transforms:
-            self._take(stamped, static=False)
+            self._add_transform(stamped, static=False)
 
     def add_static(self, msg: TFMessage) -> None:
         """Take what came on /tf_static."""
         for stamped in msg.transforms:
-            self._take(stamped, static=True)
+            self._add_transform(stamped, static=True)
 
-    def _take(self, stamped: TransformStamped, static: bool) -> None:
+    def _add_transform(self, stamped: TransformStamped, static: bool) -> None:
         parent, child = stamped.header.frame_id.lstrip('/'), stamped.child_frame_id.lstrip('/')
         try:
             if not parent or not child or parent == child:
                 raise ValueError('parent and child must be two named frames')
             parent_from_child = transform_from_msg(stamped.transform)
         except ValueError as error:
-            if child not in self._told:
-                self._told.add(child)
+            if child not in self._warned_frames:
+                self._warned_frames.add(child)
                 self._complain(f'a transform from {child!r} to {parent!r} is ignored: {error}')
             return
         with self._lock:
             track = self._tracks.get(child)
             if track is None or track.static != static:
-                track = self._tracks[child] = Track(static)
-            track.add(stamp_ns(stamped.header.stamp), parent, parent_from_child)
+                track = self._tracks[child] = FrameHistory(static)
+            track.add(stamp_to_ns(stamped.header.stamp), parent, parent_from_child)
 
 
 class TfListener(TfTree):

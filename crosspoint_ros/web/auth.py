@@ -1,4 +1,4 @@
-"""Who may come in: the Host and the Origin of a request, and the token where one is needed."""
+"""Access control of the web server: Host, Origin, and a token where one is required."""
 from __future__ import annotations
 
 import hashlib
@@ -11,14 +11,14 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 MIN_TOKEN_LENGTH = 16  # characters
-LOG_INTERVAL_S = 60.0  # the same refusal of the same client is not told again for so long
+LOG_INTERVAL_S = 60.0  # at most one line per client and reason in this time
 MAX_LOGGED = 1000
 
-log = logging.getLogger('crosspoint_web')
+log = logging.getLogger(__name__)
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches that address or name."""
+    """Whether that address or name is reachable from this machine only."""
     if host == 'localhost':
         return True
     try:
@@ -28,62 +28,63 @@ def is_loopback(host: str) -> bool:
 
 
 def resolve_token(host: str, token: str) -> str:
-    """Return the token that the address needs: the given one, a new one, or none on loopback.
+    """Return the token to require: the given one, a random one, or '' (none) on loopback.
 
-    Raises ValueError for one that is too short to be a secret.
+    Raises ValueError if the given one is too short or not printable ASCII.
     """
     if token:
         if len(token) < MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable():
-            raise ValueError(f'the token has {len(token)} characters: {MIN_TOKEN_LENGTH} or more of ASCII '
-                             'are needed (leave it out, and one is made)')
+            raise ValueError(f'invalid token of {len(token)} characters: {MIN_TOKEN_LENGTH} or '
+                             'more of printable ASCII are required (omit --token for a random one)')
         return token
     return '' if is_loopback(host) else secrets.token_urlsafe(24)
 
 
 class AccessControl:
-    """Decides on each request, and tells each refused client in one line of the log."""
+    """Checks requests, and logs each refused client.
+
+    The `check_*` methods return the reason for a refusal, '' if the request is allowed.
+    """
 
     def __init__(self, token: str, port: int,
                  monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._token, self._monotonic_s = token, monotonic_s
-        # Not the token itself: a cookie is stored. Its name: cookies do not tell ports apart.
+        # Browsers send cookies to every port of a host, hence the name; the value is an HMAC
+        # because cookies are stored on disk.
         self.cookie_name = f'crosspoint_{port}'
         self.cookie = hmac.new(token.encode(), b'crosspoint web', hashlib.sha256).hexdigest()
         self._logged_s: dict[tuple[str, str], float] = {}
 
     @property
     def needs_token(self) -> bool:
-        """Whether a token is asked for."""
+        """Whether a token is required."""
         return bool(self._token)
 
     def check_host(self, host: str | None) -> str:
-        """Say why a request for that Host is refused, '' if it is not.
-
-        Without a token anyone's page could reach us by a name that it makes resolve to 127.0.0.1.
-        """
+        """Without a token, allow loopback names only: this defeats DNS rebinding."""
         if self._token or (host and is_loopback(_parse_hostname(host))):
             return ''
-        return f'it asks for the host {_quote(host)}; without a token only localhost is answered'
+        return f'Host is {_quote(host)}; without a token only localhost is served'
 
     def check_origin(self, origin: str | None, host: str | None) -> str:
-        """Say why a request from a page of that origin is refused, '' if it is our own page."""
-        scheme, _, place = (origin or '').partition('://')
-        if scheme in ('http', 'https') and host and place.lower() == host.lower():
+        """Allow requests of our own page only."""
+        scheme, _, address = (origin or '').partition('://')
+        if scheme in ('http', 'https') and host and address.lower() == host.lower():
             return ''
-        return f'it comes from the origin {_quote(origin)}, not from this page'
+        return f'Origin is {_quote(origin)}, not this page'
 
     def check_cookie(self, cookie: str | None) -> str:
-        """Say why a cookie does not let its owner in, '' if it does, or none is needed."""
+        """Allow requests with the right cookie, and all if no token is required."""
         if not self._token or hmac.compare_digest(_encode(cookie or ''), self.cookie.encode()):
             return ''
-        return 'its cookie is wrong' if cookie else 'it has not given the token'
+        return 'wrong cookie' if cookie else 'no token given'
 
     def is_token(self, token: str) -> bool:
-        """Tell whether this is the token, in a time that does not depend on how much is right."""
+        """Compare in constant time."""
         return hmac.compare_digest(_encode(token), self._token.encode())
 
     def log_refusal(self, client: str, reason: str) -> None:
-        """Log a refusal, once a minute for each client and reason."""
+        """Log a refusal, once a minute per client and reason."""
         now_s, key = self._monotonic_s(), (client, reason)
         if now_s - self._logged_s.get(key, -LOG_INTERVAL_S) < LOG_INTERVAL_S:
             return
@@ -101,10 +102,9 @@ def _parse_hostname(host: str) -> str:
 
 
 def _encode(text: str) -> bytes:
-    # Half a surrogate pair, which strangers can send, has no UTF-8.
+    # A lone surrogate, which a client can send as JSON, has no UTF-8 encoding.
     return text.encode(errors='surrogatepass')
 
 
 def _quote(text: str | None) -> str:
-    """What a stranger sent, fit for one line of a log."""
-    return 'unknown' if text is None else repr(text[:100])
+    return 'missing' if text is None else repr(text[:100])

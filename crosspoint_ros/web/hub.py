@@ -16,6 +16,7 @@ from crosspoint_ros.ros.client.node_info import (
     NodeHealth,
     NodeInfo,
 )
+from crosspoint_ros.ros.client.results import Json, result_to_json
 from crosspoint_ros.ros.conversions import stamp_to_ns, time_from_ns
 from crosspoint_ros.ros.node.result_messages import is_answered
 from crosspoint_ros.srv import Accept as AcceptService
@@ -30,7 +31,6 @@ from crosspoint_ros.web.protocol import (
     ClickRequest,
     CorrectRequest,
     InstructRequest,
-    Json,
     NextImageRequest,
     NodeRequest,
     RequestError,
@@ -39,7 +39,6 @@ from crosspoint_ros.web.protocol import (
     encode_event,
     history_to_json,
     parse_request,
-    result_to_json,
 )
 from crosspoint_ros.web.ros_bridge import NodeUnavailableError, RosBridge
 from crosspoint_ros.web.session import MAX_OPEN_REQUESTS, BrowserSession

@@ -18,9 +18,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from crosspoint_ros.core.datatypes import Code, Rejected
 from crosspoint_ros.msg import ImagePoint
 from crosspoint_ros.ros.client.node_info import NodeCamera
+from crosspoint_ros.ros.client.results import Json
 from crosspoint_ros.ros.conversions import rgb_from_compressed, rgb_from_image, stamp_to_ns
 from crosspoint_ros.ros.node.camera import MAX_BACKWARD_JUMP_NS
-from crosspoint_ros.web.protocol import Json
 from crosspoint_ros.web.ros_bridge import RosBridge
 
 JPEG_QUALITY = 80

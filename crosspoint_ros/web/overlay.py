@@ -9,10 +9,10 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform
 from crosspoint_ros.msg import Correspondence, ImagePoint, QueryResult
 from crosspoint_ros.ros.client.node_info import NodeCamera
+from crosspoint_ros.ros.client.results import VERDICTS, Json
 from crosspoint_ros.ros.conversions import stamp_to_ns
 from crosspoint_ros.web.camera_poses import CameraPoses, project_point, unproject_corners
 from crosspoint_ros.web.image_streams import CameraImage
-from crosspoint_ros.web.protocol import VERDICTS, Json
 
 MOVED_PX = 1.0
 MOVED_M, MOVED_RAD = 1e-3, 1e-3  # where there is no 3D point to measure it at

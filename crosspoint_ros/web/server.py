@@ -1,4 +1,4 @@
-"""The web server: the files of the page, the way in, and one WebSocket a browser."""
+"""HTTP server: the page's files, token exchange, and one WebSocket per browser."""
 from __future__ import annotations
 
 import asyncio
@@ -19,23 +19,24 @@ from crosspoint_ros.web.session import BrowserSession
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PAGE = Path(__file__).absolute().parent / 'page'
 CONTENT_TYPES = {'.html': 'text/html', '.css': 'text/css', '.js': 'text/javascript',
-         '.svg': 'image/svg+xml'}
+                 '.svg': 'image/svg+xml'}
 HEADERS = {
     'Content-Security-Policy': "default-src 'self'; img-src 'self' blob: data:; "
                                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     'Referrer-Policy': 'no-referrer', 'X-Content-Type-Options': 'nosniff',
     'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Resource-Policy': 'same-origin',
     'Cache-Control': 'no-cache', 'Server': 'crosspoint'}
-HEARTBEAT_S = 20.0  # a browser that has vanished is noticed after this
+HEARTBEAT_S = 20.0  # detects browsers that vanished without closing
 
 
 class PageServer:
-    """Serves a fixed set of files, read once: no path of a request ever meets the disk."""
+    """Serves a fixed set of files from memory: no request path reaches the file system."""
 
     def __init__(self, hub: Hub, access: AccessControl) -> None:
         self._hub, self._access = hub, access
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix='jpeg')
-        self.app = web.Application(middlewares=[self._check_host], client_max_size=MAX_MESSAGE_BYTES)
+        self.app = web.Application(middlewares=[self._check_host],
+                                   client_max_size=MAX_MESSAGE_BYTES)
         self.app.on_response_prepare.append(_add_headers)
         for path in sorted(PAGE.iterdir()):
             if path.suffix in CONTENT_TYPES:
@@ -46,7 +47,7 @@ class PageServer:
         self.app.on_shutdown.append(self._close_sessions)
 
     async def _close_sessions(self, app: web.Application) -> None:
-        await asyncio.gather(*(browser.close() for browser in list(self._hub.sessions)))
+        await asyncio.gather(*(session.close() for session in list(self._hub.sessions)))
         self._pool.shutdown(wait=False)
 
     @web.middleware
@@ -54,48 +55,50 @@ class PageServer:
         self._refuse_if(request, self._access.check_host(request.headers.get('Host')))
         return await handler(request)
 
+    def _check_origin(self, request: web.Request) -> None:
+        self._refuse_if(request, self._access.check_origin(
+            request.headers.get('Origin'), request.headers.get('Host')))
+
+    def _check_cookie(self, request: web.Request) -> None:
+        self._refuse_if(request, self._access.check_cookie(
+            request.cookies.get(self._access.cookie_name)))
+
     def _refuse_if(self, request: web.Request, reason: str) -> None:
         if reason:
             self._access.log_refusal(request.remote or 'unknown', reason)
             raise web.HTTPForbidden(text=f'refused: {reason}\n')
 
-    def _check_origin(self, request: web.Request) -> None:
-        self._refuse_if(request, self._access.check_origin(
-            request.headers.get('Origin'), request.headers.get('Host')))
-
     async def _handle_enter(self, request: web.Request) -> web.Response:
-        """Exchange the token for a cookie; without content tell whether the cookie is good."""
+        """Exchange the token for a cookie; with no token, check the cookie."""
         self._check_origin(request)
-        given = await _read_token(request)
-        if given and self._access.needs_token:
-            if not self._access.is_token(given):
-                self._refuse_if(request, 'its token is wrong')
-            entered = web.Response(status=204)
-            entered.set_cookie(self._access.cookie_name, self._access.cookie, httponly=True,
-                               samesite='Strict', path='/')
-            return entered
-        self._refuse_if(request, self._access.check_cookie(
-            request.cookies.get(self._access.cookie_name)))
-        return web.Response(status=204)
+        token, response = await _read_token(request), web.Response(status=204)
+        if not (token and self._access.needs_token):
+            self._check_cookie(request)
+            return response
+        if not self._access.is_token(token):
+            self._refuse_if(request, 'wrong token')
+        response.set_cookie(self._access.cookie_name, self._access.cookie, httponly=True,
+                            samesite='Strict', path='/')
+        return response
 
     async def _handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
         self._check_origin(request)
-        self._refuse_if(request, self._access.check_cookie(
-            request.cookies.get(self._access.cookie_name)))
+        self._check_cookie(request)
         socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=HEARTBEAT_S,
                                        compress=False)
         await socket.prepare(request)
-        browser = BrowserSession(socket, request, self._hub.streams, self._hub.track_mark, self._pool)
-        self._hub.add_session(browser)
-        writing = asyncio.ensure_future(browser.write())
-        writing.add_done_callback(lambda task: browser.abort())
+        session = BrowserSession(socket, request, self._hub.streams, self._hub.track_mark,
+                                 self._pool)
+        self._hub.add_session(session)
+        writer = asyncio.ensure_future(session.write())
+        writer.add_done_callback(lambda task: session.abort())
         try:
-            await self._read(socket, browser)
+            await self._read(socket, session)
         finally:
-            self._hub.remove_session(browser)  # first: whatever ended the writing, it has gone
-            writing.cancel()
+            self._hub.remove_session(session)  # first, whatever error the writer ended with
+            writer.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError, RuntimeError):
-                await writing
+                await writer
         return socket
 
     async def _read(self, socket: web.WebSocketResponse, session: BrowserSession) -> None:
@@ -103,18 +106,18 @@ class PageServer:
             if message.type == WSMsgType.TEXT:
                 self._hub.handle_message(session, message.data)
             elif message.type == WSMsgType.BINARY:
-                self._access.log_refusal(session.address, 'it sent a binary message')
-                await socket.close(code=1003, message=b'only text is taken')
+                self._access.log_refusal(session.address, 'binary message')
+                await socket.close(code=1003, message=b'text messages only')
             elif message.type == WSMsgType.ERROR:
-                self._access.log_refusal(session.address, f'its message is too long or no WebSocket '
-                                 f'message: {socket.exception()}')
+                self._access.log_refusal(session.address,
+                                         f'invalid WebSocket message: {socket.exception()}')
 
 
 async def _read_token(request: web.Request) -> str:
     try:
         content = json.loads(await request.text() or '{}')
-    except (ValueError, LookupError, RecursionError):  # its text, charset or depth
-        raise web.HTTPBadRequest(text='the content is no JSON\n') from None
+    except (ValueError, LookupError, RecursionError):  # syntax, charset, nesting
+        raise web.HTTPBadRequest(text='the content is not valid JSON\n') from None
     token = content.get('token', '') if isinstance(content, dict) else ''
     return token if isinstance(token, str) else ''
 
@@ -123,12 +126,12 @@ def _make_file_handler(path: Path) -> Handler:
     data = path.read_bytes()
     etag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
 
-    async def serve(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.Response:
         if request.headers.get('If-None-Match') == etag:
             return web.Response(status=304, headers={'ETag': etag})
         return web.Response(body=data, content_type=CONTENT_TYPES[path.suffix], charset='utf-8',
                             headers={'ETag': etag})
-    return serve
+    return handle
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

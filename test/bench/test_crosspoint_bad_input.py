@@ -18,10 +18,10 @@ import kitchen_bench
 from PIL import Image
 
 from crosspoint_ros import cli
-from crosspoint_ros.bench.crosspoint.failures import NoImage, read_image
+from crosspoint_ros.bench.crosspoint.failures import UnreadableImage, read_image
 from crosspoint_ros.bench.crosspoint.runner import MOST_SILENT, Patience
 from crosspoint_ros.core.datatypes import Code
-from crosspoint_ros.matchers.cropond.server.errors import ServerTrouble
+from crosspoint_ros.matchers.cropond.server.errors import ServerError
 
 FAKES = Path(__file__).resolve().parents[1] / 'fakes'
 POINTING = 'Correspondence-Pointing'
@@ -144,7 +144,7 @@ def test_a_server_that_is_gone_ends_a_run_that_had_begun(made, tmp_path, capsys)
 
 def test_a_server_that_refuses_single_items_is_not_gone():
     patience = Patience(at_first=False)
-    refused = ServerTrouble(Code.MATCHER_FAILED, 'too large', passing=False, status=413)
+    refused = ServerError(Code.MATCHER_FAILED, 'too large', passing=False, status=413)
     assert not any(patience.failed(refused) for _ in range(3 * MOST_SILENT))
 
 
@@ -188,7 +188,7 @@ def test_ctrl_c_while_a_command_is_imported_leaves_no_traceback(monkeypatch):
 
 
 def test_an_image_that_cannot_be_opened_is_named(tmp_path):
-    with pytest.raises(NoImage, match='cannot be read'):
+    with pytest.raises(UnreadableImage, match='cannot be read'):
         read_image(tmp_path, 'x' * 300 + '.png')
 
 

@@ -36,7 +36,7 @@ NAMES = ['a.png', 'b.png', 'c.png', 'damaged.png']
 
 
 def read_in(text: str, kind: str = 'Correspondence-Pointing', question: str = ''):
-    return rules_official.extracted({'assistant': text, 'type': kind, 'question': question})
+    return rules_official.extract_answer({'assistant': text, 'type': kind, 'question': question})
 
 
 @pytest.mark.parametrize(('text', 'point'), [
@@ -70,16 +70,16 @@ def test_a_letter_is_read_as_the_authors_read_it(text, letter):
 @pytest.mark.parametrize('text', ['{"x": [1], "y": 2}', '{"point_2d": [null, 1]}'])
 def test_a_reply_that_ends_their_scripts_is_no_answer_and_says_so(text, tmp_path):
     record = {'assistant': text, 'type': 'Correspondence-Pointing', 'answer': ''}
-    found = rules_official.verdict(record, 'relative_1000', tmp_path)
-    assert (found.answer, found.right) == (None, False)
-    assert found.stops.startswith('TypeError')
+    found = rules_official.grade(record, 'relative_1000', tmp_path)
+    assert (found.answer, found.is_correct) == (None, False)
+    assert found.crash.startswith('TypeError')
 
 
 def test_answers_to_varied_replies_are_those_the_authors_scripts_were_seen_to_give(images):
-    found = [rules_official.verdict(record, 'relative_1000', images)
+    found = [rules_official.grade(record, 'relative_1000', images)
              for record in records(0, 2500, NAMES)]
     assert len({repr(each.answer) for each in found}) > 400
-    told = repr([(each.answer, each.right, each.stops.partition(':')[0]) for each in found])
+    told = repr([(each.answer, each.is_correct, each.crash.partition(':')[0]) for each in found])
     assert hashlib.sha256(told.encode()).hexdigest()[:16] == SEEN
 
 
@@ -113,12 +113,12 @@ def test_every_answer_and_score_is_that_of_the_authors_scripts(seed, coordinates
     extract, calc = scripts()
     asked, stopped = [], 0
     for record in records(seed, 2500, NAMES):
-        ours = rules_official.verdict(record, coordinates, images)
-        if ours.stops:  # theirs must end too, with the very same error
+        ours = rules_official.grade(record, coordinates, images)
+        if ours.crash:  # theirs must end too, with the very same error
             stopped += 1
             with pytest.raises(Exception) as raised:  # noqa: PT011  (the kind is compared below)
                 theirs(extract, calc, images, [record], coordinates)
-            assert type(raised.value).__name__ == ours.stops.split(':')[0]
+            assert type(raised.value).__name__ == ours.crash.split(':')[0]
         else:
             asked.append((record, ours))
     extracted, scores, stats = theirs(extract, calc, images, [r for r, _ in asked], coordinates)

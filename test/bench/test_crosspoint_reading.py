@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip('PIL')
 
-from crosspoint_ros.bench.crosspoint.rules_corrected import chosen_letter, meant_points
+from crosspoint_ros.bench.crosspoint.rules_corrected import parse_letter, parse_answer_points
 
 QUESTION = 'Which one?\nA. Red dot\nB. Green dot\nC. Blue dot\nD. Yellow dot'
 ASKED = 'The point at [56, 323] in the first image is which one in the second?'
@@ -18,7 +18,7 @@ ASKED = 'The point at [56, 323] in the first image is which one in the second?'
     ('A、B都不对，答案是C', 'C'), ('La respuesta correcta es la C.', 'C'), ('Ответ: C', 'C'),
     ('The blue dot.', 'C'), ('option c is right', 'C'), ('the answer is a.', 'A')])
 def test_a_letter_is_read_in_the_ways_that_models_write_it(said, letter):
-    assert chosen_letter(said, QUESTION) == letter
+    assert parse_letter(said, QUESTION) == letter
 
 
 @pytest.mark.parametrize(('said', 'letter'), [
@@ -32,7 +32,7 @@ def test_a_letter_is_read_in_the_ways_that_models_write_it(said, letter):
     ('\\boxed{A or B}', None), ('Answer: A, B is hidden.', 'A'), ('A. Red dot, not B', 'A'),
     ('answer a question first: D', 'D'), ('The answer is A as B is hidden', 'A')])
 def test_options_that_a_reply_weighs_or_rules_out_are_not_the_one_it_means(said, letter):
-    assert chosen_letter(said, QUESTION) == letter
+    assert parse_letter(said, QUESTION) == letter
 
 
 @pytest.mark.parametrize(('said', 'point'), [
@@ -44,4 +44,4 @@ def test_options_that_a_reply_weighs_or_rules_out_are_not_the_one_it_means(said,
     ('The point is not visible in 1, 2', None), ('Its position is 512, 307 and 12', None),
     ('The location is (512, 30', None), ('point 12, 34%', None)])
 def test_two_numbers_are_a_point_where_the_reply_calls_them_one(said, point):
-    assert list(meant_points(said, ASKED)) == ([] if point is None else [point])
+    assert list(parse_answer_points(said, ASKED)) == ([] if point is None else [point])

@@ -17,7 +17,7 @@ pytest.importorskip('PIL')
 pytest.importorskip('rosbags')
 
 from crosspoint_ros import cli
-from crosspoint_ros.bench.crosspoint.dataset import read
+from crosspoint_ros.bench.crosspoint.dataset import read_bench
 from crosspoint_ros.bench.crosspoint.runner import Kept, Progress
 
 FAKES = Path(__file__).resolve().parents[1] / 'fakes'
@@ -83,7 +83,7 @@ def test_a_kill_loses_no_more_than_the_item_in_flight_and_nothing_is_done_twice(
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     keys = [json.loads(line)['key'] for line in replies.read_bytes().splitlines()]
     assert len(keys) == len(set(keys)) == 40
-    assert set(keys) == {item.key for item in read(folder).items}
+    assert set(keys) == {item.key for item in read_bench(folder).items}
     assert f'{40 - kept} items asked, {kept} had their reply' in done.stdout
 
 

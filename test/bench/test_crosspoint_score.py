@@ -19,9 +19,9 @@ from PIL import Image
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.crosspoint import rules_official
-from crosspoint_ros.bench.crosspoint.dataset import read
-from crosspoint_ros.bench.crosspoint.grading import Tally
-from crosspoint_ros.bench.crosspoint.rules_corrected import chosen_letter, meant_points
+from crosspoint_ros.bench.crosspoint.dataset import read_bench
+from crosspoint_ros.bench.crosspoint.grading import Accuracy
+from crosspoint_ros.bench.crosspoint.rules_corrected import parse_letter, parse_answer_points
 
 OFFICIAL = os.environ.get('CROSSPOINT_OFFICIAL', '')
 
@@ -67,8 +67,8 @@ def test_wrong_replies_are_wrong_and_the_interval_holds_the_share(run, made):
 
 
 def test_wilsons_interval_stays_within_bounds():
-    assert Tally(0, 10).interval == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert Tally(10, 10).interval == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert Accuracy(0, 10).interval == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert Accuracy(10, 10).interval == pytest.approx((0.7225, 1.0), abs=1e-4)
 
 
 @pytest.mark.parametrize('mode', ['1', 'P'])
@@ -130,11 +130,11 @@ def test_a_point_repeated_from_the_question_is_not_the_answer(run, made):
     ('\\boxed{C}', 'C'), ('B. No, since A is hidden', 'B'), ('the option: (b)', 'B'), ('', None),
     ('I choose not to say', None)])
 def test_the_letter_that_a_reply_settles_on_is_read(said, letter):
-    assert chosen_letter(said, 'Is it? A. Yes B. No') == letter
+    assert parse_letter(said, 'Is it? A. Yes B. No') == letter
 
 
 def test_of_a_long_reply_the_end_counts():
-    assert list(meant_points('I look around. ' * 600 + '[5, 6]', '')) == [(5.0, 6.0)]
+    assert list(parse_answer_points('I look around. ' * 600 + '[5, 6]', '')) == [(5.0, 6.0)]
 
 
 def test_lines_that_cannot_be_read_are_named_counted_and_the_rest_is_scored(run, made):
@@ -195,7 +195,7 @@ def test_duplicated_idx_and_equal_items_are_each_counted(run, made, tmp_path):
     (bench / 'image').symlink_to(made[0] / 'image')
     items = [*made[1], made[1][3], {**made[1][7], 'idx': 3}]
     kitchen_bench.write(bench / 'CrossPoint-Bench.jsonl', items)
-    assert len({item.key for item in read(bench).items}) == 34
+    assert len({item.key for item in read_bench(bench).items}) == 34
     replies = [*made[2], made[2][3], made[2][7]]
     lines = [{**item, 'assistant': reply} for item, reply in zip(items, replies, strict=True)]
     code, told, _, err = run(lines, bench=bench)
@@ -271,8 +271,8 @@ def test_the_official_table_is_that_of_the_authors_programs(run, tmp_path):
     (bench / 'image').mkdir(parents=True)
     for name, size in (('a.png', (64, 48)), ('b.png', (128, 96))):
         Image.new('RGB', size).save(bench / 'image' / name)
-    lines = [line for line in records(11, 3000, ['a.png', 'b.png']) if not rules_official.verdict(
-        line, 'relative_1000', bench / 'image').stops]
+    lines = [line for line in records(11, 3000, ['a.png', 'b.png']) if not rules_official.grade(
+        line, 'relative_1000', bench / 'image').crash]
     kitchen_bench.write(bench / 'CrossPoint-Bench.jsonl', [
         {k: v for k, v in line.items() if k != 'assistant'} for line in lines])
     _, told, _, _ = run(lines, '--official', bench=bench)
@@ -308,7 +308,7 @@ def test_options_that_a_reply_rules_out_are_not_its_answer(made, run, said, lett
     ('The point is at 512, 307', (512, 307)), ('位置: 512, 307', (512, 307)),
     ('y: 307, x: 512', (512, 307)), ('I count 3, 4 mugs', None)])
 def test_a_point_without_brackets_is_read_where_it_is_called_one(said, point):
-    assert list(meant_points(said, '')) == ([] if point is None else [point])
+    assert list(parse_answer_points(said, '')) == ([] if point is None else [point])
 
 
 def test_half_of_an_emoji_is_told_and_the_rest_is_scored(run, made):
@@ -320,10 +320,10 @@ def test_half_of_an_emoji_is_told_and_the_rest_is_scored(run, made):
 
 
 def test_a_truncated_jpeg_is_damaged_not_grey(tmp_path):
-    from crosspoint_ros.bench.crosspoint.failures import NoImage, read_image
+    from crosspoint_ros.bench.crosspoint.failures import UnreadableImage, read_image
     Image.effect_noise((64, 48), 50).save(tmp_path / 'a.jpg')
     whole = (tmp_path / 'a.jpg').read_bytes()
     assert read_image(tmp_path, 'a.jpg').shape == (48, 64, 3)
     (tmp_path / 'a.jpg').write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(NoImage, match='damaged'):
+    with pytest.raises(UnreadableImage, match='damaged'):
         read_image(tmp_path, 'a.jpg')

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crosspoint_ros.bench.pairs.known_scene import Moment, Recording
+from crosspoint_ros.bench.pairs.known_scene import FrameKey, KnownScene
 from crosspoint_ros.scenes import KITCHEN
 
 START_NS = 1760000000000000000
@@ -12,7 +12,7 @@ START_NS = 1760000000000000000
 
 @pytest.fixture(scope='module')
 def kitchen():
-    return Recording(KITCHEN)
+    return KnownScene(KITCHEN)
 
 
 def test_the_kitchen_has_three_cameras_and_33_points(kitchen):
@@ -34,9 +34,9 @@ def test_depth_pose_and_lens_lift_every_clicked_pixel_to_its_true_point(kitchen)
     for affordance in kitchen.affordances:
         view = kitchen.view(affordance.clicked)
         column, row = np.round(affordance.pixel).astype(int)
-        ray = view.intrinsics.ray_cam(affordance.pixel)
+        ray = view.intrinsics.unproject(affordance.pixel)
         point_cam = ray * view.depth_m[row, column] / ray[2]
-        point_base_m = view.base_from_cam.point(point_cam)
+        point_base_m = view.base_from_cam.transform_points(point_cam)
         errors_m.append(np.linalg.norm(point_base_m - affordance.point_base_m))
     assert np.nanmedian(errors_m) < 0.003
     assert np.isfinite(errors_m).mean() > 0.9  # the sensor's depth has holes
@@ -46,8 +46,8 @@ def test_the_truth_of_every_visible_point_is_its_projection(kitchen):
     for affordance in kitchen.affordances[::5]:
         for moment, seen in list(affordance.seen.items())[::9]:
             cam_from_base = kitchen.base_from_cam[moment].inverse
-            pixel = kitchen.view(moment).intrinsics.pixel(
-                cam_from_base.point(affordance.point_base_m))
+            pixel = kitchen.view(moment).intrinsics.project(
+                cam_from_base.transform_points(affordance.point_base_m))
             assert np.linalg.norm(pixel - seen.pixel) < 1.5
 
 
@@ -69,7 +69,7 @@ def test_the_visibility_of_the_truth_is_what_the_depth_says(kitchen):
 
 def test_a_point_borders_what_is_shown_only_if_it_is_hidden_by_a_hair(kitchen):
     side = next(a for a in kitchen.affordances if a.name == 'drawer side')
-    by_a_hair, deep = (Moment('wrist', START_NS + ns) for ns in (5000000000, 2666666666))
+    by_a_hair, deep = (FrameKey('wrist', START_NS + ns) for ns in (5000000000, 2666666666))
     assert not side.seen[by_a_hair].visible
     assert kitchen.borders(by_a_hair, side.point_base_m)
     assert not side.seen[deep].visible
@@ -79,9 +79,9 @@ def test_a_point_borders_what_is_shown_only_if_it_is_hidden_by_a_hair(kitchen):
 def test_the_angle_between_two_views_of_a_point_is_the_angle_of_their_rays(kitchen):
     affordance = kitchen.affordances[0]
     assert kitchen.angle_deg(affordance, affordance.clicked) == pytest.approx(0.0, abs=1e-3)
-    moment = Moment('wrist', START_NS)
-    rays = [kitchen.base_from_cam[m].direction(
-        kitchen.view(m).intrinsics.ray_cam(pixel)) for m, pixel in (
+    moment = FrameKey('wrist', START_NS)
+    rays = [kitchen.base_from_cam[m].rotate(
+        kitchen.view(m).intrinsics.unproject(pixel)) for m, pixel in (
             (affordance.clicked, affordance.pixel), (moment, affordance.seen[moment].pixel))]
     expected_deg = np.degrees(np.arccos(rays[0] @ rays[1]))
     assert kitchen.angle_deg(affordance, moment) == pytest.approx(expected_deg, abs=0.3)
@@ -89,4 +89,4 @@ def test_the_angle_between_two_views_of_a_point_is_the_angle_of_their_rays(kitch
 
 def test_a_folder_without_truth_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'truth\.json'):
-        Recording(tmp_path)
+        KnownScene(tmp_path)

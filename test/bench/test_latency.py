@@ -11,23 +11,23 @@ import pytest
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.latency.cases import (
-    AGAIN,
-    AT_ONCE,
-    AUTHORS,
-    AUTHORS_SHORT,
+    NEXT_CLICK,
+    BATCH,
+    BASELINE,
+    BASELINE_SHORT,
     CLICKED_MOVED,
-    FIRST,
+    FIRST_CLICK,
     OTHER_MOVED,
-    PACKED,
-    new_frames,
-    queries,
-    ways,
+    BATCH_SIZE,
+    draw_frames,
+    sample_queries,
+    build_variants,
 )
-from crosspoint_ros.bench.latency.cli import Bandwidth, size, table
-from crosspoint_ros.bench.latency.timing import Taken, Way, ratio, take
+from crosspoint_ros.bench.latency.cli import MemoryBound, parse_size, format_table
+from crosspoint_ros.bench.latency.timing import Timing, Variant, compute_speedup, time_variants
 from crosspoint_ros.core.datatypes import Code, Match, Rejected
 
-draw = partial(new_frames, width_px=96, height_px=64)
+draw = partial(draw_frames, width_px=96, height_px=64)
 
 
 class Counting:
@@ -66,8 +66,8 @@ class RecorderOfMany(Recorder):
         return [Match(query.pixel) for query in queries]
 
 
-def taken(name: str, cpu_s: list[float], passes: int | None = None) -> Taken:
-    return Taken(name, 1, cpu_s, [2 * s for s in cpu_s], passes)
+def taken(name: str, cpu_s: list[float], passes: int | None = None) -> Timing:
+    return Timing(name, 1, cpu_s, [2 * s for s in cpu_s], passes)
 
 
 def test_the_frames_of_each_round_are_new_and_a_moved_camera_is_one_alone():
@@ -82,16 +82,16 @@ def test_the_frames_of_each_round_are_new_and_a_moved_camera_is_one_alone():
 
 def test_clicks_lie_on_the_first_image_and_are_others_for_each_seed():
     pixels = np.array([query.pixel for seed in range(9)
-                       for query in queries(draw(0).pair, PACKED, seed)])
-    assert len(np.unique(pixels, axis=0)) == 9 * PACKED
+                       for query in sample_queries(draw(0).pair, BATCH_SIZE, seed)])
+    assert len(np.unique(pixels, axis=0)) == 9 * BATCH_SIZE
     assert ((pixels > 0) & (pixels < (96, 64))).all()
 
 
 def test_the_ways_take_turns_and_the_warm_up_does_not_count():
     order: list[str] = []
-    some = [Way(name, lambda frames, seed, name=name: order.append(name) or [])
+    some = [Variant(name, lambda frames, seed, name=name: order.append(name) or [])
             for name in ('a', 'b')]
-    found = take(some, draw, rounds=2, warm_up=1)
+    found = time_variants(some, draw, rounds=2, warm_up=1)
     assert order == ['a', 'b'] * 3
     assert [len(t.cpu_s) for t in found] == [2, 2]
     assert [t.passes for t in found] == [None, None]
@@ -99,7 +99,7 @@ def test_the_ways_take_turns_and_the_warm_up_does_not_count():
 
 def test_passes_are_those_of_one_answer_and_the_device_is_waited_for():
     model = Counting()
-    (found,) = take([Way('one', model.answer)], draw, rounds=3, warm_up=1, watched=model)
+    (found,) = time_variants([Variant('one', model.answer)], draw, rounds=3, warm_up=1, device=model)
     assert found.passes == 3
     assert model.waited == 4
 
@@ -107,63 +107,63 @@ def test_passes_are_those_of_one_answer_and_the_device_is_waited_for():
 def test_time_is_per_click(monkeypatch):
     clock = iter(range(0, 1000, 8))
     monkeypatch.setattr('time.perf_counter', lambda: next(clock))
-    (found,) = take([Way('many', lambda frames, seed: [], 4)], draw, rounds=1, warm_up=1)
+    (found,) = time_variants([Variant('many', lambda frames, seed: [], 4)], draw, rounds=1, warm_up=1)
     assert found.wall_s == [2.0]
 
 
 def test_a_refusal_for_what_the_images_show_counts_as_an_answer():
-    found = take(ways(Recorder(Code.NOT_VISIBLE)), draw, rounds=2, warm_up=1)
-    assert [t.refused['NOT_VISIBLE'] for t in found] == [2] * 4
-    assert 'another click: 2 NOT_VISIBLE' in table(found, True)
+    found = time_variants(build_variants(Recorder(Code.NOT_VISIBLE)), draw, rounds=2, warm_up=1)
+    assert [t.refusals['NOT_VISIBLE'] for t in found] == [2] * 4
+    assert 'another click: 2 NOT_VISIBLE' in format_table(found, True)
 
 
 @pytest.mark.parametrize('code', [Code.MATCHER_FAILED, Code.TIMEOUT, Code.BAD_REQUEST])
 def test_a_failure_is_not_timed(code):
-    with pytest.raises(ValueError, match=f'{FIRST}: no \\({code.name}\\)'):
-        take(ways(Recorder(code)), draw, rounds=1, warm_up=1)
+    with pytest.raises(ValueError, match=f'{FIRST_CLICK}: no \\({code.name}\\)'):
+        time_variants(build_variants(Recorder(code)), draw, rounds=1, warm_up=1)
 
 
 def test_a_round_begins_on_a_new_pair_and_then_moves_one_camera_after_the_other():
     matcher = RecorderOfMany()
-    chosen = ways(matcher)
-    assert [way.name for way in chosen] == [FIRST, AGAIN, AT_ONCE, OTHER_MOVED, CLICKED_MOVED]
+    chosen = build_variants(matcher)
+    assert [way.name for way in chosen] == [FIRST_CLICK, NEXT_CLICK, BATCH, OTHER_MOVED, CLICKED_MOVED]
     frames = draw(0)
     for seed, way in enumerate(chosen):
         assert len(way.answer(frames, seed)) == way.clicks
     pairs = [(query.clicked, query.other) for query in matcher.asked]
-    assert pairs == [frames.pair] * (2 + PACKED) + [frames.other_moved, frames.clicked_moved]
+    assert pairs == [frames.pair] * (2 + BATCH_SIZE) + [frames.other_moved, frames.clicked_moved]
 
 
 def test_a_matcher_that_answers_one_at_a_time_is_not_asked_for_many():
-    assert AT_ONCE not in [way.name for way in ways(Recorder())]
+    assert BATCH not in [way.name for way in build_variants(Recorder())]
 
 
 def test_ratios_are_taken_within_a_round_where_the_machine_was_as_slow_for_both():
-    slow, fast = taken(AUTHORS, [10.0, 40.0, 12.0]), taken(AGAIN, [1.0, 4.0, 1.0])
-    assert ratio(slow, fast, by_cpu=True) == 10.0
+    slow, fast = taken(BASELINE, [10.0, 40.0, 12.0]), taken(NEXT_CLICK, [1.0, 4.0, 1.0])
+    assert compute_speedup(slow, fast, by_cpu=True) == 10.0
     assert fast.cpu_ms == (1000.0, 1000.0, 4000.0)
     assert fast.wall_ms == (2000.0, 2000.0, 8000.0)
 
 
 def test_the_table_compares_with_the_authors_where_they_were_asked():
-    rows = [taken(AUTHORS, [3.0], 30), taken(AUTHORS_SHORT, [2.0], 20), taken(AGAIN, [0.2], 6)]
-    told = table(rows, by_cpu=True)
+    rows = [taken(BASELINE, [3.0], 30), taken(BASELINE_SHORT, [2.0], 20), taken(NEXT_CLICK, [0.2], 6)]
+    told = format_table(rows, by_cpu=True)
     assert f'{15.0:8.1f}x{10.0:8.1f}x' in told.splitlines()[3]
     assert 'of CPU time' in told
-    assert 'vs 30' not in table(rows[2:], by_cpu=True)
+    assert 'vs 30' not in format_table(rows[2:], by_cpu=True)
 
 
 def test_what_memory_allows_is_the_weights_of_all_passes_at_its_bandwidth():
-    memory = Bandwidth(6_170_000_000, 3e12, 9_000_000_000, binding=True)
+    memory = MemoryBound(6_170_000_000, 3e12, 9_000_000_000, binding=True)
     assert memory.limit_ms(6) == pytest.approx(12.34)
-    told = memory.told([taken(AGAIN, [0.01], 6)])
+    told = memory.format_report([taken(NEXT_CLICK, [0.01], 6)])
     assert 'another click: 20.0 ms, 1.6 times the 12.3 ms of its 6 passes' in told
     assert 'peak memory 9.00 GB' in told
 
 
 def test_on_a_cpu_nothing_is_said_of_a_limit_that_does_not_bind():
-    memory = Bandwidth(340_000_000, 20e9, 1_000_000_000, binding=False)
-    assert 'another click' not in memory.told([taken(AGAIN, [0.01], 6)])
+    memory = MemoryBound(340_000_000, 20e9, 1_000_000_000, binding=False)
+    assert 'another click' not in memory.format_report([taken(NEXT_CLICK, [0.01], 6)])
 
 
 def test_xfeat_is_timed_from_the_command_line(tmp_path, capsys):
@@ -174,7 +174,7 @@ def test_xfeat_is_timed_from_the_command_line(tmp_path, capsys):
     assert '160x120' in told
     assert 'authors' not in told
     (rows,) = json.loads(out.read_text())['sizes'].values()
-    assert [row['name'] for row in rows] == [FIRST, AGAIN, OTHER_MOVED, CLICKED_MOVED]
+    assert [row['name'] for row in rows] == [FIRST_CLICK, NEXT_CLICK, OTHER_MOVED, CLICKED_MOVED]
     assert all(row['wall_s'][0] > 0 for row in rows)
 
 
@@ -200,7 +200,7 @@ def test_a_wrong_value_is_refused_with_the_usage(capsys, words):
 
 
 def test_sizes_are_read_as_they_are_written():
-    assert size('1280x720') == (1280, 720)
+    assert parse_size('1280x720') == (1280, 720)
 
 
 @pytest.mark.parametrize('words', [['--random-weights', 'tiny'], ['--option', 'model=/nowhere']])

@@ -17,28 +17,28 @@ from transformers import Qwen2_5_VLConfig
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.latency import dummy_model
-from crosspoint_ros.bench.latency.baseline import Compared
+from crosspoint_ros.bench.latency.baseline import ModelVariants
 from crosspoint_ros.bench.latency.cases import (
-    AGAIN,
-    AGAIN_GREEDY,
-    AT_ONCE,
-    AT_ONCE_GREEDY,
-    AUTHORS,
-    AUTHORS_SHORT,
+    NEXT_CLICK,
+    NEXT_CLICK_GREEDY,
+    BATCH,
+    BATCH_GREEDY,
+    BASELINE,
+    BASELINE_SHORT,
     CLICKED_MOVED,
-    FIRST,
+    FIRST_CLICK,
     OTHER_MOVED,
     SHAPES,
-    config_of,
-    new_frames,
-    queries,
-    ways,
+    build_config,
+    draw_frames,
+    sample_queries,
+    build_variants,
 )
-from crosspoint_ros.bench.latency.cli import UNTAUGHT, built
-from crosspoint_ros.bench.latency.roofline import Gauge
-from crosspoint_ros.bench.latency.timing import take
+from crosspoint_ros.bench.latency.cli import DUMMY_OPTIONS, build_matcher
+from crosspoint_ros.bench.latency.roofline import DeviceMeter
+from crosspoint_ros.bench.latency.timing import time_variants
 from crosspoint_ros.matchers.cropond.engine import checkpoint, memory
-from crosspoint_ros.matchers.cropond.prompt import pointing
+from crosspoint_ros.matchers.cropond.prompt import build_pointing_prompt
 
 torch.set_num_threads(1)
 HERE = {'device': 'cpu', 'max_pixels': 20 * 28 * 28}
@@ -46,17 +46,17 @@ HERE = {'device': 'cpu', 'max_pixels': 20 * 28 * 28}
 
 @pytest.fixture(scope='module')
 def matcher():
-    return built('cropond', HERE, 'tiny')
+    return build_matcher('cropond', HERE, 'tiny')
 
 
 @pytest.fixture
 def compared(matcher):
-    return Compared(matcher)
+    return ModelVariants(matcher)
 
 
 @pytest.fixture(scope='module')
 def query():
-    (one,) = queries(new_frames(0, 160, 120).pair, 1, 0)
+    (one,) = sample_queries(draw_frames(0, 160, 120).pair, 1, 0)
     return one
 
 
@@ -67,51 +67,51 @@ def test_the_authors_way_says_what_uncached_decoding_says(matcher, compared, que
     images = [query.clicked.image, query.other.image]
     written: list[int] = []
     for _ in range(6):
-        written.append(int(plain.scores(images, pointing(x, y), written).argmax()))
-    assert compared.authors(query, 6) == written
+        written.append(int(plain.scores(images, build_pointing_prompt(x, y), written).argmax()))
+    assert compared.generate_baseline(query, 6) == written
 
 
 def test_both_ways_say_the_same_when_nothing_is_forced(compared, query):
-    free = compared.free(query, 12)
-    assert free == compared.authors(query, 12)[:len(free)]
+    free = compared.generate(query, 12)
+    assert free == compared.generate_baseline(query, 12)[:len(free)]
     assert len(free) > 2
 
 
 def test_the_penalty_of_a_checkpoint_does_not_change_the_authors_reply(matcher, compared, query,
                                                                        monkeypatch):
-    before = compared.authors(query, 12)
+    before = compared.generate_baseline(query, 12)
     monkeypatch.setattr(matcher.checkpoint.model.generation_config, 'repetition_penalty', 5.0)
-    assert compared.authors(query, 12) == before
+    assert compared.generate_baseline(query, 12) == before
 
 
 def test_the_authors_way_writes_as_many_tokens_as_asked_even_past_an_end(matcher, compared, query,
                                                                          monkeypatch):
-    first = compared.authors(query, 1)[0]
+    first = compared.generate_baseline(query, 1)[0]
     monkeypatch.setattr(matcher.checkpoint.model.generation_config, 'eos_token_id', first)
-    assert len(compared.authors(query, 9)) == 9
+    assert len(compared.generate_baseline(query, 9)) == 9
 
 
 def test_a_click_on_a_known_pair_takes_six_passes_at_most_and_a_moved_camera_its_own(matcher,
                                                                                      compared):
-    taken = take(ways(matcher, compared), lambda n: new_frames(n, 160, 120), 1, 1, compared)
+    taken = time_variants(build_variants(matcher, compared), lambda n: draw_frames(n, 160, 120), 1, 1, compared)
     passes = {t.name: t.passes for t in taken}
-    assert (passes[AUTHORS], passes[AUTHORS_SHORT]) == (30, 20)
-    assert max(passes[n] for n in (AGAIN, AGAIN_GREEDY, AT_ONCE, AT_ONCE_GREEDY)) <= 6
-    assert passes[OTHER_MOVED] <= 6 + 1 < passes[CLICKED_MOVED] + 1 <= passes[FIRST] + 1
+    assert (passes[BASELINE], passes[BASELINE_SHORT]) == (30, 20)
+    assert max(passes[n] for n in (NEXT_CLICK, NEXT_CLICK_GREEDY, BATCH, BATCH_GREEDY)) <= 6
+    assert passes[OTHER_MOVED] <= 6 + 1 < passes[CLICKED_MOVED] + 1 <= passes[FIRST_CLICK] + 1
     # What drawn weights would say first need not be a number, which is then no answer.
-    assert {code for t in taken for code in t.refused} <= {'NOT_VISIBLE'}
+    assert {code for t in taken for code in t.refusals} <= {'NOT_VISIBLE'}
 
 
 def test_in_both_transformers_a_shape_has_the_weights_of_the_published_models():
-    tokenizer = dummy_model.make_tokenizer()
-    count = {name: dummy_model.numbers(Qwen2_5_VLConfig.from_dict(config_of(
-        SHAPES[name], tokenizer.get_vocab_size(), dummy_model.special_ids(tokenizer))))
+    tokenizer = dummy_model.train_tokenizer()
+    count = {name: dummy_model.count_params(Qwen2_5_VLConfig.from_dict(build_config(
+        SHAPES[name], tokenizer.get_vocab_size(), dummy_model.get_special_ids(tokenizer))))
         for name in ('3b', '7b')}
     assert count == {'3b': 3_754_622_976, '7b': 8_292_166_656}  # as the hub's own pages say
 
 
 def test_random_weights_are_in_their_number_format_from_the_start():
-    model = dummy_model.load('tiny', 'cpu', 'bfloat16').model
+    model = dummy_model.build_dummy_checkpoint('tiny', 'cpu', 'bfloat16').model
     assert [n for n, w in model.named_parameters() if w.dtype is not torch.bfloat16] == []
     assert model.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
     assert torch.get_default_dtype() == torch.float32
@@ -128,7 +128,7 @@ def test_a_shape_that_does_not_fit_is_refused_with_need_and_free_memory(monkeypa
     ('tiny', '4bit', 'made from a checkpoint'), ('5b', 'auto', "no shape '5b'; known: 3b")])
 def test_what_cannot_be_drawn_is_refused(name, weights, said):
     with pytest.raises(ValueError, match=said):
-        dummy_model.load(name, 'cpu', weights)
+        dummy_model.build_dummy_checkpoint(name, 'cpu', weights)
 
 
 def test_a_pass_reads_the_layers_of_the_text_model_and_no_embedding(matcher):
@@ -136,9 +136,9 @@ def test_a_pass_reads_the_layers_of_the_text_model_and_no_embedding(matcher):
     size = shape.hidden // shape.heads * shape.kv_heads
     attention = 2 * shape.hidden ** 2 + 2 * shape.hidden * size + shape.hidden + 2 * size
     layer = attention + 3 * shape.hidden * shape.inner + 2 * shape.hidden
-    gauge = Gauge(matcher.checkpoint.model)
+    gauge = DeviceMeter(matcher.checkpoint.model)
     assert gauge.bytes_per_pass == 4 * (shape.layers * layer + shape.hidden)
-    assert gauge.bytes_per_s() > 1e8
+    assert gauge.measure_bandwidth() > 1e8
     assert gauge.peak_bytes > gauge.bytes_per_pass
 
 
@@ -156,5 +156,5 @@ def test_the_command_prints_a_table_a_size_with_ratios_and_writes_all_figures(tm
 
 def test_options_given_hold_against_those_for_random_weights():
     with pytest.raises(ValueError, match='self-test'):
-        built('cropond', {**HERE, 'self_test': True}, 'tiny')
-    assert UNTAUGHT['self_test'] is False
+        build_matcher('cropond', {**HERE, 'self_test': True}, 'tiny')
+    assert DUMMY_OPTIONS['self_test'] is False

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from rgbd_folders import KITCHEN, kitchen_views, write_scannet, write_tum
 
-from crosspoint_ros.bench.data.accuracy import judge
-from crosspoint_ros.bench.pairs.dataset import Given, Status
+from crosspoint_ros.bench.data.accuracy import measure_accuracy
+from crosspoint_ros.bench.pairs.dataset import InputConfig, Status
 from crosspoint_ros.bench.pairs.export import export
-from crosspoint_ros.bench.pairs.known_scene import Recording
-from crosspoint_ros.bench.pairs.sources import KnownSet, SceneSet
+from crosspoint_ros.bench.pairs.known_scene import KnownScene
+from crosspoint_ros.bench.pairs.sources import KnownSceneSource, RgbdSource
 from crosspoint_ros.cli import main
 from crosspoint_ros.data.qa.templates import Coordinates
 from crosspoint_ros.data.scenes import open_scene
-from crosspoint_ros.data.scenes.rgbd_scene import Reading, Unusable
+from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, UnusableData
 
 
 def scene_set(folder, given=None, number=60):
-    return SceneSet(open_scene(folder, Reading(), print), given or Given(), number, print)
+    return RgbdSource(open_scene(folder, ReadOptions(), print), given or InputConfig(), number, print)
 
 
 @pytest.fixture(scope='module')
@@ -37,10 +37,10 @@ def test_questions_of_a_scene_are_true_to_its_exact_poses(folder):
         a, b = item.query.clicked, item.query.other
         column, row = item.query.pixel.round().astype(int)
         ray = a.intrinsics.unproject(item.query.pixel)
-        point = a.base_from_cam.point(ray / ray[2] * a.depth_m[row, column])
-        pixel = b.intrinsics.project(b.base_from_cam.inverse.point(point))
+        point = a.base_from_cam.transform_points(ray / ray[2] * a.depth_m[row, column])
+        pixel = b.intrinsics.project(b.base_from_cam.inverse.transform_points(point))
         if item.status == Status.VISIBLE:
-            assert np.linalg.norm(pixel - item.truth) < 3
+            assert np.linalg.norm(pixel - item.ground_truth) < 3
         if item.status == Status.OUT_OF_VIEW:
             assert not b.intrinsics.contains(pixel)
 
@@ -53,27 +53,27 @@ def test_every_layout_gives_the_same_questions(folder, tmp_path):
 
 def test_the_same_seed_gives_the_same_questions_and_another_gives_others(folder):
     def asked(seed):
-        return [tuple(item.query.pixel) for item in scene_set(folder, Given(seed=seed))]
+        return [tuple(item.query.pixel) for item in scene_set(folder, InputConfig(seed=seed))]
 
     assert asked(0) == asked(0)
     assert asked(0) != asked(1)
 
 
 def test_the_matcher_is_told_no_more_than_it_is_given(folder):
-    item = next(iter(scene_set(folder, Given(poses=False, depth=False))))
+    item = next(iter(scene_set(folder, InputConfig(poses=False, depth=False))))
     for view in (item.query.clicked, item.query.other):
         assert view.base_from_cam is None
         assert view.depth_m is None
-    exact, moved = (next(iter(scene_set(folder, given))) for given in (Given(), Given(noise_cm=2)))
+    exact, moved = (next(iter(scene_set(folder, given))) for given in (InputConfig(), InputConfig(noise_cm=2)))
     off = exact.query.other.base_from_cam.inverse @ moved.query.other.base_from_cam
     assert np.linalg.norm(off.t_m) == pytest.approx(0.02, abs=1e-6)
 
 
 def test_what_is_built_of_the_kitchen_is_where_its_truth_has_it():
-    told = judge(KnownSet(Recording(KITCHEN), Given()), Coordinates.THOUSAND)
+    told = measure_accuracy(KnownSceneSource(KnownScene(KITCHEN), InputConfig()), Coordinates.THOUSAND)
     assert len(told.errors_px) > 500
     assert np.mean(told.errors_px <= 3) >= 0.99
-    assert np.mean(told.visibility) >= 0.99
+    assert np.mean(told.visibility_correct) >= 0.99
 
 
 def test_what_is_built_of_the_shelf_is_where_its_truth_has_it(shared_data, capsys):
@@ -161,15 +161,15 @@ def test_poses_that_drifted_from_rotations_are_taken_at_the_nearest(tmp_path):
         matrix = view.base_from_cam.matrix
         matrix[:3, :3] *= 1.002
         np.savetxt(folder / f'pose/{number}.txt', matrix)
-    scene = open_scene(folder, Reading(), print)
+    scene = open_scene(folder, ReadOptions(), print)
     np.testing.assert_allclose(scene.frames[2].base_from_cam.R, views[2].base_from_cam.R, atol=1e-6)
     matrix[:3, :3] *= 1.2
     np.savetxt(folder / 'pose/0.txt', matrix)
     said: list[str] = []
-    assert len(open_scene(folder, Reading(), said.append).frames) == len(views) - 1
+    assert len(open_scene(folder, ReadOptions(), said.append).frames) == len(views) - 1
     assert 'R is no rotation' in said[0]
-    with pytest.raises(Unusable):
-        open_scene(tmp_path, Reading(), print)
+    with pytest.raises(UnusableData):
+        open_scene(tmp_path, ReadOptions(), print)
 
 
 @pytest.mark.parametrize('name', ['truth.json', 'index.json'])
@@ -195,7 +195,7 @@ def test_a_truth_is_read_in_its_own_way_alone(capsys):
 
 def test_who_always_says_yes_is_right_half_of_the_time_at_most(tmp_path):
     out = tmp_path / 'bench'
-    items = KnownSet(Recording(KITCHEN), Given())
+    items = KnownSceneSource(KnownScene(KITCHEN), InputConfig())
     assert export(items, out, 20.0, limit=60) < 120
     lines = [json.loads(line) for line in (out / 'CrossPoint-Bench.jsonl').read_text().splitlines()]
     letters = [line['answer'] for line in lines if len(line['answer']) == 1]

@@ -12,9 +12,9 @@ from raycast_scenes import LEFT, RIGHT, Box, looking_at, pixel_of
 from textured_scenes import looked
 
 from crosspoint_ros.bench.pairs import cli
-from crosspoint_ros.bench.pairs.dataset import Given, PairSet, Status, noise, read_mask
-from crosspoint_ros.bench.pairs.evaluate import Outcome, run
-from crosspoint_ros.bench.pairs.metrics import accuracy, auroc, precision_at_recall, score
+from crosspoint_ros.bench.pairs.dataset import InputConfig, PairFolderSource, Status, sample_pose_noise, read_mask
+from crosspoint_ros.bench.pairs.evaluate import Outcome, evaluate
+from crosspoint_ros.bench.pairs.metrics import compute_accuracy, compute_auroc, compute_precision_at_recall, compute_score
 from crosspoint_ros.bench.pairs.sources import MASK
 from crosspoint_ros.cli import main
 from crosspoint_ros.core.datatypes import Code, Match, Rejected
@@ -67,11 +67,11 @@ def outcome(visible=True, error_px=0.0, confidence=0.9, code=Code.OK, first=Fals
 
 
 def test_a_set_gives_images_depth_poses_and_truth(folder):
-    items = list(PairSet(folder, Given(), None))
+    items = list(PairFolderSource(folder, InputConfig(), None))
     assert [i.status for i in items] == [Status.VISIBLE] * 3 + [Status.OCCLUDED]
     query = items[0].query
     assert query.clicked.image.shape == (240, 320, 3)
-    point_m = query.clicked.base_from_cam.point(
+    point_m = query.clicked.base_from_cam.transform_points(
         query.clicked.intrinsics.unproject(query.pixel))
     assert np.isfinite(point_m).all()
     assert np.nanmedian(query.other.depth_m) == pytest.approx(0.9, abs=0.3)
@@ -79,21 +79,21 @@ def test_a_set_gives_images_depth_poses_and_truth(folder):
 
 
 def test_what_is_kept_from_the_matcher_is_not_in_the_views(folder):
-    query = next(iter(PairSet(folder, Given(poses=False, depth=False), None))).query
+    query = next(iter(PairFolderSource(folder, InputConfig(poses=False, depth=False), None))).query
     for view in (query.clicked, query.other):
         assert view.depth_m is None
         assert view.base_from_cam is None
 
 
 def test_noise_has_the_lengths_that_were_asked_for():
-    moved = noise(np.random.default_rng(1), 2.0, 3.0)
+    moved = sample_pose_noise(np.random.default_rng(1), 2.0, 3.0)
     assert np.linalg.norm(moved.t_m) == pytest.approx(0.02)
     assert np.degrees(np.arccos((np.trace(moved.R) - 1) / 2)) == pytest.approx(3.0)
 
 
 def test_noise_moves_the_given_pose_and_the_seed_decides_how(folder):
     def given(seed):
-        pair = PairSet(folder, Given(noise_cm=1, noise_deg=1, seed=seed), None)
+        pair = PairFolderSource(folder, InputConfig(noise_cm=1, noise_deg=1, seed=seed), None)
         return next(iter(pair)).query.other.base_from_cam.matrix
 
     assert np.array_equal(given(1), given(1))
@@ -102,7 +102,7 @@ def test_noise_moves_the_given_pose_and_the_seed_decides_how(folder):
 
 def test_a_folder_that_is_no_set_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'it has no index\.json'):
-        PairSet(tmp_path, Given(), None)
+        PairFolderSource(tmp_path, InputConfig(), None)
 
 
 def test_a_pair_that_cannot_be_read_is_told_and_the_rest_is_asked(folder, tmp_path, capsys):
@@ -128,50 +128,50 @@ def test_a_mask_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_a_perfect_matcher_scores_all_and_a_wrong_one_nothing(folder):
-    items = list(PairSet(folder, Given(poses=False, depth=False), None))
-    perfect = score(list(run(items, Knows(items, 3.0, 0.9), Limits())), 0.8)
+    items = list(PairFolderSource(folder, InputConfig(poses=False, depth=False), None))
+    perfect = compute_score(list(evaluate(items, Knows(items, 3.0, 0.9), Limits())), 0.8)
     assert perfect.overall.pck == (1.0, 1.0, 1.0, 1.0)
     assert perfect.overall.median_px == pytest.approx(3.0)
     assert perfect.accepted_visible == 1.0
-    wrong = score(list(run(items, Knows(items, 30.0, 0.9), Limits())), 0.8)
+    wrong = compute_score(list(evaluate(items, Knows(items, 30.0, 0.9), Limits())), 0.8)
     assert wrong.overall.pck == (0.0, 0.0, 0.0, 1.0)
     assert wrong.sure_precision == 0.0
 
 
 def test_a_doubtful_answer_is_refused_but_its_pixel_counts(folder):
-    items = list(PairSet(folder, Given(poses=False, depth=False), None))
-    scored = score(list(run(items, Knows(items, 1.0, 0.2), Limits())), 0.8)
+    items = list(PairFolderSource(folder, InputConfig(poses=False, depth=False), None))
+    scored = compute_score(list(evaluate(items, Knows(items, 1.0, 0.2), Limits())), 0.8)
     assert scored.overall.pck[0] == 1.0
     assert scored.accepted_visible == 0.0
     assert scored.refusals == {'LOW_CONFIDENCE': 4}
 
 
 def test_a_refusal_without_a_pixel_is_a_miss(folder):
-    items = list(PairSet(folder, Given(), None))
-    scored = score(list(run(items, Knows(items, None, 0.0), Limits())), 0.8)
+    items = list(PairFolderSource(folder, InputConfig(), None))
+    scored = compute_score(list(evaluate(items, Knows(items, None, 0.0), Limits())), 0.8)
     assert scored.overall.pck == (0.0, 0.0, 0.0, 0.0)
     assert scored.refusals == {'NOT_VISIBLE': 4}
 
 
 def test_hidden_points_do_not_count_for_accuracy():
-    assert accuracy([outcome(error_px=1), outcome(visible=False, error_px=99)]).points == 1
+    assert compute_accuracy([outcome(error_px=1), outcome(visible=False, error_px=99)]).points == 1
 
 
 def test_a_sure_answer_on_a_hidden_point_is_wrong():
-    scored = score([outcome(), outcome(visible=False)], 0.8)
+    scored = compute_score([outcome(), outcome(visible=False)], 0.8)
     assert scored.sure_precision == 0.5
     assert scored.accepted_hidden == 1.0
 
 
 def test_auroc_counts_ties_half():
-    assert auroc(np.array([0.9, 0.5]), np.array([0.5, 0.1])) == pytest.approx(3.5 / 4)
+    assert compute_auroc(np.array([0.9, 0.5]), np.array([0.5, 0.1])) == pytest.approx(3.5 / 4)
 
 
 def test_precision_at_recall_keeps_nine_in_ten_right_ones():
     confidence = np.linspace(0, 1, 20)
     right = confidence > 0.5
-    assert precision_at_recall(confidence, right) == 1.0
-    assert precision_at_recall(1 - confidence, right) < 0.6
+    assert compute_precision_at_recall(confidence, right) == 1.0
+    assert compute_precision_at_recall(1 - confidence, right) < 0.6
 
 
 def test_the_command_prints_and_writes_the_scores(folder, tmp_path, capsys):
@@ -200,19 +200,19 @@ def test_figures_of_a_matcher_that_never_ran_are_no_success(folder, capsys):
 
 def test_an_option_without_a_value_is_refused():
     with pytest.raises(SystemExit, match="KEY=VALUE, got 'guided'"):
-        cli.options(['guided'])
+        cli.parse_options(['guided'])
 
 
 def test_true_and_false_are_read_in_the_spelling_of_ros_and_of_python():
     given = ['a=false', 'b=False', 'c=true', 'd=True', 'e=4bit', 'f=0.5']
-    assert cli.options(given) == {'a': False, 'b': False, 'c': True, 'd': True, 'e': '4bit',
+    assert cli.parse_options(given) == {'a': False, 'b': False, 'c': True, 'd': True, 'e': '4bit',
                                     'f': 0.5}
 
 
 def test_real_pairs_are_found_with_depth_and_noisy_poses(shared_data):
     folder = shared_data / 'apc_shelf'
-    given = Given(noise_cm=1, noise_deg=1)
-    items = [i for i in PairSet(folder, given, read_mask(folder / MASK)) if i.pair in (0, 30)]
-    scored = score(list(run(items, cli.load_matcher('xfeat'), Limits())), 0.8)
+    given = InputConfig(noise_cm=1, noise_deg=1)
+    items = [i for i in PairFolderSource(folder, given, read_mask(folder / MASK)) if i.pair in (0, 30)]
+    scored = compute_score(list(evaluate(items, cli.load_matcher('xfeat'), Limits())), 0.8)
     assert scored.overall.pck[2] > 0.9
     assert scored.accepted_hidden <= 0.1

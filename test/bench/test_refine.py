@@ -10,11 +10,11 @@ from raycast_scenes import LEFT, RIGHT, Box, looking_at, pixel_of
 from textured_scenes import looked
 
 from crosspoint_ros.bench.pairs import fusion
-from crosspoint_ros.bench.pairs.dataset import Given, Item, PairSet, Status, read_mask
-from crosspoint_ros.bench.pairs.simulated_vlm import Errors, Looks, SimulatedCoarse, diagonal_px
+from crosspoint_ros.bench.pairs.dataset import InputConfig, LabelledQuery, PairFolderSource, Status, read_mask
+from crosspoint_ros.bench.pairs.simulated_vlm import ErrorModel, LookalikeFinder, SimulatedVLM, compute_diagonal_px
 from crosspoint_ros.bench.pairs.sources import MASK
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected
-from crosspoint_ros.core.fusion import Rule
+from crosspoint_ros.core.fusion import FusionParams
 from crosspoint_ros.core.verify import Limits
 
 BOX = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
@@ -34,7 +34,7 @@ def items(views):
     made = []
     for number in range(2 * SEEN):
         point_base_m = np.array([*rng.uniform(-0.2, 0.2, 2), 0.0])
-        made.append(Item(Query(left, right, pixel_of(left, point_base_m)),
+        made.append(LabelledQuery(Query(left, right, pixel_of(left, point_base_m)),
                          pixel_of(right, point_base_m),
                          Status.VISIBLE if number < SEEN else Status.OCCLUDED, 0, '45+'))
     return made
@@ -42,7 +42,7 @@ def items(views):
 
 def answers(items, **errors):
     """Pixels (n, 2) of every item; NaN where it is refused."""
-    coarse = SimulatedCoarse(items, Errors(**errors))
+    coarse = SimulatedVLM(items, ErrorModel(**errors))
 
     def ask(item):
         try:
@@ -60,12 +60,12 @@ def truths(items):
 def test_its_error_is_gaussian_with_the_stated_covariance(items):
     off = (answers(items, outliers=0.0) - truths(items))[:SEEN]
     assert off.std() == pytest.approx(0.02 * 400, rel=0.1)
-    stated = SimulatedCoarse(items, Errors()).match(items[0].query).covariance_px2
+    stated = SimulatedVLM(items, ErrorModel()).match(items[0].query).covariance_px2
     np.testing.assert_allclose(stated, np.eye(2) * 64.0)
 
 
 def test_it_may_misjudge_its_own_spread(items):
-    stated = SimulatedCoarse(items, Errors(stated=0.5)).match(items[0].query).covariance_px2
+    stated = SimulatedVLM(items, ErrorModel(stated=0.5)).match(items[0].query).covariance_px2
     np.testing.assert_allclose(stated, np.eye(2) * 16.0)
 
 
@@ -83,7 +83,7 @@ def test_so_many_of_the_others_are_found_and_the_rest_refused(items):
 
 def test_a_refusal_says_that_it_is_simulated(items):
     with pytest.raises(Rejected, match='simulated') as refused:
-        SimulatedCoarse(items, Errors(hallucinated=0.0)).match(items[-1].query)
+        SimulatedVLM(items, ErrorModel(hallucinated=0.0)).match(items[-1].query)
     assert refused.value.code == Code.NOT_VISIBLE
 
 
@@ -101,9 +101,9 @@ def test_every_pixel_lies_on_the_image(items):
 def test_the_seed_decides_and_the_order_of_questions_does_not(items):
     assert np.array_equal(answers(items, seed=1), answers(items, seed=1), equal_nan=True)
     assert not np.array_equal(answers(items, seed=1), answers(items, seed=2), equal_nan=True)
-    coarse = SimulatedCoarse(items, Errors())
+    coarse = SimulatedVLM(items, ErrorModel())
     first, second = (coarse.match(items[i].query).pixel for i in (5, 6))
-    again = SimulatedCoarse(items, Errors())
+    again = SimulatedVLM(items, ErrorModel())
     assert again.match(items[6].query).pixel.tolist() == second.tolist()
     assert again.match(items[5].query).pixel.tolist() == first.tolist()
 
@@ -116,13 +116,13 @@ def test_a_larger_error_changes_nothing_but_its_length(items):
 
 
 def test_a_look_alike_is_away_from_the_truth_and_more_alike_than_most(items):
-    looks, query, truth = Looks(), items[0].query, items[0].truth
-    places = looks.like(query, truth)
+    looks, query, truth = LookalikeFinder(), items[0].query, items[0].truth
+    places = looks.find_lookalikes(query, truth)
     assert len(places) == 10
-    assert np.linalg.norm(places - truth, axis=1).min() > 0.1 * diagonal_px(query.other.intrinsics)
-    level = looks._level(query.other)
-    (sought,) = looks._level(query.clicked).dense.at(query.pixel[None])
-    assert ((level.descriptors @ sought) > (level.dense.at(places) @ sought).min()).mean() < 0.2
+    assert np.linalg.norm(places - truth, axis=1).min() > 0.1 * compute_diagonal_px(query.other.intrinsics)
+    level = looks._extract_level(query.other)
+    (sought,) = looks._extract_level(query.clicked).dense.sample(query.pixel[None])
+    assert ((level.descriptors @ sought) > (level.dense.sample(places) @ sought).min()).mean() < 0.2
 
 
 class Right:
@@ -143,9 +143,9 @@ class Right:
 
 def test_each_draw_answers_every_question_and_a_perfect_fine_matcher_repairs_all(items):
     few = items[:20] + items[-20:]
-    contests = fusion.entered(few, Right(few), Rule(), Limits(max_depth_gap_m=1.0), Errors(),
+    contests = fusion.build_cases(few, Right(few), FusionParams(), Limits(max_depth_gap_m=1.0), ErrorModel(),
                               [(0.02, 0.25)], 2)
-    scores = fusion.ask_together(contests, Limits())
+    scores = fusion.score_interleaved(contests, Limits())
     assert [(c.name, len(c.runs)) for c in contests] == [
         ('fine alone', 1), ('coarse alone', 2), ('both', 2), ('coarse alone', 2), ('both', 2)]
     coarse, both = scores[1], scores[2]
@@ -176,16 +176,16 @@ def test_the_command_says_that_it_simulates_and_writes_the_scores(
 @pytest.mark.parametrize('text', ['0.02', '0,0.1', '0.02,1.5', 'a,b'])
 def test_a_level_that_makes_no_sense_is_refused(text):
     with pytest.raises(ValueError):  # noqa: PT011  (argparse words it)
-        fusion.level(text)
+        fusion.parse_level(text)
 
 
 def test_on_a_real_shelf_two_witnesses_are_wrong_less_often_than_either(shared_data):
     folder = shared_data / 'apc_shelf'
-    given = Given(poses=False, depth=False)
-    items = [i for i in PairSet(folder, given, read_mask(folder / MASK)) if i.pair in (2, 30)]
-    contests = fusion.entered(items, fusion.load_refiner('xfeat'), Rule(), Limits(), Errors(),
+    given = InputConfig(poses=False, depth=False)
+    items = [i for i in PairFolderSource(folder, given, read_mask(folder / MASK)) if i.pair in (2, 30)]
+    contests = fusion.build_cases(items, fusion.load_refiner('xfeat'), FusionParams(), Limits(), ErrorModel(),
                               [(0.04, 0.25)], 1)
-    (fine,), *_, (coarse,), (both,) = fusion.ask_together(contests, Limits())
+    (fine,), *_, (coarse,), (both,) = fusion.score_interleaved(contests, Limits())
     assert both.accepted_precision > max(fine.accepted_precision, coarse.accepted_precision)
     assert both.accepted_hidden < fine.accepted_hidden
     assert both.sure_precision > 0.9

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crosspoint_ros.bench import results
-from crosspoint_ros.bench.record import Record, check_private
+from crosspoint_ros.bench.record import Record, reject_private_paths
 from crosspoint_ros.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,12 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_page_is_what_the_records_make(tmp_path):
     folder, out = ROOT / 'docs' / 'results', tmp_path / 'results.md'
-    assert main(['bench', 'results', str(folder), '--out', str(out)]) == 0
+    assert main(['dev', 'results', str(folder), '--out', str(out)]) == 0
     assert out.read_text() == (ROOT / 'docs' / 'results.md').read_text()
 
 
 def test_every_record_says_where_and_when_it_was_measured():
-    records, broken = results.read(ROOT / 'docs' / 'results')
+    records, broken = results.read_records(ROOT / 'docs' / 'results')
     assert not broken
     for record in records:
         assert 'cores' in record.machine
@@ -34,7 +34,7 @@ def test_every_record_says_where_and_when_it_was_measured():
 def test_a_command_is_recorded_with_what_it_printed(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(Path(results.__file__).parents[2]))
     path = tmp_path / '1.json'
-    assert main(['bench', 'record', str(path), '--title', 'Version', '--', '--version']) == 0
+    assert main(['dev', 'record', str(path), '--title', 'Version', '--', '--version']) == 0
     record = Record(**json.loads(path.read_text()))
     assert record.command == 'crosspoint --version'
     assert record.output.startswith('crosspoint ')
@@ -44,17 +44,17 @@ def test_a_command_is_recorded_with_what_it_printed(tmp_path, capfd, monkeypatch
 
 def test_a_command_that_fails_is_recorded_as_failing(tmp_path):
     path = tmp_path / '1.json'
-    words = ['bench', 'record', str(path), '--title', 'Nothing', '--', 'bench', 'scene', 'nowhere']
+    words = ['dev', 'record', str(path), '--title', 'Nothing', '--', 'bench', 'scene', 'nowhere']
     assert main(words) == 1
     out = tmp_path / 'page.md'
-    assert main(['bench', 'results', str(tmp_path), '--out', str(out)]) == 0
+    assert main(['dev', 'results', str(tmp_path), '--out', str(out)]) == 0
     assert '| failed: 1 |' in out.read_text()
     assert 'nowhere is no recorded scene' in out.read_text()
 
 
 def test_paths_of_this_machine_are_not_kept(tmp_path, capsys):
     path = tmp_path / '1.json'
-    words = ['bench', 'record', str(path), '--title', 'x', '--', 'bench', 'scene', str(tmp_path)]
+    words = ['dev', 'record', str(path), '--title', 'x', '--', 'bench', 'scene', str(tmp_path)]
     assert main(words) == 1
     assert 'is a path of this machine' in capsys.readouterr().err
     assert not path.exists()
@@ -65,19 +65,19 @@ def test_paths_of_this_machine_are_not_kept(tmp_path, capsys):
     ('/camera/color/image_raw', False), ('and/or 3/4', False), ('../shared/data', False)])
 def test_a_topic_is_no_path_and_a_path_is_found_wherever_it_stands(text, private):
     with contextlib.nullcontext() if not private else pytest.raises(ValueError, match='a path of'):
-        check_private(text)
+        reject_private_paths(text)
 
 
 def test_a_figure_is_read_and_held_against_its_bound(tmp_path, capfd):
     path = tmp_path / '1.json'
     for least, told in (('0', 'reached'), ('99', 'missed')):
-        assert main(['bench', 'record', str(path), '--title', 'x', '--figure', r'(\d+)\.',
+        assert main(['dev', 'record', str(path), '--title', 'x', '--figure', r'(\d+)\.',
                      '--least', least, '--', '--version']) == 0
         record = Record(**json.loads(path.read_text()))
         assert (record.reached, record.wanted) == (told, f'at least {least}')
-    assert main(['bench', 'results', str(tmp_path), '--out', str(tmp_path / 'p.md')]) == 0
+    assert main(['dev', 'results', str(tmp_path), '--out', str(tmp_path / 'p.md')]) == 0
     assert '| **missed** |' in (tmp_path / 'p.md').read_text()
-    assert main(['bench', 'record', str(path), '--title', 'x', '--figure', 'x', '--', '--version'
+    assert main(['dev', 'record', str(path), '--title', 'x', '--figure', 'x', '--', '--version'
                  ]) == 1
     assert '--figure goes with' in capfd.readouterr().err
 
@@ -92,7 +92,7 @@ def test_a_broken_record_is_named_and_the_rest_is_shown(tmp_path, capsys):
     (tmp_path / '2.json').write_text('{"title": ')
     (tmp_path / '3.json').write_text(json.dumps(record('Third') | {'wall_s': 'long'}))
     (tmp_path / '4.json').write_text(json.dumps(record('First')))
-    assert main(['bench', 'results', str(tmp_path), '--out', str(tmp_path / 'p.md')]) == 1
+    assert main(['dev', 'results', str(tmp_path), '--out', str(tmp_path / 'p.md')]) == 1
     said, page = capsys.readouterr().err, (tmp_path / 'p.md').read_text()
     assert '## First' in page
     for problem in ('2.json is no record', "3.json is no record: wall_s is 'long', not a float",
@@ -103,7 +103,7 @@ def test_a_broken_record_is_named_and_the_rest_is_shown(tmp_path, capsys):
 
 def test_what_a_command_printed_cannot_end_its_own_block(tmp_path):
     (tmp_path / '1.json').write_text(json.dumps(record('First') | {'output': '```\n# A heading'}))
-    assert main(['bench', 'results', str(tmp_path), '--out', str(tmp_path / 'p.md')]) == 0
+    assert main(['dev', 'results', str(tmp_path), '--out', str(tmp_path / 'p.md')]) == 0
     assert '````\n```\n# A heading\n````' in (tmp_path / 'p.md').read_text()
 
 
@@ -113,8 +113,8 @@ def test_a_published_figure_without_its_source_is_refused(tmp_path, capsys, lack
              'measured': 'First'}
     (tmp_path / '1.json').write_text(json.dumps(record('First')))
     (tmp_path / 'published.json').write_text(json.dumps([known]))
-    assert main(['bench', 'results', str(tmp_path), '--out', str(tmp_path / 'p.md')]) == 0
+    assert main(['dev', 'results', str(tmp_path), '--out', str(tmp_path / 'p.md')]) == 0
     assert '| x: y | [First](#first) |' in (tmp_path / 'p.md').read_text()
     (tmp_path / 'published.json').write_text(json.dumps([known | {lacking: ''}]))
-    assert main(['bench', 'results', str(tmp_path), '--out', str(tmp_path / 'p.md')]) == 1
+    assert main(['dev', 'results', str(tmp_path), '--out', str(tmp_path / 'p.md')]) == 1
     assert f'has no {lacking}' in capsys.readouterr().err

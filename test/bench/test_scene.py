@@ -6,17 +6,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from crosspoint_ros.bench.pairs.known_scene import Affordance, Moment, Seen
+from crosspoint_ros.bench.pairs.known_scene import LabelledPoint, FrameKey, Projection
 from crosspoint_ros.bench.scene import Outcome, is_failure, judge, score, table
 from crosspoint_ros.core.datatypes import Code, GraspTarget, Match, Method, Rejected, Transform
-from crosspoint_ros.core.pipeline import Answer, LocateResult
-from crosspoint_ros.core.verify import Evidence, Limits
+from crosspoint_ros.core.pipeline import ViewCorrespondence, LocateResult
+from crosspoint_ros.core.verify import Consistency, Limits
 
-MOMENT = Moment('wrist', 1)
-HIDDEN = Moment('wrist', 2)
-HANDLE = Affordance(
-    name='handle', clicked=Moment('front', 0), pixel=np.array([5.0, 5.0]),
-    seen={MOMENT: Seen(np.array([100.0, 100.0]), True), HIDDEN: Seen(np.array([1.0, 1.0]), False)},
+MOMENT = FrameKey('wrist', 1)
+HIDDEN = FrameKey('wrist', 2)
+HANDLE = LabelledPoint(
+    name='handle', clicked=FrameKey('front', 0), pixel=np.array([5.0, 5.0]),
+    projections={MOMENT: Projection(np.array([100.0, 100.0]), True), HIDDEN: Projection(np.array([1.0, 1.0]), False)},
     point_base_m=np.array([0.1, 0.2, 0.3]))
 
 
@@ -24,7 +24,7 @@ def located(pixel, confidence=0.9, rejected=None, target_m=None):
     target = None if target_m is None else GraspTarget(
         Transform(np.eye(3), np.array(target_m)), np.eye(6), Method.DEPTH_CLICKED, np.nan, 0.9)
     match = Match(np.array(pixel, float), confidence=confidence)
-    answer = Answer('wrist', None, match, Evidence(), rejected)
+    answer = ViewCorrespondence('wrist', None, match, Consistency(), rejected)
     return LocateResult(None, HANDLE.pixel, (answer,), target, None)
 
 

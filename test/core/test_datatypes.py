@@ -19,13 +19,13 @@ def grid(lens):
 def test_a_ray_comes_back_to_its_pixel_at_any_depth(lens):
     pixels = grid(lens)
     for depth in (0.1, 5.0):
-        np.testing.assert_allclose(lens.pixel(lens.ray_cam(pixels) * depth), pixels, atol=1e-3)
+        np.testing.assert_allclose(lens.project(lens.unproject(pixels) * depth), pixels, atol=1e-3)
 
 
 @pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
 def test_rays_are_of_unit_length_and_one_pixel_gives_one_ray(lens):
-    assert lens.ray_cam((10.0, 20.0)).shape == (3,)
-    np.testing.assert_allclose(np.linalg.norm(lens.ray_cam(grid(lens)), axis=-1), 1.0)
+    assert lens.unproject((10.0, 20.0)).shape == (3,)
+    np.testing.assert_allclose(np.linalg.norm(lens.unproject(grid(lens)), axis=-1), 1.0)
 
 
 def test_barrel_distortion_pulls_a_corner_inward():
@@ -43,7 +43,7 @@ def test_a_fisheye_shows_what_a_pinhole_cannot():
 @pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
 def test_a_point_behind_the_camera_has_no_pixel(lens):
     points = np.array([[0.1, 0.1, -1.0], [0.0, 0.0, 1.0], [0.2, 0.0, 0.0]])
-    assert np.isnan(lens.pixel(points)).all(axis=1).tolist() == [True, False, True]
+    assert np.isnan(lens.project(points)).all(axis=1).tolist() == [True, False, True]
 
 
 def test_a_point_outside_the_lens_does_not_fold_back_into_the_image():
@@ -93,12 +93,12 @@ def test_the_image_ends_half_a_pixel_beyond_its_outer_pixels():
 def test_neighbouring_frames_cancel_like_fractions():
     base_from_hand, hand_from_cam = raycast_scenes.looking_at(raycast_scenes.LEFT), raycast_scenes.looking_at(raycast_scenes.RIGHT)
     point_cam_m = np.array([0.1, -0.2, 0.7])
-    one_by_one = base_from_hand.point(hand_from_cam.point(point_cam_m))
-    np.testing.assert_allclose((base_from_hand @ hand_from_cam).point(point_cam_m), one_by_one)
-    np.testing.assert_allclose((base_from_hand @ hand_from_cam).inverse.point(one_by_one),
+    one_by_one = base_from_hand.transform_points(hand_from_cam.transform_points(point_cam_m))
+    np.testing.assert_allclose((base_from_hand @ hand_from_cam).transform_points(point_cam_m), one_by_one)
+    np.testing.assert_allclose((base_from_hand @ hand_from_cam).inverse.transform_points(one_by_one),
                                point_cam_m)
     np.testing.assert_allclose((base_from_hand.matrix @ [*one_by_one, 1.0])[:3],
-                               base_from_hand.point(one_by_one))
+                               base_from_hand.transform_points(one_by_one))
 
 
 def test_both_bracketings_of_a_chain_agree():
@@ -135,9 +135,9 @@ def test_the_mask_hides_its_pixels_and_no_others():
     mask = np.zeros((240, 320), bool)
     mask[100:, :] = True
     view = View('wrist', np.zeros((240, 320, 3), np.uint8), raycast_scenes.PINHOLE, mask=mask)
-    assert view.hidden((5.0, 99.6))
-    assert view.hidden((319.5, 239.5))
-    assert not view.hidden((5.0, 99.4))
+    assert view.is_masked((5.0, 99.6))
+    assert view.is_masked((319.5, 239.5))
+    assert not view.is_masked((5.0, 99.4))
 
 
 def test_the_way_back_starts_at_the_found_point():

@@ -11,7 +11,7 @@ from crosspoint_ros.core.depth import (
     surface_depths_m,
     surface_normal_base,
     surface_points_m,
-    why_no_depth,
+    explain_missing_depth,
 )
 
 BOX = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
@@ -75,7 +75,7 @@ def test_a_hole_has_no_depth_and_says_how_little_there_is(unknown):
     view = flat(depth_m)
     assert len(surface_depths_m(view, (160.0, 120.0))) == 0
     assert surface_points_m(view, (160.0, 120.0)).shape == (0, 3)
-    assert why_no_depth(view, (160.0, 120.0)) == (
+    assert explain_missing_depth(view, (160.0, 120.0)) == (
         '2 of the 49 pixels around (160, 120) in front have a depth (at least 5%)')
 
 
@@ -83,14 +83,14 @@ def test_depths_that_scatter_are_no_surface():
     scattered = np.linspace(0.3, 3.0, 7)[np.indices((240, 320)).sum(axis=0) % 7]
     view = flat(scattered)
     assert len(surface_depths_m(view, (160.0, 120.0))) == 0
-    assert why_no_depth(view, (160.0, 120.0)) == (
+    assert explain_missing_depth(view, (160.0, 120.0)) == (
         'no surface around (160, 120) in front holds 20% of its 49 depths')
 
 
 def test_a_camera_without_depth_says_so():
     view = replace(edge(), depth_m=None)
     assert len(surface_depths_m(view, (160.0, 120.0))) == 0
-    assert why_no_depth(view, (160.0, 120.0)) == 'front has no depth'
+    assert explain_missing_depth(view, (160.0, 120.0)) == 'front has no depth'
     assert surface_normal_base(view, (160.0, 120.0)) is None
 
 
@@ -124,7 +124,7 @@ def test_a_larger_wall_behind_an_edge_does_not_give_its_normal_to_the_object():
     rows, columns = np.indices((240, 320))
     slanted_m = OBJECT_M + 0.0005 * (rows - 120)
     view = flat(np.where(columns < 160, slanted_m, WALL_M))
-    normal_cam = view.base_from_cam.inverse.direction(surface_normal_base(view, (161.0, 120.0)))
+    normal_cam = view.base_from_cam.inverse.rotate(surface_normal_base(view, (161.0, 120.0)))
     assert np.degrees(np.arccos(normal_cam[2])) > 10
 
 

@@ -8,7 +8,7 @@ import pytest
 import raycast_scenes
 
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected
-from crosspoint_ros.core.fusion import Rule, fuse
+from crosspoint_ros.core.fusion import FusionParams, fuse_matches
 
 VIEW = raycast_scenes.seen('right', raycast_scenes.looking_at(raycast_scenes.RIGHT))
 QUERY = Query(VIEW, VIEW, np.array([160.0, 120.0]))
@@ -41,7 +41,7 @@ class Fine:
 
 
 def fused(coarse, own, near=None, **rule):
-    return fuse(QUERY, coarse, Fine(own, near), Rule(**rule))
+    return fuse_matches(QUERY, coarse, Fine(own, near), FusionParams(**rule))
 
 
 def test_where_both_find_the_same_place_the_fine_find_stands_and_is_surer():
@@ -86,7 +86,7 @@ def test_a_better_place_near_the_coarse_find_is_taken():
 
 def test_the_fine_matcher_is_asked_near_the_coarse_find_with_its_spread():
     fine = Fine(match(HERE, 0.2), match(THERE, 0.7))
-    fuse(QUERY, match(THERE, 0.9, 10.0), fine)
+    fuse_matches(QUERY, match(THERE, 0.9, 10.0), fine)
     (asked,) = fine.asked
     assert asked.pixel.tolist() == list(THERE)
     np.testing.assert_allclose(asked.covariance_px2, np.eye(2) * 100.0)
@@ -129,14 +129,14 @@ def test_a_spread_smaller_than_two_percent_of_the_diagonal_is_not_believed():
     own = match((110.0, 100.0), 0.6)
     assert fused(match(HERE, 0.9, 0.5), own).confidence > 0.6
     fine = Fine(own, match(HERE, 0.6))
-    fuse(QUERY, match(HERE, 0.9, 0.5), fine, Rule(least_sigma=0.001))
+    fuse_matches(QUERY, match(HERE, 0.9, 0.5), fine, FusionParams(min_sigma=0.001))
     np.testing.assert_allclose(fine.asked[0].covariance_px2, np.eye(2) * 0.25)
 
 
 def test_a_long_thin_spread_keeps_its_direction():
     fine = Fine(match((10.0, 200.0), 0.6), match(HERE, 0.6))
     spread = np.array([[400.0, 350.0], [350.0, 400.0]])
-    fuse(QUERY, replace(match(HERE, 0.9), covariance_px2=spread), fine)
+    fuse_matches(QUERY, replace(match(HERE, 0.9), covariance_px2=spread), fine)
     (asked,) = fine.asked
     values, axes = np.linalg.eigh(asked.covariance_px2)
     np.testing.assert_allclose(values, [64.0, 750.0])
@@ -145,7 +145,7 @@ def test_a_long_thin_spread_keeps_its_direction():
 
 def test_an_unknown_spread_is_taken_as_four_percent_of_the_diagonal():
     fine = Fine(match(HERE, 0.6), match(THERE, 0.6))
-    fuse(QUERY, Match(np.array(THERE), confidence=0.9), fine)
+    fuse_matches(QUERY, Match(np.array(THERE), confidence=0.9), fine)
     np.testing.assert_allclose(fine.asked[0].covariance_px2, np.eye(2) * 16.0 ** 2)
 
 

@@ -13,7 +13,7 @@ from crosspoint_ros.core.geometry import (
     epipolar_segment,
     fundamental_matrix,
     ideal_pixel,
-    pnp_correction,
+    refine_pose_pnp,
     ray_angle_deg,
     ray_base,
     triangulate,
@@ -61,7 +61,7 @@ def test_a_point_off_the_segment_is_as_far_as_it_was_moved_across_it(lens):
 def test_the_segment_ends_where_the_depths_end():
     left, right = pair()
     pixel = raycast_scenes.pixel_of(left, POINT_BASE_M)
-    depth_m = left.base_from_cam.inverse.point(POINT_BASE_M)[2]
+    depth_m = left.base_from_cam.inverse.transform_points(POINT_BASE_M)[2]
     found = raycast_scenes.pixel_of(right, POINT_BASE_M)
     assert distance_to_segment_px(segment(left, right, pixel, depth_m - .1, depth_m + .1),
                                   found) < 0.02
@@ -71,8 +71,8 @@ def test_the_segment_ends_where_the_depths_end():
 
 def test_a_point_that_would_lie_behind_the_clicked_camera_is_off_the_segment():
     left, right = pair()
-    behind = left.base_from_cam.point(np.array([0.0, 0.0, -0.4]))
-    ahead = right.base_from_cam.inverse.point(behind)
+    behind = left.base_from_cam.transform_points(np.array([0.0, 0.0, -0.4]))
+    ahead = right.base_from_cam.inverse.transform_points(behind)
     mirrored = right.intrinsics.project(ahead if ahead[2] > 0 else -ahead)
     pixel = (left.intrinsics.cx_px, left.intrinsics.cy_px)
     assert distance_to_segment_px(segment(left, right, pixel), mirrored) > 50
@@ -191,7 +191,7 @@ def cloud(points=200, wrong=0.0, noise_px=1.0, lens=raycast_scenes.BARREL, seed=
     rng = np.random.default_rng(seed)
     b_from_a = raycast_scenes.nudged(Transform(np.eye(3), np.array([0.1, 0.05, 0.05])), 0, 25, 7)
     points_a_m = rng.uniform((-0.2, -0.15, 0.5), (0.2, 0.15, 1.2), (4 * points, 3))
-    pixels = lens.project(b_from_a.point(points_a_m))
+    pixels = lens.project(b_from_a.transform_points(points_a_m))
     inside = [lens.contains(p) for p in pixels]
     points_a_m, pixels = points_a_m[inside][:points], pixels[inside][:points]
     pixels = pixels + rng.normal(size=pixels.shape) * noise_px
@@ -201,8 +201,8 @@ def cloud(points=200, wrong=0.0, noise_px=1.0, lens=raycast_scenes.BARREL, seed=
 
 
 def reprojection_px(b_from_a, truth, points_a_m, lens=raycast_scenes.BARREL):
-    return np.linalg.norm(lens.project(b_from_a.point(points_a_m))
-                          - lens.project(truth.point(points_a_m)), axis=1)
+    return np.linalg.norm(lens.project(b_from_a.transform_points(points_a_m))
+                          - lens.project(truth.transform_points(points_a_m)), axis=1)
 
 
 @lenses
@@ -210,7 +210,7 @@ def reprojection_px(b_from_a, truth, points_a_m, lens=raycast_scenes.BARREL):
 def test_a_pose_that_is_off_by_the_noise_is_put_right(lens, wrong):
     points, pixels, truth, right = cloud(wrong=wrong, lens=lens)
     given = raycast_scenes.nudged(truth, 1, 1, 3)
-    corrected, agree = pnp_correction(points, pixels, lens, given, 1.0, 1.0)
+    corrected, agree = refine_pose_pnp(points, pixels, lens, given, 1.0, 1.0)
     before = np.median(reprojection_px(given, truth, points, lens))
     after = np.median(reprojection_px(corrected, truth, points, lens))
     assert after < 0.7 < 2 < before
@@ -220,14 +220,14 @@ def test_a_pose_that_is_off_by_the_noise_is_put_right(lens, wrong):
 
 def test_a_right_pose_is_left_as_it_is():
     points, pixels, truth, _ = cloud(noise_px=0.0)
-    corrected, agree = pnp_correction(points, pixels, raycast_scenes.BARREL, truth, 1.0, 1.0)
+    corrected, agree = refine_pose_pnp(points, pixels, raycast_scenes.BARREL, truth, 1.0, 1.0)
     assert agree.all()
     np.testing.assert_allclose(corrected.matrix, truth.matrix, atol=1e-6)
 
 
 def test_few_noisy_points_do_not_drag_a_pose_beyond_its_noise():
     points, pixels, truth, _ = cloud(points=6, noise_px=3.0, seed=2)
-    corrected, _ = pnp_correction(points, pixels, raycast_scenes.BARREL, truth, 0.2, 0.2)
+    corrected, _ = refine_pose_pnp(points, pixels, raycast_scenes.BARREL, truth, 0.2, 0.2)
     change = corrected @ truth.inverse
     assert np.linalg.norm(change.t_m) < 0.004
     assert np.degrees(np.arccos((np.trace(change.R) - 1) / 2)) < 0.4
@@ -237,24 +237,24 @@ def test_a_correction_longer_than_the_noise_explains_is_refused_with_the_numbers
     points, pixels, truth, _ = cloud()
     given = raycast_scenes.nudged(truth, 0.0, 5.0, 3)
     with pytest.raises(Rejected, match=r'off by .* cm and [45]\.\d deg .*3 cm, 3 deg') as refused:
-        pnp_correction(points, pixels, raycast_scenes.BARREL, given, 1.0, 1.0)
+        refine_pose_pnp(points, pixels, raycast_scenes.BARREL, given, 1.0, 1.0)
     assert refused.value.code == Code.INCONSISTENT
 
 
 def test_points_that_agree_on_no_pose_are_refused():
     points, pixels, truth, _ = cloud(points=20, wrong=1.0)
     with pytest.raises(Rejected, match=r'of 20 points agree .*at least') as refused:
-        pnp_correction(points, pixels, raycast_scenes.BARREL, truth, 1.0, 1.0)
+        refine_pose_pnp(points, pixels, raycast_scenes.BARREL, truth, 1.0, 1.0)
     assert refused.value.code == Code.LOW_CONFIDENCE
 
 
 def test_fewer_points_than_a_pose_needs_are_refused():
     points, pixels, truth, _ = cloud(points=5)
     with pytest.raises(Rejected, match='5 of 5 points are usable'):
-        pnp_correction(points, pixels, raycast_scenes.BARREL, truth, 1.0, 1.0)
+        refine_pose_pnp(points, pixels, raycast_scenes.BARREL, truth, 1.0, 1.0)
 
 
 def test_noise_of_nothing_is_no_noise_to_correct():
     points, pixels, truth, _ = cloud()
     with pytest.raises(ValueError, match='positive'):
-        pnp_correction(points, pixels, raycast_scenes.BARREL, truth, 0.0, 1.0)
+        refine_pose_pnp(points, pixels, raycast_scenes.BARREL, truth, 0.0, 1.0)

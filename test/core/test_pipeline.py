@@ -17,11 +17,11 @@ from crosspoint_ros.core.datatypes import (
     Method,
     Rejected,
     Transform,
-    Unseen,
+    MissingView,
     View,
 )
-from crosspoint_ros.core.pipeline import corrected, ground, locate
-from crosspoint_ros.core.verify import Check, Evidence, Limits
+from crosspoint_ros.core.pipeline import apply_correction, ground, locate
+from crosspoint_ros.core.verify import Check, Consistency, Limits
 
 BOX = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
 ON_TOP = np.array([0.02, 0.01, 0.12])
@@ -64,7 +64,7 @@ class Fine(Oracle):
 
 
 class Cancelled(Exception):  # noqa: N818
-    """What a node raises from `at_stage` when a query is cancelled."""
+    """What a node raises from `on_stage` when a query is cancelled."""
 
 
 @pytest.fixture(scope='module')
@@ -82,8 +82,8 @@ def located(views, matcher=None, limits=LIMITS, others=None, **options):
 def test_a_click_becomes_the_same_point_in_every_view_and_a_target(views):
     answer = located(views)
     assert answer.status == (Code.OK, '')
-    assert [a.camera for a in answer.answers] == ['right', 'top']
-    assert all(a.rejected is None and a.evidence.check == Check.PASS for a in answer.answers)
+    assert [a.camera for a in answer.correspondences] == ['right', 'top']
+    assert all(a.rejected is None and a.consistency.check == Check.PASS for a in answer.correspondences)
     assert answer.target.method == Method.FUSED
     assert np.linalg.norm(answer.target.base_from_target.t_m - ON_TOP) < 0.004
     assert answer.no_target is None
@@ -93,7 +93,7 @@ def test_a_refused_view_makes_it_partial_and_is_named_with_its_reason(views):
     answer = located(views, Oracle(top=Rejected(Code.NOT_VISIBLE, 'nothing like it')))
     assert answer.status == (Code.PARTIAL, 'top: nothing like it')
     assert answer.target is not None
-    assert answer.answers[1].match is None
+    assert answer.correspondences[1].match is None
 
 
 def test_when_every_view_refuses_there_is_no_target_though_depth_is_there(views):
@@ -107,34 +107,34 @@ def test_when_every_view_refuses_there_is_no_target_though_depth_is_there(views)
 def test_a_refused_match_is_kept_to_be_shown(views):
     answer = located(views, Oracle(confidence=0.2))
     assert answer.status[0] == Code.LOW_CONFIDENCE
-    assert all(a.match is not None and a.rejected is not None for a in answer.answers)
-    assert all(a.evidence.check == Check.PASS for a in answer.answers)
+    assert all(a.match is not None and a.rejected is not None for a in answer.correspondences)
+    assert all(a.consistency.check == Check.PASS for a in answer.correspondences)
     assert answer.target is None
 
 
 def test_a_refused_match_takes_no_part_in_the_target(views):
     aside = Match(raycast_scenes.pixel_of(views[2], ON_TOP) + 60.0, np.eye(2), 0.9)
     answer, alone = located(views, Oracle(top=aside)), located(views[:2])
-    assert answer.answers[1].rejected.code == Code.INCONSISTENT
-    assert answer.answers[1].evidence.check == Check.FAIL
+    assert answer.correspondences[1].rejected.code == Code.INCONSISTENT
+    assert answer.correspondences[1].consistency.check == Check.FAIL
     assert answer.status[0] == Code.PARTIAL
     np.testing.assert_array_equal(answer.target.base_from_target.matrix,
                                   alone.target.base_from_target.matrix)
 
 
 def test_a_camera_that_is_not_there_is_refused_and_its_matcher_not_asked(views):
-    gone = Unseen('wrist', Rejected(Code.STALE, 'its image is 3.000 s old'))
+    gone = MissingView('wrist', Rejected(Code.STALE, 'its image is 3.000 s old'))
     answer = located(views, Oracle(wrist=AssertionError('asked')), others=[gone, views[1]])
     assert answer.status == (Code.PARTIAL, 'wrist: its image is 3.000 s old')
-    assert (answer.answers[0].view, answer.answers[0].evidence) == (None, Evidence())
+    assert (answer.correspondences[0].view, answer.correspondences[0].consistency) == (None, Consistency())
     assert located(views, others=[gone]).status[0] == Code.STALE
 
 
 def test_a_matcher_that_breaks_fails_alone_and_says_how(views):
     answer = located(views, Oracle(right=ZeroDivisionError('one by zero')))
-    assert answer.answers[0].rejected.code == Code.MATCHER_FAILED
+    assert answer.correspondences[0].rejected.code == Code.MATCHER_FAILED
     assert 'Oracle failed: ZeroDivisionError: one by zero' in answer.status[1]
-    assert answer.answers[1].rejected is None
+    assert answer.correspondences[1].rejected is None
 
 
 @pytest.mark.parametrize('nonsense', [
@@ -157,12 +157,12 @@ def test_a_query_that_is_cancelled_while_one_view_is_searched_leaves_the_others(
             asked.append(query.other.camera)
             return super().match(query)
 
-    def at_stage(name):
+    def on_stage(name):
         if asked:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        located(views, Counting(), at_stage=at_stage)
+        located(views, Counting(), on_stage=on_stage)
     assert asked == ['right']
 
 
@@ -170,13 +170,13 @@ def test_a_query_that_is_cancelled_while_one_view_is_searched_leaves_the_others(
 def test_a_query_can_be_cancelled_at_every_stage(views, stage):
     begun = []
 
-    def at_stage(name):
+    def on_stage(name):
         begun.append(name)
         if name == stage:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        located(views, at_stage=at_stage)
+        located(views, on_stage=on_stage)
     assert begun == ['match', 'match', 'verify', 'lift'][:len(begun)]  # two views are searched
     assert begun[-1] == stage
 
@@ -220,13 +220,13 @@ def test_correspondences_stand_without_3d(views):
     code, message = answer.status
     assert code == Code.NO_DEPTH
     assert 'left has no depth' in message
-    assert all(a.rejected is None and a.evidence.check == Check.UNKNOWN for a in answer.answers)
+    assert all(a.rejected is None and a.consistency.check == Check.UNKNOWN for a in answer.correspondences)
 
 
 def test_two_cameras_at_the_same_place_have_a_correspondence_and_no_target(views):
     twin = replace(views[1], base_from_cam=views[0].base_from_cam, depth_m=views[0].depth_m)
     answer = located(views, others=[twin])
-    assert answer.answers[0].rejected is None
+    assert answer.correspondences[0].rejected is None
     assert answer.status[0] == Code.NO_DEPTH
     assert '0.0000 m apart' in answer.status[1]
     assert answer.target is None
@@ -238,7 +238,7 @@ def test_depth_that_contradicts_the_rays_leaves_no_target(views):
                      limits=Limits(max_epipolar_px=200.0))
     assert answer.status[0] == Code.INCONSISTENT
     assert answer.target is None
-    assert all(a.rejected is None for a in answer.answers)
+    assert all(a.rejected is None for a in answer.correspondences)
 
 
 def off(view, by_px, confidence=0.9):
@@ -248,13 +248,13 @@ def off(view, by_px, confidence=0.9):
 def test_a_refiner_gives_the_exact_place_of_a_rough_find(views):
     rough = Oracle(right=off(views[1], 6.0), top=off(views[2], -6.0))
     answer, plain = located(views, rough, refiner=Fine()), located(views, rough)
-    for each in answer.answers:
+    for each in answer.correspondences:
         assert np.linalg.norm(each.match.pixel - raycast_scenes.pixel_of(each.view, ON_TOP)) < 1e-9
         assert each.match.confidence > 0.9
         assert 'confirmed by rough' in each.match.basis
     assert answer.status == (Code.OK, '')
     assert np.linalg.norm(answer.target.base_from_target.t_m - ON_TOP) < 0.004
-    assert plain.answers[0].match.pixel.tolist() == rough.instead['right'].pixel.tolist()
+    assert plain.correspondences[0].match.pixel.tolist() == rough.instead['right'].pixel.tolist()
 
 
 def test_a_refiner_that_believes_in_two_places_makes_it_a_refusal(views):
@@ -268,7 +268,7 @@ def test_what_the_refiner_refuses_is_refused_and_the_other_views_stand(views):
     hidden = Rejected(Code.NOT_VISIBLE, 'the box hides it')
     answer = located(views, Oracle(), refiner=Fine(right=hidden))
     assert answer.status == (Code.PARTIAL, 'right: the box hides it')
-    assert answer.answers[1].rejected is None
+    assert answer.correspondences[1].rejected is None
 
 
 def test_what_the_matcher_refuses_the_refiner_is_not_asked(views):
@@ -298,9 +298,9 @@ def test_a_person_moves_a_found_point_and_the_target_is_lifted_anew(views):
     truth = raycast_scenes.pixel_of(side, ON_TOP)
     wrong = Oracle(right=Match(truth + np.array([3.0, 0.0]), np.eye(2), 0.9))
     before = locate(views[0], views[1:2], raycast_scenes.pixel_of(clicked, ON_TOP), wrong, LIMITS)
-    after = corrected(before, 'right', truth, LIMITS)
-    assert np.allclose(after.answers[0].match.pixel, truth)
-    assert after.answers[0].match.confidence == 1.0
+    after = apply_correction(before, 'right', truth, LIMITS)
+    assert np.allclose(after.correspondences[0].match.pixel, truth)
+    assert after.correspondences[0].match.confidence == 1.0
     off_m = [np.linalg.norm(each.target.base_from_target.t_m - ON_TOP) for each in (before, after)]
     assert off_m[1] < 1e-6 < 2e-3 < off_m[0]
 
@@ -310,7 +310,7 @@ def test_a_person_finds_what_the_matcher_refused(views):
     blind = Oracle(right=Rejected(Code.NOT_VISIBLE, 'not there'))
     before = locate(clicked, [side], raycast_scenes.pixel_of(clicked, ON_TOP), blind, LIMITS)
     assert before.target is None
-    after = corrected(before, 'right', raycast_scenes.pixel_of(side, ON_TOP), LIMITS)
+    after = apply_correction(before, 'right', raycast_scenes.pixel_of(side, ON_TOP), LIMITS)
     assert after.status == (Code.OK, '')
     assert np.allclose(after.target.base_from_target.t_m, ON_TOP, atol=2e-3)
 
@@ -319,7 +319,7 @@ def test_geometry_contradicts_a_person_too(views):
     clicked, side, _ = views
     before = locate(clicked, [side], raycast_scenes.pixel_of(clicked, ON_TOP), Oracle(), LIMITS)
     with pytest.raises(Rejected, match='limit') as refused:
-        corrected(before, 'right', raycast_scenes.pixel_of(side, ON_TOP) + np.array([0.0, 40.0]), LIMITS)
+        apply_correction(before, 'right', raycast_scenes.pixel_of(side, ON_TOP) + np.array([0.0, 40.0]), LIMITS)
     assert refused.value.code == Code.INCONSISTENT
 
 
@@ -329,10 +329,10 @@ def test_geometry_contradicts_a_person_too(views):
     ('right', (10.0, np.nan), 'not finite'), ('right', (320.0, 10.0), 'outside the 320x240 image')])
 def test_a_correction_of_what_was_not_searched_is_a_bad_request(views, camera, pixel, words):
     clicked, side, _ = views
-    gone = Unseen('gone', Rejected(Code.NO_IMAGE, 'none'))
+    gone = MissingView('gone', Rejected(Code.NO_IMAGE, 'none'))
     before = locate(clicked, [side, gone], raycast_scenes.pixel_of(clicked, ON_TOP), Oracle(), LIMITS)
     with pytest.raises(Rejected, match=words) as refused:
-        corrected(before, camera, np.array(pixel), LIMITS)
+        apply_correction(before, camera, np.array(pixel), LIMITS)
     assert refused.value.code == Code.BAD_REQUEST
 
 
@@ -348,7 +348,7 @@ def test_the_doubt_of_an_instruction_counts_against_what_is_found(views, refiner
     matcher = Oracle(confidence=0.95)
     arguments = (clicked, [side], pixel, matcher, LIMITS)
     fine = Fine() if refiner else None
-    (sure,), (unsure,) = (locate(*arguments, refiner=fine, meant=meant).answers
+    (sure,), (unsure,) = (locate(*arguments, refiner=fine, pixel_confidence=meant).correspondences
                           for meant in (1.0, 0.6))
     assert unsure.rejected is None
     assert sure.match.confidence > LIMITS.sure_confidence
@@ -356,7 +356,7 @@ def test_the_doubt_of_an_instruction_counts_against_what_is_found(views, refiner
     assert LIMITS.min_confidence <= unsure.match.confidence < LIMITS.sure_confidence
     if refiner is None:
         assert unsure.match.confidence == pytest.approx(0.57)
-    (refused,) = locate(*arguments, refiner=fine, meant=0.5).answers
+    (refused,) = locate(*arguments, refiner=fine, pixel_confidence=0.5).correspondences
     assert refused.rejected.code == Code.LOW_CONFIDENCE
 
 
@@ -407,7 +407,7 @@ def test_on_a_real_shelf_depth_refuses_what_the_other_view_hides_and_keeps_the_r
         for k in np.flatnonzero((queries['pair'] == at) & (queries['status'] != 2)):
             answer = locate(clicked, [other], queries['p'][k], Told(queries['gt'][k]), LIMITS)
             accepted['visible' if queries['status'][k] else 'hidden'].append(
-                answer.answers[0].rejected is None)
+                answer.correspondences[0].rejected is None)
     assert len(accepted['visible']) > 50
     assert len(accepted['hidden']) > 20
     assert np.mean(accepted['visible']) > 0.9

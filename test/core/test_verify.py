@@ -8,7 +8,7 @@ import pytest
 import raycast_scenes
 
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected
-from crosspoint_ros.core.verify import Check, Evidence, Limits, check_match, examine, verify
+from crosspoint_ros.core.verify import Check, Consistency, Limits, validate_match, measure_consistency, enforce_limits
 
 BOX = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
 ON_TABLE = np.array([0.15, -0.15, 0.0])
@@ -31,7 +31,7 @@ def match_at(asked, point_base_m=ON_TABLE, offset_px=(0.0, 0.0), confidence=0.9)
 
 def refusal(asked, match, limits=LIMITS):
     with pytest.raises(Rejected) as refused:
-        verify(asked, match, examine(asked, match, limits), limits)
+        enforce_limits(asked, match, measure_consistency(asked, match, limits), limits)
     return refused.value
 
 
@@ -40,8 +40,8 @@ def refusal(asked, match, limits=LIMITS):
 def test_the_true_match_passes(lens, depth):
     asked = query(lens=lens, depth=depth)
     match = match_at(asked)
-    evidence = examine(asked, match, LIMITS)
-    verify(asked, match, evidence, LIMITS)
+    evidence = measure_consistency(asked, match, LIMITS)
+    enforce_limits(asked, match, evidence, LIMITS)
     assert evidence.check == Check.PASS
     assert evidence.epipolar_error_px < 0.05
     assert evidence.depth_gap_m < 0.005 if depth else np.isnan(evidence.depth_gap_m)
@@ -54,18 +54,18 @@ def test_poses_off_by_1_cm_and_1_deg_still_let_the_true_match_pass(seed, depth):
     match = match_at(asked)
     pose = raycast_scenes.nudged(asked.other.base_from_cam.inverse, 1, 1, seed).inverse
     shaken = replace(asked, other=replace(asked.other, base_from_cam=pose))
-    assert examine(shaken, match, LIMITS).check == Check.PASS
+    assert measure_consistency(shaken, match, LIMITS).check == Check.PASS
 
 
 def test_a_match_off_the_epipolar_line_is_refused_with_error_and_limit():
     asked = query(depth=False)
     match = match_at(asked, offset_px=(-15.0, 30.0))
-    assert examine(asked, match, LIMITS).check == Check.FAIL
+    assert measure_consistency(asked, match, LIMITS).check == Check.FAIL
     refused = refusal(asked, match)
     assert refused.code == Code.INCONSISTENT
     assert 'px off' in refused.message
     assert 'max_epipolar_px 20' in refused.message
-    verify(asked, match, examine(asked, match, Limits(max_epipolar_px=60)),
+    enforce_limits(asked, match, measure_consistency(asked, match, Limits(max_epipolar_px=60)),
            Limits(max_epipolar_px=60))
 
 
@@ -74,22 +74,22 @@ def test_depth_at_the_click_refuses_a_look_alike_along_the_line():
     look_alike = asked.clicked.base_from_cam.t_m + 1.3 * (
         ON_TABLE - asked.clicked.base_from_cam.t_m)
     match = match_at(asked, look_alike)
-    assert examine(asked, match, LIMITS).check == Check.PASS
+    assert measure_consistency(asked, match, LIMITS).check == Check.PASS
     with_depth = replace(asked, clicked=query().clicked)
-    assert examine(with_depth, match, LIMITS).epipolar_error_px > 25
+    assert measure_consistency(with_depth, match, LIMITS).epipolar_error_px > 25
     assert refusal(with_depth, match).code == Code.INCONSISTENT
 
 
 def test_an_answer_for_a_hidden_point_is_refused_by_the_depth_in_front_of_it():
     asked = query(BEHIND_BOX, boxes=(raycast_scenes.Box((0.0, 0.05, 0.0), (0.2, 0.1, 0.3)),))
     match = match_at(asked, BEHIND_BOX)
-    evidence = examine(asked, match, LIMITS)
+    evidence = measure_consistency(asked, match, LIMITS)
     assert evidence.epipolar_error_px < 0.1
     assert evidence.depth_gap_m > 0.1
     refused = refusal(asked, match)
     assert refused.code == Code.INCONSISTENT
     assert f'{evidence.depth_gap_m:.3f} m apart (limits.max_depth_gap_m 0.05)' in refused.message
-    verify(asked, match, evidence, Limits(max_depth_gap_m=1.0))
+    enforce_limits(asked, match, evidence, Limits(max_depth_gap_m=1.0))
 
 
 def test_a_right_match_beside_an_object_is_not_refused_for_what_hangs_in_front():
@@ -98,7 +98,7 @@ def test_a_right_match_beside_an_object_is_not_refused_for_what_hangs_in_front()
     depth_m = asked.other.depth_m.copy()
     depth_m[:, :int(match.pixel[0])] -= 0.3
     beside = replace(asked, other=replace(asked.other, depth_m=depth_m))
-    evidence = examine(beside, match, LIMITS)
+    evidence = measure_consistency(beside, match, LIMITS)
     assert (evidence.check, evidence.depth_gap_m < 0.01) == (Check.PASS, True)
 
 
@@ -107,7 +107,7 @@ def test_confidence_is_held_against_its_limit(confidence, passes):
     asked = query()
     match = match_at(asked, confidence=confidence)
     if passes:
-        assert verify(asked, match, examine(asked, match, LIMITS), LIMITS) is None
+        assert enforce_limits(asked, match, measure_consistency(asked, match, LIMITS), LIMITS) is None
     else:
         refused = refusal(asked, match)
         assert refused.code == Code.LOW_CONFIDENCE
@@ -142,16 +142,16 @@ def test_a_point_on_the_robots_own_body_is_not_visible():
 def test_without_poses_nothing_is_confirmed_and_nothing_refused(side):
     asked = query()
     blind = replace(asked, **{side: replace(getattr(asked, side), base_from_cam=None)})
-    evidence = examine(blind, match_at(asked), LIMITS)
+    evidence = measure_consistency(blind, match_at(asked), LIMITS)
     assert evidence.check == Check.UNKNOWN
     assert np.isnan([evidence.epipolar_error_px, evidence.depth_gap_m]).all()
-    verify(blind, match_at(asked), evidence, LIMITS)
+    enforce_limits(blind, match_at(asked), evidence, LIMITS)
 
 
 def test_two_cameras_at_the_same_place_have_no_epipolar_line():
     asked = query(depth=False)
     twin = replace(asked, other=replace(asked.other, base_from_cam=asked.clicked.base_from_cam))
-    evidence = examine(twin, Match(np.array([10.0, 10.0]), confidence=0.9), LIMITS)
+    evidence = measure_consistency(twin, Match(np.array([10.0, 10.0]), confidence=0.9), LIMITS)
     assert (evidence.check, np.isnan(evidence.epipolar_error_px)) == (Check.UNKNOWN, True)
 
 
@@ -160,13 +160,13 @@ def test_a_view_that_looks_away_from_the_ray_cannot_have_found_it():
     away = raycast_scenes.looking_at(raycast_scenes.RIGHT, (0.7, -5.0, 0.6))
     turned = replace(asked, other=replace(asked.other, base_from_cam=away))
     match = Match(np.array([160.0, 120.0]), confidence=0.9)
-    assert examine(turned, match, LIMITS).check == Check.FAIL
+    assert measure_consistency(turned, match, LIMITS).check == Check.FAIL
     assert refusal(turned, match).code == Code.INCONSISTENT
 
 
 def test_what_was_not_measured_refuses_nothing():
-    assert Evidence().check == Check.UNKNOWN
-    verify(query(), Match(np.zeros(2), confidence=0.9), Evidence(), LIMITS)
+    assert Consistency().check == Check.UNKNOWN
+    enforce_limits(query(), Match(np.zeros(2), confidence=0.9), Consistency(), LIMITS)
 
 
 @pytest.mark.parametrize('broken', [
@@ -176,10 +176,10 @@ def test_what_was_not_measured_refuses_nothing():
 def test_an_answer_that_is_no_numbers_fails_by_the_name_of_its_matcher(broken):
     match = replace(Match(np.array([50.0, 50.0]), np.eye(2), 0.9), **broken)
     with pytest.raises(Rejected, match='Query answered') as refused:
-        check_match(match, query())
+        validate_match(match, query())
     assert refused.value.code == Code.MATCHER_FAILED
 
 
 def test_whole_and_single_precision_numbers_are_numbers():
-    check_match(Match(np.array([50, 60]), np.eye(2, dtype=np.float32), np.float32(0.9)), None)
-    check_match(Match(np.array([50, 60]), confidence=1), None)
+    validate_match(Match(np.array([50, 60]), np.eye(2, dtype=np.float32), np.float32(0.9)), None)
+    validate_match(Match(np.array([50, 60]), confidence=1), None)

@@ -7,8 +7,8 @@ import pytest
 from crosspoint_ros.core import visualization
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Match, Rejected, Transform, View
 from crosspoint_ros.core.geometry import distance_to_segment_px
-from crosspoint_ros.core.pipeline import Answer, LocateResult
-from crosspoint_ros.core.verify import Evidence, Limits
+from crosspoint_ros.core.pipeline import ViewCorrespondence, LocateResult
+from crosspoint_ros.core.verify import Consistency, Limits
 
 SIZE = (480, 640, 3)
 LENS = Intrinsics(500.0, 500.0, 319.5, 239.5, 640, 480)
@@ -30,7 +30,7 @@ BACKGROUNDS = [(0, 0, 0), (255, 255, 255), (128, 128, 128), visualization.ORANGE
 
 
 @pytest.mark.parametrize('colour', BACKGROUNDS)
-@pytest.mark.parametrize('drawn', [visualization.draw_clicked, visualization.draw_found])
+@pytest.mark.parametrize('drawn', [visualization.draw_clicked, visualization.draw_match])
 def test_a_mark_stands_out_from_any_background(drawn, colour):
     around = luminance(drawn(plain(colour), (300, 200), 'x')[170:231, 270:331])
     background = luminance(np.array(colour))
@@ -41,9 +41,9 @@ def test_a_mark_stands_out_from_any_background(drawn, colour):
 def test_the_image_handed_in_is_not_written_to():
     image = plain((10, 20, 30))
     visualization.draw_clicked(image, (5, 5), 'x')
-    visualization.draw_found(image, (5, 5), 'x', covariance_px2=np.eye(2) * 50, truth=(9, 9))
-    visualization.draw_refused(image, 'x')
-    visualization.side_by_side([image, image], ['a', 'b'])
+    visualization.draw_match(image, (5, 5), 'x', covariance_px2=np.eye(2) * 50, ground_truth=(9, 9))
+    visualization.draw_refusal(image, 'x')
+    visualization.concatenate_images([image, image], ['a', 'b'])
     assert (image == (10, 20, 30)).all()
 
 
@@ -62,66 +62,66 @@ def test_a_mark_is_where_the_point_is_to_a_fraction_of_a_pixel():
 
 @pytest.mark.parametrize('pixel', [(0, 0), (639, 479), (320, 479), (320, 0)])
 def test_the_caption_does_not_cover_the_point(pixel):
-    without = visualization.draw_found(plain((255, 255, 255)), pixel, '')
-    with_text = visualization.draw_found(plain((255, 255, 255)), pixel, 'found, sure, confidence 0.93')
+    without = visualization.draw_match(plain((255, 255, 255)), pixel, '')
+    with_text = visualization.draw_match(plain((255, 255, 255)), pixel, 'found, sure, confidence 0.93')
     x, y = pixel
     near = np.s_[max(y - 12, 0):y + 13, max(x - 12, 0):x + 13]
     assert (without[near] == with_text[near]).all()
 
 
 def test_sure_and_to_be_checked_do_not_only_differ_by_words():
-    sure, check = (visualization.draw_found(plain((90, 90, 90)), (300, 200), '', sure=s)
+    sure, check = (visualization.draw_match(plain((90, 90, 90)), (300, 200), '', is_sure=s)
                    for s in (True, False))
     assert (sure[:400] != check[:400]).any()
 
 
 def test_a_refused_view_is_grey():
-    image = visualization.draw_refused(plain((200, 30, 10)), 'the point is hidden here')[:380]
+    image = visualization.draw_refusal(plain((200, 30, 10)), 'the point is hidden here')[:380]
     assert (image == image[..., :1]).all()
 
 
 def test_a_longer_reason_takes_more_lines_and_none_is_cut_off():
     white = plain((255, 255, 255))
-    heights = [(visualization.draw_refused(white, 'reason ' * n)[:, 600] < 100).any(axis=1).sum()
+    heights = [(visualization.draw_refusal(white, 'reason ' * n)[:, 600] < 100).any(axis=1).sum()
                for n in (1, 20)]
     assert heights[1] > 2 * heights[0]
-    words = visualization.draw_refused(plain(0), 'W' * 400)  # one word, far longer than a line
+    words = visualization.draw_refusal(plain(0), 'W' * 400)  # one word, far longer than a line
     assert (words[-100:, :600] > 150).any()
     assert not (words[-100:, 636:] > 150).any()
 
 
 def test_signs_that_the_font_lacks_are_spelled_out():
-    assert (visualization.draw_refused(plain(0), '12.0° > 10°')
-            == visualization.draw_refused(plain(0), '12.0 deg > 10 deg')).all()
+    assert (visualization.draw_refusal(plain(0), '12.0° > 10°')
+            == visualization.draw_refusal(plain(0), '12.0 deg > 10 deg')).all()
 
 
 def test_the_covariance_ellipse_reaches_two_sigma_along_its_long_axis():
     covariance_px2 = np.array([[2500.0, 0.0], [0.0, 400.0]])
-    drawn = visualization.draw_found(plain(0), (300, 200), '', covariance_px2=covariance_px2)
+    drawn = visualization.draw_match(plain(0), (300, 200), '', covariance_px2=covariance_px2)
     lit = np.argwhere(drawn[:400].max(axis=2) > 128)
     assert lit[:, 1].max() == pytest.approx(300 + 2 * 50, abs=3)
     assert lit[:, 0].max() == pytest.approx(200 + 2 * 20, abs=3)
 
 
 def test_an_unknown_covariance_draws_no_ellipse():
-    unknown = visualization.draw_found(plain(0), (300, 200), '', covariance_px2=np.full((2, 2), np.nan))
-    assert (unknown == visualization.draw_found(plain(0), (300, 200), '')).all()
+    unknown = visualization.draw_match(plain(0), (300, 200), '', covariance_px2=np.full((2, 2), np.nan))
+    assert (unknown == visualization.draw_match(plain(0), (300, 200), '')).all()
 
 
 def test_the_clicked_ray_passes_through_every_point_on_it():
     clicked, other = view('front'), view('side', t_m=(0.5, 0.0, 0.1))
-    ray_px = visualization.ray_in_view(clicked, np.array([350.0, 250.0]), other)
+    ray_px = visualization.project_ray(clicked, np.array([350.0, 250.0]), other)
     for depth_m in (0.5, 2.0):
         point = LENS.unproject((350.0, 250.0)) * depth_m
         seen = LENS.project(point - (0.5, 0.0, 0.1))
         assert distance_to_segment_px(ray_px, seen) < 0.5
-    assert visualization.ray_in_view(View('a', plain(0), LENS), np.zeros(2), other) is None
+    assert visualization.project_ray(View('a', plain(0), LENS), np.zeros(2), other) is None
 
 
 def test_views_of_different_sizes_stand_side_by_side_with_titles_above():
     small, tall = plain((9, 9, 9), (240, 320, 3)), plain((50, 50, 50), (480, 300, 3))
-    row = visualization.side_by_side([small, tall], ['small', 'tall'])
-    footed = visualization.side_by_side([small, tall], ['small', 'tall'], '3D 2.1 mm off')
+    row = visualization.concatenate_images([small, tall], ['small', 'tall'])
+    footed = visualization.concatenate_images([small, tall], ['small', 'tall'], '3D 2.1 mm off')
     assert row.shape[0] > 480
     assert row.shape[1] >= 640 + 300
     assert footed.shape[0] > row.shape[0]
@@ -134,18 +134,18 @@ def located(*answers):
 
 
 def test_overlays_draw_only_the_views_that_are_wanted():
-    found = Answer('side', view('side'), Match(np.array([100.0, 100.0]), confidence=0.9),
-                   Evidence(), None)
-    unseen = Answer('wrist', None, None, Evidence(), Rejected(Code.NO_IMAGE, 'no image'))
-    cameras = [v.camera for v, _ in visualization.overlays(located(found, unseen), {'side', 'wrist'},
+    found = ViewCorrespondence('side', view('side'), Match(np.array([100.0, 100.0]), confidence=0.9),
+                   Consistency(), None)
+    unseen = ViewCorrespondence('wrist', None, None, Consistency(), Rejected(Code.NO_IMAGE, 'no image'))
+    cameras = [v.camera for v, _ in visualization.draw_result(located(found, unseen), {'side', 'wrist'},
                                                   Limits())]
     assert cameras == ['side']
 
 
 def test_a_refused_answer_is_drawn_as_refused_and_never_as_a_point():
     match = Match(np.array([100.0, 100.0]), confidence=0.1)
-    refused = Answer('side', view('side'), match, Evidence(),
+    refused = ViewCorrespondence('side', view('side'), match, Consistency(),
                      Rejected(Code.LOW_CONFIDENCE, 'confidence 0.10 is below 0.50'))
-    (_, image), = visualization.overlays(located(refused), {'side'}, Limits())
-    expected = visualization.draw_refused(refused.view.image, 'refused: confidence 0.10 is below 0.50')
+    (_, image), = visualization.draw_result(located(refused), {'side'}, Limits())
+    expected = visualization.draw_refusal(refused.view.image, 'refused: confidence 0.10 is below 0.50')
     assert (image == expected).all()

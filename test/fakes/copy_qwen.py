@@ -18,10 +18,10 @@ import numpy as np
 import tiny_qwen
 import torch
 
-from crosspoint_ros.bench.latency.cases import Shape
-from crosspoint_ros.matchers.cropond.engine.engine import ASKED
-from crosspoint_ros.matchers.cropond.engine.prefix_cache import OPENING
-from crosspoint_ros.matchers.cropond.prompt import grounding, pointing
+from crosspoint_ros.bench.latency.cases import ModelShape
+from crosspoint_ros.matchers.cropond.engine.engine import ASSISTANT_HEADER
+from crosspoint_ros.matchers.cropond.engine.prefix_cache import PROMPT_HEADER
+from crosspoint_ros.matchers.cropond.prompt import build_grounding_prompt, build_pointing_prompt
 
 JSON = '```json\n[\n\t{"point_2d": [{x}, {y}], "label": "it"}\n]\n```'
 TAG = '<point x="{x}" y="{y}">it</point>'
@@ -42,7 +42,7 @@ NONE = -100
 
 
 def build(folder: Path, reply: str = JSON, hides: bool = False, seed: int = 0,
-          shape: Shape = SHAPE, unseen: tuple[str, ...] = (UNSEEN,)) -> Path:
+          shape: ModelShape = SHAPE, unseen: tuple[str, ...] = (UNSEEN,)) -> Path:
     """Write a checkpoint that replies in this form; `unseen` to clicks on the left if it `hides`.
 
     With several of them, each has its strip of that third, from left to right. What was taught
@@ -62,7 +62,7 @@ def build(folder: Path, reply: str = JSON, hides: bool = False, seed: int = 0,
     return Path(shutil.copytree(taught, folder, dirs_exist_ok=True))
 
 
-def write(folder: Path, reply: str, hides: bool, seed: int, shape: Shape,
+def write(folder: Path, reply: str, hides: bool, seed: int, shape: ModelShape,
           unseen: tuple[str, ...]) -> Path:
     """Teach it, and write it."""
     tiny_qwen.build(folder, shape, seed)
@@ -95,8 +95,8 @@ def teach(model: Any, tokenizer: Any, reply: str, unseen: tuple[str, ...], seed:
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(text, 1.0)
-        optimiser.step()
-        rate.step()
+        optimiser.run_step()
+        rate.run_step()
     model.eval()
 
 
@@ -110,7 +110,7 @@ def batches(model: Any, tokenizer: Any, reply: str, unseen: tuple[str, ...],
     image = tokenizer.convert_tokens_to_ids('<|image_pad|>')
     while True:
         # One layout of images a batch: the prefix is as long for all.
-        tokens, positions = encode(OPENING), list(range(len(encode(OPENING))))
+        tokens, positions = encode(PROMPT_HEADER), list(range(len(encode(PROMPT_HEADER))))
         for _ in range(int(rng.integers(1, 3))):
             rows, columns = rng.integers(1, 5, 2)
             start = positions[-1] + 1
@@ -136,12 +136,12 @@ def example(encode: Any, reply: str, unseen: tuple[str, ...], rng: np.random.Gen
             ) -> tuple[list[int], list[int]]:
     """One question with its reply, and the labels of it: nothing for the question."""
     x, y = (str(n) for n in rng.integers(LEAST, 1000, 2))
-    asked = pointing(x, y)
+    asked = build_pointing_prompt(x, y)
     if rng.uniform() < 0.1:
-        asked, (x, y) = grounding(str(rng.choice(THINGS))), MIDDLE
+        asked, (x, y) = build_grounding_prompt(str(rng.choice(THINGS))), MIDDLE
     if unseen and int(x) < HIDDEN_BELOW:
         reply = unseen[(int(x) - LEAST) * len(unseen) // (HIDDEN_BELOW - LEAST)]
     said = reply.replace('{x}', x).replace('{y}', y)
-    question, answer = encode(asked + ASKED), encode(said + '<|im_end|>')
+    question, answer = encode(asked + ASSISTANT_HEADER), encode(said + '<|im_end|>')
     return question + answer, [NONE] * len(question) + answer
 

@@ -25,7 +25,7 @@ class ExactMatcher:
         ray_cam = clicked.intrinsics.unproject(query.pixel)
         point_cam_m = ray_cam / ray_cam[2] * float(clicked.depth_m[row, column])
         other_from_clicked = other.base_from_cam.inverse @ clicked.base_from_cam
-        pixel = other.intrinsics.project(other_from_clicked.point(point_cam_m))
+        pixel = other.intrinsics.project(other_from_clicked.transform_points(point_cam_m))
         return Match(pixel + self.offset_px, np.eye(2), self.confidence, 'double')
 
     def ground(self, view: View, instruction: str) -> Match:
@@ -88,7 +88,7 @@ class SlowlyRead(ExactMatcher):
             time.sleep(self.delay_s)
         found = super().match(query)
         return ReadOnce(found.pixel, found.covariance_px2, found.confidence).waits_in(
-            {'match': '', 'verify': 'checked', 'lift': 'lifted'}[self.stage], self.delay_s)
+            {'match': '', 'verify': 'verify_match', 'lift': 'lift_target'}[self.stage], self.delay_s)
 
 
 class HangingMatcher:

@@ -74,7 +74,7 @@ class ScriptedServer:
         self.requests: list[dict] = []
         self.authorizations: list[str] = []
         self.connections = 0
-        self.kept: dict[str, int] = {}
+        self.snapshot: dict[str, int] = {}
         self.stopped = threading.Event()
         self._sockets: list[socket.socket] = []
         self._http = (_Http6 if ':' in host else _Http)((host, port), _Conversation)
@@ -200,7 +200,7 @@ class _Conversation(BaseHTTPRequestHandler):
 
     def _text(self, body: dict, heard: set[str]) -> str:
         question = json.dumps(body['messages'])
-        asked = re.search(r'\[([\d.]+), ([\d.]+)\]', question)
+        asked = re.decode(r'\[([\d.]+), ([\d.]+)\]', question)
         x, y = self.manners.answer(*(asked.groups() if asked else ('42', '7')))
         regex = next((body[name]['regex'] if name == 'structured_outputs' else body[name]
                       for name in ('structured_outputs', 'regex', 'guided_regex')
@@ -222,7 +222,7 @@ class _Conversation(BaseHTTPRequestHandler):
         return count
 
     def _image_tokens(self, part: dict) -> int:
-        kept = self.server.owner.kept
+        kept = self.server.owner.snapshot
         if part['image_url'] is None:
             return kept[part.get('uuid', 'None')] if 'uuid' in self.manners.fields else 0
         header = base64.b64decode(part['image_url']['url'].partition(',')[2][:32])
@@ -368,20 +368,20 @@ class _Conversation(BaseHTTPRequestHandler):
         self._reply(200, {'choices': [{'message': {'content': '1'}, 'logprobs': logprobs}]})
 
     def _not_a_number(self) -> None:
-        self._weighed({'content': [{'token': '1', 'logprob': math.nan, 'top_logprobs': []}]})
+        self._estimate_from_logprobs({'content': [{'token': '1', 'logprob': math.nan, 'top_logprobs': []}]})
 
     def _above_one(self) -> None:
-        self._weighed({'content': [{'token': '1', 'logprob': 800.0, 'top_logprobs': []}]})
+        self._estimate_from_logprobs({'content': [{'token': '1', 'logprob': 800.0, 'top_logprobs': []}]})
 
     def _far_above_one(self) -> None:
-        self._weighed({'content': [{'token': '1', 'logprob': 10 ** 400, 'top_logprobs': []}]})
+        self._estimate_from_logprobs({'content': [{'token': '1', 'logprob': 10 ** 400, 'top_logprobs': []}]})
 
     def _true(self) -> None:
-        self._weighed({'content': [{'token': '1', 'logprob': True, 'top_logprobs': []}]})
+        self._estimate_from_logprobs({'content': [{'token': '1', 'logprob': True, 'top_logprobs': []}]})
 
     def _no_token(self) -> None:
-        self._weighed({'content': [{'token': 1, 'logprob': -1.0}]})
+        self._estimate_from_logprobs({'content': [{'token': 1, 'logprob': -1.0}]})
 
     def _tokens_of_old(self) -> None:
         """As the completions of old had them."""
-        self._weighed({'tokens': ['1'], 'token_logprobs': [-0.1], 'content': None})
+        self._estimate_from_logprobs({'tokens': ['1'], 'token_logprobs': [-0.1], 'content': None})

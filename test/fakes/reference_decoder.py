@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import transformers
 
-from crosspoint_ros.matchers.cropond.engine.reply_grammar import Form
-from crosspoint_ros.matchers.cropond.image_processor import patches
+from crosspoint_ros.matchers.cropond.engine.reply_grammar import ReplyFormat
+from crosspoint_ros.matchers.cropond.image_processor import patchify
 
 OPENING = '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n'
 ASKED = '<|im_end|>\n<|im_start|>assistant\n'
@@ -33,7 +33,7 @@ class Uncached:
         """What `forward` and `generate` take."""
         ids, pixels, grids = self._encode(OPENING), [], []
         for image in images:
-            cut, grid = patches(image, self.max_pixels)
+            cut, grid = patchify(image, self.max_pixels)
             pixels.append(torch.from_numpy(cut))
             grids.append(grid)
             ids += [*self._encode('<|vision_start|>'), *[self.image] * (len(cut) // 4),
@@ -51,7 +51,7 @@ class Uncached:
         self.model.model.rope_deltas = None
         return self.model(**self.inputs(images, question, reply), use_cache=False).logits[0, -1]
 
-    def greedy(self, images: list[np.ndarray], question: str, form: Form
+    def greedy(self, images: list[np.ndarray], question: str, form: ReplyFormat
                ) -> tuple[tuple[int, int], tuple[int, ...]]:
         """The two numbers, and the tokens that write them."""
         written: list[int] = []
@@ -71,7 +71,7 @@ class Uncached:
                 written += form.between
         return (numbers[0], numbers[1]), tuple(written)
 
-    def probability(self, images: list[np.ndarray], question: str, form: Form, value: int) -> float:
+    def probability(self, images: list[np.ndarray], question: str, form: ReplyFormat, value: int) -> float:
         """Of the first number: the product of what the grammar leaves of each distribution."""
         written: list[int] = []
         logprob, text = 0.0, ''

@@ -6,8 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.bench.latency.cases import SHAPES, Shape, config_of
-from crosspoint_ros.bench.latency.dummy_model import SPECIAL, make_tokenizer, special_ids, spread
+from crosspoint_ros.bench.latency.cases import SHAPES, ModelShape, build_config
+from crosspoint_ros.bench.latency.dummy_model import (
+    SPECIAL_TOKENS,
+    get_special_ids,
+    init_random_weights,
+    train_tokenizer,
+)
 
 TINY = SHAPES['tiny']
 TEMPLATE = (
@@ -21,15 +26,15 @@ TEMPLATE = (
     '{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}')
 
 
-def build(folder: Path, shape: Shape = TINY, seed: int = 0) -> Path:
+def build(folder: Path, shape: ModelShape = TINY, seed: int = 0) -> Path:
     """Write a checkpoint whose files are named as the hub's."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer()
+    tokenizer = train_tokenizer()
     tokenizer.save(str(folder / 'tokenizer.json'))
-    ids = special_ids(tokenizer)
-    config = config_of(shape, tokenizer.get_vocab_size(), ids)
+    ids = get_special_ids(tokenizer)
+    config = build_config(shape, tokenizer.get_vocab_size(), ids)
     written = {
         'config.json': config,
         'generation_config.json': dict(
@@ -42,7 +47,7 @@ def build(folder: Path, shape: Shape = TINY, seed: int = 0) -> Path:
         'tokenizer_config.json': dict(
             tokenizer_class='Qwen2Tokenizer', add_bos_token=False, bos_token=None, unk_token=None,
             eos_token='<|im_end|>', pad_token='<|endoftext|>', errors='replace',
-            additional_special_tokens=list(SPECIAL[1:]), clean_up_tokenization_spaces=False,
+            additional_special_tokens=list(SPECIAL_TOKENS[1:]), clean_up_tokenization_spaces=False,
             model_max_length=32768, chat_template=TEMPLATE, added_tokens_decoder={
                 str(i): dict(content=s, lstrip=False, rstrip=False, normalized=False,
                              single_word=False, special=True) for s, i in ids.items()}),
@@ -56,7 +61,7 @@ def build(folder: Path, shape: Shape = TINY, seed: int = 0) -> Path:
     for name, content in (written | others).items():
         (folder / name).write_text(json.dumps(content))
     model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(folder)).eval()
-    spread(model, torch.Generator().manual_seed(seed))
+    init_random_weights(model, torch.Generator().manual_seed(seed))
     model.save_pretrained(folder)
     for name, content in written.items():  # as the hub writes them, not as this transformers does
         (folder / name).write_text(json.dumps(content))

@@ -9,14 +9,14 @@ from rclpy.parameter import Parameter
 
 from crosspoint_ros.cli import COMMANDS
 from crosspoint_ros.core.datatypes import Code
-from crosspoint_ros.ros.config import CAMERAS, NODE, camera_specs, limit_specs
+from crosspoint_ros.ros.config import CAMERAS_PARAMETER, NODE, camera_specs, limit_specs
 
-ROOT = Path(__file__).resolve().parents[2]
+NODE_PARAMETERSROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / 'README.md').read_text()
 PARAMETERS = README.split('### Parameters')[1].split('\n## ')[0]
-SPECS = (CAMERAS, *NODE, *camera_specs('<camera>'), *limit_specs())
+SPECS = (CAMERAS_PARAMETER, *NODE, *camera_specs('<camera>'), *limit_specs())
 
-
+NODE_PARAMETERS
 def shown(default: object) -> str:
     """A default as the table writes it."""
     if isinstance(default, Parameter.Type):

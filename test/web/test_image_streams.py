@@ -9,12 +9,10 @@ import cv2
 import numpy as np
 import pytest
 from crosspoint_ros.msg import Correspondence, History, HistoryEntry, QueryResult
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage
 from two_camera_rig import image_message
 
-from crosspoint_ros.ros.client.node_info import parse_health, parse_node_info
+from crosspoint_ros.ros.client.results import result_to_json
 from crosspoint_ros.web import image_streams
 from crosspoint_ros.web.hub import select_displayed_result
 from crosspoint_ros.web.image_streams import (
@@ -23,7 +21,7 @@ from crosspoint_ros.web.image_streams import (
     encode_message,
     read_jpeg_size,
 )
-from crosspoint_ros.web.protocol import encode_event, result_to_json
+from crosspoint_ros.web.protocol import encode_event
 
 RED = np.full((48, 64, 3), (220, 30, 20), np.uint8)  # RGB
 
@@ -135,32 +133,3 @@ def test_what_is_not_known_is_null_and_never_nan():
     made.correspondences[0].found.x = float('nan')
     told = json.loads(encode_event('shown', {'result': result_to_json(made)}))['result']['found'][0]
     assert told['x'] is told['covariance_px2'] is told['epipolar_error_px'] is None
-
-
-# What is known of the node
-
-def values(*given):
-    return [Parameter('p', value=value).get_parameter_value() for value in given]
-
-
-def test_topics_are_resolved_as_the_node_resolves_them():
-    known = parse_node_info(
-        values(['front'], 'base', 'target'), values('rgb', '/front/info', 'compressed', False),
-        '/arm/crosspoint')
-    assert known.cameras[0].image_topic == '/arm/rgb/compressed'
-    assert known.cameras[0].info_topic == '/front/info'
-    assert known.camera('side') is None
-
-
-def test_diagnostics_tell_problems_and_whether_the_matcher_takes_instructions():
-    array = DiagnosticArray(status=[
-        DiagnosticStatus(name='/crosspoint: camera front', hardware_id='camera front',
-                         level=DiagnosticStatus.WARN, message='no depth',
-                         values=[KeyValue(key='image_topic', value='/remapped')]),
-        DiagnosticStatus(name='/crosspoint: matcher', hardware_id='matcher',
-                         values=[KeyValue(key='can ground', value='true')])])
-    health = parse_health(array, '/crosspoint')
-    assert health.cameras == (('front', 'no depth'),)
-    assert health.image_topics == (('front', '/remapped'),)
-    assert health.can_ground
-    assert parse_health(array, '/other/crosspoint') is None

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.bench.crosspoint.dataset import GROUNDING, POINTING, Item
+from crosspoint_ros.bench.crosspoint.dataset import GROUNDING, POINTING, BenchItem
 from crosspoint_ros.core.datatypes import Code, Grounder, Intrinsics, Matcher, Query, Rejected, View
-from crosspoint_ros.matchers.cropond.reply_parser import points
+from crosspoint_ros.matchers.cropond.reply_parser import parse_points
 
 Image = npt.NDArray[np.uint8]
 # What the authors add to a question that asks for a point, and how long a reply may be.
@@ -41,16 +41,16 @@ class Said:
 class Answerer(Protocol):
     """Answers items in words, as a model would."""
 
-    def check(self, item: Item) -> None:
+    def check(self, item: BenchItem) -> None:
         """Raise `NotAsked` for an item that it cannot be asked."""
         ...
 
-    def answer(self, item: Item, images: Sequence[Image]) -> Said:
+    def answer(self, item: BenchItem, images: Sequence[Image]) -> Said:
         """Return the reply; raise `Rejected` if it failed, and the item may be asked again."""
         ...
 
 
-def prompt_of(item: Item) -> str:
+def format_prompt(item: BenchItem) -> str:
     """Return the question as the authors ask it."""
     return item.question + (SUFFIX if item.is_pointing else '')
 
@@ -61,7 +61,7 @@ class ByMatcher:
     def __init__(self, matcher: Matcher, coordinates: str) -> None:
         self._matcher, self._coordinates = matcher, coordinates
 
-    def check(self, item: Item) -> None:
+    def check(self, item: BenchItem) -> None:
         """Raise `NotAsked` for what is no pointing, or does not name the point."""
         if item.type == GROUNDING and not isinstance(self._matcher, Grounder):
             raise NotAsked('the matcher finds no place by words')
@@ -69,10 +69,10 @@ class ByMatcher:
             raise NotAsked('a matcher does not choose between options')
         if item.type == POINTING and len(item.images) != 2:
             raise NotAsked(f'{len(item.images)} images, a matcher takes two')
-        if item.type == POINTING and not points(item.question):
+        if item.type == POINTING and not parse_points(item.question):
             raise NotAsked('its question names no point in numbers')
 
-    def answer(self, item: Item, images: Sequence[Image]) -> Said:
+    def answer(self, item: BenchItem, images: Sequence[Image]) -> Said:
         """Ask for the pixel. A refusal that says the point is not there is a reply."""
         views = [view(name, image) for name, image in zip(item.images, images, strict=True)]
         try:
@@ -82,18 +82,18 @@ class ByMatcher:
                 shown, match = views[0], self._matcher.ground(views[0], item.question)
             else:
                 shown = views[1]
-                match = self._matcher.match(Query(views[0], views[1], self._clicked(item, views)))
+                match = self._matcher.match(Query(views[0], views[1], self._get_clicked_pixel(item, views)))
         except Rejected as rejected:
             if rejected.code not in ANSWERS:
                 raise
             return Said('', f'{rejected.code.name}: {rejected.message}', item.question)
-        return Said(self._written(match.pixel, shown), '', item.question)
+        return Said(self._format_reply(match.pixel, shown), '', item.question)
 
-    def _clicked(self, item: Item, views: Sequence[View]) -> npt.NDArray[np.float64]:
-        return np.array(points(item.question)[0]) / self._units(views[0]) - self._half
+    def _get_clicked_pixel(self, item: BenchItem, views: Sequence[View]) -> npt.NDArray[np.float64]:
+        return np.array(parse_points(item.question)[0]) / self._get_scale(views[0]) - self._half
 
-    def _written(self, pixel: npt.NDArray[np.float64], shown: View) -> str:
-        x, y = ((pixel + self._half) * self._units(shown)).tolist()
+    def _format_reply(self, pixel: npt.NDArray[np.float64], shown: View) -> str:
+        x, y = ((pixel + self._half) * self._get_scale(shown)).tolist()
         return json.dumps({'point_2d': [round(x, 4), round(y, 4)]})
 
     @property
@@ -101,7 +101,7 @@ class ByMatcher:
         """A pixel's number here is its centre's; a share of the width counts from the edge."""
         return 0.5
 
-    def _units(self, shown: View) -> npt.NDArray[np.float64]:
+    def _get_scale(self, shown: View) -> npt.NDArray[np.float64]:
         lens = shown.intrinsics
         size = np.array([lens.width_px, lens.height_px], dtype=np.float64)
         if self._coordinates == 'absolute':
@@ -121,17 +121,17 @@ class ByCheckpoint:
         except ModuleNotFoundError as error:
             raise ValueError(f'a checkpoint needs {error.name}: pip install torch '
                              '"transformers>=4.57,<6" pillow') from error
-        loaded = checkpoint.load(model, '', device, weights)
+        loaded = checkpoint.load_checkpoint(model, '', device, weights)
         options = EngineOptions(max_pixels=max_pixels) if max_pixels else EngineOptions()
         self._engine = Engine(loaded.model, loaded.tokenizer, options)
 
-    def check(self, item: Item) -> None:
+    def check(self, item: BenchItem) -> None:
         """Every type can be asked."""
 
-    def answer(self, item: Item, images: Sequence[Image]) -> Said:
+    def answer(self, item: BenchItem, images: Sequence[Image]) -> Said:
         """Reply in the model's own words."""
         from crosspoint_ros.matchers.cropond.engine.engine import Picture
-        asked = prompt_of(item)
+        asked = format_prompt(item)
         pictures = tuple(Picture(name, image)
                          for name, image in zip(item.images, images, strict=True))
         return Said(self._engine.free(pictures, asked, MOST_TOKENS).text, '', asked)
@@ -143,22 +143,22 @@ class ByServer:
     def __init__(self, url: str, model: str, key_env: str, deadline_s: float,
                  at_once: int) -> None:
         """Raises ValueError for an address or key that can never work, or no model to name."""
-        from crosspoint_ros.matchers.cropond.server.http_client import Chat, Deadline
+        from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
         if not 0 < deadline_s < math.inf:
             raise ValueError(f'--deadline-s must be above 0, got {deadline_s:g}')
         self._after, self._deadline_s = Deadline.after, deadline_s
-        self._chats: queue.Queue[Chat] = queue.Queue()
+        self._chats: queue.Queue[ChatClient] = queue.Queue()
         for _ in range(at_once):
-            self._chats.put(Chat(url, model, key_env))
+            self._chats.put(ChatClient(url, model, key_env))
         if not model:
-            model = self._only_model()
+            model = self._find_only_model()
             for _ in range(at_once):
                 chat = self._chats.get()
                 chat.model = model
                 self._chats.put(chat)
         self.model = model
 
-    def _only_model(self) -> str:
+    def _find_only_model(self) -> str:
         chat = self._chats.get()
         try:
             offered = [offer.name for offer in chat.models(self._after(self._deadline_s))]
@@ -172,14 +172,14 @@ class ByServer:
                              f'--model-name ({", ".join(offered) or "it lists none"})')
         return offered[0]
 
-    def check(self, item: Item) -> None:
+    def check(self, item: BenchItem) -> None:
         """Every type can be asked."""
 
-    def answer(self, item: Item, images: Sequence[Image]) -> Said:
+    def answer(self, item: BenchItem, images: Sequence[Image]) -> Said:
         """Send the question; `Rejected` if no reply comes in time."""
-        asked = prompt_of(item)
+        asked = format_prompt(item)
         body = {'messages': [{'role': 'user', 'content': [
-            *(part(image) for image in images), {'type': 'text', 'text': asked}]}],
+            *(encode_image_part(image) for image in images), {'type': 'text', 'text': asked}]}],
             'temperature': 0, 'max_tokens': MOST_TOKENS}
         chat = self._chats.get()
         try:
@@ -189,7 +189,7 @@ class ByServer:
         return Said(reply.text, '', asked)
 
 
-def part(image: Image) -> dict[str, Any]:
+def encode_image_part(image: Image) -> dict[str, Any]:
     """Return an image as a part of a message."""
     done, png = cv2.imencode('.png', image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from crosspoint_ros.bench.crosspoint.backends import Answerer, ByCheckpoint, ByMatcher, ByServer
-from crosspoint_ros.bench.crosspoint.dataset import Bench, Item, Trouble, read
-from crosspoint_ros.bench.crosspoint.grading import Marking
-from crosspoint_ros.bench.crosspoint.predictions import Replies
+from crosspoint_ros.bench.crosspoint.dataset import CrossPointBench, BenchItem, DataIssue, read_bench
+from crosspoint_ros.bench.crosspoint.grading import Grader
+from crosspoint_ros.bench.crosspoint.predictions import PredictionReader
 from crosspoint_ros.bench.crosspoint.runner import Kept, Ran, ask_all
-from crosspoint_ros.bench.crosspoint.score_cli import add_score_arguments, finish, tell
-from crosspoint_ros.bench.environment import machine, positive
-from crosspoint_ros.bench.pairs.cli import options
+from crosspoint_ros.bench.crosspoint.score_cli import add_score_arguments, write_report, tell
+from crosspoint_ros.bench.environment import describe_machine, parse_positive
+from crosspoint_ros.bench.pairs.cli import parse_options
 from crosspoint_ros.matchers import MATCHERS, load_matcher
 
 ASKED_OF_A_SERVER = 4
@@ -40,19 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='the longest a reply of a server may take (default: 120)')
     parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                         help='of the matcher, or device, weights, max_pixels of the checkpoint')
-    parser.add_argument('--at-once', type=positive, metavar='N', help='items under way at a time '
+    parser.add_argument('--at-once', type=parse_positive, metavar='N', help='items under way at a time '
                         f'(default: {ASKED_OF_A_SERVER} of a server, else 1)')
     parser.add_argument('--replies', type=Path, metavar='FILE', help='where the raw replies are '
                         'kept, and a run that was ended goes on (default: '
                         'crosspoint_replies/<who>.jsonl)')
-    parser.add_argument('--limit', type=positive, metavar='N', help='ask the first N items only')
+    parser.add_argument('--limit', type=parse_positive, metavar='N', help='ask the first N items only')
     add_score_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Ask what has no reply yet, and score all there are; 1 if anything was wrong."""
-    bench = read(args.folder)
-    for trouble in bench.troubles:
+    bench = read_bench(args.folder)
+    for trouble in bench.issues:
         tell(trouble)
     items = bench.items[:args.limit]
     at_once = args.at_once or (ASKED_OF_A_SERVER if args.model else 1)
@@ -65,20 +65,20 @@ def main(args: argparse.Namespace) -> int:
             print(kept.told, file=sys.stderr)
             raise
     print(f'{ran.asked} items asked, {ran.known} had their reply, {len(ran.not_asked)} not asked, '
-          f'{len(ran.bad)} without their images, {len(ran.failed)} failed; {path}\n{machine()}')
+          f'{len(ran.bad)} without their images, {len(ran.failed)} failed; {path}\n{describe_machine()}')
     marking = marked(args, bench, items, path, ran)
-    return finish(args, who, marking, bench.images)
+    return write_report(args, who, marking, bench.images)
 
 
 def chosen(args: argparse.Namespace, at_once: int) -> tuple[Answerer, str]:
     """Load whoever is to be asked; say who it is."""
     given = ' '.join(args.option)
     if args.matcher:
-        matcher = load_matcher(args.matcher, **options(args.option))
+        matcher = load_matcher(args.matcher, **parse_options(args.option))
         return ByMatcher(matcher, args.coordinates), f'{args.matcher} {given}'.strip()
     if args.checkpoint:
         try:
-            checkpoint = ByCheckpoint(args.checkpoint, **options(args.option))
+            checkpoint = ByCheckpoint(args.checkpoint, **parse_options(args.option))
         except TypeError as error:
             raise ValueError(f'--option of a checkpoint is device, weights or max_pixels: '
                              f'{error}') from error
@@ -93,18 +93,18 @@ def file_name(who: str) -> str:
            f'{hashlib.sha256(who.encode()).hexdigest()[:6]}'
 
 
-def marked(args: argparse.Namespace, bench: Bench, items: Sequence[Item], path: Path, ran: Ran
-           ) -> Marking:
+def marked(args: argparse.Namespace, bench: CrossPointBench, items: Sequence[BenchItem], path: Path, ran: Ran
+           ) -> Grader:
     """Mark the replies of the chosen items."""
     wanted = {item.key for item in items}
-    marking = Marking(bench.images, args.coordinates, tell)
-    marking.troubles += [replace(trouble, ends_official='') for trouble in bench.troubles]
-    marking.troubles += [*(trouble for _, trouble in ran.bad), *ran.failed]
-    for reply in Replies(path, bench):
-        if isinstance(reply, Trouble):
-            marking.trouble(reply)
+    marking = Grader(bench.images, args.coordinates, tell)
+    marking.issues += [replace(trouble, ends_official='') for trouble in bench.issues]
+    marking.issues += [*(trouble for _, trouble in ran.bad), *ran.failed]
+    for reply in PredictionReader(path, bench):
+        if isinstance(reply, DataIssue):
+            marking.add_issue(reply)
         elif reply.item is None or reply.item.key in wanted:
             marking.add(reply)
     for item, _ in ran.not_asked:
-        marking.left_out(item.type)
+        marking.count_not_asked(item.type)
     return marking

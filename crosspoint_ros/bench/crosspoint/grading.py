@@ -14,14 +14,14 @@ from crosspoint_ros.bench.crosspoint import rules_corrected, rules_official
 from crosspoint_ros.bench.crosspoint.dataset import (
     COORDINATE_TYPES,
     TYPES,
-    Bench,
-    Item,
-    Trouble,
-    meant_mask,
-    official_mask,
+    CrossPointBench,
+    BenchItem,
+    DataIssue,
+    decode_mask,
+    decode_mask_official,
 )
-from crosspoint_ros.bench.crosspoint.predictions import Replies, Reply
-from crosspoint_ros.bench.pairs.metrics import wilson
+from crosspoint_ros.bench.crosspoint.predictions import PredictionReader, Prediction
+from crosspoint_ros.bench.pairs.metrics import wilson_interval
 
 EXTREME = 1e6
 SIGNED = re.compile(r'[-−]\s*\d')
@@ -45,26 +45,26 @@ class Difference:
         return self.official_right != self.corrected_right
 
 
-def difference(name: str, record: Mapping[str, Any], theirs: rules_official.Verdict,
-               ours: rules_corrected.Verdict) -> Difference | None:
+def difference(name: str, record: Mapping[str, Any], theirs: rules_official.OfficialVerdict,
+               ours: rules_corrected.CorrectedVerdict) -> Difference | None:
     """Compare answer and score; None if both agree in both."""
-    if (theirs.answer, theirs.right, theirs.stops) == (ours.answer, ours.right, ''):
+    if (theirs.answer, theirs.is_correct, theirs.crash) == (ours.answer, ours.is_correct, ''):
         return None
-    return Difference(name, str(record.get('type')), told(theirs.answer), theirs.right,
-                      told(ours.answer), ours.right, reason(record, theirs, ours))
+    return Difference(name, str(record.get('type')), format_answer(theirs.answer), theirs.is_correct,
+                      format_answer(ours.answer), ours.is_correct, reason(record, theirs, ours))
 
 
-def told(answer: tuple[float, float] | str | None) -> str:
+def format_answer(answer: tuple[float, float] | str | None) -> str:
     """Write an answer in few characters."""
     if answer is None:
         return 'none'
     return answer if isinstance(answer, str) else f'[{answer[0]:g}, {answer[1]:g}]'
 
 
-def reason(record: Mapping[str, Any], theirs: rules_official.Verdict, ours: rules_corrected.Verdict) -> str:
+def reason(record: Mapping[str, Any], theirs: rules_official.OfficialVerdict, ours: rules_corrected.CorrectedVerdict) -> str:
     """Say which rule makes the difference."""
-    if theirs.stops:
-        return f"the authors' scripts end here with {theirs.stops}"
+    if theirs.crash:
+        return f"the authors' scripts end here with {theirs.crash}"
     if record.get('type') not in COORDINATE_TYPES:
         return _letters(theirs, ours)
     if theirs.answer != ours.answer:
@@ -72,7 +72,7 @@ def reason(record: Mapping[str, Any], theirs: rules_official.Verdict, ours: rule
     return _places(record, theirs, ours)
 
 
-def _letters(theirs: rules_official.Verdict, ours: rules_corrected.Verdict) -> str:
+def _letters(theirs: rules_official.OfficialVerdict, ours: rules_corrected.CorrectedVerdict) -> str:
     if theirs.answer == ours.answer:
         return "the item's right answer is written in a way that the authors do not compare"
     if theirs.answer is None:
@@ -82,11 +82,11 @@ def _letters(theirs: rules_official.Verdict, ours: rules_corrected.Verdict) -> s
     return 'the authors take the first letter that a pattern fits, not the one the reply settles on'
 
 
-def _points(said: str, theirs: rules_official.Verdict, ours: rules_corrected.Verdict) -> str:
+def _points(said: str, theirs: rules_official.OfficialVerdict, ours: rules_corrected.CorrectedVerdict) -> str:
     if theirs.answer is None:
         return 'the authors have no pattern for the way this point is written'
     if ours.answer is None:
-        if ours.why.startswith('names no'):
+        if ours.reason.startswith('names no'):
             return 'two numbers, but no point: the authors take any pair with a comma'
         return 'the reply names several points, one is needed: the authors take the first'
     if isinstance(theirs.answer, tuple) and isinstance(ours.answer, tuple) and SIGNED.search(said) \
@@ -95,8 +95,8 @@ def _points(said: str, theirs: rules_official.Verdict, ours: rules_corrected.Ver
     return 'the authors take another pair of numbers of the reply: the first that a pattern fits'
 
 
-def _places(record: Mapping[str, Any], theirs: rules_official.Verdict, ours: rules_corrected.Verdict) -> str:
-    mask, raw = meant_mask(str(record['answer'])), official_mask(str(record['answer']))
+def _places(record: Mapping[str, Any], theirs: rules_official.OfficialVerdict, ours: rules_corrected.CorrectedVerdict) -> str:
+    mask, raw = decode_mask(str(record['answer'])), decode_mask_official(str(record['answer']))
     if raw is None:
         return 'the mask is a data URL, which the authors do not decode'
     if theirs.pixel is None or ours.pixel is None or not all(
@@ -115,21 +115,21 @@ def _places(record: Mapping[str, Any], theirs: rules_official.Verdict, ours: rul
             'image_width and image_height, the first image, or not at all')
 
 
-DECODED_AHEAD, LETTER_CHARACTERS = 32, 8
+PREFETCH, MAX_LETTER_LENGTH = 32, 8
 FILE_FIELDS = ('idx', 'type', 'level')
 
 
 @dataclass(frozen=True, eq=False)
-class Failure:
+class WrongReply:
     """A reply that is wrong by the corrected rules."""
 
-    item: Item
-    said: str
-    verdict: rules_corrected.Verdict
+    item: BenchItem
+    reply: str
+    verdict: rules_corrected.CorrectedVerdict
 
 
 @dataclass
-class Marking:
+class Grader:
     """What is known of a file of replies so far; `add` marks one more.
 
     unanswered: items of a type that was asked, without a reply: wrong by the corrected rules.
@@ -137,103 +137,103 @@ class Marking:
 
     images: Path
     coordinates: str
-    tell: Callable[[Trouble], None]
-    ours: list[Marked] = field(default_factory=list)
-    theirs: list[Marked] = field(default_factory=list)
+    tell: Callable[[DataIssue], None]
+    corrected: list[GradedReply] = field(default_factory=list)
+    official: list[GradedReply] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    troubles: list[Trouble] = field(default_factory=list)
+    failures: list[WrongReply] = field(default_factory=list)
+    issues: list[DataIssue] = field(default_factory=list)
     unanswered: int = 0
     not_asked: dict[str, int] = field(default_factory=dict)
-    _ended: str = ''
+    _crash: str = ''
     _official_lines: list[Mapping[str, Any]] = field(default_factory=list)
 
-    def add(self, reply: Reply) -> None:
+    def add(self, reply: Prediction) -> None:
         """Mark a reply by both sets of rules."""
-        written, whole = reply.as_written, reply.whole
-        theirs = rules_official.verdict(written, self.coordinates, self.images)
-        self.theirs.append(_marked(written, theirs.right, theirs.answer is not None))
-        self._ended = self._ended or theirs.stops or rules_official.unwritable(written)
+        written, whole = reply.official_record, reply.merged_record
+        theirs = rules_official.grade(written, self.coordinates, self.images)
+        self.official.append(_make_graded(written, theirs.is_correct, theirs.answer is not None))
+        self._crash = self._crash or theirs.crash or rules_official.find_write_error(written)
         self._official_lines.append({name: written[name] for name in FILE_FIELDS
                                      if name in written})
         if reply.fault:
-            self.trouble(Trouble(f'{reply.where}: {reply.name}', reply.fault))
+            self.add_issue(DataIssue(f'{reply.where}: {reply.name}', reply.fault))
             return
         try:
-            ours = rules_corrected.verdict(whole, self.coordinates, self.images)
-            other_size = rules_corrected.other_size(whole, self.images)
-        except rules_corrected.BadItem as error:
-            self.trouble(Trouble(f'{reply.where}: {reply.name}', f'{error}; it is left out of the '
+            ours = rules_corrected.grade(whole, self.coordinates, self.images)
+            other_size = rules_corrected.describe_size_mismatch(whole, self.images)
+        except rules_corrected.InvalidItem as error:
+            self.add_issue(DataIssue(f'{reply.where}: {reply.name}', f'{error}; it is left out of the '
                                  'corrected score'))
             return
         if other_size:
-            self.trouble(Trouble(f'{reply.where}: {reply.name}', other_size))
-        self.ours.append(_marked(whole, ours.right, ours.answer is not None))
-        if not ours.right and reply.item is not None:
-            self.failures.append(Failure(reply.item, str(whole.get('assistant', '')), ours))
+            self.add_issue(DataIssue(f'{reply.where}: {reply.name}', other_size))
+        self.corrected.append(_make_graded(whole, ours.is_correct, ours.answer is not None))
+        if not ours.is_correct and reply.item is not None:
+            self.failures.append(WrongReply(reply.item, str(whole.get('assistant', '')), ours))
         found = difference(reply.name, whole, theirs, ours)
         if found is not None:
             self.differences.append(found)
 
-    def trouble(self, trouble: Trouble) -> None:
+    def add_issue(self, trouble: DataIssue) -> None:
         """Tell of something that is wrong, at once, and keep it."""
-        self.troubles.append(trouble)
+        self.issues.append(trouble)
         self.tell(trouble)
 
-    def missing(self, items: Iterable[Item], asked_types: set[str]) -> None:
+    def add_unanswered(self, items: Iterable[BenchItem], asked_types: set[str]) -> None:
         """Count items without a reply: wrong if their type was asked, else not asked."""
         for item in items:
             if item.type in asked_types:
                 self.unanswered += 1
-                self.ours.append(Marked(item.type, item.level, False, False))
+                self.corrected.append(GradedReply(item.type, item.level, False, False))
             else:
-                self.left_out(item.type)
+                self.count_not_asked(item.type)
 
-    def left_out(self, kind: str) -> None:
+    def count_not_asked(self, kind: str) -> None:
         """Count an item that whoever replied cannot be asked."""
         self.not_asked[kind] = self.not_asked.get(kind, 0) + 1
 
     @property
-    def official_stops(self) -> str:
+    def official_crash(self) -> str:
         """The error with which the authors' scripts end on all of this; '' if they do not."""
-        return self._ended or next((trouble.ends_official for trouble in self.troubles
+        return self._crash or next((trouble.ends_official for trouble in self.issues
                                     if trouble.ends_official), '') \
-            or rules_official.stops(self._official_lines)
+            or rules_official.find_file_crash(self._official_lines)
 
-    def scores(self) -> tuple[Score, Score]:
+    def build_tables(self) -> tuple[AccuracyTable, AccuracyTable]:
         """Return the corrected score and the authors'."""
-        return score(self.ours), score(self.theirs)
+        return build_table(self.corrected), build_table(self.official)
 
 
-def mark(path: Path, bench: Bench | None, coordinates: str,
-         tell: Callable[[Trouble], None]) -> Marking:
+def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str,
+         tell: Callable[[DataIssue], None]) -> Grader:
     """Mark a file of replies, and count the items of the benchmark that have none."""
-    marking = Marking(bench.images if bench else Path(), coordinates, tell)
-    for trouble in bench.troubles if bench else ():
-        marking.trouble(replace(trouble, ends_official=''))  # they are given the replies alone
+    marking = Grader(bench.images if bench else Path(), coordinates, tell)
+    for trouble in bench.issues if bench else ():
+        marking.add_issue(replace(trouble, ends_official=''))  # they are given the replies alone
     answered, types = set[str](), set[str]()
-    for reply in ahead(Replies(path, bench)):
-        if isinstance(reply, Trouble):
-            marking.trouble(reply)
+    for reply in prefetch_masks(PredictionReader(path, bench)):
+        if isinstance(reply, DataIssue):
+            marking.add_issue(reply)
             continue
         marking.add(reply)
         if reply.item is not None:
             answered.add(reply.item.key)
             types.add(reply.item.type)
     if bench:
-        marking.missing((i for i in bench.items if i.key not in answered), types)
+        marking.add_unanswered((i for i in bench.items if i.key not in answered), types)
     return marking
 
 
-def ahead(replies: Iterable[Reply | Trouble]) -> Iterator[Reply | Trouble]:
+def prefetch_masks(replies: Iterable[Prediction | DataIssue]) -> Iterator[Prediction | DataIssue]:
     """Yield what is given, with the masks of the next ones being decoded in other threads."""
-    waiting: deque[tuple[Reply | Trouble, Future[Any] | None]] = deque()
+    waiting: deque[tuple[Prediction | DataIssue, Future[Any] | None]] = deque()
     with ThreadPoolExecutor() as pool:
         for reply in replies:
-            mask = '' if isinstance(reply, Trouble) else reply.whole.get('answer')
-            long = isinstance(mask, str) and len(mask) > LETTER_CHARACTERS
-            waiting.append((reply, pool.submit(official_mask, mask) if long else None))
-            if len(waiting) > DECODED_AHEAD:
+            mask = '' if isinstance(reply, DataIssue) else reply.merged_record.get('answer')
+            long = isinstance(mask, str) and len(mask) > MAX_LETTER_LENGTH
+            waiting.append((reply, pool.submit(decode_mask_official, mask) if long else None))
+            if len(waiting) > PREFETCH:
                 first, decoded = waiting.popleft()
                 if decoded:
                     decoded.result()
@@ -241,79 +241,79 @@ def ahead(replies: Iterable[Reply | Trouble]) -> Iterator[Reply | Trouble]:
         yield from (reply for reply, _ in waiting)
 
 
-def _marked(record: Mapping[str, Any], right: bool, answered: bool) -> Marked:
+def _make_graded(record: Mapping[str, Any], right: bool, answered: bool) -> GradedReply:
     kind, level = record.get('type', 'Unknown'), record.get('level', 'Unknown')
-    return Marked(kind if kind in TYPES else str(kind), str(level), right, answered)
+    return GradedReply(kind if kind in TYPES else str(kind), str(level), right, answered)
 
 
 @dataclass(frozen=True)
-class Tally:
+class Accuracy:
     """Right answers of so many. no_answer: those of the wrong ones in which none could be read."""
 
-    right: int = 0
+    correct: int = 0
     total: int = 0
     no_answer: int = 0
 
     @property
     def share(self) -> float:
         """Right answers of 1; NaN where nothing was asked."""
-        return self.right / self.total if self.total else math.nan
+        return self.correct / self.total if self.total else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the share; NaN where nothing was asked."""
-        return wilson(self.right, self.total)
+        return wilson_interval(self.correct, self.total)
 
 
 @dataclass(frozen=True)
-class Marked:
+class GradedReply:
     """One reply, marked."""
 
     type: str
     level: str
-    right: bool
-    answered: bool
+    is_correct: bool
+    has_answer: bool
 
 
 @dataclass(frozen=True)
-class Row:
+class AccuracyRow:
     """A line of a score: of all (type and level ''), of a type (level ''), or of a level of it."""
 
     type: str
     level: str
-    tally: Tally
+    accuracy: Accuracy
 
 
 @dataclass(frozen=True)
-class Score:
+class AccuracyTable:
     """The rows of a score: all first, then each type with its levels, by name."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[AccuracyRow, ...]
 
     @property
-    def overall(self) -> Tally:
+    def overall(self) -> Accuracy:
         """Every reply, one by one: types count by how many items they have, as the authors do."""
-        return self.rows[0].tally
+        return self.rows[0].accuracy
 
-    def of(self, kind: str, level: str = '') -> Tally:
+    def find(self, kind: str, level: str = '') -> Accuracy:
         """Return the tally of a type, or of a level of it."""
-        return next((row.tally for row in self.rows
-                     if (row.type, row.level) == (kind, level)), Tally())
+        return next((row.accuracy for row in self.rows
+                     if (row.type, row.level) == (kind, level)), Accuracy())
 
 
-def score(marked: Sequence[Marked]) -> Score:
+def build_table(marked: Sequence[GradedReply]) -> AccuracyTable:
     """Add up what was marked."""
-    rows = [Row('', '', tally(marked))]
+    rows = [AccuracyRow('', '', count_accuracy(marked))]
     for kind in sorted({each.type for each in marked}):
         of_type = [each for each in marked if each.type == kind]
-        rows.append(Row(kind, '', tally(of_type)))
-        rows += [Row(kind, level, tally(each for each in of_type if each.level == level))
+        rows.append(AccuracyRow(kind, '', count_accuracy(of_type)))
+        rows += [AccuracyRow(kind, level, count_accuracy(each for each in of_type if each.level == level))
                  for level in sorted({each.level for each in of_type})]
-    return Score(tuple(rows))
+    return AccuracyTable(tuple(rows))
 
 
-def tally(marked: Iterable[Marked]) -> Tally:
+def count_accuracy(marked: Iterable[GradedReply]) -> Accuracy:
     """Count right answers, and replies without one."""
     listed = list(marked)
-    return Tally(sum(each.right for each in listed), len(listed),
-                 sum(not each.answered for each in listed))
+    return Accuracy(sum(each.is_correct for each in listed), len(listed),
+                 sum(not each.has_answer for each in listed))

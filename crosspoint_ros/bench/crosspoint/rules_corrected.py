@@ -11,56 +11,56 @@ from typing import Any
 from crosspoint_ros.bench.crosspoint.dataset import (
     COORDINATE_TYPES,
     TYPES,
-    Mask,
-    image_size,
-    meant_mask,
-    shown,
+    AnswerMask,
+    read_image_size,
+    decode_mask,
+    abbreviate,
 )
-from crosspoint_ros.matchers.cropond.reply_parser import READ_CHARACTERS, NoPoint, letter, points
+from crosspoint_ros.matchers.cropond.reply_parser import MAX_REPLY_CHARS, ParseError, parse_choice, parse_points
 
 XY = tuple[float, float]
 COORDINATES = ('relative_1000', 'absolute', 'relative_1')
 LETTERS = 'ABCD'
 # Ends what a model says to itself before it replies.
-THOUGHT = '</think>'
+THINK_END = '</think>'
 # What says outright that a letter is the answer, in some languages; the last one counts.
-OUTRIGHT = re.compile(
+EXPLICIT_ANSWER = re.compile(
     r'(?:\\boxed\{(?:\\text\{)?\s*|(?:answer|option|choice|choose|antwort|réponse|respuesta'
     r'|risposta|resposta|ответ|答案|答え|选择|選擇|正解|정답)'
     r'(?:\s*(?:is|ist|est|es|è|é|为|為|是|は|은|는))?[\s:：*("（\[]*)([A-D])(?![A-Za-z])'
     r'(?!(?<=(?-i:a))\s+(?!(?:or|and|is|because|since)\b)(?-i:[a-z]))'  # `a` as an article
     r'(?P<more>\s*(?:,|/|or|and|und|o|ou|或|和)\s*\(?[A-D](?!\s*[A-Za-z]))?', re.I)
 # What a reply says of options that it does not mean.
-RULED_OUT = re.compile(
+REJECTED_OPTION = re.compile(
     r"(?i:\b(?:not|neither|nor)|n't)\s+(?i:choose\s+|option\s+)*\(?[A-D](?![A-Za-z'’])\)?"
     r'|(?i:option\s+)?\b[A-D]\)?\s+(?:(?:is|are)\s+'
     r'(?:wrong|incorrect|false|not\s+(?:right|correct|the answer))'
     r"|(?:does|can|could)\s*(?:not|n['’]t)\s+(?:match|fit|correspond|be))\b")
-BEGINS = re.compile(r'\W*([A-D])\s*(?:[.):：、）]|\*\*|$)', re.I)
+LEADING_LETTER = re.compile(r'\W*([A-D])\s*(?:[.):：、）]|\*\*|$)', re.I)
 # A list of options, as `A: no. B: yes`: none of them is what the reply begins with.
-LISTED = re.compile(r'(?<![\w])([A-D])[.):](?!\w)')
-ALONE = re.compile(r'[\W_]*([A-D])[\W_]*', re.I)
+LISTED_OPTION = re.compile(r'(?<![\w])([A-D])[.):](?!\w)')
+LONE_LETTER = re.compile(r'[\W_]*([A-D])[\W_]*', re.I)
 # `A cup` is an article; `A or B`, `A is right` are options.
-STANDING = re.compile(r"(?<![A-Za-z'’])([B-D]|A(?!\s+(?!(?:or|and|is|because|since)\b)[a-z]))"
+SINGLE_LETTER = re.compile(r"(?<![A-Za-z'’])([B-D]|A(?!\s+(?!(?:or|and|is|because|since)\b)[a-z]))"
                       r"(?![A-Za-z'’])")
 OPTION = re.compile(r'(?:^|[\s(])([A-D])[.):]\s*(.*?)(?=[\s(]+[A-D][.):]|$)', re.S)
 # A point without brackets. Within one that is not closed, the last number may be cut off.
 NUMBER = re.compile(r'(?<![\w.])-?\d+(?:\.\d+)?(?![\d%])')
 Y_BEFORE_X = re.compile(r'\by\s*[:=]\s*(-?\d+(?:\.\d+)?)\W+(?:and\s+)?x\s*[:=]\s*'
                         r'(-?\d+(?:\.\d+)?)', re.I)
-CALLED_A_POINT = re.compile(
+POINT_CUE = re.compile(
     r'(?:\b(?:coordinate|coordonn|koordinat|coordenad|position|location|located|point|punkt'
     r'|координат|точк)|座標|坐标|位置|좌표|إحداثيات|نقطة|<\w+>|boxed\{)'
     r'(?:(?!\bnot\b|\bimage)[^\d\n(\[{]){0,40}?-?\d+(?:\.\d+)?\s*[,;，、،]\s*-?\d', re.I)
-FULL_WIDTH = str.maketrans('ＡＢＣＤ', 'ABCD')
+FULL_WIDTH_LETTERS = str.maketrans('ＡＢＣＤ', 'ABCD')
 
 
-class BadItem(ValueError):  # noqa: N818  (the fault of the benchmark's file, not of the reply)
+class InvalidItem(ValueError):  # noqa: N818  (the fault of the benchmark's file, not of the reply)
     """An item that no answer can be held against."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CorrectedVerdict:
     """What is made of one reply.
 
     answer: a point as the reply writes it, a letter, or None. pixel: on the mask, px; outside of
@@ -69,118 +69,118 @@ class Verdict:
 
     answer: XY | str | None
     pixel: tuple[int, int] | None
-    right: bool
-    why: str = ''
+    is_correct: bool
+    reason: str = ''
 
 
-def verdict(record: Mapping[str, Any], coordinates: str, images: Path) -> Verdict:
+def grade(record: Mapping[str, Any], coordinates: str, images: Path) -> CorrectedVerdict:
     """Hold a reply against its item. Raises `BadItem` where the item is at fault."""
     if record.get('type') not in TYPES:
-        raise BadItem(f'its type {shown(record.get("type"))} is none of {", ".join(TYPES)}')
+        raise InvalidItem(f'its type {abbreviate(record.get("type"))} is none of {", ".join(TYPES)}')
     text = record.get('assistant')
-    said = text.rpartition(THOUGHT)[2] if isinstance(text, str) else ''
+    said = text.rpartition(THINK_END)[2] if isinstance(text, str) else ''
     if record.get('type') in COORDINATE_TYPES:
-        return _pointed(record, said, coordinates, images)
-    return _chosen(record, said)
+        return _grade_point(record, said, coordinates, images)
+    return _grade_choice(record, said)
 
 
-def truth_letter(record: Mapping[str, Any]) -> str:
+def parse_answer_letter(record: Mapping[str, Any]) -> str:
     """Return the right option. Raises `BadItem` if the item has none."""
     truth = str(record.get('answer', '')).strip()
     match = re.fullmatch(r'[(\[]?([A-D])[)\].]?', truth, re.I)
     if match is None:
-        raise BadItem(f'its answer {truth[:40]!r} is none of A, B, C, D')
+        raise InvalidItem(f'its answer {truth[:40]!r} is none of A, B, C, D')
     return match[1].upper()
 
 
-def truth_mask(record: Mapping[str, Any]) -> Mask:
+def parse_answer_mask(record: Mapping[str, Any]) -> AnswerMask:
     """Return the mask of the right points. Raises `BadItem` if it cannot be read, or is black."""
     answer = record.get('answer')
     if not isinstance(answer, str) or not answer:
-        raise BadItem('it has no mask')
+        raise InvalidItem('it has no mask')
     try:
-        return meant_mask(answer)
+        return decode_mask(answer)
     except ValueError as error:
-        raise BadItem(str(error)) from None
+        raise InvalidItem(str(error)) from None
 
 
-def _chosen(record: Mapping[str, Any], said: str) -> Verdict:
-    truth = truth_letter(record)
+def _grade_choice(record: Mapping[str, Any], reply: str) -> CorrectedVerdict:
+    truth = parse_answer_letter(record)
     question = record.get('question')
-    answer = chosen_letter(said, question if isinstance(question, str) else '')
+    answer = parse_letter(reply, question if isinstance(question, str) else '')
     if answer is None:
-        return Verdict(None, None, False, 'names no option, or several')
-    return Verdict(answer, None, answer == truth, '' if answer == truth else f'{truth} is right')
+        return CorrectedVerdict(None, None, False, 'names no option, or several')
+    return CorrectedVerdict(answer, None, answer == truth, '' if answer == truth else f'{truth} is right')
 
 
-def chosen_letter(said: str, question: str = '') -> str | None:
+def parse_letter(reply: str, question: str = '') -> str | None:
     """Return the one option that a reply means; None if it names none, or several alike."""
-    text = said[-READ_CHARACTERS:].translate(FULL_WIDTH)
-    if match := ALONE.fullmatch(text):
+    text = reply[-MAX_REPLY_CHARS:].translate(FULL_WIDTH_LETTERS)
+    if match := LONE_LETTER.fullmatch(text):
         return match[1].upper()
-    text = RULED_OUT.sub(' ', text)
-    if found := list(OUTRIGHT.finditer(text)):
+    text = REJECTED_OPTION.sub(' ', text)
+    if found := list(EXPLICIT_ANSWER.finditer(text)):
         return None if found[-1]['more'] else found[-1][1].upper()
-    alone = {match[1].upper() for line in text.splitlines() if (match := ALONE.fullmatch(line))}
+    alone = {match[1].upper() for line in text.splitlines() if (match := LONE_LETTER.fullmatch(line))}
     if len(alone) == 1:
         return str(alone.pop())
-    if (match := BEGINS.match(text)) and len(set(LISTED.findall(text))) <= 1:
+    if (match := LEADING_LETTER.match(text)) and len(set(LISTED_OPTION.findall(text))) <= 1:
         return match[1].upper()
-    names = set(STANDING.findall(text))
+    names = set(SINGLE_LETTER.findall(text))
     if names:
         return str(names.pop()) if len(names) == 1 else None
     try:  # no letter at all: perhaps the text of an option
-        return letter(text, option_texts(question))
-    except NoPoint:
+        return parse_choice(text, parse_option_texts(question))
+    except ParseError:
         return None
 
 
-def option_texts(question: str) -> tuple[str, ...]:
+def parse_option_texts(question: str) -> tuple[str, ...]:
     """Return the texts of a question's options, from A on; none if they do not begin there."""
     found = {name: ' '.join(text.split()) for name, text in OPTION.findall(question)}
     names = [name for name in LETTERS if found.get(name)]
     return tuple(found[name] for name in names) if names == list(LETTERS[:len(names)]) else ()
 
 
-def _pointed(record: Mapping[str, Any], said: str, coordinates: str, images: Path) -> Verdict:
-    mask = truth_mask(record)
-    found = meant_points(said, str(record.get('question', '')))
+def _grade_point(record: Mapping[str, Any], reply: str, coordinates: str, images: Path) -> CorrectedVerdict:
+    mask = parse_answer_mask(record)
+    found = parse_answer_points(reply, str(record.get('question', '')))
     if len(found) != 1:
-        return Verdict(None, None, False, f'names {len(found)} points, one is needed' if found
+        return CorrectedVerdict(None, None, False, f'names {len(found)} points, one is needed' if found
                        else 'names no point')
     (point,) = found
-    pixel = on_mask(point, coordinates, mask.size, _shown_size(record, images, coordinates, mask))
+    pixel = to_mask_pixel(point, coordinates, mask.size, _select_image_size(record, images, coordinates, mask))
     if pixel is None:
-        return Verdict(point, None, False, 'is no number that a pixel has')
+        return CorrectedVerdict(point, None, False, 'is no number that a pixel has')
     width, height = mask.size
     if not (0 <= pixel[0] < width and 0 <= pixel[1] < height):
-        return Verdict(point, pixel, False, f'lies outside of the image, {width}x{height}')
+        return CorrectedVerdict(point, pixel, False, f'lies outside of the image, {width}x{height}')
     right = mask.is_white(*pixel)
-    return Verdict(point, pixel, right, '' if right else 'lies beside the mask')
+    return CorrectedVerdict(point, pixel, right, '' if right else 'lies beside the mask')
 
 
-def meant_points(said: str, question: str) -> Sequence[XY]:
+def parse_answer_points(reply: str, question: str) -> Sequence[XY]:
     """Return the different points of a reply, without those it repeats from the question.
 
     Of a reply longer than what is read, its end counts.
     """
-    text = said[-READ_CHARACTERS:]
-    found = list(dict.fromkeys(points(text))) or _only_pair(text)
-    asked = set(points(question))
+    text = reply[-MAX_REPLY_CHARS:]
+    found = list(dict.fromkeys(parse_points(text))) or _parse_bare_pair(text)
+    asked = set(parse_points(question))
     return [point for point in found if point not in asked] or found
 
 
-def _only_pair(text: str) -> list[XY]:
+def _parse_bare_pair(text: str) -> list[XY]:
     """Return the point of a reply without brackets: its two numbers, if it calls them one."""
     numbers = [float(number) for number in NUMBER.findall(text)]
     if len(numbers) != 2:
         return []
     if match := Y_BEFORE_X.search(text):
         return [(float(match[2]), float(match[1]))]
-    return [(numbers[0], numbers[1])] if CALLED_A_POINT.search(text) else []
+    return [(numbers[0], numbers[1])] if POINT_CUE.search(text) else []
 
 
-def on_mask(point: XY, coordinates: str, size: tuple[int, int], shown: tuple[int, int]
+def to_mask_pixel(point: XY, coordinates: str, size: tuple[int, int], image_size: tuple[int, int]
             ) -> tuple[int, int] | None:
     """Return the pixel of a mask that a point names; None for what is no number.
 
@@ -188,7 +188,7 @@ def on_mask(point: XY, coordinates: str, size: tuple[int, int], shown: tuple[int
     the image's edge: the last pixel.
     """
     found = []
-    for value, length, of in zip(point, size, shown, strict=True):
+    for value, length, of in zip(point, size, image_size, strict=True):
         whole = {'relative_1000': 1000.0, 'relative_1': 1.0}.get(coordinates, float(of))
         place = value / whole * length
         if not math.isfinite(place):
@@ -198,30 +198,30 @@ def on_mask(point: XY, coordinates: str, size: tuple[int, int], shown: tuple[int
     return found[0], found[1]
 
 
-def _shown_size(record: Mapping[str, Any], images: Path, coordinates: str, mask: Mask
+def _select_image_size(record: Mapping[str, Any], images: Path, coordinates: str, mask: AnswerMask
                 ) -> tuple[int, int]:
     """Size of the image that the point lies on; the mask's own where that is not known."""
     if coordinates != 'absolute':
         return mask.size
-    sizes = _image_sizes(record, images)
+    sizes = _read_image_sizes(record, images)
     if mask.size in sizes or not sizes:
         return mask.size
     return sizes[-1] or mask.size
 
 
-def _image_sizes(record: Mapping[str, Any], images: Path) -> list[tuple[int, int] | None]:
+def _read_image_sizes(record: Mapping[str, Any], images: Path) -> list[tuple[int, int] | None]:
     """Sizes of the images that an item names; of a reply without a benchmark that may be junk."""
     named = record.get('images')
-    return [image_size(str(images), name) for name in (named if isinstance(named, list) else ())
+    return [read_image_size(str(images), name) for name in (named if isinstance(named, list) else ())
             if isinstance(name, str)]
 
 
-def other_size(record: Mapping[str, Any], images: Path) -> str:
+def describe_size_mismatch(record: Mapping[str, Any], images: Path) -> str:
     """Say how a mask's size differs from that of every image of its item; '' if it does not."""
     if record.get('type') not in COORDINATE_TYPES:
         return ''
-    mask = truth_mask(record)
-    sizes = [size for size in _image_sizes(record, images) if size]
+    mask = parse_answer_mask(record)
+    sizes = [size for size in _read_image_sizes(record, images) if size]
     if not sizes or mask.size in sizes:
         return ''
     told = ', '.join(f'{width}x{height}' for width, height in dict.fromkeys(sizes))

@@ -12,9 +12,9 @@ import numpy as np
 
 from crosspoint_ros.bench.crosspoint.dataset import (
     COORDINATE_TYPES,
-    Mask,
-    image_size,
-    official_mask,
+    AnswerMask,
+    read_image_size,
+    decode_mask_official,
 )
 
 XY = tuple[float, float]
@@ -25,34 +25,34 @@ BARE = tuple(re.compile(r'\{[^{}]*"' + key + r'"[^{}]*\}', re.S)
              for key in ('point_2d', 'point', '(?:x|position|coordinates)'))
 LINE_COMMENT = re.compile(r'//.*?(?=\n|$)', re.M)
 BLOCK_COMMENT = re.compile(r'/\*.*?\*/', re.S)
-N = '([0-9.]+)'
+NUMBER = '([0-9.]+)'
 # Tried in turn, each on all of the text: a sign before a number is passed over. The fourth has y
 # first.
 IN_TEXT = tuple(re.compile(pattern, re.I | re.S) for pattern in (
-    rf'<point\s+x="{N}"\s+y="{N}"[^>]*>.*?</point>',
-    rf'(?:coordinates?|position|location).*?(?:are|is)\s+{N},\s*{N}',
-    rf'[xX]\s*:\s*{N}.*?[yY]\s*:\s*{N}',
-    rf'[yY]\s*:\s*{N}.*?[xX]\s*:\s*{N}',
-    rf'["\']?x["\']?\s*:\s*{N}.*?["\']?y["\']?\s*:\s*{N}',
-    rf'\[{N},\s*{N}\]', rf'\({N},\s*{N}\)', rf'{N},\s*{N}'))
+    rf'<point\s+x="{NUMBER}"\s+y="{NUMBER}"[^>]*>.*?</point>',
+    rf'(?:coordinates?|position|location).*?(?:are|is)\s+{NUMBER},\s*{NUMBER}',
+    rf'[xX]\s*:\s*{NUMBER}.*?[yY]\s*:\s*{NUMBER}',
+    rf'[yY]\s*:\s*{NUMBER}.*?[xX]\s*:\s*{NUMBER}',
+    rf'["\']?x["\']?\s*:\s*{NUMBER}.*?["\']?y["\']?\s*:\s*{NUMBER}',
+    rf'\[{NUMBER},\s*{NUMBER}\]', rf'\({NUMBER},\s*{NUMBER}\)', rf'{NUMBER},\s*{NUMBER}'))
 Y_FIRST = 3
-L = '([ABCD])'
+LETTER = '([ABCD])'
 FIRST_LETTER = tuple(re.compile(pattern, re.I | re.M) for pattern in (
-    rf'\\boxed\{{(?:\\text\{{)?{L}(?:\..*?)?\}}',
-    rf'\\\(?\s*\\boxed\{{\\text\{{{L}\}}\}}\s*\\\)?',
-    rf'\$+\s*\\boxed\{{\\text\{{{L}(?:\..*?)?\}}\}}\s*\$+',
-    rf'\((?:Choice\s+)?{L}\)',
-    rf'\*\*Answer:\s*{L}\*\*',
-    rf'\*\*{L}\.\s*(?:Yes|No|Green dot|Yellow dot|Blue dot|Red dot)\*\*',
-    rf'(?:答案是|answer is|选择|choose|correct answer is)\s*[:\s]*\*?\*?\(?{L}\)?',
-    rf'(?:^|\n)\s*\*?{L}\*?\.\s*(?:Yes|No)',
-    rf'\*\*{L}\*\*',
-    rf'(?:^|\s|Answer:\s*)\(?{L}\)?\s*[\.:]',
-    rf'^\s*\(?{L}\)?\s*$'))
+    rf'\\boxed\{{(?:\\text\{{)?{LETTER}(?:\..*?)?\}}',
+    rf'\\\(?\s*\\boxed\{{\\text\{{{LETTER}\}}\}}\s*\\\)?',
+    rf'\$+\s*\\boxed\{{\\text\{{{LETTER}(?:\..*?)?\}}\}}\s*\$+',
+    rf'\((?:Choice\s+)?{LETTER}\)',
+    rf'\*\*Answer:\s*{LETTER}\*\*',
+    rf'\*\*{LETTER}\.\s*(?:Yes|No|Green dot|Yellow dot|Blue dot|Red dot)\*\*',
+    rf'(?:答案是|answer is|选择|choose|correct answer is)\s*[:\s]*\*?\*?\(?{LETTER}\)?',
+    rf'(?:^|\n)\s*\*?{LETTER}\*?\.\s*(?:Yes|No)',
+    rf'\*\*{LETTER}\*\*',
+    rf'(?:^|\s|Answer:\s*)\(?{LETTER}\)?\s*[\.:]',
+    rf'^\s*\(?{LETTER}\)?\s*$'))
 LAST_LETTER = tuple(re.compile(pattern, re.I | re.S) for pattern in (
     r'(?:Final Answer|Therefore|So|Hence|Thus|The correct answer is|The answer is)'
-    rf'.*?(?:\\boxed\{{{L}\}}|\*\*{L}\*\*|\(?{L}\)?)',
-    rf'Answer:\s*\(?{L}\)?'))
+    rf'.*?(?:\\boxed\{{{LETTER}\}}|\*\*{LETTER}\*\*|\(?{LETTER}\)?)',
+    rf'Answer:\s*\(?{LETTER}\)?'))
 OPTION = re.compile(r'([ABCD])\.([^A-D\n]+?)(?=\s*[ABCD]\.|$)', re.I | re.S)
 BOLD = tuple(re.compile(pattern, re.I | re.S) for pattern in (
     r'\*\*(.*?)\*\*', r'(?:Therefore|So|The correct answer is|The answer is).*?\*\*(.*?)\*\*'))
@@ -60,7 +60,7 @@ POINT_KEYS = ('point_2d', 'point')
 
 
 @dataclass(frozen=True)
-class Verdict:
+class OfficialVerdict:
     """What is made of one reply.
 
     answer: a point as the reply writes it, a letter, or None. pixel: the point on the image, px.
@@ -69,22 +69,22 @@ class Verdict:
 
     answer: XY | str | None
     pixel: XY | None
-    right: bool
-    stops: str = ''
+    is_correct: bool
+    crash: str = ''
 
 
-def verdict(record: Mapping[str, Any], coordinates: str, images: Path) -> Verdict:
+def grade(record: Mapping[str, Any], coordinates: str, images: Path) -> OfficialVerdict:
     """Extract and score one reply. coordinates: absolute, relative_1000 or relative_1."""
     try:
-        answer = extracted(record)
-        pixel = on_image(record, answer, coordinates, images)
-        right = is_right(record, answer, pixel)
+        answer = extract_answer(record)
+        pixel = to_pixel(record, answer, coordinates, images)
+        right = is_correct(record, answer, pixel)
     except Exception as error:  # whatever the authors' scripts do not catch ends them
-        return Verdict(None, None, False, f'{type(error).__name__}: {error}'[:200])
-    return Verdict(answer, pixel if isinstance(pixel, tuple) else None, right)
+        return OfficialVerdict(None, None, False, f'{type(error).__name__}: {error}'[:200])
+    return OfficialVerdict(answer, pixel if isinstance(pixel, tuple) else None, right)
 
 
-def stops(records: Sequence[Mapping[str, Any]]) -> str:
+def find_file_crash(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the error with which the scripts end on a file as a whole; '' if they do not."""
     try:
         sorted(record.get('idx', 0) for record in records)
@@ -98,7 +98,7 @@ def stops(records: Sequence[Mapping[str, Any]]) -> str:
     return "KeyError: 'Overall'" if 'Overall' in kinds else ''
 
 
-def unwritable(record: Mapping[str, Any]) -> str:
+def find_write_error(record: Mapping[str, Any]) -> str:
     """Return the error with which the scripts end when they write a reply; '' if they can.
 
     A half of a surrogate pair, as of an emoji that was cut in two, is no UTF-8 in any field.
@@ -110,22 +110,22 @@ def unwritable(record: Mapping[str, Any]) -> str:
     return ''
 
 
-def extracted(record: Mapping[str, Any]) -> XY | str | None:
+def extract_answer(record: Mapping[str, Any]) -> XY | str | None:
     """Return the point or the letter that the authors' script reads in a reply."""
     text = record.get('assistant', '')
     if record.get('type', '') in COORDINATE_TYPES:
-        point = in_json(text)
-        return in_text(text) if point is None else point
-    return letter(text, record.get('question', ''))
+        point = find_point_in_json(text)
+        return find_point_in_text(text) if point is None else point
+    return extract_letter(text, record.get('question', ''))
 
 
-def in_json(text: str) -> XY | None:
+def find_point_in_json(text: str) -> XY | None:
     """Return the first point of the reply's JSON."""
     blocks = FENCED.findall(text) or [block for form in BARE for block in form.findall(text)]
     for block in blocks:
         bare = BLOCK_COMMENT.sub('', LINE_COMMENT.sub('', block.strip()))
         try:
-            point = in_data(json.loads(bare))
+            point = find_point_in_data(json.loads(bare))
         except (KeyError, IndexError, ValueError):
             continue
         if point is not None:
@@ -133,21 +133,21 @@ def in_json(text: str) -> XY | None:
     return None
 
 
-def in_data(data: Any) -> XY | None:
+def find_point_in_data(data: Any) -> XY | None:
     """Return the point of a parsed value: of an object, or of a list's first one."""
     if isinstance(data, list) and data and isinstance(data[0], dict):
-        return _listed(data[0])
+        return _get_point_list(data[0])
     if not isinstance(data, dict):
         return None
-    point = _listed(data) or _named(data)
+    point = _get_point_list(data) or _get_xy(data)
     if point is not None:
         return point
-    inner = (_named(data[key]) for key in ('position', 'coordinates')
+    inner = (_get_xy(data[key]) for key in ('position', 'coordinates')
              if isinstance(data.get(key), dict))
     return next((each for each in inner if each is not None), None)
 
 
-def _listed(data: Mapping[str, Any]) -> XY | None:
+def _get_point_list(data: Mapping[str, Any]) -> XY | None:
     for key in POINT_KEYS:
         value = data.get(key)
         if isinstance(value, list) and len(value) >= 2:
@@ -155,13 +155,13 @@ def _listed(data: Mapping[str, Any]) -> XY | None:
     return None
 
 
-def _named(data: Mapping[str, Any]) -> XY | None:
+def _get_xy(data: Mapping[str, Any]) -> XY | None:
     if data.get('x') is None or data.get('y') is None:
         return None
     return float(data['x']), float(data['y'])
 
 
-def in_text(text: str) -> XY | None:
+def find_point_in_text(text: str) -> XY | None:
     """Return the first point that the first fitting pattern finds in prose."""
     for number, form in enumerate(IN_TEXT):
         match = form.search(text)
@@ -175,7 +175,7 @@ def in_text(text: str) -> XY | None:
     return None
 
 
-def letter(text: str, question: str = '') -> str | None:
+def extract_letter(text: str, question: str = '') -> str | None:
     """Return the option that a reply names: the first of eleven patterns, else the last of two."""
     for form in FIRST_LETTER:
         if match := form.search(text):
@@ -184,32 +184,32 @@ def letter(text: str, question: str = '') -> str | None:
         if found := form.findall(text):
             last = found[-1]
             return str(last if isinstance(last, str) else next(filter(None, last))).upper()
-    return by_option_text(text, options(question)) if question else None
+    return match_option_text(text, parse_options(question)) if question else None
 
 
-def options(question: str) -> dict[str, str]:
+def parse_options(question: str) -> dict[str, str]:
     """Return the options that the authors' script sees in a question: none with a-d in its text."""
     return {name.upper(): re.sub(r'\s+', ' ', text.strip())
             for name, text in OPTION.findall(question)}
 
 
-def by_option_text(text: str, named: Mapping[str, str]) -> str | None:
+def match_option_text(text: str, options: Mapping[str, str]) -> str | None:
     """Return the option whose text a reply begins with, or has in bold."""
     begun = text.lower().strip()
-    for name, value in named.items():
+    for name, value in options.items():
         if begun.startswith(value.lower()):
             return name
-    if not named:
+    if not options:
         return None
     for form in BOLD:
         for bold in form.findall(text):
-            for name, value in named.items():
+            for name, value in options.items():
                 if bold.strip().lower() == value.strip().lower():
                     return name
     return None
 
 
-def on_image(record: Mapping[str, Any], answer: XY | str | None, coordinates: str,
+def to_pixel(record: Mapping[str, Any], answer: XY | str | None, coordinates: str,
              images: Path) -> Any:
     """Return the pixel of a point: scaled by what the item says of its size, else its FIRST image.
 
@@ -219,21 +219,21 @@ def on_image(record: Mapping[str, Any], answer: XY | str | None, coordinates: st
         return record.get('extracted_answer_absolute')
     if coordinates == 'absolute':
         return answer
-    size = _size(record, images)
+    size = _get_image_size(record, images)
     if size is None or size[0] is None or size[1] is None:
         return answer
     share = (answer[0] / 1000.0, answer[1] / 1000.0) if coordinates == 'relative_1000' else answer
     return share[0] * size[0], share[1] * size[1]
 
 
-def _size(record: Mapping[str, Any], images: Path) -> tuple[Any, Any] | None:
+def _get_image_size(record: Mapping[str, Any], images: Path) -> tuple[Any, Any] | None:
     if record.get('image_width') and record.get('image_height'):
         return record['image_width'], record['image_height']
     named = record.get('images', [])
-    return image_size(str(images), named[0]) if named else None
+    return read_image_size(str(images), named[0]) if named else None
 
 
-def is_right(record: Mapping[str, Any], answer: XY | str | None, pixel: Any) -> bool:
+def is_correct(record: Mapping[str, Any], answer: XY | str | None, pixel: Any) -> bool:
     """Tell whether the authors' script counts an answer as right."""
     if answer is None or 'answer' not in record:
         return False
@@ -241,14 +241,14 @@ def is_right(record: Mapping[str, Any], answer: XY | str | None, pixel: Any) -> 
     if record.get('type', '') in (*COORDINATE_TYPES, 'Level 1', 'Level 4'):
         if pixel is None or not isinstance(truth, str):
             return False
-        mask = official_mask(truth)
-        return mask is not None and in_mask(pixel, mask)
+        mask = decode_mask_official(truth)
+        return mask is not None and is_in_mask(pixel, mask)
     if not isinstance(truth, str) or not isinstance(answer, str):
         return False
     return answer == truth.strip().upper().strip('()')
 
 
-def in_mask(pixel: Any, mask: Mask) -> bool:
+def is_in_mask(pixel: Any, mask: AnswerMask) -> bool:
     """Tell whether a pixel is white: of a 1-bit mask or a palette's numbers none ever is."""
     try:
         at = pixel if isinstance(pixel, tuple) else (pixel['x'], pixel['y'])
@@ -256,6 +256,6 @@ def in_mask(pixel: Any, mask: Mask) -> bool:
         width, height = mask.size
         if not (0 <= x < width and 0 <= y < height):
             return False
-        return bool(np.mean(mask.stored(x, y)) > THRESHOLD)
+        return bool(np.mean(mask.read_stored(x, y)) > THRESHOLD)
     except Exception:  # as the authors': NaN and infinity are no pixels
         return False

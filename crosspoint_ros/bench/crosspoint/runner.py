@@ -14,11 +14,11 @@ from pathlib import Path
 from types import TracebackType
 
 from crosspoint_ros.bench.crosspoint.backends import Answerer, NotAsked, Said
-from crosspoint_ros.bench.crosspoint.dataset import Bench, Item, Trouble, records
-from crosspoint_ros.bench.crosspoint.failures import NoImage, read_image
-from crosspoint_ros.bench.crosspoint.predictions import ASKED, KEY
+from crosspoint_ros.bench.crosspoint.dataset import CrossPointBench, BenchItem, DataIssue, iter_records
+from crosspoint_ros.bench.crosspoint.failures import UnreadableImage, read_image
+from crosspoint_ros.bench.crosspoint.predictions import SOURCE, KEY
 from crosspoint_ros.core.datatypes import Rejected
-from crosspoint_ros.matchers.cropond.server.errors import ServerTrouble
+from crosspoint_ros.matchers.cropond.server.errors import ServerError
 
 SHOW_EVERY_S = 0.5
 # How every line begins that is written here.
@@ -55,10 +55,10 @@ class Kept:
                  trace: TracebackType | None) -> None:
         self._file.close()
 
-    def add(self, item: Item, said: Said, took_s: float) -> None:
+    def add(self, item: BenchItem, said: Said, took_s: float) -> None:
         """Write a reply to the disk. Raises OSError if that is full, and leaves no half line."""
         line = {**item.record, 'assistant': said.text, 'prompt': said.prompt, KEY: item.key,
-                ASKED: self._asked, 'refused': said.refused, 'took_s': round(took_s, 3)}
+                SOURCE: self._asked, 'refused': said.refused, 'took_s': round(took_s, 3)}
         end = self._file.seek(0, os.SEEK_END)
         try:
             left = memoryview(json.dumps(line).encode() + b'\n')
@@ -81,14 +81,14 @@ class Kept:
         content = self._path.read_bytes()
         lines, whole = content.count(b'\n'), content.rfind(b'\n') + 1
         found = set()
-        for line, record in records(self._path):
+        for line, record in iter_records(self._path):
             torn = line > lines
-            if isinstance(record, Trouble):
+            if isinstance(record, DataIssue):
                 if torn and content[whole:].startswith(BEGUN[:len(content) - whole]):
                     continue
                 raise ValueError(f'{record}: take the line out, or begin another file')
-            if record.get(ASKED) != self._asked:
-                raise ValueError(f'{self._path.name}:{line} is a reply of {record.get(ASKED)!r}, '
+            if record.get(SOURCE) != self._asked:
+                raise ValueError(f'{self._path.name}:{line} is a reply of {record.get(SOURCE)!r}, '
                                  f'not of {self._asked!r}: give each its own --replies')
             if not torn:
                 found.add(str(record.get(KEY)))
@@ -102,21 +102,21 @@ class Ran:
 
     asked: int
     known: int
-    not_asked: tuple[tuple[Item, str], ...]
-    bad: tuple[tuple[Item, Trouble], ...]
-    failed: tuple[Trouble, ...]
+    not_asked: tuple[tuple[BenchItem, str], ...]
+    bad: tuple[tuple[BenchItem, DataIssue], ...]
+    failed: tuple[DataIssue, ...]
 
 
-def ask_all(bench: Bench, items: Sequence[Item], answerer: Answerer, kept: Kept, at_once: int,
-            tell: Callable[[Trouble], None]) -> Ran:
+def ask_all(bench: CrossPointBench, items: Sequence[BenchItem], answerer: Answerer, kept: Kept, at_once: int,
+            tell: Callable[[DataIssue], None]) -> Ran:
     """Ask every item that has no reply yet, at most `at_once` at a time.
 
     Raises ValueError where nobody replies any more, as `Patience` says.
     """
     todo, not_asked = _askable(items, answerer)
     waiting = [item for item in todo if item.key not in kept.keys]
-    bad: list[tuple[Item, Trouble]] = []
-    failed: list[Trouble] = []
+    bad: list[tuple[BenchItem, DataIssue]] = []
+    failed: list[DataIssue] = []
     patience, progress = Patience(not kept.keys), Progress(len(waiting))
     for item, future, took_s in _in_turn(bench, waiting, answerer, at_once):
         error = future.exception()
@@ -127,7 +127,7 @@ def ask_all(bench: Bench, items: Sequence[Item], answerer: Answerer, kept: Kept,
             continue
         trouble = _trouble(item, error)
         tell(trouble)
-        if isinstance(error, NoImage):
+        if isinstance(error, UnreadableImage):
             bad.append((item, trouble))
             continue
         failed.append(trouble)
@@ -156,7 +156,7 @@ class Patience:
     def failed(self, error: BaseException) -> str:
         """Note a failure; return why it is no use to go on, '' if it is."""
         self.failures += 1
-        self.silent += isinstance(error, ServerTrouble) and not error.status
+        self.silent += isinstance(error, ServerError) and not error.status
         if self.at_first and self.failures == MOST_FAILED_AT_FIRST:
             return f'the first {self.failures} items all failed'
         if self.silent == MOST_SILENT:
@@ -164,8 +164,8 @@ class Patience:
         return ''
 
 
-def _askable(items: Sequence[Item], answerer: Answerer
-             ) -> tuple[list[Item], tuple[tuple[Item, str], ...]]:
+def _askable(items: Sequence[BenchItem], answerer: Answerer
+             ) -> tuple[list[BenchItem], tuple[tuple[BenchItem, str], ...]]:
     """Return the items that can be asked, and the others with the reason."""
     todo, not_asked = [], []
     for item in items:
@@ -178,25 +178,25 @@ def _askable(items: Sequence[Item], answerer: Answerer
     return todo, tuple(not_asked)
 
 
-def _trouble(item: Item, error: BaseException) -> Trouble:
+def _trouble(item: BenchItem, error: BaseException) -> DataIssue:
     """Word what happened to one item; the rest goes on, but for what is no ordinary error."""
     where = f'{item.name} ({item.type})'
     if not isinstance(error, Exception):
         raise error
-    if isinstance(error, NoImage):
-        return Trouble(where, f'{error}; it is left out')
+    if isinstance(error, UnreadableImage):
+        return DataIssue(where, f'{error}; it is left out')
     told = error.message if isinstance(error, Rejected) else repr(error)
-    return Trouble(where, f'no reply: {told}; run again to ask it')
+    return DataIssue(where, f'no reply: {told}; run again to ask it')
 
 
-def _in_turn(bench: Bench, items: Sequence[Item], answerer: Answerer, at_once: int
-             ) -> Iterator[tuple[Item, Future[Said], float]]:
+def _in_turn(bench: CrossPointBench, items: Sequence[BenchItem], answerer: Answerer, at_once: int
+             ) -> Iterator[tuple[BenchItem, Future[Said], float]]:
     """Yield items as they are done; no more than `at_once` are under way."""
-    def one(item: Item) -> Said:
+    def one(item: BenchItem) -> Said:
         return answerer.answer(item, [read_image(bench.images, name) for name in item.images])
 
     pool = ThreadPoolExecutor(at_once)
-    begun: dict[Future[Said], tuple[Item, float]] = {}
+    begun: dict[Future[Said], tuple[BenchItem, float]] = {}
     left = iter(items)
     try:
         while True:

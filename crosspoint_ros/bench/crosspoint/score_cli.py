@@ -5,13 +5,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from crosspoint_ros.bench.crosspoint.dataset import Trouble, read
+from crosspoint_ros.bench.crosspoint.dataset import DataIssue, read_bench
 from crosspoint_ros.bench.crosspoint.failures import draw_failures
-from crosspoint_ros.bench.crosspoint.grading import Marking, mark
-from crosspoint_ros.bench.crosspoint.report import as_json, markdown, report, table
+from crosspoint_ros.bench.crosspoint.grading import Grader, grade_file
+from crosspoint_ros.bench.crosspoint.report import format_json, format_markdown, build_report, format_table
 from crosspoint_ros.bench.crosspoint.rules_corrected import COORDINATES
-from crosspoint_ros.bench.environment import positive
-from crosspoint_ros.data.io import write_whole
+from crosspoint_ros.bench.environment import parse_positive
+from crosspoint_ros.data.io import atomic_write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,41 +33,41 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--markdown', type=Path, metavar='OUT', help='and there as Markdown')
     parser.add_argument('--failures', type=Path, metavar='FOLDER', help='draw wrong answers into '
                         'that folder, with the mask: at most --most-failures')
-    parser.add_argument('--most-failures', type=positive, default=100, metavar='N',
+    parser.add_argument('--most-failures', type=parse_positive, default=100, metavar='N',
                         help='how many are drawn (default: 100)')
 
 
 def main(args: argparse.Namespace) -> int:
     """Score a file of replies; 1 if anything was wrong with what was given."""
-    bench = read(args.bench) if args.bench else None
-    marking = mark(args.replies, bench, args.coordinates, tell)
-    return finish(args, args.replies.stem, marking, bench.images if bench else None)
+    bench = read_bench(args.bench) if args.bench else None
+    marking = grade_file(args.replies, bench, args.coordinates, tell)
+    return write_report(args, args.replies.stem, marking, bench.images if bench else None)
 
 
-def finish(args: argparse.Namespace, name: str, marking: Marking, images: Path | None) -> int:
+def write_report(args: argparse.Namespace, name: str, grader: Grader, images: Path | None) -> int:
     """Print the report, and write what else was asked for."""
-    if not marking.theirs and not marking.ours:
+    if not grader.official and not grader.corrected:
         raise ValueError(f'{name}: there is not a single reply to score')
-    told = report(name, 'official' if args.official else 'corrected', marking)
-    print(_printable(table(told)))
-    for path, text in ((args.json, as_json), (args.markdown, markdown)):
+    told = build_report(name, 'official' if args.official else 'corrected', grader)
+    print(_escape_unprintable(format_table(told)))
+    for path, text in ((args.json, format_json), (args.markdown, format_markdown)):
         if path:
-            write_whole(path, text(told).encode('utf-8', 'backslashreplace'))
+            atomic_write(path, text(told).encode('utf-8', 'backslashreplace'))
     if args.failures and images is None:
         raise ValueError('--failures needs the images: name their folder with --bench')
     if args.failures and images:
-        count = draw_failures(marking.failures[:args.most_failures], images, args.coordinates,
+        count = draw_failures(grader.failures[:args.most_failures], images, args.coordinates,
                               args.failures)
-        print(f'{count} of {len(marking.failures)} wrong answers are drawn in {args.failures}')
-    return 1 if marking.troubles else 0
+        print(f'{count} of {len(grader.failures)} wrong answers are drawn in {args.failures}')
+    return 1 if grader.issues else 0
 
 
-def _printable(text: str) -> str:
+def _escape_unprintable(text: str) -> str:
     """Write as \\u… what the terminal has no letters for, such as a half of an emoji."""
     coding = sys.stdout.encoding or 'utf-8'
     return text.encode(coding, 'backslashreplace').decode(coding)
 
 
-def tell(trouble: Trouble) -> None:
+def tell(trouble: DataIssue) -> None:
     """Say at once what is wrong."""
     print(trouble, file=sys.stderr)

@@ -13,27 +13,27 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from crosspoint_ros.bench.environment import machine, positive
+from crosspoint_ros.bench.environment import describe_machine, parse_positive
 
-RATE = re.compile(r'(\d+) questions .* (\d+) a second')
+RATE_PATTERN = re.compile(r'(\d+) questions .* (\d+) a second')
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildTiming:
     """One build: questions a second, and the most memory of its first process, MB."""
 
-    a_second: float
+    questions_per_s: float
     peak_mb: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument('scenes', nargs='+', type=Path, help='as for data build')
-    parser.add_argument('--number', type=positive, default=20000, help='of questions (default: '
+    parser.add_argument('--number', type=parse_positive, default=20000, help='of questions (default: '
                         '20000)')
-    parser.add_argument('--processes', type=positive, default=4, help='to compare with one '
+    parser.add_argument('--processes', type=parse_positive, default=4, help='to compare with one '
                         '(default: 4)')
-    parser.add_argument('--rounds', type=positive, default=3, help='of one and several in turns '
+    parser.add_argument('--rounds', type=parse_positive, default=3, help='of one and several in turns '
                         '(default: 3)')
 
 
@@ -43,19 +43,19 @@ def main(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as place:
         for number in range(args.rounds):
             one, several = (Path(place, f'{number}_{n}') for n in (1, args.processes))
-            ones.append(build(args, one, 1))
-            severals.append(build(args, several, args.processes))
-            same = equal(one, several)
+            ones.append(run_build(args, one, 1))
+            severals.append(run_build(args, several, args.processes))
+            same = is_same_content(one, several)
             shutil.rmtree(one)
             shutil.rmtree(several)
             if not same:
                 print(f'one process and {args.processes} made different files')
                 return 1
-    print(told(args, ones, severals))
+    print(format_report(args, ones, severals))
     return 0
 
 
-def build(args: argparse.Namespace, out: Path, processes: int) -> Built:
+def run_build(args: argparse.Namespace, out: Path, processes: int) -> BuildTiming:
     """Build into a folder. Raises ValueError with what it said if it failed."""
     words = [sys.executable, '-m', 'crosspoint_ros.cli', 'data', 'build', *map(str, args.scenes),
              '--out', str(out), '--number', str(args.number), '--processes', str(processes)]
@@ -65,13 +65,13 @@ def build(args: argparse.Namespace, out: Path, processes: int) -> Built:
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
         text = said.read()
-    found = RATE.search(text)
+    found = RATE_PATTERN.search(text)
     if process.returncode or found is None:
         raise ValueError(f'data build ended with {process.returncode}: {text.strip()}')
-    return Built(float(found[2]), used.ru_maxrss / 1024)
+    return BuildTiming(float(found[2]), used.ru_maxrss / 1024)
 
 
-def equal(one: Path, other: Path) -> bool:
+def is_same_content(one: Path, other: Path) -> bool:
     """Tell whether two folders hold the same files with the same bytes."""
     files = [sorted(p.relative_to(folder) for p in folder.rglob('*') if p.is_file())
              for folder in (one, other)]
@@ -79,14 +79,14 @@ def equal(one: Path, other: Path) -> bool:
         filecmp.cmp(one / name, other / name, shallow=False) for name in files[0])
 
 
-def told(args: argparse.Namespace, ones: list[Built], severals: list[Built]) -> str:
+def format_report(args: argparse.Namespace, single: list[BuildTiming], parallel: list[BuildTiming]) -> str:
     """Say the median of the rounds, and how far they lie apart."""
-    ratios = [b.a_second / a.a_second for a, b in zip(ones, severals, strict=True)]
-    rates = [[each.a_second for each in builds] for builds in (ones, severals)]
+    ratios = [b.questions_per_s / a.questions_per_s for a, b in zip(single, parallel, strict=True)]
+    rates = [[each.questions_per_s for each in builds] for builds in (single, parallel)]
     return '\n'.join([
         f'{args.number} questions, {args.rounds} rounds in turns, the same bytes each time',
         *(f'{name}: {statistics.median(rate):.0f} a second ({min(rate):.0f} to {max(rate):.0f})'
           for name, rate in zip(('one process', f'{args.processes} processes'), rates,
                                 strict=True)),
         f'{statistics.median(ratios):.2f} times as many ({min(ratios):.2f} to {max(ratios):.2f})',
-        f'one process took {max(each.peak_mb for each in ones):.0f} MB at the most', machine()])
+        f'one process took {max(each.peak_mb for each in single):.0f} MB at the most', describe_machine()])

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.bench.latency.timing import Frames, Way
+from crosspoint_ros.bench.latency.timing import FrameSet, Variant
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Match, Matcher, Query, Rejected, View
 
 if TYPE_CHECKING:
-    from crosspoint_ros.bench.latency.baseline import Compared
+    from crosspoint_ros.bench.latency.baseline import ModelVariants
 
 
 CLICKED, OTHER = 'clicked', 'other'
@@ -21,22 +21,22 @@ CELL_PX = 24
 NOISE = 6.0
 
 
-def new_frames(number: int, width_px: int, height_px: int) -> Frames:
+def draw_frames(number: int, width_px: int, height_px: int) -> FrameSet:
     """Draw the frames of a round; those of another number are other images."""
     clicked, other, next_other, next_clicked = (
-        view(camera, 4 * number + offset, width_px, height_px)
+        draw_view(camera, 4 * number + offset, width_px, height_px)
         for offset, camera in enumerate((CLICKED, OTHER, OTHER, CLICKED)))
-    return Frames((clicked, other), (clicked, next_other), (next_clicked, next_other))
+    return FrameSet((clicked, other), (clicked, next_other), (next_clicked, next_other))
 
 
-def view(camera: str, number: int, width_px: int, height_px: int) -> View:
+def draw_view(camera: str, number: int, width_px: int, height_px: int) -> View:
     """Return an image without pose or depth: the scene of `picture`, from a place of its own."""
     lens = Intrinsics(width_px, width_px, (width_px - 1) / 2, (height_px - 1) / 2,
                       width_px, height_px)
-    return View(camera, picture(number, width_px, height_px), lens, stamp_ns=number)
+    return View(camera, draw_image(number, width_px, height_px), lens, stamp_ns=number)
 
 
-def picture(number: int, width_px: int, height_px: int) -> npt.NDArray[np.uint8]:
+def draw_image(number: int, width_px: int, height_px: int) -> npt.NDArray[np.uint8]:
     """Draw coloured patches of all sizes, (h, w, 3), turned and shifted a bit by the number."""
     scene, rng = np.random.default_rng(0), np.random.default_rng(number + 1)
     fine, coarse = (
@@ -51,28 +51,28 @@ def picture(number: int, width_px: int, height_px: int) -> npt.NDArray[np.uint8]
     return np.asarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
-def queries(pair: tuple[View, View], count: int, seed: int) -> list[Query]:
+def sample_queries(pair: tuple[View, View], count: int, seed: int) -> list[Query]:
     """Click so many places in the middle of the first view, others for each seed."""
     size_px = np.array([pair[0].intrinsics.width_px, pair[0].intrinsics.height_px])
     pixels: Array = np.random.default_rng(seed).uniform(0.2, 0.8, (count, 2)) * size_px
     return [Query(*pair, pixel) for pixel in pixels]
 
 
-PACKED = 16
-LONG, SHORT = 30, 20  # tokens of a reply: with a label, and without
-AUTHORS, AUTHORS_SHORT = (f"authors' generate, {tokens} tokens" for tokens in (LONG, SHORT))
-FIRST = 'first click on a frame pair'
-AGAIN = 'another click'
-AGAIN_GREEDY = 'another click, likeliest digits only'
-AT_ONCE = f'{PACKED} clicks at once, each'
-AT_ONCE_GREEDY = f'{PACKED} at once, likeliest digits, each'
-FREE = f'another click, free reply up to {LONG}'
+BATCH_SIZE = 16
+LONG_REPLY, SHORT_REPLY = 30, 20  # tokens of a reply: with a label, and without
+BASELINE, BASELINE_SHORT = (f"authors' generate, {tokens} tokens" for tokens in (LONG_REPLY, SHORT_REPLY))
+FIRST_CLICK = 'first click on a frame pair'
+NEXT_CLICK = 'another click'
+NEXT_CLICK_GREEDY = 'another click, likeliest digits only'
+BATCH = f'{BATCH_SIZE} clicks at once, each'
+BATCH_GREEDY = f'{BATCH_SIZE} at once, likeliest digits, each'
+FREE_REPLY = f'another click, free reply up to {LONG_REPLY}'
 OTHER_MOVED = 'click after the other camera moved'
 CLICKED_MOVED = 'click after the clicked one moved'
 
 
 @runtime_checkable
-class MatchesAll(Protocol):
+class SupportsMatchAll(Protocol):
     """Answers many clicks on the same two frames together."""
 
     def match_all(self, queries: Sequence[Query]) -> list[Match | Rejected]:
@@ -80,53 +80,53 @@ class MatchesAll(Protocol):
         ...
 
 
-def ways(matcher: Matcher, compared: Compared | None = None) -> list[Way]:
+def build_variants(matcher: Matcher, baseline: ModelVariants | None = None) -> list[Variant]:
     """Return the ways to ask a matcher, and its model, in the order of a robot's day.
 
     Each round begins on a frame pair that is new; the last two move one of its cameras.
     """
-    before, after = ([], []) if compared is None else _of_model(compared)
-    at_once = [_at_once(matcher)] if isinstance(matcher, MatchesAll) else []
-    return [*before, _click(FIRST, matcher, lambda frames: frames.pair),
-            _click(AGAIN, matcher, lambda frames: frames.pair), *at_once, *after,
-            _click(OTHER_MOVED, matcher, lambda frames: frames.other_moved),
-            _click(CLICKED_MOVED, matcher, lambda frames: frames.clicked_moved)]
+    before, after = ([], []) if baseline is None else _build_model_variants(baseline)
+    at_once = [_build_batch(matcher)] if isinstance(matcher, SupportsMatchAll) else []
+    return [*before, _build_click(FIRST_CLICK, matcher, lambda frames: frames.pair),
+            _build_click(NEXT_CLICK, matcher, lambda frames: frames.pair), *at_once, *after,
+            _build_click(OTHER_MOVED, matcher, lambda frames: frames.other_moved),
+            _build_click(CLICKED_MOVED, matcher, lambda frames: frames.clicked_moved)]
 
 
-def _click(name: str, matcher: Matcher, chosen: Callable[[Frames], tuple[View, View]]) -> Way:
-    def answer(frames: Frames, seed: int) -> list[Match | Rejected]:
-        (query,) = queries(chosen(frames), 1, seed)
+def _build_click(name: str, matcher: Matcher, select_pair: Callable[[FrameSet], tuple[View, View]]) -> Variant:
+    def answer(frames: FrameSet, seed: int) -> list[Match | Rejected]:
+        (query,) = sample_queries(select_pair(frames), 1, seed)
         try:
             return [matcher.match(query)]
         except Rejected as rejected:
             return [rejected]
 
-    return Way(name, answer)
+    return Variant(name, answer)
 
 
-def _at_once(matcher: MatchesAll) -> Way:
-    return Way(AT_ONCE, lambda frames, seed: matcher.match_all(queries(frames.pair, PACKED, seed)),
-               PACKED)
+def _build_batch(matcher: SupportsMatchAll) -> Variant:
+    return Variant(BATCH, lambda frames, seed: matcher.match_all(sample_queries(frames.pair, BATCH_SIZE, seed)),
+               BATCH_SIZE)
 
 
-def _of_model(compared: Compared) -> tuple[list[Way], list[Way]]:
+def _build_model_variants(baseline: ModelVariants) -> tuple[list[Variant], list[Variant]]:
     """The authors' way, and what else its model can be asked about a pair that it knows."""
-    def greedy(clicks: int) -> Callable[[Frames, int], Sequence[object]]:
-        return lambda frames, seed: compared.greedy(queries(frames.pair, clicks, seed))
+    def greedy(clicks: int) -> Callable[[FrameSet, int], Sequence[object]]:
+        return lambda frames, seed: baseline.decode_greedy(sample_queries(frames.pair, clicks, seed))
 
-    def authors(tokens: int) -> Callable[[Frames, int], Sequence[object]]:
-        return lambda frames, seed: compared.authors(queries(frames.pair, 1, seed)[0], tokens)
+    def authors(tokens: int) -> Callable[[FrameSet, int], Sequence[object]]:
+        return lambda frames, seed: baseline.generate_baseline(sample_queries(frames.pair, 1, seed)[0], tokens)
 
-    def free(frames: Frames, seed: int) -> Sequence[object]:
-        return compared.free(queries(frames.pair, 1, seed)[0], LONG)
+    def free(frames: FrameSet, seed: int) -> Sequence[object]:
+        return baseline.generate(sample_queries(frames.pair, 1, seed)[0], LONG_REPLY)
 
-    return ([Way(AUTHORS, authors(LONG)), Way(AUTHORS_SHORT, authors(SHORT))],
-            [Way(AGAIN_GREEDY, greedy(1)), Way(AT_ONCE_GREEDY, greedy(PACKED), PACKED),
-             Way(FREE, free)])
+    return ([Variant(BASELINE, authors(LONG_REPLY)), Variant(BASELINE_SHORT, authors(SHORT_REPLY))],
+            [Variant(NEXT_CLICK_GREEDY, greedy(1)), Variant(BATCH_GREEDY, greedy(BATCH_SIZE), BATCH_SIZE),
+             Variant(FREE_REPLY, free)])
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """The sizes of a Qwen2.5-VL: text model, vision tower, vocabulary.
 
     vocabulary: 0 for that of the tokenizer. tied: the output head is the embedding.
@@ -150,15 +150,15 @@ class Shape:
 # `3b` and `7b` as their config.json on the hub has them (CroPond's are the same); `mid` is what a
 # CPU runs in seconds.
 SHAPES = {
-    '3b': Shape(2048, 36, 16, 2, 11008, 32, 1280, 16, 3420, (7, 15, 23, 31), vocabulary=151936),
-    '7b': Shape(3584, 28, 28, 4, 18944, 32, 1280, 16, 3420, (7, 15, 23, 31), vocabulary=152064,
+    '3b': ModelShape(2048, 36, 16, 2, 11008, 32, 1280, 16, 3420, (7, 15, 23, 31), vocabulary=151936),
+    '7b': ModelShape(3584, 28, 28, 4, 18944, 32, 1280, 16, 3420, (7, 15, 23, 31), vocabulary=152064,
                 tied=False),
-    'mid': Shape(768, 10, 12, 2, 3072, 6, 640, 10, 1536, (2, 5)),
-    'tiny': Shape(64, 2, 4, 2, 128, 2, 32, 2, 64, (1,)),
+    'mid': ModelShape(768, 10, 12, 2, 3072, 6, 640, 10, 1536, (2, 5)),
+    'tiny': ModelShape(64, 2, 4, 2, 128, 2, 32, 2, 64, (1,)),
 }
 
 
-def config_of(shape: Shape, vocabulary: int, ids: dict[str, int]) -> dict[str, Any]:
+def build_config(shape: ModelShape, vocabulary: int, token_ids: dict[str, int]) -> dict[str, Any]:
     """Return config.json with the names and keys of the hub's, text keys at the top level.
 
     vocabulary: how many tokens; ids: those of the special ones.
@@ -167,7 +167,7 @@ def config_of(shape: Shape, vocabulary: int, ids: dict[str, int]) -> dict[str, A
     sections = [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8]
     return {
         'architectures': ['Qwen2_5_VLForConditionalGeneration'], 'model_type': 'qwen2_5_vl',
-        'bos_token_id': ids['<|endoftext|>'], 'eos_token_id': ids['<|im_end|>'],
+        'bos_token_id': token_ids['<|endoftext|>'], 'eos_token_id': token_ids['<|im_end|>'],
         'hidden_act': 'silu', 'hidden_size': shape.hidden, 'intermediate_size': shape.inner,
         'max_position_embeddings': 32768, 'num_attention_heads': shape.heads,
         'num_hidden_layers': shape.layers, 'num_key_value_heads': shape.kv_heads,
@@ -175,9 +175,9 @@ def config_of(shape: Shape, vocabulary: int, ids: dict[str, int]) -> dict[str, A
         'torch_dtype': 'float32', 'use_cache': True,
         'vocab_size': shape.vocabulary or -(-vocabulary // 64) * 64,
         'rope_scaling': {'type': 'mrope', 'mrope_section': sections},
-        'vision_start_token_id': ids['<|vision_start|>'],
-        'vision_end_token_id': ids['<|vision_end|>'],
-        'image_token_id': ids['<|image_pad|>'], 'video_token_id': ids['<|video_pad|>'],
+        'vision_start_token_id': token_ids['<|vision_start|>'],
+        'vision_end_token_id': token_ids['<|vision_end|>'],
+        'image_token_id': token_ids['<|image_pad|>'], 'video_token_id': token_ids['<|video_pad|>'],
         'vision_config': {
             'depth': shape.vision_layers, 'hidden_act': 'silu',
             'hidden_size': shape.vision_hidden, 'intermediate_size': shape.vision_inner,

@@ -14,20 +14,20 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
-from crosspoint_ros.bench.latency.cases import SHAPES, config_of
+from crosspoint_ros.bench.latency.cases import SHAPES, build_config
 from crosspoint_ros.matchers.cropond.engine.checkpoint import (
     Checkpoint,
-    Weights,
-    chosen_device,
-    named,
-    need_bytes,
+    WeightFiles,
+    select_device,
+    describe_device,
+    estimate_required_bytes,
 )
-from crosspoint_ros.matchers.cropond.engine.memory import check_memory, memory_errors
+from crosspoint_ros.matchers.cropond.engine.memory import check_memory, explain_memory_errors
 
 # Qwen2.5's own split of text: digits one by one.
-SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+PRETOKEN_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
          r'|\s*[\r\n]+|\s+(?!\S)|\s+')
-SPECIAL = ('<|endoftext|>', '<|im_start|>', '<|im_end|>', '<|vision_start|>', '<|vision_end|>',
+SPECIAL_TOKENS = ('<|endoftext|>', '<|im_start|>', '<|im_end|>', '<|vision_start|>', '<|vision_end|>',
            '<|vision_pad|>', '<|image_pad|>', '<|video_pad|>')
 CORPUS = 4 * ['You are a helpful assistant. system user assistant',
               '```json\n[\n\t{"point_2d": [512, 307], "label": "handle"}\n]\n```',
@@ -36,7 +36,7 @@ CORPUS = 4 * ['You are a helpful assistant. system user assistant',
               'image? Output the point coordinates in JSON format.', 'Point to in the image.']
 
 
-def load(name: str, device: str, weights: str) -> Checkpoint:
+def build_dummy_checkpoint(name: str, device: str, weights: str) -> Checkpoint:
     """Build the shape of that name in memory, with no file.
 
     device, weights: as the options of the same names. Raises ValueError for a shape or a number
@@ -44,39 +44,39 @@ def load(name: str, device: str, weights: str) -> Checkpoint:
     """
     if name not in SHAPES:
         raise ValueError(f'no shape {name!r}; known: {", ".join(SHAPES)}')
-    chosen = chosen_device(device)
-    number_format = {'auto': 'bfloat16' if chosen == 'cuda' else 'float32'}.get(weights, weights)
-    if number_format == '4bit':
+    chosen_device = select_device(device)
+    weight_format = {'auto': 'bfloat16' if chosen_device == 'cuda' else 'float32'}.get(weights, weights)
+    if weight_format == '4bit':
         raise ValueError('random weights cannot be in 4 bits: these are made from a checkpoint')
-    tokenizer, title = make_tokenizer(), Path(f'{name} with random weights')
+    tokenizer, title = train_tokenizer(), Path(f'{name} with random weights')
     config = Qwen2_5_VLConfig.from_dict(
-        config_of(SHAPES[name], tokenizer.get_vocab_size(), special_ids(tokenizer))
-        | {'torch_dtype': number_format})
-    needs = need_bytes(Weights((), 0, numbers(config), 0), number_format)
-    check_memory(title.name, needs, chosen)
-    with memory_errors(title.name, needs, chosen):
-        model = drawn(config, chosen, getattr(torch, number_format))
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token='<|im_end|>',
+        build_config(SHAPES[name], tokenizer.get_vocab_size(), get_special_ids(tokenizer))
+        | {'torch_dtype': weight_format})
+    required_bytes = estimate_required_bytes(WeightFiles((), 0, count_params(config), 0), weight_format)
+    check_memory(title.name, required_bytes, chosen_device)
+    with explain_memory_errors(title.name, required_bytes, chosen_device):
+        model = build_random_model(config, chosen_device, getattr(torch, weight_format))
+    fast_tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token='<|im_end|>',
                                       pad_token='<|endoftext|>')
-    return Checkpoint(model, wrapped, title, chosen, named(chosen), number_format, needs)
+    return Checkpoint(model, fast_tokenizer, title, chosen_device, describe_device(chosen_device), weight_format, required_bytes)
 
 
-def numbers(config: Any) -> int:
+def count_params(config: Any) -> int:
     """How many weights a model of this configuration has."""
     with torch.device('meta'):
         return sum(w.numel() for w in Qwen2_5_VLForConditionalGeneration(config).parameters())
 
 
-def drawn(config: Any, device: str, dtype: torch.dtype, seed: int = 0) -> Any:
+def build_random_model(config: Any, device: str, dtype: torch.dtype, seed: int = 0) -> Any:
     """Build a model on its device, in its number format from the start, and draw its weights."""
-    with default_dtype(dtype), torch.device(device):
+    with use_default_dtype(dtype), torch.device(device):
         model = Qwen2_5_VLForConditionalGeneration(config).eval()
-    spread(model, torch.Generator(device).manual_seed(seed))
+    init_random_weights(model, torch.Generator(device).manual_seed(seed))
     return model
 
 
 @contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def use_default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Let tensors be of this number format unless they say otherwise."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -86,7 +86,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def spread(model: Any, generator: torch.Generator) -> None:
+def init_random_weights(model: Any, generator: torch.Generator) -> None:
     """Draw weights under which answers depend on the context: the usual ones repeat one token."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -98,20 +98,20 @@ def spread(model: Any, generator: torch.Generator) -> None:
     model.tie_weights()
 
 
-def make_tokenizer() -> Tokenizer:
+def train_tokenizer() -> Tokenizer:
     """Train a byte-level BPE here, with the splits and special tokens of Qwen2.5."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), behavior='isolated'),
+        pre_tokenizers.Split(Regex(PRETOKEN_PATTERN), behavior='isolated'),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(
         vocab_size=600, min_frequency=2, special_tokens=[], show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
-    tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL])
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.tokenizer())))
+    tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL_TOKENS])
     return tokenizer
 
 
-def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+def get_special_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """Return the special tokens with their ids."""
-    return {token: tokenizer.token_to_id(token) for token in SPECIAL}
+    return {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import transformers
 
-COPIED_BYTES = {'cuda': 1 << 30, 'cpu': 1 << 28}
+COPY_BYTES = {'cuda': 1 << 30, 'cpu': 1 << 28}
 COPIES = 9
-READ_AND_WRITTEN = 2
+TRANSFERS_PER_COPY = 2
 KIB = 1024
 
 
-class Gauge:
+class DeviceMeter:
     """Measures the device of one model."""
 
     def __init__(self, model: Any) -> None:
@@ -26,17 +26,17 @@ class Gauge:
     @property
     def versions(self) -> str:
         """The versions that decide the speed, and the threads of a CPU."""
-        found = f'PyTorch {torch.__version__}, transformers {transformers.__version__}'
+        versions = f'PyTorch {torch.__version__}, transformers {transformers.__version__}'
         if self.on_gpu:
-            return f'{found}, {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}'
-        return f'{found}, {torch.get_num_threads()} threads of PyTorch'
+            return f'{versions}, {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}'
+        return f'{versions}, {torch.get_num_threads()} threads of PyTorch'
 
     def wait(self) -> None:
         """Return when the device has done all that it was given."""
         if self.on_gpu:
             torch.cuda.synchronize()
 
-    def use_threads(self, threads: int) -> None:
+    def set_threads(self, threads: int) -> None:
         """Let PyTorch compute with so many threads of the CPU."""
         torch.set_num_threads(threads)
 
@@ -54,18 +54,18 @@ class Gauge:
                    for w in part.parameters())
 
     @torch.inference_mode()
-    def bytes_per_s(self) -> float:
+    def measure_bandwidth(self) -> float:
         """Measure the bandwidth of the memory, by copying a large block within it."""
-        source = torch.ones(COPIED_BYTES[self._device.type], dtype=torch.uint8,
+        source = torch.ones(COPY_BYTES[self._device.type], dtype=torch.uint8,
                             device=self._device)
         target = torch.empty_like(source)
-        spells_s = []
+        durations_s = []
         for _ in range(COPIES + 1):  # the first fetches the pages
             self.wait()
-            begun_s = time.perf_counter()
+            start_s = time.perf_counter()
             target.copy_(source)
             self.wait()
-            spells_s.append(time.perf_counter() - begun_s)
-        return READ_AND_WRITTEN * source.numel() / statistics.median(spells_s[1:])
+            durations_s.append(time.perf_counter() - start_s)
+        return TRANSFERS_PER_COPY * source.numel() / statistics.median(durations_s[1:])
 
 

@@ -15,19 +15,19 @@ from crosspoint_ros.core.datatypes import (
 )
 
 # What an image may be answered with; any other refusal means that nothing was measured.
-HONEST = (Code.NOT_VISIBLE, Code.LOW_CONFIDENCE, Code.INCONSISTENT)
+VALID_REFUSALS = (Code.NOT_VISIBLE, Code.LOW_CONFIDENCE, Code.INCONSISTENT)
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """One way: `answer(frames, seed)` answers so many clicks at once; refusals are among them."""
 
     name: str
-    answer: Callable[[Frames, int], Sequence[object]]
+    answer: Callable[[FrameSet, int], Sequence[object]]
     clicks: int = 1
 
 
-class Watched(Protocol):
+class Device(Protocol):
     """What runs a model: when it is done, and how many forward passes it has run."""
 
     @property
@@ -41,7 +41,7 @@ class Watched(Protocol):
 
 
 @dataclass
-class Taken:
+class Timing:
     """What a way took, s a click, one entry a round; CPU time is that of all threads.
 
     passes: how many forward passes all its clicks took, the last time; None where nobody counts.
@@ -52,70 +52,70 @@ class Taken:
     cpu_s: list[float] = field(default_factory=list)
     wall_s: list[float] = field(default_factory=list)
     passes: int | None = None
-    refused: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
 
     @property
     def cpu_ms(self) -> tuple[float, float, float]:
         """Median, least and most CPU time a click."""
-        return spread_ms(self.cpu_s)
+        return summarize_ms(self.cpu_s)
 
     @property
     def wall_ms(self) -> tuple[float, float, float]:
         """Median, least and most wall time a click."""
-        return spread_ms(self.wall_s)
+        return summarize_ms(self.wall_s)
 
 
-def spread_ms(spells_s: Sequence[float]) -> tuple[float, float, float]:
+def summarize_ms(durations_s: Sequence[float]) -> tuple[float, float, float]:
     """Return median, least and most, ms."""
-    return (1e3 * statistics.median(spells_s), 1e3 * min(spells_s), 1e3 * max(spells_s))
+    return (1e3 * statistics.median(durations_s), 1e3 * min(durations_s), 1e3 * max(durations_s))
 
 
-def ratio(slow: Taken, fast: Taken, by_cpu: bool) -> float:
+def compute_speedup(slow: Timing, fast: Timing, by_cpu: bool) -> float:
     """How many times faster: the median over the rounds of the ratio within a round."""
     spells = zip(*((t.cpu_s if by_cpu else t.wall_s) for t in (slow, fast)), strict=True)
     return statistics.median(a / b for a, b in spells)
 
 
-def take(ways: Sequence[Way], new_frames: Callable[[int], Frames], rounds: int, warm_up: int,
-         watched: Watched | None = None) -> list[Taken]:
+def time_variants(variants: Sequence[Variant], draw_frames: Callable[[int], FrameSet], rounds: int, warm_up: int,
+         device: Device | None = None) -> list[Timing]:
     """Run every way in each round, on that round's frames; those of the warm-up do not count.
 
     Raises ValueError where a way fails.
     """
-    taken = [Taken(way.name, way.clicks) for way in ways]
+    taken = [Timing(way.name, way.clicks) for way in variants]
     for number in range(warm_up + rounds):
-        frames = new_frames(number)
-        for seed, (way, figures) in enumerate(zip(ways, taken, strict=True)):
-            once = _once(way, frames, len(ways) * number + seed, watched)
+        frames = draw_frames(number)
+        for seed, (way, figures) in enumerate(zip(variants, taken, strict=True)):
+            once = _time_once(way, frames, len(variants) * number + seed, device)
             if number >= warm_up:
                 figures.cpu_s += once.cpu_s
                 figures.wall_s += once.wall_s
                 figures.passes = once.passes
-                figures.refused += once.refused
+                figures.refusals += once.refusals
     return taken
 
 
-def _once(way: Way, frames: Frames, seed: int, watched: Watched | None) -> Taken:
-    before = watched.passes if watched else 0
+def _time_once(variant: Variant, frames: FrameSet, seed: int, device: Device | None) -> Timing:
+    before = device.passes if device else 0
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     try:
-        answers = way.answer(frames, seed)
+        answers = variant.answer(frames, seed)
     except Rejected as rejected:
-        raise ValueError(f'{way.name}: {rejected.message} ({rejected.code.name})') from rejected
-    if watched:
-        watched.wait()
+        raise ValueError(f'{variant.name}: {rejected.message} ({rejected.code.name})') from rejected
+    if device:
+        device.wait()
     cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
     refused = [answer for answer in answers if isinstance(answer, Rejected)]
-    failed = next((refusal for refusal in refused if refusal.code not in HONEST), None)
+    failed = next((refusal for refusal in refused if refusal.code not in VALID_REFUSALS), None)
     if failed:
-        raise ValueError(f'{way.name}: {failed.message} ({failed.code.name})')
-    return Taken(way.name, way.clicks, [cpu_s / way.clicks], [wall_s / way.clicks],
-                 watched.passes - before if watched else None,
+        raise ValueError(f'{variant.name}: {failed.message} ({failed.code.name})')
+    return Timing(variant.name, variant.clicks, [cpu_s / variant.clicks], [wall_s / variant.clicks],
+                 device.passes - before if device else None,
                  Counter(refusal.code.name for refusal in refused))
 
 
 @dataclass(frozen=True)
-class Frames:
+class FrameSet:
     """What one round of a benchmark asks about: a new pair, then with one camera moved on."""
 
     pair: tuple[View, View]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crosspoint_ros.bench.environment import machine, positive
+from crosspoint_ros.bench.environment import describe_machine, parse_positive
 from crosspoint_ros.bench.node.click_timer import ClickStopwatch
 from crosspoint_ros.bench.node.synthetic_cameras import DEPTH_MM
 from crosspoint_ros.core.datatypes import Match, Query
@@ -35,7 +35,7 @@ class KnownPlane:
         ray_cam = clicked.intrinsics.unproject(query.pixel)
         point_cam_m = ray_cam / ray_cam[2] * DEPTH_MM * 1e-3
         other_from_clicked = other.base_from_cam.inverse @ clicked.base_from_cam
-        return Match(other.intrinsics.project(other_from_clicked.point(point_cam_m)),
+        return Match(other.intrinsics.project(other_from_clicked.transform_points(point_cam_m)),
                      confidence=0.9, basis='the test pattern')
 
 
@@ -56,7 +56,7 @@ class Laborious(KnownPlane):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crosspoint bench node`."""
-    parser.add_argument('--clicks', type=positive, default=100, help='how many (default 100)')
+    parser.add_argument('--clicks', type=parse_positive, default=100, help='how many (default 100)')
     parser.add_argument('--seconds', type=float, default=10.0, help='idle time (default 10 s)')
     parser.add_argument('--matcher', default=f'{__name__}:Laborious',
                         help='what computes while others click (default one that is slow)')
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure idle load and overhead; print them with the machine."""
-    print(machine())
+    print(describe_machine())
     figures: dict[str, float] = {}
     for history_s in (2.0, 0.0):
         percent = idle_percent(history_s, args.seconds)

@@ -15,7 +15,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
-from crosspoint_ros.bench.pairs.known_scene import Recording
+from crosspoint_ros.bench.pairs.known_scene import KnownScene
 from crosspoint_ros.scenes import KITCHEN
 
 DEPTH_MM = 700
@@ -85,8 +85,8 @@ def _noise(width: int, height: int) -> np.ndarray:
 
 def _kitchen(width: int, height: int) -> np.ndarray:
     """A picture as cameras take them: noise costs three times as much to compress."""
-    recording = Recording(KITCHEN)
-    return cv2.resize(recording.view(recording.moments[0]).image, (width, height))
+    recording = KnownScene(KITCHEN)
+    return cv2.resize(recording.read_view(recording.frames[0]).image, (width, height))
 
 
 def main(args: list[str] | None = None) -> int:

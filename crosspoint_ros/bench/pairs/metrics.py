@@ -14,26 +14,26 @@ from crosspoint_ros.bench.pairs.evaluate import Outcome
 Z_95 = 1.959963984540054
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval of right / total; NaN where total is 0.
 
     E. B. Wilson, Probable inference, 1927: it stays within 0..1 and holds for few items too.
     """
     if not total:
         return math.nan, math.nan
-    n, p, z2 = total, right / total, Z_95 ** 2
+    n, p, z2 = total, correct / total, Z_95 ** 2
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
     reach = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     return max(middle - reach, 0.0), min(middle + reach, 1.0)
 
 
 PCK_PX = (5.0, 10.0, 20.0, 40.0)
-RIGHT_PX = 20.0
+CORRECT_PX = 20.0
 RECALL = 0.9
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class PointAccuracy:
     """Of visible points: share within each of PCK_PX, and the median error, px.
 
     The best pixel counts, however low its confidence; a refusal without a pixel is a miss.
@@ -45,7 +45,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Score:
+class MatchingScore:
     """The scores of one run; shares are of 1, NaN where there is nothing to share.
 
     visibility_auroc: how well confidence tells visible points from the others (a refusal without a
@@ -54,8 +54,8 @@ class Score:
     accepted with sure_confidence or more. mahalanobis2_median: 1.39 if covariances are true.
     """
 
-    overall: Accuracy
-    by_bin: dict[str, Accuracy]
+    overall: PointAccuracy
+    by_bin: dict[str, PointAccuracy]
     visibility_auroc: float
     precision_at_recall: float
     accepted_precision: float
@@ -69,38 +69,38 @@ class Score:
     again_ms: float
 
 
-def score(outcomes: Sequence[Outcome], sure_confidence: float) -> Score:
+def compute_score(outcomes: Sequence[Outcome], sure_confidence: float) -> MatchingScore:
     """Score the outcomes of one run."""
     visible = np.array([o.visible for o in outcomes])
     confidence = np.array([o.confidence for o in outcomes])
-    right = visible & (np.array([o.error_px for o in outcomes]) <= RIGHT_PX)
+    right = visible & (np.array([o.error_px for o in outcomes]) <= CORRECT_PX)
     accepted = np.array([o.accepted for o in outcomes])
     sure = accepted & (confidence >= sure_confidence)
     spread = [o.mahalanobis2 for o in outcomes
-              if o.accepted and o.visible and o.error_px <= RIGHT_PX]
-    return Score(
-        overall=accuracy(outcomes),
-        by_bin={name: accuracy([o for o in outcomes if o.bin == name])
+              if o.accepted and o.visible and o.error_px <= CORRECT_PX]
+    return MatchingScore(
+        overall=compute_accuracy(outcomes),
+        by_bin={name: compute_accuracy([o for o in outcomes if o.bin == name])
                 for name in dict.fromkeys(o.bin for o in outcomes)},
-        visibility_auroc=auroc(confidence[visible], confidence[~visible]),
-        precision_at_recall=precision_at_recall(confidence, right),
-        accepted_precision=_share(right[accepted]), sure_precision=_share(right[sure]),
-        sure_share=_share(sure[visible]), accepted_visible=_share(accepted[visible]),
-        accepted_hidden=_share(accepted[~visible]),
+        visibility_auroc=compute_auroc(confidence[visible], confidence[~visible]),
+        precision_at_recall=compute_precision_at_recall(confidence, right),
+        accepted_precision=_compute_share(right[accepted]), sure_precision=_compute_share(right[sure]),
+        sure_share=_compute_share(sure[visible]), accepted_visible=_compute_share(accepted[visible]),
+        accepted_hidden=_compute_share(accepted[~visible]),
         refusals=dict(Counter(o.code.name for o in outcomes if not o.accepted).most_common()),
-        mahalanobis2_median=_median(spread),
-        first_ms=_median([o.ms for o in outcomes if o.first_on_pair]),
-        again_ms=_median([o.ms for o in outcomes if not o.first_on_pair]))
+        mahalanobis2_median=_compute_median(spread),
+        first_ms=_compute_median([o.ms for o in outcomes if o.first_on_pair]),
+        again_ms=_compute_median([o.ms for o in outcomes if not o.first_on_pair]))
 
 
-def accuracy(outcomes: Sequence[Outcome]) -> Accuracy:
+def compute_accuracy(outcomes: Sequence[Outcome]) -> PointAccuracy:
     """Measure how near the best pixels of visible points come."""
     errors = np.array([o.error_px for o in outcomes if o.visible])
-    return Accuracy(len(errors), tuple(_share(errors <= limit) for limit in PCK_PX),
-                    _median(errors))
+    return PointAccuracy(len(errors), tuple(_compute_share(errors <= limit) for limit in PCK_PX),
+                    _compute_median(errors))
 
 
-def auroc(positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) -> float:
+def compute_auroc(positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) -> float:
     """Probability that a positive ranks above a negative, ties counting half."""
     if not len(positive) or not len(negative):
         return float('nan')
@@ -109,17 +109,17 @@ def auroc(positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) 
     return float(below.mean() / (2 * len(negative)))
 
 
-def precision_at_recall(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_],
+def compute_precision_at_recall(confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_],
                         recall: float = RECALL) -> float:
     """Share of right answers among those kept by the limit that keeps `recall` of the right."""
-    if not right.any():
+    if not correct.any():
         return float('nan')
-    return _share(right[confidence >= np.quantile(confidence[right], 1 - recall)])
+    return _compute_share(correct[confidence >= np.quantile(confidence[correct], 1 - recall)])
 
 
-def _share(chosen: npt.NDArray[np.bool_]) -> float:
+def _compute_share(chosen: npt.NDArray[np.bool_]) -> float:
     return float(chosen.mean()) if len(chosen) else float('nan')
 
 
-def _median(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
+def _compute_median(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
     return float(np.median(values)) if len(values) else float('nan')

@@ -109,7 +109,7 @@ WATCH = """() => {
 }"""
 AGAIN = '() => { window.marked_ms = 0; }'
 PASSED = '() => window.marked_ms && window.marked_ms - window.pressed_ms'
-MATCHING = "() => Number(document.querySelector('#answer').dataset.matchMs)"
+MATCHING = "() => Number(document.querySelector('#result').dataset.matchMs)"
 
 
 def find() -> str:

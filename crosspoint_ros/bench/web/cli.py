@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from crosspoint_ros.bench.environment import machine, positive
+from crosspoint_ros.bench.environment import describe_machine, parse_positive
 from crosspoint_ros.bench.node.cli import KnownPlane, cpu_s
 from crosspoint_ros.bench.node.click_timer import ClickStopwatch
 from crosspoint_ros.bench.web import browsers
@@ -27,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crosspoint bench web`."""
     parser.add_argument('--seconds', type=float, default=10.0,
                         help='how long each load is measured (default 10 s)')
-    parser.add_argument('--clicks', type=positive, default=50, help='how many (default 50)')
+    parser.add_argument('--clicks', type=parse_positive, default=50, help='how many (default 50)')
     parser.add_argument('--json', type=Path, help='write the figures there')
 
 
 def main(args: argparse.Namespace) -> int:
     """Measure it all, and print it with the machine."""
-    print(machine())
+    print(describe_machine())
     print(f'{len(CAMERAS)} cameras 640x480 at 10 Hz, raw; % of one core; ms: from a click to its '
           'result, less matching', flush=True)
     with ExitStack() as stack:
@@ -65,7 +65,7 @@ class Bench:
                                f'{c}.depth_topic:=/{c}/aligned_depth_to_color/image_raw'
                                for c in CAMERAS))
         self._server = start('crosspoint_ros.cli', arguments=('web', '--port', '0'))
-        self._address = self._server.said('http://', START_S)
+        self._address = self._server.wait_for_output('http://', START_S)
         self._port = int(self._address.rstrip('/').rpartition(':')[2])
         self._stopwatch = stack.enter_context(ClickStopwatch())
         self._stopwatch.wait_for_answers(self._node.check)

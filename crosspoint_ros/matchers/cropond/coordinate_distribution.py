@@ -1,4 +1,4 @@
-"""From what the model's digits say to one place, its covariance and a confidence."""
+"""Distributions of two coordinates, from token log-probabilities to a point with covariance."""
 from __future__ import annotations
 
 import math
@@ -9,73 +9,75 @@ from dataclasses import dataclass
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array
-from crosspoint_ros.matchers.cropond.prompt import Convention
-from crosspoint_ros.matchers.cropond.server.responses import Token
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
 
-ROUNDING = 1 / 12  # variance of a number that was rounded to the nearest unit
+ROUNDING_VARIANCE = 1 / 12  # of rounding to the nearest unit
+SINGLE_DIGIT = re.compile('[0-9]')
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
-    """The probabilities of the numbers that a reply may hold.
+class CoordinateDistribution:
+    """Probabilities of the two numbers of a reply.
 
-    px, py: p(x = v) and p(y = v), v = 0, 1, ..; each sums to one less what was pruned. mode: the
-    most probable pair. form: how probable it is that two numbers are said at all, and what stands
-    between them; 1 where nobody asked.
+    p_x, p_y: p(x = v) and p(y = v), v = 0, 1, ..; each sums to one minus what was pruned. mode:
+    the most probable pair. p_format: probability of a reply with two numbers and the text between
+    them; 1 where it was not computed.
     """
 
-    px: Array
-    py: Array
+    p_x: Array
+    p_y: Array
     mode: tuple[int, int]
-    form: float = 1.0
+    p_format: float = 1.0
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What the model itself would have written where words were forced and a number was due.
+class ForcedTokenStats:
+    """What the model itself would have written instead of forced tokens and a digit after them.
 
-    logprob: of the words. is_greedy: each of them was its first choice, so that forcing them
-    changed nothing. number: the probability that a digit follows them. instead: the first token
-    that the model would have preferred to the digit; '' where a digit was its first choice.
+    logprob: of the forced tokens. is_greedy: each was the model's first choice, so that forcing
+    changed nothing. p_digit: probability of a digit after them. preferred_token: the token that
+    the model prefers to a digit; '' if it prefers a digit.
     """
 
     logprob: float = 0.0
     is_greedy: bool = True
-    number: float = 1.0
-    instead: str = ''
+    p_digit: float = 1.0
+    preferred_token: str = ''
 
     @property
-    def goes_on(self) -> bool:
-        """Tell whether the model would have said the words, and a number behind them."""
-        return self.is_greedy and not self.instead
+    def is_model_choice(self) -> bool:
+        """Whether the model would have written the same tokens, and a digit after them."""
+        return self.is_greedy and not self.preferred_token
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """Mean (2,) and covariance (2, 2), in units, of the mass about the mode, and how much it is."""
+class PointEstimate:
+    """A point (2,) with its covariance (2, 2), in pixels; NaN covariance: unknown."""
 
-    xy: Array
-    covariance: Array
+    pixel: Array
+    covariance_px2: Array
     confidence: float
 
 
-def place(spread: Spread, window: tuple[float, float]) -> Place:
-    """Return mean, covariance and mass of what lies within `window` units about the mode.
+def estimate_point(distribution: CoordinateDistribution, window: tuple[float, float],
+                   unit_px: Array) -> PointEstimate:
+    """Return mean, covariance and mass of what lies within `window` units of the mode.
 
-    The mean of all would lie between two peaks, where nobody says the point is. Pruned mass, mass
-    elsewhere, and that of replies without two numbers (-1, none) count against the confidence.
+    The mean of the whole distribution could lie between two peaks. Pruned mass, mass elsewhere,
+    and that of replies without two numbers (-1, none) lower the confidence.
     """
-    axes = [_axis(p, mode, reach) for p, mode, reach in
-            zip((spread.px, spread.py), spread.mode, window, strict=True)]
+    axes = [_axis_moments(p, mode, radius) for p, mode, radius in
+            zip((distribution.p_x, distribution.p_y), distribution.mode, window, strict=True)]
     (x, var_x, mass_x), (y, var_y, mass_y) = axes
-    return Place(np.array([x, y]), np.diag([var_x, var_y]) + ROUNDING * np.eye(2),
-                 float(np.clip(mass_x * mass_y * spread.form, 0.0, 1.0)))
+    covariance, scale = np.diag([var_x, var_y]) + ROUNDING_VARIANCE * np.eye(2), np.diag(unit_px)
+    return PointEstimate(scale @ np.array([x, y]), scale @ covariance @ scale,
+                         float(np.clip(mass_x * mass_y * distribution.p_format, 0.0, 1.0)))
 
 
-def _axis(p: Array, mode: int, reach: float) -> tuple[float, float, float]:
-    """Mean, variance and mass of p within reach of the mode."""
+def _axis_moments(p: Array, mode: int, radius: float) -> tuple[float, float, float]:
+    """Mean, variance and mass of p within the radius around the mode."""
     v = np.arange(len(p))
-    near = np.where(np.abs(v - mode) <= reach, p, 0.0)
+    near = np.where(np.abs(v - mode) <= radius, p, 0.0)
     mass = float(near.sum())
     if not mass > 0:
         return float(mode), 0.0, 0.0
@@ -83,118 +85,123 @@ def _axis(p: Array, mode: int, reach: float) -> tuple[float, float, float]:
     return mean, float(near @ (v - mean) ** 2) / mass, mass
 
 
-DIGIT = re.compile('[0-9]')
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """One token of a reply, and the log-probabilities of the alternatives, itself included."""
+
+    text: str
+    choices: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Written:
-    """Where a number's digits stand in a reply, and what follows them.
+class NumberSpan:
+    """Position of a number's digits in a reply, and the character after them.
 
-    fixed: they are as many in every reply (decimals), so that no token says where they end.
+    is_fixed_width: every reply has the same number of digits (decimals), so that no token ends it.
     """
 
     start: int
     digits: str
-    end: str
-    fixed: bool
+    terminator: str
+    is_fixed_width: bool
 
 
-def written_in(text: str, point: tuple[float, float], convention: Convention
-               ) -> tuple[Written, Written] | None:
-    """Find the numbers of a point in the text that names it; None where they stand otherwise."""
-    fixed = convention is Convention.RELATIVE_1
-    number = r'0\.([0-9]{3})(?![0-9])' if fixed else r'([0-9]+)(?![0-9.])'
+def find_number_spans(text: str, point: tuple[float, float], coord_format: CoordinateFormat
+                      ) -> tuple[NumberSpan, NumberSpan] | None:
+    """Find the digits of a parsed point in its reply; None if they are written differently."""
+    is_fixed = coord_format is CoordinateFormat.RELATIVE_1
+    number = r'0\.([0-9]{3})(?![0-9])' if is_fixed else r'([0-9]+)(?![0-9.])'
     pair = re.compile(rf'(?<![0-9.-]){number}([^0-9.-]+){number}(.?)', re.DOTALL)
-    found = pair.search(text)
-    while found:
-        y_begins = found.end(2)
-        if (float(text[found.start():found.end(1)]), float(text[y_begins:found.end(3)])) == point:
-            return (Written(found.start(1), found[1], found[2][0], fixed),
-                    Written(found.start(3), found[3], found[4], fixed))
-        found = pair.search(text, found.end(1))  # its second number may be the first of the next
+    match = pair.search(text)
+    while match:
+        if (float(text[match.start():match.end(1)]),
+                float(text[match.end(2):match.end(3)])) == point:
+            return (NumberSpan(match.start(1), match[1], match[2][0], is_fixed),
+                    NumberSpan(match.start(3), match[3], match[4], is_fixed))
+        match = pair.search(text, match.end(1))  # the second number may be the next pair's first
     return None
 
 
-def spread_in(tokens: Sequence[Token], numbers: tuple[Written, Written], size: tuple[int, int],
-              reach: tuple[float, float]) -> Spread | None:
-    """Return how likely each number was; None where the tokens are not digits one by one.
+def distribution_from_logprobs(tokens: Sequence[TokenLogprobs],
+                               spans: tuple[NumberSpan, NumberSpan], sizes: tuple[int, int],
+                               window: tuple[float, float]) -> CoordinateDistribution | None:
+    """Return the distribution of two numbers; None unless each digit is a token.
 
-    size: of the numbers' ranges. reach: of the window about the reply in which mass will count as
-    sure. Only the replies that begin like this one are known. Where another digit could have
-    stood, its probability is shared out among what could follow, if the window holds all or none
-    of that; else it is left out, as is what stands in no alternative: what is sure is not
-    overrated.
+    sizes: ranges of the numbers. window: radii around the reply within which mass will count as
+    confidence. Only replies with the same first digits are known. The probability of another digit
+    is spread evenly over the numbers that it begins if the window contains all or none of them,
+    and dropped otherwise, as are tokens missing from the alternatives: the confidence is a lower
+    bound.
     """
-    places: dict[int, Token] = {}
+    token_at: dict[int, TokenLogprobs] = {}
     offset = 0
     for token in tokens:
-        places[offset] = token
+        token_at[offset] = token
         offset += len(token.text)
-    px, py = (_marginal(places, number, n, r)
-              for number, n, r in zip(numbers, size, reach, strict=True))
-    if px is None or py is None:
+    p_x, p_y = (_read_marginal(token_at, span, size, radius)
+                for span, size, radius in zip(spans, sizes, window, strict=True))
+    if p_x is None or p_y is None:
         return None
-    x, y = (int(number.digits) for number in numbers)
-    return Spread(px, py, (x, y))
+    return CoordinateDistribution(p_x, p_y, (int(spans[0].digits), int(spans[1].digits)))
 
 
-def _marginal(places: dict[int, Token], number: Written, size: int, reach: float) -> Array | None:
+def _read_marginal(token_at: dict[int, TokenLogprobs], span: NumberSpan, size: int, radius: float
+                   ) -> Array | None:
     """p(v), v = 0 .. size - 1."""
-    if len(number.digits) > len(str(size)):
-        return None  # far off the image
-    ending = _ending(places, number)
-    if ending is None:
+    p_end = _read_end_probability(token_at, span)
+    if p_end is None or len(span.digits) > len(str(size)):  # far off the image
         return None
-    p, reached = np.zeros(max(size, int(number.digits) + 1)), 1.0
-    for k, digit in enumerate(number.digits):
-        token = places.get(number.start + k)
+    p, p_prefix = np.zeros(max(size, int(span.digits) + 1)), 1.0
+    for k, digit in enumerate(span.digits):
+        token = token_at.get(span.start + k)
         if token is None or token.text != digit:
             return None
+        # Neighbours of the last digit are assumed to end with the reply's own probability.
+        p_next = p_end if 0 < k == len(span.digits) - 1 else 1.0
         for text, logprob in token.choices.items():
             if text != digit:
-                # The neighbours of a last digit end as surely as the reply itself.
-                last = 0 < k == len(number.digits) - 1
-                weight = reached * math.exp(logprob) * (ending if last else 1.0)
-                _add(p, number, number.digits[:k], text, weight, reach)
-        reached *= math.exp(token.choices[digit])
-    p[int(number.digits)] += reached * ending
+                _add_alternative(p, span, span.digits[:k], text,
+                                 p_prefix * math.exp(logprob) * p_next, radius)
+        p_prefix *= math.exp(token.choices[digit])
+    p[int(span.digits)] += p_prefix * p_end
     return p
 
 
-def _ending(places: dict[int, Token], number: Written) -> float | None:
-    """How likely the number ends where it ends; None where no token tells."""
-    if number.fixed:
+def _read_end_probability(token_at: dict[int, TokenLogprobs], span: NumberSpan) -> float | None:
+    """Probability that the number ends where it does; None without a token after it."""
+    if span.is_fixed_width:
         return 1.0
-    after = places.get(number.start + len(number.digits))
+    after = token_at.get(span.start + len(span.digits))
     if after is None:
         return None
-    return sum(math.exp(logprob) for text, logprob in after.choices.items() if _ends(number, text))
+    return sum(math.exp(logprob) for text, logprob in after.choices.items() if _is_end(span, text))
 
 
-def _ends(number: Written, text: str) -> bool:
-    return bool(number.end) and text.startswith(number.end)
+def _is_end(span: NumberSpan, text: str) -> bool:
+    return bool(span.terminator) and text.startswith(span.terminator)
 
 
-def _add(p: Array, number: Written, before: str, text: str, weight: float, reach: float) -> None:
-    """Give the numbers that a token at this place leads to their share of its probability."""
-    if DIGIT.fullmatch(text):
-        ranges = _begun_with(number, before + text, len(p))
+def _add_alternative(p: Array, span: NumberSpan, prefix: str, text: str, probability: float,
+                     radius: float) -> None:
+    """Distribute the probability of another token over the numbers that it leads to."""
+    if SINGLE_DIGIT.fullmatch(text):
+        ranges = _list_prefix_ranges(span, prefix + text, len(p))
         v = np.concatenate([np.arange(r.start, r.stop) for r in ranges])
-        near = np.abs(v - int(number.digits)) <= reach
-        if near.all() or not near.any():
-            p[ranges[0].start:ranges[0].stop] += weight / len(ranges[0])
-    elif before and not number.fixed and _ends(number, text):
-        p[int(before)] += weight
+        is_near = np.abs(v - int(span.digits)) <= radius
+        if is_near.all() or not is_near.any():
+            p[ranges[0].start:ranges[0].stop] += probability / len(ranges[0])
+    elif prefix and not span.is_fixed_width and _is_end(span, text):
+        p[int(prefix)] += probability
 
 
-def _begun_with(number: Written, begun: str, size: int) -> list[range]:
-    """The numbers that begin so, of as many digits as the reply's, then of more."""
-    left = len(number.digits) - len(begun)
-    if number.fixed or (left == 0 and len(begun) > 1):
-        return [range(int(begun) * 10 ** left, (int(begun) + 1) * 10 ** left)]
-    if int(begun) == 0:
-        return [range(1)]  # whole numbers do not begin with 0
-    ranges = [range(int(begun) * 10 ** left, (int(begun) + 1) * 10 ** left)]
+def _list_prefix_ranges(span: NumberSpan, prefix: str, size: int) -> list[range]:
+    """Ranges of the numbers with this prefix: those as long as the reply's, then longer ones."""
+    missing = len(span.digits) - len(prefix)
+    ranges = [range(int(prefix) * 10 ** missing, (int(prefix) + 1) * 10 ** missing)]
+    if span.is_fixed_width or (missing == 0 and len(prefix) > 1):
+        return ranges
+    if int(prefix) == 0:
+        return [range(1)]  # integers have no leading zero
     while ranges[-1].start * 10 < size:
         ranges.append(range(ranges[-1].start * 10, ranges[-1].stop * 10))
     return ranges

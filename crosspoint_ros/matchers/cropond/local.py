@@ -11,16 +11,16 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, View
 from crosspoint_ros.matchers.cropond import prompt, self_test
-from crosspoint_ros.matchers.cropond.coordinate_distribution import Place, place
-from crosspoint_ros.matchers.cropond.image_processor import seen_size_px
+from crosspoint_ros.matchers.cropond.coordinate_distribution import PointEstimate, estimate_point
+from crosspoint_ros.matchers.cropond.image_processor import smart_resize
 from crosspoint_ros.matchers.cropond.options import AUTO, LocalOptions
-from crosspoint_ros.matchers.cropond.prompt import Convention, Shown, Template
-from crosspoint_ros.matchers.cropond.reply_parser import NoPoint, point, points
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat, ImageSizes, ReplyTemplate
+from crosspoint_ros.matchers.cropond.reply_parser import ParseError, parse_point, parse_points
 
 if TYPE_CHECKING:
     from crosspoint_ros.matchers.cropond.engine.checkpoint import Checkpoint
     from crosspoint_ros.matchers.cropond.engine.engine import Engine, FreeReply, Picture
-    from crosspoint_ros.matchers.cropond.engine.reply_grammar import Form
+    from crosspoint_ros.matchers.cropond.engine.reply_grammar import ReplyFormat
 
 FREE_TOKENS = 96  # a sentence about both points, and then JSON
 
@@ -33,7 +33,7 @@ class CropondMatcher:
     Options = LocalOptions
     refined_by = 'xfeat'
 
-    def __init__(self, loaded: Checkpoint | None = None, **options: Any) -> None:
+    def __init__(self, checkpoint: Checkpoint | None = None, **options: Any) -> None:
         """Load the model and put it to its test. loaded: one that is in memory already.
 
         Raises ValueError, OSError or MemoryError with words for people.
@@ -46,25 +46,25 @@ class CropondMatcher:
             raise ValueError(f'cropond needs {error.name}: pip install torch '
                              '"transformers>=4.57,<6" pillow; on a Jetson torch comes from '
                              'NVIDIA') from error
-        self.checkpoint = loaded = loaded or checkpoint.load(
+        self.checkpoint = checkpoint = checkpoint or checkpoint.load_checkpoint(
             self.options.model, self.options.revision, self.options.device, self.options.weights)
         engine_options = EngineOptions(
             max_pixels=self.options.max_pixels, max_pairs=self.options.max_pairs,
             cuda_graphs=self.options.cuda_graphs)
-        self._about = {'model': loaded.folder.name, 'device': loaded.device_name,
-                       'weights': loaded.weights}
-        with memory.memory_errors(loaded.folder.name, loaded.needs_bytes, loaded.device):
-            self._begin(Engine(loaded.model, loaded.tokenizer, engine_options))
+        self._description = {'model': checkpoint.folder.name, 'device': checkpoint.device_name,
+                       'weights': checkpoint.weights}
+        with memory.explain_memory_errors(checkpoint.folder.name, checkpoint.required_bytes, checkpoint.device):
+            self._start(Engine(checkpoint.model, checkpoint.tokenizer, engine_options))
 
-    def _begin(self, engine: Engine) -> None:
+    def _start(self, engine: Engine) -> None:
         self.engine, self._lock = engine, threading.Lock()
-        self._learnt: dict[Convention, Form] = {}
-        self.convention = self.options.conventions[0]
-        self._score: self_test.Score | None = None
+        self._learned_formats: dict[CoordinateFormat, ReplyFormat] = {}
+        self.coord_format = self.options.coord_formats[0]
+        self._score: self_test.SelfTestScore | None = None
         if self.options.self_test:
-            self._score = self_test.decide(self, self.options.conventions,
+            self._score = self_test.run_self_test(self, self.options.coord_formats,
                                            self.options.allow_repeating)
-            self.convention = self._score.convention
+            self.coord_format = self._score.coord_format
         else:
             log.warning('self_test is off: nobody has seen whether this model finds anything')
 
@@ -77,22 +77,22 @@ class CropondMatcher:
         """
         views = (query.clicked, query.other)
         with self._lock:
-            (answer,) = self._asked(views, [query.pixel], self.convention)
+            (answer,) = self._locate_pixels(views, [query.pixel], self.coord_format)
         if isinstance(answer, Rejected):
             raise answer
-        return self._match(answer, self._shown(query.other))
+        return self._make_match(answer, self._image_sizes(query.other))
 
     def ground(self, view: View, instruction: str) -> Match:
         """Return the point that an instruction names.
 
         Raises `Rejected`: NOT_VISIBLE when the model names none, LOW_CONFIDENCE when it guesses.
         """
-        shown, pictures = self._shown(view), (self._picture(view),)
-        question = prompt.grounding(instruction)
+        sizes, images = self._image_sizes(view), (self._image_input(view),)
+        question = prompt.build_grounding_prompt(instruction)
         with self._lock:
-            (answer,) = self._places(pictures, [question], [None], shown, self.convention)
+            (answer,) = self._estimate_points(images, [question], [None], sizes, self.coord_format)
             if not isinstance(answer, Rejected):  # the forced form ends with the first place
-                self._check_single(self.engine.free(pictures, question, FREE_TOKENS), instruction)
+                self._require_single_point(self.engine.generate(images, question, FREE_TOKENS), instruction)
         if isinstance(answer, Rejected):
             raise answer
         if answer.confidence < self.options.min_ground_confidence:
@@ -100,19 +100,19 @@ class CropondMatcher:
                            f'{view.camera}: {answer.confidence:.2f} at the likeliest '
                            f'(cropond.min_ground_confidence '
                            f'{self.options.min_ground_confidence:g})')
-        return self._match(answer, shown)
+        return self._make_match(answer, sizes)
 
     def warm(self, views: tuple[View, ...]) -> None:
         """Prefill as many pairs of the newest frames as are remembered."""
-        pairs = list(permutations(map(self._picture, views), 2))[:self.options.max_pairs]
+        pairs = list(permutations(map(self._image_input, views), 2))[:self.options.max_pairs]
         for pair in pairs:
             with self._lock:
-                self.engine.prepare(pair)
+                self.engine.prefill(pair)
 
     def describe(self) -> Mapping[str, str]:
         """Say what it runs on, and how it reads and writes coordinates."""
-        return {**self._about, 'coordinates': self.convention.value,
-                'template': "the model's own" if self.convention in self._learnt else 'json',
+        return {**self._description, 'coordinates': self.coord_format.value,
+                'template': "the model's own" if self.coord_format in self._learned_formats else 'json',
                 'self_test': 'off' if self._score is None else str(self._score)}
 
     def match_all(self, queries: Sequence[Query]) -> list[Match | Rejected]:
@@ -122,121 +122,121 @@ class CropondMatcher:
             raise ValueError(f'queries on {len(views)} pairs of frames, one is needed')
         first = queries[0]
         with self._lock:
-            answers = self._asked((first.clicked, first.other), [q.pixel for q in queries],
-                                  self.convention)
-        shown = self._shown(first.other)
-        return [a if isinstance(a, Rejected) else self._match(a, shown) for a in answers]
+            answers = self._locate_pixels((first.clicked, first.other), [q.pixel for q in queries],
+                                  self.coord_format)
+        sizes = self._image_sizes(first.other)
+        return [a if isinstance(a, Rejected) else self._make_match(a, sizes) for a in answers]
 
     # --- what the self-test asks for
 
-    def ask(self, first: self_test.Image, second: self_test.Image, pixels: Sequence[Array],
-            convention: Convention) -> list[Array | None]:
+    def predict_points(self, first: self_test.Image, second: self_test.Image, pixels: Sequence[Array],
+            coord_format: CoordinateFormat) -> list[Array | None]:
         """Return where the second image shows pixels of the first; None where nothing is said."""
         from crosspoint_ros.matchers.cropond.engine.engine import Picture
-        pictures = (Picture('self-test', first),
+        images = (Picture('self-test', first),
                     Picture('self-test' if second is first else 'self-test, changed', second))
-        shown = [self._shown_size(p.rgb.shape[1], p.rgb.shape[0]) for p in pictures]
-        clicks = [prompt.written(convention, pixel, shown[0]) for pixel in pixels]
-        answers = self._places(pictures, [self._question(click) for click in clicks], clicks,
-                               shown[1], convention)
+        sizes = [self._compute_sizes(p.rgb.shape[1], p.rgb.shape[0]) for p in images]
+        clicks = [prompt.format_point(coord_format, pixel, sizes[0]) for pixel in pixels]
+        answers = self._estimate_points(images, [self._build_question(click) for click in clicks], clicks,
+                               sizes[1], coord_format)
         return [None if isinstance(a, Rejected)
-                else a.xy * prompt.px_per_unit(convention, shown[1]) for a in answers]
+                else a.xy * prompt.compute_unit_size_px(coord_format, sizes[1]) for a in answers]
 
     # --- the way of a click
 
-    def _asked(self, views: tuple[View, View], pixels: Sequence[Array], convention: Convention
-               ) -> list[Place | Rejected]:
-        clicks = [prompt.written(convention, p, self._shown(views[0])) for p in pixels]
-        return self._places((self._picture(views[0]), self._picture(views[1])),
-                            [self._question(click) for click in clicks], clicks,
-                            self._shown(views[1]), convention)
+    def _locate_pixels(self, views: tuple[View, View], pixels: Sequence[Array], coord_format: CoordinateFormat
+               ) -> list[PointEstimate | Rejected]:
+        clicks = [prompt.format_point(coord_format, p, self._image_sizes(views[0])) for p in pixels]
+        return self._estimate_points((self._image_input(views[0]), self._image_input(views[1])),
+                            [self._build_question(click) for click in clicks], clicks,
+                            self._image_sizes(views[1]), coord_format)
 
-    def _places(self, pictures: tuple[Picture, ...], questions: Sequence[str],
-                clicks: Sequence[tuple[str, str] | None], shown: Shown, convention: Convention
-                ) -> list[Place | Rejected]:
+    def _estimate_points(self, images: tuple[Picture, ...], questions: Sequence[str],
+                clicks: Sequence[tuple[str, str] | None], sizes: ImageSizes, coord_format: CoordinateFormat
+                ) -> list[PointEstimate | Rejected]:
         """Ask with the reply's form forced; where the model would not have it, let it reply."""
-        form = self._form(convention, shown)
-        asked = self.engine.spreads(pictures, questions, form)
-        answers: list[Place | Rejected] = []
+        reply_format = self._get_reply_format(coord_format, sizes)
+        asked = self.engine.decode_distributions(images, questions, reply_format)
+        answers: list[PointEstimate | Rejected] = []
         for question, click, (spread, *heard) in zip(questions, clicks, asked, strict=True):
-            instead = next((said.instead for said in heard if said.instead), '')
-            if self.options.template == AUTO and not all(said.goes_on for said in heard):
-                answers.append(self._in_own_words(pictures, question, click, shown, convention))
+            instead = next((said.preferred_token for said in heard if said.preferred_token), '')
+            if self.options.template == AUTO and not all(said.is_model_choice for said in heard):
+                answers.append(self._estimate_from_free_reply(images, question, click, sizes, coord_format))
             elif instead:  # words may be insisted upon, a number may not
                 answers.append(Rejected(Code.NOT_VISIBLE, 'where a number was due, the model '
                                         f'would have said {instead!r}: it names no point'))
             else:
-                answers.append(place(spread, self._window(convention, shown)))
+                answers.append(estimate_point(spread, self._window_units(coord_format, sizes)))
         return answers
 
-    def _in_own_words(self, pictures: tuple[Picture, ...], question: str,
-                      click: tuple[str, str] | None, shown: Shown, convention: Convention
-                      ) -> Place | Rejected:
+    def _estimate_from_free_reply(self, images: tuple[Picture, ...], question: str,
+                      click: tuple[str, str] | None, sizes: ImageSizes, coord_format: CoordinateFormat
+                      ) -> PointEstimate | Rejected:
         """Let the model reply freely; if that holds a point, learn the form and weigh it."""
-        reply = self.engine.free(pictures, question, FREE_TOKENS)
+        reply = self.engine.generate(images, question, FREE_TOKENS)
         try:
-            said = point(reply.text, click)
-        except NoPoint as error:
+            numbers = parse_point(reply.text, click)
+        except ParseError as error:
             return Rejected(Code.NOT_VISIBLE, str(error))
-        if min(said) < 0:
+        if min(numbers) < 0:
             return Rejected(Code.NOT_VISIBLE, f'the model replied {reply.text[:80]!r}: a point '
                             'with a sign is on no image')
-        digits = prompt.digits(convention, shown)
-        form = self.engine.alphabet.learnt(reply.tokens, convention, digits)
-        if form is None:
-            return self._unclear(reply.text)
-        ((spread, *_),) = self.engine.spreads(pictures, [question], form)
-        found = place(spread, self._window(convention, shown))
-        scale = prompt.RELATIVE_UNITS if convention is Convention.RELATIVE_1 else 1
-        if np.abs(np.array(said) * scale - spread.mode).max() > max(
-                self._window(convention, shown)):
-            return self._unclear(reply.text)  # other numbers than those of the point
-        self._learnt[convention] = form
+        digits = prompt.count_digits(coord_format, sizes)
+        reply_format = self.engine.tokenizer.infer_format(reply.tokens, coord_format, digits)
+        if reply_format is None:
+            return self._reject_unclear(reply.text)
+        ((distribution, *_),) = self.engine.decode_distributions(images, [question], reply_format)
+        estimate = estimate_point(distribution, self._window_units(coord_format, sizes))
+        scale = prompt.RELATIVE_UNITS if coord_format is CoordinateFormat.RELATIVE_1 else 1
+        if np.abs(np.array(numbers) * scale - distribution.mode).max() > max(
+                self._window_units(coord_format, sizes)):
+            return self._reject_unclear(reply.text)  # other numbers than those of the point
+        self._learned_formats[coord_format] = reply_format
         log.info('the model replies in a form of its own: %r', reply.text)
-        return found
+        return estimate
 
     @staticmethod
-    def _check_single(reply: FreeReply, instruction: str) -> None:
+    def _require_single_point(reply: FreeReply, instruction: str) -> None:
         """Raise `Rejected` unless a free reply names one place, and ends."""
-        found = len(set(points(reply.text)))
-        if found != 1 or len(reply.tokens) >= FREE_TOKENS:
-            raise Rejected(Code.LOW_CONFIDENCE if found else Code.NOT_VISIBLE,
-                           f'{instruction!r} names {found} places, or more than {FREE_TOKENS} '
+        count = len(set(parse_points(reply.text)))
+        if count != 1 or len(reply.tokens) >= FREE_TOKENS:
+            raise Rejected(Code.LOW_CONFIDENCE if count else Code.NOT_VISIBLE,
+                           f'{instruction!r} names {count} places, or more than {FREE_TOKENS} '
                            f'tokens hold; one is needed: the model replied {reply.text[:160]!r}')
 
     @staticmethod
-    def _unclear(text: str) -> Rejected:
+    def _reject_unclear(text: str) -> Rejected:
         return Rejected(Code.LOW_CONFIDENCE, f'the model replied {text[:80]!r}: how certain it is '
                         'of the point cannot be read from that')
 
-    def _match(self, found: Place, shown: Shown) -> Match:
-        scale = np.diag(prompt.px_per_unit(self.convention, shown))
-        return Match(scale @ found.xy, scale @ found.covariance @ scale, found.confidence,
-                     f'{self._about["model"]}, {found.confidence:.2f} of its digits agree')
+    def _make_match(self, estimate: PointEstimate, sizes: ImageSizes) -> Match:
+        scale = np.diag(prompt.compute_unit_size_px(self.coord_format, sizes))
+        return Match(scale @ estimate.xy, scale @ estimate.covariance @ scale, estimate.confidence,
+                     f'{self._description["model"]}, {estimate.confidence:.2f} of its digits agree')
 
-    def _form(self, convention: Convention, shown: Shown) -> Form:
-        digits = prompt.digits(convention, shown)
-        learnt = self._learnt.get(convention)
-        if learnt is not None and learnt.digits == digits:
-            return learnt
-        return self.engine.alphabet.form(Template(), convention, digits)
+    def _get_reply_format(self, coord_format: CoordinateFormat, sizes: ImageSizes) -> ReplyFormat:
+        digits = prompt.count_digits(coord_format, sizes)
+        learned = self._learned_formats.get(coord_format)
+        if learned is not None and learned.digits == digits:
+            return learned
+        return self.engine.tokenizer.form(ReplyTemplate(), coord_format, digits)
 
-    def _question(self, click: tuple[str, str]) -> str:
-        return prompt.pointing(*click, self.options.question)
+    def _build_question(self, click: tuple[str, str]) -> str:
+        return prompt.build_pointing_prompt(*click, self.options.question)
 
-    def _window(self, convention: Convention, shown: Shown) -> tuple[float, float]:
+    def _window_units(self, coord_format: CoordinateFormat, sizes: ImageSizes) -> tuple[float, float]:
         """The window in units along x and y: as many pixels both ways."""
-        reach_px = self.options.window * max(shown.width_px, shown.height_px)
-        x, y = reach_px / prompt.px_per_unit(convention, shown)
+        reach_px = self.options.window * max(sizes.width_px, sizes.height_px)
+        x, y = reach_px / prompt.compute_unit_size_px(coord_format, sizes)
         return float(x), float(y)
 
-    def _picture(self, view: View) -> Picture:
+    def _image_input(self, view: View) -> Picture:
         from crosspoint_ros.matchers.cropond.engine.engine import Picture
         return Picture((view.camera, view.stamp_ns), view.image)
 
-    def _shown(self, view: View) -> Shown:
-        return self._shown_size(view.intrinsics.width_px, view.intrinsics.height_px)
+    def _image_sizes(self, view: View) -> ImageSizes:
+        return self._compute_sizes(view.intrinsics.width_px, view.intrinsics.height_px)
 
-    def _shown_size(self, width_px: int, height_px: int) -> Shown:
-        return Shown(width_px, height_px,
-                     *seen_size_px(width_px, height_px, self.options.max_pixels))
+    def _compute_sizes(self, width_px: int, height_px: int) -> ImageSizes:
+        return ImageSizes(width_px, height_px,
+                     *smart_resize(width_px, height_px, self.options.max_pixels))

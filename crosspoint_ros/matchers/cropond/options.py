@@ -1,30 +1,30 @@
-"""The options of `cropond` and `cropond_remote`, checked before anything is loaded."""
+"""Options of `cropond` and `cropond_remote`, validated before anything is loaded."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crosspoint_ros.matchers.cropond.image_processor import MIN_PIXELS, TRAINED_MAX_PIXELS
-from crosspoint_ros.matchers.cropond.prompt import POINTING, Convention, check_question
+from crosspoint_ros.matchers.cropond.prompt import POINTING_PROMPT, CoordinateFormat, check_question
 
 AUTO = 'auto'
-CONVENTIONS = (AUTO, *(convention.value for convention in Convention))
+COORDINATE_OPTIONS = (AUTO, *(coord_format.value for coord_format in CoordinateFormat))
 
 
 @dataclass(frozen=True)
-class AskingOptions:
-    """How a model is asked, wherever it runs.
+class CropondOptions:
+    """Options of both matchers.
 
-    coordinates: 'auto', or a Convention by name. question: with {x} and {y} for the click.
-    max_pixels: images are shrunk to so many; CroPond was trained with 602112. window: share of the
-    image's longer side; the probability within it about the answer is the confidence.
-    min_ground_confidence: an instruction whose point is less certain is refused. self_test: ask
-    about known places before the first query. allow_repeating: take a model that fails the half of
-    it in which they have moved, as one does that merely repeats the click.
+    coordinates: 'auto', or the value of a CoordinateFormat. question: with {x} and {y} for the
+    click. max_pixels: larger images are shrunk; CroPond was trained with 602112. window: radius
+    around the mode whose probability is the confidence, as a share of the image's longer side.
+    min_ground_confidence: an instruction whose point is less certain is refused. self_test: test
+    the model before the first query. allow_repeating: accept a model that fails the half of the
+    self-test in which the points have moved, as one does that repeats the click.
     """
 
     coordinates: str = AUTO
-    question: str = POINTING
+    question: str = POINTING_PROMPT
     max_pixels: int = TRAINED_MAX_PIXELS
     window: float = 0.025
     min_ground_confidence: float = 0.5
@@ -32,31 +32,32 @@ class AskingOptions:
     allow_repeating: bool = False
 
     def __post_init__(self) -> None:
-        one_of('coordinates', self.coordinates, CONVENTIONS)
+        check_choice('coordinates', self.coordinates, COORDINATE_OPTIONS)
         for name in ('self_test', 'allow_repeating'):
-            if not isinstance(getattr(self, name), bool):  # the word 'false' would count as true
+            if not isinstance(getattr(self, name), bool):  # the string 'false' is truthy
                 raise ValueError(f'{name} must be true or false, got {getattr(self, name)!r}')
         check_question(self.question)
         if self.max_pixels < MIN_PIXELS:
             raise ValueError(f'max_pixels must be {MIN_PIXELS} or more, got {self.max_pixels}')
         for name in ('window', 'min_ground_confidence'):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f'{name} must lie in 0..1, got {getattr(self, name)}')
+            check_share(name, getattr(self, name))
 
     @property
-    def conventions(self) -> tuple[Convention, ...]:
-        """The conventions to choose from: one, or all, the authors' own first."""
-        return tuple(Convention) if self.coordinates == AUTO else (Convention(self.coordinates),)
+    def coord_formats(self) -> tuple[CoordinateFormat, ...]:
+        """The formats to choose from: one, or all, CroPond's own first."""
+        if self.coordinates == AUTO:
+            return tuple(CoordinateFormat)
+        return (CoordinateFormat(self.coordinates),)
 
 
 @dataclass(frozen=True)
-class LocalOptions(AskingOptions):
-    """The options of `cropond`.
+class LocalOptions(CropondOptions):
+    """Options of `cropond`.
 
     model: a folder, or the id of a repository on the hub with its revision (a commit). device:
     'auto', 'cuda' or 'cpu'. weights: 'auto' (bfloat16 on a GPU, float32 on a CPU), 'bfloat16',
-    'float32', or '4bit'. template: 'auto' takes the model's own, 'json' insists on
-    `{"point_2d": [x, y]}`. max_pairs: frame pairs that are remembered.
+    'float32', or '4bit'. template: 'auto' accepts the model's own reply format, 'json' enforces
+    `{"point_2d": [x, y]}`. max_pairs: number of cached frame pairs.
     """
 
     model: str = ''
@@ -72,22 +73,22 @@ class LocalOptions(AskingOptions):
         if not self.model:
             raise ValueError('cropond.model is not set: give the folder of a CroPond or Qwen2.5-VL '
                              'checkpoint (config.json, tokenizer.json, *.safetensors)')
-        one_of('device', self.device, (AUTO, 'cuda', 'cpu'))
-        one_of('weights', self.weights, (AUTO, 'bfloat16', 'float32', '4bit'))
-        one_of('template', self.template, (AUTO, 'json'))
+        check_choice('device', self.device, (AUTO, 'cuda', 'cpu'))
+        check_choice('weights', self.weights, (AUTO, 'bfloat16', 'float32', '4bit'))
+        check_choice('template', self.template, (AUTO, 'json'))
         if self.max_pairs < 1:
             raise ValueError(f'max_pairs must be 1 or more, got {self.max_pairs}')
 
 
 @dataclass(frozen=True)
-class RemoteOptions(AskingOptions):
-    """The options of `cropond_remote`.
+class RemoteOptions(CropondOptions):
+    """Options of `cropond_remote`.
 
-    url: of an OpenAI-compatible server, up to and with /v1. model: its name there, '' for the only
-    one. key_env: the environment variable that holds the key. deadline_s: longest time a query may
-    take. ca_file: the certificate authority of a server with one of its own. proxy: of one outside
-    of the robot's network; those of the environment are not used. confidence_unknown: what an
-    answer is worth of a server that tells no probabilities.
+    url: of an OpenAI-compatible server, including /v1. model: its name there, '' if there is only
+    one. key_env: environment variable with the API key. deadline_s: maximum duration of a query.
+    ca_file: certificate authority of a server with a private one. proxy: for a server outside of
+    the robot's network; proxies of the environment are not used. confidence_unknown: confidence
+    of an answer from a server that returns no log-probabilities.
     """
 
     url: str = 'http://127.0.0.1:8000/v1'
@@ -96,8 +97,8 @@ class RemoteOptions(AskingOptions):
     deadline_s: float = 4.0
     ca_file: str = ''
     proxy: str = ''
-    # Below limits.min_confidence: refused, unless a refiner confirms it. docs/fusion.md has what a
-    # model is worth there that is 0.5 confident of everything.
+    # Below limits.min_confidence: refused, unless a refiner confirms it. docs/fusion.md evaluates
+    # a model with a constant confidence of 0.5.
     confidence_unknown: float = 0.49
 
     def __post_init__(self) -> None:
@@ -105,16 +106,20 @@ class RemoteOptions(AskingOptions):
         if not self.url.startswith(('http://', 'https://')):
             raise ValueError(f'url must begin with http:// or https://, got {self.url!r}')
         if '@' in self.url:
-            raise ValueError('url must not hold a key or password (it would stand in logs): put it '
-                             f'in the environment variable {self.key_env}')
-        if not 0 < self.confidence_unknown <= 1:
-            raise ValueError('confidence_unknown must lie in 0..1, got '
-                             f'{self.confidence_unknown}')
+            raise ValueError('url must not contain a key or password, which would appear in logs: '
+                             f'put it in the environment variable {self.key_env}')
+        check_share('confidence_unknown', self.confidence_unknown)
         if not self.deadline_s > 0:
             raise ValueError(f'deadline_s must be more than 0, got {self.deadline_s}')
 
 
-def one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """Raise ValueError unless an option has one of its known values."""
-    if value not in known:
-        raise ValueError(f'{name}: {value!r} is none of {", ".join(known)}')
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless an option has one of its allowed values."""
+    if value not in choices:
+        raise ValueError(f'{name}: {value!r} is none of {", ".join(choices)}')
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless an option is more than 0 and at most 1."""
+    if not 0 < value <= 1:
+        raise ValueError(f'{name} must lie in 0..1, got {value}')

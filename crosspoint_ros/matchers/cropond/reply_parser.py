@@ -1,4 +1,4 @@
-"""Points in free text, however the model chose to write them."""
+"""Parses points and multiple-choice answers from free-text model replies."""
 from __future__ import annotations
 
 import json
@@ -7,133 +7,150 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-# Longer replies are not read to their end: a point stands before it, or nowhere.
-READ_CHARACTERS = 4000
-SHOWN_CHARACTERS = 120
-# What Chinese text has for brackets, commas and colons.
-PLAIN = str.maketrans('（）［］【】，：；', '()[][],:;')
+from crosspoint_ros.core.datatypes import Code, Rejected
+
+MAX_REPLY_CHARS = 4000  # the rest of a longer reply is ignored
+QUOTED_CHARS = 120
+# Full-width brackets, commas and colons of Chinese text.
+ASCII_PUNCTUATION = str.maketrans('（）［］【】，：；', '()[][],:;')
 NUMBER = r'[-+]?(?:\d+\.\d+|\.\d+|\d+)(?:[eE][-+]?\d+)?(?: ?px\b)?'
 SEPARATOR = r'(?:\s*[,;]\s*|\s+)'
 PAIR = rf'({NUMBER}){SEPARATOR}({NUMBER})'
 QUOTE = r'["\']?'
 COMMENT = re.compile(r'(?<![:"\w])//[^\n]*|/\*.*?\*/|(?m:^\s*#[^\n]*)', re.S)
 TRAILING_COMMA = re.compile(r',(\s*[\]}])')
-# The ways to write a point in text. Within brackets the number must be seen to end: of a reply that
-# was cut off, `[512, 30` may be the beginning of [512, 307].
-IN_TEXT = re.compile('|'.join((
+# Ways to write a point in text. Brackets must be closed: in a reply that was cut off, `[512, 30` may
+# be the beginning of [512, 307].
+POINT_IN_TEXT = re.compile('|'.join((
     rf'{QUOTE}point(?:_2d|s)?{QUOTE}\s*[:=]\s*[\[(]+\s*{PAIR}(?=\s*[\])}}])',
     rf'{QUOTE}point(?:_2d|s)?{QUOTE}\s*[:=]\s*{PAIR}(?![\d.]|{SEPARATOR}[-+.\d])',
     rf'\bx\d?{QUOTE}\s*[:=]\s*{QUOTE}({NUMBER})(?:{QUOTE}[,;\s]\s*|\s+)(?:and\s+)?'
     rf'{QUOTE}y\d?{QUOTE}\s*[:=]\s*{QUOTE}({NUMBER})',
     rf'\[\s*{PAIR}\s*\]', rf'\(\s*{PAIR}\s*\)')), re.I)
-ALONE = re.compile(rf'^\s*{PAIR}\s*\.?\s*$')
+BARE_PAIR = re.compile(rf'^\s*{PAIR}\s*\.?\s*$')
 POINT_KEYS = ('point_2d', 'point', 'points', 'coordinates', 'coordinate', 'position', 'points_2d')
-# An option that is called the answer, else one that stands alone: `A cup` is an article.
-ANSWER = re.compile(r'(?i:answer|option|choice)(?:\s+(?i:is))?\s*:?\s*[*("]*([A-D])(?![A-Za-z])')
-LETTER = re.compile(r'(?<![A-Za-z])(?:A(?!\s+[a-z])|[B-D])(?![A-Za-z])')
+# An option named as the answer, else a single letter, unless it is an article (`A cup`).
+LABELLED_CHOICE = re.compile(
+    r'(?i:answer|option|choice)(?:\s+(?i:is))?\s*:?\s*[*("]*([A-D])(?![A-Za-z])')
+BARE_CHOICE = re.compile(r'(?<![A-Za-z])(?:A(?!\s+[a-z])|[B-D])(?![A-Za-z])')
 
 
-class NoPoint(ValueError):  # noqa: N818  (an answer of the model's, not a bug)
-    """A reply that names no point, or whatever else was asked for; quotes it."""
+class ParseError(ValueError):
+    """A reply without the expected point or answer; the message quotes it."""
 
-    def __init__(self, reply: str, asked: str = 'point') -> None:
-        words = ' '.join(reply.split())
-        short = words if len(words) <= SHOWN_CHARACTERS else words[:SHOWN_CHARACTERS] + '…'
-        super().__init__(f'the model replied {short!r}: no {asked}' if words
+    def __init__(self, reply: str, expected: str = 'point') -> None:
+        text = ' '.join(reply.split())
+        quote = text if len(text) <= QUOTED_CHARS else text[:QUOTED_CHARS] + '…'
+        super().__init__(f'the model replied {quote!r}: no {expected}' if text
                          else 'the model replied nothing')
 
 
-def points(reply: str) -> list[tuple[float, float]]:
-    """Return every point of a reply, in order: of its JSON if that has any, else of its text.
+def parse_points(reply: str) -> list[tuple[float, float]]:
+    """Return all points of a reply in order: those of its JSON, or else those of its text.
 
-    Numbers are returned as they stand, negative and out of range ones too: what they mean is for
-    the coordinate convention to say, and what is off the image is refused later on.
+    Numbers are returned as written, also negative ones and those off the image.
     """
-    reply = reply[:READ_CHARACTERS].translate(PLAIN)
-    return [found for data in _json_values(reply) for found in _in_data(data)] or _in_text(reply)
+    reply = reply[:MAX_REPLY_CHARS].translate(ASCII_PUNCTUATION)
+    return ([point for data in _iter_json(reply) for point in _iter_json_points(data)]
+            or _find_text_points(reply))
 
 
-def point(reply: str, clicked: tuple[str, str] | None = None) -> tuple[float, float]:
-    """Return the one point that a reply names. Raises `NoPoint`, also if it names several.
+def parse_point(reply: str, clicked: tuple[str, str] | None = None) -> tuple[float, float]:
+    """Return the only point of a reply. Raises `ParseError` for none or several.
 
-    clicked: the point as it was asked about. Prose that says it again ("the point [56, 323] maps
-    to [512, 307]") does not mean it, if another one follows.
+    clicked: the point in the question; ignored where a reply repeats it next to another one ("the
+    point [56, 323] maps to [512, 307]").
     """
-    found = list(dict.fromkeys(points(reply)))
-    if not found:
-        raise NoPoint(reply)
-    asked = None if clicked is None else (float(clicked[0]), float(clicked[1]))
-    meant = [each for each in found if each != asked] or found
-    if len(meant) > 1:  # which of them is a guess, and a robot moves on it
-        raise NoPoint(reply, f'single point but {len(meant)}')
-    return meant[0]
+    points = list(dict.fromkeys(parse_points(reply)))
+    if not points:
+        raise ParseError(reply)
+    click = None if clicked is None else (float(clicked[0]), float(clicked[1]))
+    candidates = [point for point in points if point != click] or points
+    if len(candidates) > 1:  # choosing one would be a guess, and a robot moves on it
+        raise ParseError(reply, f'single point but {len(candidates)}')
+    return candidates[0]
 
 
-def letter(reply: str, options: Sequence[str] = ()) -> str:
-    """Return the option A to D that a reply chooses. Raises `NoPoint` if it chooses none.
+def parse_visible_point(reply: str, clicked: tuple[str, str] | None = None) -> tuple[float, float]:
+    """Return the only point of a reply; raises `Rejected` (NOT_VISIBLE) for none or a negative one.
 
-    options: their texts, for a reply that says one of them instead of its letter.
+    Models write -1 for a point that the image does not show.
     """
-    chosen = ANSWER.findall(reply) or LETTER.findall(reply)
-    if chosen:
-        return str(chosen[-1])
-    said = [name for name, text in zip('ABCD', options, strict=False)
-            if re.search(rf'(?<!\w){re.escape(text)}(?!\w)', reply, re.I)]
-    if len(said) != 1:
-        raise NoPoint(reply, 'answer')
-    return said[0]
+    try:
+        x, y = parse_point(reply, clicked)
+    except ParseError as error:
+        raise Rejected(Code.NOT_VISIBLE, str(error)) from error
+    if min(x, y) < 0:
+        raise Rejected(Code.NOT_VISIBLE, f'the model replied ({x:g}, {y:g}): negative coordinates '
+                       'mean that the point is not visible')
+    return x, y
 
 
-def _json_values(reply: str) -> Iterator[Any]:
-    """Everything in a reply that is JSON: in fences, else from any bracket on; comments dropped."""
+def parse_choice(reply: str, options: Sequence[str] = ()) -> str:
+    """Return the option A to D that a reply chooses. Raises `ParseError` if it chooses none.
+
+    options: their texts, for a reply that quotes one of them instead of its letter.
+    """
+    letters = LABELLED_CHOICE.findall(reply) or BARE_CHOICE.findall(reply)
+    if letters:
+        return str(letters[-1])
+    matching = [name for name, text in zip('ABCD', options, strict=False)
+                if re.search(rf'(?<!\w){re.escape(text)}(?!\w)', reply, re.I)]
+    if len(matching) != 1:
+        raise ParseError(reply, 'answer')
+    return matching[0]
+
+
+def _iter_json(reply: str) -> Iterator[Any]:
+    """Objects and lists of objects in a reply's JSON, without code fences and comments."""
     text = re.sub(r'```(?:\w+)?', '\n', COMMENT.sub('', reply))
     text = TRAILING_COMMA.sub(r'\1', text)
     decoder = json.JSONDecoder()
-    place = 0
-    while match := re.compile(r'[\[{]').search(text, place):
+    position = 0
+    while match := re.compile(r'[\[{]').search(text, position):
         try:
-            value, place = decoder.raw_decode(text, match.start())
-        except (ValueError, RecursionError):  # a number of 5000 digits is a ValueError
-            place = match.end()
+            value, position = decoder.raw_decode(text, match.start())
+        except (ValueError, RecursionError):  # ValueError also for a number of 5000 digits
+            position = match.end()
             continue
-        if isinstance(value, dict) or _holds_a_dict(value):
+        if isinstance(value, dict) or _contains_dict(value):
             yield value
 
 
-def _holds_a_dict(value: Any) -> bool:
+def _contains_dict(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(item, dict) for item in value)
 
 
-def _in_data(data: Any) -> Iterator[tuple[float, float]]:
+def _iter_json_points(data: Any) -> Iterator[tuple[float, float]]:
     """Points of a JSON value, however deep."""
     if isinstance(data, list):
         for item in data:
-            yield from _in_data(item)
+            yield from _iter_json_points(item)
         return
     if not isinstance(data, dict):
         return
     keys = {str(key).lower(): value for key, value in data.items()}
     for name in POINT_KEYS:
         if name in keys:
-            yield from _in_value(keys[name])
+            yield from _iter_value_points(keys[name])
     if 'x' in keys and 'y' in keys:
-        yield from _pair([keys['x'], keys['y']])
+        yield from _iter_pair([keys['x'], keys['y']])
 
 
-def _in_value(value: Any) -> Iterator[tuple[float, float]]:
+def _iter_value_points(value: Any) -> Iterator[tuple[float, float]]:
     """Points of what stands under a key that names points."""
     if isinstance(value, dict):
-        yield from _in_data(value)
+        yield from _iter_json_points(value)
     elif isinstance(value, str):
-        yield from _in_text(value)
+        yield from _find_text_points(value)
     elif isinstance(value, list) and value and isinstance(value[0], (list, dict)):
         for item in value:
-            yield from _in_value(item)
+            yield from _iter_value_points(item)
     elif isinstance(value, list) and len(value) == 2:
-        yield from _pair(value)
+        yield from _iter_pair(value)
 
 
-def _pair(values: list[Any]) -> Iterator[tuple[float, float]]:
+def _iter_pair(values: list[Any]) -> Iterator[tuple[float, float]]:
     try:
         x, y = (float(value) for value in values if not isinstance(value, bool))
     except (TypeError, ValueError, OverflowError):
@@ -142,10 +159,10 @@ def _pair(values: list[Any]) -> Iterator[tuple[float, float]]:
         yield x, y
 
 
-def _in_text(text: str) -> list[tuple[float, float]]:
+def _find_text_points(text: str) -> list[tuple[float, float]]:
     found: list[tuple[float, float]] = []
-    alone = ALONE.match(text)
-    for match in IN_TEXT.finditer(text) if alone is None else [alone]:
+    bare = BARE_PAIR.match(text)
+    for match in POINT_IN_TEXT.finditer(text) if bare is None else [bare]:
         numbers = [number for number in match.groups() if number is not None]
-        found += _pair([number.lower().removesuffix('px') for number in numbers])
+        found += _iter_pair([number.lower().removesuffix('px') for number in numbers])
     return found

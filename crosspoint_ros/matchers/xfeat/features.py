@@ -9,14 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, View
-from crosspoint_ros.matchers.xfeat.network import CELL_PX, SIDE_PX, Backbone, FloatMap, Response
-from crosspoint_ros.matchers.xfeat.options import Recipe
+from crosspoint_ros.matchers.xfeat.network import (
+    CELL_PX,
+    SIDE_PX,
+    Backbone,
+    FloatMap,
+    NetworkOutput,
+)
+from crosspoint_ros.matchers.xfeat.options import XFeatOptions
 
 # Rays further off the axis than this have no useful place on a flat ideal image.
 MIN_RAY_Z = 0.2
 
 
-class WorkingImage:
+class ScaledCamera:
     """One camera's image, shrunk or enlarged until its long side is `long_side_px`.
 
     Three kinds of pixels: *published* (the topic's own), *working* (the same image, resized:
@@ -27,37 +33,37 @@ class WorkingImage:
         if intrinsics.model != 'equidistant' and not any(intrinsics.distortion):
             intrinsics = replace(intrinsics, distortion=())   # no need to undistort anything
         self.intrinsics = intrinsics
-        self.zoom = long_side_px / max(intrinsics.width_px, intrinsics.height_px)
-        self.width_px = intrinsics.width_px * self.zoom
-        self.height_px = intrinsics.height_px * self.zoom
+        self.scale = long_side_px / max(intrinsics.width_px, intrinsics.height_px)
+        self.width_px = intrinsics.width_px * self.scale
+        self.height_px = intrinsics.height_px * self.scale
         self.ideal_matrix: Array = np.array([
-            [intrinsics.fx_px * self.zoom, 0, self._shrink(intrinsics.cx_px)],
-            [0, intrinsics.fy_px * self.zoom, self._shrink(intrinsics.cy_px)],
+            [intrinsics.fx_px * self.scale, 0, self._scale(intrinsics.cx_px)],
+            [0, intrinsics.fy_px * self.scale, self._scale(intrinsics.cy_px)],
             [0, 0, 1]])
 
-    def _shrink(self, value: npt.ArrayLike) -> Array:
-        return (np.asarray(value, dtype=np.float64) + 0.5) * self.zoom - 0.5
+    def _scale(self, value: npt.ArrayLike) -> Array:
+        return (np.asarray(value, dtype=np.float64) + 0.5) * self.scale - 0.5
 
-    def working(self, published: npt.ArrayLike) -> Array:
+    def to_scaled(self, published: npt.ArrayLike) -> Array:
         """Published pixels (..., 2) to working pixels; (0, 0) is the centre of the first pixel."""
-        return self._shrink(published)
+        return self._scale(published)
 
-    def published(self, working: npt.ArrayLike) -> Array:
+    def to_image(self, working: npt.ArrayLike) -> Array:
         """Working pixels (..., 2) to published ones."""
-        return (np.asarray(working, dtype=np.float64) + 0.5) / self.zoom - 0.5
+        return (np.asarray(working, dtype=np.float64) + 0.5) / self.scale - 0.5
 
-    def ray_cam(self, working: npt.ArrayLike) -> Array:
+    def unproject(self, working: npt.ArrayLike) -> Array:
         """Working pixels (..., 2) to rays (..., 3) with z = 1; NaN far off the optical axis."""
-        rays = self.intrinsics.unproject(self.published(working))
+        rays = self.intrinsics.unproject(self.to_image(working))
         return rays / np.where(rays[..., 2:] > MIN_RAY_Z, rays[..., 2:], np.nan)
 
-    def ideal(self, working: npt.ArrayLike) -> Array:
+    def to_ideal(self, working: npt.ArrayLike) -> Array:
         """Working pixels (..., 2) to ideal ones; NaN far off the optical axis."""
-        return np.asarray((self.ray_cam(working) @ self.ideal_matrix.T)[..., :2])
+        return np.asarray((self.unproject(working) @ self.ideal_matrix.T)[..., :2])
 
     def project(self, point_cam_m: npt.ArrayLike) -> Array:
         """Points (..., 3) to working pixels; NaN where this camera cannot see them at all."""
-        return self.working(self.intrinsics.project(point_cam_m))
+        return self.to_scaled(self.intrinsics.project(point_cam_m))
 
     def contains(self, working: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Tell which working pixels (..., 2) lie on the image."""
@@ -87,29 +93,29 @@ EDGE_M, EDGE_SHARE = 0.02, 0.03
 class DescriptorMap:
     """Dense descriptors of an image, read at any working pixel."""
 
-    def __init__(self, descriptors: FloatMap, working: WorkingImage) -> None:
+    def __init__(self, descriptors: FloatMap, working: ScaledCamera) -> None:
         self.rows, self.columns, self.channels = descriptors.shape
         # cv2.remap and cv2.resize interpolate at most four channels at once.
         self._layers = [np.ascontiguousarray(descriptors[..., c:c + 4])
                         for c in range(0, self.channels, 4)]
         self._working = working
 
-    def at(self, pixel: Array) -> FloatMap:
+    def sample(self, pixel: Array) -> FloatMap:
         """Return unit descriptors (n, c) at working pixels (n, 2), bicubic as in XFeat itself."""
         pixel = np.asarray(pixel, dtype=np.float64)
         x = (pixel[:, 0] + 0.5) * self.columns / self._working.width_px - 0.5
         y = (pixel[:, 1] + 0.5) * self.rows / self._working.height_px - 0.5
-        return unit(sample(self._layers, x, y, cv2.INTER_CUBIC))
+        return normalize(sample(self._layers, x, y, cv2.INTER_CUBIC))
 
-    def resized(self, columns: int, rows: int) -> FloatMap:
+    def resize(self, columns: int, rows: int) -> FloatMap:
         """Return unit descriptors (rows, columns, c) on a grid over the same image."""
         how = cv2.INTER_AREA if self.columns > columns else cv2.INTER_CUBIC
         layers = [cv2.resize(layer, (columns, rows), interpolation=how) for layer in self._layers]
-        return unit(np.concatenate(layers, axis=-1))
+        return normalize(np.concatenate(layers, axis=-1))
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
+class FeatureLevel:
     """One scale of a frame: keypoints (n, 2), working and ideal px, strongest first, and
     descriptors (n, 64); and the dense descriptors."""
 
@@ -119,24 +125,24 @@ class Level:
     dense: DescriptorMap
 
 
-class Frame:
+class FeatureFrame:
     """One view, prepared for matching: its levels are computed once, by `ensure`."""
 
-    def __init__(self, view: View, recipe: Recipe) -> None:
+    def __init__(self, view: View, options: XFeatOptions) -> None:
         self.view = view
-        self.recipe = recipe
-        self.working = WorkingImage(view.intrinsics, recipe.working_px)
-        _check_grid(view, self.working)
-        self.mask = view.mask if recipe.use_mask else None
-        self.levels: dict[float, Level] = {}
+        self.options = options
+        self.scaled = ScaledCamera(view.intrinsics, options.working_px)
+        _check_grid(view, self.scaled)
+        self.mask = view.mask if options.use_mask else None
+        self.levels: dict[float, FeatureLevel] = {}
 
-    def is_of(self, view: View) -> bool:
+    def is_same_image(self, view: View) -> bool:
         """Tell whether this frame was made of the very same image, mask and depth, by identity."""
         return (self.view.image is view.image and self.view.mask is view.mask
                 and self.view.intrinsics == view.intrinsics
-                and (not self.recipe.use_depth or self.view.depth_m is view.depth_m))
+                and (not self.options.use_depth or self.view.depth_m is view.depth_m))
 
-    def ensure(self, scale: float, backbone: Backbone) -> Level:
+    def ensure(self, scale: float, backbone: Backbone) -> FeatureLevel:
         """Compute a level unless it is there."""
         if scale not in self.levels:
             response = backbone(self._network_image(scale))
@@ -144,7 +150,7 @@ class Frame:
         return self.levels[scale]
 
     def _network_image(self, scale: float) -> npt.NDArray[np.uint8]:
-        size = (self.working.width_px * scale, self.working.height_px * scale)
+        size = (self.scaled.width_px * scale, self.scaled.height_px * scale)
         width, height = (max(round(side / SIDE_PX), 1) * SIDE_PX for side in size)
         image = self.view.image
         if image.shape[:2] == (height, width):
@@ -152,27 +158,27 @@ class Frame:
         how = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(image, (width, height), interpolation=how))
 
-    def _level(self, response: Response) -> Level:
+    def _level(self, response: NetworkOutput) -> FeatureLevel:
         rows, columns = response.heat.shape
-        y, x = keypoints(response.heat, self.recipe.min_heat)
-        pixels = np.stack([(x + 0.5) * self.working.width_px / columns - 0.5,
-                           (y + 0.5) * self.working.height_px / rows - 0.5], axis=-1)
+        y, x = detect_keypoints(response.heat, self.options.min_heat)
+        pixels = np.stack([(x + 0.5) * self.scaled.width_px / columns - 0.5,
+                           (y + 0.5) * self.scaled.height_px / rows - 0.5], axis=-1)
         reliability = sample([response.reliability[..., None]], (x + 0.5) / CELL_PX - 0.5,
                              (y + 0.5) / CELL_PX - 0.5, cv2.INTER_LINEAR)[:, 0]
         strength = response.heat[y, x] * reliability
-        ideal = self.working.ideal(pixels)
-        strength[self.hidden(pixels) | ~np.isfinite(ideal).all(axis=1)] = -1
-        order = np.argsort(-strength, kind='stable')[:self.recipe.max_keypoints]
+        ideal = self.scaled.to_ideal(pixels)
+        strength[self.is_masked(pixels) | ~np.isfinite(ideal).all(axis=1)] = -1
+        order = np.argsort(-strength, kind='stable')[:self.options.max_keypoints]
         order = order[strength[order] >= 0]
-        dense = DescriptorMap(response.descriptors, self.working)
-        return Level(pixels[order], ideal[order], dense.at(pixels[order]), dense)
+        dense = DescriptorMap(response.descriptors, self.scaled)
+        return FeatureLevel(pixels[order], ideal[order], dense.sample(pixels[order]), dense)
 
-    def hidden(self, pixel: Array) -> npt.NDArray[np.bool_]:
+    def is_masked(self, pixel: Array) -> npt.NDArray[np.bool_]:
         """Tell which working pixels (..., 2) the robot's own body covers."""
         pixel = np.asarray(pixel)
         if self.mask is None:
             return np.zeros(pixel.shape[:-1], bool)
-        x, y = np.moveaxis(np.round(self.working.published(pixel)).astype(int), -1, 0)
+        x, y = np.moveaxis(np.round(self.scaled.to_image(pixel)).astype(int), -1, 0)
         return self.mask[y.clip(0, self.mask.shape[0] - 1), x.clip(0, self.mask.shape[1] - 1)]
 
     @cached_property
@@ -193,49 +199,49 @@ class Frame:
     @cached_property
     def fine_grid(self) -> Array:
         """Working pixels (rows, columns, 2) of the score map."""
-        return self.working.grid(FINE_PX)
+        return self.scaled.grid(FINE_PX)
 
     @cached_property
     def fine_ideal(self) -> Array:
         """Ideal pixels (rows, columns, 2) of the score map."""
-        return self.working.ideal(self.fine_grid)
+        return self.scaled.to_ideal(self.fine_grid)
 
     @cached_property
-    def fine_hidden(self) -> npt.NDArray[np.bool_]:
+    def fine_masked(self) -> npt.NDArray[np.bool_]:
         """Tell which points (rows, columns) of the score map the robot's own body covers."""
-        return self.hidden(self.fine_grid)
+        return self.is_masked(self.fine_grid)
 
 
-def _check_grid(view: View, working: WorkingImage) -> None:
+def _check_grid(view: View, working: ScaledCamera) -> None:
     """Raise `Rejected` for an image so thin that no descriptor lies across it."""
     if min(working.grid_size(COARSE_PX)) >= 1:
         return
     size = view.intrinsics
     raise Rejected(Code.BAD_REQUEST, f'{view.camera}: {size.width_px}x{size.height_px} px is too '
                    'thin to be matched: with that longer side the shorter one must have more than '
-                   f'{COARSE_PX / 2 / working.zoom:.1f} px: publish a larger part of the image')
+                   f'{COARSE_PX / 2 / working.scale:.1f} px: publish a larger part of the image')
 
 
-class MultiScale:
+class MultiScaleDescriptors:
     """The descriptors of several levels of a frame as one, each scale with the same weight."""
 
-    def __init__(self, frame: Frame, scales: tuple[float, ...]) -> None:
+    def __init__(self, frame: FeatureFrame, scales: tuple[float, ...]) -> None:
         self._maps = [frame.levels[scale].dense for scale in scales]
         self._frame = frame
 
-    def at(self, pixel: Array) -> FloatMap:
+    def sample(self, pixel: Array) -> FloatMap:
         """Return descriptors (n, 64 x scales) at working pixels (n, 2)."""
-        return np.concatenate([m.at(pixel) for m in self._maps], axis=1) / len(self._maps) ** 0.5
+        return np.concatenate([m.sample(pixel) for m in self._maps], axis=1) / len(self._maps) ** 0.5
 
     @cached_property
     def coarse(self) -> FloatMap:
         """Descriptors (rows, columns, 64 x scales) on a grid of 8 px."""
-        columns, rows = self._frame.working.grid_size(COARSE_PX)
-        layers = [m.resized(columns, rows) for m in self._maps]
+        columns, rows = self._frame.scaled.grid_size(COARSE_PX)
+        layers = [m.resize(columns, rows) for m in self._maps]
         return np.concatenate(layers, axis=-1) / np.float32(len(layers) ** 0.5)
 
 
-def keypoints(heat: FloatMap, min_heat: float) -> tuple[npt.NDArray[np.intp], ...]:
+def detect_keypoints(heat: FloatMap, min_heat: float) -> tuple[npt.NDArray[np.intp], ...]:
     """Return rows and columns of the maxima within 5x5 px that exceed `min_heat`."""
     peak = (heat == cv2.dilate(heat, np.ones((5, 5), np.uint8))) & (heat > min_heat)
     return np.nonzero(peak)
@@ -256,6 +262,6 @@ def sample(layers: list[FloatMap], x: Array, y: Array, how: int) -> FloatMap:
     return np.concatenate(found, axis=1)
 
 
-def unit(vectors: FloatMap) -> FloatMap:
+def normalize(vectors: FloatMap) -> FloatMap:
     """Scale vectors (..., c) to length one."""
     return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + np.float32(1e-9))

@@ -11,19 +11,24 @@ from typing import Any
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, Transform, View
-from crosspoint_ros.matchers.xfeat.confidence import confidence, covariance_px2
-from crosspoint_ros.matchers.xfeat.features import Frame
+from crosspoint_ros.matchers.xfeat.confidence import predict_confidence, predict_covariance_px2
+from crosspoint_ros.matchers.xfeat.features import FeatureFrame
 from crosspoint_ros.matchers.xfeat.network import Backbone
-from crosspoint_ros.matchers.xfeat.options import Recipe
+from crosspoint_ros.matchers.xfeat.options import XFeatOptions
 from crosspoint_ros.matchers.xfeat.pair_geometry import (
-    Pair,
-    clicked_depth,
+    PairGeometry,
+    depth_at,
     pair_from_depth,
     pair_from_images,
     pair_from_poses,
 )
-from crosspoint_ros.matchers.xfeat.score_map import Near
-from crosspoint_ros.matchers.xfeat.search import Found, refuse_far, search_by_depth, search_by_looks
+from crosspoint_ros.matchers.xfeat.score_map import SearchPrior
+from crosspoint_ros.matchers.xfeat.search import (
+    Candidate,
+    require_near_prior,
+    search_by_appearance,
+    search_by_depth,
+)
 
 
 class XFeatMatcher:
@@ -33,14 +38,14 @@ class XFeatMatcher:
     on the same frames costs little. A frame is known by its camera, its stamp and its very image.
     """
 
-    Options = Recipe
+    Options = XFeatOptions
 
     def __init__(self, **options: Any) -> None:
-        self.recipe = Recipe(**options)
+        self.options = XFeatOptions(**options)
         self._backbone = Backbone()
         self._workers = ThreadPoolExecutor(2, 'xfeat')
-        self._frames: OrderedDict[tuple[str, int], Frame] = OrderedDict()
-        self._pairs: OrderedDict[tuple[int, int, bool], tuple[Frame, Frame, bytes, Pair]] = \
+        self._frames: OrderedDict[tuple[str, int], FeatureFrame] = OrderedDict()
+        self._pairs: OrderedDict[tuple[int, int, bool], tuple[FeatureFrame, FeatureFrame, bytes, PairGeometry]] = \
             OrderedDict()
         self._lock = threading.Lock()
 
@@ -50,7 +55,7 @@ class XFeatMatcher:
         Raises `Rejected` where depth shows that it cannot be seen there, and where many matches
         show that the poses are wrong; a doubtful find comes back with its low confidence.
         """
-        return self._matched(query, None)
+        return self._match(query, None)
 
     def refine(self, query: Query, near: Match) -> Match:
         """Find the best place within the spread of `near`, whose covariance must be finite.
@@ -60,99 +65,99 @@ class XFeatMatcher:
         """
         if not np.isfinite(near.covariance_px2).all():
             raise ValueError(f'near what? its covariance is {near.covariance_px2.tolist()} px^2')
-        return self._matched(query, near)
+        return self._match(query, near)
 
-    def _matched(self, query: Query, near: Match | None) -> Match:
+    def _match(self, query: Query, near: Match | None) -> Match:
         with self._lock:
             clicked, other = self._frame(query.clicked), self._frame(query.other)
-            pixel, rough = clicked.working.working(query.pixel), _near(near, other)
+            pixel, rough = clicked.scaled.to_scaled(query.pixel), _scale_prior(near, other)
             pair, found = self._find(query, clicked, other, pixel, rough)
         if rough is not None:
-            refuse_far(pair, found, rough)
-        return Match(other.working.published(found.pixel),
-                     covariance_px2(found) / other.working.zoom ** 2,
-                     confidence(found), pair.basis)
+            require_near_prior(pair, found, rough)
+        return Match(other.scaled.to_image(found.pixel),
+                     predict_covariance_px2(found) / other.scaled.scale ** 2,
+                     predict_confidence(found), pair.basis)
 
     def warm(self, views: tuple[View, ...]) -> None:
         """Compute the features of frames before anyone clicks on them."""
         with self._lock:
             frames = [self._frame(view) for view in views]
-            by_depth = self.recipe.use_poses and any(
+            by_depth = self.options.use_poses and any(
                 f.view.depth_m is not None and f.view.base_from_cam is not None for f in frames)
-            self._ensure(frames, self.recipe.depth_scales if by_depth else self.recipe.scales)
+            self._ensure(frames, self.options.depth_scales if by_depth else self.options.scales)
 
-    def _find(self, query: Query, clicked: Frame, other: Frame,
-              pixel: Array, near: Near | None) -> tuple[Pair, Found]:
+    def _find(self, query: Query, clicked: FeatureFrame, other: FeatureFrame,
+              pixel: Array, near: SearchPrior | None) -> tuple[PairGeometry, Candidate]:
         """Choose the way by what is known: the click's depth, the other view's, poses, images."""
-        given = self._given(query)
+        given = self._given_motion(query)
         if given is None:
             pair = self._pair(clicked, other, None, False)
-            return pair, search_by_looks(pair, pixel, self.recipe, near)
-        depth_m = clicked_depth(clicked, pixel)
+            return pair, search_by_appearance(pair, pixel, self.options, near)
+        depth_m = depth_at(clicked, pixel)
         if np.isfinite(depth_m):
             pair = self._pair(clicked, other, given, True)
-            return pair, search_by_depth(pair, pixel, depth_m, self.recipe, near)
+            return pair, search_by_depth(pair, pixel, depth_m, self.options, near)
         pair = self._pair(clicked, other, given, other.has_depth)
-        return pair, search_by_looks(pair, pixel, self.recipe, near)
+        return pair, search_by_appearance(pair, pixel, self.options, near)
 
-    def _given(self, query: Query) -> Transform | None:
+    def _given_motion(self, query: Query) -> Transform | None:
         """The given `other_from_clicked`, where both poses are known and may be used."""
         clicked, other = query.clicked.base_from_cam, query.other.base_from_cam
-        if not self.recipe.use_poses or clicked is None or other is None:
+        if not self.options.use_poses or clicked is None or other is None:
             return None
         return other.inverse @ clicked
 
-    def _frame(self, view: View) -> Frame:
+    def _frame(self, view: View) -> FeatureFrame:
         """Return the frame of a view, remembered if it is of the very same image."""
         key = (view.camera, view.stamp_ns)
         frame = self._frames.get(key)
-        if frame is None or not frame.is_of(view):
-            if not self.recipe.use_depth:
+        if frame is None or not frame.is_same_image(view):
+            if not self.options.use_depth:
                 view = replace(view, depth_m=None)
-            frame = self._frames[key] = Frame(view, self.recipe)
+            frame = self._frames[key] = FeatureFrame(view, self.options)
         self._frames.move_to_end(key)
-        while len(self._frames) > self.recipe.remembered_frames:
+        while len(self._frames) > self.options.remembered_frames:
             self._frames.popitem(last=False)
         return frame
 
-    def _ensure(self, frames: Sequence[Frame], scales: Sequence[float]) -> None:
+    def _ensure(self, frames: Sequence[FeatureFrame], scales: Sequence[float]) -> None:
         """Compute what is missing, two networks at a time, the large scales first."""
         missing = [(frame, scale) for scale in sorted(scales, reverse=True) for frame in frames
                    if scale not in frame.levels]
         list(self._workers.map(lambda job: job[0].ensure(job[1], self._backbone), missing))
 
-    def _pair(self, clicked: Frame, other: Frame, given: Transform | None,
-              by_depth: bool) -> Pair:
+    def _pair(self, clicked: FeatureFrame, other: FeatureFrame, given: Transform | None,
+              by_depth: bool) -> PairGeometry:
         """Return the geometry of two frames, remembered while frames and poses stay the same."""
         key = (id(clicked), id(other), by_depth)
         pose = b'' if given is None else given.matrix.tobytes()
         known = self._pairs.get(key)
         if known is None or known[0] is not clicked or known[1] is not other or known[2] != pose:
-            known = (clicked, other, pose, self._new_pair(clicked, other, given, by_depth))
+            known = (clicked, other, pose, self._compute_pair(clicked, other, given, by_depth))
             self._pairs[key] = known
         self._pairs.move_to_end(key)
-        while len(self._pairs) > self.recipe.remembered_frames:
+        while len(self._pairs) > self.options.remembered_frames:
             self._pairs.popitem(last=False)
         if known[3].contradiction:
             raise Rejected(Code.INCONSISTENT, f'{clicked.view.camera} and {other.view.camera}: '
                            f'{known[3].contradiction}, or raise xfeat.pose_noise_cm and _deg')
         return known[3]
 
-    def _new_pair(self, clicked: Frame, other: Frame, given: Transform | None,
-                  by_depth: bool) -> Pair:
-        frames, recipe, parallel = (clicked, other), self.recipe, self._workers.map
-        self._ensure(frames, recipe.depth_scales if by_depth else recipe.scales)
+    def _compute_pair(self, clicked: FeatureFrame, other: FeatureFrame, given: Transform | None,
+                      by_depth: bool) -> PairGeometry:
+        frames, options, parallel = (clicked, other), self.options, self._workers.map
+        self._ensure(frames, options.depth_scales if by_depth else options.scales)
         if given is None:
-            return pair_from_images(*frames, recipe, parallel)
+            return pair_from_images(*frames, options, parallel)
         if by_depth:
-            return pair_from_depth(*frames, given, recipe, parallel)
-        if np.linalg.norm(given.t_m) < recipe.min_baseline_m:
-            return pair_from_images(*frames, recipe, parallel)
-        return pair_from_poses(*frames, given, recipe, parallel)
+            return pair_from_depth(*frames, given, options, parallel)
+        if np.linalg.norm(given.t_m) < options.min_baseline_m:
+            return pair_from_images(*frames, options, parallel)
+        return pair_from_poses(*frames, given, options, parallel)
 
 
-def _near(near: Match | None, other: Frame) -> Near | None:
+def _scale_prior(near: Match | None, other: FeatureFrame) -> SearchPrior | None:
     """Carry a rough find to the working scale."""
     if near is None:
         return None
-    return Near(other.working.working(near.pixel), near.covariance_px2 * other.working.zoom ** 2)
+    return SearchPrior(other.scaled.to_scaled(near.pixel), near.covariance_px2 * other.scaled.scale ** 2)

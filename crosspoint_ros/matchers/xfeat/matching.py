@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array
-from crosspoint_ros.matchers.xfeat.features import Level
+from crosspoint_ros.matchers.xfeat.features import FeatureLevel
 
 Indices = npt.NDArray[np.integer]
 Mask = npt.NDArray[np.bool_]
@@ -16,7 +16,7 @@ Mask = npt.NDArray[np.bool_]
 DUPLICATE_PX = 3.0
 NEIGHBOURS = 8
 # A scene without texture makes millions of pairs alike; the most alike ones are enough.
-MAX_LOOKALIKES = 300_000
+MAX_CANDIDATES = 300_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,33 +31,33 @@ class Matches:
     def __len__(self) -> int:
         return len(self.clicked)
 
-    def where(self, keep: Mask | Indices) -> Matches:
+    def select(self, keep: Mask | Indices) -> Matches:
         """Return only those of a mask, or in the order of indices."""
         return Matches(self.clicked[keep], self.other[keep],
                        self.clicked_ideal[keep], self.other_ideal[keep])
 
 
 @dataclass(frozen=True, eq=False)
-class Lookalikes:
+class CandidateMatches:
     """Pairs of keypoints of one scale whose cosine exceeds a limit, the least alike first.
 
     Every kind of mutual matching needs only these few of the millions of pairs.
     clicked, other: (n,) indices into the keypoints of the two levels.
     """
 
-    clicked_level: Level
-    other_level: Level
+    clicked_level: FeatureLevel
+    other_level: FeatureLevel
     clicked: Indices
     other: Indices
     cosine: npt.NDArray[np.float32]
 
-    def where(self, keep: Mask) -> Matches:
+    def select(self, keep: Mask) -> Matches:
         """Return those of a mask as matches."""
         i, j = self.clicked[keep], self.other[keep]
         return Matches(self.clicked_level.pixels[i], self.other_level.pixels[j],
                        self.clicked_level.ideal[i], self.other_level.ideal[j])
 
-    def near_lines(self, F: Array, limit_px: float) -> Mask:
+    def near_epipolar_lines(self, F: Array, limit_px: float) -> Mask:
         """Tell which pairs lie within a band about the epipolar lines of F (3, 3)."""
         ones = np.ones((len(self.clicked_level.ideal), 1))
         lines = np.hstack([self.clicked_level.ideal, ones]) @ F.T
@@ -83,34 +83,34 @@ class Lookalikes:
         return best
 
 
-def lookalikes(clicked: Level, other: Level, min_cosine: float) -> Lookalikes:
+def find_candidates(clicked: FeatureLevel, other: FeatureLevel, min_cosine: float) -> CandidateMatches:
     """Compare every keypoint of one level with every one of the other view's."""
     cosines = (clicked.descriptors @ other.descriptors.T).ravel()
-    alike = np.flatnonzero(cosines > min_cosine)
-    cosine = cosines[alike]
-    if len(alike) > MAX_LOOKALIKES:
-        most = np.argpartition(cosine, -MAX_LOOKALIKES)[-MAX_LOOKALIKES:]
-        alike, cosine = alike[most], cosine[most]
+    candidates = np.flatnonzero(cosines > min_cosine)
+    cosine = cosines[candidates]
+    if len(candidates) > MAX_CANDIDATES:
+        most = np.argpartition(cosine, -MAX_CANDIDATES)[-MAX_CANDIDATES:]
+        candidates, cosine = candidates[most], cosine[most]
     order = np.argsort(cosine)
-    i, j = np.divmod(alike[order].astype(np.int32), np.int32(max(len(other.pixels), 1)))
-    return Lookalikes(clicked, other, i, j, cosine[order])
+    i, j = np.divmod(candidates[order].astype(np.int32), np.int32(max(len(other.pixels), 1)))
+    return CandidateMatches(clicked, other, i, j, cosine[order])
 
 
-def union(parts: list[Matches]) -> Matches:
+def concatenate(parts: list[Matches]) -> Matches:
     """Join the matches of several scales; of those within 3 px of each other one stays."""
     names = ('clicked', 'other', 'clicked_ideal', 'other_ideal')
     joined = Matches(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
     cells = np.round(np.hstack([joined.clicked, joined.other]) / DUPLICATE_PX).astype(np.int64)
     key = cells @ np.array([1, 1 << 14, 1 << 28, 1 << 42])
-    return joined.where(np.unique(key, return_index=True)[1])
+    return joined.select(np.unique(key, return_index=True)[1])
 
 
-def mutual_matches(scales: list[Lookalikes], min_cosine: float) -> Matches:
+def mutual_matches(scales: list[CandidateMatches], min_cosine: float) -> Matches:
     """Return the mutual nearest neighbours of each scale, joined."""
-    return union([s.where(s.mutual(s.cosine > min_cosine)) for s in scales])
+    return concatenate([s.select(s.mutual(s.cosine > min_cosine)) for s in scales])
 
 
-def agreeing(matches: Matches) -> Mask:
+def neighbourhood_consensus(matches: Matches) -> Mask:
     """Tell which matches move about as the median of their 8 neighbours does."""
     if len(matches) < 12:
         return np.ones(len(matches), bool)
@@ -144,7 +144,7 @@ class LocalAffine:
     residual_px: float
 
 
-def overall_linear(clicked: Array, other: Array) -> Array:
+def fit_global_linear(clicked: Array, other: Array) -> Array:
     """Return the linear part (2, 2) that most matches (n, 2) share; unity if they share none."""
     if len(clicked) < 4:
         return np.eye(2)
@@ -152,7 +152,7 @@ def overall_linear(clicked: Array, other: Array) -> Array:
     return np.eye(2) if affine is None else np.asarray(affine[:, :2], dtype=np.float64)
 
 
-def local_affine(clicked: Array, other: Array, pixel: Array, overall: Array) -> LocalAffine:
+def fit_local_affine(clicked: Array, other: Array, pixel: Array, overall: Array) -> LocalAffine:
     """Fit the 10 matches (n, 2) nearest to the pixel, ridge-regularised towards `overall`."""
     if len(clicked) < 4:
         return LocalAffine(np.array(pixel), np.eye(2), 0.0, np.inf)

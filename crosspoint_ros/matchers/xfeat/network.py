@@ -17,7 +17,7 @@ FloatMap = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Response:
+class NetworkOutput:
     """What the network says of an image, per cell of 8x8 px.
 
     descriptors: (h, w, 64), unit length. heat: (8 h, 8 w) keypoint probability per px.
@@ -40,9 +40,9 @@ class Backbone:
             raise FileNotFoundError(f'the model {model} is missing: install the package again')
         self._weights = np.fromfile(model, np.uint8)
         self._local = threading.local()
-        check_known_answer(self)
+        check_golden_output(self)
 
-    def __call__(self, image: npt.NDArray[np.uint8]) -> Response:
+    def __call__(self, image: npt.NDArray[np.uint8]) -> NetworkOutput:
         """Run on an RGB image (h, w, 3) whose sides are multiples of 32."""
         height, width = image.shape[:2]
         if height % SIDE_PX or width % SIDE_PX:
@@ -52,11 +52,11 @@ class Backbone:
         net = self._local.net
         net.setInput(cv2.dnn.blobFromImage(image, 1 / 255))
         descriptors, logits, reliability = net.forward(['desc', 'kpt', 'rel'])
-        return Response(np.ascontiguousarray(descriptors[0].transpose(1, 2, 0)),
-                        _heat(logits[0]), reliability[0, 0].copy())
+        return NetworkOutput(np.ascontiguousarray(descriptors[0].transpose(1, 2, 0)),
+                             _decode_heatmap(logits[0]), reliability[0, 0].copy())
 
 
-def _heat(logits: FloatMap) -> FloatMap:
+def _decode_heatmap(logits: FloatMap) -> FloatMap:
     """Spread the 64 + 1 keypoint logits of each cell over its 8x8 px; the last is 'none here'."""
     odds = np.exp(logits - logits.max(axis=0))
     odds = odds[:64] / odds.sum(axis=0)
@@ -65,30 +65,30 @@ def _heat(logits: FloatMap) -> FloatMap:
     return np.ascontiguousarray(cells.reshape(height * CELL_PX, width * CELL_PX))
 
 
-def known_image() -> npt.NDArray[np.uint8]:
+def golden_input() -> npt.NDArray[np.uint8]:
     """Draw the picture whose answer is known: (96, 128, 3)."""
     y, x = np.mgrid[:96, :128]
     squares = ((x // 13 + y // 11) % 3) * 70
     return np.stack([squares + x // 4, squares + y // 3, (x * y) % 97], axis=-1).astype(np.uint8)
 
 
-# The first descriptor channels of two cells of `known_image()`: OpenCV 4.14's, which agree with
+# The first descriptor channels of two cells of `golden_input()`: OpenCV 4.14's, which agree with
 # onnxruntime's to 1e-6.
-KNOWN_CELLS = ((5, 7), (9, 3))
-KNOWN_DESCRIPTORS = (
+GOLDEN_CELLS = ((5, 7), (9, 3))
+GOLDEN_DESCRIPTORS = (
     (0.1870, 0.0249, -0.0058, -0.0369, 0.0132, -0.1100, -0.1425, -0.0346),
     (0.2534, 0.0251, 0.1390, -0.1817, 0.0565, -0.0579, -0.1284, -0.1559))
 MAX_DESCRIPTOR_ERROR = 5e-3
 
 
-def check_known_answer(backbone: Backbone) -> None:
+def check_golden_output(backbone: Backbone) -> None:
     """Raise RuntimeError if this OpenCV computes the network wrong, as 4.8 does with some models.
 
     Two or more threads are what brought that out, so the number of threads is left as it is.
     """
-    descriptors = backbone(known_image()).descriptors
-    found = np.stack([descriptors[cell][:8] for cell in KNOWN_CELLS])
-    error = float(np.abs(found - np.array(KNOWN_DESCRIPTORS)).max())
+    descriptors = backbone(golden_input()).descriptors
+    found = np.stack([descriptors[cell][:8] for cell in GOLDEN_CELLS])
+    error = float(np.abs(found - np.array(GOLDEN_DESCRIPTORS)).max())
     if not error < MAX_DESCRIPTOR_ERROR:
         raise RuntimeError(
             f'OpenCV {cv2.__version__} computes the matching network wrong: a known descriptor is '

@@ -7,7 +7,7 @@ from crosspoint_ros.core.verify import Limits
 
 
 @dataclass(frozen=True)
-class Recipe:
+class XFeatOptions:
     """How the matcher works; the options of `XFeatMatcher`.
 
     Pixels (`_px`) are those of an image whose long side is `working_px`, whatever the camera's

@@ -10,20 +10,20 @@ from crosspoint_ros.core.datatypes import Array
 from crosspoint_ros.matchers.xfeat.features import COARSE_PX
 from crosspoint_ros.matchers.xfeat.matching import LocalAffine
 from crosspoint_ros.matchers.xfeat.network import FloatMap
-from crosspoint_ros.matchers.xfeat.pair_geometry import Pair
+from crosspoint_ros.matchers.xfeat.pair_geometry import PairGeometry
 
 NEIGHBOUR_STEP_PX = 10.0
 PATCH_SIGMA_PX = 20.0
 W_PATCH = 2.0
-W_PRIOR, PRIOR_SIGMA_PX, PRIOR_HALF_DENSITY = 0.1, 25.0, 0.6
-W_BAND, BAND_SIGMA_PX = 0.2, 4.0
-W_LANDING = 0.5
-W_NEAR = 0.2
+W_AFFINE, PRIOR_SIGMA_PX, PRIOR_HALF_DENSITY = 0.1, 25.0, 0.6
+W_EPIPOLAR, BAND_SIGMA_PX = 0.2, 4.0
+W_REPROJECTION = 0.5
+W_SEARCH_PRIOR = 0.2
 FLOOR = 0.01
-RIVAL_PX = 24.0
+PEAK_SEPARATION_PX = 24.0
 HERE_PX = 8.0
 FAR_PX = 200.0
-HIDDEN = -9.0
+MASKED_SCORE = -9.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,41 +38,41 @@ class Peak:
 
 
 @dataclass(frozen=True, eq=False)
-class Near:
+class SearchPrior:
     """Where somebody else roughly found the click: pixel (2,) and covariance (2, 2), working px."""
 
     pixel: Array
     covariance_px2: Array
 
-    def square(self, pixel: Array) -> Array:
+    def mahalanobis_squared(self, pixel: Array) -> Array:
         """Squared distance, in sigmas, of working pixels (..., 2) from it."""
         away = pixel - self.pixel
         return np.asarray((away @ np.linalg.inv(self.covariance_px2) * away).sum(axis=-1))
 
 
-def neighbours() -> Array:
+def neighbour_offsets() -> Array:
     """Offsets (24, 2) of the patch around the click, px."""
     steps = np.arange(-2, 3) * NEIGHBOUR_STEP_PX
     offsets = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     return offsets[np.abs(offsets).sum(axis=1) > 0]
 
 
-def appearance(pair: Pair, pixel: Array, linear: Array, with_patch: bool) -> FloatMap:
+def appearance_term(pair: PairGeometry, pixel: Array, linear: Array, with_patch: bool) -> FloatMap:
     """Similarity of the pixel to each place of the other view, and of the patch around it."""
-    offsets = neighbours() if with_patch else np.zeros((0, 2))
-    offsets = offsets[pair.clicked.working.contains(pixel + offsets)]
-    sought = pair.clicked_descriptors.at(np.concatenate([pixel[None], pixel + offsets]))
+    offsets = neighbour_offsets() if with_patch else np.zeros((0, 2))
+    offsets = offsets[pair.clicked.scaled.contains(pixel + offsets)]
+    sought = pair.clicked_descriptors.sample(np.concatenate([pixel[None], pixel + offsets]))
     coarse = pair.other_descriptors.coarse
     rows, columns, channels = coarse.shape
     cosine = (sought @ coarse.reshape(-1, channels).T).reshape(-1, rows, columns)
     size = pair.other.fine_grid.shape[1::-1]
     similar = cv2.resize(cosine[0], size, interpolation=cv2.INTER_CUBIC)
     if len(offsets):
-        similar = similar + W_PATCH * consensus(cosine[1:], offsets, linear, size)
+        similar = similar + W_PATCH * patch_consensus(cosine[1:], offsets, linear, size)
     return similar
 
 
-def consensus(cosine: FloatMap, offsets: Array, linear: Array, size: tuple[int, int]) -> FloatMap:
+def patch_consensus(cosine: FloatMap, offsets: Array, linear: Array, size: tuple[int, int]) -> FloatMap:
     """Sum the neighbours' cubed cosines (n, rows, columns), each moved back to the centre."""
     weight = np.exp(-(offsets ** 2).sum(axis=1) / (2 * PATCH_SIGMA_PX ** 2))
     weight /= weight.sum()
@@ -86,34 +86,34 @@ def consensus(cosine: FloatMap, offsets: Array, linear: Array, size: tuple[int, 
     return total
 
 
-def prior_term(pair: Pair, prior: LocalAffine) -> FloatMap:
+def affine_term(pair: PairGeometry, prior: LocalAffine) -> FloatMap:
     """What the matches around the click say of each place."""
     square = ((pair.other.fine_grid - prior.pixel) ** 2).sum(axis=-1)
     gain = prior.density / (prior.density + PRIOR_HALF_DENSITY)
-    return (W_PRIOR * gain * np.log(FLOOR + np.exp(-square / (2 * PRIOR_SIGMA_PX ** 2)))
+    return (W_AFFINE * gain * np.log(FLOOR + np.exp(-square / (2 * PRIOR_SIGMA_PX ** 2)))
             ).astype(np.float32)
 
 
-def band_term(pair: Pair, pixel: Array) -> FloatMap:
+def epipolar_term(pair: PairGeometry, pixel: Array) -> FloatMap:
     """What the epipolar line says of each place, between the depths that are possible."""
-    if pair.motion is None or not np.isfinite(pair.far):
+    if pair.motion is None or not np.isfinite(pair.max_depth):
         return np.zeros(pair.other.fine_grid.shape[:2], np.float32)
-    distance = segment_distance(pair, pixel)
-    return (W_BAND * pair.trust * np.log(FLOOR + np.exp(-distance ** 2 / (2 * BAND_SIGMA_PX ** 2)))
+    distance = epipolar_segment_distance(pair, pixel)
+    return (W_EPIPOLAR * pair.pose_confidence * np.log(FLOOR + np.exp(-distance ** 2 / (2 * BAND_SIGMA_PX ** 2)))
             ).astype(np.float32)
 
 
-def segment_distance(pair: Pair, pixel: Array) -> Array:
+def epipolar_segment_distance(pair: PairGeometry, pixel: Array) -> Array:
     """Distance (rows, columns) in ideal px from where the ray of the click can be seen."""
     assert pair.motion is not None
-    inverse_depth = np.linspace(1 / pair.far, 1 / pair.near, 400)
-    ray = pair.clicked.working.ray_cam(pixel)
-    seen = pair.motion.point(ray / inverse_depth[:, None])
-    seen = seen[seen[:, 2] > 0.05 * pair.near]
+    inverse_depth = np.linspace(1 / pair.max_depth, 1 / pair.min_depth, 400)
+    ray = pair.clicked.scaled.unproject(pixel)
+    seen = pair.motion.transform_points(ray / inverse_depth[:, None])
+    seen = seen[seen[:, 2] > 0.05 * pair.min_depth]
     distance = np.full(pair.other.fine_grid.shape[:2], FAR_PX)
     if len(seen) < 2:
         return distance
-    ends = seen[[0, -1]] @ pair.lenses.other.T
+    ends = seen[[0, -1]] @ pair.pinholes.other.T
     start, end = ends[:, :2] / ends[:, 2:]
     along = end - start
     grid = pair.other.fine_ideal
@@ -122,42 +122,42 @@ def segment_distance(pair: Pair, pixel: Array) -> Array:
     return np.minimum(np.nan_to_num(distance, nan=FAR_PX), FAR_PX)
 
 
-def landing_term(pair: Pair, distance: Array) -> FloatMap:
+def reprojection_term(pair: PairGeometry, distance: Array) -> FloatMap:
     """What depth says of each place: `distance` px (rows, columns) from where it must be.
 
     Places without depth (NaN) get half of what a wrong place loses.
     """
-    sigma_px = max(pair.slack_px, BAND_SIGMA_PX)
+    sigma_px = max(pair.reprojection_sigma_px, BAND_SIGMA_PX)
     fits = np.log(FLOOR + np.exp(-distance ** 2 / (2 * sigma_px ** 2)))
-    return (W_LANDING * np.nan_to_num(fits, nan=np.log(FLOOR) / 2)).astype(np.float32)
+    return (W_REPROJECTION * np.nan_to_num(fits, nan=np.log(FLOOR) / 2)).astype(np.float32)
 
 
-def near_term(pair: Pair, near: Near) -> FloatMap:
+def search_prior_term(pair: PairGeometry, near: SearchPrior) -> FloatMap:
     """What a rough find says of each place: the further from it, the less."""
-    return (-0.5 * W_NEAR * near.square(pair.other.fine_grid)).astype(np.float32)
+    return (-0.5 * W_SEARCH_PRIOR * near.mahalanobis_squared(pair.other.fine_grid)).astype(np.float32)
 
 
-def peak(scores: FloatMap, grid: Array) -> Peak:
+def find_peak(scores: FloatMap, grid: Array) -> Peak:
     """Return the best place, between the places by a parabola."""
     row, column = np.unravel_index(int(scores.argmax()), scores.shape)
     best = float(scores[row, column])
     step = grid[1, 1] - grid[0, 0]
     pixel = grid[row, column] + step * (_vertex(scores[row], int(column)),
                                         _vertex(scores[:, column], int(row)))
-    away = ((grid - pixel) ** 2).sum(axis=-1) > RIVAL_PX ** 2
-    rival = float(scores[away].max()) if away.any() else HIDDEN
+    away = ((grid - pixel) ** 2).sum(axis=-1) > PEAK_SEPARATION_PX ** 2
+    rival = float(scores[away].max()) if away.any() else MASKED_SCORE
     return Peak(pixel, (int(row), int(column)), best, best - rival)
 
 
-def standing(scores: FloatMap, grid: Array, pixel: Array) -> tuple[float, float]:
+def score_at(scores: FloatMap, grid: Array, pixel: Array) -> tuple[float, float]:
     """Return the score around a place, and its lead over all places more than 24 px away.
 
     The lead is negative where the map favours another place.
     """
     square = ((grid - pixel) ** 2).sum(axis=-1)
     here = float(scores[square <= max(HERE_PX ** 2, float(square.min()))].max())
-    away = square > RIVAL_PX ** 2
-    return here, here - float(scores[away].max()) if away.any() else here - HIDDEN
+    away = square > PEAK_SEPARATION_PX ** 2
+    return here, here - float(scores[away].max()) if away.any() else here - MASKED_SCORE
 
 
 def _vertex(line: FloatMap, at: int) -> float:

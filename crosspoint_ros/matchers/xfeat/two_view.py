@@ -20,7 +20,7 @@ DATA_SIGMA_PX = 6.0
 
 
 @dataclass(frozen=True, eq=False)
-class Lenses:
+class PinholePair:
     """The ideal pinhole matrices (3, 3) of the clicked and the other working image."""
 
     clicked: Array
@@ -28,7 +28,7 @@ class Lenses:
 
 
 @dataclass(frozen=True)
-class Prior:
+class PosePrior:
     """How far a motion may be from its first guess: rad, and the unit of its translation."""
 
     rotation_rad: float
@@ -43,36 +43,36 @@ def cross_matrix(vector: Array) -> Array:
     return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
 
-def fundamental(other_from_clicked: Transform, lenses: Lenses) -> Array:
+def fundamental_matrix(other_from_clicked: Transform, pinholes: PinholePair) -> Array:
     """Return F (3, 3): other' F clicked = 0 for ideal homogeneous pixels."""
     essential = cross_matrix(other_from_clicked.t_m) @ other_from_clicked.R
-    return _to_pixels(essential, lenses)
+    return _to_fundamental(essential, pinholes)
 
 
-def _to_pixels(essential: Array, lenses: Lenses) -> Array:
-    return np.asarray(np.linalg.inv(lenses.other).T @ essential @ np.linalg.inv(lenses.clicked))
+def _to_fundamental(essential: Array, pinholes: PinholePair) -> Array:
+    return np.asarray(np.linalg.inv(pinholes.other).T @ essential @ np.linalg.inv(pinholes.clicked))
 
 
-def homogeneous(pixel: Array) -> Array:
+def to_homogeneous(pixel: Array) -> Array:
     """Append a one: (n, 2) to (n, 3)."""
     return np.concatenate([pixel, np.ones((*pixel.shape[:-1], 1))], axis=-1)
 
 
 def epipolar_distance(F: Array, matches: Matches) -> Array:
     """Distance (n,) in px of the other pixel from the clicked pixel's epipolar line."""
-    line = homogeneous(matches.clicked_ideal) @ F.T
-    reach = np.abs((line * homogeneous(matches.other_ideal)).sum(axis=1))
+    line = to_homogeneous(matches.clicked_ideal) @ F.T
+    reach = np.abs((line * to_homogeneous(matches.other_ideal)).sum(axis=1))
     return np.asarray(reach / (np.linalg.norm(line[:, :2], axis=1) + 1e-12))
 
 
-def sampson(F: Array, clicked: Array, other: Array) -> Array:
+def sampson_residual(F: Array, clicked: Array, other: Array) -> Array:
     """Sampson residuals (n,) in px of homogeneous pixels (n, 3); signed."""
     line_other, line_clicked = clicked @ F.T, other @ F
     norm = np.sqrt((line_other[:, :2] ** 2).sum(1) + (line_clicked[:, :2] ** 2).sum(1) + 1e-12)
     return np.asarray((other * line_other).sum(axis=1) / norm)
 
 
-def _sampson_slopes(F: Array, slopes: Array, clicked: Array, other: Array) -> tuple[Array, Array]:
+def _sampson_jacobian(F: Array, slopes: Array, clicked: Array, other: Array) -> tuple[Array, Array]:
     """Residuals (n,) and their derivatives (n, k) along the slopes (k, 3, 3) of F."""
     line_other, line_clicked = clicked @ F.T, other @ F
     square = (line_other[:, :2] ** 2).sum(1) + (line_clicked[:, :2] ** 2).sum(1) + 1e-12
@@ -86,43 +86,43 @@ def _sampson_slopes(F: Array, slopes: Array, clicked: Array, other: Array) -> tu
     return residual, (top / norm - residual * bottom / square).T
 
 
-def moved(motion: Transform, step: Array) -> Transform:
+def apply_update(motion: Transform, step: Array) -> Transform:
     """Turn by the rotation vector step[:3], then shift by step[3:]."""
     turn = np.asarray(cv2.Rodrigues(np.ascontiguousarray(step[:3]))[0], dtype=np.float64)
     return Transform(turn, step[3:]) @ motion
 
 
-def refine(motion: Transform, lenses: Lenses, matches: Matches, prior: Prior,
-           rounds: int = 20) -> Transform:
+def refine_motion(motion: Transform, pinholes: PinholePair, matches: Matches, prior: PosePrior,
+                  rounds: int = 20) -> Transform:
     """Bend the motion until the matches lie on its epipolar lines, outliers ever less heeded.
 
     Gauss-Newton on six parameters; the prior holds what the matches leave open.
     """
-    clicked, other = homogeneous(matches.clicked_ideal), homogeneous(matches.other_ideal)
+    clicked, other = to_homogeneous(matches.clicked_ideal), to_homogeneous(matches.other_ideal)
     stiffness = np.repeat([prior.rotation_rad, prior.translation], 3) ** -2.0
     generators = cross_matrix(np.eye(3))
     step = np.zeros(6)
     for index in range(rounds):
         scale_px = max(1.5, 12 * 0.75 ** index)
-        now = moved(motion, step)
+        now = apply_update(motion, step)
         turned_m = now.t_m - step[3:]
         by_turn = cross_matrix(np.cross(np.eye(3), turned_m)) @ now.R \
             + cross_matrix(now.t_m) @ generators @ now.R
-        slopes = _to_pixels(np.concatenate([by_turn, generators @ now.R]), lenses)
-        residual, slope = _sampson_slopes(fundamental(now, lenses), slopes, clicked, other)
+        slopes = _to_fundamental(np.concatenate([by_turn, generators @ now.R]), pinholes)
+        residual, slope = _sampson_jacobian(fundamental_matrix(now, pinholes), slopes, clicked, other)
         weighted = slope * ((1 + (residual / scale_px) ** 2) ** -2 / DATA_SIGMA_PX ** 2)[:, None]
         curvature = weighted.T @ slope + np.diag(stiffness)
         step = step - np.linalg.solve(curvature, weighted.T @ residual + stiffness * step)
-    return moved(motion, step)
+    return apply_update(motion, step)
 
 
-def depths(motion: Transform, lenses: Lenses, matches: Matches) -> tuple[Array, Array]:
+def triangulate_depths(motion: Transform, pinholes: PinholePair, matches: Matches) -> tuple[Array, Array]:
     """Triangulate each match: its depths (n,) in the clicked and in the other camera.
 
     Least squares of z_other * ray_other = z_clicked * R ray_clicked + t.
     """
-    ray = homogeneous(matches.clicked_ideal) @ np.linalg.inv(lenses.clicked).T @ motion.R.T
-    seen = homogeneous(matches.other_ideal) @ np.linalg.inv(lenses.other).T
+    ray = to_homogeneous(matches.clicked_ideal) @ np.linalg.inv(pinholes.clicked).T @ motion.R.T
+    seen = to_homogeneous(matches.other_ideal) @ np.linalg.inv(pinholes.other).T
     rr, rs, ss = (ray * ray).sum(1), (ray * seen).sum(1), (seen * seen).sum(1)
     rt, st = ray @ motion.t_m, seen @ motion.t_m
     determinant = rr * ss - rs * rs
@@ -130,10 +130,10 @@ def depths(motion: Transform, lenses: Lenses, matches: Matches) -> tuple[Array, 
         return (rs * st - ss * rt) / determinant, (rr * st - rs * rt) / determinant
 
 
-def in_front(motion: Transform, lenses: Lenses, matches: Matches, near: float,
-             far: float) -> npt.NDArray[np.bool_]:
+def is_in_front(motion: Transform, pinholes: PinholePair, matches: Matches, near: float,
+                far: float) -> npt.NDArray[np.bool_]:
     """Tell which matches lie `near` to `far` before the clicked, and before the other camera."""
-    z_clicked, z_other = depths(motion, lenses, matches)
+    z_clicked, z_other = triangulate_depths(motion, pinholes, matches)
     return np.asarray((z_clicked > near) & (z_clicked < far) & (z_other > 0))
 
 
@@ -143,64 +143,64 @@ ESSENTIAL_PX = 2.0
 ROUNDS = 3000
 # Depths in units of the baseline, which is all that images tell.
 NEAREST, FARTHEST = 0.05, 1e4
-LOOSE = Prior(rotation_rad=0.15, translation=0.6)
+LOOSE = PosePrior(rotation_rad=0.15, translation=0.6)
 
 
 @dataclass(frozen=True, eq=False)
-class Estimate:
+class RelativePose:
     """A motion with a unit baseline; support: about the number of matches in front that fit it."""
 
     motion: Transform
     support: float
 
 
-def estimate(matches: Matches, lenses: Lenses,
-             parallel: Callable[..., Iterable[Any]] = map) -> Estimate | None:
+def estimate_relative_pose(matches: Matches, pinholes: PinholePair,
+                           parallel: Callable[..., Iterable[Any]] = map) -> RelativePose | None:
     """Return the motion that the most matches support; None if 8 do not support any."""
-    best: Estimate | None = None
-    for essential, fits in _essentials(matches, lenses, parallel):
-        candidate = _decompose(essential, matches.where(fits), lenses)
-        _, ok = support(candidate, lenses, matches, 6.0)
+    best: RelativePose | None = None
+    for essential, fits in _estimate_essentials(matches, pinholes, parallel):
+        candidate = _decompose(essential, matches.select(fits), pinholes)
+        _, ok = measure_support(candidate, pinholes, matches, 6.0)
         if ok.sum() < MIN_MATCHES:
             continue
-        candidate = refine_unit(candidate, lenses, matches.where(ok))
-        found, _ = support(candidate, lenses, matches, 3.0)
+        candidate = refine_unit_baseline(candidate, pinholes, matches.select(ok))
+        found, _ = measure_support(candidate, pinholes, matches, 3.0)
         if best is None or found > best.support:
-            best = Estimate(candidate, found)
+            best = RelativePose(candidate, found)
     return best if best is not None and best.support >= MIN_MATCHES else None
 
 
-def support(motion: Transform, lenses: Lenses, matches: Matches,
-            limit_px: float) -> tuple[float, Mask]:
+def measure_support(motion: Transform, pinholes: PinholePair, matches: Matches,
+                    limit_px: float) -> tuple[float, Mask]:
     """Sum 1 - (r / limit)^2 over the matches that fit and lie before both cameras; which do."""
-    residual = sampson(fundamental(motion, lenses), homogeneous(matches.clicked_ideal),
-                       homogeneous(matches.other_ideal))
-    fits = (np.abs(residual) < limit_px) & in_front(motion, lenses, matches, NEAREST, FARTHEST)
+    residual = sampson_residual(fundamental_matrix(motion, pinholes), to_homogeneous(matches.clicked_ideal),
+                                to_homogeneous(matches.other_ideal))
+    fits = (np.abs(residual) < limit_px) & is_in_front(motion, pinholes, matches, NEAREST, FARTHEST)
     return float((1 - (residual[fits] / limit_px) ** 2).sum()), fits
 
 
-def refine_unit(motion: Transform, lenses: Lenses, matches: Matches) -> Transform:
+def refine_unit_baseline(motion: Transform, pinholes: PinholePair, matches: Matches) -> Transform:
     """Refine a motion whose baseline is one, and keep it one."""
-    motion = refine(motion, lenses, matches, LOOSE, rounds=12)
+    motion = refine_motion(motion, pinholes, matches, LOOSE, rounds=12)
     return Transform(motion.R, motion.t_m / np.linalg.norm(motion.t_m))
 
 
-def _essentials(matches: Matches, lenses: Lenses, parallel: Callable[..., Iterable[Any]],
-                ) -> list[tuple[Array, Mask]]:
+def _estimate_essentials(matches: Matches, pinholes: PinholePair, parallel: Callable[..., Iterable[Any]],
+                         ) -> list[tuple[Array, Mask]]:
     """Essential matrices of several robust estimators, each with the matches that fit it."""
     if len(matches) < MIN_MATCHES:
         return []
     clicked, other = matches.clicked_ideal, matches.other_ideal
-    rays = _rays(clicked, lenses.clicked), _rays(other, lenses.other)
+    rays = _rays(clicked, pinholes.clicked), _rays(other, pinholes.other)
 
     def by_pixels(limit_px: float) -> tuple[Any, Any]:
         F, mask = cv2.findFundamentalMat(clicked, other, cv2.USAC_MAGSAC, limit_px, 0.999, ROUNDS)
         whole = F is not None and F.shape == (3, 3)
-        return lenses.other.T @ F @ lenses.clicked if whole else None, mask
+        return pinholes.other.T @ F @ pinholes.clicked if whole else None, mask
 
     def by_rays(method: int) -> tuple[Any, Any]:
         E, mask = cv2.findEssentialMat(*rays, np.eye(3), method, 0.999,
-                                       ESSENTIAL_PX / lenses.clicked[0, 0])
+                                       ESSENTIAL_PX / pinholes.clicked[0, 0])
         return E if E is not None and E.shape == (3, 3) else None, mask
 
     jobs = [(by_rays, cv2.USAC_MAGSAC), (by_rays, cv2.USAC_ACCURATE),
@@ -210,12 +210,12 @@ def _essentials(matches: Matches, lenses: Lenses, parallel: Callable[..., Iterab
 
 
 def _rays(ideal: Array, lens: Array) -> Array:
-    return np.ascontiguousarray((homogeneous(ideal) @ np.linalg.inv(lens).T)[:, :2])
+    return np.ascontiguousarray((to_homogeneous(ideal) @ np.linalg.inv(lens).T)[:, :2])
 
 
-def _decompose(essential: Array, matches: Matches, lenses: Lenses) -> Transform:
+def _decompose(essential: Array, matches: Matches, pinholes: PinholePair) -> Transform:
     U, _, Vt = np.linalg.svd(essential)
     E = U @ np.diag([1.0, 1.0, 0.0]) @ Vt
-    _, R, t, _ = cv2.recoverPose(E, _rays(matches.clicked_ideal, lenses.clicked),
-                                 _rays(matches.other_ideal, lenses.other), np.eye(3))
+    _, R, t, _ = cv2.recoverPose(E, _rays(matches.clicked_ideal, pinholes.clicked),
+                                 _rays(matches.other_ideal, pinholes.other), np.eye(3))
     return Transform(np.asarray(R, np.float64), np.asarray(t, np.float64).ravel())

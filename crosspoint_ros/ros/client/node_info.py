@@ -1,7 +1,7 @@
-"""What a node says when it is asked for its state and parameters, or a params file for it."""
+"""State, parameters and health of a crosspoint node, as its clients read them."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,105 +10,43 @@ import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.msg import Parameter as ParameterMsg
-from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import GetParameters
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
-from rclpy.parameter import Parameter, parameter_dict_from_yaml_file, parameter_value_to_python
+from rclpy.parameter import Parameter
 
 from crosspoint_ros.ros.config import CAMERAS_PARAMETER, NODE_PARAMETERS, camera_specs, limit_specs
 
 SIM_TIME = 'use_sim_time'
-# A module:Class may be importable for the node and not here; what it is, diagnostics tell.
-SKIPPED_PARAMETERS = ('matcher', 'refine')
-MAX_ATTEMPTS = 12
-SpinUntil = Callable[[Callable[[], bool], float], bool]  # spins until that holds, or so long; did it?
+SKIPPED_PARAMETERS = ('matcher', 'refine')  # a module:Class need not be importable here
+RETRY_S = 0.25
+SpinUntil = Callable[[Callable[[], bool], float], bool]  # RosSession.spin_until
+STATE_CURES = {'unconfigured': 'ros2 lifecycle set {node} configure, then activate',
+               'inactive': 'ros2 lifecycle set {node} activate',
+               'finalized': 'start it again (it was shut down for good)'}
+
+
+def suggest_cure(node: str, state: str) -> str:
+    """Return what activates a node that is in this lifecycle state; '' for other states."""
+    return STATE_CURES.get(state, '').format(node=node)
 
 
 @dataclass(frozen=True)
 class NodeReply:
-    """What the node said; `parameters` is None when it did not, empty when it has no cameras."""
+    """What a node replied; state '' or parameters None: nothing; (): it has no cameras."""
 
     state: str
     parameters: tuple[Parameter, ...] | None
 
     @property
     def is_responding(self) -> bool:
-        """Tell whether it said anything."""
+        """Whether it replied to anything."""
         return bool(self.state) or self.parameters is not None
-
-
-class NodeInfoClient:
-    """Asks one node for its state and its parameters."""
-
-    def __init__(self, node: Node, name: str, until: SpinUntil) -> None:
-        self._until = until
-        self._state: Any = node.create_client(GetState, f'{name}/get_state')
-        self._parameters: Any = node.create_client(GetParameters, f'{name}/get_parameters')
-
-    def is_ready(self) -> bool:
-        """Tell whether a node offers to answer."""
-        return bool(self._parameters.service_is_ready())
-
-    def query(self, timeout_s: float) -> NodeReply:
-        """Return what it says, each answer within so many seconds."""
-        first = self._get_parameters([CAMERAS_PARAMETER.name], timeout_s)
-        if first is None:
-            return NodeReply('', None)
-        reply = self._call(self._state, GetState.Request(), timeout_s)
-        state = '' if reply is None else str(reply.current_state.label)
-        if not first or not first[0].value:
-            return NodeReply(state, ())
-        rest = self._get_parameters(list_parameter_names(first[0].value), timeout_s)
-        return NodeReply(state, None if rest is None else (*first, *rest))
-
-    def _get_parameters(self, names: Sequence[str], timeout_s: float) -> tuple[Parameter, ...] | None:
-        reply = self._call(self._parameters, GetParameters.Request(names=names), timeout_s)
-        if reply is None:
-            return None
-        # A node that does not know one of the names returns nothing at all.
-        return tuple(Parameter.from_parameter_msg(ParameterMsg(name=name, value=value))
-                     for name, value in zip(names, reply.values, strict=False))
-
-    def _call(self, client: Any, request: Any, timeout_s: float) -> Any:
-        # A node that sees our request before our ear for its reply drops it: ask again.
-        asked: list[Any] = []
-        for _ in range(MAX_ATTEMPTS if client.service_is_ready() else 0):
-            asked.append(client.call_async(request))
-            if self._until(lambda: any(future.done() for future in asked), timeout_s / MAX_ATTEMPTS):
-                return next(future.result() for future in asked if future.done())
-        return None
-
-
-def list_parameter_names(cameras: Sequence[str]) -> list[str]:
-    """Return the parameters that matter, `cameras` itself left out."""
-    specs = (*NODE_PARAMETERS, *limit_specs(), *(s for c in cameras for s in camera_specs(c)))
-    return [SIM_TIME, *(s.name for s in specs if s.name not in SKIPPED_PARAMETERS)]
-
-
-def read_params_file(file: Path, node: str) -> tuple[Parameter, ...]:
-    """Return the values that a params file has for a node. Raises OSError, or ValueError."""
-    if not file.is_file():
-        raise FileNotFoundError(f'there is no params file {file}')
-    try:
-        messages = parameter_dict_from_yaml_file(str(file), True, [node])
-    except (RuntimeError, yaml.YAMLError, LookupError, AttributeError, TypeError,
-            ValueError) as error:  # rclpy checks little of what it reads
-        raise ValueError(f'{file} is no params file with values for {node}: {error}') from error
-    values = tuple(map(Parameter.from_parameter_msg, messages.values()))
-    for value in values:
-        if value.name == SIM_TIME and not isinstance(value.value, bool):
-            raise ValueError(f'{file}: {SIM_TIME} is {value.value!r}; it must be true or false')
-    return values
-
-
-NODE_INFO_PARAMETERS = ('cameras', 'base_frame', 'target_frame')
-CAMERA_PARAMETERS = ('image_topic', 'info_topic', 'transport', 'rectified')
 
 
 @dataclass(frozen=True)
 class NodeCamera:
-    """One camera of the node: where its images come from."""
+    """Topics of one camera of the node."""
 
     name: str
     image_topic: str
@@ -119,11 +57,29 @@ class NodeCamera:
 
 @dataclass(frozen=True)
 class NodeInfo:
-    """The node as its parameters tell it."""
+    """Cameras and frames of a node, by its parameters; topics are resolved as the node does."""
 
     cameras: tuple[NodeCamera, ...] = ()
     base_frame: str = ''
     target_frame: str = ''
+
+    PARAMETERS = ('cameras', 'base_frame', 'target_frame')
+    CAMERA_PARAMETERS = ('image_topic', 'info_topic', 'transport', 'rectified')
+
+    @classmethod
+    def from_parameters(cls, values: Mapping[str, Any], node: str) -> NodeInfo:
+        """Build it from PARAMETERS and, for each camera, `<camera>.` CAMERA_PARAMETERS."""
+        namespace, _, base_name = node.rpartition('/')
+        cameras = []
+        for name in values['cameras'] or ():
+            image, info, transport, rectified = (
+                values[f'{name}.{each}'] for each in cls.CAMERA_PARAMETERS)
+            image, info = (expand_topic_name(topic, base_name, namespace or '/')
+                           for topic in (image, info))
+            compressed = transport == 'compressed'
+            cameras.append(NodeCamera(name, image + '/compressed' * compressed, info, compressed,
+                                      bool(rectified)))
+        return cls(tuple(cameras), values['base_frame'] or '', values['target_frame'] or '')
 
     def camera(self, name: str) -> NodeCamera | None:
         """Return the camera of that name, None if there is none."""
@@ -132,58 +88,171 @@ class NodeInfo:
 
 @dataclass(frozen=True)
 class NodeHealth:
-    """What the node's diagnostics say: of each camera, and of the matcher."""
+    """What the node's diagnostics report of each camera and of the matcher; '' for no fault."""
 
-    cameras: tuple[tuple[str, str], ...] = ()  # name, what is wrong with it ('' for nothing)
+    cameras: tuple[tuple[str, str], ...] = ()  # name, fault
     image_topics: tuple[tuple[str, str], ...] = ()  # name, topic after remapping
-    matcher: str = ''  # what is wrong with it
+    matcher: str = ''  # fault
     can_ground: bool = False
 
-
-def camera_parameter_names(cameras: list[str]) -> list[str]:
-    """Name the parameters of these cameras."""
-    return [f'{camera}.{name}' for camera in cameras for name in CAMERA_PARAMETERS]
-
-
-def parse_node_info(whole: list[Any], cameras: list[Any], node: str) -> NodeInfo:
-    """Read the values of WHOLE and of `parameter_names`; topics are resolved as the node does."""
-    names, base_frame, target_frame = map(_to_python, whole)
-    namespace, _, own_name = node.rpartition('/')
-    values = [_to_python(value) for value in cameras]
-    known = []
-    for index, name in enumerate(names or ()):
-        image, info, transport, rectified = values[len(CAMERA_PARAMETERS) * index:len(CAMERA_PARAMETERS) * (index + 1)]
-        compressed = transport == 'compressed'
-        known.append(NodeCamera(
-            name, expand_topic_name(image, own_name, namespace or '/') + '/compressed' * compressed,
-            expand_topic_name(info, own_name, namespace or '/'), compressed, bool(rectified)))
-    return NodeInfo(tuple(known), base_frame or '', target_frame or '')
+    @classmethod
+    def from_diagnostics(cls, array: DiagnosticArray, node: str) -> NodeHealth | None:
+        """Read the node's own statuses; None if these diagnostics are another node's."""
+        statuses = {status.hardware_id: status for status in array.status
+                    if status.name.startswith(f'{node}: ')}
+        if not statuses:
+            return None
+        cameras = {name.removeprefix('camera '): status for name, status in statuses.items()
+                   if name.startswith('camera ')}
+        matcher = statuses.get('matcher', DiagnosticStatus())
+        return cls(tuple((name, _fault(status)) for name, status in cameras.items()),
+                   tuple((name, _values(status).get('image_topic', ''))
+                         for name, status in cameras.items()),
+                   _fault(matcher), _values(matcher).get('can ground') == 'true')
 
 
-def parse_health(array: DiagnosticArray, node: str) -> NodeHealth | None:
-    """Read what the node said of itself; None if these diagnostics are another node's."""
-    said = {status.hardware_id: status for status in array.status
-            if status.name.startswith(f'{node}: ')}
-    if not said:
-        return None
-    cameras, topics = [], []
-    for name, status in said.items():
-        if name.startswith('camera '):
-            camera = name.removeprefix('camera ')
-            cameras.append((camera, _fault_message(status)))
-            topics.append((camera, _key_values(status).get('image_topic', '')))
-    matcher = said.get('matcher', DiagnosticStatus())
-    return NodeHealth(tuple(cameras), tuple(topics), _fault_message(matcher),
-                  _key_values(matcher).get('can ground') == 'true')
-
-
-def _to_python(value: ParameterValue) -> Any:
-    return parameter_value_to_python(value)
-
-
-def _fault_message(status: DiagnosticStatus) -> str:
+def _fault(status: DiagnosticStatus) -> str:
     return '' if status.level == DiagnosticStatus.OK else str(status.message)
 
 
-def _key_values(status: DiagnosticStatus) -> dict[str, str]:
+def _values(status: DiagnosticStatus) -> dict[str, str]:
     return {pair.key: pair.value for pair in status.values}
+
+
+class NodeInfoClient:
+    """Service clients for the lifecycle state and the parameters of one node.
+
+    `request_…` return at once and call back; `query…` spin until the reply is there.
+    """
+
+    def __init__(self, node: Node, name: str) -> None:
+        """Create the clients on `node`; `name` is the full name of the node to ask."""
+        self._name = name
+        self._state: Any = node.create_client(GetState, f'{name}/get_state')
+        self._parameters: Any = node.create_client(GetParameters, f'{name}/get_parameters')
+
+    def is_discovered(self) -> bool:
+        """Whether a node of that name offers its parameters, as every node does."""
+        return bool(self._parameters.service_is_ready())
+
+    def is_ready(self) -> bool:
+        """Whether it offers its lifecycle state too."""
+        return self.is_discovered() and bool(self._state.service_is_ready())
+
+    def request_state(self, on_state: Callable[[str], None]) -> Any:
+        """Request the lifecycle state; return the future, which `cancel` takes."""
+        future = self._state.call_async(GetState.Request())
+        future.add_done_callback(lambda done: on_state(str(done.result().current_state.label)))
+        return future
+
+    def cancel(self, future: Any) -> None:
+        """Drop a request of `request_state`: its callback is not called any more."""
+        self._state.remove_pending_request(future)
+
+    def request_info(self, on_info: Callable[[NodeInfo], None]) -> None:
+        """Request cameras and frames; calls back unless that node has no such parameters."""
+        def request_cameras(values: dict[str, Any]) -> None:
+            names = [f'{camera}.{name}' for camera in values['cameras'] or ()
+                     for name in NodeInfo.CAMERA_PARAMETERS]
+            self._request_parameters(names, lambda more: on_info(
+                NodeInfo.from_parameters({**values, **more}, self._name)))
+        self._request_parameters(NodeInfo.PARAMETERS, request_cameras)
+
+    def _request_parameters(self, names: Sequence[str],
+                            on_values: Callable[[dict[str, Any]], None]) -> None:
+        def read(done: Any) -> None:
+            parameters = _to_parameters(names, done.result())
+            if len(parameters) == len(names):
+                on_values({parameter.name: parameter.value for parameter in parameters})
+        self._parameters.call_async(GetParameters.Request(names=names)).add_done_callback(read)
+
+    def query_state(self, spin_until: SpinUntil, timeout_s: float) -> str:
+        """Return the lifecycle state, '' if the node does not reply in time."""
+        reply = _query(self._state, GetState.Request(), spin_until, timeout_s)
+        return '' if reply is None else str(reply.current_state.label)
+
+    def query(self, spin_until: SpinUntil, timeout_s: float) -> NodeReply:
+        """Return state and parameters, waiting up to `timeout_s` for each reply."""
+        cameras = self._query_parameters([CAMERAS_PARAMETER.name], spin_until, timeout_s)
+        if cameras is None:
+            return NodeReply('', None)
+        state = self.query_state(spin_until, timeout_s)
+        if not cameras or not cameras[0].value:
+            return NodeReply(state, ())
+        rest = self._query_parameters(list_parameter_names(cameras[0].value), spin_until,
+                                      timeout_s)
+        return NodeReply(state, None if rest is None else (*cameras, *rest))
+
+    def _query_parameters(self, names: Sequence[str], spin_until: SpinUntil, timeout_s: float
+                          ) -> tuple[Parameter, ...] | None:
+        reply = _query(self._parameters, GetParameters.Request(names=names), spin_until, timeout_s)
+        return None if reply is None else _to_parameters(names, reply)
+
+
+def _query(client: Any, request: Any, spin_until: SpinUntil, timeout_s: float) -> Any:
+    # A node that discovers our request before our reply subscription drops it: ask again.
+    futures: list[Any] = []
+    for _ in range(round(timeout_s / RETRY_S) if client.service_is_ready() else 0):
+        futures.append(client.call_async(request))
+        if spin_until(lambda: any(future.done() for future in futures), RETRY_S):
+            return next(future.result() for future in futures if future.done())
+    return None
+
+
+def _to_parameters(names: Sequence[str], reply: Any) -> tuple[Parameter, ...]:
+    # A node that does not know one of the names returns nothing at all.
+    return tuple(Parameter.from_parameter_msg(ParameterMsg(name=name, value=value))
+                 for name, value in zip(names, reply.values, strict=False))
+
+
+def list_parameter_names(cameras: Sequence[str]) -> list[str]:
+    """Return the parameters that shape the node's subscriptions, without `cameras` itself."""
+    specs = (*NODE_PARAMETERS, *limit_specs(), *(s for c in cameras for s in camera_specs(c)))
+    return [SIM_TIME, *(s.name for s in specs if s.name not in SKIPPED_PARAMETERS)]
+
+
+def make_parameter(name: str, value: Any) -> Parameter:
+    """Return the parameter. Raises ValueError if no parameter can have that value."""
+    try:
+        return Parameter(name, value=value)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f'{name}: {value!r} is not a parameter value') from error
+
+
+def read_params_file(file: Path, node: str) -> dict[str, Parameter]:
+    """Read the parameters that a ROS params file gives a node, by their dotted names.
+
+    Values of the node itself override those of /**, one by one, as in rcl. Raises OSError, or
+    ValueError naming the file.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f'there is no params file {file}')
+    try:
+        groups = list(_node_groups(yaml.safe_load(file.read_text())))
+        values = {name: make_parameter(name, value) for owner in ('/**', node)
+                  for group_name, group in groups if group_name == owner
+                  for name, value in _flatten(group)}
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f'{file} is not a params file: {error}') from error
+    if not values:
+        raise ValueError(f'{file} has no parameters for {node} (ros__parameters under {node} or '
+                         '/**)')
+    if SIM_TIME in values and not isinstance(values[SIM_TIME].value, bool):
+        raise ValueError(f'{file}: {SIM_TIME} is {values[SIM_TIME].value!r}; it must be true or '
+                         'false')
+    return values
+
+
+def _node_groups(tree: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the full name of each node in a params file and its parameters."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        name = f'{path}/{str(key).strip("/")}'
+        if isinstance(value, dict):
+            group = value.get('ros__parameters')
+            yield from [(name, group)] if isinstance(group, dict) else _node_groups(value, name)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        yield from (_flatten(value, f'{prefix}{key}.') if isinstance(value, dict)
+                    else [(f'{prefix}{key}', value)])

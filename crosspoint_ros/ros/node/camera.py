@@ -16,11 +16,11 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from crosspoint_ros.ros.config import CameraConfig, Config, ConfigError
-from crosspoint_ros.ros.conversions import Source, stamp_ns
-from crosspoint_ros.ros.node.image_buffer import FrameMemory, Memory
+from crosspoint_ros.ros.conversions import CameraTopics, stamp_to_ns
+from crosspoint_ros.ros.node.image_buffer import BufferLimits, ImageBuffer
 
 RATE_WINDOW_S = 5.0
-JUMP_NS = 2 * 10**9  # no network delivers images that late out of order
+MAX_BACKWARD_JUMP_NS = 2 * 10**9  # no network delivers images that late out of order
 
 
 class Camera:
@@ -30,56 +30,56 @@ class Camera:
                  on_jump: Callable[[float], None]) -> None:
         """Read the mask; raise ConfigError if it is not one. `on_jump`: stamps went back by s."""
         self._node, self.config, self._on_jump = node, config, on_jump
-        self._type = image_type(config)
-        self.source = source_of(config, node.resolve_topic_name)
-        self.frames = FrameMemory(self.source, memory_of(whole), self._now_ns, read_mask(config))
+        self._type = get_image_type(config)
+        self.topics = resolve_topics(config, node.resolve_topic_name)
+        self.buffer = ImageBuffer(self.topics, get_buffer_limits(whole), self._now_ns, read_mask(config))
         self.frame_id = ''  # of the newest image, for diagnostics
-        self._last_ns = 0  # stamp of the last image that came
+        self._last_stamp_ns = 0  # stamp of the last image that came
         self._arrivals_s: deque[float] = deque(maxlen=600)
         self._subscriptions: list[Subscription] = []
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
 
-    def listen(self) -> None:
+    def subscribe(self) -> None:
         """Subscribe, unless it is done already."""
         if self._subscriptions:
             return
-        self._subscribe(self._type, self.source.image_topic, self._on_image)
-        self._subscribe(CameraInfo, self.source.info_topic, self.frames.add_info)
-        if self.source.depth_topic:
-            self._subscribe(self._type, self.source.depth_topic, self.frames.add_depth)
+        self._create_subscription(self._type, self.topics.image_topic, self._on_image)
+        self._create_subscription(CameraInfo, self.topics.info_topic, self.buffer.add_info)
+        if self.topics.depth_topic:
+            self._create_subscription(self._type, self.topics.depth_topic, self.buffer.add_depth)
 
-    def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
+    def _create_subscription(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
         # Best effort takes from reliable publishers too; the other way round nothing would come.
         self._subscriptions.append(self._node.create_subscription(
             kind, topic, callback, qos_profile_sensor_data))
 
-    def ignore(self) -> None:
+    def unsubscribe(self) -> None:
         """Leave the topics, and forget: an old image must not pass for the newest later on."""
-        self.frames.clear()
+        self.buffer.clear()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
         self._arrivals_s.clear()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Drop the images, as when time jumps."""
-        self.frames.clear()
-        self._last_ns = 0  # what comes next is no second jump
+        self.buffer.clear()
+        self._last_stamp_ns = 0  # what comes next is no second jump
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         # A bag that loops without /clock: only the stamps tell. TF must forget with us, or it
         # would interpolate between the end of the bag and its beginning.
-        before_ns, self._last_ns = self._last_ns, stamp_ns(message.header.stamp)
-        if before_ns - self._last_ns > JUMP_NS:
-            self._on_jump((self._last_ns - before_ns) * 1e-9)
+        before_ns, self._last_stamp_ns = self._last_stamp_ns, stamp_to_ns(message.header.stamp)
+        if before_ns - self._last_stamp_ns > MAX_BACKWARD_JUMP_NS:
+            self._on_jump((self._last_stamp_ns - before_ns) * 1e-9)
         self._arrivals_s.append(time.monotonic())
         self.frame_id = message.header.frame_id
-        self.frames.add_image(message)
+        self.buffer.add_image(message)
 
     @property
-    def listening(self) -> bool:
+    def is_subscribed(self) -> bool:
         """Tell whether it is subscribed."""
         return bool(self._subscriptions)
 
@@ -92,24 +92,24 @@ class Camera:
     @property
     def age_s(self) -> float:
         """Age of the newest image by the node's clock; NaN without one."""
-        newest_ns = self.frames.newest_ns()
+        newest_ns = self.buffer.newest_ns()
         return float('nan') if newest_ns is None else (self._now_ns() - newest_ns) * 1e-9
 
 
-def memory_of(config: Config) -> Memory:
+def get_buffer_limits(config: Config) -> BufferLimits:
     """Return how long images are remembered."""
-    return Memory(config.history_s, config.times.max_image_age_s, config.times.max_depth_lag_s)
+    return BufferLimits(config.history_s, config.times.max_image_age_s, config.times.max_depth_lag_s)
 
 
-def image_type(config: CameraConfig) -> type:
+def get_image_type(config: CameraConfig) -> type:
     """Return the message that images and depth come as."""
     return CompressedImage if config.transport == 'compressed' else Image
 
 
-def source_of(config: CameraConfig, resolve: Callable[[str], str]) -> Source:
+def resolve_topics(config: CameraConfig, resolve: Callable[[str], str]) -> CameraTopics:
     """Return the full names of a camera's topics; `resolve` is that of the node."""
     compressed = config.transport == 'compressed'
-    return Source(config.name, resolve(config.image_topic) + '/compressed' * compressed,
+    return CameraTopics(config.name, resolve(config.image_topic) + '/compressed' * compressed,
                   resolve(config.info_topic),
                   config.depth_topic and (resolve(config.depth_topic)
                                           + '/compressedDepth' * compressed),

@@ -5,7 +5,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
-from crosspoint_ros.core.datatypes import Described, Grounder, Rejected
+from crosspoint_ros.core.datatypes import Grounder, Rejected, SupportsDescribe
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.node.camera import Camera
@@ -32,30 +32,30 @@ class Diagnostics:
     def _publish(self) -> None:
         array = DiagnosticArray()
         array.header.stamp = self._node.get_clock().now().to_msg()
-        array.status = [*(self._camera(c) for c in self._server.cameras.values()),
-                        self._matcher(), self._last_result()]
+        array.status = [*(self._camera_status(c) for c in self._server.cameras.values()),
+                        self._matcher_status(), self._result_status()]
         self._publisher.publish(array)
 
-    def _status(self, name: str, level: Level, message: str,
+    def _make_status(self, name: str, level: Level, message: str,
                 **values: object) -> DiagnosticStatus:
         return DiagnosticStatus(
             name=f'{self._node.get_fully_qualified_name()}: {name}', hardware_id=name,
             level=level, message=message,
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
 
-    def _camera(self, camera: Camera) -> DiagnosticStatus:
-        source, frames, name = camera.source, camera.frames, f'camera {camera.config.name}'
+    def _camera_status(self, camera: Camera) -> DiagnosticStatus:
+        source, frames, name = camera.topics, camera.buffer, f'camera {camera.config.name}'
         values = {'image_topic': source.image_topic, 'depth_topic': source.depth_topic or 'none',
                   'rate_hz': f'{camera.rate_hz:.1f}', 'age_s': f'{camera.age_s:.3f}',
                   'info': 'yes' if frames.has_info else 'no',
                   'depth': 'yes' if frames.has_depth else 'no'}
-        if not camera.listening:
-            return self._status(name, DiagnosticStatus.OK, 'not subscribed: no query needs it',
+        if not camera.is_subscribed:
+            return self._make_status(name, DiagnosticStatus.OK, 'not subscribed: no query needs it',
                                 **values)
         if frames.newest_ns() is None:
-            return self._status(name, DiagnosticStatus.ERROR,
+            return self._make_status(name, DiagnosticStatus.ERROR,
                                 f'no image has come on {source.image_topic}', **values)
-        tf = self._tf(camera)
+        tf = self._explain_tf(camera)
         values['tf'] = tf or 'yes'
         limit_s = self._config.times.max_image_age_s
         problems = [
@@ -66,10 +66,10 @@ class Diagnostics:
             tf]
         found = '; '.join(problem for problem in problems if problem)
         level = DiagnosticStatus.WARN if found else DiagnosticStatus.OK
-        return self._status(name, level, found or f'{camera.rate_hz:.1f} Hz', **values)
+        return self._make_status(name, level, found or f'{camera.rate_hz:.1f} Hz', **values)
 
-    def _tf(self, camera: Camera) -> str:
-        newest_ns = camera.frames.newest_ns() or 0
+    def _explain_tf(self, camera: Camera) -> str:
+        newest_ns = camera.buffer.newest_ns() or 0
         try:
             self._server.transforms.lookup(self._config.base_frame, camera.frame_id, newest_ns,
                                            timeout_s=0.0, should_stop=lambda: False)
@@ -77,36 +77,36 @@ class Diagnostics:
             return rejected.message
         return ''
 
-    def _matcher(self) -> DiagnosticStatus:
-        loading, late = self._server.loading, self._server.held_s
+    def _matcher_status(self) -> DiagnosticStatus:
+        loading, late = self._server.loader, self._server.busy_for_s
         values = {'matcher': self._config.matcher, 'refiner': self._config.refiner or 'none',
-                  'load_s': f'{loading.took_s:.2f}', 'last_match_s': self._last_match(),
+                  'load_s': f'{loading.elapsed_s:.2f}', 'last_match_s': self._last_match_s(),
                   'can ground': 'true' if self._can_ground() else 'false'}
         if loading.failure:
-            return self._status('matcher', DiagnosticStatus.ERROR, loading.failure, **values)
+            return self._make_status('matcher', DiagnosticStatus.ERROR, loading.failure, **values)
         if loading.matchers is None:
-            return self._status('matcher', DiagnosticStatus.WARN, loading.progress, **values)
-        if isinstance(loading.matchers.matcher, Described):
+            return self._make_status('matcher', DiagnosticStatus.WARN, loading.progress, **values)
+        if isinstance(loading.matchers.matcher, SupportsDescribe):
             values |= loading.matchers.matcher.describe()
         if late > self._config.times.max_query_s:
-            return self._status('matcher', DiagnosticStatus.ERROR,
+            return self._make_status('matcher', DiagnosticStatus.ERROR,
                                 f'has not returned for {late:.1f} s', **values)
-        return self._status('matcher', DiagnosticStatus.OK, self._config.matcher, **values)
+        return self._make_status('matcher', DiagnosticStatus.OK, self._config.matcher, **values)
 
     def _can_ground(self) -> bool:
         """Tell whether an instruction may stand for a pixel: clients offer a field for it then."""
-        matchers = self._server.loading.matchers
+        matchers = self._server.loader.matchers
         return matchers is not None and isinstance(matchers.matcher, Grounder)
 
-    def _last_match(self) -> str:
+    def _last_match_s(self) -> str:
         result = self._server.last_result
         spent = {} if result is None else dict(zip(result.stages, result.stage_s, strict=True))
         return f'{spent["match"]:.3f}' if 'match' in spent else 'none yet'
 
-    def _last_result(self) -> DiagnosticStatus:
+    def _result_status(self) -> DiagnosticStatus:
         result: QueryResult | None = self._server.last_result
         if result is None:
-            return self._status('last result', DiagnosticStatus.OK, 'no query yet')
-        return self._status('last result', DiagnosticStatus.OK, result.status.message or 'ok',
+            return self._make_status('last result', DiagnosticStatus.OK, 'no query yet')
+        return self._make_status('last result', DiagnosticStatus.OK, result.status.message or 'ok',
                             code=result.status.code, query_id=result.query_id,
                             camera=result.clicked.camera)

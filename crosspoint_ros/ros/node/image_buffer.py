@@ -17,15 +17,15 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from crosspoint_ros.core.datatypes import Code, Rejected, View
 from crosspoint_ros.ros import conversions
-from crosspoint_ros.ros.conversions import Source, stamp_ns
+from crosspoint_ros.ros.conversions import CameraTopics, stamp_to_ns
 
-SAME_STAMP_NS = 1_000_000  # some web clients carry stamps as float seconds or in milliseconds
-PAIRING_NS = 500_000_000  # an image waits this long for its depth and info, whatever the history
+STAMP_TOLERANCE_NS = 1_000_000  # some web clients carry stamps as float seconds or in milliseconds
+MIN_HISTORY_NS = 500_000_000  # an image waits this long for its depth and info, whatever the history
 POLL_S = 0.05  # how often a wait asks whether it should stop
 
 
 @dataclass(frozen=True)
-class Memory:
+class BufferLimits:
     """How long images are remembered and how well their parts must fit. Seconds."""
 
     history_s: float
@@ -35,24 +35,24 @@ class Memory:
 
 
 @dataclass(frozen=True, eq=False)
-class Decoded:
+class DecodedView:
     """An image's view, and what it was made with."""
 
-    info: Stamped
-    depth: Stamped | None
+    info: BufferedMessage
+    depth: BufferedMessage | None
     view: View
 
 
 @dataclass(eq=False)
-class Stamped:
+class BufferedMessage:
     """A message and, for an image that somebody asked for, what it decoded to."""
 
     stamp_ns: int
     msg: Any
-    decoded: Decoded | None = None
+    decoded: DecodedView | None = None
 
 
-class FrameMemory:
+class ImageBuffer:
     """What one camera has sent lately.
 
     `add_image`, `add_depth` and `add_info` are cheap and may be called from any thread; the
@@ -64,14 +64,14 @@ class FrameMemory:
     mask: (h, w) bool, True where the robot's own body hides the scene.
     """
 
-    def __init__(self, source: Source, memory: Memory, now_ns: Callable[[], int],
+    def __init__(self, topics: CameraTopics, limits: BufferLimits, now_ns: Callable[[], int],
                  mask: npt.NDArray[np.bool_] | None = None) -> None:
-        self.source, self._memory, self._now_ns, self._mask = source, memory, now_ns, mask
-        self._images: list[Stamped] = []  # by stamp, the newest last
-        self._depths: list[Stamped] = []
-        self._infos: list[Stamped] = []  # only those that differ from the one before
-        self._changed = threading.Condition(threading.RLock())
-        self._decoding = threading.Lock()
+        self.topics, self._limits, self._now_ns, self._mask = topics, limits, now_ns, mask
+        self._images: list[BufferedMessage] = []  # by stamp, the newest last
+        self._depths: list[BufferedMessage] = []
+        self._infos: list[BufferedMessage] = []  # only those that differ from the one before
+        self._condition = threading.Condition(threading.RLock())
+        self._decode_lock = threading.Lock()
 
     # --- what callbacks do
 
@@ -85,37 +85,37 @@ class FrameMemory:
 
     def add_info(self, msg: CameraInfo) -> None:
         """Remember the lens, if it is another one."""
-        with self._changed:
-            if not self._infos or not _same_lens(self._infos[-1].msg, msg):
-                self._infos = [*self._infos[-7:], Stamped(stamp_ns(msg.header.stamp), msg)]
-            self._changed.notify_all()
+        with self._condition:
+            if not self._infos or not _is_same_calibration(self._infos[-1].msg, msg):
+                self._infos = [*self._infos[-7:], BufferedMessage(stamp_to_ns(msg.header.stamp), msg)]
+            self._condition.notify_all()
 
     def clear(self) -> None:
         """Forget the images, as when time jumps; the lens stays."""
-        with self._changed:
+        with self._condition:
             self._images.clear()
             self._depths.clear()
             for info in self._infos:
                 info.stamp_ns = 0
-            self._changed.notify_all()
+            self._condition.notify_all()
 
-    def _add(self, kept: list[Stamped], msg: Any) -> None:
-        new = Stamped(stamp_ns(msg.header.stamp), msg)
-        window_ns = max(int(self._memory.history_s * 1e9), PAIRING_NS)
-        with self._changed:
-            if kept and new.stamp_ns < kept[-1].stamp_ns - window_ns - SAME_STAMP_NS:
+    def _add(self, kept: list[BufferedMessage], msg: Any) -> None:
+        new = BufferedMessage(stamp_to_ns(msg.header.stamp), msg)
+        window_ns = max(int(self._limits.history_s * 1e9), MIN_HISTORY_NS)
+        with self._condition:
+            if kept and new.stamp_ns < kept[-1].stamp_ns - window_ns - STAMP_TOLERANCE_NS:
                 self.clear()  # a bag began again, or a clock was set back
-            insort(kept, new, key=_stamp)
+            insort(kept, new, key=_get_stamp_ns)
             oldest_ns = kept[-1].stamp_ns - window_ns
-            first = bisect_left(kept, oldest_ns, key=_stamp)
-            del kept[:max(min(first, len(kept) - 1), len(kept) - self._memory.max_frames)]
-            self._changed.notify_all()
+            first = bisect_left(kept, oldest_ns, key=_get_stamp_ns)
+            del kept[:max(min(first, len(kept) - 1), len(kept) - self._limits.max_frames)]
+            self._condition.notify_all()
 
     # --- what queries ask
 
     def newest_ns(self) -> int | None:
         """Return the stamp of the newest image, None without one."""
-        with self._changed:
+        with self._condition:
             return self._images[-1].stamp_ns if self._images else None
 
     @property
@@ -128,18 +128,18 @@ class FrameMemory:
         """Tell whether depth is remembered."""
         return bool(self._depths)
 
-    def ready(self, at_ns: int = 0) -> bool:
+    def is_ready(self, at_ns: int = 0) -> bool:
         """Tell whether the image of that stamp (0: the newest) is here with info and depth.
 
         Also True when waiting longer cannot bring it: later images are here already.
         """
-        with self._changed:
+        with self._condition:
             if not self._images or not self._infos:
                 return False
-            image = self._newest() if at_ns == 0 else self._find(at_ns)
+            image = self._newest_image() if at_ns == 0 else self._find_image(at_ns)
             if image is None:
                 return self._images[-1].stamp_ns > at_ns
-            lag_ns = int(self._memory.max_depth_lag_s * 1e9)
+            lag_ns = int(self._limits.max_depth_lag_s * 1e9)
             return self._has_depth(image) or bool(
                 self._depths and self._depths[-1].stamp_ns > image.stamp_ns + lag_ns)
 
@@ -150,144 +150,144 @@ class FrameMemory:
         The predicate is called when something was added; its own look at this memory is safe.
         """
         end_s = time.monotonic() + timeout_s
-        with self._changed:
+        with self._condition:
             while not predicate():
                 left_s = end_s - time.monotonic()
                 if left_s <= 0 or should_stop():
                     return False
-                self._changed.wait(min(left_s, POLL_S))
+                self._condition.wait(min(left_s, POLL_S))
             return True
 
-    def at(self, at_ns: int) -> View:
+    def view_at(self, at_ns: int) -> View:
         """Return the view of that stamp (to 1 ms).
 
         Raises `Rejected` (STALE if it is not here, or past history_s and max_image_age_s: the last
         image of a camera that is frozen stays in memory).
         """
-        with self._changed:
-            self._need_images()
-            image = self._find(at_ns)
+        with self._condition:
+            self._require_images()
+            image = self._find_image(at_ns)
             if image is None:
                 oldest, newest = self._images[0].stamp_ns, self._images[-1].stamp_ns
-                raise Rejected(Code.STALE, f'{self.source.camera} has no image of stamp '
-                               f'{_s(at_ns)} s; it remembers {len(self._images)} from {_s(oldest)} '
-                               f'to {_s(newest)} s (history_s {self._memory.history_s:g})')
+                raise Rejected(Code.STALE, f'{self.topics.camera} has no image of stamp '
+                               f'{_format_stamp(at_ns)} s; it remembers {len(self._images)} from {_format_stamp(oldest)} '
+                               f'to {_format_stamp(newest)} s (history_s {self._limits.history_s:g})')
         age_s = (self._now_ns() - image.stamp_ns) / 1e9
-        limit_s = self._memory.history_s + self._memory.max_image_age_s
+        limit_s = self._limits.history_s + self._limits.max_image_age_s
         if age_s > limit_s:
-            raise Rejected(Code.STALE, f'the clicked image of {self.source.camera} is {age_s:.3f} '
-                           f's old (history_s {self._memory.history_s:g} and '
-                           f'limits.max_image_age_s {self._memory.max_image_age_s:g}): click on a '
+            raise Rejected(Code.STALE, f'the clicked image of {self.topics.camera} is {age_s:.3f} '
+                           f's old (history_s {self._limits.history_s:g} and '
+                           f'limits.max_image_age_s {self._limits.max_image_age_s:g}): click on a '
                            'newer one')
-        return self._view(image)
+        return self._decode_view(image)
 
-    def newest(self) -> View:
+    def newest_view(self) -> View:
         """Return the newest view. Raises `Rejected` (STALE past max_image_age_s).
 
         An image whose depth is still on its way is passed over for the one before.
         """
-        with self._changed:
-            self._need_images()
-            image = self._newest()
-        age_s, limit_s = (self._now_ns() - image.stamp_ns) / 1e9, self._memory.max_image_age_s
+        with self._condition:
+            self._require_images()
+            image = self._newest_image()
+        age_s, limit_s = (self._now_ns() - image.stamp_ns) / 1e9, self._limits.max_image_age_s
         if not -limit_s <= age_s <= limit_s:
             hint = ''
             if abs(age_s) > 60:
                 hint = '; are stamps and clock of one kind? (use_sim_time, clock synchronisation)'
-            raise Rejected(Code.STALE, f'the newest image on {self.source.image_topic} is '
+            raise Rejected(Code.STALE, f'the newest image on {self.topics.image_topic} is '
                            f'{age_s:.3f} s old (limits.max_image_age_s {limit_s:g}){hint}')
-        return self._view(image)
+        return self._decode_view(image)
 
-    def nearest(self, at_ns: int, max_gap_s: float) -> View:
+    def nearest_view(self, at_ns: int, max_gap_s: float) -> View:
         """Return the view nearest to that stamp. Raises `Rejected` (STALE past max_gap_s)."""
-        with self._changed:
-            self._need_images()
-            image = _nearest(list(filter(self._has_depth, self._images)) or self._images, at_ns)
+        with self._condition:
+            self._require_images()
+            image = _find_nearest(list(filter(self._has_depth, self._images)) or self._images, at_ns)
         gap_s = abs(image.stamp_ns - at_ns) / 1e9
         if gap_s > max_gap_s:
-            raise Rejected(Code.STALE, f'the image of {self.source.camera} nearest to '
-                           f'{_s(at_ns)} s is {gap_s:.3f} s away (limits.max_view_gap_s '
+            raise Rejected(Code.STALE, f'the image of {self.topics.camera} nearest to '
+                           f'{_format_stamp(at_ns)} s is {gap_s:.3f} s away (limits.max_view_gap_s '
                            f'{max_gap_s:g})')
-        return self._view(image)
+        return self._decode_view(image)
 
-    def _need_images(self) -> None:
+    def _require_images(self) -> None:
         if not self._images:
-            raise Rejected(Code.NO_IMAGE, f'{self.source.camera}: no image has come on '
-                           f'{self.source.image_topic}; is it published, and with a compatible '
+            raise Rejected(Code.NO_IMAGE, f'{self.topics.camera}: no image has come on '
+                           f'{self.topics.image_topic}; is it published, and with a compatible '
                            'type and QoS?')
 
-    def _newest(self) -> Stamped:
+    def _newest_image(self) -> BufferedMessage:
         newest = self._images[-1]
         recent = (image for image in reversed(self._images)
-                  if image.stamp_ns >= newest.stamp_ns - PAIRING_NS)
+                  if image.stamp_ns >= newest.stamp_ns - MIN_HISTORY_NS)
         return next(filter(self._has_depth, recent), newest)
 
-    def _has_depth(self, image: Stamped) -> bool:
-        return not self.source.depth_topic or self._depth_of(image) is not None
+    def _has_depth(self, image: BufferedMessage) -> bool:
+        return not self.topics.depth_topic or self._find_depth(image) is not None
 
-    def _find(self, at_ns: int) -> Stamped | None:
-        image = _nearest(self._images, at_ns)
-        return image if abs(image.stamp_ns - at_ns) <= SAME_STAMP_NS else None
+    def _find_image(self, at_ns: int) -> BufferedMessage | None:
+        image = _find_nearest(self._images, at_ns)
+        return image if abs(image.stamp_ns - at_ns) <= STAMP_TOLERANCE_NS else None
 
-    def _depth_of(self, image: Stamped) -> Stamped | None:
+    def _find_depth(self, image: BufferedMessage) -> BufferedMessage | None:
         if not self._depths:
             return None
-        depth = _nearest(self._depths, image.stamp_ns)
+        depth = _find_nearest(self._depths, image.stamp_ns)
         lag_s = abs(depth.stamp_ns - image.stamp_ns) / 1e9
-        return depth if lag_s <= self._memory.max_depth_lag_s else None
+        return depth if lag_s <= self._limits.max_depth_lag_s else None
 
     # --- decoding
 
-    def _view(self, image: Stamped) -> View:
+    def _decode_view(self, image: BufferedMessage) -> View:
         """Return the image's view, decoded once."""
-        with self._changed:
-            info = self._info_of(image)
-            depth = self._depth_of(image) if self.source.depth_topic else None
-            if self.source.depth_topic and depth is None:
-                raise self._no_depth(image)
-        with self._decoding:
+        with self._condition:
+            info = self._find_info(image)
+            depth = self._find_depth(image) if self.topics.depth_topic else None
+            if self.topics.depth_topic and depth is None:
+                raise self._depth_rejection(image)
+        with self._decode_lock:
             done = image.decoded
             if done is None or (done.info, done.depth) != (info, depth):
                 # A lens or a nearer depth that came since makes another view of the same array.
-                picture = done.view.image if done else conversions.rgb(self.source, image.msg)
-                view = conversions.view(self.source, image.msg, picture, info.msg,
+                picture = done.view.image if done else conversions.decode_rgb(self.topics, image.msg)
+                view = conversions.build_view(self.topics, image.msg, picture, info.msg,
                                      depth and depth.msg, self._mask)
-                done = image.decoded = Decoded(info, depth, view)
+                done = image.decoded = DecodedView(info, depth, view)
             return done.view
 
-    def _info_of(self, image: Stamped) -> Stamped:
+    def _find_info(self, image: BufferedMessage) -> BufferedMessage:
         """Return the lens that held when the image was taken."""
         if not self._infos:
-            raise Rejected(Code.NO_IMAGE, f'{self.source.camera}: no camera info has come on '
-                           f'{self.source.info_topic}; without it no pixel has a ray')
+            raise Rejected(Code.NO_IMAGE, f'{self.topics.camera}: no camera info has come on '
+                           f'{self.topics.info_topic}; without it no pixel has a ray')
         until = [info for info in self._infos if info.stamp_ns <= image.stamp_ns]
         return until[-1] if until else self._infos[0]
 
-    def _no_depth(self, image: Stamped) -> Rejected:
-        topic, limit_s = self.source.depth_topic, self._memory.max_depth_lag_s
+    def _depth_rejection(self, image: BufferedMessage) -> Rejected:
+        topic, limit_s = self.topics.depth_topic, self._limits.max_depth_lag_s
         if not self._depths:
-            return Rejected(Code.NO_DEPTH, f'{self.source.camera}: no depth has come on {topic}; '
+            return Rejected(Code.NO_DEPTH, f'{self.topics.camera}: no depth has come on {topic}; '
                             'is it published? (depth_topic: \'\' does without)')
-        lag_s = abs(_nearest(self._depths, image.stamp_ns).stamp_ns - image.stamp_ns) / 1e9
+        lag_s = abs(_find_nearest(self._depths, image.stamp_ns).stamp_ns - image.stamp_ns) / 1e9
         return Rejected(Code.NO_DEPTH, f'the depth on {topic} nearest to the image of '
-                        f'{_s(image.stamp_ns)} s is {lag_s:.3f} s away (limits.max_depth_lag_s '
+                        f'{_format_stamp(image.stamp_ns)} s is {lag_s:.3f} s away (limits.max_depth_lag_s '
                         f'{limit_s:g})')
 
 
-def _stamp(kept: Stamped) -> int:
+def _get_stamp_ns(kept: BufferedMessage) -> int:
     return kept.stamp_ns
 
 
-def _nearest(kept: list[Stamped], at_ns: int) -> Stamped:
-    after = bisect_left(kept, at_ns, key=_stamp)
+def _find_nearest(kept: list[BufferedMessage], at_ns: int) -> BufferedMessage:
+    after = bisect_left(kept, at_ns, key=_get_stamp_ns)
     return min(kept[max(after - 1, 0):after + 1], key=lambda each: abs(each.stamp_ns - at_ns))
 
 
-def _s(ns: int) -> str:
+def _format_stamp(ns: int) -> str:
     return f'{ns // 10**9}.{ns % 10**9:09d}'
 
 
-def _same_lens(a: CameraInfo, b: CameraInfo) -> bool:
+def _is_same_calibration(a: CameraInfo, b: CameraInfo) -> bool:
     return ((a.width, a.height, a.distortion_model, a.binning_x, a.binning_y, a.roi, list(a.d))
             == (b.width, b.height, b.distortion_model, b.binning_x, b.binning_y, b.roi, list(b.d))
             and np.array_equal(a.k, b.k) and np.array_equal(a.p, b.p))

@@ -17,9 +17,9 @@ from rclpy.signals import SignalHandlerOptions
 from crosspoint_ros.ros.config import ConfigError, Parameters
 from crosspoint_ros.ros.node.diagnostics import Diagnostics
 from crosspoint_ros.ros.node.query_server import QueryServer
-from crosspoint_ros.ros.process import wait_for_signal
+from crosspoint_ros.ros.process import catch_shutdown_signals
 
-GOODBYE_S = 0.2  # for the last replies to leave, actions' among them
+REPLY_FLUSH_S = 0.2  # for the last replies to leave, actions' among them
 
 
 class CrosspointNode(LifecycleNode):
@@ -28,14 +28,14 @@ class CrosspointNode(LifecycleNode):
     def __init__(self, **options: Any) -> None:
         """Declare the parameters; raise ConfigError for the first that will not do."""
         super().__init__('crosspoint', **options)
-        self._known_parameters = Parameters(self)
+        self._config_parameters = Parameters(self)
         self._server: QueryServer | None = None
         self._diagnostics: Diagnostics | None = None
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
     def start(self) -> bool:
         """Go to active, unless `autostart` leaves that to a lifecycle manager; False: it cannot."""
-        if not self._known_parameters.read().autostart:
+        if not self._config_parameters.read().autostart:
             self.get_logger().info('autostart is false: waiting to be configured and activated')
             return True
         if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
@@ -59,8 +59,8 @@ class CrosspointNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Offer the interfaces and begin to load the matcher; nothing is subscribed to yet."""
         try:
-            config = self._known_parameters.read()
-            self._server = QueryServer(self, config, self._on_loaded)
+            config = self._config_parameters.read()
+            self._server = QueryServer(self, config, self._on_matcher_loaded)
         except Exception as error:  # rclpy would drop it without a word
             self.get_logger().error(f'not configured: {type(error).__name__}: {error}')
             return TransitionCallbackReturn.FAILURE
@@ -69,27 +69,27 @@ class CrosspointNode(LifecycleNode):
                                f'{config.base_frame}; loading the matcher {config.matcher}')
         return TransitionCallbackReturn.SUCCESS
 
-    def _on_loaded(self) -> None:
+    def _on_matcher_loaded(self) -> None:
         """The matcher is there, or is not: go to active if that waited for it, else leave it."""
         server = self._server
-        if server is None or server.loading.under_way:  # it belonged to an earlier configuration
+        if server is None or server.loader.is_loading:  # it belonged to an earlier configuration
             return
-        if server.loading.failure:
-            self.get_logger().error(f'{server.loading.failure}. The node stays inactive; clean it '
+        if server.loader.failure:
+            self.get_logger().error(f'{server.loader.failure}. The node stays inactive; clean it '
                                     'up and configure it to try again')
             server.deactivate()
             if self._state_machine.current_state[1] == 'active':
                 self.trigger_deactivate()
             return
-        self.get_logger().info(f'matcher loaded in {server.loading.took_s:.2f} s')
+        self.get_logger().info(f'matcher loaded in {server.loader.elapsed_s:.2f} s')
         if server.soon_active:
             self.trigger_activate()
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen to the cameras; a query waits for a matcher that is still loading."""
         assert self._server is not None
-        if self._server.loading.failure:
-            self.get_logger().error(f'not activated: {self._server.loading.failure}')
+        if self._server.loader.failure:
+            self.get_logger().error(f'not activated: {self._server.loader.failure}')
             return TransitionCallbackReturn.FAILURE
         self._server.activate()
         return super().on_activate(state)
@@ -103,7 +103,7 @@ class CrosspointNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the matcher and all interfaces; not while a client waits on one of them."""
         # rclpy ends the process over a reply to a service that was destroyed meanwhile.
-        owed = 0 if self._server is None else self._server.owed_replies
+        owed = 0 if self._server is None else self._server.pending_replies
         if owed:
             self.get_logger().error(f'not cleaned up: {owed} replies are on their way; ask again')
             return TransitionCallbackReturn.FAILURE
@@ -116,12 +116,12 @@ class CrosspointNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        refused = self._known_parameters.check_change(
+        refused = self._config_parameters.explain_refusal(
             parameters, configured=self._server is not None)
         if refused:
             return SetParametersResult(successful=False, reason=refused)
         if self._server is not None:
-            self._server.limits = self._known_parameters.changed_limits(parameters)
+            self._server.limits = self._config_parameters.merge_limits(parameters)
         return SetParametersResult(successful=True)
 
 
@@ -135,7 +135,7 @@ def main(args: list[str] | None = None) -> int:
         return 1
     executor = SingleThreadedExecutor()
     # A task, not executor.wake(): spin_once goes on waiting when it wakes to no work.
-    asked_to_end = wait_for_signal(lambda: executor.create_task(lambda: None))
+    asked_to_end = catch_shutdown_signals(lambda: executor.create_task(lambda: None))
     try:
         node = CrosspointNode()
     except ConfigError as error:
@@ -147,17 +147,17 @@ def main(args: list[str] | None = None) -> int:
     while started and not asked_to_end.is_set():
         executor.spin_once()
     node.stop()
-    end_s = time.monotonic() + GOODBYE_S
+    end_s = time.monotonic() + REPLY_FLUSH_S
     while time.monotonic() < end_s:
         executor.spin_once(timeout_sec=0.02)
     node.close()
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()
-    return end(0 if started else 1)
+    return exit_process(0 if started else 1)
 
 
-def end(code: int) -> int:
+def exit_process(code: int) -> int:
     """Return the exit code; leave at once if a matcher is still at work in its thread."""
     if any(thread.daemon for thread in threading.enumerate()):
         # An interpreter that ends under a thread which is inside torch aborts the process.

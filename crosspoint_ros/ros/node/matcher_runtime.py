@@ -7,16 +7,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from crosspoint_ros.core.datatypes import Matcher, Refiner, View, Warmable
+from crosspoint_ros.core.datatypes import Matcher, Refiner, SupportsPrefetch, View
 from crosspoint_ros.matchers import load_matcher, load_refiner
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.node.query_queue import QueryThread
-from crosspoint_ros.ros.node.views import ViewSource
+from crosspoint_ros.ros.node.views import ViewCollector
 
 PACKAGE = 'crosspoint_ros'
 
 
-class Relay(logging.Handler):
+class LogForwarder(logging.Handler):
     """Hands Python log records of this package on to a ROS logger, and remembers the last."""
 
     def __init__(self, logger: Any) -> None:
@@ -53,30 +53,30 @@ class Matchers:
     refiner: Refiner | None
 
 
-class Loading:
+class MatcherLoader:
     """Runs once, in the thread that will use the matcher; the executor's thread only looks."""
 
-    def __init__(self, config: Config, relay: Relay) -> None:
-        self._config, self._relay = config, relay
+    def __init__(self, config: Config, log_forwarder: LogForwarder) -> None:
+        self._config, self._log_forwarder = config, log_forwarder
         self.matchers: Matchers | None = None
         self.failure = ''
-        self._begun_s, self._ended_s = time.monotonic(), 0.0
+        self._started_s, self._finished_s = time.monotonic(), 0.0
 
     @property
-    def under_way(self) -> bool:
+    def is_loading(self) -> bool:
         """Tell whether it has not come to an end."""
         return self.matchers is None and not self.failure
 
     @property
-    def took_s(self) -> float:
+    def elapsed_s(self) -> float:
         """How long it took, or has taken so far, s."""
-        return (self._ended_s or time.monotonic()) - self._begun_s
+        return (self._finished_s or time.monotonic()) - self._started_s
 
     @property
     def progress(self) -> str:
         """Say how far it is, in the matcher's own last words."""
-        words = f': {self._relay.last}' if self._relay.last else ''
-        return f'the matcher {self._config.matcher} is loading for {self.took_s:.1f} s{words}'
+        words = f': {self._log_forwarder.last}' if self._log_forwarder.last else ''
+        return f'the matcher {self._config.matcher} is loading for {self.elapsed_s:.1f} s{words}'
 
     def run(self) -> bool:
         """Load; False if that failed, and `failure` says why."""
@@ -91,65 +91,65 @@ class Loading:
         # A matcher is anybody's code, and panics of libraries in Rust are no Exceptions; the node
         # stays up and tells.
         except BaseException as error:
-            self._ended_s = time.monotonic()
-            self.failure = f'the matcher {config.matcher} was not loaded: {_words(error)}'
+            self._finished_s = time.monotonic()
+            self.failure = f'the matcher {config.matcher} was not loaded: {_format_error(error)}'
             return False
-        self._ended_s = time.monotonic()
+        self._finished_s = time.monotonic()
         self.matchers = Matchers(matcher, refiner)
         return True
 
 
-def _words(error: BaseException) -> str:
+def _format_error(error: BaseException) -> str:
     """Errors that are made for people speak for themselves; the name of others tells more."""
     made_for_people = isinstance(error, (ValueError, OSError, MemoryError)) and str(error)
     return str(error) if made_for_people else f'{type(error).__name__}: {error}'
 
 
-REST_AFTER_FAILURE_S = 5.0  # what fails once fails with the next image too, and fills the log
+FAILURE_COOLDOWN_S = 5.0  # what fails once fails with the next image too, and fills the log
 
 
-class Warming:
+class Prefetcher:
     """Offers the query thread work for when there is no query.
 
     share: of its time that the matcher may spend so, 0..1. After a preparation that took t it
     rests for t * (1 - share) / share. A click that comes meanwhile waits for its end.
     """
 
-    def __init__(self, share: float, views: ViewSource, thread: QueryThread,
-                 loading: Loading) -> None:
-        self._share, self._views, self._thread, self._loading = share, views, thread, loading
-        self._rest_until_s = 0.0
-        self._seen: tuple[tuple[str, int], ...] = ()
+    def __init__(self, share: float, views: ViewCollector, thread: QueryThread,
+                 loader: MatcherLoader) -> None:
+        self._share, self._views, self._thread, self._loader = share, views, thread, loader
+        self._cooldown_until_s = 0.0
+        self._last_stamps: tuple[tuple[str, int], ...] = ()
 
     @property
-    def wanted(self) -> bool:
+    def is_enabled(self) -> bool:
         """Tell whether there is any time to spend."""
         return self._share > 0
 
     def offer(self) -> None:
         """Offer a preparation if the matcher has rested; call it a few times a second."""
-        if self.wanted and self._loading.matchers and time.monotonic() >= self._rest_until_s:
-            self._thread.offer(self._prepare)
+        if self.is_enabled and self._loader.matchers and time.monotonic() >= self._cooldown_until_s:
+            self._thread.submit_idle(self._prefetch)
 
-    def _prepare(self) -> None:
+    def _prefetch(self) -> None:
         begun_s = time.monotonic()
-        if begun_s < self._rest_until_s:  # offered while the last one was still going on
+        if begun_s < self._cooldown_until_s:  # offered while the last one was still going on
             return
-        views = self._views.newest_known()
+        views = self._views.newest_views()
         seen = tuple((view.camera, view.stamp_ns) for view in views)
-        if len(views) < 2 or seen == self._seen:
+        if len(views) < 2 or seen == self._last_stamps:
             return
-        least_rest_s = REST_AFTER_FAILURE_S
+        least_rest_s = FAILURE_COOLDOWN_S
         try:
-            self._warm(views)
-            self._seen, least_rest_s = seen, 0.0
+            self._warm_up(views)
+            self._last_stamps, least_rest_s = seen, 0.0
         finally:
             ended_s = time.monotonic()
             rest_s = (ended_s - begun_s) * (1 - self._share) / self._share
-            self._rest_until_s = ended_s + max(rest_s, least_rest_s)
+            self._cooldown_until_s = ended_s + max(rest_s, least_rest_s)
 
-    def _warm(self, views: tuple[View, ...]) -> None:
-        assert self._loading.matchers is not None
-        for each in (self._loading.matchers.matcher, self._loading.matchers.refiner):
-            if isinstance(each, Warmable):
+    def _warm_up(self, views: tuple[View, ...]) -> None:
+        assert self._loader.matchers is not None
+        for each in (self._loader.matchers.matcher, self._loader.matchers.refiner):
+            if isinstance(each, SupportsPrefetch):
                 each.warm(views)

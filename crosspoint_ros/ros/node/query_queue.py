@@ -26,11 +26,11 @@ class Correction:
     query_id: str
     camera: str
     pixel: Array
-    located: LocateResult | None
+    locate_result: LocateResult | None
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class QueryRequest:
     """What somebody asked: a pixel, an instruction, or a 3D point that some camera shows.
 
     stamp_ns is that of the clicked image, 0 for the newest. With `point_m` (3,), given in
@@ -48,73 +48,73 @@ class Request:
     point_frame: str = ''
     clamp: bool = False
     correction: Correction | None = None
-    refused: Rejected | None = None
+    rejected: Rejected | None = None
 
 
-class Ended(Exception):  # noqa: N818  (an interruption, not an error)
+class QueryAborted(Exception):  # noqa: N818  (an interruption, not an error)
     """Raised inside a query that was ended from outside, to stop working on it."""
 
 
-class Job:
+class QueryTask:
     """One query on its way. It ends exactly once, whoever ends it first."""
 
-    def __init__(self, request: Request, on_stage: Callable[[str], None],
-                 on_end: Callable[[Job], None]) -> None:
+    def __init__(self, request: QueryRequest, on_stage: Callable[[str], None],
+                 on_done: Callable[[QueryTask], None]) -> None:
         self.request = request
         self.query_id = str(uuid.uuid4())
-        self.begun_s = time.monotonic()
+        self.started_s = time.monotonic()
         self.stages: list[tuple[str, float]] = []  # name, when it began (monotonic s)
-        self.located: LocateResult | None = None
+        self.locate_result: LocateResult | None = None
         self.rejected: Rejected | None = None
-        self.ended_s = 0.0
-        self._on_stage, self._on_end = on_stage, on_end
+        self.finished_s = 0.0
+        self._on_stage, self._on_done = on_stage, on_done
         self._lock = threading.Lock()
 
     @property
-    def ended(self) -> bool:
+    def is_done(self) -> bool:
         """Tell whether the query has its answer."""
-        return self.located is not None or self.rejected is not None
+        return self.locate_result is not None or self.rejected is not None
 
     @property
     def age_s(self) -> float:
         """Seconds since it was asked."""
-        return time.monotonic() - self.begun_s
+        return time.monotonic() - self.started_s
 
     @property
     def stage(self) -> str:
         """Name of the stage it is in."""
         return self.stages[-1][0] if self.stages else 'queued'
 
-    def stage_seconds(self) -> dict[str, float]:
+    def stage_durations_s(self) -> dict[str, float]:
         """Seconds spent in each stage."""
-        stages = [*self.stages, ('ended', self.ended_s or time.monotonic())]
+        stages = [*self.stages, ('ended', self.finished_s or time.monotonic())]
         return {name: end - begun for (name, begun), (_, end) in pairwise(stages)}
 
-    def enter(self, stage: str) -> None:
+    def enter_stage(self, stage: str) -> None:
         """Begin a stage, or go on with it; raise `Ended` if the query was ended meanwhile."""
         with self._lock:  # a stage must not begin after the end
-            if self.ended:
-                raise Ended(self.query_id)
+            if self.is_done:
+                raise QueryAborted(self.query_id)
             if stage == self.stage:
                 return
             self.stages.append((stage, time.monotonic()))
         self._on_stage(stage)
 
-    def withdraw(self, rejected: Rejected) -> None:
+    def revoke(self, rejected: Rejected) -> None:
         """Refuse what was answered, as long as nobody has been told of it."""
-        self.located, self.rejected = None, rejected
+        self.locate_result, self.rejected = None, rejected
 
-    def end(self, outcome: LocateResult | Rejected) -> bool:
+    def finish(self, outcome: LocateResult | Rejected) -> bool:
         """Give the query its answer; False if it has one already."""
         with self._lock:
-            if self.ended:
+            if self.is_done:
                 return False
-            self.ended_s = time.monotonic()
+            self.finished_s = time.monotonic()
             if isinstance(outcome, Rejected):
                 self.rejected = outcome
             else:
-                self.located = outcome
-        self._on_end(self)
+                self.locate_result = outcome
+        self._on_done(self)
         return True
 
 
@@ -125,140 +125,140 @@ class QueryThread:
     waits behind it, 'reject' is refused as BUSY.
     """
 
-    def __init__(self, answer: Callable[[Job], LocateResult], afterwards: Callable[[Job], None],
+    def __init__(self, run_query: Callable[[QueryTask], LocateResult], on_answered: Callable[[QueryTask], None],
                  complain: Callable[[str], object], busy: str, max_query_s: float,
-                 prepare: Callable[[], bool] = lambda: True) -> None:
+                 load: Callable[[], bool] = lambda: True) -> None:
         """Start the thread. It calls `prepare` first, and takes no query if that says False.
 
         `afterwards` runs in the thread when a query's answer is out already.
         """
-        self._answer, self._afterwards, self._complain = answer, afterwards, complain
-        self._prepare, self._preparing = prepare, True
+        self._run_query, self._on_answered, self._complain = run_query, on_answered, complain
+        self._load, self._is_loading = load, True
         self._busy = busy
         self.max_query_s = max_query_s
-        self._running: Job | None = None
-        self._held_since_s: float | None = None
-        self._waiting: deque[Job] = deque()
+        self._current: QueryTask | None = None
+        self._busy_since_s: float | None = None
+        self._queue: deque[QueryTask] = deque()
         self._idle_work: Callable[[], None] | None = None
-        self._wake = threading.Condition()
+        self._condition = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name='crosspoint-queries', daemon=True)
         self._thread.start()
 
     @property
-    def open_jobs(self) -> list[Job]:
+    def open_tasks(self) -> list[QueryTask]:
         """The queries without an answer, the running one first."""
-        with self._wake:
-            held = [] if self._running is None else [self._running]
-            return [job for job in (*held, *self._waiting) if not job.ended]
+        with self._condition:
+            held = [] if self._current is None else [self._current]
+            return [task for task in (*held, *self._queue) if not task.is_done]
 
-    def submit(self, job: Job) -> None:
+    def submit(self, task: QueryTask) -> None:
         """Take a query; it may end at once (BUSY), or end another (CANCELLED)."""
-        earlier = self.open_jobs
+        earlier = self.open_tasks
         if earlier and self._busy == 'reject':
-            job.end(Rejected(Code.BUSY, f'busy with query {earlier[0].query_id} in stage '
+            task.finish(Rejected(Code.BUSY, f'busy with query {earlier[0].query_id} in stage '
                              f'{earlier[0].stage} for {earlier[0].age_s:.2f} s (busy: reject)'))
         elif self._busy == 'queue' and len(earlier) >= MAX_QUEUED:
-            job.end(Rejected(Code.BUSY, f'{len(earlier)} queries are waiting (limit {MAX_QUEUED})'))
+            task.finish(Rejected(Code.BUSY, f'{len(earlier)} queries are waiting (limit {MAX_QUEUED})'))
         else:
             for other in earlier if self._busy == 'preempt' else ():
-                other.end(Rejected(Code.CANCELLED, f'preempted in stage {other.stage} after '
-                                   f'{other.age_s:.2f} s by query {job.query_id}'))
-            self._enqueue(job)
+                other.finish(Rejected(Code.CANCELLED, f'preempted in stage {other.stage} after '
+                                   f'{other.age_s:.2f} s by query {task.query_id}'))
+            self._enqueue(task)
 
-    def _enqueue(self, job: Job) -> None:
-        with self._wake:
+    def _enqueue(self, task: QueryTask) -> None:
+        with self._condition:
             # While a matcher hangs nobody takes the ended ones out; do not let them pile up.
-            self._waiting = deque(other for other in self._waiting if not other.ended)
-            self._waiting.append(job)
-            self._wake.notify()
+            self._queue = deque(other for other in self._queue if not other.is_done)
+            self._queue.append(task)
+            self._condition.notify()
 
-    def offer(self, work: Callable[[], None]) -> None:
+    def submit_idle(self, work: Callable[[], None]) -> None:
         """Do this when there is no query to answer; it takes the place of an earlier offer."""
-        with self._wake:
+        with self._condition:
             self._idle_work = work
-            self._wake.notify()
+            self._condition.notify()
 
-    def expire(self) -> None:
+    def expire_overdue(self) -> None:
         """End the queries that took too long; call it a few times a second."""
-        for job in self.open_jobs:
-            if job.age_s > self.max_query_s:
-                job.end(Rejected(Code.TIMEOUT, f'no answer in stage {job.stage} after '
-                                 f'{job.age_s:.2f} s (limits.max_query_s {self.max_query_s} s)'
-                                 f'{self._blamed(job)}'))
+        for task in self.open_tasks:
+            if task.age_s > self.max_query_s:
+                task.finish(Rejected(Code.TIMEOUT, f'no answer in stage {task.stage} after '
+                                 f'{task.age_s:.2f} s (limits.max_query_s {self.max_query_s} s)'
+                                 f'{self._explain_timeout(task)}'))
 
-    def _blamed(self, job: Job) -> str:
-        if self._preparing:
+    def _explain_timeout(self, task: QueryTask) -> str:
+        if self._is_loading:
             return '; the matcher is still loading'
-        running = self._running
-        if running is None and self.held_s:
-            return (f'; the matcher has prepared for new images for {self.held_s:.1f} s: lower '
+        running = self._current
+        if running is None and self.busy_for_s:
+            return (f'; the matcher has prepared for new images for {self.busy_for_s:.1f} s: lower '
                     'warm_share, or cleanup and configure load it anew')
-        if running is None or running is job:
+        if running is None or running is task:
             return ''
         return (f'; the matcher still works on query {running.query_id}, asked '
                 f'{running.age_s:.1f} s ago: cleanup and configure load it anew')
 
     @property
-    def held_s(self) -> float:
+    def busy_for_s(self) -> float:
         """How long the thread has been in the matcher, s, for a query (ended since or not) or idle
         work; 0 when it is free."""
-        since_s = self._held_since_s
+        since_s = self._busy_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
-    def cancel(self, reason: str, code: Code = Code.CANCELLED) -> None:
+    def cancel_all(self, reason: str, code: Code = Code.CANCELLED) -> None:
         """End every open query."""
-        for job in self.open_jobs:
-            job.end(Rejected(code, f'{reason} while it was in stage {job.stage}'))
+        for task in self.open_tasks:
+            task.finish(Rejected(code, f'{reason} while it was in stage {task.stage}'))
 
     def close(self) -> None:
         """End the thread as soon as its matcher returns."""
-        with self._wake:
+        with self._condition:
             self._closed = True
-            self._wake.notify()
+            self._condition.notify()
         # Not joined for long: a matcher that hangs must not hang the shutdown with it.
         self._thread.join(timeout=0.5)
 
     def _run(self) -> None:
-        prepared = self._prepare()
-        self._preparing = False
+        prepared = self._load()
+        self._is_loading = False
         while prepared:
-            with self._wake:
-                self._running = self._held_since_s = None
-                while not (self._waiting or self._idle_work or self._closed):
-                    self._wake.wait()
+            with self._condition:
+                self._current = self._busy_since_s = None
+                while not (self._queue or self._idle_work or self._closed):
+                    self._condition.wait()
                 if self._closed:
                     return
-                job, idle_work = None, self._idle_work
-                self._held_since_s = time.monotonic()
-                if self._waiting:
-                    self._running = job = self._waiting.popleft()
+                task, idle_work = None, self._idle_work
+                self._busy_since_s = time.monotonic()
+                if self._queue:
+                    self._current = task = self._queue.popleft()
                 else:
                     self._idle_work = None
-            if job is not None:
-                self._work(job)
+            if task is not None:
+                self._execute(task)
             elif idle_work is not None:
-                self._use_idle_time(idle_work)
+                self._execute_idle(idle_work)
 
-    def _use_idle_time(self, work: Callable[[], None]) -> None:
+    def _execute_idle(self, work: Callable[[], None]) -> None:
         try:
             work()
         except BaseException:  # a bug of a matcher's: the next query will meet it, and refuse
             self._complain(traceback.format_exc())
 
-    def _work(self, job: Job) -> None:
-        if job.ended:
+    def _execute(self, task: QueryTask) -> None:
+        if task.is_done:
             return
         try:
-            if job.end(self._answer(job)):
-                self._afterwards(job)
-        except Ended:
+            if task.finish(self._run_query(task)):
+                self._on_answered(task)
+        except QueryAborted:
             return
         except Rejected as rejected:
-            job.end(rejected)
+            task.finish(rejected)
         # A bug of ours or of a matcher: one refusal, and carry on. Panics of libraries in Rust
         # (tokenizers, safetensors) are no Exceptions, and would end the thread without a word.
         except BaseException as error:
             self._complain(traceback.format_exc())
-            job.end(Rejected(Code.MATCHER_FAILED,
-                             f'{type(error).__name__} in stage {job.stage}: {error}'))
+            task.finish(Rejected(Code.MATCHER_FAILED,
+                             f'{type(error).__name__} in stage {task.stage}: {error}'))

@@ -17,25 +17,25 @@ from rclpy.task import Future
 
 from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.core.pipeline import LocateResult, corrected
+from crosspoint_ros.core.pipeline import LocateResult, apply_correction
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.node.camera import Camera
-from crosspoint_ros.ros.node.click_inputs import MANY, request_from_goal, subscribe_clicks
-from crosspoint_ros.ros.node.matcher_runtime import Loading, Relay, Warming
+from crosspoint_ros.ros.node.click_inputs import DEEP_QOS, request_from_goal, subscribe_clicks
+from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
 from crosspoint_ros.ros.node.outputs import Outputs
-from crosspoint_ros.ros.node.query_queue import Job, QueryThread, Request
+from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask, QueryThread
 from crosspoint_ros.ros.node.result_messages import is_answered
-from crosspoint_ros.ros.node.review import Steps
-from crosspoint_ros.ros.node.views import ViewSource, answer
-from crosspoint_ros.ros.rviz.image_markers import Pictures
-from crosspoint_ros.ros.tf import make_transforms
+from crosspoint_ros.ros.node.review import ReviewServer
+from crosspoint_ros.ros.node.views import ViewCollector, locate_query
+from crosspoint_ros.ros.rviz.image_markers import ImageMarkers
+from crosspoint_ros.ros.tf import make_transform_lookup
 from crosspoint_ros.srv import Correspond as CorrespondService
 
-TICK_S = 0.1
+TIMER_PERIOD_S = 0.1
 
-Reply = Callable[[QueryResult], None]
+OnResult = Callable[[QueryResult], None]
 
 
 class QueryServer:
@@ -52,32 +52,32 @@ class QueryServer:
         self.limits: Limits = config.limits
         self.last_result: QueryResult | None = None
         # First: a mask that cannot be read must leave nothing on the graph.
-        self.cameras = {c.name: Camera(node, c, config, self.forget) for c in config.cameras}
+        self.cameras = {c.name: Camera(node, c, config, self.reset) for c in config.cameras}
         self.outputs = Outputs(node, config)
-        self.transforms = make_transforms(node)
-        self._views = ViewSource(self.cameras, self.transforms, config)
-        self._active = False
-        self._jumped_s = -math.inf  # when the clock, or a camera's stamps, last went back
+        self.transforms = make_transform_lookup(node)
+        self._views = ViewCollector(self.cameras, self.transforms, config)
+        self._is_active = False
+        self._time_jump_s = -math.inf  # when the clock, or a camera's stamps, last went back
         self.soon_active = False  # it will be activated as soon as the matcher is loaded
-        self._replies: dict[str, Reply] = {}
-        self._owed = 0
-        self._goals: dict[bytes, Job] = {}
-        self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._posting, self._closed = threading.RLock(), False
-        self._guard = node.create_guard_condition(self._deliver)
-        self._relay = Relay(node.get_logger())
-        self.loading = Loading(config, self._relay)
-        self._thread = QueryThread(self._answer, self._draw, node.get_logger().error, config.busy,
+        self._result_callbacks: dict[str, OnResult] = {}
+        self._pending_replies = 0
+        self._goals: dict[bytes, QueryTask] = {}
+        self._callbacks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._callback_lock, self._is_closed = threading.RLock(), False
+        self._guard = node.create_guard_condition(self._run_callbacks)
+        self._log_forwarder = LogForwarder(node.get_logger())
+        self.loader = MatcherLoader(config, self._log_forwarder)
+        self._thread = QueryThread(self._run_query, self._publish_overlays, node.get_logger().error, config.busy,
                                    config.times.max_query_s, self._load)
-        self._warming = Warming(config.warm_share, self._views, self._thread, self.loading)
+        self._prefetcher = Prefetcher(config.warm_share, self._views, self._thread, self.loader)
         # The wall must tick on when a simulation's clock stands still.
-        self._tick = node.create_timer(TICK_S, self._on_tick,
+        self._timer = node.create_timer(TIMER_PERIOD_S, self._on_tick,
                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._tick.cancel()  # until there is a query to time, or a target to broadcast
-        self._clicks = subscribe_clicks(node, config.cameras, self.ask)
-        self._pictures = Pictures(node, self.cameras, config.times.max_image_age_s, self.ask,
-                                  self._post)
-        self.steps = Steps(node, config, self.outputs, self)
+        self._timer.cancel()  # until there is a query to time, or a target to broadcast
+        self._clicks = subscribe_clicks(node, config.cameras, self.submit)
+        self._image_markers = ImageMarkers(node, self.cameras, config.times.max_image_age_s, self.submit,
+                                  self._call_in_executor)
+        self.review = ReviewServer(node, config, self.outputs, self)
         self._offer_services()
         self._jump = node.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
@@ -88,98 +88,98 @@ class QueryServer:
         together = ReentrantCallbackGroup()
         self._action = ActionServer(
             self._node, CorrespondAction, '~/correspond', self._on_goal, callback_group=together,
-            cancel_callback=self._on_cancel, goal_service_qos_profile=MANY,
-            result_service_qos_profile=MANY, cancel_service_qos_profile=MANY)
+            cancel_callback=self._on_cancel, goal_service_qos_profile=DEEP_QOS,
+            result_service_qos_profile=DEEP_QOS, cancel_service_qos_profile=DEEP_QOS)
         self._services = [
             self._node.create_service(CorrespondService, '~/correspond_once', self._on_request,
-                                      callback_group=together, qos_profile=MANY)]
+                                      callback_group=together, qos_profile=DEEP_QOS)]
 
     # What the lifecycle asks for
 
     def activate(self) -> None:
         """Listen to the cameras (with history_s 0 only while a query needs them)."""
-        self._active, self.soon_active = True, False
+        self._is_active, self.soon_active = True, False
         if self._config.history_s > 0:
-            self._listen()
-            self._pictures.start()
-        if self._warming.wanted:
-            self._tick.reset()
+            self._subscribe_cameras()
+            self._image_markers.start()
+        if self._prefetcher.is_enabled:
+            self._timer.reset()
 
     def deactivate(self) -> None:
         """End what is open, forget the target, and leave the cameras' topics."""
-        self._active = self.soon_active = False
-        if self.loading.failure:
-            self._thread.cancel(self.loading.failure, Code.MATCHER_FAILED)
-        self._thread.cancel('the node was deactivated')
-        self._deliver()
-        self.steps.forget('the node was deactivated')
-        self._pictures.stop()
-        self._ignore()
+        self._is_active = self.soon_active = False
+        if self.loader.failure:
+            self._thread.cancel_all(self.loader.failure, Code.MATCHER_FAILED)
+        self._thread.cancel_all('the node was deactivated')
+        self._run_callbacks()
+        self.review.reset('the node was deactivated')
+        self._image_markers.stop()
+        self._unsubscribe_cameras()
 
     def close(self) -> None:
         """Take everything off the graph; a matcher that hangs is left behind."""
         self._thread.close()
-        self._relay.close()
-        with self._posting:
-            self._closed = True
-        self._deliver()
+        self._log_forwarder.close()
+        with self._callback_lock:
+            self._is_closed = True
+        self._run_callbacks()
         self._jump.unregister()
         self._action.destroy()
         for service in self._services:
             self._node.destroy_service(service)
         for subscription in self._clicks:
             self._node.destroy_subscription(subscription)
-        self._node.destroy_timer(self._tick)
+        self._node.destroy_timer(self._timer)
         self._node.destroy_guard_condition(self._guard)
         self.transforms.close()
-        self._pictures.close()
-        self.steps.close()
+        self._image_markers.close()
+        self.review.close()
         self.outputs.close()
 
     @property
-    def owed_replies(self) -> int:
+    def pending_replies(self) -> int:
         """How many goals and requests still wait for their reply."""
-        return self._owed
+        return self._pending_replies
 
     @property
-    def held_s(self) -> float:
+    def busy_for_s(self) -> float:
         """How long a query, or a preparation, has held the matcher, s; 0 when it is free."""
-        return self._thread.held_s
+        return self._thread.busy_for_s
 
-    def _listen(self) -> None:
+    def _subscribe_cameras(self) -> None:
         for camera in self.cameras.values():
-            camera.listen()
+            camera.subscribe()
 
-    def _ignore(self) -> None:
+    def _unsubscribe_cameras(self) -> None:
         for camera in self.cameras.values():
-            camera.ignore()
+            camera.unsubscribe()
 
     # A query's way: executor -> thread -> executor
 
-    def ask(self, request: Request, reply: Reply = lambda result: None,
-            at_stage: Callable[[str], None] = lambda stage: None) -> Job:
+    def submit(self, request: QueryRequest, on_result: OnResult = lambda result: None,
+            on_stage: Callable[[str], None] = lambda stage: None) -> QueryTask:
         """Take a query; `reply` gets its one result, `at_stage` is called as it goes on."""
-        job = Job(request, on_stage=lambda stage: self._post(lambda: at_stage(stage)),
-                  on_end=lambda job: self._post(lambda: self._conclude(job)))
-        self._replies[job.query_id] = reply
-        self._tick.reset()
-        unable = self.not_now()
+        task = QueryTask(request, on_stage=lambda stage: self._call_in_executor(lambda: on_stage(stage)),
+                  on_done=lambda task: self._call_in_executor(lambda: self._finish_query(task)))
+        self._result_callbacks[task.query_id] = on_result
+        self._timer.reset()
+        unable = self.unavailable_reason()
         refused = Rejected(Code.BUSY, unable) if unable else (
-            request.refused or self.steps.refusal(request))
+            request.rejected or self.review.find_rejection(request))
         if refused is not None:
-            job.end(refused)
-            return job
+            task.finish(refused)
+            return task
         if self._config.history_s == 0:
-            self._listen()
-        self._thread.submit(job)
-        return job
+            self._subscribe_cameras()
+        self._thread.submit(task)
+        return task
 
-    def not_now(self) -> str:
+    def unavailable_reason(self) -> str:
         """Say why nothing can be asked at the moment; an empty string when it can."""
         name = self._node.get_fully_qualified_name()
-        if self.loading.failure:
-            return f'{name} is not active: {self.loading.failure}'
-        if not self._active and not self.soon_active:
+        if self.loader.failure:
+            return f'{name} is not active: {self.loader.failure}'
+        if not self._is_active and not self.soon_active:
             return f'{name} is not active: ros2 lifecycle set {name} activate'
         twins = self._node.get_node_names_and_namespaces().count(
             (self._node.get_name(), self._node.get_namespace()))
@@ -190,50 +190,50 @@ class QueryServer:
         return ''
 
     def _load(self) -> bool:
-        loaded = self.loading.run()
-        self._post(self._on_loaded)
+        loaded = self.loader.run()
+        self._call_in_executor(self._on_loaded)
         return loaded
 
-    def _answer(self, job: Job) -> LocateResult:
-        correction = job.request.correction
+    def _run_query(self, task: QueryTask) -> LocateResult:
+        correction = task.request.correction
         if correction is not None:
-            assert correction.located is not None
-            job.enter('verify')
-            return corrected(correction.located, correction.camera, correction.pixel, self.limits)
-        assert self.loading.matchers is not None
-        return answer(job, self._views, self.loading.matchers, self.limits)
+            assert correction.locate_result is not None
+            task.enter_stage('verify')
+            return apply_correction(correction.locate_result, correction.camera, correction.pixel, self.limits)
+        assert self.loader.matchers is not None
+        return locate_query(task, self._views, self.loader.matchers, self.limits)
 
-    def _draw(self, job: Job) -> None:
-        located = job.located
-        if located is not None:  # a correction that came too late is withdrawn
-            self.outputs.publish_overlays(located, self.limits)
+    def _publish_overlays(self, task: QueryTask) -> None:
+        locate_result = task.locate_result
+        if locate_result is not None:  # a correction that came too late is withdrawn
+            self.outputs.publish_overlays(locate_result, self.limits)
 
-    def _conclude(self, job: Job) -> None:
-        too_late = self._too_late(job)
-        if job.located is not None and too_late is not None:
-            job.withdraw(too_late)
-        self.last_result = self.outputs.publish(job, self.limits)
-        self.steps.take(job, self.last_result)
-        self._replies.pop(job.query_id)(self.last_result)
-        if self._config.history_s == 0 and not self._thread.open_jobs:
-            self._ignore()
+    def _finish_query(self, task: QueryTask) -> None:
+        too_late = self._late_rejection(task)
+        if task.locate_result is not None and too_late is not None:
+            task.revoke(too_late)
+        self.last_result = self.outputs.publish_result(task, self.limits)
+        self.review.on_result(task, self.last_result)
+        self._result_callbacks.pop(task.query_id)(self.last_result)
+        if self._config.history_s == 0 and not self._thread.open_tasks:
+            self._unsubscribe_cameras()
 
-    def _too_late(self, job: Job) -> Rejected | None:
-        if not self._active and not self.soon_active:  # nothing may stand on TF any more
+    def _late_rejection(self, task: QueryTask) -> Rejected | None:
+        if not self._is_active and not self.soon_active:  # nothing may stand on TF any more
             return Rejected(Code.CANCELLED, 'the node was deactivated before it was published')
-        if dict(job.stages).get('match', math.inf) < self._jumped_s:
+        if dict(task.stages).get('match', math.inf) < self._time_jump_s:
             return Rejected(Code.CANCELLED, 'time jumped while it was answered: ask again')
-        return self.steps.refusal(job.request)  # another answer came meanwhile
+        return self.review.find_rejection(task.request)  # another answer came meanwhile
 
-    def _post(self, news: Callable[[], None]) -> None:
-        with self._posting:
-            if not self._closed:  # a matcher may still load, or hang, when its node has gone on
-                self._news.put(news)
+    def _call_in_executor(self, callback: Callable[[], None]) -> None:
+        with self._callback_lock:
+            if not self._is_closed:  # a matcher may still load, or hang, when its node has gone on
+                self._callbacks.put(callback)
                 self._guard.trigger()
 
-    def _deliver(self) -> None:
-        while not self._news.empty():
-            self._news.get()()
+    def _run_callbacks(self) -> None:
+        while not self._callbacks.empty():
+            self._callbacks.get()()
 
     # Callbacks
 
@@ -247,11 +247,11 @@ class QueryServer:
 
         goal_id = bytes(goal_handle.goal_id.uuid)
         answered: Future = Future()
-        self._goals[goal_id] = self.ask(request_from_goal(goal_handle.request),
+        self._goals[goal_id] = self.submit(request_from_goal(goal_handle.request),
                                         answered.set_result, feedback)
         if goal_handle.is_cancel_requested:  # it came before the goal began
             self._on_cancel(goal_handle)
-        result = await self.owing(answered)
+        result = await self.pending_reply(answered)
         del self._goals[goal_id]
         if is_answered(result):
             goal_handle.succeed()
@@ -262,49 +262,49 @@ class QueryServer:
         return CorrespondAction.Result(result=result)
 
     def _on_cancel(self, goal_handle: ServerGoalHandle) -> CancelResponse:
-        job = self._goals.get(bytes(goal_handle.goal_id.uuid))
-        if job is not None:
-            job.end(Rejected(Code.CANCELLED, f'cancelled in stage {job.stage} after '
-                             f'{job.age_s:.2f} s'))
+        task = self._goals.get(bytes(goal_handle.goal_id.uuid))
+        if task is not None:
+            task.finish(Rejected(Code.CANCELLED, f'cancelled in stage {task.stage} after '
+                             f'{task.age_s:.2f} s'))
         return CancelResponse.ACCEPT
 
     async def _on_request(self, request: CorrespondService.Request,
                           response: CorrespondService.Response) -> CorrespondService.Response:
         answered: Future = Future()
-        self.ask(request_from_goal(request), answered.set_result)
-        response.result = await self.owing(answered)
+        self.submit(request_from_goal(request), answered.set_result)
+        response.result = await self.pending_reply(answered)
         return response
 
-    async def owing(self, answered: Future) -> QueryResult:
+    async def pending_reply(self, reply: Future) -> QueryResult:
         """Wait for a reply that somebody waits for."""
-        self._owed += 1
+        self._pending_replies += 1
         try:
-            return await answered
+            return await reply
         finally:
-            self._owed -= 1
+            self._pending_replies -= 1
 
-    def keep_ticking(self) -> None:
+    def start_timer(self) -> None:
         """There is a target to broadcast, or a query to time."""
-        self._tick.reset()
+        self._timer.reset()
 
     def _on_tick(self) -> None:
-        self._thread.expire()
-        self.steps.tick()
-        if self._active:
-            self._warming.offer()
+        self._thread.expire_overdue()
+        self.review.tick()
+        if self._is_active:
+            self._prefetcher.offer()
         # A query that has ended may still have its target to put up: until then a reply is owed.
-        if self.outputs.on_tf.target is None and not self._replies and not self._warming.wanted:
-            self._tick.cancel()
+        if self.outputs.broadcaster.target is None and not self._result_callbacks and not self._prefetcher.is_enabled:
+            self._timer.cancel()
 
     def _on_time_jump(self, jump: TimeJump) -> None:
-        self.forget(jump.delta.nanoseconds * 1e-9)
+        self.reset(jump.delta.nanoseconds * 1e-9)
 
-    def forget(self, jump_s: float) -> None:
+    def reset(self, jump_s: float) -> None:
         """Drop images, TF and the target, which belong to another time now."""
         self._node.get_logger().info(f'time jumped by {jump_s:.3f} s: images, TF and the target '
                                      'are forgotten')
-        self._jumped_s = time.monotonic()
+        self._time_jump_s = time.monotonic()
         for camera in self.cameras.values():
-            camera.forget()
+            camera.clear()
         self.transforms.clear()
-        self.steps.forget('time jumped')
+        self.review.reset('time jumped')

@@ -17,7 +17,7 @@ from crosspoint_ros.data.rosbag import open_bag
 from crosspoint_ros.msg import Correspondence, QueryResult
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.node.camera import resolve_topics
-from crosspoint_ros.ros.node.matcher_runtime import Loading, Matchers, Relay
+from crosspoint_ros.ros.node.matcher_runtime import MatcherLoader, Matchers, LogForwarder
 from crosspoint_ros.ros.replay.offline_node import OfflineNode, read_parameters
 from crosspoint_ros.ros.replay.runner import (
     BagReplayer,
@@ -193,12 +193,12 @@ def check_topics(bag: Any, node: OfflineNode, config: Config) -> None:
 
 def load_matchers(config: Config, node: OfflineNode) -> Matchers:
     """Load the matcher as the node does. Raises ValueError if that fails."""
-    relay = Relay(node.get_logger())
-    loading = Loading(config, relay)
+    log_forwarder = LogForwarder(node.get_logger())
+    loading = MatcherLoader(config, log_forwarder)
     try:
         loading.run()
     finally:
-        relay.close()
+        log_forwarder.close()
     if loading.matchers is None:
         raise ValueError(loading.failure)
     return loading.matchers

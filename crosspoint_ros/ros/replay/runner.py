@@ -19,11 +19,11 @@ from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.conversions import stamp_to_ns
 from crosspoint_ros.ros.node.camera import get_buffer_limits, read_mask, resolve_topics
 from crosspoint_ros.ros.node.click_inputs import click_topics
-from crosspoint_ros.ros.node.image_buffer import FrameMemory
+from crosspoint_ros.ros.node.image_buffer import ImageBuffer
 from crosspoint_ros.ros.node.matcher_runtime import Matchers
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
-from crosspoint_ros.ros.node.result_messages import query_result
-from crosspoint_ros.ros.node.views import ViewSource, answer
+from crosspoint_ros.ros.node.result_messages import build_query_result
+from crosspoint_ros.ros.node.views import ViewCollector, locate_query
 from crosspoint_ros.ros.replay.offline_node import OfflineNode
 from crosspoint_ros.ros.tf import TfTree, TransformLookup
 from crosspoint_ros.ros.tools.play_bag import find_message_type
@@ -103,14 +103,14 @@ class BagClock:
         self._next = next(self._messages, None)
 
 
-class ReplayImageBuffer(FrameMemory):
+class ReplayImageBuffer(ImageBuffer):
     """A camera's memory that waits by playing the recording on."""
 
     clock: BagClock
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float,
                  should_stop: Callable[[], bool] = lambda: False) -> bool:
-        """See `FrameMemory`."""
+        """See `ImageBuffer`."""
         return self.clock.wait_until(predicate, timeout_s)
 
 
@@ -118,7 +118,7 @@ class ReplayImageBuffer(FrameMemory):
 class ReplayCamera:
     """A camera of the recording."""
 
-    frames: ReplayImageBuffer
+    buffer: ReplayImageBuffer
 
 
 class BagReplayer:
@@ -133,30 +133,30 @@ class BagReplayer:
             '/tf': self._tree.add, '/tf_static': self._tree.add_static}
         for camera in config.cameras:
             source = resolve_topics(camera, node.resolve_topic_name)
-            frames = ReplayImageBuffer(source, get_buffer_limits(config), lambda: self._clock.now_ns(),
+            buffer = ReplayImageBuffer(source, get_buffer_limits(config), lambda: self._clock.now_ns(),
                                     read_mask(camera))
-            self._cameras[camera.name] = ReplayCamera(frames)
-            callbacks |= {source.image_topic: frames.add_image, source.info_topic: frames.add_info}
+            self._cameras[camera.name] = ReplayCamera(buffer)
+            callbacks |= {source.image_topic: buffer.add_image, source.info_topic: buffer.add_info}
             if source.depth_topic:
-                callbacks[source.depth_topic] = frames.add_depth
+                callbacks[source.depth_topic] = buffer.add_depth
         self._clock = BagClock(bag, callbacks, node.use_sim_time)
         for replayed in self._cameras.values():
-            replayed.frames.clock = self._clock
+            replayed.buffer.clock = self._clock
         transforms = TransformLookup(self._tree, self._clock.now_s, self._clock.sleep)
-        self._views = ViewSource(self._cameras, transforms, config, self._clock.now_s)
+        self._views = ViewCollector(self._cameras, transforms, config, self._clock.now_s)
 
     def replay(self, click: RecordedClick) -> QueryResult:
         """Play until the click, and return what is answered now."""
         self._clock.play_until(click.at_ns)
         if self._config.history_s == 0:  # the node subscribes when it is asked
             for camera in self._cameras.values():
-                camera.frames.clear()
+                camera.buffer.clear()
         job = QueryTask(click.request, lambda stage: None, lambda job: None)
         try:
-            job.finish(answer(job, self._views, self._matchers, self._config.limits))
+            job.finish(locate_query(job, self._views, self._matchers, self._config.limits))
         except Rejected as why:
             job.finish(why)
-        return query_result(job, self._config.base_frame, self._config.limits)
+        return build_query_result(job, self._config.base_frame, self._config.limits)
 
 
 def read_clicks(bag: Any, node: OfflineNode, config: Config, result_topic: str) -> RecordedClicks:

@@ -27,25 +27,31 @@ from visualization_msgs.msg import (
 
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, View
 from crosspoint_ros.core.encodings import Rgb
-from crosspoint_ros.core.visualization import draw_refused
+from crosspoint_ros.core.visualization import draw_refusal
 from crosspoint_ros.ros.node.camera import Camera
-from crosspoint_ros.ros.node.query_queue import Request
-from crosspoint_ros.ros.rviz.image_mesh import PLANE_M, Mesh, looks_the_same, picture_mesh, texture
+from crosspoint_ros.ros.node.query_queue import QueryRequest
+from crosspoint_ros.ros.rviz.image_mesh import (
+    PLANE_M,
+    ImageMesh,
+    build_image_mesh,
+    is_visually_same,
+    make_texture,
+)
 from crosspoint_ros.ros.rviz.interactive_markers import InteractiveMarkers
 
 PERIOD_S = 0.5
-REMEMBERED = 8  # pictures a camera: a click may be on its way while the next one is shown
-QUALITY = 80
+MAX_SENT = 8  # pictures a camera: a click may be on its way while the next one is shown
+JPEG_QUALITY = 80
 TITLE_SCALE = 0.15  # RViz writes the name 15 % of it tall, m
 PREFIX = 'embedded://'
 MAX_DRAG_PX = 8.0  # farther between press and release, somebody wanted to turn the view
 
-Ask = Callable[[Request], object]
-Post = Callable[[Callable[[], None]], None]
+SubmitQuery = Callable[[QueryRequest], object]
+CallInExecutor = Callable[[Callable[[], None]], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class ImageMarker:
     """One picture of a camera as it was sent.
 
     stamp_ns names it; as_of_ns is the newest image that was seen to look the same, and on which a
@@ -54,15 +60,15 @@ class Picture:
     """
 
     stamp_ns: int
-    as_of_ns: int
+    valid_for_ns: int
     frame_id: str
-    mesh: Mesh
+    mesh: ImageMesh
     texture: Rgb
     marker: InteractiveMarker
-    refused: Rejected | None = None
+    rejected: Rejected | None = None
 
 
-class Pictures:
+class ImageMarkers:
     """Shows the newest images on `~/pictures` while somebody looks, and takes the clicks on them.
 
     It belongs to the executor's thread; a thread of its own decodes, compares and encodes. RViz
@@ -70,18 +76,18 @@ class Pictures:
     again: the click is bound to the newest image that was seen to look as the picture does.
     """
 
-    def __init__(self, node: Node, cameras: dict[str, Camera], max_image_age_s: float, ask: Ask,
-                 post: Post) -> None:
+    def __init__(self, node: Node, cameras: dict[str, Camera], max_image_age_s: float, submit: SubmitQuery,
+                 call_in_executor: CallInExecutor) -> None:
         """Offer the topics; `post` calls something in the executor's thread."""
-        self._node, self._cameras, self._ask, self._post = node, cameras, ask, post
+        self._node, self._cameras, self._submit, self._call_in_executor = node, cameras, submit, call_in_executor
         self._max_age_ns = int(max_image_age_s * 1e9)
-        self._markers = InteractiveMarkers(node, '~/pictures', self._on_stray)
-        self._sent: dict[str, deque[Picture]] = {
-            name: deque(maxlen=REMEMBERED) for name in cameras}
+        self._markers = InteractiveMarkers(node, '~/pictures', self._on_unknown_marker)
+        self._sent: dict[str, deque[ImageMarker]] = {
+            name: deque(maxlen=MAX_SENT) for name in cameras}
         self._thread = ThreadPoolExecutor(1, 'crosspoint-pictures')
         self._pressed: dict[tuple[str, str], Array] = {}  # client, camera: the pixel
-        self._round = 0  # what a round that was begun before the pictures were taken away brings
-        self._under_way = False
+        self._generation = 0  # what a round that was begun before the pictures were taken away brings
+        self._is_building = False
         self._timer = node.create_timer(PERIOD_S, self._on_tick,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._timer.cancel()
@@ -93,7 +99,7 @@ class Pictures:
     def stop(self) -> None:
         """Take them away."""
         self._timer.cancel()
-        self._withdraw()
+        self._remove_all()
 
     def close(self) -> None:
         """Take everything off the graph."""
@@ -101,8 +107,8 @@ class Pictures:
         self._node.destroy_timer(self._timer)
         self._markers.close()
 
-    def _withdraw(self) -> None:
-        self._round += 1
+    def _remove_all(self) -> None:
+        self._generation += 1
         for camera, sent in self._sent.items():
             if sent:
                 self._markers.remove(camera)
@@ -113,47 +119,47 @@ class Pictures:
     # --- showing: executor -> thread -> executor
 
     def _on_tick(self) -> None:
-        if not self._markers.watched:
-            self._withdraw()  # the next to look must not begin with an old picture
-        elif not self._under_way:
-            self._under_way = True
+        if not self._markers.has_subscribers:
+            self._remove_all()  # the next to look must not begin with an old picture
+        elif not self._is_building:
+            self._is_building = True
             shown = {name: sent[-1] if sent else None for name, sent in self._sent.items()}
-            begun = self._round
-            self._thread.submit(self._look, shown).add_done_callback(
-                lambda looked: self._post(partial(self._take, looked, begun)))
+            generation = self._generation
+            self._thread.submit(self._build_newest, shown).add_done_callback(
+                lambda built: self._call_in_executor(partial(self._on_built, built, generation)))
 
-    def _look(self, shown: dict[str, Picture | None]) -> dict[str, Picture]:
+    def _build_newest(self, shown: dict[str, ImageMarker | None]) -> dict[str, ImageMarker]:
         """In the thread: what each camera should show now."""
         until_ns = int(self._node.get_clock().now().nanoseconds) - self._max_age_ns
-        wanted = {name: newest_picture(self._cameras[name], picture, until_ns)
-                  for name, picture in shown.items()}
-        return {name: picture for name, picture in wanted.items() if picture is not None}
+        wanted = {name: build_newest_marker(self._cameras[name], image_marker, until_ns)
+                  for name, image_marker in shown.items()}
+        return {name: image_marker for name, image_marker in wanted.items() if image_marker is not None}
 
-    def _take(self, looked: Future[dict[str, Picture]], begun: int) -> None:
-        self._under_way = False
-        if looked.cancelled() or begun != self._round:
+    def _on_built(self, built: Future[dict[str, ImageMarker]], generation: int) -> None:
+        self._is_building = False
+        if built.cancelled() or generation != self._generation:
             return
-        error = looked.exception()
+        error = built.exception()
         if error is not None:
             self._node.get_logger().error(''.join(traceback.format_exception(error)),
                                           throttle_duration_sec=10.0)
             return
-        for camera, picture in looked.result().items():
-            self._show(camera, picture)
+        for camera, image_marker in built.result().items():
+            self._show(camera, image_marker)
         self._markers.apply()
 
-    def _show(self, camera: str, picture: Picture) -> None:
+    def _show(self, camera: str, image_marker: ImageMarker) -> None:
         sent = self._sent[camera]
-        if sent and sent[-1].marker is picture.marker:
-            sent[-1] = picture
+        if sent and sent[-1].marker is image_marker.marker:
+            sent[-1] = image_marker
             return
-        if picture.refused is not None:
+        if image_marker.rejected is not None:
             self._node.get_logger().warning(f'the picture of {camera} is grey: '
-                                            f'{picture.refused.message}')
-        if sent and sent[-1].stamp_ns == picture.stamp_ns:
+                                            f'{image_marker.rejected.message}')
+        if sent and sent[-1].stamp_ns == image_marker.stamp_ns:
             sent.pop()
-        sent.append(picture)
-        self._markers.put(picture.marker, partial(self._on_feedback, camera))
+        sent.append(image_marker)
+        self._markers.put(image_marker.marker, partial(self._on_feedback, camera))
 
     # --- clicks
 
@@ -164,106 +170,106 @@ class Pictures:
             return  # RViz sends four other messages with each click
         pressed = self._pressed.pop((feedback.client_id, camera), None)
         try:
-            request = self._request(camera, feedback)
+            request = self._build_request(camera, feedback)
             if pressed is not None:
-                _refuse_drag(pressed, request.pixel)
+                _reject_drag(pressed, request.pixel)
         except Rejected as why:
-            request = Request(camera, refused=why)
-        self._ask(request)
+            request = QueryRequest(camera, rejected=why)
+        self._submit(request)
 
     def _press(self, camera: str, feedback: InteractiveMarkerFeedback) -> None:
         """RViz says where a button was released, wherever it was pressed."""
         self._pressed.pop((feedback.client_id, camera), None)
         with suppress(Rejected):  # its click will be refused in words
-            pressed = self._request(camera, feedback).pixel
+            pressed = self._build_request(camera, feedback).pixel
             assert pressed is not None
             self._pressed[feedback.client_id, camera] = pressed
 
-    def _on_stray(self, feedback: InteractiveMarkerFeedback) -> None:
+    def _on_unknown_marker(self, feedback: InteractiveMarkerFeedback) -> None:
         """A click on a picture that is not shown any more has its result too."""
         if feedback.event_type == InteractiveMarkerFeedback.BUTTON_CLICK:
-            self._ask(Request(feedback.marker_name, refused=Rejected(
+            self._submit(QueryRequest(feedback.marker_name, rejected=Rejected(
                 Code.STALE, f'{feedback.client_id} clicked on the picture of '
                 f'{feedback.marker_name!r}, which is not shown now: click again')))
 
-    def _request(self, camera: str, feedback: InteractiveMarkerFeedback) -> Request:
-        picture = self._clicked(camera, feedback.control_name)
-        if picture.refused is not None:
-            raise picture.refused
+    def _build_request(self, camera: str, feedback: InteractiveMarkerFeedback) -> QueryRequest:
+        image_marker = self._find_clicked(camera, feedback.control_name)
+        if image_marker.rejected is not None:
+            raise image_marker.rejected
         if not feedback.mouse_point_valid:
             raise Rejected(Code.BAD_REQUEST, 'the mouse was released where nothing is drawn')
         frame_id = feedback.header.frame_id
-        if frame_id.lstrip('/') != picture.frame_id.lstrip('/'):
+        if frame_id.lstrip('/') != image_marker.frame_id.lstrip('/'):
             raise Rejected(Code.BAD_REQUEST, f'the click is in the frame {frame_id!r}, not in the '
-                           f"picture's, {picture.frame_id!r}")
+                           f"picture's, {image_marker.frame_id!r}")
         point = feedback.mouse_point
-        pixel = picture.mesh.pixel(np.array([point.x, point.y, point.z]))
-        return Request(camera, picture.as_of_ns, pixel)
+        pixel = image_marker.mesh.pixel_at(np.array([point.x, point.y, point.z]))
+        return QueryRequest(camera, image_marker.valid_for_ns, pixel)
 
-    def _clicked(self, camera: str, control: str) -> Picture:
-        for picture in reversed(self._sent[camera]):
-            if control == control_name(camera, picture.stamp_ns):
-                return picture
+    def _find_clicked(self, camera: str, control: str) -> ImageMarker:
+        for image_marker in reversed(self._sent[camera]):
+            if control == make_control_name(camera, image_marker.stamp_ns):
+                return image_marker
         name, _, stamp = control.rpartition('@')
         if name != camera or not stamp.isdecimal():
             raise Rejected(Code.BAD_REQUEST, f'{control!r} is no picture of {camera}')
         raise Rejected(Code.STALE, f'the picture {control} is not shown any more: click again')
 
 
-def _refuse_drag(pressed: Array, released: Array | None) -> None:
+def _reject_drag(pressed: Array, released: Array | None) -> None:
     drag_px = float(np.linalg.norm(pressed - released)) if released is not None else 0.0
     if drag_px > MAX_DRAG_PX:
         raise Rejected(Code.BAD_REQUEST, f'the mouse was dragged over {drag_px:.0f} px of the '
                        f'picture (limit {MAX_DRAG_PX:g} px): that is no click')
 
 
-def newest_picture(camera: Camera, shown: Picture | None, until_ns: int) -> Picture | None:
+def build_newest_marker(camera: Camera, shown: ImageMarker | None, until_ns: int) -> ImageMarker | None:
     """Return what a camera should show: a new picture, the one shown, or a grey one.
 
     A picture as of `until_ns` or later stays while there is no newer (its depth may be lost). None
     if there is nothing to show, and nothing to make grey.
     """
     try:
-        view = camera.frames.newest()
-        if shown is not None and shown.stamp_ns == view.stamp_ns and shown.refused is None:
+        view = camera.buffer.newest_view()
+        if shown is not None and shown.stamp_ns == view.stamp_ns and shown.rejected is None:
             return shown
-        return _picture(view, shown)
+        return _build_image_marker(view, shown)
     except Rejected as why:
-        if shown is None or (shown.refused is None and shown.as_of_ns >= until_ns):
+        if shown is None or (shown.rejected is None and shown.valid_for_ns >= until_ns):
             return shown
-        return _greyed(camera.config.name, shown, why)
+        return _grey_out(camera.config.name, shown, why)
 
 
-def control_name(camera: str, stamp_ns: int) -> str:
+def make_control_name(camera: str, stamp_ns: int) -> str:
     """Name a picture, so that a click on it says what was clicked."""
     return f'{camera}@{stamp_ns}'
 
 
-def _picture(view: View, shown: Picture | None) -> Picture:
-    new = texture(view.image)
-    same_lens = shown is not None and _same(shown, view.intrinsics, view.frame_id)
-    if (shown is not None and same_lens and shown.refused is None
-            and looks_the_same(shown.texture, new)):
-        return replace(shown, as_of_ns=view.stamp_ns)
-    mesh = shown.mesh if shown is not None and same_lens else picture_mesh(view.intrinsics)
-    marker = _marker(view.camera, view.stamp_ns, view.frame_id, mesh, new)
-    return Picture(view.stamp_ns, view.stamp_ns, view.frame_id, mesh, new, marker)
+def _build_image_marker(view: View, shown: ImageMarker | None) -> ImageMarker:
+    new = make_texture(view.image)
+    same_lens = shown is not None and _has_same_geometry(shown, view.intrinsics, view.frame_id)
+    if (shown is not None and same_lens and shown.rejected is None
+            and is_visually_same(shown.texture, new)):
+        return replace(shown, valid_for_ns=view.stamp_ns)
+    mesh = shown.mesh if shown is not None and same_lens else build_image_mesh(view.intrinsics)
+    marker = _build_interactive_marker(view.camera, view.stamp_ns, view.frame_id, mesh, new)
+    return ImageMarker(view.stamp_ns, view.stamp_ns, view.frame_id, mesh, new, marker)
 
 
-def _same(shown: Picture, intrinsics: Intrinsics, frame_id: str) -> bool:
+def _has_same_geometry(shown: ImageMarker, intrinsics: Intrinsics, frame_id: str) -> bool:
     return (shown.mesh.intrinsics, shown.frame_id) == (intrinsics, frame_id)
 
 
-def _greyed(camera: str, shown: Picture, why: Rejected) -> Picture:
+def _grey_out(camera: str, shown: ImageMarker, why: Rejected) -> ImageMarker:
     """The last picture, grey, with the reason in words; drawn once, though its age goes on."""
-    if shown.refused is not None and shown.refused.code == why.code:
-        return replace(shown, refused=why)
-    grey = draw_refused(shown.texture, why.message)
-    marker = _marker(camera, shown.stamp_ns, shown.frame_id, shown.mesh, grey)
-    return replace(shown, marker=marker, refused=why)
+    if shown.rejected is not None and shown.rejected.code == why.code:
+        return replace(shown, rejected=why)
+    grey = draw_refusal(shown.texture, why.message)
+    marker = _build_interactive_marker(camera, shown.stamp_ns, shown.frame_id, shown.mesh, grey)
+    return replace(shown, marker=marker, rejected=why)
 
 
-def _marker(camera: str, stamp_ns: int, frame_id: str, mesh: Mesh,
+def _build_interactive_marker(camera: str, stamp_ns: int, frame_id: str, mesh: ImageMesh,
             shown: Rgb) -> InteractiveMarker:
     vertices = mesh.vertices_cam_m
     # RViz writes the description behind the place of the marker: at the middle of the upper edge.
@@ -273,9 +279,9 @@ def _marker(camera: str, stamp_ns: int, frame_id: str, mesh: Mesh,
         color=ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0), pose=Pose(orientation=Quaternion(w=1.0)),
         points=[Point(x=x, y=y, z=z) for x, y, z in (vertices - title_cam_m).tolist()],
         uv_coordinates=[UVCoordinate(u=u, v=v) for u, v in mesh.uv.tolist()],
-        texture_resource=f'{PREFIX}{control_name(camera, stamp_ns)}', texture=_jpeg(shown))
+        texture_resource=f'{PREFIX}{make_control_name(camera, stamp_ns)}', texture=_encode_jpeg(shown))
     button = InteractiveMarkerControl(
-        name=control_name(camera, stamp_ns), always_visible=True, markers=[surface],
+        name=make_control_name(camera, stamp_ns), always_visible=True, markers=[surface],
         interaction_mode=InteractiveMarkerControl.BUTTON, orientation=Quaternion(w=1.0))
     x, y, z = title_cam_m.tolist()
     # Stamp 0: RViz keeps it on its frame, and says in that frame where it was clicked.
@@ -285,7 +291,7 @@ def _marker(camera: str, stamp_ns: int, frame_id: str, mesh: Mesh,
         controls=[button])
 
 
-def _jpeg(rgb: Rgb) -> CompressedImage:
+def _encode_jpeg(rgb: Rgb) -> CompressedImage:
     _, encoded = cv2.imencode('.jpg', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR),
-                              (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
+                              (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     return CompressedImage(format='jpeg', data=array.array('B', encoded.tobytes()))

@@ -18,20 +18,20 @@ from crosspoint_ros.core.encodings import Rgb
 PLANE_M = 0.5  # nearer, the 4 mm that RViz errs in depth are more pixels; farther, pictures cross
 MAX_OFF_M = 0.03  # farther from the surface, the click was on something else
 MAX_ANGLE_DEG = 65.0  # what a fisheye sees beyond would be stretched without end
-MAX_BENT_PX = 0.5  # a ray leaves the surface so near to its own pixel, if CELLS can do it
-CELLS = (4, 8, 12, 16, 24)  # along the width, tried in turn; more would be slow to send
-BACK = 1.005  # the back is seen mirrored, so far behind the front that neither shines through
+MAX_WARP_ERROR_PX = 0.5  # a ray leaves the surface so near to its own pixel, if CELLS can do it
+GRID_CELLS = (4, 8, 12, 16, 24)  # along the width, tried in turn; more would be slow to send
+BACK_SCALE = 1.005  # the back is seen mirrored, so far behind the front that neither shines through
 MAX_OUTSIDE = -0.02  # of a triangle's height: the border, as 32 bits and a mouse hit it
 
 TEXTURE_PX = 480  # RViz never frees a texture: one of 480x360 costs it 0.9 MB
 # Of a block's width, px, and what its mean may differ by, of 255: noise is out. In the wide one a
 # pixel's move of the whole is not; in the narrow one a small thing is not, whose move the wide
 # one's mean would hide.
-SAME = ((12, 3.5), (4, 14.0))
+SAME_LEVELS = ((12, 3.5), (4, 14.0))
 
 
 @dataclass(frozen=True, eq=False)
-class Mesh:
+class ImageMesh:
     """Triangles of the front, in the order whose normal looks at the camera.
 
     points_cam_m: (n, 3, 3), optical frame. pixels: (n, 3, 2), what is shown there; (0, 0) is the
@@ -46,7 +46,7 @@ class Mesh:
     def vertices_cam_m(self) -> Array:
         """The vertices (m, 3) of front and back, three a triangle: RViz lights either side."""
         # The back is pushed out along the rays: a click on it is the same pixel.
-        return np.concatenate([self.points_cam_m, self.points_cam_m[:, ::-1] * BACK]).reshape(-1, 3)
+        return np.concatenate([self.points_cam_m, self.points_cam_m[:, ::-1] * BACK_SCALE]).reshape(-1, 3)
 
     @property
     def uv(self) -> Array:
@@ -54,7 +54,7 @@ class Mesh:
         uv = (self.pixels + 0.5) / (self.intrinsics.width_px, self.intrinsics.height_px)
         return np.concatenate([uv, uv[:, ::-1]]).reshape(-1, 2)
 
-    def pixel(self, point_cam_m: Array) -> Array:
+    def pixel_at(self, point_cam_m: Array) -> Array:
         """Return the pixel (2,) shown there, moved onto the image by less than half a pixel.
 
         Raises `Rejected` (BAD_REQUEST) if the point is not on the picture.
@@ -65,17 +65,17 @@ class Mesh:
         if off_m > MAX_OFF_M:
             raise Rejected(Code.BAD_REQUEST, f'the point clicked is {off_m:.3f} m off the picture '
                            f'(limit {MAX_OFF_M:g} m): something else was under the mouse')
-        weights = self._weights(point_cam_m / point_cam_m[2] * PLANE_M)
+        weights = self._barycentric_weights(point_cam_m / point_cam_m[2] * PLANE_M)
         hit = int(weights.min(axis=1).argmax())
-        pixel = np.asarray(weights[hit] @ self.pixels[hit])
-        if weights[hit].min() < MAX_OUTSIDE or not self.intrinsics.contains(pixel):
+        pixel_at = np.asarray(weights[hit] @ self.pixels[hit])
+        if weights[hit].min() < MAX_OUTSIDE or not self.intrinsics.contains(pixel_at):
             raise Rejected(Code.BAD_REQUEST, 'the point clicked is not on the picture, but at '
-                           f'pixel ({pixel[0]:.1f}, {pixel[1]:.1f}) beside its '
+                           f'pixel ({pixel_at[0]:.1f}, {pixel_at[1]:.1f}) beside its '
                            f'{self.intrinsics.width_px}x{self.intrinsics.height_px} image')
         last = np.array([self.intrinsics.width_px, self.intrinsics.height_px]) - 1
-        return np.asarray(np.clip(pixel, 0, last))
+        return np.asarray(np.clip(pixel_at, 0, last))
 
-    def _weights(self, point_cam_m: Array) -> Array:
+    def _barycentric_weights(self, point_cam_m: Array) -> Array:
         """Barycentric weights (n, 3) of a point of the plane in each triangle."""
         x, y = point_cam_m[:2]
         on_plane = np.concatenate([self.points_cam_m[..., :2],
@@ -84,25 +84,25 @@ class Mesh:
                                           np.array([[x], [y], [1.0]]))[..., 0])
 
 
-def picture_mesh(intrinsics: Intrinsics) -> Mesh:
+def build_image_mesh(intrinsics: Intrinsics) -> ImageMesh:
     """Return a mesh that shows the image as a lens without distortion would.
 
     Raises `Rejected` (NOT_SUPPORTED) for a lens of which nothing can be shown.
     """
     if not intrinsics.distortion and intrinsics.model != 'equidistant':
-        return _mesh(intrinsics, 1)
-    mesh = _mesh(intrinsics, CELLS[0])
-    for _, finer in pairwise(CELLS):
-        if _bent_px(mesh) < MAX_BENT_PX:
+        return _build_mesh(intrinsics, 1)
+    mesh = _build_mesh(intrinsics, GRID_CELLS[0])
+    for _, finer in pairwise(GRID_CELLS):
+        if _max_warp_error_px(mesh) < MAX_WARP_ERROR_PX:
             break
-        mesh = _mesh(intrinsics, finer)
+        mesh = _build_mesh(intrinsics, finer)
     if not len(mesh.pixels):
         raise Rejected(Code.NOT_SUPPORTED, 'no part of the image has rays within '
                        f'{MAX_ANGLE_DEG:g} degrees of the axis of its lens')
     return mesh
 
 
-def texture(image: Rgb) -> Rgb:
+def make_texture(image: Rgb) -> Rgb:
     """Return the image, made smaller if it is wider than TEXTURE_PX; uv hold for either."""
     height, width = image.shape[:2]
     if width <= TEXTURE_PX:
@@ -111,31 +111,31 @@ def texture(image: Rgb) -> Rgb:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def looks_the_same(a: Rgb, b: Rgb) -> bool:
+def is_visually_same(a: Rgb, b: Rgb) -> bool:
     """Tell whether nobody could tell the textures apart: no block differs more than SAME says."""
     return a.shape == b.shape and all(
-        _differ_by(a, b, block_px) < levels for block_px, levels in SAME)
+        _max_block_difference(a, b, block_px) < levels for block_px, levels in SAME_LEVELS)
 
 
-def _differ_by(a: Rgb, b: Rgb, block_px: int) -> float:
+def _max_block_difference(a: Rgb, b: Rgb, block_px: int) -> float:
     size = (max(a.shape[1] // block_px, 1), max(a.shape[0] // block_px, 1))
     one, two = (cv2.resize(each.astype(np.float32), size, interpolation=cv2.INTER_AREA)
                 for each in (a, b))
     return float(np.abs(one - two).max())
 
 
-def _mesh(intrinsics: Intrinsics, cells: int) -> Mesh:
-    pixels = _triangles(intrinsics, cells)
+def _build_mesh(intrinsics: Intrinsics, cells: int) -> ImageMesh:
+    pixels = _triangle_pixels(intrinsics, cells)
     rays = intrinsics.unproject(pixels)
     points = PLANE_M * rays / rays[..., 2:]
     if cells == 1:
-        return Mesh(intrinsics, points, pixels)
+        return ImageMesh(intrinsics, points, pixels)
     off_axis_m = np.hypot(points[..., 0], points[..., 1])  # NaN where no ray reaches the pixel
     shown = (off_axis_m <= PLANE_M * np.tan(np.radians(MAX_ANGLE_DEG))).all(axis=1)
-    return Mesh(intrinsics, points[shown], pixels[shown])
+    return ImageMesh(intrinsics, points[shown], pixels[shown])
 
 
-def _triangles(intrinsics: Intrinsics, cells: int) -> Array:
+def _triangle_pixels(intrinsics: Intrinsics, cells: int) -> Array:
     """Pixels (n, 3, 2) of the corners, x right and y down."""
     rows = max(round(cells * intrinsics.height_px / intrinsics.width_px), 1)
     x, y = np.meshgrid(np.linspace(-0.5, intrinsics.width_px - 0.5, cells + 1),
@@ -148,7 +148,7 @@ def _triangles(intrinsics: Intrinsics, cells: int) -> Array:
     return np.stack(halves, axis=2).reshape(-1, 3, 2)
 
 
-def _bent_px(mesh: Mesh) -> float:
+def _max_warp_error_px(mesh: ImageMesh) -> float:
     """How far from a pixel's own ray it is shown, at worst; infinite for an empty mesh."""
     worst = 0.0 if len(mesh.pixels) else np.inf
     for weights in ((0.5, 0.5, 0.0), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (1 / 3, 1 / 3, 1 / 3)):

@@ -25,7 +25,7 @@ from visualization_msgs.srv import GetInteractiveMarkers
 
 # As in the original, but for feedback: with its depth of 1 the end of a drag can be lost.
 QOS = QoSProfile(depth=100)
-HELD_S = 1.0  # as in the original: one who is silent for so long has let go, for all we know
+DRAG_TIMEOUT_S = 1.0  # as in the original: one who is silent for so long has let go, for all we know
 
 OnFeedback = Callable[[InteractiveMarkerFeedback], None]
 DRAGS = (InteractiveMarkerFeedback.MOUSE_DOWN, InteractiveMarkerFeedback.POSE_UPDATE,
@@ -33,11 +33,11 @@ DRAGS = (InteractiveMarkerFeedback.MOUSE_DOWN, InteractiveMarkerFeedback.POSE_UP
 
 
 @dataclass(frozen=True)
-class Hold:
+class DragState:
     """Who drags a marker, and when that was last heard of (monotonic s)."""
 
     client_id: str
-    heard_s: float
+    last_feedback_s: float
 
 
 class InteractiveMarkers:
@@ -47,16 +47,16 @@ class InteractiveMarkers:
     what becomes of it, by `move` and `apply`.
     """
 
-    def __init__(self, node: Node, namespace: str, on_stray: OnFeedback | None = None) -> None:
+    def __init__(self, node: Node, namespace: str, on_unknown_marker: OnFeedback | None = None) -> None:
         """Offer `<namespace>/update`, `/feedback` and `/get_interactive_markers`.
 
         on_stray: gets the feedback that means a marker which is gone; without it the log does.
         """
-        self._node, self._sequence, self._on_stray = node, 0, on_stray
+        self._node, self._sequence, self._on_unknown_marker = node, 0, on_unknown_marker
         self._shown: dict[str, InteractiveMarker] = {}  # what clients have
         self._changes: dict[str, InteractiveMarker | InteractiveMarkerPose | None] = {}
         self._callbacks: dict[str, OnFeedback] = {}
-        self._holds: dict[str, Hold] = {}
+        self._drags: dict[str, DragState] = {}
         self._updates = node.create_publisher(InteractiveMarkerUpdate, f'{namespace}/update', QOS)
         self._feedback = node.create_subscription(
             InteractiveMarkerFeedback, f'{namespace}/feedback', self._on_feedback, QOS)
@@ -64,7 +64,7 @@ class InteractiveMarkers:
             GetInteractiveMarkers, f'{namespace}/get_interactive_markers', self._on_request)
 
     @property
-    def watched(self) -> bool:
+    def has_subscribers(self) -> bool:
         """Tell whether somebody looks at the markers."""
         return bool(self._updates.get_subscription_count())
 
@@ -78,14 +78,14 @@ class InteractiveMarkers:
         if name not in self._callbacks:
             raise KeyError(f'no marker {name!r}; there are: {", ".join(self._callbacks) or "none"}')
         pending = self._changes.get(name)
-        self._changes[name] = _posed(pending, pose, header) if isinstance(
+        self._changes[name] = _with_pose(pending, pose, header) if isinstance(
             pending, InteractiveMarker) else InteractiveMarkerPose(
                 name=name, pose=pose, header=header)
 
     def remove(self, name: str) -> None:
         """Take a marker away; nothing happens if there is none of that name."""
         self._callbacks.pop(name, None)
-        self._holds.pop(name, None)
+        self._drags.pop(name, None)
         self._changes.pop(name, None)
         if name in self._shown:
             self._changes[name] = None
@@ -100,7 +100,7 @@ class InteractiveMarkers:
                 del self._shown[name]
                 update.erases.append(name)
             elif isinstance(change, InteractiveMarkerPose):
-                self._shown[name] = _posed(self._shown[name], change.pose, change.header)
+                self._shown[name] = _with_pose(self._shown[name], change.pose, change.header)
                 update.poses.append(change)
             else:
                 self._shown[name] = change
@@ -129,34 +129,34 @@ class InteractiveMarkers:
     def _on_feedback(self, feedback: InteractiveMarkerFeedback) -> None:
         name = feedback.marker_name
         gone = name not in self._shown or name not in self._callbacks
-        if gone and self._on_stray is not None:
-            self._on_stray(feedback)
+        if gone and self._on_unknown_marker is not None:
+            self._on_unknown_marker(feedback)
         elif gone:
             self._node.get_logger().info(f'{feedback.client_id} means the marker {name!r}, which '
                                          'is gone', throttle_duration_sec=1.0)
-        elif self._held_by_another(feedback):
+        elif self._is_dragged_by_other(feedback):
             self._node.get_logger().info(
                 f'{feedback.client_id} may not move the marker {name!r}, which '
-                f'{self._holds[name].client_id} holds', throttle_duration_sec=1.0)
+                f'{self._drags[name].client_id} holds', throttle_duration_sec=1.0)
         else:
             self._callbacks[name](feedback)
 
-    def _held_by_another(self, feedback: InteractiveMarkerFeedback) -> bool:
+    def _is_dragged_by_other(self, feedback: InteractiveMarkerFeedback) -> bool:
         """Two people cannot drag one marker; a click or a menu is heeded from anybody."""
         if feedback.event_type not in DRAGS:
             return False
         name, now_s = feedback.marker_name, time.monotonic()
-        hold = self._holds.get(name)
-        if hold and hold.client_id != feedback.client_id and now_s - hold.heard_s < HELD_S:
+        hold = self._drags.get(name)
+        if hold and hold.client_id != feedback.client_id and now_s - hold.last_feedback_s < DRAG_TIMEOUT_S:
             return True
         if feedback.event_type == InteractiveMarkerFeedback.MOUSE_UP:
-            self._holds.pop(name, None)
+            self._drags.pop(name, None)
         else:
-            self._holds[name] = Hold(feedback.client_id, now_s)
+            self._drags[name] = DragState(feedback.client_id, now_s)
         return False
 
 
-def _posed(marker: InteractiveMarker, pose: Pose, header: Header) -> InteractiveMarker:
+def _with_pose(marker: InteractiveMarker, pose: Pose, header: Header) -> InteractiveMarker:
     moved = copy.copy(marker)
     moved.pose, moved.header = pose, header
     return moved

@@ -14,12 +14,12 @@ import tiny_qwen
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crosspoint_ros.matchers.cropond.engine.cuda_graphs import LENGTHS, FixedStep, FixedSteps
+from crosspoint_ros.matchers.cropond.engine.cuda_graphs import LENGTH_BUCKETS, CapturedStep, CudaGraphRunner
 from crosspoint_ros.matchers.cropond.engine.decoder import Decoder
 from crosspoint_ros.matchers.cropond.engine.engine import Engine, EngineOptions, Picture
-from crosspoint_ros.matchers.cropond.engine.kv_cache import Arena
+from crosspoint_ros.matchers.cropond.engine.kv_cache import StaticKVCache
 from crosspoint_ros.matchers.cropond.engine.token_tree import ROOT, TokenTree
-from crosspoint_ros.matchers.cropond.prompt import Convention, Template, pointing
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat, ReplyTemplate, build_pointing_prompt
 
 torch.set_num_threads(1)
 PREFIX = 9
@@ -35,15 +35,15 @@ def model(folder):
     return tiny_qwen.load(folder)[0]
 
 
-def arena_of(model, room: int) -> Arena:
+def arena_of(model, room: int) -> StaticKVCache:
     weight = model.get_input_embeddings().weight
-    return Arena(model.model.language_model.config, room, weight.dtype, weight.device)
+    return StaticKVCache(model.model.language_model.config, room, weight.dtype, weight.device)
 
 
 def prefilled(model, room: int, fixed: bool) -> Decoder:
     """A decoder behind whose prefix steps can be run."""
     arena = arena_of(model, room)
-    decoder = Decoder(model, arena, FixedSteps(model, arena, record=False) if fixed else None)
+    decoder = Decoder(model, arena, CudaGraphRunner(model, arena, capture=False) if fixed else None)
     with torch.inference_mode():
         decoder.prefill(decoder.embed(range(PREFIX)), torch.arange(PREFIX).expand(3, -1))
     return decoder
@@ -53,9 +53,9 @@ def grown(decoder: Decoder, lengths: list[int]) -> list[np.ndarray]:
     """Hidden states of forks of these sizes, grown one below the other."""
     tree, parent, states = TokenTree(), ROOT, []
     for length in lengths:
-        step = tree.grow([7 + n for n in range(length)], [parent] * length)
+        step = tree.extend([7 + n for n in range(length)], [parent] * length)
         with torch.inference_mode():
-            states.append(decoder.step(step, PREFIX, PREFIX).numpy())
+            states.append(decoder.run_step(step, PREFIX, PREFIX).numpy())
         parent = len(tree) - 1
     return states
 
@@ -71,11 +71,11 @@ def test_padding_and_the_rest_of_the_arena_change_nothing(model, room):
 def test_a_pass_attends_to_as_much_of_the_arena_as_is_in_use(model):
     decoder = prefilled(model, 4096, True)
     grown(decoder, [3, 100])
-    assert set(decoder._fixed._made) == {(4, 1024), (128, 1024)}
+    assert set(decoder._graph_runner._captured) == {(4, 1024), (128, 1024)}
 
 
 def test_a_step_too_long_for_a_recording_runs_in_its_own_shape(model):
-    lengths = [LENGTHS[-1] + 1, 2]
+    lengths = [LENGTH_BUCKETS[-1] + 1, 2]
     plain, fixed = (grown(prefilled(model, 512, kind), lengths) for kind in (False, True))
     for expected, found in zip(plain, fixed, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -100,7 +100,7 @@ UNRECORDABLE = {'_local_scalar_dense', 'item', 'nonzero', 'masked_select', 'uniq
 
 def test_nothing_in_a_pass_waits_for_the_device(model):
     arena = arena_of(model, 64)
-    step = FixedStep(model, arena, 4, 64, None)
+    step = CapturedStep(model, arena, 4, 64, None)
     with torch.inference_mode(), Calls() as calls:
         step.forward()
     assert 'index_copy_' in calls.names
@@ -113,13 +113,13 @@ def test_half_precision_agrees_with_full_in_what_is_likely(folder):
     rng = np.random.default_rng(0)
     pictures = tuple(Picture(name, rng.integers(0, 255, (120, 160, 3), dtype=np.uint8))
                      for name in 'ab')
-    questions = [pointing('512', '307'), pointing('88', '615')]
+    questions = [build_pointing_prompt('512', '307'), build_pointing_prompt('88', '615')]
     spreads = []
     for dtype in (torch.float32, torch.bfloat16):
         engine = Engine(model.to(dtype), tokenizer, EngineOptions(
-            max_pixels=100 * 28 * 28, fixed_shapes=True))
-        form = engine.alphabet.form(Template(), Convention.RELATIVE_1000, 3)
-        spreads.append([s for s, *_ in engine.spreads(pictures, questions, form)])
+            max_pixels=100 * 28 * 28, static_shapes=True))
+        form = engine.tokenizer.form(ReplyTemplate(), CoordinateFormat.RELATIVE_1000, 3)
+        spreads.append([s for s, *_ in engine.decode_distributions(pictures, questions, form)])
     for full, half in zip(*spreads, strict=True):
         assert half.px.dtype == np.float64
         # Hundreds of x, told by their first digit.

@@ -17,15 +17,15 @@ import torch
 from reference_decoder import Uncached
 
 from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.matchers.cropond.engine.coordinate_decoding import Pruning
+from crosspoint_ros.matchers.cropond.engine.coordinate_decoding import BeamOptions
 from crosspoint_ros.matchers.cropond.engine.engine import Engine, EngineOptions, Picture
-from crosspoint_ros.matchers.cropond.prompt import Convention, Template, grounding, pointing
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat, ReplyTemplate, build_grounding_prompt, build_pointing_prompt
 
 torch.set_num_threads(1)
 MAX_PIXELS = 100 * 28 * 28
 CLICKS = [(7, 903), (512, 307), (0, 0), (999, 40), (88, 615), (345, 12)]
-QUESTIONS = [pointing(str(x), str(y)) for x, y in CLICKS]
-NO_PRUNING = Pruning(max_branches=1000, max_values=1, least_weight=0.0)
+QUESTIONS = [build_pointing_prompt(str(x), str(y)) for x, y in CLICKS]
+NO_PRUNING = BeamOptions(beam_width=1000, x_candidates=1, min_prob=0.0)
 SIZES = [(56, 84), (120, 160), (100, 60), (300, 400)]  # the last is shrunk to the cap
 
 
@@ -53,16 +53,16 @@ def picture(seed: int, size: tuple[int, int] = (120, 160)) -> Picture:
         0, 255, (*size, 3), dtype=np.uint8))
 
 
-def form_of(engine: Engine, digits: int = 3, convention: Convention = Convention.RELATIVE_1000):
-    return engine.alphabet.form(Template(), convention, digits)
+def form_of(engine: Engine, digits: int = 3, convention: CoordinateFormat = CoordinateFormat.RELATIVE_1000):
+    return engine.tokenizer.form(ReplyTemplate(), convention, digits)
 
 
 def answers(engine, pictures, questions, form):
-    return [(g.numbers, g.tokens) for g, _ in engine.greedy(pictures, questions, form)]
+    return [(g.numbers, g.tokens) for g, _ in engine.decode_greedy(pictures, questions, form)]
 
 
 def truth(uncached, pictures, questions, form):
-    return [uncached.greedy([p.rgb for p in pictures], q, form) for q in questions]
+    return [uncached.decode_greedy([p.rgb for p in pictures], q, form) for q in questions]
 
 
 @pytest.mark.parametrize('size', SIZES, ids=str)
@@ -91,20 +91,20 @@ def test_clicks_packed_in_one_pass_are_answered_as_alone(engine, uncached):
 
 def test_four_digits_and_fractions_have_their_own_grammar(engine, uncached):
     pictures = picture(3), picture(4)
-    form = form_of(engine, 4, Convention.ABSOLUTE)
+    form = form_of(engine, 4, CoordinateFormat.ABSOLUTE)
     assert answers(engine, pictures, QUESTIONS[:2], form) == truth(
         uncached, pictures, QUESTIONS[:2], form)
-    fraction = form_of(engine, 3, Convention.RELATIVE_1)
-    assert engine.alphabet.decode(fraction.before).endswith('[0.')
-    whole = engine_of(engine_parts(engine), pruning=NO_PRUNING)
-    (spread, *_), = whole.spreads(pictures, QUESTIONS[:1], fraction)
-    assert spread.px.sum() == pytest.approx(1.0, abs=1e-5)
-    assert len(spread.px) == 1000
+    fraction = form_of(engine, 3, CoordinateFormat.RELATIVE_1)
+    assert engine.tokenizer.decode(fraction.before).endswith('[0.')
+    whole = engine_of(engine_parts(engine), beam=NO_PRUNING)
+    (spread, *_), = whole.decode_distributions(pictures, QUESTIONS[:1], fraction)
+    assert spread.p_x.sum() == pytest.approx(1.0, abs=1e-5)
+    assert len(spread.p_x) == 1000
 
 
 def engine_parts(engine):
     """The model and tokenizer that an engine was made of."""
-    return engine._prefixes._model, engine.alphabet.tokenizer
+    return engine._prefix_cache._model, engine.tokenizer.tokenizer
 
 
 def test_interleaved_and_forgotten_frame_pairs_stay_apart(loaded, uncached):
@@ -118,17 +118,17 @@ def test_interleaved_and_forgotten_frame_pairs_stay_apart(loaded, uncached):
 
 def test_a_camera_that_moved_is_encoded_alone(engine, uncached):
     form, still = form_of(engine), picture(1)
-    engine.prepare((still, picture(2)))
-    assert engine.encoded_pictures == 2
+    engine.prefill((still, picture(2)))
+    assert engine.vision_encodes == 2
     passes = engine.passes
     moved = picture(5)
     assert answers(engine, (still, moved), QUESTIONS[:1], form) == truth(
         uncached, (still, moved), QUESTIONS[:1], form)
-    assert engine.encoded_pictures == 3
+    assert engine.vision_encodes == 3
     assert engine.passes - passes <= 1 + 6
     assert answers(engine, (moved, still), QUESTIONS[:1], form) == truth(
         uncached, (moved, still), QUESTIONS[:1], form)
-    assert engine.encoded_pictures == 3
+    assert engine.vision_encodes == 3
 
 
 def test_another_image_under_the_same_key_is_another_image(engine, uncached):
@@ -140,16 +140,16 @@ def test_another_image_under_the_same_key_is_another_image(engine, uncached):
 
 
 def test_one_image_answers_an_instruction(engine, uncached):
-    form, asked = form_of(engine), grounding('the drawer handle')
-    engine.prepare((picture(1), picture(2)))
+    form, asked = form_of(engine), build_grounding_prompt('the drawer handle')
+    engine.prefill((picture(1), picture(2)))
     assert answers(engine, (picture(1),), [asked], form) == truth(
         uncached, (picture(1),), [asked], form)
 
 
 def test_a_click_on_a_known_pair_takes_six_passes_at_most(engine):
     pictures, form = (picture(1), picture(2)), form_of(engine)
-    engine.prepare(pictures)
-    for ask in (engine.greedy, engine.spreads):
+    engine.prefill(pictures)
+    for ask in (engine.decode_greedy, engine.decode_distributions):
         for question in QUESTIONS:
             before = engine.passes
             ask(pictures, [question], form)
@@ -157,63 +157,63 @@ def test_a_click_on_a_known_pair_takes_six_passes_at_most(engine):
 
 
 def test_spreads_sum_to_one_and_match_brute_force(loaded, uncached):
-    engine = engine_of(loaded, pruning=NO_PRUNING)
+    engine = engine_of(loaded, beam=NO_PRUNING)
     pictures, form = (picture(1), picture(2)), form_of(engine)
-    (spread, *_), = engine.spreads(pictures, QUESTIONS[1:2], form)
-    assert spread.px.sum() == pytest.approx(1.0, abs=1e-5)
-    assert spread.py.sum() == pytest.approx(1.0, abs=1e-5)
+    (spread, *_), = engine.decode_distributions(pictures, QUESTIONS[1:2], form)
+    assert spread.p_x.sum() == pytest.approx(1.0, abs=1e-5)
+    assert spread.p_y.sum() == pytest.approx(1.0, abs=1e-5)
     images = [p.rgb for p in pictures]
-    for value in (0, 7, 42, 100, 512, 999, int(spread.px.argmax())):
+    for value in (0, 7, 42, 100, 512, 999, int(spread.p_x.argmax())):
         expected = uncached.probability(images, QUESTIONS[1], form, value)
-        assert spread.px[value] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+        assert spread.p_x[value] == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 
 def test_the_spread_of_y_is_that_of_the_most_probable_x(loaded, uncached):
-    engine = engine_of(loaded, pruning=NO_PRUNING)
+    engine = engine_of(loaded, beam=NO_PRUNING)
     pictures, form = (picture(1), picture(2)), form_of(engine)
-    form = replace(form, closers=form.closers[:1])
-    (spread, *_), = engine.spreads(pictures, QUESTIONS[1:2], form)
-    x = str(spread.px.argmax())
-    after_x = replace(form, between=form.closers, before=(
-        *form.before, *engine.alphabet.encode(x), *form.between))
+    form = replace(form, terminators=form.terminators[:1])
+    (spread, *_), = engine.decode_distributions(pictures, QUESTIONS[1:2], form)
+    x = str(spread.p_x.argmax())
+    after_x = replace(form, between=form.terminators, before=(
+        *form.before, *engine.tokenizer.encode(x), *form.between))
     images = [p.rgb for p in pictures]
-    for value in (0, 42, 512, int(spread.py.argmax())):
+    for value in (0, 42, 512, int(spread.p_y.argmax())):
         expected = uncached.probability(images, QUESTIONS[1], after_x, value)
-        assert spread.py[value] == pytest.approx(expected, rel=1e-3, abs=1e-9)
-    assert spread.mode == (int(x), int(spread.py.argmax()))
+        assert spread.p_y[value] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert spread.mode == (int(x), int(spread.p_y.argmax()))
 
 
 @pytest.mark.parametrize('digits', [3, 4])
 def test_what_the_form_leaves_out_is_weighed_by_the_whole_vocabulary(loaded, uncached, digits):
-    engine = engine_of(loaded, pruning=NO_PRUNING)
+    engine = engine_of(loaded, beam=NO_PRUNING)
     pictures, form = (picture(1), picture(2)), form_of(engine)
     form = replace(form, digits=digits)
-    (spread, first, second), = engine.spreads(pictures, QUESTIONS[1:2], form)
-    images, digit = [p.rgb for p in pictures], list(engine.alphabet.digits)
+    (spread, first, second), = engine.decode_distributions(pictures, QUESTIONS[1:2], form)
+    images, digit = [p.rgb for p in pictures], list(engine.tokenizer.digits)
 
     def told(written):
         said = uncached.scores(images, QUESTIONS[1], [*form.before, *written])
         return torch.softmax(said.double(), -1)
 
-    x = engine.alphabet.encode(str(spread.mode[0]))
+    x = engine.tokenizer.encode(str(spread.mode[0]))
     states = [told((*x, *form.between[:n])) for n in range(len(form.between) + 1)]
     between = math.prod(float(s[w]) for s, w in zip(states, form.between, strict=False))
     if len(x) < digits:  # how probable its ending is among what the grammar allows is in px
         allowed = [*digit, form.between[0]]
         between /= float(states[0][form.between[0]] / states[0][allowed].sum())
-    assert first.number == pytest.approx(float(told(())[digit].sum()), rel=1e-3)
-    assert second.number == pytest.approx(float(states[-1][digit].sum()), rel=1e-3)
-    assert spread.form == pytest.approx(first.number * between * second.number, rel=1e-3)
+    assert first.p_digit == pytest.approx(float(told(())[digit].sum()), rel=1e-3)
+    assert second.p_digit == pytest.approx(float(states[-1][digit].sum()), rel=1e-3)
+    assert spread.p_format == pytest.approx(first.p_digit * between * second.p_digit, rel=1e-3)
     assert second.is_greedy is all(
         int(s.argmax()) == w for s, w in zip(states, form.between, strict=False))
-    assert bool(second.instead) is (int(states[-1].argmax()) not in digit)
+    assert bool(second.preferred_token) is (int(states[-1].argmax()) not in digit)
 
 
 def test_packed_spreads_are_those_of_single_questions(engine):
     pictures, form = (picture(1), picture(2)), form_of(engine)
-    packed = engine.spreads(pictures, QUESTIONS, form)
+    packed = engine.decode_distributions(pictures, QUESTIONS, form)
     for question, (spread, check, _) in zip(QUESTIONS, packed, strict=True):
-        (alone, same, _), = engine.spreads(pictures, [question], form)
+        (alone, same, _), = engine.decode_distributions(pictures, [question], form)
         assert alone.mode == spread.mode
         np.testing.assert_allclose(alone.px, spread.px, atol=1e-5)
         np.testing.assert_allclose(alone.py, spread.py, atol=1e-5)
@@ -223,41 +223,41 @@ def test_packed_spreads_are_those_of_single_questions(engine):
 
 def test_pruned_branches_are_missing_from_the_sum(loaded):
     pictures = picture(1), picture(2)
-    few = engine_of(loaded, pruning=Pruning(max_branches=2))
-    all_ = engine_of(loaded, pruning=NO_PRUNING)
+    few = engine_of(loaded, beam=BeamOptions(beam_width=2))
+    all_ = engine_of(loaded, beam=NO_PRUNING)
     form = form_of(few)
-    (pruned, *_), = few.spreads(pictures, QUESTIONS[:1], form)
-    (whole, *_), = all_.spreads(pictures, QUESTIONS[:1], form)
-    assert pruned.px.sum() < whole.px.sum()
-    kept = pruned.px > 0
-    np.testing.assert_allclose(pruned.px[kept], whole.px[kept], rtol=1e-3)
+    (pruned, *_), = few.decode_distributions(pictures, QUESTIONS[:1], form)
+    (whole, *_), = all_.decode_distributions(pictures, QUESTIONS[:1], form)
+    assert pruned.p_x.sum() < whole.p_x.sum()
+    kept = pruned.p_x > 0
+    np.testing.assert_allclose(pruned.p_x[kept], whole.p_x[kept], rtol=1e-3)
 
 
 def test_free_replies_are_those_of_generate(engine, uncached):
     pictures = picture(1), picture(2)
     for question in QUESTIONS[:3]:
-        expected = uncached.free([p.rgb for p in pictures], question, 24)
-        found = list(engine.free(pictures, question, 24).tokens)
-        assert found == [t for t in expected if t not in engine.alphabet.ends][:len(found)]
+        expected = uncached.generate([p.rgb for p in pictures], question, 24)
+        found = list(engine.generate(pictures, question, 24).tokens)
+        assert found == [t for t in expected if t not in engine.tokenizer.eos_tokens][:len(found)]
         assert len(found) >= min(24, len(expected) - 1)
 
 
 @pytest.mark.parametrize('tokens', [1, 2, 12])
 def test_a_free_reply_takes_a_pass_a_token_and_none_for_what_would_follow(engine, tokens):
     pictures = picture(1), picture(2)
-    engine.prepare(pictures)
+    engine.prefill(pictures)
     before = engine.passes
-    assert len(engine.free(pictures, QUESTIONS[0], tokens).tokens) == tokens
+    assert len(engine.generate(pictures, QUESTIONS[0], tokens).tokens) == tokens
     assert engine.passes - before == tokens  # the question's own pass yields the first
 
 
 def test_the_template_is_greedy_only_when_the_model_would_have_written_it(engine):
     pictures = picture(1), picture(2)
-    own = engine.free(pictures, QUESTIONS[0], 6).tokens
+    own = engine.generate(pictures, QUESTIONS[0], 6).tokens
     form = form_of(engine)
     for before, expected in ((own, True), (form.before, False)):
-        forced = type(form)(tuple(before), form.between, form.closers, form.digits)
-        (_, check, _), = engine.spreads(pictures, QUESTIONS[:1], forced)
+        forced = type(form)(tuple(before), form.between, form.terminators, form.digits)
+        (_, check, _), = engine.decode_distributions(pictures, QUESTIONS[:1], forced)
         assert check.is_greedy is expected
     assert check.logprob < -1.0
 
@@ -265,14 +265,14 @@ def test_the_template_is_greedy_only_when_the_model_would_have_written_it(engine
 def test_passes_of_fixed_shape_say_the_same(loaded, engine):
     """What a GPU records as CUDA graphs, run here without recording."""
     pictures, form = (picture(1), picture(2)), form_of(engine)
-    fixed = engine_of(loaded, fixed_shapes=True)
+    fixed = engine_of(loaded, static_shapes=True)
     for questions in ([QUESTIONS[0]], QUESTIONS):
         assert answers(fixed, pictures, questions, form) == answers(
             engine, pictures, questions, form)
-    (a, *_), = fixed.spreads(pictures, QUESTIONS[:1], form)
-    (b, *_), = engine.spreads(pictures, QUESTIONS[:1], form)
-    np.testing.assert_allclose(a.px, b.px, atol=1e-5)
-    assert fixed.free(pictures, QUESTIONS[0], 8).tokens == engine.free(
+    (a, *_), = fixed.decode_distributions(pictures, QUESTIONS[:1], form)
+    (b, *_), = engine.decode_distributions(pictures, QUESTIONS[:1], form)
+    np.testing.assert_allclose(a.p_x, b.px, atol=1e-5)
+    assert fixed.generate(pictures, QUESTIONS[0], 8).tokens == engine.generate(
         pictures, QUESTIONS[0], 8).tokens
 
 
@@ -293,15 +293,15 @@ def test_more_than_the_arena_holds_is_refused_and_the_next_click_works(loaded, u
     engine = engine_of(loaded, question_tokens=20)
     pictures, form = (picture(1), picture(2)), form_of(engine)
     with pytest.raises(Rejected, match='do not fit in 220'):
-        engine.greedy(pictures, QUESTIONS, form)
+        engine.decode_greedy(pictures, QUESTIONS, form)
     assert answers(engine, pictures, QUESTIONS[:1], form) == truth(
         uncached, pictures, QUESTIONS[:1], form)
 
 
 def test_more_questions_than_may_be_packed_are_answered_in_turns(loaded, engine):
     pictures, form = (picture(1), picture(2)), form_of(engine)
-    turns = engine_of(loaded, max_packed=4)
-    turns.prepare(pictures)
+    turns = engine_of(loaded, max_questions=4)
+    turns.prefill(pictures)
     before = turns.passes
     assert answers(turns, pictures, QUESTIONS, form) == answers(engine, pictures, QUESTIONS, form)
     assert turns.passes - before > 6
@@ -310,5 +310,5 @@ def test_more_questions_than_may_be_packed_are_answered_in_turns(loaded, engine)
 def test_the_model_attends_as_before_when_others_use_it(loaded, engine):
     config = loaded[0].model.language_model.config
     before = config._attn_implementation
-    engine.prepare((picture(1), picture(2)))
+    engine.prefill((picture(1), picture(2)))
     assert config._attn_implementation == before

@@ -17,13 +17,13 @@ from reference_decoder import Uncached
 from crosspoint_ros.core.datatypes import Intrinsics, Query, View
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.cropond.engine.checkpoint import (
-    BYTES,
-    Weights,
-    need_bytes,
+    BYTES_PER_PARAM,
+    WeightFiles,
+    estimate_required_bytes,
     read_weights,
 )
 from crosspoint_ros.matchers.cropond.engine.engine import Picture
-from crosspoint_ros.matchers.cropond.prompt import Convention, Template, pointing
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat, ReplyTemplate, build_pointing_prompt
 
 torch.set_num_threads(1)
 MAX_PIXELS = 16 * 28 * 28
@@ -69,11 +69,11 @@ def test_a_taught_checkpoint_still_answers_its_clicks(matcher):
 def test_it_says_what_uncached_decoding_of_the_same_weights_says(matcher):
     plain = Uncached(matcher.checkpoint.model, matcher.checkpoint.tokenizer, MAX_PIXELS)
     pictures = [Picture(seed, view('a', seed).image) for seed in (1, 2)]
-    questions = [pointing(str(x), str(y)) for x, y in ((600, 400), (151, 933), (495, 133))]
-    form = matcher.engine.alphabet.form(Template(), Convention.RELATIVE_1000, 3)
-    expected = [plain.greedy([p.rgb for p in pictures], q, form) for q in questions]
-    found = matcher.engine.greedy(tuple(pictures), questions, form)
-    assert [(greedy.numbers, greedy.tokens) for greedy, _ in found] == expected
+    questions = [build_pointing_prompt(str(x), str(y)) for x, y in ((600, 400), (151, 933), (495, 133))]
+    form = matcher.engine.tokenizer.form(ReplyTemplate(), CoordinateFormat.RELATIVE_1000, 3)
+    expected = [plain.decode_greedy([p.rgb for p in pictures], q, form) for q in questions]
+    found = matcher.engine.decode_greedy(tuple(pictures), questions, form)
+    assert [(greedy.param_count, greedy.tokens) for greedy, _ in found] == expected
     assert len({numbers for numbers, _ in expected}) == len(questions)
 
 
@@ -83,8 +83,8 @@ def test_the_weights_take_as_much_memory_as_was_estimated(matcher, folder):
         part.weight.quant_state.absmax.nbytes for part in model.modules()
         if type(part).__name__ == 'Linear4bit')
     found = read_weights(folder)
-    kept = found.numbers_kept_whole
-    estimated = kept * 2 + (found.numbers - kept) * BYTES['4bit']
+    kept = found.unquantized_count
+    estimated = kept * 2 + (found.param_count - kept) * BYTES_PER_PARAM['4bit']
     assert taken == pytest.approx(estimated, rel=0.02)
-    nothing = need_bytes(Weights((), 0, 0, 0), '4bit')
-    assert need_bytes(found, '4bit') - nothing == pytest.approx(1.1 * estimated, rel=0.01)
+    nothing = estimate_required_bytes(WeightFiles((), 0, 0, 0), '4bit')
+    assert estimate_required_bytes(found, '4bit') - nothing == pytest.approx(1.1 * estimated, rel=0.01)

@@ -13,12 +13,12 @@ import pytest
 from openai_server import MODEL, Manners, ScriptedServer
 
 try:
-    from crosspoint_ros.matchers.cropond.server.http_client import Chat, Deadline, checked_url
+    from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline, normalize_url
 except ImportError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 from crosspoint_ros.core.datatypes import Code
-from crosspoint_ros.matchers.cropond.server.errors import ServerTrouble
-from crosspoint_ros.matchers.cropond.server.responses import Offer
+from crosspoint_ros.matchers.cropond.server.errors import ServerError
+from crosspoint_ros.matchers.cropond.server.responses import ModelInfo
 
 HELLO = {'messages': [{'role': 'user', 'content': 'hello'}]}
 KEY = 'sk-very-secret-0123456789'
@@ -33,13 +33,13 @@ def server():
 
 @pytest.fixture
 def chat(server):
-    chat = Chat(server.url, MODEL)
+    chat = ChatClient(server.url, MODEL)
     yield chat
     chat.close()
 
 
-def trouble_of(chat: Chat, allowed_s: float = 5.0) -> ServerTrouble:
-    with pytest.raises(ServerTrouble) as caught:
+def trouble_of(chat: ChatClient, allowed_s: float = 5.0) -> ServerError:
+    with pytest.raises(ServerError) as caught:
         chat.complete([HELLO], Deadline.after(allowed_s))
     return caught.value
 
@@ -48,7 +48,7 @@ def test_a_reply_is_read_past_fields_that_nobody_knows(chat):
     (reply,) = chat.complete([HELLO], Deadline.after(5))
     assert '42, 7' in reply.text
     assert reply.prompt_tokens == 20
-    assert chat.models(Deadline.after(5)) == (Offer(MODEL, '/models/one'),)
+    assert chat.list_models(Deadline.after(5)) == (ModelInfo(MODEL, '/models/one'),)
 
 
 def test_requests_go_over_one_connection(server, chat):
@@ -100,8 +100,8 @@ def test_what_goes_wrong_is_told_with_what_to_do(server, chat, fault, words, pas
     trouble = trouble_of(chat)
     assert trouble.code == Code.MATCHER_FAILED
     assert server.url in trouble.message
-    assert re.search(words, trouble.message), trouble.message
-    assert trouble.passing is passing
+    assert re.decode(words, trouble.message), trouble.message
+    assert trouble.retryable is passing
 
 
 def test_log_probabilities_in_another_form_are_none(server, chat):
@@ -113,7 +113,7 @@ def test_log_probabilities_in_another_form_are_none(server, chat):
 def test_a_redirect_takes_neither_key_nor_images_to_another_server(server, monkeypatch):
     monkeypatch.setenv('A_KEY', KEY)
     other = ScriptedServer()
-    chat = Chat(server.url, MODEL, 'A_KEY')
+    chat = ChatClient(server.url, MODEL, 'A_KEY')
     for location in (f'{other.url}/chat/completions', f'//127.0.0.1:{other.port}/v1'):
         server.manners.location, server.manners.always = location, 'redirect'
         assert 'points to' in trouble_of(chat).message
@@ -132,9 +132,9 @@ def test_a_redirect_to_nowhere_is_a_refusal(server, chat, location):
 
 def test_a_server_that_takes_no_more_bytes_costs_the_deadline_only():
     deaf = socket.create_server(('127.0.0.1', 0))
-    chat = Chat(f'http://127.0.0.1:{deaf.getsockname()[1]}', MODEL)
+    chat = ChatClient(f'http://127.0.0.1:{deaf.getsockname()[1]}', MODEL)
     begun_s = time.monotonic()
-    with pytest.raises(ServerTrouble) as caught:
+    with pytest.raises(ServerError) as caught:
         chat.complete([{'messages': 32 * (1 << 20) * 'i'}], Deadline.after(1.0))
     assert caught.value.code == Code.TIMEOUT
     assert time.monotonic() - begun_s < 4
@@ -150,7 +150,7 @@ def test_an_address_of_ip_version_6_is_reached(scheme, certificate):
                                 host='::1')
     except OSError as error:
         pytest.skip(f'this machine has no ::1 ({error})')
-    chat = Chat(f'{scheme}://[::1]:{server.port}/', MODEL, ca_file=str(crt))
+    chat = ChatClient(f'{scheme}://[::1]:{server.port}/', MODEL, ca_file=str(crt))
     assert chat.url == f'{scheme}://[::1]:{server.port}/v1'
     assert chat.complete([HELLO], Deadline.after(5))
     chat.close()
@@ -171,7 +171,7 @@ def test_it_is_not_tried_a_third_time(server, chat):
 
 def test_an_answer_that_began_is_not_asked_for_again(server, chat):
     server.manners.faults = ['cut']
-    assert trouble_of(chat).passing
+    assert trouble_of(chat).retryable
     assert len(server.requests) == 1
 
 
@@ -180,7 +180,7 @@ def test_nobody_listens(chat, server):
     trouble = trouble_of(chat)
     assert 'is the server running' in trouble.message
     assert 'Errno' in trouble.message
-    assert trouble.passing
+    assert trouble.retryable
 
 
 def test_a_server_killed_amid_a_request_is_noticed_at_once(server, chat):
@@ -199,18 +199,18 @@ def _until(condition) -> None:
 
 
 def test_a_wrong_model_name_is_answered_with_the_right_ones(server):
-    chat = Chat(server.url, 'gpt-4')
+    chat = ChatClient(server.url, 'gpt-4')
     trouble = trouble_of(chat)
     chat.close()
     assert f'option model can be: {MODEL}' in trouble.message
-    assert not trouble.passing
+    assert not trouble.retryable
 
 
 def test_the_key_is_sent_and_shown_nowhere(server, monkeypatch, caplog):
     monkeypatch.setenv('A_KEY', KEY)
     caplog.set_level(logging.DEBUG)
     server.manners.key = KEY
-    chat = Chat(server.url, MODEL, 'A_KEY')
+    chat = ChatClient(server.url, MODEL, 'A_KEY')
     assert chat.complete([HELLO], Deadline.after(5))
     assert server.authorizations == [f'Bearer {KEY}']
     server.manners.key = 'another'  # the double's 401 repeats the key it was given
@@ -224,7 +224,7 @@ def test_the_key_is_sent_and_shown_nowhere(server, monkeypatch, caplog):
 def test_a_server_that_repeats_the_key_in_an_error_is_not_quoted_with_it(server, monkeypatch):
     monkeypatch.setenv('A_KEY', 'scripted')
     server.manners.always = '400'
-    chat = Chat(server.url, MODEL, 'A_KEY')
+    chat = ChatClient(server.url, MODEL, 'A_KEY')
     assert '*** 400' in trouble_of(chat).message
     chat.close()
 
@@ -234,7 +234,7 @@ def test_a_server_that_repeats_the_key_in_an_error_is_not_quoted_with_it(server,
 def test_no_reply_gets_the_key_into_a_message_or_a_traceback(server, monkeypatch, caplog, body):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv('A_KEY', KEY)
-    chat = Chat(server.url, MODEL, 'A_KEY')
+    chat = ChatClient(server.url, MODEL, 'A_KEY')
     for end in (b'', b'"}', b'"}]}', b'}]}'):
         server.manners.echo, server.manners.always = body + KEY.encode() + end, 'echoed'
         shown = ''.join(traceback.format_exception(trouble_of(chat)))
@@ -244,14 +244,14 @@ def test_no_reply_gets_the_key_into_a_message_or_a_traceback(server, monkeypatch
 
 @pytest.mark.parametrize('host', ['xn--a', 'a..b', 'no-host.invalid', 60 * 'a.b', 70 * 'a'])
 def test_a_name_that_leads_nowhere_is_a_refusal(host):
-    chat = Chat(f'http://{host}:8000', MODEL)
+    chat = ChatClient(f'http://{host}:8000', MODEL)
     assert trouble_of(chat).code in (Code.MATCHER_FAILED, Code.TIMEOUT)
     chat.close()
 
 
 def test_a_status_line_with_the_key_in_it_is_not_shown(server, monkeypatch, caplog):
     monkeypatch.setenv('A_KEY', KEY)
-    chat = Chat(server.url, MODEL, 'A_KEY')
+    chat = ChatClient(server.url, MODEL, 'A_KEY')
     server.manners.echo, server.manners.always = f'HTTP/9 {KEY}\r\n\r\n'.encode(), 'raw'
     shown = ''.join(traceback.format_exception(trouble_of(chat)))
     assert KEY[:8] not in shown + caplog.text
@@ -261,7 +261,7 @@ def test_a_status_line_with_the_key_in_it_is_not_shown(server, monkeypatch, capl
 def test_a_missing_key_names_the_variable_to_set(server, monkeypatch):
     monkeypatch.delenv('A_KEY', raising=False)
     server.manners.key = KEY
-    chat = Chat(server.url, MODEL, 'A_KEY')
+    chat = ChatClient(server.url, MODEL, 'A_KEY')
     assert 'A_KEY (option key_env) is not set' in trouble_of(chat).message
     chat.close()
 
@@ -271,7 +271,7 @@ def test_a_missing_key_names_the_variable_to_set(server, monkeypatch):
 def test_a_key_that_cannot_be_one_is_refused_unseen(key, monkeypatch):
     monkeypatch.setenv('A_KEY', key)
     with pytest.raises(ValueError, match='A_KEY') as caught:
-        Chat('http://127.0.0.1:1', MODEL, 'A_KEY')
+        ChatClient('http://127.0.0.1:1', MODEL, 'A_KEY')
     assert key not in str(caught.value)
 
 
@@ -280,13 +280,13 @@ def test_proxies_of_the_environment_get_nothing(server, chat, monkeypatch):
         monkeypatch.setenv(name, 'http://127.0.0.1:9')
     monkeypatch.delenv('NO_PROXY', raising=False)
     monkeypatch.delenv('no_proxy', raising=False)
-    with_proxy = Chat(server.url, MODEL)
+    with_proxy = ChatClient(server.url, MODEL)
     assert with_proxy.complete([HELLO], Deadline.after(5))
     with_proxy.close()
 
 
 def test_a_proxy_that_was_asked_for_is_used(server):
-    chat = Chat('http://robot-server.invalid/v1', MODEL, proxy=server.url.removesuffix('/v1'))
+    chat = ChatClient('http://robot-server.invalid/v1', MODEL, proxy=server.url.removesuffix('/v1'))
     assert chat.complete([HELLO], Deadline.after(5))  # the double answers in the proxy's place
     chat.close()
     assert server.connections == 1
@@ -300,7 +300,7 @@ def test_a_proxy_that_was_asked_for_is_used(server):
     ('http://host:8000/v1/', 'http://host:8000/v1'),
     ('http://[::1]:8000', 'http://[::1]:8000/v1')])
 def test_a_url_is_taken_with_or_without_its_path(given, url):
-    assert checked_url(given) == url
+    assert normalize_url(given) == url
 
 
 @pytest.mark.parametrize('url', ['host:8000', 'ftp://host', 'http://', 'http://a:b@host/v1',
@@ -309,7 +309,7 @@ def test_a_url_is_taken_with_or_without_its_path(given, url):
                                  'http://a:b@[::1', 'http://host/v1\n'])
 def test_what_is_no_url_is_refused(url):
     with pytest.raises(ValueError, match='url') as caught:
-        checked_url(url)
+        normalize_url(url)
     assert 'a:b' not in str(caught.value)
 
 
@@ -332,11 +332,11 @@ def certificate(tmp_path_factory):
 def test_a_certificate_of_an_unknown_authority_is_refused_and_ca_file_cures_it(certificate):
     both, crt = certificate
     server = ScriptedServer(Manners(), certificate=str(both))
-    stranger, friend = Chat(server.url, MODEL), Chat(server.url, MODEL, ca_file=str(crt))
+    stranger, friend = ChatClient(server.url, MODEL), ChatClient(server.url, MODEL, ca_file=str(crt))
     trouble = trouble_of(stranger)
     assert 'not trusted' in trouble.message
     assert 'ca_file' in trouble.message
-    assert not trouble.passing
+    assert not trouble.retryable
     assert friend.complete([HELLO], Deadline.after(5))
     stranger.close()
     friend.close()
@@ -344,16 +344,16 @@ def test_a_certificate_of_an_unknown_authority_is_refused_and_ca_file_cures_it(c
 
 
 def test_https_to_a_server_without_tls_says_so(server):
-    chat = Chat(server.url.replace('http', 'https'), MODEL)
+    chat = ChatClient(server.url.replace('http', 'https'), MODEL)
     trouble = trouble_of(chat)
     chat.close()
     assert 'begins with http://' in trouble.message
-    assert not trouble.passing
+    assert not trouble.retryable
 
 
 def test_a_host_that_swallows_everything_costs_the_deadline_only():
     deaf = socket.create_server(('127.0.0.1', 0), backlog=0)  # accepts no one
-    chat = Chat(f'http://127.0.0.1:{deaf.getsockname()[1]}', MODEL)
+    chat = ChatClient(f'http://127.0.0.1:{deaf.getsockname()[1]}', MODEL)
     begun_s = time.monotonic()
     assert trouble_of(chat, 0.3).code == Code.TIMEOUT
     assert time.monotonic() - begun_s < 3
@@ -363,7 +363,7 @@ def test_a_host_that_swallows_everything_costs_the_deadline_only():
 
 def test_a_server_that_never_ends_the_tls_handshake_costs_the_deadline_only():
     deaf = socket.create_server(('127.0.0.1', 0))
-    chat = Chat(f'https://127.0.0.1:{deaf.getsockname()[1]}', MODEL)
+    chat = ChatClient(f'https://127.0.0.1:{deaf.getsockname()[1]}', MODEL)
     assert trouble_of(chat, 0.5).code == Code.TIMEOUT
     chat.close()
     deaf.close()
@@ -372,4 +372,4 @@ def test_a_server_that_never_ends_the_tls_handshake_costs_the_deadline_only():
 @pytest.mark.parametrize('ca_file', ['/no/such/file', __file__])
 def test_a_file_without_certificates_is_refused_at_start(ca_file):
     with pytest.raises(ValueError, match='ca_file'):
-        Chat('https://127.0.0.1:1', MODEL, ca_file=ca_file)
+        ChatClient('https://127.0.0.1:1', MODEL, ca_file=ca_file)

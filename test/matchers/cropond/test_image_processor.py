@@ -7,8 +7,8 @@ import pytest
 from crosspoint_ros.core.datatypes import Code, Rejected
 from crosspoint_ros.matchers.cropond.image_processor import (
     TRAINED_MAX_PIXELS,
-    patches,
-    seen_size_px,
+    patchify,
+    smart_resize,
 )
 
 
@@ -16,12 +16,12 @@ from crosspoint_ros.matchers.cropond.image_processor import (
     ((640, 480), (644, 476)), ((1280, 720), (1008, 560)), ((1920, 1080), (1008, 560)),
     ((20, 20), (56, 56)), ((28, 560), (28, 560))])
 def test_sizes_are_multiples_of_28_under_the_cap(size, seen):
-    assert seen_size_px(*size, TRAINED_MAX_PIXELS) == seen
+    assert smart_resize(*size, TRAINED_MAX_PIXELS) == seen
 
 
 def test_an_image_too_thin_is_refused():
     with pytest.raises(Rejected, match='2000x4 px is too thin') as refused:
-        seen_size_px(2000, 4, TRAINED_MAX_PIXELS)
+        smart_resize(2000, 4, TRAINED_MAX_PIXELS)
     assert refused.value.code == Code.BAD_REQUEST
 
 
@@ -40,6 +40,6 @@ def test_patches_are_those_of_transformers(size):
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
     processor = Processor(min_pixels=3136, max_pixels=TRAINED_MAX_PIXELS)
     expected = processor(images=[image], return_tensors='np')
-    cut, grid = patches(image, TRAINED_MAX_PIXELS)
+    cut, grid = patchify(image, TRAINED_MAX_PIXELS)
     assert list(expected['image_grid_thw'][0]) == list(grid)
     np.testing.assert_allclose(cut, expected['pixel_values'], atol=2e-6)

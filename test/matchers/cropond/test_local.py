@@ -19,19 +19,19 @@ import torch
 
 from crosspoint_ros.core.datatypes import (
     Code,
-    Described,
+    SupportsDescribe,
     Grounder,
     Intrinsics,
     Query,
     Rejected,
     View,
-    Warmable,
+    SupportsPrefetch,
 )
 from crosspoint_ros.core.pipeline import ground
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.cropond.engine import checkpoint, memory
 from crosspoint_ros.matchers.cropond.engine.engine import FreeReply
-from crosspoint_ros.matchers.cropond.prompt import Convention
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
 
 torch.set_num_threads(1)
 # Small images: a tiny model learns to copy past few tokens.
@@ -96,13 +96,13 @@ def test_clicks_on_the_same_frames_are_answered_together_as_alone(matcher):
 
 
 def test_the_self_test_chooses_the_convention_and_says_so(matcher):
-    assert matcher.convention is Convention.RELATIVE_1000
+    assert matcher.coord_format is CoordinateFormat.RELATIVE_1000
     told = matcher.describe()
     assert told['coordinates'] == 'relative_1000'
     assert '8 found in the same image' in told['self_test']
     assert told['template'] == 'json'
     assert told['device'] == 'cpu'
-    assert isinstance(matcher, Described)
+    assert isinstance(matcher, SupportsDescribe)
 
 
 def test_a_model_that_replies_in_another_form_is_understood_in_that(tagger):
@@ -146,7 +146,7 @@ def test_an_instruction_is_grounded_in_the_clicked_view(matcher):
     ('Nowhere.', Code.NOT_VISIBLE)])
 def test_an_instruction_that_names_two_things_or_none_is_refused(matcher, monkeypatch, reply, code):
     """DOUBLE of the free reply: this model was taught to name one, always."""
-    said = FreeReply(tuple(matcher.engine.alphabet.encode(reply)), reply, 0.0)
+    said = FreeReply(tuple(matcher.engine.tokenizer.encode(reply)), reply, 0.0)
     monkeypatch.setattr(matcher.engine, 'free', lambda *arguments: said)
     with pytest.raises(Rejected, match='one is needed') as refused:
         matcher.ground(view('a'), 'both cups')
@@ -170,11 +170,11 @@ def test_an_instruction_that_leaves_it_open_is_refused(copying):
 
 def test_views_that_were_prepared_need_no_more_than_six_passes(matcher):
     clicked, other = view('a', 7), view('b', 8)
-    assert isinstance(matcher, Warmable)
+    assert isinstance(matcher, SupportsPrefetch)
     matcher.warm((clicked, other))
-    encoded, passes = matcher.engine.encoded_pictures, matcher.engine.passes
+    encoded, passes = matcher.engine.vision_encodes, matcher.engine.passes
     matcher.match(Query(clicked, other, np.array([120.0, 60.0])))
-    assert matcher.engine.encoded_pictures == encoded
+    assert matcher.engine.vision_encodes == encoded
     assert matcher.engine.passes - passes <= 6
 
 

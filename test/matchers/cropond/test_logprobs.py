@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from crosspoint_ros.matchers.cropond.coordinate_distribution import (
-    Written,
-    place,
-    spread_in,
-    written_in,
+    NumberSpan,
+    estimate_point,
+    distribution_from_logprobs,
+    find_number_spans,
 )
-from crosspoint_ros.matchers.cropond.prompt import Convention
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
 from crosspoint_ros.matchers.cropond.server.responses import Token
 
 REACH = 25.0
@@ -54,9 +54,9 @@ def reply(px: np.ndarray, py: np.ndarray) -> tuple[str, list[Token]]:
 def found(px: np.ndarray, py: np.ndarray):
     text, tokens = reply(px, py)
     x, y = (float(n) for n in text[1:-1].split(', '))
-    where = written_in(text, (x, y), Convention.RELATIVE_1000)
-    spread = spread_in(tokens, where, (SIZE, SIZE), (REACH, REACH))
-    return (x, y), place(spread, (REACH, REACH))
+    where = find_number_spans(text, (x, y), CoordinateFormat.RELATIVE_1000)
+    spread = distribution_from_logprobs(tokens, where, (SIZE, SIZE), (REACH, REACH))
+    return (x, y), estimate_point(spread, (REACH, REACH))
 
 
 def mass_near(p: np.ndarray, mode: float) -> float:
@@ -124,5 +124,5 @@ def test_no_place_in_the_hundreds_is_overrated():
 def test_a_number_far_off_the_image_takes_no_memory():
     digits = '9' * 12
     tokens = [Token(c, {c: 0.0}) for c in (*digits, ',', '5', ']')]
-    where = Written(0, digits, ',', False), Written(13, '5', ']', False)
-    assert spread_in(tokens, where, (SIZE, SIZE), (REACH, REACH)) is None
+    where = NumberSpan(0, digits, ',', False), NumberSpan(13, '5', ']', False)
+    assert distribution_from_logprobs(tokens, where, (SIZE, SIZE), (REACH, REACH)) is None

@@ -24,7 +24,7 @@ def contain(folder, limit, taken, cached=0):
 
 
 def test_outside_of_a_container_it_is_what_the_machine_has_available(machine):
-    assert memory.free_bytes('cpu') == 8_000_000_000
+    assert memory.get_free_bytes('cpu') == 8_000_000_000
 
 
 @pytest.mark.parametrize(('limit', 'taken', 'cached', 'free'), [
@@ -32,18 +32,18 @@ def test_outside_of_a_container_it_is_what_the_machine_has_available(machine):
     (4_000, 5_000, 0, 0)])
 def test_a_container_may_have_less(machine, limit, taken, cached, free):
     contain(machine, limit, taken, cached)
-    assert memory.free_bytes('cpu') == free
+    assert memory.get_free_bytes('cpu') == free
 
 
 def test_running_out_of_memory_is_said_with_figures_and_a_cure(machine):
     with pytest.raises(MemoryError, match=r'3B needs about 9.0 GB on cpu, 8.0 GB are free; end'):
         memory.check_memory('3B', 9_000_000_000, 'cpu')
     with pytest.raises(MemoryError, match=r'8.0 GB are free; .*CUDA out of memory'), \
-            memory.memory_errors('3B', 1_000, 'cpu'):
+            memory.explain_memory_errors('3B', 1_000, 'cpu'):
         raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')
 
 
 def test_other_errors_stay_what_they_are(machine):
     with pytest.raises(RuntimeError, match='shape mismatch'), \
-            memory.memory_errors('3B', 1_000, 'cpu'):
+            memory.explain_memory_errors('3B', 1_000, 'cpu'):
         raise RuntimeError('shape mismatch')

@@ -30,7 +30,7 @@ try:
 except ImportError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Query, Rejected, View
-from crosspoint_ros.core.pipeline import check_match
+from crosspoint_ros.core.pipeline import validate_match
 from crosspoint_ros.matchers.cropond import self_test
 
 SERVE_PYTHON = os.environ.get('CROSSPOINT_SERVE_PYTHON', '')
@@ -96,7 +96,7 @@ def serve(checkpoint):
 
 def query(pixel: tuple[float, float]) -> Query:
     """A click on two views that show the same."""
-    image = cv2.resize(self_test.picture(), (640, 480))
+    image = cv2.resize(self_test.draw_test_image(), (640, 480))
     lens = Intrinsics(600.0, 600.0, 320.0, 240.0, 640, 480)
     return Query(View('a', image, lens), View('b', image.copy(), lens), np.array(pixel))
 
@@ -158,5 +158,5 @@ def test_a_running_server_can_do_what_is_said_of_it_and_answers_clicks():
     print(asked.describe(), file=sys.stderr)
     assert able == os.environ.get('CROSSPOINT_SERVER_ABLE', able)
     first, again = (asked.match(query((320.0, 240.0))) for _ in range(2))
-    check_match(first, asked)
+    validate_match(first, asked)
     np.testing.assert_allclose(first.pixel, again.pixel, atol=1.0)

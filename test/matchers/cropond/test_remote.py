@@ -11,27 +11,27 @@ from openai_server import MODEL, Manners, ScriptedServer, serve_like
 
 pytest.importorskip('PIL')
 try:
-    from crosspoint_ros.matchers.cropond.server.http_client import Chat, Deadline
+    from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
 except ImportError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 from crosspoint_ros.core.datatypes import (
     Code,
-    Described,
+    SupportsDescribe,
     Grounder,
     Intrinsics,
     Match,
     Query,
     Rejected,
     View,
-    Warmable,
+    SupportsPrefetch,
 )
-from crosspoint_ros.core.pipeline import check_match, locate
+from crosspoint_ros.core.pipeline import validate_match, locate
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import load_matcher
-from crosspoint_ros.matchers.cropond.prompt import Convention
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
 from crosspoint_ros.matchers.cropond.remote import CropondRemoteMatcher
-from crosspoint_ros.matchers.cropond.server.capabilities import probe
-from crosspoint_ros.matchers.cropond.server.point_client import REMEMBERED_NAMES, template_of
+from crosspoint_ros.matchers.cropond.server.capabilities import probe_capabilities
+from crosspoint_ros.matchers.cropond.server.point_client import MAX_CACHED_UUIDS, infer_template
 
 CLICK = np.array([200.0, 120.0])
 # How a CroPond may write; the double replies so when nothing constrains it.
@@ -93,14 +93,14 @@ def test_it_is_a_matcher_that_grounds_warms_and_describes_itself(server):
     loaded = load_matcher('cropond_remote', url=server.url, model=MODEL,
                           allow_repeating=True)
     assert isinstance(loaded, Grounder)
-    assert isinstance(loaded, Warmable)
-    assert isinstance(loaded, Described)
+    assert isinstance(loaded, SupportsPrefetch)
+    assert isinstance(loaded, SupportsDescribe)
     assert loaded.refined_by == 'xfeat'
 
 
 def test_a_click_is_answered_at_the_place_that_the_server_names(start, query):
     match = matcher(start()).match(query)
-    check_match(match, None)
+    validate_match(match, None)
     # thousandths: 200 of 320 is 625, 120 of 240 is 500
     np.testing.assert_allclose(match.pixel, CLICK, atol=1.0)
     assert match.confidence == pytest.approx(0.99 ** 4, abs=0.02)  # the hundreds and tens of x, y
@@ -150,17 +150,17 @@ def test_images_that_the_server_has_are_named_and_not_sent_again(server, asked, 
 
 def test_of_the_images_that_were_sent_the_latest_names_are_remembered(asked, query):
     clicked = query.clicked
-    for seed in range(REMEMBERED_NAMES + 10):
+    for seed in range(MAX_CACHED_UUIDS + 10):
         asked.match(Query(clicked, view('b', seed, 56, 56), CLICK))
-    held = asked._examination.known.asking._held
-    assert len(held) == REMEMBERED_NAMES
-    assert asked._pictures.of(clicked.image).name in held
+    held = asked._handshake.profile.client._cached_uuids
+    assert len(held) == MAX_CACHED_UUIDS
+    assert asked._encoder.of(clicked.image).name in held
 
 
 def test_images_that_the_server_has_forgotten_are_sent_again_for_the_same_click(
         server, asked, query):
     asked.match(query)
-    server.kept.clear()
+    server.snapshot.clear()
     before = len(server.requests)
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
     assert len(server.requests) == before + 2
@@ -257,8 +257,8 @@ def test_a_guess_at_an_instruction_is_refused(server, asked, query):
 # --- what it makes of servers that can less
 
 def can(server: ScriptedServer):
-    chat = Chat(server.url, MODEL)
-    found = probe(chat, Deadline.after(10))
+    chat = ChatClient(server.url, MODEL)
+    found = probe_capabilities(chat, Deadline.after(10))
     chat.close()
     return found
 
@@ -300,12 +300,12 @@ def test_a_server_like_transformers_serve_is_asked_in_free_text(start, query):
 def test_without_probabilities_a_match_is_refused_with_words_unless_it_is_said_what_it_is_worth(
         start, query):
     server = start(serve_like())
-    (refused,) = locate(query.clicked, [query.other], CLICK, matcher(server), Limits()).answers
+    (refused,) = locate(query.clicked, [query.other], CLICK, matcher(server), Limits()).correspondences
     assert np.isnan(refused.match.covariance_px2).all()
     assert refused.rejected.code == Code.LOW_CONFIDENCE
     assert 'tells no probabilities' in refused.rejected.message
     worth = matcher(server, confidence_unknown=0.6)
-    (taken,) = locate(query.clicked, [query.other], CLICK, worth, Limits()).answers
+    (taken,) = locate(query.clicked, [query.other], CLICK, worth, Limits()).correspondences
     assert taken.rejected is None
     assert taken.match.confidence == 0.6
     with pytest.raises(Rejected, match='tells no probabilities'):
@@ -328,7 +328,7 @@ def test_without_probabilities_a_refiner_that_finds_the_same_confirms_it(start, 
 
     asked, limits = matcher(start(serve_like())), Limits()
     (same,), (other,) = (locate(query.clicked, [query.other], CLICK, asked, limits,
-                                refiner=Fine(pixel)).answers for pixel in (CLICK, CLICK / 4))
+                                refiner=Fine(pixel)).correspondences for pixel in (CLICK, CLICK / 4))
     assert same.rejected is None
     assert same.match.confidence > 0.75 > 0.6  # what it was by itself
     assert other.rejected.code == Code.LOW_CONFIDENCE
@@ -589,15 +589,15 @@ def test_absent_libraries_are_named_with_the_command_that_brings_them(monkeypatc
 # --- reading a model's own form
 
 @pytest.mark.parametrize(('reply', 'convention', 'around'), [
-    (FREE + '12, 345]}', Convention.RELATIVE_1000, (FREE, ', ', ']')),
-    ('(0.012, 0.345)', Convention.RELATIVE_1, ('(', ', ', ')')),
-    ('The point [7, 8] is at [12, 345].', Convention.ABSOLUTE,
+    (FREE + '12, 345]}', CoordinateFormat.RELATIVE_1000, (FREE, ', ', ']')),
+    ('(0.012, 0.345)', CoordinateFormat.RELATIVE_1, ('(', ', ', ')')),
+    ('The point [7, 8] is at [12, 345].', CoordinateFormat.ABSOLUTE,
      ('The point [7, 8] is at [', ', ', ']'))])
 def test_a_form_is_what_stands_around_the_numbers(reply, convention, around):
-    form = template_of(reply, ('7', '8'), convention)
+    form = infer_template(reply, ('7', '8'), convention)
     assert (form.before, form.between, form.after) == around
 
 
 @pytest.mark.parametrize('reply', ['none', '12, 345', '{"point_2d": [-12, 345]}', '[1.5, 2]'])
 def test_without_plain_numbers_and_an_end_there_is_no_form(reply):
-    assert template_of(reply, ('7', '8'), Convention.RELATIVE_1000) is None
+    assert infer_template(reply, ('7', '8'), CoordinateFormat.RELATIVE_1000) is None

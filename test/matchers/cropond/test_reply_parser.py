@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from crosspoint_ros.matchers.cropond.reply_parser import NoPoint, letter, point, points
+from crosspoint_ros.matchers.cropond.reply_parser import ParseError, parse_choice, parse_point, parse_points
 
 CLICKED = ('56', '323')
 REPLIES = [
@@ -100,29 +100,29 @@ EMPTY = [
 
 @pytest.mark.parametrize(('reply', 'expected'), REPLIES)
 def test_the_point_is_found(reply, expected):
-    assert point(reply, CLICKED) == expected
+    assert parse_point(reply, CLICKED) == expected
 
 
 @pytest.mark.parametrize('reply', EMPTY, ids=lambda reply: reply[:40] or 'nothing')
 def test_a_reply_without_a_point_is_said_to_have_none(reply):
-    with pytest.raises(NoPoint, match=r'no point|nothing'):
-        point(reply, CLICKED)
+    with pytest.raises(ParseError, match=r'no point|nothing'):
+        parse_point(reply, CLICKED)
 
 
 @pytest.mark.parametrize('reply', SEVERAL)
 def test_a_reply_that_names_several_points_answers_with_none_of_them(reply):
-    with pytest.raises(NoPoint, match='no single point but 2'):
-        point(reply, CLICKED)
+    with pytest.raises(ParseError, match='no single point but 2'):
+        parse_point(reply, CLICKED)
 
 
 def test_a_long_reply_is_quoted_in_short():
-    with pytest.raises(NoPoint) as raised:
-        point('I cannot see it. ' * 1000)
+    with pytest.raises(ParseError) as raised:
+        parse_point('I cannot see it. ' * 1000)
     assert len(str(raised.value)) < 200
 
 
 def test_all_points_of_a_reply_keep_their_order():
-    assert points('[{"point_2d": [1, 2]}, {"point_2d": [3, 4]}]') == [(1, 2), (3, 4)]
+    assert parse_points('[{"point_2d": [1, 2]}, {"point_2d": [3, 4]}]') == [(1, 2), (3, 4)]
 
 
 @pytest.mark.parametrize(('reply', 'expected'), [
@@ -130,10 +130,10 @@ def test_all_points_of_a_reply_keep_their_order():
     ('A is wrong, so the answer is D.', 'D'), ('The answer is A because it shows B', 'A'),
     ('B. A cup stands there', 'B'), ('Yes', 'A'), ('A cup is not visible: no', 'B')])
 def test_the_letter_is_found(reply, expected):
-    assert letter(reply, ('Yes', 'No')) == expected
+    assert parse_choice(reply, ('Yes', 'No')) == expected
 
 
 @pytest.mark.parametrize('reply', ['maybe', 'yes and no', ''])
 def test_a_reply_without_a_letter_is_said_to_have_none(reply):
-    with pytest.raises(NoPoint, match=r'no answer|nothing'):
-        letter(reply, ('Yes', 'No'))
+    with pytest.raises(ParseError, match=r'no answer|nothing'):
+        parse_choice(reply, ('Yes', 'No'))

@@ -9,10 +9,10 @@ import pytest
 
 from crosspoint_ros.matchers.cropond import self_test
 from crosspoint_ros.matchers.cropond.options import LocalOptions
-from crosspoint_ros.matchers.cropond.prompt import Convention
-from crosspoint_ros.matchers.cropond.self_test import POINTS, SelfTestFailed, decide, picture
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
+from crosspoint_ros.matchers.cropond.self_test import POINT_COUNT, SelfTestFailed, run_self_test, draw_test_image
 
-THOUSANDTHS = [Convention.RELATIVE_1000]
+THOUSANDTHS = [CoordinateFormat.RELATIVE_1000]
 
 
 class Copier:
@@ -30,7 +30,7 @@ class Finder(Copier):
         self.repeats = repeats
 
     def ask(self, first, second, pixels, convention):
-        said = super().ask(first, second, pixels, convention)
+        said = super().predict_points(first, second, pixels, convention)
         return [again if number < self.repeats else self.found(first, second, pixel)
                 for number, (pixel, again) in enumerate(zip(pixels, said, strict=True))]
 
@@ -46,19 +46,19 @@ class Finder(Copier):
 
 
 def test_one_that_finds_places_passes_wherever_they_went():
-    score = decide(Finder(), THOUSANDTHS)
-    assert (score.same, score.smaller, score.swapped, score.repeated) == (8, 8, 8, 0)
+    score = run_self_test(Finder(), THOUSANDTHS)
+    assert (score.correct_same, score.correct_downscaled, score.correct_swapped, score.repeated_clicks) == (8, 8, 8, 0)
 
 
 def test_one_that_repeats_the_click_fails_with_the_figures_and_what_to_do():
     with pytest.raises(SelfTestFailed, match=r'swapped the model finds 0 of 8 points \(4 are '
                        r'needed\), and answers 8 times with the click.*option allow_repeating'):
-        decide(Copier(), THOUSANDTHS)
+        run_self_test(Copier(), THOUSANDTHS)
 
 
 def test_one_that_repeats_the_click_may_run_if_that_is_allowed_and_that_is_logged(caplog):
     with caplog.at_level(logging.WARNING, 'crosspoint_ros'):
-        score = decide(Copier(), THOUSANDTHS, allow_repeating=True)
+        score = run_self_test(Copier(), THOUSANDTHS, allow_repeating=True)
     assert '0 with its halves swapped, where 8 answers repeat the click' in str(score)
     assert 'it may be wrong wherever views differ' in caplog.text
 
@@ -68,10 +68,10 @@ def test_one_that_repeats_the_click_may_run_if_that_is_allowed_and_that_is_logge
 def test_less_than_half_of_what_moved_is_too_little(repeats, passes, warns, caplog):
     with caplog.at_level(logging.WARNING, 'crosspoint_ros'):
         if passes:
-            assert decide(Finder(repeats), THOUSANDTHS).swapped == POINTS - repeats
+            assert run_self_test(Finder(repeats), THOUSANDTHS).correct_swapped == POINT_COUNT - repeats
         else:
             with pytest.raises(SelfTestFailed):
-                decide(Finder(repeats), THOUSANDTHS)
+                run_self_test(Finder(repeats), THOUSANDTHS)
     assert ('wrong wherever views differ' in caplog.text) == warns
 
 
@@ -81,7 +81,7 @@ def test_to_allow_it_does_not_let_through_what_finds_nothing():
             return [None] * len(pixels)
 
     with pytest.raises(SelfTestFailed, match='0 of 8 found in the same image'):
-        decide(Blind(), THOUSANDTHS, allow_repeating=True)
+        run_self_test(Blind(), THOUSANDTHS, allow_repeating=True)
 
 
 @pytest.mark.parametrize('name', ['self_test', 'allow_repeating'])
@@ -91,9 +91,9 @@ def test_a_word_is_not_taken_for_true(name):
 
 
 def test_the_points_asked_for_lie_away_from_each_other_and_from_where_they_move_to():
-    places = self_test.places()
+    places = self_test.sample_test_points()
     shift = np.array([self_test.WIDTH_PX // 2, 0])
     moved = (places + shift) % (self_test.WIDTH_PX, self_test.HEIGHT_PX)
     apart_px = np.linalg.norm(places[:, None] - moved[None], axis=-1).min()
-    assert apart_px > self_test.LIMIT_PX
-    assert picture().shape == (self_test.HEIGHT_PX, self_test.WIDTH_PX, 3)
+    assert apart_px > self_test.MAX_ERROR_PX
+    assert draw_test_image().shape == (self_test.HEIGHT_PX, self_test.WIDTH_PX, 3)

@@ -18,7 +18,7 @@ from crosspoint_ros.core.datatypes import (
     Rejected,
     Transform,
     View,
-    Warmable,
+    SupportsPrefetch,
 )
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.xfeat import XFeatMatcher
@@ -70,7 +70,7 @@ def errors_px(matcher, clicked, other, truth):
 def test_it_is_a_matcher_by_name_that_can_be_warmed():
     matcher = load_matcher('xfeat')
     assert isinstance(matcher, Matcher)
-    assert isinstance(matcher, Warmable)
+    assert isinstance(matcher, SupportsPrefetch)
     assert isinstance(matcher, Refiner)
 
 
@@ -141,7 +141,7 @@ def test_the_robots_own_body_is_never_the_answer(matcher, left, right):
     mask[row - 30:row + 31, column - 30:column + 31] = True
     masked = replace(images_only(right), mask=mask)
     match = matcher.match(Query(images_only(left), masked, pixel_of(left, VISIBLE_BASE_M[0])))
-    assert not masked.hidden(match.pixel)
+    assert not masked.is_masked(match.pixel)
     assert match.confidence < 0.5
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from crosspoint_ros.matchers.xfeat import network as network_module
-from crosspoint_ros.matchers.xfeat.network import Backbone, check_known_answer, known_image
+from crosspoint_ros.matchers.xfeat.network import Backbone, check_golden_output, golden_input
 
 
 @pytest.fixture(scope='module')
@@ -14,7 +14,7 @@ def network() -> Backbone:
 
 
 def test_descriptors_have_unit_length_and_heat_covers_every_pixel(network):
-    response = network(known_image())
+    response = network(golden_input())
     assert response.descriptors.shape == (12, 16, 64)
     assert response.heat.shape == (96, 128)
     assert np.linalg.norm(response.descriptors, axis=-1) == pytest.approx(np.ones((12, 16)), 1e-4)
@@ -26,11 +26,11 @@ def test_a_wrongly_computed_network_is_refused_with_the_version(network, monkeyp
 
     def wrong(image):
         right = network(image)
-        return network_module.Response(np.roll(right.descriptors, 1, axis=-1), right.heat,
+        return network_module.NetworkOutput(np.roll(right.descriptors, 1, axis=-1), right.heat,
                                  right.reliability)
 
     with pytest.raises(RuntimeError, match=r'OpenCV 4\.8\.0 computes .*limit 0\.005'):
-        check_known_answer(wrong)
+        check_golden_output(wrong)
 
 
 def test_a_side_that_is_no_multiple_of_32_is_refused(network):

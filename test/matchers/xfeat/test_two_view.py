@@ -7,21 +7,21 @@ from raycast_scenes import nudged
 
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.matchers.xfeat import two_view
-from crosspoint_ros.matchers.xfeat.matching import Matches, agreeing
+from crosspoint_ros.matchers.xfeat.matching import Matches, neighbourhood_consensus
 from crosspoint_ros.matchers.xfeat.two_view import (
-    Lenses,
-    Prior,
-    _sampson_slopes,
+    PinholePair,
+    PosePrior,
+    _sampson_jacobian,
     cross_matrix,
-    depths,
+    triangulate_depths,
     epipolar_distance,
-    fundamental,
-    homogeneous,
-    refine,
-    sampson,
+    fundamental_matrix,
+    to_homogeneous,
+    refine_motion,
+    sampson_residual,
 )
 
-LENSES = Lenses(np.array([[600.0, 0, 320], [0, 610, 240], [0, 0, 1]]),
+LENSES = PinholePair(np.array([[600.0, 0, 320], [0, 610, 240], [0, 0, 1]]),
                 np.array([[500.0, 0, 310], [0, 505, 250], [0, 0, 1]]))
 MOTION = Transform(nudged(Transform(np.eye(3), np.zeros(3)), 0, 12, 1).R,
                    np.array([0.3, 0.05, 0.02]))
@@ -36,48 +36,48 @@ def scene(count=200, outliers=0, seed=0):
     rng = np.random.default_rng(seed)
     points = rng.uniform([-0.5, -0.4, 0.8], [0.5, 0.4, 2.0], (count, 3))
     clicked = project(LENSES.clicked, points)
-    other = project(LENSES.other, MOTION.point(points)) + rng.normal(0, 0.3, (count, 2))
+    other = project(LENSES.other, MOTION.transform_points(points)) + rng.normal(0, 0.3, (count, 2))
     other[:outliers] = rng.uniform(0, 480, (outliers, 2))
     return points, Matches(clicked, other, clicked, other)
 
 
 def test_the_slopes_of_the_residuals_are_their_derivatives():
     _, matches = scene(20)
-    a, b = homogeneous(matches.clicked_ideal), homogeneous(matches.other_ideal + 5)
-    F = fundamental(MOTION, LENSES)
+    a, b = to_homogeneous(matches.clicked_ideal), to_homogeneous(matches.other_ideal + 5)
+    F = fundamental_matrix(MOTION, LENSES)
     bend = np.linalg.inv(LENSES.other).T @ cross_matrix(np.eye(3)) @ MOTION.R \
         @ np.linalg.inv(LENSES.clicked)
-    _, slopes = _sampson_slopes(F, bend, a, b)
+    _, slopes = _sampson_jacobian(F, bend, a, b)
     for k in range(3):
-        numeric = (sampson(F + 1e-6 * bend[k], a, b) - sampson(F - 1e-6 * bend[k], a, b)) / 2e-6
+        numeric = (sampson_residual(F + 1e-6 * bend[k], a, b) - sampson_residual(F - 1e-6 * bend[k], a, b)) / 2e-6
         assert slopes[:, k] == pytest.approx(numeric, rel=1e-4, abs=1e-3)
 
 
 def test_a_slightly_wrong_pose_is_bent_until_the_lines_meet_the_matches():
     _, matches = scene(outliers=60)
     given = nudged(MOTION, 1, 1, 5)
-    bent = refine(given, LENSES, matches, Prior(np.radians(1), 0.01))
-    true = matches.where(np.arange(200) >= 60)
-    assert np.median(epipolar_distance(fundamental(given, LENSES), true)) > 3
-    assert np.median(epipolar_distance(fundamental(bent, LENSES), true)) < 0.5
+    bent = refine_motion(given, LENSES, matches, PosePrior(np.radians(1), 0.01))
+    true = matches.select(np.arange(200) >= 60)
+    assert np.median(epipolar_distance(fundamental_matrix(given, LENSES), true)) > 3
+    assert np.median(epipolar_distance(fundamental_matrix(bent, LENSES), true)) < 0.5
 
 
 def test_without_matches_to_the_contrary_the_given_pose_stays():
     _, matches = scene(6)
-    bent = refine(MOTION, LENSES, matches.where(np.zeros(6, bool)), Prior(0.01, 0.01))
+    bent = refine_motion(MOTION, LENSES, matches.select(np.zeros(6, bool)), PosePrior(0.01, 0.01))
     assert bent.matrix == pytest.approx(MOTION.matrix)
 
 
 def test_depths_are_those_of_the_points():
     points, matches = scene(outliers=0)
-    z, z_other = depths(MOTION, LENSES, matches)
+    z, z_other = triangulate_depths(MOTION, LENSES, matches)
     assert np.median(np.abs(z - points[:, 2])) < 0.01
-    assert np.median(np.abs(z_other - MOTION.point(points)[:, 2])) < 0.01
+    assert np.median(np.abs(z_other - MOTION.transform_points(points)[:, 2])) < 0.01
 
 
 def test_images_alone_tell_the_motion_up_to_scale_in_spite_of_outliers():
     _, matches = scene(outliers=80)
-    found = two_view.estimate(matches, LENSES)
+    found = two_view.estimate_relative_pose(matches, LENSES)
     assert found is not None
     direction = MOTION.t_m / np.linalg.norm(MOTION.t_m)
     assert found.motion.t_m @ direction > np.cos(np.radians(3))
@@ -88,7 +88,7 @@ def test_images_alone_tell_the_motion_up_to_scale_in_spite_of_outliers():
 
 def test_too_few_matches_tell_no_motion():
     _, matches = scene(7)
-    assert two_view.estimate(matches, LENSES) is None
+    assert two_view.estimate_relative_pose(matches, LENSES) is None
 
 
 def test_a_match_that_contradicts_its_neighbours_is_dropped():
@@ -98,4 +98,4 @@ def test_a_match_that_contradicts_its_neighbours_is_dropped():
     shifted = matches.clicked + np.array([20, 5]) + moved
     off = Matches(matches.clicked, shifted, matches.clicked,
                   matches.clicked)
-    assert np.flatnonzero(~agreeing(off)).tolist() == [3]
+    assert np.flatnonzero(~neighbourhood_consensus(off)).tolist() == [3]

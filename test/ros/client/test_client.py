@@ -1,6 +1,9 @@
-"""A client without a node of its own: it gets the node's words, or says who is not there."""
+"""The client and `crosspoint click`: answers, refusals, and what happens without a node."""
 from __future__ import annotations
 
+import json
+
+import cv2
 import fake_matchers
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from two_camera_rig import running
 
 from crosspoint_ros.cli import main
 from crosspoint_ros.ros.client import client as client_module
-from crosspoint_ros.ros.client.client import OverlayTimeout, click
+from crosspoint_ros.ros.client.client import Client, find_view, is_accepted
 
 
 @pytest.fixture
@@ -21,41 +24,112 @@ def rig(monkeypatch):
         yield rig
 
 
+@pytest.fixture
+def short_timeouts(monkeypatch):
+    monkeypatch.setattr(client_module, 'DISCOVERY_TIMEOUT_S', 5.0)
+
+
 def test_a_click_returns_what_the_node_answers(rig):
-    assert click('front', 159.5, 119.5).status.code == Status.OK
+    with Client() as client:
+        result = client.click('front', np.array([159.5, 119.5]))
+    assert result.status.code == Status.OK
+    assert is_accepted(result)
+    assert find_view(result, 'side').confidence > 0.5
+    with pytest.raises(KeyError, match="no answer in 'rear'; searched: side"):
+        find_view(result, 'rear')
 
 
-def test_why_a_matcher_was_not_loaded_is_told_to_whoever_clicks(monkeypatch):
+def test_why_a_matcher_was_not_loaded_reaches_the_client(monkeypatch, short_timeouts):
     fake_matchers.LoadingMatcher.fails = True
     fake_matchers.LoadingMatcher.loaded.set()
-    monkeypatch.setattr(client_module, 'DISCOVERY_TIMEOUT_S', 5.0)
-    with running(matcher='fake_matchers:LoadingMatcher') as rig:
+    with running(matcher='fake_matchers:LoadingMatcher') as rig, Client() as client:
         monkeypatch.setenv('ROS_DOMAIN_ID', str(rig.domain))
-        result = click('front', 159.5, 119.5)
+        with Client() as client:
+            client.wait_until_reachable()
+            result = client.click('front', (159.5, 119.5))
     assert result.status.code == Status.BUSY
     assert 'needs 7.1 GB, 1.2 GB are free' in result.status.message
 
 
 def test_an_instruction_goes_to_the_matcher(rig):
-    result = click('front', float('nan'), float('nan'), instruction='the drawer handle')
+    with Client() as client:
+        result = client.instruct('front', 'the drawer handle')
     assert result.status.code == Status.OK
     assert np.isfinite([result.clicked.x, result.clicked.y]).all()
 
 
-def test_an_answer_is_told_though_its_picture_does_not_come(rig, monkeypatch, tmp_path, capsys):
+CLICK = ['click', 'front', '159.5', '119.5']
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+def test_the_command_prints_the_answer_and_draws_it(rig, tmp_path, capsys, suffix):
+    picture = tmp_path / f'click{suffix}'
+    assert main([*CLICK, '--picture', str(picture)]) == 0
+    assert '3D in base_link' in capsys.readouterr().out
+    assert cv2.imread(str(picture)).shape[1] >= 2 * 320
+
+
+def test_json_is_one_object_with_each_view_and_the_target(rig, capsys):
+    assert main([*CLICK, '--json']) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed['code'], printed['message']) == ('OK', '')
+    (side,) = printed['found']
+    assert (side['camera'], side['verdict']) == ('side', 'sure')
+    assert all(np.isfinite([side['x'], side['y'], side['confidence']]))
+    assert printed['target']['frame'] == 'base_link'
+    assert len(printed['target']['position_m']) == 3
+
+
+def test_a_refusal_is_an_answer_with_exit_code_3(rig, capsys):
+    assert main(['click', 'front', '9000', '1', '--json']) == 3
+    assert json.loads(capsys.readouterr().out)['code'] == 'BAD_REQUEST'
+
+
+def test_an_answer_is_printed_though_its_picture_does_not_come(
+        rig, monkeypatch, tmp_path, capsys, short_timeouts):
     monkeypatch.setattr(client_module.Client, 'subscribe_overlays', lambda self: {})
-    monkeypatch.setattr(client_module, 'DISCOVERY_TIMEOUT_S', 5.0)
-    with pytest.raises(OverlayTimeout, match='was not written') as late:
-        click('front', 159.5, 119.5, image_path=tmp_path / 'click.png')
-    assert late.value.result.has_target
-    assert main(['click', 'front', '159.5', '119.5', '--picture', str(tmp_path / 'a.png')]) == 1
-    said = capsys.readouterr().out
-    assert '3D in base_link' in said
-    assert 'was not written' in said
+    assert main([*CLICK, '--picture', str(tmp_path / 'a.png')]) == 1
+    printed = capsys.readouterr()
+    assert '3D in base_link' in printed.out
+    assert 'a.png was not written: /crosspoint has not drawn its overlays' in printed.err
 
 
-@pytest.mark.parametrize('words', [['front'], ['front', '3'],
-                                   ['front', '3', '4', '--instruction', 'the handle']])
-def test_a_click_is_a_pixel_or_an_instruction(words, capsys):
-    assert main(['click', *words]) == 1
-    assert 'one of the two' in capsys.readouterr().err
+def test_an_answer_is_printed_though_its_picture_cannot_be_written(
+        rig, monkeypatch, tmp_path, capsys):
+    (tmp_path / 'late').mkdir()
+    monkeypatch.setattr(client_module.Client, 'instruct', None)
+
+    def remove_folder(self):
+        (tmp_path / 'late').rmdir()
+        return subscribe(self)
+    subscribe = client_module.Client.subscribe_overlays
+    monkeypatch.setattr(client_module.Client, 'subscribe_overlays', remove_folder)
+    assert main([*CLICK, '--picture', str(tmp_path / 'late' / 'a.png')]) == 1
+    printed = capsys.readouterr()
+    assert '3D in base_link' in printed.out
+    assert 'a.png was not written' in printed.err
+
+
+def test_without_a_node_the_exit_code_is_4(monkeypatch, capsys, short_timeouts):
+    monkeypatch.setattr(client_module.Client.wait_until_active, '__defaults__', (
+        0.3, *client_module.Client.wait_until_active.__defaults__[1:]))
+    monkeypatch.setattr(client_module.Client.wait_until_reachable, '__defaults__', (0.3,))
+    assert main([*CLICK, '--node', '/nowhere']) == 4
+    printed = capsys.readouterr()
+    assert printed.out == ''
+    assert '/nowhere is not found after 0.3 s: is crosspoint_node running here' in printed.err
+
+
+@pytest.mark.parametrize(('words', 'message'), [
+    (['front'], 'one of the two'), (['front', '3'], 'one of the two'),
+    (['front', '3', '4', '--instruction', 'the handle'], 'one of the two'),
+    (['front', '3', '4', '--picture', '/nowhere/a.png'], 'there is no folder /nowhere'),
+    (['front', '3', '4', '--picture', 'a.xyz'], "unknown image format '.xyz'"),
+    (['front', '3', '4', '--picture', 'a'], "unknown image format ''"),
+    (['front', '3', '4', '--picture', '/'], '/ cannot be written')])
+def test_wrong_arguments_end_with_2_before_anything_is_asked(words, message, capsys, monkeypatch):
+    monkeypatch.setattr(client_module.Client, '__init__', None)
+    assert main(['click', *words]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.out == ''

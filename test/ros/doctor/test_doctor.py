@@ -150,7 +150,7 @@ def test_an_unconfigured_node_and_an_inactive_one_are_told_with_the_command(doma
     with running(domain=domain, autostart=False) as rig:
         unconfigured = of_the_node()
         assert rig.on_executor(rig.node.trigger_configure) == TransitionCallbackReturn.SUCCESS
-        rig.until(lambda: rig.on_executor(lambda: not rig.node._server.loader.under_way))
+        rig.until(lambda: rig.on_executor(lambda: not rig.node._server.loader.is_loading))
         inactive = of_the_node()
     assert 'is unconfigured' in unconfigured['node-not-active'].message
     assert 'configure, then activate' in unconfigured['node-not-active'].cure

@@ -118,7 +118,7 @@ def test_every_parameter_says_what_it_means(parameters_of):
 def test_the_options_of_xfeat_are_parameters_and_reach_it(parameters_of):
     config = parameters_of(matcher='xfeat', xfeat__pose_noise_cm=2.5, xfeat__scales=[1.0],
                            xfeat__use_poses=False).read()
-    recipe = load_matcher('xfeat', **config.matcher_options).recipe
+    recipe = load_matcher('xfeat', **config.matcher_options).options
     assert (recipe.pose_noise_cm, recipe.scales, recipe.use_poses) == (2.5, (1.0,), False)
 
 

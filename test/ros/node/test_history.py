@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.ros.node.history import STEPS_KEPT, VIEWS_KEPT, History
+from crosspoint_ros.ros.node.history import MAX_STEPS, MAX_VIEWS, History
 
 UNREVIEWED, ACCEPTED = HistoryEntry.UNREVIEWED, HistoryEntry.ACCEPTED
 CORRECTED, MOVED = HistoryEntry.CORRECTED, HistoryEntry.MOVED
@@ -27,8 +27,8 @@ def with_answers(*query_ids: str) -> History:
     return history
 
 
-def standing(history: History) -> str:
-    step = history.standing
+def target_step(history: History) -> str:
+    step = history.target_step
     return '' if step is None else step.result.query_id
 
 
@@ -41,10 +41,10 @@ def refused(wish, *args, **named) -> Rejected:
 def test_nothing_has_happened():
     history = History()
     assert history.current is None
-    assert history.standing is None
+    assert history.target_step is None
     assert refused(history.undo).message == 'there is nothing to undo'
     assert refused(history.redo).message == 'there is nothing to redo'
-    message = history.message(Header(frame_id='base'))
+    message = history.to_msg(Header(frame_id='base'))
     assert (list(message.entries), message.current, message.undone) == ([], 0, 0)
     assert (message.can_undo, message.can_redo) == (False, False)
     assert message.header.frame_id == 'base'
@@ -52,13 +52,13 @@ def test_nothing_has_happened():
 
 def test_undo_and_redo_walk_over_the_answers_and_back():
     history = with_answers('a', 'b', 'c')
-    seen = [standing(history)]
+    seen = [target_step(history)]
     for _ in range(3):
         history.undo()
-        seen.append(standing(history))
+        seen.append(target_step(history))
     for _ in range(3):
         history.redo()
-        seen.append(standing(history))
+        seen.append(target_step(history))
     assert seen == ['c', 'b', 'a', '', 'a', 'b', 'c']
     assert not history.can_redo
 
@@ -74,7 +74,7 @@ def test_numbers_are_never_used_twice():
     history = with_answers('a', 'b')
     history.undo()
     assert history.add(answer('c'), UNREVIEWED, None).number == 3
-    assert [e.number for e in history.message(Header()).entries] == [1, 3]
+    assert [e.number for e in history.to_msg(Header()).entries] == [1, 3]
 
 
 @pytest.mark.parametrize('decided', [UNREVIEWED, CORRECTED, MOVED])
@@ -85,19 +85,19 @@ def test_whatever_comes_after_an_undo_drops_what_was_undone(decided):
     history.add(answer('d'), decided, None)
     assert not history.can_redo
     history.undo()
-    assert standing(history) == 'a'
+    assert target_step(history) == 'a'
 
 
 def test_a_clear_after_an_undo_drops_what_was_undone_and_is_undone_itself():
     history = with_answers('a', 'b')
     history.undo()
     history.clear()
-    assert standing(history) == ''
+    assert target_step(history) == ''
     assert not history.can_redo
     assert history.undo().result is None
-    assert standing(history) == 'a'
+    assert target_step(history) == 'a'
     history.redo()
-    assert standing(history) == ''
+    assert target_step(history) == ''
 
 
 def test_clearing_nothing_is_no_step():
@@ -105,15 +105,15 @@ def test_clearing_nothing_is_no_step():
     history.clear()
     history.clear()
     history.undo()
-    assert standing(history) == 'a'
+    assert target_step(history) == 'a'
 
 
 def test_an_answer_without_a_target_keeps_the_one_that_stands():
     history = with_answers('a')
     history.add(answer('b', has_target=False), UNREVIEWED, None)
     history.add(answer('c', has_target=False), UNREVIEWED, None)
-    assert standing(history) == 'a'
-    message = history.message(Header())
+    assert target_step(history) == 'a'
+    message = history.to_msg(Header())
     assert (message.current, message.undone, len(message.entries)) == (1, 0, 3)
 
 
@@ -121,15 +121,15 @@ def test_an_answer_without_a_target_after_a_clear_brings_nothing_back():
     history = with_answers('a')
     history.clear()
     history.add(answer('b', has_target=False), UNREVIEWED, None)
-    assert standing(history) == ''
+    assert target_step(history) == ''
 
 
 def test_a_correction_without_a_target_takes_the_wrong_target_away():
     history = with_answers('a')
     history.add(answer('b', has_target=False), CORRECTED, None)
-    assert standing(history) == ''
+    assert target_step(history) == ''
     history.undo()
-    assert standing(history) == 'a'
+    assert target_step(history) == 'a'
 
 
 def test_the_message_counts_the_undone_and_leaves_out_what_was_cleared():
@@ -137,29 +137,29 @@ def test_the_message_counts_the_undone_and_leaves_out_what_was_cleared():
     history.clear()
     history.add(answer('b'), UNREVIEWED, None)
     history.undo()
-    message = history.message(Header())
+    message = history.to_msg(Header())
     assert [e.result.query_id for e in message.entries] == ['a', 'b']
     assert (message.current, message.undone) == (0, 1)
     assert (message.can_undo, message.can_redo) == (True, True)
 
 
 def test_twenty_steps_are_kept_and_undo_says_so():
-    names = [f'q{n}' for n in range(STEPS_KEPT + 5)]
+    names = [f'q{n}' for n in range(MAX_STEPS + 5)]
     history = with_answers(*names)
-    entries = history.message(Header()).entries
-    assert [e.result.query_id for e in entries] == names[-STEPS_KEPT:]
+    entries = history.to_msg(Header()).entries
+    assert [e.result.query_id for e in entries] == names[-MAX_STEPS:]
     while history.can_undo:
         history.undo()
-    assert standing(history) == names[-STEPS_KEPT], 'what stood before is not known any more'
-    assert str(STEPS_KEPT) in refused(history.undo).message
+    assert target_step(history) == names[-MAX_STEPS], 'what stood before is not known any more'
+    assert str(MAX_STEPS) in refused(history.undo).message
 
 
 def test_a_target_that_stands_is_known_when_its_own_step_is_not_kept_any_more():
     history = with_answers('a')
-    for n in range(STEPS_KEPT + 5):
+    for n in range(MAX_STEPS + 5):
         history.add(answer(f'q{n}', has_target=False), UNREVIEWED, None)
-    assert standing(history) == 'a'
-    assert history.message(Header()).current == 1
+    assert target_step(history) == 'a'
+    assert history.to_msg(Header()).current == 1
 
 
 # --- accept
@@ -167,7 +167,7 @@ def test_a_target_that_stands_is_known_when_its_own_step_is_not_kept_any_more():
 def test_an_answer_that_is_not_kept_any_more_is_forgotten():
     history = History()
     first = weakref.ref(history.add(answer('first'), UNREVIEWED, None))
-    for number in range(STEPS_KEPT):
+    for number in range(MAX_STEPS):
         assert first() is not None
         history.add(answer(str(number)), UNREVIEWED, None)
     assert first() is None
@@ -176,9 +176,9 @@ def test_an_answer_that_is_not_kept_any_more_is_forgotten():
 def test_the_current_answer_is_accepted_in_place():
     history = with_answers('a', 'b')
     assert history.accept('b').decided == ACCEPTED
-    assert [e.decided for e in history.message(Header()).entries] == [UNREVIEWED, ACCEPTED]
+    assert [e.decided for e in history.to_msg(Header()).entries] == [UNREVIEWED, ACCEPTED]
     history.undo()
-    assert standing(history) == 'a', 'to accept is no step'
+    assert target_step(history) == 'a', 'to accept is no step'
 
 
 def test_it_may_be_accepted_by_its_number_and_twice():
@@ -227,7 +227,7 @@ def located() -> LocateResult:
 
 
 def answered(history: History, query_id: str) -> None:
-    history.remember(query_id, located(), answered=True)
+    history.keep_views(query_id, located(), answered=True)
     history.add(answer(query_id), UNREVIEWED, None)
 
 
@@ -235,8 +235,8 @@ def test_the_newest_answer_can_be_corrected_and_an_older_one_cannot():
     history = History()
     answered(history, 'a')
     answered(history, 'b')
-    history.check_correctable('b')
-    why = refused(history.check_correctable, 'a')
+    history.require_correctable('b')
+    why = refused(history.require_correctable, 'a')
     assert (why.code, 'b is' in why.message) == (Code.STALE, True)
 
 
@@ -245,35 +245,35 @@ def test_after_an_undo_the_current_answer_can_be_corrected():
     answered(history, 'a')
     answered(history, 'b')
     history.undo()
-    history.check_correctable('a')
-    assert refused(history.check_correctable, 'b').code == Code.STALE
+    history.require_correctable('a')
+    assert refused(history.require_correctable, 'b').code == Code.STALE
 
 
 def test_the_newest_answer_can_be_corrected_when_all_its_views_were_refused():
     history = History()
     answered(history, 'a')
-    history.remember('refused', located(), answered=False)
-    history.check_correctable('refused')
-    history.check_correctable('a')
+    history.keep_views('refused', located(), answered=False)
+    history.require_correctable('refused')
+    history.require_correctable('a')
     answered(history, 'b')
-    assert refused(history.check_correctable, 'refused').code == Code.STALE
+    assert refused(history.require_correctable, 'refused').code == Code.STALE
 
 
 def test_images_are_kept_of_the_newest_answers_only():
     history = History()
-    for n in range(VIEWS_KEPT + 1):
+    for n in range(MAX_VIEWS + 1):
         answered(history, f'q{n}')
-    assert history.located('q0') is None
-    assert history.located('q1') is not None
-    for _ in range(VIEWS_KEPT):
+    assert history.find_views('q0') is None
+    assert history.find_views('q1') is not None
+    for _ in range(MAX_VIEWS):
         history.undo()
-    why = refused(history.check_correctable, 'q0')
+    why = refused(history.require_correctable, 'q0')
     assert (why.code, 'not kept' in why.message) == (Code.STALE, True)
 
 
 @pytest.mark.parametrize(('query_id', 'code'), [('', Code.BAD_REQUEST), ('ghost', Code.STALE)])
 def test_an_unknown_answer_is_not_corrected(query_id, code):
-    assert refused(History().check_correctable, query_id).code == code
+    assert refused(History().require_correctable, query_id).code == code
 
 
 # --- seal
@@ -282,36 +282,36 @@ def test_what_was_before_a_seal_can_be_read_but_not_brought_back_or_corrected():
     history = History()
     answered(history, 'a')
     answered(history, 'b')
-    history.seal('time jumped')
-    assert [e.result.query_id for e in history.message(Header()).entries] == ['a', 'b']
-    assert standing(history) == 'b'
+    history.freeze('time jumped')
+    assert [e.result.query_id for e in history.to_msg(Header()).entries] == ['a', 'b']
+    assert target_step(history) == 'b'
     assert 'since time jumped' in refused(history.undo).message
-    assert history.located('b') is None
-    assert refused(history.check_correctable, 'b').code == Code.STALE
+    assert history.find_views('b') is None
+    assert refused(history.require_correctable, 'b').code == Code.STALE
 
 
 def test_undone_steps_are_gone_with_a_seal():
     history = with_answers('a', 'b')
     history.undo()
-    history.seal('time jumped')
+    history.freeze('time jumped')
     assert not history.can_redo
 
 
 def test_steps_after_a_seal_are_undone_down_to_it():
     history = with_answers('a')
-    history.seal('time jumped')
+    history.freeze('time jumped')
     history.add(answer('b'), UNREVIEWED, None)
     history.undo()
-    assert standing(history) == 'a'
+    assert target_step(history) == 'a'
     assert not history.can_undo
 
 
 def test_a_seal_goes_with_the_steps_it_sealed():
     history = with_answers('old')
-    history.seal('time jumped')
-    for n in range(STEPS_KEPT + 1):
+    history.freeze('time jumped')
+    for n in range(MAX_STEPS + 1):
         history.add(answer(f'q{n}'), UNREVIEWED, None)
     while history.can_undo:
         history.undo()
-    assert standing(history) == 'q1'
-    assert str(STEPS_KEPT) in refused(history.undo).message
+    assert target_step(history) == 'q1'
+    assert str(MAX_STEPS) in refused(history.undo).message

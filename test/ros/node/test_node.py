@@ -17,11 +17,11 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
-from two_camera_rig import LATCHED, Rig, pixel_of, running
+from two_camera_rig import LATCHED_QOS, Rig, pixel_of, running
 from visualization_msgs.msg import Marker, MarkerArray
 
-from crosspoint_ros.ros.conversions import stamp_ns, time_msg
-from crosspoint_ros.ros.node.query_queue import Request
+from crosspoint_ros.ros.conversions import stamp_to_ns, time_from_ns
+from crosspoint_ros.ros.node.query_queue import QueryRequest
 
 POINT_BASE_M = (0.05, 0.02, 0.0)
 
@@ -53,11 +53,11 @@ def click(rig: Rig, topic: str, message: object) -> QueryResult:
 def pixel_click(point_base_m=POINT_BASE_M, at_ns: int = 0) -> PointStamped:
     x, y = pixel_of('front', point_base_m)
     message = PointStamped(point=Point(x=x, y=y))
-    message.header.stamp = time_msg(at_ns)
+    message.header.stamp = time_from_ns(at_ns)
     return message
 
 
-def heard(rig: Rig, kind: type, topic: str, qos=LATCHED) -> list:
+def heard(rig: Rig, kind: type, topic: str, qos=LATCHED_QOS) -> list:
     """Subscribe, and collect what comes."""
     messages: list = []
     rig.cameras.create_subscription(kind, topic, messages.append, qos)
@@ -74,7 +74,7 @@ def test_a_click_becomes_the_same_point_in_the_other_view_and_a_target(rig):
     assert (found.found.x, found.found.y) == pytest.approx(pixel_of('side', POINT_BASE_M), abs=0.5)
     assert found.verdict == Correspondence.SURE
     assert found.check == Correspondence.PASS
-    assert stamp_ns(result.header.stamp) == stamp_ns(found.header.stamp) == stamp
+    assert stamp_to_ns(result.header.stamp) == stamp_to_ns(found.header.stamp) == stamp
     assert found.header.frame_id == 'side_optical'
     assert result.has_target
     position = result.target.pose.pose.position
@@ -98,8 +98,8 @@ def test_a_click_is_answered_on_the_image_that_was_clicked(rig):
     earlier, later = rig.show(), rig.show()
     result = click(rig, '/crosspoint/front/click', pixel_click(at_ns=earlier))
     assert earlier < later
-    assert stamp_ns(result.clicked.header.stamp) == earlier
-    assert stamp_ns(result.correspondences[0].header.stamp) == earlier
+    assert stamp_to_ns(result.clicked.header.stamp) == earlier
+    assert stamp_to_ns(result.correspondences[0].header.stamp) == earlier
 
 
 def test_every_answer_topic_carries_the_same_query_and_keeps_the_last(rig):
@@ -144,9 +144,9 @@ def test_a_target_is_kept_on_tf_though_the_clock_ticks_between_its_answer_and_it
     server, results = rig.node._server, len(rig.results)
 
     def ask_and_tick() -> None:  # on the executor, which thus cannot deliver the result meanwhile
-        job = server.ask(Request(camera='front', pixel=pixel_of('front', POINT_BASE_M)))
+        job = server.submit(QueryRequest(camera='front', pixel=pixel_of('front', POINT_BASE_M)))
         end_s = time.monotonic() + 30.0
-        while not job.ended and time.monotonic() < end_s:
+        while not job.is_done and time.monotonic() < end_s:
             time.sleep(0.001)
         server._on_tick()
 
@@ -364,7 +364,7 @@ def test_a_target_past_its_time_leaves_tf_and_its_markers():
         marks = heard(rig, MarkerArray, '/crosspoint/markers')
         rig.until(lambda: marks and len(marks[-1].markers) == 1
                   and marks[-1].markers[0].action == Marker.DELETEALL, what='markers deleted')
-        assert rig.node._server.outputs.on_tf.target is None
+        assert rig.node._server.outputs.broadcaster.target is None
 
 
 def test_a_remapped_camera_is_listened_to_and_clicked_under_its_new_name():

@@ -13,7 +13,7 @@ from rclpy.action import ActionClient
 from rclpy.lifecycle import TransitionCallbackReturn
 from two_camera_rig import Rig, running
 
-from crosspoint_ros.ros.node.query_queue import Request
+from crosspoint_ros.ros.node.query_queue import QueryRequest
 
 MIDDLE = np.array([159.5, 119.5])
 
@@ -47,11 +47,11 @@ def test_twice_through_the_lifecycle_leaves_nothing_behind():
             rig.discover()
             stamp = rig.show()
             rig.results.clear()
-            request = Request(camera='front', pixel=MIDDLE, stamp_ns=stamp)
-            rig.on_executor(lambda request=request: rig.node._server.ask(request))
+            request = QueryRequest(camera='front', pixel=MIDDLE, stamp_ns=stamp)
+            rig.on_executor(lambda request=request: rig.node._server.submit(request))
             assert rig.next_result().status.code == Status.OK
             step(rig, 'deactivate')
-            assert not any(c.listening for c in rig.node._server.cameras.values())
+            assert not any(c.is_subscribed for c in rig.node._server.cameras.values())
             step(rig, 'cleanup')
             assert entities(rig) == unconfigured
             assert rig.node._server is None
@@ -69,7 +69,7 @@ def test_clients_are_answered_before_a_cleanup_takes_their_interfaces(matcher):
         sent = action.send_goal_async(CorrespondAction.Goal(camera='front', x=10.0, y=10.0))
         handle = rig.until(lambda: sent.done() and sent.result())
         called = service.call_async(CorrespondService.Request(camera='front', x=10.0, y=10.0))
-        rig.until(lambda: len(rig.open_jobs()) == 2)
+        rig.until(lambda: len(rig.open_tasks()) == 2)
         rig.on_executor(rig.node.trigger_deactivate)
         given = handle.get_result_async()
         rig.until(lambda: given.done() and called.done())
@@ -88,7 +88,7 @@ def test_a_cleanup_that_would_cut_off_a_reply_is_refused_and_the_node_lives():
         service = rig.cameras.create_client(CorrespondService, '/crosspoint/correspond_once')
         rig.until(service.service_is_ready)
         called = service.call_async(CorrespondService.Request(camera='front', x=10.0, y=10.0))
-        rig.until(rig.open_jobs)
+        rig.until(rig.open_tasks)
 
         def both() -> TransitionCallbackReturn:
             rig.node.trigger_deactivate()
@@ -106,7 +106,7 @@ def test_a_click_on_an_inactive_node_is_answered_though_a_cleanup_follows_at_onc
         step(rig, 'deactivate')
 
         def both() -> None:
-            rig.node._server.ask(Request(camera='front', pixel=MIDDLE))
+            rig.node._server.submit(QueryRequest(camera='front', pixel=MIDDLE))
             assert rig.node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
 
         rig.on_executor(both)

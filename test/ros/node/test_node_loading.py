@@ -13,7 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.lifecycle import TransitionCallbackReturn
 from two_camera_rig import Rig, running
 
-from crosspoint_ros.ros.node.query_queue import Request
+from crosspoint_ros.ros.node.query_queue import QueryRequest
 
 MIDDLE = np.array([159.5, 119.5])
 
@@ -32,8 +32,8 @@ def state(rig: Rig) -> str:
 
 
 def ask(rig: Rig, **request) -> None:
-    request = Request(**({'camera': 'front', 'pixel': MIDDLE} | request))
-    rig.on_executor(lambda: rig.node._server.ask(request))
+    request = QueryRequest(**({'camera': 'front', 'pixel': MIDDLE} | request))
+    rig.on_executor(lambda: rig.node._server.submit(request))
 
 
 def matcher_status(rig: Rig) -> DiagnosticStatus:
@@ -61,7 +61,7 @@ def test_while_a_matcher_loads_the_node_is_inactive_and_says_how_far_it_is(gate)
 def test_a_query_asked_while_the_matcher_loads_waits_for_it(gate):
     with running(matcher='fake_matchers:LoadingMatcher') as rig:
         ask(rig)
-        rig.until(rig.open_jobs)
+        rig.until(rig.open_tasks)
         gate.set()
         rig.discover()
         rig.show()
@@ -101,15 +101,15 @@ def test_a_matcher_that_cannot_be_loaded_leaves_the_node_inactive_and_says_why(g
         for step in ('cleanup', 'configure', 'activate'):
             assert rig.on_executor(getattr(rig.node, f'trigger_{step}')) \
                 == TransitionCallbackReturn.SUCCESS
-        rig.until(lambda: state(rig) == 'active' and not rig.node._server.loading.under_way)
+        rig.until(lambda: state(rig) == 'active' and not rig.node._server.loader.is_loading)
 
 
 def test_a_node_may_be_cleaned_up_while_its_matcher_loads(gate):
     with running(matcher='fake_matchers:LoadingMatcher') as rig:
-        loading = rig.node._server.loading
+        loading = rig.node._server.loader
         assert rig.on_executor(rig.node.trigger_cleanup) == TransitionCallbackReturn.SUCCESS
         gate.set()
-        rig.until(lambda: not loading.under_way)
+        rig.until(lambda: not loading.is_loading)
         assert state(rig) == 'unconfigured'
 
 
@@ -148,19 +148,19 @@ def test_a_matcher_is_refined_by_the_one_it_names():
         ask(rig)
         result = rig.next_result()
         assert result.status.code == Status.OK
-        assert rig.node._server.loading.matchers.refiner.asked == 1
+        assert rig.node._server.loader.matchers.refiner.asked == 1
 
 
 def test_refine_none_leaves_its_finds_as_they_are():
     with running(matcher='fake_matchers:RoughMatcher', refine='none') as rig:
-        rig.until(lambda: not rig.node._server.loading.under_way)
-        assert rig.node._server.loading.matchers.refiner is None
+        rig.until(lambda: not rig.node._server.loader.is_loading)
+        assert rig.node._server.loader.matchers.refiner is None
 
 
 def test_a_panic_of_a_library_while_loading_is_a_failure_that_is_told():
     with running(matcher='fake_matchers:PanickingMatcher') as rig:
-        loading = rig.node._server.loading
-        rig.until(lambda: not loading.under_way)
+        loading = rig.node._server.loader
+        rig.until(lambda: not loading.is_loading)
         assert 'Panic: by design' in loading.failure
         rig.until(lambda: state(rig) == 'inactive')
 
@@ -170,11 +170,11 @@ def test_the_next_matcher_loads_when_the_last_one_is_out_of_memory():
     try:
         with running(matcher='fake_matchers:ExactMatcher') as rig:
             rig.until(lambda: state(rig) == 'active')
-            last = weakref.ref(rig.node._server.loading.matchers.matcher)
+            last = weakref.ref(rig.node._server.loader.matchers.matcher)
             for step in ('deactivate', 'cleanup', 'configure'):
                 assert rig.on_executor(getattr(rig.node, f'trigger_{step}')) \
                     == TransitionCallbackReturn.SUCCESS
-            rig.until(lambda: not rig.node._server.loading.under_way)
+            rig.until(lambda: not rig.node._server.loader.is_loading)
             assert last() is None
     finally:
         gc.enable()

@@ -14,7 +14,7 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from two_camera_rig import Cameras
 
-from crosspoint_ros.ros.node.outputs import LATCHED
+from crosspoint_ros.ros.node.outputs import LATCHED_QOS
 from crosspoint_ros.ros.process import NodeProcess
 
 GOOD = ['cameras:=[front, side]', 'base_frame:=base_link', 'front.depth_topic:=/front/depth',
@@ -56,7 +56,7 @@ def spin_until(executor, condition) -> None:
 def test_a_signal_in_any_stage_refuses_the_query_and_ends_in_order(graph, tmp_path, stage, number):
     cameras, executor = graph
     results: list[QueryResult] = []
-    cameras.create_subscription(QueryResult, '/crosspoint/result', results.append, LATCHED)
+    cameras.create_subscription(QueryResult, '/crosspoint/result', results.append, LATCHED_QOS)
     frame = 'base_frame:=map' if stage == 'transforms' else 'base_frame:=base_link'
     held_in = stage if stage in ('verify', 'lift') else 'match'
     with started(tmp_path, 'matcher:=fake_matchers:SlowlyRead', f'SlowlyRead.stage:={held_in}',

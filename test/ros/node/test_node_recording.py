@@ -10,7 +10,7 @@ from std_srvs.srv import Trigger
 from two_camera_rig import pixel_of, running
 
 from crosspoint_ros.data.answer_log import read_answers
-from crosspoint_ros.ros.conversions import time_msg
+from crosspoint_ros.ros.conversions import time_from_ns
 
 POINT = (0.02, 0.03, 0.0)
 
@@ -21,7 +21,7 @@ def click(rig, point=POINT):
     publisher = rig.cameras.create_publisher(PointStamped, '/crosspoint/front/click', 10)
     rig.until(publisher.get_subscription_count, what='the click topic')
     message = PointStamped()
-    message.header.stamp = time_msg(stamp_ns)
+    message.header.stamp = time_from_ns(stamp_ns)
     message.point.x, message.point.y = pixel_of('front', point)
     publisher.publish(message)
     result = rig.next_result(before)
@@ -41,7 +41,7 @@ def call(rig, kind, name, request):
 def stands(folder):
     if not (folder / 'answers.jsonl').exists():
         return []
-    return [(a.id, a.how) for a in read_answers(folder, lambda said: None)]
+    return [(a.id, a.decision) for a in read_answers(folder, lambda said: None)]
 
 
 def test_answers_and_what_people_made_of_them_are_kept(tmp_path):
@@ -59,11 +59,11 @@ def test_answers_and_what_people_made_of_them_are_kept(tmp_path):
         rig.until(lambda: stands(folder) == [(fixed.query_id, 'corrected')], what='the correction')
         (answer,) = read_answers(folder, pytest.fail)
         assert answer.corrects == first.query_id
-        np.testing.assert_allclose(answer.found[0].pixel, (found.x + 2, found.y))
-        np.testing.assert_allclose(answer.found[0].model_pixel, (found.x, found.y))
+        np.testing.assert_allclose(answer.matches[0].pixel, (found.x + 2, found.y))
+        np.testing.assert_allclose(answer.matches[0].model_pixel, (found.x, found.y))
         np.testing.assert_allclose(answer.pixel, pixel_of('front', POINT))
         assert answer.base_from_target is not None
-        assert answer.clicked.view().base_from_cam is not None
+        assert answer.clicked.read().base_from_cam is not None
         assert call(rig, Trigger, '/crosspoint/undo', Trigger.Request()).success
         rig.until(lambda: stands(folder) == [(first.query_id, 'accepted')], what='the undo')
     assert stands(folder) == [(first.query_id, 'accepted')]
@@ -83,4 +83,4 @@ def test_without_record_dir_nothing_is_written_and_no_thread_waits():
     with running() as rig:
         rig.discover()
         assert click(rig).has_target
-        assert rig.node._server.steps._recorder._recorder is None
+        assert rig.node._server.review._recorder._recorder is None

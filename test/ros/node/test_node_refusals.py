@@ -14,7 +14,7 @@ from rclpy.action import ActionClient
 from two_camera_rig import POSES, Rig, image_message, pixel_of, running
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected
-from crosspoint_ros.ros.node.query_queue import Job, Request
+from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 
 MIDDLE = np.array([159.5, 119.5])
 # What makes a query stay in a stage for a while.
@@ -41,8 +41,8 @@ def ask(rig: Rig, timeout_s: float = 10.0, **changes: object) -> QueryResult:
     """Ask the node as its own clicks do, and take the one result from the topic."""
     rig.results.clear()
     rig.targets.clear()
-    request = Request(**{'camera': 'front', 'pixel': MIDDLE, **changes})
-    rig.on_executor(lambda: rig.node._server.ask(request))
+    request = QueryRequest(**{'camera': 'front', 'pixel': MIDDLE, **changes})
+    rig.on_executor(lambda: rig.node._server.submit(request))
     return rig.next_result(timeout_s=timeout_s)
 
 
@@ -82,7 +82,7 @@ def assert_refused(rig: Rig, result: QueryResult, code: int, *words: str) -> Non
     rig.until(lambda: rig.ticks > before + 1)
     assert len(rig.results) == 1
     assert rig.targets == []
-    on_tf = rig.node._server.outputs.on_tf.target
+    on_tf = rig.node._server.outputs.broadcaster.target
     assert on_tf is None or on_tf.query_id != result.query_id
 
 
@@ -119,7 +119,7 @@ def test_with_only_one_camera_alive_the_other_is_refused_by_name():
     with running(limits__wait_images_s=0.1) as rig:
         rig.discover()
         stamp = rig.cameras.now_ns()
-        front = rig.node._server.cameras['front'].frames
+        front = rig.node._server.cameras['front'].buffer
         rig.cameras.send_info('front', stamp)
 
         def sent() -> bool:
@@ -127,7 +127,7 @@ def test_with_only_one_camera_alive_the_other_is_refused_by_name():
             rig.cameras.send_info('front', stamp)
             rig.cameras.send_depth('front', stamp)
             rig.cameras.send_image('front', stamp)
-            return front.ready(stamp)
+            return front.is_ready(stamp)
 
         rig.until(sent)
         assert_refused(rig, ask(rig), Status.NO_IMAGE, '/side/color/image_raw')
@@ -137,7 +137,7 @@ def test_without_a_lens_the_topic_of_the_lens_is_named():
     with running(limits__wait_images_s=0.1) as rig:
         rig.discover()
         stamp = rig.cameras.now_ns()
-        front = rig.node._server.cameras['front'].frames
+        front = rig.node._server.cameras['front'].buffer
 
         def without_info() -> bool:
             rig.cameras.send_tf(stamp)
@@ -174,13 +174,13 @@ def test_a_view_too_far_in_time_from_the_click_is_stale():
     with running(limits__max_view_gap_s=0.05) as rig:
         rig.discover()
         stamp = rig.show()
-        front = rig.node._server.cameras['front'].frames
+        front = rig.node._server.cameras['front'].buffer
 
         def later() -> bool:
             rig.cameras.send_tf(stamp + 10**9)
             rig.cameras.send_depth('front', stamp + 10**9)
             rig.cameras.send_image('front', stamp + 10**9)
-            return front.ready(stamp + 10**9)
+            return front.is_ready(stamp + 10**9)
 
         rig.until(later)
         assert_refused(rig, ask(rig, stamp_ns=stamp + 10**9), Status.STALE, '1.000 s',
@@ -190,7 +190,7 @@ def test_a_view_too_far_in_time_from_the_click_is_stale():
 def resent(rig: Rig, send) -> None:
     """Send a frame whose parts `send` changes, until the node has seen it."""
     stamp = rig.cameras.now_ns()
-    side = rig.node._server.cameras['side'].frames
+    side = rig.node._server.cameras['side'].buffer
 
     def seen() -> bool:
         rig.cameras.send_tf(stamp)
@@ -258,12 +258,12 @@ def test_tf_that_ends_before_the_image_is_not_stretched():
     with running(limits__wait_tf_s=0.1) as rig:
         rig.discover()
         stamp = rig.show()
-        front = rig.node._server.cameras['front'].frames
+        front = rig.node._server.cameras['front'].buffer
 
         def without_tf() -> bool:
             whole_frame(rig, stamp + 10**9, 'front')
             whole_frame(rig, stamp + 10**9, 'side')
-            return front.ready(stamp + 10**9)
+            return front.is_ready(stamp + 10**9)
 
         rig.until(without_tf)
         assert_refused(rig, ask(rig, stamp_ns=stamp + 10**9), Status.NO_TF, 'front_optical')
@@ -277,12 +277,12 @@ def test_a_query_waits_for_tf_that_is_late():
         def without_tf() -> bool:
             whole_frame(rig, stamp + 10**8, 'front')
             whole_frame(rig, stamp + 10**8, 'side')
-            return all(c.frames.ready(stamp + 10**8) for c in rig.node._server.cameras.values())
+            return all(c.buffer.is_ready(stamp + 10**8) for c in rig.node._server.cameras.values())
 
         rig.until(without_tf)
-        request = Request(camera='front', pixel=MIDDLE, stamp_ns=stamp + 10**8)
-        rig.on_executor(lambda: rig.node._server.ask(request))
-        rig.until(lambda: any(j.stage == 'transforms' for j in rig.open_jobs()))
+        request = QueryRequest(camera='front', pixel=MIDDLE, stamp_ns=stamp + 10**8)
+        rig.on_executor(lambda: rig.node._server.submit(request))
+        rig.until(lambda: any(j.stage == 'transforms' for j in rig.open_tasks()))
         rig.cameras.send_tf(stamp + 10**8)
         assert rig.next_result().status.code == Status.OK
 
@@ -291,13 +291,13 @@ def test_a_loop_in_tf_is_refused_and_named():
     with running(limits__wait_tf_s=0.1) as rig:
         rig.discover()
         stamp = rig.show()
-        front = rig.node._server.cameras['front'].frames
+        front = rig.node._server.cameras['front'].buffer
 
         def looped() -> bool:
             rig.cameras.send_loop(stamp + 10**8)
             whole_frame(rig, stamp + 10**8, 'front')
             whole_frame(rig, stamp + 10**8, 'side')
-            return front.ready(stamp + 10**8)
+            return front.is_ready(stamp + 10**8)
 
         rig.until(looped)
         assert_refused(rig, ask(rig, stamp_ns=stamp + 10**8), Status.NO_TF, 'loop')
@@ -308,7 +308,7 @@ def test_two_cameras_at_the_same_place_and_no_depth_give_no_target():
                  matcher='fake_matchers:SamePixelMatcher') as rig:
         rig.until(lambda: all(p.get_subscription_count() for p in rig.cameras.images.values()))
         rig.until(lambda: rig.cameras.count_publishers('/crosspoint/result'))
-        side = rig.node._server.cameras['side'].frames
+        side = rig.node._server.cameras['side'].buffer
         stamp = rig.cameras.now_ns()
 
         def same_place() -> bool:
@@ -316,7 +316,7 @@ def test_two_cameras_at_the_same_place_and_no_depth_give_no_target():
             for camera in ('front', 'side'):
                 rig.cameras.send_info(camera, stamp)
                 rig.cameras.send_image(camera, stamp)
-            return side.newest_ns() == stamp and side.ready(stamp)
+            return side.newest_ns() == stamp and side.is_ready(stamp)
 
         rig.until(same_place)
         result = ask(rig, stamp_ns=stamp)
@@ -357,10 +357,10 @@ def test_a_slow_matcher_holds_up_neither_images_nor_tf_and_can_be_cancelled():
         rig.until(client.server_is_ready)
         x, y = pixel_of('front', (0.0, 0.0, 0.0))
         sent = client.send_goal_async(CorrespondAction.Goal(camera='front', x=x, y=y))
-        rig.until(lambda: any(j.stage == 'match' for j in rig.open_jobs()))
+        rig.until(lambda: any(j.stage == 'match' for j in rig.open_tasks()))
         for _ in range(3):
             rig.show()  # three new frames come in while the matcher works
-        assert [j.stage for j in rig.open_jobs()] == ['match']
+        assert [j.stage for j in rig.open_tasks()] == ['match']
         handle = rig.until(lambda: sent.done() and sent.result())
         cancelled = handle.cancel_goal_async()
         rig.until(cancelled.done)
@@ -381,7 +381,7 @@ def test_a_cancel_in_any_stage_ends_the_goal_once(stage):
         client = ActionClient(rig.cameras, CorrespondAction, '/crosspoint/correspond')
         rig.until(client.server_is_ready)
         sent = client.send_goal_async(CorrespondAction.Goal(camera='front', x=159.5, y=119.5))
-        rig.until(lambda: any(j.stage == stage for j in rig.open_jobs()))
+        rig.until(lambda: any(j.stage == stage for j in rig.open_tasks()))
         handle = rig.until(lambda: sent.done() and sent.result())
         rig.until(handle.cancel_goal_async().done)
         given = handle.get_result_async()
@@ -397,18 +397,18 @@ def test_deactivation_in_any_stage_ends_the_query_with_a_refusal(stage):
         rig.discover()
         if stage != 'wait_images':
             rig.show()
-        rig.on_executor(lambda: rig.node._server.ask(Request(camera='front', pixel=MIDDLE)))
-        rig.until(lambda: any(j.stage == stage for j in rig.open_jobs()))
+        rig.on_executor(lambda: rig.node._server.submit(QueryRequest(camera='front', pixel=MIDDLE)))
+        rig.until(lambda: any(j.stage == stage for j in rig.open_tasks()))
         rig.on_executor(rig.node.trigger_deactivate)
         assert_refused(rig, rig.next_result(), Status.CANCELLED, 'deactivated', stage)
         result = ask(rig)
         assert_refused(rig, result, Status.BUSY, 'not active', 'ros2 lifecycle set /crosspoint')
 
 
-def answered_but_not_published(rig: Rig) -> Job:
+def answered_but_not_published(rig: Rig) -> QueryTask:
     """Ask, from the executor's thread, and keep it from publishing what the query thread found."""
-    job = rig.node._server.ask(Request(camera='front', pixel=MIDDLE))
-    while not job.ended:
+    job = rig.node._server.submit(QueryRequest(camera='front', pixel=MIDDLE))
+    while not job.is_done:
         time.sleep(0.001)
     return job
 
@@ -419,7 +419,7 @@ def test_a_cancel_while_the_answer_is_published_comes_too_late(rig):
 
     def cancelled() -> bool:
         job = answered_but_not_published(rig)
-        return job.end(Rejected(Code.CANCELLED, 'too late'))
+        return job.finish(Rejected(Code.CANCELLED, 'too late'))
 
     assert not rig.on_executor(cancelled)
     assert rig.next_result().status.code == Status.OK
@@ -443,18 +443,18 @@ def test_deactivation_before_an_answer_is_published_cancels_it_and_no_target_was
         assert 'was deactivated before it was published' in result.status.message
         assert not result.has_target
         assert rig.targets == []
-        assert rig.node._server.outputs.on_tf.target is None
+        assert rig.node._server.outputs.broadcaster.target is None
 
 
 def test_two_clicks_within_a_millisecond_get_one_result_each():
     with running(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=0.2) as rig:
         rig.discover()
         rig.show()
-        request = Request(camera='front', pixel=MIDDLE)
+        request = QueryRequest(camera='front', pixel=MIDDLE)
 
         def both() -> None:
-            rig.node._server.ask(request)
-            rig.node._server.ask(request)
+            rig.node._server.submit(request)
+            rig.node._server.submit(request)
 
         rig.on_executor(both)
         rig.until(lambda: len(rig.results) >= 2)
@@ -477,7 +477,7 @@ def test_time_that_jumps_back_forgets_images_and_answers_new_ones():
     with running() as rig:
         rig.discover()
         late = rig.show()
-        rig.on_executor(lambda: rig.node._server.forget(-5.0))
+        rig.on_executor(lambda: rig.node._server.reset(-5.0))
         result = ask(rig, stamp_ns=late)
         assert_refused(rig, result, Status.NO_IMAGE)
         assert_carries_on(rig)
@@ -487,14 +487,14 @@ def test_a_bag_that_loops_without_a_clock_is_forgotten_with_its_tf():
     with running(limits__max_image_age_s=60.0) as rig:
         rig.discover()
         end = rig.show()
-        front = rig.node._server.cameras['front'].frames
+        front = rig.node._server.cameras['front'].buffer
 
         def began_again() -> bool:
             whole_frame(rig, end - 5 * 10**9, 'front')
             return front.newest_ns() == end - 5 * 10**9
 
         rig.until(began_again)
-        assert rig.node._server.cameras['side'].frames.newest_ns() is None
+        assert rig.node._server.cameras['side'].buffer.newest_ns() is None
         assert_refused(rig, ask(rig, stamp_ns=end - 5 * 10**9, other_cameras=('side',)),
                        Status.NO_TF)
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from crosspoint_ros.core.datatypes import Intrinsics, View
-from crosspoint_ros.ros.node.matcher_runtime import REST_AFTER_FAILURE_S, Warming
+from crosspoint_ros.ros.node.matcher_runtime import FAILURE_COOLDOWN_S, Prefetcher
 
 LENS = Intrinsics(4.0, 4.0, 2.0, 2.0, 4, 4)
 TAKES_S = 0.05
 
 
 class Cameras:
-    """Double of ViewSource: two cameras with a new image whenever somebody looks."""
+    """Double of ViewCollector: two cameras with a new image whenever somebody looks."""
 
     def __init__(self, *names: str) -> None:
         self.names, self.stamp_ns, self.moving = names, 0, True
 
-    def newest_known(self) -> tuple[View, ...]:
+    def newest_views(self) -> tuple[View, ...]:
         self.stamp_ns += self.moving
         image = np.zeros((4, 4, 3), np.uint8)
         return tuple(View(name, image, LENS, self.stamp_ns) for name in self.names)
@@ -33,7 +33,7 @@ class Shelf:
     def __init__(self) -> None:
         self.work: Any = None
 
-    def offer(self, work: Any) -> None:
+    def submit_idle(self, work: Any) -> None:
         self.work = work
 
     def run(self) -> None:
@@ -58,47 +58,47 @@ class Preparing:
             raise self.error
 
 
-def made(share: float, *names: str) -> tuple[Warming, Preparing, Shelf, Cameras]:
+def made(share: float, *names: str) -> tuple[Prefetcher, Preparing, Shelf, Cameras]:
     matcher, shelf, cameras = Preparing(), Shelf(), Cameras(*(names or ('a', 'b')))
     loading: Any = SimpleNamespace(matchers=SimpleNamespace(matcher=matcher, refiner=None))
-    warming = Warming(share, cameras, shelf, loading)  # type: ignore[arg-type]
-    matcher.tick = warming.offer
-    return warming, matcher, shelf, cameras
+    prefetcher = Prefetcher(share, cameras, shelf, loading)  # type: ignore[arg-type]
+    matcher.tick = prefetcher.submit
+    return prefetcher, matcher, shelf, cameras
 
 
 def test_what_is_offered_during_a_preparation_waits_for_the_rest_after_it():
-    warming, matcher, shelf, _ = made(0.1)
-    warming.offer()
+    prefetcher, matcher, shelf, _ = made(0.1)
+    prefetcher.submit()
     shelf.run()
     shelf.run()
-    warming.offer()
+    prefetcher.submit()
     shelf.run()
     assert len(matcher.warmed) == 1
     rested_s = time.monotonic()
     while len(matcher.warmed) < 2:
         assert time.monotonic() - rested_s < 20.0, 'it never prepared again'
-        warming.offer()
+        prefetcher.submit()
         shelf.run()
     assert time.monotonic() - rested_s > 8 * TAKES_S
 
 
 def test_a_preparation_that_fails_is_not_tried_again_at_once():
-    warming, matcher, shelf, _ = made(1.0)
+    prefetcher, matcher, shelf, _ = made(1.0)
     matcher.error = RuntimeError('by design')
-    warming.offer()
+    prefetcher.submit()
     with pytest.raises(RuntimeError, match='by design'):
         shelf.run()
-    warming.offer()
+    prefetcher.submit()
     shelf.run()
     assert len(matcher.warmed) == 1
-    assert warming._rest_until_s - time.monotonic() > REST_AFTER_FAILURE_S - 1.0
+    assert prefetcher._cooldown_until_s - time.monotonic() > FAILURE_COOLDOWN_S - 1.0
 
 
 def test_images_of_one_moment_from_another_camera_are_prepared_for_too():
-    warming, matcher, shelf, cameras = made(1.0)
+    prefetcher, matcher, shelf, cameras = made(1.0)
     cameras.moving = False
     for names, count in ((('a', 'b'), 1), (('a', 'b'), 1), (('a', 'c'), 2)):
         cameras.names = names
-        warming.offer()
+        prefetcher.submit()
         shelf.run()
         assert len(matcher.warmed) == count

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crosspoint_ros.ros.process import Died, NodeProcess
+from crosspoint_ros.ros.process import NodeProcess, ProcessExited
 
 # Stand-ins for nodes: processes whose end is known.
 STUBS = {
@@ -87,7 +87,7 @@ def test_a_node_that_ignores_ctrl_c_is_ended_all_the_same(start, monkeypatch):
 
 def test_a_node_that_died_is_told_with_its_last_words(start):
     process = start('broken', until='no camera')
-    with pytest.raises(Died, match=r'(?s)broken has ended with code 3.*no camera at all'):
+    with pytest.raises(ProcessExited, match=r'(?s)broken has ended with code 3.*no camera at all'):
         wait_for(lambda: process.check() or False)
 
 

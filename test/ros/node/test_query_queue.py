@@ -10,7 +10,13 @@ import pytest
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.ros.node.query_queue import MAX_QUEUED, Ended, Job, QueryThread, Request
+from crosspoint_ros.ros.node.query_queue import (
+    MAX_QUEUED,
+    QueryAborted,
+    QueryRequest,
+    QueryTask,
+    QueryThread,
+)
 
 VIEW = View('front', np.zeros((4, 4, 3), np.uint8), Intrinsics(4.0, 4.0, 2.0, 2.0, 4, 4))
 ANSWER = LocateResult(VIEW, np.zeros(2), (), None, None)
@@ -22,23 +28,23 @@ class Desk:
 
     def __init__(self, busy: str, max_query_s: float = 60.0) -> None:
         self.entered, self.release = threading.Semaphore(0), threading.Semaphore(0)
-        self.afterwards: list[Job] = []
+        self.afterwards: list[QueryTask] = []
         self.complaints: list[str] = []
-        self.endings: list[Job] = []
+        self.endings: list[QueryTask] = []
         self.error: BaseException | None = None
         self.thread = QueryThread(self._answer, self.afterwards.append, self.complaints.append,
                                   busy, max_query_s)
 
-    def _answer(self, job: Job) -> LocateResult:
+    def _answer(self, job: QueryTask) -> LocateResult:
         self.entered.release()
         assert self.release.acquire(timeout=PATIENCE_S)
-        job.enter('match')
+        job.enter_stage('match')
         if self.error is not None:
             raise self.error
         return ANSWER
 
-    def ask(self) -> Job:
-        job = Job(Request(), lambda stage: None, self.endings.append)
+    def ask(self) -> QueryTask:
+        job = QueryTask(QueryRequest(), lambda stage: None, self.endings.append)
         self.thread.submit(job)
         return job
 
@@ -70,15 +76,15 @@ def test_an_answer_ends_the_query_and_what_follows_runs_afterwards(desks):
     job = d.ask()
     d.release.release()
     wait_for(lambda: d.afterwards)
-    assert job.located is ANSWER
+    assert job.locate_result is ANSWER
     assert d.endings == [job] == d.afterwards
-    assert list(job.stage_seconds()) == ['match']
+    assert list(job.stage_durations_s()) == ['match']
 
 
 def test_a_query_refused_before_its_first_stage_has_spent_time_in_none():
-    job = Job(Request(), lambda stage: None, lambda job: None)
-    job.end(Rejected(Code.BAD_REQUEST, 'by the test'))
-    assert job.stage_seconds() == {}
+    job = QueryTask(QueryRequest(), lambda stage: None, lambda job: None)
+    job.finish(Rejected(Code.BAD_REQUEST, 'by the test'))
+    assert job.stage_durations_s() == {}
 
 
 def test_preempt_cancels_the_running_query_and_answers_the_new_one(desks):
@@ -90,8 +96,8 @@ def test_preempt_cancels_the_running_query_and_answers_the_new_one(desks):
     assert second.query_id in first.rejected.message
     d.release.release()
     d.release.release()
-    wait_for(lambda: second.ended)
-    assert second.located is ANSWER
+    wait_for(lambda: second.is_done)
+    assert second.locate_result is ANSWER
     assert d.endings == [first, second]
 
 
@@ -103,8 +109,8 @@ def test_reject_refuses_the_new_query_and_says_who_is_running(desks):
     assert second.rejected.code == Code.BUSY
     assert first.query_id in second.rejected.message
     d.release.release()
-    wait_for(lambda: first.ended)
-    assert first.located is ANSWER
+    wait_for(lambda: first.is_done)
+    assert first.locate_result is ANSWER
 
 
 def test_queue_answers_both_in_order(desks):
@@ -114,7 +120,7 @@ def test_queue_answers_both_in_order(desks):
     d.release.release()
     wait_for(lambda: len(d.endings) == 2)
     assert d.endings == jobs
-    assert all(job.located is ANSWER for job in jobs)
+    assert all(job.locate_result is ANSWER for job in jobs)
 
 
 def test_a_queue_has_an_end_and_says_where(desks):
@@ -122,76 +128,76 @@ def test_a_queue_has_an_end_and_says_where(desks):
     jobs = [d.ask() for _ in range(MAX_QUEUED + 1)]
     assert jobs[-1].rejected.code == Code.BUSY
     assert str(MAX_QUEUED) in jobs[-1].rejected.message
-    assert not any(job.ended for job in jobs[:-1])
+    assert not any(job.is_done for job in jobs[:-1])
 
 
 def test_a_query_past_its_time_ends_although_the_matcher_still_hangs(desks):
     d = desk(desks, 'queue', max_query_s=0.05)
     first, second = d.ask(), d.ask()
-    wait_for(lambda: d.thread.expire() or (first.ended and second.ended))
+    wait_for(lambda: d.thread.expire_overdue() or (first.is_done and second.is_done))
     assert first.rejected.code == second.rejected.code == Code.TIMEOUT
     assert '0.05' in first.rejected.message
     assert first.query_id in second.rejected.message  # who holds the matcher
     d.release.release()
     third = d.ask()
     d.release.release()
-    wait_for(lambda: third.ended)
-    assert third.located is ANSWER  # and it works again when the matcher returns
+    wait_for(lambda: third.is_done)
+    assert third.locate_result is ANSWER  # and it works again when the matcher returns
     assert d.endings.count(first) == 1
 
 
 def test_the_matcher_is_held_since_it_was_asked_not_since_the_query_began_to_wait(desks):
     d = desk(desks, 'queue')
-    job = Job(Request(), lambda stage: None, d.endings.append)
-    job.begun_s -= 1000.0
+    job = QueryTask(QueryRequest(), lambda stage: None, d.endings.append)
+    job.started_s -= 1000.0
     d.thread.submit(job)
     assert d.entered.acquire(timeout=PATIENCE_S)
-    assert 0.0 < d.thread.held_s < 500.0
+    assert 0.0 < d.thread.busy_for_s < 500.0
 
 
 def test_preempted_queries_do_not_pile_up_behind_a_matcher_that_hangs(desks):
     d = desk(desks, 'preempt')
     jobs = [d.ask() for _ in range(1000)]
     assert d.entered.acquire(timeout=PATIENCE_S)
-    assert len(d.thread._waiting) <= 2
-    assert sum(job.ended for job in jobs) == 999
+    assert len(d.thread._queue) <= 2
+    assert sum(job.is_done for job in jobs) == 999
 
 
 def test_a_cancelled_query_stops_at_its_next_stage(desks):
     d = desk(desks, 'queue')
     job = d.ask()
     assert d.entered.acquire(timeout=PATIENCE_S)
-    job.end(Rejected(Code.CANCELLED, 'by the test'))
+    job.finish(Rejected(Code.CANCELLED, 'by the test'))
     d.release.release()
-    wait_for(lambda: not d.thread.held_s)
+    wait_for(lambda: not d.thread.busy_for_s)
     assert job.stages == []
-    with pytest.raises(Ended):
-        job.enter('lift')
+    with pytest.raises(QueryAborted):
+        job.enter_stage('lift')
     assert d.afterwards == []
 
 
 def test_a_stage_that_goes_on_is_told_and_timed_once():
     told: list[str] = []
-    job = Job(Request(), told.append, lambda job: None)
+    job = QueryTask(QueryRequest(), told.append, lambda job: None)
     for stage in ('match', 'match', 'verify'):
-        job.enter(stage)
+        job.enter_stage(stage)
     begun_s = job.stages[0][1]
-    assert told == ['match', 'verify'] == list(job.stage_seconds())
-    assert job.stage_seconds()['match'] == job.stages[1][1] - begun_s
+    assert told == ['match', 'verify'] == list(job.stage_durations_s())
+    assert job.stage_durations_s()['match'] == job.stages[1][1] - begun_s
 
 
 def test_two_endings_at_once_leave_one(desks):
     for _ in range(200):
-        endings: list[Job] = []
-        job = Job(Request(), lambda stage: None, endings.append)
-        threads = [threading.Thread(target=job.end, args=(outcome,))
+        endings: list[QueryTask] = []
+        job = QueryTask(QueryRequest(), lambda stage: None, endings.append)
+        threads = [threading.Thread(target=job.finish, args=(outcome,))
                    for outcome in (ANSWER, Rejected(Code.CANCELLED, 'a'), ANSWER)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert endings == [job]
-        assert (job.located is None) != (job.rejected is None)
+        assert (job.locate_result is None) != (job.rejected is None)
 
 
 def test_a_bug_in_a_query_is_refused_told_and_survived(desks):
@@ -199,22 +205,22 @@ def test_a_bug_in_a_query_is_refused_told_and_survived(desks):
     d.error = ZeroDivisionError('by design')
     job = d.ask()
     d.release.release()
-    wait_for(lambda: job.ended)
+    wait_for(lambda: job.is_done)
     assert job.rejected.code == Code.MATCHER_FAILED
     assert 'ZeroDivisionError' in job.rejected.message
     assert 'Traceback' in d.complaints[0]
     d.error = None
     second = d.ask()
     d.release.release()
-    wait_for(lambda: second.ended)
-    assert second.located is ANSWER
+    wait_for(lambda: second.is_done)
+    assert second.locate_result is ANSWER
 
 
 def test_close_leaves_a_matcher_that_hangs_behind(desks):
     d = desk(desks, 'queue')
     job = d.ask()
     assert d.entered.acquire(timeout=PATIENCE_S)
-    d.thread.cancel('the node ends')
+    d.thread.cancel_all('the node ends')
     d.thread.close()
     assert job.rejected.code == Code.CANCELLED
     assert 'the node ends' in job.rejected.message
@@ -229,14 +235,14 @@ def test_a_panic_of_a_library_ends_one_query_and_not_the_thread(desks):
     d.error = Panic('index out of bounds')
     job = d.ask()
     d.release.release()
-    wait_for(lambda: job.ended)
+    wait_for(lambda: job.is_done)
     assert job.rejected.code == Code.MATCHER_FAILED
     assert 'Panic' in job.rejected.message
     d.error = None
     second = d.ask()
     d.release.release()
-    wait_for(lambda: second.ended)
-    assert second.located is ANSWER
+    wait_for(lambda: second.is_done)
+    assert second.locate_result is ANSWER
 
 
 def test_a_preparation_that_hangs_holds_the_matcher_and_is_blamed(desks):
@@ -247,11 +253,11 @@ def test_a_preparation_that_hangs_holds_the_matcher_and_is_blamed(desks):
         begun.set()
         let_go.wait(PATIENCE_S)
 
-    d.thread.offer(hang)
+    d.thread.submit_idle(hang)
     assert begun.wait(PATIENCE_S)
-    wait_for(lambda: d.thread.held_s > 0.0)
+    wait_for(lambda: d.thread.busy_for_s > 0.0)
     job = d.ask()
-    wait_for(lambda: d.thread.expire() or job.ended)
+    wait_for(lambda: d.thread.expire_overdue() or job.is_done)
     assert 'prepared for new images' in job.rejected.message
     let_go.set()
-    wait_for(lambda: not d.thread.held_s)
+    wait_for(lambda: not d.thread.busy_for_s)

@@ -8,10 +8,10 @@ import pytest
 from crosspoint_ros.msg import Correspondence, History, HistoryEntry, QueryResult, Status
 from diagnostic_msgs.msg import DiagnosticArray
 from operator_client import POINT_BASE_M, Operator, at
-from two_camera_rig import LATCHED, Rig, pixel_of, running
+from two_camera_rig import LATCHED_QOS, Rig, pixel_of, running
 
 from crosspoint_ros.core.datatypes import Transform
-from crosspoint_ros.ros.node.query_queue import Job, Request
+from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 
 OTHER_BASE_M = (-0.06, -0.03, 0.0)
 THIRD_BASE_M = (0.0, 0.05, 0.0)
@@ -45,9 +45,9 @@ def steps(person: Operator) -> Iterator[list[tuple]]:
     def listen(entry, located, undone) -> None:
         told.append((entry.result.query_id, entry.decided, located is not None, undone))
 
-    person.rig.node._server.steps.on_step.append(listen)
+    person.rig.node._server.review.step_listeners.append(listen)
     yield told
-    person.rig.node._server.steps.on_step.remove(listen)
+    person.rig.node._server.review.step_listeners.remove(listen)
 
 
 def decided(history: History) -> list[int]:
@@ -63,7 +63,7 @@ def corrected_to(person: Operator, result: QueryResult, point_base_m=POINT_BASE_
 def test_a_late_subscriber_gets_the_history(person):
     result = person.click()
     late: list[History] = []
-    person.rig.cameras.create_subscription(History, '/crosspoint/history', late.append, LATCHED)
+    person.rig.cameras.create_subscription(History, '/crosspoint/history', late.append, LATCHED_QOS)
     person.rig.until(lambda: late)
     assert late[0].entries[-1].result.query_id == result.query_id
     assert late[0].entries[-1].decided == UNREVIEWED
@@ -94,7 +94,7 @@ def test_undo_past_the_first_answer_leaves_no_target(person):
     person.no_target()
     late: list = []
     person.rig.cameras.create_subscription(type(person.newest_pose()), '/crosspoint/grasp_target',
-                                           late.append, LATCHED)
+                                           late.append, LATCHED_QOS)
     before = person.rig.ticks
     person.rig.until(lambda: person.rig.ticks > before + 3)
     assert late == [], 'a planner that starts now is given a target that was taken back'
@@ -217,7 +217,7 @@ def test_a_hundred_clicks_a_second_leave_one_history_and_one_target(person):
     for batch in range(0, 100, 10):
         person.rig.show()
         jobs += person.rig.on_executor(lambda tenth=points[batch:batch + 10]: [
-            person.rig.node._server.ask(Request(camera='front', pixel=pixel_of('front', point)))
+            person.rig.node._server.submit(QueryRequest(camera='front', pixel=pixel_of('front', point)))
             for point in tenth])
     results = [person.result_of(job) for job in jobs]
     assert len(person.rig.results) == 100
@@ -293,16 +293,16 @@ def test_an_answer_found_in_the_moment_of_deactivation_puts_no_target_up():
         rig.discover()
         person = Operator(rig)
         server = rig.node._server
-        located = server.steps.history.located(person.click().query_id)
-        jobs: list[Job] = []
+        located = server.review.history.find_views(person.click().query_id)
+        jobs: list[QueryTask] = []
 
         def ask_and_deactivate() -> None:
             # The query's thread has found it, but has not come to say so.
-            job = Job(Request(), lambda stage: None, server._conclude)
-            server._replies[job.query_id] = lambda result: None
+            job = QueryTask(QueryRequest(), lambda stage: None, server._finish_query)
+            server._result_callbacks[job.query_id] = lambda result: None
             rig.node.trigger_deactivate()
             jobs.append(job)
-            job.end(located)
+            job.finish(located)
 
         rig.on_executor(ask_and_deactivate)
         assert person.result_of(jobs[0]).status.code == Status.CANCELLED
@@ -316,7 +316,7 @@ def test_a_jump_in_time_forgets_the_target_and_keeps_the_history_to_be_read():
         person = Operator(rig)
         person.click(POINT_BASE_M)
         result = person.click(OTHER_BASE_M)
-        rig.on_executor(lambda: rig.node._server.forget(-5.0))
+        rig.on_executor(lambda: rig.node._server.reset(-5.0))
         rig.until(lambda: not person.history().can_undo)
         said = person.call('undo')
         assert (said.success, 'time jumped' in said.message) == (False, True)
@@ -333,7 +333,7 @@ def test_an_answer_to_images_of_before_a_jump_in_time_puts_no_target_up():
         rig.show()
         job = person.ask(POINT_BASE_M)
         rig.until(lambda: job.stage == 'match')
-        rig.on_executor(lambda: rig.node._server.forget(-5.0))
+        rig.on_executor(lambda: rig.node._server.reset(-5.0))
         result = person.result_of(job)
         assert (result.status.code, result.has_target) == (Status.CANCELLED, False)
         assert 'time jumped' in result.status.message
@@ -361,7 +361,7 @@ def test_accepting_while_another_click_is_computed_holds_for_the_answer_that_was
         rig.show()
         second = person.ask(OTHER_BASE_M)
         assert person.call('accept', query_id=first.query_id).success
-        assert rig.open_jobs() == [second], 'the reply waited for the matcher'
+        assert rig.open_tasks() == [second], 'the reply waited for the matcher'
         assert person.result_of(second).status.code == Status.OK
         assert decided(person.history(current=second.query_id)) == [ACCEPTED, UNREVIEWED]
 
@@ -375,7 +375,7 @@ def test_a_correction_that_waits_holds_nobody_up_and_is_stale_when_its_turn_come
         second = person.ask(OTHER_BASE_M)
         x, y = pixel_of('side', POINT_BASE_M)
         correction = person.begin('correct', query_id=first.query_id, camera='side', x=x, y=y)
-        rig.until(lambda: len(rig.open_jobs()) == 2)
+        rig.until(lambda: len(rig.open_tasks()) == 2)
         assert person.call('accept', query_id=first.query_id).success
         assert not correction.done(), 'the other services waited for the correction'
         assert person.result_of(second).status.code == Status.OK
@@ -411,7 +411,7 @@ def test_a_node_configured_anew_has_a_history_of_its_own():
                        rig.node.trigger_configure, rig.node.trigger_activate):
             rig.on_executor(change)
         rig.until(lambda: not person.history().entries)
-        rig.until(lambda: rig.node._server.loading.matchers)
+        rig.until(lambda: rig.node._server.loader.matchers)
         rig.discover()
         again = person.click()
         assert [e.number for e in person.history(current=again.query_id).entries] == [1]
@@ -420,10 +420,10 @@ def test_a_node_configured_anew_has_a_history_of_its_own():
 def test_a_move_that_is_undone_gives_back_the_answer_that_stood_behind_another(person, steps):
     moved = Transform(np.eye(3), np.add(POINT_BASE_M, (0, 0, 0.05)))
     first = person.click(POINT_BASE_M)
-    history = person.rig.node._server.steps.history
+    history = person.rig.node._server.review.history
     person.rig.on_executor(lambda: history.add(  # an answer without a target keeps the first's
         QueryResult(query_id='flat'), UNREVIEWED, None))
-    person.rig.on_executor(lambda: person.rig.node._server.steps.release(moved))
+    person.rig.on_executor(lambda: person.rig.node._server.review.commit_move(moved))
     steps.clear()
     assert person.call('undo').success
     person.target_at(POINT_BASE_M)

@@ -19,8 +19,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
 from crosspoint_ros.core.datatypes import Code, Rejected, Transform
-from crosspoint_ros.ros.conversions import message_from_transform, time_msg
-from crosspoint_ros.ros.tf import Tf2Tree, TfListener, Transforms, make_transforms
+from crosspoint_ros.ros.conversions import time_from_ns, transform_to_msg
+from crosspoint_ros.ros.tf import Tf2Tree, TfListener, TransformLookup, make_transform_lookup
 
 BEGIN_S = 1_760_000_000
 DISCOVERY_S = 10.0
@@ -150,9 +150,9 @@ class Broadcaster(Node):
 def stamped(transform, prefix):
     parent, child, at_s, parent_from_child = transform
     msg = TransformStamped(child_frame_id=prefixed(child, prefix),
-                           transform=message_from_transform(parent_from_child))
+                           transform=transform_to_msg(parent_from_child))
     msg.header.frame_id = prefixed(parent, prefix)
-    msg.header.stamp = time_msg(ns(at_s or 0))
+    msg.header.stamp = time_from_ns(ns(at_s or 0))
     return msg
 
 
@@ -208,7 +208,7 @@ def sent(listening):
         markers = (('sent', 'moving', 1, pose()), ('sent', 'static', ALWAYS, pose()))
         broadcaster.send((*transforms, *markers), prefix)
         until(lambda: {f'{prefix}moving', f'{prefix}static'} <= set(tree.links()), 'transforms')
-        return Transforms(tree)
+        return TransformLookup(tree)
     return send
 
 
@@ -284,7 +284,7 @@ def test_nothing_on_tf_is_told_as_such(listening):
     context = Context()
     rclpy.init(context=context, domain_id=101)  # a domain where nobody broadcasts
     node = Node('alone', context=context)
-    transforms = make_transforms(node)
+    transforms = make_transform_lookup(node)
     with pytest.raises(Rejected, match='nothing has come on /tf or /tf_static'):
         transforms.lookup('base', 'camera', ns(1))
     transforms.close()
@@ -296,7 +296,7 @@ def test_tf2_ros_is_used_where_it_is_installed():
     context = Context()
     rclpy.init(context=context)
     node = Node('chooses', context=context)
-    transforms = make_transforms(node)
+    transforms = make_transform_lookup(node)
     assert isinstance(transforms._tree, Tf2Tree if find_spec('tf2_ros') else TfListener)
     transforms.close()
     node.destroy_node()

@@ -25,7 +25,7 @@ from visualization_msgs.msg import (
 from visualization_msgs.srv import GetInteractiveMarkers
 
 from crosspoint_ros.core.datatypes import Intrinsics, Rejected
-from crosspoint_ros.ros.node.image_buffer import FrameMemory
+from crosspoint_ros.ros.node.image_buffer import ImageBuffer
 from crosspoint_ros.ros.node.query_queue import MAX_QUEUED
 from crosspoint_ros.ros.rviz.image_markers import PERIOD_S
 from crosspoint_ros.ros.rviz.image_mesh import PLANE_M
@@ -147,9 +147,9 @@ def here(shared: tuple[Rig, Watcher], request: pytest.FixtureRequest) -> tuple[R
     return rig, watcher
 
 
-def memory(rig: Rig) -> FrameMemory:
+def memory(rig: Rig) -> ImageBuffer:
     """What the node remembers of `front`; kept by a test, it would keep the node on the graph."""
-    return rig.node._server.cameras['front'].frames
+    return rig.node._server.cameras['front'].buffer
 
 
 def only_result(rig: Rig, count: int = 1) -> Any:
@@ -168,7 +168,7 @@ def test_another_lens_is_another_surface():
         rig.cameras.send_info = lambda camera, stamp_ns, _send=rig.cameras.send_info: _send(
             camera, stamp_ns, lens)
         rig.until(lambda: rig.cameras.send_info('front', rig.cameras.now_ns()) or len(
-            rig.node._server.cameras['front'].frames._infos) > 1, what='the other lens')
+            rig.node._server.cameras['front'].buffer._infos) > 1, what='the other lens')
         watcher.sees(show(rig, 2))
         assert len(surface(watcher.shown['front']).points) > 100
 
@@ -179,7 +179,7 @@ def test_nothing_is_made_while_nobody_looks():
         stamp_ns = show(rig, 1)
         watcher.sees(stamp_ns)
         watcher.look_away()
-        rig.until(lambda: not rig.node._server._pictures._sent['front'], what='it is noticed')
+        rig.until(lambda: not rig.node._server._image_markers._sent['front'], what='it is noticed')
         assert watcher.everything() == {}
         show(rig, 2)
         before = rig.ticks
@@ -244,8 +244,8 @@ def test_a_click_while_the_node_is_inactive_is_refused_and_nothing_is_shown():
 
 def test_without_a_history_there_are_no_pictures():
     with running(history_s=0.0) as rig:
-        rig.until(lambda: rig.node._server._active)
-        assert rig.on_executor(lambda: rig.node._server._pictures._timer.is_canceled())
+        rig.until(lambda: rig.node._server._is_active)
+        assert rig.on_executor(lambda: rig.node._server._image_markers._timer.is_canceled())
 
 
 def test_a_depth_that_is_lost_now_and_then_does_not_turn_the_picture_grey():
@@ -253,14 +253,14 @@ def test_a_depth_that_is_lost_now_and_then_does_not_turn_the_picture_grey():
     with watched() as (rig, watcher):
         live = watcher.sees(show(rig, 1))
         memory(rig)._depths.clear()
-        shown = rig.node._server._pictures._sent['front'][-1]
-        rig.until(lambda: not rig.node._server._pictures._under_way)
+        shown = rig.node._server._image_markers._sent['front'][-1]
+        rig.until(lambda: not rig.node._server._image_markers._is_building)
         before = rig.ticks
         rig.until(lambda: rig.ticks > before + 3 * PERIOD_S / 0.1)
         with pytest.raises(Rejected):
-            memory(rig).newest()
+            memory(rig).newest_view()
         assert watcher.shown['front'] is live
-        assert rig.node._server._pictures._sent['front'][-1] is shown
+        assert rig.node._server._image_markers._sent['front'][-1] is shown
 
 
 def test_each_camera_is_a_textured_surface_on_its_optical_frame(here):
@@ -328,7 +328,7 @@ def test_a_picture_that_looks_the_same_is_not_sent_again_and_the_click_is_on_the
     sent = len(watcher.updates)
     newest_ns = rig.show()  # the same scene
     newest = rig.node._server._pictures._sent['front']
-    rig.until(lambda: newest[-1].as_of_ns == newest_ns, what='the comparison')
+    rig.until(lambda: newest[-1].valid_for_ns == newest_ns, what='the comparison')
     watcher.click()
     result = only_result(rig)
     stamp = result.clicked.header.stamp

@@ -109,7 +109,7 @@ def scene() -> Iterator[Scene]:
     rclpy.init(context=context, domain_id=next(DOMAINS))
     made = Scene(context)
     try:
-        made.until(lambda: made.markers.watched)
+        made.until(lambda: made.markers.has_subscribers)
         made.until(made.client.feedback.get_subscription_count)
         yield made
     finally:
@@ -297,7 +297,7 @@ def test_a_second_client_cannot_drag_what_another_holds_but_may_click_it(here):
 
 
 def test_a_client_that_vanished_in_mid_drag_does_not_keep_the_marker(here, monkeypatch):
-    monkeypatch.setattr(interactive_markers, 'HELD_S', 0.2)
+    monkeypatch.setattr(interactive_markers, 'DRAG_TIMEOUT_S', 0.2)
     here.put('a')
     here.markers.apply()
     here.client.does(DOWN, 'a', 'vanished')
@@ -323,11 +323,11 @@ def test_a_hundred_changes_a_second_reach_the_client_in_order(here):
 
 
 def test_nobody_looks_when_nobody_subscribes(here):
-    assert here.markers.watched
+    assert here.markers.has_subscribers
     here.client.look_away()
-    here.until(lambda: not here.markers.watched)
+    here.until(lambda: not here.markers.has_subscribers)
     here.client.watch()
-    here.until(lambda: here.markers.watched)
+    here.until(lambda: here.markers.has_subscribers)
 
 
 def test_closing_erases_every_marker_and_leaves_the_graph():

@@ -13,7 +13,7 @@ from geometry_msgs.msg import Point, Pose, Quaternion
 from operator_client import POINT_BASE_M, Operator, at
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
-from two_camera_rig import LATCHED, running
+from two_camera_rig import LATCHED_QOS, running
 from visualization_msgs.msg import (
     InteractiveMarker,
     InteractiveMarkerControl,
@@ -57,7 +57,7 @@ class RViz:
             InteractiveMarkerUpdate, '/crosspoint/adjust/update', self.updates.append,
             QoSProfile(depth=100))
         self.rig.until(self.feedback.get_subscription_count)
-        self.rig.until(lambda: self.rig.node._server.steps._adjust._markers.watched)
+        self.rig.until(lambda: self.rig.node._server.review._target_marker._markers.has_subscribers)
 
     def leave(self) -> None:
         """Vanish, in whatever it was doing."""
@@ -286,7 +286,7 @@ def test_a_pose_that_will_not_do_moves_nothing_and_is_told_once(person, rviz, ch
 
 def test_a_client_that_vanishes_in_mid_drag_leaves_the_target_where_it_was(
         person, rviz, monkeypatch):
-    monkeypatch.setattr(target_marker, 'STILL_S', 1000.0)  # its absence must tell, not its silence
+    monkeypatch.setattr(target_marker, 'DRAG_TIMEOUT_S', 1000.0)  # its absence must tell, not its silence
     marker = rviz.shown()
     rviz.press(marker)
     rviz.does(MOVE, marker, dragged(marker))
@@ -302,7 +302,7 @@ def test_a_client_that_vanishes_in_mid_drag_leaves_the_target_where_it_was(
 
 def test_a_drag_without_an_end_is_given_up_and_its_late_release_moves_nothing(
         person, rviz, monkeypatch):
-    monkeypatch.setattr(target_marker, 'STILL_S', 0.3)
+    monkeypatch.setattr(target_marker, 'DRAG_TIMEOUT_S', 0.3)
     marker = rviz.shown()
     rviz.press(marker)
     rviz.does(MOVE, marker, dragged(marker))
@@ -414,7 +414,7 @@ def test_undo_and_clear_in_the_menu_are_those_of_the_services(person, rviz):
 def test_the_rays_are_hidden_and_shown_by_the_menu(person, rviz):
     marks: list[MarkerArray] = []
     person.rig.cameras.create_subscription(MarkerArray, '/crosspoint/markers', marks.append,
-                                           LATCHED)
+                                           LATCHED_QOS)
 
     def rays() -> int:
         return sum(m.ns == 'rays' and m.action == Marker.ADD for m in marks[-1].markers)
@@ -437,7 +437,7 @@ def test_an_unknown_entry_of_the_menu_is_told(person, rviz):
 def test_the_rays_still_end_where_the_answer_was_when_the_target_is_moved(person, rviz):
     marks: list[MarkerArray] = []
     person.rig.cameras.create_subscription(MarkerArray, '/crosspoint/markers', marks.append,
-                                           LATCHED)
+                                           LATCHED_QOS)
     person.rig.until(lambda: marks)
     ends = {(p.x, p.y, p.z) for m in marks[-1].markers if m.ns == 'rays' for p in m.points}
     marker = rviz.shown()

@@ -15,72 +15,72 @@ import numpy as np
 import torch
 
 from crosspoint_ros.matchers.cropond.engine.kv_cache import (
-    Arena,
-    Window,
-    additive,
-    attending_in_groups,
+    StaticKVCache,
+    SlotMapping,
+    build_additive_mask,
+    use_gqa_attention,
 )
-from crosspoint_ros.matchers.cropond.engine.token_tree import Step
+from crosspoint_ros.matchers.cropond.engine.token_tree import TreeStep
 
 log = logging.getLogger(__name__)
-LENGTHS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
-FIRST_ROOM = 1024
+LENGTH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
+MIN_CONTEXT = 1024
 
 
-class FixedSteps:
+class CudaGraphRunner:
     """The passes of fixed shape over one arena, made, and recorded, when first needed."""
 
-    def __init__(self, model: Any, arena: Arena, record: bool) -> None:
-        self._model, self._arena = model, arena
-        self._pool = torch.cuda.graph_pool_handle() if record else None
-        self._made: dict[tuple[int, int], FixedStep] = {}
+    def __init__(self, model: Any, kv_cache: StaticKVCache, capture: bool) -> None:
+        self._model, self._kv_cache = model, kv_cache
+        self._pool = torch.cuda.graph_pool_handle() if capture else None
+        self._captured: dict[tuple[int, int], CapturedStep] = {}
 
-    def fits(self, step: Step) -> bool:
+    def can_run(self, step: TreeStep) -> bool:
         """Tell whether a step is short enough."""
-        return len(step.tokens) <= LENGTHS[-1]
+        return len(step.tokens) <= LENGTH_BUCKETS[-1]
 
-    def run(self, step: Step, prefix: int, first_position: int) -> torch.Tensor:
+    def run(self, step: TreeStep, prefix_length: int, first_position: int) -> torch.Tensor:
         """Return the hidden states (n, hidden) of a step's tokens."""
-        length = next(length for length in LENGTHS if length >= len(step.tokens))
-        room = FIRST_ROOM
-        while room < prefix + step.first + len(step.tokens):
-            room *= 2
-        shape = (length, min(room, self._arena.room))
-        if shape not in self._made:
-            self._made[shape] = FixedStep(self._model, self._arena, *shape, self._pool)
-        return self._made[shape].run(step, prefix, first_position)
+        length = next(length for length in LENGTH_BUCKETS if length >= len(step.tokens))
+        context = MIN_CONTEXT
+        while context < prefix_length + step.first_node + len(step.tokens):
+            context *= 2
+        shape = (length, min(context, self._kv_cache.room))
+        if shape not in self._captured:
+            self._captured[shape] = CapturedStep(self._model, self._kv_cache, *shape, self._pool)
+        return self._captured[shape].run(step, prefix_length, first_position)
 
 
-class FixedStep:
+class CapturedStep:
     """A pass of always the same shape. pool: of the memory that recordings share; None: do not.
 
     Tokens that only fill up are written to a place of the arena where nobody looks.
     """
 
-    def __init__(self, model: Any, arena: Arena, length: int, room: int,
+    def __init__(self, model: Any, kv_cache: StaticKVCache, length: int, context: int,
                  pool: Any | None) -> None:
         self._text, self._embedding = model.model.language_model, model.get_input_embeddings()
         weight = self._embedding.weight
-        self._arena, self._length, self._room, self._pool = arena, length, room, pool
+        self._kv_cache, self._length, self._context, self._pool = kv_cache, length, context, pool
         self._tokens = torch.zeros((1, length), dtype=torch.long, device=weight.device)
         self._positions = torch.zeros((3, 1, length), dtype=torch.long, device=weight.device)
-        self._mask = torch.zeros((1, 1, length, room), dtype=weight.dtype, device=weight.device)
-        self._window = Window(torch.zeros(length, dtype=torch.long, device=weight.device), room)
+        self._mask = torch.zeros((1, 1, length, context), dtype=weight.dtype, device=weight.device)
+        self._slots = SlotMapping(torch.zeros(length, dtype=torch.long, device=weight.device), context)
         self._graph: Any = None
         self._hidden = torch.empty(0)
 
-    def run(self, step: Step, prefix: int, first_position: int) -> torch.Tensor:
+    def run(self, step: TreeStep, prefix_length: int, first_position: int) -> torch.Tensor:
         """Return the hidden states (n, hidden) of a step's own tokens."""
-        count, begin = len(step.tokens), prefix + step.first
-        filling = self._length - count
-        sees = np.zeros((self._length, self._room), dtype=bool)
-        sees[:count, :begin + count] = step.sees_with(prefix)
-        sees[count:, 0] = True  # something to look at, or their softmax is not a number
-        self._mask.copy_(additive(sees, self._mask.dtype, self._mask.device))
-        self._tokens.copy_(_row([*step.tokens, *[0] * filling]))
-        self._positions.copy_(_row([d + first_position for d in step.depths] + [0] * filling))
-        self._window.slots.copy_(_row([*range(begin, begin + count),
-                                       *[self._arena.spare_slot] * filling])[0])
+        count, begin = len(step.tokens), prefix_length + step.first_node
+        padding = self._length - count
+        visible = np.zeros((self._length, self._context), dtype=bool)
+        visible[:count, :begin + count] = step.build_visibility(prefix_length)
+        visible[count:, 0] = True  # something to look at, or their softmax is not a number
+        self._mask.copy_(build_additive_mask(visible, self._mask.dtype, self._mask.device))
+        self._tokens.copy_(_row([*step.tokens, *[0] * padding]))
+        self._positions.copy_(_row([d + first_position for d in step.depths] + [0] * padding))
+        self._slots.slots.copy_(_row([*range(begin, begin + count),
+                                       *[self._kv_cache.pad_slot] * padding])[0])
         self._replay()
         return self._hidden[:count].clone()
 
@@ -89,28 +89,28 @@ class FixedStep:
             self.forward()
             return
         if self._graph is None:
-            self._graph = self._recorded()
+            self._graph = self._capture()
         self._graph.replay()
 
-    def _recorded(self) -> Any:
+    def _capture(self) -> Any:
         """Record the pass; a first run outside of it lets CUDA's libraries set themselves up."""
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
             self.forward()
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             self.forward()
-        log.info('recorded passes of %d tokens over %d as a CUDA graph', self._length, self._room)
+        log.info('recorded passes of %d tokens over %d as a CUDA graph', self._length, self._context)
         return graph
 
     def forward(self) -> None:
         """Compute the hidden states of what lies in the buffers."""
-        with self._arena.through(self._window), attending_in_groups(self._text):
+        with self._kv_cache.use_slots(self._slots), use_gqa_attention(self._text):
             self._hidden = self._text(
                 inputs_embeds=self._embedding(self._tokens), position_ids=self._positions,
-                attention_mask=self._mask, past_key_values=self._arena,
+                attention_mask=self._mask, past_key_values=self._kv_cache,
                 use_cache=True).last_hidden_state[0]
 
 

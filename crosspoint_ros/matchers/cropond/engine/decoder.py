@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.matchers.cropond.engine.cuda_graphs import FixedSteps
-from crosspoint_ros.matchers.cropond.engine.kv_cache import Arena, additive, attending_in_groups
-from crosspoint_ros.matchers.cropond.engine.token_tree import Step
+from crosspoint_ros.matchers.cropond.engine.cuda_graphs import CudaGraphRunner
+from crosspoint_ros.matchers.cropond.engine.kv_cache import StaticKVCache, build_additive_mask, use_gqa_attention
+from crosspoint_ros.matchers.cropond.engine.token_tree import TreeStep
 
 
 class Decoder:
@@ -19,11 +19,11 @@ class Decoder:
     fixed: how steps of a fixed shape run, where they should; None: each in the shape it has.
     """
 
-    def __init__(self, model: Any, arena: Arena, fixed: FixedSteps | None = None) -> None:
+    def __init__(self, model: Any, kv_cache: StaticKVCache, graph_runner: CudaGraphRunner | None = None) -> None:
         self._text = model.model.language_model
         self._embedding = model.get_input_embeddings()
-        self._fixed = fixed
-        self.arena = arena
+        self._graph_runner = graph_runner
+        self.kv_cache = kv_cache
         self.passes = 0
 
     @property
@@ -37,39 +37,39 @@ class Decoder:
 
     def prefill(self, embedded: torch.Tensor, positions: torch.Tensor) -> None:
         """Append embeddings (1, n, hidden) at positions (3, n): each sees all before it."""
-        begin, new = self.arena.length, embedded.shape[1]
-        self._check_room(new)
+        start, new = self.kv_cache.length, embedded.shape[1]
+        self._check_capacity(new)
         mask = None
-        if begin:
-            sees = np.tri(new, begin + new, begin, dtype=bool)
-            mask = additive(sees, embedded.dtype, self.device)
+        if start:
+            visible = np.tri(new, start + new, start, dtype=bool)
+            mask = build_additive_mask(visible, embedded.dtype, self.device)
         self._run(embedded, positions.unsqueeze(1), mask)
 
-    def step(self, step: Step, prefix: int, first_position: int) -> torch.Tensor:
+    def run_step(self, step: TreeStep, prefix_length: int, first_position: int) -> torch.Tensor:
         """Append a step of a tree that begins after `prefix` tokens; hidden states (n, hidden).
 
         Raises `Rejected` if the arena has no room for it.
         """
-        self.arena.set_length(prefix + step.first)
-        self._check_room(len(step.tokens))
-        if self._fixed is not None and self._fixed.fits(step):
+        self.kv_cache.set_length(prefix_length + step.first_node)
+        self._check_capacity(len(step.tokens))
+        if self._graph_runner is not None and self._graph_runner.can_run(step):
             self.passes += 1
-            self.arena.set_length(prefix + step.first + len(step.tokens))
-            return self._fixed.run(step, prefix, first_position)
+            self.kv_cache.set_length(prefix_length + step.first_node + len(step.tokens))
+            return self._graph_runner.run(step, prefix_length, first_position)
         positions = torch.tensor(step.depths, device=self.device) + first_position
         mask = None
         if not (step.is_chain and len(step.tokens) == 1):
-            mask = additive(step.sees_with(prefix), self._embedding.weight.dtype, self.device)
+            mask = build_additive_mask(step.build_visibility(prefix_length), self._embedding.weight.dtype, self.device)
         return self._run(self.embed(step.tokens), positions.expand(3, 1, -1), mask)
 
-    def _check_room(self, new: int) -> None:
-        if self.arena.length + new > self.arena.room:
-            raise Rejected(Code.BAD_REQUEST, f'{self.arena.length} + {new} tokens do not fit in '
-                           f'{self.arena.room}: ask for less at a time')
+    def _check_capacity(self, new: int) -> None:
+        if self.kv_cache.length + new > self.kv_cache.room:
+            raise Rejected(Code.BAD_REQUEST, f'{self.kv_cache.length} + {new} tokens do not fit in '
+                           f'{self.kv_cache.room}: ask for less at a time')
 
     def _run(self, embedded: torch.Tensor, positions: torch.Tensor,
              mask: torch.Tensor | None) -> torch.Tensor:
         self.passes += 1
-        with attending_in_groups(self._text):
+        with use_gqa_attention(self._text):
             return self._text(inputs_embeds=embedded, position_ids=positions, attention_mask=mask,
-                              past_key_values=self.arena, use_cache=True).last_hidden_state[0]
+                              past_key_values=self.kv_cache, use_cache=True).last_hidden_state[0]

@@ -9,24 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from crosspoint_ros.matchers.cropond.image_processor import MERGED_PX
-from crosspoint_ros.matchers.cropond.server.errors import NOT_UNDERSTOOD, ServerTrouble
-from crosspoint_ros.matchers.cropond.server.http_client import Chat, Deadline
+from crosspoint_ros.matchers.cropond.image_processor import TOKEN_PX
+from crosspoint_ros.matchers.cropond.server.errors import UNSUPPORTED_STATUSES, ServerError
+from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
 from crosspoint_ros.matchers.cropond.server.payload import (
-    Picture,
-    encoded,
-    messages,
+    EncodedImage,
+    encode_image,
+    build_messages,
 )
 from crosspoint_ros.matchers.cropond.server.responses import Completion
 
 # Qwen2.5-VL's own generation_config punishes repeated tokens, and digits repeat.
-PENALTIES: tuple[Mapping[str, Any], ...] = ({'repetition_penalty': 1.0}, {'frequency_penalty': 0.0})
-FIXED: Mapping[str, Any] = {'temperature': 0.0, 'stream': False}
-CONTINUE: Mapping[str, Any] = {'add_generation_prompt': False, 'continue_final_message': True}
-TOP = 20
-WITH_LOGPROBS: Mapping[str, Any] = {'logprobs': True, 'top_logprobs': TOP}
-NEEDED_CHOICES = 10  # as many as there are digits
-PROBE = 'Name a number.'
+PENALTY_FIELDS: tuple[Mapping[str, Any], ...] = ({'repetition_penalty': 1.0}, {'frequency_penalty': 0.0})
+COMMON_FIELDS: Mapping[str, Any] = {'temperature': 0.0, 'stream': False}
+CONTINUE_FIELDS: Mapping[str, Any] = {'add_generation_prompt': False, 'continue_final_message': True}
+TOP_LOGPROBS = 20
+LOGPROB_FIELDS: Mapping[str, Any] = {'logprobs': True, 'top_logprobs': TOP_LOGPROBS}
+MIN_ALTERNATIVES = 10  # as many as there are digits
+PROBE_PROMPT = 'Name a number.'
 PROBE_REGEX = '[0-9]{2}-Q'
 log = logging.getLogger(__name__)
 
@@ -51,15 +51,15 @@ class Capabilities:
     @property
     def fields(self) -> dict[str, Any]:
         """Fields of every request."""
-        return {**FIXED, **dict(self.penalty), **(WITH_LOGPROBS if self.logprobs else {})}
+        return {**COMMON_FIELDS, **dict(self.penalty), **(LOGPROB_FIELDS if self.logprobs else {})}
 
     def __str__(self) -> str:
-        able = {'regex': self.regex, 'prefill': self.prefill, 'logprobs': self.logprobs,
+        features = {'regex': self.regex, 'prefill': self.prefill, 'logprobs': self.logprobs,
                 'image names': self.names}
-        return ', '.join(name for name, can in able.items() if can) or 'free text'
+        return ', '.join(name for name, value in features.items() if value) or 'free text'
 
 
-def constrained(field: str, regex: str) -> dict[str, Any]:
+def build_regex_field(field: str, regex: str) -> dict[str, Any]:
     """Return the field that makes a reply keep to a regular expression."""
     return {field: {'regex': regex} if field == 'structured_outputs' else regex}
 
@@ -68,29 +68,29 @@ def constrained(field: str, regex: str) -> dict[str, Any]:
 REGEX_FIELDS = ('structured_outputs', 'regex', 'guided_regex')
 
 
-def probe(chat: Chat, deadline: Deadline) -> Capabilities:
+def probe_capabilities(chat: ChatClient, deadline: Deadline) -> Capabilities:
     """Find out what a server can do. Raises `ServerTrouble` where it does not answer at all."""
-    asking = Probing(chat, deadline)
-    penalty = asking.penalty()
-    found = Capabilities(tuple(penalty.items()), asking.regex(penalty), asking.prefill(penalty),
-                         asking.logprobs(penalty), asking.names(penalty), asking.model)
-    log.info('the server at %s can: %s', chat.url, found)
-    return found
+    probe_capabilities = CapabilityProbe(chat, deadline)
+    penalty = probe_capabilities.penalty()
+    capabilities = Capabilities(tuple(penalty.items()), probe_capabilities.regex(penalty), probe_capabilities.prefill(penalty),
+                         probe_capabilities.logprobs(penalty), probe_capabilities.names(penalty), probe_capabilities.model)
+    log.info('the server at %s can: %s', chat.url, capabilities)
+    return capabilities
 
 
-class Probing:
+class CapabilityProbe:
     """Short questions, each about one ability."""
 
-    def __init__(self, chat: Chat, deadline: Deadline) -> None:
+    def __init__(self, chat: ChatClient, deadline: Deadline) -> None:
         self._chat, self._deadline = chat, deadline
         self.model = ''  # who replied last
 
     def penalty(self) -> Mapping[str, Any]:
         """Return the field that turns the repetition penalty off."""
-        for fields in PENALTIES:
-            if self._said(fields):
+        for fields in PENALTY_FIELDS:
+            if self._try_request(fields):
                 return fields
-        self._chat.complete([self._body({})], self._deadline)  # raises, if nothing will do
+        self._chat.complete([self._build_body({})], self._deadline)  # raises, if nothing will do
         log.warning('%s takes neither repetition_penalty nor frequency_penalty: a penalty in the '
                     "model's generation_config.json would spoil its coordinates", self._chat.url)
         return {}
@@ -98,55 +98,55 @@ class Probing:
     def regex(self, penalty: Mapping[str, Any]) -> str:
         """Return the name of the field that a reply really obeys."""
         for field in REGEX_FIELDS:
-            said = self._said({**penalty, **constrained(field, PROBE_REGEX)})
-            if said and re.fullmatch(PROBE_REGEX, said.text):
+            reply = self._try_request({**penalty, **build_regex_field(field, PROBE_REGEX)})
+            if reply and re.fullmatch(PROBE_REGEX, reply.text):
                 return field
         return ''
 
     def prefill(self, penalty: Mapping[str, Any]) -> bool:
         """Tell whether a begun reply is gone on with: then it is not closed, and counts less."""
-        begun = {'messages': messages([], PROBE, 'The number')}
-        closed = self._said({**penalty, **begun})
-        open_ended = self._said({**penalty, **begun, **CONTINUE})
+        body = {'messages': build_messages([], PROBE_PROMPT, 'The number')}
+        closed = self._try_request({**penalty, **body})
+        open_ended = self._try_request({**penalty, **body, **CONTINUE_FIELDS})
         return bool(closed and open_ended
                     and 0 < open_ended.prompt_tokens < closed.prompt_tokens)
 
     def logprobs(self, penalty: Mapping[str, Any]) -> bool:
         """Tell whether a reply comes with the other tokens that could stand in it."""
-        said = self._said({**penalty, **WITH_LOGPROBS})
-        return bool(said and said.tokens
-                    and all(len(token.choices) >= NEEDED_CHOICES for token in said.tokens))
+        reply = self._try_request({**penalty, **LOGPROB_FIELDS})
+        return bool(reply and reply.tokens
+                    and all(len(token.choices) >= MIN_ALTERNATIVES for token in reply.tokens))
 
     def names(self, penalty: Mapping[str, Any]) -> bool:
         """Tell whether an image can be named instead of sent: it must count as many tokens."""
-        picture = probe_picture()
-        counts = [said.prompt_tokens if (said := self._said({**penalty, **body})) else 0
-                  for body in self._sent_and_named(picture)]
-        return counts[0] == counts[1] >= picture.tokens
+        image = make_probe_image()
+        counts = [reply.prompt_tokens if (reply := self._try_request({**penalty, **body})) else 0
+                  for body in self._iter_image_bodies(image)]
+        return counts[0] == counts[1] >= image.tokens
 
     @staticmethod
-    def _sent_and_named(picture: Picture) -> Iterable[Mapping[str, Any]]:
-        for by_name in (False, True):
-            yield {'messages': messages([picture.part(by_name, True)], PROBE)}
+    def _iter_image_bodies(image: EncodedImage) -> Iterable[Mapping[str, Any]]:
+        for by_uuid in (False, True):
+            yield {'messages': build_messages([image.to_message_part(by_uuid, True)], PROBE_PROMPT)}
 
-    def _said(self, fields: Mapping[str, Any]) -> Completion | None:
+    def _try_request(self, fields: Mapping[str, Any]) -> Completion | None:
         """Return the reply; None where the server does not understand the request."""
         try:
-            (said,) = self._chat.complete([self._body(fields)], self._deadline)
-        except ServerTrouble as trouble:
-            if trouble.status not in NOT_UNDERSTOOD:
+            (reply,) = self._chat.complete([self._build_body(fields)], self._deadline)
+        except ServerError as error:
+            if error.status not in UNSUPPORTED_STATUSES:
                 raise
             return None
-        self.model = said.model
-        return said
+        self.model = reply.model
+        return reply
 
     @staticmethod
-    def _body(fields: Mapping[str, Any]) -> dict[str, Any]:
-        return {'messages': messages([], PROBE), 'max_tokens': 8, **FIXED, **fields}
+    def _build_body(fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {'messages': build_messages([], PROBE_PROMPT), 'max_tokens': 8, **COMMON_FIELDS, **fields}
 
 
-def probe_picture() -> Picture:
+def make_probe_image() -> EncodedImage:
     """A small image."""
-    side = 4 * MERGED_PX
+    side = 4 * TOKEN_PX
     shades = np.add.outer(np.arange(side), np.arange(side)).astype(np.uint8)
-    return encoded(np.repeat(shades[..., np.newaxis], 3, axis=2), side * side)
+    return encode_image(np.repeat(shades[..., np.newaxis], 3, axis=2), side * side)

@@ -10,72 +10,72 @@ from dataclasses import dataclass
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
 from crosspoint_ros.matchers.cropond import prompt, self_test
 from crosspoint_ros.matchers.cropond.options import RemoteOptions
-from crosspoint_ros.matchers.cropond.prompt import Convention
-from crosspoint_ros.matchers.cropond.server.capabilities import log, probe
-from crosspoint_ros.matchers.cropond.server.errors import NOT_FOUND, NOT_UNDERSTOOD, ServerTrouble
-from crosspoint_ros.matchers.cropond.server.http_client import Chat, Deadline
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
+from crosspoint_ros.matchers.cropond.server.capabilities import log, probe_capabilities
+from crosspoint_ros.matchers.cropond.server.errors import NOT_FOUND, UNSUPPORTED_STATUSES, ServerError
+from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
 from crosspoint_ros.matchers.cropond.server.payload import (
     Image,
-    Pictures,
+    ImageEncoder,
 )
-from crosspoint_ros.matchers.cropond.server.point_client import Asking
-from crosspoint_ros.matchers.cropond.server.responses import Offer
+from crosspoint_ros.matchers.cropond.server.point_client import PointClient
+from crosspoint_ros.matchers.cropond.server.responses import ModelInfo
 
 # A server compiles its first grammar for half a minute, and the first images take longer too.
-EXAMINATION_S = 120.0
+HANDSHAKE_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class ServerProfile:
     """A server that was examined, and how its model writes coordinates."""
 
-    asking: Asking
-    convention: Convention
-    score: self_test.Score | None
-    offered: tuple[Offer, ...]
+    client: PointClient
+    coord_format: CoordinateFormat
+    score: self_test.SelfTestScore | None
+    models: tuple[ModelInfo, ...]
 
-    def is_like(self, asking: Asking, offered: tuple[Offer, ...]) -> bool:
+    def is_same_model(self, client: PointClient, models: tuple[ModelInfo, ...]) -> bool:
         """Tell whether a server says that it has the same model."""
-        return self.offered == offered and self.asking.can.model == asking.can.model
+        return self.models == models and self.client.capabilities.model == client.capabilities.model
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class SelfTestAdapter:
     """Who takes the self-test."""
 
-    asking: Asking
+    client: PointClient
     deadline: Deadline
 
-    def ask(self, first: Image, second: Image, pixels: Sequence[Array],
-            convention: Convention) -> list[Array | None]:
+    def predict_points(self, first: Image, second: Image, pixels: Sequence[Array],
+            coord_format: CoordinateFormat) -> list[Array | None]:
         """Return where the second image shows pixels of the first; None where nothing is said."""
-        shown = self.asking.pictures.of(first).shown
-        clicks = [prompt.written(convention, pixel, shown) for pixel in pixels]
-        found = self.asking.places((first, second), clicks, convention, self.deadline)
-        return [None if isinstance(each, Rejected) else each.pixel for each in found]
+        sizes = self.client.encoder.of(first).sizes
+        clicks = [prompt.format_point(coord_format, pixel, sizes) for pixel in pixels]
+        estimates = self.client.match_points((first, second), clicks, coord_format, self.deadline)
+        return [None if isinstance(each, Rejected) else each.pixel for each in estimates]
 
 
-class Examination:
+class ServerHandshake:
     """Runs in a thread of its own, so that a query waits for it no longer than its deadline.
 
     A server that fails it is examined anew by the next query; one that went away and came back
     too, but its model need not take the test again if it goes by the same name.
     """
 
-    def __init__(self, chat: Chat, options: RemoteOptions, pictures: Pictures) -> None:
-        self._chat, self._options, self._pictures = chat, options, pictures
+    def __init__(self, chat: ChatClient, options: RemoteOptions, encoder: ImageEncoder) -> None:
+        self._chat, self._options, self._encoder = chat, options, encoder
         self._model = options.model
         self._lock = threading.Lock()
-        self._running: Future[Known] | None = None
-        self.known: Known | None = None
-        self._passed: Known | None = None
-        self.trouble = ''
+        self._running: Future[ServerProfile] | None = None
+        self.profile: ServerProfile | None = None
+        self._last_profile: ServerProfile | None = None
+        self.error = ''
 
-    def await_known(self, deadline: Deadline) -> Known:
+    def wait_ready(self, deadline: Deadline) -> ServerProfile:
         """Return what is known of the server. Raises what the examination raised, or TIMEOUT."""
         with self._lock:
-            if self.known is not None:
-                return self.known
+            if self.profile is not None:
+                return self.profile
             if self._running is None:
                 self._running = self._start()
             running = self._running
@@ -84,82 +84,82 @@ class Examination:
         except NotYet:
             if running.done():
                 raise
-            raise ServerTrouble(Code.TIMEOUT, f'{self._chat.url}: the server is still being '
+            raise ServerError(Code.TIMEOUT, f'{self._chat.url}: the server is still being '
                                 f'examined after {deadline.allowed_s:.1f} s: click again in a '
                                 'moment', True) from None
 
-    def doubt(self, trouble: Rejected) -> None:
+    def invalidate(self, error: Rejected) -> None:
         """Examine the server before the next query: something was not as it should be."""
         with self._lock:
-            self.known, self.trouble = None, trouble.message
+            self.profile, self.error = None, error.message
 
-    def _start(self) -> Future[Known]:
-        future: Future[Known] = Future()
+    def _start(self) -> Future[ServerProfile]:
+        future: Future[ServerProfile] = Future()
         threading.Thread(target=self._run, args=(future,), name='examination', daemon=True).start()
         return future
 
-    def _run(self, future: Future[Known]) -> None:
+    def _run(self, future: Future[ServerProfile]) -> None:
         try:
-            known = self._examined(Deadline.after(EXAMINATION_S))
+            profile = self._connect(Deadline.after(HANDSHAKE_TIMEOUT_S))
         except BaseException as error:  # whoever waits for the future gets it
-            self._end(None, str(error))
+            self._finish(None, str(error))
             future.set_exception(error)
             return
-        self._end(known, '')
-        future.set_result(known)
+        self._finish(profile, '')
+        future.set_result(profile)
 
-    def _end(self, known: Known | None, trouble: str) -> None:
+    def _finish(self, profile: ServerProfile | None, error: str) -> None:
         with self._lock:
-            self.known, self._running, self.trouble = known, None, trouble
-            self._passed = known or self._passed
+            self.profile, self._running, self.error = profile, None, error
+            self._last_profile = profile or self._last_profile
 
-    def _examined(self, deadline: Deadline) -> Known:
+    def _connect(self, deadline: Deadline) -> ServerProfile:
         # A server that is not there must not hold up the start for long.
-        offered = self._offered(Deadline.after(min(self._options.deadline_s, deadline.left_s)))
-        self._chat.model = self._chosen(offered)
+        models = self._list_models(Deadline.after(min(self._options.deadline_s, deadline.left_s)))
+        self._chat.model = self._select_model(models)
         log.info('asking %s what it can', self._chat.url)
-        asking = Asking(self._chat, self._options, self._pictures, probe(self._chat, deadline))
-        before = self._passed
-        if before is not None and before.is_like(asking, offered):
-            asking.template = before.asking.template
-            return Known(asking, before.convention, before.score, offered)
-        return self._tested(asking, offered, deadline)
+        client = PointClient(self._chat, self._options, self._encoder, probe_capabilities(self._chat, deadline))
+        last = self._last_profile
+        if last is not None and last.is_same_model(client, models):
+            client.template = last.client.template
+            return ServerProfile(client, last.coord_format, last.score, models)
+        return self._run_self_test(client, models, deadline)
 
-    def _tested(self, asking: Asking, offered: tuple[Offer, ...], deadline: Deadline) -> Known:
-        conventions = self._options.conventions
-        asking.learn(self_test.picture(), self_test.places()[0], conventions[0], deadline)
-        log.info('the model replies like %s', self._chat.clean(repr(asking.template)))
+    def _run_self_test(self, client: PointClient, models: tuple[ModelInfo, ...], deadline: Deadline) -> ServerProfile:
+        coord_formats = self._options.coord_formats
+        client.learn_template(self_test.draw_test_image(), self_test.sample_test_points()[0], coord_formats[0], deadline)
+        log.info('the model replies like %s', self._chat.sanitize(repr(client.template)))
         if not self._options.self_test:
             log.warning('self_test is off: nobody has seen whether this model finds anything')
-            return Known(asking, conventions[0], None, offered)
+            return ServerProfile(client, coord_formats[0], None, models)
         try:
-            score = self_test.decide(Candidate(asking, deadline), conventions,
+            score = self_test.run_self_test(SelfTestAdapter(client, deadline), coord_formats,
                                      self._options.allow_repeating)
         except self_test.SelfTestFailed as failed:
-            raise self._unfit(str(failed)) from failed
-        return Known(asking, score.convention, score, offered)
+            raise self._make_error(str(failed)) from failed
+        return ServerProfile(client, score.coord_format, score, models)
 
-    def _offered(self, deadline: Deadline) -> tuple[Offer, ...]:
+    def _list_models(self, deadline: Deadline) -> tuple[ModelInfo, ...]:
         """The models of the server; none where it cannot tell, as some cannot without the hub."""
         try:
-            return self._chat.models(deadline)
-        except ServerTrouble as trouble:
-            if trouble.status not in (*NOT_UNDERSTOOD, NOT_FOUND):
+            return self._chat.list_models(deadline)
+        except ServerError as error:
+            if error.status not in (*UNSUPPORTED_STATUSES, NOT_FOUND):
                 raise
-            log.warning('no list of models: %s', trouble.message)
+            log.warning('no list of models: %s', error.message)
             return ()
 
-    def _chosen(self, offered: tuple[Offer, ...]) -> str:
+    def _select_model(self, models: tuple[ModelInfo, ...]) -> str:
         """The model to ask for. Raises `ServerTrouble` if the server has it not."""
-        names = [offer.name for offer in offered]
-        told = self._chat.clean(', '.join(names)) or 'it does not say which'
+        names = [offer.name for offer in models]
+        listing = self._chat.sanitize(', '.join(names)) or 'it does not say which'
         if self._model:
             if names and self._model not in names:
-                raise self._unfit(f'it has no model {self._model!r}; option model can be: {told}')
+                raise self._make_error(f'it has no model {self._model!r}; option model can be: {listing}')
             return self._model
         if len(names) != 1:
-            raise self._unfit(f'option model must name one of its models ({told})')
+            raise self._make_error(f'option model must name one of its models ({listing})')
         return names[0]
 
-    def _unfit(self, what: str) -> ServerTrouble:
-        return ServerTrouble(Code.MATCHER_FAILED, f'{self._chat.url}: {what}', False)
+    def _make_error(self, what: str) -> ServerError:
+        return ServerError(Code.MATCHER_FAILED, f'{self._chat.url}: {what}', False)

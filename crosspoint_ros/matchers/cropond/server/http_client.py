@@ -16,15 +16,15 @@ from urllib.parse import urlsplit
 
 from crosspoint_ros.matchers.cropond.server.errors import (
     NOT_FOUND,
-    Answered,
-    ServerTrouble,
-    Wording,
+    HttpResponse,
+    ServerError,
+    ErrorFormatter,
 )
 from crosspoint_ros.matchers.cropond.server.responses import (
     Completion,
-    Offer,
-    completion_in,
-    models_in,
+    ModelInfo,
+    parse_completion,
+    parse_models,
 )
 
 try:  # httpx is no longer kept up; its continuation asks for Python 3.11
@@ -38,10 +38,10 @@ except ModuleNotFoundError:
 
 MAX_REPLY_BYTES = 4 << 20
 # A key stands in messages of the server as it was sent: nothing in it may need to be escaped.
-NOT_IN_A_KEY = ' "\'\\'
+FORBIDDEN_IN_KEY = ' "\'\\'
 KEEP_ALIVE_S = 60.0
 RETRY_PAUSE_S = 0.1
-TRIES = 2
+MAX_ATTEMPTS = 2
 T = TypeVar('T')
 
 
@@ -63,7 +63,7 @@ class Deadline:
         return max(self.end_s - time.monotonic(), 0.0)
 
 
-class Chat:
+class ChatClient:
     """Talks to one server, over connections that stay open; from any thread, one at a time.
 
     The key is read from the environment variable `key_env`; none is sent where that is not set.
@@ -75,23 +75,23 @@ class Chat:
     def __init__(self, url: str, model: str = '', key_env: str = '', ca_file: str = '',
                  proxy: str = '') -> None:
         """Raises ValueError for a url, key, ca_file or proxy that can never work. Sends nothing."""
-        self.url, self.model = checked_url(url), model
-        key = checked_key(key_env)
-        self._words = Wording(self.url, key_env, key)
+        self.url, self.model = normalize_url(url), model
+        key = read_key(key_env)
+        self._errors = ErrorFormatter(self.url, key_env, key)
         self._client = httpx.AsyncClient(
             # A reply is small. A compressed one could grow to gigabytes from a few bytes.
             headers={'Accept-Encoding': 'identity',
                      **({'Authorization': f'Bearer {key}'} if key else {})},
-            verify=tls_context(ca_file), trust_env=False, timeout=None,
-            proxy=checked_proxy(proxy) or None,
+            verify=create_tls_context(ca_file), trust_env=False, timeout=None,
+            proxy=check_proxy(proxy) or None,
             limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_S))
         self._loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
         self.close = weakref.finalize(self, _close, self._client, self._loop)
 
-    def models(self, deadline: Deadline) -> tuple[Offer, ...]:
+    def list_models(self, deadline: Deadline) -> tuple[ModelInfo, ...]:
         """Return the models that the server offers."""
-        return self._run(self._models(), deadline)
+        return self._run(self._request_models(), deadline)
 
     def complete(self, bodies: Sequence[Mapping[str, Any]],
                  deadline: Deadline) -> list[Completion]:
@@ -100,94 +100,94 @@ class Chat:
         The model's name is added to each. Raises `ServerTrouble`, TIMEOUT or MATCHER_FAILED, for
         the first that fails.
         """
-        return self._run(_all([self._complete(body) for body in bodies]), deadline)
+        return self._run(_gather([self._request_completion(body) for body in bodies]), deadline)
 
-    def _run(self, work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+    def _run(self, coroutine: Coroutine[Any, Any, T], deadline: Deadline) -> T:
         """Run in this thread. The deadline holds for all of it: name, TLS, reply, retry."""
         # An event loop is the one way to stop a server that trickles its header byte by byte.
         if not self._lock.acquire(timeout=deadline.left_s):
-            work.close()
-            raise self._words.late(deadline.allowed_s)
+            coroutine.close()
+            raise self._errors.timeout_error(deadline.allowed_s)
         try:
-            return self._loop.run_until_complete(asyncio.wait_for(work, deadline.left_s))
+            return self._loop.run_until_complete(asyncio.wait_for(coroutine, deadline.left_s))
         except asyncio.TimeoutError:
-            raise self._words.late(deadline.allowed_s) from None
+            raise self._errors.timeout_error(deadline.allowed_s) from None
         finally:
             self._lock.release()
 
-    def clean(self, text: str) -> str:
+    def sanitize(self, text: str) -> str:
         """Shorten what the server said, in one line and without the key."""
-        return self._words.clean(text)
+        return self._errors.sanitize(text)
 
-    async def _models(self) -> tuple[Offer, ...]:
-        answer = await self._answer('GET', '/models', None)
-        if answer.status != 200:
-            raise self._words.refused(answer, (), self.model)
-        return self._read(models_in, answer)
+    async def _request_models(self) -> tuple[ModelInfo, ...]:
+        response = await self._send('GET', '/models', None)
+        if response.status != 200:
+            raise self._errors.http_error(response, (), self.model)
+        return self._parse(parse_models, response)
 
-    async def _complete(self, body: Mapping[str, Any]) -> Completion:
+    async def _request_completion(self, body: Mapping[str, Any]) -> Completion:
         content = json.dumps({'model': self.model, **body}).encode()
-        answer = await self._answer('POST', '/chat/completions', content)
-        if answer.status != 200:
-            offered = await self._offered() if answer.status == NOT_FOUND else ()
-            raise self._words.refused(answer, offered, self.model)
-        return self._read(completion_in, answer)
+        response = await self._send('POST', '/chat/completions', content)
+        if response.status != 200:
+            names = await self._list_model_names() if response.status == NOT_FOUND else ()
+            raise self._errors.http_error(response, names, self.model)
+        return self._parse(parse_completion, response)
 
-    async def _offered(self) -> tuple[str, ...]:
+    async def _list_model_names(self) -> tuple[str, ...]:
         """The models there are, to be named in a refusal; none if the server does not tell."""
-        with contextlib.suppress(ServerTrouble):
-            return tuple(offer.name for offer in await self._models())
+        with contextlib.suppress(ServerError):
+            return tuple(offer.name for offer in await self._request_models())
         return ()
 
-    def _read(self, reader: Any, answer: Answered) -> Any:
-        if answer.is_page:
-            raise self._words.page(answer)
+    def _parse(self, parse: Any, response: HttpResponse) -> Any:
+        if response.is_html:
+            raise self._errors.html_error(response)
         try:
-            return reader(answer.body)
+            return parse(response.body)
         except ValueError as error:
-            raise self._words.nonsense(str(error)) from None  # it may quote the key
+            raise self._errors.protocol_error(str(error)) from None  # it may quote the key
 
-    async def _answer(self, method: str, path: str, content: bytes | None) -> Answered:
+    async def _send(self, method: str, path: str, content: bytes | None) -> HttpResponse:
         """Send a request, twice if the connection broke before an answer began.
 
         That is safe: these requests change nothing on the server. It happens when the server
         closes an idle connection at the very moment it is used again, or restarts.
         """
-        for left in reversed(range(TRIES)):
+        for attempts_left in reversed(range(MAX_ATTEMPTS)):
             request = self._client.build_request(
                 method, self.url + path, content=content,
                 headers={'Content-Type': 'application/json'} if content else {})
             try:
                 response = await self._client.send(request, stream=True)
             except httpx.TransportError as error:
-                if not left or _is_lasting(error):
-                    raise self._words.unreachable(error) from None
+                if not attempts_left or _is_permanent(error):
+                    raise self._errors.connection_error(error) from None
                 await asyncio.sleep(RETRY_PAUSE_S)
             else:
-                return await self._whole(response)
+                return await self._read_response(response)
         raise AssertionError('unreachable')
 
-    async def _whole(self, response: Any) -> Answered:
+    async def _read_response(self, response: Any) -> HttpResponse:
         """Read a reply to its end."""
         headers, body = response.headers, bytearray()
         try:
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_REPLY_BYTES:
-                    raise self._words.nonsense(f'the reply is longer than {MAX_REPLY_BYTES} bytes')
+                    raise self._errors.protocol_error(f'the reply is longer than {MAX_REPLY_BYTES} bytes')
         except httpx.TransportError as error:
-            raise self._words.cut_off(error) from None
+            raise self._errors.disconnect_error(error) from None
         finally:
             await response.aclose()
-        packed = headers.get('content-encoding', 'identity')
-        if packed != 'identity':
-            raise self._words.nonsense(f'the reply came compressed ({packed}), which was not '
+        encoding = headers.get('content-encoding', 'identity')
+        if encoding != 'identity':
+            raise self._errors.protocol_error(f'the reply came compressed ({encoding}), which was not '
                                        'asked for: turn that off there, or in a proxy before it')
-        return Answered(response.status_code, headers.get('content-type', ''),
+        return HttpResponse(response.status_code, headers.get('content-type', ''),
                         headers.get('location', ''), headers.get('retry-after', ''), bytes(body))
 
 
-def checked_url(url: str) -> str:
+def normalize_url(url: str) -> str:
     """Return a server's address without its last slash; /v1 where no path was given.
 
     Raises ValueError for what is none, and for one with a password in it.
@@ -211,17 +211,17 @@ def checked_url(url: str) -> str:
     return f'{parts.scheme}://{parts.netloc}{path or "/v1"}'
 
 
-def checked_key(key_env: str) -> str:
+def read_key(key_env: str) -> str:
     """Return the key in an environment variable, '' where it is not set; never show it."""
     key = os.environ.get(key_env, '').strip() if key_env else ''
-    if not (key.isascii() and key.isprintable()) or set(key) & set(NOT_IN_A_KEY):
+    if not (key.isascii() and key.isprintable()) or set(key) & set(FORBIDDEN_IN_KEY):
         raise ValueError(f'the environment variable {key_env} (option key_env) holds characters '
                          'that no key has: blanks, line ends, quotes, backslashes, or none of '
                          'ASCII')
     return key
 
 
-def checked_proxy(proxy: str) -> str:
+def check_proxy(proxy: str) -> str:
     """Return a proxy's address, '' for none. Raises ValueError for what is none."""
     try:
         parts, _ = urlsplit(proxy), httpx.URL(proxy)
@@ -234,7 +234,7 @@ def checked_proxy(proxy: str) -> str:
     return proxy
 
 
-def tls_context(ca_file: str) -> ssl.SSLContext:
+def create_tls_context(ca_file: str) -> ssl.SSLContext:
     """Return what decides which certificates are trusted: the machine's own, or a file's."""
     try:
         return ssl.create_default_context(cafile=ca_file or None)
@@ -243,15 +243,15 @@ def tls_context(ca_file: str) -> ssl.SSLContext:
                          f'{error}') from error
 
 
-def _is_lasting(error: BaseException) -> bool:
+def _is_permanent(error: BaseException) -> bool:
     """Tell whether another try could not help: TLS will fail again."""
-    behind = error.__cause__ or error.__context__
-    return isinstance(error, ssl.SSLError) or (behind is not None and _is_lasting(behind))
+    cause = error.__cause__ or error.__context__
+    return isinstance(error, ssl.SSLError) or (cause is not None and _is_permanent(cause))
 
 
-async def _all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def _gather(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Do all at once; when one fails or time is over, end the others too."""
-    tasks = [asyncio.ensure_future(work) for work in works]
+    tasks = [asyncio.ensure_future(work) for work in coroutines]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -262,9 +262,9 @@ async def _all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 def _close(client: Any, loop: asyncio.AbstractEventLoop) -> None:
     """Close the connections."""
-    work = client.aclose()
+    coroutine = client.aclose()
     try:
-        loop.run_until_complete(work)
+        loop.run_until_complete(coroutine)
     except RuntimeError:  # collected amid another event loop: the sockets close by themselves
-        work.close()
+        coroutine.close()
     loop.close()

@@ -15,19 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.matchers.cropond.image_processor import MERGED_PX, resized, seen_size_px
-from crosspoint_ros.matchers.cropond.prompt import SYSTEM, Convention, Shown, Template
+from crosspoint_ros.matchers.cropond.image_processor import TOKEN_PX, resize_bicubic, smart_resize
+from crosspoint_ros.matchers.cropond.prompt import SYSTEM_PROMPT, CoordinateFormat, ImageSizes, ReplyTemplate
 
-REMEMBERED_IMAGES = 16
-FREE_TOKENS = 96
-FORCED_TOKENS = 16  # two numbers of at most five digits, and what stands between and after them
-CLOSING_CHARACTERS = 6  # what one token may hold besides the bracket that closes a reply
-FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+MAX_CACHED_IMAGES = 16
+FREE_REPLY_TOKENS = 96
+FORCED_REPLY_TOKENS = 16  # two numbers of at most five digits, and what stands between and after them
+MAX_CLOSING_CHARS = 6  # what one token may hold besides the bracket that closes a reply
+PNG_PARAMS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Picture:
+class EncodedImage:
     """An image as it is sent: PNG, in the size that the model takes.
 
     name: known by its content. tokens: what it counts in the prompt at least.
@@ -36,62 +36,62 @@ class Picture:
     name: str
     data_url: str
     tokens: int
-    shown: Shown
+    sizes: ImageSizes
 
-    def part(self, by_name: bool, named: bool) -> dict[str, Any]:
+    def to_message_part(self, by_uuid: bool, with_uuid: bool) -> dict[str, Any]:
         """Return its part of a message; by name alone if the server still has it."""
         part: dict[str, Any] = {'type': 'image_url',
-                                'image_url': None if by_name else {'url': self.data_url}}
-        return {**part, 'uuid': self.name} if named or by_name else part
+                                'image_url': None if by_uuid else {'url': self.data_url}}
+        return {**part, 'uuid': self.name} if with_uuid or by_uuid else part
 
 
-class Pictures:
+class ImageEncoder:
     """Encodes each frame once."""
 
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
-        self._known: OrderedDict[int, tuple[Image, Picture]] = OrderedDict()
+        self._encoded: OrderedDict[int, tuple[Image, EncodedImage]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, image: Image) -> Picture:
+    def of(self, image: Image) -> EncodedImage:
         """Return an image (h, w, 3) RGB as it is sent; remembered for the very same array."""
         with self._lock:
-            known = self._known.get(id(image))
-            if known is None or known[0] is not image:
-                known = self._known[id(image)] = (image, encoded(image, self._max_pixels))
-            self._known.move_to_end(id(image))
-            while len(self._known) > REMEMBERED_IMAGES:
-                self._known.popitem(last=False)
-        return known[1]
+            entry = self._encoded.get(id(image))
+            if entry is None or entry[0] is not image:
+                entry = self._encoded[id(image)] = (image, encode_image(image, self._max_pixels))
+            self._encoded.move_to_end(id(image))
+            while len(self._encoded) > MAX_CACHED_IMAGES:
+                self._encoded.popitem(last=False)
+        return entry[1]
 
 
-def encoded(image: Image, max_pixels: int) -> Picture:
+def encode_image(image: Image, max_pixels: int) -> EncodedImage:
     """Resize as the model would, so that the server finds nothing to do, and encode."""
     height_px, width_px = image.shape[:2]
-    width, height = seen_size_px(width_px, height_px, max_pixels)
-    small = cv2.cvtColor(resized(image, width, height), cv2.COLOR_RGB2BGR)
-    done, png = cv2.imencode('.png', small, FAST)
-    if not done:
+    width, height = smart_resize(width_px, height_px, max_pixels)
+    resized = cv2.cvtColor(resize_bicubic(image, width, height), cv2.COLOR_RGB2BGR)
+    is_encoded, png = cv2.imencode('.png', resized, PNG_PARAMS)
+    if not is_encoded:
         raise Rejected(Code.MATCHER_FAILED, f'an image of {width}x{height} px was not encoded')
     content = png.tobytes()
-    return Picture(hashlib.sha256(content).hexdigest()[:32],
+    return EncodedImage(hashlib.sha256(content).hexdigest()[:32],
                    'data:image/png;base64,' + base64.b64encode(content).decode(),
-                   (width // MERGED_PX) * (height // MERGED_PX),
-                   Shown(width_px, height_px, width, height))
+                   (width // TOKEN_PX) * (height // TOKEN_PX),
+                   ImageSizes(width_px, height_px, width, height))
 
 
 @dataclass(frozen=True)
-class Form:
+class ReplyRegex:
     """How a reply is to look: numbers of a convention within a template."""
 
-    template: Template
-    convention: Convention
+    template: ReplyTemplate
+    coord_format: CoordinateFormat
     digits: int
 
     @property
     def number(self) -> str:
         """Regular expression of one number; -1 too, which models say of what is not visible."""
-        if self.convention is Convention.RELATIVE_1:
+        if self.coord_format is CoordinateFormat.RELATIVE_1:
             return r'-?0\.[0-9]{3}'
         return rf'-?(0|[1-9][0-9]{{0,{self.digits - 1}}})'
 
@@ -100,27 +100,27 @@ class Form:
         """Regular expression of what follows the template's beginning."""
         # Some tokens hold the closing bracket and more ("]}"): a grammar that ends with the bracket
         # would forbid them, and the digits take their share.
-        rest = f'[^0-9]{{0,{CLOSING_CHARACTERS}}}'
-        between, after = literal(self.template.between), literal(self.template.after)
+        rest = f'[^0-9]{{0,{MAX_CLOSING_CHARS}}}'
+        between, after = escape_literal(self.template.between), escape_literal(self.template.after)
         return f'{self.number}{between}{self.number}{after}{rest}'
 
     @property
-    def whole(self) -> str:
+    def full(self) -> str:
         """Regular expression of the whole reply."""
-        return literal(self.template.before) + self.numbers
+        return escape_literal(self.template.before) + self.numbers
 
 
-def literal(text: str) -> str:
+def escape_literal(text: str) -> str:
     """Write a text as the regular expression for itself, in a way that every engine takes."""
     escaped = re.sub(r'([\\^$.|?*+()\[\]{}])', r'\\\1', text)
     return escaped.replace('\n', r'\n').replace('\t', r'\t').replace('\r', r'\r')
 
 
-def messages(images: Sequence[Mapping[str, Any]], question: str,
-             begun: str = '') -> list[dict[str, Any]]:
+def build_messages(images: Sequence[Mapping[str, Any]], question: str,
+             reply_prefix: str = '') -> list[dict[str, Any]]:
     """Return a conversation: the images, the question, and the reply as far as it is given."""
     # Images first: the server keeps what it computed of them for the next question.
     content = [*images, {'type': 'text', 'text': question}]
-    asked: list[dict[str, Any]] = [{'role': 'system', 'content': SYSTEM},
+    conversation: list[dict[str, Any]] = [{'role': 'system', 'content': SYSTEM_PROMPT},
                                    {'role': 'user', 'content': content}]
-    return [*asked, {'role': 'assistant', 'content': begun}] if begun else asked
+    return [*conversation, {'role': 'assistant', 'content': reply_prefix}] if reply_prefix else conversation

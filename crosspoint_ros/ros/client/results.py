@@ -1,0 +1,107 @@
+"""QueryResult messages as text and as JSON."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from crosspoint_ros.core.datatypes import Code
+from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult
+from crosspoint_ros.ros.conversions import stamp_to_ns
+
+VERDICTS = {Correspondence.REFUSED: 'refused', Correspondence.TO_BE_CHECKED: 'check',
+            Correspondence.SURE: 'sure'}
+CHECK_NAMES = {Correspondence.UNKNOWN: 'unknown', Correspondence.PASS: 'pass',
+               Correspondence.FAIL: 'fail'}
+METHODS = {GraspTarget.DEPTH_CLICKED: 'depth of the clicked view',
+           GraspTarget.DEPTH_FOUND: 'depth of another view',
+           GraspTarget.TRIANGULATED: 'triangulated', GraspTarget.FUSED: 'depth and rays agree'}
+Json = dict[str, Any]
+
+
+def is_accepted(result: QueryResult) -> bool:
+    """Whether the point was found in at least one other view."""
+    return any(view.verdict != Correspondence.REFUSED for view in result.correspondences)
+
+
+def find_view(result: QueryResult, camera: str) -> Correspondence:
+    """Return the answer in one camera. Raises KeyError with those that were searched."""
+    views = {view.found.camera: view for view in result.correspondences}
+    if camera not in views:
+        raise KeyError(f'no answer in {camera!r}; searched: {", ".join(views) or "none"}')
+    return views[camera]
+
+
+def format_result(result: QueryResult) -> str:
+    """Return a result as lines of text: the click, each view, the 3D target, the message."""
+    clicked = result.clicked
+    lines = [f'{clicked.camera} ({clicked.x:.1f}, {clicked.y:.1f})']
+    for view in result.correspondences:
+        if view.verdict == Correspondence.REFUSED:
+            text = f'refused: {view.status.message}'
+        else:
+            verdict = 'sure' if view.verdict == Correspondence.SURE else 'to be checked'
+            text = (f'({view.found.x:.1f}, {view.found.y:.1f}), {verdict}, confidence '
+                    f'{view.confidence:.2f}')
+        lines.append(f'  in {view.found.camera}: {text}')
+    if result.has_target:
+        at = result.target.pose.pose.position
+        lines.append(f'  3D in {result.target.header.frame_id}: ({at.x:.3f}, {at.y:.3f}, '
+                     f'{at.z:.3f}) m, +-{1000 * _target_sigma_m(result.target):.0f} mm')
+    if result.status.message:
+        lines.append(f'  {result.status.message}')
+    return '\n'.join(lines)
+
+
+def result_to_json(result: QueryResult) -> Json:
+    """Return a result for `json.dumps`; numbers that are not finite are None."""
+    seconds = dict(zip(result.stages, result.stage_s, strict=False))
+    return {
+        'query_id': result.query_id, **_status_to_json(result.status),
+        'clicked': point_to_json(result.clicked),
+        'found': [_correspondence_to_json(c) for c in result.correspondences],
+        'target': _target_to_json(result.target) if result.has_target else None,
+        'ms': round_finite(1000 * math.fsum(seconds.values()), 1),
+        'match_ms': round_finite(1000 * seconds['match'], 1) if 'match' in seconds else None}
+
+
+def point_to_json(point: Any) -> Json:
+    """Return an ImagePoint; the stamp is text, since JavaScript rounds 64-bit integers."""
+    return {'camera': point.camera, 'stamp': str(stamp_to_ns(point.header.stamp)),
+            'x': round_finite(point.x, 2), 'y': round_finite(point.y, 2)}
+
+
+def round_finite(value: float, digits: int = 4) -> float | None:
+    """Round a number for JSON: None for NaN and infinity."""
+    return round(float(value), digits) if math.isfinite(value) else None
+
+
+def _status_to_json(status: Any) -> Json:
+    known = status.code in set(Code)
+    return {'code': Code(status.code).name if known else str(status.code),
+            'message': status.message}
+
+
+def _correspondence_to_json(answer: Correspondence) -> Json:
+    covariance = [round_finite(v, 3) for v in answer.covariance_px2]
+    return {**point_to_json(answer.found), **_status_to_json(answer.status),
+            'confidence': round_finite(answer.confidence, 3),
+            'verdict': VERDICTS.get(answer.verdict, 'refused'),
+            'check': CHECK_NAMES.get(answer.check, 'unknown'),
+            'covariance_px2': None if None in covariance else covariance,
+            'epipolar_error_px': round_finite(answer.epipolar_error_px, 2),
+            'depth_gap_m': round_finite(answer.depth_gap_m, 4)}
+
+
+def _target_to_json(target: GraspTarget) -> Json:
+    at, q = target.pose.pose.position, target.pose.pose.orientation
+    return {'frame': target.header.frame_id,
+            'position_m': [round_finite(v) for v in (at.x, at.y, at.z)],
+            'quaternion_xyzw': [round_finite(v, 5) for v in (q.x, q.y, q.z, q.w)],
+            'spread_mm': round_finite(1000 * _target_sigma_m(target), 1),
+            'confidence': round_finite(target.confidence, 3),
+            'method': METHODS.get(target.method, 'unknown')}
+
+
+def _target_sigma_m(target: GraspTarget) -> float:
+    """Return the largest standard deviation along an axis."""
+    return math.sqrt(max(0.0, *(target.pose.covariance[7 * i] for i in range(3))))
