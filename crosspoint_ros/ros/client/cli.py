@@ -13,7 +13,7 @@ import cv2
 from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.visualization import concatenate_images, write_image
 from crosspoint_ros.msg import QueryResult
-from crosspoint_ros.ros.client.client import DISCOVERY_TIMEOUT_S, NODE_NAME, Client
+from crosspoint_ros.ros.client.client import NODE_NAME, Client
 from crosspoint_ros.ros.client.results import format_result, is_accepted, result_to_json
 
 ANSWERED, FAILURE, USAGE, REFUSED, NO_NODE = 0, 1, 2, 3, 4  # exit codes

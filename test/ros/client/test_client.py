@@ -42,7 +42,7 @@ def test_a_click_returns_what_the_node_answers(rig):
 def test_why_a_matcher_was_not_loaded_reaches_the_client(monkeypatch, short_timeouts):
     fake_matchers.LoadingMatcher.fails = True
     fake_matchers.LoadingMatcher.loaded.set()
-    with running(matcher='fake_matchers:LoadingMatcher') as rig, Client() as client:
+    with running(matcher='fake_matchers:LoadingMatcher') as rig:
         monkeypatch.setenv('ROS_DOMAIN_ID', str(rig.domain))
         with Client() as client:
             client.wait_until_reachable()
@@ -97,7 +97,6 @@ def test_an_answer_is_printed_though_its_picture_does_not_come(
 def test_an_answer_is_printed_though_its_picture_cannot_be_written(
         rig, monkeypatch, tmp_path, capsys):
     (tmp_path / 'late').mkdir()
-    monkeypatch.setattr(client_module.Client, 'instruct', None)
 
     def remove_folder(self):
         (tmp_path / 'late').rmdir()
