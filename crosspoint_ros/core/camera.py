@@ -1,7 +1,7 @@
 """A camera's lens: from rays to the pixels of the published image, and back."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,6 +12,10 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 MAX_UNDISTORTION_ERROR_PX = 0.1
+MAX_RECTIFICATION_DEG = 0.2
+# Other names, of Kalibr and of drivers, of the same formulas.
+MODEL_ALIASES = {'radtan': 'plumb_bob', 'radial_tangential': 'plumb_bob',
+                 'kannala_brandt': 'equidistant', 'kannala_brandt4': 'equidistant'}
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,35 @@ class Intrinsics:
                              f'fx={self.fx_px} fy={self.fy_px} px: the camera is not calibrated')
         if self.width_px <= 0 or self.height_px <= 0:
             raise ValueError(f'image size must be positive, got {self.width_px}x{self.height_px}')
+
+    @classmethod
+    def from_camera_info(cls, info: Any, *, rectified: bool = False) -> Intrinsics:
+        """Return the intrinsics of a published image: K and D, or P alone if it is rectified.
+
+        info: anything with the fields of sensor_msgs/CameraInfo, of ROS or of a bag. Binning and
+        region of interest are taken off as in REP-104 and image_geometry, zeros appended to D
+        are dropped. Raises ValueError if the camera is not calibrated, its distortion model is
+        unknown, or the rectified image is not in the camera's own frame.
+        """
+        x, y, roi = max(int(info.binning_x), 1), max(int(info.binning_y), 1), info.roi
+        K = np.asarray(info.k, dtype=np.float64).reshape(3, 3)
+        model, d = info.distortion_model, tuple(float(k) for k in info.d)
+        if rectified:  # what it shows is a pinhole's image, whatever the lens
+            P = np.asarray(info.p, dtype=np.float64).reshape(3, 4)
+            _require_own_frame(P, np.asarray(info.r, dtype=np.float64).reshape(3, 3))
+            K, model, d = P[:, :3], '', ()
+        if not model and any(d):
+            raise ValueError(f'camera info has coefficients {list(d)} but no distortion_model; '
+                             f'known: {", ".join([*cls.COEFFICIENTS, *MODEL_ALIASES])}')
+        model = MODEL_ALIASES.get(model, model) or 'plumb_bob'
+        lengths = cls.COEFFICIENTS.get(model, ())
+        d = next((d[:n] for n in lengths if n <= len(d) and not any(d[n:])), d)
+        full = cls(K[0, 0], K[1, 1], K[0, 2], K[1, 2], int(info.width), int(info.height), d, model)
+        return replace(
+            full, fx_px=full.fx_px / x, fy_px=full.fy_px / y,
+            cx_px=(full.cx_px - int(roi.x_offset)) / x, cy_px=(full.cy_px - int(roi.y_offset)) / y,
+            width_px=(int(roi.width) or full.width_px) // x,
+            height_px=(int(roi.height) or full.height_px) // y)
 
     @property
     def matrix(self) -> Array:
@@ -136,3 +169,16 @@ def _undistort(pixels: Array, matrix: Array, coefficients: Array) -> Array:
     iterate: Any = getattr(cv2, 'undistortPointsIter', cv2.undistortPoints)
     return np.asarray(iterate(pixels, matrix, coefficients, R=np.eye(3), P=np.eye(3),
                               criteria=criteria))
+
+
+def _require_own_frame(P: Array, R: Array) -> None:
+    """Raise ValueError if a rectified image is not in the frame of its camera: stereo pairs."""
+    if P[0, 3] or P[1, 3]:
+        raise ValueError(f'camera info has P with Tx, Ty = {P[0, 3]:g}, {P[1, 3]:g} px m (must be '
+                         '0): the rectified second camera of a stereo pair, whose frame is not '
+                         'its own; use the unrectified image')
+    turn_deg = float(np.degrees(np.linalg.norm(cv2.Rodrigues(R)[0]))) if R.any() else 0.0
+    if turn_deg > MAX_RECTIFICATION_DEG:
+        raise ValueError(f'camera info has R that turns the rectified image by {turn_deg:.2f} deg '
+                         f'(limit {MAX_RECTIFICATION_DEG:g}) against the frame of its camera; use '
+                         'the unrectified image')

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.camera import Array as Array
 from crosspoint_ros.core.camera import Intrinsics as Intrinsics
+from crosspoint_ros.core.transform import Transform as Transform
 
 
 class Code(IntEnum):
@@ -54,79 +54,6 @@ class Rejected(Exception):  # noqa: N818  (a refusal is an answer, not an error)
 
 
 @dataclass(frozen=True, eq=False)
-class Transform:
-    """A rigid motion `a_from_b`: `point_a = R @ point_b + t_m`."""
-
-    R: Array
-    t_m: Array
-
-    def __post_init__(self) -> None:
-        R = np.asarray(self.R, dtype=np.float64)
-        t_m = np.asarray(self.t_m, dtype=np.float64).reshape(-1)
-        if R.shape != (3, 3) or t_m.shape != (3,):
-            raise ValueError(f'a Transform takes R (3, 3) and t_m (3,), got {R.shape}, {t_m.shape}')
-        error = float(np.abs(R @ R.T - np.eye(3)).max())
-        if not error < 1e-4 or np.linalg.det(R) < 0:
-            raise ValueError(f'R is no rotation: |R R^T - 1| = {error:.2g} (limit 1e-4), '
-                             f'det {np.linalg.det(R):.3f}')
-        if not np.isfinite(t_m).all():
-            raise ValueError(f'translation must be finite, got {t_m}')
-        object.__setattr__(self, 'R', R)
-        object.__setattr__(self, 't_m', t_m)
-
-    @classmethod
-    def from_matrix(cls, matrix: npt.ArrayLike) -> Transform:
-        """Take a 4x4 homogeneous matrix (or 3x4)."""
-        m = np.asarray(matrix, dtype=np.float64)
-        return cls(m[:3, :3], m[:3, 3])
-
-    @classmethod
-    def from_noisy_matrix(cls, matrix: npt.ArrayLike, max_stretch: float) -> Transform:
-        """Take a 4x4 matrix whose rotation has drifted, as rounding and trackers make it.
-
-        The nearest rotation, in Frobenius norm, is that of its singular vectors. Raises ValueError
-        where the matrix stretches by more than max_stretch (of 1), or mirrors.
-        """
-        m = np.asarray(matrix, dtype=np.float64)
-        U, scales, Vt = np.linalg.svd(m[:3, :3])
-        stretch = float(np.abs(scales - 1).max())
-        if not stretch <= max_stretch or np.linalg.det(m[:3, :3]) < 0:
-            raise ValueError(f'R is no rotation: it stretches by {stretch:.2g} (limit '
-                             f'{max_stretch:g}), det {np.linalg.det(m[:3, :3]):.3f}')
-        return cls(U @ Vt, m[:3, 3])
-
-    @property
-    def matrix(self) -> Array:
-        """The 4x4 homogeneous matrix."""
-        m = np.eye(4)
-        m[:3, :3], m[:3, 3] = self.R, self.t_m
-        return m
-
-    @property
-    def inverse(self) -> Transform:
-        """`b_from_a`."""
-        return Transform(self.R.T, -self.R.T @ self.t_m)
-
-    def interpolate(self, later: Transform, ratio: float) -> Transform:
-        """Return the motion in between: translation linear, rotation about one axis (slerp)."""
-        turn = cv2.Rodrigues(self.R.T @ later.R)[0]
-        return Transform(self.R @ cv2.Rodrigues(turn * ratio)[0],
-                         self.t_m + ratio * (later.t_m - self.t_m))
-
-    def __matmul__(self, other: Transform) -> Transform:
-        """`a_from_b @ b_from_c == a_from_c`: neighbours cancel like fractions."""
-        return Transform(self.R @ other.R, self.R @ other.t_m + self.t_m)
-
-    def transform_points(self, point_b_m: npt.ArrayLike) -> Array:
-        """Move points (..., 3) from b to a."""
-        return np.asarray(np.asarray(point_b_m, dtype=np.float64) @ self.R.T + self.t_m)
-
-    def rotate(self, direction_b: npt.ArrayLike) -> Array:
-        """Turn directions (..., 3) from b to a."""
-        return np.asarray(np.asarray(direction_b, dtype=np.float64) @ self.R.T)
-
-
-@dataclass(frozen=True, eq=False)
 class View:
     """One camera's image with all that is known of it.
 
@@ -153,6 +80,14 @@ class View:
         for name, array in (('depth', self.depth_m), ('mask', self.mask)):
             if array is not None and array.shape != size:
                 raise ValueError(f'{self.camera}: the {name} is {array.shape}, the image {size}')
+
+    def backproject(self, pixel: npt.ArrayLike, depth_m: npt.ArrayLike) -> Array:
+        """Return the points (..., 3) in the camera's frame at pixels (..., 2), m.
+
+        depth_m: (...) along the optical axis. NaN where no ray reaches the pixel.
+        """
+        rays = self.intrinsics.unproject(pixel)
+        return np.asarray(rays / rays[..., 2:] * np.asarray(depth_m, dtype=np.float64)[..., None])
 
     def is_masked(self, pixel: npt.ArrayLike) -> bool:
         """Tell whether the robot's own body covers the pixel (2,), which lies on the image."""

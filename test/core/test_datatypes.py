@@ -112,10 +112,10 @@ def test_a_matrix_makes_the_same_transform():
 
 
 @pytest.mark.parametrize(('R', 't_m', 'words'), [
-    (np.eye(3) * 1.1, np.zeros(3), 'no rotation'),
+    (np.eye(3) * 1.1, np.zeros(3), 'not a rotation'),
     (np.diag([1.0, 1.0, -1.0]), np.zeros(3), 'det -1'),
     (np.eye(3), np.array([0, np.nan, 0]), 'finite'),
-    (np.full((3, 3), np.nan), np.zeros(3), 'no rotation'),
+    (np.full((3, 3), np.nan), np.zeros(3), 'not a rotation'),
     (np.eye(2), np.zeros(3), r'\(3, 3\)'),
 ])
 def test_what_is_no_rigid_motion_is_refused(R, t_m, words):

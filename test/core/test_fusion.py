@@ -189,12 +189,13 @@ def test_the_answer_says_what_both_found():
 def test_each_part_of_the_rule_can_be_switched_off_and_shows():
     coarse, own, near = match(THERE, 0.9, 10.0), match(HERE, 0.2), match(THERE, 0.7)
     assert fused(coarse, own, near, refine=False).pixel.tolist() == list(HERE)
-    assert fused(match(HERE), own, weigh=False).confidence == 0.2
-    assert fused(coarse, match((250.0, 90.0), 0.9), near, reach=1.0).pixel.tolist() != \
-        fused(coarse, match((250.0, 90.0), 0.4), near, reach=4.0).pixel.tolist()
+    assert fused(match(HERE), own, reweight=False).confidence == 0.2
+    assert fused(coarse, match((250.0, 90.0), 0.9), near, gate_sigma=1.0).pixel.tolist() != \
+        fused(coarse, match((250.0, 90.0), 0.4), near, gate_sigma=4.0).pixel.tolist()
 
 
-@pytest.mark.parametrize(('number', 'higher'), [('trust', True), ('coincidence', False)])
+@pytest.mark.parametrize(('number', 'higher'), [
+    ('p_correct_low', True), ('p_same_mistake', False)])
 def test_how_far_agreement_is_trusted_can_be_set(number, higher):
     low, high = (fused(match(HERE, 0.9), match(HERE, 0.6), **{number: value}).confidence
                  for value in (0.2, 0.5))
@@ -202,6 +203,6 @@ def test_how_far_agreement_is_trusted_can_be_set(number, higher):
 
 
 def test_how_much_a_contradiction_costs_can_be_set():
-    low, high = (fused(match(THERE, 0.9), match(HERE, 0.6), ELSEWHERE, doubt=value).confidence
+    low, high = (fused(match(THERE, 0.9), match(HERE, 0.6), ELSEWHERE, p_correct_high=value).confidence
                  for value in (0.5, 0.95))
     assert high < low
