@@ -7,7 +7,6 @@ All images are (h, w, 3) RGB uint8; the ones handed in are never written to.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from os import PathLike
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.geometry import epipolar_segment
+from crosspoint_ros.core.image_io import write_image as write_image
 from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
 from crosspoint_ros.core.verify import Limits
 
@@ -82,16 +82,6 @@ def concatenate_images(images: Sequence[Rgb], titles: Sequence[str], footer: str
     if not footer:
         return row
     return np.vstack([row, _draw_text_strip(footer, row.shape[1], _text_scale(height))])
-
-
-def write_image(path: PathLike[str], image: Rgb) -> None:
-    """Write an RGB image; raise OSError, naming the file, if it cannot be written."""
-    encoded = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    try:
-        with open(path, 'wb') as file:
-            file.write(encoded.tobytes())
-    except OSError as error:  # of a full disk the system names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def draw_result(result: LocateResult, cameras: Collection[str],

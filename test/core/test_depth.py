@@ -8,10 +8,10 @@ import pytest
 import raycast_scenes
 
 from crosspoint_ros.core.depth import (
+    explain_missing_depth,
     surface_depths_m,
     surface_normal_base,
     surface_points_m,
-    explain_missing_depth,
 )
 
 BOX = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))

@@ -13,9 +13,9 @@ from crosspoint_ros.core.geometry import (
     epipolar_segment,
     fundamental_matrix,
     ideal_pixel,
-    refine_pose_pnp,
     ray_angle_deg,
     ray_base,
+    refine_pose_pnp,
     triangulate,
 )
 

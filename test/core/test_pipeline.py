@@ -15,9 +15,9 @@ from crosspoint_ros.core.datatypes import (
     Intrinsics,
     Match,
     Method,
+    MissingView,
     Rejected,
     Transform,
-    MissingView,
     View,
 )
 from crosspoint_ros.core.pipeline import apply_correction, ground, locate

@@ -7,7 +7,7 @@ import pytest
 from gripper_scene import FINGERS, HEIGHT, WIDTH, shown
 
 from crosspoint_ros.core.self_mask import SelfMaskEstimator, SelfMaskUndetermined
-from crosspoint_ros.data.rosbag import choose_topics, open_bag, iter_rgbd, iter_messages
+from crosspoint_ros.data.rosbag import choose_topics, iter_messages, iter_rgbd, open_bag
 from crosspoint_ros.scenes import KITCHEN
 
 

@@ -8,7 +8,14 @@ import pytest
 import raycast_scenes
 
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected
-from crosspoint_ros.core.verify import Check, Consistency, Limits, validate_match, measure_consistency, enforce_limits
+from crosspoint_ros.core.verify import (
+    Check,
+    Consistency,
+    Limits,
+    enforce_limits,
+    measure_consistency,
+    validate_match,
+)
 
 BOX = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
 ON_TABLE = np.array([0.15, -0.15, 0.0])

@@ -7,7 +7,7 @@ import pytest
 from crosspoint_ros.core import visualization
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Match, Rejected, Transform, View
 from crosspoint_ros.core.geometry import distance_to_segment_px
-from crosspoint_ros.core.pipeline import ViewCorrespondence, LocateResult
+from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
 from crosspoint_ros.core.verify import Consistency, Limits
 
 SIZE = (480, 640, 3)

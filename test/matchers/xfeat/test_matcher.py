@@ -16,9 +16,9 @@ from crosspoint_ros.core.datatypes import (
     Query,
     Refiner,
     Rejected,
+    SupportsPrefetch,
     Transform,
     View,
-    SupportsPrefetch,
 )
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.xfeat import XFeatMatcher

@@ -7,10 +7,10 @@ from crosspoint_ros.matchers.xfeat import matching
 from crosspoint_ros.matchers.xfeat.features import FeatureLevel
 from crosspoint_ros.matchers.xfeat.matching import (
     Matches,
-    fit_local_affine,
-    find_candidates,
-    mutual_matches,
     concatenate,
+    find_candidates,
+    fit_local_affine,
+    mutual_matches,
 )
 
 

@@ -13,12 +13,12 @@ from crosspoint_ros.matchers.xfeat.two_view import (
     PosePrior,
     _sampson_jacobian,
     cross_matrix,
-    triangulate_depths,
     epipolar_distance,
     fundamental_matrix,
-    to_homogeneous,
     refine_motion,
     sampson_residual,
+    to_homogeneous,
+    triangulate_depths,
 )
 
 LENSES = PinholePair(np.array([[600.0, 0, 320], [0, 610, 240], [0, 0, 1]]),

@@ -1,0 +1,139 @@
+"""TF without ROS: parents that change, history, jumps in time, what cannot be used."""
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from crosspoint_ros.core.datatypes import Transform
+from crosspoint_ros.core.tf_tree import (
+    TfTree,
+    explain_failure,
+    find_root,
+    nearest_stamp_index,
+    stamp_to_ns,
+)
+
+BEGIN_S = 1_760_000_000
+
+
+def ns(at_s):
+    return BEGIN_S * 10**9 + round(at_s * 1e9)
+
+
+def message(*links):
+    """Links of parent, child, seconds, x in metres and (optionally) a quaternion."""
+    return SimpleNamespace(transforms=[SimpleNamespace(
+        header=SimpleNamespace(frame_id=parent, stamp=SimpleNamespace(
+            sec=ns(at_s) // 10**9, nanosec=ns(at_s) % 10**9)),
+        child_frame_id=child,
+        transform=SimpleNamespace(
+            translation=SimpleNamespace(x=x_m, y=0.0, z=0.0),
+            rotation=SimpleNamespace(**dict(zip('xyzw', quaternion[0] if quaternion
+                                                else (0, 0, 0, 1), strict=True)))))
+        for parent, child, at_s, x_m, *quaternion in links])
+
+
+def tree_of(*links, static=(), **options):
+    tree = TfTree(**options)
+    tree.add(message(*static), static=True)
+    for link in links:
+        tree.add(message(link))
+    return tree
+
+
+def x_m(tree, at_s, base='base', frame='camera'):
+    found = tree.lookup(base, frame, ns(at_s))
+    return None if found is None else pytest.approx(float(found.t_m[0]))
+
+
+def test_a_frame_is_interpolated_and_never_extrapolated():
+    tree = tree_of(('base', 'camera', 1, 1.0), ('base', 'camera', 3, 3.0))
+    assert x_m(tree, 2.5) == 2.5
+    assert x_m(tree, 3) == 3.0
+    assert x_m(tree, 3.001) is None
+    assert x_m(tree, 0.999) is None
+    assert x_m(tree, 2.5, 'camera', 'base') == -2.5
+    assert 'known only from' in explain_failure(tree.frames(), 'base', 'camera', ns(4))
+
+
+def test_a_transform_that_came_late_belongs_between():
+    tree = tree_of(('base', 'camera', 1, 1.0), ('base', 'camera', 3, 3.0),
+                   ('base', 'camera', 2, 7.0))
+    assert x_m(tree, 2.5) == 5.0
+
+
+def test_a_new_parent_holds_from_its_stamp_on_and_the_old_one_until_then():
+    tree = tree_of(('base', 'camera', 1, 1.0), ('hand', 'camera', 2, 2.0),
+                   ('hand', 'camera', 3, 4.0), static=[('base', 'hand', 0, 10.0)])
+    assert x_m(tree, 1.9) == 1.0
+    assert x_m(tree, 2) == 12.0
+    assert x_m(tree, 2.5) == 13.0
+
+
+def test_a_live_tree_keeps_ten_seconds_and_a_recordings_everything():
+    links = [('base', 'camera', at_s, float(at_s)) for at_s in range(0, 30, 5)]
+    assert x_m(tree_of(*links), 2) is None
+    assert x_m(tree_of(*links), 16) == 16.0
+    assert x_m(tree_of(*links, history_ns=None), 2) == 2.0
+
+
+def test_a_live_tree_starts_again_when_time_jumps_back_and_keeps_what_is_static():
+    links = [('base', 'arm', 100, 1.0), ('base', 'arm', 101, 1.0), ('base', 'arm', 10, 5.0)]
+    static = [('arm', 'camera', 0, 2.0)]
+    live, recorded = (tree_of(*links, static=static, **options)
+                      for options in ({}, {'history_ns': None}))
+    assert live.frames()['arm'].newest_ns == ns(10)
+    assert x_m(live, 100.5) is None
+    assert x_m(live, 10) == 7.0
+    assert x_m(recorded, 100.5) == 3.0
+
+
+def test_a_static_transform_holds_always_and_the_last_one_counts():
+    tree = tree_of(static=[('/base', '/camera', 5, 3.0), ('base', 'camera', 1, 4.0)])
+    assert x_m(tree, 1e6) == 4.0
+    assert tree.frames()['camera'].static
+
+
+def test_loops_roots_and_unknown_frames_are_named():
+    tree = tree_of(static=[('a', 'b', 0, 1.0), ('b', 'a', 0, 1.0), ('world', 'base', 0, 1.0)])
+    frames = tree.frames()
+    assert tree.lookup('world', 'a', ns(1)) is None
+    assert find_root(frames, 'base') == 'world'
+    with pytest.raises(ValueError, match='loop: a -> b -> a'):
+        find_root(frames, 'a')
+    assert "'camera' is unknown; known: a, b, base, world" in explain_failure(
+        frames, 'base', 'camera', ns(1))
+    assert explain_failure({}, 'base', 'camera', ns(1)) == 'nothing has come on /tf or /tf_static'
+
+
+def test_an_invalid_transform_is_ignored_and_logged_once_a_frame(caplog):
+    with caplog.at_level(logging.WARNING):
+        tree = tree_of(('base', 'camera', 1, 1.0, (0, 0, 0, 0.5)),
+                       ('base', 'camera', 2, 1.0, (0, 0, 0, 0.5)), ('base', 'arm', 1, np.nan),
+                       ('hand', 'hand', 1, 1.0), ('', 'nose', 1, 1.0))
+    assert tree.frames() == {}
+    assert [record.args[0] for record in caplog.records] == ['camera', 'arm', 'hand', 'nose']
+    assert 'squared length 0.25' in caplog.text
+
+
+def test_two_branches_meet_where_they_part():
+    tree = tree_of(static=[('world', 'base', 0, 1.0), ('world', 'camera', 0, 5.0)])
+    assert x_m(tree, 1) == 4.0
+    assert isinstance(tree.lookup('camera', 'camera', ns(1)), Transform)
+
+
+@pytest.mark.parametrize(('stamp', 'index'), [(0, 0), (14, 0), (15, 0), (16, 1), (20, 1), (99, 2)])
+def test_the_nearest_stamp_is_found_the_earlier_of_two(stamp, index):
+    assert nearest_stamp_index([10, 20, 30], stamp) == index
+
+
+def test_no_stamp_has_no_nearest():
+    with pytest.raises(ValueError, match='empty'):
+        nearest_stamp_index([], 5)
+
+
+def test_a_stamp_is_exact_in_nanoseconds():
+    assert stamp_to_ns(SimpleNamespace(sec=1_760_000_000, nanosec=1)) == 1_760_000_000_000_000_001
