@@ -126,7 +126,7 @@ class Prefetcher:
         """Tell whether there is any time to spend."""
         return self._share > 0
 
-    def offer(self) -> None:
+    def submit(self) -> None:
         """Offer a preparation if the matcher has rested; call it a few times a second."""
         if self.is_enabled and self._loader.matchers and time.monotonic() >= self._cooldown_until_s:
             self._thread.submit_idle(self._prefetch)

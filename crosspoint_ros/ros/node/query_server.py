@@ -291,7 +291,7 @@ class QueryServer:
         self._thread.expire_overdue()
         self.review.tick()
         if self._is_active:
-            self._prefetcher.offer()
+            self._prefetcher.submit()
         # A query that has ended may still have its target to put up: until then a reply is owed.
         if self.outputs.broadcaster.target is None and not self._result_callbacks and not self._prefetcher.is_enabled:
             self._timer.cancel()

@@ -12,7 +12,7 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Code, MissingView, Rejected, Transform, View
 from crosspoint_ros.core.pipeline import LocateResult, ground, locate
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.core.visibility import select_best_view
+from crosspoint_ros.core.depth import (select_best_view)
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.node.image_buffer import ImageBuffer
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask

@@ -95,9 +95,9 @@ def test_what_will_not_do_is_refused_in_words(parameters_of, changes, words):
 @pytest.mark.parametrize('name', [f.name for f in fields(Limits) + fields(TimeLimits)])
 def test_a_limit_that_would_take_no_effect_is_refused_while_configured(parameters_of, name):
     change = [Parameter(f'limits.{name}', value=0.37)]
-    refused = parameters_of().check_change(change, configured=True)
+    refused = parameters_of().explain_refusal(change, configured=True)
     assert ('cleanup' in refused) == (name not in {f.name for f in fields(Limits)})
-    assert parameters_of().check_change(change, configured=False) == ''
+    assert parameters_of().explain_refusal(change, configured=False) == ''
 
 
 def test_options_of_the_chosen_matcher_are_its_keyword_arguments(parameters_of):

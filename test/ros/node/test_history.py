@@ -175,7 +175,7 @@ def test_an_answer_that_is_not_kept_any_more_is_forgotten():
 
 def test_the_current_answer_is_accepted_in_place():
     history = with_answers('a', 'b')
-    assert history.accept('b').decided == ACCEPTED
+    assert history.accept('b').decision == ACCEPTED
     assert [e.decided for e in history.to_msg(Header()).entries] == [UNREVIEWED, ACCEPTED]
     history.undo()
     assert target_step(history) == 'a', 'to accept is no step'
@@ -190,7 +190,7 @@ def test_it_may_be_accepted_by_its_number_and_twice():
 def test_what_a_person_decided_already_stays_so_when_it_is_accepted(decided):
     history = with_answers('a')
     history.add(answer('b'), decided, None)
-    assert history.accept('b').decided == decided
+    assert history.accept('b').decision == decided
 
 
 @pytest.mark.parametrize('named', [{'query_id': 'a'}, {'number': 1}, {'query_id': 'other'}, {}])
@@ -215,7 +215,7 @@ def test_an_undone_answer_is_not_accepted_and_one_done_again_is():
     history.undo()
     assert refused(history.accept, 'b').code == Code.STALE
     history.redo()
-    assert history.accept('b').decided == ACCEPTED
+    assert history.accept('b').decision == ACCEPTED
 
 
 # --- corrections

@@ -207,7 +207,7 @@ def sent(listening):
         # The last of each message: when they are there, so are those before them.
         markers = (('sent', 'moving', 1, pose()), ('sent', 'static', ALWAYS, pose()))
         broadcaster.send((*transforms, *markers), prefix)
-        until(lambda: {f'{prefix}moving', f'{prefix}static'} <= set(tree.links()), 'transforms')
+        until(lambda: {f'{prefix}moving', f'{prefix}static'} <= set(tree.frames()), 'transforms')
         return TransformLookup(tree)
     return send
 

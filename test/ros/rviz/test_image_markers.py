@@ -327,7 +327,7 @@ def test_a_picture_that_looks_the_same_is_not_sent_again_and_the_click_is_on_the
     rig, watcher = here
     sent = len(watcher.updates)
     newest_ns = rig.show()  # the same scene
-    newest = rig.node._server._pictures._sent['front']
+    newest = rig.node._server._image_markers._sent['front']
     rig.until(lambda: newest[-1].valid_for_ns == newest_ns, what='the comparison')
     watcher.click()
     result = only_result(rig)
