@@ -1,4 +1,4 @@
-"""The cameras' image topics, subscribed to only while some browser looks at them."""
+"""Camera images for browsers: subscribed to while watched, and encoded once per image."""
 from __future__ import annotations
 
 import asyncio
@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import cv2
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -24,11 +23,17 @@ from crosspoint_ros.ros.node.camera import MAX_BACKWARD_JUMP_NS
 from crosspoint_ros.web.ros_bridge import RosBridge
 
 JPEG_QUALITY = 80
-MAX_WIDTH_PX = 1280  # a wider raw image is sent smaller; clicks are in pixels of the whole one
+MAX_WIDTH_PX = 1280  # wider images are sent scaled; clicks stay in pixels of the original
+UNUSED_TIMEOUT_S = 3.0
+MAX_SENT = 100  # per camera: about 4 MB of JPEGs
+MAX_PINNED = 64  # images of some 20 results
+# Best effort matches reliable publishers too.
+NEWEST_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1,
+                        reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class CameraImage:
-    """One image of one camera; encoded at most once, and only if somebody wants it."""
+    """One image of one camera; encoded on first use, for all browsers together."""
 
     def __init__(self, camera: str, message: Image | CompressedImage) -> None:
         self.camera, self._message = camera, message
@@ -37,11 +42,11 @@ class CameraImage:
         self._encoding: asyncio.Future[tuple[Json, bytes]] | None = None
 
     async def encode(self, pool: ThreadPoolExecutor) -> tuple[Json, bytes]:
-        """Return what is known of it, and the JPEG; no JPEG, but a problem, if it is no good."""
+        """Return header and JPEG; for an undecodable image, `problem` in the header and no JPEG."""
         if self._encoding is None:
             loop = asyncio.get_running_loop()
             self._encoding = loop.run_in_executor(pool, self._encode_blocking)
-        # One browser that leaves must not take the picture from the others.
+        # shield: a browser that disconnects must not cancel it for the others.
         return await asyncio.shield(self._encoding)
 
     def _encode_blocking(self) -> tuple[Json, bytes]:
@@ -50,20 +55,20 @@ class CameraImage:
             data, header['width'], header['height'] = encode_jpeg(self._message)
         except (Rejected, cv2.error) as error:
             data, header['problem'] = b'', str(error)
-        del self._message  # it is large, and encoded only once
+        del self._message  # free the raw image
         return header, data
 
 
 def encode_message(header: Json, data: bytes) -> bytes:
-    """One message: the length of the header, the header, the picture."""
+    """Encode one binary message: header length (uint32, big-endian), JSON header, image."""
     head = json.dumps(header, separators=(',', ':')).encode()
     return struct.pack('>I', len(head)) + head + data
 
 
 def encode_jpeg(message: Image | CompressedImage) -> tuple[bytes, int, int]:
-    """Return a JPEG or PNG that a browser shows as the image is meant, and the image's size.
+    """Return the image as a JPEG in RGB order, and the original's width and height in pixels.
 
-    Raises `Rejected` (NO_IMAGE) for what cannot be decoded.
+    A JPEG in the usual colour order is passed through. Raises `Rejected` (NO_IMAGE).
     """
     if isinstance(message, CompressedImage):
         size = _read_passthrough_size(message)
@@ -75,25 +80,26 @@ def encode_jpeg(message: Image | CompressedImage) -> tuple[bytes, int, int]:
     height, width = rgb.shape[:2]
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     if width > MAX_WIDTH_PX:
-        small = (MAX_WIDTH_PX, max(round(height * MAX_WIDTH_PX / width), 1))
-        bgr = cv2.resize(bgr, small, interpolation=cv2.INTER_AREA)
-    done, encoded = cv2.imencode('.jpg', bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    if not done:
-        raise Rejected(Code.NO_IMAGE, f'an image of {width}x{height} px cannot be sent as a JPEG')
+        size = (MAX_WIDTH_PX, max(round(height * MAX_WIDTH_PX / width), 1))
+        bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+    ok, encoded = cv2.imencode('.jpg', bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    if not ok:
+        raise Rejected(Code.NO_IMAGE, f'cannot encode an image of {width}x{height} px as JPEG')
     return encoded.tobytes(), width, height
 
 
 def _read_passthrough_size(message: CompressedImage) -> tuple[int, int] | None:
-    """The size of a JPEG whose colours are in their usual order; None for all else."""
-    was, _, how = message.format.partition(';')
-    plain = not how or 'compressed bgr' in how
-    if not plain or was.startswith('bayer'):
+    """Return the size of a JPEG that browsers display correctly as it is; None for others."""
+    # image_transport's format: '<raw encoding>; jpeg compressed <encoding of the JPEG>'
+    raw_encoding, _, compression = message.format.partition(';')
+    is_standard = not compression or 'compressed bgr' in compression
+    if not is_standard or raw_encoding.startswith('bayer'):
         return None
     return read_jpeg_size(bytes(message.data))
 
 
 def read_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Read width and height from the markers of a JPEG (ITU T.81, B.2.2); None if it is none."""
+    """Read width and height from a JPEG's frame header (ITU T.81, B.2.2); None if not a JPEG."""
     at = 2
     while data[:2] == b'\xff\xd8' and at + 9 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], 'big')
@@ -104,89 +110,70 @@ def read_jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-UNUSED_TIMEOUT_S = 3.0  # a topic is left when nobody has asked for its pictures for so long
-MAX_SENT = 100  # pictures that were sent, a camera; JPEGs of 40 kB or so
-MAX_PINNED = 64  # pictures with an answer on them, in all: some 20 answers
-# Only the newest counts; best effort takes from reliable publishers too.
-NEWEST_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1,
-                    reliability=ReliabilityPolicy.BEST_EFFORT)
-
-
 class ImageStreams:
-    """Which cameras are looked at, and their newest pictures; of asyncio's thread."""
+    """Subscriptions to watched cameras, their newest images, and those sent before.
+
+    Runs in asyncio's thread.
+    """
 
     def __init__(self, bridge: RosBridge, on_image: Callable[[CameraImage], None]) -> None:
-        self._bridge, self._on_new_image = bridge, on_image
+        self._bridge, self._on_image = bridge, on_image
         self._requested_s: dict[str, float] = {}
         self._cameras: dict[str, NodeCamera] = {}
-        self._subscriptions: dict[str, Any] = {}  # of the thread of ROS
         self.newest: dict[str, CameraImage] = {}
         self._sent: dict[str, deque[CameraImage]] = {}
         self._pinned: dict[tuple[str, str], CameraImage] = {}
 
     def request(self, camera: NodeCamera) -> None:
-        """Somebody waits for the next picture: see that pictures come."""
+        """Subscribe to a camera, unless it is subscribed to."""
         self._requested_s[camera.name] = time.monotonic()
         if self._cameras.get(camera.name) != camera:
             self.newest.pop(camera.name, None)
             self._cameras[camera.name] = camera
-            self._bridge.run_in_ros(lambda: self._subscribe(camera))
+            self._bridge.subscribe(('image', camera.name),
+                                   CompressedImage if camera.compressed else Image,
+                                   camera.image_topic, partial(self._on_message, camera),
+                                   NEWEST_QOS)
 
     def drop_unused(self, requested: set[str]) -> None:
-        """Leave the topics that nobody waits for. Call it once a second or so."""
+        """Unsubscribe from cameras not requested for UNUSED_TIMEOUT_S; call it periodically."""
         now_s = time.monotonic()
         for name in list(self._cameras):
             if name in requested:
                 self._requested_s[name] = now_s
             elif now_s - self._requested_s[name] > UNUSED_TIMEOUT_S:
                 del self._cameras[name]
-                self.newest.pop(name, None)  # it must not pass for a live one later on
-                self._bridge.run_in_ros(partial(self._unsubscribe, name))
+                self.newest.pop(name, None)  # it would pass for a live image later
+                self._bridge.unsubscribe(('image', name))
 
-    # Pictures that were sent: an answer comes some time after its images
+    # Sent images: a result refers to images that were sent some time before it.
 
     def record_sent(self, image: CameraImage) -> None:
-        """Note that a picture is sent."""
-        recent = self._sent.setdefault(image.camera, deque(maxlen=MAX_SENT))
-        if recent and int(recent[-1].stamp) - int(image.stamp) > MAX_BACKWARD_JUMP_NS:
-            # Time jumped back: the same stamps come again, with other pictures.
-            recent.clear()
-            self._pinned = {key: kept for key, kept in self._pinned.items() if key[0] != image.camera}
-        if not recent or recent[-1] is not image:
-            recent.append(image)
+        """Store an image that is sent, for `pin` and `find_sent`."""
+        sent = self._sent.setdefault(image.camera, deque(maxlen=MAX_SENT))
+        if sent and int(sent[-1].stamp) - int(image.stamp) > MAX_BACKWARD_JUMP_NS:
+            # Time jumped back: the same stamps will recur with other images.
+            sent.clear()
+            self._pinned = {key: pinned for key, pinned in self._pinned.items()
+                            if key[0] != image.camera}
+        if not sent or sent[-1] is not image:
+            sent.append(image)
 
     def pin(self, points: list[ImagePoint]) -> None:
-        """Keep the pictures on which an answer was given; those of the oldest answers go."""
+        """Keep the sent images that these points refer to; the oldest pinned ones are dropped."""
         for point in points:
-            picture = self.find_sent(point.camera, str(stamp_to_ns(point.header.stamp)))
-            if picture is not None:
-                self._pinned[picture.camera, picture.stamp] = picture
+            image = self.find_sent(point.camera, str(stamp_to_ns(point.header.stamp)))
+            if image is not None:
+                self._pinned[image.camera, image.stamp] = image
         while len(self._pinned) > MAX_PINNED:
             del self._pinned[next(iter(self._pinned))]
 
     def find_sent(self, camera: str, stamp: str) -> CameraImage | None:
-        """Return a picture that was sent; None if it is not kept any more."""
-        recent = (p for p in self._sent.get(camera, ()) if p.stamp == stamp)
-        return self._pinned.get((camera, stamp)) or next(recent, None)
+        """Return a sent image; None if it is no longer stored."""
+        sent = (image for image in self._sent.get(camera, ()) if image.stamp == stamp)
+        return self._pinned.get((camera, stamp)) or next(sent, None)
 
-    def _on_image(self, camera: NodeCamera, image: CameraImage) -> None:
+    def _on_message(self, camera: NodeCamera, message: Image | CompressedImage) -> None:
         if self._cameras.get(camera.name) == camera:
-            self.newest[camera.name] = image
-            self._on_new_image(image)
-
-    # In the thread of ROS
-
-    def _subscribe(self, camera: NodeCamera) -> None:
-        self._unsubscribe(camera.name)
-        kind = CompressedImage if camera.compressed else Image
-
-        def came(message: Any) -> None:
-            self._bridge.run_in_asyncio(self._on_image, camera, CameraImage(camera.name, message))
-
-        self._subscriptions[camera.name] = self._bridge.node.create_subscription(
-            kind, camera.image_topic, came, NEWEST_QOS)
-
-    def _unsubscribe(self, name: str) -> None:
-        subscription = self._subscriptions.pop(name, None)
-        if subscription is not None:
-            self._bridge.node.destroy_subscription(subscription)
+            image = self.newest[camera.name] = CameraImage(camera.name, message)
+            self._on_image(image)

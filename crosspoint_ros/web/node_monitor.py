@@ -1,4 +1,4 @@
-"""Whether the crosspoint node is there, active and answering, and what its parameters are."""
+"""Polls the node's lifecycle state and parameters."""
 from __future__ import annotations
 
 import time
@@ -11,19 +11,19 @@ from crosspoint_ros.ros.client.node_info import NodeInfo, NodeInfoClient, sugges
 from crosspoint_ros.web.ros_bridge import RosBridge
 
 PERIOD_S = 0.5
-TIMEOUT_S = 3.0  # a node that was killed stays in the graph for some 20 s, and answers nothing
-PARAMETER_PERIOD_S = 5.0  # another node of the same name may have taken its place
+TIMEOUT_S = 3.0  # a killed node stays discovered for some 20 s
+PARAMETER_PERIOD_S = 5.0  # another node may have taken its name
 
 
 class NodeMonitor:
-    """Asks the node for its state twice a second; in the thread of ROS."""
+    """Reports changes of the node's status and info to asyncio; runs in the ROS thread."""
 
     def __init__(self, bridge: RosBridge, on_node: Callable[[NodeInfo], None],
                  on_status: Callable[[str], None]) -> None:
-        """`on_words` is told what keeps the node from answering, '' for nothing."""
-        self._bridge, self._on_node, self._on_new_status = bridge, on_node, on_status
+        """`on_status` gets why the node cannot answer, '' if it can."""
+        self._bridge, self._on_node, self._on_status = bridge, on_node, on_status
         self._client = NodeInfoClient(bridge.node, bridge.name)
-        self._sent_s: float | None = None
+        self._sent_s = 0.0
         self._pending: Any = None
         self._status: str | None = None
         self._node_info: NodeInfo | None = None
@@ -33,27 +33,25 @@ class NodeMonitor:
         bridge.run_in_ros(self.poll)
 
     def poll(self) -> None:
-        """Ask how the node is, unless the last question is still open."""
+        """Request the state, unless the last request is still pending."""
         name, now_s = self._bridge.name, time.monotonic()
         if not self._client.is_ready():
             self._drop_request()
-            self._set_status(f'{name} is not there: is crosspoint_node running, in this ROS_DOMAIN_ID?')
-            return
-        if self._sent_s is not None:
-            if now_s - self._sent_s > TIMEOUT_S:
-                self._drop_request()
-                self._set_status(f'{name} has not answered for {TIMEOUT_S:g} s')
-            return
-        self._sent_s = now_s
-        self._pending = self._client.request_state(self._on_state)
+            self._set_status(f'{name} not found: is crosspoint_node running in this ROS_DOMAIN_ID?')
+        elif self._pending is None:
+            self._sent_s = now_s
+            self._pending = self._client.request_state(self._on_state)
+        elif now_s - self._sent_s > TIMEOUT_S:
+            self._drop_request()
+            self._set_status(f'{name} has not replied for {TIMEOUT_S:g} s')
 
     def _drop_request(self) -> None:
         if self._pending is not None:
             self._client.cancel(self._pending)
-        self._sent_s = self._pending = None
+        self._pending = None
 
     def _on_state(self, state: str) -> None:
-        self._sent_s = self._pending = None
+        self._pending = None
         name = self._bridge.name
         self._set_status('' if state == 'active' else
                          f'{name} is {state}: {suggest_cure(name, state) or "wait"}')
@@ -68,7 +66,7 @@ class NodeMonitor:
 
     def _set_status(self, status: str) -> None:
         if status != self._status:
-            if self._status:  # it comes back, maybe as another one
+            if self._status:  # the node is back, perhaps with other parameters
                 self._read_s = -PARAMETER_PERIOD_S
             self._status = status
-            self._bridge.run_in_asyncio(self._on_new_status, status)
+            self._bridge.run_in_asyncio(self._on_status, status)

@@ -87,8 +87,8 @@ class PageServer:
         socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, heartbeat=HEARTBEAT_S,
                                        compress=False)
         await socket.prepare(request)
-        session = BrowserSession(socket, request, self._hub.streams, self._hub.track_mark,
-                                 self._pool)
+        session = BrowserSession(socket, request, self._hub.streams,
+                                 self._hub.overlay.track_mark, self._pool)
         self._hub.add_session(session)
         writer = asyncio.ensure_future(session.write())
         writer.add_done_callback(lambda task: session.abort())

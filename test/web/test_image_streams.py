@@ -1,4 +1,4 @@
-"""A picture is encoded once however many look, as its colours are meant; an answer stays shown."""
+"""Images are encoded once and with the right colours; which result is displayed."""
 from __future__ import annotations
 
 import asyncio
@@ -34,21 +34,22 @@ def compressed(form, pixels, ending='.jpg'):
     image_message(1, 'cam', 'rgb8', RED), image_message(1, 'cam', 'bgr8', RED[..., ::-1].copy()),
     compressed('rgb8; jpeg compressed bgr8', RED[..., ::-1]), compressed('jpeg', RED[..., ::-1]),
     compressed('bgr8; jpeg compressed rgb8', RED), compressed('png', RED[..., ::-1], '.png')],
-    ids=['rgb8', 'bgr8', 'jpeg of rgb8', 'jpeg', 'jpeg in the wrong order', 'png'])
-def test_a_browser_sees_the_colours_that_the_camera_saw(message):
+    ids=['rgb8', 'bgr8', 'jpeg of rgb8', 'jpeg', 'jpeg in RGB order', 'png'])
+def test_a_browser_gets_the_colours_of_the_camera(message):
     data, width, height = encode_jpeg(message)
     assert (width, height) == (64, 48)
     shown_bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert np.abs(shown_bgr[..., ::-1].astype(int) - RED).max() < 12
 
 
-def test_a_jpeg_whose_colours_are_as_usual_is_passed_on_as_it_came():
+def test_a_jpeg_in_the_usual_colour_order_is_passed_through():
     message = compressed('rgb8; jpeg compressed bgr8', RED[..., ::-1])
     assert encode_jpeg(message)[0] == bytes(message.data)
 
 
-def test_a_wide_picture_is_sent_smaller_but_known_in_its_own_pixels():
-    data, width, height = encode_jpeg(image_message(1, 'cam', 'rgb8', np.zeros((40, 2560, 3), np.uint8)))
+def test_a_wide_image_is_scaled_but_its_original_size_is_reported():
+    wide = np.zeros((40, 2560, 3), np.uint8)
+    data, width, height = encode_jpeg(image_message(1, 'cam', 'rgb8', wide))
     assert (width, height) == (2560, 40)
     assert read_jpeg_size(data) == (1280, 20)
 
@@ -56,43 +57,43 @@ def test_a_wide_picture_is_sent_smaller_but_known_in_its_own_pixels():
 @pytest.mark.parametrize('data', [
     b'', b'\xff\xd8', b'\xff\xd8\xff', b'\xff\xd8\xff\xe0\x00\x00', b'GIF89a', b'\xff\xd8' * 50,
     b'\xff\xd8\xff\xc0\x00\x11\x08\x00\x00\x00\x00', b'\xff\xd8\xff\xe0\xff\xff' + b'x' * 40])
-def test_what_is_no_jpeg_has_no_size(data):
+def test_malformed_jpegs_have_no_size(data):
     assert read_jpeg_size(data) is None
 
 
-def encoded(picture, times=1):
+def encode(image, times=1):
     async def go():
         with ThreadPoolExecutor(2) as pool:
-            return await asyncio.gather(*(picture.encoded(pool) for _ in range(times)))
+            return await asyncio.gather(*(image.encode(pool) for _ in range(times)))
     return asyncio.run(go())
 
 
 def test_ten_browsers_cost_one_encoding(monkeypatch):
     counted = []
-    real = image_streams.encode_jpeg
-    monkeypatch.setattr(image_streams, 'jpeg', lambda message: counted.append(1) or real(message))
-    told = encoded(CameraImage('front', image_message(5, 'cam', 'rgb8', RED)), 10)
+    monkeypatch.setattr(image_streams, 'encode_jpeg',
+                        lambda message: counted.append(1) or encode_jpeg(message))
+    results = encode(CameraImage('front', image_message(5, 'cam', 'rgb8', RED)), 10)
     assert len(counted) == 1
-    assert all(each is told[0] for each in told)
+    assert all(each is results[0] for each in results)
 
 
 @pytest.mark.parametrize('message', [
     image_message(5, 'cam', 'nonsense', RED), CompressedImage(format='jpeg', data=b'broken'),
     image_message(5, 'cam', 'rgb8', np.zeros((70_000, 1, 3), np.uint8))])
-def test_an_image_that_is_no_good_is_told_in_words(message):
-    (header, data), = encoded(CameraImage('front', message))
+def test_an_undecodable_image_is_sent_as_a_problem(message):
+    (header, data), = encode(CameraImage('front', message))
     assert data == b''
     assert len(header['problem']) > 20
 
 
-def test_a_message_holds_the_header_and_the_picture():
+def test_a_binary_message_is_header_length_header_and_image():
     data = encode_message({'camera': 'front'}, b'jpeg')
     length = int.from_bytes(data[:4], 'big')
     assert json.loads(data[4:4 + length]) == {'camera': 'front'}
     assert data[4 + length:] == b'jpeg'
 
 
-# What is shown
+# Displayed result
 
 def result(query_id, answered=True, x=1.0, target=True):
     made = QueryResult(query_id=query_id, has_target=target and answered)
@@ -105,28 +106,29 @@ def result(query_id, answered=True, x=1.0, target=True):
 def history(*results, undone=0, current=None):
     entries = [HistoryEntry(number=n, result=r) for n, r in enumerate(results, 1)]
     kept = entries[:len(entries) - undone]
-    standing = (kept[-1].number if kept else 0) if current is None else current
-    return History(entries=entries, undone=undone, current=standing)
+    current_number = (kept[-1].number if kept else 0) if current is None else current
+    return History(entries=entries, undone=undone, current=current_number)
 
 
 A, B, REFUSED = result('a'), result('b'), result('r', answered=False, x=9.0)
 
 
-@pytest.mark.parametrize(('last', 'past', 'newer', 'expected'), [
+@pytest.mark.parametrize(('last', 'past', 'is_last_newer', 'expected'), [
     (None, None, True, None), (A, None, True, 'a'), (A, history(A), False, 'a'),
     (B, history(A), True, 'b'), (B, history(A, B), True, 'b'),
     (B, history(A, B, undone=1), False, 'a'),      # undone
-    (B, history(A, B, undone=1), True, 'a'),       # the latched ones, in the other order
+    (B, history(A, B, undone=1), True, 'a'),       # latched messages in the other order
     (B, history(A, B, undone=2), False, None), (B, history(A, B, current=0), False, None),
     (REFUSED, history(A), True, 'r'), (REFUSED, history(A), False, 'a'),
-    (result('c', answered=False, x=1.0), history(A), True, 'a'),   # a refused correction of a
+    (result('c', answered=False, x=1.0), history(A), True, 'a'),   # refused correction of a
     (result('t', target=False), history(A, result('t', target=False), current=1), False, 't')])
-def test_the_answer_that_is_shown_is_the_last_or_where_undo_stands(last, past, newer, expected):
-    told = select_displayed_result(last, past, newer)
-    assert (told.query_id if told else None) == expected
+def test_the_displayed_result_is_the_last_one_or_the_current_step(
+        last, past, is_last_newer, expected):
+    displayed = select_displayed_result(last, past, is_last_newer)
+    assert (displayed.query_id if displayed else None) == expected
 
 
-def test_what_is_not_known_is_null_and_never_nan():
+def test_unknown_numbers_are_null_in_json():
     made = result('a')
     made.correspondences[0].covariance_px2 = [float('nan')] * 4
     made.correspondences[0].epipolar_error_px = float('inf')

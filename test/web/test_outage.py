@@ -1,4 +1,4 @@
-"""The page in a real Chromium when something goes: the server, the node, a camera, the token."""
+"""The page in Chromium when the server, the node or a camera fails, or the token is wrong."""
 from __future__ import annotations
 
 import os
@@ -8,16 +8,7 @@ import chromium
 import pytest
 from chromium import HANDLE, Page
 
-
-@pytest.fixture(scope='module')
-def browser():
-    with chromium.launch_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp('web')
+PUBLIC = ('--port', '0', '--host', '0.0.0.0')
 
 
 @pytest.fixture(scope='module')
@@ -32,17 +23,18 @@ def node(cameras, folder):
         yield node
 
 
-def answer(page):
+def click(page):
+    """Click in front, and return the point found in side."""
     page.click_until_answered(until_found=True)
     return page.found('side')
 
 
-def test_the_server_is_lost_and_comes_back_with_the_answer(browser, node, folder):
+def test_a_restarted_server_brings_the_result_back(browser, node, folder):
     with chromium.run_web_server(folder / 'first.log') as first:
         page = Page(browser, first.address)
         page.wait_for_images()
-        found = answer(page)
-    page.wait_for_text('#status', 'The server is not there')
+        found = click(page)
+    page.wait_for_text('#status', 'Server unreachable')
     page.click('front', HANDLE)
     page.wait_for_text('[data-camera=front] .message', 'nothing was sent')
     page.wait_for_text('[data-camera=front] .badge', 'not connected')
@@ -51,85 +43,85 @@ def test_the_server_is_lost_and_comes_back_with_the_answer(browser, node, folder
     with chromium.run_web_server(folder / 'second.log', '--port', str(first.port)):
         page.wait_for_text('#status', 'is ready')
         stale = page.view('side').get_attribute('data-stamp')
-        page.wait(lambda: page.view('side').get_attribute('data-stamp') != stale, 'live pictures')
+        page.wait(lambda: page.view('side').get_attribute('data-stamp') != stale, 'live images')
         assert page.found('side') == found
-        answer(page)
+        click(page)
     page.close()
 
 
-def test_a_camera_that_stops_is_seen_to_have_stopped_and_refuses_clicks_in_words(
+def test_a_camera_that_stops_is_shown_as_frozen_and_takes_no_clicks(
         browser, node, cameras, folder):
     with chromium.run_web_server(folder / 'frozen.log') as server:
         page = Page(browser, server.address)
         page.wait_for_images()
         cameras.send_signal(signal.SIGSTOP)
         try:
-            page.wait_for_text('[data-camera=front] .badge', 'no picture for')
+            page.wait_for_text('[data-camera=front] .badge', 'no image for')
             assert 'frozen' in page.view('front').get_attribute('class')
             page.click('front', HANDLE)
-            page.wait_for_text('[data-camera=front] .message', 's old and no other comes')
+            page.wait_for_text('[data-camera=front] .message', 's old; nothing was sent')
             page.screenshot('frozen')
         finally:
             cameras.send_signal(signal.SIGCONT)
         page.wait_for_text('[data-camera=front] .badge', 'live')
-        answer(page)
+        click(page)
         page.close()
 
 
-def test_a_node_that_dies_and_comes_back_is_told_and_served_again(browser, node, folder):
+def test_a_node_that_hangs_or_dies_is_reported_and_used_again_once_back(browser, node, folder):
     with chromium.run_web_server(folder / 'node.log') as server:
         page = Page(browser, server.address)
         page.wait_for_images()
-        found = answer(page)
+        found = click(page)
         page.wait(lambda: page.tab.is_enabled('#accept'), 'something to accept')
-        os.kill(node.pid, signal.SIGSTOP)  # as one that hangs: it stays on the graph
+        os.kill(node.pid, signal.SIGSTOP)  # it hangs, but stays on the graph
         try:
             page.click('front', HANDLE)
-            assert page.tab.is_disabled('#accept'), 'what is not to be seen can be accepted'
-            page.wait_for_text('#status', 'has not answered for 3 s')
-            page.wait_for_text('[data-camera=front] .message', 'has not answered')
-            assert page.found('side') == found, 'the answer that stands is not shown'
+            assert page.tab.is_disabled('#accept'), 'a result that is not displayed can be accepted'
+            page.wait_for_text('#status', 'has not replied for 3 s')
+            page.wait_for_text('[data-camera=front] .message', 'has not replied')
+            assert page.found('side') == found, 'the current result is not displayed'
             assert page.tab.is_enabled('#accept')
         finally:
             os.kill(node.pid, signal.SIGCONT)
         page.wait_for_text('#status', 'is ready')
         node.stop()
-        # Whether it has left the graph, or only fallen silent, is the middleware's matter.
+        # It may have left the graph or only fallen silent, depending on the middleware.
         page.wait(lambda: 'is ready' not in page.tab.inner_text('#status'), 'sign of its end')
         with chromium.start_node(folder):
             page.wait_for_text('#status', 'is ready')
-            answer(page)
+            click(page)
         page.close()
 
 
-def test_the_token_leaves_the_address_bar_and_no_request_shows_it(browser, folder):
-    with chromium.run_web_server(folder / 'token.log', '--port', '0', '--host', '0.0.0.0') as server:
+def test_the_token_leaves_the_address_bar_and_no_request_contains_it(browser, folder):
+    with chromium.run_web_server(folder / 'token.log', *PUBLIC) as server:
         token = server.address.partition('#token=')[2]
         page = Page(browser, 'about:blank')
-        asked = []
-        page.tab.on('request', lambda request: asked.append((request.url, request.all_headers())))
+        requests = []
+        page.tab.on('request', lambda r: requests.append((r.url, r.all_headers())))
         page.tab.goto(f'http://127.0.0.1:{server.port}/#token={token}')
-        page.wait_for_text('#status', '/crosspoint is not there')
+        page.wait_for_text('#status', '/crosspoint not found')
         assert page.tab.url == f'http://127.0.0.1:{server.port}/'
-        assert len(asked) > 8
-        for url, headers in asked:
+        assert len(requests) > 8
+        for url, headers in requests:
             assert token not in url
             assert not any(token in value for value in headers.values())
             assert 'referer' not in headers
         page.tab.reload()  # the cookie is enough
-        page.wait_for_text('#status', '/crosspoint is not there')
+        page.wait_for_text('#status', '/crosspoint not found')
         assert token not in server.log.read_text()
         page.close()
 
 
-@pytest.mark.parametrize('mistake', ['', '#token=wrong-and-long-enough'])
-def test_a_wrong_token_is_refused_in_words_on_the_page(browser, folder, mistake):
-    with chromium.run_web_server(folder / 'wrong.log', '--port', '0', '--host', '0.0.0.0') as server:
-        page = Page(browser, f'http://127.0.0.1:{server.port}/{mistake}')
+@pytest.mark.parametrize('fragment', ['', '#token=wrong-and-long-enough'])
+def test_a_wrong_token_is_explained_on_the_page(browser, folder, fragment):
+    with chromium.run_web_server(folder / 'wrong.log', *PUBLIC) as server:
+        page = Page(browser, f'http://127.0.0.1:{server.port}/{fragment}')
         page.wait_for_text('#status', 'Open the address that crosspoint web printed')
         assert page.tab.url == f'http://127.0.0.1:{server.port}/'
-        server.wait_for_log('refused 127.0.0.1: it')
-        right = server.address.partition('#')[2]
-        page.tab.goto(f'http://127.0.0.1:{server.port}/#{right}')
-        page.wait_for_text('#status', '/crosspoint is not there')
+        server.wait_for_log('refused 127.0.0.1: ')
+        token = server.address.partition('#')[2]
+        page.tab.goto(f'http://127.0.0.1:{server.port}/#{token}')
+        page.wait_for_text('#status', '/crosspoint not found')
         page.close()

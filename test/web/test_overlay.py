@@ -1,4 +1,4 @@
-"""The answer in 3D and the pictures it was given on, whatever lens and clock a camera has."""
+"""Rays of the 3D view, and sent images, with any lens and clock."""
 from __future__ import annotations
 
 import numpy as np
@@ -18,13 +18,13 @@ BARREL = Intrinsics(300.0, 300.0, 320.0, 240.0, 640, 480, (-0.45, 0.0, 0.0, 0.0,
 SECOND_NS = 10**9
 
 
-class Still:
-    """Vantages of a camera that stands still (a double: no graph)."""
+class StaticPoses:
+    """`CameraPoses` of one unmoving camera."""
 
-    def where(self, base_frame, frame, at_ns):
+    def lookup(self, base_frame, frame_id, stamp_ns):
         return looking_at(LEFT)
 
-    def lens(self, camera):
+    def get_intrinsics(self, camera):
         return BARREL
 
 
@@ -32,44 +32,44 @@ def clicked(x, y):
     return QueryResult(clicked=ImagePoint(camera='front', x=x, y=y))
 
 
-def anchors():
-    return Overlay(Still(), lambda name: CAMERA)
+def make_overlay():
+    return Overlay(StaticPoses(), lambda name: CAMERA)
 
 
-def test_an_open_ray_is_drawn_from_the_camera_along_the_click():
-    shown = anchors()
-    shown.set_result(clicked(320.0, 240.0))
-    (ray,) = shown.build_scene({})['rays']
+def test_without_a_target_the_ray_points_along_the_click():
+    overlay = make_overlay()
+    overlay.set_result(clicked(320.0, 240.0))
+    (ray,) = overlay.build_scene({})['rays']
     along = np.subtract(ray['to'], ray['from'])
     np.testing.assert_allclose(along, 2 * looking_at(LEFT).R[:, 2], atol=2e-3)
 
 
-def test_a_click_where_the_lens_bends_no_ray_to_has_no_ray_and_can_be_told():
+def test_a_pixel_that_cannot_be_unprojected_has_no_ray():
     assert np.isnan(BARREL.unproject(np.zeros(2))).all()
-    shown = anchors()
-    shown.set_result(clicked(0.0, 0.0))
-    scene = shown.build_scene({})
+    overlay = make_overlay()
+    overlay.set_result(clicked(0.0, 0.0))
+    scene = overlay.build_scene({})
     assert scene['rays'] == []
     encode_event('scene', scene)
 
 
-def picture(stamp_ns, camera='front'):
+def image(stamp_ns, camera='front'):
     message = image_message(stamp_ns, 'cam', 'rgb8', np.zeros((4, 4, 3), np.uint8))
     return CameraImage(camera, message)
 
 
-def test_pictures_of_before_a_jump_in_time_do_not_pass_for_those_with_the_same_stamps():
-    looking = ImageStreams(None, lambda picture: None)
-    before, side = picture(12 * SECOND_NS), picture(12 * SECOND_NS, 'side')
-    for each in (before, side, picture(20 * SECOND_NS)):
-        looking.record_sent(each)
+def test_a_backward_time_jump_discards_the_images_of_that_camera():
+    streams = ImageStreams(None, lambda image: None)
+    before, side = image(12 * SECOND_NS), image(12 * SECOND_NS, 'side')
+    for each in (before, side, image(20 * SECOND_NS)):
+        streams.record_sent(each)
     point = ImagePoint(camera='front')
     point.header.stamp = time_from_ns(12 * SECOND_NS)
-    looking.pin([point])
-    assert looking.find_sent('front', before.stamp) is before
-    looking.record_sent(picture(1 * SECOND_NS))
-    assert looking.find_sent('front', before.stamp) is None
-    assert looking.find_sent('side', side.stamp) is side
-    after = picture(12 * SECOND_NS)
-    looking.record_sent(after)
-    assert looking.find_sent('front', before.stamp) is after
+    streams.pin([point])
+    assert streams.find_sent('front', before.stamp) is before
+    streams.record_sent(image(1 * SECOND_NS))
+    assert streams.find_sent('front', before.stamp) is None
+    assert streams.find_sent('side', side.stamp) is side
+    after = image(12 * SECOND_NS)
+    streams.record_sent(after)
+    assert streams.find_sent('front', before.stamp) is after

@@ -1,4 +1,4 @@
-"""The page in a real Chromium, over the real node on the built-in scene, as a person uses it."""
+"""The page in Chromium, with the node on the built-in kitchen."""
 from __future__ import annotations
 
 import math
@@ -8,17 +8,6 @@ import chromium
 import pytest
 from chromium import HANDLE, Page
 from kitchen_cameras import moment_of
-
-
-@pytest.fixture(scope='module')
-def browser():
-    with chromium.launch_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp('web')
 
 
 @pytest.fixture(scope='module')
@@ -44,33 +33,33 @@ def tab(browser, server):
 
 @pytest.fixture
 def page(tab):
-    """The one tab that stays open, nothing held in it, and no error of its scripts left."""
+    """One tab for all tests; each must leave no script error."""
     yield tab
     tab.tab.keyboard.press('Escape')
     assert tab.errors == []
 
 
 def answered(page, pixel=HANDLE):
-    """Click in front, and return what is found in side."""
+    """Click in front, and return the point found in side."""
     page.click_until_answered(pixel)
     return page.found('side')
 
 
 def test_a_click_on_the_drawer_handle_is_found_in_the_other_views_within_3_px(page):
     found = answered(page)
-    truth = chromium.ground_truth_pixel('drawer handle', 'side', found['stamp'])
-    assert math.dist(found['pixel'], truth) < 3
-    words = page.view('side').locator('.message').inner_text()
-    assert re.fullmatch(r'sure \(\d+\.\d, \d+\.\d\) · confidence \d+ %', words)
-    told = page.tab.inner_text('#result')
-    assert re.search(r'x −0\.4\d\d\s+y −0\.0\d\d\s+z 0\.1\d\d', told), told
-    assert 'crosspoint_target' in told
-    assert re.search(r'\d ms', told)
+    expected = chromium.ground_truth_pixel('drawer handle', 'side', found['stamp'])
+    assert math.dist(found['pixel'], expected) < 3
+    caption = page.view('side').locator('.message').inner_text()
+    assert re.fullmatch(r'sure \(\d+\.\d, \d+\.\d\) · confidence \d+ %', caption)
+    text = page.tab.inner_text('#result')
+    assert re.search(r'x −0\.4\d\d\s+y −0\.0\d\d\s+z 0\.1\d\d', text), text
+    assert 'crosspoint_target' in text
+    assert re.search(r'\d ms', text)
     assert 'found in side' in page.tab.text_content('#live')
-    page.screenshot('answer')
+    page.screenshot('result')
 
 
-def test_a_refusal_is_shown_in_words_on_the_view_that_refuses(page):
+def test_a_refusal_is_explained_on_the_view_that_refuses(page):
     page.click('front', (5.0, 5.0))
     refused = page.view('side').locator('.message.refused')
     refused.wait_for()
@@ -85,11 +74,11 @@ def test_a_point_is_dragged_accepted_and_undone(page):
     page.tab.click('#accept')
     page.wait_for_text('#history .current', 'accepted')
     page.wait_for_text('#note', 'accepted')
-    wished = (first['pixel'][0] + 2, first['pixel'][1] + 1)
-    page.drag('side', first['pixel'], wished)
+    moved = (first['pixel'][0] + 2, first['pixel'][1] + 1)
+    page.drag('side', first['pixel'], moved)
     page.wait_for_text('#history .current', 'corrected')
     assert page.current_step() == number + 1
-    assert math.dist(page.found('side')['pixel'], wished) < 0.8
+    assert math.dist(page.found('side')['pixel'], moved) < 0.8
     page.screenshot('corrected')
     page.tab.click('#undo')
     page.wait(lambda: page.current_step() == number, 'step back')
@@ -98,12 +87,12 @@ def test_a_point_is_dragged_accepted_and_undone(page):
     page.wait(lambda: page.current_step() == number + 1, 'step forward')
 
 
-def test_a_drag_to_what_geometry_forbids_is_refused_in_words_and_the_point_goes_back(page):
+def test_a_drag_that_geometry_rejects_is_explained_and_the_point_goes_back(page):
     first = answered(page)
     number = page.current_step()
     page.drag('side', first['pixel'], (first['pixel'][0] + 150, first['pixel'][1] + 120))
-    words = page.view('side').locator('.message')
-    page.wait(lambda: 'px' in words.inner_text() and 'confidence' not in words.inner_text(),
+    message = page.view('side').locator('.message')
+    page.wait(lambda: 'px' in message.inner_text() and 'confidence' not in message.inner_text(),
               'refusal')
     assert page.found('side')['at'] == pytest.approx(first['pixel'], abs=0.01)
     assert page.current_step() == number
@@ -118,7 +107,7 @@ def test_a_cleared_target_leaves_the_page_and_undo_brings_it_back(page):
     page.found('side')
 
 
-def test_after_a_reload_the_answer_is_there_again(page):
+def test_a_reload_keeps_the_result(page):
     found = answered(page)
     page.tab.reload()
     page.wait_for_images()
@@ -126,7 +115,7 @@ def test_after_a_reload_the_answer_is_there_again(page):
     page.wait_for_text('#history', 'front (122, 227)')
 
 
-def test_a_mark_follows_its_point_when_the_wrist_moves_and_the_answered_picture_comes_back(page):
+def test_a_mark_follows_its_point_when_the_wrist_moves_and_the_matched_image_comes_back(page):
     wrist = page.view('wrist')
     page.wait(lambda: wrist_marked(page), 'answer in the wrist camera')
     page.wait(lambda: wrist.locator('.mark.tracked').count(), 'motion of the wrist')
@@ -141,22 +130,22 @@ def test_a_mark_follows_its_point_when_the_wrist_moves_and_the_answered_picture_
             at, chromium.ground_truth_pixel('drawer handle', 'wrist', stamp)) < 5
 
     page.wait(followed, 'mark on the handle')
-    page.screenshot('carried')
+    page.screenshot('tracked')
     wrist.locator('.toggle').click()
     still = page.found('wrist')
-    page.wait(lambda: wrist.get_attribute('data-stamp') == still['stamp'], 'answered picture')
+    page.wait(lambda: wrist.get_attribute('data-stamp') == still['stamp'], 'matched image')
     assert still['at'] == still['pixel']
     wrist.locator('.toggle').click()
-    page.wait(lambda: wrist.get_attribute('data-stamp') != still['stamp'], 'live picture')
+    page.wait(lambda: wrist.get_attribute('data-stamp') != still['stamp'], 'live image')
 
 
 def wrist_marked(page):
-    """Click until the wrist camera shows the handle (from some of its places it does not)."""
+    """Click until the wrist camera sees the handle, which it does not from all its poses."""
     answered(page)
     return page.view('wrist').locator('.mark.sure, .mark.check').count()
 
 
-def test_two_browsers_see_the_same_answer_and_the_same_undo(browser, server, page):
+def test_two_browsers_see_the_same_result_and_the_same_undo(browser, server, page):
     other = Page(browser, server.address)
     other.wait_for_images()
     found = answered(page)
@@ -176,8 +165,8 @@ def test_everything_is_done_by_keyboard_alone(page):
                        ('Shift+ArrowUp', 3)):
         for _ in range(times):
             page.tab.keyboard.press(key)
-    aim = page.view('front').locator('.mark.crosshair')
-    assert aim.get_attribute('data-at') == '122 227'
+    crosshair = page.view('front').locator('.mark.crosshair')
+    assert crosshair.get_attribute('data-at') == '122 227'
     before = page.query_id()
     page.tab.keyboard.press('Enter')
     page.wait(lambda: page.query_id() not in ('', before), 'answer')
@@ -193,7 +182,7 @@ def test_everything_is_done_by_keyboard_alone(page):
     page.wait(lambda: page.current_step() == number, 'undo')
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_tap_is_answered(browser, server):
+def test_on_a_phone_the_page_fits_the_screen_and_a_tap_is_answered(browser, server):
     page = Page(browser, server.address, width=375, height=812, has_touch=True, is_mobile=True)
     page.wait_for_images()
     assert page.tab.evaluate('document.documentElement.scrollWidth') == 375
@@ -203,35 +192,35 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_tap_is_answered(brows
     found = page.found('side')
     assert math.dist(found['pixel'],
                      chromium.ground_truth_pixel('drawer handle', 'side', found['stamp'])) < 5
-    small = page.tab.evaluate("""[...document.querySelectorAll('.tools button')]
+    heights_px = page.tab.evaluate("""[...document.querySelectorAll('.tools button')]
         .map(button => button.getBoundingClientRect().height)""")
-    assert min(small) >= 44
+    assert min(heights_px) >= 44
     page.view('side').scroll_into_view_if_needed()
     page.screenshot('phone')
     page.close()
 
 
-def test_a_click_carries_the_stamp_of_the_picture_that_was_clicked(page):
+def test_a_click_carries_the_stamp_of_the_clicked_image(page):
     answered(page)
     page.wait(lambda: page.view('front').locator('.mark.clicked').count(), 'mark of the click')
     clicked = page.view('front').locator('.mark.clicked').get_attribute('data-stamp')
     assert moment_of(int(clicked)).camera == 'front'
 
 
-def test_nothing_of_the_page_comes_from_elsewhere(browser, server):
+def test_the_page_loads_nothing_from_other_hosts(browser, server):
     page = Page(browser, 'about:blank')
-    asked = []
-    page.tab.on('request', lambda request: asked.append(request.url))
+    urls = []
+    page.tab.on('request', lambda request: urls.append(request.url))
     page.tab.goto(server.address)
     page.wait_for_images()
-    assert len(asked) > 8
-    assert [url for url in asked if not url.startswith(server.address)
+    assert len(urls) > 8
+    assert [url for url in urls if not url.startswith(server.address)
             and not url.startswith('blob:')] == []
     page.close()
 
 
 @pytest.mark.parametrize('scheme', ['dark', 'light'])
-def test_every_word_stands_out_from_its_ground_by_4_5(browser, server, scheme):
+def test_every_text_has_a_contrast_of_4_5(browser, server, scheme):
     page = Page(browser, server.address, color_scheme=scheme)
     page.wait_for_images()
     answered(page)
@@ -242,14 +231,14 @@ def test_every_word_stands_out_from_its_ground_by_4_5(browser, server, scheme):
     page.close()
 
 
-# WCAG 2.1's contrast of each text to the first opaque ground behind it; what is disabled may be
-# faint, and marks on pictures have a halo of their own.
+# WCAG 2.1 contrast of each text with the first opaque background behind it. Disabled controls are
+# exempt; marks on images have a halo instead.
 CONTRASTS = """() => {
   const rgb = text => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(
     v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = element => {
+  const background = element => {
     for (let e = element; e; e = e.parentElement) {
       const colour = rgb(getComputedStyle(e).backgroundColor);
       if (colour.length === 3 || colour[3] === 1) return colour;
@@ -258,8 +247,9 @@ CONTRASTS = """() => {
   const measured = [], low = [];
   for (const e of document.querySelectorAll('body *:not(svg *)')) {
     const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
-    if (!own || !e.getClientRects().length || e.closest('[disabled], .visually-hidden, noscript')) continue;
-    const [a, b] = [rgb(getComputedStyle(e).color), ground(e)].map(light);
+    if (!own || !e.getClientRects().length) continue;
+    if (e.closest('[disabled], .visually-hidden, noscript')) continue;
+    const [a, b] = [rgb(getComputedStyle(e).color), background(e)].map(light);
     const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     measured.push(contrast);
     if (contrast < 4.5) low.push([e.className || e.tagName, e.textContent, contrast]);

@@ -1,4 +1,4 @@
-"""The web server as strangers meet it: other origins, wrong tokens, nonsense, too much of it."""
+"""The web server without a node: access control, invalid requests, start and shutdown."""
 from __future__ import annotations
 
 import asyncio
@@ -16,20 +16,21 @@ from pathlib import Path
 import aiohttp
 import chromium
 import pytest
+from chromium import next_event
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module')
 def server(tmp_path_factory):
-    """The page without any node to ask."""
+    """The page without a node."""
     with chromium.run_web_server(tmp_path_factory.mktemp('web') / 'web.log') as server:
         yield server
 
 
 @pytest.fixture(scope='module')
 def guarded(tmp_path_factory):
-    """The page on all addresses of this machine, and so with a token."""
+    """The page on all addresses of this machine, hence with a token."""
     log = tmp_path_factory.mktemp('guarded') / 'web.log'
     with chromium.run_web_server(log, '--port', '0', '--host', '0.0.0.0') as server:
         yield server
@@ -39,7 +40,7 @@ def token_of(server):
     return server.address.partition('#token=')[2]
 
 
-def ask(server, path, method='GET', **options):
+def fetch(server, path, method='GET', **options):
     """Return status, headers and text of one request."""
     async def go():
         async with aiohttp.ClientSession() as session, session.request(
@@ -48,90 +49,71 @@ def ask(server, path, method='GET', **options):
     return asyncio.run(go())
 
 
-def own(server):
+def own_origin(server):
     return {'Origin': f'http://127.0.0.1:{server.port}'}
 
 
-def talk(server, conversation, **options):
-    """Open the page's WebSocket and hold a conversation on it."""
-    async def go():
-        async with aiohttp.ClientSession() as session, session.ws_connect(
-                f'http://127.0.0.1:{server.port}/events', **{'headers': own(server), **options}
-        ) as socket_:
-            return await asyncio.wait_for(conversation(socket_), 30)
-    return asyncio.run(go())
-
-
-async def next_event(socket_, kind):
-    while True:
-        message = await socket_.receive()
-        assert message.type == aiohttp.WSMsgType.TEXT, message
-        event = json.loads(message.data)
-        if event['type'] == kind:
-            return event
-
-
-def raw(server, request: bytes) -> bytes:
-    """Send bytes as they are, and return all that comes back."""
+def send_raw(server, request: bytes) -> bytes:
+    """Send raw bytes, and return the whole response."""
     with socket.create_connection(('127.0.0.1', server.port), timeout=10) as connection:
         connection.sendall(request)
         return b''.join(iter(lambda: connection.recv(65536), b''))
 
 
-# Who may come in
+# Access control
 
 @pytest.mark.parametrize('origin', [
     'http://evil.example', 'null', 'http://127.0.0.1', 'https://localhost:1', 'file://', '',
     'http://[', 'http://127.0.0.1:80@evil.example'])
 def test_the_events_are_refused_to_pages_of_other_origins(server, origin):
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        talk(server, None, headers={'Origin': origin})
+        server.talk(None, headers={'Origin': origin})
     assert refused.value.status == 403
-    server.wait_for_log(f'refused 127.0.0.1: it comes from the origin {origin!r}')
+    server.wait_for_log(f'refused 127.0.0.1: Origin is {origin!r}')
 
 
 def test_a_program_without_an_origin_is_refused(server):
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        talk(server, None, headers={})
+        server.talk(None, headers={})
     assert refused.value.status == 403
 
 
-def test_a_name_that_was_made_to_mean_this_machine_is_refused(server):
+def test_a_foreign_host_name_is_refused_against_dns_rebinding(server):
     for path in ('/', '/events', '/main.js'):
-        status, _, told = ask(server, path, headers={'Host': 'evil.example'})
+        status, _, text = fetch(server, path, headers={'Host': 'evil.example'})
         assert status == 403
-        assert 'only localhost is answered' in told
-    status, _, _ = ask(server, '/', headers={'Host': 'localhost:9000'})  # through an SSH tunnel
+        assert 'only localhost is served' in text
+    status, _, _ = fetch(server, '/', headers={'Host': 'localhost:9000'})  # through an SSH tunnel
     assert status == 200
 
 
-def test_a_token_from_another_page_is_not_even_looked_at(guarded):
-    status, _, _ = ask(guarded, '/enter', 'POST', json={'token': token_of(guarded)},
+def test_a_right_token_from_another_page_is_refused(guarded):
+    status, _, _ = fetch(guarded, '/enter', 'POST', json={'token': token_of(guarded)},
                        headers={'Origin': 'http://evil.example'})
     assert status == 403
 
 
-def test_any_other_address_than_this_machine_needs_a_token_which_becomes_a_cookie(guarded):
+def test_other_addresses_need_a_token_which_becomes_a_cookie(guarded):
     token = token_of(guarded)
     assert len(token) >= 32
-    status, headers, _ = ask(guarded, '/enter', 'POST', json={'token': token},
-                             headers=own(guarded))
+    status, headers, _ = fetch(guarded, '/enter', 'POST', json={'token': token},
+                             headers=own_origin(guarded))
     assert status == 204
     cookie = headers['Set-Cookie']
     assert 'HttpOnly' in cookie
     assert 'SameSite=Strict' in cookie
     assert token not in cookie
-    given = {**own(guarded), 'Cookie': cookie.partition(';')[0]}
-    event = talk(guarded, lambda s: next_event(s, 'state'), headers=given)
+    headers = {**own_origin(guarded), 'Cookie': cookie.partition(';')[0]}
+    event = guarded.talk(lambda s: next_event(s, 'state'), headers=headers)
     assert event['node'] == '/crosspoint'
 
 
 @pytest.mark.parametrize('cookie', ['', 'crosspoint_{port}=0123', 'crosspoint_{port}={token}',
                                     'crosspoint_1=x'])
 def test_without_the_right_cookie_there_are_no_events(guarded, cookie):
-    given = cookie.format(port=guarded.port, token=token_of(guarded))
+    cookie = cookie.format(port=guarded.port, token=token_of(guarded))
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        talk(guarded, None, headers={**own(guarded), 'Cookie': given})
+        guarded.talk(None, headers={**own_origin(guarded), 'Cookie': cookie})
     assert refused.value.status == 403
 
 
@@ -140,27 +122,27 @@ def test_without_the_right_cookie_there_are_no_events(guarded, cookie):
     b'[' * 4000,
     b'{"token": "' + b'x' * 9000])
 def test_a_wrong_token_is_refused(guarded, content):
-    status, headers, _ = ask(guarded, '/enter', 'POST', data=content, headers=own(guarded))
+    status, headers, _ = fetch(guarded, '/enter', 'POST', data=content, headers=own_origin(guarded))
     assert status in (400, 403, 413)
     assert 'Set-Cookie' not in headers
 
 
-def test_each_refusal_is_one_line_of_the_log_without_the_token(guarded):
+def test_a_repeated_refusal_is_one_log_line_without_the_token(guarded):
     for _ in range(5):
-        ask(guarded, '/enter', 'POST', json={'token': 'a guess'}, headers=own(guarded))
-    guarded.wait_for_log('its token is wrong')
+        fetch(guarded, '/enter', 'POST', json={'token': 'a guess'}, headers=own_origin(guarded))
+    guarded.wait_for_log('wrong token')
     log = guarded.log.read_text()
-    assert log.count('refused 127.0.0.1: its token is wrong') == 1
+    assert log.count('refused 127.0.0.1: wrong token') == 1
     assert token_of(guarded) not in log
     assert 'a guess' not in log
     assert 'Traceback' not in log
 
 
-def test_a_token_that_is_no_secret_is_refused():
+def test_a_short_token_is_refused():
     run = subprocess.run([sys.executable, '-m', 'crosspoint_ros.cli', 'web', '--token', 'short'],
                          cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
-    assert 'the token has 5 characters: 16 or more' in run.stderr
+    assert 'invalid token of 5 characters: 16 or more' in run.stderr
 
 
 # What is served
@@ -169,31 +151,31 @@ def test_a_token_that_is_no_secret_is_refused():
     '/../../../../etc/passwd', '/..%2f..%2fetc/passwd', '/%2e%2e/command.py', '//etc/passwd',
     '/page/../command.py', '/index.html/../../server.py', '/main.js%00.css', '/\\..\\command.py',
     '/__init__.py', '/.git/config'])
-def test_nothing_but_the_page_is_served(server, path):
-    answer = raw(server, f'GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
+def test_only_the_files_of_the_page_are_served(server, path):
+    answer = send_raw(server, f'GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
                  .encode())
     assert re.match(rb'HTTP/1\.[01] 40[034] ', answer), answer[:80]
     assert b'root:' not in answer
     assert b'import' not in answer
 
 
-def test_every_file_of_the_page_is_served_with_the_headers_that_keep_it_apart(server):
+def test_every_file_is_served_with_its_security_headers(server):
     page = ROOT / 'crosspoint_ros' / 'web' / 'page'
     for path in page.iterdir():
-        status, headers, text = ask(server, '/' if path.name == 'index.html' else f'/{path.name}')
+        status, headers, text = fetch(server, '/' if path.name == 'index.html' else f'/{path.name}')
         assert (status, text) == (200, path.read_text())
         assert "default-src 'self'" in headers['Content-Security-Policy']
         assert headers['Referrer-Policy'] == 'no-referrer'
         assert headers['X-Content-Type-Options'] == 'nosniff'
-        again, _, _ = ask(server, '/' if path.name == 'index.html' else f'/{path.name}',
+        again, _, _ = fetch(server, '/' if path.name == 'index.html' else f'/{path.name}',
                           headers={'If-None-Match': headers['ETag']})
         assert again == 304
-    status, headers, _ = ask(server, '/nothing')
+    status, headers, _ = fetch(server, '/nothing')
     assert status == 404
     assert headers['Referrer-Policy'] == 'no-referrer'
 
 
-# What is said to it
+# Requests
 
 NONSENSE = ['', '{', 'null', '[]', '"click"', '5', '{"type": 5}', '{"type": "nothing"}',
             '{"type": "click"}', '{"type": ["click"]}', '[' * 2000, '{"type":"undo","id":1}',
@@ -203,15 +185,15 @@ NONSENSE = ['', '{', 'null', '[]', '"click"', '5', '{"type": 5}', '{"type": "not
 
 
 @pytest.mark.parametrize('text', NONSENSE)
-def test_nonsense_is_answered_in_words_and_the_connection_stays(server, text):
+def test_an_invalid_request_is_explained_and_the_connection_stays(server, text):
     async def conversation(socket_):
         await socket_.send_str(text)
-        told = await next_event(socket_, 'bad_request')
+        refusal = await next_event(socket_, 'bad_request')
         await socket_.send_str(json.dumps({'type': 'step', 'id': 7, 'step': 'undo'}))
         reply = await next_event(socket_, 'reply')
-        return told, reply
-    told, reply = talk(server, conversation)
-    assert len(told['message']) > 10
+        return refusal, reply
+    refusal, reply = server.talk(conversation)
+    assert len(refusal['message']) > 10
     assert reply['id'] == 7
     assert 'Traceback' not in server.log.read_text()
 
@@ -219,35 +201,35 @@ def test_nonsense_is_answered_in_words_and_the_connection_stays(server, text):
 @pytest.mark.parametrize('send', [
     lambda s: s.send_str('x' * 100_000), lambda s: s.send_bytes(b'12'),
     lambda s: s.send_str(json.dumps({'type': 'step', 'id': 1, 'step': 'undo' * 2000}))])
-def test_what_is_too_long_or_no_text_ends_its_own_connection_alone(server, send):
+def test_a_too_long_or_binary_message_ends_that_connection_alone(server, send):
     async def conversation(socket_):
         await send(socket_)
         while (message := await socket_.receive()).type == aiohttp.WSMsgType.TEXT:
             pass
         return message
-    ended = talk(server, conversation)
+    ended = server.talk(conversation)
     assert ended.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
     assert ended.data in (1003, 1009)
-    assert talk(server, lambda s: next_event(s, 'state'))['type'] == 'state'
+    assert server.talk(lambda s: next_event(s, 'state'))['type'] == 'state'
     assert 'Traceback' not in server.log.read_text()
 
 
-def test_without_a_node_the_page_says_so_and_every_request_is_answered(server):
+def test_without_a_node_the_page_reports_it_and_every_request_gets_a_reply(server):
     async def conversation(socket_):
         state = await next_event(socket_, 'state')
-        while 'is not there' not in state['words']:
+        while 'not found' not in state['words']:
             state = await next_event(socket_, 'state')
         for number in range(100):
             await socket_.send_str(json.dumps({
                 'type': 'click', 'id': number, 'camera': 'front', 'stamp': '0', 'x': 1, 'y': 2}))
         return [await next_event(socket_, 'reply') for _ in range(100)]
-    replies = talk(server, conversation)
+    replies = server.talk(conversation)
     assert {reply['id'] for reply in replies} == set(range(100))
     assert not any(reply['ok'] for reply in replies)
-    assert any('does not offer its action now' in reply['message'] for reply in replies)
+    assert any('has no action server now' in reply['message'] for reply in replies)
 
 
-def test_a_browser_that_stops_reading_is_dropped_and_the_others_do_not_notice(server):
+def test_a_browser_that_stops_reading_is_dropped_and_others_are_unaffected(server):
     key = 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n'
     with socket.create_connection(('127.0.0.1', server.port)) as silent:
         host = f'127.0.0.1:{server.port}'
@@ -260,33 +242,33 @@ def test_a_browser_that_stops_reading_is_dropped_and_the_others_do_not_notice(se
             for _ in range(20_000):
                 silent.sendall(frame * 100)
             pytest.fail('it was never dropped')
-    server.wait_for_log('it has not read 256 events')
-    assert talk(server, lambda s: next_event(s, 'state'))['type'] == 'state'
+    server.wait_for_log('256 events unread')
+    assert server.talk(lambda s: next_event(s, 'state'))['type'] == 'state'
 
 
-# Its beginning and its end
+# Start and shutdown
 
-def test_a_port_that_is_taken_is_said_in_words(server):
+def test_a_taken_port_is_reported(server):
     run = subprocess.run([sys.executable, '-m', 'crosspoint_ros.cli', 'web', '--port',
                           str(server.port)], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
     assert f'cannot listen on 127.0.0.1 port {server.port}: Address already in use' in run.stderr
 
 
-@pytest.mark.parametrize(('options', 'said'), [
+@pytest.mark.parametrize(('options', 'message'), [
     (['--node', 'a b'], 'topic name must not contain'), (['--ros-args', '-r', 'x'], 'remap rule'),
     (['--host', 'nowhere.invalid'], 'cannot listen on nowhere.invalid')])
-def test_what_it_cannot_begin_with_is_said_in_one_line(options, said):
+def test_an_invalid_option_is_reported_in_one_line(options, message):
     run = subprocess.run(
         [sys.executable, '-m', 'crosspoint_ros.cli', 'web', '--port', '0', *options], cwd=ROOT,
         capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
-    assert said in run.stderr
+    assert message in run.stderr
     assert 'Traceback' not in run.stderr
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_in_order_while_browsers_are_connected(tmp_path, number):
+def test_it_shuts_down_cleanly_while_browsers_are_connected(tmp_path, number):
     with chromium.run_web_server(tmp_path / 'web.log') as server:
         async def conversation(socket_):
             await next_event(socket_, 'state')
@@ -295,7 +277,7 @@ def test_it_ends_in_order_while_browsers_are_connected(tmp_path, number):
                 pass
             return message.data
         begun_s = time.monotonic()
-        assert talk(server, conversation) == 1001
+        assert server.talk(conversation) == 1001
         assert server.process.wait(timeout=10) == 0
         assert time.monotonic() - begun_s < 5
         assert 'Traceback' not in server.log.read_text()

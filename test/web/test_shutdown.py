@@ -1,4 +1,4 @@
-"""A bug behind the page ends the server: half of it must not pass for the whole."""
+"""An exception in a background task or the ROS thread ends the server."""
 from __future__ import annotations
 
 import asyncio
@@ -12,23 +12,23 @@ from crosspoint_ros.web.hub import Hub
 from crosspoint_ros.web.ros_bridge import RosBridge
 
 
-def test_a_thread_of_ros_that_ends_by_a_bug_is_told():
+def test_an_exception_in_the_ros_thread_is_reported():
     async def go():
-        link = RosBridge('/crosspoint', asyncio.get_running_loop(), [])
-        link.start()
+        bridge = RosBridge('/crosspoint', asyncio.get_running_loop(), [])
+        bridge.start()
         try:
-            link.run_in_ros(lambda: link.node.create_subscription(Image, 'no topic', print, 1))
+            bridge.run_in_ros(lambda: bridge.node.create_subscription(Image, 'no topic', print, 1))
             with pytest.raises(InvalidTopicNameException):
-                await asyncio.wait_for(link.failed, 20)
+                await asyncio.wait_for(bridge.failed, 20)
         finally:
-            link.close()
+            bridge.close()
     asyncio.run(go())
 
 
-def test_a_server_ends_by_a_bug_behind_its_page(monkeypatch):
-    async def tick(hub):
+def test_an_exception_in_a_background_task_ends_the_server(monkeypatch):
+    async def run(hub):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Hub, 'tick', tick)
+    monkeypatch.setattr(Hub, 'run', run)
     with pytest.raises(ZeroDivisionError):
         asyncio.run(asyncio.wait_for(serve('/crosspoint', '127.0.0.1', 0, ''), 30))

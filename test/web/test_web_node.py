@@ -1,4 +1,4 @@
-"""The page's server as a client of the real node, which asks a matcher that is a double."""
+"""The page's server as a client of the node, with a fake matcher."""
 from __future__ import annotations
 
 import asyncio
@@ -7,7 +7,7 @@ import json
 import aiohttp
 import chromium
 import pytest
-from chromium import Page
+from chromium import Page, next_event
 
 
 @pytest.fixture(scope='module')
@@ -21,37 +21,25 @@ def node(tmp_path_factory):
 @pytest.fixture(scope='module')
 def server(node, tmp_path_factory):
     with chromium.run_web_server(tmp_path_factory.mktemp('web') / 'web.log') as server:
-        talk(server, answered)
+        talk(server, click_until_answered)
         yield server
 
 
-async def answered(socket_):
-    """Click until the node has images: it looks for them when it begins."""
+async def click_until_answered(socket_):
+    """Click until the node has received images."""
     await socket_.send_str(click(0))
-    while not (reply := await until(socket_, 'reply'))['ok']:
+    while not (reply := await next_event(socket_, 'reply'))['ok']:
         assert 'no image has come' in reply['message']
         await asyncio.sleep(0.1)
         await socket_.send_str(click(0))
 
 
-async def until(socket_, kind, condition=lambda event: True):
-    while True:
-        message = await socket_.receive()
-        if message.type == aiohttp.WSMsgType.TEXT:
-            event = json.loads(message.data)
-            if event['type'] == kind and condition(event):
-                return event
-
-
 def talk(server, conversation):
-    """Hold a conversation with an active node's page."""
-    async def go():
-        origin = f'http://127.0.0.1:{server.port}'
-        async with aiohttp.ClientSession() as session, session.ws_connect(
-                f'{origin}/events', headers={'Origin': origin}, max_msg_size=0) as socket_:
-            await until(socket_, 'state', lambda e: e['cameras'] and not e['words'])
-            return await conversation(socket_)
-    return asyncio.run(asyncio.wait_for(go(), 40))
+    """Hold a conversation once the node is active and its cameras are known."""
+    async def ready(socket_):
+        await next_event(socket_, 'state', lambda e: e['cameras'] and not e['words'])
+        return await conversation(socket_)
+    return server.talk(ready)
 
 
 def click(number, x=300.0, y=300.0, camera='front', stamp='0'):
@@ -59,30 +47,30 @@ def click(number, x=300.0, y=300.0, camera='front', stamp='0'):
                        'y': y})
 
 
-def test_a_hundred_clicks_at_once_are_each_replied_to_and_the_next_one_is_answered(server, node):
+def test_a_hundred_clicks_at_once_all_get_a_reply_and_the_next_one_an_answer(server, node):
     async def conversation(socket_):
         for number in range(100):
             await socket_.send_str(click(number, x=200.0 + number))
-        replies = [await until(socket_, 'reply') for _ in range(100)]
+        replies = [await next_event(socket_, 'reply') for _ in range(100)]
         await socket_.send_str(click(100))
-        return replies, await until(socket_, 'reply', lambda e: e['id'] == 100)
+        return replies, await next_event(socket_, 'reply', lambda e: e['id'] == 100)
     replies, last = talk(server, conversation)
     assert {reply['id'] for reply in replies} == set(range(100))
-    for reply in replies:  # ROS loses what is more than ten at a time: we do not ask it so much
+    for reply in replies:  # not lost in the queues of ROS
         assert reply['ok'] or 'still open' in reply['message']
     assert last['ok'], last
     node.check()
     assert 'Traceback' not in server.log.read_text()
 
 
-def test_many_browsers_that_click_at_once_lose_no_reply_either(server):
+def test_many_browsers_that_click_at_once_all_get_their_replies(server):
     async def browser(first):
         origin = f'http://127.0.0.1:{server.port}'
         async with aiohttp.ClientSession() as session, session.ws_connect(
                 f'{origin}/events', headers={'Origin': origin}, max_msg_size=0) as socket_:
             for number in range(first, first + 4):
                 await socket_.send_str(click(number, x=200.0 + number))
-            return [await until(socket_, 'reply') for _ in range(4)]
+            return [await next_event(socket_, 'reply') for _ in range(4)]
 
     async def all_of_them():
         return await asyncio.wait_for(asyncio.gather(*(browser(10 * n) for n in range(6))), 15)
@@ -94,33 +82,33 @@ def test_many_browsers_that_click_at_once_lose_no_reply_either(server):
         assert reply['ok'] or 'requests of this page are open' in reply['message']
 
 
-@pytest.mark.parametrize(('given', 'said'), [
+@pytest.mark.parametrize(('given', 'message'), [
     ({'x': -1.0}, 'outside'), ({'x': 640.5}, 'outside'), ({'y': 480.5}, 'outside'),
     ({'camera': 'nowhere'}, 'nowhere'), ({'stamp': '1'}, 'no image of stamp')])
-def test_what_the_node_refuses_is_told_in_its_words(server, given, said):
+def test_a_refusal_of_the_node_is_passed_on(server, given, message):
     async def conversation(socket_):
         await socket_.send_str(click(1, **given))
-        return await until(socket_, 'reply')
+        return await next_event(socket_, 'reply')
     reply = talk(server, conversation)
     assert not reply['ok']
-    assert said in reply['message']
+    assert message in reply['message']
 
 
 @pytest.mark.parametrize('corner', [(0.0, 0.0), (639.0, 479.0)])
 def test_a_click_on_the_border_is_a_click(server, corner):
     async def conversation(socket_):
         await socket_.send_str(click(1, *corner))
-        return await until(socket_, 'shown', lambda e: e['result'] and (
+        return await next_event(socket_, 'shown', lambda e: e['result'] and (
             e['result']['clicked']['x'], e['result']['clicked']['y']) == corner)
     assert talk(server, conversation)['result']['found']
 
 
-def test_progress_that_comes_after_the_answer_does_not_take_its_place(server):
+def test_progress_that_arrives_after_the_result_does_not_overwrite_it(server):
     held, sent = [], []
 
-    def late(socket_):  # results and progress are different topics: any may be the first
-        def heard(message):
-            event = json.loads(message) if isinstance(message, str) else {'type': 'picture'}
+    def delay(socket_):  # results and progress are different topics, in any order
+        def on_message(message):
+            event = json.loads(message) if isinstance(message, str) else {'type': 'image'}
             answered = 'answer' in [kind for kind, _ in sent]
             if event['type'] in ('progress', 'reply') and not answered:
                 held.append((event['type'], message))
@@ -132,10 +120,10 @@ def test_progress_that_comes_after_the_answer_does_not_take_its_place(server):
             for each in given:
                 sent.append(each)
                 socket_.send(each[1])
-        socket_.connect_to_server().on_message(heard)
+        socket_.connect_to_server().on_message(on_message)
 
     with chromium.launch_browser() as browser:
-        page = Page(browser, server.address, between=late)
+        page = Page(browser, server.address, between=delay)
         page.wait_for_images()
         page.click('front', (222.0, 222.0))
         page.wait(lambda: 'reply' in [kind for kind, _ in sent], 'reply')
@@ -145,7 +133,7 @@ def test_progress_that_comes_after_the_answer_does_not_take_its_place(server):
         page.close()
 
 
-def test_with_a_matcher_that_takes_instructions_words_find_the_point(server):
+def test_a_matcher_that_grounds_finds_the_point_of_an_instruction(server):
     with chromium.launch_browser() as browser:
         page = Page(browser, server.address)
         page.wait_for_images()
