@@ -114,7 +114,7 @@ class Client:
         return result
 
     def subscribe_results(self, callback: Callable[[QueryResult], None]) -> None:
-        """Call back with every result of the node, whoever asked; the last one comes at once."""
+        """Call back with every result, also of other clients; the last one comes at once."""
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._node.create_subscription(QueryResult, f'{self._name}/result', callback, latched)
 

@@ -11,11 +11,19 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.msg import Parameter as ParameterMsg
 from rcl_interfaces.srv import GetParameters
+from rclpy.exceptions import NameValidationException
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.validate_full_topic_name import validate_full_topic_name
 
-from crosspoint_ros.ros.config import CAMERAS_PARAMETER, NODE_PARAMETERS, camera_specs, limit_specs
+from crosspoint_ros.ros.config import (
+    CAMERAS_PARAMETER,
+    NODE_PARAMETERS,
+    ConfigError,
+    camera_specs,
+    limit_specs,
+)
 
 SIM_TIME = 'use_sim_time'
 SKIPPED_PARAMETERS = ('matcher', 'refine')  # a module:Class need not be importable here
@@ -24,6 +32,17 @@ SpinUntil = Callable[[Callable[[], bool], float], bool]  # RosSession.spin_until
 STATE_CURES = {'unconfigured': 'ros2 lifecycle set {node} configure, then activate',
                'inactive': 'ros2 lifecycle set {node} activate',
                'finalized': 'start it again (it was shut down for good)'}
+
+
+def resolve_topic(topic: str, node: str) -> str:
+    """Return a topic's full name as the node of that full name resolves it. Raises ConfigError."""
+    namespace, _, name = node.rpartition('/')
+    try:
+        full = str(expand_topic_name(topic, name, namespace or '/'))
+        validate_full_topic_name(full)
+    except (NameValidationException, ValueError) as error:
+        raise ConfigError(f'invalid topic name {topic!r}') from error
+    return full
 
 
 def suggest_cure(node: str, state: str) -> str:
@@ -69,16 +88,14 @@ class NodeInfo:
     @classmethod
     def from_parameters(cls, values: Mapping[str, Any], node: str) -> NodeInfo:
         """Build it from PARAMETERS and, for each camera, `<camera>.` CAMERA_PARAMETERS."""
-        namespace, _, base_name = node.rpartition('/')
         cameras = []
         for name in values['cameras'] or ():
             image, info, transport, rectified = (
                 values[f'{name}.{each}'] for each in cls.CAMERA_PARAMETERS)
-            image, info = (expand_topic_name(topic, base_name, namespace or '/')
-                           for topic in (image, info))
             compressed = transport == 'compressed'
-            cameras.append(NodeCamera(name, image + '/compressed' * compressed, info, compressed,
-                                      bool(rectified)))
+            cameras.append(NodeCamera(
+                name, resolve_topic(image, node) + '/compressed' * compressed,
+                resolve_topic(info, node), compressed, bool(rectified)))
         return cls(tuple(cameras), values['base_frame'] or '', values['target_frame'] or '')
 
     def camera(self, name: str) -> NodeCamera | None:

@@ -5,8 +5,8 @@ import math
 from typing import Any
 
 from crosspoint_ros.core.datatypes import Code
+from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult
-from crosspoint_ros.ros.conversions import stamp_to_ns
 
 VERDICTS = {Correspondence.REFUSED: 'refused', Correspondence.TO_BE_CHECKED: 'check',
             Correspondence.SURE: 'sure'}

@@ -1,98 +1,99 @@
-"""`crosspoint doctor`: names what keeps a node from answering clicks, in words that fix it."""
+"""`crosspoint doctor`: finds what keeps a node from answering clicks, with cures."""
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.ros.config import Config
-from crosspoint_ros.ros.doctor.checks_images import IMAGE_CHECKS
-from crosspoint_ros.ros.doctor.checks_node import CLOCK_CHECKS, NODE_CHECKS, STAMP_CHECKS
-from crosspoint_ros.ros.doctor.checks_tf import TF_CHECKS, TF_TREE_CHECKS
-from crosspoint_ros.ros.doctor.checks_topics import DELAY_CHECKS, GRAPH_CHECKS, TOPIC_CHECKS
+from crosspoint_ros.ros.client.client import NODE_NAME
+from crosspoint_ros.ros.doctor import checks_images, checks_node, checks_tf, checks_topics
 from crosspoint_ros.ros.doctor.finding import Finding
 from crosspoint_ros.ros.doctor.probe import MAX_WAIT_S, collect_snapshot
 from crosspoint_ros.ros.doctor.snapshot import CameraSnapshot, Snapshot
 
-NODE = '/crosspoint'
-CAMERA_CHECKS = (*TOPIC_CHECKS, *STAMP_CHECKS, *DELAY_CHECKS, *IMAGE_CHECKS, *TF_CHECKS)
-SYSTEM_CHECKS = (*NODE_CHECKS, *CLOCK_CHECKS, *GRAPH_CHECKS, *TF_TREE_CHECKS)
-OK, FAULTS, UNAVAILABLE = 0, 1, 2
+SYSTEM_CHECKS = (*checks_node.SYSTEM_CHECKS, *checks_topics.SYSTEM_CHECKS,
+                 *checks_tf.SYSTEM_CHECKS)
+CAMERA_CHECKS = (*checks_topics.CHECKS, *checks_node.CHECKS, *checks_images.CHECKS,
+                 *checks_tf.CHECKS)
+OK, FAULTS, UNAVAILABLE = 0, 1, 2  # exit codes
 
 
 def diagnose(snapshot: Snapshot) -> tuple[Finding, ...]:
-    """Return all that is wrong, what concerns every camera first."""
-    return (*chain.from_iterable(find(snapshot) for find in SYSTEM_CHECKS),
-            *chain.from_iterable(find(snapshot, camera) for camera in snapshot.cameras
-                                 for find in CAMERA_CHECKS))
+    """Return all findings, those that concern every camera first."""
+    return (*(finding for check in SYSTEM_CHECKS for finding in check(snapshot)),
+            *(dataclasses.replace(finding, camera=camera.name) for camera in snapshot.cameras
+              for check in CAMERA_CHECKS for finding in check(snapshot, camera)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crosspoint doctor`."""
-    parser.add_argument('--node', default=NODE, help=f'name of the node (default: {NODE})')
-    parser.add_argument('--params', type=Path, metavar='FILE', help='take the parameters from this '
-                        'file, e.g. because the node is hung or does not start')
+    parser.add_argument('--node', default=NODE_NAME,
+                        help=f'name of the node (default: {NODE_NAME})')
+    parser.add_argument('--params', type=Path, metavar='FILE', help='read the parameters from this '
+                        'file, for a node that hangs or does not start')
     parser.add_argument('--seconds', type=float, default=2.0, help='how long to listen (default: '
-                        f'2); what is missing is waited for {MAX_WAIT_S:g} s in all')
-    parser.add_argument('--json', action='store_true', help='print JSON, for programs')
-    parser.epilog = ('Exit code: 0 nothing stops it (warnings may be there), 1 something does, 2 '
-                     'it could not look. It publishes nothing and changes nothing. '
-                     'docs/troubleshooting.md explains each finding.')
+                        f'2); for what is missing then, {MAX_WAIT_S:g} s in all')
+    parser.add_argument('--json', action='store_true', help='print JSON')
+    parser.epilog = ('Exit code: 0 no errors (there may be warnings), 1 errors, 2 the check could '
+                     'not run. It publishes nothing and changes nothing. docs/troubleshooting.md '
+                     'explains each finding.')
 
 
 def main(args: argparse.Namespace) -> int:
-    """Look, and print what was found; the exit code is 0, 1 or 2 as the epilog says."""
+    """Observe the node and print the findings; return an exit code as the epilog has it."""
     try:
         if not 0.1 <= args.seconds <= 600:
             raise ValueError(f'--seconds {args.seconds:g} is out of range (allowed: 0.1 to 600)')
         snapshot = collect_snapshot(args.node, args.seconds, args.params)
     except (OSError, ValueError, RuntimeError) as error:
-        print(f'crosspoint doctor could not look: {error}', file=sys.stderr)
+        print(f'crosspoint doctor: {error}', file=sys.stderr)
         return UNAVAILABLE
-    found = diagnose(snapshot)
-    print(json.dumps(build_report(snapshot, found), indent=2) if args.json else
-          '\n'.join(format_report(snapshot, found)))
-    return FAULTS if any(finding.is_error for finding in found) else OK
+    findings = diagnose(snapshot)
+    print(json.dumps(build_report(snapshot, findings), indent=2) if args.json else
+          '\n'.join(format_report(snapshot, findings)))
+    return FAULTS if any(finding.is_error for finding in findings) else OK
 
 
-def format_report(snapshot: Snapshot, found: Sequence[Finding]) -> Iterator[str]:
-    """Tell it in lines for people: one a camera that is well, and the findings."""
-    if snapshot.node.count or snapshot.node.is_responding:
-        yield f'{snapshot.node.name}: {snapshot.node.state or "says nothing"}'
-    sick = {finding.camera for finding in found}
-    yield from (format_camera(snapshot, camera) for camera in snapshot.cameras if camera.name not in sick)
-    yield from map(str, found)
-    errors = sum(finding.is_error for finding in found)
-    count = f'errors: {errors}, warnings: {len(found) - errors}; docs/troubleshooting.md has more'
-    yield count if found else 'healthy'
+def format_report(snapshot: Snapshot, findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield a line for the node and each healthy camera, the findings, and their count."""
+    node = snapshot.node
+    if node.count or node.is_responding:
+        yield f'{node.name}: {node.state or "does not answer"}'
+    faulty = {finding.camera for finding in findings}
+    yield from (format_camera(snapshot, camera) for camera in snapshot.cameras
+                if camera.name not in faulty)
+    yield from map(str, findings)
+    errors = sum(finding.is_error for finding in findings)
+    yield (f'errors: {errors}, warnings: {len(findings) - errors}; see docs/troubleshooting.md'
+           if findings else 'healthy')
 
 
 def format_camera(snapshot: Snapshot, camera: CameraSnapshot) -> str:
-    """Tell of a camera what there is to know, in a line."""
-    assert isinstance(snapshot.config, Config)
+    """Return a healthy camera in one line."""
     width, height = camera.size or (0, 0)
-    form = getattr(camera.image.newest, 'encoding', None) or 'compressed'
+    encoding = getattr(camera.image.newest, 'encoding', None) or 'compressed'
     depth = 'no depth' if camera.depth is None else 'depth'
-    return (f'{camera.name}: {width}x{height} {form}, {camera.image.rate_hz:.1f} Hz, '
-            f'{1000 * camera.image.age_s:.0f} ms old, {depth}, TF {snapshot.config.base_frame} -> '
+    return (f'{camera.name}: {width}x{height} {encoding}, {camera.image.rate_hz:.1f} Hz, '
+            f'{1000 * camera.image.age_s:.0f} ms old, {depth}, TF {snapshot.base_frame} -> '
             f'{camera.frame_id}')
 
 
-def build_report(snapshot: Snapshot, found: Sequence[Finding]) -> dict[str, Any]:
-    """Return what `--json` prints; numbers that are not known are null."""
+def build_report(snapshot: Snapshot, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return what `--json` prints; unknown numbers are None."""
+    node = snapshot.node
     return {
-        'healthy': not any(finding.is_error for finding in found),
-        'node': {'name': snapshot.node.name, 'there': bool(snapshot.node.count or snapshot.node.is_responding),
-                 'answers': snapshot.node.is_responding, 'state': snapshot.node.state or None},
+        'healthy': not any(finding.is_error for finding in findings),
+        'node': {'name': node.name, 'there': bool(node.count or node.is_responding),
+                 'answers': node.is_responding, 'state': node.state or None},
         'cameras': [_build_camera_report(camera) for camera in snapshot.cameras],
         'findings': [{'code': f.code.value, 'severity': f.severity.value,
                       'camera': f.camera or None, 'sentence': f.message, 'cure': f.cure}
-                     for f in found]}
+                     for f in findings]}
 
 
 def _build_camera_report(camera: CameraSnapshot) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""What the doctor can find: a code, how bad it is, what was measured, and what cures it."""
+"""What the doctor can find: a code, a severity, the measured fact and the cure."""
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -16,7 +17,7 @@ class Severity(Enum):
 class FindingCode(Enum):
     """Every finding; its value is its name in scripts and in docs/troubleshooting.md."""
 
-    # the node
+    # node
     NO_NODE = 'no-node'
     OTHER_NODE = 'other-node'
     NODE_HUNG = 'node-hung'
@@ -38,12 +39,12 @@ class FindingCode(Enum):
     NOTHING_ARRIVES = 'nothing-arrives'
     TWO_PUBLISHERS = 'two-publishers'
     SAME_TOPIC = 'same-topic'
-    # images on their way
+    # delivery
     IMAGES_LATE = 'images-late'
     IMAGES_SELDOM = 'images-seldom'
     IMAGES_LOST = 'images-lost'
     DEFAULT_TRANSPORT = 'default-transport'
-    # what is in them
+    # content
     IMAGE_REFUSED = 'image-refused'
     UNCALIBRATED = 'uncalibrated'
     INFO_REFUSED = 'info-refused'
@@ -69,12 +70,12 @@ WARNINGS = frozenset({FindingCode.STAMPS_AHEAD, FindingCode.IMAGES_LOST,
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: what was seen, in one sentence, and what to do about it."""
+    """One fault: the measured fact in one sentence, and its cure."""
 
     code: FindingCode
     message: str
     cure: str
-    camera: str = ''  # '' when it concerns them all
+    camera: str = ''  # '' if it concerns the whole system
 
     @property
     def severity(self) -> Severity:
@@ -83,7 +84,7 @@ class Finding:
 
     @property
     def is_error(self) -> bool:
-        """Tell whether clicks are refused, or answered wrongly, because of it."""
+        """Whether clicks are refused, or answered wrongly, because of it."""
         return self.severity is Severity.ERROR
 
     def __str__(self) -> str:
@@ -92,8 +93,16 @@ class Finding:
                 f'    cure: {self.cure}')
 
 
-def join_names(names: Iterable[str], none: str = 'none', most: int = 12) -> str:
-    """Join names for a sentence, and say how many were left out."""
+def join_names(names: Iterable[str], none: str = 'none', max_names: int = 12) -> str:
+    """Join sorted names for a sentence, and count those left out."""
     all_names = sorted(names)
-    more = f' and {len(all_names) - most} more' if len(all_names) > most else ''
-    return ', '.join(all_names[:most]) + more or none
+    more = f' and {len(all_names) - max_names} more' if len(all_names) > max_names else ''
+    return ', '.join(all_names[:max_names]) + more or none
+
+
+def find_shared(owners: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Return each key of (key, name) that several names share, with these names."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for key, name in owners:
+        names[key].append(name)
+    return [(key, users) for key, users in names.items() if key and len(users) > 1]

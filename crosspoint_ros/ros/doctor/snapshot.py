@@ -1,4 +1,4 @@
-"""What the doctor saw of a node, its cameras' topics, TF and the clock, as plain values."""
+"""A node, its cameras' topics, TF and clock as observed for a few seconds: plain values."""
 from __future__ import annotations
 
 import statistics
@@ -11,26 +11,23 @@ import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Intrinsics, Rejected, Transform
 from crosspoint_ros.core.encodings import DepthM, Rgb
-from crosspoint_ros.ros.config import CameraConfig, Config, ConfigError
-from crosspoint_ros.ros.conversions import CameraTopics
-from crosspoint_ros.ros.tf import FrameInfo
+from crosspoint_ros.core.tf_tree import FrameInfo
+from crosspoint_ros.ros.config import CameraConfig, Config, ConfigError, TimeLimits
 
 PAIRING_SLACK_NS = 300_000_000  # an image follows its camera info within that
 
 
 @dataclass(frozen=True)
 class PublisherInfo:
-    """Who publishes on a topic, what, and how."""
+    """A publisher of a topic."""
 
     node: str  # full name
     type: str  # 'sensor_msgs/msg/Image'
-    best_effort: bool
-    volatile: bool
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """When a message was stamped, and when it came by the node's clock."""
+    """Stamp of a message and its time of arrival, by the node's clock."""
 
     stamp_ns: int
     received_ns: int
@@ -38,59 +35,58 @@ class Arrival:
 
 @dataclass(frozen=True, eq=False)
 class TopicStream:
-    """What came on one topic."""
+    """One topic: who publishes it and what arrived."""
 
     parameter: str  # '<camera>.image_topic'
     topic: str
-    type: str  # the one that is expected
+    type: str  # expected
     publishers: tuple[PublisherInfo, ...]  # of that type
-    other_type_publishers: tuple[PublisherInfo, ...]  # of other types
+    other_type_publishers: tuple[PublisherInfo, ...]
     arrivals: tuple[Arrival, ...]
-    newest: Any  # the message; None without one
+    newest: Any  # message or None
     end_ns: int  # the node's clock when listening ended
 
     @property
     def period_s(self) -> float:
-        """Time from one message to the next, or more, by their arrival; NaN without one."""
+        """Mean time between messages, counting the wait for the next; NaN without any."""
         if not self.arrivals:
             return float('nan')
         return (self.end_ns - self.arrivals[0].received_ns) * 1e-9 / len(self.arrivals)
 
     @property
     def rate_hz(self) -> float:
-        """Messages a second, by their arrival; NaN of fewer than two."""
+        """Messages per second; NaN for fewer than two."""
         if len(self.arrivals) < 2:
             return float('nan')
-        took_ns = self.arrivals[-1].received_ns - self.arrivals[0].received_ns
-        return (len(self.arrivals) - 1) / (took_ns * 1e-9) if took_ns > 0 else float('nan')
+        duration_ns = self.arrivals[-1].received_ns - self.arrivals[0].received_ns
+        return (len(self.arrivals) - 1) / (duration_ns * 1e-9) if duration_ns > 0 else float('nan')
 
     @property
     def age_s(self) -> float:
-        """How old a message usually is when it comes, by the node's clock; NaN without one."""
+        """Median age on arrival, by the node's clock; NaN without any."""
         ages_s = [(a.received_ns - a.stamp_ns) * 1e-9 for a in self.arrivals]
         return statistics.median(ages_s) if ages_s else float('nan')
 
     @property
     def stamps_ns(self) -> tuple[int, ...]:
-        """The stamps, as they came."""
+        """Stamps in the order of arrival."""
         return tuple(a.stamp_ns for a in self.arrivals)
 
 
 @dataclass(frozen=True, eq=False)
 class CameraSnapshot:
-    """One camera: what came, and what it decodes to (a `Rejected` where it does not)."""
+    """One camera: its topics, and what they decode to (`Rejected` where they do not)."""
 
     config: CameraConfig
-    source: CameraTopics
     image: TopicStream
     info: TopicStream
-    depth: TopicStream | None  # None: it is to have none
+    depth: TopicStream | None  # None: without depth
     rgb: Rgb | Rejected | None
     intrinsics: Intrinsics | Rejected | None
     depth_m: DepthM | Rejected | None
     mask: npt.NDArray[np.bool_] | ConfigError | None
     base_from_cam: Transform | None
-    tf_stamp_ns: int  # the stamp at which that was asked for; 0: it was not
+    tf_stamp_ns: int  # the stamp of that look-up; 0: not looked up
 
     @property
     def name(self) -> str:
@@ -99,24 +95,22 @@ class CameraSnapshot:
 
     @property
     def streams(self) -> Iterator[TopicStream]:
-        """All that is subscribed to."""
+        """All its topics."""
         yield from filter(None, (self.image, self.info, self.depth))
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Width and height of its images, px; None when unknown."""
-        if not isinstance(self.rgb, np.ndarray):
-            return None
-        return self.rgb.shape[1], self.rgb.shape[0]
+        """Width and height of its images, px; None if unknown."""
+        return self.rgb.shape[1::-1] if isinstance(self.rgb, np.ndarray) else None
 
     @property
     def frame_id(self) -> str:
-        """The frame of its images."""
+        """Frame of its images, without a leading slash."""
         return select_frame_id(self.image.newest, self.info.newest)
 
     @property
     def raw_bytes(self) -> int:
-        """The size of one image message; from the camera info where none has come; 0: unknown."""
+        """Size of an image message, from the camera info where none arrived; 0 if unknown."""
         if self.image.newest is not None:
             return len(self.image.newest.data)
         if self.config.transport == 'raw' and self.info.newest is not None:
@@ -125,9 +119,9 @@ class CameraSnapshot:
 
     @property
     def lost_images(self) -> tuple[int, int]:
-        """How many images did not come, and how many were sent, by the camera infos.
+        """Images lost and images sent, by the camera infos with the same stamps.
 
-        (0, 0) where images and infos do not share stamps, or too few came to tell.
+        (0, 0) where they do not share stamps, or too few arrived.
         """
         images, infos = set(self.image.stamps_ns), self.info.stamps_ns
         if len(infos) < 5 or not images & set(infos):
@@ -137,27 +131,26 @@ class CameraSnapshot:
 
 
 def select_frame_id(image: Any, info: Any) -> str:
-    """Return the frame of a camera's images as the node reads it: the image's own, else the info's.
-    """
-    named = [message.header.frame_id for message in (image, info) if message is not None]
-    return next(filter(None, named), '').lstrip('/')
+    """Return the frame as the node reads it: that of the image, else of the camera info."""
+    frames = [message.header.frame_id for message in (image, info) if message is not None]
+    return next(filter(None, frames), '').lstrip('/')
 
 
 @dataclass(frozen=True)
 class NodeSnapshot:
-    """The node that was asked for."""
+    """The node under diagnosis."""
 
     name: str
-    count: int  # how many of that name
+    count: int  # nodes of that name
     is_responding: bool
-    state: str  # of its life cycle; '' when it did not say
+    state: str  # of its life cycle; '': unknown
     is_crosspoint: bool
-    matcher: tuple[bytes, str] | None  # level and words of its diagnostics; None: none came
+    matcher: tuple[bytes, str] | None  # level and message of its diagnostics
 
 
 @dataclass(frozen=True)
 class QosMismatch:
-    """A publisher from which a subscription of the node takes nothing."""
+    """A publisher whose QoS is incompatible with the node's subscription."""
 
     topic: str
     publisher: str
@@ -166,25 +159,37 @@ class QosMismatch:
 
 @dataclass(frozen=True)
 class GraphInfo:
-    """What of this process and the graph decides who sees whom."""
+    """The ROS graph, and what decides which part of it is visible."""
 
-    nodes: tuple[str, ...]  # full names, as often as they are there
-    topics: dict[str, tuple[str, ...]]  # topic -> the types on it
+    nodes: tuple[str, ...]  # full names; several of one name are listed as often
+    topics: dict[str, tuple[str, ...]]  # topic -> types
     domain: int
     rmw: str
-    transport: str  # what was chosen for Fast DDS; '': its default
+    transport: str  # configured for Fast DDS; '': its default
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """All of it."""
+    """Everything that the checks look at."""
 
     node: NodeSnapshot
     graph: GraphInfo
-    config: Config | ConfigError | None  # None: nobody told
+    config: Config | ConfigError | None  # None: unknown
     use_sim_time: bool
     cameras: tuple[CameraSnapshot, ...]
     mismatches: tuple[QosMismatch, ...]
-    links: dict[str, FrameInfo]  # TF
+    frames: dict[str, FrameInfo]  # TF
     clock: TopicStream
     start_ns: int  # the node's clock when listening began
+
+    @property
+    def times(self) -> TimeLimits:
+        """The node's time limits; only where `config` is valid, as for every camera."""
+        assert isinstance(self.config, Config)
+        return self.config.times
+
+    @property
+    def base_frame(self) -> str:
+        """The node's base frame, likewise."""
+        assert isinstance(self.config, Config)
+        return self.config.base_frame.lstrip('/')

@@ -22,8 +22,7 @@ from two_camera_rig import DOMAINS, running
 from crosspoint_ros.cli import main as crosspoint
 from crosspoint_ros.ros.doctor.cli import diagnose
 from crosspoint_ros.ros.doctor.finding import Finding, FindingCode, Severity
-from crosspoint_ros.ros.doctor.graph import DOCTOR_NODE
-from crosspoint_ros.ros.doctor.probe import collect_snapshot
+from crosspoint_ros.ros.doctor.probe import DOCTOR_NODE, collect_snapshot
 from crosspoint_ros.ros.process import NodeProcess
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -117,7 +116,7 @@ def test_a_hung_node_is_told_and_a_params_file_speaks_for_it(domain, params):
     assert list(alone) == ['node-hung']
     assert '--params FILE' in alone['node-hung'].cure
     assert [f.code for f in found if not f.camera] == [FindingCode.NODE_HUNG]
-    assert 'of the params file' in found[0].cure
+    assert 'by the params file' in found[0].cure
     # The rig's publishers are there, and nothing comes on them; its depth is called otherwise.
     assert {(f.code, f.camera) for f in found if f.camera} == {
         (FindingCode.NOTHING_ARRIVES, 'front'), (FindingCode.NO_PUBLISHER, 'front'),
@@ -195,7 +194,7 @@ def test_two_nodes_of_one_name_are_told(domain):
         finally:
             other.destroy_node()
             rclpy.try_shutdown(context=context)
-    assert found['two-nodes'].message == '2 nodes are called /crosspoint'
+    assert found['two-nodes'].message == '2 nodes are named /crosspoint'
 
 
 # --- parameters and clocks
@@ -203,13 +202,13 @@ def test_two_nodes_of_one_name_are_told(domain):
 @pytest.mark.parametrize(('line', 'words'), [
     ('    base_farme: base', 'did you mean base_frame?'),
     ('    history_s: 61.0', 'allowed: 0.0 to 60.0'),
-    ("    side: {image_topic: 'two words'}", "a topic cannot be called 'two words'"),
+    ("    side: {image_topic: 'two words'}", "invalid topic name 'two words'"),
     ("    front: {mask_path: /nowhere/mask.png}", None)])
 def test_a_params_file_is_judged_by_the_node_s_own_rules(domain, params, line, words):
     text = PARAMETERS.replace(PARAMETERS.splitlines()[-1], line) if words is None else \
         PARAMETERS + line + '\n'
     params.write_text(text)
-    found = diagnose(collect_snapshot('/crosspoint', 0.2, params, 0.5))  # nobody is there to be found
+    found = diagnose(collect_snapshot('/crosspoint', 0.2, params, 0.5))
     codes = {f.code for f in found}
     if words is None:
         assert FindingCode.MASK_REFUSED in codes
@@ -299,7 +298,7 @@ def test_images_that_are_too_large_for_the_default_transport_are_told(robot):
     (['--params', '/nowhere/robot.yaml'], 'there is no params file /nowhere/robot.yaml'),
     (['--seconds', '0'], '--seconds 0 is out of range'),
     (['--seconds', 'nan'], '--seconds nan is out of range'),
-    (['--node', 'not a name'], "'not a name' is no name of a node")])
+    (['--node', 'not a name'], "invalid node name 'not a name'")])
 def test_what_cannot_be_looked_at_ends_with_2(domain, capsys, arguments, words):
     assert crosspoint(['doctor', *arguments]) == 2
     told = capsys.readouterr()

@@ -56,18 +56,18 @@ DEPTHS = [name for name in CAMERA_FAULTS if name.endswith('_depth') or name == '
 # camera -> its findings: code, a word of the sentence, a word of the cure
 EXPECTED = {
     'well': [],
-    'misnamed': [('no-publisher', 'nobody publishes /misnamed/color/image_raw',
+    'misnamed': [('no-publisher', 'no publisher on /misnamed/color/image_raw',
                   'set misnamed.image_topic: /misnamed/colour/image_raw')],
-    'zipped': [('no-publisher', 'nobody publishes /zipped/color/image_raw (sensor_msgs/msg/Image)',
+    'zipped': [('no-publisher', 'no publisher on /zipped/color/image_raw (sensor_msgs/msg/Image)',
                 'set zipped.transport: compressed')],
     'typed': [('wrong-type', 'is sensor_msgs/msg/CompressedImage (from /faulty_cameras)',
                'typed.image_topic: /typed/color/image_raw (')],
-    'silent': [('nothing-arrives', '/faulty_cameras is to publish /silent/color/image_raw', 'stream'),
-               ('nothing-arrives', '/faulty_cameras is to publish /silent/color/camera_info', 'stream')],
-    'late': [('images-late', '(limits.max_image_age_s 1)', 'transport compressed')],
-    'seldom': [('images-seldom', 's only (limits.max_image_age_s 1)', 'rate')],
-    'lossy': [('images-lost', 'did not come, while their camera infos did', '/faulty_cameras')],
-    'ahead': [('stamps-ahead', 's in the future', 'chrony')],
+    'silent': [('nothing-arrives', '/faulty_cameras publishes /silent/color/image_raw, but', 'log'),
+               ('nothing-arrives', '/faulty_cameras publishes /silent/color/camera_info', 'log')],
+    'late': [('images-late', '(limits.max_image_age_s 1)', 'transport: compressed')],
+    'seldom': [('images-seldom', ' s (limits.max_image_age_s 1)', 'rate')],
+    'lossy': [('images-lost', 'were lost, but not their camera infos', '/faulty_cameras')],
+    'ahead': [('stamps-ahead', 's in the future on arrival', 'chrony')],
     'future': [('clocks-differ', 's ahead of the clock of this machine', 'chrony')],
     'past': [('clocks-differ', 's behind the clock of this machine', 'chrony')],
     'simulated': [('sim-time-off', 'use_sim_time is false', 'use_sim_time: true')],
@@ -75,20 +75,22 @@ EXPECTED = {
     'coded': [('image-refused', "encoding 'rgb24'", 'rgb8')],
     'blank': [('uncalibrated', 'all zeros', 'camera_calibration')],
     'warped': [('info-refused', 'barrel_of_my_own', 'plumb_bob')],
-    'small': [('info-size', 'is of a 160x120 image, /small/color/image_raw is 320x240', 'beside')],
-    'no_depth': [('no-publisher', 'nobody publishes /no_depth/depth', "or '' for none")],
+    'small': [('info-size', 'is for 160x120 images, /small/color/image_raw is 320x240',
+               'one resolution')],
+    'no_depth': [('no-publisher', 'no publisher on /no_depth/depth', "or '' for none")],
     'coded_depth': [('depth-refused', "encoding '8UC1'", "coded_depth.depth_topic: ''")],
     'empty_depth': [('depth-empty', 'none of the 76800 pixels', 'emitter')],
-    'small_depth': [('depth-size', 'is 160x120, /small_depth/color/image_raw 320x240', 'align')],
-    'other_depth': [('depth-frame', "'depth_optical', the image of 'other_depth_optical'",
+    'small_depth': [('depth-size', 'is 160x120, /small_depth/color/image_raw is 320x240', 'align')],
+    'other_depth': [('depth-frame', "'depth_optical', its image has 'other_depth_optical'",
                      'align')],
-    'slow_depth': [('depth-apart', '(limits.max_depth_lag_s 0.02)', 'enable_sync')],
-    'masked': [('mask-size', 'is 7x5, the image 320x240', 'anew')],
+    'slow_depth': [('depth-apart', 'limits.max_depth_lag_s 0.02)', 'enable_sync')],
+    'masked': [('mask-size', 'is 7x5, the images are 320x240', 'crosspoint mask')],
     'nameless': [('no-frame-id', 'an empty frame_id', 'optical')],
     'adrift': [('no-tf', "from 'adrift_optical' to 'base_link': frame 'adrift_optical' is unknown",
                 'static_transform_publisher')],
     'old_tf': [('tf-time', "'base_link' -> 'old_tf_optical' is known only from", '/tf_static')],
-    'double': [('two-publishers', '2 publishers send on /double/color/image_raw: /faulty_cameras', 'end')],
+    'double': [('two-publishers', '2 publishers on /double/color/image_raw: /faulty_cameras',
+                'stop')],
     'twin': [],
     'neighbour': [],
     'roommate': [],
@@ -96,14 +98,14 @@ EXPECTED = {
     'original': [],
 }
 OF_ALL = [
-    ('qos-mismatch', '/tf_static from /faulty_cameras: it sends volatile', 'transient local'),
-    ('qos-mismatch', '/tf from /faulty_cameras: it sends best effort', 'reliable'),
-    ('same-frame', "well and twin have the same frame_id, 'well_optical'", 'of its own'),
-    ('same-frame', "alias and original have the same frame_id, 'original_optical'", 'of its own'),
-    ('same-place', 'neighbour and roommate are in the same place', 'calibration'),
-    ('same-topic', 'alias and original take the same images, /original/color/image_raw',
+    ('qos-mismatch', '/tf_static from /faulty_cameras: it offers volatile', 'transient local'),
+    ('qos-mismatch', '/tf from /faulty_cameras: it offers best effort', 'reliable'),
+    ('same-frame', "well and twin have the same frame_id, 'well_optical'", 'optical frame'),
+    ('same-frame', "alias and original have the same frame_id, 'original_optical'", 'each camera'),
+    ('same-place', 'neighbour and roommate are 0.0 mm apart', 'calibration'),
+    ('same-topic', 'alias and original use the same images, /original/color/image_raw',
      'original.image_topic'),
-    ('two-nodes', '2 nodes are called /faulty_cameras', '__node'),
+    ('two-nodes', '2 nodes are named /faulty_cameras', '__node'),
 ]
 
 
@@ -152,7 +154,7 @@ def test_what_concerns_several_cameras_is_told_once(found):
     agree([f for f in found if not f.camera], OF_ALL)
 
 
-def test_a_healthy_camera_takes_a_line_of_its_own(snapshot, found):
+def test_a_healthy_camera_takes_one_line(snapshot, found):
     lines = list(format_report(snapshot, found))
     well = [line for line in lines if line.startswith('well: ')]
     assert len(well) == 1
@@ -161,13 +163,18 @@ def test_a_healthy_camera_takes_a_line_of_its_own(snapshot, found):
     assert not [line for line in lines if line.startswith('adrift: ')]
 
 
-def test_the_page_has_every_sentence_that_was_told(found):
+def test_cures_are_short(found):
+    assert [f.cure for f in found if len(f.cure) > 200] == []
+
+
+def test_the_page_has_every_sentence_that_was_reported(found):
     assert len({f.code for f in found}) > 25
     assert [str(f) for f in found if not is_documented(f.code.value, f.message)] == []
 
 
 def test_the_node_itself_is_seen_to_be_well(snapshot):
-    assert (snapshot.node.count, snapshot.node.is_responding, snapshot.node.state) == (1, True, 'active')
+    node = snapshot.node
+    assert (node.count, node.is_responding, node.state) == (1, True, 'active')
 
 
 def test_in_simulated_time_the_cameras_that_follow_it_are_well_and_the_others_are_told(monkeypatch):
@@ -179,6 +186,6 @@ def test_in_simulated_time_the_cameras_that_follow_it_are_well_and_the_others_ar
             history_s=0.0, use_sim_time=True) as rig:
         rig.until(lambda: rig.node._state_machine.current_state[1] == 'active')
         found = [f for f in diagnose(collect_snapshot('/crosspoint', 2.0)) if f.camera]
-    agree(found, [('clocks-differ', 'ahead of /clock (limits', 'use_sim_time too')])
+    agree(found, [('clocks-differ', 'ahead of /clock (limits', 'use_sim_time: true')])
     assert found[0].camera == 'walled'
     assert is_documented('clocks-differ', found[0].message)
