@@ -9,7 +9,6 @@ from sensor_msgs.msg import CameraInfo
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Rejected, Transform
 from crosspoint_ros.ros.client.node_info import NodeCamera
-from crosspoint_ros.ros.conversions import intrinsics_from_info
 from crosspoint_ros.ros.tf import TransformLookup, make_transform_lookup
 from crosspoint_ros.web.ros_bridge import RosBridge
 
@@ -68,8 +67,9 @@ class CameraPoses:
         if camera not in self._awaited:
             return
         try:
-            self._intrinsics[camera] = intrinsics_from_info(message, camera.rectified)
-        except Rejected:  # the node reports it in its diagnostics
+            self._intrinsics[camera] = Intrinsics.from_camera_info(
+                message, rectified=camera.rectified)
+        except ValueError:  # the node reports it in its diagnostics
             return
         self._unsubscribe_info(camera)
 

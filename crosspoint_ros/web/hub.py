@@ -12,10 +12,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 
 from crosspoint_ros.action import Correspond
+from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import History, HistoryEntry, QueryResult
 from crosspoint_ros.ros.client.node_info import NodeCamera, NodeHealth, NodeInfo
 from crosspoint_ros.ros.client.results import Json, is_accepted, result_to_json
-from crosspoint_ros.ros.conversions import stamp_to_ns, time_from_ns
+from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.srv import Accept as AcceptService
 from crosspoint_ros.srv import Correct as CorrectService
 from crosspoint_ros.web.camera_poses import CameraPoses

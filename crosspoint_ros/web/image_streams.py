@@ -15,11 +15,11 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from crosspoint_ros.core.datatypes import Code, Rejected
+from crosspoint_ros.core.tf_tree import MAX_BACKWARD_JUMP_NS, stamp_to_ns
 from crosspoint_ros.msg import ImagePoint
 from crosspoint_ros.ros.client.node_info import NodeCamera
 from crosspoint_ros.ros.client.results import Json
-from crosspoint_ros.ros.conversions import rgb_from_compressed, rgb_from_image, stamp_to_ns
-from crosspoint_ros.ros.node.camera import MAX_BACKWARD_JUMP_NS
+from crosspoint_ros.ros.conversions import rgb_from_msg
 from crosspoint_ros.web.ros_bridge import RosBridge
 
 JPEG_QUALITY = 80
@@ -74,9 +74,7 @@ def encode_jpeg(message: Image | CompressedImage) -> tuple[bytes, int, int]:
         size = _read_passthrough_size(message)
         if size is not None:
             return bytes(message.data), *size
-        rgb = rgb_from_compressed(message)
-    else:
-        rgb = rgb_from_image(message)
+    rgb = rgb_from_msg(message)
     height, width = rgb.shape[:2]
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     if width > MAX_WIDTH_PX:

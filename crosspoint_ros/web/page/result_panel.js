@@ -31,6 +31,7 @@ export class ResultPanel {
   #root;
   #note;
   #target_frame = '';
+  #result = null;
 
   constructor(root, note) {
     this.#root = root;
@@ -40,14 +41,17 @@ export class ResultPanel {
 
   setTargetFrame(target_frame) {
     this.#target_frame = target_frame;
+    if (this.#result) this.show(this.#result);
   }
 
   showPending() {
+    this.#result = null;
     this.setNote('');
     this.#showText('Matching…', 'pending');
   }
 
   show(result) {
+    this.#result = result;
     this.#root.dataset.query = result?.query_id ?? '';
     this.#root.dataset.matchMs = result?.match_ms ?? '';
     if (!result) {
@@ -74,7 +78,7 @@ export class ResultPanel {
         ` ${formatMetres(target.position_m[index])}`);
       position.append(part);
     });
-    const spread = target.spread_mm === null ? '' : `, ±${Math.round(target.spread_mm)} mm`;
+    const spread = target.spread_mm === null ? '' : `, ±${Math.round(target.spread_mm)} mm (1σ)`;
     return [createRow('target, m', position), createRow('in frame', `${target.frame}${spread}`),
       createRow('TF frame', this.#target_frame), createRow('method', target.method)];
   }
