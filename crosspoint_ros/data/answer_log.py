@@ -1,18 +1,19 @@
-"""Keeps what was decided about answers, with their images, in a folder, without holding anybody up.
+"""The answer log: writes the node's answers with their images to a folder, and reads them back.
 
-One line of `answers.jsonl` a decision, written after its images and as a whole or not at all; the
-last line of an id wins. `answers.py` reads it.
+`answers.jsonl` has one line a decision, appended as a whole after its images; the last line of an
+id wins.
 """
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,24 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
+from crosspoint_ros.core.image_io import atomic_write, read_depth_m, read_image, read_mask
 from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
-from crosspoint_ros.data.io import atomic_write
 
+log = logging.getLogger(__name__)
 ANSWERS_FILE = 'answers.jsonl'
 UNREVIEWED, ACCEPTED, CORRECTED, MOVED, UNDONE = (
     'unreviewed', 'accepted', 'corrected', 'moved', 'undone')
-MAX_PENDING = 16  # decisions with images that wait for the disk; their images stay in memory
-MAX_CACHED_LINES = 64  # lines, so that one whose images are gone can be written again with another `how`
+MAX_PENDING = 16  # entries with images that wait for the disk; their images stay in memory
+MAX_CACHED_LINES = 64  # to append again with another decision after the images are released
 CLOSE_TIMEOUT_S = 2.0
-MAX_DEPTH_MM = 65535
+DEPTH_PER_M, MAX_DEPTH = 1000.0, 65535  # 16-bit millimetres
 
 
 @dataclass(frozen=True, eq=False)
 class LogEntry:
-    """What was decided about an answer.
+    """A decision about an answer.
 
-    located is None when its images are not kept any more: they were written with an earlier line.
+    result is None after its images were released: they were written with an earlier line.
     base_from_target is None without a target.
     """
 
@@ -50,62 +52,59 @@ class LogEntry:
 
 
 class AnswerLogger:
-    """Writes in a thread of its own. What goes wrong is said once, and ends the recording alone."""
+    """Writes entries in a thread. An error is logged once and ends the recording alone."""
 
-    def __init__(self, folder: Path, complain: Callable[[str], object]) -> None:
-        """Begin; the folder is made, and found wanting, in the thread."""
-        self._folder, self._complain = folder, complain
+    def __init__(self, folder: Path) -> None:
+        """Start the thread, which makes the folder."""
+        self._folder = folder
         self._pending: deque[LogEntry] = deque()
         self._wake = threading.Condition()
-        self._closed, self.failed, self._dropped = False, False, 0
+        self._closed, self.failed, self._has_dropped = False, False, False
         self._lines: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._thread = threading.Thread(target=self._run, name='crosspoint-recorder', daemon=True)
         self._thread.start()
 
-    def log(self, decision: LogEntry) -> None:
-        """Take a decision; never waits, whatever the disk does."""
+    def log(self, entry: LogEntry) -> None:
+        """Queue an entry without ever waiting for the disk; drop it if too many are pending."""
         with self._wake:
             if self.failed or self._closed:
                 return
-            if decision.decision == UNDONE:  # it needs no images, and must not keep them in memory
-                decision = replace(decision, result=None)
-            heavy = sum(d.result is not None for d in self._pending)
-            full = heavy >= MAX_PENDING and decision.result is not None
-            if not full:
-                self._pending.append(decision)
+            if entry.decision == UNDONE:  # needs no images, and must not keep them in memory
+                entry = replace(entry, result=None)
+            with_images = sum(e.result is not None for e in self._pending)
+            if with_images < MAX_PENDING or entry.result is None:
+                self._pending.append(entry)
                 self._wake.notify()
                 return
-            self._dropped += 1
-            first = self._dropped == 1
+            first, self._has_dropped = not self._has_dropped, True
         if first:
-            self._complain(f'{self._folder} is written too slowly: {MAX_PENDING} answers wait for it; '
-                           'some are left out of the recording')
+            log.error('%s is written too slowly: %d answers are pending; some are dropped from '
+                      'the recording', self._folder, MAX_PENDING)
 
     def close(self) -> None:
-        """Write what waits, within two seconds, and end."""
+        """Write what is pending, within two seconds, and end the thread."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         self._thread.join(timeout=CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            left = len(self._pending) + 1
-            self._complain(f'{left} decisions are not recorded: the disk does not '
-                           f'answer within {CLOSE_TIMEOUT_S:g} s ({self._folder})')
+            log.error('%d decisions are not recorded: the disk does not respond within %g s (%s)',
+                      len(self._pending) + 1, CLOSE_TIMEOUT_S, self._folder)
 
     def _run(self) -> None:
         try:
             for name in ('images', 'depth', 'masks'):
                 (self._folder / name).mkdir(parents=True, exist_ok=True)
             with open(self._folder / ANSWERS_FILE, 'ab'):
-                pass  # it can be written
-            while (decision := self._next()) is not None:
-                self._write(decision)
-        except Exception as error:  # a disk, or a bug of ours: the robot must go on
+                pass  # raises now if it cannot be written
+            while (entry := self._next()) is not None:
+                self._write(entry)
+        except Exception as error:  # whatever fails here must not stop the robot
             with self._wake:
                 self.failed = True
                 self._pending.clear()
-            self._complain(f'record_dir {self._folder}: {type(error).__name__}: {error}. Nothing '
-                           'more is recorded until the node is configured anew')
+            log.error('record_dir %s: %s: %s. Nothing more is recorded until the node is '
+                      'configured again', self._folder, type(error).__name__, error)
 
     def _next(self) -> LogEntry | None:
         with self._wake:
@@ -113,51 +112,54 @@ class AnswerLogger:
                 self._wake.wait()
             return self._pending.popleft() if self._pending else None
 
-    def _write(self, decision: LogEntry) -> None:
-        before = self._lines.get(decision.id)
-        if decision.result is not None:
-            line = self._format_entry(decision, decision.result, before)
-        elif before is not None:
-            line = dict(before)
+    def _write(self, entry: LogEntry) -> None:
+        previous = self._lines.get(entry.id)
+        if entry.result is not None:
+            line = self._format_entry(entry, entry.result, previous)
+        elif previous is not None:
+            line = dict(previous)
         else:
-            return  # its images are gone, and it never was written: there is nothing to change
-        line.update(number=decision.number, how=decision.decision, decided_ns=time.time_ns(),
-                    decided_by='model' if decision.decision == UNREVIEWED else 'human',
-                    target=_format_target(decision))
+            return  # never written, and its images are gone
+        pose = entry.base_from_target
+        line.update(number=entry.number, how=entry.decision, decided_ns=time.time_ns(),
+                    decided_by='model' if entry.decision == UNREVIEWED else 'human',
+                    target=None if pose is None else {
+                        'frame': entry.base_frame,
+                        'base_from_target': pose.matrix.ravel().tolist()})
         append_line(self._folder / ANSWERS_FILE, line)
-        self._lines[decision.id] = line
+        self._lines[entry.id] = line
         while len(self._lines) > MAX_CACHED_LINES:
             self._lines.popitem(last=False)
 
-    def _format_entry(self, decision: LogEntry, located: LocateResult, before: dict[str, Any] | None
-               ) -> dict[str, Any]:
-        """All of a line, with its images on the disk."""
-        corrects = before['corrects'] if before else None
-        if decision.decision == CORRECTED and corrects is None:
-            corrects = self._find_corrected_id(located)
-        models = {} if corrects is None else {
-            found['camera']: found['model_pixel'] for found in self._lines[corrects]['found']} \
-            if corrects in self._lines else {}
-        clicked = {**self._write_view(located.clicked), 'pixel': _format_pixel(located.pixel)}
-        return {'id': decision.id, 'corrects': corrects, 'clicked': clicked, 'found': [
-            self._format_match(answer, models) for answer in located.correspondences]}
+    def _format_entry(self, entry: LogEntry, result: LocateResult,
+                      previous: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the line of an entry, its images written."""
+        corrects = previous['corrects'] if previous else None
+        if entry.decision == CORRECTED and corrects is None:
+            corrects = self._find_corrected_id(result)
+        model_pixels = {match['camera']: match['model_pixel']
+                        for match in self._lines.get(corrects or '', {}).get('found', ())}
+        clicked = {**self._write_view(result.clicked), 'pixel': _format_pixel(result.pixel)}
+        return {'id': entry.id, 'corrects': corrects, 'clicked': clicked, 'found': [
+            self._format_match(match, model_pixels) for match in result.correspondences]}
 
-    def _find_corrected_id(self, located: LocateResult) -> str | None:
-        """The id of the answer to the same click, in the same images, that stands corrected."""
+    def _find_corrected_id(self, result: LocateResult) -> str | None:
+        """Return the id of the latest answer to the same click in the same images."""
+        click = result.clicked.camera, result.clicked.stamp_ns, _format_pixel(result.pixel)
         for line in reversed(self._lines.values()):
             clicked = line['clicked']
-            same = (clicked['camera'], clicked['stamp_ns'], clicked['pixel']) == (
-                located.clicked.camera, located.clicked.stamp_ns, _format_pixel(located.pixel))
-            if same and line['how'] != UNDONE:
+            if line['how'] != UNDONE and click == (
+                    clicked['camera'], clicked['stamp_ns'], clicked['pixel']):
                 return str(line['id'])
         return None
 
-    def _format_match(self, answer: ViewCorrespondence, models: dict[str, Any]) -> dict[str, Any]:
-        match = answer.match
+    def _format_match(self, found: ViewCorrespondence, model_pixels: dict[str, Any]
+                      ) -> dict[str, Any]:
+        match = found.match
         pixel = None if match is None else _format_pixel(match.pixel)
-        seen = {'camera': answer.camera} if answer.view is None else self._write_view(answer.view)
-        return {**seen, 'pixel': pixel, 'model_pixel': models.get(answer.camera, pixel),
-                'accepted': answer.rejected is None and pixel is not None,
+        view = {'camera': found.camera} if found.view is None else self._write_view(found.view)
+        return {**view, 'pixel': pixel, 'model_pixel': model_pixels.get(found.camera, pixel),
+                'accepted': found.rejected is None and pixel is not None,
                 'confidence': float(match.confidence) if match is not None and np.isfinite(
                     match.confidence) else None}
 
@@ -166,29 +168,29 @@ class AnswerLogger:
         pose = view.base_from_cam
         return {
             'camera': view.camera, 'stamp_ns': view.stamp_ns, 'frame_id': view.frame_id,
-            'image': self._write_image('images', name, np.ascontiguousarray(view.image[..., ::-1])),
-            'depth': None if view.depth_m is None else self._write_image(
+            'image': self._write_png('images', name, np.ascontiguousarray(view.image[..., ::-1])),
+            'depth': None if view.depth_m is None else self._write_png(
                 'depth', name, depth_to_mm(view.depth_m)),
-            'mask': None if view.mask is None else self._write_image(
+            'mask': None if view.mask is None else self._write_png(
                 'masks', f'{view.camera}.png', np.where(view.mask, 255, 0).astype(np.uint8)),
-            'intrinsics': intrinsics_to_dict(view.intrinsics),
+            'intrinsics': asdict(view.intrinsics),
             'base_from_cam': None if pose is None else pose.matrix.ravel().tolist()}
 
-    def _write_image(self, kind: str, name: str, pixels: npt.NDArray[Any]) -> str:
-        """Write a picture, unless it is there, and return its path in the folder.
+    def _write_png(self, kind: str, name: str, pixels: npt.NDArray[Any]) -> str:
+        """Write an image unless it exists; return its path within the folder.
 
-        Another one of that name, of an earlier run that had the same clock, is left alone.
+        A different image of that name, from a run with the same clock, gets another number.
         """
-        done, encoded = cv2.imencode('.png', pixels)
-        if not done:
+        encoded, png = cv2.imencode('.png', pixels)
+        if not encoded:
             raise OSError(f'{name} cannot be encoded as PNG')
-        data, path, number = encoded.tobytes(), self._folder / kind / name, 1
+        data, path, number = png.tobytes(), self._folder / kind / name, 1
         while path.exists():
             if path.stat().st_size == len(data) and path.read_bytes() == data:
                 return f'{kind}/{path.name}'
             number += 1
             path = self._folder / kind / name.replace('.png', f'_{number}.png')
-        atomic_write(path, data, cure='free some space')
+        atomic_write(path, data)
         return f'{kind}/{path.name}'
 
 
@@ -200,7 +202,7 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
         end = file.seek(0, os.SEEK_END)
         if end:
             file.seek(end - 1)
-            if file.read(1) != b'\n':  # somebody was killed while he wrote: that line stays alone
+            if file.read(1) != b'\n':  # a writer was killed: leave its line incomplete
                 data = b'\n' + data
         try:
             written = file.write(data)
@@ -213,23 +215,9 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
 
 
 def depth_to_mm(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Depth as 16-bit millimetres, 0 where it is unknown or further than they reach."""
-    mm = np.nan_to_num(depth_m.astype(np.float64) * 1000, posinf=0, neginf=0).round()
-    return np.where((mm > 0) & (mm <= MAX_DEPTH_MM), mm, 0).astype(np.uint16)
-
-
-def intrinsics_to_dict(intrinsics: Intrinsics) -> dict[str, Any]:
-    """The lens as JSON takes it."""
-    return {'fx_px': float(intrinsics.fx_px), 'fy_px': float(intrinsics.fy_px), 'cx_px': float(intrinsics.cx_px),
-            'cy_px': float(intrinsics.cy_px), 'width_px': int(intrinsics.width_px),
-            'height_px': int(intrinsics.height_px), 'model': intrinsics.model,
-            'distortion': [float(d) for d in intrinsics.distortion]}
-
-
-def _format_target(decision: LogEntry) -> dict[str, Any] | None:
-    pose = decision.base_from_target
-    return None if pose is None else {'frame': decision.base_frame,
-                                      'base_from_target': pose.matrix.ravel().tolist()}
+    """Convert to 16-bit millimetres, 0 where unknown or out of range."""
+    mm = np.nan_to_num(depth_m.astype(np.float64) * DEPTH_PER_M, posinf=0, neginf=0).round()
+    return np.where((mm > 0) & (mm <= MAX_DEPTH), mm, 0).astype(np.uint16)
 
 
 def _format_pixel(pixel: npt.NDArray[np.float64]) -> list[float] | None:
@@ -238,7 +226,7 @@ def _format_pixel(pixel: npt.NDArray[np.float64]) -> list[float] | None:
 
 @dataclass(frozen=True, eq=False)
 class LoggedMatch:
-    """One searched view of a recorded answer; pixels (2,) or None, `seen` None without a view."""
+    """One searched view of a logged answer; pixels (2,) or None, view None without an image."""
 
     camera: str
     pixel: Array | None
@@ -249,37 +237,31 @@ class LoggedMatch:
 
 @dataclass(frozen=True, eq=False)
 class LoggedView:
-    """A view on the disk, read when somebody asks."""
+    """A view on the disk, read on demand."""
 
     folder: Path
     fields: dict[str, Any]
 
     @property
     def key(self) -> str:
-        """What tells two views apart."""
+        """Identifies the view within its folder."""
         return str(self.fields['image'])
 
     def read(self, with_depth: bool = True) -> View:
-        """Read it. Raises FileNotFoundError, naming the picture."""
-        fields, lens = self.fields, dict(self.fields['intrinsics'])
-        lens['distortion'] = tuple(lens['distortion'])
-        image = _read_image(self.folder / fields['image'], cv2.IMREAD_COLOR)
-        depth_m = None
-        if with_depth and fields['depth']:
-            mm = _read_image(self.folder / fields['depth'], cv2.IMREAD_UNCHANGED).astype(np.float32)
-            depth_m = np.where(mm > 0, mm * np.float32(1e-3), np.float32(np.nan))
-        mask = None
-        if fields.get('mask'):
-            mask = _read_image(self.folder / fields['mask'], cv2.IMREAD_GRAYSCALE) > 127
-        pose = fields['base_from_cam']
-        return View(fields['camera'], np.ascontiguousarray(image[..., ::-1]), Intrinsics(**lens),
-                    fields['stamp_ns'], fields['frame_id'], depth_m,
-                    None if pose is None else Transform.from_matrix(np.reshape(pose, (4, 4))), mask)
+        """Read it. Raises OSError or ValueError, naming the file."""
+        fields, pose = self.fields, self.fields['base_from_cam']
+        return View(
+            fields['camera'], read_image(self.folder / fields['image']),
+            Intrinsics(**fields['intrinsics']), fields['stamp_ns'], fields['frame_id'],
+            read_depth_m(self.folder / fields['depth'], DEPTH_PER_M)
+            if with_depth and fields['depth'] else None,
+            None if pose is None else Transform.from_matrix(np.reshape(pose, (4, 4))),
+            read_mask(self.folder / fields['mask']) if fields.get('mask') else None)
 
 
 @dataclass(frozen=True, eq=False)
 class LoggedAnswer:
-    """What stands of one answer; decided_by is 'human' or 'model'."""
+    """The last decision about one answer; decided_by is 'human' or 'model'."""
 
     id: str
     corrects: str | None
@@ -291,31 +273,33 @@ class LoggedAnswer:
     base_from_target: Transform | None
 
 
-def read_answers(folder: Path, warn: Callable[[str], object]) -> list[LoggedAnswer]:
-    """Read what stands: the last line of each id, unless it was undone or corrected by another.
+def read_answers(folder: Path) -> list[LoggedAnswer]:
+    """Read the last line of each id, unless it was undone or corrected by another.
 
-    A line that is no answer (the last one, of a node that was killed) is left out with a warning.
+    An invalid line (the last one of a node that was killed) is skipped with a warning.
     """
     newest: dict[str, LoggedAnswer | None] = {}
-    for number, fields in _read_lines(folder / ANSWERS_FILE, warn):
+    for number, fields in _read_lines(folder / ANSWERS_FILE):
         try:
             answer = _parse_answer(folder, fields)
         except (KeyError, TypeError, ValueError) as error:
-            warn(f'{folder / ANSWERS_FILE}: line {number} is no answer: {type(error).__name__} {error}')
+            log.warning('%s: line %d is not an answer: %s %s; it is skipped',
+                        folder / ANSWERS_FILE, number, type(error).__name__, error)
             continue
-        newest.pop(answer.id, None)  # to its new place in the order
+        newest.pop(answer.id, None)  # moves it to the end
         newest[answer.id] = None if answer.decision == UNDONE else answer
     corrected = {a.corrects for a in newest.values() if a is not None}
     return [a for a in newest.values() if a is not None and a.id not in corrected]
 
 
-def _read_lines(path: Path, warn: Callable[[str], object]) -> Iterator[tuple[int, Any]]:
+def _read_lines(path: Path) -> Iterator[tuple[int, Any]]:
     with open(path, 'rb') as file:
         for number, line in enumerate(file, 1):
             try:
                 yield number, json.loads(line)
             except ValueError:
-                warn(f'{path}: line {number} is cut short ({len(line)} bytes) and left out')
+                log.warning('%s: line %d is cut short (%d bytes); it is skipped', path, number,
+                            len(line))
 
 
 def _parse_answer(folder: Path, fields: Any) -> LoggedAnswer:
@@ -323,7 +307,7 @@ def _parse_answer(folder: Path, fields: Any) -> LoggedAnswer:
     return LoggedAnswer(
         fields['id'], fields['corrects'], fields['decided_by'], fields['how'],
         LoggedView(folder, fields['clicked']), np.array(fields['clicked']['pixel'], float),
-        tuple(_parse_match(folder, found) for found in fields['found']),
+        tuple(_parse_match(folder, match) for match in fields['found']),
         None if target is None else Transform.from_matrix(
             np.reshape(target['base_from_target'], (4, 4))))
 
@@ -333,11 +317,4 @@ def _parse_match(folder: Path, fields: Any) -> LoggedMatch:
         return None if fields[name] is None else np.array(fields[name], float)
 
     return LoggedMatch(fields['camera'], pixel('pixel'), pixel('model_pixel'), fields['accepted'],
-                 LoggedView(folder, fields) if 'image' in fields else None)
-
-
-def _read_image(path: Path, how: int) -> npt.NDArray[Any]:
-    image = cv2.imread(str(path), how)
-    if image is None:
-        raise FileNotFoundError(f'{path} is no picture that can be read')
-    return image
+                       LoggedView(folder, fields) if 'image' in fields else None)

@@ -1,46 +1,63 @@
-"""Writes a file so that it is whole or absent, whoever is killed and however full the disk is."""
+"""Counts the warnings of a command and prints the first of each kind."""
 from __future__ import annotations
 
-import errno
-import os
-import sys
-import uuid
-from pathlib import Path
+import logging
+from collections import Counter
+from typing import Any
+
+PACKAGE_LOG = logging.getLogger('crosspoint_ros')
 
 
-def atomic_write(path: Path, data: bytes,
-                cure: str = 'free some space, and the same command goes on') -> None:
-    """Write it beside its place, and move it there. Raises OSError, naming the file.
+class WarningCounter(logging.Handler):
+    """Collects the package's warnings, passing the first `limit` of each kind to its handlers.
 
-    cure: what to do about a full disk, told with it.
+    A context manager. A kind is a message without its arguments; equal lines count once.
     """
-    # Threads of one process may write the same file.
-    part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        told = f'; {cure}' if error.errno == errno.ENOSPC else ''
-        raise OSError(error.errno, f'{error.strerror}: {path} is not written{told}') from error
-    finally:
-        part.unlink(missing_ok=True)
 
-
-class WarningCounter:
-    """What a command has told; call it with one more line."""
-
-    def __init__(self, command: str) -> None:
-        self._command = command
+    def __init__(self, limit: int = 8) -> None:
+        super().__init__()
         self.lines: list[str] = []
+        self._limit, self._kinds = limit, Counter[str]()
+        self._outputs: list[logging.Handler] = []
 
-    def __call__(self, line: str) -> None:
-        """Tell it, unless it was told."""
-        if line not in self.lines:
+    def __enter__(self) -> WarningCounter:
+        self._outputs, PACKAGE_LOG.handlers = PACKAGE_LOG.handlers, [self]
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        PACKAGE_LOG.handlers = self._outputs
+        for kind, number in self._kinds.items():
+            if number > self._limit:
+                PACKAGE_LOG.warning('%d more warnings of the kind: %s', number - self._limit, kind)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a record, and pass it on while there are few of its kind."""
+        if record.levelno >= logging.WARNING:
+            line, kind = record.getMessage(), getattr(record, 'kind', str(record.msg))
+            if line in self.lines:
+                return
             self.lines.append(line)
-            print(f'crosspoint {self._command}: {line}', file=sys.stderr)
+            self._kinds[kind] += 1
+            if self._kinds[kind] > self._limit:
+                return
+        for output in self._outputs:
+            output.handle(record)
 
     @property
     def exit_code(self) -> int:
-        """1 if anything was told."""
+        """1 after any warning, otherwise 0."""
         return int(bool(self.lines))
+
+
+class RecordCollector(logging.Handler):
+    """Keeps log records in a form that can be pickled, for another process to handle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format the message and drop what may not be pickled."""
+        record.kind, record.msg, record.args = str(record.msg), record.getMessage(), None
+        record.exc_info = None
+        self.records.append(record)

@@ -1,4 +1,4 @@
-"""`crosspoint data train-config`: what LLaMA-Factory needs to train CroPond on a data set."""
+"""`crosspoint data train-config`: writes the LLaMA-Factory configuration to train CroPond."""
 from __future__ import annotations
 
 import argparse
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.data.io import atomic_write
+from crosspoint_ros.core.image_io import atomic_write
 from crosspoint_ros.data.qa.check import iter_items
 from crosspoint_ros.data.qa.templates import Coordinates
 
 METHODS = ('full', 'lora')
-AUTHORS_BATCH_SIZE = 16  # 8 GPUs, 1 question each, 2 steps accumulated
+AUTHORS_BATCH_SIZE = 16  # 8 GPUs, 1 question each, 2 accumulation steps
 AUTHORS_WARMUP_STEPS = 100
-MAX_PIXELS = 768 * 28 * 28  # of an image as the model sees it, 768 tokens
+MAX_PIXELS = 768 * 28 * 28  # of an image at the model's input: 768 tokens
 MAX_TOKENS = 4096
-SAVE_STEPS = 1000  # the authors' 10000 are 160,000 questions: of fewer nothing would be saved
+SAVE_STEPS = 1000  # the authors' 10000 would save nothing of fewer than 160,000 questions
 QUESTIONS_PER_WORKER, MAX_WORKERS = 1000, 32
 
 _SHARED: dict[str, Any] = {
@@ -40,7 +40,7 @@ DEEPSPEED: dict[int, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class GpuCluster:
-    """Machines alike, each with so many GPUs; the first is reached at host and port."""
+    """Equal machines; the others reach the first at host and port."""
 
     gpus_per_node: int
     nodes: int
@@ -49,13 +49,13 @@ class GpuCluster:
 
     @property
     def total_gpus(self) -> int:
-        """GPUs of all machines."""
+        """The number of GPUs of all machines."""
         return self.gpus_per_node * self.nodes
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What is trained, how, and where. zero: stage of DeepSpeed ZeRO, 0 for none."""
+    """What is trained, how and where. zero_stage: of DeepSpeed ZeRO, 0 for none."""
 
     model: str
     method: str
@@ -66,29 +66,29 @@ class TrainingConfig:
 
     @property
     def accumulation_steps(self) -> int:
-        """Steps whose gradients are added up, so that the batch is the authors' where it can be."""
+        """Gradient accumulation steps, for the authors' batch size where the GPUs divide it."""
         return max(1, round(AUTHORS_BATCH_SIZE / self.cluster.total_gpus))
 
     @property
     def batch_size(self) -> int:
-        """Questions a step, over all GPUs."""
+        """Questions per step, over all GPUs."""
         return self.cluster.total_gpus * self.accumulation_steps
 
     @property
     def steps(self) -> int:
-        """Steps of one epoch."""
+        """Optimizer steps of one epoch."""
         return -(-self.questions // self.batch_size)
 
 
 def format_train_yaml(out: Path, data: Path, training: TrainingConfig) -> str:
-    """Return what `llamafactory-cli train` reads."""
+    """Return the configuration of `llamafactory-cli train`."""
     lora = training.method == 'lora'
     sections: list[tuple[str, dict[str, object]]] = [
-        (f'The authors train on at most {MAX_PIXELS} pixels of an image: so does this.', {
+        (f'At most {MAX_PIXELS} pixels of an image, as the authors.', {
             'model_name_or_path': training.model, 'image_max_pixels': MAX_PIXELS,
             'trust_remote_code': False}),
         ('A LoRA as in the examples of LLaMA-Factory: the authors published none.' if lora else
-         'As the authors: the text model learns, the eye and what joins the two stay.', {
+         'As the authors: train the text model, freeze vision tower and projector.', {
              'stage': 'sft', 'do_train': True, 'finetuning_type': training.method,
              **({'lora_rank': 8, 'lora_target': 'all'} if lora else {}),
              'freeze_vision_tower': True, 'freeze_multi_modal_projector': True,
@@ -98,12 +98,12 @@ def format_train_yaml(out: Path, data: Path, training: TrainingConfig) -> str:
               'template': 'qwen2_vl', 'cutoff_len': MAX_TOKENS,
               'preprocessing_num_workers': min(MAX_WORKERS,
                                                1 + training.questions // QUESTIONS_PER_WORKER)}),
-        ('A training that was broken off goes on; another one needs another folder.', {
+        ('An interrupted run resumes; another run needs another folder.', {
             'output_dir': str(out / ('adapter' if lora else 'model')), 'logging_steps': 5,
             'save_steps': SAVE_STEPS, 'save_total_limit': 1, 'plot_loss': True,
             'overwrite_output_dir': False, 'report_to': 'none'}),
         (f'{training.batch_size} questions a step, {training.steps} steps. Warm-up: '
-         f'{AUTHORS_WARMUP_STEPS} steps, or a tenth of all where these are few.', {
+         f'{AUTHORS_WARMUP_STEPS} steps, at most a tenth of all.', {
              'per_device_train_batch_size': 1,
              'gradient_accumulation_steps': training.accumulation_steps,
              'learning_rate': 1e-4 if lora else 1e-5, 'num_train_epochs': 1,
@@ -111,25 +111,24 @@ def format_train_yaml(out: Path, data: Path, training: TrainingConfig) -> str:
              'warmup_steps': min(AUTHORS_WARMUP_STEPS, training.steps // 10),
              'weight_decay': 0.1, 'bf16': True, 'ddp_timeout': 90000})]
     if training.has_validation:
-        sections.append(('Other scenes than those that are trained on.', {
+        sections.append(('Scenes that are not in the training split.', {
             'eval_dataset': 'crosspoint_val', 'eval_strategy': 'steps', 'eval_steps': 500,
             'per_device_eval_batch_size': 1}))
     return _format_yaml(sections)
 
 
 def format_merge_yaml(out: Path, training: TrainingConfig) -> str:
-    """Return what `llamafactory-cli export` reads, to make one checkpoint of model and LoRA."""
+    """Return the configuration of `llamafactory-cli export`, which merges the LoRA."""
     return _format_yaml([('', {
         'model_name_or_path': training.model, 'adapter_name_or_path': str(out / 'adapter'),
         'template': 'qwen2_vl', 'finetuning_type': 'lora', 'trust_remote_code': False,
         'export_dir': str(out / 'merged'), 'export_size': 5, 'export_device': 'cpu',
-        'infer_dtype': 'bfloat16',  # the trainer's own choice hangs on the GPU that merges
-
+        'infer_dtype': 'bfloat16',  # LLaMA-Factory's default depends on the GPU that merges
         'export_legacy_format': False})])
 
 
 def _format_yaml(sections: list[tuple[str, dict[str, object]]]) -> str:
-    """Write sections of settings; a string of JSON is one of YAML, whatever is in it."""
+    """Format sections of settings; a JSON value is a YAML value."""
     blocks = []
     for comment, settings in sections:
         head = f'# {comment}\n' if comment else ''
@@ -139,19 +138,20 @@ def _format_yaml(sections: list[tuple[str, dict[str, object]]]) -> str:
 
 
 def _format_value(value: object) -> str:
-    # YAML 1.1 takes 1e-05 for a word: it wants the point.
+    # YAML 1.1 reads 1e-05 as a string, 1.0e-05 as a number.
     return f'{value:.1e}' if isinstance(value, float) and value < 1e-3 else json.dumps(value)
 
 
 def format_train_script(training: TrainingConfig) -> str:
-    """Return a script that trains, and merges a LoRA; KEY=VALUE behind it changes a setting."""
-    cluster, several = training.cluster, training.cluster.nodes > 1
-    rank = '"${NODE_RANK:?say which machine this is: 0 is the first}"' if several else '0'
+    """Return the script that trains, and merges a LoRA; its arguments override settings."""
+    cluster = training.cluster
+    rank = '"${NODE_RANK:?set the number of this machine, 0 for the first}"' if cluster.nodes > 1 else '0'
     lines = ['#!/usr/bin/env bash', 'set -euo pipefail',
-             f'export FORCE_TORCHRUN=1 NPROC_PER_NODE={cluster.gpus_per_node} NNODES={cluster.nodes}',
+             f'export FORCE_TORCHRUN=1 NPROC_PER_NODE={cluster.gpus_per_node} '
+             f'NNODES={cluster.nodes}',
              f'export NODE_RANK={rank}',
              f'export MASTER_ADDR={shlex.quote(cluster.host)} MASTER_PORT={cluster.port}',
-             # The launcher splits what it is given at blanks: no path of ours goes through it.
+             # The launcher splits arguments at blanks: relative names instead of paths.
              'cd "$(dirname "$0")"', 'llamafactory-cli train train.yaml "$@"']
     if training.method == 'lora':
         lines.append('[ "$NODE_RANK" != 0 ] || llamafactory-cli export merge.yaml')
@@ -163,10 +163,7 @@ DEFAULT_PORT = 29514
 
 @dataclass(frozen=True)
 class QADataset:
-    """A data set that was built: its folder, and the number of questions of each split.
-
-    coordinates: how points are written in it.
-    """
+    """A data set on disk: the number of questions of each split, the unit of its points."""
 
     folder: Path
     train: int
@@ -176,13 +173,13 @@ class QADataset:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument('folder', type=Path, metavar='DATASET', help='what `crosspoint data build` '
-                        'made')
-    parser.add_argument('--out', type=Path, required=True, help='the folder of what is written')
-    parser.add_argument('--model', required=True, help='what training begins with: a folder or a '
-                        'hub id, e.g. Qwen/Qwen2.5-VL-7B-Instruct, or a CroPond')
+    parser.add_argument('folder', type=Path, metavar='DATASET', help='a data set built by '
+                        '`crosspoint data build`')
+    parser.add_argument('--out', type=Path, required=True, help='the output folder')
+    parser.add_argument('--model', required=True, help='the initial model, a folder or a hub '
+                        'id: Qwen/Qwen2.5-VL-7B-Instruct, or a CroPond')
     parser.add_argument('--method', choices=METHODS, default='full', help='train all weights of '
-                        'the text model, as the authors did, or a LoRA (default: full)')
+                        'the text model, as the authors, or a LoRA (default: full)')
     parser.add_argument('--gpus', type=int, default=1, help='of each machine (default: 1)')
     parser.add_argument('--nodes', type=int, default=1, help='machines (default: 1)')
     parser.add_argument('--zero', type=int, choices=(0, *DEEPSPEED), help='stage of DeepSpeed '
@@ -192,7 +189,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the files, and say how training starts and what the node loads afterwards."""
+    """Write the files; print how to start the training and how to load the result."""
     data = read_dataset(args.folder)
     training = build_training_config(args, data)
     files = render_files(args.out.absolute(), data, training)
@@ -204,18 +201,18 @@ def main(args: argparse.Namespace) -> int:
 
 
 def read_dataset(folder: Path) -> QADataset:
-    """Count the questions. Raises ValueError, FileNotFoundError for what cannot be trained on."""
+    """Count the questions. Raises ValueError, FileNotFoundError for an unusable data set."""
     numbers = {'train': 0, 'val': 0}
     known: set[str] = set()
     coordinates = ''
     for item in iter_items(folder):
         if not item.fields:
-            raise ValueError(f'{folder}: crosspoint_{item.split}.json, item {item.number} is no '
-                             'question: crosspoint data check tells more')
+            raise ValueError(f'{folder}: crosspoint_{item.split}.json, item {item.index} is not a '
+                             'question; run crosspoint data check')
         for name in item.fields['images']:
             if name not in known and not (folder / name).is_file():
-                raise FileNotFoundError(f'{folder}: {name} is not there, an image of '
-                                        f'crosspoint_{item.split}.json, item {item.number}')
+                raise FileNotFoundError(f'{folder}: {name} is missing, an image of '
+                                        f'crosspoint_{item.split}.json, item {item.index}')
             known.add(name)
         numbers[item.split] = numbers.get(item.split, 0) + 1
         coordinates = item.fields.get('coordinates', coordinates)
@@ -225,7 +222,7 @@ def read_dataset(folder: Path) -> QADataset:
 
 
 def build_training_config(args: argparse.Namespace, data: QADataset) -> TrainingConfig:
-    """Settle what was left open. Raises ValueError for what does not fit together."""
+    """Complete the options. Raises ValueError if they contradict each other."""
     if args.gpus < 1 or args.nodes < 1:
         raise ValueError(f'--gpus {args.gpus} and --nodes {args.nodes} must be 1 or more')
     if args.method == 'full' and args.nodes > 1 and args.zero == 0:
@@ -235,20 +232,20 @@ def build_training_config(args: argparse.Namespace, data: QADataset) -> Training
         raise ValueError(f'--nodes {args.nodes} needs --master HOST[:PORT], where the other '
                          'machines reach the first one')
     if not args.model.strip():
-        raise ValueError("--model '' names no model")
+        raise ValueError("--model '' is empty; give a folder or a hub id")
     several = args.gpus * args.nodes > 1
     zero = args.zero if args.zero is not None else (3 if args.method == 'full' and several else 0)
     host, _, port = args.master.partition(':')
     if args.master and not (host and (port or str(DEFAULT_PORT)).isdigit()):
-        raise ValueError(f'--master {args.master!r} is no HOST or HOST:PORT')
+        raise ValueError(f'--master {args.master!r} must be HOST or HOST:PORT')
     folder = Path(args.model).expanduser()
     model = str(folder.absolute()) if folder.is_dir() else args.model
-    return TrainingConfig(model, args.method, GpuCluster(args.gpus, args.nodes, host or '127.0.0.1',
-                                                int(port or DEFAULT_PORT)), zero, data.train, data.val > 0)
+    cluster = GpuCluster(args.gpus, args.nodes, host or '127.0.0.1', int(port or DEFAULT_PORT))
+    return TrainingConfig(model, args.method, cluster, zero, data.train, data.val > 0)
 
 
 def render_files(out: Path, data: QADataset, training: TrainingConfig) -> dict[str, str]:
-    """Return the files by name."""
+    """Return the texts of the files by name."""
     splits = ('train', 'val') if data.val else ('train',)
     info = {f'crosspoint_{split}': _describe_split(data.folder / f'crosspoint_{split}.json')
             for split in splits}
@@ -274,7 +271,7 @@ def _format_json(value: object) -> str:
 
 
 def format_summary(out: Path, data: QADataset, training: TrainingConfig) -> str:
-    """Say what was written, and what comes next."""
+    """Describe the training and the next steps."""
     lines = [f'{data.train} questions to train on, {data.val} to validate; {training.method}, '
              f'{training.cluster.total_gpus} GPU(s), {training.batch_size} questions a step, '
              f'{training.steps} steps']
@@ -282,7 +279,7 @@ def format_summary(out: Path, data: QADataset, training: TrainingConfig) -> str:
         lines.append(f'the authors took {AUTHORS_BATCH_SIZE} questions a step, which '
                      f'{training.cluster.total_gpus} GPUs cannot share evenly')
     if data.coordinates == Coordinates.PIXEL.value:
-        lines.append(f'its points are in pixels, and the trainer shrinks images of more than '
+        lines.append('its points are in pixels, but the trainer shrinks images of more than '
                      f'{MAX_PIXELS} pixels: build it with --coordinates thousand instead')
     where = f'{out}/train.sh'
     if training.cluster.nodes > 1:

@@ -1,4 +1,4 @@
-"""Recordings: a rosbag2 (MCAP or sqlite3) opened without ROS, or in words why it cannot be."""
+"""Reads a rosbag2 (MCAP or sqlite3) without ROS: topics, images and depth."""
 from __future__ import annotations
 
 import importlib
@@ -15,19 +15,19 @@ from crosspoint_ros.core.encodings import (
     rgb_from_compressed,
     rgb_from_raw,
 )
+from crosspoint_ros.core.tf_tree import stamp_to_ns
 
 RAW, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 MAX_LAG_NS = 20_000_000  # between an image and its depth
-MAX_PENDING = 30  # images that wait for their depth at a time
+MAX_PENDING = 30  # images that wait for their depth
 
 
-class UnreadableBag(ValueError):  # noqa: N818  (told to the user in one sentence)
-    """This is no recording that can be used, and why."""
+class UnreadableBag(ValueError):  # noqa: N818
+    """A recording that cannot be used; the message has the reason."""
 
 
 def open_bag(path: Path) -> Any:
-    """Return the open reader of a rosbag2; the caller closes it. Raises `UnreadableBag`.
-    """
+    """Return the open reader of a rosbag2; the caller closes it. Raises `UnreadableBag`."""
     try:
         highlevel = importlib.import_module('rosbags.highlevel')
     except ModuleNotFoundError as error:
@@ -38,23 +38,23 @@ def open_bag(path: Path) -> Any:
     try:
         bag = highlevel.AnyReader([path])
         bag.open()
-    except Exception as error:  # its storages each raise errors of their own
-        raise UnreadableBag(f'{path} is no rosbag2 that can be read: {error}') from error
+    except Exception as error:  # each storage plugin raises other errors
+        raise UnreadableBag(f'{path} cannot be read as a rosbag2: {error}') from error
     if not bag.is2:
-        raise UnreadableBag(f'{path} is a ROS 1 bag; rosbags-convert makes a rosbag2 of it')
+        raise UnreadableBag(f'{path} is a ROS 1 bag; convert it with rosbags-convert')
     if not bag.message_count:
         raise UnreadableBag(f'{path} has no messages')
     return bag
 
 
 def loop_duration_ns(duration_ns: int, tick_ns: int) -> int:
-    """How long a round of a bag takes that is played in a loop: /clock ticks past its end."""
+    """Duration of one pass of a bag that is played in a loop: /clock ticks past its end."""
     return (duration_ns // tick_ns + 1) * tick_ns
 
 
 @dataclass(frozen=True)
 class RgbdTopics:
-    """Where a camera's images are; depth is '' without any."""
+    """A camera's image topics; depth is '' if it has none."""
 
     image: str
     depth: str
@@ -62,26 +62,27 @@ class RgbdTopics:
 
 def choose_topics(types: Mapping[str, str], camera: str, image: str = '',
                   depth: str = '') -> RgbdTopics:
-    """Find a camera's topics among all (name -> type), unless they are named.
+    """Choose a camera's topics from all (name -> type) unless they are given.
 
-    Raises ValueError with what there is, when there is none or more than one.
+    Raises ValueError with the candidates if there are none or several.
     """
-    pictures = {name for name, kind in types.items() if kind in (RAW, COMPRESSED)}
-    for named in filter(None, (image, depth)):
-        if named not in pictures:
-            raise ValueError(f'there are no images on {named}; there are on: {_format_names(pictures)}')
+    image_topics = {name for name, type_name in types.items() if type_name in (RAW, COMPRESSED)}
+    for given in filter(None, (image, depth)):
+        if given not in image_topics:
+            raise ValueError(f'there are no images on {given}; '
+                             f'image topics: {_format_names(image_topics)}')
     space = f'/{camera}/'
-    own = {name for name in pictures if name.startswith(space)}
+    own = {name for name in image_topics if name.startswith(space)}
     depths = {name for name in own if 'depth' in name.removeprefix(space)} - {image}
     if not image and not own - depths:
-        raise ValueError(f'there are no images on /{camera}/...; there are on: '
-                         f'{_format_names(pictures)}; name one by --topic')
+        raise ValueError(f'there are no images on /{camera}/...; image topics: '
+                         f'{_format_names(image_topics)}; give one with --topic')
     return RgbdTopics(image or _single(own - depths, '--topic'),
-                  depth or (_single(depths, '--depth-topic') if depths else ''))
+                      depth or (_single(depths, '--depth-topic') if depths else ''))
 
 
 def _single(topics: set[str], option: str) -> str:
-    """The one topic: a raw image before its compressed sibling."""
+    """Return the only topic, a raw image in preference to its compressed sibling."""
     raw = {t for t in topics if not t.rpartition('/')[2].startswith('compressed')}
     siblings = {t for t in topics - raw if t.rpartition('/')[0] in raw}
     left = topics - siblings
@@ -96,15 +97,14 @@ def _format_names(topics: Iterable[str]) -> str:
 
 def header_stamp_ns(message: Any) -> int:
     """Return the stamp of a message's header."""
-    stamp = message.header.stamp
-    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+    return stamp_to_ns(message.header.stamp)
 
 
 def iter_rgbd(messages: Iterable[tuple[str, Any]], topics: RgbdTopics
-             ) -> Iterator[tuple[Rgb, DepthM | None]]:
-    """Yield each image with the depth nearest to it in time; None where that is far.
+              ) -> Iterator[tuple[Rgb, DepthM | None]]:
+    """Yield each image with the depth nearest in time; None if that is more than 20 ms away.
 
-    messages: topic and message, as they came. Raises `Rejected` for what cannot be decoded.
+    messages: (topic, message) in the order of arrival. Raises `Rejected` if decoding fails.
     """
     images: list[Any] = []
     depths: list[Any] = []
@@ -119,10 +119,11 @@ def iter_rgbd(messages: Iterable[tuple[str, Any]], topics: RgbdTopics
 
 
 def _pair_with_depth(image: Any, depths: list[Any]) -> tuple[Rgb, DepthM | None]:
-    near = min(depths, default=None, key=lambda depth: abs(header_stamp_ns(depth) - header_stamp_ns(image)))
-    if near is None or abs(header_stamp_ns(near) - header_stamp_ns(image)) > MAX_LAG_NS:
+    stamp_ns = header_stamp_ns(image)
+    nearest = min(depths, default=None, key=lambda depth: abs(header_stamp_ns(depth) - stamp_ns))
+    if nearest is None or abs(header_stamp_ns(nearest) - stamp_ns) > MAX_LAG_NS:
         return decode_rgb(image), None
-    return decode_rgb(image), decode_depth_m(near)
+    return decode_rgb(image), decode_depth_m(nearest)
 
 
 def decode_rgb(message: Any) -> Rgb:
@@ -138,9 +139,9 @@ def decode_depth_m(message: Any) -> DepthM:
 
 
 def iter_messages(bag: Any, topics: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """Yield topic and message of these topics, in the order of the recording."""
+    """Yield (topic, message) of these topics in the order of the recording."""
     wanted = set(topics)
-    played = [c for c in bag.connections if c.topic in wanted]
-    # Without any connection it would be all of them.
-    for connection, _, raw in bag.messages(connections=played) if played else ():
+    connections = [c for c in bag.connections if c.topic in wanted]
+    # Without connections, rosbags would read all of them.
+    for connection, _, raw in bag.messages(connections=connections) if connections else ():
         yield connection.topic, bag.deserialize(raw, connection.msgtype)

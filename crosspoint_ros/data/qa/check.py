@@ -1,4 +1,4 @@
-"""`crosspoint data check`: hold a data set against its files, its own rules and the geometry."""
+"""`crosspoint data check`: validates a data set against its files, its format and the geometry."""
 from __future__ import annotations
 
 import argparse
@@ -13,12 +13,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from crosspoint_ros.core.visualization import concatenate_images, write_image
+from crosspoint_ros.core.image_io import read_image, write_image
+from crosspoint_ros.core.visualization import concatenate_images
+from crosspoint_ros.data.parallel import progress_bar
 from crosspoint_ros.data.qa.frame_builder import draw_points
 from crosspoint_ros.data.qa.point_visibility import Visibility, project_points
 from crosspoint_ros.data.qa.scene_reader import BuildConfig, SceneReader, SceneSource, get_reader
 from crosspoint_ros.data.qa.templates import Coordinates, QuestionType
-from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, UnusableData, read_rgb
+from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, UnusableData
 
 PREFIX, SHEET_ITEMS = 'crosspoint_', 10
 REQUIRED_FIELDS = ('id', 'type', 'images', 'conversations')
@@ -28,65 +30,62 @@ QUESTION_TYPES = {question_type.value for question_type in QuestionType}
 
 @dataclass(frozen=True, eq=False)
 class DatasetItem:
-    """One question, and where it stands."""
+    """One question, its split and its index there; fields: empty if it is not JSON."""
 
     split: str
-    number: int
+    index: int
     fields: dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument('folder', type=Path, help='a data set that was built')
-    parser.add_argument('--geometry', type=int, default=500, metavar='N', help='hold so many '
-                        'answers against the recordings, if these are still there (default: 500)')
+    parser.add_argument('folder', type=Path, help='a data set built by `crosspoint data build`')
+    parser.add_argument('--geometry', type=int, default=500, metavar='N', help='check N answers '
+                        'against the recordings, if these still exist (default: 500)')
     parser.add_argument('--sheet', type=Path, metavar='PNG', help='draw random samples')
-    parser.add_argument('--seed', type=int, default=0, help='of the samples')
+    parser.add_argument('--seed', type=int, default=0, help='of the samples (default: 0)')
 
 
 def main(args: argparse.Namespace) -> int:
-    """Check it; 1 if anything is wrong."""
-    wrong: Counter[str] = Counter()
-    shown: dict[str, str] = {}
-    ids: dict[str, str] = {}
-    scenes: dict[str, str] = {}
+    """Check it; 1 for any fault."""
+    faults: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    validator = Validator(args.folder)
     sampled: list[DatasetItem] = []
     rng, total = np.random.default_rng(args.seed), 0
-    sizes: dict[str, tuple[int, int] | None] = {}
-    for item in iter_items(args.folder):
+    for item in progress_bar(iter_items(args.folder), unit='question'):
         total += 1
-        for problem in find_problems(args.folder, item, sizes, ids, scenes):
-            reason = problem.partition(':')[0]
-            wrong[reason] += 1
-            shown.setdefault(reason, f'{PREFIX}{item.split}.json: item {item.number}: {problem}')
+        for fault in validator.find_faults(item):
+            reason = fault.partition(':')[0]
+            faults[reason] += 1
+            examples.setdefault(reason, f'{PREFIX}{item.split}.json: item {item.index}: {fault}')
         keep = max(args.geometry, SHEET_ITEMS)
-        if len(sampled) < keep:  # a fair sample of all, without keeping all
+        if len(sampled) < keep:  # reservoir sampling
             sampled.append(item)
         elif (at := int(rng.integers(total))) < keep:
             sampled[at] = item
-    print(f'{total} questions, {len(scenes)} scene(s)')
-    off = check_geometry(args.folder, sampled[:args.geometry])
-    wrong.update(off)
-    for reason, number in wrong.most_common():
-        print(f'  {number:8}  {reason}   e.g. {shown.get(reason, "")}')
+    print(f'{total} questions, {len(validator.scenes)} scene(s)')
+    faults.update(check_geometry(args.folder, sampled[:args.geometry]))
+    for reason, number in faults.most_common():
+        print(f'  {number:8}  {reason}   e.g. {examples.get(reason, "")}')
     if args.sheet and sampled:
         chosen = rng.choice(len(sampled), min(SHEET_ITEMS, len(sampled)), replace=False)
         write_image(args.sheet, draw_sheet(args.folder, [sampled[i] for i in chosen]))
-        print(f'look at {args.sheet}')
-    print('nothing is wrong' if not wrong else f'{sum(wrong.values())} things are wrong')
-    return int(bool(wrong) or not total)
+        print(f'inspect {args.sheet}')
+    print('no faults' if not faults else f'{sum(faults.values())} faults')
+    return int(bool(faults) or not total)
 
 
 def iter_items(folder: Path) -> Iterator[DatasetItem]:
-    """Yield the questions of all splits, one in memory. Raises ValueError for a broken file."""
+    """Yield the questions of all splits, one in memory. Raises FileNotFoundError without any."""
     paths = sorted(folder.glob(f'{PREFIX}*.json'))
     if not paths:
-        raise FileNotFoundError(f'{folder} has no {PREFIX}train.json: it is no data set, or was '
-                                'not finished')
+        raise FileNotFoundError(f'{folder} has no {PREFIX}train.json: it is not a data set, or '
+                                'its build has not finished')
     for path in paths:
         split = path.stem.removeprefix(PREFIX)
         with open(path, encoding='utf-8') as file:
-            for number, line in enumerate(file):
+            for index, line in enumerate(file):
                 text = line.strip().rstrip(',')
                 if text in ('', '[', ']'):
                     continue
@@ -94,80 +93,97 @@ def iter_items(folder: Path) -> Iterator[DatasetItem]:
                     fields = json.loads(text)
                 except ValueError:
                     fields = {}
-                yield DatasetItem(split, number, fields if isinstance(fields, dict) else {})
+                yield DatasetItem(split, index, fields if isinstance(fields, dict) else {})
 
 
-def find_problems(folder: Path, item: DatasetItem, sizes: dict[str, tuple[int, int] | None],
-             ids: dict[str, str], scenes: dict[str, str]) -> Iterator[str]:
-    """Yield what is wrong with one question; `sizes`, `ids`, `scenes` remember across them."""
-    fields = item.fields
-    missing = [name for name in REQUIRED_FIELDS if name not in fields]
-    if missing:
-        yield f'a line that is no question: it lacks {", ".join(missing)}'
-        return
-    if fields['type'] not in QUESTION_TYPES:
-        yield f'an unknown type: {fields["type"]}'
-    # The same words about the same images are the same question, whatever its id.
-    content = json.dumps([fields['images'], fields['conversations']])
-    key = hashlib.sha256(content.encode()).hexdigest()[:16]
-    if key in ids:
-        yield f'a duplicate: {fields["id"]}'
-    ids[key] = item.split
-    scene = str(fields.get('scene', fields['images'][0]))
-    if scenes.setdefault(scene, item.split) != item.split:
-        yield f'a leak: scene {scene} is in {scenes[scene]} and in {item.split}'
-    for name in [*fields['images'], *fields.get('visual_image', [])]:
-        if name not in sizes:
-            picture = cv2.imread(str(folder / name))
-            sizes[name] = None if picture is None else picture.shape[1::-1]
-        if sizes[name] is None:
-            yield f'an image that cannot be read: {name}'
-    if fields['conversations'][0]['value'].count('<image>') != len(fields['images']):
-        yield f'another number of <image> than of images: {len(fields["images"])}'
-    for name, image in (('point1', 0), ('point2', -1)):
-        point, size = fields.get(name), sizes.get(fields['images'][image])
-        if point is not None and size is not None and not (
-                0 <= point[0] <= size[0] - 0.5 and 0 <= point[1] <= size[1] - 0.5):
-            yield f'a point outside its image: {name} {point} of {size}'
+class Validator:
+    """Finds the faults of questions, one after another: also those between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._image_sizes: dict[str, tuple[int, int] | None] = {}
+        self._keys: set[str] = set()
+        self.scenes: dict[str, str] = {}  # scene -> split
+
+    def find_faults(self, item: DatasetItem) -> Iterator[str]:
+        """Yield what is wrong with one question, as `kind: detail`."""
+        fields = item.fields
+        missing = [name for name in REQUIRED_FIELDS if name not in fields]
+        if missing:
+            yield f'a line that is not a question: it lacks {", ".join(missing)}'
+            return
+        if fields['type'] not in QUESTION_TYPES:
+            yield f'an unknown type: {fields["type"]}'
+        # The same text about the same images is the same question, whatever its id.
+        content = json.dumps([fields['images'], fields['conversations']])
+        key = hashlib.sha256(content.encode()).hexdigest()[:16]
+        if key in self._keys:
+            yield f'a duplicate: {fields["id"]}'
+        self._keys.add(key)
+        scene = str(fields.get('scene', fields['images'][0]))
+        if self.scenes.setdefault(scene, item.split) != item.split:
+            yield f'a leak: scene {scene} is in {self.scenes[scene]} and in {item.split}'
+        for name in [*fields['images'], *fields.get('visual_image', [])]:
+            if self._image_size(name) is None:
+                yield f'an image that cannot be read: {name}'
+        if fields['conversations'][0]['value'].count('<image>') != len(fields['images']):
+            yield f'the number of <image> is not that of images: {len(fields["images"])}'
+        for name, image in (('point1', 0), ('point2', -1)):
+            point, size = fields.get(name), self._image_size(fields['images'][image])
+            if point is not None and size is not None and not (
+                    0 <= point[0] <= size[0] - 0.5 and 0 <= point[1] <= size[1] - 0.5):
+                yield f'a point outside its image: {name} {point} of {size}'
+
+    def _image_size(self, name: str) -> tuple[int, int] | None:
+        """Return the size (w, h) of an image; None if it cannot be read."""
+        if name not in self._image_sizes:
+            try:
+                height, width = read_image(self._folder / name).shape[:2]
+                self._image_sizes[name] = (width, height)
+            except (OSError, ValueError):
+                self._image_sizes[name] = None
+        return self._image_sizes[name]
 
 
 def check_geometry(folder: Path, items: list[DatasetItem]) -> Counter[str]:
-    """Find the points of some questions again in the recordings; count what disagrees."""
+    """Project the points of some questions again in the recordings; count what disagrees."""
     path = folder / 'build.json'
     if not path.is_file():
         print('geometry: not checked, there is no build.json that names the recordings')
         return Counter()
-    known = json.loads(path.read_text())
-    fields = known['recipe']
-    recipe = BuildConfig(fields['seed'], Coordinates(fields['coordinates']),
-                    ReadOptions(**fields['reading']), fields['labels'])
-    wrong, checked = Counter[str](), 0
-    for source in (SceneSource(**s) for s in known['sources']):
+    build = json.loads(path.read_text())
+    fields = build['recipe']
+    config = BuildConfig(fields['seed'], Coordinates(fields['coordinates']),
+                         ReadOptions(**fields['reading']), fields['labels'])
+    faults, checked = Counter[str](), 0
+    for source in (SceneSource(**s) for s in build['sources']):
         own = sorted((i for i in items if i.fields.get('scene') == source.name
                       and i.fields.get('visible') is not None),
                      key=lambda i: (i.fields['pair']['clicked'], i.fields['pair']['other']))
         if not own:
             continue
         try:
-            reader = get_reader(folder, source, recipe)
+            reader = get_reader(folder, source, config)
         except UnusableData as problem:
             print(f'geometry: not checked: {problem}')
             continue
-        for item in own:
-            wrong.update(_find_disagreement(reader, item.fields))
+        for item in progress_bar(own, desc=source.name, unit='answer'):
+            faults.update(_find_disagreement(reader, item.fields))
             checked += 1
-    print(f'geometry: {checked} answers were held against the recordings')
-    return wrong
+    print(f'geometry: {checked} answers were checked against the recordings')
+    return faults
 
 
 def _find_disagreement(reader: SceneReader, fields: dict[str, Any]) -> Iterator[str]:
     pair = fields['pair']
     clicked, other = (reader.view(reader.frames[pair[name]]) for name in ('clicked', 'other'))
     projected = project_points(clicked, other, np.array([fields['point1']], float))
-    if (projected.visibility[0] in (Visibility.OCCLUDED, Visibility.OUTSIDE)) == fields['visible']:
+    if (projected.visibility[0] in (
+            Visibility.OCCLUDED, Visibility.OUTSIDE)) == fields['visible']:
         yield 'an answer that geometry contradicts (visible or not)'
-    elif fields['visible'] and np.linalg.norm(projected.pixels[0] - fields['point2']) > MAX_ERROR_PX:
-        yield f'an answer more than {MAX_ERROR_PX:g} px from where geometry has it'
+    elif fields['visible'] and np.linalg.norm(
+            projected.pixels[0] - fields['point2']) > MAX_ERROR_PX:
+        yield f'an answer more than {MAX_ERROR_PX:g} px from where geometry puts it'
 
 
 def draw_sheet(folder: Path, items: list[DatasetItem]) -> Any:
@@ -175,7 +191,7 @@ def draw_sheet(folder: Path, items: list[DatasetItem]) -> Any:
     rows = []
     for item in items:
         fields = item.fields
-        images = [read_rgb(folder / n) for n in fields.get('visual_image', fields['images'])]
+        images = [read_image(folder / n) for n in fields.get('visual_image', fields['images'])]
         if fields.get('point2') is not None:
             images[-1] = draw_points(images[-1], (np.array(fields['point2']),))
         question, answer = (' '.join(turn['value'].replace('<image>', '').split())

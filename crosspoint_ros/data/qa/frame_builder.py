@@ -1,4 +1,4 @@
-"""One frame's task of a data set: its images, its marked images, its questions, all or nothing."""
+"""Builds one frame's part of a data set: images, marked images, questions; all or nothing."""
 from __future__ import annotations
 
 import hashlib
@@ -13,20 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.data.io import atomic_write
+from crosspoint_ros.core.image_io import atomic_write
 from crosspoint_ros.data.qa.frame_pairs import FramePair, find_pairs
 from crosspoint_ros.data.qa.photometric import (
+    FlowReference,
     flow_magnitude_px,
-    make_flow_reference,
     rejection_reason,
 )
-from crosspoint_ros.data.qa.point_sampling import Labels, read_labels
-from crosspoint_ros.data.qa.questions import (
-    QAItem,
-    choose_points,
-    collect_facts,
-    generate_questions,
-)
+from crosspoint_ros.data.qa.point_sampling import Labels, read_labels, sample_points
+from crosspoint_ros.data.qa.questions import QAItem, collect_facts, generate_questions
 from crosspoint_ros.data.qa.scene_reader import BuildConfig, SceneSource, get_reader
 from crosspoint_ros.data.scenes.rgbd_scene import UnusableData
 
@@ -34,29 +29,27 @@ MAX_PER_PAIR = 240  # questions
 JPEG_OPTIONS = (cv2.IMWRITE_JPEG_QUALITY, 88)
 
 
-def plan_frames(out: Path, source: SceneSource, recipe: BuildConfig, names: tuple[str, ...],
+def plan_frames(out: Path, source: SceneSource, config: BuildConfig, names: tuple[str, ...],
                 others: tuple[str, ...]) -> tuple[dict[str, list[FramePair]], Counter[str]]:
-    """Return the pairs of these frames, clicked, with those others; all by name."""
-    reader = get_reader(out, source, recipe)
+    """Find the pairs of clicked frames with others, all by name; count the skipped by reason."""
+    reader = get_reader(out, source, config)
     skipped: Counter[str] = Counter()
-    clicked, among = ([reader.frames[name] for name in each] for each in (names, others))
-    return find_pairs(clicked, among, reader.view, skipped), skipped
+    clicked, candidates = ([reader.frames[name] for name in each] for each in (names, others))
+    return find_pairs(clicked, candidates, reader.view, skipped), skipped
 
 
-def find_pair_rejections(out: Path, source: SceneSource, recipe: BuildConfig, pairs: tuple[FramePair, ...]
-            ) -> tuple[str, ...]:
-    """Return why nothing is certain of each pair of one clicked frame; '' where it is."""
-    reader = get_reader(out, source, recipe)
-    reference = make_flow_reference(reader.view(reader.frames[pairs[0].clicked]))
-    return tuple(rejection_reason(flow_magnitude_px(reference, reader.view(reader.frames[pair.other]))) for pair in pairs)
+def find_pair_rejections(out: Path, source: SceneSource, config: BuildConfig,
+                         pairs: tuple[FramePair, ...]) -> tuple[str, ...]:
+    """Return why each pair of one clicked frame is rejected; '' if its images agree."""
+    reader = get_reader(out, source, config)
+    reference = FlowReference.from_view(reader.view(reader.frames[pairs[0].clicked]))
+    return tuple(rejection_reason(flow_magnitude_px(
+        reference, reader.view(reader.frames[pair.other]))) for pair in pairs)
 
 
 @dataclass(frozen=True)
 class FrameTask:
-    """What one frame is asked: pairs with the number of questions of each.
-
-    witnesses: further frames, which may confirm that a point is there.
-    """
+    """The pairs of a clicked frame, the number of questions of each, and its support frames."""
 
     source: SceneSource
     frame: str
@@ -67,58 +60,66 @@ class FrameTask:
 
 @dataclass(frozen=True)
 class FrameReport:
-    """What became of a frame. said: what was wrong with it, in words."""
+    """What was skipped of a frame, by reason, and the warnings."""
 
     skipped: dict[str, int]
     warnings: tuple[str, ...] = ()
 
 
-def build_frame(out: Path, task: FrameTask, recipe: BuildConfig) -> FrameReport:
-    """Write the questions of a frame to its part, unless it is there."""
+def build_frame(out: Path, task: FrameTask, config: BuildConfig) -> FrameReport:
+    """Write the questions of a frame to its part, unless it exists; the report is its last line."""
     path = part_path(out, task.source.name, task.frame)
     if path.is_file():
-        return FrameReport(**json.loads(path.read_bytes().splitlines()[-1]))
+        fields = json.loads(path.read_bytes().splitlines()[-1])
+        return FrameReport(fields['left_out'], tuple(fields['said']))
     try:
-        lines, skipped = _build_questions(out, task, recipe)
-        built = FrameReport(dict(sorted(skipped.items())))
+        lines, skipped = _build_questions(out, task, config)
+        report = FrameReport(dict(sorted(skipped.items())))
     except UnusableData as problem:
-        lines, built = [], FrameReport({'frame: cannot be used': 1}, (str(problem),))
-    atomic_write(path, '\n'.join(json.dumps(line) for line in [*lines, asdict(built)]).encode())
-    return built
+        lines, report = [], FrameReport({'frame: cannot be used': 1}, (str(problem),))
+    last = {'left_out': report.skipped, 'said': report.warnings}
+    atomic_write(path, '\n'.join(json.dumps(line) for line in [*lines, last]).encode())
+    return report
 
 
-def _build_questions(out: Path, task: FrameTask, recipe: BuildConfig
-               ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Make the questions of a frame, their images on the disk. Raises `Unusable`."""
-    reader, skipped, lines = get_reader(out, task.source, recipe), Counter[str](), []
-    rng = np.random.default_rng(derive_seed(recipe.seed, task.source.name, task.frame))
+def _build_questions(out: Path, task: FrameTask, config: BuildConfig
+                     ) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Return the questions of a frame, their images written. Raises `UnusableData`."""
+    reader, scene = get_reader(out, task.source, config), task.source.name
+    rng = np.random.default_rng(derive_seed(config.seed, scene, task.frame))
     clicked = reader.view(reader.frames[task.frame])
-    labels = read_labels(Path(recipe.labels) / task.source.name if recipe.labels else None,
-                       frame_file_name(task.frame), clicked)
-    pixels = choose_points(clicked, labels, rng)
-    names = _name_points(recipe, labels, pixels)
-    asked: set[str] = set()
-    folder = ImageWriter(out, task.source.name)
-    reference, short = make_flow_reference(clicked), 0
+    labels = read_labels(Path(config.labels) / scene if config.labels else None,
+                         frame_file_name(task.frame), clicked)
+    pixels = sample_points(clicked, labels, rng)
+    names = _name_points(config, labels, pixels)
+    writer, reference = ImageWriter(out, scene), FlowReference.from_view(clicked)
+    lines: list[dict[str, Any]] = []
+    skipped: Counter[str] = Counter()
+    seen_keys: set[str] = set()
+    missing = 0
     for pair, number in zip(task.pairs, task.counts, strict=True):
-        short += number  # what a pair does not yield is asked of the next
-        support_frames = [reader.view(reader.frames[n]) for n in task.support_frames if n != pair.other]
+        missing += number  # what a pair does not yield, the next one must
+        support_views = [reader.view(reader.frames[name]) for name in task.support_frames
+                         if name != pair.other]
         other = reader.view(reader.frames[pair.other])
-        facts = collect_facts(reference, other, pair, pixels, support_frames, names, recipe.coordinates, skipped)
-        for made in generate_questions(facts, min(short, MAX_PER_PAIR), rng, asked) if facts else ():
-            lines.append(folder.format_item(made, clicked, other, pair, recipe))
-            short -= 1
+        facts = collect_facts(reference, other, pair, pixels, support_views, names,
+                              config.coordinates, skipped)
+        if facts is None:
+            continue
+        for item in generate_questions(facts, min(missing, MAX_PER_PAIR), rng, seen_keys):
+            lines.append(writer.format_item(item, clicked, other, pair, config))
+            missing -= 1
     return lines, skipped
 
 
-def _name_points(recipe: BuildConfig, labels: Labels | None, pixels: Array) -> tuple[str, ...]:
-    """What the labels call each point: names.json maps a label to its name."""
-    path = Path(recipe.labels) / 'names.json'
-    if labels is None or not recipe.labels or not path.is_file() or not len(pixels):
+def _name_points(config: BuildConfig, labels: Labels | None, pixels: Array) -> tuple[str, ...]:
+    """Return the name of each point's label, by names.json; empty if there are no names."""
+    path = Path(config.labels) / 'names.json'
+    if labels is None or not config.labels or not path.is_file() or not len(pixels):
         return ()
-    known = json.loads(path.read_text())
+    names = json.loads(path.read_text())
     column, row = np.rint(pixels).astype(int).T
-    return tuple(known.get(str(label), '') for label in labels[row, column])
+    return tuple(names.get(str(label), '') for label in labels[row, column])
 
 
 class ImageWriter:
@@ -127,28 +128,30 @@ class ImageWriter:
     def __init__(self, out: Path, scene: str) -> None:
         self._out, self._scene = out, scene
 
-    def format_item(self, made: QAItem, clicked: View, other: View, pair: FramePair, recipe: BuildConfig
-             ) -> dict[str, Any]:
-        """Return the question as the data set has it; its images are on the disk then."""
-        crossing = made.question_type.value.startswith('cross')
+    def format_item(self, item: QAItem, clicked: View, other: View, pair: FramePair,
+                    config: BuildConfig) -> dict[str, Any]:
+        """Return a question as the data set has it, its images written."""
+        is_cross = item.question_type.value.startswith('cross')
         images = [self._write_image(pair.clicked, clicked)]
-        visual = [self._write_marked_image(pair.clicked, clicked, made.pixels)]
-        if crossing:
+        visual = [self._write_marked_image(pair.clicked, clicked, item.pixels)]
+        if is_cross:
             images.append(self._write_image(pair.other, other))
             visual.append(images[1])
-        item: dict[str, Any] = {
-            'id': '', 'type': made.question_type.value, 'scene': self._scene, 'images': images,
+        fields: dict[str, Any] = {
+            'id': '', 'type': item.question_type.value, 'scene': self._scene, 'images': images,
             'visual_image': visual, 'conversations': [
-                {'from': 'human', 'value': made.question},
-                {'from': 'gpt', 'value': made.answer}],
-            'coordinates': recipe.coordinates.value,
-            'points': [_round_pixel(p) for p in made.pixels]}
-        if crossing:
-            item |= {'point1': _round_pixel(made.pixels[0]),
-                     'point2': None if made.other_pixel is None else _round_pixel(made.other_pixel),
-                     'visible': made.is_visible, 'pair': asdict(pair)}
-        item['id'] = hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()[:16]
-        return item
+                {'from': 'human', 'value': item.question},
+                {'from': 'gpt', 'value': item.answer}],
+            'coordinates': config.coordinates.value,
+            'points': [_round_pixel(p) for p in item.pixels]}
+        if is_cross:
+            fields |= {'point1': _round_pixel(item.pixels[0]),
+                       'point2': None if item.other_pixel is None else _round_pixel(
+                           item.other_pixel),
+                       'visible': item.is_visible, 'pair': asdict(pair)}
+        content = json.dumps(fields, sort_keys=True)
+        fields['id'] = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return fields
 
     def _write_image(self, name: str, view: View) -> str:
         return self._write(f'images/{self._scene}/{frame_file_name(name)}.jpg', view.image)
@@ -163,15 +166,16 @@ class ImageWriter:
     def _write(self, relative: str, image: npt.NDArray[np.uint8]) -> str:
         path = self._out / relative
         if not path.is_file():
-            done, data = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), JPEG_OPTIONS)
-            if not done:
+            encoded, data = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
+                                         JPEG_OPTIONS)
+            if not encoded:
                 raise OSError(f'{path} cannot be encoded as JPEG')
             atomic_write(path, data.tobytes())
         return relative
 
 
 def draw_points(image: npt.NDArray[np.uint8], points: tuple[Array, ...]) -> npt.NDArray[np.uint8]:
-    """Return the image with a ring around each point, and its letter where there are several."""
+    """Return a copy with a ring around each point, and its letter if there are several."""
     canvas, unit = image.copy(), max(1, image.shape[1] // 320)
     for letter, point in zip('ABC', points, strict=False):
         x, y = (round(float(p)) for p in point)
@@ -185,12 +189,12 @@ def draw_points(image: npt.NDArray[np.uint8], points: tuple[Array, ...]) -> npt.
 
 
 def part_path(out: Path, scene: str, name: str) -> Path:
-    """Where the questions of a frame are until all are there."""
+    """Return the file of a frame's questions, from which the splits are merged."""
     return out / 'parts' / scene / f'{frame_file_name(name)}.jsonl'
 
 
 def frame_file_name(name: str) -> str:
-    """A frame's name as one part of a path."""
+    """Return a frame's name as one part of a path."""
     return name.replace('/', '-').replace('.png', '').replace('.jpg', '')
 
 
@@ -198,6 +202,6 @@ def _round_pixel(pixel: Array) -> list[float]:
     return [round(float(pixel[0]), 2), round(float(pixel[1]), 2)]
 
 
-def derive_seed(*words: object) -> int:
-    """A seed of its own for each place in the data."""
-    return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:8], 'big')
+def derive_seed(*parts: object) -> int:
+    """Return a seed that is different for each place in the data."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], 'big')

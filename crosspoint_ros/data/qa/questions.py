@@ -1,4 +1,4 @@
-"""The questions about one frame: its points, their places elsewhere, what is asked of them."""
+"""Generates questions about the points of a frame and their projections into another frame."""
 from __future__ import annotations
 
 from collections import Counter
@@ -11,7 +11,6 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.data.qa.frame_pairs import FramePair
 from crosspoint_ros.data.qa.photometric import FlowReference, reject_shifted_points
-from crosspoint_ros.data.qa.point_sampling import Labels, sample_points
 from crosspoint_ros.data.qa.point_visibility import (
     REASONS,
     Indices,
@@ -29,29 +28,28 @@ from crosspoint_ros.data.qa.templates import (
     format_json,
 )
 
-MAX_POINTS = 260
-NEARER_RATIO = 1.15  # between two depths that people are asked to compare
+MIN_DEPTH_RATIO = 1.15  # between two depths that are compared
 MIN_LATERAL_SHARE = 0.04  # of the width: between two points that are left and right of each other
 MIN_TURN_DEG = 15.0
-MAX_TRIES = 40  # for one question, before the frame is taken to have no more of them
+MAX_TRIES = 40  # for one question, before its type is exhausted
 QUESTION_TYPES = tuple(QuestionType)
 
 
 @dataclass(frozen=True, eq=False)
 class QAItem:
-    """One question; points are pixels of the clicked image, `found` one of the other or None."""
+    """One question; pixels are of the clicked image, other_pixel of the other one or None."""
 
     question_type: QuestionType
     question: str
     answer: str
     pixels: tuple[Array, ...]
-    other_pixel: Array | None
-    is_visible: bool | None
+    other_pixel: Array | None = None
+    is_visible: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class PairFacts:
-    """What is known of the points of a frame in another one."""
+    """The points of a frame, (n, 2) pixels, and their projections into another one."""
 
     clicked: View
     other: View
@@ -61,166 +59,171 @@ class PairFacts:
     names: tuple[str, ...]
     coordinates: Coordinates
 
-    def indices(self, *visibilities: Visibility) -> Indices:
-        """The points of these fates."""
-        return np.flatnonzero(np.isin(self.projected.visibility, visibilities))
+    def indices(self, *classes: Visibility) -> Indices:
+        """Return the indices of the points of these classes."""
+        return np.flatnonzero(np.isin(self.projected.visibility, classes))
 
-    def format_pixel(self, index: int) -> str:
-        """A point of the clicked image, as a question has it."""
-        return format_inline(encode_point(self.pixels[index], self.clicked.intrinsics, self.coordinates))
+    def encode(self, index: int) -> tuple[int, int]:
+        """Encode a point of the clicked image."""
+        return encode_point(self.pixels[index], self.clicked.intrinsics, self.coordinates)
+
+    def build_item(self, question_type: QuestionType, rng: np.random.Generator,
+                   indices: list[int], answer: str, other_pixel: Array | None = None,
+                   is_visible: bool | None = None) -> QAItem:
+        """Fill one of the type's templates with points."""
+        templates = QUESTIONS[question_type]
+        question = templates[int(rng.integers(len(templates)))].format(**{
+            letter: format_inline(self.encode(i))
+            for letter, i in zip('abc', indices, strict=False)})
+        return QAItem(question_type, question, answer, tuple(self.pixels[i] for i in indices),
+                      other_pixel, is_visible)
 
 
-def choose_points(view: View, labels: Labels | None, rng: np.random.Generator) -> Array:
-    """Choose the points of a frame that are asked about."""
-    return sample_points(view, labels, MAX_POINTS, rng)
+def collect_facts(reference: FlowReference, other: View, pair: FramePair, pixels: Array,
+                  support_views: list[View], names: tuple[str, ...], coordinates: Coordinates,
+                  skipped: Counter[str]) -> PairFacts | None:
+    """Project the points into the other view; count those that are uncertain by reason.
 
-
-def collect_facts(reference: FlowReference, other: View, pair: FramePair, pixels: Array, support_views: list[View],
-             names: tuple[str, ...], coordinates: Coordinates, skipped: Counter[str]
-             ) -> PairFacts | None:
-    """Find the points in the other view; count those that are not certain, by reason.
-
-    None, which is counted too, where nothing of the pair is certain.
+    None, which is counted too, if the images of the pair disagree.
     """
     clicked = reference.view
     projected = project_points(clicked, other, pixels)
-    if problem := reject_shifted_points(reference, other, pixels, projected):
-        skipped[f'pair: {problem}'] += 1
+    if reason := reject_shifted_points(reference, other, pixels, projected):
+        skipped[f'pair: {reason}'] += 1
         return None
-    hidden = np.flatnonzero(projected.visibility == Visibility.OCCLUDED)
-    if len(hidden):
-        confirmed = np.zeros(len(hidden), bool)
-        for witness in support_views:
-            confirmed |= project_points(clicked, witness, pixels[hidden]).visibility == Visibility.VISIBLE
-        projected.visibility[hidden[~confirmed]] = Visibility.UNCONFIRMED
+    occluded = np.flatnonzero(projected.visibility == Visibility.OCCLUDED)
+    if len(occluded):
+        confirmed = np.zeros(len(occluded), bool)
+        for support in support_views:
+            confirmed |= project_points(
+                clicked, support, pixels[occluded]).visibility == Visibility.VISIBLE
+        projected.visibility[occluded[~confirmed]] = Visibility.UNCONFIRMED
     for visibility, number in Counter(projected.visibility.tolist()).items():
         if visibility > Visibility.OUTSIDE:
             skipped[f'point: {REASONS[Visibility(visibility)]}'] += number
     return PairFacts(clicked, other, pair, pixels, projected, names, coordinates)
 
 
-def generate_questions(facts: PairFacts, number: int, rng: np.random.Generator, seen_keys: set[str]) -> Iterator[QAItem]:
-    """Yield up to `number` questions, the types in turn; `asked` holds what was asked before."""
-    makers = {QuestionType.SPATIAL: _spatial, QuestionType.GROUNDING: _grounding, QuestionType.CORRESPONDENCE: _correspondence,
-              QuestionType.TRANSFORMATION: _left_right, QuestionType.DEPTH: _depth, QuestionType.VISIBILITY: _visibility}
-    open_kinds, failed = list(QUESTION_TYPES), Counter[QuestionType]()
+def generate_questions(facts: PairFacts, number: int, rng: np.random.Generator,
+                       seen_keys: set[str]) -> Iterator[QAItem]:
+    """Yield up to `number` questions, the types in turn; seen_keys: of the frame's earlier ones."""
+    generators = {
+        QuestionType.SPATIAL: _spatial, QuestionType.GROUNDING: _grounding,
+        QuestionType.CORRESPONDENCE: _correspondence, QuestionType.TRANSFORMATION: _left_right,
+        QuestionType.DEPTH: _depth, QuestionType.VISIBILITY: _visibility}
+    open_types, failures = list(QUESTION_TYPES), Counter[QuestionType]()
     first = int(rng.integers(len(QUESTION_TYPES)))
     for turn in count(first):
-        if number <= 0 or not open_kinds:
+        if number <= 0 or not open_types:
             return
-        question_type = open_kinds[turn % len(open_kinds)]
-        made = makers[question_type](facts, rng, turn)
-        key = '' if made is None else f'{made.question} {facts.pair.other}' if (
-            made.other_pixel is not None or made.is_visible is not None) else made.question
-        if made is None or key in seen_keys:
-            failed[question_type] += 1
-            if failed[question_type] >= MAX_TRIES:
-                open_kinds.remove(question_type)
+        question_type = open_types[turn % len(open_types)]
+        item = generators[question_type](facts, rng)
+        key = '' if item is None else item.question
+        if item is not None and (item.other_pixel is not None or item.is_visible is not None):
+            key += f' {facts.pair.other}'
+        if item is None or key in seen_keys:
+            failures[question_type] += 1
+            if failures[question_type] >= MAX_TRIES:
+                open_types.remove(question_type)
             continue
-        failed[question_type] = 0
+        failures[question_type] = 0
         seen_keys.add(key)
         number -= 1
-        yield made
-
-
-def _fill_template(facts: PairFacts, question_type: QuestionType, rng: np.random.Generator, indices: list[int]) -> str:
-    words = QUESTIONS[question_type][int(rng.integers(len(QUESTIONS[question_type])))]
-    return words.format(**{letter: facts.format_pixel(i)
-                           for letter, i in zip('abc', indices, strict=False)})
-
-
-def _make_item(facts: PairFacts, question_type: QuestionType, rng: np.random.Generator, indices: list[int], answer: str,
-           other_pixel: Array | None = None, is_visible: bool | None = None) -> QAItem:
-    return QAItem(question_type, _fill_template(facts, question_type, rng, indices), answer,
-                 tuple(facts.pixels[i] for i in indices), other_pixel, is_visible)
+        yield item
 
 
 def _find_certain(facts: PairFacts) -> Indices:
-    """The points whose own depth is known for certain."""
+    """Return the points whose depth in their own view is certain."""
     return np.flatnonzero(~np.isin(facts.projected.visibility, (
-        Visibility.NO_DEPTH, Visibility.DEPTH_EDGE, Visibility.SELF_MASK, Visibility.SEEN_THROUGH, Visibility.UNCONFIRMED)))
+        Visibility.NO_DEPTH, Visibility.DEPTH_EDGE, Visibility.SELF_MASK, Visibility.SEEN_THROUGH,
+        Visibility.UNCONFIRMED)))
 
 
-def _spatial(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
+def _spatial(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     known = _find_certain(facts)
     if len(known) < 2:
         return None
     a, b = (int(i) for i in rng.choice(known, 2, replace=False))
-    near, far = sorted((facts.projected.depth_m[a], facts.projected.depth_m[b]))
-    if far < NEARER_RATIO * near:
+    depth_m = facts.projected.depth_m
+    near, far = sorted((depth_m[a], depth_m[b]))
+    if far < MIN_DEPTH_RATIO * near:
         return None
-    nearer = 'A' if facts.projected.depth_m[a] == near else 'B'
-    return _make_item(facts, QuestionType.SPATIAL, rng, [a, b], f'{nearer} is nearer to the camera.')
+    nearer = 'A' if depth_m[a] == near else 'B'
+    return facts.build_item(QuestionType.SPATIAL, rng, [a, b],
+                            f'{nearer} is nearer to the camera.')
 
 
-def _grounding(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
+def _grounding(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     known = _find_certain(facts)
     named = [int(i) for i in known if facts.names[i]] if facts.names else []
     if named:
         index = int(rng.choice(named))
-        words = NAMED_QUESTIONS[int(rng.integers(len(NAMED_QUESTIONS)))].format(name=facts.names[index])
-        at = encode_point(facts.pixels[index], facts.clicked.intrinsics, facts.coordinates)
-        return QAItem(QuestionType.GROUNDING, words, format_json(at), (facts.pixels[index],), None, None)
-    if len(known) < 3:  # what is not named can be told by its depth alone
+        question = NAMED_QUESTIONS[int(rng.integers(len(NAMED_QUESTIONS)))].format(
+            name=facts.names[index])
+        return QAItem(QuestionType.GROUNDING, question, format_json(facts.encode(index)),
+                      (facts.pixels[index],))
+    if len(known) < 3:  # without names, points differ by their depth alone
         return None
     chosen = [int(i) for i in rng.choice(known, 3, replace=False)]
-    nearest, second, _ = sorted(chosen, key=lambda i: facts.projected.depth_m[i])
-    if facts.projected.depth_m[second] < NEARER_RATIO * facts.projected.depth_m[nearest]:
+    depth_m = facts.projected.depth_m
+    nearest, second, _ = sorted(chosen, key=lambda i: depth_m[i])
+    if depth_m[second] < MIN_DEPTH_RATIO * depth_m[nearest]:
         return None
-    at = encode_point(facts.pixels[nearest], facts.clicked.intrinsics, facts.coordinates)
-    return _make_item(facts, QuestionType.GROUNDING, rng, chosen, format_json(at))
+    return facts.build_item(QuestionType.GROUNDING, rng, chosen, format_json(facts.encode(nearest)))
 
 
-def _correspondence(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
-    seen = facts.indices(Visibility.VISIBLE)
-    if not len(seen):
+def _correspondence(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
+    visible = facts.indices(Visibility.VISIBLE)
+    if not len(visible):
         return None
-    index = int(rng.choice(seen))
+    index = int(rng.choice(visible))
     pixel = facts.projected.pixels[index]
     answer = format_json(encode_point(pixel, facts.other.intrinsics, facts.coordinates))
-    return _make_item(facts, QuestionType.CORRESPONDENCE, rng, [index], answer, pixel, True)
+    return facts.build_item(QuestionType.CORRESPONDENCE, rng, [index], answer, pixel, True)
 
 
-def _left_right(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
-    seen = facts.indices(Visibility.VISIBLE)
-    if len(seen) < 2 or facts.pair.angle_deg < MIN_TURN_DEG:
+def _left_right(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
+    visible = facts.indices(Visibility.VISIBLE)
+    if len(visible) < 2 or facts.pair.angle_deg < MIN_TURN_DEG:
         return None
-    a, b = (int(i) for i in rng.choice(seen, 2, replace=False))
-    aside = facts.projected.pixels[a][0] - facts.projected.pixels[b][0]
-    if abs(aside) < MIN_LATERAL_SHARE * facts.other.intrinsics.width_px:
+    a, b = (int(i) for i in rng.choice(visible, 2, replace=False))
+    pixels = facts.projected.pixels
+    offset_px = pixels[a][0] - pixels[b][0]
+    if abs(offset_px) < MIN_LATERAL_SHARE * facts.other.intrinsics.width_px:
         return None
-    side = 'left' if aside < 0 else 'right'
-    return _make_item(facts, QuestionType.TRANSFORMATION, rng, [a, b],
-                  f'In the second image A is {side} of B.', facts.projected.pixels[a], True)
+    side = 'left' if offset_px < 0 else 'right'
+    return facts.build_item(QuestionType.TRANSFORMATION, rng, [a, b],
+                            f'In the second image A is {side} of B.', pixels[a], True)
 
 
-def _depth(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
-    seen = facts.indices(Visibility.VISIBLE)
-    if not len(seen):
+def _depth(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
+    visible = facts.indices(Visibility.VISIBLE)
+    if not len(visible):
         return None
-    index = int(rng.choice(seen))
-    depths, there = facts.projected.depth_m[index], facts.projected.other_depth_m[index]
-    if max(depths, there) < NEARER_RATIO * min(depths, there):
+    index = int(rng.choice(visible))
+    first, second = facts.projected.depth_m[index], facts.projected.other_depth_m[index]
+    if max(first, second) < MIN_DEPTH_RATIO * min(first, second):
         return None
-    which = 'first' if depths < there else 'second'
-    return _make_item(facts, QuestionType.DEPTH, rng, [index], f'It is nearer in the {which} image.',
-                  facts.projected.pixels[index], True)
+    nearer = 'first' if first < second else 'second'
+    return facts.build_item(QuestionType.DEPTH, rng, [index],
+                            f'It is nearer in the {nearer} image.',
+                            facts.projected.pixels[index], True)
 
 
-def _visibility(facts: PairFacts, rng: np.random.Generator, turn: int) -> QAItem | None:
-    """Yes and no by halves; of the noes, what is hidden before what is outside."""
-    is_visible = bool(rng.integers(2))
-    hidden, outside = facts.indices(Visibility.OCCLUDED), facts.indices(Visibility.OUTSIDE)
-    choices = facts.indices(Visibility.VISIBLE) if is_visible else (
-        hidden if len(hidden) and (rng.integers(4) or not len(outside)) else outside)
+def _visibility(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
+    """Half yes, half no; of the noes, three quarters are occluded, if there are any."""
+    visible = bool(rng.integers(2))
+    occluded, outside = (facts.indices(v) for v in (Visibility.OCCLUDED, Visibility.OUTSIDE))
+    choices = facts.indices(Visibility.VISIBLE) if visible else (
+        occluded if len(occluded) and (rng.integers(4) or not len(outside)) else outside)
     if not len(choices):
         return None
     index = int(rng.choice(choices))
-    if is_visible:
+    if visible:
         answer = 'Yes, the second image shows it.'
     elif facts.projected.visibility[index] == Visibility.OCCLUDED:
         answer = 'No, something in front of it hides it in the second image.'
     else:
         answer = 'No, it lies outside the second image.'
-    return _make_item(facts, QuestionType.VISIBILITY, rng, [index], answer,
-                  facts.projected.pixels[index] if is_visible else None, is_visible)
+    return facts.build_item(QuestionType.VISIBILITY, rng, [index], answer,
+                            facts.projected.pixels[index] if visible else None, visible)

@@ -1,4 +1,4 @@
-"""Opens folders as scenes of colour, depth and poses, in whatever layout they are."""
+"""Opens a recording in any of the known formats as a scene."""
 from __future__ import annotations
 
 import argparse
@@ -6,34 +6,38 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from crosspoint_ros.data.answer_log import ANSWERS_FILE
-from crosspoint_ros.data.rosbag import UnreadableBag
 from crosspoint_ros.data.scenes.answer_log import AnswerLogScene
-from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, RgbdScene, Say, UnusableData
+from crosspoint_ros.data.scenes.rgbd_scene import (
+    ReadOptions,
+    RgbdScene,
+    UnusableData,
+    raise_unusable,
+)
 from crosspoint_ros.data.scenes.rosbag import RosbagScene
 from crosspoint_ros.data.scenes.scannet import COLOUR_FOLDERS, ScanNetScene
 from crosspoint_ros.data.scenes.tum import TumScene
 
 MIN_FRAMES = 2
 BAGS = ('.mcap', '.db3')
-Opener = Callable[[Path, ReadOptions, Say], RgbdScene]
+SceneClass = Callable[[Path, ReadOptions], RgbdScene]
 
 
 def add_read_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options that say how a recording is read."""
     parser.add_argument('--inverted-poses', action='store_true', help='poses are camera_from_world')
-    parser.add_argument('--depth-per-m', type=float, help='what a stored metre of depth is')
+    parser.add_argument('--depth-per-m', type=float, help='the stored value of one metre of depth')
     parser.add_argument('--base-frame', default='', help="of a bag (default: its TF's root)")
 
 
 def parse_read_options(args: argparse.Namespace) -> ReadOptions:
-    """Return what these options say. Raises ValueError."""
+    """Return the values of these options. Raises ValueError."""
     if args.depth_per_m is not None and not 0 < args.depth_per_m < float('inf'):
         raise ValueError(f'--depth-per-m {args.depth_per_m:g} must be more than 0')
     return ReadOptions(args.inverted_poses, args.depth_per_m, args.base_frame)
 
 
-def find_scene_class(path: Path) -> Opener | None:
-    """Return what opens this path; None if it is no scene itself."""
+def find_scene_class(path: Path) -> SceneClass | None:
+    """Return the class that reads this path; None if it is not a scene."""
     if path.suffix in BAGS or (path / 'metadata.yaml').is_file():
         return RosbagScene
     if (path / ANSWERS_FILE).is_file():
@@ -45,25 +49,24 @@ def find_scene_class(path: Path) -> Opener | None:
     return None
 
 
-def open_scene(path: Path, reading: ReadOptions, say: Say) -> RgbdScene:
-    """Open one scene. Raises `Unusable`, naming the folder and what is wrong with it."""
-    opener = find_scene_class(path)
-    if opener is None:
-        raise UnusableData(f'{path}: {"no layout that is known" if path.exists() else "not there"}; '
-                       f'a scene is a rosbag2, or a folder with {ANSWERS_FILE}, rgb.txt or color/')
-    try:
-        scene = opener(path, reading, say)
-    except (UnreadableBag, OSError) as error:
-        raise UnusableData(str(error)) from error
+def open_scene(path: Path, options: ReadOptions) -> RgbdScene:
+    """Open one scene. Raises `UnusableData`, naming the path and the reason."""
+    scene_class = find_scene_class(path)
+    if scene_class is None:
+        reason = 'its format is unknown' if path.exists() else 'there is no such file or folder'
+        raise UnusableData(f'{path}: {reason}; a scene is a rosbag2, or a folder with '
+                           f'{ANSWERS_FILE}, rgb.txt or color/')
+    with raise_unusable():
+        scene = scene_class(path, options)
     if len(scene.frames) < MIN_FRAMES:
-        raise UnusableData(f'{path}: {len(scene.frames)} frame(s) with image, depth and pose (at least '
-                       f'{MIN_FRAMES}): a point needs another view')
+        raise UnusableData(f'{path}: {len(scene.frames)} frame(s) with image, depth and pose (at '
+                           f'least {MIN_FRAMES}): a point needs another view')
     return scene
 
 
-def expand_scene_paths(given: list[Path]) -> Iterator[Path]:
-    """Yield the scenes that are named, and those in folders that hold several."""
-    for path in given:
+def expand_scene_paths(paths: list[Path]) -> Iterator[Path]:
+    """Yield the scenes themselves, and the scenes inside of folders that hold several."""
+    for path in paths:
         inside = sorted(p for p in path.iterdir() if find_scene_class(p)) if path.is_dir() else []
         if find_scene_class(path) is None and inside:
             yield from inside

@@ -1,8 +1,8 @@
-"""Scenes of a rosbag2: colour and depth of every camera, poses from its TF, one frame in memory."""
+"""Scenes in a rosbag2: colour, depth and camera_info of every camera, poses from its TF."""
 from __future__ import annotations
 
+import logging
 import os
-from bisect import bisect_left
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Intrinsics, Rejected, View
-from crosspoint_ros.core.tf_tree import TfTrack
+from crosspoint_ros.core.datatypes import Intrinsics, View
+from crosspoint_ros.core.tf_tree import TfTree, explain_failure, find_root, nearest_stamp_index
 from crosspoint_ros.data.rosbag import (
     COMPRESSED,
     MAX_LAG_NS,
@@ -26,27 +26,38 @@ from crosspoint_ros.data.scenes.rgbd_scene import (
     CameraMoved,
     ReadOptions,
     RgbdFrame,
-    Say,
     UnusableData,
     check_depth_lag,
+    raise_unusable,
     warn_moved,
 )
 
-INFO, TF = 'sensor_msgs/msg/CameraInfo', ('/tf', '/tf_static')
+log = logging.getLogger(__name__)
+INFO, TF, TF_STATIC = 'sensor_msgs/msg/CameraInfo', '/tf', '/tf_static'
 
 
 @dataclass(frozen=True)
 class MessageRef:
-    """Where a message is: its topic, and when it was recorded."""
+    """An image message in the bag."""
 
     topic: str
     recorded_ns: int
     stamp_ns: int
+    frame_id: str
+
+
+@dataclass(frozen=True)
+class BagCameraTopics:
+    """The topics of a camera."""
+
+    image: str
+    depth: str
+    info: str
 
 
 @dataclass(frozen=True, eq=False)
 class FrameParts:
-    """What a frame is made of."""
+    """What a frame is read from."""
 
     image: MessageRef
     depth: MessageRef
@@ -54,135 +65,133 @@ class FrameParts:
 
 
 class RosbagScene:
-    """All cameras of a bag that have colour, depth, camera_info and a place in TF."""
+    """All cameras of a bag that have colour, depth, camera_info and a pose in TF."""
 
-    def __init__(self, folder: Path, reading: ReadOptions, say: Say) -> None:
-        """Index it; images are read when asked for. Raises `Unusable`, `UnreadableBag`."""
-        self.name, self._folder, self._reading = folder.stem, folder, reading
+    def __init__(self, folder: Path, options: ReadOptions) -> None:
+        """Index it; images are read on demand. Raises `UnusableData`, `UnreadableBag`."""
+        self.name, self._folder, self._options = folder.stem, folder, options
         self._bag: Any = None
         self._process = 0
         self._parts: dict[str, FrameParts] = {}
         self.frames: list[RgbdFrame] = []
         with closing(open_bag(folder)) as bag:
-            types = {c.topic: c.msgtype for c in bag.connections}
-            self._cameras = _find_cameras(types, say)
-            self._index(bag, say)
+            self._index(bag, _find_cameras({c.topic: c.msgtype for c in bag.connections}))
 
     def view(self, frame: RgbdFrame) -> View:
         """See `RgbdScene`."""
         parts = self._parts[frame.name]
-        try:
-            image, depth_m = decode_rgb(self._read_message(parts.image)), decode_depth_m(self._read_message(parts.depth))
-            if self._reading.depth_per_m:
-                depth_m = depth_m / np.float32(self._reading.depth_per_m)
+        with raise_unusable(self._folder, frame.name):
+            image = decode_rgb(self._read_message(parts.image))
+            depth_m = decode_depth_m(self._read_message(parts.depth))
+            if self._options.depth_per_m:
+                depth_m = depth_m / np.float32(self._options.depth_per_m)
             return View(frame.camera, image, parts.intrinsics, frame.stamp_ns, '', depth_m,
                         frame.base_from_cam)
-        except (Rejected, ValueError) as error:
-            raise UnusableData(f'{self._folder}: {frame.name}: {error}') from error
 
-    def _index(self, bag: Any, say: Say) -> None:
-        tracks = TfTrack(say)
-        places: dict[str, list[MessageRef]] = {}
+    def _index(self, bag: Any, cameras: dict[str, BagCameraTopics]) -> None:
+        tf_tree = TfTree(history_ns=None)
+        refs: dict[str, list[MessageRef]] = {}
         infos: dict[str, Any] = {}
-        frame_ids: dict[tuple[str, int], str] = {}
-        wanted = {t for topics in self._cameras.values() for t in topics}
+        wanted = {TF, TF_STATIC, *(topic for topics in cameras.values()
+                                   for topic in (topics.image, topics.depth, topics.info))}
         for connection, recorded_ns, raw in bag.messages(
-                connections=[c for c in bag.connections if c.topic in wanted | {*TF}]):
-            message = bag.deserialize(raw, connection.msgtype)
-            if connection.topic in TF:
-                tracks.add(message, connection.topic == '/tf_static')
+                connections=[c for c in bag.connections if c.topic in wanted]):
+            message, topic = bag.deserialize(raw, connection.msgtype), connection.topic
+            if topic in (TF, TF_STATIC):
+                tf_tree.add(message, topic == TF_STATIC)
             elif connection.msgtype == INFO:
-                infos.setdefault(connection.topic, message)
+                infos.setdefault(topic, message)
             else:
-                place = MessageRef(connection.topic, recorded_ns, header_stamp_ns(message))
-                places.setdefault(connection.topic, []).append(place)
-                frame_ids[connection.topic, place.stamp_ns] = message.header.frame_id.lstrip('/')
-        tracks.sort()
-        self._build_frames(places, infos, frame_ids, tracks, say)
+                refs.setdefault(topic, []).append(MessageRef(
+                    topic, recorded_ns, header_stamp_ns(message),
+                    message.header.frame_id.lstrip('/')))
+        for camera, topics in cameras.items():
+            images, depths = (sorted(refs.get(topic, []), key=lambda ref: ref.stamp_ns)
+                              for topic in (topics.image, topics.depth))
+            try:
+                if topics.info not in infos:
+                    raise ValueError(f'there are no messages on {topics.info}')
+                intrinsics = Intrinsics.from_camera_info(
+                    infos[topics.info], rectified=_is_rectified(topics.image))
+            except ValueError as error:
+                log.warning('%s: camera %s is skipped: %s', self._folder, camera, error)
+            else:
+                self._add_frames(camera, images, depths, intrinsics, tf_tree)
 
-    def _build_frames(self, places: dict[str, list[MessageRef]], infos: dict[str, Any],
-              frame_ids: dict[tuple[str, int], str], tracks: TfTrack, say: Say) -> None:
-        """Make frames of images, their depth and their pose; what lacks one is said."""
+    def _add_frames(self, camera: str, images: list[MessageRef], depths: list[MessageRef],
+                    intrinsics: Intrinsics, tf_tree: TfTree) -> None:
+        """Add the images that have depth and a pose, which was the same for both."""
         moved: list[CameraMoved] = []
-        for camera, (image, depth, info) in self._cameras.items():
-            if info not in infos:
-                say(f'{self._folder}: camera {camera} is left out: nothing is on {info}')
+        tf_frames, depth_stamps_ns = tf_tree.frames(), [depth.stamp_ns for depth in depths]
+        for image in images:
+            name = f'{camera}_{image.stamp_ns}'
+            try:
+                depth = depths[_find_nearest(depth_stamps_ns, image.stamp_ns)]
+                base = self._options.base_frame or find_root(tf_frames, image.frame_id)
+                poses = []
+                for stamp_ns in (image.stamp_ns, depth.stamp_ns):
+                    pose = tf_tree.lookup(base, image.frame_id, stamp_ns)
+                    if pose is None:
+                        raise ValueError(f'no pose at {stamp_ns / 1e9:.3f} s: ' + explain_failure(
+                            tf_frames, base, image.frame_id, stamp_ns))
+                    poses.append(pose)
+                check_depth_lag(poses[0], poses[1], intrinsics.fx_px, name)
+            except CameraMoved as problem:
+                moved.append(problem)
                 continue
-            depths = sorted(places.get(depth, []), key=lambda p: p.stamp_ns)
-            for place in sorted(places.get(image, []), key=lambda p: p.stamp_ns):
-                try:
-                    self._add_frame(camera, place, _nearest_depth(depths, place), infos[info], tracks,
-                              frame_ids[place.topic, place.stamp_ns])
-                except CameraMoved as problem:
-                    moved.append(problem)
-                except UnusableData as problem:
-                    say(f'{self._folder}: {problem}')
-        warn_moved(moved, str(self._folder), say)
+            except ValueError as error:
+                log.warning('%s: %s is skipped: %s', self._folder, name, error)
+                continue
+            self._parts[name] = FrameParts(image, depth, intrinsics)
+            self.frames.append(RgbdFrame(name, camera, image.stamp_ns, poses[0].inverse
+                                         if self._options.inverted else poses[0]))
+        warn_moved(moved, self._folder)
 
-    def _add_frame(self, camera: str, image: MessageRef, depth: MessageRef, info: Any, tracks: TfTrack,
-             frame_id: str) -> None:
-        base = self._reading.base_frame or tracks.root(frame_id)
-        name = f'{camera}_{image.stamp_ns}'
-        try:
-            lens = intrinsics_from_info(info)
-            pose, at_depth = (tracks.find(base, frame_id, at.stamp_ns) for at in (image, depth))
-        except ValueError as error:
-            raise UnusableData(f'{name}: {error}') from error
-        check_depth_lag(pose, at_depth, lens.fx_px, name)
-        self._parts[name] = FrameParts(image, depth, lens)
-        self.frames.append(RgbdFrame(name, camera, image.stamp_ns,
-                                 pose.inverse if self._reading.inverted else pose))
-
-    def _read_message(self, place: MessageRef) -> Any:
-        if self._bag is None or self._process != os.getpid():  # a file handle is for one process
+    def _read_message(self, ref: MessageRef) -> Any:
+        if self._bag is None or self._process != os.getpid():  # a fork must not share the file
             self._bag, self._process = open_bag(self._folder), os.getpid()
-        own = [c for c in self._bag.connections if c.topic == place.topic]
+        connections = [c for c in self._bag.connections if c.topic == ref.topic]
         for connection, _, raw in self._bag.messages(
-                connections=own, start=place.recorded_ns, stop=place.recorded_ns + 1):
+                connections=connections, start=ref.recorded_ns, stop=ref.recorded_ns + 1):
             message = self._bag.deserialize(raw, connection.msgtype)
-            if header_stamp_ns(message) == place.stamp_ns:
+            if header_stamp_ns(message) == ref.stamp_ns:
                 return message
-        raise UnusableData(f'the message on {place.topic} cannot be found again')
+        raise ValueError(f'its message on {ref.topic} is missing')
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process: without the open file."""
+        """Pickle without the open file."""
         return {**self.__dict__, '_bag': None}
 
 
-def intrinsics_from_info(info: Any) -> Intrinsics:
-    """Return the lens that a CameraInfo tells of."""
-    return Intrinsics(
-        fx_px=float(info.k[0]), fy_px=float(info.k[4]), cx_px=float(info.k[2]),
-        cy_px=float(info.k[5]), width_px=int(info.width), height_px=int(info.height),
-        distortion=tuple(float(d) for d in info.d), model=info.distortion_model or 'plumb_bob')
-
-
-def _find_cameras(types: dict[str, str], say: Say) -> dict[str, tuple[str, str, str]]:
-    """Image, depth and camera_info topic of each camera that has all three."""
-    found = {}
-    for name in sorted({t.split('/')[1] for t, kind in types.items() if kind in (RAW, COMPRESSED)}):
+def _find_cameras(types: dict[str, str]) -> dict[str, BagCameraTopics]:
+    """Return the topics of each camera that has image, depth and camera_info."""
+    cameras = {}
+    for name in sorted({topic.split('/')[1] for topic, type_name in types.items()
+                        if type_name in (RAW, COMPRESSED)}):
         try:
             topics = choose_topics(types, name)
+            infos = sorted((topic for topic, type_name in types.items() if type_name == INFO
+                            and topic.startswith(f'/{name}/')), key=lambda t: ('depth' in t, t))
+            if not topics.depth or not infos:
+                raise ValueError(f'it has no {"camera_info" if topics.depth else "depth"}')
         except ValueError as error:
-            say(f'camera {name} is left out: {error}')
+            log.warning('camera %s is skipped: %s', name, error)
             continue
-        infos = sorted((t for t, kind in types.items() if kind == INFO
-                        and t.startswith(f'/{name}/')), key=lambda t: ('depth' in t, t))
-        if not topics.depth or not infos:
-            lacks = 'camera_info' if topics.depth else 'depth'
-            say(f'camera {name} is left out: it has no {lacks}')
-            continue
-        found[name] = (topics.image, topics.depth, infos[0])
-    if not found:
-        raise UnusableData('no camera of it has colour, depth and camera_info')
-    return found
+        cameras[name] = BagCameraTopics(topics.image, topics.depth, infos[0])
+    if not cameras:
+        raise UnusableData('none of its cameras has colour, depth and camera_info')
+    return cameras
 
 
-def _nearest_depth(depths: list[MessageRef], image: MessageRef) -> MessageRef:
-    at = bisect_left(depths, image.stamp_ns, key=lambda d: d.stamp_ns)
-    near = min(depths[max(at - 1, 0):at + 1], default=None,
-               key=lambda d: abs(d.stamp_ns - image.stamp_ns))
-    if near is None or abs(near.stamp_ns - image.stamp_ns) > MAX_LAG_NS:
-        raise UnusableData(f'{image.topic} {image.stamp_ns}: it has no depth within '
-                       f'{MAX_LAG_NS / 1e6:.0f} ms')
-    return near
+def _is_rectified(topic: str) -> bool:
+    """Whether a topic is one of image_proc's: image_rect, image_rect_color/compressed, ..."""
+    return any(part.startswith('image_rect') for part in topic.split('/'))
+
+
+def _find_nearest(depth_stamps_ns: list[int], stamp_ns: int) -> int:
+    """Return the index of an image's depth. Raises ValueError if there is none within 20 ms."""
+    if depth_stamps_ns:
+        index = nearest_stamp_index(depth_stamps_ns, stamp_ns)
+        if abs(depth_stamps_ns[index] - stamp_ns) <= MAX_LAG_NS:
+            return index
+    raise ValueError(f'it has no depth within {MAX_LAG_NS / 1e6:.0f} ms')

@@ -1,6 +1,7 @@
-"""Scenes in ScanNet's layout: color/N.jpg, depth/N.png in mm, pose/N.txt, intrinsic/*.txt."""
+"""Scenes in ScanNet's format: color/N.jpg, depth/N.png in mm, pose/N.txt, intrinsic/*.txt."""
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import cv2
@@ -8,66 +9,68 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
 from crosspoint_ros.core.encodings import Rgb
+from crosspoint_ros.core.image_io import read_depth_m, read_image
 from crosspoint_ros.data.scenes.rgbd_scene import (
-    MAX_NORM_ERROR,
+    MAX_STRETCH,
     ReadOptions,
     RgbdFrame,
-    Say,
     UnusableData,
     natural_sort_key,
+    raise_unusable,
     read_matrix,
-    read_rgb,
-    read_scaled_depth_m,
 )
 
+log = logging.getLogger(__name__)
 COLOUR_FOLDERS, IMAGE_SUFFIXES = ('color', 'colour', 'rgb'), ('.jpg', '.jpeg', '.png')
 DEPTH_PER_M = 1000.0
-FRAME_PERIOD_NS = 33_333_333  # the layout has no stamps; its sensor takes 30 a second
+FRAME_PERIOD_NS = 33_333_333  # the format has no stamps; its sensor takes 30 images a second
 
 
 class ScanNetScene:
-    """A folder of colours, depths and poses world_from_camera, one file a frame each."""
+    """A folder with one file of colour, depth and pose (world_from_camera) a frame."""
 
-    def __init__(self, folder: Path, reading: ReadOptions, say: Say) -> None:
-        """List the frames that have a pose. Raises `Unusable`."""
+    def __init__(self, folder: Path, options: ReadOptions) -> None:
+        """List the frames that have a pose. Raises `UnusableData`."""
         self.name: str = folder.name
-        self._folder, self._per_m = folder, reading.depth_per_m or DEPTH_PER_M
-        colours = next((folder / c for c in COLOUR_FOLDERS if (folder / c).is_dir()), folder / COLOUR_FOLDERS[0])
+        self._folder, self._depth_per_m = folder, options.depth_per_m or DEPTH_PER_M
+        colours = next((folder / c for c in COLOUR_FOLDERS if (folder / c).is_dir()),
+                       folder / COLOUR_FOLDERS[0])
         self._colour_matrix, self._depth_matrix = _read_intrinsics(folder)
-        self._colours: dict[str, Path] = {}
+        self._image_paths: dict[str, Path] = {}
         self.frames: list[RgbdFrame] = []
-        found = [p for p in colours.glob('*') if p.suffix.lower() in IMAGE_SUFFIXES]
-        for number, path in enumerate(sorted(found, key=lambda p: natural_sort_key(p.stem))):
+        images = [p for p in colours.glob('*') if p.suffix.lower() in IMAGE_SUFFIXES]
+        for number, path in enumerate(sorted(images, key=lambda p: natural_sort_key(p.stem))):
             try:
                 pose = _read_pose(folder / 'pose' / f'{path.stem}.txt')
             except UnusableData as problem:
-                say(str(problem))
+                log.warning('%s: frame %s is skipped: %s', self.name, path.stem, problem)
                 continue
-            self._colours[path.stem] = path
-            self.frames.append(RgbdFrame(
-                path.stem, 'camera', (int(path.stem) if path.stem.isdigit() else number)
-                * FRAME_PERIOD_NS, pose.inverse if reading.inverted else pose))
+            self._image_paths[path.stem] = path
+            index = int(path.stem) if path.stem.isdigit() else number
+            self.frames.append(RgbdFrame(path.stem, 'camera', index * FRAME_PERIOD_NS,
+                                         pose.inverse if options.inverted else pose))
 
     def view(self, frame: RgbdFrame) -> View:
-        """See `RgbdScene`. The colours are brought to the depth's lens, where they differ."""
-        depth_m = read_scaled_depth_m(self._folder / 'depth' / f'{frame.name}.png', self._per_m)
-        image = read_rgb(self._colours[frame.name])
-        height, width = depth_m.shape
-        m = self._depth_matrix
-        lens = Intrinsics(m[0, 0], m[1, 1], m[0, 2], m[1, 2], width, height)
-        return View(frame.camera, self._register_to_depth(image, width, height), lens, frame.stamp_ns, '',
-                    depth_m, frame.base_from_cam)
+        """See `RgbdScene`. The colours are warped into the depth camera where the two differ."""
+        with raise_unusable():
+            depth_m = read_depth_m(self._folder / 'depth' / f'{frame.name}.png', self._depth_per_m)
+            image = read_image(self._image_paths[frame.name])
+            height, width = depth_m.shape
+            K = self._depth_matrix
+            intrinsics = Intrinsics(K[0, 0], K[1, 1], K[0, 2], K[1, 2], width, height)
+            return View(frame.camera, self._register_to_depth(image, width, height), intrinsics,
+                        frame.stamp_ns, '', depth_m, frame.base_from_cam)
 
     def _register_to_depth(self, image: Rgb, width: int, height: int) -> Rgb:
         colour_from_depth = self._colour_matrix @ np.linalg.inv(self._depth_matrix)
         if image.shape[:2] == (height, width) and np.allclose(colour_from_depth, np.eye(3)):
             return image
-        shrunk = 1 / max(colour_from_depth[0, 0], 1.0)  # else fine texture would turn to noise
-        if shrunk < 0.75:
-            image = np.asarray(cv2.resize(image, None, fx=shrunk, fy=shrunk,
+        scale = 1 / max(colour_from_depth[0, 0], 1.0)
+        if scale < 0.75:  # average first, or fine texture would alias
+            image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale,
                                           interpolation=cv2.INTER_AREA), np.uint8)
             half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-            colour_from_depth = np.linalg.inv(half) @ np.diag([shrunk, shrunk, 1]) @ half \
+            colour_from_depth = np.linalg.inv(half) @ np.diag([scale, scale, 1]) @ half \
                 @ colour_from_depth
         return np.asarray(cv2.warpPerspective(
             image, colour_from_depth, (width, height),
@@ -75,23 +78,17 @@ class ScanNetScene:
 
 
 def _read_pose(path: Path) -> Transform:
-    """Read a pose; trackers multiply rotations until they are none any more. Raises `Unusable`."""
+    """Read a pose; trackers multiply rotations until they drift. Raises `UnusableData`."""
     matrix = read_matrix(path, (4, 4))
-    try:
-        return Transform.from_noisy_matrix(matrix, MAX_NORM_ERROR)
-    except ValueError as error:
-        raise UnusableData(f'{path}: {error}') from error
+    with raise_unusable(path):
+        return Transform.from_noisy_matrix(matrix, MAX_STRETCH)
 
 
 def _read_intrinsics(folder: Path) -> tuple[Array, Array]:
-    """The matrices of colour and depth; one stands for both where there is one."""
-    matrices = []
-    for kind in ('color', 'depth'):
-        path = folder / 'intrinsic' / f'intrinsic_{kind}.txt'
-        if path.is_file():
-            size = len(path.read_text().split())
-            matrices.append(read_matrix(path, (3, 3) if size == 9 else (4, 4))[:3, :3])
+    """Read the matrices of colour and depth; the same one twice if there is only one."""
+    paths = [folder / 'intrinsic' / f'intrinsic_{kind}.txt' for kind in ('color', 'depth')]
+    matrices = [read_matrix(path, (4, 4), (3, 3))[:3, :3] for path in paths if path.is_file()]
     if not matrices:
-        raise UnusableData(f'{folder}: its lens is not known; intrinsic/intrinsic_color.txt and '
-                       'intrinsic/intrinsic_depth.txt hold it, 4 x 4 numbers each')
+        raise UnusableData(f'{folder}: its intrinsics are unknown; write them to intrinsic/'
+                           'intrinsic_color.txt and intrinsic/intrinsic_depth.txt, 4 x 4 each')
     return matrices[0], matrices[-1]
