@@ -150,11 +150,11 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that suggests the nearest option to a misspelt one."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage and the message, and exit with 2."""
+        """Print the message in one line and exit with 2."""
         _, unrecognized, typed = message.partition('unrecognized arguments: ')
         if unrecognized:
             message += suggest(typed.split()[0].partition('=')[0], self._option_string_actions)
-        super().error(message)
+        self.exit(USAGE, f'{self.prog}: {message} ({self.prog} --help lists the options)\n')
 
 
 def build_parser(name: str, command: Command) -> argparse.ArgumentParser:

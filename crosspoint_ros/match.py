@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,12 @@ from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.image_io import read_depth_m, read_image, write_image
 from crosspoint_ros.core.pipeline import LocateResult, locate
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.core.visualization import concatenate_images, draw_refusal, draw_result
+from crosspoint_ros.core.visualization import (
+    concatenate_images,
+    draw_clicked,
+    draw_refusal,
+    draw_result,
+)
 from crosspoint_ros.matchers import MATCHERS, load_matcher, load_refiner, select_refiner
 
 CENTRE = (0.3, 0.7)  # the principal point of an uncropped image is within this part of its size
@@ -57,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'{", ".join(MATCHERS)}, or module:Class (default: xfeat)')
     parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                         help='an option of the matcher; may be repeated')
-    parser.add_argument('--out', type=Path, metavar='FILE', help='draw the pair into a PNG or JPEG, '
-                        'a row for each point')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='draw the pair into a PNG or '
+                        'JPEG, a row for each point')
     parser.add_argument('--json', action='store_true', help='print JSON')
     parser.epilog = ('Exit code: 0 at least one point was found, 3 all were refused, 2 an argument '
                      'or a file cannot be used.')
@@ -106,17 +112,31 @@ def read_pair(args: argparse.Namespace) -> Pair:
     """Read both images with their depth and intrinsics."""
     clicked = read_view(args.clicked, args.k, '--k', args.depth_a, args.depth_scale)
     option = '--k-b' if args.k_b else '--k'
-    return Pair(clicked, read_view(args.other, args.k_b or args.k, option, args.depth_b,
-                                   args.depth_scale))
+    other = read_view(args.other, args.k_b or args.k, option, args.depth_b, args.depth_scale)
+    if clicked.camera == other.camera:  # in two folders
+        clicked, other = (replace(view, camera=str(path)) for view, path in
+                          ((clicked, args.clicked), (other, args.other)))
+    return Pair(clicked, other)
 
 
 def read_view(path: Path, k: list[float] | None, option: str, depth: Path | None,
               depth_scale: float) -> View:
     """Read one image; raise OSError or ValueError, naming the file, if it cannot be used."""
     image = read_image(path)
+    if is_palette_image(path):
+        raise ValueError(f'{path}: the image has a palette of at most 256 colours, whose dithering '
+                         'misleads a matcher: take the original, or convert it to RGB')
     height_px, width_px = image.shape[:2]
-    return View(str(path), image, k and build_intrinsics(k, width_px, height_px, f'{option}, {path}'),
-                depth_m=depth and read_depth_m(depth, depth_scale))
+    intrinsics = build_intrinsics(k, width_px, height_px, f'{option}, {path}') if k else None
+    return View(path.name, image, intrinsics,
+                depth_m=read_depth_m(depth, depth_scale) if depth else None)
+
+
+def is_palette_image(path: Path) -> bool:
+    """Return whether a PNG or GIF stores indices into a palette."""
+    with path.open('rb') as file:
+        head = file.read(26)
+    return head.startswith(b'GIF8') or (head.startswith(b'\x89PNG') and head[25:26] == b'\x03')
 
 
 def build_intrinsics(k: list[float], width_px: int, height_px: int, name: str) -> Intrinsics:
@@ -125,7 +145,8 @@ def build_intrinsics(k: list[float], width_px: int, height_px: int, name: str) -
     _, _, cx, cy = k
     if not (low <= cx / width_px <= high and low <= cy / height_px <= high):
         raise ValueError(f'{name}: the principal point ({cx:g}, {cy:g}) is not near the centre of '
-                         f'the {width_px}x{height_px} image: are these intrinsics for another size?')
+                         f'the {width_px}x{height_px} image (30 to 70 % of its size): are these '
+                         'intrinsics for another size?')
     return Intrinsics(*k, width_px, height_px)
 
 
@@ -202,10 +223,12 @@ def build_locator(args: argparse.Namespace, pair: Pair) -> Locate:
 
 def draw_answer(pair: Pair, answer: PointAnswer) -> list[Rgb]:
     """Draw an answer into copies of the two images."""
-    if answer.result is not None:
-        cameras = [view.camera for view in pair]
-        return [image for _, image in draw_result(answer.result, cameras, LIMITS)]
-    return [pair.clicked.image, draw_refusal(pair.other.image, f'refused: {answer.rejected}')]
+    x, y = answer.at
+    clicked = draw_clicked(pair.clicked.image, answer.at, f'clicked ({x:.1f}, {y:.1f})')
+    if answer.result is None:
+        return [clicked, draw_refusal(pair.other.image, f'refused: {answer.rejected}')]
+    return [clicked, *(image for _, image in
+                       draw_result(answer.result, [pair.other.camera], LIMITS))]
 
 
 def draw_rows(pair: Pair, answers: list[PointAnswer]) -> Rgb:

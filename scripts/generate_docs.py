@@ -17,7 +17,7 @@ from crosspoint_ros.ros.config import (
     CAMERAS_PARAMETER,
     LIVE_PARAMETERS,
     NODE_PARAMETERS,
-    ParameterSpec,
+    Spec,
     camera_specs,
     limit_specs,
 )
@@ -91,7 +91,7 @@ def build_command_line_page() -> str:
     return '\n'.join(lines).rstrip() + '\n'
 
 
-def format_parameter(spec: ParameterSpec) -> str:
+def format_parameter(spec: Spec) -> str:
     """Return one row of the table of parameters."""
     if isinstance(spec.default, Parameter.Type):
         default = 'required'
