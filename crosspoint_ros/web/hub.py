@@ -19,24 +19,11 @@ from crosspoint_ros.ros.client.results import Json, is_accepted, result_to_json
 from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.srv import Accept as AcceptService
 from crosspoint_ros.srv import Correct as CorrectService
+from crosspoint_ros.web import protocol
 from crosspoint_ros.web.camera_poses import CameraPoses
 from crosspoint_ros.web.image_streams import CameraImage, ImageStreams
 from crosspoint_ros.web.node_monitor import NodeMonitor
 from crosspoint_ros.web.overlay import Overlay
-from crosspoint_ros.web.protocol import (
-    AcceptRequest,
-    CancelRequest,
-    ClickRequest,
-    CorrectRequest,
-    InstructRequest,
-    NextImageRequest,
-    NodeRequest,
-    RequestError,
-    SentImageRequest,
-    encode_event,
-    history_to_json,
-    parse_request,
-)
 from crosspoint_ros.web.ros_bridge import NodeUnavailableError, RosBridge
 from crosspoint_ros.web.session import MAX_OPEN_REQUESTS, BrowserSession
 
@@ -130,7 +117,7 @@ class Hub:
 
     def _on_history(self, history: History) -> None:
         self._history, self._is_result_newer = history, False
-        self._broadcast(encode_event('history', history_to_json(history)))
+        self._broadcast(protocol.encode_event('history', protocol.history_to_json(history)))
         self._update_displayed()
 
     def _on_image(self, image: CameraImage) -> None:
@@ -139,14 +126,14 @@ class Hub:
 
     def _state_event(self) -> str:
         problems = dict(self._health.cameras)
-        return encode_event('state', {
+        return protocol.encode_event('state', {
             'node': self._bridge.name, 'words': self._status, 'matcher': self._health.matcher,
             'can_ground': self._health.can_ground, 'target_frame': self._node_info.target_frame,
             'cameras': [{'name': camera.name, 'problem': problems.get(camera.name, '')}
                         for camera in self._node_info.cameras]})
 
     def _displayed_event(self) -> str:
-        return encode_event('shown', {**self._displayed, 'now': {
+        return protocol.encode_event('shown', {**self._displayed, 'now': {
             name: self.overlay.track_mark(image) for name, image in self.streams.newest.items()}})
 
     def _update_displayed(self) -> None:
@@ -165,7 +152,7 @@ class Hub:
         scene = self.overlay.build_scene(self.streams.newest)
         if scene != self._scene:
             self._scene = scene
-            self._broadcast(encode_event('scene', scene))
+            self._broadcast(protocol.encode_event('scene', scene))
 
     def _broadcast(self, event: str) -> None:
         for session in list(self.sessions):
@@ -178,9 +165,11 @@ class Hub:
         self.sessions.add(session)
         session.send_event(self._state_event())
         if self._history is not None:
-            session.send_event(encode_event('history', history_to_json(self._history)))
+            session.send_event(protocol.encode_event(
+                'history', protocol.history_to_json(self._history)))
         session.send_event(self._displayed_event())
-        session.send_event(encode_event('scene', self._scene or self.overlay.build_scene({})))
+        session.send_event(protocol.encode_event(
+            'scene', self._scene or self.overlay.build_scene({})))
         self._poses.set_active(True)
 
     def remove_session(self, session: BrowserSession) -> None:
@@ -202,12 +191,12 @@ class Hub:
     def handle_message(self, session: BrowserSession, text: str) -> None:
         """Serve one request; an invalid one gets the event `bad_request`."""
         try:
-            request = parse_request(text)
-            if isinstance(request, NextImageRequest):
+            request = protocol.parse_request(text)
+            if isinstance(request, protocol.NextImageRequest):
                 self._request_image(session, request)
-            elif isinstance(request, SentImageRequest):
+            elif isinstance(request, protocol.SentImageRequest):
                 session.resend_image(request)
-            elif isinstance(request, CancelRequest):
+            elif isinstance(request, protocol.CancelRequest):
                 for task in session.tasks:
                     self._bridge.cancel(task)
             elif len(session.tasks) >= MAX_OPEN_REQUESTS:
@@ -215,13 +204,13 @@ class Hub:
                     request.id, f'{MAX_OPEN_REQUESTS} of your requests are still open; wait'))
             else:
                 session.add_task(asyncio.ensure_future(self._reply(session, request)))
-        except RequestError as error:
-            session.send_event(encode_event('bad_request', {'message': str(error)}))
+        except protocol.RequestError as error:
+            session.send_event(protocol.encode_event('bad_request', {'message': str(error)}))
 
-    def _request_image(self, session: BrowserSession, request: NextImageRequest) -> None:
+    def _request_image(self, session: BrowserSession, request: protocol.NextImageRequest) -> None:
         camera = self._find_camera(request.camera)
         if camera is None:
-            raise RequestError(f'unknown camera {request.camera!r}')
+            raise protocol.RequestError(f'unknown camera {request.camera!r}')
         session.await_image(request)
         self.streams.request(camera)
         self._poses.request_intrinsics(camera)
@@ -232,22 +221,22 @@ class Hub:
         topic = dict(self._health.image_topics).get(name)
         return replace(camera, image_topic=topic) if camera and topic else camera
 
-    async def _reply(self, session: BrowserSession, request: NodeRequest) -> None:
+    async def _reply(self, session: BrowserSession, request: protocol.NodeRequest) -> None:
         try:
-            reply = encode_event('reply', {
+            reply = protocol.encode_event('reply', {
                 'id': request.id, **await self._call_node(session, request)})
         except NodeUnavailableError as error:
             reply = _encode_refusal(request.id, str(error))
         session.send_event(reply)
 
-    async def _call_node(self, session: BrowserSession, request: NodeRequest) -> Json:
-        if isinstance(request, (ClickRequest, InstructRequest)):
+    async def _call_node(self, session: BrowserSession, request: protocol.NodeRequest) -> Json:
+        if isinstance(request, (protocol.ClickRequest, protocol.InstructRequest)):
             return await self._send_query(session, request)
-        if isinstance(request, CorrectRequest):
+        if isinstance(request, protocol.CorrectRequest):
             reply = await self._bridge.call('correct', CorrectService.Request(
                 query_id=request.query_id, camera=request.camera, x=request.x, y=request.y))
             return _summarize_result(reply.result)
-        if isinstance(request, AcceptRequest):
+        if isinstance(request, protocol.AcceptRequest):
             reply = await self._bridge.call('accept', AcceptService.Request(
                 query_id=request.query_id))
         else:
@@ -255,15 +244,15 @@ class Hub:
         return {'ok': reply.success, 'message': reply.message}
 
     async def _send_query(self, session: BrowserSession,
-                          request: ClickRequest | InstructRequest) -> Json:
+                          request: protocol.ClickRequest | protocol.InstructRequest) -> Json:
         goal = Correspond.Goal(camera=request.camera, x=math.nan, y=math.nan)
-        if isinstance(request, ClickRequest):
+        if isinstance(request, protocol.ClickRequest):
             goal.stamp, goal.x, goal.y = time_from_ns(int(request.stamp)), request.x, request.y
         else:
             goal.instruction = request.instruction
 
         def on_stage(stage: str, elapsed_s: float) -> None:
-            session.send_event(encode_event('progress', {
+            session.send_event(protocol.encode_event('progress', {
                 'id': request.id, 'stage': stage, 'elapsed_s': round(elapsed_s, 3)}))
 
         return _summarize_result(
@@ -271,9 +260,8 @@ class Hub:
 
 
 def _summarize_result(result: Any) -> Json:
-    return {'ok': is_accepted(result), 'message': result.status.message,
-            'query_id': result.query_id}
+    return {'ok': is_accepted(result), 'message': result.status.message}
 
 
 def _encode_refusal(request_id: int, message: str) -> str:
-    return encode_event('reply', {'id': request_id, 'ok': False, 'message': message})
+    return protocol.encode_event('reply', {'id': request_id, 'ok': False, 'message': message})

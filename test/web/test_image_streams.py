@@ -133,5 +133,6 @@ def test_unknown_numbers_are_null_in_json():
     made.correspondences[0].covariance_px2 = [float('nan')] * 4
     made.correspondences[0].epipolar_error_px = float('inf')
     made.correspondences[0].found.x = float('nan')
-    told = json.loads(encode_event('shown', {'result': result_to_json(made)}))['result']['found'][0]
-    assert told['x'] is told['covariance_px2'] is told['epipolar_error_px'] is None
+    content = json.loads(encode_event('shown', {'result': result_to_json(made)}))
+    (found,) = content['result']['found']
+    assert found['x'] is found['covariance_px2'] is found['epipolar_error_px'] is None

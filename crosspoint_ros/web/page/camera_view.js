@@ -46,7 +46,8 @@ export class CameraView {
     this.badge = createElement('span', 'badge', 'waiting for an image');
     this.toggle = createElement('button', 'toggle');
     this.toggle.hidden = true;
-    this.toggle.addEventListener('click', () => (this.isPaused ? this.showLive() : this.showMatched()));
+    this.toggle.addEventListener('click', () => (
+      this.isPaused ? this.showLive() : this.showMatched()));
     const header = createElement('header', '');
     header.append(createElement('h3', '', this.camera), createElement('kbd', '', String(index + 1)),
       this.badge, this.toggle);
@@ -181,7 +182,8 @@ export class CameraView {
 
   // Corrections refer to the matched image, so it must be displayed, or the camera unmoved.
   get isCorrectable() {
-    return this.#isMarked && this.answer.kind === 'found' && (this.isPaused || !this.#tracked.moved);
+    return this.#isMarked && this.answer.kind === 'found'
+      && (this.isPaused || !this.#tracked.moved);
   }
 
   setAnswer(answer, tracked = {}) {
@@ -208,7 +210,9 @@ export class CameraView {
 
   #createCaption(answer) {
     if (!answer) return [];
-    if (answer.kind === 'clicked') return [createElement('b', '', 'clicked'), ` ${formatPixel(answer)}`];
+    if (answer.kind === 'clicked') {
+      return [createElement('b', '', 'clicked'), ` ${formatPixel(answer)}`];
+    }
     if (answer.verdict === 'refused') {
       return [createElement('b', '', codeText(answer.code)), `: ${answer.message}`];
     }
@@ -249,7 +253,8 @@ export class CameraView {
 
   #createMark(kind, point, label) {
     const group = createMark(kind, label);
-    group.classList.toggle('tracked', this.#tracked.moved && !this.isPaused && kind !== 'crosshair');
+    const isTracked = this.#tracked.moved && !this.isPaused && kind !== 'crosshair';
+    group.classList.toggle('tracked', isTracked);
     const { x, y, stamp } = this.answer ?? point;
     Object.assign(group.dataset, { x, y, stamp, at: `${point.x} ${point.y}` });
     placeMark(group, point, this.size.width / (this.stage.clientWidth || this.size.width));

@@ -153,7 +153,9 @@ const buttonActions = {
   clear: () => sendRequest('step', { step: 'clear' }),
 };
 
-for (const [id, action] of Object.entries(buttonActions)) byId(id).addEventListener('click', action);
+for (const [id, action] of Object.entries(buttonActions)) {
+  byId(id).addEventListener('click', action);
+}
 
 byId('instruct').addEventListener('submit', (event) => {
   event.preventDefault();

@@ -79,8 +79,9 @@ export class PointerInput {
     const { camera, stamp } = this.#view;
     if (ARROWS[event.key]) this.#move(ARROWS[event.key], event.shiftKey ? 1 : STEP_PX);
     else if (event.key === 'Enter' && this.dragged) this.#actions.correct(camera, this.dragged);
-    else if (event.key === 'Enter' && this.crosshair) this.#actions.click(camera, stamp, this.crosshair);
-    else if (event.key === 'c') this.#grabPoint();
+    else if (event.key === 'Enter' && this.crosshair) {
+      this.#actions.click(camera, stamp, this.crosshair);
+    } else if (event.key === 'c') this.#grabPoint();
     else return;
     event.preventDefault();
   }

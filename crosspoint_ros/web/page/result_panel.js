@@ -64,7 +64,9 @@ export class ResultPanel {
     if (!result.found.length) list.append(createRow('refused', result.message));
     else if (!result.target && result.message) list.append(createRow('no target', result.message));
     list.append(createRow('total', formatDuration(result.ms)));
-    if (result.match_ms !== null) list.append(createRow('matching', formatDuration(result.match_ms)));
+    if (result.match_ms !== null) {
+      list.append(createRow('matching', formatDuration(result.match_ms)));
+    }
     this.#root.replaceChildren(list);
   }
 

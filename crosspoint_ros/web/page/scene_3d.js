@@ -21,7 +21,8 @@ export class Scene3D {
     canvas.addEventListener('wheel', (event) => this.#onWheel(event), { passive: false });
     canvas.addEventListener('keydown', (event) => this.#onKey(event));
     new ResizeObserver(() => this.#requestDraw()).observe(canvas);
-    matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.#requestDraw());
+    matchMedia('(prefers-color-scheme: dark)')
+      .addEventListener('change', () => this.#requestDraw());
   }
 
   show(scene) {
