@@ -17,7 +17,7 @@ from typing import Any
 
 from crosspoint_ros.bench.environment import describe_machine
 from crosspoint_ros.cli import get_version
-from crosspoint_ros.data.io import atomic_write
+from crosspoint_ros.core.image_io import atomic_write
 
 ABSOLUTE_PATH = re.compile(r'(?<![\w.])/([\w.-]+)(?:/[\w.-]+)*')
 ROOT_FOLDERS = {'home', 'root', 'tmp', 'work', 'Users', 'mnt', 'media', 'opt', 'srv', 'var', 'usr'}

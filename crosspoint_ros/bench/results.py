@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from crosspoint_ros.bench.record import Record
-from crosspoint_ros.data.io import atomic_write
+from crosspoint_ros.core.image_io import atomic_write
 
 PUBLISHED = 'published.json'
 

@@ -2,13 +2,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crosspoint_ros.bench.pairs.known_scene import FrameKey, KnownScene, LabelledPoint
-from crosspoint_ros.bench.scene import Outcome
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.core.visualization import (
     concatenate_images,
@@ -17,6 +16,7 @@ from crosspoint_ros.core.visualization import (
     draw_refusal,
     write_image,
 )
+from crosspoint_ros.data.scenes.known_scene import FrameKey, KnownScene, LabelledPoint
 
 WRONG_PX = 20.0  # an accepted answer further off than this is wrong, not imprecise
 REFUSAL_LABELS = {
@@ -28,14 +28,33 @@ REFUSAL_LABELS = {
 COLUMNS = '{:<14} {:>10}  {:<6} {:>15} {:>8} {:>8} {:>5}  {:<38} {:>5}'
 
 
+@dataclass(frozen=True)
+class ClickOutcome:
+    """The answer to one click in one other camera; NaN where there is none."""
+
+    name: str
+    camera: str
+    stamp_ns: int
+    visible: bool
+    accepted: bool
+    sure: bool
+    confidence: float
+    found_px: tuple[float, float]
+    error_px: float
+    error_3d_mm: float
+    ms: float
+    code: int
+    reason: str
+
+
 def stamp_ns(message: Any) -> int:
     """Return the stamp of a message with a header, in nanoseconds."""
     stamp = message.header.stamp
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 
-def score_result(recording: KnownScene, result: Any, affordance: LabelledPoint, ms: float) -> list[Outcome]:
-    """Compare a QueryResult with the truth: one Outcome per other camera.
+def score_result(recording: KnownScene, result: Any, affordance: LabelledPoint, ms: float) -> list[ClickOutcome]:
+    """Compare a QueryResult with the truth: one ClickOutcome per other camera.
 
     A point that is hidden by no more than 2 px counts as visible where it was found.
     """
@@ -50,29 +69,29 @@ def score_result(recording: KnownScene, result: Any, affordance: LabelledPoint, 
         visible = seen.visible or (
             accepted and recording.is_near_occlusion_edge(moment, affordance.point_base_m))
         found_px = (answer.found.x, answer.found.y)
-        outcomes.append(Outcome(
+        outcomes.append(ClickOutcome(
             name=affordance.name, camera=moment.camera, stamp_ns=moment.stamp_ns,
-            angle_deg=math.nan, visible=visible, accepted=accepted,
+            visible=visible, accepted=accepted,
             sure=answer.verdict == answer.SURE, confidence=answer.confidence, found_px=found_px,
             error_px=math.dist(found_px, seen.pixel), error_3d_mm=error_3d_mm,
-            first_on_pair=False, ms=ms, code=answer.status.code, reason=answer.status.message))
+            ms=ms, code=answer.status.code, reason=answer.status.message))
     return outcomes or [_score_rejected(result, affordance, ms)]
 
 
-def _score_rejected(result: Any, affordance: LabelledPoint, ms: float) -> Outcome:
-    return Outcome(
-        name=affordance.name, camera='all', stamp_ns=stamp_ns(result), angle_deg=math.nan,
+def _score_rejected(result: Any, affordance: LabelledPoint, ms: float) -> ClickOutcome:
+    return ClickOutcome(
+        name=affordance.name, camera='all', stamp_ns=stamp_ns(result),
         visible=True, accepted=False, sure=False, confidence=math.nan,
         found_px=(math.nan, math.nan), error_px=math.nan, error_3d_mm=math.nan,
-        first_on_pair=False, ms=ms, code=result.status.code, reason=result.status.message)
+        ms=ms, code=result.status.code, reason=result.status.message)
 
 
-def is_wrong(outcome: Outcome) -> bool:
+def is_wrong(outcome: ClickOutcome) -> bool:
     """Tell whether an answer was given that should not have been: the worst that can happen."""
     return outcome.accepted and not (outcome.visible and outcome.error_px <= WRONG_PX)
 
 
-def format_verdict(outcome: Outcome) -> str:
+def format_verdict(outcome: ClickOutcome) -> str:
     """Say in a few words what came of it, and whether that is right."""
     if outcome.accepted and not outcome.visible:
         return 'WRONG: answered, but not visible there'
@@ -90,7 +109,7 @@ def format_header() -> str:
                           'verdict', 'ms')
 
 
-def format_row(outcome: Outcome, affordance: LabelledPoint, index: int) -> str:
+def format_row(outcome: ClickOutcome, affordance: LabelledPoint, index: int) -> str:
     """Return one line of the table; what belongs to the whole click stands in its first line."""
     x, y = affordance.pixel
     first = index == 0
@@ -107,7 +126,7 @@ def _format_number(value: float, form: str) -> str:
     return form.format(value) if math.isfinite(value) else '-'
 
 
-def format_summary(outcomes: list[Outcome]) -> str:
+def format_summary(outcomes: list[ClickOutcome]) -> str:
     """Sum the table up."""
     visible = [o for o in outcomes if o.visible]
     hidden = [o for o in outcomes if not o.visible]
@@ -154,7 +173,7 @@ def _format_title(recording: KnownScene, moment: FrameKey) -> str:
     return f'{moment.camera}, {seconds:.2f} s'
 
 
-def _draw_answer(recording: KnownScene, answer: Any, affordance: LabelledPoint, outcome: Outcome) -> Any:
+def _draw_answer(recording: KnownScene, answer: Any, affordance: LabelledPoint, outcome: ClickOutcome) -> Any:
     moment = FrameKey(outcome.camera, outcome.stamp_ns)
     view, seen = recording.read_view(moment), affordance.projections[moment]
     truth = seen.pixel if view.intrinsics.contains(seen.pixel) else None

@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from crosspoint_ros.bench.pairs.known_scene import KnownScene, LabelledPoint
-from crosspoint_ros.bench.scene import Outcome
 from crosspoint_ros.core.datatypes import Code
+from crosspoint_ros.data.scenes.known_scene import KnownScene, LabelledPoint
 from crosspoint_ros.demo.report import (
+    ClickOutcome,
     draw_result,
     format_header,
     format_row,
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         wait_for_images(client, affordances[0], check)
         print(f'\nClicking {len(affordances)} points of the front camera; the same point is looked '
               f'for in the others.\nPictures: {args.output}{os.sep}\n\n{format_header()}', flush=True)
-        outcomes: list[Outcome] = []
+        outcomes: list[ClickOutcome] = []
         image_ns = 0
         for number, affordance in enumerate(affordances, 1):
             check()

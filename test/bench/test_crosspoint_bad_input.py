@@ -19,7 +19,7 @@ from PIL import Image
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.crosspoint.failures import UnreadableImage, read_image
-from crosspoint_ros.bench.crosspoint.runner import MOST_SILENT, Patience
+from crosspoint_ros.bench.crosspoint.runner import MAX_UNREACHABLE, FailureLimit
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.matchers.cropond.server.errors import ServerError
 
@@ -138,14 +138,14 @@ def test_a_server_that_is_gone_ends_a_run_that_had_begun(made, tmp_path, capsys)
     capsys.readouterr()
     assert cli.main([*words, '--model-name', name.split()[0]]) == 1
     told = capsys.readouterr().err
-    assert f'{MOST_SILENT} items in a row came to no server; 3 replies are kept' in told
-    assert told.count('run again to ask it') == MOST_SILENT
+    assert f'{MAX_UNREACHABLE} items in a row came to no server; 3 replies are kept' in told
+    assert told.count('run again to ask it') == MAX_UNREACHABLE
 
 
 def test_a_server_that_refuses_single_items_is_not_gone():
-    patience = Patience(at_first=False)
-    refused = ServerError(Code.MATCHER_FAILED, 'too large', passing=False, status=413)
-    assert not any(patience.failed(refused) for _ in range(3 * MOST_SILENT))
+    patience = FailureLimit(at_first=False)
+    refused = ServerError(Code.MATCHER_FAILED, 'too large', retryable=False, status=413)
+    assert not any(patience.on_failure(refused) for _ in range(3 * MAX_UNREACHABLE))
 
 
 def test_a_deadline_that_is_over_before_it_begins_is_refused(made, capsys):
@@ -220,7 +220,7 @@ def test_a_strip_of_an_image_comes_out_as_wide_as_others(made, tmp_path):
     (folder / 'image').mkdir(parents=True)
     Image.new('RGB', (9000, 6)).save(folder / 'image' / 'strip.png')
     line = {**answered(made)[0], 'images': ['strip.png'], 'assistant': '',
-            'answer': kitchen_bench.mask_of(np.array([4000.0, 3.0]), 9000, 6)}
+            'answer': kitchen_bench.draw_mask(np.array([4000.0, 3.0]), 9000, 6)}
     (picture,) = draw(folder, [line], tmp_path / 'drawn')
     assert picture.shape[1] <= 1280
 

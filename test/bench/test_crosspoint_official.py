@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip('PIL')
-from model_replies import records
+from model_replies import generate_records
 from PIL import Image
 
 from crosspoint_ros.bench.crosspoint import rules_official
@@ -77,7 +77,7 @@ def test_a_reply_that_ends_their_scripts_is_no_answer_and_says_so(text, tmp_path
 
 def test_answers_to_varied_replies_are_those_the_authors_scripts_were_seen_to_give(images):
     found = [rules_official.grade(record, 'relative_1000', images)
-             for record in records(0, 2500, NAMES)]
+             for record in generate_records(0, 2500, NAMES)]
     assert len({repr(each.answer) for each in found}) > 400
     told = repr([(each.answer, each.is_correct, each.crash.partition(':')[0]) for each in found])
     assert hashlib.sha256(told.encode()).hexdigest()[:16] == SEEN
@@ -112,7 +112,7 @@ def theirs(extract, calc, folder: Path, records: list[dict], coordinates: str):
 def test_every_answer_and_score_is_that_of_the_authors_scripts(seed, coordinates, images):
     extract, calc = scripts()
     asked, stopped = [], 0
-    for record in records(seed, 2500, NAMES):
+    for record in generate_records(seed, 2500, NAMES):
         ours = rules_official.grade(record, coordinates, images)
         if ours.crash:  # theirs must end too, with the very same error
             stopped += 1

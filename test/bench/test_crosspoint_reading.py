@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip('PIL')
 
-from crosspoint_ros.bench.crosspoint.rules_corrected import parse_letter, parse_answer_points
+from crosspoint_ros.bench.crosspoint.rules_corrected import parse_answer_points, parse_letter
 
 QUESTION = 'Which one?\nA. Red dot\nB. Green dot\nC. Blue dot\nD. Yellow dot'
 ASKED = 'The point at [56, 323] in the first image is which one in the second?'

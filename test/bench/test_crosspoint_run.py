@@ -18,7 +18,7 @@ pytest.importorskip('rosbags')
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.crosspoint.dataset import read_bench
-from crosspoint_ros.bench.crosspoint.runner import Kept, Progress
+from crosspoint_ros.bench.crosspoint.runner import PredictionFile, Progress
 
 FAKES = Path(__file__).resolve().parents[1] / 'fakes'
 POINTING = 'Correspondence-Pointing'
@@ -97,7 +97,7 @@ def _lines(path: Path) -> int:
 
 
 def test_a_file_that_another_run_is_writing_is_left_alone(run, made, tmp_path):
-    with Kept(tmp_path / 'kept.jsonl', 'fake_matchers:Slow'):
+    with PredictionFile(tmp_path / 'kept.jsonl', 'fake_matchers:Slow'):
         code, _, _, err, kept = run(made[0], '--matcher', 'fake_matchers:Slow')
     assert code == 1
     assert 'another run is writing it' in err

@@ -14,14 +14,14 @@ import pytest
 pytest.importorskip('PIL')
 pytest.importorskip('rosbags')
 import kitchen_bench
-from model_replies import records
+from model_replies import generate_records
 from PIL import Image
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.crosspoint import rules_official
 from crosspoint_ros.bench.crosspoint.dataset import read_bench
 from crosspoint_ros.bench.crosspoint.grading import Accuracy
-from crosspoint_ros.bench.crosspoint.rules_corrected import parse_letter, parse_answer_points
+from crosspoint_ros.bench.crosspoint.rules_corrected import parse_answer_points, parse_letter
 
 OFFICIAL = os.environ.get('CROSSPOINT_OFFICIAL', '')
 
@@ -271,7 +271,7 @@ def test_the_official_table_is_that_of_the_authors_programs(run, tmp_path):
     (bench / 'image').mkdir(parents=True)
     for name, size in (('a.png', (64, 48)), ('b.png', (128, 96))):
         Image.new('RGB', size).save(bench / 'image' / name)
-    lines = [line for line in records(11, 3000, ['a.png', 'b.png']) if not rules_official.grade(
+    lines = [line for line in generate_records(11, 3000, ['a.png', 'b.png']) if not rules_official.grade(
         line, 'relative_1000', bench / 'image').crash]
     kitchen_bench.write(bench / 'CrossPoint-Bench.jsonl', [
         {k: v for k, v in line.items() if k != 'assistant'} for line in lines])

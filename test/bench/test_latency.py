@@ -11,19 +11,19 @@ import pytest
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.latency.cases import (
-    NEXT_CLICK,
-    BATCH,
     BASELINE,
     BASELINE_SHORT,
+    BATCH,
+    BATCH_SIZE,
     CLICKED_MOVED,
     FIRST_CLICK,
+    NEXT_CLICK,
     OTHER_MOVED,
-    BATCH_SIZE,
+    build_variants,
     draw_frames,
     sample_queries,
-    build_variants,
 )
-from crosspoint_ros.bench.latency.cli import MemoryBound, parse_size, format_table
+from crosspoint_ros.bench.latency.cli import MemoryBound, format_table, parse_size
 from crosspoint_ros.bench.latency.timing import Timing, Variant, compute_speedup, time_variants
 from crosspoint_ros.core.datatypes import Code, Match, Rejected
 

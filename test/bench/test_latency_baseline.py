@@ -12,27 +12,27 @@ if 'CROSSPOINT_NEEDS_TORCH' not in os.environ:
     pytest.importorskip('transformers', reason='no transformers here: make test-cropond')
 
 import torch
-from reference_decoder import Uncached
+from reference_decoder import ReferenceDecoder
 from transformers import Qwen2_5_VLConfig
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.latency import dummy_model
 from crosspoint_ros.bench.latency.baseline import ModelVariants
 from crosspoint_ros.bench.latency.cases import (
-    NEXT_CLICK,
-    NEXT_CLICK_GREEDY,
-    BATCH,
-    BATCH_GREEDY,
     BASELINE,
     BASELINE_SHORT,
+    BATCH,
+    BATCH_GREEDY,
     CLICKED_MOVED,
     FIRST_CLICK,
+    NEXT_CLICK,
+    NEXT_CLICK_GREEDY,
     OTHER_MOVED,
     SHAPES,
     build_config,
+    build_variants,
     draw_frames,
     sample_queries,
-    build_variants,
 )
 from crosspoint_ros.bench.latency.cli import DUMMY_OPTIONS, build_matcher
 from crosspoint_ros.bench.latency.roofline import DeviceMeter
@@ -62,7 +62,7 @@ def query():
 
 def test_the_authors_way_says_what_uncached_decoding_says(matcher, compared, query):
     loaded = matcher.checkpoint
-    plain = Uncached(loaded.model, loaded.tokenizer, HERE['max_pixels'])
+    plain = ReferenceDecoder(loaded.model, loaded.tokenizer, HERE['max_pixels'])
     x, y = (str(int(n)) for n in np.rint(query.pixel * 1000 / (160, 120)))
     images = [query.clicked.image, query.other.image]
     written: list[int] = []
@@ -118,7 +118,7 @@ def test_random_weights_are_in_their_number_format_from_the_start():
 
 
 def test_a_shape_that_does_not_fit_is_refused_with_need_and_free_memory(monkeypatch, capsys):
-    monkeypatch.setattr(memory, 'free_bytes', lambda device: 2_000_000_000)
+    monkeypatch.setattr(memory, 'get_free_bytes', lambda device: 2_000_000_000)
     assert cli.main(['bench', 'latency', '--random-weights', '7b', '--option', 'device=cpu']) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert 'needs about 37.0 GB on cpu, 2.0 GB are free' in line

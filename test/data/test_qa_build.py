@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from rgbd_folders import KITCHEN, kitchen_views, write_scannet
 
-from crosspoint_ros.bench.pairs.known_scene import FrameKey, KnownScene
 from crosspoint_ros.cli import main
 from crosspoint_ros.data.qa.templates import Coordinates, QuestionType, decode_point
+from crosspoint_ros.data.scenes.known_scene import FrameKey, KnownScene
 
 NUMBER = 400
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,9 +84,10 @@ def test_answers_are_those_of_the_exact_poses(built):
         a, b = (FrameKey(*_split(item['pair'][name])) for name in ('clicked', 'other'))
         view = known.read_view(a)
         column, row = (round(p) for p in item['point1'])
-        ray = view.intrinsics.unproject(item['point1'])
-        point = known.base_from_cam[a].transform_points(ray / ray[2] * view.depth_m[row, column])
-        pixel = known.read_view(b).intrinsics.project(known.base_from_cam[b].inverse.transform_points(point))
+        point = known.base_from_cam[a].transform_points(
+            view.backproject(item['point1'], view.depth_m[row, column]))
+        pixel = known.read_view(b).intrinsics.project(
+            known.base_from_cam[b].inverse.transform_points(point))
         answer = json.loads(item['conversations'][1]['value'].strip('`json\n'))[0]['point_2d']
         answered = decode_point(answer, (640, 480), Coordinates.THOUSAND)
         errors_px.append(np.linalg.norm(answered - pixel))
@@ -118,7 +119,7 @@ def test_what_was_built_is_well_and_what_is_broken_is_told(built, tmp_path, caps
     path.write_bytes(kept)
     (built / 'crosspoint_val.json').write_text('[\n]\n')
     for reason in ('a duplicate', 'a leak', 'an image that cannot be read', 'outside its image',
-                   'no question', 'from where geometry has it'):
+                   'not a question', 'from where geometry puts it'):
         assert reason in told, told
 
 
@@ -172,7 +173,7 @@ def test_a_frame_that_cannot_be_read_is_told_wherever_it_stands(tmp_path, capsys
     (folder / 'depth/5.png').write_bytes(b'no picture')
     assert main(['data', 'build', str(folder), '--out', str(tmp_path / 'out'), '--number', '60',
                  '--processes', '2']) == 1
-    assert capsys.readouterr().err.count('depth/5.png: 10 bytes that are no picture') == 1
+    assert capsys.readouterr().err.count('depth/5.png: 10 bytes that OpenCV cannot read') == 1
     assert len(items(tmp_path / 'out')) == 60
 
 
@@ -184,7 +185,7 @@ def test_one_and_several_processes_are_compared(tmp_path, capsys):
     assert 'the same bytes each time' in said
     assert ' times as many' in said
     assert main(['dev', 'build', str(tmp_path / 'nowhere')]) == 1
-    assert 'not there' in capsys.readouterr().err
+    assert 'no such file or folder' in capsys.readouterr().err
 
 
 def test_a_ray_cluster_builds_the_same_bytes(tmp_path):
@@ -263,11 +264,11 @@ def test_a_full_disk_is_told_with_the_file_and_the_build_goes_on_when_there_is_r
     folder = write_scannet(tmp_path / 'scene', kitchen_views())
     words = ['data', 'build', str(folder), '--number', '60', '--out']
     assert main([*words, str(tmp_path / 'whole')]) == 0
-    encode_point, write = [], Path.write_bytes
+    written, write = [], Path.write_bytes
 
     def full(path, data):  # a double of a disk with room for 30 files
-        encode_point.append(path)
-        if len(encode_point) > 30:
+        written.append(path)
+        if len(written) > 30:
             raise OSError(errno.ENOSPC, 'No space left on device', str(path))
         return write(path, data)
 
@@ -276,7 +277,7 @@ def test_a_full_disk_is_told_with_the_file_and_the_build_goes_on_when_there_is_r
         assert main([*words, str(tmp_path / 'full')]) == 1
     said = capsys.readouterr().err
     assert 'No space left on device' in said
-    assert '.jpg is not written; free some space, and the same command goes on' in said
+    assert '.jpg is not written; free some space and run it again' in said
     assert not list((tmp_path / 'full').rglob('*.part'))
     assert main([*words, str(tmp_path / 'full')]) == 0
     assert files(tmp_path / 'full') == files(tmp_path / 'whole')

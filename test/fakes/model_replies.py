@@ -55,7 +55,7 @@ JUNK = ('{', '}', '[', ']', '```', '```json', '**', '\n', '\t', ', ', ': ', '12,
         '/*', '*/', 'A', 'b.', 'So ', 'is ', '-', '.', '7')
 
 
-def mask_base64(rng: random.Random, size: tuple[int, int]) -> str:
+def encode_random_mask(rng: random.Random, size: tuple[int, int]) -> str:
     """A mask with a white half, stored in one of the ways masks come in, or damaged."""
     white = np.zeros((size[1], size[0]), np.uint8)
     white[size[1] // 4:, size[0] // 4:] = 255
@@ -70,7 +70,7 @@ def mask_base64(rng: random.Random, size: tuple[int, int]) -> str:
     return {'cut': text[:len(text) // 2], 'junk': '!!not base64é'}.get(way, text)
 
 
-def assistant(rng: random.Random, choice: bool) -> str:
+def generate_reply(rng: random.Random, choice: bool) -> str:
     """One reply."""
     if rng.random() < 0.15:
         return ''.join(rng.choice(JUNK) for _ in range(rng.randint(1, 25)))
@@ -91,7 +91,7 @@ def assistant(rng: random.Random, choice: bool) -> str:
     return text
 
 
-def records(seed: int, count: int, image_names: list[str]) -> list[dict]:
+def generate_records(seed: int, count: int, image_names: list[str]) -> list[dict]:
     """Replies with all of their item, as the authors' scripts write them."""
     rng = random.Random(seed)
     made = []
@@ -105,15 +105,15 @@ def records(seed: int, count: int, image_names: list[str]) -> list[dict]:
                   'images': rng.choice(([rng.choice(image_names) for _ in range(2)],
                                         [image_names[0]], ['absent.png'], [])),
                   'answer': rng.choice(('A', 'B', '(C)', 'd ', 'A.')) if choice
-                  else mask_base64(rng, rng.choice(((64, 48), (32, 40)))),
-                  'assistant': assistant(rng, choice)}
+                  else encode_random_mask(rng, rng.choice(((64, 48), (32, 40)))),
+                  'assistant': generate_reply(rng, choice)}
         if rng.random() < 0.1:
             record |= {'image_width': 64, 'image_height': 48}
         made.append(record)
     return made
 
 
-def written(made: list[dict]) -> str:
+def format_lines(made: list[dict]) -> str:
     """The lines of a file of replies."""
     return ''.join(json.dumps(record, ensure_ascii=False) + '\n' for record in made)
 
@@ -121,7 +121,7 @@ def written(made: list[dict]) -> str:
 COUNT, SIZE = 10_000, (480, 640)
 
 
-def mask(rng: random.Random) -> str:
+def draw_mask(rng: random.Random) -> str:
     """A blob as base64 of a PNG."""
     drawn = np.zeros(SIZE, np.uint8)
     centre = rng.randint(60, 580), rng.randint(60, 420)
@@ -133,7 +133,7 @@ def mask(rng: random.Random) -> str:
 def main(out: Path) -> None:
     """Write them."""
     rng = random.Random(0)
-    masks = [mask(rng) for _ in range(500)]
+    masks = [draw_mask(rng) for _ in range(500)]
     with out.open('w') as file:
         for idx in range(COUNT):
             points = idx % 2 == 0

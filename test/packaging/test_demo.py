@@ -19,10 +19,10 @@ import pytest
 import yaml
 from crosspoint_ros.msg import Correspondence, GraspTarget, ImagePoint, QueryResult, Status
 
-from crosspoint_ros.bench.pairs.known_scene import KnownScene
-from crosspoint_ros.bench.scene import Outcome
 from crosspoint_ros.core.datatypes import Code
+from crosspoint_ros.data.scenes.known_scene import KnownScene
 from crosspoint_ros.demo.report import (
+    ClickOutcome,
     draw_result,
     format_header,
     format_row,
@@ -36,8 +36,8 @@ from crosspoint_ros.scenes import KITCHEN
 
 ROOT = Path(__file__).resolve().parents[2]
 START_NS = 1760000000000000000
-GOOD = Outcome('handle', 'side', 0, math.nan, True, True, True, 0.9, (100.0, 100.0), 1.0, 2.0,
-               False, 50.0, 0, '')
+GOOD = ClickOutcome('handle', 'side', 0, True, True, True, 0.9, (100.0, 100.0), 1.0, 2.0, 50.0, 0,
+                    '')
 
 
 def outcome(**changes):
@@ -85,7 +85,7 @@ def kitchen():
 
 @pytest.fixture
 def handle(kitchen):
-    return next(a for a in kitchen.affordances if a.name == 'drawer handle')
+    return next(a for a in kitchen.points if a.name == 'drawer handle')
 
 
 def image_point(camera, pixel):
@@ -104,7 +104,7 @@ def correspondence(camera, pixel, verdict_):
 
 @pytest.fixture
 def result(handle):
-    moments = {moment.camera: seen for moment, seen in handle.seen.items()
+    moments = {moment.camera: seen for moment, seen in handle.projections.items()
                if moment.stamp_ns == START_NS}
     target = GraspTarget()
     at = target.pose.pose.position

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import raycast_scenes
 
-from crosspoint_ros.bench.pairs.known_scene import KnownScene
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.core.visualization import concatenate_images, draw_result, write_image
+from crosspoint_ros.data.scenes.known_scene import KnownScene
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.scenes import KITCHEN
 
@@ -49,10 +49,10 @@ def recording():
 @pytest.mark.parametrize('name', CASES)
 def test_each_verdict_of_the_documentation_can_be_seen(recording, name):
     point, taken, code, sure = CASES[name]
-    affordance = next(a for a in recording.affordances
+    affordance = next(a for a in recording.points
                       if a.name == point and a.clicked.camera == 'front')
-    moment = next(m for m in recording.moments if m.camera == 'side' and m in affordance.seen)
-    clicked, other = (taken(recording.view(m)) for m in (affordance.clicked, moment))
+    moment = next(m for m in recording.frames if m.camera == 'side' and m in affordance.projections)
+    clicked, other = (taken(recording.read_view(m)) for m in (affordance.clicked, moment))
     limits = Limits()
     located = locate(clicked, [other], affordance.pixel, load_matcher('xfeat'), limits)
     answer = located.correspondences[0]

@@ -1,4 +1,4 @@
-"""CrossPoint-Bench as it is published: its lines read one by one, what is wrong with them said."""
+"""Reads CrossPoint-Bench as published: items, masks, image sizes, and the faults of its lines."""
 from __future__ import annotations
 
 import base64
@@ -29,9 +29,9 @@ REQUIRED_FIELDS = {'type': str, 'question': str, 'images': list, 'answer': str}
 
 @dataclass(frozen=True)
 class DataIssue:
-    """Something that is wrong with what was given. where: file and line, or item.
+    """A fault of the input. where: file and line, or item.
 
-    ends_official: the error with which the authors' scripts end at it; '' if they go on.
+    ends_official: the error that ends the authors' scripts there; '' if they continue.
     """
 
     where: str
@@ -44,9 +44,9 @@ class DataIssue:
 
 @dataclass(frozen=True, eq=False)
 class BenchItem:
-    """One question. key: of its content; a repeated one has a number behind it.
+    """One question. key: of its content; numbered if repeated.
 
-    images: relative to image/. answer: a mask as base64, or a letter. record: all of its line.
+    images: relative to image/. answer: a mask in base64, or a letter. record: the whole line.
     """
 
     key: str
@@ -60,18 +60,18 @@ class BenchItem:
 
     @property
     def name(self) -> str:
-        """What people find it by."""
+        """The item's name in messages."""
         return f'item {self.idx}'
 
     @property
     def is_pointing(self) -> bool:
-        """Whether a point is asked for, and not a letter."""
+        """Whether the answer is a point, not a letter."""
         return self.type in COORDINATE_TYPES
 
 
 @dataclass(frozen=True, eq=False)
 class CrossPointBench:
-    """The items of a folder that can be read, and what is wrong with the others."""
+    """The valid items of a folder, and the faults of the others."""
 
     folder: Path
     items: tuple[BenchItem, ...]
@@ -79,13 +79,13 @@ class CrossPointBench:
 
     @property
     def images(self) -> Path:
-        """The folder that the items' images are relative to."""
+        """The folder of the images."""
         return self.folder / IMAGES
 
 
 @dataclass
 class ContentKeys:
-    """Gives each content a key, and its n-th repetition one of its own."""
+    """Assigns a key to each content, and a numbered one to its repetitions."""
 
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -101,26 +101,26 @@ class ContentKeys:
 def read_bench(folder: Path) -> CrossPointBench:
     """Read CrossPoint-Bench.jsonl, or the .jsonl of the folder's name.
 
-    Raises FileNotFoundError where there is neither.
+    Raises FileNotFoundError if there is neither.
     """
     path = next((p for p in (folder / ITEMS, folder / f'{folder.resolve().name}.jsonl')
                  if p.is_file()), None)
     if path is None:
-        raise FileNotFoundError(f'{folder} is no CrossPoint-Bench: it has no {ITEMS}')
-    keys, items, troubles = ContentKeys(), [], []
-    for line, found in iter_records(path):
-        problem = found if isinstance(found, DataIssue) else _validate_record(path, line, found)
-        if problem is not None:
-            troubles.append(problem)
+        raise FileNotFoundError(f'{folder} is not a CrossPoint-Bench: it has no {ITEMS}')
+    keys, items, issues = ContentKeys(), [], []
+    for line, record in iter_records(path):
+        issue = record if isinstance(record, DataIssue) else _validate_record(path, line, record)
+        if issue is not None:
+            issues.append(issue)
             continue
-        assert not isinstance(found, DataIssue)
-        items.append(_make_item({'idx': line - 1, **found}, keys))
-    return CrossPointBench(folder, tuple(items), (*troubles, *_find_duplicates(path, items)))
+        assert not isinstance(record, DataIssue)
+        items.append(_make_item({'idx': line - 1, **record}, keys))
+    return CrossPointBench(folder, tuple(items), (*issues, *_find_duplicates(path, items)))
 
 
 def iter_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataIssue]]:
-    """Yield number and object of each line that is not blank, or what is wrong with it."""
-    # As text: the authors' scripts end lines at a lone \r too, and pass over any blank around one.
+    """Yield number and object, or fault, of each line that is not blank."""
+    # As text: the authors' scripts end lines at a lone \r too, and strip any whitespace.
     with path.open(encoding='utf-8', errors='surrogateescape') as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -128,54 +128,56 @@ def iter_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataIssue]]
             where = f'{path.name}:{number}'
             try:
                 line.encode('utf-8', 'surrogateescape').decode()
-                found = json.loads(line.strip())
+                record = json.loads(line.strip())
             except UnicodeDecodeError as error:
-                yield number, DataIssue(where, f'no UTF-8 at byte {error.start}',
-                                      'UnicodeDecodeError')
+                yield number, DataIssue(where, f'invalid UTF-8 at byte {error.start}',
+                                        'UnicodeDecodeError')
             except (ValueError, RecursionError) as error:
                 cut = '' if line.endswith('\n') else '; the file ends within it'
                 skipped = isinstance(error, json.JSONDecodeError)
-                yield number, DataIssue(where, f'no JSON ({error}){cut}',
-                                      '' if skipped else type(error).__name__)
+                yield number, DataIssue(where, f'invalid JSON ({error}){cut}',
+                                        '' if skipped else type(error).__name__)
             else:
-                ends = 'TypeError' if isinstance(found, list) else 'AttributeError'
-                yield number, (found if isinstance(found, dict) else
-                               DataIssue(where, f'a {type(found).__name__}, not an object', ends))
+                ends = 'TypeError' if isinstance(record, list) else 'AttributeError'
+                yield number, (record if isinstance(record, dict) else
+                               DataIssue(where, f'a {type(record).__name__}, not an object', ends))
 
 
 def _validate_record(path: Path, line: int, record: Mapping[str, Any]) -> DataIssue | None:
     where = f'{path.name}:{line}: item {record.get("idx", line - 1)}'
     for name, kind in REQUIRED_FIELDS.items():
         if not isinstance(record.get(name), kind):
-            return DataIssue(where, f'{name!r} is {abbreviate(record.get(name))}, it must be '
-                           f'a {"list" if kind is list else "text"}')
+            return DataIssue(where, f'{name!r} is {abbreviate(record.get(name))} (must be a '
+                                    f'{"list" if kind is list else "string"})')
     if record['type'] not in TYPES:
-        return DataIssue(where, f'the type {record["type"]!r} is none of {", ".join(TYPES)}')
+        return DataIssue(where, f'unknown type {record["type"]!r}; known: {", ".join(TYPES)}')
     if not record['images'] or not all(isinstance(i, str) and i for i in record['images']):
-        return DataIssue(where, f'images {abbreviate(record["images"])}: it names none, or not by text')
+        return DataIssue(where, f"'images' is {abbreviate(record['images'])} (must be file names)")
     return None
 
 
 def format_idx(idx: Any) -> str:
-    """Write an idx so that 1 and '1' differ, and anything can be compared."""
+    """Return an idx as text in which 1 and '1' differ."""
     return str(idx) if type(idx) is int else json.dumps(idx)
 
 
 def abbreviate(value: Any) -> str:
-    """Write a value in few characters."""
+    """Return the repr of a value in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def _make_item(record: Mapping[str, Any], keys: ContentKeys) -> BenchItem:
-    return BenchItem(keys.assign(record), record['idx'], record['type'], str(record.get('level', 'Unknown')),
-                record['question'], tuple(record['images']), record['answer'], record)
+    return BenchItem(keys.assign(record), record['idx'], record['type'],
+                     str(record.get('level', 'Unknown')), record['question'],
+                     tuple(record['images']), record['answer'], record)
 
 
 def _find_duplicates(path: Path, items: list[BenchItem]) -> Iterator[DataIssue]:
     for idx, count in Counter(format_idx(item.idx) for item in items).items():
         if count > 1:
-            yield DataIssue(f'{path.name}: item {idx}', f'{count} items have this idx; each is asked')
+            yield DataIssue(f'{path.name}: item {idx}',
+                            f'{count} items have this idx; each is asked')
 
 
 DATA_URL = 'data:'
@@ -192,7 +194,7 @@ class AnswerMask:
 
     @property
     def mode(self) -> str:
-        """How it is stored: '1', 'L', 'P', 'RGB', …"""
+        """The Pillow mode: '1', 'L', 'P', 'RGB', …"""
         return self.image.mode
 
     @property
@@ -201,14 +203,14 @@ class AnswerMask:
         return self.image.size
 
     def read_stored(self, x: int, y: int) -> npt.NDArray[Any]:
-        """Return the numbers of a pixel on the mask as they are stored: () or (channels,)."""
+        """Return the stored values of a pixel, () or (channels,)."""
         if self.mode in BYTE_MODES:
             return np.asarray(self.image.getpixel((x, y)))
         return np.asarray(np.array(self.image.crop((x, y, x + 1, y + 1)))[0, 0])
 
     @property
     def white(self) -> npt.NDArray[np.bool_]:
-        """Which pixels (h, w) are white, however that is stored."""
+        """The white pixels (h, w), in any mode."""
         if self.mode.startswith('I;16'):
             return np.asarray(np.array(self.image) > WHITE_THRESHOLD * 257)
         if self.mode in ('I', 'F'):
@@ -216,7 +218,7 @@ class AnswerMask:
         return np.asarray(self.image.convert('L')) > WHITE_THRESHOLD
 
     def is_white(self, x: int, y: int) -> bool:
-        """Tell whether one pixel on the mask is white."""
+        """Return whether one pixel is white."""
         if self.mode == 'L':
             return bool(self.read_stored(x, y) > WHITE_THRESHOLD)
         return bool(AnswerMask(self.image.crop((x, y, x + 1, y + 1))).white[0, 0])
@@ -224,17 +226,17 @@ class AnswerMask:
 
 @lru_cache(MASK_CACHE_SIZE)
 def decode_mask_official(text: str) -> AnswerMask | None:
-    """Decode a mask as the authors do, who pass over what is no base64; None if that fails."""
+    """Decode a mask as the authors do, skipping what is not base64; None if that fails."""
     try:
         image = Image.open(io.BytesIO(base64.b64decode(text)))
         image.load()
-    except Exception:  # as the authors': any failure is no mask
+    except Exception:  # as the authors: any failure means no mask
         return None
     return AnswerMask(image)
 
 
 def decode_mask(text: str) -> AnswerMask:
-    """Decode a mask; a data URL too. Raises ValueError that says what is wrong with it."""
+    """Decode a mask, also from a data URL. Raises ValueError with the fault."""
     body = text.partition(',')[2] if text.startswith(DATA_URL) else text
     mask = decode_mask_official(body)
     if mask is not None:
@@ -242,12 +244,12 @@ def decode_mask(text: str) -> AnswerMask:
     try:
         content = base64.b64decode(''.join(body.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f'its mask is no base64 ({error})') from None
+        raise ValueError(f'its mask is not base64 ({error})') from None
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
     except UnidentifiedImageError:
-        raise ValueError(f'its mask, {len(content)} bytes, is no image') from None
+        raise ValueError(f'its mask, {len(content)} bytes, is not an image') from None
     except Exception as error:
         raise ValueError(f'its mask is a damaged image ({error})') from None
     raise ValueError('its mask cannot be read')
@@ -255,7 +257,7 @@ def decode_mask(text: str) -> AnswerMask:
 
 @lru_cache(SIZE_CACHE_SIZE)
 def read_image_size(folder: str, name: str) -> tuple[int, int] | None:
-    """Return width and height of an image file; None if it is not there or is none."""
+    """Return width and height of an image file; None if it is missing or not an image."""
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         return None

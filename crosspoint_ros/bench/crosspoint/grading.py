@@ -1,122 +1,70 @@
-"""Replies marked by both sets of rules, and what is to be told of them."""
+"""Grades predictions by the authors' rules and by the corrected ones."""
 from __future__ import annotations
 
+import logging
 import math
-import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from crosspoint_ros.bench.crosspoint import rules_corrected, rules_official
 from crosspoint_ros.bench.crosspoint.dataset import (
-    COORDINATE_TYPES,
     TYPES,
-    CrossPointBench,
     BenchItem,
+    CrossPointBench,
     DataIssue,
-    decode_mask,
     decode_mask_official,
+    format_idx,
 )
-from crosspoint_ros.bench.crosspoint.predictions import PredictionReader, Prediction
+from crosspoint_ros.bench.crosspoint.predictions import Prediction, PredictionReader
 from crosspoint_ros.bench.pairs.metrics import wilson_interval
 
-EXTREME = 1e6
-SIGNED = re.compile(r'[-−]\s*\d')
+log = logging.getLogger(__name__)
+PREFETCH, MAX_LETTER_LENGTH = 32, 8
+FILE_FIELDS = ('idx', 'type', 'level')
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One reply of which the two sets of rules make different things. why: of people's words."""
+class Accuracy:
+    """Correct answers of a total. no_answer: the wrong ones that contain no answer."""
 
-    name: str
-    type: str
-    official_answer: str
-    official_right: bool
-    corrected_answer: str
-    corrected_right: bool
-    why: str
+    correct: int = 0
+    total: int = 0
+    no_answer: int = 0
 
     @property
-    def in_score(self) -> bool:
-        """Whether one counts it as right and the other does not."""
-        return self.official_right != self.corrected_right
+    def share(self) -> float:
+        """Correct answers, 0..1; NaN of none."""
+        return self.correct / self.total if self.total else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the share; NaN of none."""
+        return wilson_interval(self.correct, self.total)
 
 
-def difference(name: str, record: Mapping[str, Any], theirs: rules_official.OfficialVerdict,
-               ours: rules_corrected.CorrectedVerdict) -> Difference | None:
-    """Compare answer and score; None if both agree in both."""
-    if (theirs.answer, theirs.is_correct, theirs.crash) == (ours.answer, ours.is_correct, ''):
-        return None
-    return Difference(name, str(record.get('type')), format_answer(theirs.answer), theirs.is_correct,
-                      format_answer(ours.answer), ours.is_correct, reason(record, theirs, ours))
+@dataclass(frozen=True)
+class AccuracyRow:
+    """The accuracy of all items (type and level ''), of a type (level ''), or of one level."""
+
+    type: str
+    level: str
+    accuracy: Accuracy
 
 
-def format_answer(answer: tuple[float, float] | str | None) -> str:
-    """Write an answer in few characters."""
-    if answer is None:
-        return 'none'
-    return answer if isinstance(answer, str) else f'[{answer[0]:g}, {answer[1]:g}]'
+@dataclass(frozen=True)
+class GradedReply:
+    """One reply, graded."""
 
-
-def reason(record: Mapping[str, Any], theirs: rules_official.OfficialVerdict, ours: rules_corrected.CorrectedVerdict) -> str:
-    """Say which rule makes the difference."""
-    if theirs.crash:
-        return f"the authors' scripts end here with {theirs.crash}"
-    if record.get('type') not in COORDINATE_TYPES:
-        return _letters(theirs, ours)
-    if theirs.answer != ours.answer:
-        return _points(str(record.get('assistant', '')), theirs, ours)
-    return _places(record, theirs, ours)
-
-
-def _letters(theirs: rules_official.OfficialVerdict, ours: rules_corrected.CorrectedVerdict) -> str:
-    if theirs.answer == ours.answer:
-        return "the item's right answer is written in a way that the authors do not compare"
-    if theirs.answer is None:
-        return 'the authors have no pattern for the way this option is named'
-    if ours.answer is None:
-        return 'no option, or several: the authors take the first that a pattern fits'
-    return 'the authors take the first letter that a pattern fits, not the one the reply settles on'
-
-
-def _points(said: str, theirs: rules_official.OfficialVerdict, ours: rules_corrected.CorrectedVerdict) -> str:
-    if theirs.answer is None:
-        return 'the authors have no pattern for the way this point is written'
-    if ours.answer is None:
-        if ours.reason.startswith('names no'):
-            return 'two numbers, but no point: the authors take any pair with a comma'
-        return 'the reply names several points, one is needed: the authors take the first'
-    if isinstance(theirs.answer, tuple) and isinstance(ours.answer, tuple) and SIGNED.search(said) \
-            and tuple(map(abs, ours.answer)) == tuple(map(abs, theirs.answer)):
-        return 'the authors drop the sign'
-    return 'the authors take another pair of numbers of the reply: the first that a pattern fits'
-
-
-def _places(record: Mapping[str, Any], theirs: rules_official.OfficialVerdict, ours: rules_corrected.CorrectedVerdict) -> str:
-    mask, raw = decode_mask(str(record['answer'])), decode_mask_official(str(record['answer']))
-    if raw is None:
-        return 'the mask is a data URL, which the authors do not decode'
-    if theirs.pixel is None or ours.pixel is None or not all(
-            abs(value) < EXTREME for value in theirs.pixel):
-        return 'the point is no number that a pixel has'
-    if (int(theirs.pixel[0]), int(theirs.pixel[1])) == ours.pixel:
-        return (f'the mask is stored in mode {mask.mode!r}: the authors compare the stored numbers '
-                'with 128')
-    if min(theirs.pixel) < 0:
-        return 'between -1 and 0: the authors round towards 0, onto the image'
-    width, height = mask.size
-    if ours.pixel[0] == width - 1 <= theirs.pixel[0] or \
-            ours.pixel[1] == height - 1 <= theirs.pixel[1]:
-        return "1000 is the image's edge: the authors place it outside"
-    return (f'the point is scaled by the mask, {width}x{height}; the authors scale it by '
-            'image_width and image_height, the first image, or not at all')
-
-
-PREFETCH, MAX_LETTER_LENGTH = 32, 8
-FILE_FIELDS = ('idx', 'type', 'level')
+    type: str
+    level: str
+    is_correct: bool
+    has_answer: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,17 +78,17 @@ class WrongReply:
 
 @dataclass
 class Grader:
-    """What is known of a file of replies so far; `add` marks one more.
+    """The grades of a file of predictions; `add` grades one more.
 
-    unanswered: items of a type that was asked, without a reply: wrong by the corrected rules.
+    differences: idx of the replies on whose answer or grade the two sets of rules differ.
+    unanswered: items without a reply, of a type that was asked: wrong by the corrected rules.
     """
 
     images: Path
     coordinates: str
-    tell: Callable[[DataIssue], None]
     corrected: list[GradedReply] = field(default_factory=list)
     official: list[GradedReply] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[int | str] = field(default_factory=list)
     failures: list[WrongReply] = field(default_factory=list)
     issues: list[DataIssue] = field(default_factory=list)
     unanswered: int = 0
@@ -148,37 +96,38 @@ class Grader:
     _crash: str = ''
     _official_lines: list[Mapping[str, Any]] = field(default_factory=list)
 
-    def add(self, reply: Prediction) -> None:
-        """Mark a reply by both sets of rules."""
-        written, whole = reply.official_record, reply.merged_record
+    def add(self, prediction: Prediction) -> None:
+        """Grade a prediction by both sets of rules."""
+        written, merged = prediction.official_record, prediction.merged_record
         theirs = rules_official.grade(written, self.coordinates, self.images)
         self.official.append(_make_graded(written, theirs.is_correct, theirs.answer is not None))
         self._crash = self._crash or theirs.crash or rules_official.find_write_error(written)
         self._official_lines.append({name: written[name] for name in FILE_FIELDS
                                      if name in written})
-        if reply.fault:
-            self.add_issue(DataIssue(f'{reply.where}: {reply.name}', reply.fault))
+        where = f'{prediction.where}: {prediction.name}'
+        if prediction.fault:
+            self.add_issue(DataIssue(where, prediction.fault))
             return
         try:
-            ours = rules_corrected.grade(whole, self.coordinates, self.images)
-            other_size = rules_corrected.describe_size_mismatch(whole, self.images)
+            ours = rules_corrected.grade(merged, self.coordinates, self.images)
+            mismatch = rules_corrected.describe_size_mismatch(merged, self.images)
         except rules_corrected.InvalidItem as error:
-            self.add_issue(DataIssue(f'{reply.where}: {reply.name}', f'{error}; it is left out of the '
-                                 'corrected score'))
+            self.add_issue(DataIssue(where, f'{error}; it is left out of the corrected score'))
             return
-        if other_size:
-            self.add_issue(DataIssue(f'{reply.where}: {reply.name}', other_size))
-        self.corrected.append(_make_graded(whole, ours.is_correct, ours.answer is not None))
-        if not ours.is_correct and reply.item is not None:
-            self.failures.append(WrongReply(reply.item, str(whole.get('assistant', '')), ours))
-        found = difference(reply.name, whole, theirs, ours)
-        if found is not None:
-            self.differences.append(found)
+        if mismatch:
+            self.add_issue(DataIssue(where, mismatch))
+        self.corrected.append(_make_graded(merged, ours.is_correct, ours.answer is not None))
+        if not ours.is_correct and prediction.item is not None:
+            self.failures.append(
+                WrongReply(prediction.item, str(merged.get('assistant', '')), ours))
+        if (theirs.answer, theirs.is_correct, theirs.crash) != (ours.answer, ours.is_correct, ''):
+            idx = merged.get('idx')
+            self.differences.append(idx if type(idx) is int else format_idx(idx))
 
-    def add_issue(self, trouble: DataIssue) -> None:
-        """Tell of something that is wrong, at once, and keep it."""
-        self.issues.append(trouble)
-        self.tell(trouble)
+    def add_issue(self, issue: DataIssue) -> None:
+        """Record something that is wrong with the data, and log it."""
+        self.issues.append(issue)
+        log.warning('%s', issue)
 
     def add_unanswered(self, items: Iterable[BenchItem], asked_types: set[str]) -> None:
         """Count items without a reply: wrong if their type was asked, else not asked."""
@@ -190,130 +139,77 @@ class Grader:
                 self.count_not_asked(item.type)
 
     def count_not_asked(self, kind: str) -> None:
-        """Count an item that whoever replied cannot be asked."""
+        """Count an item that the backend cannot answer."""
         self.not_asked[kind] = self.not_asked.get(kind, 0) + 1
 
     @property
     def official_crash(self) -> str:
-        """The error with which the authors' scripts end on all of this; '' if they do not."""
-        return self._crash or next((trouble.ends_official for trouble in self.issues
-                                    if trouble.ends_official), '') \
+        """The error that ends the authors' scripts on these replies; '' if none does."""
+        return self._crash or next((issue.ends_official for issue in self.issues
+                                    if issue.ends_official), '') \
             or rules_official.find_file_crash(self._official_lines)
 
-    def build_tables(self) -> tuple[AccuracyTable, AccuracyTable]:
-        """Return the corrected score and the authors'."""
-        return build_table(self.corrected), build_table(self.official)
 
-
-def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str,
-         tell: Callable[[DataIssue], None]) -> Grader:
-    """Mark a file of replies, and count the items of the benchmark that have none."""
-    marking = Grader(bench.images if bench else Path(), coordinates, tell)
-    for trouble in bench.issues if bench else ():
-        marking.add_issue(replace(trouble, ends_official=''))  # they are given the replies alone
+def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str) -> Grader:
+    """Grade a file of predictions, and count the items of the benchmark without one."""
+    grader = Grader(bench.images if bench else Path(), coordinates)
+    for issue in bench.issues if bench else ():
+        grader.add_issue(replace(issue, ends_official=''))  # their scripts read the replies alone
     answered, types = set[str](), set[str]()
-    for reply in prefetch_masks(PredictionReader(path, bench)):
-        if isinstance(reply, DataIssue):
-            marking.add_issue(reply)
+    for prediction in prefetch_masks(tqdm(PredictionReader(path, bench), unit='reply',
+                                          disable=None)):
+        if isinstance(prediction, DataIssue):
+            grader.add_issue(prediction)
             continue
-        marking.add(reply)
-        if reply.item is not None:
-            answered.add(reply.item.key)
-            types.add(reply.item.type)
+        grader.add(prediction)
+        if prediction.item is not None:
+            answered.add(prediction.item.key)
+            types.add(prediction.item.type)
     if bench:
-        marking.add_unanswered((i for i in bench.items if i.key not in answered), types)
-    return marking
+        grader.add_unanswered((i for i in bench.items if i.key not in answered), types)
+    return grader
 
 
-def prefetch_masks(replies: Iterable[Prediction | DataIssue]) -> Iterator[Prediction | DataIssue]:
-    """Yield what is given, with the masks of the next ones being decoded in other threads."""
+def prefetch_masks(predictions: Iterable[Prediction | DataIssue]
+                   ) -> Iterator[Prediction | DataIssue]:
+    """Yield predictions while threads decode the masks of the next ones."""
     waiting: deque[tuple[Prediction | DataIssue, Future[Any] | None]] = deque()
     with ThreadPoolExecutor() as pool:
-        for reply in replies:
-            mask = '' if isinstance(reply, DataIssue) else reply.merged_record.get('answer')
-            long = isinstance(mask, str) and len(mask) > MAX_LETTER_LENGTH
-            waiting.append((reply, pool.submit(decode_mask_official, mask) if long else None))
+        for prediction in predictions:
+            mask = '' if isinstance(prediction, DataIssue) else \
+                prediction.merged_record.get('answer')
+            is_mask = isinstance(mask, str) and len(mask) > MAX_LETTER_LENGTH
+            waiting.append((prediction,
+                            pool.submit(decode_mask_official, mask) if is_mask else None))
             if len(waiting) > PREFETCH:
                 first, decoded = waiting.popleft()
                 if decoded:
                     decoded.result()
                 yield first
-        yield from (reply for reply, _ in waiting)
+        yield from (prediction for prediction, _ in waiting)
 
 
-def _make_graded(record: Mapping[str, Any], right: bool, answered: bool) -> GradedReply:
+def _make_graded(record: Mapping[str, Any], is_correct: bool, has_answer: bool) -> GradedReply:
     kind, level = record.get('type', 'Unknown'), record.get('level', 'Unknown')
-    return GradedReply(kind if kind in TYPES else str(kind), str(level), right, answered)
+    return GradedReply(kind if kind in TYPES else str(kind), str(level), is_correct, has_answer)
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Right answers of so many. no_answer: those of the wrong ones in which none could be read."""
+def build_table(graded: Sequence[GradedReply]) -> tuple[AccuracyRow, ...]:
+    """Return the accuracy of all replies, then of each type and its levels, by name.
 
-    correct: int = 0
-    total: int = 0
-    no_answer: int = 0
-
-    @property
-    def share(self) -> float:
-        """Right answers of 1; NaN where nothing was asked."""
-        return self.correct / self.total if self.total else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the share; NaN where nothing was asked."""
-        return wilson_interval(self.correct, self.total)
-
-
-@dataclass(frozen=True)
-class GradedReply:
-    """One reply, marked."""
-
-    type: str
-    level: str
-    is_correct: bool
-    has_answer: bool
-
-
-@dataclass(frozen=True)
-class AccuracyRow:
-    """A line of a score: of all (type and level ''), of a type (level ''), or of a level of it."""
-
-    type: str
-    level: str
-    accuracy: Accuracy
-
-
-@dataclass(frozen=True)
-class AccuracyTable:
-    """The rows of a score: all first, then each type with its levels, by name."""
-
-    rows: tuple[AccuracyRow, ...]
-
-    @property
-    def overall(self) -> Accuracy:
-        """Every reply, one by one: types count by how many items they have, as the authors do."""
-        return self.rows[0].accuracy
-
-    def find(self, kind: str, level: str = '') -> Accuracy:
-        """Return the tally of a type, or of a level of it."""
-        return next((row.accuracy for row in self.rows
-                     if (row.type, row.level) == (kind, level)), Accuracy())
-
-
-def build_table(marked: Sequence[GradedReply]) -> AccuracyTable:
-    """Add up what was marked."""
-    rows = [AccuracyRow('', '', count_accuracy(marked))]
-    for kind in sorted({each.type for each in marked}):
-        of_type = [each for each in marked if each.type == kind]
+    Every item counts alike, as in the authors' score.
+    """
+    rows = [AccuracyRow('', '', count_accuracy(graded))]
+    for kind in sorted({each.type for each in graded}):
+        of_type = [each for each in graded if each.type == kind]
         rows.append(AccuracyRow(kind, '', count_accuracy(of_type)))
-        rows += [AccuracyRow(kind, level, count_accuracy(each for each in of_type if each.level == level))
+        rows += [AccuracyRow(kind, level,
+                             count_accuracy([each for each in of_type if each.level == level]))
                  for level in sorted({each.level for each in of_type})]
-    return AccuracyTable(tuple(rows))
+    return tuple(rows)
 
 
-def count_accuracy(marked: Iterable[GradedReply]) -> Accuracy:
-    """Count right answers, and replies without one."""
-    listed = list(marked)
-    return Accuracy(sum(each.is_correct for each in listed), len(listed),
-                 sum(not each.has_answer for each in listed))
+def count_accuracy(graded: Sequence[GradedReply]) -> Accuracy:
+    """Count correct answers and replies without one."""
+    return Accuracy(sum(each.is_correct for each in graded), len(graded),
+                    sum(not each.has_answer for each in graded))

@@ -1,4 +1,4 @@
-"""A file of raw replies: which item each belongs to, and what is wrong with it."""
+"""Reads a file of raw replies and assigns each to its benchmark item."""
 from __future__ import annotations
 
 from collections import Counter
@@ -7,17 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.bench.crosspoint.dataset import CrossPointBench, BenchItem, ContentKeys, DataIssue, format_idx, iter_records
+from crosspoint_ros.bench.crosspoint.dataset import (
+    BenchItem,
+    ContentKeys,
+    CrossPointBench,
+    DataIssue,
+    format_idx,
+    iter_records,
+)
 
-# The words of our own that stand in a line of replies, beside those of the item.
-KEY, SOURCE = 'key', 'asked'
+KEY, SOURCE = 'key', 'asked'  # fields added to the item in a line of replies
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """One line. raw: as it stands there. item: what it answers, None without a benchmark.
+    """One reply. raw: its line. item: the item it answers, None without a benchmark.
 
-    fault: why it is in the authors' score alone; '' if it is in the corrected one too.
+    fault: why only the authors' score counts it; '' if both scores do.
     """
 
     where: str
@@ -27,61 +33,60 @@ class Prediction:
 
     @property
     def name(self) -> str:
-        """What people find it by."""
+        """The item's name in messages."""
         return self.item.name if self.item else f'item {self.raw.get("idx")}'
 
     @property
     def merged_record(self) -> Mapping[str, Any]:
-        """The reply with its item, whose own words count."""
+        """The line with the fields of its item, which take precedence."""
         return {**self.raw, **self.item.record} if self.item else self.raw
 
     @property
     def official_record(self) -> Mapping[str, Any]:
-        """What the authors' scripts would be given: the line, or, if it lacks the item, both."""
+        """What the authors' scripts read: the line, merged if it lacks the item."""
         return self.raw if 'answer' in self.raw and 'type' in self.raw else self.merged_record
 
 
 class PredictionReader:
-    """Reads a file of replies, each line held against the items of a benchmark.
+    """Iterates over a file of replies.
 
-    A reply belongs to the item of its key, else to the item of the same content, else to the only
-    one of its idx. The second of two equal ones belongs to the second of two equal items.
+    A reply belongs to the item of its key, else of its content, else to the only one of its idx.
+    The second of two equal replies belongs to the second of two equal items.
     """
 
     def __init__(self, path: Path, bench: CrossPointBench | None) -> None:
         self._path, self._bench = path, bench
         self._by_key = {item.key: item for item in bench.items} if bench else {}
-        named = [(format_idx(item.idx), item) for item in (bench.items if bench else ())]
-        counts = Counter(text for text, _ in named)
-        self._by_idx = {text: item for text, item in named if counts[text] == 1}
+        by_idx = [(format_idx(item.idx), item) for item in (bench.items if bench else ())]
+        counts = Counter(idx for idx, _ in by_idx)
+        self._by_idx = {idx: item for idx, item in by_idx if counts[idx] == 1}
 
     def __iter__(self) -> Iterator[Prediction | DataIssue]:
-        """Yield every line's reply, or what is wrong with the line."""
-        keys, taken, counts = ContentKeys(), set[str](), Counter[str]()
-        for line, found in iter_records(self._path):
+        """Yield the reply of every line, or what is wrong with it."""
+        keys, answered, counts = ContentKeys(), set[str](), Counter[str]()
+        for line, record in iter_records(self._path):
             where = f'{self._path.name}:{line}'
-            if isinstance(found, DataIssue):
-                yield found
+            if isinstance(record, DataIssue):
+                yield record
                 continue
-            item = self._find_item(found, keys)
+            item = self._find_item(record, keys)
             fault = ''
             if self._bench and item is None:
-                fault = 'it is no item of the benchmark, by content or by idx'
-            elif item and item.key in taken:
-                fault = 'another reply to it came before: the first counts'
-            taken.add(item.key if item else '')
-            repeated = self._describe_duplicate(found, counts)
-            if repeated:
-                yield DataIssue(f'{where}: item {found.get("idx")}', repeated)
-            yield Prediction(where, found, item, fault)
+                fault = 'not in the benchmark, by content or by idx'
+            elif item and item.key in answered:
+                fault = 'a second reply to this item; the first one counts'
+            answered.add(item.key if item else '')
+            if duplicate := self._describe_duplicate(record, counts):
+                yield DataIssue(f'{where}: item {record.get("idx")}', duplicate)
+            yield Prediction(where, record, item, fault)
 
     def _describe_duplicate(self, record: Mapping[str, Any], counts: Counter[str]) -> str:
-        """Say that an idx came before; with a benchmark its items tell which of them is meant."""
+        """Report a repeated idx, which is ambiguous without a benchmark."""
         if self._bench or 'idx' not in record:
             return ''
         idx = format_idx(record['idx'])
         counts[idx] += 1
-        return '' if counts[idx] == 1 else 'another reply of this idx came before: each counts'
+        return '' if counts[idx] == 1 else 'a second reply with this idx; each counts'
 
     def _find_item(self, record: Mapping[str, Any], keys: ContentKeys) -> BenchItem | None:
         own = record.get(KEY)

@@ -12,39 +12,43 @@ from crosspoint_ros.bench.crosspoint.dataset import (
     COORDINATE_TYPES,
     TYPES,
     AnswerMask,
-    read_image_size,
-    decode_mask,
     abbreviate,
+    decode_mask,
+    read_image_size,
 )
-from crosspoint_ros.matchers.cropond.reply_parser import MAX_REPLY_CHARS, ParseError, parse_choice, parse_points
+from crosspoint_ros.matchers.cropond.reply_parser import (
+    MAX_REPLY_CHARS,
+    ParseError,
+    parse_choice,
+    parse_points,
+)
 
 XY = tuple[float, float]
 COORDINATES = ('relative_1000', 'absolute', 'relative_1')
 LETTERS = 'ABCD'
-# Ends what a model says to itself before it replies.
-THINK_END = '</think>'
-# What says outright that a letter is the answer, in some languages; the last one counts.
+THINK_END = '</think>'  # ends the reasoning before a reply
+# An explicit statement of the answer, in several languages; the last one counts.
 EXPLICIT_ANSWER = re.compile(
     r'(?:\\boxed\{(?:\\text\{)?\s*|(?:answer|option|choice|choose|antwort|réponse|respuesta'
     r'|risposta|resposta|ответ|答案|答え|选择|選擇|正解|정답)'
     r'(?:\s*(?:is|ist|est|es|è|é|为|為|是|は|은|는))?[\s:：*("（\[]*)([A-D])(?![A-Za-z])'
     r'(?!(?<=(?-i:a))\s+(?!(?:or|and|is|because|since)\b)(?-i:[a-z]))'  # `a` as an article
     r'(?P<more>\s*(?:,|/|or|and|und|o|ou|或|和)\s*\(?[A-D](?!\s*[A-Za-z]))?', re.I)
-# What a reply says of options that it does not mean.
+# An option that the reply rules out.
 REJECTED_OPTION = re.compile(
     r"(?i:\b(?:not|neither|nor)|n't)\s+(?i:choose\s+|option\s+)*\(?[A-D](?![A-Za-z'’])\)?"
     r'|(?i:option\s+)?\b[A-D]\)?\s+(?:(?:is|are)\s+'
     r'(?:wrong|incorrect|false|not\s+(?:right|correct|the answer))'
     r"|(?:does|can|could)\s*(?:not|n['’]t)\s+(?:match|fit|correspond|be))\b")
 LEADING_LETTER = re.compile(r'\W*([A-D])\s*(?:[.):：、）]|\*\*|$)', re.I)
-# A list of options, as `A: no. B: yes`: none of them is what the reply begins with.
+# A list of options, as `A: no. B: yes`: its first letter is not the answer.
 LISTED_OPTION = re.compile(r'(?<![\w])([A-D])[.):](?!\w)')
 LONE_LETTER = re.compile(r'[\W_]*([A-D])[\W_]*', re.I)
 # `A cup` is an article; `A or B`, `A is right` are options.
 SINGLE_LETTER = re.compile(r"(?<![A-Za-z'’])([B-D]|A(?!\s+(?!(?:or|and|is|because|since)\b)[a-z]))"
                       r"(?![A-Za-z'’])")
 OPTION = re.compile(r'(?:^|[\s(])([A-D])[.):]\s*(.*?)(?=[\s(]+[A-D][.):]|$)', re.S)
-# A point without brackets. Within one that is not closed, the last number may be cut off.
+# A number of a point without brackets; in an unclosed bracket the last number may be cut off.
 NUMBER = re.compile(r'(?<![\w.])-?\d+(?:\.\d+)?(?![\d%])')
 Y_BEFORE_X = re.compile(r'\by\s*[:=]\s*(-?\d+(?:\.\d+)?)\W+(?:and\s+)?x\s*[:=]\s*'
                         r'(-?\d+(?:\.\d+)?)', re.I)
@@ -55,16 +59,16 @@ POINT_CUE = re.compile(
 FULL_WIDTH_LETTERS = str.maketrans('ＡＢＣＤ', 'ABCD')
 
 
-class InvalidItem(ValueError):  # noqa: N818  (the fault of the benchmark's file, not of the reply)
-    """An item that no answer can be held against."""
+class InvalidItem(ValueError):  # noqa: N818  (a fault of the benchmark's file, not of the reply)
+    """An item without a valid ground truth."""
 
 
 @dataclass(frozen=True)
 class CorrectedVerdict:
-    """What is made of one reply.
+    """The grade of one reply.
 
-    answer: a point as the reply writes it, a letter, or None. pixel: on the mask, px; outside of
-    it where the point is. why: what is wrong with it; '' if it is right.
+    answer: a point as written in the reply, a letter, or None. pixel: the point in the mask, px,
+    possibly outside. reason: why it is wrong; '' if it is correct.
     """
 
     answer: XY | str | None
@@ -74,27 +78,28 @@ class CorrectedVerdict:
 
 
 def grade(record: Mapping[str, Any], coordinates: str, images: Path) -> CorrectedVerdict:
-    """Hold a reply against its item. Raises `BadItem` where the item is at fault."""
+    """Grade a reply against its item. Raises `InvalidItem` if the item has a fault."""
     if record.get('type') not in TYPES:
-        raise InvalidItem(f'its type {abbreviate(record.get("type"))} is none of {", ".join(TYPES)}')
+        raise InvalidItem(f'unknown type {abbreviate(record.get("type"))}; known: '
+                          f'{", ".join(TYPES)}')
     text = record.get('assistant')
-    said = text.rpartition(THINK_END)[2] if isinstance(text, str) else ''
+    reply = text.rpartition(THINK_END)[2] if isinstance(text, str) else ''
     if record.get('type') in COORDINATE_TYPES:
-        return _grade_point(record, said, coordinates, images)
-    return _grade_choice(record, said)
+        return _grade_point(record, reply, coordinates, images)
+    return _grade_choice(record, reply)
 
 
 def parse_answer_letter(record: Mapping[str, Any]) -> str:
-    """Return the right option. Raises `BadItem` if the item has none."""
-    truth = str(record.get('answer', '')).strip()
-    match = re.fullmatch(r'[(\[]?([A-D])[)\].]?', truth, re.I)
+    """Return the correct option. Raises `InvalidItem` if there is none."""
+    answer = str(record.get('answer', '')).strip()
+    match = re.fullmatch(r'[(\[]?([A-D])[)\].]?', answer, re.I)
     if match is None:
-        raise InvalidItem(f'its answer {truth[:40]!r} is none of A, B, C, D')
+        raise InvalidItem(f'its answer {answer[:40]!r} is none of A, B, C, D')
     return match[1].upper()
 
 
 def parse_answer_mask(record: Mapping[str, Any]) -> AnswerMask:
-    """Return the mask of the right points. Raises `BadItem` if it cannot be read, or is black."""
+    """Return the mask of the correct points. Raises `InvalidItem` if it cannot be read."""
     answer = record.get('answer')
     if not isinstance(answer, str) or not answer:
         raise InvalidItem('it has no mask')
@@ -105,23 +110,25 @@ def parse_answer_mask(record: Mapping[str, Any]) -> AnswerMask:
 
 
 def _grade_choice(record: Mapping[str, Any], reply: str) -> CorrectedVerdict:
-    truth = parse_answer_letter(record)
+    correct = parse_answer_letter(record)
     question = record.get('question')
     answer = parse_letter(reply, question if isinstance(question, str) else '')
     if answer is None:
         return CorrectedVerdict(None, None, False, 'names no option, or several')
-    return CorrectedVerdict(answer, None, answer == truth, '' if answer == truth else f'{truth} is right')
+    return CorrectedVerdict(answer, None, answer == correct,
+                            '' if answer == correct else f'{correct} is correct')
 
 
 def parse_letter(reply: str, question: str = '') -> str | None:
-    """Return the one option that a reply means; None if it names none, or several alike."""
+    """Return the option that a reply settles on; None if it names none, or several alike."""
     text = reply[-MAX_REPLY_CHARS:].translate(FULL_WIDTH_LETTERS)
     if match := LONE_LETTER.fullmatch(text):
         return match[1].upper()
     text = REJECTED_OPTION.sub(' ', text)
     if found := list(EXPLICIT_ANSWER.finditer(text)):
         return None if found[-1]['more'] else found[-1][1].upper()
-    alone = {match[1].upper() for line in text.splitlines() if (match := LONE_LETTER.fullmatch(line))}
+    alone = {match[1].upper() for line in text.splitlines()
+             if (match := LONE_LETTER.fullmatch(line))}
     if len(alone) == 1:
         return str(alone.pop())
     if (match := LEADING_LETTER.match(text)) and len(set(LISTED_OPTION.findall(text))) <= 1:
@@ -136,34 +143,34 @@ def parse_letter(reply: str, question: str = '') -> str | None:
 
 
 def parse_option_texts(question: str) -> tuple[str, ...]:
-    """Return the texts of a question's options, from A on; none if they do not begin there."""
+    """Return the texts of a question's options, which must be A, B, …; else none."""
     found = {name: ' '.join(text.split()) for name, text in OPTION.findall(question)}
     names = [name for name in LETTERS if found.get(name)]
     return tuple(found[name] for name in names) if names == list(LETTERS[:len(names)]) else ()
 
 
-def _grade_point(record: Mapping[str, Any], reply: str, coordinates: str, images: Path) -> CorrectedVerdict:
+def _grade_point(record: Mapping[str, Any], reply: str, coordinates: str, images: Path
+                 ) -> CorrectedVerdict:
     mask = parse_answer_mask(record)
-    found = parse_answer_points(reply, str(record.get('question', '')))
-    if len(found) != 1:
-        return CorrectedVerdict(None, None, False, f'names {len(found)} points, one is needed' if found
-                       else 'names no point')
-    (point,) = found
-    pixel = to_mask_pixel(point, coordinates, mask.size, _select_image_size(record, images, coordinates, mask))
+    points = parse_answer_points(reply, str(record.get('question', '')))
+    if len(points) != 1:
+        return CorrectedVerdict(None, None, False, f'names {len(points)} points, one is needed'
+                                if points else 'names no point')
+    (point,) = points
+    pixel = to_mask_pixel(point, coordinates, mask.size,
+                          _select_image_size(record, images, coordinates, mask))
     if pixel is None:
-        return CorrectedVerdict(point, None, False, 'is no number that a pixel has')
+        return CorrectedVerdict(point, None, False, 'is not finite')
     width, height = mask.size
     if not (0 <= pixel[0] < width and 0 <= pixel[1] < height):
-        return CorrectedVerdict(point, pixel, False, f'lies outside of the image, {width}x{height}')
-    right = mask.is_white(*pixel)
-    return CorrectedVerdict(point, pixel, right, '' if right else 'lies beside the mask')
+        return CorrectedVerdict(point, pixel, False, f'is outside the image, {width}x{height}')
+    is_white = mask.is_white(*pixel)
+    return CorrectedVerdict(point, pixel, is_white, '' if is_white else 'is off the mask')
 
 
 def parse_answer_points(reply: str, question: str) -> Sequence[XY]:
-    """Return the different points of a reply, without those it repeats from the question.
-
-    Of a reply longer than what is read, its end counts.
-    """
+    """Return the distinct points of a reply (its last part, if it is long), but for those that it
+    repeats from the question."""
     text = reply[-MAX_REPLY_CHARS:]
     found = list(dict.fromkeys(parse_points(text))) or _parse_bare_pair(text)
     asked = set(parse_points(question))
@@ -171,7 +178,7 @@ def parse_answer_points(reply: str, question: str) -> Sequence[XY]:
 
 
 def _parse_bare_pair(text: str) -> list[XY]:
-    """Return the point of a reply without brackets: its two numbers, if it calls them one."""
+    """Return the two numbers of a reply without brackets, if it calls them a point."""
     numbers = [float(number) for number in NUMBER.findall(text)]
     if len(numbers) != 2:
         return []
@@ -181,26 +188,26 @@ def _parse_bare_pair(text: str) -> list[XY]:
 
 
 def to_mask_pixel(point: XY, coordinates: str, size: tuple[int, int], image_size: tuple[int, int]
-            ) -> tuple[int, int] | None:
-    """Return the pixel of a mask that a point names; None for what is no number.
+                  ) -> tuple[int, int] | None:
+    """Return the pixel of a point in the mask; None if it is not finite.
 
-    size: of the mask. shown: of the image that an absolute point is a pixel of. 1000 of 1000 is
-    the image's edge: the last pixel.
+    size: of the mask. image_size: of the image of an absolute point. 1000 of 1000 is the last
+    pixel.
     """
-    found = []
-    for value, length, of in zip(point, size, image_size, strict=True):
-        whole = {'relative_1000': 1000.0, 'relative_1': 1.0}.get(coordinates, float(of))
-        place = value / whole * length
-        if not math.isfinite(place):
+    pixel = []
+    for value, length, image_length in zip(point, size, image_size, strict=True):
+        whole = {'relative_1000': 1000.0, 'relative_1': 1.0}.get(coordinates, float(image_length))
+        position = value / whole * length
+        if not math.isfinite(position):
             return None
         at_edge = coordinates != 'absolute' and value == whole
-        found.append(length - 1 if at_edge else math.floor(place))
-    return found[0], found[1]
+        pixel.append(length - 1 if at_edge else math.floor(position))
+    return pixel[0], pixel[1]
 
 
 def _select_image_size(record: Mapping[str, Any], images: Path, coordinates: str, mask: AnswerMask
-                ) -> tuple[int, int]:
-    """Size of the image that the point lies on; the mask's own where that is not known."""
+                       ) -> tuple[int, int]:
+    """Return the size of the image of a point; that of the mask if it is unknown."""
     if coordinates != 'absolute':
         return mask.size
     sizes = _read_image_sizes(record, images)
@@ -210,19 +217,19 @@ def _select_image_size(record: Mapping[str, Any], images: Path, coordinates: str
 
 
 def _read_image_sizes(record: Mapping[str, Any], images: Path) -> list[tuple[int, int] | None]:
-    """Sizes of the images that an item names; of a reply without a benchmark that may be junk."""
-    named = record.get('images')
-    return [read_image_size(str(images), name) for name in (named if isinstance(named, list) else ())
-            if isinstance(name, str)]
+    """Return the sizes of an item's images; without a benchmark the field may hold anything."""
+    names = record.get('images')
+    return [read_image_size(str(images), name)
+            for name in (names if isinstance(names, list) else ()) if isinstance(name, str)]
 
 
 def describe_size_mismatch(record: Mapping[str, Any], images: Path) -> str:
-    """Say how a mask's size differs from that of every image of its item; '' if it does not."""
+    """Describe a mask whose size differs from that of every image of its item; '' if it fits."""
     if record.get('type') not in COORDINATE_TYPES:
         return ''
     mask = parse_answer_mask(record)
     sizes = [size for size in _read_image_sizes(record, images) if size]
     if not sizes or mask.size in sizes:
         return ''
-    told = ', '.join(f'{width}x{height}' for width, height in dict.fromkeys(sizes))
-    return f'its mask is {mask.size[0]}x{mask.size[1]}, its images {told}: scaled by the mask'
+    names = ', '.join(f'{width}x{height}' for width, height in dict.fromkeys(sizes))
+    return f'its mask is {mask.size[0]}x{mask.size[1]}, its images {names}: scaled by the mask'

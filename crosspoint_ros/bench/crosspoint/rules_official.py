@@ -1,4 +1,4 @@
-"""The authors' own extraction and scoring, to the last bit, with what is odd about them."""
+"""The authors' extraction and scoring rules, reproduced exactly with all their quirks."""
 from __future__ import annotations
 
 import json
@@ -13,21 +13,20 @@ import numpy as np
 from crosspoint_ros.bench.crosspoint.dataset import (
     COORDINATE_TYPES,
     AnswerMask,
-    read_image_size,
     decode_mask_official,
+    read_image_size,
 )
 
 XY = tuple[float, float]
 THRESHOLD = 128
 FENCED = re.compile(r'```json\s*(.*?)\s*```', re.S | re.I)
-# An object without braces in it that has a key. All that are found of one key come before the next.
+# An object without nested braces that has a key; all matches of one key precede those of the next.
 BARE = tuple(re.compile(r'\{[^{}]*"' + key + r'"[^{}]*\}', re.S)
              for key in ('point_2d', 'point', '(?:x|position|coordinates)'))
 LINE_COMMENT = re.compile(r'//.*?(?=\n|$)', re.M)
 BLOCK_COMMENT = re.compile(r'/\*.*?\*/', re.S)
 NUMBER = '([0-9.]+)'
-# Tried in turn, each on all of the text: a sign before a number is passed over. The fourth has y
-# first.
+# Tried in turn, each on the whole text; the sign of a number is dropped. The fourth has y first.
 IN_TEXT = tuple(re.compile(pattern, re.I | re.S) for pattern in (
     rf'<point\s+x="{NUMBER}"\s+y="{NUMBER}"[^>]*>.*?</point>',
     rf'(?:coordinates?|position|location).*?(?:are|is)\s+{NUMBER},\s*{NUMBER}',
@@ -61,10 +60,10 @@ POINT_KEYS = ('point_2d', 'point')
 
 @dataclass(frozen=True)
 class OfficialVerdict:
-    """What is made of one reply.
+    """The grade of one reply.
 
-    answer: a point as the reply writes it, a letter, or None. pixel: the point on the image, px.
-    stops: the error with which the authors' scripts end at this reply; it is scored as no answer.
+    answer: a point as written in the reply, a letter, or None. pixel: the point on the image, px.
+    crash: the error that ends the authors' scripts at this reply, which counts as no answer.
     """
 
     answer: XY | str | None
@@ -74,18 +73,18 @@ class OfficialVerdict:
 
 
 def grade(record: Mapping[str, Any], coordinates: str, images: Path) -> OfficialVerdict:
-    """Extract and score one reply. coordinates: absolute, relative_1000 or relative_1."""
+    """Extract and grade one reply. coordinates: absolute, relative_1000 or relative_1."""
     try:
         answer = extract_answer(record)
         pixel = to_pixel(record, answer, coordinates, images)
         right = is_correct(record, answer, pixel)
-    except Exception as error:  # whatever the authors' scripts do not catch ends them
+    except Exception as error:  # what the authors' scripts do not catch ends them
         return OfficialVerdict(None, None, False, f'{type(error).__name__}: {error}'[:200])
     return OfficialVerdict(answer, pixel if isinstance(pixel, tuple) else None, right)
 
 
 def find_file_crash(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return the error with which the scripts end on a file as a whole; '' if they do not."""
+    """Return the error that ends the scripts on the file as a whole; '' if none does."""
     try:
         sorted(record.get('idx', 0) for record in records)
         kinds = {record.get('type', 'Unknown') for record in records}
@@ -99,9 +98,9 @@ def find_file_crash(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def find_write_error(record: Mapping[str, Any]) -> str:
-    """Return the error with which the scripts end when they write a reply; '' if they can.
+    """Return the error that ends the scripts when they write a reply; '' if none does.
 
-    A half of a surrogate pair, as of an emoji that was cut in two, is no UTF-8 in any field.
+    A lone surrogate, as of an emoji that was cut in two, cannot be encoded in any field.
     """
     try:
         json.dumps(dict(record), ensure_ascii=False).encode()
@@ -111,7 +110,7 @@ def find_write_error(record: Mapping[str, Any]) -> str:
 
 
 def extract_answer(record: Mapping[str, Any]) -> XY | str | None:
-    """Return the point or the letter that the authors' script reads in a reply."""
+    """Return the point or the letter that the authors extract from a reply."""
     text = record.get('assistant', '')
     if record.get('type', '') in COORDINATE_TYPES:
         point = find_point_in_json(text)
@@ -120,7 +119,7 @@ def extract_answer(record: Mapping[str, Any]) -> XY | str | None:
 
 
 def find_point_in_json(text: str) -> XY | None:
-    """Return the first point of the reply's JSON."""
+    """Return the first point in the reply's JSON."""
     blocks = FENCED.findall(text) or [block for form in BARE for block in form.findall(text)]
     for block in blocks:
         bare = BLOCK_COMMENT.sub('', LINE_COMMENT.sub('', block.strip()))
@@ -134,7 +133,7 @@ def find_point_in_json(text: str) -> XY | None:
 
 
 def find_point_in_data(data: Any) -> XY | None:
-    """Return the point of a parsed value: of an object, or of a list's first one."""
+    """Return the point of an object, or of the first object in a list."""
     if isinstance(data, list) and data and isinstance(data[0], dict):
         return _get_point_list(data[0])
     if not isinstance(data, dict):
@@ -162,7 +161,7 @@ def _get_xy(data: Mapping[str, Any]) -> XY | None:
 
 
 def find_point_in_text(text: str) -> XY | None:
-    """Return the first point that the first fitting pattern finds in prose."""
+    """Return the first point in prose, by the first pattern that matches."""
     for number, form in enumerate(IN_TEXT):
         match = form.search(text)
         if match is None:
@@ -176,7 +175,7 @@ def find_point_in_text(text: str) -> XY | None:
 
 
 def extract_letter(text: str, question: str = '') -> str | None:
-    """Return the option that a reply names: the first of eleven patterns, else the last of two."""
+    """Return the option of a reply: the first of eleven patterns, else the last of two."""
     for form in FIRST_LETTER:
         if match := form.search(text):
             return str(match[1]).upper()
@@ -188,13 +187,13 @@ def extract_letter(text: str, question: str = '') -> str | None:
 
 
 def parse_options(question: str) -> dict[str, str]:
-    """Return the options that the authors' script sees in a question: none with a-d in its text."""
+    """Return the options that the authors parse from a question: none whose text has a-d in it."""
     return {name.upper(): re.sub(r'\s+', ' ', text.strip())
             for name, text in OPTION.findall(question)}
 
 
 def match_option_text(text: str, options: Mapping[str, str]) -> str | None:
-    """Return the option whose text a reply begins with, or has in bold."""
+    """Return the option whose text begins the reply, or is bold in it."""
     begun = text.lower().strip()
     for name, value in options.items():
         if begun.startswith(value.lower()):
@@ -211,9 +210,9 @@ def match_option_text(text: str, options: Mapping[str, str]) -> str | None:
 
 def to_pixel(record: Mapping[str, Any], answer: XY | str | None, coordinates: str,
              images: Path) -> Any:
-    """Return the pixel of a point: scaled by what the item says of its size, else its FIRST image.
+    """Return the pixel of a point, scaled by the size in the item, else that of its FIRST image.
 
-    Where neither is known the numbers are taken for pixels.
+    If neither is known, the numbers are pixels.
     """
     if not isinstance(answer, tuple):
         return record.get('extracted_answer_absolute')
@@ -234,7 +233,7 @@ def _get_image_size(record: Mapping[str, Any], images: Path) -> tuple[Any, Any] 
 
 
 def is_correct(record: Mapping[str, Any], answer: XY | str | None, pixel: Any) -> bool:
-    """Tell whether the authors' script counts an answer as right."""
+    """Return whether the authors count an answer as right."""
     if answer is None or 'answer' not in record:
         return False
     truth = record['answer']
@@ -249,7 +248,7 @@ def is_correct(record: Mapping[str, Any], answer: XY | str | None, pixel: Any) -
 
 
 def is_in_mask(pixel: Any, mask: AnswerMask) -> bool:
-    """Tell whether a pixel is white: of a 1-bit mask or a palette's numbers none ever is."""
+    """Return whether a pixel is white; in a 1-bit or palette mask none is."""
     try:
         at = pixel if isinstance(pixel, tuple) else (pixel['x'], pixel['y'])
         x, y = int(at[0]), int(at[1])
@@ -257,5 +256,5 @@ def is_in_mask(pixel: Any, mask: AnswerMask) -> bool:
         if not (0 <= x < width and 0 <= y < height):
             return False
         return bool(np.mean(mask.read_stored(x, y)) > THRESHOLD)
-    except Exception:  # as the authors': NaN and infinity are no pixels
+    except Exception:  # as the authors: NaN and infinity are not pixels
         return False

@@ -1,64 +1,72 @@
-"""Asking the items, some at once; every reply is on the disk before the next is asked."""
+"""Runs items on a backend concurrently; every reply is on disk before the next item starts."""
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from crosspoint_ros.bench.crosspoint.backends import Answerer, NotAsked, Said
-from crosspoint_ros.bench.crosspoint.dataset import CrossPointBench, BenchItem, DataIssue, iter_records
-from crosspoint_ros.bench.crosspoint.failures import UnreadableImage, read_image
-from crosspoint_ros.bench.crosspoint.predictions import SOURCE, KEY
+from tqdm import tqdm
+
+from crosspoint_ros.bench.crosspoint.backends import AnswerBackend, ModelReply, UnsupportedItem
+from crosspoint_ros.bench.crosspoint.dataset import (
+    BenchItem,
+    CrossPointBench,
+    DataIssue,
+    iter_records,
+)
+from crosspoint_ros.bench.crosspoint.failures import UnreadableImage, read_item_image
+from crosspoint_ros.bench.crosspoint.predictions import KEY, SOURCE
 from crosspoint_ros.core.datatypes import Rejected
 from crosspoint_ros.matchers.cropond.server.errors import ServerError
 
-SHOW_EVERY_S = 0.5
-# How every line begins that is written here.
-BEGUN = b'{"'
-MOST_FAILED_AT_FIRST, MOST_SILENT = 5, 20
+log = logging.getLogger(__name__)
+LINE_START = b'{"'  # of every line that is written here
+MAX_FIRST_FAILURES, MAX_UNREACHABLE = 5, 20
 
 
-class Kept:
-    """The file of raw replies: a line an item, whole or not there. One process at a time."""
+class PredictionFile:
+    """The file of raw replies, one complete line per item, locked for one process."""
 
-    def __init__(self, path: Path, asked: str) -> None:
-        """Open it, and take off what a kill has left of a last line.
+    def __init__(self, path: Path, source: str) -> None:
+        """Open the file, and cut off an incomplete last line.
 
-        asked: who replies. Raises ValueError for a file of somebody else's, or one in use.
+        source: the name of the backend. Raises ValueError if the file belongs to another backend,
+        or is in use.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._asked = path, asked
+        self._path, self._source = path, source
         self._file = path.open('ab', buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.keys = self._known()
+            self.keys = self._read_keys()
         except BlockingIOError as error:
             self._file.close()
-            raise ValueError(f'{path}: another run is writing it: end that, or give --replies '
-                             'another file') from error
+            raise ValueError(f'{path}: another run is writing it; end that run, or choose another '
+                             'file with --replies') from error
         except (OSError, ValueError):
             self._file.close()
             raise
 
-    def __enter__(self) -> Kept:
+    def __enter__(self) -> PredictionFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._file.close()
 
-    def add(self, item: BenchItem, said: Said, took_s: float) -> None:
-        """Write a reply to the disk. Raises OSError if that is full, and leaves no half line."""
-        line = {**item.record, 'assistant': said.text, 'prompt': said.prompt, KEY: item.key,
-                SOURCE: self._asked, 'refused': said.refused, 'took_s': round(took_s, 3)}
+    def add(self, item: BenchItem, reply: ModelReply, took_s: float) -> None:
+        """Write a reply to disk. Raises OSError if the disk is full, leaving complete lines."""
+        line = {**item.record, 'assistant': reply.text, 'prompt': reply.prompt, KEY: item.key,
+                SOURCE: self._source, 'refused': reply.refusal, 'took_s': round(took_s, 3)}
         end = self._file.seek(0, os.SEEK_END)
         try:
             left = memoryview(json.dumps(line).encode() + b'\n')
@@ -68,152 +76,153 @@ class Kept:
         except OSError as error:
             os.truncate(self._path, end)
             raise OSError(error.errno, f'{error.strerror}: the reply to {item.name} is lost; '
-                          f'{self.told}') from error
+                          f'{self.resume_hint}') from error
         self.keys.add(item.key)
 
     @property
-    def told(self) -> str:
-        """How many replies there are, and how to go on."""
-        return f'{len(self.keys)} replies are kept in {self._path}: the same command goes on'
+    def resume_hint(self) -> str:
+        """The number of replies, and how to resume."""
+        return f'{len(self.keys)} replies are in {self._path}; the same command resumes'
 
-    def _known(self) -> set[str]:
-        """Read whose replies are there; cut off a torn last line, of a file of our own alone."""
+    def _read_keys(self) -> set[str]:
+        """Return the keys of the replies; cut off an incomplete last line, if it is ours."""
         content = self._path.read_bytes()
         lines, whole = content.count(b'\n'), content.rfind(b'\n') + 1
-        found = set()
+        keys = set()
         for line, record in iter_records(self._path):
             torn = line > lines
             if isinstance(record, DataIssue):
-                if torn and content[whole:].startswith(BEGUN[:len(content) - whole]):
+                if torn and content[whole:].startswith(LINE_START[:len(content) - whole]):
                     continue
-                raise ValueError(f'{record}: take the line out, or begin another file')
-            if record.get(SOURCE) != self._asked:
+                raise ValueError(f'{record}; delete the line, or choose another file')
+            if record.get(SOURCE) != self._source:
                 raise ValueError(f'{self._path.name}:{line} is a reply of {record.get(SOURCE)!r}, '
-                                 f'not of {self._asked!r}: give each its own --replies')
+                                 f'not of {self._source!r}; choose another file with --replies')
             if not torn:
-                found.add(str(record.get(KEY)))
+                keys.add(str(record.get(KEY)))
         os.truncate(self._path, whole)
-        return found
+        return keys
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What came of a run. not_asked: with the reason of each. failed: to be asked again."""
+class RunSummary:
+    """The items of a run. not_asked: with the reason. failed: asked again by the next run."""
 
     asked: int
-    known: int
+    reused: int
     not_asked: tuple[tuple[BenchItem, str], ...]
-    bad: tuple[tuple[BenchItem, DataIssue], ...]
+    unreadable: tuple[tuple[BenchItem, DataIssue], ...]
     failed: tuple[DataIssue, ...]
 
 
-def ask_all(bench: CrossPointBench, items: Sequence[BenchItem], answerer: Answerer, kept: Kept, at_once: int,
-            tell: Callable[[DataIssue], None]) -> Ran:
+def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: AnswerBackend,
+              predictions: PredictionFile, at_once: int) -> RunSummary:
     """Ask every item that has no reply yet, at most `at_once` at a time.
 
-    Raises ValueError where nobody replies any more, as `Patience` says.
+    Raises ValueError when `FailureLimit` is reached.
     """
-    todo, not_asked = _askable(items, answerer)
-    waiting = [item for item in todo if item.key not in kept.keys]
-    bad: list[tuple[BenchItem, DataIssue]] = []
+    supported, not_asked = _select_supported(items, backend)
+    waiting = [item for item in supported if item.key not in predictions.keys]
+    unreadable: list[tuple[BenchItem, DataIssue]] = []
     failed: list[DataIssue] = []
-    patience, progress = Patience(not kept.keys), Progress(len(waiting))
-    for item, future, took_s in _in_turn(bench, waiting, answerer, at_once):
+    limit = FailureLimit(not predictions.keys)
+    for item, future, took_s in tqdm(_answer_concurrently(bench, waiting, backend, at_once),
+                                     total=len(waiting), unit='item', disable=None):
         error = future.exception()
-        progress.step()
         if error is None:
-            kept.add(item, future.result(), took_s)
-            patience.replied()
+            predictions.add(item, future.result(), took_s)
+            limit.on_reply()
             continue
-        trouble = _trouble(item, error)
-        tell(trouble)
+        issue = _make_issue(item, error)
+        log.warning('%s', issue)
         if isinstance(error, UnreadableImage):
-            bad.append((item, trouble))
+            unreadable.append((item, issue))
             continue
-        failed.append(trouble)
-        if ended := patience.failed(error):
-            raise ValueError(f'{ended}; {kept.told}')
-    progress.end()
-    return Ran(len(waiting) - len(bad) - len(failed), len(todo) - len(waiting), not_asked,
-               tuple(bad), tuple(failed))
+        failed.append(issue)
+        if reason := limit.on_failure(error):
+            raise ValueError(f'{reason}; {predictions.resume_hint}')
+    return RunSummary(len(waiting) - len(unreadable) - len(failed), len(supported) - len(waiting),
+                      not_asked, tuple(unreadable), tuple(failed))
 
 
 @dataclass
-class Patience:
-    """When to end: all of the first five items of a new file failed, or the server is gone.
+class FailureLimit:
+    """Ends a run whose first five items all fail, or whose server is gone.
 
-    Items that can never be asked must not keep a later run from the others.
+    A file that has replies is exempt from the first rule: items that always fail must not keep a
+    later run from the others.
     """
 
     at_first: bool
     failures: int = 0
-    silent: int = 0
+    unreachable: int = 0
 
-    def replied(self) -> None:
-        """Note a reply."""
-        self.at_first, self.silent = False, 0
+    def on_reply(self) -> None:
+        """Count a reply."""
+        self.at_first, self.unreachable = False, 0
 
-    def failed(self, error: BaseException) -> str:
-        """Note a failure; return why it is no use to go on, '' if it is."""
+    def on_failure(self, error: BaseException) -> str:
+        """Count a failure; return why the run ends, '' if it goes on."""
         self.failures += 1
-        self.silent += isinstance(error, ServerError) and not error.status
-        if self.at_first and self.failures == MOST_FAILED_AT_FIRST:
+        self.unreachable += isinstance(error, ServerError) and not error.status
+        if self.at_first and self.failures == MAX_FIRST_FAILURES:
             return f'the first {self.failures} items all failed'
-        if self.silent == MOST_SILENT:
-            return f'{self.silent} items in a row came to no server'
+        if self.unreachable == MAX_UNREACHABLE:
+            return f'{self.unreachable} items in a row did not reach the server'
         return ''
 
 
-def _askable(items: Sequence[BenchItem], answerer: Answerer
-             ) -> tuple[list[BenchItem], tuple[tuple[BenchItem, str], ...]]:
-    """Return the items that can be asked, and the others with the reason."""
-    todo, not_asked = [], []
+def _select_supported(items: Sequence[BenchItem], backend: AnswerBackend
+                      ) -> tuple[list[BenchItem], tuple[tuple[BenchItem, str], ...]]:
+    """Return the items that the backend can answer, and the others with the reason."""
+    supported, not_asked = [], []
     for item in items:
         try:
-            answerer.check(item)
-        except NotAsked as reason:
+            backend.check(item)
+        except UnsupportedItem as reason:
             not_asked.append((item, str(reason)))
         else:
-            todo.append(item)
-    return todo, tuple(not_asked)
+            supported.append(item)
+    return supported, tuple(not_asked)
 
 
-def _trouble(item: BenchItem, error: BaseException) -> DataIssue:
-    """Word what happened to one item; the rest goes on, but for what is no ordinary error."""
+def _make_issue(item: BenchItem, error: BaseException) -> DataIssue:
+    """Describe the failure of one item; what is not an Exception is raised again."""
     where = f'{item.name} ({item.type})'
     if not isinstance(error, Exception):
         raise error
     if isinstance(error, UnreadableImage):
         return DataIssue(where, f'{error}; it is left out')
-    told = error.message if isinstance(error, Rejected) else repr(error)
-    return DataIssue(where, f'no reply: {told}; run again to ask it')
+    message = error.message if isinstance(error, Rejected) else repr(error)
+    return DataIssue(where, f'no reply: {message}; run again to ask it')
 
 
-def _in_turn(bench: CrossPointBench, items: Sequence[BenchItem], answerer: Answerer, at_once: int
-             ) -> Iterator[tuple[BenchItem, Future[Said], float]]:
-    """Yield items as they are done; no more than `at_once` are under way."""
-    def one(item: BenchItem) -> Said:
-        return answerer.answer(item, [read_image(bench.images, name) for name in item.images])
+def _answer_concurrently(bench: CrossPointBench, items: Sequence[BenchItem],
+                         backend: AnswerBackend, at_once: int
+                         ) -> Iterator[tuple[BenchItem, Future[ModelReply], float]]:
+    """Yield items as they are done, at most `at_once` in progress."""
+    def answer(item: BenchItem) -> ModelReply:
+        return backend.answer(item, [read_item_image(bench.images, name) for name in item.images])
 
     pool = ThreadPoolExecutor(at_once)
-    begun: dict[Future[Said], tuple[BenchItem, float]] = {}
-    left = iter(items)
+    in_progress: dict[Future[ModelReply], tuple[BenchItem, float]] = {}
+    remaining = iter(items)
     try:
         while True:
-            for item in left:
-                begun[pool.submit(one, item)] = (item, time.monotonic())
-                if len(begun) == at_once:
+            for item in remaining:
+                in_progress[pool.submit(answer, item)] = (item, time.monotonic())
+                if len(in_progress) == at_once:
                     break
-            if not begun:
+            if not in_progress:
                 return
-            for future in wait(begun, return_when=FIRST_COMPLETED).done:
-                item, begun_s = begun.pop(future)
+            for future in wait(in_progress, return_when=FIRST_COMPLETED).done:
+                item, begun_s = in_progress.pop(future)
                 yield item, future, time.monotonic() - begun_s
     except KeyboardInterrupt:
-        before = signal.signal(signal.SIGINT, _leave)  # ahead of the words that promise it
+        before = signal.signal(signal.SIGINT, _exit_now)  # before the message that promises it
         try:
-            print(f'\nending when the {len(begun)} under way are done; Ctrl-C again: at once',
-                  file=sys.stderr)
+            log.warning('waiting for the %d items in progress; Ctrl-C again quits at once',
+                        len(in_progress))
             pool.shutdown(cancel_futures=True)
         finally:
             signal.signal(signal.SIGINT, before)
@@ -222,43 +231,7 @@ def _in_turn(bench: CrossPointBench, items: Sequence[BenchItem], answerer: Answe
         pool.shutdown(cancel_futures=True)
 
 
-def _leave(number: int, frame: object) -> None:
-    """End without waiting for the replies under way, as a kill would: that harms nothing."""
+def _exit_now(number: int, frame: object) -> None:
+    """Exit without waiting for the replies in progress; nothing but those is lost."""
     sys.stdout.flush()
     os._exit(128 + number)
-
-
-class Progress:
-    """A bar with the time left on stderr, where that is a terminal; else a line now and then."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
-        self._begun_s = self._shown_s = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-
-    def step(self) -> None:
-        """Count one more."""
-        self.done += 1
-        now_s = time.monotonic()
-        if now_s - self._shown_s >= (SHOW_EVERY_S if self._terminal else 60 * SHOW_EVERY_S):
-            self._shown_s = now_s
-            print(f'\r{self.line()}' if self._terminal else self.line(), file=sys.stderr,
-                  end='' if self._terminal else '\n', flush=True)
-
-    def end(self) -> None:
-        """Leave the last state on a line of its own."""
-        if self.total:
-            print(f'\r{self.line()}' if self._terminal else self.line(), file=sys.stderr)
-
-    def line(self) -> str:
-        """Say how much is done, and how long the rest will take at this pace."""
-        spent_s = time.monotonic() - self._begun_s
-        left_s = spent_s / self.done * (self.total - self.done) if self.done else 0.0
-        bar = '#' * round(30 * self.done / self.total)
-        return (f'[{bar:30}] {self.done} of {self.total}, {_clock(spent_s)} gone, '
-                f'{_clock(left_s)} left')
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f'{minutes // 60}:{minutes % 60:02}:{rest:02}'

@@ -1,60 +1,65 @@
-"""`crosspoint bench score`: score replies that somebody's script has written."""
+"""`crosspoint bench score`: scores a file of replies to CrossPoint-Bench."""
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
 
-from crosspoint_ros.bench.crosspoint.dataset import DataIssue, read_bench
+from crosspoint_ros.bench.crosspoint.dataset import read_bench
 from crosspoint_ros.bench.crosspoint.failures import draw_failures
 from crosspoint_ros.bench.crosspoint.grading import Grader, grade_file
-from crosspoint_ros.bench.crosspoint.report import format_json, format_markdown, build_report, format_table
+from crosspoint_ros.bench.crosspoint.report import (
+    build_report,
+    format_json,
+    format_markdown,
+    format_table,
+)
 from crosspoint_ros.bench.crosspoint.rules_corrected import COORDINATES
 from crosspoint_ros.bench.environment import parse_positive
-from crosspoint_ros.data.io import atomic_write
+from crosspoint_ros.core.image_io import atomic_write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument('replies', type=Path, metavar='REPLIES.jsonl',
-                        help='a line of JSON for each reply: the item, and `assistant`')
-    parser.add_argument('--bench', type=Path, metavar='DIR', help='the folder of '
-                        'CrossPoint-Bench.jsonl and image/; without it the lines must hold all')
+                        help='a JSON object per line: the item and the reply as `assistant`')
+    parser.add_argument('--bench', type=Path, metavar='DIR', help='the folder with '
+                        'CrossPoint-Bench.jsonl and image/; without it, lines hold whole items')
     add_score_arguments(parser)
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that say how replies are scored and what is written of it."""
-    parser.add_argument('--official', action='store_true', help="show the score by the authors' "
-                        'own rules, oddities included (default: the corrected ones)')
+    """Declare the options of scoring and its reports."""
+    parser.add_argument('--official', action='store_true', help="print the score by the authors' "
+                        'rules (default: by the corrected ones)')
     parser.add_argument('--coordinates', choices=COORDINATES, default='relative_1000',
-                        help='how the replies write points (default: relative_1000)')
-    parser.add_argument('--json', type=Path, metavar='OUT', help='write the report there as JSON')
-    parser.add_argument('--markdown', type=Path, metavar='OUT', help='and there as Markdown')
-    parser.add_argument('--failures', type=Path, metavar='FOLDER', help='draw wrong answers into '
-                        'that folder, with the mask: at most --most-failures')
+                        help='format of points in the replies (default: relative_1000)')
+    parser.add_argument('--json', type=Path, metavar='OUT', help='write the report as JSON')
+    parser.add_argument('--markdown', type=Path, metavar='OUT', help='write it as Markdown')
+    parser.add_argument('--failures', type=Path, metavar='FOLDER', help='draw wrong answers with '
+                        'the mask, at most --most-failures')
     parser.add_argument('--most-failures', type=parse_positive, default=100, metavar='N',
-                        help='how many are drawn (default: 100)')
+                        help='drawings of wrong answers (default: 100)')
 
 
 def main(args: argparse.Namespace) -> int:
-    """Score a file of replies; 1 if anything was wrong with what was given."""
+    """Score a file of replies; 1 if the input has any fault."""
     bench = read_bench(args.bench) if args.bench else None
-    marking = grade_file(args.replies, bench, args.coordinates, tell)
-    return write_report(args, args.replies.stem, marking, bench.images if bench else None)
+    grader = grade_file(args.replies, bench, args.coordinates)
+    return write_report(args, args.replies.stem, grader, bench.images if bench else None)
 
 
 def write_report(args: argparse.Namespace, name: str, grader: Grader, images: Path | None) -> int:
-    """Print the report, and write what else was asked for."""
+    """Print the report, and write the files that were asked for."""
     if not grader.official and not grader.corrected:
-        raise ValueError(f'{name}: there is not a single reply to score')
-    told = build_report(name, 'official' if args.official else 'corrected', grader)
-    print(_escape_unprintable(format_table(told)))
-    for path, text in ((args.json, format_json), (args.markdown, format_markdown)):
+        raise ValueError(f'{name} has no reply to score')
+    report = build_report(name, 'official' if args.official else 'corrected', grader)
+    print(_escape_unprintable(format_table(report)))
+    for path, format_report in ((args.json, format_json), (args.markdown, format_markdown)):
         if path:
-            atomic_write(path, text(told).encode('utf-8', 'backslashreplace'))
+            atomic_write(path, format_report(report).encode('utf-8', 'backslashreplace'))
     if args.failures and images is None:
-        raise ValueError('--failures needs the images: name their folder with --bench')
+        raise ValueError('--failures needs the images: give their folder with --bench')
     if args.failures and images:
         count = draw_failures(grader.failures[:args.most_failures], images, args.coordinates,
                               args.failures)
@@ -63,11 +68,6 @@ def write_report(args: argparse.Namespace, name: str, grader: Grader, images: Pa
 
 
 def _escape_unprintable(text: str) -> str:
-    """Write as \\u… what the terminal has no letters for, such as a half of an emoji."""
-    coding = sys.stdout.encoding or 'utf-8'
-    return text.encode(coding, 'backslashreplace').decode(coding)
-
-
-def tell(trouble: DataIssue) -> None:
-    """Say at once what is wrong."""
-    print(trouble, file=sys.stderr)
+    """Escape what the terminal cannot encode, such as half of a surrogate pair."""
+    encoding = sys.stdout.encoding or 'utf-8'
+    return text.encode(encoding, 'backslashreplace').decode(encoding)

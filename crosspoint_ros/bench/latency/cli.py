@@ -14,14 +14,14 @@ import cv2
 
 from crosspoint_ros.bench.environment import describe_machine, parse_positive
 from crosspoint_ros.bench.latency.cases import (
-    NEXT_CLICK,
-    NEXT_CLICK_GREEDY,
     BASELINE,
     BASELINE_SHORT,
+    NEXT_CLICK,
+    NEXT_CLICK_GREEDY,
     SHAPES,
+    build_variants,
     draw_frames,
     sample_queries,
-    build_variants,
 )
 from crosspoint_ros.bench.latency.timing import Timing, compute_speedup, time_variants
 from crosspoint_ros.bench.pairs.cli import parse_options
@@ -109,15 +109,15 @@ def build_matcher(name: str, options: dict[str, Any], shape: str | None) -> Matc
     except ModuleNotFoundError as error:
         raise ValueError(f'--random-weights needs {error.name}: pip install '
                          'torch "transformers>=4.57,<6" pillow') from error
-    loaded = random_weights.load(shape, options.get('device', 'auto'), options.get('weights', 'auto'))
-    return matcher_class(name)(loaded=loaded, model=shape, **DUMMY_OPTIONS | options)
+    loaded = random_weights.build_dummy_checkpoint(shape, options.get('device', 'auto'), options.get('weights', 'auto'))
+    return matcher_class(name)(checkpoint=loaded, model=shape, **DUMMY_OPTIONS | options)
 
 
 def _load_baseline(matcher: Matcher) -> ModelVariants | None:
     """Return what to compare the matcher with, None for those that run no model here."""
     if not isinstance(matcher, CropondMatcher):
         return None
-    compared: ModelVariants = import_module('crosspoint_ros.bench.latency.baseline').Compared(matcher)
+    compared: ModelVariants = import_module('crosspoint_ros.bench.latency.baseline').ModelVariants(matcher)
     return compared
 
 

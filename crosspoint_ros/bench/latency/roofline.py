@@ -1,4 +1,4 @@
-"""What a model runs on, measured: when it is done, how much memory it took, how fast that is."""
+"""Device synchronisation, peak memory and memory bandwidth, for the roofline bound."""
 from __future__ import annotations
 
 import resource
@@ -25,47 +25,44 @@ class DeviceMeter:
 
     @property
     def versions(self) -> str:
-        """The versions that decide the speed, and the threads of a CPU."""
+        """Versions that affect speed, and the GPU or number of CPU threads."""
         versions = f'PyTorch {torch.__version__}, transformers {transformers.__version__}'
         if self.on_gpu:
             return f'{versions}, {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}'
         return f'{versions}, {torch.get_num_threads()} threads of PyTorch'
 
     def wait(self) -> None:
-        """Return when the device has done all that it was given."""
+        """Synchronise with the device."""
         if self.on_gpu:
             torch.cuda.synchronize()
 
     def set_threads(self, threads: int) -> None:
-        """Let PyTorch compute with so many threads of the CPU."""
+        """Set PyTorch's number of CPU threads."""
         torch.set_num_threads(threads)
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that was taken: of the GPU, or of the process."""
+        """Peak memory of the GPU, or of the process."""
         if self.on_gpu:
             return int(torch.cuda.max_memory_allocated())
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
 
     @property
     def bytes_per_pass(self) -> int:
-        """The weights that every forward pass of the text model reads: its layers, no embedding."""
+        """Size of the weights that a forward pass of the text model reads: layers, no embedding."""
         return sum(w.numel() * w.element_size() for part in (self._text.layers, self._text.norm)
                    for w in part.parameters())
 
     @torch.inference_mode()
     def measure_bandwidth(self) -> float:
-        """Measure the bandwidth of the memory, by copying a large block within it."""
-        source = torch.ones(COPY_BYTES[self._device.type], dtype=torch.uint8,
-                            device=self._device)
+        """Measure the memory bandwidth, bytes/s, by copying a large block."""
+        source = torch.ones(COPY_BYTES[self._device.type], dtype=torch.uint8, device=self._device)
         target = torch.empty_like(source)
         durations_s = []
-        for _ in range(COPIES + 1):  # the first fetches the pages
+        for _ in range(COPIES + 1):  # the first one maps the pages
             self.wait()
             start_s = time.perf_counter()
             target.copy_(source)
             self.wait()
             durations_s.append(time.perf_counter() - start_s)
         return TRANSFERS_PER_COPY * source.numel() / statistics.median(durations_s[1:])
-
-

@@ -14,11 +14,11 @@ from rclpy.executors import SingleThreadedExecutor
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.msg import QueryResult
 
-IN_LOCATE = ('match', 'verify', 'lift')
-PATIENCE_S = 15.0
+LOCATE_STAGES = ('match', 'verify', 'lift')
+TIMEOUT_S = 15.0
 
 
-class ClickStopwatch:
+class ClickTimer:
     """A client of the node `/crosspoint` that clicks by topic."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class ClickStopwatch:
         self._node.create_subscription(QueryResult, '/crosspoint/result', self._results.append, 10)
         self._clicks = self._node.create_publisher(PointStamped, '/crosspoint/front/click', 10)
 
-    def __enter__(self) -> ClickStopwatch:
+    def __enter__(self) -> ClickTimer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -40,31 +40,31 @@ class ClickStopwatch:
         self._node.destroy_node()
         self._context.try_shutdown()
 
-    def wait_for_answers(self, check: Callable[[], None]) -> None:
+    def wait_until_ready(self, check: Callable[[], None]) -> None:
         """Click until the matcher is asked; `check` may raise if the node has died."""
-        end_s = time.monotonic() + PATIENCE_S
+        end_s = time.monotonic() + TIMEOUT_S
         while time.monotonic() < end_s:
             check()
             if self._clicks.get_subscription_count() and 'match' in self._click().stages:
                 return
             self._executor.spin_once(timeout_sec=0.1)
         last = self._results[-1].status.message if self._results else 'no result at all'
-        raise TimeoutError(f'no click reached the matcher within {PATIENCE_S} s; last: {last}')
+        raise TimeoutError(f'no click reached the matcher within {TIMEOUT_S} s; last: {last}')
 
-    def overhead_ms(self) -> float:
+    def measure_overhead_ms(self) -> float:
         """Click once; return the time until the result is here, less that inside `locate`."""
         begun_s = time.monotonic()
         result = self._click()
         passed_s = time.monotonic() - begun_s
         spent = dict(zip(result.stages, result.stage_s, strict=True))
-        return 1e3 * (passed_s - sum(spent.get(stage, 0.0) for stage in IN_LOCATE))
+        return 1e3 * (passed_s - sum(spent.get(stage, 0.0) for stage in LOCATE_STAGES))
 
-    def heeded_ms(self, busy: str) -> float:
+    def measure_response_ms(self, busy: str) -> float:
         """Click while a click is computed; return the time until the result that `busy` demands.
 
         'reject': that of the new click, BUSY; 'preempt': that of the one before, CANCELLED.
         """
-        end_s = time.monotonic() + PATIENCE_S
+        end_s = time.monotonic() + TIMEOUT_S
         for first_px, second_px in zip(range(300, 340, 2), range(301, 341, 2), strict=True):
             self._results.clear()
             self._publish(first_px)
@@ -73,7 +73,7 @@ class ClickStopwatch:
             self._publish(second_px)
             told_px, code = {'reject': (second_px, Code.BUSY),
                              'preempt': (first_px, Code.CANCELLED)}[busy]
-            result = self._until(told_px, end_s)
+            result = self._wait_for_result(told_px, end_s)
             if result.status.code == code:
                 return 1e3 * (time.monotonic() - begun_s)
         raise TimeoutError(f'the node is never busy: no click ended with {code.name}')
@@ -86,16 +86,16 @@ class ClickStopwatch:
     def _click(self) -> QueryResult:
         self._results.clear()
         self._publish(320.0)
-        return self._until(320.0, time.monotonic() + PATIENCE_S)
+        return self._wait_for_result(320.0, time.monotonic() + TIMEOUT_S)
 
     def _publish(self, x_px: float) -> None:
         self._clicks.publish(PointStamped(point=Point(x=float(x_px), y=240.0)))
 
-    def _until(self, x_px: float, end_s: float) -> QueryResult:
+    def _wait_for_result(self, x_px: float, end_s: float) -> QueryResult:
         """Wait for the result of the click at that x: it tells the clicks apart."""
         while time.monotonic() < end_s:
             for result in self._results:
                 if result.clicked.x == x_px:
                     return result
             self._executor.spin_once(timeout_sec=0.5)
-        raise TimeoutError(f'no result within {PATIENCE_S} s')
+        raise TimeoutError(f'no result within {TIMEOUT_S} s')

@@ -15,14 +15,14 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
-from crosspoint_ros.bench.pairs.known_scene import KnownScene
+from crosspoint_ros.data.scenes.known_scene import KnownScene
 from crosspoint_ros.scenes import KITCHEN
 
 DEPTH_MM = 700
 BASELINE_M = 0.2
 
 
-class TestPattern(Node):
+class SyntheticCameras(Node):
     """Parameters: cameras, width, height, rate_hz, kitchen (true: its picture, not noise)."""
 
     def __init__(self) -> None:
@@ -32,19 +32,19 @@ class TestPattern(Node):
         self._height: int = self.declare_parameter('height', 720).value
         rate_hz: float = self.declare_parameter('rate_hz', 30.0).value
         kitchen: bool = self.declare_parameter('kitchen', False).value
-        draw = _kitchen if kitchen else _noise
+        draw = _load_kitchen if kitchen else _draw_noise
         pattern = draw(self._width, self._height)
         depth_mm = np.full((self._height, self._width), DEPTH_MM)
-        self._colour = self._image('rgb8', pattern.astype(np.uint8))
-        self._depth = self._image('16UC1', depth_mm.astype(np.uint16))
-        self._cameras = [self._camera(name) for name in names]
+        self._colour = self._make_image('rgb8', pattern.astype(np.uint8))
+        self._depth = self._make_image('16UC1', depth_mm.astype(np.uint16))
+        self._cameras = [self._create_publishers(name) for name in names]
         self._tf_static = self.create_publisher(TFMessage, '/tf_static', QoSProfile(
             depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
         self._tf_static.publish(TFMessage(transforms=[
-            self._pose(index, name) for index, name in enumerate(names)]))
+            self._make_pose(index, name) for index, name in enumerate(names)]))
         self.create_timer(1.0 / rate_hz, self._publish)
 
-    def _camera(self, name: str) -> tuple[str, Publisher, Publisher, Publisher]:
+    def _create_publishers(self, name: str) -> tuple[str, Publisher, Publisher, Publisher]:
         topics = ((Image, 'color/image_raw'), (Image, 'aligned_depth_to_color/image_raw'),
                   (CameraInfo, 'color/camera_info'))
         image, depth, info = (self.create_publisher(kind, f'/{name}/{topic}',
@@ -52,19 +52,19 @@ class TestPattern(Node):
                               for kind, topic in topics)
         return name, image, depth, info
 
-    def _image(self, encoding: str, pixels: np.ndarray) -> Image:
+    def _make_image(self, encoding: str, pixels: np.ndarray) -> Image:
         message = Image(height=self._height, width=self._width, encoding=encoding,
                         step=pixels.strides[0])
         message.data = array.array('B', pixels.tobytes())
         return message
 
-    def _info(self) -> CameraInfo:
+    def _make_info(self) -> CameraInfo:
         focal_px = 0.7 * self._width
         k = [focal_px, 0.0, self._width / 2, 0.0, focal_px, self._height / 2, 0.0, 0.0, 1.0]
         return CameraInfo(width=self._width, height=self._height, distortion_model='plumb_bob',
                           d=[0.0] * 5, k=k)
 
-    def _pose(self, index: int, name: str) -> TransformStamped:
+    def _make_pose(self, index: int, name: str) -> TransformStamped:
         pose = TransformStamped(child_frame_id=f'{name}_optical')
         pose.header.stamp, pose.header.frame_id = self.get_clock().now().to_msg(), 'base_link'
         pose.transform.translation.x = index * BASELINE_M
@@ -74,16 +74,16 @@ class TestPattern(Node):
         stamp = self.get_clock().now().to_msg()
         for name, image, depth, info in self._cameras:
             for publisher, message in ((image, self._colour), (depth, self._depth),
-                                       (info, self._info())):
+                                       (info, self._make_info())):
                 message.header.stamp, message.header.frame_id = stamp, f'{name}_optical'
                 publisher.publish(message)
 
 
-def _noise(width: int, height: int) -> np.ndarray:
+def _draw_noise(width: int, height: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (height, width, 3))
 
 
-def _kitchen(width: int, height: int) -> np.ndarray:
+def _load_kitchen(width: int, height: int) -> np.ndarray:
     """A picture as cameras take them: noise costs three times as much to compress."""
     recording = KnownScene(KITCHEN)
     return cv2.resize(recording.read_view(recording.frames[0]).image, (width, height))
@@ -93,7 +93,7 @@ def main(args: list[str] | None = None) -> int:
     """Publish until SIGINT or SIGTERM."""
     rclpy.init(args=args)
     try:
-        rclpy.spin(TestPattern())
+        rclpy.spin(SyntheticCameras())
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

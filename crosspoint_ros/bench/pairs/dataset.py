@@ -1,11 +1,10 @@
-"""Sets of real pairs on disk: views, queries and their truth."""
+"""Labelled queries: pairs of views with a clicked pixel and its ground truth in the other view."""
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,25 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Query, Rejected, Transform, View
-from crosspoint_ros.data.scenes.rgbd_scene import Say
+from crosspoint_ros.core.image_io import read_depth_m, read_image
+from crosspoint_ros.data.qa.point_visibility import Visibility
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 INDEX, QUERIES = 'index.json', 'queries.npz'
 MAX_STRETCH = 1e-3  # of a rotation that was written with few digits
 ANGLE_BINS = ('0-15', '15-30', '30-45', '45+', 'unknown')
-
-
-class Status(IntEnum):
-    """Whether the other view shows the point: `status` in queries.npz."""
-
-    OCCLUDED = 0
-    VISIBLE = 1
-    OUT_OF_VIEW = 2
+STATUS_CODES = (Visibility.OCCLUDED, Visibility.VISIBLE, Visibility.OUTSIDE)  # of queries.npz
 
 
 @dataclass(frozen=True)
 class InputConfig:
-    """What the matcher is told besides the images, and how wrong the poses are made."""
+    """The inputs of the matcher in addition to the images, and the error of the poses."""
 
     poses: bool = True
     depth: bool = True
@@ -44,17 +37,23 @@ class InputConfig:
 
 @dataclass(frozen=True, eq=False)
 class LabelledQuery:
-    """One question with its answer. truth: pixel (2,) in the other view; bin: viewing angle."""
+    """A query with its ground truth.
+
+    ground_truth: pixel (2,) in the other view. pair: number of the image pair. bin: of the viewing
+    angle. angle_deg, point_base_m: viewing angle and 3D ground truth where they are known.
+    """
 
     query: Query
     ground_truth: Array
-    status: Status
+    visibility: Visibility
     pair: int
     bin: str
+    angle_deg: float = np.nan
+    point_base_m: Array | None = None
 
 
 class PairSource(Protocol):
-    """Questions about pairs of images; those of one pair follow each other."""
+    """Labelled queries, those of one image pair after each other."""
 
     def __len__(self) -> int: ...
 
@@ -62,20 +61,20 @@ class PairSource(Protocol):
 
 
 class PairFolderSource:
-    """A folder of `index.json`, `queries.npz` and `frames/`: pairs of images with queries."""
+    """A folder of `index.json`, `queries.npz` and `frames/`: image pairs with queries."""
 
-    def __init__(self, folder: Path, inputs: InputConfig, mask: npt.NDArray[np.bool_] | None,
-                 say: Say = LOG.warning) -> None:
+    def __init__(self, folder: Path, inputs: InputConfig, mask: npt.NDArray[np.bool_] | None
+                 ) -> None:
         """Raises FileNotFoundError or ValueError, naming the file and what it lacks."""
         for name in (INDEX, QUERIES):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f'{folder} is no set of pairs: it has no {name}')
-        self._folder, self._inputs, self._mask, self._say = folder, inputs, mask, say
+                raise FileNotFoundError(f'{folder} is not a folder of pairs: it has no {name}')
+        self._folder, self._inputs, self._mask = folder, inputs, mask
         self._index: dict[str, Any] = json.loads((folder / INDEX).read_text())
-        require_keys(folder / INDEX, self._index, ('pairs', 'frames', 'bins', 'depth_scale'))
+        _require_keys(folder / INDEX, self._index, ('pairs', 'frames', 'bins', 'depth_scale'))
         with np.load(folder / QUERIES) as queries:
             self._queries = dict(queries)
-        require_keys(folder / QUERIES, self._queries, ('p', 'gt', 'pair', 'status'))
+        _require_keys(folder / QUERIES, self._queries, ('p', 'gt', 'pair', 'status'))
         if not len(self):
             raise ValueError(f'{folder / QUERIES} holds 0 queries (at least 1)')
         self._views: dict[str, View] = {}
@@ -87,54 +86,50 @@ class PairFolderSource:
         """Yield the queries pair by pair."""
         for number, pair in enumerate(self._index['pairs']):
             views = read_pair(partial(self._read_pair, number, pair),
-                              f'{self._folder / INDEX}: pair {number}', self._say)
+                              f'{self._folder / INDEX}: pair {number}')
             if views is None:
                 continue
-            clicked, other = views
             for row in np.flatnonzero(self._queries['pair'] == number):
-                yield LabelledQuery(Query(clicked, other, self._queries['p'][row].astype(np.float64)),
-                           self._queries['gt'][row].astype(np.float64),
-                           Status(int(self._queries['status'][row])), number,
-                           self._index['bins'][pair['bin']])
+                yield LabelledQuery(
+                    Query(*views, self._queries['p'][row].astype(np.float64)),
+                    self._queries['gt'][row].astype(np.float64),
+                    STATUS_CODES[int(self._queries['status'][row])], number,
+                    self._index['bins'][pair['bin']])
 
     def _read_pair(self, number: int, pair: dict[str, Any]) -> tuple[View, View]:
         other_from_clicked = Transform.from_noisy_matrix(pair['T_BA'], MAX_STRETCH)
-        views = (replace(self._read_view(pair['A']), base_from_cam=Transform(np.eye(3), np.zeros(3))),
-                 replace(self._read_view(pair['B']), base_from_cam=other_from_clicked.inverse))
-        return apply_inputs(views, self._inputs, number)
+        identity = Transform(np.eye(3), np.zeros(3))
+        return apply_inputs((
+            replace(self._read_view(pair['A']), base_from_cam=identity),
+            replace(self._read_view(pair['B']), base_from_cam=other_from_clicked.inverse)),
+            self._inputs, number)
 
     def _read_view(self, name: str) -> View:
         if name not in self._views:
-            image = _read_image(self._folder / 'frames' / f'{name}.png', cv2.IMREAD_COLOR)
-            K = self._index['frames'][name]['K']
-            height, width = image.shape[:2]
+            image = read_image(self._folder / 'frames' / f'{name}.png')
+            K, (height, width) = self._index['frames'][name]['K'], image.shape[:2]
             self._views[name] = View(
-                camera=name, image=np.ascontiguousarray(image[..., ::-1]), mask=self._mask,
+                camera=name, image=image, mask=self._mask,
                 intrinsics=Intrinsics(K[0][0], K[1][1], K[0][2], K[1][2], width, height),
-                depth_m=self._read_depth_m(name) if self._inputs.depth else None)
+                depth_m=read_depth_m(self._folder / 'frames' / f'{name}.depth.png',
+                                     self._index['depth_scale']) if self._inputs.depth else None)
         return self._views[name]
 
-    def _read_depth_m(self, name: str) -> npt.NDArray[np.float32]:
-        raw = _read_image(self._folder / 'frames' / f'{name}.depth.png', cv2.IMREAD_UNCHANGED)
-        depth_m = raw.astype(np.float32) / np.float32(self._index['depth_scale'])
-        return np.where(raw > 0, depth_m, np.float32(np.nan))
 
-
-def read_pair(read: Callable[[], tuple[View, View]], name: str, say: Say
-              ) -> tuple[View, View] | None:
-    """Read the views of a pair; what cannot be read is said, and None is returned."""
+def read_pair(read: Callable[[], tuple[View, View]], name: str) -> tuple[View, View] | None:
+    """Read the views of a pair; return None, with a warning, if one of them cannot be read."""
     try:
         return read()
     except (OSError, ValueError, LookupError, Rejected) as error:
-        say(f'{name}: {error if not isinstance(error, KeyError) else f"there is no {error}"}; its '
-            'questions are left out')
+        log.warning('%s: %s; its queries are skipped', name,
+                    f'there is no {error}' if isinstance(error, KeyError) else error)
         return None
 
 
 def apply_inputs(views: tuple[View, View], inputs: InputConfig, pair: int) -> tuple[View, View]:
-    """Return clicked and other view with what the matcher is told; given are their true poses.
+    """Return the clicked and the other view as the matcher gets them.
 
-    The pose of the other view is the true one, moved by `noise`, drawn once per pair.
+    The pose of the other view is off by `sample_pose_noise`, drawn once per pair.
     """
     clicked, other = views
     if not inputs.depth:
@@ -150,38 +145,28 @@ def apply_inputs(views: tuple[View, View], inputs: InputConfig, pair: int) -> tu
         other, base_from_cam=clicked.base_from_cam @ other_from_clicked.inverse)
 
 
-def bin_viewing_angle(clicked: View, other: View, point_base_m: Array | None) -> str:
-    """How far apart two views look at a point; the last bin where that is not known."""
+def measure_viewing_angle_deg(clicked: View, other: View, point_base_m: Array | None) -> float:
+    """Return the angle at a point between the rays to two cameras; NaN if it is not known."""
     if point_base_m is None or clicked.base_from_cam is None or other.base_from_cam is None:
-        return ANGLE_BINS[-1]
-    lines = [view.base_from_cam.t_m - point_base_m for view in (clicked, other)
-             if view.base_from_cam is not None]
-    a, b = (line / max(float(np.linalg.norm(line)), 1e-9) for line in lines)
-    angle_deg = float(np.degrees(np.arccos(np.clip(a @ b, -1, 1))))
-    return ANGLE_BINS[min(int(angle_deg // 15), 3)]
+        return np.nan
+    a, b = (ray / max(float(np.linalg.norm(ray)), 1e-9) for ray in (
+        clicked.base_from_cam.t_m - point_base_m, other.base_from_cam.t_m - point_base_m))
+    return float(np.degrees(np.arccos(np.clip(a @ b, -1, 1))))
+
+
+def select_angle_bin(angle_deg: float) -> str:
+    """Return the bin of a viewing angle; the last one for NaN."""
+    return ANGLE_BINS[-1 if np.isnan(angle_deg) else min(int(angle_deg // 15), 3)]
 
 
 def sample_pose_noise(rng: np.random.Generator, shift_cm: float, turn_deg: float) -> Transform:
-    """Draw a turn and a shift of the given lengths, in random directions."""
+    """Draw a rotation and a translation of the given lengths in random directions."""
     axis, direction = (v / np.linalg.norm(v) for v in rng.normal(size=(2, 3)))
     turn = np.asarray(cv2.Rodrigues(axis * np.radians(turn_deg))[0], dtype=np.float64)
     return Transform(turn, direction * shift_cm / 100)
 
 
-def require_keys(path: Path, content: Any, keys: tuple[str, ...]) -> None:
-    """Raise ValueError unless what a file holds has these names."""
-    lacks = [name for name in keys if not isinstance(content, dict) or name not in content]
-    if lacks:
-        raise ValueError(f'{path} is of something else: it has no {", ".join(lacks)}')
-
-
-def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """Read a mask, white where the robot's own body hides the scene."""
-    return np.asarray(_read_image(path, cv2.IMREAD_GRAYSCALE) > 127)
-
-
-def _read_image(path: Path, flags: int) -> npt.NDArray[Any]:
-    picture = cv2.imread(str(path), flags)
-    if picture is None:
-        raise FileNotFoundError(f'{path} is no picture that can be read')
-    return picture
+def _require_keys(path: Path, content: Any, keys: tuple[str, ...]) -> None:
+    missing = [name for name in keys if not isinstance(content, dict) or name not in content]
+    if missing:
+        raise ValueError(f'{path} is not that of a folder of pairs: it has no {", ".join(missing)}')

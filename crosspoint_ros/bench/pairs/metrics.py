@@ -1,4 +1,4 @@
-"""The interval in which a share is known to lie, from how many it was counted of."""
+"""Scores of outcomes: PCK, precision, refusals, 3D error, and Wilson intervals."""
 from __future__ import annotations
 
 import math
@@ -12,31 +12,31 @@ import numpy.typing as npt
 from crosspoint_ros.bench.pairs.evaluate import Outcome
 
 Z_95 = 1.959963984540054
+PCK_PX = (5.0, 10.0, 20.0, 40.0)
+CORRECT_PX = 20.0
+CAMERA_PX = 10.0
+MAX_ANGLE_DEG = 40.0
+RECALL = 0.9
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of right / total; NaN where total is 0.
+    """Return Wilson's 95 % interval of correct / total; NaN where total is 0.
 
-    E. B. Wilson, Probable inference, 1927: it stays within 0..1 and holds for few items too.
+    E. B. Wilson, Probable inference, 1927: stays within 0..1 and holds for few samples too.
     """
     if not total:
         return math.nan, math.nan
     n, p, z2 = total, correct / total, Z_95 ** 2
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    reach = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(middle - reach, 0.0), min(middle + reach, 1.0)
-
-
-PCK_PX = (5.0, 10.0, 20.0, 40.0)
-CORRECT_PX = 20.0
-RECALL = 0.9
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half_width = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(centre - half_width, 0.0), min(centre + half_width, 1.0)
 
 
 @dataclass(frozen=True)
 class PointAccuracy:
     """Of visible points: share within each of PCK_PX, and the median error, px.
 
-    The best pixel counts, however low its confidence; a refusal without a pixel is a miss.
+    The found pixel counts, however low its confidence; a refusal without a pixel is a miss.
     """
 
     points: int
@@ -45,13 +45,33 @@ class PointAccuracy:
 
 
 @dataclass(frozen=True)
-class MatchingScore:
-    """The scores of one run; shares are of 1, NaN where there is nothing to share.
+class CameraScore:
+    """The answers in one camera, of viewing angles up to a limit; a refusal is a miss.
 
-    visibility_auroc: how well confidence tells visible points from the others (a refusal without a
-    pixel has confidence 0). precision_at_recall: right answers (visible, within 20 px) among those
-    at least as confident as nine in ten right ones. sure_precision: right ones among answers
-    accepted with sure_confidence or more. mahalanobis2_median: 1.39 if covariances are true.
+    near: within CAMERA_PX of the ground truth.
+    """
+
+    visible: int
+    near_share: float
+    accepted_share: float
+    sure_near_share: float
+    error_px_median: float
+    hidden: int
+    hidden_accepted_share: float
+    error_3d_mm_median: float
+    error_3d_mm_p90: float
+
+
+@dataclass(frozen=True)
+class MatchingScore:
+    """The scores of one run; shares are 0..1, NaN of an empty set.
+
+    visibility_auroc: how well confidence separates visible points from the others (a refusal
+    without a pixel has confidence 0). precision_at_recall: correct answers (visible, within 20 px)
+    among those at least as confident as 90 % of the correct ones. sure_precision: correct ones
+    among the answers accepted with sure_confidence or more. mahalanobis2_median: 1.39 if the
+    covariances are calibrated. unclickable: queries that are in no score, since the robot refuses
+    the click itself. by_camera: where viewing angles are known.
     """
 
     overall: PointAccuracy
@@ -67,59 +87,90 @@ class MatchingScore:
     mahalanobis2_median: float
     first_ms: float
     again_ms: float
+    unclickable: int
+    by_camera: dict[str, CameraScore]
 
 
-def compute_score(outcomes: Sequence[Outcome], sure_confidence: float) -> MatchingScore:
-    """Score the outcomes of one run."""
-    visible = np.array([o.visible for o in outcomes])
-    confidence = np.array([o.confidence for o in outcomes])
-    right = visible & (np.array([o.error_px for o in outcomes]) <= CORRECT_PX)
-    accepted = np.array([o.accepted for o in outcomes])
+def compute_score(outcomes: Sequence[Outcome], sure_confidence: float,
+                  max_angle_deg: float = MAX_ANGLE_DEG) -> MatchingScore:
+    """Score the outcomes of one run; max_angle_deg: limit of `by_camera`."""
+    clicks = [o for o in outcomes if o.clickable]
+    visible = np.array([o.visible for o in clicks], dtype=bool)
+    confidence = np.array([o.confidence for o in clicks])
+    correct = np.array([_is_correct(o) for o in clicks], dtype=bool)
+    accepted = np.array([o.accepted for o in clicks], dtype=bool)
     sure = accepted & (confidence >= sure_confidence)
-    spread = [o.mahalanobis2 for o in outcomes
-              if o.accepted and o.visible and o.error_px <= CORRECT_PX]
+    in_angle = [o for o in clicks if o.angle_deg <= max_angle_deg]
     return MatchingScore(
-        overall=compute_accuracy(outcomes),
-        by_bin={name: compute_accuracy([o for o in outcomes if o.bin == name])
-                for name in dict.fromkeys(o.bin for o in outcomes)},
+        overall=compute_accuracy(clicks),
+        by_bin={name: compute_accuracy([o for o in clicks if o.bin == name])
+                for name in dict.fromkeys(o.bin for o in clicks)},
         visibility_auroc=compute_auroc(confidence[visible], confidence[~visible]),
-        precision_at_recall=compute_precision_at_recall(confidence, right),
-        accepted_precision=_compute_share(right[accepted]), sure_precision=_compute_share(right[sure]),
-        sure_share=_compute_share(sure[visible]), accepted_visible=_compute_share(accepted[visible]),
-        accepted_hidden=_compute_share(accepted[~visible]),
-        refusals=dict(Counter(o.code.name for o in outcomes if not o.accepted).most_common()),
-        mahalanobis2_median=_compute_median(spread),
-        first_ms=_compute_median([o.ms for o in outcomes if o.first_on_pair]),
-        again_ms=_compute_median([o.ms for o in outcomes if not o.first_on_pair]))
+        precision_at_recall=compute_precision_at_recall(confidence, correct),
+        accepted_precision=_mean(correct[accepted]), sure_precision=_mean(correct[sure]),
+        sure_share=_mean(sure[visible]), accepted_visible=_mean(accepted[visible]),
+        accepted_hidden=_mean(accepted[~visible]),
+        refusals=dict(Counter(o.code.name for o in clicks if not o.accepted).most_common()),
+        mahalanobis2_median=_median(
+            [o.mahalanobis2 for o in clicks if o.accepted and _is_correct(o)]),
+        first_ms=_median([o.ms for o in clicks if o.first_on_pair]),
+        again_ms=_median([o.ms for o in clicks if not o.first_on_pair]),
+        unclickable=len(outcomes) - len(clicks),
+        by_camera={camera: _score_camera([o for o in in_angle if o.camera == camera],
+                                         sure_confidence)
+                   for camera in dict.fromkeys(o.camera for o in in_angle)})
+
+
+def _is_correct(outcome: Outcome) -> bool:
+    return outcome.visible and outcome.error_px <= CORRECT_PX
+
+
+def _score_camera(outcomes: Sequence[Outcome], sure_confidence: float) -> CameraScore:
+    visible = [o for o in outcomes if o.visible]
+    hidden = [o for o in outcomes if not o.visible]
+    errors_mm = [o.error_3d_mm for o in outcomes if np.isfinite(o.error_3d_mm)]
+
+    def is_near(outcome: Outcome) -> bool:
+        return outcome.visible and outcome.accepted and outcome.error_px <= CAMERA_PX
+
+    return CameraScore(
+        visible=len(visible), near_share=_mean([is_near(o) for o in visible]),
+        accepted_share=_mean([o.accepted for o in visible]),
+        sure_near_share=_mean([is_near(o) for o in outcomes
+                               if o.accepted and o.confidence >= sure_confidence]),
+        error_px_median=_median([o.error_px for o in visible if o.accepted]),
+        hidden=len(hidden), hidden_accepted_share=_mean([o.accepted for o in hidden]),
+        error_3d_mm_median=_median(errors_mm),
+        error_3d_mm_p90=float(np.percentile(errors_mm, 90)) if errors_mm else math.nan)
 
 
 def compute_accuracy(outcomes: Sequence[Outcome]) -> PointAccuracy:
-    """Measure how near the best pixels of visible points come."""
-    errors = np.array([o.error_px for o in outcomes if o.visible])
-    return PointAccuracy(len(errors), tuple(_compute_share(errors <= limit) for limit in PCK_PX),
-                    _compute_median(errors))
+    """Return the accuracy of the pixels of visible points."""
+    errors_px = np.array([o.error_px for o in outcomes if o.visible])
+    return PointAccuracy(len(errors_px), tuple(_mean(errors_px <= limit) for limit in PCK_PX),
+                         _median(errors_px))
 
 
 def compute_auroc(positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) -> float:
-    """Probability that a positive ranks above a negative, ties counting half."""
+    """Return the probability that a positive ranks above a negative; ties count half."""
     if not len(positive) or not len(negative):
-        return float('nan')
+        return math.nan
     order = np.sort(negative)
     below = np.searchsorted(order, positive, 'left') + np.searchsorted(order, positive, 'right')
     return float(below.mean() / (2 * len(negative)))
 
 
-def compute_precision_at_recall(confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_],
-                        recall: float = RECALL) -> float:
-    """Share of right answers among those kept by the limit that keeps `recall` of the right."""
+def compute_precision_at_recall(confidence: npt.NDArray[np.float64],
+                                correct: npt.NDArray[np.bool_], recall: float = RECALL) -> float:
+    """Return the precision at the confidence that keeps `recall` of the correct answers."""
     if not correct.any():
-        return float('nan')
-    return _compute_share(correct[confidence >= np.quantile(confidence[correct], 1 - recall)])
+        return math.nan
+    return _mean(correct[confidence >= np.quantile(confidence[correct], 1 - recall)])
 
 
-def _compute_share(chosen: npt.NDArray[np.bool_]) -> float:
-    return float(chosen.mean()) if len(chosen) else float('nan')
+def _mean(values: Sequence[bool] | npt.NDArray[np.bool_]) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
 
 
-def _compute_median(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
-    return float(np.median(values)) if len(values) else float('nan')
+def _median(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
+    return float(np.median(values)) if len(values) else math.nan

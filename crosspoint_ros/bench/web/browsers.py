@@ -15,20 +15,20 @@ from typing import Any
 import aiohttp
 
 CAMERAS = ('front', 'side', 'wrist')
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 
 
-class Clients:
+class BrowserClients:
     """So many of them, in a thread of their own, until the block ends."""
 
-    def __init__(self, port: int, count: int, read: bool = True) -> None:
+    def __init__(self, port: int, count: int, reading: bool = True) -> None:
         """`read`: take every picture; without, ask for pictures and never read one."""
-        self._port, self._count, self._read = port, count, read
-        self.taken: Counter[int] = Counter()  # pictures, by client
+        self._port, self._count, self._read = port, count, reading
+        self.images_received: Counter[int] = Counter()  # pictures, by client
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
-    def __enter__(self) -> Clients:
+    def __enter__(self) -> BrowserClients:
         self._thread.start()
         self._tasks = [asyncio.run_coroutine_threadsafe(self._browse(number), self._loop)
                        for number in range(self._count)]
@@ -55,7 +55,7 @@ class Clients:
                 if message.type == aiohttp.WSMsgType.BINARY:
                     length = int.from_bytes(message.data[:4], 'big')
                     header = json.loads(message.data[4:4 + length])
-                    self.taken[number] += 1
+                    self.images_received[number] += 1
                     await self._ask(socket, header['camera'], header['stamp'])
 
     async def _wait_for_cameras(self, socket: Any) -> None:
@@ -68,18 +68,18 @@ class Clients:
         await socket.send_str(json.dumps({'type': 'next', 'camera': camera, 'after': after}))
 
 
-def click_overheads_ms(port: int, clicks: int) -> list[float]:
+def measure_click_overheads_ms(port: int, clicks: int) -> list[float]:
     """Return, for each click through the page's server, the time to its answer, less matching."""
     async def click_all() -> list[float]:
         origin = f'http://127.0.0.1:{port}'
         async with aiohttp.ClientSession() as session, session.ws_connect(
                 f'{origin}/events', headers={'Origin': origin}) as socket:
-            return [await _overhead_ms(socket, number) for number in range(clicks)]
+            return [await _measure_overhead_ms(socket, number) for number in range(clicks)]
 
-    return asyncio.run(asyncio.wait_for(click_all(), PATIENCE_S))
+    return asyncio.run(asyncio.wait_for(click_all(), TIMEOUT_S))
 
 
-async def _overhead_ms(socket: Any, number: int) -> float:
+async def _measure_overhead_ms(socket: Any, number: int) -> float:
     await asyncio.sleep(0.05)
     x, begun_s = 300.0 + number / 8, time.perf_counter()
     await socket.send_str(json.dumps({'type': 'click', 'id': number, 'camera': CAMERAS[0],
@@ -93,7 +93,7 @@ async def _overhead_ms(socket: Any, number: int) -> float:
 
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
          '--disable-background-networking', '--disable-component-update']
-PATIENCE_MS = 20_000
+PAGE_TIMEOUT_MS = 20_000
 USABLE = """() => document.querySelectorAll('.view').length === 3
   && !document.querySelector('.view:not([data-stamp])') && document.querySelector('.status.ready')
   ? performance.now() : 0"""
@@ -107,12 +107,12 @@ WATCH = """() => {
     }
   }).observe(document.querySelector('[data-camera=side] svg'), { childList: true });
 }"""
-AGAIN = '() => { window.marked_ms = 0; }'
-PASSED = '() => window.marked_ms && window.marked_ms - window.pressed_ms'
-MATCHING = "() => Number(document.querySelector('#result').dataset.matchMs)"
+RESET = '() => { window.marked_ms = 0; }'
+CLICK_TO_MARK = '() => window.marked_ms && window.marked_ms - window.pressed_ms'
+MATCHER_MS = "() => Number(document.querySelector('#result').dataset.matchMs)"
 
 
-def find() -> str:
+def find_missing_tool() -> str:
     """Return what keeps Chromium from being driven; '' if nothing does."""
     if shutil.which('chromium') is None:
         return 'no chromium on the PATH'
@@ -121,49 +121,49 @@ def find() -> str:
     return ''
 
 
-def usable_and_mark_ms(address: str, times: int) -> tuple[list[float], list[float]]:
+def measure_page_ms(address: str, rounds: int) -> tuple[list[float], list[float]]:
     """Return, each so often, the time to a usable page, and from click to mark less matching."""
     api = importlib.import_module('playwright.sync_api')
     with api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which('chromium'), args=FLAGS)
-        usable = [_usable_ms(browser, address) for _ in range(times)]
-        marks = _mark_ms(browser, address, times)
+        usable = [_measure_usable_ms(browser, address) for _ in range(rounds)]
+        marks = _measure_mark_ms(browser, address, rounds)
         browser.close()
     return usable, marks
 
 
-def _usable_ms(browser: Any, address: str) -> float:
+def _measure_usable_ms(browser: Any, address: str) -> float:
     context = browser.new_context()
     page = context.new_page()
     page.goto(address)
-    passed_ms = _until(page, USABLE)
+    passed_ms = _wait_nonzero(page, USABLE)
     context.close()
     return passed_ms
 
 
-def _mark_ms(browser: Any, address: str, times: int) -> list[float]:
+def _measure_mark_ms(browser: Any, address: str, rounds: int) -> list[float]:
     context = browser.new_context(viewport={'width': 1280, 'height': 800})
     page = context.new_page()
     page.goto(address)
-    _until(page, USABLE)
+    _wait_nonzero(page, USABLE)
     page.evaluate(WATCH)
     box = page.locator('[data-camera=front] svg').bounding_box()
     passed = []
-    for index in range(times):
-        page.evaluate(AGAIN)
-        page.mouse.click(box['x'] + box['width'] * (0.4 + 0.2 * index / times),
+    for index in range(rounds):
+        page.evaluate(RESET)
+        page.mouse.click(box['x'] + box['width'] * (0.4 + 0.2 * index / rounds),
                          box['y'] + box['height'] * 0.5)
-        passed.append(_until(page, PASSED) - float(page.evaluate(MATCHING)))
+        passed.append(_wait_nonzero(page, CLICK_TO_MARK) - float(page.evaluate(MATCHER_MS)))
     context.close()
     return passed
 
 
-def _until(page: Any, expression: str) -> float:
+def _wait_nonzero(page: Any, expression: str) -> float:
     """Wait until an expression is not zero, and return it."""
-    end_s = time.monotonic() + PATIENCE_MS / 1000
+    end_s = time.monotonic() + PAGE_TIMEOUT_MS / 1000
     while time.monotonic() < end_s:
         value = page.evaluate(expression)
         if value:
             return float(value)
         page.wait_for_timeout(10)
-    raise TimeoutError(f'the page is not there after {PATIENCE_MS / 1000:g} s: {expression}')
+    raise TimeoutError(f'the page is not there after {PAGE_TIMEOUT_MS / 1000:g} s: {expression}')

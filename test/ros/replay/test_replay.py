@@ -18,8 +18,8 @@ from tf2_msgs.msg import TFMessage
 from two_camera_rig import EYES, pixel_of, running
 
 from crosspoint_ros import cli
-from crosspoint_ros.bench.pairs.known_scene import KnownScene as Recorded
 from crosspoint_ros.core.datatypes import Code
+from crosspoint_ros.data.scenes.known_scene import KnownScene as Recorded
 from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.scenes import KITCHEN
 

@@ -26,9 +26,9 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 
-from crosspoint_ros.bench.pairs.known_scene import KnownScene
 from crosspoint_ros.core.datatypes import Rejected
-from crosspoint_ros.ros.conversions import stamp_to_ns
+from crosspoint_ros.core.tf_tree import stamp_to_ns
+from crosspoint_ros.data.scenes.known_scene import KnownScene
 from crosspoint_ros.ros.tf import make_transform_lookup
 from crosspoint_ros.ros.tools import play_bag
 from crosspoint_ros.ros.tools.play_bag import main

@@ -1,4 +1,4 @@
-"""Claims about the simulated coarse matcher and what a fine one makes of it."""
+"""The simulated coarse matcher errs as configured, and a fine one repairs what it can."""
 from __future__ import annotations
 
 import argparse
@@ -10,12 +10,23 @@ from raycast_scenes import LEFT, RIGHT, Box, looking_at, pixel_of
 from textured_scenes import looked
 
 from crosspoint_ros.bench.pairs import fusion
-from crosspoint_ros.bench.pairs.dataset import InputConfig, LabelledQuery, PairFolderSource, Status, read_mask
-from crosspoint_ros.bench.pairs.simulated_vlm import ErrorModel, LookalikeFinder, SimulatedVLM, compute_diagonal_px
+from crosspoint_ros.bench.pairs.dataset import (
+    InputConfig,
+    LabelledQuery,
+    PairFolderSource,
+)
+from crosspoint_ros.bench.pairs.simulated_vlm import (
+    ErrorModel,
+    LookalikeFinder,
+    SimulatedVLM,
+    compute_diagonal_px,
+)
 from crosspoint_ros.bench.pairs.sources import MASK
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected
 from crosspoint_ros.core.fusion import FusionParams
+from crosspoint_ros.core.image_io import read_mask
 from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.data.qa.point_visibility import Visibility
 
 BOX = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
 SEEN = 300
@@ -28,7 +39,7 @@ def views():
 
 @pytest.fixture(scope='module')
 def items(views):
-    """Points on the table: so many visible ones, and as many that are said to be hidden."""
+    """Points on the table: one half visible, the other labelled as occluded."""
     left, right = views
     rng = np.random.default_rng(0)
     made = []
@@ -36,7 +47,7 @@ def items(views):
         point_base_m = np.array([*rng.uniform(-0.2, 0.2, 2), 0.0])
         made.append(LabelledQuery(Query(left, right, pixel_of(left, point_base_m)),
                          pixel_of(right, point_base_m),
-                         Status.VISIBLE if number < SEEN else Status.OCCLUDED, 0, '45+'))
+                         Visibility.VISIBLE if number < SEEN else Visibility.OCCLUDED, 0, '45+'))
     return made
 
 
@@ -54,7 +65,7 @@ def answers(items, **errors):
 
 
 def truths(items):
-    return np.array([item.truth for item in items])
+    return np.array([item.ground_truth for item in items])
 
 
 def test_its_error_is_gaussian_with_the_stated_covariance(items):
@@ -116,10 +127,11 @@ def test_a_larger_error_changes_nothing_but_its_length(items):
 
 
 def test_a_look_alike_is_away_from_the_truth_and_more_alike_than_most(items):
-    looks, query, truth = LookalikeFinder(), items[0].query, items[0].truth
+    looks, query, truth = LookalikeFinder(), items[0].query, items[0].ground_truth
     places = looks.find_lookalikes(query, truth)
     assert len(places) == 10
-    assert np.linalg.norm(places - truth, axis=1).min() > 0.1 * compute_diagonal_px(query.other.intrinsics)
+    assert np.linalg.norm(places - truth, axis=1).min() > 0.1 * compute_diagonal_px(
+        query.other.intrinsics)
     level = looks._extract_level(query.other)
     (sought,) = looks._extract_level(query.clicked).dense.sample(query.pixel[None])
     assert ((level.descriptors @ sought) > (level.dense.sample(places) @ sought).min()).mean() < 0.2
@@ -133,9 +145,9 @@ class Right:
 
     def match(self, query):
         item = self.known[query.pixel.tobytes()]
-        if item.status != Status.VISIBLE:
+        if item.visibility != Visibility.VISIBLE:
             raise Rejected(Code.NOT_VISIBLE, 'hidden')
-        return Match(item.truth, np.eye(2), 0.9)
+        return Match(item.ground_truth, np.eye(2), 0.9)
 
     def refine(self, query, near):
         raise Rejected(Code.INCONSISTENT, 'elsewhere')
