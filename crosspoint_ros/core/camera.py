@@ -1,4 +1,4 @@
-"""A camera's lens: from rays to the pixels of the published image, and back."""
+"""Camera intrinsics: projection with distortion, and back to rays."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ Array = npt.NDArray[np.float64]
 
 MAX_UNDISTORTION_ERROR_PX = 0.1
 MAX_RECTIFICATION_DEG = 0.2
+ASSUMED_FOCAL_RATIO = 1.2  # of the longer side
 # Other names, of Kalibr and of drivers, of the same formulas.
 MODEL_ALIASES = {'radtan': 'plumb_bob', 'radial_tangential': 'plumb_bob',
                  'kannala_brandt': 'equidistant', 'kannala_brandt4': 'equidistant'}
@@ -20,10 +21,11 @@ MODEL_ALIASES = {'radtan': 'plumb_bob', 'radial_tangential': 'plumb_bob',
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """A camera's lens: from rays to the pixels of the published image, and back.
+    """The intrinsics of the published image, distorted if that topic is.
 
     `distortion` holds the coefficients in OpenCV's order for `model`: `plumb_bob` (0, 4 or 5),
     `rational_polynomial` (8) or `equidistant` (4, Kannala-Brandt as in `cv2.fisheye`).
+    is_assumed: a guess, see `assume`; good enough to match images, never for 3D.
     """
 
     fx_px: float
@@ -34,6 +36,7 @@ class Intrinsics:
     height_px: int
     distortion: tuple[float, ...] = ()
     model: str = 'plumb_bob'
+    is_assumed: bool = False
 
     COEFFICIENTS: ClassVar[dict[str, tuple[int, ...]]] = {
         'plumb_bob': (0, 4, 5), 'rational_polynomial': (0, 8), 'equidistant': (0, 4)}
@@ -56,6 +59,13 @@ class Intrinsics:
             raise ValueError(f'image size must be positive, got {self.width_px}x{self.height_px}')
 
     @classmethod
+    def assume(cls, width_px: int, height_px: int) -> Intrinsics:
+        """Return a pinhole for an unknown camera: COLMAP's prior, a focal length of 1.2 widths."""
+        focal_px = ASSUMED_FOCAL_RATIO * max(width_px, height_px)
+        return cls(focal_px, focal_px, (width_px - 1) / 2, (height_px - 1) / 2, width_px,
+                   height_px, is_assumed=True)
+
+    @classmethod
     def from_camera_info(cls, info: Any, *, rectified: bool = False) -> Intrinsics:
         """Return the intrinsics of a published image: K and D, or P alone if it is rectified.
 
@@ -67,7 +77,7 @@ class Intrinsics:
         x, y, roi = max(int(info.binning_x), 1), max(int(info.binning_y), 1), info.roi
         K = np.asarray(info.k, dtype=np.float64).reshape(3, 3)
         model, d = info.distortion_model, tuple(float(k) for k in info.d)
-        if rectified:  # what it shows is a pinhole's image, whatever the lens
+        if rectified:  # a pinhole's image, whatever the lens
             P = np.asarray(info.p, dtype=np.float64).reshape(3, 4)
             _require_own_frame(P, np.asarray(info.r, dtype=np.float64).reshape(3, 3))
             K, model, d = P[:, :3], '', ()
@@ -92,7 +102,7 @@ class Intrinsics:
     def project(self, point_cam: npt.ArrayLike) -> Array:
         """Project points (..., 3) in the camera's frame to pixels (..., 2).
 
-        NaN behind the lens, and beyond the angle where its distortion would fold them back.
+        NaN behind the camera, and beyond the angle where its distortion would fold them back.
         """
         points = np.asarray(point_cam, dtype=np.float64)
         flat = points.reshape(-1, 3)
@@ -121,8 +131,8 @@ class Intrinsics:
             plane = (flat - (self.cx_px, self.cy_px)) / (self.fx_px, self.fy_px)
         rays = np.concatenate([plane.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
         if not self._is_pinhole:
-            # Undistorting is iterative, and ends anywhere where it does not converge; a fisheye's
-            # pixels beyond 90 degrees end on its rim.
+            # Undistortion is iterative and may not converge; a fisheye's pixels beyond 90 degrees
+            # end on its rim.
             missed_px = np.linalg.norm(self.project(rays) - flat[:, 0], axis=1)
             rays[~(missed_px < MAX_UNDISTORTION_ERROR_PX)] = np.nan
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
@@ -130,17 +140,16 @@ class Intrinsics:
 
     @property
     def _is_pinhole(self) -> bool:
-        """Drivers publish five zeros for images that they have rectified."""
+        # Drivers publish five zeros for images that they have rectified.
         return self.model != 'equidistant' and not any(self.distortion)
 
     @property
     def _coefficients(self) -> Array:
-        wanted = self.distortion or (0.0,) * 4
-        return np.array(wanted)
+        return np.array(self.distortion or (0.0,) * 4)
 
     @cached_property
     def _max_radius(self) -> float:
-        """The largest distance from the axis, at z = 1, up to which the distortion only grows."""
+        """The radius at z = 1 up to which the distorted radius grows."""
         if self._is_pinhole:
             return np.inf
         angle = np.linspace(0.0, np.pi / 2, 2001)[:-1]
@@ -156,7 +165,7 @@ class Intrinsics:
         return float(np.tan(angle[folds[0]])) if len(folds) else np.inf
 
     def contains(self, pixel: npt.ArrayLike) -> bool:
-        """Tell whether the pixel (2,) lies on the image, borders of half a pixel included."""
+        """Return whether the pixel (2,) is on the image, borders of half a pixel included."""
         x, y = np.asarray(pixel, dtype=np.float64)
         return bool(-0.5 <= x <= self.width_px - 0.5 and -0.5 <= y <= self.height_px - 0.5)
 

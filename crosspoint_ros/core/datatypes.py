@@ -53,33 +53,51 @@ class Rejected(Exception):  # noqa: N818  (a refusal is an answer, not an error)
         self.message = message
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class View:
-    """One camera's image with all that is known of it.
+    """One camera's image and what is known about it.
 
-    image: (h, w, 3) RGB uint8, as published. depth_m: (h, w) float32 registered to the image,
-    z along the optical axis, NaN where unknown; or None. base_from_cam: pose at the image's own
-    stamp; or None when poses are not known. mask: (h, w) bool, True where the robot's own body
-    hides the scene; or None.
+    image: (h, w, 3) RGB uint8, as published. intrinsics: assumed if none are given. depth_m: (h, w)
+    float32 registered to the image, z along the optical axis, NaN where unknown; or None.
+    base_from_cam: pose at the image's own stamp; or None. mask: (h, w) bool, True where the robot's
+    own body hides the scene; or None.
     """
 
     camera: str
     image: npt.NDArray[np.uint8]
     intrinsics: Intrinsics
-    stamp_ns: int = 0
-    frame_id: str = ''
-    depth_m: npt.NDArray[np.float32] | None = None
-    base_from_cam: Transform | None = None
-    mask: npt.NDArray[np.bool_] | None = None
+    stamp_ns: int
+    frame_id: str
+    depth_m: npt.NDArray[np.float32] | None
+    base_from_cam: Transform | None
+    mask: npt.NDArray[np.bool_] | None
 
-    def __post_init__(self) -> None:
-        size = (self.intrinsics.height_px, self.intrinsics.width_px)
-        if self.image.shape != (*size, 3) or self.image.dtype != np.uint8:
-            raise ValueError(f'{self.camera}: the image is {self.image.shape} {self.image.dtype}, '
-                             f'its intrinsics want {(*size, 3)} uint8')
-        for name, array in (('depth', self.depth_m), ('mask', self.mask)):
+    def __init__(self, camera: str, image: npt.NDArray[np.uint8],
+                 intrinsics: Intrinsics | None = None, stamp_ns: int = 0, frame_id: str = '',
+                 depth_m: npt.NDArray[np.float32] | None = None,
+                 base_from_cam: Transform | None = None,
+                 mask: npt.NDArray[np.bool_] | None = None) -> None:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f'{camera}: the image is {image.shape} {image.dtype} (must be (h, w, '
+                             '3) uint8)')
+        size = image.shape[:2]
+        if intrinsics is None:
+            intrinsics = Intrinsics.assume(size[1], size[0])
+        if size != (intrinsics.height_px, intrinsics.width_px):
+            raise ValueError(f'{camera}: the image is {size[1]}x{size[0]}, its intrinsics are for '
+                             f'{intrinsics.width_px}x{intrinsics.height_px}')
+        for name, array in (('depth', depth_m), ('mask', mask)):
             if array is not None and array.shape != size:
-                raise ValueError(f'{self.camera}: the {name} is {array.shape}, the image {size}')
+                raise ValueError(f'{camera}: the {name} is {array.shape}, the image {size}')
+        for name, value in (('camera', camera), ('image', image), ('intrinsics', intrinsics),
+                            ('stamp_ns', stamp_ns), ('frame_id', frame_id), ('depth_m', depth_m),
+                            ('base_from_cam', base_from_cam), ('mask', mask)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def ray_pose(self) -> Transform | None:
+        """`base_from_cam` where the view's rays are known too, not for assumed intrinsics."""
+        return None if self.intrinsics.is_assumed else self.base_from_cam
 
     def backproject(self, pixel: npt.ArrayLike, depth_m: npt.ArrayLike) -> Array:
         """Return the points (..., 3) in the camera's frame at pixels (..., 2), m.
@@ -90,7 +108,7 @@ class View:
         return np.asarray(rays / rays[..., 2:] * np.asarray(depth_m, dtype=np.float64)[..., None])
 
     def is_masked(self, pixel: npt.ArrayLike) -> bool:
-        """Tell whether the robot's own body covers the pixel (2,), which lies on the image."""
+        """Return whether the robot's own body covers the pixel (2,), which is on the image."""
         if self.mask is None:
             return False
         x, y = np.asarray(pixel, dtype=np.float64)
@@ -114,6 +132,9 @@ class Query:
     clicked: View
     other: View
     pixel: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'pixel', np.asarray(self.pixel, dtype=np.float64))
 
     def reversed(self, match: Match) -> Query:
         """The way back: from the found point to the clicked view."""

@@ -1,13 +1,14 @@
 """Two matchers as two witnesses: one finds the rough place, the other the exact one, or refuses."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import exp, hypot, log, pi
 
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Refiner, Rejected
-from crosspoint_ros.core.verify import require_in_image, validate_match
+from crosspoint_ros.core.verify import require_in_image, run_matcher
 
 # Nobody is surer than this that he is right, or his odds would be infinite.
 EPS = 1e-6
@@ -54,14 +55,14 @@ def fuse_matches(query: Query, coarse: Match, fine: Refiner, params: FusionParam
     """
     require_in_image(query, coarse)
     coarse = _bound_covariance(query, coarse, params)
-    own = _require_valid(query, fine.match(query), fine)
+    own = _find_inside(query, fine, lambda: fine.match(query))
     if _mahalanobis(own, coarse) <= params.gate_sigma:
         return _update_confidence(own, _log_likelihood_ratio(query, own, coarse, params), 'confirmed by', coarse, params)
     against = _log_likelihood_ratio_elsewhere(coarse, params)
     if not params.refine:
         return _update_confidence(own, against, 'in spite of', coarse, params)
     try:
-        near = _require_valid(query, fine.refine(query, coarse), fine)
+        near = _find_inside(query, fine, lambda: fine.refine(query, coarse))
     except Rejected as why:
         if why.code == Code.MATCHER_FAILED:
             raise
@@ -70,10 +71,10 @@ def fuse_matches(query: Query, coarse: Match, fine: Refiner, params: FusionParam
                             _update_confidence(near, _log_likelihood_ratio(query, near, coarse, params), 'near', coarse, params))
 
 
-def _require_valid(query: Query, found: Match, fine: Refiner) -> Match:
-    validate_match(found, fine)
-    require_in_image(query, found)
-    return found
+def _find_inside(query: Query, fine: Refiner, find: Callable[[], Match]) -> Match:
+    match = run_matcher(fine, find)
+    require_in_image(query, match)
+    return match
 
 
 def _log_likelihood_ratio(query: Query, found: Match, coarse: Match, rule: FusionParams) -> float:

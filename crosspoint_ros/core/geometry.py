@@ -81,10 +81,12 @@ def ray_base(view: View, pixel: npt.ArrayLike) -> tuple[Array, Array]:
 
 
 def require_pose(view: View) -> Transform:
-    """Return `base_from_cam`; raise `Rejected` (NO_TF) if the view has none."""
-    if view.base_from_cam is None:
-        raise Rejected(Code.NO_TF, f'{view.camera}: its pose at the stamp of the image is unknown')
-    return view.base_from_cam
+    """Return `ray_pose`; raise `Rejected` (NO_TF, or NO_DEPTH for assumed intrinsics) if None."""
+    if view.intrinsics.is_assumed:
+        raise Rejected(Code.NO_DEPTH, f'the intrinsics of {view.camera} are unknown: give them')
+    if view.ray_pose is None:
+        raise Rejected(Code.NO_TF, f'the pose of {view.camera} at the stamp of its image is unknown')
+    return view.ray_pose
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,9 +56,11 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
     that of the surest match. Raises `Rejected`: NO_DEPTH when there is no way, or when two cameras
     claim the same place; INCONSISTENT when the ways lead to different places.
     """
-    if clicked.base_from_cam is None:
-        raise Rejected(Code.NO_DEPTH, f'no 3D: the pose of {clicked.camera} is not known')
-    located = [(view, match) for view, match in found if view.base_from_cam is not None]
+    try:
+        require_pose(clicked)
+    except Rejected as why:
+        raise Rejected(Code.NO_DEPTH, f'no 3D: {why.message}') from None
+    located = [(view, match) for view, match in found if view.ray_pose is not None]
     require_baselines([clicked, *(view for view, _ in located)])
     measured = collect_estimates(clicked, pixel, located, limits)
     gap_m = max_gap_m(measured, limits)
@@ -124,7 +126,7 @@ def triangulate_matches(clicked: View, pixel: Array, found: MatchedViews, limits
     """
     views = [clicked, *(view for view, _ in found)]
     if len(views) < 2:
-        raise Rejected(Code.NO_DEPTH, 'the pose of no other view is known')
+        raise Rejected(Code.NO_DEPTH, 'no other view has a known pose and intrinsics')
     pixels = [pixel, *(match.pixel for _, match in found)]
     sigmas = [np.eye(2) * CLICK_SIGMA_PX ** 2, *(_covariance(match) for _, match in found)]
     about = triangulate(views, pixels, sigmas)

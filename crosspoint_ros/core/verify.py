@@ -1,7 +1,9 @@
-"""Reasons not to trust a match."""
+"""Validates a match, measures its consistency with the geometry, and enforces the limits."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -15,9 +17,11 @@ from crosspoint_ros.core.geometry import (
     epipolar_segment,
 )
 
+log = logging.getLogger(__name__)
+
 
 class Check(IntEnum):
-    """What geometry says of a match: the constants of `Correspondence.msg`."""
+    """Whether a match is consistent with the geometry: the constants of `Correspondence.msg`."""
 
     UNKNOWN = 0
     PASS = 1
@@ -26,13 +30,13 @@ class Check(IntEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """When an answer is refused. The only place these defaults live.
+    """When a match is refused. The only place of these defaults.
 
     min_confidence, sure_confidence: of a match, 0..1; below the first it is refused.
     max_epipolar_px: from the found pixel to where the other view shows the clicked ray. The default
     leaves room for extrinsics that are 1 cm / 1 deg off, at 0.6 m in an image 640 px wide.
     max_depth_gap_m: between the surfaces at the clicked and at the found pixel, and between depth
-    and triangulation. min_ray_angle_deg: between rays, for them to be triangulated.
+    and triangulation. min_ray_angle_deg: between rays that are triangulated.
     """
 
     min_confidence: float = 0.5
@@ -44,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Consistency:
-    """What geometry measured. NaN: could not be checked."""
+    """The geometric errors of a match. NaN: could not be measured."""
 
     check: Check = Check.UNKNOWN
     epipolar_error_px: float = np.nan
@@ -54,16 +58,19 @@ class Consistency:
 def measure_consistency(query: Query, match: Match, limits: Limits) -> Consistency:
     """Measure how well a match agrees with the poses and depths of its two views.
 
-    The epipolar error is the distance, px of the other view, to where it shows the clicked ray;
-    with depth at the click, to the part of the ray within `max_depth_gap_m` of it. The depth gap
-    is the distance, m, between the nearest surface at the click and that surface around the found
-    pixel which fits best: on an edge a match may be right and yet touch what is behind. Neither
-    can be measured without poses; nor the first between two cameras at the same place.
+    The epipolar error is the distance of the found pixel from the clicked ray, in px of the other
+    view; with depth at the click, from the part of the ray within `max_depth_gap_m` of it. The
+    depth gap is the distance, m, between the nearest surface at the click and the best-fitting
+    surface around the found pixel: on an edge a right match may touch the background. Neither can
+    be measured without poses and intrinsics, nor the first between cameras at the same place.
 
-    Raises `Rejected` when there is no pixel to measure at: NaN (MATCHER_FAILED), outside the image
-    or on the robot's own body (NOT_VISIBLE).
+    Raises `Rejected` (NOT_VISIBLE) for a match outside the image or on the robot's own body.
     """
-    _require_visible(query, match)
+    require_in_image(query, match)
+    if query.other.is_masked(match.pixel):
+        x, y = match.pixel
+        raise Rejected(Code.NOT_VISIBLE, f"found at ({x:.1f}, {y:.1f}) on the robot's own body in "
+                       f'{query.other.camera} (its mask)')
     epipolar_px, gap_m = _epipolar_error_px(query, match.pixel, limits), _depth_gap_m(query, match)
     agree = [error <= limit for error, limit in ((epipolar_px, limits.max_epipolar_px),
                                                  (gap_m, limits.max_depth_gap_m))
@@ -73,7 +80,7 @@ def measure_consistency(query: Query, match: Match, limits: Limits) -> Consisten
 
 
 def enforce_limits(query: Query, match: Match, evidence: Consistency, limits: Limits) -> None:
-    """Raise `Rejected` with the measured value and the limit if the match is not to be trusted."""
+    """Raise `Rejected` with the measured value and the limit if the match is beyond one."""
     other = query.other.camera
     if not match.confidence >= limits.min_confidence:
         raise Rejected(Code.LOW_CONFIDENCE, f'confidence {match.confidence:.2f} in {other} '
@@ -81,32 +88,58 @@ def enforce_limits(query: Query, match: Match, evidence: Consistency, limits: Li
                        f'{": " if match.basis else ""}{match.basis}')
     if evidence.epipolar_error_px > limits.max_epipolar_px:
         raise Rejected(Code.INCONSISTENT, f'the found point is {evidence.epipolar_error_px:.1f} px '
-                       f'off where {other} shows the clicked ray (limits.max_epipolar_px '
+                       f'off the clicked ray in {other} (limits.max_epipolar_px '
                        f'{limits.max_epipolar_px:g}): a look-alike, or wrong poses')
     if evidence.depth_gap_m > limits.max_depth_gap_m:
         raise Rejected(Code.INCONSISTENT, f'the surfaces at the clicked and at the found point in '
                        f'{other} are {evidence.depth_gap_m:.3f} m apart (limits.max_depth_gap_m '
-                       f'{limits.max_depth_gap_m:g}): hidden there, or wrong poses')
+                       f'{limits.max_depth_gap_m:g}): occluded there, or wrong poses')
 
 
-def validate_match(match: object, matcher: object) -> None:
-    """Raise `Rejected` (MATCHER_FAILED) if a matcher's answer is not what a Match holds."""
+def run_matcher(matcher: object, find: Callable[[], object]) -> Match:
+    """Call a matcher's function and validate the match that it returns.
+
+    Whatever it raises but `Rejected` becomes `Rejected` (MATCHER_FAILED): a matcher's bug must
+    neither end the node nor be hidden.
+    """
+    name = type(matcher).__name__
+    try:
+        match = find()
+    except Rejected:
+        raise
+    except Exception as error:
+        log.exception('matcher %s failed', name)
+        raise Rejected(Code.MATCHER_FAILED,
+                       f'{name} failed: {type(error).__name__}: {error}') from error
+    return validate_match(match, matcher)
+
+
+def validate_match(match: object, matcher: object) -> Match:
+    """Return a matcher's match with its numbers as arrays of float64.
+
+    Raises `Rejected` (MATCHER_FAILED) unless it is a `Match` with a finite pixel (2,), a confidence
+    of 0 to 1 and a covariance (2, 2) that is NaN, or symmetric and positive definite.
+    """
     name = type(matcher).__name__
     if (not isinstance(match, Match) or not _is_numeric(match.pixel, (2,))
             or not _is_numeric(match.covariance_px2, (2, 2))
             or not _is_numeric(match.confidence, ())):
-        raise Rejected(Code.MATCHER_FAILED, f'{name} answered {match!r} (must be a Match with a '
-                       'pixel (2,), a covariance (2, 2) and a confidence, all of them numbers)')
+        raise Rejected(Code.MATCHER_FAILED, f'{name} returned {match!r} (must be a Match with a '
+                       'numeric pixel (2,), covariance (2, 2) and confidence)')
+    if not np.isfinite(match.pixel).all() or not 0 <= match.confidence <= 1:
+        raise Rejected(Code.MATCHER_FAILED, f'{name} returned the pixel {match.pixel} with '
+                       f'confidence {match.confidence} (must be finite, and 0 to 1)')
     spread_px2 = np.asarray(match.covariance_px2, dtype=np.float64)
     if np.isfinite(spread_px2).all() and not (
             np.allclose(spread_px2, spread_px2.T) and np.linalg.eigvalsh(spread_px2).min() > 0):
-        raise Rejected(Code.MATCHER_FAILED, f'{name} answered with the covariance '
+        raise Rejected(Code.MATCHER_FAILED, f'{name} returned the covariance '
                        f'{spread_px2.tolist()} px^2 (must be symmetric and positive definite; NaN: '
                        'unknown)')
+    return replace(match, pixel=np.asarray(match.pixel, dtype=np.float64),
+                   covariance_px2=spread_px2, confidence=float(match.confidence))
 
 
 def _is_numeric(value: object, shape: tuple[int, ...]) -> bool:
-    """Tell whether a value is as many real numbers as a shape holds."""
     try:
         array = np.asarray(value)
     except (ValueError, TypeError):  # rows of unequal length; a tensor that lies on a GPU
@@ -115,30 +148,19 @@ def _is_numeric(value: object, shape: tuple[int, ...]) -> bool:
 
 
 def require_in_image(query: Query, match: Match) -> None:
-    """Raise `Rejected` if a match is no number (MATCHER_FAILED) or off the image (NOT_VISIBLE)."""
+    """Raise `Rejected` (NOT_VISIBLE) if a match is outside the other image."""
     other, (x, y) = query.other, match.pixel
-    if not np.isfinite(match.pixel).all() or not 0 <= match.confidence <= 1:
-        raise Rejected(Code.MATCHER_FAILED, f'the matcher found ({x}, {y}) in {other.camera} with '
-                       f'confidence {match.confidence} (must be finite, and 0 to 1)')
     if not other.intrinsics.contains(match.pixel):
         raise Rejected(Code.NOT_VISIBLE, f'found at ({x:.1f}, {y:.1f}), outside the '
                        f'{other.intrinsics.width_px}x{other.intrinsics.height_px} image of '
                        f'{other.camera}')
 
 
-def _require_visible(query: Query, match: Match) -> None:
-    require_in_image(query, match)
-    other, (x, y) = query.other, match.pixel
-    if other.is_masked(match.pixel):
-        raise Rejected(Code.NOT_VISIBLE, f"found at ({x:.1f}, {y:.1f}) on the robot's own body in "
-                       f'{other.camera} (its mask)')
-
-
 def _epipolar_error_px(query: Query, found: Array, limits: Limits) -> float:
     clicked, other = query.clicked, query.other
-    if clicked.base_from_cam is None or other.base_from_cam is None:
+    if clicked.ray_pose is None or other.ray_pose is None:
         return np.nan
-    other_from_clicked = other.base_from_cam.inverse @ clicked.base_from_cam
+    other_from_clicked = other.ray_pose.inverse @ clicked.ray_pose
     if np.linalg.norm(other_from_clicked.t_m) < MIN_BASELINE_M:
         return np.nan
     depths_m = surface_depths_m(clicked, query.pixel)

@@ -99,10 +99,10 @@ def draw_result(result: LocateResult, cameras: Collection[str],
 
 def project_ray(clicked: View, pixel: Array, other: View) -> Array | None:
     """Return the clicked ray as pixels (n, 2) of the other view; None without poses."""
-    if clicked.base_from_cam is None or other.base_from_cam is None:
+    if clicked.ray_pose is None or other.ray_pose is None:
         return None
     return epipolar_segment(clicked.intrinsics, other.intrinsics,
-                            other.base_from_cam.inverse @ clicked.base_from_cam, pixel)
+                            other.ray_pose.inverse @ clicked.ray_pose, pixel)
 
 
 def _draw_correspondence(clicked: View, pixel: Array, answer: ViewCorrespondence, view: View, limits: Limits) -> Rgb:

@@ -105,7 +105,7 @@ def test_a_ray_of_the_base_passes_through_its_point(lens):
 
 def test_a_view_without_a_pose_has_no_ray():
     left, _ = pair()
-    with pytest.raises(Rejected, match='left: its pose') as refused:
+    with pytest.raises(Rejected, match='the pose of left at the stamp of its image is unknown') as refused:
         ray_base(replace(left, base_from_cam=None), (1.0, 2.0))
     assert refused.value.code == Code.NO_TF
 

@@ -151,7 +151,7 @@ def test_two_cameras_at_the_same_place_have_no_target(depth):
 def test_without_the_clicked_pose_there_is_no_target():
     left, right = views()
     found = [(right, Match(raycast_scenes.pixel_of(right, ON_TOP), confidence=0.9))]
-    with pytest.raises(Rejected, match='the pose of left is not known') as refused:
+    with pytest.raises(Rejected, match='no 3D: the pose of left at the stamp of its image is unknown') as refused:
         lift(replace(left, base_from_cam=None), raycast_scenes.pixel_of(left, ON_TOP), found, LIMITS)
     assert refused.value.code == Code.NO_DEPTH
 
@@ -173,7 +173,7 @@ def test_neither_depth_nor_poses_is_said_of_each_view():
     with pytest.raises(Rejected) as refused:
         lift(left, raycast_scenes.pixel_of(left, ON_TOP), found, LIMITS)
     assert refused.value.message == (
-        'no 3D: left has no depth; the pose of no other view is known')
+        'no 3D: left has no depth; no other view has a known pose and intrinsics')
 
 
 def test_at_an_edge_the_found_depth_is_that_of_the_clicked_surface():

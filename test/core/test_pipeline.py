@@ -20,6 +20,7 @@ from crosspoint_ros.core.datatypes import (
     Transform,
     View,
 )
+from crosspoint_ros.core.fusion import FusionParams
 from crosspoint_ros.core.pipeline import apply_correction, ground, locate
 from crosspoint_ros.core.verify import Check, Consistency, Limits
 
@@ -412,3 +413,57 @@ def test_on_a_real_shelf_depth_refuses_what_the_other_view_hides_and_keeps_the_r
     assert len(accepted['hidden']) > 20
     assert np.mean(accepted['visible']) > 0.9
     assert np.mean(accepted['hidden']) < 0.1
+
+
+def test_the_result_is_read_by_camera_and_a_refused_view_has_no_pixel(views):
+    result = located(views, Oracle(top=Match(np.array([5.0, 5.0]), np.eye(2), 0.9)))
+    np.testing.assert_allclose(result['right'].pixel, raycast_scenes.pixel_of(views[1], ON_TOP))
+    assert result['right'].confidence == 0.9
+    assert (result['top'].pixel, result['top'].confidence) == (None, None)
+    assert result['top'].match.pixel.tolist() == [5.0, 5.0]
+    with pytest.raises(KeyError, match="no camera 'roof' was searched; searched: right, top"):
+        result['roof']
+
+
+def test_pixels_are_any_pair_of_numbers(views):
+    clicked, side, _ = views
+    x, y = raycast_scenes.pixel_of(clicked, ON_TOP)
+    found = Match(list(raycast_scenes.pixel_of(side, ON_TOP)), [[1, 0], [0, 1]], 0.9)
+    for pixel in ((x, y), [x, y]):
+        result = locate(clicked, [side], pixel, Oracle(right=found))
+        assert result.status == (Code.OK, '')
+        assert result.pixel.dtype == result['right'].pixel.dtype == np.float64
+    fixed = apply_correction(result, 'right', found.pixel, LIMITS)
+    np.testing.assert_allclose(fixed['right'].pixel, found.pixel)
+    for nonsense in ((1, 2, 3), 'here', None, (1,)):
+        with pytest.raises(Rejected, match='must be two numbers') as refused:
+            locate(clicked, [side], nonsense, Oracle())
+        assert refused.value.code == Code.BAD_REQUEST
+
+
+def test_the_limits_and_the_fusion_rule_have_defaults_and_can_be_set(views):
+    rough = Oracle(right=off(views[1], 90.0))
+    defaults, strict = (located(views[:2], rough, refiner=Fine(confidence=0.9), **options)
+                        for options in ({}, {'fusion': FusionParams(refine=False)}))
+    assert defaults.status[0] == Code.LOW_CONFIDENCE
+    assert strict['right'].match is not None
+
+
+@pytest.mark.parametrize('unknown', [(0,), (1,), (0, 1)])
+def test_unknown_intrinsics_give_a_match_and_no_3d_and_the_result_says_so(views, unknown):
+    blind = [View(v.camera, v.image, None, depth_m=v.depth_m, base_from_cam=v.base_from_cam)
+             if index in unknown else v for index, v in enumerate(views[:2])]
+    clicked, side = blind
+    result = locate(clicked, [side], raycast_scenes.pixel_of(views[0], ON_TOP), Oracle(
+        right=Match(raycast_scenes.pixel_of(views[1], ON_TOP), np.eye(2), 0.9, 'images')))
+    assert result['right'].rejected is None
+    assert result['right'].consistency == Consistency() or \
+        np.isnan(result['right'].consistency.epipolar_error_px)
+    names = ' and '.join(blind[index].camera for index in unknown)
+    assert result['right'].match.basis == f'images, intrinsics of {names} unknown'
+    if 0 in unknown:
+        assert result.target is None
+        assert result.status == (Code.NO_DEPTH, 'no 3D: the intrinsics of left are unknown: give '
+                                 'them')
+    else:
+        assert result.target.method == Method.DEPTH_CLICKED

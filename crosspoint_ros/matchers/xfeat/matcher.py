@@ -83,7 +83,7 @@ class XFeatMatcher:
         with self._lock:
             frames = [self._frame(view) for view in views]
             by_depth = self.options.use_poses and any(
-                f.view.depth_m is not None and f.view.base_from_cam is not None for f in frames)
+                f.view.depth_m is not None and f.view.ray_pose is not None for f in frames)
             self._ensure(frames, self.options.depth_scales if by_depth else self.options.scales)
 
     def _find(self, query: Query, clicked: FeatureFrame, other: FeatureFrame,
@@ -102,7 +102,7 @@ class XFeatMatcher:
 
     def _given_motion(self, query: Query) -> Transform | None:
         """The given `other_from_clicked`, where both poses are known and may be used."""
-        clicked, other = query.clicked.base_from_cam, query.other.base_from_cam
+        clicked, other = query.clicked.ray_pose, query.other.ray_pose
         if not self.options.use_poses or clicked is None or other is None:
             return None
         return other.inverse @ clicked

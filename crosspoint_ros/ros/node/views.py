@@ -1,4 +1,4 @@
-"""From a request to the views it speaks of, each with its pose at its own stamp."""
+"""Collects the views of a request, each with its pose at its own stamp, and locates its point."""
 from __future__ import annotations
 
 import time
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, MissingView, Rejected, Transform, View
+from crosspoint_ros.core.depth import select_best_view
 from crosspoint_ros.core.pipeline import LocateResult, ground, locate
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.core.depth import (select_best_view)
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.node.image_buffer import ImageBuffer
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class QueryViews:
-    """What `locate` needs; pixel is None when an instruction has yet to be grounded."""
+    """The input of `locate`; pixel is None when an instruction has yet to be grounded."""
 
     clicked: View
     others: tuple[View | MissingView, ...]
@@ -32,72 +32,75 @@ class QueryViews:
 
 
 class HasBuffer(Protocol):
-    """A camera whose images are remembered."""
+    """A camera with an image buffer."""
 
     @property
     def buffer(self) -> ImageBuffer:
-        """What has come."""
+        """Its recent images."""
         ...
 
 
 class ViewCollector:
     """Waits, in the query's thread, for the images and transforms of a request.
 
-    now_s: the clock by which it waits; the frames and the transforms have clocks of their own.
+    now_s: the clock by which it waits; the buffers and the transforms have their own.
     """
 
-    def __init__(self, cameras: Mapping[str, HasBuffer], transforms: TransformLookup, config: Config,
-                 now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, cameras: Mapping[str, HasBuffer], transforms: TransformLookup,
+                 config: Config, now_s: Callable[[], float] = time.monotonic) -> None:
         self._cameras, self._transforms, self._config = cameras, transforms, config
         self._now_s = now_s
 
     def collect(self, task: QueryTask) -> QueryViews:
-        """Return the views of a request. Raises `Rejected` when the clicked one is missing.
+        """Return the views of a request. Raises `Rejected` if the clicked one is missing.
 
-        Another view that is missing becomes `MissingView`: the rest can still be answered.
+        Another view that is missing becomes a `MissingView`: the rest can still be answered.
         """
         request = task.request
         self._validate(request)
         task.enter_stage('wait_images')
         self._wait_for_images(task)
         if request.point_m is not None:
-            return self._collect_for_point(task, request)
+            return self._collect_for_point(task, request, request.point_m)
         clicked = self._clicked_view(request)
-        others = [self._other_view(name, clicked.stamp_ns) for name in self._other_cameras(request)]
+        others = [self._other_view(name, clicked.stamp_ns)
+                  for name in self._other_cameras(request)]
         task.enter_stage('transforms')
-        posed = self._add_pose(clicked, task)
-        return QueryViews(posed, self._add_poses(others, task), _resolve_pixel(request, posed))
+        clicked = self._add_pose(clicked, task)
+        return QueryViews(clicked, self._add_poses(others, task), _resolve_pixel(request, clicked))
 
     def newest_views(self) -> tuple[View, ...]:
-        """Return the newest views that can be used right now, without waiting; posed if TF can."""
-        newest = [view for name in self._cameras if isinstance(view := self._newest_view(name), View)]
+        """Return the newest usable views without waiting, with their poses if TF has them."""
+        newest = [view for name in self._cameras
+                  if isinstance(view := self._newest_view(name), View)]
         return tuple(self._add_pose_if_known(view) for view in newest)
 
     def _add_pose_if_known(self, view: View) -> View:
         try:
             return replace(view, base_from_cam=self._transforms.lookup(
-                self._config.base_frame, view.frame_id, view.stamp_ns, 0.0, lambda: False))
-        except Rejected:  # nobody asked yet: what can be prepared without a pose is
+                self._config.base_frame, view.frame_id, view.stamp_ns))
+        except Rejected:  # no query yet: a matcher prepares what it can without a pose
             return view
 
-    def _collect_for_point(self, task: QueryTask, request: QueryRequest) -> QueryViews:
-        views = [self._newest_view(name) for name in self._cameras]
+    def _collect_for_point(self, task: QueryTask, request: QueryRequest, point_m: Array
+                           ) -> QueryViews:
+        newest = [self._newest_view(name) for name in self._cameras]
         task.enter_stage('transforms')
-        posed = self._add_poses(views, task)
-        assert request.point_m is not None
-        newest_ns = max((v.stamp_ns for v in posed if isinstance(v, View)), default=0)
+        views = self._add_poses(newest, task)
+        newest_ns = max((v.stamp_ns for v in views if isinstance(v, View)), default=0)
         if not newest_ns:
-            raise _no_usable_view([v for v in posed if isinstance(v, MissingView)])
-        point_base_m = self._lookup_transform(request.point_frame, newest_ns, task).transform_points(request.point_m)
-        clicked, pixel = select_best_view(posed, point_base_m, self._config.limits.max_depth_gap_m)
-        return QueryViews(clicked, tuple(v for v in posed if v is not clicked), pixel)
+            raise _no_usable_view([v for v in views if isinstance(v, MissingView)])
+        base_from_point = self._lookup_transform(request.point_frame, newest_ns, task)
+        clicked, pixel = select_best_view(views, base_from_point.transform_points(point_m),
+                                          self._config.limits.max_depth_gap_m)
+        return QueryViews(clicked, tuple(v for v in views if v is not clicked), pixel)
 
     def _validate(self, request: QueryRequest) -> None:
-        known = ', '.join(self._cameras)
-        grounded = [*request.other_cameras, *([] if request.point_m is not None else [request.camera])]
-        for name in grounded:
+        named = [*request.other_cameras, *([] if request.point_m is not None else [request.camera])]
+        for name in named:
             if name not in self._cameras:
-                raise Rejected(Code.BAD_REQUEST, f'there is no camera {name!r}; known: {known}')
+                raise Rejected(Code.BAD_REQUEST, f'there is no camera {name!r}; known: '
+                               f'{", ".join(self._cameras)}')
         if request.camera in request.other_cameras:
             raise Rejected(Code.BAD_REQUEST, f'{request.camera} is both clicked and searched')
         pixel = request.pixel
@@ -113,78 +116,76 @@ class ViewCollector:
     # --- images
 
     def _wait_for_images(self, task: QueryTask) -> None:
-        """Wait up to `limits.wait_images_s`, in all, for what is not there yet.
+        """Wait up to `limits.wait_images_s`, in all, for images that have not come yet.
 
-        What stays away is refused by name when it is asked for.
+        One that stays away is rejected by name when it is needed.
         """
         request, end_s = task.request, self._now_s() + self._config.times.wait_images_s
         names = self._cameras if request.point_m is not None else (
             request.camera, *self._other_cameras(request))
         for name in names:
-            frames = self._cameras[name].buffer
-            arrived = partial(frames.is_ready, request.stamp_ns if name == request.camera else 0)
-            frames.wait_for(arrived, end_s - self._now_s(), lambda: task.is_done)
+            buffer = self._cameras[name].buffer
+            is_ready = partial(buffer.is_ready, request.stamp_ns if name == request.camera else 0)
+            buffer.wait_for(is_ready, end_s - self._now_s(), lambda: task.is_done)
 
     def _clicked_view(self, request: QueryRequest) -> View:
-        frames = self._cameras[request.camera].buffer
-        return frames.view_at(request.stamp_ns) if request.stamp_ns else frames.newest_view()
+        buffer = self._cameras[request.camera].buffer
+        return buffer.view_at(request.stamp_ns) if request.stamp_ns else buffer.newest_view()
 
     def _other_view(self, name: str, clicked_ns: int) -> View | MissingView:
-        try:
-            return self._cameras[name].buffer.nearest_view(
-                clicked_ns, self._config.times.max_view_gap_s)
-        except Rejected as rejected:
-            return MissingView(name, rejected)
+        return _get_view(name, lambda: self._cameras[name].buffer.nearest_view(
+            clicked_ns, self._config.times.max_view_gap_s))
 
     def _newest_view(self, name: str) -> View | MissingView:
-        try:
-            return self._cameras[name].buffer.newest_view()
-        except Rejected as rejected:
-            return MissingView(name, rejected)
+        return _get_view(name, self._cameras[name].buffer.newest_view)
 
     # --- poses
 
-    def _add_poses(self, views: Sequence[View | MissingView], task: QueryTask) -> tuple[View | MissingView, ...]:
-        posed: list[View | MissingView] = []
-        for view in views:
-            try:
-                posed.append(view if isinstance(view, MissingView) else self._add_pose(view, task))
-            except Rejected as rejected:
-                posed.append(MissingView(view.camera, rejected))
-        return tuple(posed)
+    def _add_poses(self, views: Sequence[View | MissingView], task: QueryTask
+                   ) -> tuple[View | MissingView, ...]:
+        return tuple(view if isinstance(view, MissingView) else
+                     _get_view(view.camera, partial(self._add_pose, view, task)) for view in views)
 
     def _add_pose(self, view: View, task: QueryTask) -> View:
         if not view.frame_id:
             raise Rejected(Code.NO_TF, f'the images of {view.camera} have an empty frame_id')
-        return replace(view, base_from_cam=self._lookup_transform(view.frame_id, view.stamp_ns, task))
+        return replace(view, base_from_cam=self._lookup_transform(view.frame_id, view.stamp_ns,
+                                                                  task))
 
     def _lookup_transform(self, frame_id: str, stamp_ns: int, task: QueryTask) -> Transform:
         return self._transforms.lookup(self._config.base_frame, frame_id, stamp_ns,
                                        self._config.times.wait_tf_s, lambda: task.is_done)
 
 
-def _no_usable_view(unseen: Sequence[MissingView]) -> Rejected:
-    each = '; '.join(f'{one.camera}: {one.rejected.message}' for one in unseen)
-    return Rejected(unseen[0].rejected.code, each)
+def _get_view(camera: str, get: Callable[[], View]) -> View | MissingView:
+    try:
+        return get()
+    except Rejected as rejected:
+        return MissingView(camera, rejected)
+
+
+def _no_usable_view(missing: Sequence[MissingView]) -> Rejected:
+    each = '; '.join(f'{view.camera}: {view.rejected.message}' for view in missing)
+    return Rejected(missing[0].rejected.code, each)
 
 
 def _resolve_pixel(request: QueryRequest, clicked: View) -> Array | None:
-    if request.pixel is None:
-        return None
-    if not request.clamp:
+    if request.pixel is None or not request.clamp:
         return request.pixel
-    lens = clicked.intrinsics
-    inside = np.clip(request.pixel, 0.0, (lens.width_px - 1, lens.height_px - 1))
-    # Further out it is a click on another picture than this one: refused, not moved.
-    return inside if np.abs(inside - request.pixel).max() <= 1 else request.pixel
+    height, width = clicked.image.shape[:2]
+    clamped = np.clip(request.pixel, 0.0, (width - 1, height - 1))
+    # Further out it is a click on another image: to be rejected, not moved.
+    return clamped if np.abs(clamped - request.pixel).max() <= 1 else request.pixel
 
 
-def locate_query(task: QueryTask, views: ViewCollector, matchers: Matchers, limits: Limits) -> LocateResult:
-    """Gather the views, find the pixel of an instruction, and locate it; raises `Rejected`."""
-    gathered = views.collect(task)
-    pixel, pixel_confidence = gathered.pixel, 1.0
+def locate_query(task: QueryTask, views: ViewCollector, matchers: Matchers, limits: Limits
+                 ) -> LocateResult:
+    """Collect the views, ground the instruction, if any, and locate. Raises `Rejected`."""
+    collected = views.collect(task)
+    pixel, pixel_confidence = collected.pixel, 1.0
     if pixel is None:
-        grounded = ground(gathered.clicked, task.request.instruction, matchers.matcher)
+        grounded = ground(collected.clicked, task.request.instruction, matchers.matcher)
         pixel, pixel_confidence = grounded.pixel, grounded.confidence
-    return locate(gathered.clicked, gathered.others, pixel, matchers.matcher, limits, task.enter_stage,
-                  matchers.refiner, pixel_confidence)
+    return locate(collected.clicked, collected.others, pixel, matchers.matcher, limits,
+                  refiner=matchers.refiner, pixel_confidence=pixel_confidence,
+                  on_stage=task.enter_stage)
