@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 PACKAGE = 'crosspoint_ros'
 ANSWERED, FAILURE, USAGE, REFUSED, NO_NODE = 0, 1, 2, 3, 4
@@ -45,7 +45,7 @@ COMMANDS = {
                       '--json'),
     'replay': Command('check', 'ros.replay.cli', 'answer the clicks of a recording again and '
                       'report what changed', 'click.mcap --params robot.yaml'),
-    'mask': Command('check', 'data.self_mask', "find the robot's own body in a moving camera",
+    'mask': Command('check', 'ros.tools.mask', "find the robot's own body in a moving camera",
                     'recording.mcap --camera wrist --out wrist_mask.png'),
     'data build': Command('data', 'data.qa.build', "build questions in CrossPoint-378K's format "
                           'from recordings', 'scenes/* --out dataset'),
@@ -174,7 +174,8 @@ def run_command(name: str, arguments: list[str]) -> int:
     log_to_stderr()
     try:
         args = build_parser(name, command).parse_args(arguments)
-        return int(import_module(f'{PACKAGE}.{command.module}').main(args))
+        module = import_module(f'{PACKAGE}.{command.module}')
+        return int(module.main(args, *build_inputs(name, args)))
     except ModuleNotFoundError as error:
         if not (hint := install_hint(error.name or '')):
             raise
@@ -185,6 +186,14 @@ def run_command(name: str, arguments: list[str]) -> int:
             raise
         print(f'crosspoint {name}: {error}', file=sys.stderr)
     return FAILURE
+
+
+def build_inputs(name: str, args: argparse.Namespace) -> list[Any]:
+    """Return what a command gets from a room that its own must not import."""
+    if name != 'mask' or args.live is None:
+        return []
+    live_camera = import_module(f'{PACKAGE}.ros.tools.live_camera')
+    return [live_camera.stream_images(args.camera, args.live, args.topic, args.depth_topic)]
 
 
 def install_hint(module: str) -> str:

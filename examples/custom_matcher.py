@@ -4,12 +4,14 @@
     python examples/custom_matcher.py
     crosspoint match a.png b.png --at 320 240 --matcher custom_matcher:TemplateMatcher
 """
+from pathlib import Path
+
 import cv2
 import numpy as np
-from kitchen import read_views
 
 import crosspoint_ros as cp
 from crosspoint_ros.core.datatypes import Code, Match, Query
+from crosspoint_ros.core.image_io import read_image
 
 
 class TemplateMatcher:
@@ -32,8 +34,8 @@ class TemplateMatcher:
 
 
 def main() -> None:
-    front, = read_views('front')
-    shifted = cp.View('shifted', np.roll(front.image, 12, axis=1), front.intrinsics)
+    image = read_image(Path(__file__).with_name('front.jpg'))
+    front, shifted = cp.View('front', image), cp.View('shifted', np.roll(image, 12, axis=1))
     matcher = cp.load_matcher(f'{__name__}:TemplateMatcher', radius_px=15)
     result = cp.locate(front, [shifted], (500, 280), matcher)
     print(f'found at {result["shifted"].pixel}, confidence {result["shifted"].confidence:.2f}')

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Find a point with intrinsics, poses and depth, and lift it to a 3D grasp target.
 
+    pip install rosbags        # reads the recording of the built-in kitchen
     python examples/two_images_with_depth.py
 """
 from kitchen import read_views

@@ -28,7 +28,15 @@ SPECS = (CAMERAS_PARAMETER, *NODE_PARAMETERS, *camera_specs('<camera>'), *limit_
 
 
 def format_cell(text: str) -> str:
-    return ' '.join(text.split()).replace('|', '\\|')
+    """Return a text for a cell of a Markdown table, outside of backticks."""
+    return ' '.join(text.split()).replace('|', '\\|').replace('<', '&lt;')
+
+
+def format_help(action: argparse.Action, formatter: argparse.HelpFormatter) -> str:
+    """Return an argument's help without its default, which has a column."""
+    text = formatter._expand_help(action) if action.help else ''
+    default = format_default(action.default).strip('`')
+    return format_cell(text.replace(f' (default: {default})', ''))
 
 
 def format_argument(action: argparse.Action) -> str:
@@ -50,14 +58,15 @@ def format_command(name: str) -> list[str]:
     command = COMMANDS[name]
     parser = build_parser(name, command)
     formatter = parser._get_formatter()
-    lines = [f'### crosspoint {name}', '', f'{command.summary[0].upper()}{command.summary[1:]}.', '',
-             '```sh', f'crosspoint {name} {command.example}', '```', '']
-    rows = [(format_argument(action), action.default, formatter._expand_help(action))
+    summary = f'{command.summary[0].upper()}{command.summary[1:]}.'
+    lines = [f'### crosspoint {name}', '', summary, '', '```sh', f'crosspoint {name} {command.example}',
+             '```', '']
+    rows = [(format_argument(action), action.default, format_help(action, formatter))
             for action in parser._actions if action.dest != 'help'
             and action.help != argparse.SUPPRESS]
     if rows:
         lines += ['| argument | default | |', '|---|---|---|']
-        lines += [f'| `{format_cell(argument)}` | {format_default(default)} | {format_cell(text)} |'
+        lines += [f'| `{argument}` | {format_default(default)} | {text} |'
                   for argument, default, text in rows]
         lines.append('')
     notes = (parser.epilog or '').split('\n\n')[1:]
@@ -115,7 +124,7 @@ def build_parameter_table() -> str:
 
 
 def fill_tables(page: str, **tables: str) -> str:
-    """Return a page with the text between its markers `<!-- begin NAME -->`, `<!-- end NAME -->`."""
+    """Return a page with each table between its markers, comments `begin NAME` and `end NAME`."""
     for name, table in tables.items():
         begin, end = f'<!-- begin {name} -->', f'<!-- end {name} -->'
         page, count = re.subn(f'{begin}.*?{end}', lambda _, t=f'{begin}\n{table}\n{end}': t, page,

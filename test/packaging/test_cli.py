@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -162,6 +163,16 @@ def test_a_reader_that_closes_the_pipe_is_no_error():
                          env={**os.environ, 'PYTHONUNBUFFERED': '1'})
     assert run.stderr == ''
     assert run.stdout.strip() in ('0', '141')  # 0: written before the reader left
+
+
+def test_live_images_come_to_the_mask_from_ros(monkeypatch):
+    module = SimpleNamespace(stream_images=lambda *words: iter([words]))
+    monkeypatch.setitem(sys.modules, 'crosspoint_ros.ros.tools.live_camera', module)
+    words = ['mask', '--live', '5', '--camera', 'wrist', '--topic', '/wrist/image']
+    args = cli.build_parser('mask', cli.COMMANDS['mask']).parse_args(words[1:])
+    images, = cli.build_inputs('mask', args)
+    assert next(images) == ('wrist', 5.0, '/wrist/image', '')
+    assert cli.build_inputs('doctor', args) == []
 
 
 # --- terminal -------------------------------------------------------------------------------------
