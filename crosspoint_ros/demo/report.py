@@ -1,4 +1,4 @@
-"""What the demo tells: each answer against the truth, as a row, an image and a sum."""
+"""Compares the demo's answers with ground truth: a table, an image per click, a summary."""
 from __future__ import annotations
 
 import math
@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Code
+from crosspoint_ros.core.datatypes import Array, Code, View
+from crosspoint_ros.core.encodings import Rgb
+from crosspoint_ros.core.image_io import write_image
+from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.core.visualization import (
     concatenate_images,
     draw_clicked,
     draw_match,
     draw_refusal,
-    write_image,
 )
 from crosspoint_ros.data.scenes.known_scene import FrameKey, KnownScene, LabelledPoint
 
-WRONG_PX = 20.0  # an accepted answer further off than this is wrong, not imprecise
+WRONG_PX = 20.0  # an accepted answer further off is wrong, not imprecise
 REFUSAL_LABELS = {
     Code.NOT_VISIBLE: 'not visible', Code.LOW_CONFIDENCE: 'not confident',
     Code.INCONSISTENT: 'geometry contradicts', Code.NO_IMAGE: 'no image', Code.STALE: 'too old',
@@ -47,52 +49,47 @@ class ClickOutcome:
     reason: str
 
 
-def stamp_ns(message: Any) -> int:
-    """Return the stamp of a message with a header, in nanoseconds."""
-    stamp = message.header.stamp
-    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+def score_result(scene: KnownScene, result: Any, point: LabelledPoint, ms: float
+                 ) -> list[ClickOutcome]:
+    """Compare a QueryResult with ground truth: one ClickOutcome per other camera.
 
-
-def score_result(recording: KnownScene, result: Any, affordance: LabelledPoint, ms: float) -> list[ClickOutcome]:
-    """Compare a QueryResult with the truth: one ClickOutcome per other camera.
-
-    A point that is hidden by no more than 2 px counts as visible where it was found.
+    A point occluded by at most 2 px counts as visible where it was found.
     """
     error_3d_mm = math.nan
     if result.has_target:
         at = result.target.pose.pose.position
-        error_3d_mm = 1000 * math.dist((at.x, at.y, at.z), affordance.point_base_m)
+        error_3d_mm = 1000 * math.dist((at.x, at.y, at.z), point.point_base_m)
     outcomes = []
     for answer in result.correspondences:
-        moment = recording.find_frame(answer.found.camera, stamp_ns(answer))
-        seen, accepted = affordance.projections[moment], answer.verdict != answer.REFUSED
-        visible = seen.visible or (
-            accepted and recording.is_near_occlusion_edge(moment, affordance.point_base_m))
+        frame = scene.find_frame(answer.found.camera, stamp_to_ns(answer.header.stamp))
+        projection, accepted = point.projections[frame], answer.verdict != answer.REFUSED
+        visible = projection.visible or (
+            accepted and scene.is_near_occlusion_edge(frame, point.point_base_m))
         found_px = (answer.found.x, answer.found.y)
         outcomes.append(ClickOutcome(
-            name=affordance.name, camera=moment.camera, stamp_ns=moment.stamp_ns,
-            visible=visible, accepted=accepted,
-            sure=answer.verdict == answer.SURE, confidence=answer.confidence, found_px=found_px,
-            error_px=math.dist(found_px, seen.pixel), error_3d_mm=error_3d_mm,
+            name=point.name, camera=frame.camera, stamp_ns=frame.stamp_ns,
+            visible=visible, accepted=accepted, sure=answer.verdict == answer.SURE,
+            confidence=answer.confidence, found_px=found_px,
+            error_px=math.dist(found_px, projection.pixel), error_3d_mm=error_3d_mm,
             ms=ms, code=answer.status.code, reason=answer.status.message))
-    return outcomes or [_score_rejected(result, affordance, ms)]
+    return outcomes or [_score_rejected(result, point, ms)]
 
 
-def _score_rejected(result: Any, affordance: LabelledPoint, ms: float) -> ClickOutcome:
+def _score_rejected(result: Any, point: LabelledPoint, ms: float) -> ClickOutcome:
     return ClickOutcome(
-        name=affordance.name, camera='all', stamp_ns=stamp_ns(result),
+        name=point.name, camera='all', stamp_ns=stamp_to_ns(result.header.stamp),
         visible=True, accepted=False, sure=False, confidence=math.nan,
         found_px=(math.nan, math.nan), error_px=math.nan, error_3d_mm=math.nan,
         ms=ms, code=result.status.code, reason=result.status.message)
 
 
 def is_wrong(outcome: ClickOutcome) -> bool:
-    """Tell whether an answer was given that should not have been: the worst that can happen."""
+    """Whether an answer was given that should have been refused: the worst that can happen."""
     return outcome.accepted and not (outcome.visible and outcome.error_px <= WRONG_PX)
 
 
 def format_verdict(outcome: ClickOutcome) -> str:
-    """Say in a few words what came of it, and whether that is right."""
+    """Return the outcome in a few words, and whether it is right."""
     if outcome.accepted and not outcome.visible:
         return 'WRONG: answered, but not visible there'
     if is_wrong(outcome):
@@ -109,9 +106,9 @@ def format_header() -> str:
                           'verdict', 'ms')
 
 
-def format_row(outcome: ClickOutcome, affordance: LabelledPoint, index: int) -> str:
-    """Return one line of the table; what belongs to the whole click stands in its first line."""
-    x, y = affordance.pixel
+def format_row(outcome: ClickOutcome, point: LabelledPoint, index: int) -> str:
+    """Return one line of the table; values of the whole click are in its first line only."""
+    x, y = point.pixel
     first = index == 0
     return COLUMNS.format(
         outcome.name if first else '', f'({x:.0f}, {y:.0f})' if first else '', outcome.camera,
@@ -127,7 +124,7 @@ def _format_number(value: float, form: str) -> str:
 
 
 def format_summary(outcomes: list[ClickOutcome]) -> str:
-    """Sum the table up."""
+    """Return the counts, the median errors and the wrong answers."""
     visible = [o for o in outcomes if o.visible]
     hidden = [o for o in outcomes if not o.visible]
     right = [o for o in visible if o.accepted and not is_wrong(o)]
@@ -136,12 +133,13 @@ def format_summary(outcomes: list[ClickOutcome]) -> str:
     mm = [o.error_3d_mm for o in clicks if math.isfinite(o.error_3d_mm)]
     lines = [
         f'{len(visible)} views show the point: found in {len(right)} ({sum(o.sure for o in right)} '
-        f'of them sure), median {_format_median([o.error_px for o in right], "px")} off; refused in '
-        f'{sum(not o.accepted for o in visible)}',
+        f'of them sure), median {_format_median([o.error_px for o in right], "px")} off; '
+        f'refused in {sum(not o.accepted for o in visible)}',
         f'{len(hidden)} views do not show it: rightly refused in '
         f'{sum(not o.accepted for o in hidden)}',
-        f'{len(mm)} of {len(clicks)} clicks have a 3D target, median {_format_median(mm, "mm")} off; '
-        f'a click takes {_format_median([o.ms for o in clicks], "ms")}',
+        f'{len(mm)} of {len(clicks)} clicks have a 3D target, median '
+        f'{_format_median(mm, "mm")} off; a click takes '
+        f'{_format_median([o.ms for o in clicks], "ms")}',
         f'wrongly answered: {wrong}' + (' (look at their pictures)' if wrong else ''),
     ]
     return '\n'.join(lines)
@@ -151,36 +149,32 @@ def _format_median(values: list[float], unit: str) -> str:
     return f'{np.median(values):.1f} {unit}' if values else f'- {unit}'
 
 
-def draw_result(recording: KnownScene, result: Any, affordance: LabelledPoint, file: Path) -> None:
-    """Write the views of a click side by side, taken from the recording at the stamps answered."""
-    clicked = recording.find_frame(result.clicked.camera, stamp_ns(result.clicked))
-    images = [draw_clicked(recording.read_view(clicked).image, (result.clicked.x, result.clicked.y),
-                           f'clicked: {affordance.name}')]
-    titles = [_format_title(recording, clicked)]
-    outcomes = score_result(recording, result, affordance, 0.0)
+def draw_result(scene: KnownScene, result: Any, point: LabelledPoint, file: Path) -> None:
+    """Write the views of a click side by side, as recorded at the stamps of the answer."""
+    clicked = scene.find_frame(result.clicked.camera, stamp_to_ns(result.clicked.header.stamp))
+    images = [draw_clicked(scene.read_view(clicked).image, (result.clicked.x, result.clicked.y),
+                           f'clicked: {point.name}')]
+    frames = [clicked]
+    outcomes = score_result(scene, result, point, 0.0)
     for answer, outcome in zip(result.correspondences, outcomes, strict=False):
-        moment = FrameKey(outcome.camera, outcome.stamp_ns)
-        images.append(_draw_answer(recording, answer, affordance, outcome))
-        titles.append(_format_title(recording, moment))
-    lifted = _format_number(outcomes[0].error_3d_mm, '3D target {:.1f} mm off')
-    footer = f'{affordance.name}: {lifted if result.has_target else "no 3D target"}.  ' \
-             'White cross: where the point really is.'
+        frames.append(FrameKey(outcome.camera, outcome.stamp_ns))
+        images.append(_draw_answer(scene.read_view(frames[-1]), answer, outcome,
+                                   point.projections[frames[-1]].pixel))
+    titles = [f'{frame.camera}, {(frame.stamp_ns - scene.frames[0].stamp_ns) / 1e9:.2f} s'
+              for frame in frames]
+    target = _format_number(outcomes[0].error_3d_mm, '3D target {:.1f} mm off')
+    footer = (f'{point.name}: {target if result.has_target else "no 3D target"}.  '
+              'White cross: ground truth.')
     write_image(file, concatenate_images(images, titles, footer))
 
 
-def _format_title(recording: KnownScene, moment: FrameKey) -> str:
-    seconds = (moment.stamp_ns - recording.frames[0].stamp_ns) / 1e9
-    return f'{moment.camera}, {seconds:.2f} s'
-
-
-def _draw_answer(recording: KnownScene, answer: Any, affordance: LabelledPoint, outcome: ClickOutcome) -> Any:
-    moment = FrameKey(outcome.camera, outcome.stamp_ns)
-    view, seen = recording.read_view(moment), affordance.projections[moment]
-    truth = seen.pixel if view.intrinsics.contains(seen.pixel) else None
+def _draw_answer(view: View, answer: Any, outcome: ClickOutcome, pixel: Array) -> Rgb:
+    assert view.intrinsics is not None
+    ground_truth = pixel if view.intrinsics.contains(pixel) else None
     if not outcome.accepted:
-        how = 'rightly' if not outcome.visible else 'wrongly'
-        return draw_refusal(view.image, f'{how} refused: {outcome.reason}', truth)
+        how = 'wrongly' if outcome.visible else 'rightly'
+        return draw_refusal(view.image, f'{how} refused: {outcome.reason}', ground_truth)
     text = (f'found, {format_verdict(outcome)}, confidence {outcome.confidence:.2f}, '
             f'{outcome.error_px:.1f} px off')
     return draw_match(view.image, outcome.found_px, text, outcome.sure,
-                      np.reshape(answer.covariance_px2, (2, 2)), ground_truth=truth)
+                      np.reshape(answer.covariance_px2, (2, 2)), ground_truth=ground_truth)

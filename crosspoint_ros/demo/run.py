@@ -1,4 +1,4 @@
-"""`crosspoint demo`: play the built-in kitchen, click everything in it, and check every answer."""
+"""`crosspoint demo`: plays the built-in kitchen, clicks everything in it, checks every answer."""
 from __future__ import annotations
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from crosspoint_ros.core.datatypes import Code
+from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.data.scenes.known_scene import KnownScene, LabelledPoint
 from crosspoint_ros.demo.report import (
     ClickOutcome,
@@ -22,14 +23,13 @@ from crosspoint_ros.demo.report import (
     format_summary,
     is_wrong,
     score_result,
-    stamp_ns,
 )
 from crosspoint_ros.ros.client.client import NODE_NAME, Client, format_result
 from crosspoint_ros.ros.process import NodeProcess, ProcessExited
 from crosspoint_ros.scenes import KITCHEN
 
-PAGE_PORT = 8088  # that of `crosspoint web`
-START_S = 60.0  # a cold start reads OpenCV, NumPy and the model from a slow disk
+PAGE_PORT = 8088  # default of `crosspoint web`
+START_S = 60.0  # a cold start reads OpenCV, NumPy and the model from disk
 FIRST_IMAGES_S = 20.0
 MAX_ATTEMPTS = 12
 TICK_NS = 10_000_000  # of /clock: clock_hz in demo.yaml
@@ -42,12 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--count', type=_parse_count, metavar='N',
                         help='click the first N points only')
     parser.add_argument('--output', type=Path, default=Path('demo_output'), metavar='DIR',
-                        help='where the pictures and the logs go (default: demo_output)')
+                        help='folder for images and logs (default: demo_output)')
+    parser.epilog = 'Exit code: 0 no wrong answer, 1 a wrong answer or a failed start.'
 
 
 def _parse_count(text: str) -> int:
     if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f'{text!r} is no number of points: 1 or more')
+        raise argparse.ArgumentTypeError(f'invalid number of points {text!r} (1 or more)')
     return int(text)
 
 
@@ -70,73 +71,75 @@ def _raise_interrupt(number: int, frame: object) -> NoReturn:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Start the nodes, click, tell; wait for the user's clicks unless `--once`."""
-    recording = KnownScene(KITCHEN, TICK_NS)
-    affordances = recording.points[:args.count]
-    with run_nodes(args.output) as (client, check):
-        wait_for_images(client, affordances[0], check)
-        print(f'\nClicking {len(affordances)} points of the front camera; the same point is looked '
-              f'for in the others.\nPictures: {args.output}{os.sep}\n\n{format_header()}', flush=True)
+    """Start nodes and page, click every point; without `--once` print further results."""
+    scene = KnownScene(KITCHEN, TICK_NS)
+    points = scene.points[:args.count]
+    with run_nodes(args.output) as (client, check_nodes), ExitStack() as stack:
+        check_page = None if args.once else stack.enter_context(serve_page(args.output))
+        begun_s = time.monotonic()
+        client.wait_until_active(START_S, check_nodes)
+        print(f'{NODE_NAME} is active after {time.monotonic() - begun_s:.1f} s')
+        wait_for_images(client, points[0], check_nodes)
+        print(f'\nClicking {len(points)} points of the front camera to find them in the others.\n'
+              f'Images: {args.output}{os.sep}\n\n{format_header()}', flush=True)
         outcomes: list[ClickOutcome] = []
         image_ns = 0
-        for number, affordance in enumerate(affordances, 1):
-            check()
-            result, ms = click_visible_point(client, recording, affordance, image_ns)
-            image_ns = stamp_ns(result.clicked)
-            new = score_result(recording, result, affordance, ms)
-            print('\n'.join(format_row(outcome, affordance, index) for index, outcome in enumerate(new)),
-                  flush=True)
-            file = args.output / f'{number:02}_{affordance.name.replace(" ", "_")}.png'
-            draw_result(recording, result, affordance, file)
+        for number, point in enumerate(points, 1):
+            check_nodes()
+            result, ms = click_visible_point(client, scene, point, image_ns)
+            image_ns = stamp_to_ns(result.clicked.header.stamp)
+            new = score_result(scene, result, point, ms)
+            print(*(format_row(outcome, point, index) for index, outcome in enumerate(new)),
+                  sep='\n', flush=True)
+            file = args.output / f'{number:02}_{point.name.replace(" ", "_")}.png'
+            draw_result(scene, result, point, file)
             outcomes += new
         print(f'\n{format_summary(outcomes)}', flush=True)
-        if not args.once:
+        if check_page:
             print(format_instructions(), flush=True)
-            with serve_page(args.output) as check_page:
-                print_results(client, [check, check_page], last=result.query_id)
+            print_results(client, [check_nodes, check_page], last=result.query_id)
     return 1 if any(map(is_wrong, outcomes)) else 0
 
 
 @contextmanager
 def run_nodes(output: Path) -> Iterator[tuple[Client, Callable[[], None]]]:
-    """Run play_bag and crosspoint_node, active, and a client of theirs, until the block ends."""
+    """Run play_bag, crosspoint_node and a client until the block ends."""
     with ExitStack() as stack:
         client = stack.enter_context(Client())
         require_no_other_node(client)
         ros_args = ['--params-file', str(find_config('demo.yaml'))]
-        started = [stack.enter_context(NodeProcess(module, ros_args, output / log, os.environ))
-                   for module, log in (('crosspoint_ros.ros.tools.play_bag', 'play_bag.log'),
-                                       ('crosspoint_ros.ros.node.lifecycle_node', 'crosspoint_node.log'))]
+        processes = [
+            stack.enter_context(NodeProcess(f'crosspoint_ros.ros.{module}', ros_args, output / log,
+                                            os.environ))
+            for module, log in (('tools.play_bag', 'play_bag.log'),
+                                ('node.lifecycle_node', 'crosspoint_node.log'))]
 
         def check() -> None:
-            for process in started:
+            for process in processes:
                 process.check()
 
         print('starting play_bag and crosspoint_node …', flush=True)
-        begun_s = time.monotonic()
-        client.wait_until_active(START_S, check)
-        print(f'{NODE_NAME} is active after {time.monotonic() - begun_s:.1f} s')
         yield client, check
 
 
 @contextmanager
 def serve_page(output: Path) -> Iterator[Callable[[], None]]:
-    """Serve the page until the block ends, and print its address; say so where that cannot be."""
+    """Serve the page until the block ends and print its address, or why there is none."""
     arguments = ['web', '--port', str(PAGE_PORT if is_port_free(PAGE_PORT) else 0)]
     with NodeProcess('crosspoint_ros.cli', [], output / 'web.log', os.environ,
                      arguments) as process:
         try:
             address = process.wait_for_output('http://', START_S)
         except ProcessExited as died:  # aiohttp is not there
-            print(f'No page to click on: {died}', flush=True)
+            print(f'No page to click on: {died}\n', flush=True)
             yield lambda: None
             return
-        print(f'Or click in a browser:\n\n  {address}\n', flush=True)
+        print(f'\nClick in a browser, also while the table fills:\n\n  {address}\n', flush=True)
         yield process.check
 
 
 def is_port_free(port: int) -> bool:
-    """Tell whether nobody listens on a TCP port of this machine."""
+    """Whether a TCP port of this machine is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -147,7 +150,7 @@ def is_port_free(port: int) -> bool:
 
 
 def require_no_other_node(client: Client) -> None:
-    """Raise RuntimeError if a crosspoint node is here already: it would answer in our place."""
+    """Raise RuntimeError if another crosspoint node runs, which would answer our clicks."""
     try:
         client.wait_until_active(1.0)
     except TimeoutError:
@@ -158,7 +161,7 @@ def require_no_other_node(client: Client) -> None:
 
 
 def find_config(name: str) -> Path:
-    """Find a file of config/: beside the source, or where it was installed."""
+    """Find a file of config/ in the source tree or the installation."""
     package = Path(__file__).absolute().parents[1]  # <prefix>/lib/python3.x/site-packages/<package>
     installed = package / '..' / '..' / '..' / '..' / 'share' / package.name / 'config'
     places = [package.parent / 'config', Path(os.path.normpath(installed)),
@@ -170,12 +173,12 @@ def find_config(name: str) -> Path:
                             'package again')
 
 
-def wait_for_images(client: Client, affordance: LabelledPoint, check: Callable[[], None]) -> None:
+def wait_for_images(client: Client, point: LabelledPoint, check: Callable[[], None]) -> None:
     """Click until every camera has sent an image; raise TimeoutError with the last refusal."""
     end_s = time.monotonic() + FIRST_IMAGES_S
     while time.monotonic() < end_s:
         check()
-        result = client.click(affordance.clicked.camera, affordance.pixel)
+        result = client.click(point.clicked.camera, point.pixel)
         if not is_not_ready(result):
             return
         client.spin(0.2)
@@ -183,43 +186,44 @@ def wait_for_images(client: Client, affordance: LabelledPoint, check: Callable[[
 
 
 def is_not_ready(result: Any) -> bool:
-    """Tell whether an image or a transform was not there: the recording has just begun (anew)."""
+    """Whether to click again: a loop has just begun, or a click in the page interfered."""
     codes = {result.status.code, *(answer.status.code for answer in result.correspondences)}
-    return bool(codes & {Code.NO_IMAGE, Code.STALE, Code.NO_TF})
+    return bool(codes & {Code.NO_IMAGE, Code.STALE, Code.NO_TF, Code.BUSY, Code.CANCELLED})
 
 
-def click_visible_point(client: Client, recording: KnownScene, affordance: LabelledPoint,
-          image_ns: int) -> tuple[Any, float]:
-    """Click an image in which the robot's arm is not in front of the point; also ms.
+def click_visible_point(client: Client, scene: KnownScene, point: LabelledPoint,
+                        image_ns: int) -> tuple[Any, float]:
+    """Click an image in which the robot's arm does not occlude the point; return result and ms.
 
-    First the image with that stamp, whose features the matcher knows by now; where that will not
-    do, or is forgotten, the newest ones.
+    The image of stamp image_ns comes first, since its features are cached; then the newest.
     """
-    for stamp in (image_ns, *([0] * MAX_ATTEMPTS)):
+    for stamp_ns in (image_ns, *([0] * MAX_ATTEMPTS)):
         begun_s = time.monotonic()
-        result = client.click(affordance.clicked.camera, affordance.pixel, stamp_ns=stamp)
+        result = client.click(point.clicked.camera, point.pixel, stamp_ns=stamp_ns)
         ms = 1000 * (time.monotonic() - begun_s)
-        if not is_not_ready(result) and recording.is_visible(
-                recording.find_frame(result.clicked.camera, stamp_ns(result.clicked)),
-                affordance.point_base_m):
+        if not is_not_ready(result) and scene.is_visible(
+                scene.find_frame(result.clicked.camera,
+                                 stamp_to_ns(result.clicked.header.stamp)), point.point_base_m):
             return result, ms
-        client.spin(0.0 if stamp else 0.4)
-    raise TimeoutError(f'{affordance.name}: no answer in {MAX_ATTEMPTS} tries, the last: '
+        client.spin(0.0 if stamp_ns else 0.4)
+    raise TimeoutError(f'{point.name}: no answer in {MAX_ATTEMPTS} attempts; last: '
                        f'{format_result(result)}')
 
 
 def format_instructions() -> str:
-    """Tell how to send a click of one's own."""
+    """Return the commands for clicks from other terminals."""
     python = _relative_path(Path(sys.executable))
     script = Path(sys.executable).with_name('crosspoint')
     crosspoint = _relative_path(script) if script.is_file() else f'{python} -m crosspoint_ros.cli'
+    code = ('from crosspoint_ros.ros.client.client import *; '
+            "print(format_result(Client().click('front', (122, 227))))")
     return f"""
-The scene plays on: click yourself, from another terminal. Cameras front, side and wrist,
+The scene plays on: click in the page, or from another terminal. Cameras: front, side and wrist,
 640x480 pixels; this is the drawer handle in front:
 
   {crosspoint} click front 122 227
 
-  {python} -c "from crosspoint_ros.ros.client.client import *; print(format_result(Client().click('front', (122, 227))))"
+  {python} -c "{code}"
 
   ros2 action send_goal {NODE_NAME}/correspond crosspoint_ros/action/Correspond \
     "{{camera: front, x: 122.0, y: 227.0}}"
@@ -234,12 +238,12 @@ def _relative_path(path: Path) -> str:
 
 
 def print_results(client: Client, checks: list[Callable[[], None]], last: str) -> NoReturn:
-    """Tell the answer to every further click, whoever sends it, until Ctrl-C."""
-    def tell(result: Any) -> None:
-        if result.query_id != last:  # a latched topic begins with what was said last
+    """Print the result of every further click, also of other clients, until Ctrl-C."""
+    def on_result(result: Any) -> None:
+        if result.query_id != last:  # the latched topic starts with the last result
             print(format_result(result), flush=True)
 
-    client.subscribe_results(tell)
+    client.subscribe_results(on_result)
     while True:
         client.spin(0.5)
         for check in checks:

@@ -1,4 +1,4 @@
-"""The demo tells the truth about every answer, and leaves nothing behind."""
+"""The demo scores every answer by ground truth, prints its page first, and leaves nothing behind."""
 from __future__ import annotations
 
 import dataclasses
@@ -133,7 +133,8 @@ def test_a_query_that_is_refused_as_a_whole_has_a_row_too(kitchen, handle):
 
 
 def test_rows_stand_under_the_header(kitchen, result, handle):
-    lines = [format_row(o, handle, i) for i, o in enumerate(score_result(kitchen, result, handle, 12.0))]
+    outcomes = score_result(kitchen, result, handle, 12.0)
+    lines = [format_row(o, handle, i) for i, o in enumerate(outcomes)]
     at = format_header().index('verdict')
     assert lines[0][at:].split()[0] == 'sure'
     assert lines[1][at:].startswith('wrongly refused')
@@ -205,11 +206,13 @@ def test_the_demo_answers_the_click_it_advertises_and_ends_its_nodes_on_sigterm(
     lines = []
     for line in demo.stdout:
         lines.append(line)
-        if line.startswith('  http://'):
+        if line.startswith('Ctrl-C ends'):
             break
     told = ''.join(lines)
     assert demo.poll() is None, told
-    with urlopen(lines[-1].strip(), timeout=10) as served:
+    address = re.search(r'^  (http://.*)$', told, re.MULTILINE)
+    assert address.start() < told.index(format_header())  # the page opens while the table fills
+    with urlopen(address[1], timeout=10) as served:
         assert b'<title>crosspoint</title>' in served.read()
     command = re.search(r'^  (\S+) -c "(from crosspoint_ros.*)"$', told, re.MULTILINE)
     python = ROOT / command[1] if '/' in command[1] else command[1]

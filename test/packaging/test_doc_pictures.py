@@ -29,7 +29,8 @@ def without_depth(view):
 def badly_calibrated(view):
     if view.camera == 'front':
         return view
-    return replace(view, base_from_cam=raycast_scenes.nudged(view.base_from_cam, 12.0, 10.0, seed=2))
+    pose = raycast_scenes.nudged(view.base_from_cam, 12.0, 10.0, seed=2)
+    return replace(view, base_from_cam=pose)
 
 
 # name of the picture -> the point, what is taken from the views, what it must come to

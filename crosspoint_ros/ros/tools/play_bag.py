@@ -1,4 +1,4 @@
-"""Play a rosbag2 (MCAP or sqlite3) with /clock, for machines without `ros2 bag play`."""
+"""Plays a rosbag2 (MCAP or sqlite3) with /clock, for machines without `ros2 bag play`."""
 from __future__ import annotations
 
 import importlib
@@ -19,28 +19,29 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
+from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.data.rosbag import UnreadableBag, open_bag
-from crosspoint_ros.ros.conversions import stamp_to_ns, time_from_ns
+from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.ros.process import catch_shutdown_signals
 from crosspoint_ros.scenes import KITCHEN
 
-POLL_S = 0.1  # how often a wait looks whether it should end
+POLL_S = 0.1  # how often a wait checks for shutdown
 
 
 class UnplayableBag(UnreadableBag):
-    """This bag, or these parameters, cannot be played, and why."""
+    """The bag or the parameters cannot be played; the message has the reason."""
 
 
 class BagPlayer(Node):
     """Publishes a bag's messages as they were recorded, bytes and stamps unchanged.
 
-    Parameters: bag (path; default the built-in kitchen), rate (1.0: as recorded), loop (false),
-    clock_hz (40.0, of /clock), time_goes_on (false). A loop is therefore a jump back in time,
-    unless time goes on: then the stamps of headers are later in every round.
+    Parameters: bag (path; default: the built-in kitchen), rate (1.0: as recorded), loop (false),
+    clock_hz (40.0, of /clock), time_goes_on (false: a loop is a jump back in time; true: the
+    stamps of headers move on with every round).
     """
 
     def __init__(self, **options: Any) -> None:
-        """Open the bag; raise `UnreadableBag` if there is nothing to play."""
+        """Open the bag. Raises `UnreadableBag` if there is nothing to play."""
         super().__init__('play_bag', **options)
         path = Path(self._declare('bag', str(KITCHEN))).expanduser()
         self._loop = self._declare('loop', False)
@@ -58,17 +59,17 @@ class BagPlayer(Node):
             f'{", in a loop" if self._loop else ""}')
 
     def play(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Publish the bag, again and again with `loop`; ends early when it should."""
+        """Publish the bag, repeatedly with `loop`, until the end or `should_stop`."""
         executor = SingleThreadedExecutor()
         executor.add_node(self)
-        later_ns = self._play_once(executor, should_stop, 0)
+        offset_ns = self._play_once(executor, should_stop, 0)
         while self._loop and not should_stop():
-            later_ns += self._play_once(executor, should_stop, later_ns if self._time_goes_on else 0)
+            offset_ns += self._play_once(executor, should_stop, offset_ns * self._time_goes_on)
         executor.shutdown()
 
     def _play_once(self, executor: SingleThreadedExecutor, should_stop: Callable[[], bool],
-                   later_ns: int) -> int:
-        """Publish the bag with its stamps so much later; return how long that took, in its time."""
+                   offset_ns: int) -> int:
+        """Publish the bag with its stamps shifted; return its duration on /clock, ns."""
         start_ns, begun_s = self._bag.start_time, time.monotonic()
 
         def wait_until(bag_ns: int) -> None:
@@ -85,16 +86,16 @@ class BagPlayer(Node):
                 break
             while tick_ns <= bag_ns:
                 wait_until(tick_ns)
-                self._clock_publisher.publish(Clock(clock=time_from_ns(tick_ns + later_ns)))
+                self._clock_publisher.publish(Clock(clock=time_from_ns(tick_ns + offset_ns)))
                 tick_ns += self._tick_ns
             wait_until(bag_ns)
             publisher = self._publishers[connection.topic]
-            publisher.publish(shift_stamps(bytes(data), publisher.msg_type, later_ns))
+            publisher.publish(shift_stamps(bytes(data), publisher.msg_type, offset_ns))
         wait_until(tick_ns)
         return tick_ns - start_ns
 
     def _create_publishers(self) -> dict[str, Publisher[Any]]:
-        """Return a publisher for each of the bag's topics whose type is installed."""
+        """Create a publisher for each topic whose type is installed."""
         publishers: dict[str, Publisher[Any]] = {}
         for connection in self._bag.connections:
             kind = find_message_type(connection.msgtype)
@@ -108,7 +109,7 @@ class BagPlayer(Node):
         return publishers
 
     def _declare(self, name: str, default: Any) -> Any:
-        """Declare a parameter of the default's type; numbers must be in (0, 1000]."""
+        """Declare a parameter of the default's type and return its value; numbers: (0, 1000]."""
         number = isinstance(default, float)
         try:  # dynamic typing, so that 2 is as good as 2.0
             value = self.declare_parameter(
@@ -120,18 +121,18 @@ class BagPlayer(Node):
         return value
 
 
-def shift_stamps(data: bytes, kind: Any, later_ns: int) -> bytes:
-    """Move the stamps of a serialized message's headers; one without headers stays as it is."""
-    if not later_ns or not (hasattr(kind, 'header') or hasattr(kind, 'transforms')):
+def shift_stamps(data: bytes, kind: Any, offset_ns: int) -> bytes:
+    """Shift the header stamps of a serialized message; others are returned unchanged."""
+    if not offset_ns or not (hasattr(kind, 'header') or hasattr(kind, 'transforms')):
         return data
     message = deserialize_message(data, kind)
     for stamped in (message.transforms if hasattr(kind, 'transforms') else [message]):
-        stamped.header.stamp = time_from_ns(stamp_to_ns(stamped.header.stamp) + later_ns)
+        stamped.header.stamp = time_from_ns(stamp_to_ns(stamped.header.stamp) + offset_ns)
     return serialize_message(message)
 
 
 def find_message_type(name: str) -> Any:
-    """Return the class of e.g. 'sensor_msgs/msg/Image', None if it is not installed."""
+    """Return the class of 'sensor_msgs/msg/Image'; None if it is not installed."""
     package, _, kind = name.split('/')
     try:
         return getattr(importlib.import_module(f'{package}.msg'), kind, None)
@@ -140,17 +141,17 @@ def find_message_type(name: str) -> Any:
 
 
 def publisher_qos(connection: Any) -> QoSProfile:
-    """Reliable, which suits best-effort subscribers too; latched if it was when recorded."""
+    """Return a reliable profile, which every subscriber takes; latched if it was recorded so."""
     offered = connection.ext.offered_qos_profiles
     if connection.topic == '/tf_static' or any(
             profile.durability.name == 'TRANSIENT_LOCAL' for profile in offered):
-        # Several nodes may have latched one each.
+        # Several nodes may have latched a message each.
         return QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     return QoSProfile(depth=10)
 
 
 def main(args: list[str] | None = None) -> int:
-    """Play until the end of the bag, Ctrl-C or SIGTERM; return the exit code."""
+    """Play until the end of the bag, SIGINT or SIGTERM; return the exit code."""
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     stop_requested = catch_shutdown_signals(lambda: None)
     try:

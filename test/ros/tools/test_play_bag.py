@@ -256,7 +256,7 @@ def refused(capsys, *parameters):
 
 @pytest.mark.parametrize(('parameter', 'words'), [
     ('bag:=/nowhere/at_all', 'there is no bag at /nowhere/at_all'),
-    (f'bag:={Path(__file__).parent}', 'no rosbag2 that can be read'),
+    (f'bag:={Path(__file__).parent}', 'cannot be read as a rosbag2'),
     ('rate:=0', 'rate must be a number over 0 and at most 1000, got 0'),
     ('rate:=fast', "rate must be a number over 0 and at most 1000, got 'fast'"),
     ('clock_hz:=-1.0', 'clock_hz must be a number over 0'),
