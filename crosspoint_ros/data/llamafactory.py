@@ -145,7 +145,8 @@ def _format_value(value: object) -> str:
 def format_train_script(training: TrainingConfig) -> str:
     """Return the script that trains, and merges a LoRA; its arguments override settings."""
     cluster = training.cluster
-    rank = '"${NODE_RANK:?set the number of this machine, 0 for the first}"' if cluster.nodes > 1 else '0'
+    rank = '0' if cluster.nodes == 1 else (
+        '"${NODE_RANK:?set the number of this machine, 0 for the first}"')
     lines = ['#!/usr/bin/env bash', 'set -euo pipefail',
              f'export FORCE_TORCHRUN=1 NPROC_PER_NODE={cluster.gpus_per_node} '
              f'NNODES={cluster.nodes}',

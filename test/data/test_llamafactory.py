@@ -108,8 +108,8 @@ def test_the_same_again_gives_the_same_bytes(data):
 
 
 @pytest.mark.parametrize(('words', 'said'), [
-    (['--gpus', '0'], '--gpus 0'), (['--nodes', '2'], '--master'), (['--model', ' '], 'no model'),
-    (['--master', 'one:x'], 'no HOST'),
+    (['--gpus', '0'], '--gpus 0'), (['--nodes', '2'], '--master'), (['--model', ' '], 'is empty'),
+    (['--master', 'one:x'], 'must be HOST'),
     (['--nodes', '2', '--master', 'one', '--zero', '0'], 'the whole model and its optimizer')])
 def test_what_does_not_fit_is_refused(data, capsys, words, said):
     assert main(['data', 'train-config', str(data), '--out', str(data / 'out'), '--model', 'a/b',
@@ -121,20 +121,20 @@ def test_what_does_not_fit_is_refused(data, capsys, words, said):
 def test_a_folder_that_is_no_data_set_is_refused(data, tmp_path, capsys):
     words = ['--out', str(tmp_path / 'out'), '--model', 'a/b']
     assert main(['data', 'train-config', str(tmp_path / 'nowhere'), *words]) == 1
-    assert 'no data set' in capsys.readouterr().err
+    assert 'not a data set' in capsys.readouterr().err
     (data / 'crosspoint_train.json').write_text('[\n]\n')
     assert main(['data', 'train-config', str(data), *words]) == 1
     assert '0 questions' in capsys.readouterr().err
     (data / 'crosspoint_train.json').write_text('[\n{"id": "cut\n')
     assert main(['data', 'train-config', str(data), *words]) == 1
-    assert 'item 1 is no question' in capsys.readouterr().err
+    assert 'item 1 is not a question' in capsys.readouterr().err
 
 
 def test_an_image_that_is_not_there_is_named(data, capsys):
     (data / 'images/a.jpg').unlink()
     assert main(['data', 'train-config', str(data), '--out', str(data / 'out'), '--model', 'a/b'
                  ]) == 1
-    assert 'images/a.jpg is not there, an image of crosspoint_train.json, item 1' in \
+    assert 'images/a.jpg is missing, an image of crosspoint_train.json, item 1' in \
         capsys.readouterr().err
 
 

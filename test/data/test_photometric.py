@@ -12,13 +12,13 @@ from rgbd_folders import kitchen_views, write_scannet
 
 from crosspoint_ros.cli import main
 from crosspoint_ros.core.datatypes import Transform
-from crosspoint_ros.data.qa.frame_pairs import make_grid
+from crosspoint_ros.data.qa.frame_pairs import GRID_PX
 from crosspoint_ros.data.qa.photometric import (
+    FlowReference,
     flow_magnitude_px,
-    make_flow_reference,
     reject_shifted_points,
 )
-from crosspoint_ros.data.qa.point_visibility import Visibility, project_points
+from crosspoint_ros.data.qa.point_visibility import Visibility, make_grid, project_points
 
 VIEWS = kitchen_views()
 CLICKED, OTHER = VIEWS[2], VIEWS[3]
@@ -31,9 +31,10 @@ def turned(view, degrees):
 
 
 def compared(clicked, other):
-    pixels = make_grid(clicked)
+    pixels = make_grid(clicked, GRID_PX)
     projected = project_points(clicked, other, pixels)
-    return reject_shifted_points(make_flow_reference(clicked), other, pixels, projected), pixels, projected
+    reason = reject_shifted_points(FlowReference.from_view(clicked), other, pixels, projected)
+    return reason, pixels, projected
 
 
 @pytest.mark.parametrize('number', range(1, 8))
@@ -41,20 +42,21 @@ def test_true_poses_leave_no_shift(number):
     problem, _, projected = compared(VIEWS[0], VIEWS[number])
     assert problem == ''
     assert not (projected.visibility == Visibility.MISALIGNED).any()
-    shift = flow_magnitude_px(make_flow_reference(VIEWS[0]), VIEWS[number])
+    shift = flow_magnitude_px(FlowReference.from_view(VIEWS[0]), VIEWS[number])
     assert np.nanmedian(shift) < 0.5
 
 
 @pytest.mark.parametrize('degrees', [0.7, 1.0, -1.0, 2.0])
 def test_a_pose_that_is_a_little_off_is_noticed_and_measured(degrees):
-    assert 'more than 4 px beside each other' in compared(CLICKED, turned(OTHER, degrees))[0]
+    assert 'misaligned by more than 4 px' in compared(CLICKED, turned(OTHER, degrees))[0]
     expected_px = OTHER.intrinsics.fx_px * np.radians(abs(degrees))
-    shift = np.nanmedian(flow_magnitude_px(make_flow_reference(CLICKED), turned(OTHER, degrees)))
+    shift = np.nanmedian(flow_magnitude_px(FlowReference.from_view(CLICKED),
+                                           turned(OTHER, degrees)))
     assert abs(shift - expected_px) < 0.1 * expected_px
 
 
 def test_a_thing_that_moved_is_left_out_and_the_rest_is_not():
-    shift = flow_magnitude_px(make_flow_reference(CLICKED), OTHER)
+    shift = flow_magnitude_px(FlowReference.from_view(CLICKED), OTHER)
     told = cv2.boxFilter(np.isfinite(shift).astype(np.float32), -1, (50, 50))
     row, column = np.unravel_index(told[60:180, 60:260].argmax(), (120, 200))
     at = np.array([[2.0 * column + 120.5, 2.0 * row + 120.5]])
@@ -70,7 +72,7 @@ def test_a_thing_that_moved_is_left_out_and_the_rest_is_not():
 
 def test_images_without_texture_tell_nothing():
     bare = replace(OTHER, image=np.full_like(OTHER.image, 90))
-    assert 'too little texture' in compared(replace(CLICKED, image=bare.image), bare)[0]
+    assert 'too little common texture' in compared(replace(CLICKED, image=bare.image), bare)[0]
 
 
 @pytest.mark.parametrize('size', [(640, 100), (100, 640), (40, 30), (1280, 720)])
@@ -94,7 +96,7 @@ def test_what_is_built_leaves_out_frames_with_poses_that_are_off(tmp_path, capsy
     given = [turned(view, 1.2) if i in off else view for i, view in enumerate(views)]
     folder, out = write_scannet(tmp_path / 'scene', given), tmp_path / 'out'
     assert main(['data', 'build', str(folder), '--number', '400', '--out', str(out)]) == 0
-    assert 'pair: the images lie more than 4 px beside each other' in capsys.readouterr().out
+    assert 'pair: the images are misaligned by more than 4 px' in capsys.readouterr().out
     items = json.loads((out / 'crosspoint_train.json').read_text())
     asked = Counter()
     for item in items:

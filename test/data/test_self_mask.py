@@ -16,7 +16,7 @@ from crosspoint_ros import cli
 from crosspoint_ros.data.rosbag import RgbdTopics, choose_topics, iter_rgbd
 from crosspoint_ros.ros.config import CameraConfig
 from crosspoint_ros.ros.conversions import time_from_ns
-from crosspoint_ros.ros.node.camera import read_mask
+from crosspoint_ros.ros.node.camera import load_mask
 from crosspoint_ros.scenes import KITCHEN
 
 RAW, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
@@ -31,7 +31,7 @@ def test_the_kitchen_s_mask_is_one_that_the_node_takes(tmp_path, capsys):
     assert run(KITCHEN, '--camera', 'wrist', '--out', out, '--picture', picture) == 0
     said = capsys.readouterr().out
     assert '36 different views among 36 images, colour and depth' in said
-    mask = read_mask(CameraConfig('wrist', '', '', '', 'raw', str(out), False))
+    mask = load_mask(CameraConfig('wrist', '', '', '', 'raw', str(out), False))
     assert mask.shape == (480, 640)
     assert 0.02 < mask.mean() < 0.06
     assert cv2.imread(str(picture)).shape == (960, 1280, 3)
@@ -49,7 +49,7 @@ def test_the_shelf_s_shares_are_printed_and_are_those_asked_for(shared_data, tmp
 
 @pytest.mark.parametrize(('words', 'said'), [
     ([KITCHEN, '--camera', 'front'], '1 different views among 6 images'),
-    ([KITCHEN, '--camera', 'nose'], 'no images on /nose/...; there are on: /front/'),
+    ([KITCHEN, '--camera', 'nose'], 'no images on /nose/...; image topics: /front/'),
     ([KITCHEN, '--camera', 'wrist', '--topic', '/x'], 'no images on /x'),
     ([KITCHEN, '--camera', 'wrist', '--live', '3'], 'one of the two'),
     (['--camera', 'wrist'], 'one of the two'),

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -56,6 +56,15 @@ FrameId = tuple[SceneSource, str]
 Scenes = list[tuple[SceneSource, SceneSummary]]
 
 
+@dataclass(frozen=True)
+class BuildReport:
+    """The content of report.json: questions by split, what was skipped by reason, warnings."""
+
+    questions: dict[str, int]
+    left_out: dict[str, int]
+    said: list[str]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument('scenes', nargs='+', type=Path, help='a rosbag2, a folder in the format of '
@@ -93,14 +102,13 @@ def main(args: argparse.Namespace) -> int:
         tasks, skipped = plan_tasks(pool, args.out, scenes, config, args.number)
         for part in pool(build_frame, [(args.out, task, config) for task in tasks],
                          lambda item: item[1].source, 'build'):
-            skipped.update(part.skipped)
-            for line in part.warnings:
+            skipped.update(part.left_out)
+            for line in part.said:
                 log.warning('a frame is skipped: %s', line)
         counts = merge_parts(args.out, tasks, args.val, args.seed)
     total = sum(counts.values())
-    report = {'questions': counts, 'left_out': dict(sorted(skipped.items())),
-              'said': warnings.lines}
-    atomic_write(args.out / 'report.json', json.dumps(report, indent=1).encode())
+    report = BuildReport(counts, dict(sorted(skipped.items())), warnings.lines)
+    atomic_write(args.out / 'report.json', json.dumps(asdict(report), indent=1).encode())
     print(format_summary(args.out, counts, skipped, time.monotonic() - start_s, len(scenes)))
     if total < args.number:
         print(f'{args.number} were demanded: the scenes have no more that are certain')

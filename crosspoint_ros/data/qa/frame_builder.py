@@ -60,25 +60,23 @@ class FrameTask:
 
 @dataclass(frozen=True)
 class FrameReport:
-    """What was skipped of a frame, by reason, and the warnings."""
+    """What was skipped of a frame, by reason, and the warnings; named as in the JSON."""
 
-    skipped: dict[str, int]
-    warnings: tuple[str, ...] = ()
+    left_out: dict[str, int]
+    said: tuple[str, ...] = ()
 
 
 def build_frame(out: Path, task: FrameTask, config: BuildConfig) -> FrameReport:
     """Write the questions of a frame to its part, unless it exists; the report is its last line."""
     path = part_path(out, task.source.name, task.frame)
     if path.is_file():
-        fields = json.loads(path.read_bytes().splitlines()[-1])
-        return FrameReport(fields['left_out'], tuple(fields['said']))
+        return FrameReport(**json.loads(path.read_bytes().splitlines()[-1]))
     try:
         lines, skipped = _build_questions(out, task, config)
         report = FrameReport(dict(sorted(skipped.items())))
     except UnusableData as problem:
         lines, report = [], FrameReport({'frame: cannot be used': 1}, (str(problem),))
-    last = {'left_out': report.skipped, 'said': report.warnings}
-    atomic_write(path, '\n'.join(json.dumps(line) for line in [*lines, last]).encode())
+    atomic_write(path, '\n'.join(json.dumps(line) for line in [*lines, asdict(report)]).encode())
     return report
 
 
