@@ -105,8 +105,9 @@ class Overlay:
         if camera is None or pose is None:
             return None
         intrinsics = self._poses.get_intrinsics(camera)
-        corners = [] if intrinsics is None else unproject_corners(pose, intrinsics)
-        return {'name': name, 'position': _round(pose.t_m), 'corners': [_round(c) for c in corners]}
+        corners = () if intrinsics is None else unproject_corners(pose, intrinsics)
+        return {'name': name, 'position': _round(pose.t_m),
+                'corners': [_round(corner) for corner in corners]}
 
     def _build_ray(self, name: str, mark: TrackedMark) -> Json | None:
         pose, camera = mark.base_from_cam, self._find_camera(name)

@@ -41,7 +41,7 @@ class RosBridge:
         self._session = RosSession(['--ros-args', *ros_args])
         self.node = self._session.create_node('crosspoint_web')
         self.name = name = self.node.resolve_topic_name(name)
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._guard = self.node.create_guard_condition(self._run_work)
         self._is_closing = threading.Event()
         self.failed: asyncio.Future[None] = loop.create_future()  # of an exception in the thread

@@ -56,7 +56,7 @@ def test_a_camera_that_stops_is_shown_as_frozen_and_takes_no_clicks(
         page.wait_for_images()
         cameras.send_signal(signal.SIGSTOP)
         try:
-            page.wait_for_text('[data-camera=front] .badge', 'no image for')
+            page.wait_for_text('[data-camera=front] .badge', 'frozen for')
             assert 'frozen' in page.view('front').get_attribute('class')
             page.click('front', HANDLE)
             page.wait_for_text('[data-camera=front] .message', 's old; nothing was sent')

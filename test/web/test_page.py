@@ -221,7 +221,7 @@ def test_the_page_loads_nothing_from_other_hosts(browser, server):
 
 @pytest.mark.parametrize('scheme', ['dark', 'light'])
 def test_every_text_has_a_contrast_of_4_5(browser, server, scheme):
-    page = Page(browser, server.address, height=700, color_scheme=scheme)
+    page = Page(browser, server.address, color_scheme=scheme)
     page.wait_for_images()
     answered(page)
     faint = page.tab.evaluate(CONTRASTS)

@@ -45,6 +45,7 @@ export class CameraView {
     this.root.setAttribute('aria-label', `camera ${this.camera}`);
     this.badge = createElement('span', 'badge', 'waiting for an image');
     this.toggle = createElement('button', 'toggle');
+    this.toggle.title = 'switch between the live image and the matched one';
     this.toggle.hidden = true;
     this.toggle.addEventListener('click', () => (
       this.isPaused ? this.showLive() : this.showMatched()));
@@ -133,7 +134,7 @@ export class CameraView {
     const before = this.#tracked;
     this.#tracked = { moved, mark };
     this.toggle.hidden = !this.isPaused && !(moved && this.#isMarked);
-    this.toggle.textContent = this.isPaused ? 'Live' : 'Matched image';
+    this.toggle.textContent = this.isPaused ? 'Live' : 'Matched';
     if (moved || before.moved) this.draw();
   }
 
@@ -162,7 +163,7 @@ export class CameraView {
   updateBadge(problem) {
     this.root.classList.toggle('frozen', this.isFrozen);
     if (this.isPaused) this.setBadge('matched image', '');
-    else if (this.isFrozen) this.setBadge(`no image for ${this.ageText}`, 'bad');
+    else if (this.isFrozen) this.setBadge(`frozen for ${this.ageText}`, 'bad');
     else if (problem) this.setBadge(problem, 'bad');
     else this.setBadge(this.stamp === '0' ? 'waiting for an image' : 'live', '');
   }
