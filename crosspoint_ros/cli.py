@@ -45,7 +45,7 @@ COMMANDS = {
                       '--json'),
     'replay': Command('check', 'ros.replay.cli', 'answer the clicks of a recording again and '
                       'report what changed', 'click.mcap --params robot.yaml'),
-    'mask': Command('check', 'ros.tools.mask', "find the robot's own body in a moving camera",
+    'mask': Command('check', 'data.self_mask', "find the robot's own body in a moving camera",
                     'recording.mcap --camera wrist --out wrist_mask.png'),
     'data build': Command('data', 'data.qa.build', "build questions in CrossPoint-378K's format "
                           'from recordings', 'scenes/* --out dataset'),
