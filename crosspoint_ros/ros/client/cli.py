@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 
 from crosspoint_ros.core.encodings import Rgb
-from crosspoint_ros.core.visualization import concatenate_images, write_image
+from crosspoint_ros.core.image_io import write_image
+from crosspoint_ros.core.visualization import concatenate_images
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.client import NODE_NAME, Client
 from crosspoint_ros.ros.client.results import format_result, is_accepted, result_to_json

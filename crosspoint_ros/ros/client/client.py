@@ -15,7 +15,7 @@ from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.node_info import NodeInfoClient, suggest_cure
 from crosspoint_ros.ros.client.results import find_view, format_result, is_accepted
 from crosspoint_ros.ros.client.session import RosSession
-from crosspoint_ros.ros.conversions import rgb_from_image, time_from_ns
+from crosspoint_ros.ros.conversions import rgb_from_msg, time_from_ns
 
 __all__ = ['Client', 'find_view', 'format_result', 'is_accepted']
 
@@ -127,7 +127,7 @@ class Client:
                  if topic.startswith(start) and topic.endswith(end)]
         for camera in names:
             def on_overlay(message: Image, camera: str = camera) -> None:
-                overlays[camera] = rgb_from_image(message)
+                overlays[camera] = rgb_from_msg(message)
             self._node.create_subscription(Image, f'{start}{camera}{end}', on_overlay, 1)
         self.wait_for(lambda: all(self._node.count_publishers(f'{start}{c}{end}')
                                   for c in names), 'offered its overlays')

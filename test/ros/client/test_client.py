@@ -1,6 +1,7 @@
 """The client and `crosspoint click`: answers, refusals, and what happens without a node."""
 from __future__ import annotations
 
+import errno
 import json
 
 import cv2
@@ -11,6 +12,7 @@ from crosspoint_ros.msg import Status
 from two_camera_rig import running
 
 from crosspoint_ros.cli import main
+from crosspoint_ros.ros.client import cli
 from crosspoint_ros.ros.client import client as client_module
 from crosspoint_ros.ros.client.client import Client, find_view, is_accepted
 
@@ -96,17 +98,13 @@ def test_an_answer_is_printed_though_its_picture_does_not_come(
 
 def test_an_answer_is_printed_though_its_picture_cannot_be_written(
         rig, monkeypatch, tmp_path, capsys):
-    (tmp_path / 'late').mkdir()
-
-    def remove_folder(self):
-        (tmp_path / 'late').rmdir()
-        return subscribe(self)
-    subscribe = client_module.Client.subscribe_overlays
-    monkeypatch.setattr(client_module.Client, 'subscribe_overlays', remove_folder)
-    assert main([*CLICK, '--picture', str(tmp_path / 'late' / 'a.png')]) == 1
+    def fill_disk(path, image):
+        raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+    monkeypatch.setattr(cli, 'write_image', fill_disk)
+    assert main([*CLICK, '--picture', str(tmp_path / 'a.png')]) == 1
     printed = capsys.readouterr()
     assert '3D in base_link' in printed.out
-    assert 'a.png was not written' in printed.err
+    assert 'a.png was not written: [Errno 28] No space left' in printed.err
 
 
 def test_without_a_node_the_exit_code_is_4(monkeypatch, capsys, short_timeouts):
