@@ -59,8 +59,8 @@ def format_command(name: str) -> list[str]:
     parser = build_parser(name, command)
     formatter = parser._get_formatter()
     summary = f'{command.summary[0].upper()}{command.summary[1:]}.'
-    lines = [f'### crosspoint {name}', '', summary, '', '```sh', f'crosspoint {name} {command.example}',
-             '```', '']
+    lines = [f'### crosspoint {name}', '', summary, '',
+             '```sh', f'crosspoint {name} {command.example}', '```', '']
     rows = [(format_argument(action), action.default, format_help(action, formatter))
             for action in parser._actions if action.dest != 'help'
             and action.help != argparse.SUPPRESS]
