@@ -21,12 +21,6 @@ from crosspoint_ros.core.visualization import (
 from crosspoint_ros.data.scenes.known_scene import FrameKey, KnownScene, LabelledPoint
 
 WRONG_PX = 20.0  # an accepted answer further off is wrong, not imprecise
-REFUSAL_LABELS = {
-    Code.NOT_VISIBLE: 'not visible', Code.LOW_CONFIDENCE: 'not confident',
-    Code.INCONSISTENT: 'geometry contradicts', Code.NO_IMAGE: 'no image', Code.STALE: 'too old',
-    Code.NO_TF: 'no pose', Code.TIMEOUT: 'took too long', Code.MATCHER_FAILED: 'matcher failed',
-    Code.CANCELLED: 'cancelled', Code.BUSY: 'busy', Code.BAD_REQUEST: 'bad request',
-}
 COLUMNS = '{:<14} {:>10}  {:<6} {:>15} {:>8} {:>8} {:>5}  {:<38} {:>5}'
 
 
@@ -96,7 +90,7 @@ def format_verdict(outcome: ClickOutcome) -> str:
         return f'WRONG: answered {outcome.error_px:.0f} px off'
     if outcome.accepted:
         return 'sure' if outcome.sure else 'to be checked'
-    why = REFUSAL_LABELS.get(Code(outcome.code), 'refused')
+    why = Code(outcome.code).name.lower().replace('_', ' ')
     return f'{"wrongly" if outcome.visible else "rightly"} refused: {why}'
 
 

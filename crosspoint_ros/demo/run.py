@@ -181,7 +181,7 @@ def wait_for_images(client: Client, point: LabelledPoint, check: Callable[[], No
         result = client.click(point.clicked.camera, point.pixel)
         if not is_not_ready(result):
             return
-        client.spin(0.2)
+        client.spin_for(0.2)
     raise TimeoutError(f'no images after {FIRST_IMAGES_S:g} s: {format_result(result)}')
 
 
@@ -205,7 +205,7 @@ def click_visible_point(client: Client, scene: KnownScene, point: LabelledPoint,
                 scene.find_frame(result.clicked.camera,
                                  stamp_to_ns(result.clicked.header.stamp)), point.point_base_m):
             return result, ms
-        client.spin(0.0 if stamp_ns else 0.4)
+        client.spin_for(0.0 if stamp_ns else 0.4)
     raise TimeoutError(f'{point.name}: no answer in {MAX_ATTEMPTS} attempts; last: '
                        f'{format_result(result)}')
 
@@ -245,6 +245,6 @@ def print_results(client: Client, checks: list[Callable[[], None]], last: str) -
 
     client.subscribe_results(on_result)
     while True:
-        client.spin(0.5)
+        client.spin_for(0.5)
         for check in checks:
             check()

@@ -1,4 +1,4 @@
-"""The demo scores every answer by ground truth, prints its page first, and leaves nothing behind."""
+"""The demo scores every answer, prints its page first, and leaves nothing behind."""
 from __future__ import annotations
 
 import dataclasses
@@ -55,7 +55,7 @@ def refused(code=Code.NOT_VISIBLE, **changes):
     (outcome(error_px=20.5), 'WRONG: answered 20 px off', True),
     (outcome(visible=False), 'WRONG: answered, but not visible there', True),
     (refused(visible=False), 'rightly refused: not visible', False),
-    (refused(Code.LOW_CONFIDENCE), 'wrongly refused: not confident', False),
+    (refused(Code.LOW_CONFIDENCE), 'wrongly refused: low confidence', False),
 ])
 def test_a_verdict_says_whether_answer_or_refusal_was_right(what, expected, wrong):
     assert format_verdict(what) == expected
@@ -129,7 +129,7 @@ def test_an_answer_is_measured_against_the_truth_of_its_own_image(kitchen, resul
 def test_a_query_that_is_refused_as_a_whole_has_a_row_too(kitchen, handle):
     result = QueryResult(status=Status(code=Status.TIMEOUT, message='10.0 s, the limit is 10 s'))
     (only,) = score_result(kitchen, result, handle, 1.0)
-    assert format_verdict(only) == 'wrongly refused: took too long'
+    assert format_verdict(only) == 'wrongly refused: timeout'
 
 
 def test_rows_stand_under_the_header(kitchen, result, handle):

@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rclpy.action.client import ActionClient
@@ -24,7 +23,7 @@ DISCOVERY_TIMEOUT_S = 10.0  # two processes may need seconds to discover each ot
 RESULT_TIMEOUT_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
 
 
-class Client:
+class Client(RosSession):
     """Client of one crosspoint node; discovery takes a moment, so use one for many clicks.
 
     >>> with Client('/crosspoint') as client:
@@ -37,28 +36,21 @@ class Client:
     `result.status`. TimeoutError: the node is not there or does not reply, with what to do.
 
     It has a ROS context to itself and works with or without a node of the caller. Callbacks run
-    while one of its methods waits, or in `spin`.
+    while a method waits, or in `spin_for`.
     """
 
     def __init__(self, node: str = NODE_NAME) -> None:
         """Join the graph without waiting for the node of that name."""
+        super().__init__()
         self._name = node
-        self._session = RosSession()
-        self._node = self._session.create_node('crosspoint_client')
+        self._node = self.create_node('crosspoint_client')
         self._action: Any = ActionClient(self._node, Correspond, f'{node}/correspond')
         self._info = NodeInfoClient(self._node, node)
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Leave the graph."""
         self._action.destroy()
-        self._session.close()
+        super().close()
 
     def wait_until_active(self, timeout_s: float = DISCOVERY_TIMEOUT_S,
                           check: Callable[[], None] = lambda: None) -> None:
@@ -67,12 +59,12 @@ class Client:
         while time.monotonic() < end_s:
             check()
             if self._info.is_ready():
-                state = self._info.query_state(self._session.spin_until, 1.0) or 'not replying'
+                state = self._info.query_state(self.spin_until, 1.0) or 'not replying'
                 if state == 'active' and self._action.server_is_ready():
                     return
                 if state == 'finalized':
                     break
-            self.spin(0.1)
+            self.spin_for(0.1)
         cure = (suggest_cure(self._name, state)
                 or 'is crosspoint_node running here, in this ROS_DOMAIN_ID?')
         raise TimeoutError(f'{self._name} is {state} after {timeout_s:g} s: {cure}')
@@ -85,7 +77,7 @@ class Client:
             if not self._action.server_is_ready():
                 raise
 
-    def click(self, camera: str, pixel: Sequence[float], *, stamp_ns: int = 0,
+    def click(self, camera: str, pixel: Iterable[float], *, stamp_ns: int = 0,
               timeout_s: float = RESULT_TIMEOUT_S) -> QueryResult:
         """Find, in all other cameras, the point at a pixel (x, y) of one camera.
 
@@ -131,19 +123,15 @@ class Client:
             self._node.create_subscription(Image, f'{start}{camera}{end}', on_overlay, 1)
         self.wait_for(lambda: all(self._node.count_publishers(f'{start}{c}{end}')
                                   for c in names), 'offered its overlays')
-        self.spin(0.5)  # until the node has discovered us too, which cannot be seen from here
+        self.spin_for(0.5)  # until the node has discovered us too, which cannot be seen from here
         return overlays
 
     def wait_for(self, condition: Callable[[], bool], what: str,
                  timeout_s: float | None = None) -> None:
         """Run callbacks until the condition holds; raise TimeoutError if it does not."""
         limit_s = DISCOVERY_TIMEOUT_S if timeout_s is None else timeout_s
-        if not self._session.spin_until(condition, limit_s):
+        if not self.spin_until(condition, limit_s):
             raise TimeoutError(f'{self._name} has not {what} after {limit_s:g} s')
-
-    def spin(self, seconds: float) -> None:
-        """Run callbacks for that long."""
-        self._session.spin_for(seconds)
 
     def _result_of(self, future: Any, timeout_s: float, what: str) -> Any:
         self.wait_for(future.done, what, timeout_s)

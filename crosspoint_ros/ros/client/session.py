@@ -14,6 +14,7 @@ from rclpy.signals import SignalHandlerOptions
 
 SPIN_STEP_S = 0.05
 NodeT = TypeVar('NodeT', bound=Node)
+SessionT = TypeVar('SessionT', bound='RosSession')
 
 
 class RosSession:
@@ -30,7 +31,7 @@ class RosSession:
         self.executor = SingleThreadedExecutor(context=self.context)
         self._nodes: list[Node] = []
 
-    def __enter__(self) -> RosSession:
+    def __enter__(self: SessionT) -> SessionT:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,

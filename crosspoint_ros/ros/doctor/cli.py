@@ -4,13 +4,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from crosspoint_ros.ros.client.client import NODE_NAME
+from crosspoint_ros.ros.client.results import round_finite
 from crosspoint_ros.ros.doctor import checks_images, checks_node, checks_tf, checks_topics
 from crosspoint_ros.ros.doctor.finding import Finding
 from crosspoint_ros.ros.doctor.probe import MAX_WAIT_S, collect_snapshot
@@ -99,10 +99,6 @@ def build_report(snapshot: Snapshot, findings: Sequence[Finding]) -> dict[str, A
 def _build_camera_report(camera: CameraSnapshot) -> dict[str, Any]:
     lost, sent = camera.lost_images
     return {'name': camera.name, 'image_topic': camera.image.topic, 'size': camera.size,
-            'images': len(camera.image.arrivals), 'rate_hz': _finite_or_none(camera.image.rate_hz),
-            'age_s': _finite_or_none(camera.image.age_s), 'lost': lost / sent if sent else None,
+            'images': len(camera.image.arrivals), 'rate_hz': round_finite(camera.image.rate_hz),
+            'age_s': round_finite(camera.image.age_s), 'lost': lost / sent if sent else None,
             'frame_id': camera.frame_id or None, 'posed': camera.base_from_cam is not None}
-
-
-def _finite_or_none(number: float) -> float | None:
-    return number if math.isfinite(number) else None

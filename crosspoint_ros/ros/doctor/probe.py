@@ -27,7 +27,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rclpy.utilities import get_rmw_implementation_identifier
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, CompressedImage
+from sensor_msgs.msg import CameraInfo
 
 from crosspoint_ros.core.datatypes import Rejected, Transform
 from crosspoint_ros.core.tf_tree import find_loop, stamp_to_ns
@@ -52,7 +52,7 @@ from crosspoint_ros.ros.doctor.snapshot import (
     TopicStream,
     select_frame_id,
 )
-from crosspoint_ros.ros.node.camera import get_image_type, read_mask, resolve_topics
+from crosspoint_ros.ros.node.camera import get_image_type, load_mask, resolve_topics
 from crosspoint_ros.ros.tf import TransformTree, make_tree
 
 DOCTOR_NODE = 'crosspoint_doctor'
@@ -212,13 +212,14 @@ class CameraProbe:
         """Return what arrived, decoded."""
         return CameraSnapshot(
             self.config, self.image.stream(), self.info.stream(),
-            self.depth and self.depth.stream(),
+            self.depth.stream() if self.depth else None,
             rgb=_decode_newest(self.image, lambda message: conversions.decode_rgb(
                 self.topics, message)),
             intrinsics=_decode_newest(self.info, lambda message: conversions.intrinsics_from_info(
                 message, self.topics.rectified)),
-            depth_m=_decode_newest(self.depth, _decode_depth_m), mask=_load_mask(self.config),
-            base_from_cam=self.base_from_cam, tf_stamp_ns=self._tf_stamp_ns)
+            depth_m=_decode_newest(self.depth, conversions.depth_m_from_msg),
+            mask=_load_mask(self.config), base_from_cam=self.base_from_cam,
+            tf_stamp_ns=self._tf_stamp_ns)
 
 
 def _decode_newest(probe: TopicProbe | None, decode: Callable[[Any], Any]) -> Any:
@@ -231,14 +232,9 @@ def _decode_newest(probe: TopicProbe | None, decode: Callable[[Any], Any]) -> An
         return rejected
 
 
-def _decode_depth_m(message: Any) -> Any:
-    return (conversions.depth_m_from_compressed if isinstance(message, CompressedImage)
-            else conversions.depth_m_from_image)(message)
-
-
 def _load_mask(config: CameraConfig) -> npt.NDArray[np.bool_] | ConfigError | None:
     try:
-        return read_mask(config)
+        return load_mask(config)
     except ConfigError as error:
         return error
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import sys
 from contextlib import closing
@@ -178,14 +179,14 @@ def replay_clicks(args: argparse.Namespace) -> tuple[list[ResultDiff], list[str]
     config = node.read_config()
     with closing(open_bag(args.bag)) as bag:
         check_topics(bag, node, config)
-        recorded = read_clicks(bag, node, config, f'{args.node}/result')
-        if not recorded.clicks:
+        clicks, skipped = read_clicks(bag, node, config, f'{args.node}/result')
+        if not clicks:
             raise ValueError(f'{args.bag} has no clicks: none on the click topics, and no usable '
                              f'{args.node}/result (another node name: --node)'
-                             + ''.join(f'; {why}' for why in recorded.skipped))
-        replayer = BagReplayer(bag, node, config, load_matchers(config, node))
+                             + ''.join(f'; {why}' for why in skipped))
+        replayer = BagReplayer(bag, node, config, load_matchers(config))
         return [diff_result(click, replayer.replay(click), int(bag.start_time))
-                for click in tqdm(recorded.clicks, unit='click', disable=None)], recorded.skipped
+                for click in tqdm(clicks, unit='click', disable=None)], skipped
 
 
 def check_topics(bag: Any, node: OfflineNode, config: Config) -> None:
@@ -200,9 +201,10 @@ def check_topics(bag: Any, node: OfflineNode, config: Config) -> None:
                                  + (f'; it has {", ".join(near)}' if near else ''))
 
 
-def load_matchers(config: Config, node: OfflineNode) -> Matchers:
+def load_matchers(config: Config) -> Matchers:
     """Load the matcher as the node does. Raises ValueError if that fails."""
-    with closing(LogForwarder(node.get_logger())) as log_forwarder:
+    silent = logging.Logger('silent', logging.CRITICAL + 1)  # `crosspoint` prints the log
+    with closing(LogForwarder(silent)) as log_forwarder:
         loader = MatcherLoader(config, log_forwarder)
         loader.load()
     if loader.matchers is None:

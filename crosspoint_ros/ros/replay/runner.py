@@ -5,7 +5,7 @@ Only the time is the bag's: where the node would wait, the recording is played o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from rclpy.exceptions import (
     InvalidParameterValueException,
     ParameterUninitializedException,
 )
-from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
@@ -102,10 +101,6 @@ class OfflineNode:
         """Return the full name of a topic."""
         return resolve_topic(topic, self._name)
 
-    def get_logger(self) -> Any:
-        """Return rclpy's logger of this name."""
-        return get_logger(self._name.rpartition('/')[2])
-
     def read_config(self) -> Config:
         """Return the configuration. Raises ConfigError for the first invalid value."""
         parameters: Any = Parameters
@@ -124,16 +119,9 @@ class RecordedClick:
     recorded_result: QueryResult | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedClicks:
-    """All queries of a recording in order; skipped: why others cannot be repeated."""
-
-    clicks: list[RecordedClick]
-    skipped: list[str] = field(default_factory=list)
-
-
-def read_clicks(bag: Any, node: OfflineNode, config: Config, result_topic: str) -> RecordedClicks:
-    """Read the clicks on topics, and those of other interfaces by their results."""
+def read_clicks(bag: Any, node: OfflineNode, config: Config, result_topic: str
+                ) -> tuple[list[RecordedClick], list[str]]:
+    """Return all clicks in order, from topics and from results, and why others are skipped."""
     topics = {t.name: t for t in click_topics(config.cameras, node.resolve_topic_name)}
     on_topics: list[RecordedClick] = []
     results: list[tuple[int, QueryResult]] = []
@@ -153,7 +141,7 @@ def read_clicks(bag: Any, node: OfflineNode, config: Config, result_topic: str) 
             skipped.append(f'query {result.query_id}: {why}')
         else:
             clicks.append(RecordedClick(at_ns, _request_from_result(result), result))
-    return RecordedClicks(sorted(clicks, key=lambda click: click.at_ns), skipped)
+    return sorted(clicks, key=lambda click: click.at_ns), skipped
 
 
 def _find_result(click: RecordedClick, results: list[tuple[int, QueryResult]], max_query_s: float

@@ -50,12 +50,12 @@ class BagPlayer(Node):
         self._tick_ns = round(1e9 * self._rate / self._declare('clock_hz', 40.0))
         self._bag = open_bag(path)
         self._clock_publisher = self.create_publisher(Clock, '/clock', QoSProfile(depth=1))
-        self._publishers = self._create_publishers()
-        if not self._publishers:
+        self._topic_publishers = self._create_publishers()
+        if not self._topic_publishers:
             raise UnplayableBag(f'{path} has no message of a type that is installed here')
         self.get_logger().info(
-            f'{path}: {self._bag.message_count} messages of {len(self._publishers)} topics in '
-            f'{self._bag.duration / 1e9:.1f} s, at rate {self._rate:g}'
+            f'{path}: {self._bag.message_count} messages of {len(self._topic_publishers)} topics '
+            f'in {self._bag.duration / 1e9:.1f} s, at rate {self._rate:g}'
             f'{", in a loop" if self._loop else ""}')
 
     def play(self, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -80,7 +80,7 @@ class BagPlayer(Node):
                 executor.spin_once(timeout_sec=min(left_s, POLL_S))
 
         tick_ns = start_ns
-        played = [c for c in self._bag.connections if c.topic in self._publishers]
+        played = [c for c in self._bag.connections if c.topic in self._topic_publishers]
         for connection, bag_ns, data in self._bag.messages(connections=played):
             if should_stop():
                 break
@@ -89,7 +89,7 @@ class BagPlayer(Node):
                 self._clock_publisher.publish(Clock(clock=time_from_ns(tick_ns + offset_ns)))
                 tick_ns += self._tick_ns
             wait_until(bag_ns)
-            publisher = self._publishers[connection.topic]
+            publisher = self._topic_publishers[connection.topic]
             publisher.publish(shift_stamps(bytes(data), publisher.msg_type, offset_ns))
         wait_until(tick_ns)
         return tick_ns - start_ns
