@@ -1,4 +1,4 @@
-"""`crosspoint bench record`: run a command, and keep what it printed, on what machine, and when."""
+"""`crosspoint dev record`: runs a benchmark, and records its output, machine and date."""
 from __future__ import annotations
 
 import argparse
@@ -6,35 +6,29 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
-import tempfile
-import time
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.bench.environment import describe_machine
-from crosspoint_ros.cli import get_version
+from crosspoint_ros.bench.environment import describe_machine, run_crosspoint
 from crosspoint_ros.core.image_io import atomic_write
 
 ABSOLUTE_PATH = re.compile(r'(?<![\w.])/([\w.-]+)(?:/[\w.-]+)*')
 ROOT_FOLDERS = {'home', 'root', 'tmp', 'work', 'Users', 'mnt', 'media', 'opt', 'srv', 'var', 'usr'}
 WALL_TIME = 'wall_s'
-MAX_ERROR_LINES = 20  # of what a command that failed said of it
+MAX_ERROR_LINES = 20  # of a command that failed
 FIELD_TYPES: dict[str, Any] = {'str': str, 'int': int, 'float': (int, float),
-                         'float | None': (int, float, type(None))}
+                               'float | None': (int, float, type(None))}
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run of a command. command: as a user types it. date: UTC, ISO 8601, when it began.
+    """One run of a command.
 
-    figure: what was read out of the output, if it was there; wanted: the limit in words, or ''.
-    reached: 'reached', 'missed' or '' where nothing was to be reached. load: how many processes
-    ran on the machine on average, over the last minute, before it began. cpu_s: of the command's
-    own process and those that it waited for. errors: the last that it said, if it failed.
+    figure: parsed from the output, None if not found. wanted: its bounds as text. reached:
+    'reached', 'missed', or '' without bounds. date: UTC, ISO 8601, of the start. load: the load
+    average of the minute before. errors: the last lines on stderr of a command that failed.
     """
 
     title: str
@@ -63,11 +57,11 @@ class Record:
 
 
 def reject_private_paths(text: str) -> None:
-    """Raise ValueError if a text names a path of this machine, or of anybody's."""
+    """Raise ValueError if a text names an absolute path."""
     for found in ABSOLUTE_PATH.finditer(text):
         if found[1] in ROOT_FOLDERS or Path('/', found[1]).exists():
-            raise ValueError(f'{found[0]} is a path of this machine: run it where the data is, '
-                             'with relative paths')
+            raise ValueError(f'{found[0]} is a path of this machine: run the command in the '
+                             'folder of the data, with relative paths')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,64 +69,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('record', type=Path, metavar='RECORD.json')
     parser.add_argument('--title', required=True)
     parser.add_argument('--figure', default='', metavar='PATTERN', help='a regular expression '
-                        f'whose group is the figure, in the output; {WALL_TIME}: the seconds it took')
-    parser.add_argument('--least', type=float, metavar='X', help='what the figure must reach')
-    parser.add_argument('--most', type=float, metavar='X', help='what it must not exceed')
+                        'whose group matches the figure in the output; '
+                        f'{WALL_TIME}: the elapsed seconds')
+    parser.add_argument('--least', type=float, metavar='X', help='lower bound of the figure')
+    parser.add_argument('--most', type=float, metavar='X', help='upper bound of the figure')
     parser.add_argument('--unit', default='', help='of the figure')
-    parser.add_argument('command', nargs='+', metavar='-- COMMAND', help='of crosspoint, with its '
-                        'options: bench scene --json')
+    parser.add_argument('command', nargs='+', metavar='-- COMMAND', help='a command of crosspoint '
+                        'with its options: bench pairs apc_shelf')
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run it, and return its exit code. Raises ValueError if it spoke of private paths."""
+    """Run the command and return its exit code. Raises ValueError for private paths."""
     command = shlex.join(['crosspoint', *args.command])
     reject_private_paths(f'{args.title}\n{command}')
-    bounded = args.least is not None or args.most is not None
-    if bounded != bool(args.figure):
-        raise ValueError('--figure goes with --least or --most')
-    load, date, begun_s = os.getloadavg()[0], datetime.now(timezone.utc), time.monotonic()
-    with tempfile.TemporaryFile('w+') as errors:
-        process = subprocess.Popen([sys.executable, '-m', 'crosspoint_ros.cli', *args.command],
-                                   text=True, stdout=subprocess.PIPE, stderr=errors)
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            print(line, end='', flush=True)
-            lines.append(line)
-        _, status, used = os.wait4(process.pid, 0)
-        code = process.returncode = os.waitstatus_to_exitcode(status)
-        errors.seek(0)
-        said = errors.read()
-    print(said, end='', file=sys.stderr)
-    output = ''.join(lines)
-    wall_s = round(time.monotonic() - begun_s, 1)
+    has_bounds = args.least is not None or args.most is not None
+    if has_bounds != bool(args.figure):
+        raise ValueError('--figure needs --least or --most, and they need --figure')
+    load, date = os.getloadavg()[0], datetime.now(timezone.utc)
+    run = run_crosspoint(args.command, echo=True)
+    version = run_crosspoint(['--version']).output.split(maxsplit=1)[1].strip()
+    wall_s = round(run.wall_s, 1)
     figure = wall_s if args.figure == WALL_TIME else \
-        read_figure(args.figure, output) if args.figure else None
-    atomic_write(args.record, (json.dumps(asdict(Record(
-        args.title, describe_bounds(args), figure, judge_figure(args, figure), command, get_version(), describe_machine(),
-        round(load, 1), date.strftime('%Y-%m-%dT%H:%MZ'), wall_s,
-        round(used.ru_utime + used.ru_stime, 1), round(used.ru_maxrss / 1024, 1), code, output,
-        '\n'.join(said.splitlines()[-MAX_ERROR_LINES:]) if code else '')), indent=1) + '\n').encode())
-    return code
+        read_figure(args.figure, run.output) if args.figure else None
+    errors = '\n'.join(run.errors.splitlines()[-MAX_ERROR_LINES:]) if run.exit_code else ''
+    record = Record(args.title, describe_bounds(args), figure, judge_figure(args, figure), command,
+                    version, describe_machine(), round(load, 1), date.strftime('%Y-%m-%dT%H:%MZ'),
+                    wall_s, round(run.cpu_s, 1), round(run.peak_mb, 1), run.exit_code, run.output,
+                    errors)
+    atomic_write(args.record, (json.dumps(asdict(record), indent=1) + '\n').encode())
+    return run.exit_code
 
 
 def describe_bounds(args: argparse.Namespace) -> str:
-    """Say what must be reached."""
+    """Format the bounds of the figure."""
     bounds = [f'{word} {value:g}{args.unit}' for word, value in (
         ('at least', args.least), ('at most', args.most)) if value is not None]
     return ', '.join(bounds)
 
 
 def read_figure(pattern: str, output: str) -> float | None:
-    """Return the number that the pattern's group finds last; None for none."""
+    """Return the last match of the pattern's group, None without one."""
     found = re.findall(pattern, output)
     return float(found[-1]) if found else None
 
 
 def judge_figure(args: argparse.Namespace, figure: float | None) -> str:
-    """Hold a figure against its bounds; one that was not found has missed them."""
+    """Return whether the figure is within its bounds; a missing one is not."""
     if args.least is None and args.most is None:
         return ''
-    well = figure is not None and (args.least is None or figure >= args.least) and (
+    within = figure is not None and (args.least is None or figure >= args.least) and (
         args.most is None or figure <= args.most)
-    return 'reached' if well else 'missed'
+    return 'reached' if within else 'missed'

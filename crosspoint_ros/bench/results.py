@@ -1,10 +1,10 @@
-"""`crosspoint bench results`: the records as one page, with what others published beside them."""
+"""`crosspoint dev results`: formats the records and published figures as one page."""
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
-import sys
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,12 +12,13 @@ from pathlib import Path
 from crosspoint_ros.bench.record import Record
 from crosspoint_ros.core.image_io import atomic_write
 
+log = logging.getLogger(__name__)
 PUBLISHED = 'published.json'
 
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """A figure that others published: on what, of whom, by whom, and where it was read.
+    """A figure published by others.
 
     measured: the title of the record that measures the same, or why there is none.
     """
@@ -37,41 +38,42 @@ class PublishedFigure:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument('folder', type=Path, help='of records, and of published.json')
+    parser.add_argument('folder', type=Path, help='of the records and published.json')
     parser.add_argument('--out', type=Path, required=True, help='the page')
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the page; 1 if a record cannot be read, which the page says too."""
-    records, broken = read_records(args.folder)
-    for problem in broken:
-        print(f'crosspoint bench results: {problem}', file=sys.stderr)
+    """Write the page; 1 if a record is invalid, which the page reports too."""
+    records, faults = read_records(args.folder)
+    for fault in faults:
+        log.warning('%s', fault)
     if not records:
         raise ValueError(f'{args.folder} holds no records')
-    atomic_write(args.out, render_page(records, read_published(args.folder / PUBLISHED), broken).encode())
+    page = render_page(records, read_published(args.folder / PUBLISHED), faults)
+    atomic_write(args.out, page.encode())
     print(f'{len(records)} records in {args.out}')
-    return int(bool(broken))
+    return int(bool(faults))
 
 
 def read_records(folder: Path) -> tuple[list[Record], list[str]]:
-    """Return the records in the order of their files' names, and what is wrong with others."""
+    """Return the records in the order of their file names, and the faults of others."""
     records: list[Record] = []
-    broken = []
+    faults = []
     for path in sorted(folder.glob('*.json')):
         if path.name == PUBLISHED:
             continue
         try:
             record = Record(**json.loads(path.read_text()))
             if record.title in [known.title for known in records]:
-                raise ValueError(f'another has its title: {record.title}')
+                raise ValueError(f'another record has the title {record.title}')
             records.append(record)
         except (ValueError, TypeError) as error:
-            broken.append(f'{path.name} is no record: {error}')
-    return records, broken
+            faults.append(f'{path.name} is not a record: {error}')
+    return records, faults
 
 
 def read_published(path: Path) -> list[PublishedFigure]:
-    """Return what others published. Raises ValueError for a figure without a source."""
+    """Return the published figures. Raises ValueError for one without a source."""
     if not path.is_file():
         return []
     try:
@@ -80,23 +82,24 @@ def read_published(path: Path) -> list[PublishedFigure]:
         raise ValueError(f'{path.name}: {error}') from error
 
 
-def render_page(records: list[Record], published: list[PublishedFigure], broken: list[str]) -> str:
-    """Lay all of it out as Markdown."""
+def render_page(records: list[Record], published: list[PublishedFigure], faults: list[str]) -> str:
+    """Format the page as Markdown."""
     lines = ['# Results', '',
-             'Written by `crosspoint bench results` from the records of `crosspoint bench record`; '
+             'Written by `crosspoint dev results` from the records of `crosspoint dev record`; '
              '`make results` runs them again.', '',
-             *(f'**Not shown: {_escape_cell(problem)}.**\n' for problem in broken),
+             *(f'**Not shown: {_escape_cell(fault)}.**\n' for fault in faults),
              '| | must reach | measured | | date | machine |', '|---|---|---|---|---|---|']
     lines += [_format_row(record) for record in records]
     titles = {record.title for record in records}
     if published:
         lines += ['', '## Published by others', '',
-                  'Read where it says, not measured by us; beside it what we measured of the same.']
-    for benchmark, own in groupby(published, key=lambda each: each.benchmark):
+                  'As published; the last column links to our own measurement, if there is one.']
+    for benchmark, figures in groupby(published, key=lambda each: each.benchmark):
         lines += ['', f'### {benchmark}', '', '| of | published | by | measured here |',
                   '|---|---|---|---|']
-        lines += [f'| {_escape_cell(p.subject)} | {_escape_cell(p.value)} | {_escape_cell(p.by)}: {_escape_cell(p.source)} | '
-                  f'{_link_measurement(p, titles)} |' for p in own]
+        lines += [f'| {_escape_cell(figure.subject)} | {_escape_cell(figure.value)} | '
+                  f'{_escape_cell(figure.by)}: {_escape_cell(figure.source)} | '
+                  f'{_link_measurement(figure, titles)} |' for figure in figures]
     for record in records:
         lines += ['', *_format_record(record)]
     return '\n'.join(lines) + '\n'
@@ -106,18 +109,18 @@ def _format_row(record: Record) -> str:
     figure = 'below' if record.figure is None else f'{record.figure:g}'
     state = f'failed: {record.exit_code}' if record.exit_code else \
         {'missed': '**missed**'}.get(record.reached, record.reached)
-    return (f'| [{_escape_cell(record.title)}](#{_make_anchor(record.title)}) | {_escape_cell(record.wanted) or "-"} '
-            f'| {figure} | {state} | {record.date[:10]} | {record.machine.partition(",")[0]} |')
+    return (f'| [{_escape_cell(record.title)}](#{_make_anchor(record.title)}) '
+            f'| {_escape_cell(record.wanted) or "-"} | {figure} | {state} | {record.date[:10]} '
+            f'| {record.machine.partition(",")[0]} |')
 
 
 def _format_record(record: Record) -> list[str]:
-    said = record.output.rstrip() + (f'\n{record.errors.rstrip()}' if record.errors else '')
-    fence = '`' * max(3, 1 + max(map(len, re.findall('`+', said)), default=0))
+    output = record.output.rstrip() + (f'\n{record.errors.rstrip()}' if record.errors else '')
+    fence = '`' * max(3, 1 + max(map(len, re.findall('`+', output)), default=0))
     return [f'## {record.title}', '', f'`{record.command}`', '',
-            f'{record.date}, crosspoint {record.version}, {record.machine}; load before '
-            f'{record.load:g}. {record.wall_s:g} s, exit code {record.exit_code}. The process '
-            f'itself: {record.cpu_s:g} s of CPU time, {record.peak_mb:g} MB at the most.', '',
-            fence, said, fence]
+            f'{record.date}, crosspoint {record.version}, {record.machine}; load average before '
+            f'it {record.load:g}. {record.wall_s:g} s, {record.cpu_s:g} s of CPU time, peak memory '
+            f'{record.peak_mb:g} MB, exit code {record.exit_code}.', '', fence, output, fence]
 
 
 def _link_measurement(figure: PublishedFigure, titles: set[str]) -> str:

@@ -18,7 +18,7 @@ import kitchen_bench
 from PIL import Image
 
 from crosspoint_ros import cli
-from crosspoint_ros.bench.crosspoint.failures import UnreadableImage, read_image
+from crosspoint_ros.bench.crosspoint.failures import UnreadableImage, read_item_image
 from crosspoint_ros.bench.crosspoint.runner import MAX_UNREACHABLE, FailureLimit
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.matchers.cropond.server.errors import ServerError
@@ -53,7 +53,7 @@ def test_a_file_that_is_not_ours_is_left_as_it_is(made, tmp_path, capsys, ending
     before = theirs.read_bytes()
     assert cli.main(['bench', 'crosspoint', str(made[0]), '--matcher', 'fake_matchers:Slow',
                      '--replies', str(theirs)]) == 1
-    assert 'give each its own --replies' in capsys.readouterr().err
+    assert 'choose another file with --replies' in capsys.readouterr().err
     assert theirs.read_bytes() == before
 
 
@@ -70,8 +70,8 @@ def test_without_a_benchmark_unknown_types_and_a_repeated_idx_are_told(made, sco
     one, two, *_ = answered(made)
     code, told, err = score(lines_of(one, {**two, 'type': 'Level 1'}, one))
     assert code == 1
-    assert "item 1: its type 'Level 1' is none of" in err
-    assert 'replies.jsonl:3: item 0: another reply of this idx came before' in err
+    assert "item 1: unknown type 'Level 1'; known: " in err
+    assert 'replies.jsonl:3: item 0: a second reply with this idx' in err
     assert (told['corrected'][0]['total'], told['official'][0]['total']) == (2, 3)
 
 
@@ -121,13 +121,13 @@ def test_items_that_can_never_be_asked_do_not_keep_a_later_run_from_its_score(
         told = capsys.readouterr()
         assert told.out.startswith(f'{asked} items asked')
         assert '6 failed' in told.out
-        assert told.err.count('the left is out') == 6
+        assert told.err.count('no reply: LeftOut failed: RuntimeError: the left is out') == 6
 
 
 def test_a_server_that_is_gone_ends_a_run_that_had_begun(made, tmp_path, capsys):
     pytest.importorskip('httpx2')
-    from openai_server import ScriptedServer
-    server = ScriptedServer()
+    from openai_server import FakeOpenAIServer
+    server = FakeOpenAIServer()
     words = ['bench', 'crosspoint', str(made[0]), '--model', server.url, '--replies',
              str(tmp_path / 'kept.jsonl')]
     try:
@@ -138,7 +138,7 @@ def test_a_server_that_is_gone_ends_a_run_that_had_begun(made, tmp_path, capsys)
     capsys.readouterr()
     assert cli.main([*words, '--model-name', name.split()[0]]) == 1
     told = capsys.readouterr().err
-    assert f'{MAX_UNREACHABLE} items in a row came to no server; 3 replies are kept' in told
+    assert f'{MAX_UNREACHABLE} items in a row did not reach the server; 3 replies are in ' in told
     assert told.count('run again to ask it') == MAX_UNREACHABLE
 
 
@@ -176,7 +176,7 @@ def test_ctrl_c_says_what_is_awaited_and_a_second_one_does_not_wait(made, tmp_pa
     told += process.communicate(timeout=50)[1]
     assert process.returncode == 130
     assert time.monotonic() - begun < 30
-    assert 'ending when the 1 under way' in told
+    assert 'waiting for the 1 items in progress' in told
     assert 'Traceback' not in told
 
 
@@ -189,7 +189,7 @@ def test_ctrl_c_while_a_command_is_imported_leaves_no_traceback(monkeypatch):
 
 def test_an_image_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(UnreadableImage, match='cannot be read'):
-        read_image(tmp_path, 'x' * 300 + '.png')
+        read_item_image(tmp_path, 'x' * 300 + '.png')
 
 
 def draw(folder: Path, lines: list[dict], drawn: Path) -> list[np.ndarray]:

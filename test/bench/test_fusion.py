@@ -155,8 +155,8 @@ class Right:
 
 def test_each_draw_answers_every_question_and_a_perfect_fine_matcher_repairs_all(items):
     few = items[:20] + items[-20:]
-    contests = fusion.build_cases(few, Right(few), FusionParams(), Limits(max_depth_gap_m=1.0), ErrorModel(),
-                              [(0.02, 0.25)], 2)
+    contests = fusion.build_cases(few, Right(few), FusionParams(), Limits(max_depth_gap_m=1.0),
+                                  ErrorModel(), [(0.02, 0.25)], 2)
     scores = fusion.score_interleaved(contests, Limits())
     assert [(c.name, len(c.runs)) for c in contests] == [
         ('fine alone', 1), ('coarse alone', 2), ('both', 2), ('coarse alone', 2), ('both', 2)]
@@ -194,9 +194,10 @@ def test_a_level_that_makes_no_sense_is_refused(text):
 def test_on_a_real_shelf_two_witnesses_are_wrong_less_often_than_either(shared_data):
     folder = shared_data / 'apc_shelf'
     given = InputConfig(poses=False, depth=False)
-    items = [i for i in PairFolderSource(folder, given, read_mask(folder / MASK)) if i.pair in (2, 30)]
-    contests = fusion.build_cases(items, fusion.load_refiner('xfeat'), FusionParams(), Limits(), ErrorModel(),
-                              [(0.04, 0.25)], 1)
+    items = [i for i in PairFolderSource(folder, given, read_mask(folder / MASK))
+             if i.pair in (2, 30)]
+    contests = fusion.build_cases(items, fusion.load_refiner('xfeat'), FusionParams(), Limits(),
+                                  ErrorModel(), [(0.04, 0.25)], 1)
     (fine,), *_, (coarse,), (both,) = fusion.score_interleaved(contests, Limits())
     assert both.accepted_precision > max(fine.accepted_precision, coarse.accepted_precision)
     assert both.accepted_hidden < fine.accepted_hidden

@@ -99,7 +99,8 @@ def test_the_ways_take_turns_and_the_warm_up_does_not_count():
 
 def test_passes_are_those_of_one_answer_and_the_device_is_waited_for():
     model = Counting()
-    (found,) = time_variants([Variant('one', model.answer)], draw, rounds=3, warm_up=1, device=model)
+    (found,) = time_variants([Variant('one', model.answer)], draw, rounds=3, warm_up=1,
+                             device=model)
     assert found.passes == 3
     assert model.waited == 4
 
@@ -107,7 +108,8 @@ def test_passes_are_those_of_one_answer_and_the_device_is_waited_for():
 def test_time_is_per_click(monkeypatch):
     clock = iter(range(0, 1000, 8))
     monkeypatch.setattr('time.perf_counter', lambda: next(clock))
-    (found,) = time_variants([Variant('many', lambda frames, seed: [], 4)], draw, rounds=1, warm_up=1)
+    (found,) = time_variants([Variant('many', lambda frames, seed: [], 4)], draw, rounds=1,
+                             warm_up=1)
     assert found.wall_s == [2.0]
 
 
@@ -126,7 +128,8 @@ def test_a_failure_is_not_timed(code):
 def test_a_round_begins_on_a_new_pair_and_then_moves_one_camera_after_the_other():
     matcher = RecorderOfMany()
     chosen = build_variants(matcher)
-    assert [way.name for way in chosen] == [FIRST_CLICK, NEXT_CLICK, BATCH, OTHER_MOVED, CLICKED_MOVED]
+    assert [way.name for way in chosen] == [FIRST_CLICK, NEXT_CLICK, BATCH, OTHER_MOVED,
+                                            CLICKED_MOVED]
     frames = draw(0)
     for seed, way in enumerate(chosen):
         assert len(way.answer(frames, seed)) == way.clicks
@@ -146,7 +149,8 @@ def test_ratios_are_taken_within_a_round_where_the_machine_was_as_slow_for_both(
 
 
 def test_the_table_compares_with_the_authors_where_they_were_asked():
-    rows = [taken(BASELINE, [3.0], 30), taken(BASELINE_SHORT, [2.0], 20), taken(NEXT_CLICK, [0.2], 6)]
+    rows = [taken(BASELINE, [3.0], 30), taken(BASELINE_SHORT, [2.0], 20),
+            taken(NEXT_CLICK, [0.2], 6)]
     told = format_table(rows, by_cpu=True)
     assert f'{15.0:8.1f}x{10.0:8.1f}x' in told.splitlines()[3]
     assert 'of CPU time' in told

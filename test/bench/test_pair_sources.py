@@ -15,7 +15,7 @@ from crosspoint_ros.bench.pairs.export import export
 from crosspoint_ros.bench.pairs.sources import KnownSceneSource, RgbdSource
 from crosspoint_ros.cli import main
 from crosspoint_ros.data.qa.point_visibility import Visibility
-from crosspoint_ros.data.qa.templates import Coordinates
+from crosspoint_ros.data.qa.questions import Coordinates
 from crosspoint_ros.data.scenes import open_scene
 from crosspoint_ros.data.scenes.known_scene import KnownScene
 from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, UnusableData
@@ -65,13 +65,15 @@ def test_the_matcher_is_told_no_more_than_it_is_given(folder):
     for view in (item.query.clicked, item.query.other):
         assert view.base_from_cam is None
         assert view.depth_m is None
-    exact, moved = (next(iter(scene_set(folder, given))) for given in (InputConfig(), InputConfig(noise_cm=2)))
+    exact, moved = (next(iter(scene_set(folder, inputs)))
+                    for inputs in (InputConfig(), InputConfig(noise_cm=2)))
     off = exact.query.other.base_from_cam.inverse @ moved.query.other.base_from_cam
     assert np.linalg.norm(off.t_m) == pytest.approx(0.02, abs=1e-6)
 
 
 def test_what_is_built_of_the_kitchen_is_where_its_truth_has_it():
-    told = measure_accuracy(KnownSceneSource(KnownScene(KITCHEN), InputConfig()), Coordinates.THOUSAND)
+    source = KnownSceneSource(KnownScene(KITCHEN), InputConfig())
+    told = measure_accuracy(source, Coordinates.THOUSAND)
     assert len(told.errors_px) > 500
     assert np.mean(told.errors_px <= 3) >= 0.99
     assert np.mean(told.visibility_correct) >= 0.99

@@ -216,7 +216,8 @@ def test_an_answer_is_measured_in_pixels_and_in_millimetres(folder):
     point = clicked.base_from_cam.transform_points(ray / ray[2] * clicked.depth_m[row, column])
     (_, known), = evaluate([dataclasses.replace(first, point_base_m=point)],
                            Knows([first], 0.0, 0.9), Limits())
-    (_, moved), = evaluate([dataclasses.replace(first, point_base_m=point + [0, 0, 0.03])],
+    above = dataclasses.replace(first, point_base_m=point + np.array([0, 0, 0.03]))
+    (_, moved), = evaluate([above],
                            Knows([first], 0.0, 0.9), Limits())
     assert known.error_3d_mm < 5
     assert moved.error_3d_mm == pytest.approx(30, abs=5)
@@ -328,7 +329,8 @@ def test_the_command_prints_and_writes_the_scores(folder, tmp_path, capsys):
 def test_figures_of_a_matcher_that_never_ran_are_no_success(folder, capsys):
     parser = argparse.ArgumentParser()
     cli.add_arguments(parser)
-    assert cli.main(parser.parse_args([str(folder), '--matcher', 'fake_matchers:BrokenMatcher'])) == 1
+    words = [str(folder), '--matcher', 'fake_matchers:BrokenMatcher']
+    assert cli.main(parser.parse_args(words)) == 1
     said = capsys.readouterr().err
     assert 'failed on all' in said
     assert 'no server' in said

@@ -44,17 +44,17 @@ def test_a_command_is_recorded_with_what_it_printed(tmp_path, capfd, monkeypatch
 
 def test_a_command_that_fails_is_recorded_as_failing(tmp_path):
     path = tmp_path / '1.json'
-    words = ['dev', 'record', str(path), '--title', 'Nothing', '--', 'bench', 'scene', 'nowhere']
+    words = ['dev', 'record', str(path), '--title', 'Nothing', '--', 'bench', 'pairs', 'nowhere']
     assert main(words) == 1
     out = tmp_path / 'page.md'
     assert main(['dev', 'results', str(tmp_path), '--out', str(out)]) == 0
     assert '| failed: 1 |' in out.read_text()
-    assert 'nowhere is no recorded scene' in out.read_text()
+    assert 'nowhere is not a source of pairs' in out.read_text()
 
 
 def test_paths_of_this_machine_are_not_kept(tmp_path, capsys):
     path = tmp_path / '1.json'
-    words = ['dev', 'record', str(path), '--title', 'x', '--', 'bench', 'scene', str(tmp_path)]
+    words = ['dev', 'record', str(path), '--title', 'x', '--', 'bench', 'pairs', str(tmp_path)]
     assert main(words) == 1
     assert 'is a path of this machine' in capsys.readouterr().err
     assert not path.exists()
@@ -79,7 +79,7 @@ def test_a_figure_is_read_and_held_against_its_bound(tmp_path, capfd):
     assert '| **missed** |' in (tmp_path / 'p.md').read_text()
     assert main(['dev', 'record', str(path), '--title', 'x', '--figure', 'x', '--', '--version'
                  ]) == 1
-    assert '--figure goes with' in capfd.readouterr().err
+    assert '--figure needs --least or --most' in capfd.readouterr().err
 
 
 def record(title):
@@ -95,8 +95,9 @@ def test_a_broken_record_is_named_and_the_rest_is_shown(tmp_path, capsys):
     assert main(['dev', 'results', str(tmp_path), '--out', str(tmp_path / 'p.md')]) == 1
     said, page = capsys.readouterr().err, (tmp_path / 'p.md').read_text()
     assert '## First' in page
-    for problem in ('2.json is no record', "3.json is no record: wall_s is 'long', not a float",
-                    '4.json is no record: another has its title: First'):
+    for problem in ('2.json is not a record',
+                    "3.json is not a record: wall_s is 'long', not a float",
+                    '4.json is not a record: another record has the title First'):
         assert problem in said
         assert problem in page
 

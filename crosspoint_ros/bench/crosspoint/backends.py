@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from crosspoint_ros.bench.crosspoint.dataset import GROUNDING, POINTING, BenchItem
 from crosspoint_ros.core.datatypes import Code, Grounder, Intrinsics, Match, Matcher, Rejected, View
-from crosspoint_ros.core.pipeline import ground, match_view
+from crosspoint_ros.core.pipeline import FUSION, ground, match_view
 from crosspoint_ros.matchers.cropond.reply_parser import parse_points
 
 Image = npt.NDArray[np.uint8]
@@ -90,7 +90,7 @@ class MatcherBackend:
 
     def _match(self, item: BenchItem, views: Sequence[View]) -> Match:
         pixel = np.array(parse_points(item.question)[0]) / self._get_scale(views[0]) - HALF_PX
-        found = match_view(views[0], views[1], pixel, self._matcher)
+        found = match_view(views[0], views[1], pixel, self._matcher, None, FUSION)
         if found.match is None or found.rejected is not None:
             raise found.rejected or Rejected(Code.MATCHER_FAILED, 'no match')
         return found.match

@@ -96,7 +96,7 @@ def _list_notes(report: ScoreReport) -> list[str]:
         notes.append("the authors' scripts end on these replies, without a score: "
                      f'{grader.official_crash}')
     for kind, count in sorted(grader.not_asked.items()):
-        notes.append(f'not asked, in no score: {count} of {kind}')
+        notes.append(f'not asked: {count} of {kind}; in no score')
     if grader.unanswered:
         notes.append(f'without a reply: {grader.unanswered}; wrong by the corrected rules, left '
                      'out by the official ones')

@@ -16,8 +16,8 @@ from crosspoint_ros.bench.pairs.sources import add_source_arguments, open_source
 from crosspoint_ros.core.datatypes import Array
 from crosspoint_ros.data.io import WarningCounter
 from crosspoint_ros.data.qa.photometric import FlowReference, reject_shifted_points
-from crosspoint_ros.data.qa.point_visibility import REASONS, Visibility, project_points
-from crosspoint_ros.data.qa.templates import Coordinates, decode_point, encode_point
+from crosspoint_ros.data.qa.point_visibility import Visibility, project_points
+from crosspoint_ros.data.qa.questions import Coordinates, decode_point, encode_point
 
 LIMITS_PX = (3.0, 12.0)
 CERTAIN = (Visibility.VISIBLE, Visibility.OCCLUDED, Visibility.OUTSIDE)
@@ -82,7 +82,7 @@ def measure_accuracy(source: PairSource, coordinates: Coordinates) -> BuildAccur
                                          strict=True):
             visibility = Visibility(int(code))
             if visibility not in CERTAIN:
-                skipped[REASONS[visibility]] += 1
+                skipped[visibility.reason] += 1
                 continue
             visible = labelled.visibility == Visibility.VISIBLE
             visibility_correct.append((visibility == Visibility.VISIBLE) == visible)

@@ -1,4 +1,4 @@
-"""The ways to answer a click that `crosspoint bench latency` compares."""
+"""The variants that `crosspoint bench latency` compares, and their synthetic inputs."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ NOISE = 6.0
 
 
 def draw_frames(number: int, width_px: int, height_px: int) -> FrameSet:
-    """Draw the frames of a round; those of another number are other images."""
+    """Draw the frames of a round, different for each number."""
     clicked, other, next_other, next_clicked = (
         draw_view(camera, 4 * number + offset, width_px, height_px)
         for offset, camera in enumerate((CLICKED, OTHER, OTHER, CLICKED)))
@@ -30,29 +30,29 @@ def draw_frames(number: int, width_px: int, height_px: int) -> FrameSet:
 
 
 def draw_view(camera: str, number: int, width_px: int, height_px: int) -> View:
-    """Return an image without pose or depth: the scene of `picture`, from a place of its own."""
-    lens = Intrinsics(width_px, width_px, (width_px - 1) / 2, (height_px - 1) / 2,
-                      width_px, height_px)
-    return View(camera, draw_image(number, width_px, height_px), lens, stamp_ns=number)
+    """Return a view of the synthetic scene, without pose or depth."""
+    intrinsics = Intrinsics(width_px, width_px, (width_px - 1) / 2, (height_px - 1) / 2,
+                            width_px, height_px)
+    return View(camera, draw_image(number, width_px, height_px), intrinsics, stamp_ns=number)
 
 
 def draw_image(number: int, width_px: int, height_px: int) -> npt.NDArray[np.uint8]:
-    """Draw coloured patches of all sizes, (h, w, 3), turned and shifted a bit by the number."""
+    """Draw coloured patches of all sizes (h, w, 3), slightly rotated and shifted by the number."""
     scene, rng = np.random.default_rng(0), np.random.default_rng(number + 1)
     fine, coarse = (
         cv2.resize(scene.uniform(0, 127, (height_px // cell + 2, width_px // cell + 2, 3)),
                    (width_px, height_px), interpolation=cv2.INTER_CUBIC)
         for cell in (CELL_PX, 4 * CELL_PX))
-    turned = cv2.getRotationMatrix2D((width_px / 2, height_px / 2), float(rng.uniform(-8, 8)), 1.1)
-    turned[:, 2] = turned[:, 2] + rng.uniform(-0.03, 0.03, 2) * width_px
-    moved = cv2.warpAffine(fine + coarse, turned, (width_px, height_px),
-                           borderMode=cv2.BORDER_REFLECT)
-    noisy = moved + rng.normal(0, NOISE, moved.shape)
+    affine = cv2.getRotationMatrix2D((width_px / 2, height_px / 2), float(rng.uniform(-8, 8)), 1.1)
+    affine[:, 2] = affine[:, 2] + rng.uniform(-0.03, 0.03, 2) * width_px
+    warped = cv2.warpAffine(fine + coarse, affine, (width_px, height_px),
+                            borderMode=cv2.BORDER_REFLECT)
+    noisy = warped + rng.normal(0, NOISE, warped.shape)
     return np.asarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
 def sample_queries(pair: tuple[View, View], count: int, seed: int) -> list[Query]:
-    """Click so many places in the middle of the first view, others for each seed."""
+    """Return queries at random pixels in the middle of the first view."""
     size_px = np.array([pair[0].intrinsics.width_px, pair[0].intrinsics.height_px])
     pixels: Array = np.random.default_rng(seed).uniform(0.2, 0.8, (count, 2)) * size_px
     return [Query(*pair, pixel) for pixel in pixels]
@@ -60,7 +60,8 @@ def sample_queries(pair: tuple[View, View], count: int, seed: int) -> list[Query
 
 BATCH_SIZE = 16
 LONG_REPLY, SHORT_REPLY = 30, 20  # tokens of a reply: with a label, and without
-BASELINE, BASELINE_SHORT = (f"authors' generate, {tokens} tokens" for tokens in (LONG_REPLY, SHORT_REPLY))
+BASELINE, BASELINE_SHORT = (f"authors' generate, {tokens} tokens"
+                            for tokens in (LONG_REPLY, SHORT_REPLY))
 FIRST_CLICK = 'first click on a frame pair'
 NEXT_CLICK = 'another click'
 NEXT_CLICK_GREEDY = 'another click, likeliest digits only'
@@ -73,7 +74,7 @@ CLICKED_MOVED = 'click after the clicked one moved'
 
 @runtime_checkable
 class SupportsMatchAll(Protocol):
-    """Answers many clicks on the same two frames together."""
+    """Answers many clicks on the same two frames in one batch."""
 
     def match_all(self, queries: Sequence[Query]) -> list[Match | Rejected]:
         """Return an answer or a refusal for each."""
@@ -81,19 +82,20 @@ class SupportsMatchAll(Protocol):
 
 
 def build_variants(matcher: Matcher, baseline: ModelVariants | None = None) -> list[Variant]:
-    """Return the ways to ask a matcher, and its model, in the order of a robot's day.
+    """Return the variants of a matcher and its model, in the order of a round.
 
-    Each round begins on a frame pair that is new; the last two move one of its cameras.
+    A round begins on a new frame pair; the last two variants move one of its cameras.
     """
     before, after = ([], []) if baseline is None else _build_model_variants(baseline)
-    at_once = [_build_batch(matcher)] if isinstance(matcher, SupportsMatchAll) else []
+    batch = [_build_batch(matcher)] if isinstance(matcher, SupportsMatchAll) else []
     return [*before, _build_click(FIRST_CLICK, matcher, lambda frames: frames.pair),
-            _build_click(NEXT_CLICK, matcher, lambda frames: frames.pair), *at_once, *after,
+            _build_click(NEXT_CLICK, matcher, lambda frames: frames.pair), *batch, *after,
             _build_click(OTHER_MOVED, matcher, lambda frames: frames.other_moved),
             _build_click(CLICKED_MOVED, matcher, lambda frames: frames.clicked_moved)]
 
 
-def _build_click(name: str, matcher: Matcher, select_pair: Callable[[FrameSet], tuple[View, View]]) -> Variant:
+def _build_click(name: str, matcher: Matcher,
+                 select_pair: Callable[[FrameSet], tuple[View, View]]) -> Variant:
     def answer(frames: FrameSet, seed: int) -> list[Match | Rejected]:
         (query,) = sample_queries(select_pair(frames), 1, seed)
         try:
@@ -105,31 +107,33 @@ def _build_click(name: str, matcher: Matcher, select_pair: Callable[[FrameSet], 
 
 
 def _build_batch(matcher: SupportsMatchAll) -> Variant:
-    return Variant(BATCH, lambda frames, seed: matcher.match_all(sample_queries(frames.pair, BATCH_SIZE, seed)),
-               BATCH_SIZE)
+    return Variant(BATCH, lambda frames, seed: matcher.match_all(
+        sample_queries(frames.pair, BATCH_SIZE, seed)), BATCH_SIZE)
 
 
 def _build_model_variants(baseline: ModelVariants) -> tuple[list[Variant], list[Variant]]:
-    """The authors' way, and what else its model can be asked about a pair that it knows."""
+    """Return the baseline's variants, and the model's on a pair whose prefix is cached."""
     def greedy(clicks: int) -> Callable[[FrameSet, int], Sequence[object]]:
-        return lambda frames, seed: baseline.decode_greedy(sample_queries(frames.pair, clicks, seed))
+        return lambda frames, seed: baseline.decode_greedy(
+            sample_queries(frames.pair, clicks, seed))
 
     def authors(tokens: int) -> Callable[[FrameSet, int], Sequence[object]]:
-        return lambda frames, seed: baseline.generate_baseline(sample_queries(frames.pair, 1, seed)[0], tokens)
+        return lambda frames, seed: baseline.generate_baseline(
+            sample_queries(frames.pair, 1, seed)[0], tokens)
 
     def free(frames: FrameSet, seed: int) -> Sequence[object]:
         return baseline.generate(sample_queries(frames.pair, 1, seed)[0], LONG_REPLY)
 
     return ([Variant(BASELINE, authors(LONG_REPLY)), Variant(BASELINE_SHORT, authors(SHORT_REPLY))],
-            [Variant(NEXT_CLICK_GREEDY, greedy(1)), Variant(BATCH_GREEDY, greedy(BATCH_SIZE), BATCH_SIZE),
-             Variant(FREE_REPLY, free)])
+            [Variant(NEXT_CLICK_GREEDY, greedy(1)),
+             Variant(BATCH_GREEDY, greedy(BATCH_SIZE), BATCH_SIZE), Variant(FREE_REPLY, free)])
 
 
 @dataclass(frozen=True)
 class ModelShape:
     """The sizes of a Qwen2.5-VL: text model, vision tower, vocabulary.
 
-    vocabulary: 0 for that of the tokenizer. tied: the output head is the embedding.
+    vocabulary: 0 for the tokenizer's. tied: the output head shares the embedding.
     """
 
     hidden: int
@@ -147,21 +151,21 @@ class ModelShape:
     tied: bool = True
 
 
-# `3b` and `7b` as their config.json on the hub has them (CroPond's are the same); `mid` is what a
-# CPU runs in seconds.
+# `3b` and `7b` as in their config.json on the hub (and CroPond's); `mid` runs on a CPU in seconds.
 SHAPES = {
-    '3b': ModelShape(2048, 36, 16, 2, 11008, 32, 1280, 16, 3420, (7, 15, 23, 31), vocabulary=151936),
-    '7b': ModelShape(3584, 28, 28, 4, 18944, 32, 1280, 16, 3420, (7, 15, 23, 31), vocabulary=152064,
-                tied=False),
+    '3b': ModelShape(2048, 36, 16, 2, 11008, 32, 1280, 16, 3420, (7, 15, 23, 31),
+                     vocabulary=151936),
+    '7b': ModelShape(3584, 28, 28, 4, 18944, 32, 1280, 16, 3420, (7, 15, 23, 31),
+                     vocabulary=152064, tied=False),
     'mid': ModelShape(768, 10, 12, 2, 3072, 6, 640, 10, 1536, (2, 5)),
     'tiny': ModelShape(64, 2, 4, 2, 128, 2, 32, 2, 64, (1,)),
 }
 
 
 def build_config(shape: ModelShape, vocabulary: int, token_ids: dict[str, int]) -> dict[str, Any]:
-    """Return config.json with the names and keys of the hub's, text keys at the top level.
+    """Return config.json as on the hub, with the text model's keys at the top level.
 
-    vocabulary: how many tokens; ids: those of the special ones.
+    vocabulary: number of tokens. token_ids: of the special tokens.
     """
     half = shape.hidden // shape.heads // 2
     sections = [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8]

@@ -1,10 +1,10 @@
-"""`crosspoint bench latency`: how long a click takes, and how much of that the hardware excuses."""
+"""`crosspoint bench latency`: click latency, compared with the memory-bandwidth bound."""
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 SIZES = ((640, 480),)
 MIN_SIZE_PX = 64
-# What random weights reply is in no form, and finds nothing.
+GB = 1e9
+# Random weights pass no self-test, and reply in no format.
 DUMMY_OPTIONS = {'self_test': False, 'template': 'json', 'coordinates': 'relative_1000'}
 
 
@@ -46,21 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                         help='an option of the matcher; may be repeated')
     parser.add_argument('--random-weights', choices=SHAPES,
-                        help='cropond without a checkpoint: as fast as one of that size, and '
-                             'finds nothing')
+                        help='cropond with random weights: the speed of a checkpoint of that '
+                             'size, meaningless answers')
     parser.add_argument('--size', action='append', type=parse_size, metavar='WxH',
                         help='of both images, px; may be repeated (default: 640x480)')
     parser.add_argument('--rounds', type=parse_positive, default=5,
-                        help='each runs every way once (default: 5)')
+                        help='timed rounds of all variants (default: 5)')
     parser.add_argument('--warm-up', type=parse_positive, default=1,
-                        help='rounds before those, which do not count (default: 1)')
+                        help='untimed rounds before those (default: 1)')
     parser.add_argument('--threads', type=parse_positive,
-                        help='of the CPU (default: 1 where the model runs there)')
-    parser.add_argument('--json', type=Path, metavar='OUT', help='write every figure there')
+                        help='CPU threads (default: 1 if the model runs on the CPU)')
+    parser.add_argument('--json', type=Path, metavar='OUT', help='write all figures')
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read WxH, px, for argparse. Raises ValueError below what a camera has."""
+    """Parse WxH, px (for argparse)."""
     width, by, height = text.lower().partition('x')
     if not by or min(int(width), int(height)) < MIN_SIZE_PX:
         raise ValueError(text)
@@ -70,34 +71,38 @@ def parse_size(text: str) -> tuple[int, int]:
 def main(args: argparse.Namespace) -> int:
     """Run the benchmark and print a table for each size."""
     matcher = build_matcher(args.matcher, parse_options(args.option), args.random_weights)
-    compared = _load_baseline(matcher)
-    set_threads(args.threads, compared)
-    told = ' '.join(filter(None, [args.matcher, args.random_weights, *args.option]))
-    runs_on = describe_machine() + (f', {compared.device_meter.versions}' if compared else '')
-    print(f'{told}, {args.rounds} rounds after {args.warm_up}\n{runs_on}', flush=True)
-    taken = {}
+    baseline = _load_baseline(matcher)
+    set_threads(args.threads, baseline)
+    setup = ' '.join(filter(None, [args.matcher, args.random_weights, *args.option]))
+    machine = describe_machine() + (f', {baseline.device_meter.versions}' if baseline else '')
+    print(f'{setup}, {args.rounds} rounds after {args.warm_up}\n{machine}', flush=True)
+    timings = {}
     for width_px, height_px in args.size or SIZES:
         draw = partial(draw_frames, width_px=width_px, height_px=height_px)
-        named = f'{width_px}x{height_px}'
-        taken[named] = time_variants(build_variants(matcher, compared), draw, args.rounds, args.warm_up, compared)
-        print(f'\n{named}\n{format_table(taken[named], not _on_gpu(compared))}', flush=True)
-        if compared:
-            print(compared.describe(sample_queries(draw(0).pair, 1, 0)[0]))
-            print(MemoryBound.measure(compared.device_meter).format_report(taken[named]), flush=True)
+        name = f'{width_px}x{height_px}'
+        timings[name] = time_variants(build_variants(matcher, baseline), draw, args.rounds,
+                                      args.warm_up, baseline)
+        print(f'\n{name}\n{format_table(timings[name], not _on_gpu(baseline))}', flush=True)
+        if baseline:
+            print(baseline.describe(sample_queries(draw(0).pair, 1, 0)[0]))
+            bound = MemoryBound.measure(baseline.device_meter)
+            print(bound.format_report(timings[name]), flush=True)
     if args.json:
         args.json.write_text(json.dumps({
-            'matcher': told, 'machine': runs_on,
-            'sizes': {name: [timing_to_dict(t) for t in each] for name, each in taken.items()}}, indent=1))
+            'matcher': setup, 'machine': machine, 'sizes': {
+                name: [timing_to_dict(t) for t in each] for name, each in timings.items()}},
+            indent=1))
     return 0
 
 
 def timing_to_dict(timing: Timing) -> dict[str, Any]:
-    """All of a way's figures; `asdict` up to Python 3.11 counts the pairs of a Counter."""
-    return {**asdict(timing), 'refused': dict(timing.refusals)}
+    """Return all figures of a variant."""
+    return {'name': timing.name, 'clicks': timing.clicks, 'cpu_s': timing.cpu_s,
+            'wall_s': timing.wall_s, 'passes': timing.passes, 'refused': dict(timing.refusals)}
 
 
 def build_matcher(name: str, options: dict[str, Any], shape: str | None) -> Matcher:
-    """Build the matcher. Raises ValueError for what does not go together, or is not installed."""
+    """Build the matcher. Raises ValueError for conflicting options or a missing package."""
     if shape is None:
         return load_matcher(name, **options)
     if name != 'cropond':
@@ -105,20 +110,22 @@ def build_matcher(name: str, options: dict[str, Any], shape: str | None) -> Matc
     if 'model' in options:
         raise ValueError('--random-weights and --option model=… exclude each other')
     try:
-        random_weights = import_module('crosspoint_ros.bench.latency.dummy_model')
+        dummy_model = import_module('crosspoint_ros.bench.latency.dummy_model')
     except ModuleNotFoundError as error:
         raise ValueError(f'--random-weights needs {error.name}: pip install '
                          'torch "transformers>=4.57,<6" pillow') from error
-    loaded = random_weights.build_dummy_checkpoint(shape, options.get('device', 'auto'), options.get('weights', 'auto'))
-    return matcher_class(name)(checkpoint=loaded, model=shape, **DUMMY_OPTIONS | options)
+    checkpoint = dummy_model.build_dummy_checkpoint(shape, options.get('device', 'auto'),
+                                                    options.get('weights', 'auto'))
+    return matcher_class(name)(checkpoint=checkpoint, model=shape, **DUMMY_OPTIONS | options)
 
 
 def _load_baseline(matcher: Matcher) -> ModelVariants | None:
-    """Return what to compare the matcher with, None for those that run no model here."""
+    """Return the baseline of a matcher that runs a model on this machine, else None."""
     if not isinstance(matcher, CropondMatcher):
         return None
-    compared: ModelVariants = import_module('crosspoint_ros.bench.latency.baseline').ModelVariants(matcher)
-    return compared
+    baseline = import_module('crosspoint_ros.bench.latency.baseline')
+    variants: ModelVariants = baseline.ModelVariants(matcher)
+    return variants
 
 
 def _on_gpu(baseline: ModelVariants | None) -> bool:
@@ -126,7 +133,7 @@ def _on_gpu(baseline: ModelVariants | None) -> bool:
 
 
 def set_threads(threads: int | None, baseline: ModelVariants | None) -> None:
-    """Let everything compute with so many threads: one, unless said, if a model runs on them."""
+    """Set the number of CPU threads; by default 1 if the model runs on the CPU."""
     if threads is None and (baseline is None or baseline.device_meter.on_gpu):
         return
     cv2.setNumThreads(threads or 1)
@@ -135,23 +142,23 @@ def set_threads(threads: int | None, baseline: ModelVariants | None) -> None:
 
 
 def format_table(timings: Sequence[Timing], by_cpu: bool) -> str:
-    """Lay the figures out, a row a way. by_cpu: ratios are of CPU time, not of wall time."""
-    named = {t.name: t for t in timings}
-    authors = [named[name] for name in (BASELINE, BASELINE_SHORT) if name in named]
-    width = max(map(len, named)) + 2
-    heads = ''.join(f'{head:>9}' for head in ('vs 30', 'vs 20')[:len(authors)])
+    """Format the timings as text. by_cpu: speed-ups are of CPU time, not of wall time."""
+    by_name = {t.name: t for t in timings}
+    baselines = [by_name[name] for name in (BASELINE, BASELINE_SHORT) if name in by_name]
+    width = max(map(len, by_name)) + 2
+    heads = ''.join(f'{head:>9}' for head in ('vs 30', 'vs 20')[:len(baselines)])
     lines = [f'{"":{width}}{"passes":>7}{"CPU ms":>10}{"least .. most":>20}{"wall ms":>10}'
              f'{"least .. most":>20}{heads}']
     for t in timings:
-        ratios = ''.join(f'{compute_speedup(slow, t, by_cpu):8.1f}x' for slow in authors)
+        ratios = ''.join(f'{compute_speedup(slow, t, by_cpu):8.1f}x' for slow in baselines)
         passes = '-' if t.passes is None else str(t.passes)
         lines.append(f'{t.name:{width}}{passes:>7}{_format_ms(t.cpu_ms)}{_format_ms(t.wall_ms)}'
                      f'{ratios}')
-    refused = [f'{t.name}: {n} {code}' for t in timings for code, n in t.refusals.items()]
-    if refused:
-        lines.append(f'refused: {"; ".join(refused)}')
-    if authors:
-        lines.append(f'ratios: of {"CPU" if by_cpu else "wall"} time, median of the rounds')
+    refusals = [f'{t.name}: {n} {code}' for t in timings for code, n in t.refusals.items()]
+    if refusals:
+        lines.append(f'refused: {"; ".join(refusals)}')
+    if baselines:
+        lines.append(f'speed-up: of {"CPU" if by_cpu else "wall"} time, median of the rounds')
     return '\n'.join(lines)
 
 
@@ -162,9 +169,9 @@ def _format_ms(ms: tuple[float, float, float]) -> str:
 
 @dataclass(frozen=True)
 class MemoryBound:
-    """What is read each pass, how fast memory is, measured by copying, and the most it held.
+    """The least time of a forward pass: reading the weights at the measured memory bandwidth.
 
-    binding: memory is what limits passes, as on a GPU; on a CPU it is arithmetic.
+    binding: bandwidth limits a pass, as on a GPU; on a CPU arithmetic does.
     """
 
     bytes_per_pass: int
@@ -173,26 +180,23 @@ class MemoryBound:
     binding: bool
 
     @classmethod
-    def measure(cls, gauge: DeviceMeter) -> MemoryBound:
-        """Measure. The peak is read first: the measurement takes memory of its own."""
-        peak = gauge.peak_bytes
-        return cls(gauge.bytes_per_pass, gauge.bytes_per_s(), peak, gauge.on_gpu)
+    def measure(cls, meter: DeviceMeter) -> MemoryBound:
+        """Measure the device; the peak is read first, since the measurement allocates memory."""
+        peak_bytes = meter.peak_bytes
+        return cls(meter.bytes_per_pass, meter.measure_bandwidth(), peak_bytes, meter.on_gpu)
 
     def limit_ms(self, passes: int) -> float:
-        """The least time for so many passes: images, keys and the output head come on top."""
+        """Return the least time of some passes; images, keys and the output head add to it."""
         return 1e3 * passes * self.bytes_per_pass / self.bytes_per_s
 
     def format_report(self, timings: Sequence[Timing]) -> str:
-        """Compare what was measured with what memory allows."""
-        lines = [f'a pass reads {self.bytes_per_pass / GB:.2g} GB of weights, memory copies '
-                 f'{self.bytes_per_s / GB:.1f} GB/s: {self.limit_ms(1):.2f} ms a pass at least; '
+        """Format the bound, and the timings as multiples of it."""
+        lines = [f'a pass reads {self.bytes_per_pass / GB:.2g} GB of weights at '
+                 f'{self.bytes_per_s / GB:.1f} GB/s: at least {self.limit_ms(1):.2f} ms; '
                  f'peak memory {self.peak_bytes / GB:.2f} GB']
         for t in timings:
             if self.binding and t.name in (BASELINE, NEXT_CLICK, NEXT_CLICK_GREEDY) and t.passes:
-                limit, took = self.limit_ms(t.passes), t.wall_ms[0]
-                lines.append(f'{t.name}: {took:.1f} ms, {took / limit:.1f} times the '
-                             f'{limit:.1f} ms of its {t.passes} passes')
+                limit_ms, wall_ms = self.limit_ms(t.passes), t.wall_ms[0]
+                lines.append(f'{t.name}: {wall_ms:.1f} ms, {wall_ms / limit_ms:.1f} times the '
+                             f'{limit_ms:.1f} ms of its {t.passes} passes')
         return '\n'.join(lines)
-
-
-GB = 1e9

@@ -1,4 +1,4 @@
-"""Ways to answer a click, timed in turns so that a machine's mood meets all of them alike."""
+"""Interleaved timing, so load and clock changes affect all variants equally."""
 from __future__ import annotations
 
 import statistics
@@ -8,19 +8,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from crosspoint_ros.core.datatypes import (
-    Code,
-    Rejected,
-    View,
-)
+from tqdm import tqdm
 
-# What an image may be answered with; any other refusal means that nothing was measured.
+from crosspoint_ros.core.datatypes import Code, Rejected, View
+
+# Valid answers to an image; any other refusal means that nothing was measured.
 VALID_REFUSALS = (Code.NOT_VISIBLE, Code.LOW_CONFIDENCE, Code.INCONSISTENT)
 
 
 @dataclass(frozen=True)
+class FrameSet:
+    """The views of one round: a new pair, then with one camera moved, then the other."""
+
+    pair: tuple[View, View]
+    other_moved: tuple[View, View]
+    clicked_moved: tuple[View, View]
+
+
+@dataclass(frozen=True)
 class Variant:
-    """One way: `answer(frames, seed)` answers so many clicks at once; refusals are among them."""
+    """A way to answer clicks: `answer(frames, seed)` returns an answer or refusal for each."""
 
     name: str
     answer: Callable[[FrameSet, int], Sequence[object]]
@@ -28,23 +35,23 @@ class Variant:
 
 
 class Device(Protocol):
-    """What runs a model: when it is done, and how many forward passes it has run."""
+    """A device that runs a model asynchronously."""
 
     @property
     def passes(self) -> int:
-        """How many there have been."""
+        """Forward passes so far."""
         ...
 
     def wait(self) -> None:
-        """Return when the device has done what it was given."""
+        """Block until the device is idle."""
         ...
 
 
 @dataclass
 class Timing:
-    """What a way took, s a click, one entry a round; CPU time is that of all threads.
+    """The time per click of a variant, s, an entry per round; CPU time is that of all threads.
 
-    passes: how many forward passes all its clicks took, the last time; None where nobody counts.
+    passes: forward passes of its clicks in the last round; None if unknown.
     """
 
     name: str
@@ -56,68 +63,60 @@ class Timing:
 
     @property
     def cpu_ms(self) -> tuple[float, float, float]:
-        """Median, least and most CPU time a click."""
+        """Median, least and most CPU time per click."""
         return summarize_ms(self.cpu_s)
 
     @property
     def wall_ms(self) -> tuple[float, float, float]:
-        """Median, least and most wall time a click."""
+        """Median, least and most wall time per click."""
         return summarize_ms(self.wall_s)
 
 
 def summarize_ms(durations_s: Sequence[float]) -> tuple[float, float, float]:
     """Return median, least and most, ms."""
-    return (1e3 * statistics.median(durations_s), 1e3 * min(durations_s), 1e3 * max(durations_s))
+    return 1e3 * statistics.median(durations_s), 1e3 * min(durations_s), 1e3 * max(durations_s)
 
 
 def compute_speedup(slow: Timing, fast: Timing, by_cpu: bool) -> float:
-    """How many times faster: the median over the rounds of the ratio within a round."""
-    spells = zip(*((t.cpu_s if by_cpu else t.wall_s) for t in (slow, fast)), strict=True)
-    return statistics.median(a / b for a, b in spells)
+    """Return the median over the rounds of the ratio within a round."""
+    durations = zip(*((t.cpu_s if by_cpu else t.wall_s) for t in (slow, fast)), strict=True)
+    return statistics.median(a / b for a, b in durations)
 
 
-def time_variants(variants: Sequence[Variant], draw_frames: Callable[[int], FrameSet], rounds: int, warm_up: int,
-         device: Device | None = None) -> list[Timing]:
-    """Run every way in each round, on that round's frames; those of the warm-up do not count.
+def time_variants(variants: Sequence[Variant], draw_frames: Callable[[int], FrameSet],
+                  rounds: int, warm_up: int, device: Device | None = None) -> list[Timing]:
+    """Run every variant in each round on that round's frames; warm-up rounds are not timed.
 
-    Raises ValueError where a way fails.
+    Raises ValueError if a variant fails.
     """
-    taken = [Timing(way.name, way.clicks) for way in variants]
-    for number in range(warm_up + rounds):
+    timings = [Timing(variant.name, variant.clicks) for variant in variants]
+    for number in tqdm(range(warm_up + rounds), unit='round', disable=None):
         frames = draw_frames(number)
-        for seed, (way, figures) in enumerate(zip(variants, taken, strict=True)):
-            once = _time_once(way, frames, len(variants) * number + seed, device)
+        for seed, (variant, timing) in enumerate(zip(variants, timings, strict=True)):
+            once = _time_once(variant, frames, len(variants) * number + seed, device)
             if number >= warm_up:
-                figures.cpu_s += once.cpu_s
-                figures.wall_s += once.wall_s
-                figures.passes = once.passes
-                figures.refusals += once.refusals
-    return taken
+                timing.cpu_s += once.cpu_s
+                timing.wall_s += once.wall_s
+                timing.passes = once.passes
+                timing.refusals += once.refusals
+    return timings
 
 
 def _time_once(variant: Variant, frames: FrameSet, seed: int, device: Device | None) -> Timing:
-    before = device.passes if device else 0
+    passes = device.passes if device else 0
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     try:
         answers = variant.answer(frames, seed)
     except Rejected as rejected:
-        raise ValueError(f'{variant.name}: {rejected.message} ({rejected.code.name})') from rejected
+        raise ValueError(f'{variant.name}: {rejected.message} ({rejected.code.name})') \
+            from rejected
     if device:
         device.wait()
     cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
-    refused = [answer for answer in answers if isinstance(answer, Rejected)]
-    failed = next((refusal for refusal in refused if refusal.code not in VALID_REFUSALS), None)
-    if failed:
-        raise ValueError(f'{variant.name}: {failed.message} ({failed.code.name})')
-    return Timing(variant.name, variant.clicks, [cpu_s / variant.clicks], [wall_s / variant.clicks],
-                 device.passes - before if device else None,
-                 Counter(refusal.code.name for refusal in refused))
-
-
-@dataclass(frozen=True)
-class FrameSet:
-    """What one round of a benchmark asks about: a new pair, then with one camera moved on."""
-
-    pair: tuple[View, View]
-    other_moved: tuple[View, View]
-    clicked_moved: tuple[View, View]
+    refusals = [answer for answer in answers if isinstance(answer, Rejected)]
+    failure = next((each for each in refusals if each.code not in VALID_REFUSALS), None)
+    if failure:
+        raise ValueError(f'{variant.name}: {failure.message} ({failure.code.name})')
+    return Timing(variant.name, variant.clicks, [cpu_s / variant.clicks],
+                  [wall_s / variant.clicks], device.passes - passes if device else None,
+                  Counter(refusal.code.name for refusal in refusals))

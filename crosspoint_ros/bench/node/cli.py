@@ -1,4 +1,4 @@
-"""`crosspoint bench node`: what the node costs, and how soon it heeds a click while busy."""
+"""`crosspoint bench node`: the node's idle load, overhead per click, and response while busy."""
 from __future__ import annotations
 
 import argparse
@@ -7,6 +7,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,34 +20,35 @@ from crosspoint_ros.core.datatypes import Match, Query
 from crosspoint_ros.ros.process import NodeProcess
 
 CAMERAS = ('front', 'side')
+SYNTHETIC_CAMERAS = 'crosspoint_ros.bench.node.synthetic_cameras'
+CROSSPOINT_NODE = 'crosspoint_ros.ros.node.lifecycle_node'
 SETTLE_S = 3.0
 SLOW_MATCH_S = 1.0
 POLICIES = {'reject': 'refused as BUSY', 'preempt': 'the one before ended as CANCELLED'}
 
 
 class PlaneMatcher:
-    """Answers at once, for the test pattern's flat wall: what is left is what the node costs."""
+    """Projects by the known plane of the synthetic cameras: only the node's own time remains."""
 
     def match(self, query: Query) -> Match:
-        """Where the wall's point is in the other view."""
+        """Return the projection of the plane's point."""
         clicked, other = query.clicked, query.other
         assert clicked.base_from_cam is not None
         assert other.base_from_cam is not None
-        ray_cam = clicked.intrinsics.unproject(query.pixel)
-        point_cam_m = ray_cam / ray_cam[2] * DEPTH_MM * 1e-3
+        point_cam_m = clicked.backproject(query.pixel, DEPTH_MM * 1e-3)
         other_from_clicked = other.base_from_cam.inverse @ clicked.base_from_cam
         return Match(other.intrinsics.project(other_from_clicked.transform_points(point_cam_m)),
                      confidence=0.9, basis='the test pattern')
 
 
 class SlowMatcher(PlaneMatcher):
-    """Computes for a second first, as a model does: large products, and Python between them."""
+    """Computes for a second first, as a model does: matrix products, and Python in between."""
 
     def __init__(self) -> None:
         self._weights = np.random.default_rng(0).normal(size=(1024, 1024)).astype(np.float32)
 
     def match(self, query: Query) -> Match:
-        """Where the wall's point is, a second later."""
+        """Return the same after a second."""
         end_s = time.monotonic() + SLOW_MATCH_S
         while time.monotonic() < end_s:
             np.tanh(self._weights @ self._weights)
@@ -56,17 +58,18 @@ class SlowMatcher(PlaneMatcher):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crosspoint bench node`."""
-    parser.add_argument('--clicks', type=parse_positive, default=100, help='how many (default 100)')
-    parser.add_argument('--seconds', type=float, default=10.0, help='idle time (default 10 s)')
-    parser.add_argument('--matcher', default=f'{__name__}:Laborious',
-                        help='what computes while others click (default one that is slow)')
+    parser.add_argument('--clicks', type=parse_positive, default=100,
+                        help='number of clicks (default: 100)')
+    parser.add_argument('--seconds', type=float, default=10.0, help='idle time (default: 10 s)')
+    parser.add_argument('--matcher', default=f'{__name__}:SlowMatcher',
+                        help='computes while more clicks come (default: one that takes a second)')
     parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                         help='an option of that matcher; may be repeated')
-    parser.add_argument('--json', type=Path, help='write the figures there')
+    parser.add_argument('--json', type=Path, help='write the figures')
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure idle load and overhead; print them with the machine."""
+    """Measure and print idle load, overhead and response time."""
     print(describe_machine())
     figures: dict[str, float] = {}
     for history_s in (2.0, 0.0):
@@ -79,21 +82,22 @@ def main(args: argparse.Namespace) -> int:
     figures['overhead_p90_ms'] = float(np.percentile(overheads_ms, 90))
     print(f'click message to result message, less the time inside locate, {args.clicks} clicks: '
           f'median {figures["overhead_median_ms"]:.2f} ms, p90 {figures["overhead_p90_ms"]:.2f} ms')
-    labour = [f'{args.matcher}.{option}'.replace('=', ':=', 1) for option in args.option]
+    options = [f'{args.matcher}.{option}'.replace('=', ':=', 1) for option in args.option]
     for busy in POLICIES:
-        heeded_ms = measure_responses_ms(busy, args.clicks, [f'matcher:={args.matcher}', *labour])
-        figures[f'{busy}_median_ms'] = statistics.median(heeded_ms)
-        figures[f'{busy}_max_ms'] = max(heeded_ms)
+        responses_ms = measure_responses_ms(busy, args.clicks,
+                                            [f'matcher:={args.matcher}', *options])
+        figures[f'{busy}_median_ms'] = statistics.median(responses_ms)
+        figures[f'{busy}_max_ms'] = max(responses_ms)
         print(f'a click while {args.matcher} computes another, busy: {busy}, {args.clicks} clicks: '
               f'{POLICIES[busy]} after median {figures[f"{busy}_median_ms"]:.1f} ms, '
-              f'p90 {np.percentile(heeded_ms, 90):.1f} ms, at most {max(heeded_ms):.1f} ms')
+              f'p90 {np.percentile(responses_ms, 90):.1f} ms, at most {max(responses_ms):.1f} ms')
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + '\n')
     return 0
 
 
 def measure_idle_percent(history_s: float, seconds: float) -> float:
-    """Return the node's CPU time while nobody clicks, % of one core, its middleware's included."""
+    """Return the CPU time of the idle node with its middleware, % of one core."""
     with ExitStack() as stack:
         node = _start_node(stack, history_s, 1280, 720)
         time.sleep(SETTLE_S)
@@ -104,42 +108,49 @@ def measure_idle_percent(history_s: float, seconds: float) -> float:
 
 
 def measure_overheads_ms(clicks: int) -> list[float]:
-    """Return, for each click, the time from its message to its result's, less that in `locate`."""
+    """Return, for each click, the time from its message to its result, less that in `locate`."""
     with ExitStack() as stack:
         node = _start_node(stack, 2.0, 640, 480)
-        stopwatch = stack.enter_context(ClickTimer())
-        stopwatch.wait_until_ready(node.check)
-        return [stopwatch.measure_overhead_ms() for _ in range(clicks)]
+        timer = stack.enter_context(ClickTimer())
+        timer.wait_until_ready(node.check)
+        return [timer.measure_overhead_ms() for _ in range(clicks)]
 
 
 def measure_responses_ms(busy: str, clicks: int, matcher: list[str]) -> list[float]:
-    """Return, for each click on a busy node, the time until the policy's result is out."""
+    """Return, for each click on a busy node, the time until the result of the policy."""
     with ExitStack() as stack:
         node = _start_node(stack, 2.0, 640, 480, [f'busy:={busy}', *matcher])
-        stopwatch = stack.enter_context(ClickTimer())
-        stopwatch.wait_until_ready(node.check)
-        return [stopwatch.measure_response_ms(busy) for _ in range(clicks)]
+        timer = stack.enter_context(ClickTimer())
+        timer.wait_until_ready(node.check)
+        return [timer.measure_response_ms(busy) for _ in range(clicks)]
 
 
 def _start_node(stack: ExitStack, history_s: float, width: int, height: int,
-           parameters: list[str] | None = None) -> NodeProcess:
+                parameters: Sequence[str] = (f'matcher:={__name__}:PlaneMatcher',)) -> NodeProcess:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    start_process(stack, folder, SYNTHETIC_CAMERAS, f'width:={width}', f'height:={height}',
+                  'rate_hz:=30.0')
+    return start_process(stack, folder, CROSSPOINT_NODE, 'base_frame:=base_link',
+                         f'history_s:={history_s}', *format_camera_parameters(CAMERAS),
+                         *parameters)
+
+
+def start_process(stack: ExitStack, folder: Path, module: str, *parameters: str,
+                  arguments: Sequence[str] = ()) -> NodeProcess:
+    """Start a ROS node or command, which ends with the stack and logs into the folder."""
     os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
-    pattern = [f'width:={width}', f'height:={height}', 'rate_hz:=30.0']
-    node = [f'cameras:=[{",".join(CAMERAS)}]', 'base_frame:=base_link', f'history_s:={history_s}',
-            *(parameters or [f'matcher:={__name__}:KnownPlane']),
-            *(f'{c}.depth_topic:=/{c}/aligned_depth_to_color/image_raw' for c in CAMERAS)]
-    stack.enter_context(NodeProcess('crosspoint_ros.bench.node.synthetic_cameras', _format_parameters(pattern),
-                                    folder / 'test_pattern.log', os.environ))
-    return stack.enter_context(NodeProcess('crosspoint_ros.ros.node.lifecycle_node', _format_parameters(node),
-                                           folder / 'crosspoint_node.log', os.environ))
+    words = [word for parameter in parameters for word in ('-p', parameter)]
+    return stack.enter_context(NodeProcess(module, words, folder / f'{module}.log', os.environ,
+                                           arguments))
 
 
-def _format_parameters(assignments: list[str]) -> list[str]:
-    return [word for assignment in assignments for word in ('-p', assignment)]
+def format_camera_parameters(cameras: Sequence[str]) -> list[str]:
+    """Return the node's parameters for some synthetic cameras."""
+    return [f'cameras:=[{",".join(cameras)}]',
+            *(f'{c}.depth_topic:=/{c}/aligned_depth_to_color/image_raw' for c in cameras)]
 
 
 def read_cpu_s(pid: int) -> float:
-    """CPU seconds of a process and all its threads, user and system (proc(5))."""
+    """Return the CPU seconds of a process and its threads, user and system (proc(5))."""
     fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')

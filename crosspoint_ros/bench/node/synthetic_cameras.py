@@ -1,4 +1,4 @@
-"""Publishes RGB-D cameras with a test pattern: load for benchmarks, no scene to look at."""
+"""Publishes synthetic RGB-D cameras that face a plane: a load for benchmarks."""
 from __future__ import annotations
 
 import array
@@ -23,7 +23,7 @@ BASELINE_M = 0.2
 
 
 class SyntheticCameras(Node):
-    """Parameters: cameras, width, height, rate_hz, kitchen (true: its picture, not noise)."""
+    """Parameters: cameras, width, height, rate_hz, kitchen (true: a kitchen image, not noise)."""
 
     def __init__(self) -> None:
         super().__init__('test_pattern')
@@ -32,11 +32,10 @@ class SyntheticCameras(Node):
         self._height: int = self.declare_parameter('height', 720).value
         rate_hz: float = self.declare_parameter('rate_hz', 30.0).value
         kitchen: bool = self.declare_parameter('kitchen', False).value
-        draw = _load_kitchen if kitchen else _draw_noise
-        pattern = draw(self._width, self._height)
-        depth_mm = np.full((self._height, self._width), DEPTH_MM)
+        pattern = (_load_kitchen if kitchen else _draw_noise)(self._width, self._height)
+        depth_mm = np.full((self._height, self._width), DEPTH_MM, np.uint16)
         self._colour = self._make_image('rgb8', pattern.astype(np.uint8))
-        self._depth = self._make_image('16UC1', depth_mm.astype(np.uint16))
+        self._depth = self._make_image('16UC1', depth_mm)
         self._cameras = [self._create_publishers(name) for name in names]
         self._tf_static = self.create_publisher(TFMessage, '/tf_static', QoSProfile(
             depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
@@ -84,9 +83,9 @@ def _draw_noise(width: int, height: int) -> np.ndarray:
 
 
 def _load_kitchen(width: int, height: int) -> np.ndarray:
-    """A picture as cameras take them: noise costs three times as much to compress."""
-    recording = KnownScene(KITCHEN)
-    return cv2.resize(recording.read_view(recording.frames[0]).image, (width, height))
+    """Return a natural image: noise takes three times as long to compress."""
+    scene = KnownScene(KITCHEN)
+    return cv2.resize(scene.read_view(scene.frames[0]).image, (width, height))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from crosspoint_ros.core.image_io import atomic_write, write_image
 from crosspoint_ros.data.io import WarningCounter
 from crosspoint_ros.data.qa.frame_pairs import pick_evenly
 from crosspoint_ros.data.qa.point_visibility import Visibility
-from crosspoint_ros.data.qa.templates import Coordinates, encode_point, format_inline
+from crosspoint_ros.data.qa.questions import Coordinates, encode_point, format_inline
 
 RADIUS_PX = 20.0  # of an image 640 px wide
 POINTING_QUESTION = ('The point at {a} in the first image is visible in the second image, too. '

@@ -49,9 +49,8 @@ from crosspoint_ros.data.qa.frame_pairs import (
 from crosspoint_ros.data.qa.photometric import FlowReference
 from crosspoint_ros.data.qa.point_sampling import sample_points
 from crosspoint_ros.data.qa.point_visibility import Visibility
-from crosspoint_ros.data.qa.questions import collect_facts
+from crosspoint_ros.data.qa.questions import Coordinates, collect_facts
 from crosspoint_ros.data.qa.scene_reader import open_checked
-from crosspoint_ros.data.qa.templates import Coordinates
 from crosspoint_ros.data.scenes import (
     add_read_arguments,
     find_scene_class,

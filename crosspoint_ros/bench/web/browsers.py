@@ -1,4 +1,4 @@
-"""Browsers as far as the server can tell: they pull pictures as they come, or stop reading."""
+"""Clients that load the page's server like browsers, and a Chromium that measures the page."""
 from __future__ import annotations
 
 import asyncio
@@ -19,12 +19,12 @@ TIMEOUT_S = 120.0
 
 
 class BrowserClients:
-    """So many of them, in a thread of their own, until the block ends."""
+    """Runs `count` clients in a thread until the block ends."""
 
     def __init__(self, port: int, count: int, reading: bool = True) -> None:
-        """`read`: take every picture; without, ask for pictures and never read one."""
-        self._port, self._count, self._read = port, count, reading
-        self.images_received: Counter[int] = Counter()  # pictures, by client
+        """reading: take every image; False: request images and read none."""
+        self._port, self._count, self._reading = port, count, reading
+        self.images_received: Counter[int] = Counter()  # by client
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -48,28 +48,28 @@ class BrowserClients:
                 f'{origin}/events', headers={'Origin': origin}, max_msg_size=0) as socket:
             await self._wait_for_cameras(socket)
             for camera in CAMERAS:
-                await self._ask(socket, camera, '0')
-            if not self._read:
+                await self._request(socket, camera, '0')
+            if not self._reading:
                 await asyncio.Event().wait()
             async for message in socket:
                 if message.type == aiohttp.WSMsgType.BINARY:
                     length = int.from_bytes(message.data[:4], 'big')
                     header = json.loads(message.data[4:4 + length])
                     self.images_received[number] += 1
-                    await self._ask(socket, header['camera'], header['stamp'])
+                    await self._request(socket, header['camera'], header['stamp'])
 
     async def _wait_for_cameras(self, socket: Any) -> None:
         async for message in socket:
-            told = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}
-            if told.get('type') == 'state' and len(told['cameras']) == len(CAMERAS):
+            event = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}
+            if event.get('type') == 'state' and len(event['cameras']) == len(CAMERAS):
                 return
 
-    async def _ask(self, socket: Any, camera: str, after: str) -> None:
+    async def _request(self, socket: Any, camera: str, after: str) -> None:
         await socket.send_str(json.dumps({'type': 'next', 'camera': camera, 'after': after}))
 
 
 def measure_click_overheads_ms(port: int, clicks: int) -> list[float]:
-    """Return, for each click through the page's server, the time to its answer, less matching."""
+    """Return, for each click through the page's server, the time to its result less matching."""
     async def click_all() -> list[float]:
         origin = f'http://127.0.0.1:{port}'
         async with aiohttp.ClientSession() as session, session.ws_connect(
@@ -97,7 +97,7 @@ PAGE_TIMEOUT_MS = 20_000
 USABLE = """() => document.querySelectorAll('.view').length === 3
   && !document.querySelector('.view:not([data-stamp])') && document.querySelector('.status.ready')
   ? performance.now() : 0"""
-# From the press to the picture after the mark was put in, and the matcher's own share.
+# From pointer down to the first frame with the mark; and the matcher's share of it.
 WATCH = """() => {
   window.pressed_ms = window.marked_ms = 0;
   document.addEventListener('pointerdown', e => { window.pressed_ms = e.timeStamp; }, true);
@@ -113,7 +113,7 @@ MATCHER_MS = "() => Number(document.querySelector('#result').dataset.matchMs)"
 
 
 def find_missing_tool() -> str:
-    """Return what keeps Chromium from being driven; '' if nothing does."""
+    """Return what is missing to drive Chromium; '' if nothing is."""
     if shutil.which('chromium') is None:
         return 'no chromium on the PATH'
     if importlib.util.find_spec('playwright') is None:
@@ -122,7 +122,7 @@ def find_missing_tool() -> str:
 
 
 def measure_page_ms(address: str, rounds: int) -> tuple[list[float], list[float]]:
-    """Return, each so often, the time to a usable page, and from click to mark less matching."""
+    """Return the times to a usable page, and those from click to mark less matching."""
     api = importlib.import_module('playwright.sync_api')
     with api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which('chromium'), args=FLAGS)
@@ -159,11 +159,11 @@ def _measure_mark_ms(browser: Any, address: str, rounds: int) -> list[float]:
 
 
 def _wait_nonzero(page: Any, expression: str) -> float:
-    """Wait until an expression is not zero, and return it."""
+    """Wait until an expression is not zero; return its value."""
     end_s = time.monotonic() + PAGE_TIMEOUT_MS / 1000
     while time.monotonic() < end_s:
         value = page.evaluate(expression)
         if value:
             return float(value)
         page.wait_for_timeout(10)
-    raise TimeoutError(f'the page is not there after {PAGE_TIMEOUT_MS / 1000:g} s: {expression}')
+    raise TimeoutError(f'the page is not usable after {PAGE_TIMEOUT_MS / 1000:g} s: {expression}')
