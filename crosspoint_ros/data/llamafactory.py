@@ -10,7 +10,7 @@ from typing import Any
 
 from crosspoint_ros.core.image_io import atomic_write
 from crosspoint_ros.data.qa.check import iter_items
-from crosspoint_ros.data.qa.templates import Coordinates
+from crosspoint_ros.data.qa.questions import Coordinates
 
 METHODS = ('full', 'lora')
 AUTHORS_BATCH_SIZE = 16  # 8 GPUs, 1 question each, 2 accumulation steps
@@ -19,6 +19,11 @@ MAX_PIXELS = 768 * 28 * 28  # of an image at the model's input: 768 tokens
 MAX_TOKENS = 4096
 SAVE_STEPS = 1000  # the authors' 10000 would save nothing of fewer than 160,000 questions
 QUESTIONS_PER_WORKER, MAX_WORKERS = 1000, 32
+DEFAULT_PORT = 29514
+SPLIT_FORMAT = {'formatting': 'sharegpt',
+                'columns': {'messages': 'conversations', 'images': 'images'},
+                'tags': {'role_tag': 'from', 'content_tag': 'value', 'user_tag': 'human',
+                         'assistant_tag': 'gpt'}}
 
 _SHARED: dict[str, Any] = {
     'train_batch_size': 'auto', 'train_micro_batch_size_per_gpu': 'auto',
@@ -39,40 +44,36 @@ DEEPSPEED: dict[int, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class GpuCluster:
-    """Equal machines; the others reach the first at host and port."""
+class TrainingConfig:
+    """What is trained, how and where; the other nodes reach the first at host and port.
 
+    zero_stage: of DeepSpeed ZeRO, 0 for none.
+    """
+
+    model: str
+    method: str
     gpus_per_node: int
     nodes: int
     host: str
     port: int
-
-    @property
-    def total_gpus(self) -> int:
-        """The number of GPUs of all machines."""
-        return self.gpus_per_node * self.nodes
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """What is trained, how and where. zero_stage: of DeepSpeed ZeRO, 0 for none."""
-
-    model: str
-    method: str
-    cluster: GpuCluster
     zero_stage: int
     questions: int
     has_validation: bool
 
     @property
+    def gpus(self) -> int:
+        """The number of GPUs of all nodes."""
+        return self.gpus_per_node * self.nodes
+
+    @property
     def accumulation_steps(self) -> int:
         """Gradient accumulation steps, for the authors' batch size where the GPUs divide it."""
-        return max(1, round(AUTHORS_BATCH_SIZE / self.cluster.total_gpus))
+        return max(1, round(AUTHORS_BATCH_SIZE / self.gpus))
 
     @property
     def batch_size(self) -> int:
         """Questions per step, over all GPUs."""
-        return self.cluster.total_gpus * self.accumulation_steps
+        return self.gpus * self.accumulation_steps
 
     @property
     def steps(self) -> int:
@@ -144,22 +145,18 @@ def _format_value(value: object) -> str:
 
 def format_train_script(training: TrainingConfig) -> str:
     """Return the script that trains, and merges a LoRA; its arguments override settings."""
-    cluster = training.cluster
-    rank = '0' if cluster.nodes == 1 else (
+    rank = '0' if training.nodes == 1 else (
         '"${NODE_RANK:?set the number of this machine, 0 for the first}"')
     lines = ['#!/usr/bin/env bash', 'set -euo pipefail',
-             f'export FORCE_TORCHRUN=1 NPROC_PER_NODE={cluster.gpus_per_node} '
-             f'NNODES={cluster.nodes}',
+             f'export FORCE_TORCHRUN=1 NPROC_PER_NODE={training.gpus_per_node} '
+             f'NNODES={training.nodes}',
              f'export NODE_RANK={rank}',
-             f'export MASTER_ADDR={shlex.quote(cluster.host)} MASTER_PORT={cluster.port}',
+             f'export MASTER_ADDR={shlex.quote(training.host)} MASTER_PORT={training.port}',
              # The launcher splits arguments at blanks: relative names instead of paths.
              'cd "$(dirname "$0")"', 'llamafactory-cli train train.yaml "$@"']
     if training.method == 'lora':
         lines.append('[ "$NODE_RANK" != 0 ] || llamafactory-cli export merge.yaml')
     return '\n'.join(lines) + '\n'
-
-
-DEFAULT_PORT = 29514
 
 
 @dataclass(frozen=True)
@@ -241,14 +238,14 @@ def build_training_config(args: argparse.Namespace, data: QADataset) -> Training
         raise ValueError(f'--master {args.master!r} must be HOST or HOST:PORT')
     folder = Path(args.model).expanduser()
     model = str(folder.absolute()) if folder.is_dir() else args.model
-    cluster = GpuCluster(args.gpus, args.nodes, host or '127.0.0.1', int(port or DEFAULT_PORT))
-    return TrainingConfig(model, args.method, cluster, zero, data.train, data.val > 0)
+    return TrainingConfig(model, args.method, args.gpus, args.nodes, host or '127.0.0.1',
+                          int(port or DEFAULT_PORT), zero, data.train, data.val > 0)
 
 
 def render_files(out: Path, data: QADataset, training: TrainingConfig) -> dict[str, str]:
     """Return the texts of the files by name."""
-    splits = ('train', 'val') if data.val else ('train',)
-    info = {f'crosspoint_{split}': _describe_split(data.folder / f'crosspoint_{split}.json')
+    splits = ('crosspoint_train', 'crosspoint_val') if data.val else ('crosspoint_train',)
+    info = {split: {'file_name': str(data.folder / f'{split}.json'), **SPLIT_FORMAT}
             for split in splits}
     files = {'dataset_info.json': _format_json(info),
              'train.yaml': format_train_yaml(out, data.folder, training),
@@ -260,13 +257,6 @@ def render_files(out: Path, data: QADataset, training: TrainingConfig) -> dict[s
     return files
 
 
-def _describe_split(path: Path) -> dict[str, Any]:
-    return {'file_name': str(path), 'formatting': 'sharegpt',
-            'columns': {'messages': 'conversations', 'images': 'images'},
-            'tags': {'role_tag': 'from', 'content_tag': 'value', 'user_tag': 'human',
-                     'assistant_tag': 'gpt'}}
-
-
 def _format_json(value: object) -> str:
     return json.dumps(value, indent=2) + '\n'
 
@@ -274,17 +264,17 @@ def _format_json(value: object) -> str:
 def format_summary(out: Path, data: QADataset, training: TrainingConfig) -> str:
     """Describe the training and the next steps."""
     lines = [f'{data.train} questions to train on, {data.val} to validate; {training.method}, '
-             f'{training.cluster.total_gpus} GPU(s), {training.batch_size} questions a step, '
+             f'{training.gpus} GPU(s), {training.batch_size} questions a step, '
              f'{training.steps} steps']
     if training.batch_size != AUTHORS_BATCH_SIZE:
         lines.append(f'the authors took {AUTHORS_BATCH_SIZE} questions a step, which '
-                     f'{training.cluster.total_gpus} GPUs cannot share evenly')
+                     f'{training.gpus} GPUs cannot share evenly')
     if data.coordinates == Coordinates.PIXEL.value:
         lines.append('its points are in pixels, but the trainer shrinks images of more than '
                      f'{MAX_PIXELS} pixels: build it with --coordinates thousand instead')
     where = f'{out}/train.sh'
-    if training.cluster.nodes > 1:
-        lines.append(f'start it on each of the {training.cluster.nodes} machines, with the data, '
+    if training.nodes > 1:
+        lines.append(f'start it on each of the {training.nodes} machines, with the data, '
                      f'the model and {out} at the same paths: NODE_RANK=0 {where}, '
                      f'NODE_RANK=1 {where}, ...')
     else:

@@ -68,7 +68,8 @@ def test_two_steps_are_trained_and_the_matcher_loads_the_result(scenes, tmp_path
     assert 'eval_loss' in said
     if method == 'lora':
         ran(f'{BIN}/llamafactory-cli', 'export', str(out / 'merge.yaml'))
-    loaded = load_checkpoint(str(out / ('model' if method == 'full' else 'merged')), '', 'cpu', 'auto')
+    folder = out / ('model' if method == 'full' else 'merged')
+    loaded = load_checkpoint(str(folder), '', 'cpu', 'auto')
     started = load_checkpoint(str(scenes[1]), '', 'cpu', 'auto')
     # What is merged is written in bfloat16, as the checkpoints of the hub are.
     changed = [name for (name, a), (_, b) in zip(

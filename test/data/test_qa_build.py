@@ -18,7 +18,7 @@ import pytest
 from rgbd_folders import KITCHEN, kitchen_views, write_scannet
 
 from crosspoint_ros.cli import main
-from crosspoint_ros.data.qa.templates import Coordinates, QuestionType, decode_point
+from crosspoint_ros.data.qa.questions import Coordinates, QuestionType, decode_point
 from crosspoint_ros.data.scenes.known_scene import FrameKey, KnownScene
 
 NUMBER = 400
@@ -182,7 +182,7 @@ def test_one_and_several_processes_are_compared(tmp_path, capsys):
     assert main(['dev', 'build', str(folder), '--number', '40', '--rounds', '1',
                  '--processes', '2']) == 0
     said = capsys.readouterr().out
-    assert 'the same bytes each time' in said
+    assert 'identical files' in said
     assert ' times as many' in said
     assert main(['dev', 'build', str(tmp_path / 'nowhere')]) == 1
     assert 'no such file or folder' in capsys.readouterr().err

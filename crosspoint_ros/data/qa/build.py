@@ -32,6 +32,7 @@ from crosspoint_ros.data.qa.frame_pairs import (
     pick_evenly,
     select_support_frames,
 )
+from crosspoint_ros.data.qa.questions import Coordinates
 from crosspoint_ros.data.qa.scene_reader import (
     BuildConfig,
     SceneSource,
@@ -39,7 +40,6 @@ from crosspoint_ros.data.qa.scene_reader import (
     self_mask_folder,
     summarize_scene,
 )
-from crosspoint_ros.data.qa.templates import Coordinates
 from crosspoint_ros.data.scenes import (
     BAGS,
     add_read_arguments,

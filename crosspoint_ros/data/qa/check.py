@@ -18,8 +18,8 @@ from crosspoint_ros.core.visualization import concatenate_images
 from crosspoint_ros.data.parallel import progress_bar
 from crosspoint_ros.data.qa.frame_builder import draw_points
 from crosspoint_ros.data.qa.point_visibility import Visibility, project_points
+from crosspoint_ros.data.qa.questions import Coordinates, QuestionType
 from crosspoint_ros.data.qa.scene_reader import BuildConfig, SceneReader, SceneSource, get_reader
-from crosspoint_ros.data.qa.templates import Coordinates, QuestionType
 from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, UnusableData
 
 PREFIX, SHEET_ITEMS = 'crosspoint_', 10

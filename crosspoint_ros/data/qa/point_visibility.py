@@ -28,38 +28,28 @@ MIN_DEPTH_M = 0.05
 class Visibility(IntEnum):
     """The class of a point. The first three are answers, the others reasons to skip it."""
 
-    VISIBLE = 0
-    OCCLUDED = 1
-    OUTSIDE = 2
-    NO_DEPTH = 3
-    DEPTH_EDGE = 4
-    SELF_MASK = 5
-    NO_OTHER_DEPTH = 6
-    OTHER_DEPTH_EDGE = 7
-    OTHER_SELF_MASK = 8
-    OTHER_BORDER = 9
-    SEEN_THROUGH = 10
-    CYCLE_ERROR = 11
-    COLOUR_MISMATCH = 12
-    UNCONFIRMED = 13
-    MISALIGNED = 14
+    reason: str
 
+    VISIBLE = 0, 'visible'
+    OCCLUDED = 1, 'occluded'
+    OUTSIDE = 2, 'outside the other view'
+    NO_DEPTH = 3, 'no depth at the point'
+    DEPTH_EDGE = 4, 'on a depth edge'
+    SELF_MASK = 5, "on the robot's own body"
+    NO_OTHER_DEPTH = 6, 'no depth in the other view'
+    OTHER_DEPTH_EDGE = 7, 'on a depth edge in the other view'
+    OTHER_SELF_MASK = 8, "behind the robot's own body in the other view"
+    OTHER_BORDER = 9, 'at the border of the other view'
+    SEEN_THROUGH = 10, 'the other view sees through it: it moved, or a pose is wrong'
+    CYCLE_ERROR = 11, 'forward-backward error'
+    COLOUR_MISMATCH = 12, 'another colour in the other view'
+    UNCONFIRMED = 13, 'occluded, and no third view confirms that it is there'
+    MISALIGNED = 14, 'misaligned with the other image: it moved, or a pose is off'
 
-REASONS = {
-    Visibility.VISIBLE: 'visible', Visibility.OCCLUDED: 'occluded',
-    Visibility.OUTSIDE: 'outside the other view',
-    Visibility.NO_DEPTH: 'no depth at the point',
-    Visibility.DEPTH_EDGE: 'on a depth edge',
-    Visibility.SELF_MASK: "on the robot's own body",
-    Visibility.NO_OTHER_DEPTH: 'no depth in the other view',
-    Visibility.OTHER_DEPTH_EDGE: 'on a depth edge in the other view',
-    Visibility.OTHER_SELF_MASK: "behind the robot's own body in the other view",
-    Visibility.OTHER_BORDER: 'at the border of the other view',
-    Visibility.SEEN_THROUGH: 'the other view sees through it: it moved, or a pose is wrong',
-    Visibility.CYCLE_ERROR: 'forward-backward error',
-    Visibility.COLOUR_MISMATCH: 'another colour in the other view',
-    Visibility.UNCONFIRMED: 'occluded, and no third view confirms that it is there',
-    Visibility.MISALIGNED: 'misaligned with the other image: it moved, or a pose is off'}
+    def __new__(cls, value: int, reason: str = '') -> Visibility:
+        member = int.__new__(cls, value)
+        member._value_, member.reason = value, reason
+        return member
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,38 +1,116 @@
-"""Generates questions about the points of a frame and their projections into another frame."""
+"""Generates questions about the points of a frame: templates, formats, choice of points."""
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from itertools import count
 
 import numpy as np
+import numpy.typing as npt
 
-from crosspoint_ros.core.datatypes import Array, View
+from crosspoint_ros.core.datatypes import Array, Intrinsics, View
 from crosspoint_ros.data.qa.frame_pairs import FramePair
 from crosspoint_ros.data.qa.photometric import FlowReference, reject_shifted_points
 from crosspoint_ros.data.qa.point_visibility import (
-    REASONS,
     Indices,
     ProjectedPoints,
     Visibility,
     project_points,
-)
-from crosspoint_ros.data.qa.templates import (
-    NAMED_QUESTIONS,
-    QUESTIONS,
-    Coordinates,
-    QuestionType,
-    encode_point,
-    format_inline,
-    format_json,
 )
 
 MIN_DEPTH_RATIO = 1.15  # between two depths that are compared
 MIN_LATERAL_SHARE = 0.04  # of the width: between two points that are left and right of each other
 MIN_TURN_DEG = 15.0
 MAX_TRIES = 40  # for one question, before its type is exhausted
-QUESTION_TYPES = tuple(QuestionType)
+POINT_SUFFIX = ' Output the point coordinates in JSON format.'
+ONE, TWO = '<image>\n', '<image>\n<image>\n'
+
+
+class Coordinates(str, Enum):
+    """The unit of points: pixels, or thousandths of width and height."""
+
+    PIXEL = 'pixel'
+    THOUSAND = 'thousand'
+
+
+class QuestionType(str, Enum):
+    """The types of CrossPoint-378K."""
+
+    SPATIAL = 'single_spatial_understanding'
+    GROUNDING = 'single_fine_grounding'
+    CORRESPONDENCE = 'cross_correspondence'
+    TRANSFORMATION = 'cross_spatial_transformation'
+    DEPTH = 'cross_depth_variation'
+    VISIBILITY = 'cross_occlusion_visibility'
+
+
+def _expand(prefix: str, suffix: str, *questions: str) -> tuple[str, ...]:
+    return tuple(prefix + question + suffix for question in questions)
+
+
+QUESTIONS: dict[QuestionType, tuple[str, ...]] = {
+    QuestionType.SPATIAL: _expand(
+        ONE, '', 'Which of these points is nearer to the camera: A {a} or B {b}?',
+        'Two points are given, A {a} and B {b}. Which one does the camera see at a smaller depth?',
+        'Compare the points A {a} and B {b}. Which is closer to the camera?'),
+    QuestionType.GROUNDING: _expand(
+        ONE, POINT_SUFFIX, 'Point to that of the places {a}, {b} and {c} that is nearest to the '
+        'camera.', 'Of {a}, {b} and {c}, which one does the camera see at the smallest depth?',
+        'Three places are given: {a}, {b}, {c}. Point to the closest.'),
+    QuestionType.CORRESPONDENCE: _expand(
+        TWO, POINT_SUFFIX, 'The point at {a} in the first image is visible in the second image, '
+        'too. Where is it there?', 'Find the place in the second image that is the same physical '
+        'point as {a} in the first image.', 'Both images show the same scene. Point, in the second '
+        'one, to what is at {a} in the first.'),
+    QuestionType.TRANSFORMATION: _expand(
+        TWO, '', 'Two points of the first image, A {a} and B {b}, are visible in the second image, '
+        'too. Is A left or right of B in the second image?', 'A is at {a} and B at {b} in the '
+        'first image. As the second image shows them, on which side of B is A: left or right?',
+        'Seen from the second viewpoint, is the point A {a} of the first image to the left or to '
+        'the right of its point B {b}?'),
+    QuestionType.DEPTH: _expand(
+        TWO, '', 'The point at {a} in the first image is visible in the second image, too. In '
+        'which image is it nearer to the camera?', 'Which of the two cameras is nearer to the '
+        'point at {a} in the first image, along its viewing direction: that of the first or of the '
+        'second image?', 'Look at the point {a} of the first image. Which image shows it at a '
+        'smaller depth, the first or the second?'),
+    QuestionType.VISIBILITY: _expand(
+        TWO, '', 'Is the point at {a} in the first image visible in the second image?',
+        'Can the point {a} of the first image be seen in the second image?',
+        'Does the second image show the point that is at {a} in the first image?')}
+NAMED_QUESTIONS = _expand(ONE, POINT_SUFFIX, 'Point to the {name}.', 'Where is the {name}?',
+                          'Locate the {name} in the image.')
+
+
+def encode_point(pixel: Array, intrinsics: Intrinsics, coordinates: Coordinates
+                 ) -> tuple[int, int]:
+    """Encode a pixel (2,) as whole numbers that are on the image."""
+    size = np.array([intrinsics.width_px, intrinsics.height_px])
+    if coordinates is Coordinates.PIXEL:
+        value = np.clip(np.rint(pixel), 0, size - 1)
+    else:
+        value = np.clip(np.rint(pixel / size * 1000), 0, 999)
+    return int(value[0]), int(value[1])
+
+
+def decode_point(value: npt.ArrayLike, size: tuple[int, int], coordinates: Coordinates) -> Array:
+    """Return the pixel (2,) of an encoded point in an image of a size (w, h)."""
+    point = np.asarray(value, float)
+    if coordinates is Coordinates.PIXEL:
+        return point
+    return np.asarray(point / 1000 * np.array(size))
+
+
+def format_inline(point: tuple[int, int]) -> str:
+    """Format a point within a sentence."""
+    return f'[{point[0]}, {point[1]}]'
+
+
+def format_json(point: tuple[int, int]) -> str:
+    """Format a point as the JSON answer that the benchmark's questions demand."""
+    return f'```json\n[\n\t{{"point_2d": [{point[0]}, {point[1]}]}}\n]\n```'
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +178,7 @@ def collect_facts(reference: FlowReference, other: View, pair: FramePair, pixels
         projected.visibility[occluded[~confirmed]] = Visibility.UNCONFIRMED
     for visibility, number in Counter(projected.visibility.tolist()).items():
         if visibility > Visibility.OUTSIDE:
-            skipped[f'point: {REASONS[Visibility(visibility)]}'] += number
+            skipped[f'point: {Visibility(visibility).reason}'] += number
     return PairFacts(clicked, other, pair, pixels, projected, names, coordinates)
 
 
@@ -111,8 +189,8 @@ def generate_questions(facts: PairFacts, number: int, rng: np.random.Generator,
         QuestionType.SPATIAL: _spatial, QuestionType.GROUNDING: _grounding,
         QuestionType.CORRESPONDENCE: _correspondence, QuestionType.TRANSFORMATION: _left_right,
         QuestionType.DEPTH: _depth, QuestionType.VISIBILITY: _visibility}
-    open_types, failures = list(QUESTION_TYPES), Counter[QuestionType]()
-    first = int(rng.integers(len(QUESTION_TYPES)))
+    open_types, failures = list(QuestionType), Counter[QuestionType]()
+    first = int(rng.integers(len(QuestionType)))
     for turn in count(first):
         if number <= 0 or not open_types:
             return

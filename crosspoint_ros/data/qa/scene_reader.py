@@ -16,7 +16,7 @@ from crosspoint_ros.core.datatypes import View
 from crosspoint_ros.core.image_io import read_mask
 from crosspoint_ros.core.self_mask import SelfMaskEstimator, SelfMaskUndetermined
 from crosspoint_ros.data.qa.frame_pairs import subsample_keyframes
-from crosspoint_ros.data.qa.templates import Coordinates
+from crosspoint_ros.data.qa.questions import Coordinates
 from crosspoint_ros.data.scenes import open_scene
 from crosspoint_ros.data.scenes.consistency import check_scene
 from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, RgbdFrame, RgbdScene, UnusableData

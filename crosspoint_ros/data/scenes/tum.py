@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,13 +32,7 @@ PUBLISHED_INTRINSICS = {
     'freiburg1': (517.3, 516.5, 318.6, 255.3, 0.2624, -0.9531, -0.0054, 0.0026, 1.1633),
     'freiburg2': (520.9, 521.0, 325.1, 249.7, 0.2312, -0.7849, -0.0033, -0.0001, 0.9172),
     'freiburg3': (535.4, 539.2, 320.1, 247.6)}
-
-
-class TumLine(NamedTuple):
-    """A line of one of the lists."""
-
-    stamp_s: float
-    values: list[str]
+Line = tuple[float, list[str]]  # stamp, values
 
 
 class Trajectory(NamedTuple):
@@ -47,14 +40,6 @@ class Trajectory(NamedTuple):
 
     stamps_s: list[float]
     poses: list[Transform]
-
-
-@dataclass(frozen=True)
-class FramePaths:
-    """The image files of a frame."""
-
-    colour: Path
-    depth: Path
 
 
 class TumScene:
@@ -65,10 +50,10 @@ class TumScene:
         self.name: str = folder.name
         self._calibration = _read_calibration(folder)
         self._depth_per_m = options.depth_per_m or DEPTH_PER_M
-        self._paths: dict[str, FramePaths] = {}
+        self._paths: dict[str, tuple[Path, Path]] = {}  # colour, depth
         self.frames: list[RgbdFrame] = []
         depths = sorted(_read_lines(folder / 'depth.txt', 2))
-        depth_stamps_s = [line.stamp_s for line in depths]
+        depth_stamps_s = [stamp_s for stamp_s, _ in depths]
         trajectory = _read_trajectory(folder / 'groundtruth.txt', options.inverted)
         moved: list[CameraMoved] = []
         for stamp_s, (name,) in _read_lines(folder / 'rgb.txt', 2):
@@ -81,24 +66,24 @@ class TumScene:
                 log.warning('%s: %s: skipped', folder / 'rgb.txt', problem)
         warn_moved(moved, folder / 'rgb.txt')
 
-    def _add_frame(self, folder: Path, stamp_s: float, name: str, depth_line: TumLine,
+    def _add_frame(self, folder: Path, stamp_s: float, name: str, depth_line: Line,
                    trajectory: Trajectory) -> None:
         depth_s, (depth,) = depth_line
         pose = _interpolate_pose(trajectory, stamp_s, name)
         check_depth_lag(pose, _interpolate_pose(trajectory, depth_s, depth), self._calibration[0],
                         name)
-        self._paths[name] = FramePaths(folder / name, folder / depth)
+        self._paths[name] = (folder / name, folder / depth)
         self.frames.append(RgbdFrame(name, 'camera', round(stamp_s * 1e9), pose))
 
     def view(self, frame: RgbdFrame) -> View:
         """See `RgbdScene`."""
-        paths = self._paths[frame.name]
+        colour_path, depth_path = self._paths[frame.name]
         with raise_unusable():
-            image = read_image(paths.colour)
-            depth_m = read_depth_m(paths.depth, self._depth_per_m)
+            image = read_image(colour_path)
+            depth_m = read_depth_m(depth_path, self._depth_per_m)
             height, width = image.shape[:2]
             if depth_m.shape != (height, width):
-                raise UnusableData(f'{paths.depth} is {depth_m.shape[1]}x{depth_m.shape[0]}, its '
+                raise UnusableData(f'{depth_path} is {depth_m.shape[1]}x{depth_m.shape[0]}, its '
                                    f'image {width}x{height}')
             fx, fy, cx, cy, *distortion = self._calibration
             intrinsics = Intrinsics(fx, fy, cx, cy, width, height, tuple(distortion))
@@ -123,7 +108,7 @@ def _read_calibration(folder: Path) -> Array:
     return values
 
 
-def _read_lines(path: Path, columns: int) -> Iterator[TumLine]:
+def _read_lines(path: Path, columns: int) -> Iterator[Line]:
     """Yield the lines of a list; further columns are dropped."""
     with raise_unusable(path):
         lines = path.read_text().splitlines()
@@ -136,7 +121,7 @@ def _read_lines(path: Path, columns: int) -> Iterator[TumLine]:
                 raise ValueError(f'{columns} values are expected, it has {len(values)}')
             if columns > 2:
                 np.array(values, float)
-            yield TumLine(float(values[0]), values[1:columns])
+            yield float(values[0]), values[1:columns]
         except ValueError as error:
             log.warning('%s: line %d is skipped: %s', path, number, error)
 
