@@ -5,7 +5,7 @@ import logging
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,22 +55,21 @@ class SlowMatcher(ExactMatcher):
         return super().match(query)
 
 
+@dataclass(frozen=True, eq=False)
 class ReadOnce(Match):
-    """A match whose first reader inside a function of `crosspoint_ros` has to wait."""
+    """A match whose first reader inside `function` of `crosspoint_ros` waits for `delay_s`."""
 
-    def waits_in(self, function: str, delay_s: float) -> ReadOnce:
-        """Name the function."""
-        self.__dict__.update(function=function, delay_s=delay_s)
-        return self
+    function: str = ''
+    delay_s: float = 0.0
 
     def __getattribute__(self, name: str) -> object:
         state = super().__getattribute__('__dict__')
-        if name in ('pixel', 'confidence') and 'function' in state:
+        if name in ('pixel', 'confidence') and state.get('function'):
             frame = sys._getframe(1)
             while frame is not None and frame.f_code.co_name != state['function']:
                 frame = frame.f_back
             if frame is not None:
-                del state['function']
+                state['function'] = ''
                 time.sleep(state['delay_s'])
         return super().__getattribute__(name)
 
@@ -87,8 +86,9 @@ class SlowlyRead(ExactMatcher):
         if self.stage == 'match':
             time.sleep(self.delay_s)
         found = super().match(query)
-        return ReadOnce(found.pixel, found.covariance_px2, found.confidence).waits_in(
-            {'match': '', 'verify': 'verify_match', 'lift': 'lift_target'}[self.stage], self.delay_s)
+        function = {'match': '', 'verify': 'verify_match', 'lift': 'lift_target'}[self.stage]
+        return ReadOnce(found.pixel, found.covariance_px2, found.confidence, '', function,
+                        self.delay_s)
 
 
 class HangingMatcher:

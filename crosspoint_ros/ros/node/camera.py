@@ -1,4 +1,4 @@
-"""One camera's topics, and the memory of what came on them."""
+"""One camera: its subscriptions, its rate, and the buffer of its images."""
 from __future__ import annotations
 
 import time
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from rclpy.node import Node
@@ -15,26 +14,27 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from crosspoint_ros.core.tf_tree import MAX_BACKWARD_JUMP_NS, stamp_to_ns
 from crosspoint_ros.ros.config import CameraConfig, Config, ConfigError
-from crosspoint_ros.ros.conversions import CameraTopics, stamp_to_ns
+from crosspoint_ros.ros.conversions import CameraTopics
 from crosspoint_ros.ros.node.image_buffer import BufferLimits, ImageBuffer
 
 RATE_WINDOW_S = 5.0
-MAX_BACKWARD_JUMP_NS = 2 * 10**9  # no network delivers images that late out of order
 
 
 class Camera:
-    """Subscribes while it is told to listen; `frames` remembers what came."""
+    """The subscriptions to a camera's topics, and the `buffer` that they fill."""
 
-    def __init__(self, node: Node, config: CameraConfig, whole: Config,
+    def __init__(self, node: Node, config: CameraConfig, node_config: Config,
                  on_jump: Callable[[float], None]) -> None:
-        """Read the mask; raise ConfigError if it is not one. `on_jump`: stamps went back by s."""
+        """Read the mask; raise ConfigError if it cannot be used. on_jump: stamps went back by s."""
         self._node, self.config, self._on_jump = node, config, on_jump
         self._type = get_image_type(config)
         self.topics = resolve_topics(config, node.resolve_topic_name)
-        self.buffer = ImageBuffer(self.topics, get_buffer_limits(whole), self._now_ns, read_mask(config))
+        self.buffer = ImageBuffer(self.topics, get_buffer_limits(node_config), self._now_ns,
+                                  load_mask(config))
         self.frame_id = ''  # of the newest image, for diagnostics
-        self._last_stamp_ns = 0  # stamp of the last image that came
+        self._last_stamp_ns = 0
         self._arrivals_s: deque[float] = deque(maxlen=600)
         self._subscriptions: list[Subscription] = []
 
@@ -42,7 +42,7 @@ class Camera:
         return int(self._node.get_clock().now().nanoseconds)
 
     def subscribe(self) -> None:
-        """Subscribe, unless it is done already."""
+        """Subscribe, if not subscribed."""
         if self._subscriptions:
             return
         self._create_subscription(self._type, self.topics.image_topic, self._on_image)
@@ -50,13 +50,14 @@ class Camera:
         if self.topics.depth_topic:
             self._create_subscription(self._type, self.topics.depth_topic, self.buffer.add_depth)
 
-    def _create_subscription(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
-        # Best effort takes from reliable publishers too; the other way round nothing would come.
+    def _create_subscription(self, msg_type: type, topic: str,
+                             callback: Callable[[Any], None]) -> None:
+        # Best effort also receives from reliable publishers; the other way round nothing comes.
         self._subscriptions.append(self._node.create_subscription(
-            kind, topic, callback, qos_profile_sensor_data))
+            msg_type, topic, callback, qos_profile_sensor_data))
 
     def unsubscribe(self) -> None:
-        """Leave the topics, and forget: an old image must not pass for the newest later on."""
+        """Unsubscribe and clear: an old image must not pass for the newest later."""
         self.buffer.clear()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
@@ -66,26 +67,26 @@ class Camera:
     def clear(self) -> None:
         """Drop the images, as when time jumps."""
         self.buffer.clear()
-        self._last_stamp_ns = 0  # what comes next is no second jump
+        self._last_stamp_ns = 0  # what comes next is not a second jump
 
     def _on_image(self, message: Image | CompressedImage) -> None:
-        # A bag that loops without /clock: only the stamps tell. TF must forget with us, or it
-        # would interpolate between the end of the bag and its beginning.
-        before_ns, self._last_stamp_ns = self._last_stamp_ns, stamp_to_ns(message.header.stamp)
-        if before_ns - self._last_stamp_ns > MAX_BACKWARD_JUMP_NS:
-            self._on_jump((self._last_stamp_ns - before_ns) * 1e-9)
+        # A bag that loops without /clock shows in the stamps alone. TF must be cleared with the
+        # images, or it would interpolate between the end of the bag and its beginning.
+        previous_ns, self._last_stamp_ns = self._last_stamp_ns, stamp_to_ns(message.header.stamp)
+        if previous_ns - self._last_stamp_ns > MAX_BACKWARD_JUMP_NS:
+            self._on_jump((self._last_stamp_ns - previous_ns) * 1e-9)
         self._arrivals_s.append(time.monotonic())
         self.frame_id = message.header.frame_id
         self.buffer.add_image(message)
 
     @property
     def is_subscribed(self) -> bool:
-        """Tell whether it is subscribed."""
+        """Whether it is subscribed."""
         return bool(self._subscriptions)
 
     @property
     def rate_hz(self) -> float:
-        """Images a second over the last five seconds."""
+        """Images per second over the last five seconds."""
         since_s = time.monotonic() - RATE_WINDOW_S
         return sum(arrival_s > since_s for arrival_s in self._arrivals_s) / RATE_WINDOW_S
 
@@ -97,35 +98,35 @@ class Camera:
 
 
 def get_buffer_limits(config: Config) -> BufferLimits:
-    """Return how long images are remembered."""
-    return BufferLimits(config.history_s, config.times.max_image_age_s, config.times.max_depth_lag_s)
+    """Return how long images are kept, and how well image and depth must match."""
+    return BufferLimits(config.history_s, config.times.max_image_age_s,
+                        config.times.max_depth_lag_s)
 
 
 def get_image_type(config: CameraConfig) -> type:
-    """Return the message that images and depth come as."""
+    """Return the message type of images and depth."""
     return CompressedImage if config.transport == 'compressed' else Image
 
 
 def resolve_topics(config: CameraConfig, resolve: Callable[[str], str]) -> CameraTopics:
-    """Return the full names of a camera's topics; `resolve` is that of the node."""
-    compressed = config.transport == 'compressed'
-    return CameraTopics(config.name, resolve(config.image_topic) + '/compressed' * compressed,
-                  resolve(config.info_topic),
-                  config.depth_topic and (resolve(config.depth_topic)
-                                          + '/compressedDepth' * compressed),
-                  config.rectified)
+    """Return the full names of a camera's topics; `resolve` is the node's resolve_topic_name."""
+    is_compressed = config.transport == 'compressed'
+    return CameraTopics(config.name, resolve(config.image_topic) + '/compressed' * is_compressed,
+                        resolve(config.info_topic),
+                        config.depth_topic and (resolve(config.depth_topic)
+                                                + '/compressedDepth' * is_compressed),
+                        config.rectified)
 
 
-def read_mask(config: CameraConfig) -> npt.NDArray[np.bool_] | None:
-    """Read `mask_path`; raise ConfigError if it is no 8-bit picture with one channel."""
+def load_mask(config: CameraConfig) -> npt.NDArray[np.bool_] | None:
+    """Read `mask_path`, if set. Raises ConfigError if the file cannot be used as a mask."""
     if not config.mask_path:
         return None
+    from crosspoint_ros.core.image_io import read_mask
     path = Path(config.mask_path).expanduser()
-    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
-    if mask is None:
-        raise ConfigError(f'{config.name}.mask_path: {path} is not a picture that can be read')
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise ConfigError(f'{config.name}.mask_path: {path} is {mask.shape} {mask.dtype}; an '
-                          '8-bit PNG with one channel is needed')
-    hidden: npt.NDArray[np.bool_] = mask > 127
-    return hidden
+    try:
+        return read_mask(path)
+    except OSError as error:
+        raise ConfigError(f'{config.name}.mask_path: {path}: {error.strerror}') from error
+    except ValueError as error:
+        raise ConfigError(f'{config.name}.mask_path: {error}') from error

@@ -1,4 +1,4 @@
-"""What `/diagnostics` says: every camera, the matcher, the last result."""
+"""Publishes `/diagnostics`: every camera, the matcher, the last result."""
 from __future__ import annotations
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -37,76 +37,77 @@ class Diagnostics:
         self._publisher.publish(array)
 
     def _make_status(self, name: str, level: Level, message: str,
-                **values: object) -> DiagnosticStatus:
+                     **values: object) -> DiagnosticStatus:
         return DiagnosticStatus(
             name=f'{self._node.get_fully_qualified_name()}: {name}', hardware_id=name,
             level=level, message=message,
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
 
     def _camera_status(self, camera: Camera) -> DiagnosticStatus:
-        source, frames, name = camera.topics, camera.buffer, f'camera {camera.config.name}'
-        values = {'image_topic': source.image_topic, 'depth_topic': source.depth_topic or 'none',
+        topics, buffer, name = camera.topics, camera.buffer, f'camera {camera.config.name}'
+        values = {'image_topic': topics.image_topic, 'depth_topic': topics.depth_topic or 'none',
                   'rate_hz': f'{camera.rate_hz:.1f}', 'age_s': f'{camera.age_s:.3f}',
-                  'info': 'yes' if frames.has_info else 'no',
-                  'depth': 'yes' if frames.has_depth else 'no'}
+                  'info': 'yes' if buffer.has_info else 'no',
+                  'depth': 'yes' if buffer.has_depth else 'no'}
         if not camera.is_subscribed:
             return self._make_status(name, DiagnosticStatus.OK, 'not subscribed: no query needs it',
-                                **values)
-        if frames.newest_ns() is None:
+                                     **values)
+        if buffer.newest_ns() is None:
             return self._make_status(name, DiagnosticStatus.ERROR,
-                                f'no image has come on {source.image_topic}', **values)
+                                     f'no image has come on {topics.image_topic}', **values)
         tf = self._explain_tf(camera)
         values['tf'] = tf or 'yes'
         limit_s = self._config.times.max_image_age_s
         problems = [
-            f'no camera info on {source.info_topic}' * (not frames.has_info),
-            f'no depth on {source.depth_topic}' * bool(source.depth_topic and not frames.has_depth),
+            f'no camera info on {topics.info_topic}' * (not buffer.has_info),
+            f'no depth on {topics.depth_topic}' * bool(
+                topics.depth_topic and not buffer.has_depth),
             f'newest image {camera.age_s:.3f} s old (limit {limit_s:g})' * (
                 camera.age_s > limit_s),
             tf]
-        found = '; '.join(problem for problem in problems if problem)
-        level = DiagnosticStatus.WARN if found else DiagnosticStatus.OK
-        return self._make_status(name, level, found or f'{camera.rate_hz:.1f} Hz', **values)
+        message = '; '.join(problem for problem in problems if problem)
+        level = DiagnosticStatus.WARN if message else DiagnosticStatus.OK
+        return self._make_status(name, level, message or f'{camera.rate_hz:.1f} Hz', **values)
 
     def _explain_tf(self, camera: Camera) -> str:
         newest_ns = camera.buffer.newest_ns() or 0
         try:
-            self._server.transforms.lookup(self._config.base_frame, camera.frame_id, newest_ns,
-                                           timeout_s=0.0, should_stop=lambda: False)
+            self._server.transforms.lookup(self._config.base_frame, camera.frame_id, newest_ns)
         except Rejected as rejected:
             return rejected.message
         return ''
 
     def _matcher_status(self) -> DiagnosticStatus:
-        loading, late = self._server.loader, self._server.busy_for_s
+        loader, busy_for_s = self._server.loader, self._server.busy_for_s
         values = {'matcher': self._config.matcher, 'refiner': self._config.refiner or 'none',
-                  'load_s': f'{loading.elapsed_s:.2f}', 'last_match_s': self._last_match_s(),
+                  'load_s': f'{loader.elapsed_s:.2f}', 'last_match_s': self._last_match_s(),
                   'can ground': 'true' if self._can_ground() else 'false'}
-        if loading.failure:
-            return self._make_status('matcher', DiagnosticStatus.ERROR, loading.failure, **values)
-        if loading.matchers is None:
-            return self._make_status('matcher', DiagnosticStatus.WARN, loading.progress, **values)
-        if isinstance(loading.matchers.matcher, SupportsDescribe):
-            values |= loading.matchers.matcher.describe()
-        if late > self._config.times.max_query_s:
+        if loader.failure:
+            return self._make_status('matcher', DiagnosticStatus.ERROR, loader.failure, **values)
+        if loader.matchers is None:
+            return self._make_status('matcher', DiagnosticStatus.WARN, loader.progress, **values)
+        if isinstance(loader.matchers.matcher, SupportsDescribe):
+            values |= loader.matchers.matcher.describe()
+        if busy_for_s > self._config.times.max_query_s:
             return self._make_status('matcher', DiagnosticStatus.ERROR,
-                                f'has not returned for {late:.1f} s', **values)
+                                     f'has not returned for {busy_for_s:.1f} s', **values)
         return self._make_status('matcher', DiagnosticStatus.OK, self._config.matcher, **values)
 
     def _can_ground(self) -> bool:
-        """Tell whether an instruction may stand for a pixel: clients offer a field for it then."""
+        """Return whether the matcher takes an instruction: clients then offer a field for it."""
         matchers = self._server.loader.matchers
         return matchers is not None and isinstance(matchers.matcher, Grounder)
 
     def _last_match_s(self) -> str:
         result = self._server.last_result
-        spent = {} if result is None else dict(zip(result.stages, result.stage_s, strict=True))
-        return f'{spent["match"]:.3f}' if 'match' in spent else 'none yet'
+        durations_s = {} if result is None else dict(
+            zip(result.stages, result.stage_s, strict=True))
+        return f'{durations_s["match"]:.3f}' if 'match' in durations_s else 'none yet'
 
     def _result_status(self) -> DiagnosticStatus:
         result: QueryResult | None = self._server.last_result
         if result is None:
             return self._make_status('last result', DiagnosticStatus.OK, 'no query yet')
         return self._make_status('last result', DiagnosticStatus.OK, result.status.message or 'ok',
-                            code=result.status.code, query_id=result.query_id,
-                            camera=result.clicked.camera)
+                                 code=result.status.code, query_id=result.query_id,
+                                 camera=result.clicked.camera)

@@ -1,28 +1,47 @@
-"""The last 20 steps: answers, what people made of them, and where undo and redo stand."""
+"""The active target, and the last 20 steps: answers and decisions about them, undo and redo."""
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from std_msgs.msg import Header
 
-from crosspoint_ros.core.datatypes import Code, Rejected
+from crosspoint_ros.core.datatypes import Array, Code, Rejected
 from crosspoint_ros.core.pipeline import LocateResult
+from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult
 from crosspoint_ros.msg import History as HistoryMsg
-from crosspoint_ros.msg import HistoryEntry, QueryResult
-from crosspoint_ros.ros.rviz.result_markers import TargetRays
 
 MAX_STEPS = 20
 MAX_VIEWS = 3  # answers whose images are kept, so that they can be corrected
 DECISION_NAMES = {HistoryEntry.UNREVIEWED: 'unreviewed', HistoryEntry.ACCEPTED: 'accepted',
-           HistoryEntry.CORRECTED: 'corrected', HistoryEntry.MOVED: 'moved'}
+                  HistoryEntry.CORRECTED: 'corrected', HistoryEntry.MOVED: 'moved'}
+
+
+@dataclass(frozen=True, eq=False)
+class TargetRays:
+    """The rays along which a target was seen, in the base frame."""
+
+    camera_origins_base_m: tuple[Array, ...]
+    point_base_m: Array
+
+    @classmethod
+    def from_result(cls, result: LocateResult) -> TargetRays | None:
+        """Return the rays of an answer, None without a target."""
+        if result.target is None:
+            return None
+        views = (result.clicked, *(c.view for c in result.correspondences if c.rejected is None))
+        return cls(tuple(view.base_from_cam.t_m for view in views
+                         if view is not None and view.base_from_cam is not None),
+                   result.target.base_from_target.t_m)
 
 
 @dataclass(frozen=True, eq=False)
 class HistoryStep:
-    """An answer, or what a person made of one; `result` is None where the target was cleared.
+    """An answer, or a person's decision about one; `result` is None where the target was cleared.
 
-    `stood` is the earlier step whose target goes on standing, None if this answer has one.
+    inherited: the earlier step whose target stays active, None if this answer has one.
     """
 
     number: int
@@ -33,17 +52,29 @@ class HistoryStep:
 
     @property
     def target_step(self) -> HistoryStep | None:
-        """The step whose target stands on TF after this one."""
+        """The step whose target is active after this one."""
         if self.result is None:
             return None
         return self if self.result.has_target else self.inherited
 
     @property
+    def query_id(self) -> str:
+        """The query of the answer; '' where the target was cleared."""
+        return '' if self.result is None else str(self.result.query_id)
+
+    @property
     def label(self) -> str:
-        """Name the step."""
+        """The step's name in messages."""
         if self.result is None:
             return 'the cleared target'
-        return f'step {self.number} (query {self.result.query_id}, {DECISION_NAMES[self.decision]})'
+        return f'step {self.number} (query {self.query_id}, {DECISION_NAMES[self.decision]})'
+
+    @property
+    def verdict(self) -> str:
+        """What the markers say about the target."""
+        if self.decision == HistoryEntry.MOVED or self.result is None:
+            return 'moved by hand'
+        return str(self.result.status.message) or 'ok'
 
     @property
     def entry(self) -> HistoryEntry:
@@ -53,19 +84,16 @@ class HistoryStep:
 
 
 class History:
-    """Pure bookkeeping: it publishes nothing, and moves no target.
-
-    What it refuses it refuses with `Rejected`, in words for the person who asked.
-    """
+    """Pure bookkeeping: it publishes nothing. A `Rejected` says why to the person who called."""
 
     def __init__(self) -> None:
         self._steps: list[HistoryStep] = []
         self._position = 0  # how many of the steps are not undone
-        self._undo_limit = 0  # undo goes no further back than to so many steps
+        self._undo_limit = 0  # undo never leaves fewer steps than this
         self._undo_limit_reason = 'there is nothing to undo'
         self._last_number = 0
         self._views: deque[tuple[str, LocateResult]] = deque(maxlen=MAX_VIEWS)
-        self._rejected_query_id = ''  # query_id of the newest answer, if every view of it was refused
+        self._rejected_query_id = ''  # the newest answer, if every view of it was refused
 
     @property
     def current(self) -> HistoryStep | None:
@@ -74,23 +102,23 @@ class History:
 
     @property
     def target_step(self) -> HistoryStep | None:
-        """The step whose target stands on TF."""
+        """The step whose target is active."""
         return None if self.current is None else self.current.target_step
 
     # --- steps
 
     def add(self, result: QueryResult, decision: int, rays: TargetRays | None) -> HistoryStep:
-        """Append an answer, a correction or a move; the undone steps are gone."""
+        """Append an answer, a correction or a move; the undone steps are dropped."""
         self._last_number += 1
         self._rejected_query_id = ''
-        # A person who corrects an answer says that its target was wrong. A step with a target keeps
-        # no other: each would keep the one before it, for as long as the node runs.
-        corrected = decision == HistoryEntry.CORRECTED
-        inherited = None if corrected or result.has_target else self.target_step
+        # A correction means that the target was wrong. A step with a target inherits none: each
+        # would keep the one before it, for as long as the node runs.
+        is_correction = decision == HistoryEntry.CORRECTED
+        inherited = None if is_correction or result.has_target else self.target_step
         return self._append(HistoryStep(self._last_number, result, decision, rays, inherited))
 
     def clear(self) -> None:
-        """The target was cleared, or has expired; nothing happens if none stands."""
+        """Append that the target was cleared, or has expired, if there is one."""
         if self.target_step is not None:
             self._append(HistoryStep(0, None, HistoryEntry.UNREVIEWED, None, None))
 
@@ -98,7 +126,7 @@ class History:
         self._steps[self._position:] = [step]
         if len(self._steps) > MAX_STEPS:
             del self._steps[0]
-            # What stood before the oldest step is not known any more.
+            # What was before the oldest step is no longer known.
             if self._undo_limit <= 1:
                 self._undo_limit_reason = f'no more than the last {MAX_STEPS} steps are kept'
             self._undo_limit = max(self._undo_limit - 1, 1)
@@ -106,14 +134,14 @@ class History:
         return step
 
     def accept(self, query_id: str = '', number: int = 0) -> HistoryStep:
-        """A person accepts the current answer, which is named by either."""
+        """Mark the current answer, named by either, as accepted by a person."""
         step = self.current
         if step is None or step.result is None:
             raise Rejected(Code.STALE, 'there is no answer to accept: click first, or undo')
-        if query_id != step.result.query_id and number != step.number:
+        if query_id != step.query_id and number != step.number:
             named = f'step {number}' if number else f'query {query_id!r}'
-            raise Rejected(Code.STALE, f'{named} is not the current answer, which is {step.label}: '
-                           'look at that one')
+            raise Rejected(Code.STALE, f'{named} is not the current answer; that is {step.label}: '
+                           'check that one')
         if step.decision == HistoryEntry.UNREVIEWED:
             step = replace(step, decision=HistoryEntry.ACCEPTED)
             self._steps[self._position - 1] = step
@@ -121,12 +149,12 @@ class History:
 
     @property
     def can_undo(self) -> bool:
-        """Tell whether `undo` would work."""
+        """Whether `undo` would work."""
         return self._position > self._undo_limit
 
     @property
     def can_redo(self) -> bool:
-        """Tell whether `redo` would work."""
+        """Whether `redo` would work."""
         return self._position < len(self._steps)
 
     def undo(self) -> HistoryStep:
@@ -137,55 +165,101 @@ class History:
         return self._steps[self._position]
 
     def redo(self) -> HistoryStep:
-        """Go forward by a step, and return the one that is done again."""
+        """Go forward by a step, and return the one that is redone."""
         if not self.can_redo:
             raise Rejected(Code.STALE, 'there is nothing to redo')
         self._position += 1
         return self._steps[self._position - 1]
 
     def freeze(self, reason: str) -> None:
-        """What was can be read from now on, but not brought back or corrected."""
+        """Keep the steps readable, but do not allow to undo, redo or correct them."""
         del self._steps[self._position:]
-        self._undo_limit, self._undo_limit_reason = self._position, f'there is nothing to undo since {reason}'
+        self._undo_limit = self._position
+        self._undo_limit_reason = f'there is nothing to undo since {reason}'
         self._views.clear()
         self._rejected_query_id = ''
 
-    # --- what a correction needs
+    # --- corrections
 
-    def keep_views(self, query_id: str, locate_result: LocateResult, answered: bool) -> None:
+    def keep_views(self, query_id: str, locate_result: LocateResult, is_answered: bool) -> None:
         """Keep the images of an answer."""
         self._views.append((query_id, locate_result))
-        self._rejected_query_id = '' if answered else query_id
+        self._rejected_query_id = '' if is_answered else query_id
 
     def find_views(self, query_id: str) -> LocateResult | None:
-        """What was found, with its images; None when they are not kept any more."""
+        """Return the result of a query with its images; None if they are no longer kept."""
         return dict(self._views).get(query_id)
 
     def require_correctable(self, query_id: str) -> None:
-        """Raise `Rejected` unless this is the answer that people look at, and its images are here.
+        """Raise `Rejected` unless this is the current answer and its images are kept.
 
-        That is the current one, or the newest if every view of it was refused.
+        If every view of the newest answer was refused, that one can be corrected too.
         """
         if not query_id:
             raise Rejected(Code.BAD_REQUEST, 'query_id is empty: name the answer to correct')
-        step = self.current
-        current = '' if step is None or step.result is None else step.result.query_id
+        current = '' if self.current is None else self.current.query_id
         if query_id not in (current, self._rejected_query_id):
             newest = self._rejected_query_id or current
             raise Rejected(Code.STALE, f'query {query_id} is not the newest answer'
-                           + (f', {newest} is: correct that one' if newest else ': click anew'))
+                           + (f', {newest} is: correct that one' if newest else ': click again'))
         if self.find_views(query_id) is None:
             raise Rejected(Code.STALE, f'the images of query {query_id} are not kept any more '
                            f'(those of the newest {MAX_VIEWS} answers are, until time jumps or '
-                           'the node is deactivated): click anew')
-
-    # --- what others see
+                           'the node is deactivated): click again')
 
     def to_msg(self, header: Header) -> HistoryMsg:
-        """All of it as a message; a cleared target is a step, but no entry."""
+        """Return all of it as a message; a cleared target is a step, but not an entry."""
         entries = [step.entry for step in self._steps if step.result is not None]
         undone = sum(step.result is not None for step in self._steps[self._position:])
         target_step = self.target_step
         return HistoryMsg(header=header, entries=entries, undone=undone,
                           current=0 if target_step is None else target_step.number,
                           can_undo=self.can_undo, can_redo=self.can_redo)
+
+
+class TargetState:
+    """The one active target. Every change calls the `listeners`, which publish what differs.
+
+    step: the history step whose target is active, None without one. preview: the target where a
+    drag has it; TF alone follows it. show_rays: whether RViz shows the rays.
+    """
+
+    def __init__(self, ttl_s: float = 0.0) -> None:
+        """ttl_s: a target expires after this time; 0: never."""
+        self._ttl_s, self._set_s = ttl_s, 0.0
+        self.step: HistoryStep | None = None
+        self.preview: GraspTarget | None = None
+        self.show_rays = True
+        self.listeners: list[Callable[[TargetState], None]] = []
+
+    @property
+    def active_target(self) -> GraspTarget | None:
+        """The target of the step."""
+        return None if self.step is None or self.step.result is None else self.step.result.target
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the target is older than its time to live."""
+        return self.step is not None and 0 < self._ttl_s < time.monotonic() - self._set_s
+
+    def set_target(self, step: HistoryStep | None) -> None:
+        """Make the target of this step the active one, or none; a drag ends."""
+        previous, was_dragged = self.active_target, self.preview is not None
+        self.step, self.preview = step, None
+        if was_dragged or self.active_target is not previous:
+            self._set_s = time.monotonic()
+        self._notify()
+
+    def set_preview(self, preview: GraspTarget) -> None:
+        """Move the target on TF alone, during a drag."""
+        self.preview, self._set_s = preview, time.monotonic()
+        self._notify()
+
+    def toggle_rays(self) -> None:
+        """Show the rays, or hide them; a drag ends."""
+        self.show_rays = not self.show_rays
+        self.set_target(self.step)
+
+    def _notify(self) -> None:
+        for listener in self.listeners:
+            listener(self)

@@ -1,6 +1,6 @@
-"""The short memory of images, one a camera: a click is answered on the image that was clicked.
+"""A camera's recent images, so that a click is answered on the image that was clicked.
 
-Callbacks add messages as they come; nothing is decoded until a query asks for it.
+Callbacks add messages; nothing is decoded before a query needs it.
 """
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from crosspoint_ros.core.datatypes import Code, Rejected, View
+from crosspoint_ros.core.tf_tree import nearest_stamp_index, stamp_to_ns
 from crosspoint_ros.ros import conversions
-from crosspoint_ros.ros.conversions import CameraTopics, stamp_to_ns
+from crosspoint_ros.ros.conversions import CameraTopics
 
-STAMP_TOLERANCE_NS = 1_000_000  # some web clients carry stamps as float seconds or in milliseconds
-MIN_HISTORY_NS = 500_000_000  # an image waits this long for its depth and info, whatever the history
-POLL_S = 0.05  # how often a wait asks whether it should stop
+STAMP_TOLERANCE_NS = 1_000_000  # some web clients keep stamps as float seconds or milliseconds
+MIN_HISTORY_NS = 500_000_000  # an image waits this long for its depth, whatever history_s is
+POLL_S = 0.05  # how often a wait checks whether it should stop
 
 
 @dataclass(frozen=True)
 class BufferLimits:
-    """How long images are remembered and how well their parts must fit. Seconds."""
+    """How long images are kept and how closely image and depth must match, s."""
 
     history_s: float
     max_image_age_s: float
@@ -36,7 +37,7 @@ class BufferLimits:
 
 @dataclass(frozen=True, eq=False)
 class DecodedView:
-    """An image's view, and what it was made with."""
+    """An image's view, and the messages it was built from."""
 
     info: BufferedMessage
     depth: BufferedMessage | None
@@ -45,7 +46,7 @@ class DecodedView:
 
 @dataclass(eq=False)
 class BufferedMessage:
-    """A message and, for an image that somebody asked for, what it decoded to."""
+    """A message and, for an image that a query needed, its decoded view."""
 
     stamp_ns: int
     msg: Any
@@ -53,14 +54,13 @@ class BufferedMessage:
 
 
 class ImageBuffer:
-    """What one camera has sent lately.
+    """The recent messages of one camera.
 
-    `add_image`, `add_depth` and `add_info` are cheap and may be called from any thread; the
-    look-ups decode, and belong in a query's thread. Asking twice for the same image gives the same
-    `View`, so that what a matcher has computed for it stays good. Every refusal is a `Rejected`
-    that names the topic.
+    `add_image`, `add_depth` and `add_info` are cheap and thread-safe; the look-ups decode and
+    belong in a query's thread. The same image always gives the same `View`, so that a matcher can
+    reuse what it computed for it. Every `Rejected` names the topic.
 
-    now_ns: the node's clock, by which images are too old.
+    now_ns: the node's clock, for the age of images.
     mask: (h, w) bool, True where the robot's own body hides the scene.
     """
 
@@ -73,25 +73,26 @@ class ImageBuffer:
         self._condition = threading.Condition(threading.RLock())
         self._decode_lock = threading.Lock()
 
-    # --- what callbacks do
+    # --- callbacks
 
     def add_image(self, msg: Image | CompressedImage) -> None:
-        """Remember an image."""
+        """Add an image."""
         self._add(self._images, msg)
 
     def add_depth(self, msg: Image | CompressedImage) -> None:
-        """Remember a depth image."""
+        """Add a depth image."""
         self._add(self._depths, msg)
 
     def add_info(self, msg: CameraInfo) -> None:
-        """Remember the lens, if it is another one."""
+        """Add a camera info if its calibration differs from the last one."""
         with self._condition:
             if not self._infos or not _is_same_calibration(self._infos[-1].msg, msg):
-                self._infos = [*self._infos[-7:], BufferedMessage(stamp_to_ns(msg.header.stamp), msg)]
+                info = BufferedMessage(stamp_to_ns(msg.header.stamp), msg)
+                self._infos = [*self._infos[-7:], info]
             self._condition.notify_all()
 
     def clear(self) -> None:
-        """Forget the images, as when time jumps; the lens stays."""
+        """Drop the images, as when time jumps; the camera info stays."""
         with self._condition:
             self._images.clear()
             self._depths.clear()
@@ -104,14 +105,14 @@ class ImageBuffer:
         window_ns = max(int(self._limits.history_s * 1e9), MIN_HISTORY_NS)
         with self._condition:
             if kept and new.stamp_ns < kept[-1].stamp_ns - window_ns - STAMP_TOLERANCE_NS:
-                self.clear()  # a bag began again, or a clock was set back
+                self.clear()  # a bag started again, or a clock was set back
             insort(kept, new, key=_get_stamp_ns)
             oldest_ns = kept[-1].stamp_ns - window_ns
             first = bisect_left(kept, oldest_ns, key=_get_stamp_ns)
             del kept[:max(min(first, len(kept) - 1), len(kept) - self._limits.max_frames)]
             self._condition.notify_all()
 
-    # --- what queries ask
+    # --- look-ups
 
     def newest_ns(self) -> int | None:
         """Return the stamp of the newest image, None without one."""
@@ -120,18 +121,18 @@ class ImageBuffer:
 
     @property
     def has_info(self) -> bool:
-        """Tell whether the lens is known."""
+        """Whether a camera info has come."""
         return bool(self._infos)
 
     @property
     def has_depth(self) -> bool:
-        """Tell whether depth is remembered."""
+        """Whether a depth image is kept."""
         return bool(self._depths)
 
     def is_ready(self, at_ns: int = 0) -> bool:
-        """Tell whether the image of that stamp (0: the newest) is here with info and depth.
+        """Return whether the image of that stamp (0: the newest) is here with info and depth.
 
-        Also True when waiting longer cannot bring it: later images are here already.
+        Also True if waiting cannot bring it: later images are here already.
         """
         with self._condition:
             if not self._images or not self._infos:
@@ -145,9 +146,9 @@ class ImageBuffer:
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float,
                  should_stop: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until the predicate holds and return whether it does; give up on `should_stop`.
+        """Wait until the predicate holds, and return whether it does; stop on `should_stop`.
 
-        The predicate is called when something was added; its own look at this memory is safe.
+        The predicate is called after each change, with the lock held.
         """
         end_s = time.monotonic() + timeout_s
         with self._condition:
@@ -161,17 +162,18 @@ class ImageBuffer:
     def view_at(self, at_ns: int) -> View:
         """Return the view of that stamp (to 1 ms).
 
-        Raises `Rejected` (STALE if it is not here, or past history_s and max_image_age_s: the last
-        image of a camera that is frozen stays in memory).
+        Raises `Rejected` (STALE if it is not kept, or older than history_s and max_image_age_s: the
+        last image of a frozen camera stays in the buffer).
         """
         with self._condition:
             self._require_images()
             image = self._find_image(at_ns)
             if image is None:
                 oldest, newest = self._images[0].stamp_ns, self._images[-1].stamp_ns
-                raise Rejected(Code.STALE, f'{self.topics.camera} has no image of stamp '
-                               f'{_format_stamp(at_ns)} s; it remembers {len(self._images)} from {_format_stamp(oldest)} '
-                               f'to {_format_stamp(newest)} s (history_s {self._limits.history_s:g})')
+                raise Rejected(
+                    Code.STALE, f'{self.topics.camera} has no image of stamp {_format_stamp(at_ns)}'
+                    f' s; it keeps {len(self._images)} from {_format_stamp(oldest)} to '
+                    f'{_format_stamp(newest)} s (history_s {self._limits.history_s:g})')
         age_s = (self._now_ns() - image.stamp_ns) / 1e9
         limit_s = self._limits.history_s + self._limits.max_image_age_s
         if age_s > limit_s:
@@ -184,7 +186,7 @@ class ImageBuffer:
     def newest_view(self) -> View:
         """Return the newest view. Raises `Rejected` (STALE past max_image_age_s).
 
-        An image whose depth is still on its way is passed over for the one before.
+        An image whose depth has not come yet is passed over for the one before.
         """
         with self._condition:
             self._require_images()
@@ -193,7 +195,7 @@ class ImageBuffer:
         if not -limit_s <= age_s <= limit_s:
             hint = ''
             if abs(age_s) > 60:
-                hint = '; are stamps and clock of one kind? (use_sim_time, clock synchronisation)'
+                hint = '; do stamps and node use the same clock? (use_sim_time, synchronisation)'
             raise Rejected(Code.STALE, f'the newest image on {self.topics.image_topic} is '
                            f'{age_s:.3f} s old (limits.max_image_age_s {limit_s:g}){hint}')
         return self._decode_view(image)
@@ -202,7 +204,8 @@ class ImageBuffer:
         """Return the view nearest to that stamp. Raises `Rejected` (STALE past max_gap_s)."""
         with self._condition:
             self._require_images()
-            image = _find_nearest(list(filter(self._has_depth, self._images)) or self._images, at_ns)
+            by_gap = sorted(self._images, key=lambda image: abs(image.stamp_ns - at_ns))
+            image = next(filter(self._has_depth, by_gap), by_gap[0])
         gap_s = abs(image.stamp_ns - at_ns) / 1e9
         if gap_s > max_gap_s:
             raise Rejected(Code.STALE, f'the image of {self.topics.camera} nearest to '
@@ -248,18 +251,18 @@ class ImageBuffer:
         with self._decode_lock:
             done = image.decoded
             if done is None or (done.info, done.depth) != (info, depth):
-                # A lens or a nearer depth that came since makes another view of the same array.
-                picture = done.view.image if done else conversions.decode_rgb(self.topics, image.msg)
-                view = conversions.build_view(self.topics, image.msg, picture, info.msg,
-                                     depth and depth.msg, self._mask)
+                # A newer camera info or nearer depth makes another view of the same array.
+                rgb = done.view.image if done else conversions.decode_rgb(self.topics, image.msg)
+                view = conversions.build_view(self.topics, image.msg, rgb, info.msg,
+                                              depth and depth.msg, self._mask)
                 done = image.decoded = DecodedView(info, depth, view)
             return done.view
 
     def _find_info(self, image: BufferedMessage) -> BufferedMessage:
-        """Return the lens that held when the image was taken."""
+        """Return the camera info that applied when the image was taken."""
         if not self._infos:
             raise Rejected(Code.NO_IMAGE, f'{self.topics.camera}: no camera info has come on '
-                           f'{self.topics.info_topic}; without it no pixel has a ray')
+                           f'{self.topics.info_topic}; it is needed for the rays of pixels')
         until = [info for info in self._infos if info.stamp_ns <= image.stamp_ns]
         return until[-1] if until else self._infos[0]
 
@@ -270,8 +273,8 @@ class ImageBuffer:
                             'is it published? (depth_topic: \'\' does without)')
         lag_s = abs(_find_nearest(self._depths, image.stamp_ns).stamp_ns - image.stamp_ns) / 1e9
         return Rejected(Code.NO_DEPTH, f'the depth on {topic} nearest to the image of '
-                        f'{_format_stamp(image.stamp_ns)} s is {lag_s:.3f} s away (limits.max_depth_lag_s '
-                        f'{limit_s:g})')
+                        f'{_format_stamp(image.stamp_ns)} s is {lag_s:.3f} s away '
+                        f'(limits.max_depth_lag_s {limit_s:g})')
 
 
 def _get_stamp_ns(kept: BufferedMessage) -> int:
@@ -279,8 +282,7 @@ def _get_stamp_ns(kept: BufferedMessage) -> int:
 
 
 def _find_nearest(kept: list[BufferedMessage], at_ns: int) -> BufferedMessage:
-    after = bisect_left(kept, at_ns, key=_get_stamp_ns)
-    return min(kept[max(after - 1, 0):after + 1], key=lambda each: abs(each.stamp_ns - at_ns))
+    return kept[nearest_stamp_index([message.stamp_ns for message in kept], at_ns)]
 
 
 def _format_stamp(ns: int) -> str:

@@ -1,4 +1,4 @@
-"""The lifecycle node: its parameters, its states, and its end."""
+"""The lifecycle node: its parameters, transitions and shutdown."""
 from __future__ import annotations
 
 import os
@@ -16,17 +16,17 @@ from rclpy.signals import SignalHandlerOptions
 
 from crosspoint_ros.ros.config import ConfigError, Parameters
 from crosspoint_ros.ros.node.diagnostics import Diagnostics
-from crosspoint_ros.ros.node.query_server import QueryServer
+from crosspoint_ros.ros.node.query_server import QueryServer, ServerState
 from crosspoint_ros.ros.process import catch_shutdown_signals
 
-REPLY_FLUSH_S = 0.2  # for the last replies to leave, actions' among them
+REPLY_FLUSH_S = 0.2  # to send the last replies, the actions' too
 
 
 class CrosspointNode(LifecycleNode):
-    """Configure offers the interfaces and loads the matcher, activate listens to the cameras."""
+    """Configure offers the interfaces and loads the matcher, activate subscribes to the cameras."""
 
     def __init__(self, **options: Any) -> None:
-        """Declare the parameters; raise ConfigError for the first that will not do."""
+        """Declare the parameters; raise ConfigError for the first that is invalid."""
         super().__init__('crosspoint', **options)
         self._config_parameters = Parameters(self)
         self._server: QueryServer | None = None
@@ -34,18 +34,18 @@ class CrosspointNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
     def start(self) -> bool:
-        """Go to active, unless `autostart` leaves that to a lifecycle manager; False: it cannot."""
+        """Activate, unless `autostart` leaves that to a lifecycle manager; False if it cannot."""
         if not self._config_parameters.read().autostart:
             self.get_logger().info('autostart is false: waiting to be configured and activated')
             return True
         if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
             return False
         assert self._server is not None
-        self._server.soon_active = True
+        self._server.state = ServerState.STARTING
         return True
 
     def stop(self) -> None:
-        """End every query with a refusal; the replies leave while the executor spins on."""
+        """Reject every open query; the replies are sent while the executor spins on."""
         if self._server is not None:
             self._server.deactivate()
 
@@ -57,11 +57,11 @@ class CrosspointNode(LifecycleNode):
         self._server = self._diagnostics = None
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Offer the interfaces and begin to load the matcher; nothing is subscribed to yet."""
+        """Offer the interfaces and start to load the matcher; no camera is subscribed to yet."""
         try:
             config = self._config_parameters.read()
             self._server = QueryServer(self, config, self._on_matcher_loaded)
-        except Exception as error:  # rclpy would drop it without a word
+        except Exception as error:  # rclpy would silently drop it
             self.get_logger().error(f'not configured: {type(error).__name__}: {error}')
             return TransitionCallbackReturn.FAILURE
         self._diagnostics = Diagnostics(self, config, self._server)
@@ -70,9 +70,9 @@ class CrosspointNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _on_matcher_loaded(self) -> None:
-        """The matcher is there, or is not: go to active if that waited for it, else leave it."""
+        """Activate if that waited for the matcher; go inactive if it was not loaded."""
         server = self._server
-        if server is None or server.loader.is_loading:  # it belonged to an earlier configuration
+        if server is None or server.loader.is_loading:  # of an earlier configuration
             return
         if server.loader.failure:
             self.get_logger().error(f'{server.loader.failure}. The node stays inactive; clean it '
@@ -82,11 +82,11 @@ class CrosspointNode(LifecycleNode):
                 self.trigger_deactivate()
             return
         self.get_logger().info(f'matcher loaded in {server.loader.elapsed_s:.2f} s')
-        if server.soon_active:
+        if server.state is ServerState.STARTING:
             self.trigger_activate()
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Listen to the cameras; a query waits for a matcher that is still loading."""
+        """Subscribe to the cameras; a query waits for a matcher that is still loading."""
         assert self._server is not None
         if self._server.loader.failure:
             self.get_logger().error(f'not activated: {self._server.loader.failure}')
@@ -95,31 +95,31 @@ class CrosspointNode(LifecycleNode):
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Refuse what is open, forget the target, leave the cameras."""
+        """Reject the open queries, clear the target, unsubscribe from the cameras."""
         assert self._server is not None
         self._server.deactivate()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Forget the matcher and all interfaces; not while a client waits on one of them."""
-        # rclpy ends the process over a reply to a service that was destroyed meanwhile.
-        owed = 0 if self._server is None else self._server.pending_replies
-        if owed:
-            self.get_logger().error(f'not cleaned up: {owed} replies are on their way; ask again')
+        """Drop the matcher and all interfaces, unless a client waits for a reply."""
+        # rclpy ends the process when it replies to a service that was destroyed meanwhile.
+        pending = 0 if self._server is None else self._server.pending_replies
+        if pending:
+            self.get_logger().error(f'not cleaned up: {pending} replies are pending; try again')
             return TransitionCallbackReturn.FAILURE
         self.close()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Refuse what is open, for good; the interfaces stay, to say so."""
+        """Reject the open queries and all later ones; the interfaces stay."""
         self.stop()
         return TransitionCallbackReturn.SUCCESS
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        refused = self._config_parameters.explain_refusal(
+        reason = self._config_parameters.explain_refusal(
             parameters, configured=self._server is not None)
-        if refused:
-            return SetParametersResult(successful=False, reason=refused)
+        if reason:
+            return SetParametersResult(successful=False, reason=reason)
         if self._server is not None:
             self._server.limits = self._config_parameters.merge_limits(parameters)
         return SetParametersResult(successful=True)
@@ -135,7 +135,7 @@ def main(args: list[str] | None = None) -> int:
         return 1
     executor = SingleThreadedExecutor()
     # A task, not executor.wake(): spin_once goes on waiting when it wakes to no work.
-    asked_to_end = catch_shutdown_signals(lambda: executor.create_task(lambda: None))
+    shutdown_event = catch_shutdown_signals(lambda: executor.create_task(lambda: None))
     try:
         node = CrosspointNode()
     except ConfigError as error:
@@ -144,7 +144,7 @@ def main(args: list[str] | None = None) -> int:
         return 1
     executor.add_node(node)
     started = node.start()
-    while started and not asked_to_end.is_set():
+    while started and not shutdown_event.is_set():
         executor.spin_once()
     node.stop()
     end_s = time.monotonic() + REPLY_FLUSH_S
@@ -158,9 +158,9 @@ def main(args: list[str] | None = None) -> int:
 
 
 def exit_process(code: int) -> int:
-    """Return the exit code; leave at once if a matcher is still at work in its thread."""
+    """Return the exit code; exit at once if a matcher is still running in its thread."""
     if any(thread.daemon for thread in threading.enumerate()):
-        # An interpreter that ends under a thread which is inside torch aborts the process.
+        # Finalizing the interpreter while a thread is inside torch aborts the process.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,4 +1,4 @@
-"""Loading the matcher, which may take minutes, beside the executor and in sight of it."""
+"""The matcher in the node: loaded outside the executor's thread, prefetching, its log forwarded."""
 from __future__ import annotations
 
 import gc
@@ -17,7 +17,10 @@ PACKAGE = 'crosspoint_ros'
 
 
 class LogForwarder(logging.Handler):
-    """Hands Python log records of this package on to a ROS logger, and remembers the last."""
+    """Forwards the package's log records to a ROS logger, which is thread-safe, and keeps the last.
+
+    The query's thread, the loader and the recorder log from their own threads.
+    """
 
     def __init__(self, logger: Any) -> None:
         super().__init__(logging.INFO)
@@ -29,7 +32,7 @@ class LogForwarder(logging.Handler):
             self._source.setLevel(logging.INFO)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand one record on; each severity from a line of its own, as rclpy demands."""
+        """Forward one record; rclpy requires each severity to have a line of its own."""
         text = self.format(record)
         self.last = record.getMessage()
         if record.levelno >= logging.ERROR:
@@ -40,21 +43,21 @@ class LogForwarder(logging.Handler):
             self._logger.info(text)
 
     def close(self) -> None:
-        """Hand on no more."""
+        """Stop forwarding."""
         self._source.removeHandler(self)
         super().close()
 
 
 @dataclass(frozen=True, eq=False)
 class Matchers:
-    """The matcher, and the one that refines or refuses its finds, if any."""
+    """The matcher, and the one that refines or refuses its matches, if any."""
 
     matcher: Matcher
     refiner: Refiner | None
 
 
 class MatcherLoader:
-    """Runs once, in the thread that will use the matcher; the executor's thread only looks."""
+    """Loads once, in the thread that will use the matcher; other threads only read its state."""
 
     def __init__(self, config: Config, log_forwarder: LogForwarder) -> None:
         self._config, self._log_forwarder = config, log_forwarder
@@ -64,7 +67,7 @@ class MatcherLoader:
 
     @property
     def is_loading(self) -> bool:
-        """Tell whether it has not come to an end."""
+        """Whether it has neither loaded nor failed."""
         return self.matchers is None and not self.failure
 
     @property
@@ -74,22 +77,22 @@ class MatcherLoader:
 
     @property
     def progress(self) -> str:
-        """Say how far it is, in the matcher's own last words."""
-        words = f': {self._log_forwarder.last}' if self._log_forwarder.last else ''
-        return f'the matcher {self._config.matcher} is loading for {self.elapsed_s:.1f} s{words}'
+        """How far it is, with the matcher's last log message."""
+        message = f': {self._log_forwarder.last}' if self._log_forwarder.last else ''
+        return f'the matcher {self._config.matcher} is loading for {self.elapsed_s:.1f} s{message}'
 
-    def run(self) -> bool:
-        """Load; False if that failed, and `failure` says why."""
+    def load(self) -> bool:
+        """Load; False if that failed, for the reason in `failure`."""
         config = self._config
-        # The matcher of an earlier configuration lies in a circle of references, and its gigabytes
-        # would be missing here.
+        # The matcher of an earlier configuration is in a reference cycle, and its gigabytes would
+        # be missing here.
         gc.collect()
         try:
             matcher = load_matcher(config.matcher, **config.matcher_options)
             refiner = load_refiner(config.refiner, **config.refiner_options) \
                 if config.refiner else None
-        # A matcher is anybody's code, and panics of libraries in Rust are no Exceptions; the node
-        # stays up and tells.
+        # A matcher may be third-party code, and panics of Rust libraries are not Exceptions; the
+        # node stays up and reports it.
         except BaseException as error:
             self._finished_s = time.monotonic()
             self.failure = f'the matcher {config.matcher} was not loaded: {_format_error(error)}'
@@ -100,19 +103,19 @@ class MatcherLoader:
 
 
 def _format_error(error: BaseException) -> str:
-    """Errors that are made for people speak for themselves; the name of others tells more."""
-    made_for_people = isinstance(error, (ValueError, OSError, MemoryError)) and str(error)
-    return str(error) if made_for_people else f'{type(error).__name__}: {error}'
+    """Return the message of an error made for users, with the type's name for others."""
+    is_for_users = isinstance(error, (ValueError, OSError, MemoryError)) and str(error)
+    return str(error) if is_for_users else f'{type(error).__name__}: {error}'
 
 
 FAILURE_COOLDOWN_S = 5.0  # what fails once fails with the next image too, and fills the log
 
 
 class Prefetcher:
-    """Offers the query thread work for when there is no query.
+    """Lets the matcher prepare for the newest images when there is no query.
 
-    share: of its time that the matcher may spend so, 0..1. After a preparation that took t it
-    rests for t * (1 - share) / share. A click that comes meanwhile waits for its end.
+    share: of the matcher's time, 0..1. After a preparation that took t it pauses for
+    t * (1 - share) / share. A click that comes meanwhile waits for the preparation's end.
     """
 
     def __init__(self, share: float, views: ViewCollector, thread: QueryThread,
@@ -123,30 +126,31 @@ class Prefetcher:
 
     @property
     def is_enabled(self) -> bool:
-        """Tell whether there is any time to spend."""
+        """Whether there is any time to spend."""
         return self._share > 0
 
     def submit(self) -> None:
-        """Offer a preparation if the matcher has rested; call it a few times a second."""
-        if self.is_enabled and self._loader.matchers and time.monotonic() >= self._cooldown_until_s:
+        """Submit a preparation unless in the pause; call it a few times a second."""
+        if (self.is_enabled and self._loader.matchers
+                and time.monotonic() >= self._cooldown_until_s):
             self._thread.submit_idle(self._prefetch)
 
     def _prefetch(self) -> None:
-        begun_s = time.monotonic()
-        if begun_s < self._cooldown_until_s:  # offered while the last one was still going on
+        started_s = time.monotonic()
+        if started_s < self._cooldown_until_s:  # submitted during the last preparation
             return
         views = self._views.newest_views()
-        seen = tuple((view.camera, view.stamp_ns) for view in views)
-        if len(views) < 2 or seen == self._last_stamps:
+        stamps = tuple((view.camera, view.stamp_ns) for view in views)
+        if len(views) < 2 or stamps == self._last_stamps:
             return
-        least_rest_s = FAILURE_COOLDOWN_S
+        min_cooldown_s = FAILURE_COOLDOWN_S
         try:
             self._warm_up(views)
-            self._last_stamps, least_rest_s = seen, 0.0
+            self._last_stamps, min_cooldown_s = stamps, 0.0
         finally:
-            ended_s = time.monotonic()
-            rest_s = (ended_s - begun_s) * (1 - self._share) / self._share
-            self._cooldown_until_s = ended_s + max(rest_s, least_rest_s)
+            finished_s = time.monotonic()
+            cooldown_s = (finished_s - started_s) * (1 - self._share) / self._share
+            self._cooldown_until_s = finished_s + max(cooldown_s, min_cooldown_s)
 
     def _warm_up(self, views: tuple[View, ...]) -> None:
         assert self._loader.matchers is not None

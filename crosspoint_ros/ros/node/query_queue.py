@@ -1,9 +1,9 @@
-"""Queries wait for a matcher here, in one thread of their own; the executor's threads never do."""
+"""The query queue: one thread runs the matcher, so that no executor's thread ever waits for it."""
 from __future__ import annotations
 
+import logging
 import threading
 import time
-import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable
@@ -13,14 +13,15 @@ from itertools import pairwise
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
 from crosspoint_ros.core.pipeline import LocateResult
 
+log = logging.getLogger(__name__)
 MAX_QUEUED = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """A person says where the point of an earlier query is in another view.
+    """A person's pixel for the point of an earlier query in another view.
 
-    pixel: (2,) in the image of `camera` that was searched. located is None when it is not kept.
+    pixel: (2,) in the image of `camera` that was searched. locate_result: None if no longer kept.
     """
 
     query_id: str
@@ -31,12 +32,12 @@ class Correction:
 
 @dataclass(frozen=True, eq=False)
 class QueryRequest:
-    """What somebody asked: a pixel, an instruction, or a 3D point that some camera shows.
+    """A pixel, an instruction, or a 3D point that some camera shows.
 
-    stamp_ns is that of the clicked image, 0 for the newest. With `point_m` (3,), given in
-    `point_frame`, the camera is chosen by who sees it best and `camera` is empty. `clamp` moves a
-    pixel just past the border onto the image. A correction asks no matcher, and no camera.
-    `refused` is what speaks against it already: it only gets its result.
+    stamp_ns: of the clicked image, 0 for the newest. With `point_m` (3,), given in `point_frame`,
+    the camera with the best view is chosen and `camera` is empty. clamp: move a pixel just past the
+    border onto the image. correction: needs no matcher and no new image. rejected: set if the
+    request is invalid; it is answered without running.
     """
 
     camera: str = ''
@@ -56,14 +57,14 @@ class QueryAborted(Exception):  # noqa: N818  (an interruption, not an error)
 
 
 class QueryTask:
-    """One query on its way. It ends exactly once, whoever ends it first."""
+    """One query. It is finished exactly once, by whichever thread comes first."""
 
     def __init__(self, request: QueryRequest, on_stage: Callable[[str], None],
                  on_done: Callable[[QueryTask], None]) -> None:
         self.request = request
         self.query_id = str(uuid.uuid4())
         self.started_s = time.monotonic()
-        self.stages: list[tuple[str, float]] = []  # name, when it began (monotonic s)
+        self.stages: list[tuple[str, float]] = []  # name, start (monotonic s)
         self.locate_result: LocateResult | None = None
         self.rejected: Rejected | None = None
         self.finished_s = 0.0
@@ -72,26 +73,26 @@ class QueryTask:
 
     @property
     def is_done(self) -> bool:
-        """Tell whether the query has its answer."""
+        """Whether the query has its answer."""
         return self.locate_result is not None or self.rejected is not None
 
     @property
     def age_s(self) -> float:
-        """Seconds since it was asked."""
+        """Seconds since it was submitted."""
         return time.monotonic() - self.started_s
 
     @property
     def stage(self) -> str:
-        """Name of the stage it is in."""
+        """Name of the current stage."""
         return self.stages[-1][0] if self.stages else 'queued'
 
     def stage_durations_s(self) -> dict[str, float]:
-        """Seconds spent in each stage."""
-        stages = [*self.stages, ('ended', self.finished_s or time.monotonic())]
-        return {name: end - begun for (name, begun), (_, end) in pairwise(stages)}
+        """Return the seconds spent in each stage."""
+        stages = [*self.stages, ('end', self.finished_s or time.monotonic())]
+        return {name: end - start for (name, start), (_, end) in pairwise(stages)}
 
     def enter_stage(self, stage: str) -> None:
-        """Begin a stage, or go on with it; raise `Ended` if the query was ended meanwhile."""
+        """Begin a stage, or continue it. Raises `QueryAborted` if the query was ended meanwhile."""
         with self._lock:  # a stage must not begin after the end
             if self.is_done:
                 raise QueryAborted(self.query_id)
@@ -101,7 +102,7 @@ class QueryTask:
         self._on_stage(stage)
 
     def revoke(self, rejected: Rejected) -> None:
-        """Refuse what was answered, as long as nobody has been told of it."""
+        """Reject an answer that was not published yet."""
         self.locate_result, self.rejected = None, rejected
 
     def finish(self, outcome: LocateResult | Rejected) -> bool:
@@ -121,18 +122,18 @@ class QueryTask:
 class QueryThread:
     """Answers queries one after the other: a matcher is never called twice at a time.
 
-    `busy` says what a new query does to the one that runs: 'preempt' ends it as CANCELLED, 'queue'
-    waits behind it, 'reject' is refused as BUSY.
+    busy: what a new query does to the running one: 'preempt' ends it as CANCELLED, 'queue' waits
+    for it, 'reject' is rejected as BUSY.
     """
 
-    def __init__(self, run_query: Callable[[QueryTask], LocateResult], on_answered: Callable[[QueryTask], None],
-                 complain: Callable[[str], object], busy: str, max_query_s: float,
+    def __init__(self, run_query: Callable[[QueryTask], LocateResult],
+                 on_answered: Callable[[QueryTask], None], busy: str, max_query_s: float,
                  load: Callable[[], bool] = lambda: True) -> None:
-        """Start the thread. It calls `prepare` first, and takes no query if that says False.
+        """Start the thread. It calls `load` first, and takes no query if that returns False.
 
-        `afterwards` runs in the thread when a query's answer is out already.
+        on_answered: runs in the thread, after the query is finished.
         """
-        self._run_query, self._on_answered, self._complain = run_query, on_answered, complain
+        self._run_query, self._on_answered = run_query, on_answered
         self._load, self._is_loading = load, True
         self._busy = busy
         self.max_query_s = max_query_s
@@ -149,32 +150,30 @@ class QueryThread:
     def open_tasks(self) -> list[QueryTask]:
         """The queries without an answer, the running one first."""
         with self._condition:
-            held = [] if self._current is None else [self._current]
-            return [task for task in (*held, *self._queue) if not task.is_done]
+            current = [] if self._current is None else [self._current]
+            return [task for task in (*current, *self._queue) if not task.is_done]
 
     def submit(self, task: QueryTask) -> None:
         """Take a query; it may end at once (BUSY), or end another (CANCELLED)."""
         earlier = self.open_tasks
         if earlier and self._busy == 'reject':
             task.finish(Rejected(Code.BUSY, f'busy with query {earlier[0].query_id} in stage '
-                             f'{earlier[0].stage} for {earlier[0].age_s:.2f} s (busy: reject)'))
+                                 f'{earlier[0].stage} for {earlier[0].age_s:.2f} s (busy: reject)'))
         elif self._busy == 'queue' and len(earlier) >= MAX_QUEUED:
-            task.finish(Rejected(Code.BUSY, f'{len(earlier)} queries are waiting (limit {MAX_QUEUED})'))
+            task.finish(Rejected(Code.BUSY, f'{len(earlier)} queries are waiting (limit '
+                                 f'{MAX_QUEUED})'))
         else:
             for other in earlier if self._busy == 'preempt' else ():
                 other.finish(Rejected(Code.CANCELLED, f'preempted in stage {other.stage} after '
-                                   f'{other.age_s:.2f} s by query {task.query_id}'))
-            self._enqueue(task)
-
-    def _enqueue(self, task: QueryTask) -> None:
-        with self._condition:
-            # While a matcher hangs nobody takes the ended ones out; do not let them pile up.
-            self._queue = deque(other for other in self._queue if not other.is_done)
-            self._queue.append(task)
-            self._condition.notify()
+                                      f'{other.age_s:.2f} s by query {task.query_id}'))
+            with self._condition:
+                # While a matcher hangs, nothing takes finished ones out: do not let them pile up.
+                self._queue = deque(other for other in self._queue if not other.is_done)
+                self._queue.append(task)
+                self._condition.notify()
 
     def submit_idle(self, work: Callable[[], None]) -> None:
-        """Do this when there is no query to answer; it takes the place of an earlier offer."""
+        """Run `work` when idle; replaces a pending one."""
         with self._condition:
             self._idle_work = work
             self._condition.notify()
@@ -183,26 +182,26 @@ class QueryThread:
         """End the queries that took too long; call it a few times a second."""
         for task in self.open_tasks:
             if task.age_s > self.max_query_s:
-                task.finish(Rejected(Code.TIMEOUT, f'no answer in stage {task.stage} after '
-                                 f'{task.age_s:.2f} s (limits.max_query_s {self.max_query_s} s)'
-                                 f'{self._explain_timeout(task)}'))
+                task.finish(Rejected(
+                    Code.TIMEOUT, f'no answer in stage {task.stage} after {task.age_s:.2f} s '
+                    f'(limits.max_query_s {self.max_query_s} s){self._explain_timeout(task)}'))
 
     def _explain_timeout(self, task: QueryTask) -> str:
         if self._is_loading:
             return '; the matcher is still loading'
-        running = self._current
-        if running is None and self.busy_for_s:
+        current = self._current
+        if current is None and self.busy_for_s:
             return (f'; the matcher has prepared for new images for {self.busy_for_s:.1f} s: lower '
-                    'warm_share, or cleanup and configure load it anew')
-        if running is None or running is task:
+                    'warm_share, or reload it with cleanup and configure')
+        if current is None or current is task:
             return ''
-        return (f'; the matcher still works on query {running.query_id}, asked '
-                f'{running.age_s:.1f} s ago: cleanup and configure load it anew')
+        return (f'; the matcher still works on query {current.query_id}, submitted '
+                f'{current.age_s:.1f} s ago: reload it with cleanup and configure')
 
     @property
     def busy_for_s(self) -> float:
-        """How long the thread has been in the matcher, s, for a query (ended since or not) or idle
-        work; 0 when it is free."""
+        """Seconds that the thread has been in the matcher, for a query (finished since or not) or
+        idle work; 0 when it is free."""
         since_s = self._busy_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
@@ -216,13 +215,13 @@ class QueryThread:
         with self._condition:
             self._closed = True
             self._condition.notify()
-        # Not joined for long: a matcher that hangs must not hang the shutdown with it.
+        # Not joined for long: a matcher that hangs must not block the shutdown.
         self._thread.join(timeout=0.5)
 
     def _run(self) -> None:
-        prepared = self._load()
+        is_loaded = self._load()
         self._is_loading = False
-        while prepared:
+        while is_loaded:
             with self._condition:
                 self._current = self._busy_since_s = None
                 while not (self._queue or self._idle_work or self._closed):
@@ -243,8 +242,8 @@ class QueryThread:
     def _execute_idle(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException:  # a bug of a matcher's: the next query will meet it, and refuse
-            self._complain(traceback.format_exc())
+        except BaseException:  # a matcher's bug: the next query will meet it, and be rejected
+            log.exception('preparing for new images failed')
 
     def _execute(self, task: QueryTask) -> None:
         if task.is_done:
@@ -256,9 +255,9 @@ class QueryThread:
             return
         except Rejected as rejected:
             task.finish(rejected)
-        # A bug of ours or of a matcher: one refusal, and carry on. Panics of libraries in Rust
-        # (tokenizers, safetensors) are no Exceptions, and would end the thread without a word.
+        # A bug, ours or a matcher's: one rejection, and carry on. Panics of Rust libraries
+        # (tokenizers, safetensors) are not Exceptions, and would silently end the thread.
         except BaseException as error:
-            self._complain(traceback.format_exc())
+            log.exception('query %s failed in stage %s', task.query_id, task.stage)
             task.finish(Rejected(Code.MATCHER_FAILED,
-                             f'{type(error).__name__} in stage {task.stage}: {error}'))
+                                 f'{type(error).__name__} in stage {task.stage}: {error}'))

@@ -1,4 +1,4 @@
-"""Takes clicks, goals and requests, has them answered, and says what they came to."""
+"""The node's server: takes clicks, goals and requests, and publishes one result for each."""
 from __future__ import annotations
 
 import math
@@ -6,7 +6,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from enum import Enum, auto
 
+import numpy as np
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -22,15 +24,22 @@ from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.node.camera import Camera
-from crosspoint_ros.ros.node.click_inputs import DEEP_QOS, request_from_goal, subscribe_clicks
+from crosspoint_ros.ros.node.history import TargetState
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
 from crosspoint_ros.ros.node.outputs import Outputs
-from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask, QueryThread
-from crosspoint_ros.ros.node.result_messages import is_answered
+from crosspoint_ros.ros.node.query_messages import (
+    DEEP_QOS,
+    build_query_result,
+    is_answered,
+    request_from_goal,
+    subscribe_clicks,
+)
+from crosspoint_ros.ros.node.query_queue import Correction, QueryRequest, QueryTask, QueryThread
 from crosspoint_ros.ros.node.review import ReviewServer
 from crosspoint_ros.ros.node.views import ViewCollector, locate_query
 from crosspoint_ros.ros.rviz.image_markers import ImageMarkers
 from crosspoint_ros.ros.tf import make_transform_lookup
+from crosspoint_ros.srv import Correct
 from crosspoint_ros.srv import Correspond as CorrespondService
 
 TIMER_PERIOD_S = 0.1
@@ -38,67 +47,74 @@ TIMER_PERIOD_S = 0.1
 OnResult = Callable[[QueryResult], None]
 
 
+class ServerState(Enum):
+    """Whether queries are taken: STARTING queues them until the matcher is loaded."""
+
+    INACTIVE = auto()
+    STARTING = auto()
+    ACTIVE = auto()
+
+
 class QueryServer:
-    """All of the configured node.
+    """Everything the node owns between configure and cleanup.
 
     The executor's thread touches all of ROS and never waits; the thread of `QueryThread` runs the
-    matcher and touches nothing of ROS but the overlays. What it has to say comes back through a
-    queue, and a guard condition wakes the executor.
+    matcher and touches nothing of ROS but the overlays. Its results come back through a queue, and
+    a guard condition wakes the executor.
     """
 
     def __init__(self, node: LifecycleNode, config: Config, on_loaded: Callable[[], None]) -> None:
-        """Offer the interfaces and begin to load the matcher; `on_loaded` when that has ended."""
+        """Offer the interfaces and start to load the matcher; on_loaded: it has, or has failed."""
         self._node, self._config, self._on_loaded = node, config, on_loaded
         self.limits: Limits = config.limits
         self.last_result: QueryResult | None = None
         # First: a mask that cannot be read must leave nothing on the graph.
         self.cameras = {c.name: Camera(node, c, config, self.reset) for c in config.cameras}
-        self.outputs = Outputs(node, config)
+        self._log_forwarder = LogForwarder(node.get_logger())
+        self.target = TargetState(config.target_ttl_s)
+        self.outputs = Outputs(node, config, self.target)
         self.transforms = make_transform_lookup(node)
         self._views = ViewCollector(self.cameras, self.transforms, config)
-        self._is_active = False
+        self.state = ServerState.INACTIVE
         self._time_jump_s = -math.inf  # when the clock, or a camera's stamps, last went back
-        self.soon_active = False  # it will be activated as soon as the matcher is loaded
         self._result_callbacks: dict[str, OnResult] = {}
         self._pending_replies = 0
         self._goals: dict[bytes, QueryTask] = {}
         self._callbacks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._callback_lock, self._is_closed = threading.RLock(), False
         self._guard = node.create_guard_condition(self._run_callbacks)
-        self._log_forwarder = LogForwarder(node.get_logger())
         self.loader = MatcherLoader(config, self._log_forwarder)
-        self._thread = QueryThread(self._run_query, self._publish_overlays, node.get_logger().error, config.busy,
+        self._thread = QueryThread(self._run_query, self._publish_overlays, config.busy,
                                    config.times.max_query_s, self._load)
         self._prefetcher = Prefetcher(config.warm_share, self._views, self._thread, self.loader)
-        # The wall must tick on when a simulation's clock stands still.
+        # Wall time, which goes on while a simulation is paused.
         self._timer = node.create_timer(TIMER_PERIOD_S, self._on_tick,
-                                       clock=Clock(clock_type=ClockType.STEADY_TIME))
+                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._timer.cancel()  # until there is a query to time, or a target to broadcast
+        self.target.listeners.append(lambda target: self._timer.reset())
         self._clicks = subscribe_clicks(node, config.cameras, self.submit)
-        self._image_markers = ImageMarkers(node, self.cameras, config.times.max_image_age_s, self.submit,
-                                  self._call_in_executor)
-        self.review = ReviewServer(node, config, self.outputs, self)
-        self._offer_services()
+        self._image_markers = ImageMarkers(node, self.cameras, config.times.max_image_age_s,
+                                           self.submit, self._call_in_executor)
+        self.review = ReviewServer(node, config, self.target, self.unavailable_reason)
+        # All wait for their result, and must not block other callbacks meanwhile.
+        group = ReentrantCallbackGroup()
+        self._action = ActionServer(
+            node, CorrespondAction, '~/correspond', self._on_goal, callback_group=group,
+            cancel_callback=self._on_cancel, goal_service_qos_profile=DEEP_QOS,
+            result_service_qos_profile=DEEP_QOS, cancel_service_qos_profile=DEEP_QOS)
+        self._services = [
+            node.create_service(CorrespondService, '~/correspond_once', self._on_request,
+                                callback_group=group, qos_profile=DEEP_QOS),
+            node.create_service(Correct, '~/correct', self._on_correct, callback_group=group)]
         self._jump = node.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
                           on_clock_change=True), post_callback=self._on_time_jump)
 
-    def _offer_services(self) -> None:
-        # Both wait for their answer, and must not keep anybody else waiting meanwhile.
-        together = ReentrantCallbackGroup()
-        self._action = ActionServer(
-            self._node, CorrespondAction, '~/correspond', self._on_goal, callback_group=together,
-            cancel_callback=self._on_cancel, goal_service_qos_profile=DEEP_QOS,
-            result_service_qos_profile=DEEP_QOS, cancel_service_qos_profile=DEEP_QOS)
-        self._services = [
-            self._node.create_service(CorrespondService, '~/correspond_once', self._on_request,
-                                      callback_group=together, qos_profile=DEEP_QOS)]
-
-    # What the lifecycle asks for
+    # --- lifecycle
 
     def activate(self) -> None:
-        """Listen to the cameras (with history_s 0 only while a query needs them)."""
-        self._is_active, self.soon_active = True, False
+        """Subscribe to the cameras (with history_s 0 only while a query needs them)."""
+        self.state = ServerState.ACTIVE
         if self._config.history_s > 0:
             self._subscribe_cameras()
             self._image_markers.start()
@@ -106,8 +122,8 @@ class QueryServer:
             self._timer.reset()
 
     def deactivate(self) -> None:
-        """End what is open, forget the target, and leave the cameras' topics."""
-        self._is_active = self.soon_active = False
+        """End the open queries, clear the target, and unsubscribe from the cameras."""
+        self.state = ServerState.INACTIVE
         if self.loader.failure:
             self._thread.cancel_all(self.loader.failure, Code.MATCHER_FAILED)
         self._thread.cancel_all('the node was deactivated')
@@ -119,7 +135,6 @@ class QueryServer:
     def close(self) -> None:
         """Take everything off the graph; a matcher that hangs is left behind."""
         self._thread.close()
-        self._log_forwarder.close()
         with self._callback_lock:
             self._is_closed = True
         self._run_callbacks()
@@ -135,6 +150,7 @@ class QueryServer:
         self._image_markers.close()
         self.review.close()
         self.outputs.close()
+        self._log_forwarder.close()
 
     @property
     def pending_replies(self) -> int:
@@ -143,7 +159,7 @@ class QueryServer:
 
     @property
     def busy_for_s(self) -> float:
-        """How long a query, or a preparation, has held the matcher, s; 0 when it is free."""
+        """Seconds that a query, or a preparation, has held the matcher; 0 when it is free."""
         return self._thread.busy_for_s
 
     def _subscribe_cameras(self) -> None:
@@ -154,20 +170,21 @@ class QueryServer:
         for camera in self.cameras.values():
             camera.unsubscribe()
 
-    # A query's way: executor -> thread -> executor
+    # --- a query: executor -> query thread -> executor
 
     def submit(self, request: QueryRequest, on_result: OnResult = lambda result: None,
-            on_stage: Callable[[str], None] = lambda stage: None) -> QueryTask:
-        """Take a query; `reply` gets its one result, `at_stage` is called as it goes on."""
-        task = QueryTask(request, on_stage=lambda stage: self._call_in_executor(lambda: on_stage(stage)),
-                  on_done=lambda task: self._call_in_executor(lambda: self._finish_query(task)))
+               on_stage: Callable[[str], None] = lambda stage: None) -> QueryTask:
+        """Take a query; `on_result` gets its one result, `on_stage` each stage as it begins."""
+        task = QueryTask(
+            request, on_stage=lambda stage: self._call_in_executor(lambda: on_stage(stage)),
+            on_done=lambda task: self._call_in_executor(lambda: self._finish_query(task)))
         self._result_callbacks[task.query_id] = on_result
         self._timer.reset()
-        unable = self.unavailable_reason()
-        refused = Rejected(Code.BUSY, unable) if unable else (
+        unavailable = self.unavailable_reason()
+        rejected = Rejected(Code.BUSY, unavailable) if unavailable else (
             request.rejected or self.review.find_rejection(request))
-        if refused is not None:
-            task.finish(refused)
+        if rejected is not None:
+            task.finish(rejected)
             return task
         if self._config.history_s == 0:
             self._subscribe_cameras()
@@ -175,11 +192,11 @@ class QueryServer:
         return task
 
     def unavailable_reason(self) -> str:
-        """Say why nothing can be asked at the moment; an empty string when it can."""
+        """Return why no query is taken at the moment; '' if queries are taken."""
         name = self._node.get_fully_qualified_name()
         if self.loader.failure:
             return f'{name} is not active: {self.loader.failure}'
-        if not self._is_active and not self.soon_active:
+        if self.state is ServerState.INACTIVE:
             return f'{name} is not active: ros2 lifecycle set {name} activate'
         twins = self._node.get_node_names_and_namespaces().count(
             (self._node.get_name(), self._node.get_namespace()))
@@ -190,44 +207,54 @@ class QueryServer:
         return ''
 
     def _load(self) -> bool:
-        loaded = self.loader.run()
+        is_loaded = self.loader.load()
         self._call_in_executor(self._on_loaded)
-        return loaded
+        return is_loaded
 
     def _run_query(self, task: QueryTask) -> LocateResult:
         correction = task.request.correction
         if correction is not None:
             assert correction.locate_result is not None
             task.enter_stage('verify')
-            return apply_correction(correction.locate_result, correction.camera, correction.pixel, self.limits)
+            return apply_correction(correction.locate_result, correction.camera, correction.pixel,
+                                    self.limits)
         assert self.loader.matchers is not None
         return locate_query(task, self._views, self.loader.matchers, self.limits)
 
     def _publish_overlays(self, task: QueryTask) -> None:
-        locate_result = task.locate_result
-        if locate_result is not None:  # a correction that came too late is withdrawn
-            self.outputs.publish_overlays(locate_result, self.limits)
+        result = task.locate_result
+        if result is not None:  # a correction that came too late is revoked
+            self.outputs.publish_overlays(result, self.limits)
 
     def _finish_query(self, task: QueryTask) -> None:
-        too_late = self._late_rejection(task)
-        if task.locate_result is not None and too_late is not None:
-            task.revoke(too_late)
-        self.last_result = self.outputs.publish_result(task, self.limits)
-        self.review.on_result(task, self.last_result)
-        self._result_callbacks.pop(task.query_id)(self.last_result)
+        """Publish the target, then the result, then the history."""
+        late_rejection = self._late_rejection(task)
+        if task.locate_result is not None and late_rejection is not None:
+            task.revoke(late_rejection)
+        started_s = time.monotonic()
+        result = build_query_result(task, self._config.base_frame, self.limits)
+        step = self.review.add_result(task, result)
+        result.stages.append('publish')
+        result.stage_s.append(time.monotonic() - started_s)
+        self.outputs.publish_result(result)
+        self.last_result = result
+        if step is not None:
+            self.review.publish_step(step)
+        self._result_callbacks.pop(task.query_id)(result)
         if self._config.history_s == 0 and not self._thread.open_tasks:
             self._unsubscribe_cameras()
 
     def _late_rejection(self, task: QueryTask) -> Rejected | None:
-        if not self._is_active and not self.soon_active:  # nothing may stand on TF any more
+        """Return what makes an answer invalid that was found meanwhile."""
+        if self.state is ServerState.INACTIVE:  # there must be no target on TF
             return Rejected(Code.CANCELLED, 'the node was deactivated before it was published')
         if dict(task.stages).get('match', math.inf) < self._time_jump_s:
-            return Rejected(Code.CANCELLED, 'time jumped while it was answered: ask again')
-        return self.review.find_rejection(task.request)  # another answer came meanwhile
+            return Rejected(Code.CANCELLED, 'time jumped while it was answered: click again')
+        return self.review.find_rejection(task.request)  # there is a newer answer
 
     def _call_in_executor(self, callback: Callable[[], None]) -> None:
         with self._callback_lock:
-            if not self._is_closed:  # a matcher may still load, or hang, when its node has gone on
+            if not self._is_closed:  # a matcher may still load, or hang, after its node was closed
                 self._callbacks.put(callback)
                 self._guard.trigger()
 
@@ -235,23 +262,23 @@ class QueryServer:
         while not self._callbacks.empty():
             self._callbacks.get()()
 
-    # Callbacks
+    # --- action and services
 
     async def _on_goal(self, goal_handle: ServerGoalHandle) -> CorrespondAction.Result:
-        begun_s = time.monotonic()
+        started_s = time.monotonic()
 
-        def feedback(stage: str) -> None:
+        def publish_feedback(stage: str) -> None:
             if goal_handle.is_active:
                 goal_handle.publish_feedback(CorrespondAction.Feedback(
-                    stage=stage, elapsed_s=time.monotonic() - begun_s))
+                    stage=stage, elapsed_s=time.monotonic() - started_s))
 
         goal_id = bytes(goal_handle.goal_id.uuid)
-        answered: Future = Future()
+        reply: Future = Future()
         self._goals[goal_id] = self.submit(request_from_goal(goal_handle.request),
-                                        answered.set_result, feedback)
+                                           reply.set_result, publish_feedback)
         if goal_handle.is_cancel_requested:  # it came before the goal began
             self._on_cancel(goal_handle)
-        result = await self.pending_reply(answered)
+        result = await self._await_reply(reply)
         del self._goals[goal_id]
         if is_answered(result):
             goal_handle.succeed()
@@ -265,35 +292,48 @@ class QueryServer:
         task = self._goals.get(bytes(goal_handle.goal_id.uuid))
         if task is not None:
             task.finish(Rejected(Code.CANCELLED, f'cancelled in stage {task.stage} after '
-                             f'{task.age_s:.2f} s'))
+                                 f'{task.age_s:.2f} s'))
         return CancelResponse.ACCEPT
 
     async def _on_request(self, request: CorrespondService.Request,
                           response: CorrespondService.Response) -> CorrespondService.Response:
-        answered: Future = Future()
-        self.submit(request_from_goal(request), answered.set_result)
-        response.result = await self.pending_reply(answered)
+        response.result = await self._query(request_from_goal(request))
         return response
 
-    async def pending_reply(self, reply: Future) -> QueryResult:
-        """Wait for a reply that somebody waits for."""
+    async def _on_correct(self, request: Correct.Request,
+                          response: Correct.Response) -> Correct.Response:
+        views = self.review.history.find_views(request.query_id)
+        correction = Correction(request.query_id, request.camera,
+                                np.array([request.x, request.y]), views)
+        response.result = await self._query(
+            QueryRequest(correction=correction) if views is None else QueryRequest(
+                views.clicked.camera, views.clicked.stamp_ns, views.pixel, correction=correction))
+        return response
+
+    async def _query(self, request: QueryRequest) -> QueryResult:
+        reply: Future = Future()
+        self.submit(request, reply.set_result)
+        return await self._await_reply(reply)
+
+    async def _await_reply(self, reply: Future) -> QueryResult:
+        """Await a reply and count it as pending."""
         self._pending_replies += 1
         try:
             return await reply
         finally:
             self._pending_replies -= 1
 
-    def start_timer(self) -> None:
-        """There is a target to broadcast, or a query to time."""
-        self._timer.reset()
+    # --- time
 
     def _on_tick(self) -> None:
         self._thread.expire_overdue()
         self.review.tick()
-        if self._is_active:
+        self.outputs.broadcaster.broadcast()
+        if self.state is ServerState.ACTIVE:
             self._prefetcher.submit()
-        # A query that has ended may still have its target to put up: until then a reply is owed.
-        if self.outputs.broadcaster.target is None and not self._result_callbacks and not self._prefetcher.is_enabled:
+        # A query that has ended may still have its target to publish: until then it has a callback.
+        if not (self.target.active_target or self._result_callbacks
+                or self._prefetcher.is_enabled):
             self._timer.cancel()
 
     def _on_time_jump(self, jump: TimeJump) -> None:
@@ -302,7 +342,7 @@ class QueryServer:
     def reset(self, jump_s: float) -> None:
         """Drop images, TF and the target, which belong to another time now."""
         self._node.get_logger().info(f'time jumped by {jump_s:.3f} s: images, TF and the target '
-                                     'are forgotten')
+                                     'are cleared')
         self._time_jump_s = time.monotonic()
         for camera in self.cameras.values():
             camera.clear()

@@ -1,309 +1,245 @@
-"""What people make of an answer: accept, correct, undo, redo, clear, drag; and its history."""
+"""What people do with an answer: accept, undo, redo, clear, drag; and the history of it."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from geometry_msgs.msg import PoseWithCovariance
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
-from rclpy.task import Future
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from crosspoint_ros.core.datatypes import Code, Rejected, Transform
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.data.answer_log import UNDONE, AnswerLogger, LogEntry
 from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult
 from crosspoint_ros.msg import History as HistoryMsg
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.conversions import pose_from_transform, transform_from_pose
-from crosspoint_ros.ros.node.history import DECISION_NAMES, History, HistoryStep
-from crosspoint_ros.ros.node.outputs import LATCHED_QOS, Outputs
-from crosspoint_ros.ros.node.query_queue import Correction, QueryRequest, QueryTask
-from crosspoint_ros.ros.node.result_messages import is_answered
-from crosspoint_ros.ros.rviz.result_markers import rays_from_result
+from crosspoint_ros.ros.node.history import (
+    DECISION_NAMES,
+    History,
+    HistoryStep,
+    TargetRays,
+    TargetState,
+)
+from crosspoint_ros.ros.node.outputs import LATCHED_QOS
+from crosspoint_ros.ros.node.query_messages import is_answered
+from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 from crosspoint_ros.ros.rviz.target_marker import TargetMarker
-from crosspoint_ros.srv import Accept, Correct
+from crosspoint_ros.srv import Accept
+
+# Called for each step that was made, redone or undone (True); the images are None when no longer
+# kept.
+StepListener = Callable[[HistoryEntry, 'LocateResult | None', bool], None]
 
 
 class StepLogger:
-    """Listens to the steps; without a folder it does nothing."""
+    """A step listener that writes to the answer log in `folder`."""
 
-    def __init__(self, folder: str, complain: Callable[[str], object]) -> None:
-        self._recorder = AnswerLogger(Path(folder).expanduser(), complain) if folder else None
+    def __init__(self, folder: str) -> None:
+        from crosspoint_ros.data.answer_log import AnswerLogger
+        self._logger = AnswerLogger(Path(folder).expanduser())
+        self.close = self._logger.close
 
-    def __call__(self, entry: HistoryEntry, locate_result: LocateResult | None, undone: bool) -> None:
-        """Take a step that was made, done again or undone; never waits."""
-        if self._recorder is not None:
-            self._recorder.log(build_log_entry(entry, locate_result, undone))
-
-    def close(self) -> None:
-        """Write what waits."""
-        if self._recorder is not None:
-            self._recorder.close()
-
-
-def build_log_entry(entry: HistoryEntry, locate_result: LocateResult | None, undone: bool) -> LogEntry:
-    """Return what the recording keeps of a step."""
-    result = entry.result
-    pose = transform_from_pose(result.target.pose.pose) if result.has_target else None
-    return LogEntry(result.query_id, entry.number, UNDONE if undone else DECISION_NAMES[entry.decided],
-                    locate_result, pose, result.target.header.frame_id)
-
-
-ResultCallback = Callable[[QueryResult], None]
-# Each step that was made, done again or undone (True); the images are None when not kept any more.
-OnStep = Callable[[HistoryEntry, 'LocateResult | None', bool], None]
-
-
-class QueryBackend(Protocol):
-    """Who answers queries."""
-
-    def submit(self, request: QueryRequest, reply: ResultCallback) -> QueryTask:
-        """Take a query."""
-        ...
-
-    def unavailable_reason(self) -> str:
-        """Say why nothing can be asked at the moment, or nothing."""
-        ...
-
-    def pending_reply(self, reply: Future) -> Awaitable[QueryResult]:
-        """Wait for a reply that somebody waits for."""
-        ...
-
-    def start_timer(self) -> None:
-        """There is a target to broadcast."""
-        ...
+    def __call__(self, entry: HistoryEntry, result: LocateResult | None, undone: bool) -> None:
+        """Queue a step; never waits for the disk."""
+        from crosspoint_ros.data.answer_log import UNDONE, LogEntry
+        target = entry.result.target
+        self._logger.log(LogEntry(
+            entry.result.query_id, entry.number,
+            UNDONE if undone else DECISION_NAMES[entry.decided], result,
+            transform_from_pose(target.pose.pose) if entry.result.has_target else None,
+            target.header.frame_id))
 
 
 class ReviewServer:
-    """Offers `~/history` and the services; all of it belongs to the executor's thread."""
+    """Offers `~/history`, `~/adjust` and the services; all in the executor's thread."""
 
-    def __init__(self, node: LifecycleNode, config: Config, outputs: Outputs,
-                 backend: QueryBackend) -> None:
-        self._node, self._outputs, self._backend = node, outputs, backend
+    def __init__(self, node: LifecycleNode, config: Config, target: TargetState,
+                 unavailable_reason: Callable[[], str]) -> None:
+        """unavailable_reason: why the node takes no requests; '' if it does."""
+        self._node, self._target, self._unavailable_reason = node, target, unavailable_reason
         self._base_frame = config.base_frame
         self.history = History()
-        self._recorder = StepLogger(config.record_dir, node.get_logger().error)
-        self.step_listeners: list[OnStep] = [self._recorder]
+        self._step_logger = StepLogger(config.record_dir) if config.record_dir else None
+        self.step_listeners: list[StepListener] = [self._step_logger] if self._step_logger else []
         self._publisher = node.create_publisher(HistoryMsg, '~/history', LATCHED_QOS)
         self._target_marker = TargetMarker(node, config.base_frame, self)
+        target.listeners.append(self._target_marker.update)
         self._services = [
             node.create_service(Accept, '~/accept', self._on_accept),
-            # It waits for its answer, and must not keep anybody else waiting meanwhile.
-            node.create_service(Correct, '~/correct', self._on_correct,
-                                callback_group=ReentrantCallbackGroup()),
-            *(node.create_service(Trigger, name, _make_trigger_callback(wish)) for name, wish in (
-                ('~/undo', self.undo), ('~/redo', self.redo), ('~/clear', self.clear)))]
+            *(node.create_service(Trigger, name, _make_trigger_callback(action))
+              for name, action in (('~/undo', self.undo), ('~/redo', self.redo),
+                                   ('~/clear', self.clear)))]
         self._publish_history()
 
     def close(self) -> None:
         """Take everything off the graph."""
-        self._recorder.close()
+        if self._step_logger is not None:
+            self._step_logger.close()
         self._target_marker.close()
         for service in self._services:
             self._node.destroy_service(service)
         self._node.destroy_publisher(self._publisher)
 
-    # --- what the node says
+    # --- called by the node
 
-    def on_result(self, task: QueryTask, result: QueryResult) -> None:
-        """A query has ended, and its result is out."""
+    def add_result(self, task: QueryTask, result: QueryResult) -> HistoryStep | None:
+        """Add a finished query, and activate its target; the result is published after that.
+
+        Returns the new step, for `publish_step`; None if nothing was found.
+        """
         if task.locate_result is None:
-            return
-        reply = is_answered(result)
-        self.history.keep_views(task.query_id, task.locate_result, reply)
-        if reply:
-            by_hand = task.request.correction is not None
-            step = self.history.add(
-                result, HistoryEntry.CORRECTED if by_hand else HistoryEntry.UNREVIEWED,
-                rays_from_result(task.locate_result) if result.has_target else None)
-            self._notify(step)
-            self._publish_history()
+            return None
+        self.history.keep_views(task.query_id, task.locate_result, is_answered(result))
+        if not is_answered(result):
+            return None
+        decision = (HistoryEntry.UNREVIEWED if task.request.correction is None
+                    else HistoryEntry.CORRECTED)
+        step = self.history.add(result, decision, TargetRays.from_result(task.locate_result))
+        self._target.set_target(self.history.target_step)
+        return step
+
+    def publish_step(self, step: HistoryStep, undone: bool = False) -> None:
+        """Report a step to the listeners, and publish the history."""
+        self._notify(step, undone)
+        self._publish_history()
 
     def find_rejection(self, request: QueryRequest) -> Rejected | None:
-        """Say why a correction cannot be taken: the answer is not the newest, or not kept."""
+        """Return why a correction cannot be applied: not of the newest answer, or not kept."""
         if request.correction is None:
             return None
         try:
             self.history.require_correctable(request.correction.query_id)
-        except Rejected as why:
-            return why
+        except Rejected as rejected:
+            return rejected
         return None
 
     def tick(self) -> None:
-        """Broadcast the target; notice when it has expired, or its drag has."""
-        if self._outputs.tick():
+        """Clear a target that has expired, and end a drag that was left."""
+        if self._target.has_expired:
             self.history.clear()
             self._publish_history()
         self._target_marker.tick()
 
     def reset(self, reason: str) -> None:
-        """Forget the target for good; the history can still be read."""
-        self._outputs.clear()
+        """Clear the target for good; the history stays readable."""
         self.history.clear()
         self.freeze(reason)
 
     def freeze(self, reason: str) -> None:
-        """Keep the target, but nothing that was before, and no images."""
+        """Keep the target, but nothing before it, and no images."""
         self.history.freeze(reason)
         self._publish_history()
 
-    # --- what people wish
+    # --- called by people
 
     def accept(self, query_id: str = '', number: int = 0) -> str:
-        """Accept the current answer, named by either; raise `Rejected`."""
+        """Accept the current answer, named by either. Raises `Rejected`."""
         self._require_active()
-        before = self.history.current
+        previous = self.history.current
         step = self.history.accept(query_id, number)
-        if step is not before:
-            self._notify(step)
-            self._publish_history()
+        if step is not previous:
+            self.publish_step(step)
         return f'accepted: {step.label}'
 
     def undo(self) -> str:
-        """Take back the last step; raise `Rejected`."""
+        """Undo the last step. Raises `Rejected`."""
         self._require_active()
         undone = self.history.undo()
         self._notify(undone, undone=True)
         for step in (self.history.current, self.history.target_step):
-            if step is not None and _get_query_id(step) == _get_query_id(undone):
-                self._notify(step)  # a move was undone: the answer itself is as good as it was
+            if step is not None and step.query_id == undone.query_id:
+                self._notify(step)  # a move was undone: the answer itself is valid again
                 break
         self._publish_history()
-        return f'took back {undone.label}; {self._describe_target()}'
+        return f'undone: {undone.label}; {self._describe_target()}'
 
     def redo(self) -> str:
-        """Take the last undo back; raise `Rejected`."""
+        """Redo the last undone step. Raises `Rejected`."""
         self._require_active()
-        done = self.history.redo()
-        self._notify(done)
-        self._publish_history()
-        return f'did {done.label} again; {self._describe_target()}'
+        step = self.history.redo()
+        self.publish_step(step)
+        return f'redone: {step.label}; {self._describe_target()}'
 
     def clear(self) -> str:
-        """Forget the target until somebody undoes that."""
-        reply_text = self._outputs.clear()
+        """Clear the target; `undo` brings it back."""
+        target = self._target.active_target
         self.history.clear()
         self._publish_history()
-        return reply_text
+        return 'there was no target' if target is None else f'cleared target {target.query_id}'
 
     def toggle_rays(self) -> str:
         """Show the rays, or hide them."""
-        self._outputs.show_rays = not self._outputs.show_rays
-        target_step = self.history.target_step
-        if target_step is not None:
-            assert target_step.result is not None
-            self._outputs.publish_markers(target_step.result.target, _verdict_text(target_step), target_step.rays)
-        self.restore_target()
-        return f'rays are {"shown" if self._outputs.show_rays else "hidden"}'
+        self._target.toggle_rays()
+        return f'rays are {"shown" if self._target.show_rays else "hidden"}'
 
     def preview_move(self, base_from_target: Transform) -> None:
-        """Move the target on TF alone, while somebody drags it."""
-        target_step = self.history.target_step
-        assert target_step is not None
-        assert target_step.result is not None
-        self._outputs.broadcaster.set(_move_target(target_step.result.target, base_from_target))
+        """Move the target on TF alone, during a drag."""
+        assert self._target.active_target is not None
+        self._target.set_preview(_move_target(self._target.active_target, base_from_target))
 
     def commit_move(self, base_from_target: Transform) -> None:
-        """Make the place where the target was released a step of its own."""
+        """Make the pose at which the target was released a step."""
         target_step = self.history.target_step
         assert target_step is not None
         assert target_step.result is not None
         result = copy.copy(target_step.result)
         result.target = _move_target(result.target, base_from_target)
-        step = self.history.add(result, HistoryEntry.MOVED, target_step.rays)
-        self._notify(step)
-        self._publish_history()
+        self.publish_step(self.history.add(result, HistoryEntry.MOVED, target_step.rays))
 
     def restore_target(self) -> None:
-        """Make what stands by the history stand everywhere."""
-        target_step = self.history.target_step
-        if target_step is None:
-            self._outputs.clear()
-        else:
-            assert target_step.result is not None
-            target = target_step.result.target
-            if self._outputs.active_target is not target:
-                self._outputs.set_target(target, _verdict_text(target_step), target_step.rays)
-            elif self._outputs.broadcaster.target is not target:
-                self._outputs.broadcaster.set(target)  # it was dragged, and nobody else knows
-            self._backend.start_timer()
-        self._target_marker.show(target_step, self._outputs.show_rays)
-
-    # --- services
+        """End a drag: the target is where the history has it."""
+        self._target.set_target(self.history.target_step)
 
     def _on_accept(self, request: Accept.Request, response: Accept.Response) -> Accept.Response:
-        try:
-            response.success, response.message = True, self.accept(request.query_id)
-        except Rejected as why:
-            response.success, response.message = False, why.message
+        response.success, response.message = _run(lambda: self.accept(request.query_id))
         return response
 
-    async def _on_correct(self, request: Correct.Request,
-                          response: Correct.Response) -> Correct.Response:
-        locate_result = self.history.find_views(request.query_id)
-        correction = Correction(request.query_id, request.camera,
-                                np.array([request.x, request.y]), locate_result)
-        asked = QueryRequest(correction=correction) if locate_result is None else QueryRequest(
-            locate_result.clicked.camera, locate_result.clicked.stamp_ns, locate_result.pixel, correction=correction)
-        reply: Future = Future()
-        self._backend.submit(asked, reply.set_result)
-        response.result = await self._backend.pending_reply(reply)
-        return response
-
-    # --- inside
+    # --- internal
 
     def _require_active(self) -> None:
-        refused = self._backend.unavailable_reason()
-        if refused:
-            raise Rejected(Code.BUSY, refused)
+        reason = self._unavailable_reason()
+        if reason:
+            raise Rejected(Code.BUSY, reason)
 
     def _notify(self, step: HistoryStep, undone: bool = False) -> None:
         if step.result is not None:
-            locate_result = self.history.find_views(step.result.query_id)
+            locate_result = self.history.find_views(step.query_id)
             for listener in self.step_listeners:
                 listener(step.entry, locate_result, undone)
 
     def _publish_history(self) -> None:
-        """Show everybody where the history stands."""
+        """Publish the history, and activate its target."""
         self.restore_target()
-        message = self.history.to_msg(Header(
-            stamp=self._node.get_clock().now().to_msg(), frame_id=self._base_frame))
-        self._publisher.publish(message)
+        self._publisher.publish(self.history.to_msg(Header(
+            stamp=self._node.get_clock().now().to_msg(), frame_id=self._base_frame)))
 
     def _describe_target(self) -> str:
-        target_step = self.history.target_step
-        return 'no target stands' if target_step is None else f'the target of {target_step.label} stands'
+        step = self.history.target_step
+        return 'no target is active' if step is None else f'the target of {step.label} is active'
 
 
-def _make_trigger_callback(wish: Callable[[], str]) -> Callable[[Trigger.Request, Trigger.Response],
-                                                    Trigger.Response]:
-    def answer(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        try:
-            response.success, response.message = True, wish()
-        except Rejected as why:
-            response.success, response.message = False, why.message
+def _run(action: Callable[[], str]) -> tuple[bool, str]:
+    """Return whether an action succeeded, and its message."""
+    try:
+        return True, action()
+    except Rejected as rejected:
+        return False, rejected.message
+
+
+def _make_trigger_callback(action: Callable[[], str]) -> Callable[
+        [Trigger.Request, Trigger.Response], Trigger.Response]:
+    def on_trigger(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = _run(action)
         return response
-    return answer
-
-
-def _verdict_text(step: HistoryStep) -> str:
-    if step.decision == HistoryEntry.MOVED or step.result is None:
-        return 'moved by hand'
-    return str(step.result.status.message) or 'ok'
-
-
-def _get_query_id(step: HistoryStep) -> str:
-    return '' if step.result is None else step.result.query_id
+    return on_trigger
 
 
 def _move_target(target: GraspTarget, base_from_target: Transform) -> GraspTarget:
-    """The target at another pose, of which nobody knows how exact it is."""
+    """Return the target at another pose, whose covariance is unknown."""
     moved = copy.copy(target)
     moved.pose = PoseWithCovariance(pose=pose_from_transform(base_from_target),
                                     covariance=np.full(36, np.nan))

@@ -1,7 +1,8 @@
-"""Pictures to click on in RViz: one live textured surface a camera, as interactive markers."""
+"""Live camera images to click on in RViz: a textured surface each, as interactive markers."""
 from __future__ import annotations
 
 import array
+import logging
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from functools import partial
 
 import cv2
 import numpy as np
-from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from geometry_msgs.msg import Pose, Quaternion, Vector3
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
@@ -27,7 +28,7 @@ from visualization_msgs.msg import (
 
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, View
 from crosspoint_ros.core.encodings import Rgb
-from crosspoint_ros.core.visualization import draw_refusal
+from crosspoint_ros.ros.conversions import point_msg
 from crosspoint_ros.ros.node.camera import Camera
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 from crosspoint_ros.ros.rviz.image_mesh import (
@@ -39,12 +40,13 @@ from crosspoint_ros.ros.rviz.image_mesh import (
 )
 from crosspoint_ros.ros.rviz.interactive_markers import InteractiveMarkers
 
+log = logging.getLogger(__name__)
 PERIOD_S = 0.5
-MAX_SENT = 8  # pictures a camera: a click may be on its way while the next one is shown
+MAX_SENT = 8  # images per camera: a click may arrive after the next one was sent
 JPEG_QUALITY = 80
-TITLE_SCALE = 0.15  # RViz writes the name 15 % of it tall, m
+TITLE_SCALE = 0.15  # m; RViz writes the name 15 % of it tall
 PREFIX = 'embedded://'
-MAX_DRAG_PX = 8.0  # farther between press and release, somebody wanted to turn the view
+MAX_DRAG_PX = 8.0  # farther between press and release, the view was meant to turn
 
 SubmitQuery = Callable[[QueryRequest], object]
 CallInExecutor = Callable[[Callable[[], None]], None]
@@ -52,11 +54,11 @@ CallInExecutor = Callable[[Callable[[], None]], None]
 
 @dataclass(frozen=True, eq=False)
 class ImageMarker:
-    """One picture of a camera as it was sent.
+    """One image of a camera as it was sent to RViz.
 
-    stamp_ns names it; as_of_ns is the newest image that was seen to look the same, and on which a
-    click is answered. texture is what is in `marker`, before it was made grey. refused says why
-    nothing can be asked of it; None while the camera lives.
+    stamp_ns: names it. valid_for_ns: the newest image that is visually the same; a click is
+    answered on that one. texture: that of `marker`, before it was greyed out. rejected: why it
+    cannot be clicked; None while the camera is alive.
     """
 
     stamp_ns: int
@@ -69,35 +71,36 @@ class ImageMarker:
 
 
 class ImageMarkers:
-    """Shows the newest images on `~/pictures` while somebody looks, and takes the clicks on them.
+    """Publishes the newest images on `~/pictures` while RViz subscribes, and takes clicks on them.
 
-    It belongs to the executor's thread; a thread of its own decodes, compares and encodes. RViz
-    never frees the texture of a picture that was replaced, so one that looks the same is not sent
-    again: the click is bound to the newest image that was seen to look as the picture does.
+    It belongs to the executor's thread; a second thread decodes, compares and encodes. RViz never
+    frees the texture of a replaced image, so one that is visually the same is not sent again: the
+    click goes to the newest image that is the same.
     """
 
-    def __init__(self, node: Node, cameras: dict[str, Camera], max_image_age_s: float, submit: SubmitQuery,
-                 call_in_executor: CallInExecutor) -> None:
-        """Offer the topics; `post` calls something in the executor's thread."""
-        self._node, self._cameras, self._submit, self._call_in_executor = node, cameras, submit, call_in_executor
+    def __init__(self, node: Node, cameras: dict[str, Camera], max_image_age_s: float,
+                 submit: SubmitQuery, call_in_executor: CallInExecutor) -> None:
+        """Offer the topics; `call_in_executor` runs a callable in the executor's thread."""
+        self._node, self._cameras = node, cameras
+        self._submit, self._call_in_executor = submit, call_in_executor
         self._max_age_ns = int(max_image_age_s * 1e9)
         self._markers = InteractiveMarkers(node, '~/pictures', self._on_unknown_marker)
         self._sent: dict[str, deque[ImageMarker]] = {
             name: deque(maxlen=MAX_SENT) for name in cameras}
         self._thread = ThreadPoolExecutor(1, 'crosspoint-pictures')
         self._pressed: dict[tuple[str, str], Array] = {}  # client, camera: the pixel
-        self._generation = 0  # what a round that was begun before the pictures were taken away brings
+        self._generation = 0  # images built before the last removal are dropped
         self._is_building = False
         self._timer = node.create_timer(PERIOD_S, self._on_tick,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._timer.cancel()
 
     def start(self) -> None:
-        """Show pictures from now on, whenever somebody looks."""
+        """Publish images while there is a subscriber."""
         self._timer.reset()
 
     def stop(self) -> None:
-        """Take them away."""
+        """Remove the images."""
         self._timer.cancel()
         self._remove_all()
 
@@ -120,7 +123,7 @@ class ImageMarkers:
 
     def _on_tick(self) -> None:
         if not self._markers.has_subscribers:
-            self._remove_all()  # the next to look must not begin with an old picture
+            self._remove_all()  # the next subscriber must not start with an old image
         elif not self._is_building:
             self._is_building = True
             shown = {name: sent[-1] if sent else None for name, sent in self._sent.items()}
@@ -129,11 +132,11 @@ class ImageMarkers:
                 lambda built: self._call_in_executor(partial(self._on_built, built, generation)))
 
     def _build_newest(self, shown: dict[str, ImageMarker | None]) -> dict[str, ImageMarker]:
-        """In the thread: what each camera should show now."""
+        """In the thread: return what each camera should show."""
         until_ns = int(self._node.get_clock().now().nanoseconds) - self._max_age_ns
         wanted = {name: build_newest_marker(self._cameras[name], image_marker, until_ns)
                   for name, image_marker in shown.items()}
-        return {name: image_marker for name, image_marker in wanted.items() if image_marker is not None}
+        return {name: marker for name, marker in wanted.items() if marker is not None}
 
     def _on_built(self, built: Future[dict[str, ImageMarker]], generation: int) -> None:
         self._is_building = False
@@ -154,8 +157,7 @@ class ImageMarkers:
             sent[-1] = image_marker
             return
         if image_marker.rejected is not None:
-            self._node.get_logger().warning(f'the picture of {camera} is grey: '
-                                            f'{image_marker.rejected.message}')
+            log.warning('the image of %s is grey: %s', camera, image_marker.rejected.message)
         if sent and sent[-1].stamp_ns == image_marker.stamp_ns:
             sent.pop()
         sent.append(image_marker)
@@ -178,19 +180,19 @@ class ImageMarkers:
         self._submit(request)
 
     def _press(self, camera: str, feedback: InteractiveMarkerFeedback) -> None:
-        """RViz says where a button was released, wherever it was pressed."""
+        """Keep where the button was pressed: RViz reports a click where it is released."""
         self._pressed.pop((feedback.client_id, camera), None)
-        with suppress(Rejected):  # its click will be refused in words
+        with suppress(Rejected):  # its click will be rejected with the reason
             pressed = self._build_request(camera, feedback).pixel
             assert pressed is not None
             self._pressed[feedback.client_id, camera] = pressed
 
     def _on_unknown_marker(self, feedback: InteractiveMarkerFeedback) -> None:
-        """A click on a picture that is not shown any more has its result too."""
+        """Answer a click on an image that is no longer shown."""
         if feedback.event_type == InteractiveMarkerFeedback.BUTTON_CLICK:
             self._submit(QueryRequest(feedback.marker_name, rejected=Rejected(
-                Code.STALE, f'{feedback.client_id} clicked on the picture of '
-                f'{feedback.marker_name!r}, which is not shown now: click again')))
+                Code.STALE, f'{feedback.client_id} clicked on an image of '
+                f'{feedback.marker_name!r} that is no longer shown: click again')))
 
     def _build_request(self, camera: str, feedback: InteractiveMarkerFeedback) -> QueryRequest:
         image_marker = self._find_clicked(camera, feedback.control_name)
@@ -201,7 +203,7 @@ class ImageMarkers:
         frame_id = feedback.header.frame_id
         if frame_id.lstrip('/') != image_marker.frame_id.lstrip('/'):
             raise Rejected(Code.BAD_REQUEST, f'the click is in the frame {frame_id!r}, not in the '
-                           f"picture's, {image_marker.frame_id!r}")
+                           f"image's, {image_marker.frame_id!r}")
         point = feedback.mouse_point
         pixel = image_marker.mesh.pixel_at(np.array([point.x, point.y, point.z]))
         return QueryRequest(camera, image_marker.valid_for_ns, pixel)
@@ -212,22 +214,23 @@ class ImageMarkers:
                 return image_marker
         name, _, stamp = control.rpartition('@')
         if name != camera or not stamp.isdecimal():
-            raise Rejected(Code.BAD_REQUEST, f'{control!r} is no picture of {camera}')
-        raise Rejected(Code.STALE, f'the picture {control} is not shown any more: click again')
+            raise Rejected(Code.BAD_REQUEST, f'{control!r} is not an image of {camera}')
+        raise Rejected(Code.STALE, f'the image {control} is no longer shown: click again')
 
 
 def _reject_drag(pressed: Array, released: Array | None) -> None:
     drag_px = float(np.linalg.norm(pressed - released)) if released is not None else 0.0
     if drag_px > MAX_DRAG_PX:
         raise Rejected(Code.BAD_REQUEST, f'the mouse was dragged over {drag_px:.0f} px of the '
-                       f'picture (limit {MAX_DRAG_PX:g} px): that is no click')
+                       f'image (limit {MAX_DRAG_PX:g} px): not a click')
 
 
-def build_newest_marker(camera: Camera, shown: ImageMarker | None, until_ns: int) -> ImageMarker | None:
-    """Return what a camera should show: a new picture, the one shown, or a grey one.
+def build_newest_marker(camera: Camera, shown: ImageMarker | None, until_ns: int
+                        ) -> ImageMarker | None:
+    """Return what a camera should show: a new image, the one shown, or that one greyed out.
 
-    A picture as of `until_ns` or later stays while there is no newer (its depth may be lost). None
-    if there is nothing to show, and nothing to make grey.
+    An image valid for `until_ns` or later stays while there is none newer (its depth may be lost).
+    None if there is nothing to show.
     """
     try:
         view = camera.buffer.newest_view()
@@ -241,7 +244,7 @@ def build_newest_marker(camera: Camera, shown: ImageMarker | None, until_ns: int
 
 
 def make_control_name(camera: str, stamp_ns: int) -> str:
-    """Name a picture, so that a click on it says what was clicked."""
+    """Return the name of an image, which comes back with a click on it."""
     return f'{camera}@{stamp_ns}'
 
 
@@ -261,33 +264,34 @@ def _has_same_geometry(shown: ImageMarker, intrinsics: Intrinsics, frame_id: str
 
 
 def _grey_out(camera: str, shown: ImageMarker, why: Rejected) -> ImageMarker:
-    """The last picture, grey, with the reason in words; drawn once, though its age goes on."""
+    """Return the last image in grey with the reason; drawn once, though its age goes on."""
     if shown.rejected is not None and shown.rejected.code == why.code:
         return replace(shown, rejected=why)
+    from crosspoint_ros.core.visualization import draw_refusal
     grey = draw_refusal(shown.texture, why.message)
     marker = _build_interactive_marker(camera, shown.stamp_ns, shown.frame_id, shown.mesh, grey)
     return replace(shown, marker=marker, rejected=why)
 
 
 def _build_interactive_marker(camera: str, stamp_ns: int, frame_id: str, mesh: ImageMesh,
-            shown: Rgb) -> InteractiveMarker:
+                              shown: Rgb) -> InteractiveMarker:
     vertices = mesh.vertices_cam_m
-    # RViz writes the description behind the place of the marker: at the middle of the upper edge.
+    name = make_control_name(camera, stamp_ns)
+    # RViz writes the description behind the marker's origin: at the middle of the upper edge.
     title_cam_m = np.array([0.0, vertices[:, 1].min() - 0.01, PLANE_M])
     surface = Marker(
         type=Marker.TRIANGLE_LIST, scale=Vector3(x=1.0, y=1.0, z=1.0),
         color=ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0), pose=Pose(orientation=Quaternion(w=1.0)),
-        points=[Point(x=x, y=y, z=z) for x, y, z in (vertices - title_cam_m).tolist()],
+        points=[point_msg(vertex) for vertex in vertices - title_cam_m],
         uv_coordinates=[UVCoordinate(u=u, v=v) for u, v in mesh.uv.tolist()],
-        texture_resource=f'{PREFIX}{make_control_name(camera, stamp_ns)}', texture=_encode_jpeg(shown))
+        texture_resource=f'{PREFIX}{name}', texture=_encode_jpeg(shown))
     button = InteractiveMarkerControl(
-        name=make_control_name(camera, stamp_ns), always_visible=True, markers=[surface],
+        name=name, always_visible=True, markers=[surface],
         interaction_mode=InteractiveMarkerControl.BUTTON, orientation=Quaternion(w=1.0))
-    x, y, z = title_cam_m.tolist()
-    # Stamp 0: RViz keeps it on its frame, and says in that frame where it was clicked.
+    # Stamp 0: RViz keeps it on its frame, and reports clicks in that frame.
     return InteractiveMarker(
         header=Header(frame_id=frame_id), name=camera, description=camera, scale=TITLE_SCALE,
-        pose=Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(w=1.0)),
+        pose=Pose(position=point_msg(title_cam_m), orientation=Quaternion(w=1.0)),
         controls=[button])
 
 

@@ -1,11 +1,12 @@
-"""The grasp target as a marker that people drag, with a menu: accept, undo, clear, show rays."""
+"""The target in RViz: its markers and rays, and a marker to drag it by, with a menu."""
 from __future__ import annotations
 
+import logging
 import time
 from typing import Protocol
 
 import numpy as np
-from geometry_msgs.msg import Pose, Quaternion, Vector3
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from rclpy.node import Node
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import (
@@ -13,39 +14,102 @@ from visualization_msgs.msg import (
     InteractiveMarkerControl,
     InteractiveMarkerFeedback,
     Marker,
+    MarkerArray,
     MenuEntry,
 )
 
-from crosspoint_ros.core.datatypes import Rejected, Transform
-from crosspoint_ros.ros.conversions import pose_from_transform, transform_from_pose
-from crosspoint_ros.ros.node.history import DECISION_NAMES, HistoryStep
+from crosspoint_ros.core.datatypes import Array, Rejected, Transform
+from crosspoint_ros.msg import GraspTarget
+from crosspoint_ros.ros.conversions import point_msg, pose_from_transform, transform_from_pose
+from crosspoint_ros.ros.node.history import (
+    DECISION_NAMES,
+    HistoryStep,
+    TargetRays,
+    TargetState,
+)
 from crosspoint_ros.ros.rviz.interactive_markers import InteractiveMarkers
 
-# RViz says nothing while a hand holds still, nor when its window loses the focus in mid-drag.
+log = logging.getLogger(__name__)
+# Okabe and Ito's palette, for the colour-blind.
+BLUE = ColorRGBA(r=0.0, g=0.45, b=0.70, a=1.0)
+ORANGE = ColorRGBA(r=0.90, g=0.62, b=0.0, a=1.0)
+WHITE = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+GREY = ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.5)
+APPROACH_M = 0.12
+# RViz sends nothing while the mouse does not move, nor when its window loses focus in mid-drag.
 DRAG_TIMEOUT_S = 10.0
 MAX_DRAG_M = 1.0  # along a line of sight the mouse throws a marker kilometres away
-MIN_MOVE_M, MIN_MOVE_RAD = 1e-4, 1e-3  # less is no move: RViz computes in 32 bits
+MIN_MOVE_M, MIN_MOVE_RAD = 1e-4, 1e-3  # less is rounding: RViz computes in 32 bits
 ACCEPT, UNDO, CLEAR, RAYS = 1, 2, 3, 4
 SCALE_M, GRIP_M = 0.15, 0.03
-GREY = ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.5)
 # A control acts along or about its own x axis; these turn that to the target's x, y and z.
 AXES = {'x': Quaternion(w=0.5**0.5, x=0.5**0.5), 'y': Quaternion(w=0.5**0.5, z=0.5**0.5),
         'z': Quaternion(w=0.5**0.5, y=0.5**0.5)}
 
+# --- ~/markers ------------------------------------------------------------------------------------
+
+def delete_all_markers() -> MarkerArray:
+    """Return the message that deletes all markers."""
+    return MarkerArray(markers=[Marker(action=Marker.DELETEALL)])
+
+
+def build_target_markers(target: GraspTarget, verdict: str, rays: TargetRays | None) -> MarkerArray:
+    """Return the markers of a target, with its rays if given; the last target's are deleted."""
+    header = Header(frame_id=target.header.frame_id)  # stamp 0: always the newest TF
+    pose = target.pose.pose
+    p = pose.position
+    text = _make_marker(header, 'verdict', Marker.TEXT_VIEW_FACING, WHITE, (0.0, 0.0, 0.03),
+                        Pose(position=Point(x=p.x, y=p.y, z=p.z + 0.06)))
+    text.text = f'{target.confidence:.2f} {verdict}'
+    markers = [
+        _make_marker(header, 'approach', Marker.ARROW, BLUE, (APPROACH_M, 0.008, 0.008),
+                     _approach_pose(transform_from_pose(pose))),
+        _make_marker(header, 'target', Marker.SPHERE, ORANGE, (0.02, 0.02, 0.02), pose), text]
+    if rays is not None:
+        for index, origin_base_m in enumerate(rays.camera_origins_base_m):
+            ray = _make_marker(header, 'rays', Marker.LINE_STRIP, ORANGE, (0.002, 0.0, 0.0), Pose())
+            ray.id, ray.points = index, [point_msg(origin_base_m), point_msg(rays.point_base_m)]
+            markers.append(ray)
+    return MarkerArray(markers=[*delete_all_markers().markers, *markers])
+
+
+def _make_marker(header: Header, namespace: str, kind: int, colour: ColorRGBA,
+                 scale_m: tuple[float, float, float], pose: Pose) -> Marker:
+    x, y, z = scale_m
+    return Marker(header=header, ns=namespace, type=kind, action=Marker.ADD, pose=pose,
+                  color=colour, scale=Vector3(x=x, y=y, z=z))
+
+
+def _approach_pose(base_from_target: Transform) -> Pose:
+    """The arrow that ends on the surface: an ARROW points along its x, the approach is +z."""
+    return Pose(position=point_msg(base_from_target.transform_points((0.0, 0.0, -APPROACH_M))),
+                orientation=_quaternion_from_x_axis(base_from_target.rotate((0.0, 0.0, 1.0))))
+
+
+def _quaternion_from_x_axis(direction: Array) -> Quaternion:
+    """Return the shortest rotation that turns +x to the unit direction (3,)."""
+    x, y, z = direction.tolist()
+    if x < -1 + 1e-9:
+        return Quaternion(x=0.0, y=0.0, z=1.0, w=0.0)
+    norm = (2 * (1 + x)) ** 0.5
+    return Quaternion(x=0.0, y=-z / norm, z=y / norm, w=norm / 2)
+
+
+# --- ~/adjust -------------------------------------------------------------------------------------
 
 class TargetActions(Protocol):
-    """What becomes of people's wishes: words for the log, or `Rejected`."""
+    """What people can do with the target; the strings are for the log."""
 
     def accept(self, query_id: str = '', number: int = 0) -> str:
-        """Accept the answer of that number."""
+        """Accept the answer of that number. Raises `Rejected`."""
         ...
 
     def undo(self) -> str:
-        """Take back the last step."""
+        """Undo the last step. Raises `Rejected`."""
         ...
 
     def clear(self) -> str:
-        """Forget the target."""
+        """Clear the target."""
         ...
 
     def toggle_rays(self) -> str:
@@ -53,63 +117,66 @@ class TargetActions(Protocol):
         ...
 
     def preview_move(self, base_from_target: Transform) -> None:
-        """The target is on its way; it is not released yet."""
+        """Follow a drag that is not released yet."""
         ...
 
     def commit_move(self, base_from_target: Transform) -> None:
-        """The target is to stay here."""
+        """Move the target to where it was released."""
         ...
 
     def restore_target(self) -> None:
-        """The target stands again where it stood before the drag."""
+        """Undo the drag."""
         ...
 
 
 class TargetMarker:
-    """Shows the standing target on `~/adjust`, and says what people do to it.
+    """Shows the active target on `~/adjust`, and passes on what people do to it.
 
-    The marker is named by the number of its step: what somebody does to a target that another step
-    has replaced meanwhile is meant for a marker that is gone.
+    The marker is named by the number of its step: feedback for a target that was replaced meanwhile
+    names a marker that is gone.
     """
 
     def __init__(self, node: Node, base_frame: str, actions: TargetActions) -> None:
-        self._node, self._actions = node, actions
+        self._actions = actions
         self._header = Header(frame_id=base_frame)  # stamp 0: feedback comes in this frame too
         self._markers = InteractiveMarkers(node, '~/adjust')
         self._step: HistoryStep | None = None
         self._base_from_target: Transform | None = None
-        self._rays = True
-        self._last_feedback_s: float | None = None  # of the drag that goes on, monotonic
+        self._shows_rays = True
+        self._last_feedback_s: float | None = None  # of the current drag, monotonic
         self._last_warning = ''
 
-    def show(self, step: HistoryStep | None, rays: bool) -> None:
-        """Show the target of this step, or none; a drag that goes on has ended."""
+    def update(self, state: TargetState) -> None:
+        """Show the active target, or none, and end a drag; a preview changes nothing."""
+        if state.preview is not None:
+            return
         self._last_feedback_s = None
-        same = (self._step is not None and step is not None and rays == self._rays
-                and (step.number, step.decision) == (self._step.number, self._step.decision))
-        if self._step is not None and (step is None or step.number != self._step.number):
-            self._markers.remove(_get_marker_name(self._step))
+        step, shown = state.step, self._step
+        is_same = (shown is not None and step is not None and state.show_rays == self._shows_rays
+                   and (step.number, step.decision) == (shown.number, shown.decision))
+        if shown is not None and (step is None or step.number != shown.number):
+            self._markers.remove(_get_marker_name(shown))
         if step is not None:
             assert step.result is not None
             pose = step.result.target.pose.pose
             self._base_from_target = transform_from_pose(pose)
-            if same:
+            if is_same:
                 self._markers.move(_get_marker_name(step), pose, self._header)
             else:
                 self._last_warning = ''
-                self._markers.put(_build_marker(step, pose, self._header, rays), self._on_feedback)
-        self._step, self._rays = step, rays
+                self._markers.put(_build_marker(step, pose, self._header, state.show_rays),
+                                  self._on_feedback)
+        self._step, self._shows_rays = step, state.show_rays
         self._markers.apply()
 
     def tick(self) -> None:
-        """Put the target back if the one who dragged it is not heard of any more."""
+        """Undo a drag whose client is silent or gone."""
         if self._last_feedback_s is None:
             return
         silent_s = time.monotonic() - self._last_feedback_s
         if silent_s > DRAG_TIMEOUT_S or not self._markers.has_subscribers:
-            self._node.get_logger().warning(
-                f'the target was dragged and not released for {silent_s:.1f} s (limit {DRAG_TIMEOUT_S:g} '
-                's, or until the client is gone): it is back where it was')
+            log.warning('the target was dragged and not released for %.1f s (limit %g s, or until '
+                        'the client is gone): it is back where it was', silent_s, DRAG_TIMEOUT_S)
             self._actions.restore_target()
 
     def close(self) -> None:
@@ -129,33 +196,34 @@ class TargetMarker:
                 self._reject_move(str(error))
 
     def _on_drag(self, event: int, base_from_target: Transform) -> None:
-        moved = not self._is_at(base_from_target)
+        assert self._step is not None
+        has_moved = not self._is_at(base_from_target)
         if event == InteractiveMarkerFeedback.POSE_UPDATE:
-            # RViz sends one before each press and release, also of a click that moves nothing.
-            if moved or self._last_feedback_s is not None:
+            # RViz sends one before each press and release, also for a click that moves nothing.
+            if has_moved or self._last_feedback_s is not None:
                 self._last_feedback_s = time.monotonic()
-                self._markers.move(self._marker_name, pose_from_transform(base_from_target),
-                                   self._header)
+                self._markers.move(_get_marker_name(self._step),
+                                   pose_from_transform(base_from_target), self._header)
                 self._markers.apply()
                 self._actions.preview_move(base_from_target)
         elif self._last_feedback_s is None:
-            if moved:
+            if has_moved:
                 raise ValueError('it was released after its drag had been given up')
-        elif moved:
+        elif has_moved:
             self._actions.commit_move(base_from_target)
         else:
             self._actions.restore_target()
 
     def _requested_pose(self, feedback: InteractiveMarkerFeedback) -> Transform:
-        frame, ours = feedback.header.frame_id, self._header.frame_id
-        if frame.lstrip('/') != ours.lstrip('/'):
-            raise ValueError(f'its pose is in the frame {frame!r}, not in {ours!r}')
+        frame, expected = feedback.header.frame_id, self._header.frame_id
+        if frame.lstrip('/') != expected.lstrip('/'):
+            raise ValueError(f'its pose is in the frame {frame!r}, not in {expected!r}')
         base_from_target = transform_from_pose(feedback.pose)
         assert self._base_from_target is not None
         drag_m = float(np.linalg.norm(base_from_target.t_m - self._base_from_target.t_m))
         if drag_m > MAX_DRAG_M:
             raise ValueError(f'{drag_m:.2f} m is too far (limit {MAX_DRAG_M:g} m a drag): click '
-                             'where the target is to be')
+                             'where the target should be')
         return base_from_target
 
     def _is_at(self, base_from_target: Transform) -> bool:
@@ -164,33 +232,23 @@ class TargetMarker:
         angle_rad = np.arccos(np.clip((np.trace(change.R) - 1) / 2, -1.0, 1.0))
         return bool(np.linalg.norm(change.t_m) < MIN_MOVE_M and angle_rad < MIN_MOVE_RAD)
 
-    def _reject_move(self, why: str) -> None:
-        if why != self._last_warning:  # a mouse repeats itself 60 times a second
-            self._last_warning = why
-            self._node.get_logger().warning(f'the target was not moved: {why}')
+    def _reject_move(self, reason: str) -> None:
+        if reason != self._last_warning:  # a mouse sends 60 events a second
+            self._last_warning = reason
+            log.warning('the target was not moved: %s', reason)
         self._actions.restore_target()
 
     def _on_menu(self, entry: int) -> None:
         assert self._step is not None
+        number, actions = self._step.number, self._actions
+        choices = {ACCEPT: lambda: actions.accept(number=number), UNDO: actions.undo,
+                   CLEAR: actions.clear, RAYS: actions.toggle_rays}
         try:
-            if entry == ACCEPT:
-                reply_text = self._actions.accept(number=self._step.number)
-            elif entry == UNDO:
-                reply_text = self._actions.undo()
-            elif entry == CLEAR:
-                reply_text = self._actions.clear()
-            elif entry == RAYS:
-                reply_text = self._actions.toggle_rays()
-            else:
-                reply_text = f'there is no entry {entry} in the menu of the target'
-        except Rejected as why:
-            reply_text = why.message
-        self._node.get_logger().info(reply_text)
-
-    @property
-    def _marker_name(self) -> str:
-        assert self._step is not None
-        return _get_marker_name(self._step)
+            message = choices[entry]() if entry in choices else (
+                f'there is no entry {entry} in the menu of the target')
+        except Rejected as rejected:
+            message = rejected.message
+        log.info(message)
 
 
 def _get_marker_name(step: HistoryStep) -> str:
@@ -204,14 +262,14 @@ def _build_marker(step: HistoryStep, pose: Pose, header: Header, rays: bool) -> 
         MenuEntry(id=number, title=title, command_type=MenuEntry.FEEDBACK)
         for number, title in ((ACCEPT, 'accept'), (UNDO, 'undo'), (CLEAR, 'clear'),
                               (RAYS, f'[{"x" if rays else " "}] show rays'))]
-    # Seen by the eye through `~/markers`; here it is only what the mouse can grip.
+    # `~/markers` shows the target; this is only what the mouse can grip.
     grip = Marker(type=Marker.SPHERE, scale=Vector3(x=GRIP_M, y=GRIP_M, z=GRIP_M), color=GREY)
     marker.controls = [InteractiveMarkerControl(
         name='menu', interaction_mode=InteractiveMarkerControl.MENU, always_visible=True,
         orientation=Quaternion(w=1.0), markers=[grip])]
     for axis, orientation in AXES.items():
-        for does, mode in (('move', InteractiveMarkerControl.MOVE_AXIS),
-                           ('turn', InteractiveMarkerControl.ROTATE_AXIS)):
+        for action, mode in (('move', InteractiveMarkerControl.MOVE_AXIS),
+                             ('turn', InteractiveMarkerControl.ROTATE_AXIS)):
             marker.controls.append(InteractiveMarkerControl(
-                name=f'{does} {axis}', interaction_mode=mode, orientation=orientation))
+                name=f'{action} {axis}', interaction_mode=mode, orientation=orientation))
     return marker

@@ -101,7 +101,7 @@ def test_a_stamp_that_is_forgotten_is_refused_with_what_is_remembered():
     frames = memory()
     for n in range(100):
         frames.add_image(image(100 * n))
-    refused(Code.STALE, r'of stamp 1760000000\.100000000 s; it remembers 21 from '
+    refused(Code.STALE, r'of stamp 1760000000\.100000000 s; it keeps 21 from '
             r'1760000007\.900000000 to 1760000009\.900000000 s \(history_s 2\)',
             lambda: frames.view_at(ns(100)))
 
@@ -160,14 +160,14 @@ def test_the_newest_image_is_kept_however_slow_the_camera():
     for n in range(3):
         frames.add_image(image(5000 * n, grey=n))
     assert grey_of(frames.nearest_view(ns(10000), 0.0)) == 2
-    refused(Code.STALE, 'remembers 1 from', lambda: frames.view_at(ns(5000)))
+    refused(Code.STALE, 'keeps 1 from', lambda: frames.view_at(ns(5000)))
 
 
 def test_the_number_of_images_is_bounded():
     frames = memory(limits=replace(MEMORY, max_frames=3))
     for n in range(10):
         frames.add_image(image(n))
-    refused(Code.STALE, 'remembers 3 from', lambda: frames.view_at(ns(5000)))
+    refused(Code.STALE, 'keeps 3 from', lambda: frames.view_at(ns(5000)))
 
 
 def test_after_a_jump_back_in_time_the_new_images_count():
@@ -176,7 +176,7 @@ def test_after_a_jump_back_in_time_the_new_images_count():
         frames.add_image(image(at_ms, grey=at_ms % 100))
         frames.add_depth(depth(at_ms))
     assert grey_of(frames.newest_view()) == 0
-    refused(Code.STALE, 'remembers 1 from', lambda: frames.view_at(ns(5000)))
+    refused(Code.STALE, 'keeps 1 from', lambda: frames.view_at(ns(5000)))
 
 
 def test_clearing_forgets_images_and_keeps_the_lens():

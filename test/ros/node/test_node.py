@@ -20,7 +20,8 @@ from tf2_msgs.msg import TFMessage
 from two_camera_rig import LATCHED_QOS, Rig, pixel_of, running
 from visualization_msgs.msg import Marker, MarkerArray
 
-from crosspoint_ros.ros.conversions import stamp_to_ns, time_from_ns
+from crosspoint_ros.core.tf_tree import stamp_to_ns
+from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 
 POINT_BASE_M = (0.05, 0.02, 0.0)
@@ -364,7 +365,7 @@ def test_a_target_past_its_time_leaves_tf_and_its_markers():
         marks = heard(rig, MarkerArray, '/crosspoint/markers')
         rig.until(lambda: marks and len(marks[-1].markers) == 1
                   and marks[-1].markers[0].action == Marker.DELETEALL, what='markers deleted')
-        assert rig.node._server.outputs.broadcaster.target is None
+        assert rig.node._server.target.active_target is None
 
 
 def test_a_remapped_camera_is_listened_to_and_clicked_under_its_new_name():

@@ -41,7 +41,7 @@ def call(rig, kind, name, request):
 def stands(folder):
     if not (folder / 'answers.jsonl').exists():
         return []
-    return [(a.id, a.decision) for a in read_answers(folder, lambda said: None)]
+    return [(a.id, a.decision) for a in read_answers(folder)]
 
 
 def test_answers_and_what_people_made_of_them_are_kept(tmp_path):
@@ -57,7 +57,7 @@ def test_answers_and_what_people_made_of_them_are_kept(tmp_path):
         fixed = call(rig, Correct, '/crosspoint/correct', Correct.Request(
             query_id=first.query_id, camera='side', x=found.x + 2, y=found.y)).result
         rig.until(lambda: stands(folder) == [(fixed.query_id, 'corrected')], what='the correction')
-        (answer,) = read_answers(folder, pytest.fail)
+        (answer,) = read_answers(folder)
         assert answer.corrects == first.query_id
         np.testing.assert_allclose(answer.matches[0].pixel, (found.x + 2, found.y))
         np.testing.assert_allclose(answer.matches[0].model_pixel, (found.x, found.y))
@@ -83,4 +83,4 @@ def test_without_record_dir_nothing_is_written_and_no_thread_waits():
     with running() as rig:
         rig.discover()
         assert click(rig).has_target
-        assert rig.node._server.review._recorder._recorder is None
+        assert rig.node._server.review._step_logger is None

@@ -82,7 +82,7 @@ def assert_refused(rig: Rig, result: QueryResult, code: int, *words: str) -> Non
     rig.until(lambda: rig.ticks > before + 1)
     assert len(rig.results) == 1
     assert rig.targets == []
-    on_tf = rig.node._server.outputs.broadcaster.target
+    on_tf = rig.node._server.target.active_target
     assert on_tf is None or on_tf.query_id != result.query_id
 
 
@@ -443,7 +443,7 @@ def test_deactivation_before_an_answer_is_published_cancels_it_and_no_target_was
         assert 'was deactivated before it was published' in result.status.message
         assert not result.has_target
         assert rig.targets == []
-        assert rig.node._server.outputs.broadcaster.target is None
+        assert rig.node._server.target.active_target is None
 
 
 def test_two_clicks_within_a_millisecond_get_one_result_each():

@@ -103,7 +103,7 @@ def test_undo_past_the_first_answer_leaves_no_target(person):
 def test_a_clear_is_taken_back_by_undo(person):
     result = person.click()
     said = person.call('clear')
-    assert (said.success, said.message) == (True, f'forgot target {result.query_id}')
+    assert (said.success, said.message) == (True, f'cleared target {result.query_id}')
     person.history(current='')
     person.no_target()
     assert person.call('undo').success

@@ -27,6 +27,7 @@ from visualization_msgs.srv import GetInteractiveMarkers
 from crosspoint_ros.core.datatypes import Intrinsics, Rejected
 from crosspoint_ros.ros.node.image_buffer import ImageBuffer
 from crosspoint_ros.ros.node.query_queue import MAX_QUEUED
+from crosspoint_ros.ros.node.query_server import ServerState
 from crosspoint_ros.ros.rviz.image_markers import PERIOD_S
 from crosspoint_ros.ros.rviz.image_mesh import PLANE_M
 
@@ -244,7 +245,7 @@ def test_a_click_while_the_node_is_inactive_is_refused_and_nothing_is_shown():
 
 def test_without_a_history_there_are_no_pictures():
     with running(history_s=0.0) as rig:
-        rig.until(lambda: rig.node._server._is_active)
+        rig.until(lambda: rig.node._server.state is ServerState.ACTIVE)
         assert rig.on_executor(lambda: rig.node._server._image_markers._timer.is_canceled())
 
 
@@ -343,10 +344,10 @@ def test_a_picture_that_looks_the_same_is_not_sent_again_and_the_click_is_on_the
     ({'mouse_point': Point(z=2.0)}, Status.BAD_REQUEST, 'off the picture'),
     ({'mouse_point': Point(x=5.0, z=PLANE_M)}, Status.BAD_REQUEST, 'beside'),
     ({'mouse_point': Point(x=float('nan'), z=PLANE_M)}, Status.BAD_REQUEST, 'not finite'),
-    ({'control_name': 'front@12345'}, Status.STALE, 'not shown any more'),
-    ({'control_name': 'side@12345'}, Status.BAD_REQUEST, 'no picture of front'),
-    ({'control_name': ''}, Status.BAD_REQUEST, 'no picture of front'),
-    ({'control_name': 'front@-1'}, Status.BAD_REQUEST, 'no picture of front'),
+    ({'control_name': 'front@12345'}, Status.STALE, 'no longer shown'),
+    ({'control_name': 'side@12345'}, Status.BAD_REQUEST, 'not an image of front'),
+    ({'control_name': ''}, Status.BAD_REQUEST, 'not an image of front'),
+    ({'control_name': 'front@-1'}, Status.BAD_REQUEST, 'not an image of front'),
     ({'marker_name': 'rear', 'control_name': 'rear@1'}, Status.STALE, "'rear'"),
 ])
 def test_a_click_that_cannot_be_one_gets_one_refusal_in_words(here, changed, code, said):

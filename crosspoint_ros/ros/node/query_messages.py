@@ -1,0 +1,178 @@
+"""Messages of a query: clicks and goals to `QueryRequest`, answers to `QueryResult`."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Point, PointStamped
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+from std_msgs.msg import Header
+
+from crosspoint_ros.action import Correspond as CorrespondAction
+from crosspoint_ros.core.datatypes import Array, Match, Rejected
+from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
+from crosspoint_ros.core.tf_tree import stamp_to_ns
+from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.msg import Correspondence, GraspTarget, ImagePoint, QueryResult, Status
+from crosspoint_ros.ros.config import CameraConfig
+from crosspoint_ros.ros.conversions import pose_from_transform, time_from_ns
+from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
+from crosspoint_ros.srv import Correspond as CorrespondService
+
+log = logging.getLogger(__name__)
+# DDS silently drops what does not fit; rclpy's services and most clients have room for 10.
+DEEP_QOS = QoSProfile(depth=200)
+NAN_PIXEL = np.full(2, np.nan)
+
+# --- requests -------------------------------------------------------------------------------------
+
+def request_from_goal(goal: CorrespondAction.Goal | CorrespondService.Request) -> QueryRequest:
+    """Return the request of an action goal or a service call, which have the same fields."""
+    pixel = None if goal.instruction else np.array([goal.x, goal.y])
+    return QueryRequest(camera=goal.camera, stamp_ns=stamp_to_ns(goal.stamp), pixel=pixel,
+                        instruction=goal.instruction,
+                        other_cameras=tuple(dict.fromkeys(goal.other_cameras)))
+
+
+def request_from_click(camera: str, click: PointStamped) -> QueryRequest:
+    """Return the request of `~/<camera>/click`: pixels, stamp of the image or 0 for the newest."""
+    return QueryRequest(camera=camera, stamp_ns=stamp_to_ns(click.header.stamp),
+                        pixel=np.array([click.point.x, click.point.y]))
+
+
+def request_from_mouse(camera: str, click: Point) -> QueryRequest:
+    """Return the request of rqt_image_view's click: no stamp, up to a pixel past the border."""
+    return QueryRequest(camera=camera, pixel=np.array([click.x, click.y]), clamp=True)
+
+
+def request_from_rviz(click: PointStamped) -> QueryRequest:
+    """Return the request of RViz2's Publish Point: a 3D point on what is rendered."""
+    if click.point.z == 0.0:
+        log.warning('/clicked_point has z = 0 exactly in %r: some tools publish the ground plane '
+                    'under the cursor, not the surface that was clicked', click.header.frame_id)
+    return QueryRequest(point_m=np.array([click.point.x, click.point.y, click.point.z]),
+                        point_frame=click.header.frame_id)
+
+
+@dataclass(frozen=True)
+class ClickTopic:
+    """A topic of clicks, and how its messages become requests."""
+
+    name: str
+    msg_type: type
+    to_request: Callable[[Any], QueryRequest]
+
+
+def click_topics(cameras: tuple[CameraConfig, ...], resolve: Callable[[str], str]
+                 ) -> list[ClickTopic]:
+    """Return all click topics of docs/node.md; `resolve` gives the full name of a topic."""
+    topics = [ClickTopic('/clicked_point', PointStamped, request_from_rviz)]
+    for camera in cameras:
+        topics += [
+            ClickTopic(resolve(f'~/{camera.name}/click'), PointStamped,
+                       partial(request_from_click, camera.name)),
+            ClickTopic(f'{resolve(camera.image_topic)}_mouse_left', Point,
+                       partial(request_from_mouse, camera.name))]
+    return topics
+
+
+def subscribe_clicks(node: Node, cameras: tuple[CameraConfig, ...],
+                     submit: Callable[[QueryRequest], object]) -> list[Subscription]:
+    """Subscribe to all click topics."""
+
+    def on_click(topic: ClickTopic, click: Any) -> None:
+        submit(topic.to_request(click))
+
+    return [node.create_subscription(topic.msg_type, topic.name, partial(on_click, topic), DEEP_QOS)
+            for topic in click_topics(cameras, node.resolve_topic_name)]
+
+
+# --- results --------------------------------------------------------------------------------------
+
+def make_header(stamp_ns: int, frame_id: str) -> Header:
+    """Return a header."""
+    return Header(stamp=time_from_ns(stamp_ns), frame_id=frame_id)
+
+
+def build_query_result(task: QueryTask, base_frame: str, limits: Limits) -> QueryResult:
+    """Return the one result of a finished query."""
+    result = _build_rejected(task) if task.locate_result is None else _build_answered(
+        task.query_id, task.locate_result, base_frame, limits)
+    durations_s = task.stage_durations_s()
+    result.query_id = task.query_id
+    result.stages, result.stage_s = list(durations_s), list(durations_s.values())
+    return result
+
+
+def is_answered(result: QueryResult) -> bool:
+    """Return whether the point was found in any view."""
+    return any(c.verdict != Correspondence.REFUSED for c in result.correspondences)
+
+
+def _build_rejected(task: QueryTask) -> QueryResult:
+    request = task.request
+    header = make_header(request.stamp_ns, '')
+    return QueryResult(header=header, status=_build_status(task.rejected),
+                       clicked=_build_image_point(request.camera, header, request.pixel))
+
+
+def _build_answered(query_id: str, located: LocateResult, base_frame: str, limits: Limits
+                    ) -> QueryResult:
+    header = make_header(located.clicked.stamp_ns, located.clicked.frame_id)
+    clicked = _build_image_point(located.clicked.camera, header, located.pixel)
+    code, message = located.status
+    result = QueryResult(header=header, clicked=clicked,
+                         status=Status(code=int(code), message=message))
+    result.correspondences = [_build_correspondence(query_id, clicked, found, limits)
+                              for found in located.correspondences]
+    if located.target is not None:
+        result.has_target = True
+        result.target = _build_grasp_target(query_id, located, base_frame)
+    return result
+
+
+def _build_correspondence(query_id: str, clicked: ImagePoint, found: ViewCorrespondence,
+                          limits: Limits) -> Correspondence:
+    view, match, consistency = found.view, found.match, found.consistency
+    header = Header() if view is None else make_header(view.stamp_ns, view.frame_id)
+    # A refused pixel is not published, so that no consumer can use it.
+    published = match if found.rejected is None and match is not None else Match(NAN_PIXEL)
+    verdict = Correspondence.REFUSED
+    if found.rejected is None:
+        is_sure = published.confidence >= limits.sure_confidence
+        verdict = Correspondence.SURE if is_sure else Correspondence.TO_BE_CHECKED
+    return Correspondence(
+        header=header, query_id=query_id, status=_build_status(found.rejected), clicked=clicked,
+        found=_build_image_point(found.camera, header, published.pixel),
+        covariance_px2=np.asarray(published.covariance_px2, dtype=np.float64).ravel(),
+        confidence=0.0 if match is None else float(match.confidence), verdict=verdict,
+        check=int(consistency.check), epipolar_error_px=float(consistency.epipolar_error_px),
+        depth_gap_m=float(consistency.depth_gap_m))
+
+
+def _build_grasp_target(query_id: str, located: LocateResult, base_frame: str) -> GraspTarget:
+    target = located.target
+    assert target is not None
+    message = GraspTarget(
+        header=make_header(located.clicked.stamp_ns, base_frame), query_id=query_id,
+        confidence=float(target.confidence), method=int(target.method))
+    message.pose.pose = pose_from_transform(target.base_from_target)
+    message.pose.covariance = target.covariance.ravel()
+    return message
+
+
+def _build_status(rejected: Rejected | None) -> Status:
+    if rejected is None:
+        return Status(code=Status.OK)
+    return Status(code=int(rejected.code), message=rejected.message)
+
+
+def _build_image_point(camera: str, header: Header, pixel: Array | None) -> ImagePoint:
+    x, y = NAN_PIXEL if pixel is None else pixel
+    return ImagePoint(header=header, camera=camera, x=float(x), y=float(y))
