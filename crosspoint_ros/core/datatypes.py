@@ -1,4 +1,4 @@
-"""The nouns of the data path.
+"""The data types of the data path: views, matches, targets, matcher protocols.
 
 Conventions, everywhere in this package:
 
@@ -6,8 +6,7 @@ Conventions, everywhere in this package:
   as published (distorted if that topic is).
 * `a_from_b @ point_b == point_a`, metres. Camera frames are optical: z forward, x right, y down.
 * Every name that crosses a function carries its frame and unit: `point_base_m`, `stamp_ns`.
-* The *clicked* view is the one somebody pointed into, the *other* views are searched, the point is
-  *found* there.
+* The *clicked* view has the given pixel; the *other* views are searched for the same point.
 """
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ from crosspoint_ros.core.transform import Transform as Transform
 
 
 class Code(IntEnum):
-    """Why a query, or one view of it, was answered or refused: the codes of `Status.msg`."""
+    """The status of a query or of one view: the codes of `Status.msg`."""
 
     OK = 0
     PARTIAL = 1
@@ -44,8 +43,8 @@ class Code(IntEnum):
     NOT_SUPPORTED = 14
 
 
-class Rejected(Exception):  # noqa: N818  (a refusal is an answer, not an error)
-    """An honest refusal: a code, and one sentence with the measured value and the limit."""
+class Rejected(Exception):  # noqa: N818  (a refusal is a result, not an error)
+    """A refusal: a code, and a message with the measured value and the limit."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
@@ -119,7 +118,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class MissingView:
-    """A camera of which there is no usable view, and why."""
+    """A camera without a usable view, and why."""
 
     camera: str
     rejected: Rejected
@@ -127,7 +126,7 @@ class MissingView:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """The question to a matcher: where in `other` is the point at `pixel` (2,) of `clicked`?"""
+    """A matcher's input: find the point at `pixel` (2,) of `clicked` in `other`."""
 
     clicked: View
     other: View
@@ -137,16 +136,16 @@ class Query:
         object.__setattr__(self, 'pixel', np.asarray(self.pixel, dtype=np.float64))
 
     def reversed(self, match: Match) -> Query:
-        """The way back: from the found point to the clicked view."""
+        """Return the query of the forward-backward check: from the match to the clicked view."""
         return Query(self.other, self.clicked, match.pixel)
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A matcher's answer.
+    """A matcher's result.
 
     pixel: (2,) in the other view. covariance_px2: (2, 2), NaN where unknown. confidence: 0..1.
-    basis: what it rests on, in a few words for people ("depth reprojection, 212 inliers").
+    basis: what it is based on, for messages ("depth reprojection, 212 inliers").
     """
 
     pixel: Array
@@ -156,7 +155,7 @@ class Match:
 
 
 class Method(IntEnum):
-    """What a 3D answer rests on: the constants of `GraspTarget.msg`."""
+    """What a target is based on: the constants of `GraspTarget.msg`."""
 
     DEPTH_CLICKED = 1
     DEPTH_FOUND = 2
@@ -166,11 +165,11 @@ class Method(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class GraspTarget:
-    """The 3D answer.
+    """The 3D target.
 
     base_from_target: +z points into the surface (approach). covariance: (6, 6) of x, y, z (m) and
-    rotations about x, y, z (rad), in the base frame. gap_m: largest disagreement between the
-    measurements that were fused; NaN with a single one.
+    rotations about x, y, z (rad), in the base frame. gap_m: largest distance between the fused
+    estimates; NaN with a single one.
     """
 
     base_from_target: Transform
@@ -182,22 +181,22 @@ class GraspTarget:
 
 @runtime_checkable
 class Matcher(Protocol):
-    """Finds, in the other view, the physical point that was clicked."""
+    """Finds the clicked physical point in the other view."""
 
     def match(self, query: Query) -> Match:
-        """Raise `Rejected` if the other view does not show it."""
+        """Return the match; raise `Rejected` if the other view does not show the point."""
         ...
 
 
 @runtime_checkable
 class Refiner(Matcher, Protocol):
-    """Finds the exact place near one that another matcher found roughly, or all by itself."""
+    """Finds the exact place near another matcher's coarse match, or by itself."""
 
     def refine(self, query: Query, near: Match) -> Match:
-        """Return the best place within the spread of `near`, whose covariance must be finite.
+        """Return the best match within the covariance of `near`, which must be finite.
 
-        Its confidence is what speaks for that place besides `near`. Raise `Rejected` if geometry
-        contradicts that the point is near there.
+        Its confidence does not count `near` as evidence. Raise `Rejected` if geometry excludes that
+        the point is there.
         """
         ...
 
@@ -207,26 +206,26 @@ class Grounder(Protocol):
     """Finds the point that an instruction names."""
 
     def ground(self, view: View, instruction: str) -> Match:
-        """Return where the view itself shows "the drawer handle"; raise `Rejected` if nowhere.
+        """Return where the view shows "the drawer handle"; raise `Rejected` if nowhere.
 
-        What is found from there is never surer than this.
+        Its confidence scales that of every match of this pixel.
         """
         ...
 
 
 @runtime_checkable
 class SupportsPrefetch(Protocol):
-    """Can prepare for the newest frames before anyone clicks."""
+    """Prepares for the newest frames before a click."""
 
     def warm(self, views: tuple[View, ...]) -> None:
-        """Compute what later queries on these views will need."""
+        """Compute what queries on these views will need."""
         ...
 
 
 @runtime_checkable
 class SupportsDescribe(Protocol):
-    """Can tell people what it runs on and how it was set up."""
+    """Describes its setup for diagnostics."""
 
     def describe(self) -> Mapping[str, str]:
-        """Name and value of what diagnostics should show: the device, its memory, its version."""
+        """Return names and values: the device, its memory, its version."""
         ...

@@ -1,4 +1,4 @@
-"""The surface that a depth image shows at a pixel: its depth, its point, its normal."""
+"""Surfaces in a depth image: depth, point and normal at a pixel; which view shows a point best."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -24,11 +24,10 @@ PLANE_INLIER_RATIO = 0.004  # of the range
 def surface_depths_m(view: View, pixel: npt.ArrayLike) -> Array:
     """Return the depths (n,) of the surfaces around a pixel (2,), the nearest first, m.
 
-    Empty without depth there. The sorted depths of the window are split where they leave a gap of
-    3 cm + 1 %, and a surface holds a fifth of them. The first is taken for the one that was meant:
-    on the edge of an object the object, not the wall behind it. A surface's depth is the median of
-    its nine pixels nearest to this one: that of all would smear slopes, and handles that stand out
-    by less than the gap.
+    Empty without depth there. The sorted depths of the window are split at gaps of 3 cm + 1 %; a
+    surface has a fifth of them. The first counts as clicked: on the edge of an object the object,
+    not the wall behind it. A surface's depth is the median of its nine nearest pixels: that of all
+    would smear slopes, and handles that protrude by less than the gap.
     """
     if view.depth_m is None:
         return np.zeros(0)
@@ -49,12 +48,11 @@ def surface_points_m(view: View, pixel: npt.ArrayLike) -> Array:
     depths_m = surface_depths_m(view, pixel)
     if view.ray_pose is None or not len(depths_m):
         return np.zeros((0, 3))
-    ray_cam = view.intrinsics.unproject(pixel)
-    return view.ray_pose.transform_points(depths_m[:, None] * ray_cam / ray_cam[2])
+    return view.ray_pose.transform_points(view.backproject(pixel, depths_m))
 
 
 def explain_missing_depth(view: View, pixel: npt.ArrayLike) -> str:
-    """Say why there is no surface at a pixel, with the counts."""
+    """Return why there is no surface at a pixel, with the counts."""
     if view.depth_m is None:
         return f'{view.camera} has no depth'
     (x, y), (_, depths, total) = np.asarray(pixel), _depth_window(view, pixel, WINDOW_PX)
@@ -68,8 +66,8 @@ def explain_missing_depth(view: View, pixel: npt.ArrayLike) -> str:
 def surface_normal_base(view: View, pixel: npt.ArrayLike) -> Array | None:
     """Return the unit normal (3,) of the nearest surface at a pixel, into it; None if unknown.
 
-    A plane through three random points that most of the window's points on this surface agree
-    with (RANSAC, fixed seed), refined by least squares over those that do.
+    A plane by RANSAC (fixed seed) over the window's points on this surface, refined by least
+    squares over its inliers.
     """
     depths_m = surface_depths_m(view, pixel)
     if not len(depths_m):
@@ -79,8 +77,7 @@ def surface_normal_base(view: View, pixel: npt.ArrayLike) -> Array | None:
     here = np.abs(depths - depths_m[0]) < SPLIT_M + SPLIT_RATIO * depths_m[0]
     if here.sum() < MIN_NORMAL_POINTS:
         return None
-    rays = view.intrinsics.unproject(pixels[here])
-    points = rays / rays[:, 2:] * depths[here, None]
+    points = view.backproject(pixels[here], depths[here])
     inliers = points[_plane_inliers(points)]
     normal_cam: Array = np.linalg.svd(inliers - inliers.mean(axis=0), full_matrices=False)[2][2]
     normal_cam *= np.sign(normal_cam @ points.mean(axis=0))
@@ -100,7 +97,7 @@ def _plane_inliers(points: Array) -> npt.NDArray[np.bool_]:
 
 
 def _depth_window(view: View, pixel: npt.ArrayLike, size_px: float) -> tuple[Array, Array, int]:
-    """Pixels (n, 2) and depths (n,) around a pixel that have one, and how many there are in all."""
+    """Pixels (n, 2) with depth around a pixel, their depths (n,), and the size of the window."""
     assert view.depth_m is not None
     half = max(1, round(size_px * view.intrinsics.width_px / 640 - 1) // 2)
     column, row = np.rint(np.asarray(pixel, dtype=np.float64)).astype(int)
@@ -115,43 +112,45 @@ def select_best_view(views: Sequence[View | MissingView], point_base_m: Array,
                      max_depth_gap_m: float) -> tuple[View, Array]:
     """Return the view that shows the point (3,) largest, and its pixel (2,) there.
 
-    A view whose depth at that pixel is nearer than the point by more than `max_depth_gap_m` does
-    not show it. Raises `Rejected` (NOT_VISIBLE) saying of each view why not.
+    A view whose depth is nearer than the point by more than `max_depth_gap_m` does not show it.
+    Raises `Rejected` (NOT_VISIBLE) with a reason for each view.
     """
-    seen: list[tuple[float, View, Array]] = []
+    best: tuple[float, View, Array] | None = None
     reasons: list[str] = []
     for view in views:
         if isinstance(view, MissingView):
             reasons.append(f'{view.camera}: {view.rejected.message}')
             continue
-        pixel, range_m, hidden = _visible_pixel(view, point_base_m, max_depth_gap_m)
-        if hidden:
-            reasons.append(f'{view.camera}: {hidden}')
-        else:
-            seen.append((view.intrinsics.fx_px / range_m, view, pixel))
-    if not seen:
+        try:
+            pixel, range_m = _visible_pixel(view, point_base_m, max_depth_gap_m)
+        except Rejected as why:
+            reasons.append(f'{view.camera}: {why.message}')
+            continue
+        if best is None or view.intrinsics.fx_px / range_m > best[0]:
+            best = view.intrinsics.fx_px / range_m, view, pixel
+    if best is None:
         at = ', '.join(f'{value:.3f}' for value in point_base_m)
         raise Rejected(Code.NOT_VISIBLE, f'no camera sees the point ({at}) m: {"; ".join(reasons)}')
-    _, view, pixel = max(seen, key=lambda each: each[0])
-    return view, pixel
+    return best[1:]
 
 
-def _visible_pixel(view: View, point_base_m: Array, max_depth_gap_m: float) -> tuple[Array, float, str]:
-    """Pixel, distance along the optical axis in m, and why the point is not seen ('' if it is)."""
-    if view.ray_pose is None:
-        return np.full(2, np.nan), np.nan, 'its pose is not known'
-    point_cam_m = view.ray_pose.inverse.transform_points(point_base_m)
+def _visible_pixel(view: View, point_base_m: Array, max_depth_gap_m: float) -> tuple[Array, float]:
+    """Pixel and depth of a point, m; raise `Rejected` (NOT_VISIBLE) if it is not shown."""
+    point_cam_m = require_pose(view).inverse.transform_points(point_base_m)
     pixel, range_m = view.intrinsics.project(point_cam_m), float(point_cam_m[2])
+    reason = ''
     if range_m <= 0:
-        return pixel, range_m, f'it lies {-range_m:.3f} m behind the camera'
-    if not view.intrinsics.contains(pixel):
-        return pixel, range_m, f'it would be at ({pixel[0]:.0f}, {pixel[1]:.0f}), off the image'
-    if view.is_masked(pixel):
-        return pixel, range_m, "the robot's own body covers it"
-    if view.depth_m is not None:
+        reason = f'it is {-range_m:.3f} m behind the camera'
+    elif not view.intrinsics.contains(pixel):
+        reason = f'it would be at ({pixel[0]:.0f}, {pixel[1]:.0f}), off the image'
+    elif view.is_masked(pixel):
+        reason = "the robot's own body covers it"
+    elif view.depth_m is not None:
         column, row = np.clip(np.rint(pixel).astype(int), 0, np.array(view.depth_m.shape[::-1]) - 1)
         surface_m = float(view.depth_m[row, column])
         if range_m - surface_m > max_depth_gap_m:  # False where the depth is not known
-            return pixel, range_m, (f'something {surface_m:.3f} m away hides it, at '
-                                    f'{range_m:.3f} m (limit {max_depth_gap_m} m)')
-    return pixel, range_m, ''
+            reason = (f'occluded by something {surface_m:.3f} m away, the point is at '
+                      f'{range_m:.3f} m (limit {max_depth_gap_m} m)')
+    if reason:
+        raise Rejected(Code.NOT_VISIBLE, reason)
+    return pixel, range_m

@@ -1,6 +1,6 @@
-"""Published pixels to RGB and to metres, whoever carried them: a ROS message or a bag.
+"""Decodes image messages, of ROS or of a bag, to RGB and to metres.
 
-What cannot be decoded is `Rejected`, by name, never guessed.
+An encoding that is not known is `Rejected` by its name, never guessed.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Data = bytes | npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a pixel lies in memory, and the OpenCV code that makes it RGB (None: it is)."""
+    """Memory layout of a pixel, and the OpenCV code that converts it to RGB (None: it is RGB)."""
 
     dtype: type
     channels: int
@@ -69,19 +69,19 @@ def rgb_from_raw(msg: Any) -> Rgb:
 
     Raises `Rejected` (NO_IMAGE).
     """
-    name = encoding_of(msg)
-    return rgb_from_pixels(as_array(msg, COLOUR_ENCODINGS[name], Code.NO_IMAGE), COLOUR_ENCODINGS[name])
+    encoding = COLOUR_ENCODINGS[get_colour_encoding(msg)]
+    return rgb_from_pixels(as_array(msg, encoding, Code.NO_IMAGE), encoding)
 
 
-def encoding_of(msg: Any) -> str:
-    """Return the encoding of an image of colours. Raises `Rejected` (NO_IMAGE) for any other."""
+def get_colour_encoding(msg: Any) -> str:
+    """Return the name of a colour image's encoding. Raises `Rejected` (NO_IMAGE) for others."""
     name: str = ALIASES.get(msg.encoding, msg.encoding)
     if name not in COLOUR_ENCODINGS:
         raise Rejected(Code.NO_IMAGE, f'the image has encoding {msg.encoding!r}; accepted: '
                        f'{", ".join([*COLOUR_ENCODINGS, *ALIASES])}')
     if name.startswith('yuv') and msg.width % 2:
         raise Rejected(Code.NO_IMAGE, f'{msg.encoding} shares colours between two pixels, but the '
-                       f'image is {msg.width} px wide')
+                       f'image is {msg.width} px wide (must be even)')
     return name
 
 
@@ -97,7 +97,7 @@ def depth_m_from_raw(msg: Any) -> DepthM:
 
 
 def as_array(msg: Any, encoding: Encoding, code: Code) -> npt.NDArray[Any]:
-    """Return the message's pixels (h, w) or (h, w, c), in this machine's byte order."""
+    """Return the message's pixels (h, w) or (h, w, c) in native byte order."""
     item = np.dtype(encoding.dtype).itemsize
     pixel = item * encoding.channels
     size = f'{msg.encoding} {msg.width}x{msg.height}'
@@ -145,7 +145,7 @@ def depth_m_from_compressed(data: Data, form: str) -> DepthM:
 
     form: the message's `format`, e.g. '16UC1; compressedDepth png'. A 32FC1 image was quantised as
     A / depth + B, with A and B in the 12-byte header before the PNG. Raises `Rejected` (NO_DEPTH)
-    for RVL, an unknown encoding or data that is no PNG.
+    for RVL, an unknown encoding or data without a PNG.
     """
     encoding = form.partition(';')[0].strip()
     if encoding not in DEPTH_ENCODINGS:
@@ -156,7 +156,7 @@ def depth_m_from_compressed(data: Data, form: str) -> DepthM:
                        'read here; set the publisher to png')
     if bytes(data[CONFIG_HEADER:CONFIG_HEADER + 4]) != PNG:
         raise Rejected(Code.NO_DEPTH, f'the compressed depth ({form!r}, {len(data)} '
-                       'bytes) has no PNG behind its 12-byte header')
+                       'bytes) has no PNG after its 12-byte header')
     raw = _decode(data, CONFIG_HEADER, form, Code.NO_DEPTH)
     if raw.dtype != U16 or raw.ndim != 2:
         raise Rejected(Code.NO_DEPTH, f'the compressed depth holds a PNG of {raw.dtype} '

@@ -1,4 +1,4 @@
-"""Two matchers as two witnesses: one finds the rough place, the other the exact one, or refuses."""
+"""Bayesian fusion of a coarse and a fine matcher."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,22 +10,20 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Refiner, Rejected
 from crosspoint_ros.core.verify import require_in_image, run_matcher
 
-# Nobody is surer than this that he is right, or his odds would be infinite.
-EPS = 1e-6
+EPS = 1e-6  # a probability of 1 has infinite odds
 
 
 @dataclass(frozen=True)
 class FusionParams:
-    """How two finds are weighed. docs/fusion.md shows what each number is worth.
+    """How two matches are weighed; docs/fusion.md shows what each number is worth.
 
-    reach: finds further apart than so many sigmas of both are two places. trust, doubt: how often
-    a coarse find is right near its place, at full confidence. The truth is not known, so the lower
-    one counts where the coarse find confirms, the upper one where it contradicts. coincidence: how
-    often it names the very place that the fine matcher mistook for the right one (both fall for
-    look-alikes). least_sigma, unknown_sigma: of a coarse find, as shares of the image's diagonal:
-    never less than the first, since what a model says of its digits is not its error; the second
-    where it states none. refine: look near the coarse find when the fine matcher's own is another
-    place; False: only lose confidence. weigh: False leaves the fine matcher's confidence as it is.
+    gate_sigma: matches further apart than this, in sigmas of both, are two places. p_correct_low,
+    p_correct_high: how often a coarse match is right near its place, at full confidence; as that is
+    not known exactly, the first counts where it confirms, the second where it contradicts.
+    p_same_mistake: how often both mistake the same place (look-alikes). min_sigma, unknown_sigma:
+    of a coarse match, as shares of the image's diagonal: at least the first, since a model's digits
+    understate its error; the second where it states none. refine: search near the coarse match when
+    the fine matcher found another place. reweight: update the confidence.
     """
 
     gate_sigma: float = 3.0
@@ -38,70 +36,69 @@ class FusionParams:
     reweight: bool = True
 
 
-DEFAULT = FusionParams()
 
+def fuse_matches(query: Query, coarse: Match, fine: Refiner, params: FusionParams) -> Match:
+    """Fuse the coarse match of a query with what the fine matcher finds.
 
-def fuse_matches(query: Query, coarse: Match, fine: Refiner, params: FusionParams = DEFAULT) -> Match:
-    """Return what two matchers together say of a query that the coarse one answered.
+    If the fine matcher finds the same place, its match is returned with more confidence. If it
+    finds another, it searches again near the coarse match, and the likelier of its two places is
+    returned, at its share of the odds. If geometry excludes the coarse match, the fine matcher's
+    own is returned with less confidence.
 
-    Where the fine matcher finds the same place by itself, its find stands and is trusted more.
-    Where it finds another, it looks again near the coarse find; the better of its two places is
-    returned, each held against the other, so that two good ones leave neither trusted. Where
-    geometry forbids the coarse find, the fine matcher's own stands, and is trusted less.
-
-    Raises `Rejected`: whatever the fine matcher refuses by itself (it knows the geometry);
-    NOT_VISIBLE when the coarse find is outside the image; LOW_CONFIDENCE when two places that are
-    each more likely right than wrong contradict each other and none outweighs the other.
+    Raises `Rejected`: whatever the fine matcher's own match raises (it knows the geometry);
+    NOT_VISIBLE for a coarse match outside the image; LOW_CONFIDENCE when two places that are each
+    more likely right than wrong contradict each other and neither outweighs the other.
     """
     require_in_image(query, coarse)
     coarse = _bound_covariance(query, coarse, params)
-    own = _find_inside(query, fine, lambda: fine.match(query))
+    own = _find_in_image(query, fine, lambda: fine.match(query))
     if _mahalanobis(own, coarse) <= params.gate_sigma:
-        return _update_confidence(own, _log_likelihood_ratio(query, own, coarse, params), 'confirmed by', coarse, params)
-    against = _log_likelihood_ratio_elsewhere(coarse, params)
+        ratio = _log_likelihood_ratio(query, own, coarse, params)
+        return _update_confidence(own, ratio, 'confirmed by', coarse, params)
+    # The coarse match is about another place.
+    right, wrong = (p * coarse.confidence for p in (params.p_correct_high, params.p_same_mistake))
+    ratio = log((1 - right) / (1 - wrong))
+    weakened = _update_confidence(own, ratio, 'in spite of', coarse, params)
     if not params.refine:
-        return _update_confidence(own, against, 'in spite of', coarse, params)
+        return weakened
     try:
-        near = _find_inside(query, fine, lambda: fine.refine(query, coarse))
+        near = _find_in_image(query, fine, lambda: fine.refine(query, coarse))
     except Rejected as why:
         if why.code == Code.MATCHER_FAILED:
             raise
-        return _update_confidence(own, against, 'in spite of', coarse, params)
-    return _select_likelier(_update_confidence(own, against, 'in spite of', coarse, params),
-                            _update_confidence(near, _log_likelihood_ratio(query, near, coarse, params), 'near', coarse, params))
+        return weakened
+    ratio = _log_likelihood_ratio(query, near, coarse, params)
+    return _select_likelier(weakened, _update_confidence(near, ratio, 'near', coarse, params))
 
 
-def _find_inside(query: Query, fine: Refiner, find: Callable[[], Match]) -> Match:
+def _find_in_image(query: Query, fine: Refiner, find: Callable[[], Match]) -> Match:
     match = run_matcher(fine, find)
     require_in_image(query, match)
     return match
 
 
-def _log_likelihood_ratio(query: Query, found: Match, coarse: Match, rule: FusionParams) -> float:
-    """How much likelier the coarse find is if `found` is right than if it is wrong, as a logarithm.
+def _log_likelihood_ratio(query: Query, match: Match, coarse: Match, params: FusionParams) -> float:
+    """Log likelihood ratio of the coarse match, for `match` being right against wrong.
 
-    A coarse find is a Gaussian about the right place as often as it is trusted, else anywhere on
-    the image; if `found` is wrong, it is about that very place only by coincidence. Bayes' rule
-    adds this to the log odds of `found`, since the two looked independently.
+    A coarse match is Gaussian about the right place as often as it is correct, else uniform on the
+    image; if `match` is wrong, it is about that very place only by the same mistake. By Bayes' rule
+    this is added to the log odds of `match`, since the two matchers are independent.
     """
     size = query.other.intrinsics
-    density = size.width_px * size.height_px * _density(found, coarse)
-    right, wrong = (share * coarse.confidence for share in (rule.p_correct_low, rule.p_same_mistake))
+    covariance_px2 = _difference_covariance_px2(match, coarse)
+    density = size.width_px * size.height_px * exp(-_mahalanobis(match, coarse) ** 2 / 2) / (
+        2 * pi * float(np.sqrt(np.linalg.det(covariance_px2))))
+    right, wrong = (p * coarse.confidence for p in (params.p_correct_low, params.p_same_mistake))
     return log((1 - right + right * density) / (1 - wrong + wrong * density))
 
 
-def _log_likelihood_ratio_elsewhere(coarse: Match, rule: FusionParams) -> float:
-    """The same for a coarse find that is about another place."""
-    right, wrong = (share * coarse.confidence for share in (rule.p_correct_high, rule.p_same_mistake))
-    return log((1 - right) / (1 - wrong))
-
-
-def _update_confidence(found: Match, log_ratio: float, word: str, coarse: Match, rule: FusionParams) -> Match:
-    """Give a find the confidence that it has after the coarse matcher was heard."""
+def _update_confidence(match: Match, log_ratio: float, word: str, coarse: Match,
+                       params: FusionParams) -> Match:
+    """Add the log likelihood ratio of the coarse match to the log odds of a match."""
     x, y = coarse.pixel
-    odds = _odds(found) * exp(log_ratio)
-    return replace(found, confidence=odds / (1 + odds) if rule.reweight else found.confidence,
-                   basis=f'{found.basis}; {word} {coarse.basis or "a find"} ({x:.0f}, {y:.0f})')
+    odds = _odds(match) * exp(log_ratio)
+    return replace(match, confidence=odds / (1 + odds) if params.reweight else match.confidence,
+                   basis=f'{match.basis}; {word} {coarse.basis or "a match"} ({x:.0f}, {y:.0f})')
 
 
 def _select_likelier(own: Match, near: Match) -> Match:
@@ -120,34 +117,28 @@ def _select_likelier(own: Match, near: Match) -> Match:
     return replace(best, confidence=share)
 
 
-def _odds(found: Match) -> float:
-    return found.confidence / max(1 - found.confidence, EPS)
+def _odds(match: Match) -> float:
+    return match.confidence / max(1 - match.confidence, EPS)
 
 
-def _bound_covariance(query: Query, coarse: Match, rule: FusionParams) -> Match:
-    """Give a coarse find the spread that it may be trusted to have, px^2."""
+def _bound_covariance(query: Query, coarse: Match, params: FusionParams) -> Match:
+    """Raise the covariance of a coarse match to the least that it can be."""
     size = query.other.intrinsics
     diagonal_px = hypot(size.width_px, size.height_px)
-    covariance = coarse.covariance_px2
-    if not np.isfinite(covariance).all():
-        return replace(coarse, covariance_px2=np.eye(2) * (rule.unknown_sigma * diagonal_px) ** 2)
-    variance, axes = np.linalg.eigh(covariance)
-    variance = np.maximum(variance, (rule.min_sigma * diagonal_px) ** 2)
+    if not np.isfinite(coarse.covariance_px2).all():
+        sigma_px = params.unknown_sigma * diagonal_px
+        return replace(coarse, covariance_px2=np.eye(2) * sigma_px ** 2)
+    variance, axes = np.linalg.eigh(coarse.covariance_px2)
+    variance = np.maximum(variance, (params.min_sigma * diagonal_px) ** 2)
     return replace(coarse, covariance_px2=axes * variance @ axes.T)
 
 
-def _difference_covariance_px2(found: Match, coarse: Match) -> Array:
-    """Covariance (2, 2) of the difference of two finds of the same place."""
-    return np.asarray(np.nan_to_num(found.covariance_px2) + coarse.covariance_px2)
+def _difference_covariance_px2(match: Match, coarse: Match) -> Array:
+    return np.asarray(np.nan_to_num(match.covariance_px2) + coarse.covariance_px2)
 
 
-def _mahalanobis(found: Match, coarse: Match) -> float:
-    """Distance of two finds in sigmas of both."""
-    away = found.pixel - coarse.pixel
-    return float(np.sqrt(away @ np.linalg.inv(_difference_covariance_px2(found, coarse)) @ away))
-
-
-def _density(found: Match, coarse: Match) -> float:
-    """How densely coarse finds of the same place lie at this distance, per px^2."""
-    area_px2 = 2 * pi * float(np.sqrt(np.linalg.det(_difference_covariance_px2(found, coarse))))
-    return exp(-_mahalanobis(found, coarse) ** 2 / 2) / area_px2
+def _mahalanobis(match: Match, coarse: Match) -> float:
+    """Distance of two matches in sigmas of both."""
+    away = match.pixel - coarse.pixel
+    inverse = np.linalg.inv(_difference_covariance_px2(match, coarse))
+    return float(np.sqrt(away @ inverse @ away))

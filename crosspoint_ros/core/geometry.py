@@ -1,8 +1,7 @@
-"""Where the same point may lie in another view: epipolar segments, triangulation, PnP.
+"""Multi-view geometry: epipolar segments, triangulation, pose refinement by PnP.
 
-Errors are measured as angles between rays and stated in pixels at the lens's focal length, so
-that they hold for every lens, wide ones included. Only what people read as pixels of an image,
-the epipolar error, is measured in that image.
+Errors are angles between rays, in pixels at the focal length, so that they hold for wide lenses
+too. Only the epipolar error is measured in the image itself.
 """
 from __future__ import annotations
 
@@ -22,60 +21,39 @@ MIN_ANGLE_DEG = 0.01
 SEGMENT_POINTS = 129  # at most 1.4 degrees apart: straight in between, whatever the lens
 
 
-def ideal_pixel(intrinsics: Intrinsics, pixel: npt.ArrayLike) -> Array:
-    """Move pixels (..., 2) to where a lens without distortion would show them."""
-    ray_cam = intrinsics.unproject(pixel)
-    return np.asarray((ray_cam @ intrinsics.matrix.T)[..., :2] / ray_cam[..., 2:])
-
-
-def fundamental_matrix(clicked: Intrinsics, other: Intrinsics,
-                       other_from_clicked: Transform) -> Array:
-    """Return F (3, 3): x_other^T F x_clicked = 0 for *ideal* pixels, see `ideal_pixel`.
-
-    Hartley & Zisserman, Multiple View Geometry, eq. 9.12: F = K'^-T [t]x R K^-1.
-    """
-    essential = _cross(other_from_clicked.t_m) @ other_from_clicked.R
-    return np.asarray(np.linalg.inv(other.matrix).T @ essential @ np.linalg.inv(clicked.matrix))
-
-
 def epipolar_segment(clicked: Intrinsics, other: Intrinsics, other_from_clicked: Transform,
                      pixel: npt.ArrayLike, nearest_m: float = NEAREST_M,
                      farthest_m: float = np.inf) -> Array:
-    """Draw the clicked pixel's sight line between two depths: a polyline (n, 2) in the other view.
+    """Project the clicked ray between two depths: a polyline (n, 2) in the other view.
 
-    Depths are along the clicked camera's optical axis, m. Points behind the other camera, or
-    outside what its lens can show, are left out; (0, 2) when it shows none. Distortion bends the
-    line, hence a polyline.
+    Depths are along the clicked camera's optical axis, m. Points that the other camera cannot
+    project are left out; (0, 2) if there are none. Distortion bends the line, hence a polyline.
     """
     ray_clicked = clicked.unproject(pixel)
     point_clicked = ray_clicked / ray_clicked[2]
     near = _normalize(other_from_clicked.transform_points(point_clicked * nearest_m))
-    far = _normalize(other_from_clicked.transform_points(point_clicked * farthest_m) if np.isfinite(farthest_m)
-                     else other_from_clicked.rotate(point_clicked))
+    far = _normalize(other_from_clicked.rotate(point_clicked) if np.isinf(farthest_m) else
+                     other_from_clicked.transform_points(point_clicked * farthest_m))
     # Even steps in angle: even steps in depth would crowd at one end.
     angle = np.arctan2(np.linalg.norm(np.cross(near, far)), near @ far)
     step = np.linspace(0.0, 1.0, SEGMENT_POINTS)[:, None]
-    if angle < 1e-9:
-        sweep = near[None]
-    else:
-        sweep = (np.sin((1 - step) * angle) * near + np.sin(step * angle) * far) / np.sin(angle)
-    pixels = other.project(sweep)
+    pixels = other.project(near[None] if angle < 1e-9 else (
+        np.sin((1 - step) * angle) * near + np.sin(step * angle) * far) / np.sin(angle))
     return np.asarray(pixels[np.isfinite(pixels).all(axis=1)])
 
 
 def distance_to_segment_px(polyline_px: Array, pixel: npt.ArrayLike) -> float:
-    """Measure from a pixel (2,) to the nearest point of a polyline (n, 2); infinite if n is 0."""
-    found = np.asarray(pixel, dtype=np.float64)
+    """Return the distance of a pixel (2,) from a polyline (n, 2); infinite if n is 0."""
     if len(polyline_px) < 2:
-        return float(np.linalg.norm(polyline_px - found, axis=1).min(initial=np.inf))
+        return float(np.linalg.norm(polyline_px - pixel, axis=1).min(initial=np.inf))
     start, along = polyline_px[:-1], np.diff(polyline_px, axis=0)
     length_px2 = np.maximum((along ** 2).sum(axis=1), 1e-12)
-    at = np.clip(((found - start) * along).sum(axis=1) / length_px2, 0.0, 1.0)
-    return float(np.linalg.norm(start + at[:, None] * along - found, axis=1).min())
+    at = np.clip(((pixel - start) * along).sum(axis=1) / length_px2, 0.0, 1.0)
+    return float(np.linalg.norm(start + at[:, None] * along - pixel, axis=1).min())
 
 
 def ray_base(view: View, pixel: npt.ArrayLike) -> tuple[Array, Array]:
-    """Return the ray through a pixel: the camera's place (3,) m and a unit direction (3,), base."""
+    """Return the ray through a pixel, in the base: origin (3,) m and unit direction (3,)."""
     pose = require_pose(view)
     return pose.t_m, pose.rotate(view.intrinsics.unproject(pixel))
 
@@ -85,17 +63,17 @@ def require_pose(view: View) -> Transform:
     if view.intrinsics.is_assumed:
         raise Rejected(Code.NO_DEPTH, f'the intrinsics of {view.camera} are unknown: give them')
     if view.ray_pose is None:
-        raise Rejected(Code.NO_TF, f'the pose of {view.camera} at the stamp of its image is unknown')
+        raise Rejected(Code.NO_TF, f'the pose of {view.camera} at the stamp of its image is '
+                       'unknown')
     return view.ray_pose
 
 
 @dataclass(frozen=True, eq=False)
 class Triangulation:
-    """A point where two or more rays meet.
+    """The point where two or more rays meet.
 
-    covariance_m2: (3, 3) base. angle_deg: the largest between two of the rays. gap_m: how far the
-    point is from the farthest ray. errors_px: (n,) how far each ray misses the point, in pixels at
-    its focal length.
+    covariance_m2: (3, 3) base. angle_deg: the largest between two rays. gap_m: distance of the
+    point from the farthest ray. errors_px: (n,) of each ray, in pixels at its focal length.
     """
 
     point_base_m: Array
@@ -107,22 +85,23 @@ class Triangulation:
 
 def triangulate(views: Sequence[View], pixels: Sequence[Array],
                 covariances_px2: Sequence[Array]) -> Triangulation:
-    """Find the point (3,) that the rays through the pixels (2,) of two or more views meet in.
+    """Triangulate the pixels (2,) of two or more views.
 
-    Least squares of the angular errors, each weighted by its pixel's covariance (2, 2); starts at
-    the midpoint of the rays. Raises `Rejected`: INCONSISTENT when the rays meet behind a camera,
-    NO_DEPTH when they are parallel or start at the same place, NO_TF when a pose is unknown.
+    Least squares of the angular errors, weighted by the covariances (2, 2), from the midpoint of
+    the rays. Raises `Rejected`: INCONSISTENT when the rays meet behind a camera, NO_DEPTH when they
+    are parallel or two cameras are at the same place, NO_TF when a pose is unknown.
     """
     rays = [ray_base(view, pixel) for view, pixel in zip(views, pixels, strict=True)]
     origins, directions = np.array([r[0] for r in rays]), np.array([r[1] for r in rays])
     angle_deg = max(ray_angle_deg(a, b) for a, b in combinations(directions, 2))
-    _require_baseline(views, origins, angle_deg)
+    require_baselines(views)
+    if angle_deg < MIN_ANGLE_DEG:
+        raise Rejected(Code.NO_DEPTH, f'the rays are parallel ({angle_deg:.3f} deg; at least '
+                                      f'{MIN_ANGLE_DEG} deg)')
     across = np.eye(3) - directions[:, :, None] * directions[:, None, :]  # (n, 3, 3) off each ray
     point = np.linalg.solve(across.sum(axis=0), np.einsum('nij,nj->i', across, origins))
-    weights = np.linalg.inv([
-        _ray_covariance(view, direction, covariance)
-        for view, direction, covariance
-        in zip(views, directions, covariances_px2, strict=True)])
+    weights = np.linalg.inv([_ray_covariance(*each) for each in zip(
+        views, directions, covariances_px2, strict=True)])
     for _ in range(5):
         residual, jacobian = _ray_errors(point - origins, directions)
         information = np.einsum('nij,nik,nkl->jl', jacobian, weights, jacobian)
@@ -138,33 +117,31 @@ def triangulate(views: Sequence[View], pixels: Sequence[Array],
 
 
 def ray_angle_deg(ray_a: Array, ray_b: Array) -> float:
-    """Measure the angle between two directions (3,)."""
+    """Return the angle between two directions (3,)."""
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(ray_a, ray_b)), ray_a @ ray_b)))
 
 
-def _require_baseline(views: Sequence[View], origins: Array, angle_deg: float) -> None:
-    baseline_m = max(float(np.linalg.norm(a - b)) for a, b in combinations(origins, 2))
-    if baseline_m < MIN_BASELINE_M:
-        raise Rejected(Code.NO_DEPTH,
-                       f'{" and ".join(view.camera for view in views)} are {baseline_m:.4f} m '
-                       f'apart (at least {MIN_BASELINE_M} m): two cameras cannot be at the same '
-                       'place, check their TF')
-    if angle_deg < MIN_ANGLE_DEG:
-        raise Rejected(Code.NO_DEPTH, f'the rays are parallel ({angle_deg:.3f} deg; at least '
-                                      f'{MIN_ANGLE_DEG} deg): they meet nowhere')
+def require_baselines(views: Sequence[View]) -> None:
+    """Raise `Rejected` (NO_DEPTH) if the poses of two cameras coincide: one must be wrong."""
+    for one, other in combinations(views, 2):
+        apart_m = float(np.linalg.norm(require_pose(one).t_m - require_pose(other).t_m))
+        if apart_m < MIN_BASELINE_M:
+            raise Rejected(Code.NO_DEPTH, f'{one.camera} and {other.camera} are {apart_m:.4f} m '
+                           f'apart (at least {MIN_BASELINE_M} m): two cameras cannot be at the '
+                           'same place, check their TF')
 
 
-def _require_in_front(views: Sequence[View], point: Array, origins: Array, directions: Array) -> None:
+def _require_in_front(views: Sequence[View], point: Array, origins: Array, directions: Array
+                      ) -> None:
     ahead_m = ((point - origins) * directions).sum(axis=1)
     for view, depth_m in zip(views, ahead_m, strict=True):
         if not depth_m > 0:
-            raise Rejected(Code.INCONSISTENT,
-                           f'the rays meet {-depth_m:.3f} m behind {view.camera} (at least 0 m in '
-                           'front): a wrong match, or wrong poses')
+            raise Rejected(Code.INCONSISTENT, f'the rays meet {-depth_m:.3f} m behind {view.camera}'
+                           ' (at least 0 m in front): a wrong match, or wrong poses')
 
 
 def _ray_covariance(view: View, direction_base: Array, covariance_px2: Array) -> Array:
-    """Carry a pixel's covariance (2, 2) over to the angles (2, 2) of `_ray_errors`, rad^2."""
+    """Propagate a pixel's covariance (2, 2) to the angles of `_ray_errors`: (2, 2) rad^2."""
     pose, intrinsics = require_pose(view), view.intrinsics
     ray_cam = pose.inverse.rotate(direction_base)
     step = 1e-4
@@ -176,9 +153,9 @@ def _ray_covariance(view: View, direction_base: Array, covariance_px2: Array) ->
 
 
 def _ray_errors(offsets_m: Array, rays: Array) -> tuple[Array, Array]:
-    """How far points (n, 3) miss rays (n, 3) of a camera: rad (n, 2), and d/dpoint (n, 2, 3).
+    """Angles of points (n, 3) from rays (n, 3) of a camera: rad (n, 2), and d/dpoint (n, 2, 3).
 
-    The error is the point's direction in the plane that touches the unit sphere at the ray.
+    Measured in the plane tangent to the unit sphere at the ray.
     """
     tangents = _tangents(rays)
     range_m = np.linalg.norm(offsets_m, axis=1)
@@ -200,10 +177,6 @@ def _normalize(vector: Array) -> Array:
     return np.asarray(vector / np.linalg.norm(vector))
 
 
-def _cross(v: Array) -> Array:
-    return np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
-
-
 def _focal_px(intrinsics: Intrinsics) -> float:
     return float(np.sqrt(intrinsics.fx_px * intrinsics.fy_px))
 
@@ -211,22 +184,21 @@ def _focal_px(intrinsics: Intrinsics) -> float:
 PNP_PIXEL_SIGMA = 2.0  # a matcher's own noise, px
 PNP_INLIER_PX = 6.0
 PNP_MIN_POINTS = 6
-PNP_SURE_POINTS = 20  # by chance, so many do not agree that the given pose is wrong
-PNP_MAX_SIGMAS = 3.0  # a correction beyond this is no noise
+PNP_SURE_POINTS = 20  # more than agree by chance that the given pose is wrong
+PNP_MAX_SIGMAS = 3.0  # a correction beyond this is not noise
 
 
 def refine_pose_pnp(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
                     b_from_a: Transform, sigma_cm: float, sigma_deg: float,
                     ) -> tuple[Transform, npt.NDArray[np.bool_]]:
-    """Correct a slightly wrong `b_from_a` by points (n, 3) of a, m, and their pixels (n, 2) in b.
+    """Refine `b_from_a` by points (n, 3) of a, m, and their pixels (n, 2) in b.
 
-    `sigma_cm` and `sigma_deg` are the expected lengths (rms) of the error of `b_from_a`. Returns
-    the corrected motion and which points agree with it (n,). Robust least squares around the given
-    motion: weights of Geman and McClure, 1 / (1 + (r/s)^2)^2, whose scale s shrinks from the
-    noise's size to the pixels' (graduated non-convexity), and the given motion as a prior.
-    Raises `Rejected`: LOW_CONFIDENCE when too few points agree with one motion to tell anything (6,
-    or 20 for a correction longer than 3 sigma), INCONSISTENT when 20 or more agree that the given
-    motion is off by more than 3 sigma.
+    `sigma_cm` and `sigma_deg` are the expected lengths (rms) of its error. Returns the refined
+    transform and the inliers (n,). Robust least squares with the given transform as a prior:
+    Geman-McClure weights 1 / (1 + (r/s)^2)^2, whose scale s shrinks from the noise's size to the
+    pixels' (graduated non-convexity). Raises `Rejected`: LOW_CONFIDENCE for fewer than 6 inliers
+    (20 for a correction beyond 3 sigma), INCONSISTENT when 20 or more show that the given transform
+    is off by more than 3 sigma.
     """
     if not (sigma_cm > 0 and sigma_deg > 0):
         raise ValueError(f'noise must be positive, got {sigma_cm} cm, {sigma_deg} deg')
@@ -243,7 +215,8 @@ def refine_pose_pnp(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics
         correction = _pnp_step(given_b_m[usable], rays_b[usable], correction, sigmas, focal_px,
                                scale_px)
     corrected = correction @ b_from_a
-    error_px = np.linalg.norm(intrinsics_b.project(corrected.transform_points(points_a_m)) - pixels_b, axis=1)
+    projected = intrinsics_b.project(corrected.transform_points(points_a_m))
+    error_px = np.linalg.norm(projected - pixels_b, axis=1)
     agree = error_px < PNP_INLIER_PX
     contradiction = _exceeds_prior(correction, sigma_cm, sigma_deg)
     _require_enough(int(agree.sum()), len(agree),
@@ -280,7 +253,7 @@ def _require_enough(agreeing: int, total: int, what: str, least: int) -> None:
 
 
 def _exceeds_prior(correction: Transform, sigma_cm: float, sigma_deg: float) -> str:
-    """Say by how much a correction is longer than the noise explains; '' if it is not."""
+    """Return by how much a correction exceeds the noise, as text; '' if it does not."""
     moved_cm = 100 * float(np.linalg.norm(correction.t_m))
     turned_deg = float(np.degrees(np.linalg.norm(cv2.Rodrigues(correction.R)[0])))
     if moved_cm <= PNP_MAX_SIGMAS * sigma_cm and turned_deg <= PNP_MAX_SIGMAS * sigma_deg:

@@ -1,4 +1,4 @@
-"""From pixels and depths to one 3D target, or a refusal when they contradict each other."""
+"""Lifts matched pixels to one 3D target, or refuses when depths and rays contradict each other."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -19,9 +19,8 @@ from crosspoint_ros.core.datatypes import (
 )
 from crosspoint_ros.core.depth import explain_missing_depth, surface_normal_base, surface_points_m
 from crosspoint_ros.core.geometry import (
-    MIN_BASELINE_M,
-    Triangulation,
     ray_base,
+    require_baselines,
     require_pose,
     triangulate,
 )
@@ -39,8 +38,8 @@ MatchedViews = Sequence[tuple[View, Match]]
 
 
 @dataclass(frozen=True, eq=False)
-class PointEstimate3D:
-    """One way to the point: (3,) m in the base, and its covariance (3, 3) m^2."""
+class Estimate3D:
+    """An estimate of the point (3,), m in the base, and its covariance (3, 3) m^2."""
 
     method: Method
     point_base_m: Array
@@ -49,19 +48,19 @@ class PointEstimate3D:
 
 
 def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> GraspTarget:
-    """Lift a click and what was found of it to a target in the base frame.
+    """Lift a click and its matches to a target in the base frame.
 
-    Depth in the clicked view, depth at each found point, and the triangulation of all rays are
-    ways to the same point: they are fused by their covariances when they agree. The confidence is
-    that of the surest match. Raises `Rejected`: NO_DEPTH when there is no way, or when two cameras
-    claim the same place; INCONSISTENT when the ways lead to different places.
+    Depth at the click, depth at each match and the triangulation of all rays are estimates of the
+    same point, fused by their covariances when they agree. The confidence is that of the best
+    match. Raises `Rejected`: NO_DEPTH when there is no estimate, or two cameras are at the same
+    place; INCONSISTENT when the estimates disagree.
     """
+    located = [(view, match) for view, match in found if view.ray_pose is not None]
     try:
         require_pose(clicked)
+        require_baselines([clicked, *(view for view, _ in located)])
     except Rejected as why:
         raise Rejected(Code.NO_DEPTH, f'no 3D: {why.message}') from None
-    located = [(view, match) for view, match in found if view.ray_pose is not None]
-    require_baselines([clicked, *(view for view, _ in located)])
     measured = collect_estimates(clicked, pixel, located, limits)
     gap_m = max_gap_m(measured, limits)
     point_base_m, covariance_m2 = fuse_estimates(measured)
@@ -73,18 +72,9 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
     return GraspTarget(Transform(rotation, point_base_m), covariance, method, gap_m, confidence)
 
 
-def require_baselines(views: Sequence[View]) -> None:
-    """Raise `Rejected` (NO_DEPTH) if two cameras' poses coincide: one of them must be wrong."""
-    for one, other in combinations(views, 2):
-        apart_m = float(np.linalg.norm(require_pose(one).t_m - require_pose(other).t_m))
-        if apart_m < MIN_BASELINE_M:
-            raise Rejected(Code.NO_DEPTH, f'no 3D: {one.camera} and {other.camera} are '
-                           f'{apart_m:.4f} m apart (at least {MIN_BASELINE_M} m): two cameras '
-                           'cannot be at the same place, check their TF')
-
-
-def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> list[PointEstimate3D]:
-    """Return every way to the point; raise `Rejected` (NO_DEPTH), with the reasons, if none."""
+def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: Limits
+                      ) -> list[Estimate3D]:
+    """Return all estimates of the point; raise `Rejected` (NO_DEPTH), with reasons, if none."""
     measured, why_not = [], []
     surfaces_m = surface_points_m(clicked, pixel)
     nearest_m = surfaces_m[0] if len(surfaces_m) else None
@@ -95,7 +85,7 @@ def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: 
         if point_base_m is None:
             why_not.append(explain_missing_depth(view, at))
         else:
-            measured.append(PointEstimate3D(method, point_base_m, _depth_covariance(
+            measured.append(Estimate3D(method, point_base_m, _depth_covariance(
                 view, point_base_m, covariance_px2), f'the depth of {view.camera}'))
     try:
         measured.append(triangulate_matches(clicked, pixel, found, limits))
@@ -109,20 +99,19 @@ def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: 
 
 
 def _surface_point(view: View, pixel: Array, nearest_m: Array | None) -> Array | None:
-    """The point of the surface at a pixel; of several the one that the click shows, if known."""
+    """The surface point at a pixel; of several the one nearest to that of the click, if known."""
     points_m = surface_points_m(view, pixel)
-    if not len(points_m):
-        return None
-    if nearest_m is None:
-        return np.asarray(points_m[0])
+    if not len(points_m) or nearest_m is None:
+        return np.asarray(points_m[0]) if len(points_m) else None
     return np.asarray(points_m[np.linalg.norm(points_m - nearest_m, axis=1).argmin()])
 
 
-def triangulate_matches(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> PointEstimate3D:
-    """Where the rays meet, its covariance widened by the error of the poses.
+def triangulate_matches(clicked: View, pixel: Array, found: MatchedViews, limits: Limits
+                        ) -> Estimate3D:
+    """Triangulate, the covariance widened by the error of the poses.
 
-    Raises `Rejected`: NO_DEPTH when they are too parallel to tell (under 20 deg depth is some 5 %
-    of the range off: the covariance says so), INCONSISTENT when they miss each other.
+    Raises `Rejected`: NO_DEPTH when the rays are too parallel (below 20 deg depth is some 5 % of
+    the range off: the covariance says so), INCONSISTENT when they miss each other.
     """
     views = [clicked, *(view for view, _ in found)]
     if len(views) < 2:
@@ -136,24 +125,20 @@ def triangulate_matches(clicked: View, pixel: Array, found: MatchedViews, limits
     if met.angle_deg < limits.min_ray_angle_deg:
         raise Rejected(Code.NO_DEPTH, f'the rays meet at {met.angle_deg:.1f} deg, too parallel to '
                        f'triangulate (limits.min_ray_angle_deg {limits.min_ray_angle_deg:g})')
-    _require_rays_meet(views, met, limits)
-    return PointEstimate3D(Method.TRIANGULATED, met.point_base_m, met.covariance_m2,
-                           'the triangulation')
-
-
-def _require_rays_meet(views: Sequence[View], met: Triangulation, limits: Limits) -> None:
     worst = int(met.errors_px.argmax())
     if met.errors_px[worst] > limits.max_epipolar_px:
         raise Rejected(Code.INCONSISTENT, f'the ray of {views[worst].camera} misses the others by '
                        f'{met.errors_px[worst]:.1f} px (limits.max_epipolar_px '
                        f'{limits.max_epipolar_px:g})')
+    return Estimate3D(Method.TRIANGULATED, met.point_base_m, met.covariance_m2, 'the triangulation')
 
 
-def max_gap_m(measured: Sequence[PointEstimate3D], limits: Limits) -> float:
-    """Return the largest distance between two ways, m (NaN for one); refuse if they disagree.
+def max_gap_m(measured: Sequence[Estimate3D], limits: Limits) -> float:
+    """Return the largest distance between two estimates, m (NaN for one).
 
-    Two depths agree within `limits.max_depth_gap_m`. A triangulation may be off by three sigma of
-    the gap where that is wider: at a small angle it is no witness against depth.
+    Two depths agree within `limits.max_depth_gap_m`; a triangulation may be off by three sigma of
+    the gap where that is wider: at a small angle it cannot contradict depth. Raises `Rejected`
+    (INCONSISTENT) beyond.
     """
     gaps_m = [np.nan]
     for one, other in combinations(measured, 2):
@@ -171,8 +156,8 @@ def max_gap_m(measured: Sequence[PointEstimate3D], limits: Limits) -> float:
     return float(np.fmax.reduce(gaps_m))
 
 
-def fuse_estimates(measured: Sequence[PointEstimate3D]) -> tuple[Array, Array]:
-    """Return the mean of the points (3,), weighted by their covariances, and its own (3, 3)."""
+def fuse_estimates(measured: Sequence[Estimate3D]) -> tuple[Array, Array]:
+    """Return the mean of the points (3,), weighted by their covariances, and its covariance."""
     weights = [np.linalg.inv(m.covariance_m2) for m in measured]
     covariance_m2 = np.linalg.inv(np.sum(weights, axis=0))
     weighted = [w @ m.point_base_m for w, m in zip(weights, measured, strict=True)]
@@ -182,10 +167,9 @@ def fuse_estimates(measured: Sequence[PointEstimate3D]) -> tuple[Array, Array]:
 def approach_frame(clicked: View, pixel: Array, found: MatchedViews) -> tuple[Array, float]:
     """Return the target's axes in the base as columns (3, 3), and their uncertainty, rad.
 
-    +z goes into the surface, along the normal of the plane that depth shows around the point, the
-    clicked view's first. Without depth there is no surface to see: +z is the clicked ray then, and
-    the uncertainty a radian. +x is the clicked image's x, as far as it lies in the surface; its y
-    where the surface faces along x.
+    +z points into the surface, along the normal of the depth around the point, the clicked view's
+    first; without depth along the clicked ray, with an uncertainty of a radian. +x is the clicked
+    image's x projected onto the surface; its y where the surface faces along x.
     """
     normals = (surface_normal_base(view, at) for view, at in
                ((clicked, pixel), *((view, match.pixel) for view, match in found)))
@@ -200,11 +184,11 @@ def approach_frame(clicked: View, pixel: Array, found: MatchedViews) -> tuple[Ar
 
 
 def _depth_covariance(view: View, point_base_m: Array, covariance_px2: Array) -> Array:
-    """Carry the errors of pixel, depth and pose over to the point: (3, 3) m^2, base."""
-    pose, lens = require_pose(view), view.intrinsics
+    """Propagate the errors of pixel, depth and pose to the point: (3, 3) m^2, base."""
+    pose, intrinsics = require_pose(view), view.intrinsics
     point_cam_m = pose.inverse.transform_points(point_base_m)
     depth_m = point_cam_m[2]
-    px = np.array([[depth_m / lens.fx_px, 0], [0, depth_m / lens.fy_px], [0, 0]])
+    px = np.array([[depth_m / intrinsics.fx_px, 0], [0, depth_m / intrinsics.fy_px], [0, 0]])
     along = (point_cam_m / depth_m)[:, None]
     sigma_m = DEPTH_SIGMA_M + DEPTH_SIGMA_RATIO * depth_m ** 2
     in_cam = px @ covariance_px2 @ px.T + along @ along.T * sigma_m ** 2
@@ -213,7 +197,7 @@ def _depth_covariance(view: View, point_base_m: Array, covariance_px2: Array) ->
 
 
 def _pose_sigma_m(view: View, point_base_m: Array) -> float:
-    """How far the error of a camera's pose moves a point, m along each axis."""
+    """The error of a point from that of a camera's pose, m along each axis."""
     range_m = float(np.linalg.norm(point_base_m - require_pose(view).t_m))
     return float(np.hypot(POSE_SIGMA_M, POSE_SIGMA_RAD * range_m))
 

@@ -191,9 +191,9 @@ def match_view(clicked: View, other: View | MissingView, pixel: Array, matcher: 
             match = fuse_matches(query, match, refiner, fusion)
     except Rejected as why:
         return ViewCorrespondence(other.camera, other, None, Consistency(), why)
-    guessed = [view.camera for view in (clicked, other) if view.intrinsics.is_assumed]
+    guessed = ' and '.join(v.camera for v in (clicked, other) if v.intrinsics.is_assumed)
     if guessed:
-        match = replace(match, basis=f'{match.basis}, intrinsics of {" and ".join(guessed)} unknown')
+        match = replace(match, basis=f'{match.basis}, intrinsics of {guessed} unknown')
     return ViewCorrespondence(other.camera, other, match, Consistency(), None)
 
 

@@ -1,9 +1,8 @@
-"""The robot's own body in a moving camera: the pixels that stay the same while the view changes.
+"""Estimates the mask of the robot's own body in a moving camera: pixels that do not change.
 
-Three witnesses are asked. The spread of a pixel's colour over all views, against that of the whole
-image. The edges around it: those of the body stay where they are, so the mean of the gradients is
-as long as the gradients are; those of the scene cancel. And the depth, where there is any: that of
-the scene changes, that of the body stays, or is never known since it is too near for the sensor.
+Three cues are combined: the spread of a pixel's colour over all views; the edges around it, whose
+gradients add up on the body and cancel in the scene; and depth, if any, which changes in the scene
+and on the body stays or is unknown, too near for the sensor.
 """
 from __future__ import annotations
 
@@ -19,31 +18,31 @@ Mask = npt.NDArray[np.bool_]
 Field = npt.NDArray[np.float32]
 
 
-class SelfMaskUndetermined(ValueError):  # noqa: N818  (told to the user in one sentence)
-    """These images do not tell the robot's body from the scene, and why."""
+class SelfMaskUndetermined(ValueError):  # noqa: N818  (a result, not an error)
+    """These images do not separate the robot's body from the scene, and why."""
 
 
 @dataclass(frozen=True)
 class SelfMaskParams:
-    """Every number of it. Spreads are shares of the image's median spread."""
+    """The thresholds. Spreads are relative to the image's median spread."""
 
     new_view: float = 4.0  # mean change of a thumbnail, grey levels, that makes an image a new view
     min_views: int = 5
-    min_spread: float = 8.0  # grey levels: less, and the view did not change
-    max_edges_kept: float = 0.85  # share of the edges' strength that stays where it is
-    plain_spread: float = 0.2  # as steady as this, and joined to such: body without edges, too
-    seed_spread: float = 0.45  # as steady as this, among edges that stay: body
-    region_spread: float = 0.6  # as steady as this, and the depth says nothing else: body
+    min_spread: float = 8.0  # grey levels: below it the view did not change
+    max_edges_kept: float = 0.85  # share of the edges' strength that does not move
+    plain_spread: float = 0.2  # below it and connected: body without edges, too
+    seed_spread: float = 0.45  # below it among edges that do not move: body
+    region_spread: float = 0.6  # below it and not contradicted by depth: body
     moving_depth: float = 0.02  # relative standard deviation of depth
     steady_depth: float = 0.01
-    max_edge_distance: float = 1 / 30  # of the width: how far a smooth part may be from edges that stay
+    max_edge_distance: float = 1 / 30  # of the width: of a smooth part from edges that do not move
     min_area: float = 0.001  # of the image: smaller parts are dropped
     margin: float = 1 / 320  # of the width, added all around
 
 
 @dataclass(frozen=True, eq=False)
 class SelfMask:
-    """What was found: mask (h, w) True on the body, and what it rests on."""
+    """mask (h, w), True on the body, and what it is based on."""
 
     mask: Mask
     views: int
@@ -53,32 +52,33 @@ class SelfMask:
 
 
 class SelfMaskEstimator:
-    """Takes images one by one, and keeps only sums of them."""
+    """Accumulates images one by one, keeping only sums."""
 
     def __init__(self, params: SelfMaskParams | None = None) -> None:
-        self._recipe = params or SelfMaskParams()
+        self._params = params or SelfMaskParams()
         self._size: tuple[int, ...] = ()
         self._thumbnail: Field | None = None
         self.images = self.views = 0
 
     def add(self, image: npt.NDArray[np.uint8], depth_m: Field | None = None) -> bool:
-        """Take an image (h, w, 3) RGB and its depth (h, w); False if it shows nothing new.
+        """Add an image (h, w, 3) RGB and its depth (h, w); return False if it shows nothing new.
 
         Raises `SelfMaskUndetermined` when its size, or its depth's, is not that of the first.
         """
         if not self._size:
             self._size = image.shape
             self._allocate(*image.shape[:2])
+        size = _format_size(self._size)
         if image.shape != self._size:
-            raise SelfMaskUndetermined(f'image {self.images + 1} is {_format_size(image.shape)}, the first is '
-                                       f'{_format_size(self._size)}: a mask is for one size')
+            raise SelfMaskUndetermined(f'image {self.images + 1} is {_format_size(image.shape)}, '
+                                       f'the first is {size}: a mask is for one size')
         if depth_m is not None and depth_m.shape != self._size[:2]:
             raise SelfMaskUndetermined(f'the depth is {_format_size(depth_m.shape)}, the image '
-                                       f'{_format_size(self._size)}: register it to the image')
+                                       f'{size}: register it to the image')
         self.images += 1
         thumbnail = _thumbnail(image)
         if self._thumbnail is not None and \
-                np.abs(thumbnail - self._thumbnail).mean() < self._recipe.new_view:
+                np.abs(thumbnail - self._thumbnail).mean() < self._params.new_view:
             return False
         self._thumbnail = thumbnail
         self.views += 1
@@ -108,54 +108,55 @@ class SelfMaskEstimator:
             self._depths += 1
 
     def estimate(self) -> SelfMask:
-        """Return the body. Raises `SelfMaskUndetermined` with what was measured and the limit."""
-        recipe = self._recipe
-        if self.views < recipe.min_views:
+        """Return the mask. Raises `SelfMaskUndetermined` with the measured value and the limit."""
+        params = self._params
+        if self.views < params.min_views:
             raise SelfMaskUndetermined(
                 f'{self.views} different views among {self.images} images (at least '
-                f'{recipe.min_views}): move the camera, slowly and far, over a varied scene')
+                f'{params.min_views}): move the camera, slowly and far, over a varied scene')
         spread = _deviation(self._colour, self._colour2, self.views).max(axis=-1)
         spread = cv2.medianBlur(np.clip(spread, 0, 255).astype(np.uint8), 9).astype(np.float32)
         kept = self._edges_kept()
         typical, typical_kept = float(np.median(spread)), float(np.median(kept))
-        if typical < recipe.min_spread:
+        if typical < params.min_spread:
             raise SelfMaskUndetermined(
                 f'half of the pixels change by {typical:.1f} grey levels at most (at least '
-                f'{recipe.min_spread:g}): move the camera further, over a varied scene')
-        if typical_kept > recipe.max_edges_kept:
+                f'{params.min_spread:g}): move the camera further, over a varied scene')
+        if typical_kept > params.max_edges_kept:
             raise SelfMaskUndetermined(
-                f'{typical_kept:.0%} of the edges stay where they are (at most '
-                f'{recipe.max_edges_kept:.0%}): the light changed, the camera hardly moved')
+                f'{typical_kept:.0%} of the edges do not move (at most '
+                f'{params.max_edges_kept:.0%}): the light changed, the camera hardly moved')
         body = self._segment(spread / typical, kept > (1 + typical_kept) / 2)
         return SelfMask(body, self.views, typical, typical_kept, self._depths > 0)
 
     def _edges_kept(self) -> Array:
-        """Per pixel, the share of the edges around it that stay where they are."""
+        """Per pixel, the share of the edges around it that do not move."""
         across = _odd(self._size[1] / 30)
         stay, all_of_them = (cv2.blur(f, (across, across)) for f in (
             np.hypot(*self._along), self._strength))
         return np.asarray(stay / np.maximum(all_of_them, 1e-3))
 
     def _segment(self, spread: Array, edges_stay: Mask) -> Mask:
-        recipe, (height, width) = self._recipe, self._size[:2]
-        seed = (spread < recipe.seed_spread) & edges_stay
-        smooth = (spread < recipe.seed_spread) & _close(seed, _odd(2 * recipe.max_edge_distance * width))
-        plain = _reconstruct(seed | (spread < recipe.plain_spread), _open(seed, 5))
+        params, (height, width) = self._params, self._size[:2]
+        seed = (spread < params.seed_spread) & edges_stay
+        near_edges = _close(seed, _odd(2 * params.max_edge_distance * width))
+        smooth = (spread < params.seed_spread) & near_edges
+        plain = _reconstruct(seed | (spread < params.plain_spread), _open(seed, 5))
         body = seed | smooth | plain
         if self._depths:
             moves, agrees = self._classify_depth()
-            body = _reconstruct((spread < recipe.region_spread) & agrees | body & ~moves,
+            body = _reconstruct((spread < params.region_spread) & agrees | body & ~moves,
                                 _open(seed & ~moves, 5))
         body = _open(_fill_holes(_close(body, _odd(width / 70))), _odd(width / 70))
-        return _dilate(_drop_small(body, recipe.min_area * height * width), recipe.margin * width)
+        return _dilate(_drop_small(body, params.min_area * height * width), params.margin * width)
 
     def _classify_depth(self) -> tuple[Mask, Mask]:
-        """Where the depth changes, and where it stays or is too near to be known."""
+        """Where depth changes, and where it does not or is too near to be known."""
         share = self._known / self._depths
         number = np.maximum(self._known, 1)
         deviation = _deviation(self._depth, self._depth2, number)
-        moves = (self._known >= 3) & (share >= 0.3) & (deviation > self._recipe.moving_depth)
-        stays = (self._known >= 3) & (share >= 0.5) & (deviation < self._recipe.steady_depth)
+        moves = (self._known >= 3) & (share >= 0.3) & (deviation > self._params.moving_depth)
+        stays = (self._known >= 3) & (share >= 0.5) & (deviation < self._params.steady_depth)
         return moves, stays | (share <= 0.15)
 
 
@@ -182,7 +183,7 @@ def _kernel(across: int) -> npt.NDArray[np.uint8]:
 
 
 def _morph(mask: Mask, how: int, across: int) -> Mask:
-    """As if the image went on beyond its border as it is there."""
+    """Apply a morphological operation, the border replicated."""
     padded = cv2.copyMakeBorder(mask.astype(np.uint8), across, across, across, across,
                                 cv2.BORDER_REPLICATE)
     done = cv2.morphologyEx(padded, how, _kernel(across))
@@ -202,7 +203,7 @@ def _dilate(mask: Mask, by_px: float) -> Mask:
 
 
 def _reconstruct(mask: Mask, seed: Mask) -> Mask:
-    """The parts of a mask in which there is some seed."""
+    """Keep the connected components of a mask that contain a seed."""
     _, labels = cv2.connectedComponents(mask.astype(np.uint8))
     named = np.unique(labels[seed & mask])
     return np.asarray(np.isin(labels, named[named > 0]))
@@ -215,7 +216,7 @@ def _drop_small(mask: Mask, area_px: float) -> Mask:
 
 
 def _fill_holes(mask: Mask) -> Mask:
-    """Without holes: a part of the rest that touches no border of the image, and is small."""
+    """Fill the small parts of the background that do not touch the border of the image."""
     rest = ~mask
     _, labels, stats, _ = cv2.connectedComponentsWithStats(rest.astype(np.uint8))
     small = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] < 0.01 * mask.size)

@@ -31,7 +31,7 @@ def nearest_stamp_index(sorted_stamps_ns: Sequence[float], stamp_ns: float) -> i
 
 @dataclass(frozen=True)
 class FrameInfo:
-    """The newest parent of a frame, and the stamps between which it is known; static: always."""
+    """A frame's newest parent, and between which stamps the frame is known (static: always)."""
 
     parent: str
     oldest_ns: int = 0

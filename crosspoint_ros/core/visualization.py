@@ -1,8 +1,8 @@
-"""Answers as pictures: the clicked point, the found point, and refusals in words.
+"""Draws results: the clicked point, the matched point, and why a view was refused.
 
-Readable on any background (every stroke has a black and a white edge, every text its own ground)
-and by the colour-blind: colours are Okabe and Ito's, and each kind of point has its own shape.
-All images are (h, w, 3) RGB uint8; the ones handed in are never written to.
+Readable on any background (strokes with a black and a white edge, text on a strip) and by the
+colour-blind (the colours of Okabe and Ito, a shape for each kind of point). All images are
+(h, w, 3) RGB uint8; input images are not modified.
 """
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGMAS = 2.0  # an ellipse holds 86 % of a normal error
 
 
 def draw_clicked(image: Rgb, pixel: npt.ArrayLike, text: str) -> Rgb:
-    """Return the image with the clicked pixel (2,) as an orange crosshair, and a text."""
+    """Draw the clicked pixel (2,) as an orange crosshair, with a caption."""
     canvas = _copy(image)
     _draw_crosshair(canvas, pixel, ORANGE)
     _draw_caption(canvas, text, ORANGE, pixel)
@@ -41,11 +41,11 @@ def draw_clicked(image: Rgb, pixel: npt.ArrayLike, text: str) -> Rgb:
 def draw_match(image: Rgb, pixel: npt.ArrayLike, text: str, is_sure: bool = True,
                covariance_px2: Array | None = None, ray_px: Array | None = None,
                ground_truth: npt.ArrayLike | None = None) -> Rgb:
-    """Return the image with the found pixel (2,) as a blue ring, and a text.
+    """Draw the matched pixel (2,) as a blue ring, with a caption.
 
-    The ring is closed when the answer is sure, broken when it is to be checked. covariance_px2:
-    (2, 2), drawn as an ellipse of two sigma. ray_px: (n, 2), the clicked ray as this camera sees
-    it. truth: (2,), where the point really is, a small white cross.
+    The ring is closed when the match is sure, broken when it is to be checked. covariance_px2:
+    (2, 2), drawn as an ellipse of two sigma. ray_px: (n, 2), the projected clicked ray.
+    ground_truth: (2,), a small white cross.
     """
     canvas = _copy(image)
     if ray_px is not None:
@@ -60,7 +60,7 @@ def draw_match(image: Rgb, pixel: npt.ArrayLike, text: str, is_sure: bool = True
 
 
 def draw_refusal(image: Rgb, text: str, ground_truth: npt.ArrayLike | None = None) -> Rgb:
-    """Return the image in grey with the reason in words; no point, since none is answered."""
+    """Draw the image in grey with the reason, and no point."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     canvas = _copy(grey * 0.55 + 60)
     if ground_truth is not None:
@@ -70,7 +70,7 @@ def draw_refusal(image: Rgb, text: str, ground_truth: npt.ArrayLike | None = Non
 
 
 def concatenate_images(images: Sequence[Rgb], titles: Sequence[str], footer: str = '') -> Rgb:
-    """Return the images in a row at the height of the tallest, titles above, a footer below."""
+    """Return the images in a row at the height of the tallest, with titles and a footer."""
     height = max(image.shape[0] for image in images)
     columns: list[Rgb] = []
     for image, title in zip(images, titles, strict=True):
@@ -79,41 +79,41 @@ def concatenate_images(images: Sequence[Rgb], titles: Sequence[str], footer: str
         columns.append(np.vstack([_draw_text_strip(title, width, _text_scale(height)), scaled]))
         columns.append(np.full((len(columns[-1]), max(2, height // 120), 3), 255, np.uint8))
     row: Rgb = np.hstack(columns[:-1])
-    if not footer:
-        return row
-    return np.vstack([row, _draw_text_strip(footer, row.shape[1], _text_scale(height))])
+    return row if not footer else np.vstack(
+        [row, _draw_text_strip(footer, row.shape[1], _text_scale(height))])
 
 
 def draw_result(result: LocateResult, cameras: Collection[str],
                 limits: Limits) -> Iterator[tuple[View, Rgb]]:
-    """Draw the views of an answer whose cameras are wanted: each view with its picture."""
+    """Draw the views of these cameras; yield each with its image."""
     clicked = result.clicked
     if clicked.camera in cameras:
         _, message = result.status
         text = f'clicked; {message}' if message else 'clicked'
         yield clicked, draw_clicked(clicked.image, result.pixel, text)
-    for answer in result.correspondences:
-        if answer.view is not None and answer.camera in cameras:
-            yield answer.view, _draw_correspondence(clicked, result.pixel, answer, answer.view, limits)
+    for found in result.correspondences:
+        if found.view is not None and found.camera in cameras:
+            ray_px = project_ray(clicked, result.pixel, found.view)
+            yield found.view, _draw_correspondence(found, found.view.image, ray_px, limits)
 
 
 def project_ray(clicked: View, pixel: Array, other: View) -> Array | None:
-    """Return the clicked ray as pixels (n, 2) of the other view; None without poses."""
+    """Project the clicked ray to pixels (n, 2) of the other view; None without poses."""
     if clicked.ray_pose is None or other.ray_pose is None:
         return None
     return epipolar_segment(clicked.intrinsics, other.intrinsics,
                             other.ray_pose.inverse @ clicked.ray_pose, pixel)
 
 
-def _draw_correspondence(clicked: View, pixel: Array, answer: ViewCorrespondence, view: View, limits: Limits) -> Rgb:
-    if answer.rejected is not None or answer.match is None:
-        reason = answer.rejected.message if answer.rejected is not None else 'no match'
-        return draw_refusal(view.image, f'refused: {reason}')
-    match = answer.match
-    sure = match.confidence >= limits.sure_confidence
-    text = f'found, {"sure" if sure else "to be checked"}, confidence {match.confidence:.2f}'
-    return draw_match(view.image, match.pixel, text, sure, match.covariance_px2,
-                      project_ray(clicked, pixel, view))
+def _draw_correspondence(found: ViewCorrespondence, image: Rgb, ray_px: Array | None,
+                         limits: Limits) -> Rgb:
+    if found.rejected is not None or found.match is None:
+        reason = found.rejected.message if found.rejected is not None else 'no match'
+        return draw_refusal(image, f'refused: {reason}')
+    match = found.match
+    is_sure = match.confidence >= limits.sure_confidence
+    text = f'found, {"sure" if is_sure else "to be checked"}, confidence {match.confidence:.2f}'
+    return draw_match(image, match.pixel, text, is_sure, match.covariance_px2, ray_px)
 
 
 # --- strokes --------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def _copy(image: npt.ArrayLike) -> Rgb:
 
 
 def _stroke_scale(canvas: Rgb) -> float:
-    """The length that all strokes scale with: 1 for an image 480 px tall."""
+    """The scale of all strokes: 1 for an image 480 px tall."""
     return max(0.5, float(canvas.shape[0]) / 480.0)
 
 
@@ -170,8 +170,8 @@ def _draw_ring(canvas: Rgb, pixel: npt.ArrayLike, colour: Colour, broken: bool) 
 
 def _draw_dot(canvas: Rgb, centre: Array, colour: Colour) -> None:
     for layer, radius in ((WHITE, 2.5), (colour, 1.5)):
-        cv2.circle(canvas, _fixed_point(centre), round(radius * _stroke_scale(canvas) * (1 << SHIFT)), layer, -1,
-                   cv2.LINE_AA, SHIFT)
+        radius_fixed = round(radius * _stroke_scale(canvas) * (1 << SHIFT))
+        cv2.circle(canvas, _fixed_point(centre), radius_fixed, layer, -1, cv2.LINE_AA, SHIFT)
 
 
 def _draw_plus(canvas: Rgb, pixel: npt.ArrayLike) -> None:
@@ -201,14 +201,14 @@ def _draw_ellipse(canvas: Rgb, pixel: npt.ArrayLike, covariance_px2: Array) -> N
                     max(1, round(width * _stroke_scale(canvas))), cv2.LINE_AA, SHIFT)
 
 
-# --- words ----------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 def _text_scale(height_px: int) -> float:
     return max(MIN_TEXT, height_px / TEXT_AT_PX)
 
 
 def _to_ascii(text: str) -> str:
-    """What OpenCV's fonts can write."""
+    """Replace what OpenCV's fonts lack."""
     return text.translate(ASCII).encode('ascii', 'replace').decode('ascii')
 
 
@@ -229,7 +229,7 @@ def _wrap(text: str, width_px: int, scale: float) -> list[str]:
 
 
 def _text_size(text: str, scale: float) -> tuple[int, int]:
-    """Width and height of a line, with the room below it for letters that hang."""
+    """Width and height of a line, descenders included."""
     (width, height), below = cv2.getTextSize(text, FONT, scale, _text_thickness(scale))
     return width, height + below
 
@@ -246,7 +246,8 @@ def _draw_text_strip(text: str, width_px: int, scale: float) -> Rgb:
     strip = np.zeros((pitch * len(lines) + margin, width_px, 3), np.uint8)
     for row, line in enumerate(lines):
         base = (margin + pitch * (row + 1)) - round(8 * scale)
-        cv2.putText(strip, line, (margin, base), FONT, scale, WHITE, _text_thickness(scale), cv2.LINE_AA)
+        cv2.putText(strip, line, (margin, base), FONT, scale, WHITE, _text_thickness(scale),
+                    cv2.LINE_AA)
     return strip
 
 
@@ -256,6 +257,7 @@ def _draw_caption(canvas: Rgb, text: str, colour: Colour, avoid: npt.ArrayLike |
     strip = _draw_text_strip(text, width, _text_scale(height))[:height]
     bar = max(2, round(4 * _stroke_scale(canvas)))
     strip[:, :bar] = colour
-    low = avoid is not None and np.asarray(avoid)[1] > height - len(strip) - 30 * _stroke_scale(canvas)
+    free_px = height - len(strip) - 30 * _stroke_scale(canvas)
+    low = avoid is not None and np.asarray(avoid)[1] > free_px
     rows = slice(0, len(strip)) if low else slice(height - len(strip), height)
     canvas[rows] = np.where(strip > 0, strip, (canvas[rows] * 0.25).astype(np.uint8))

@@ -86,7 +86,7 @@ def test_a_better_place_near_the_coarse_find_is_taken():
 
 def test_the_fine_matcher_is_asked_near_the_coarse_find_with_its_spread():
     fine = Fine(match(HERE, 0.2), match(THERE, 0.7))
-    fuse_matches(QUERY, match(THERE, 0.9, 10.0), fine)
+    fuse_matches(QUERY, match(THERE, 0.9, 10.0), fine, FusionParams())
     (asked,) = fine.asked
     assert asked.pixel.tolist() == list(THERE)
     np.testing.assert_allclose(asked.covariance_px2, np.eye(2) * 100.0)
@@ -136,7 +136,8 @@ def test_a_spread_smaller_than_two_percent_of_the_diagonal_is_not_believed():
 def test_a_long_thin_spread_keeps_its_direction():
     fine = Fine(match((10.0, 200.0), 0.6), match(HERE, 0.6))
     spread = np.array([[400.0, 350.0], [350.0, 400.0]])
-    fuse_matches(QUERY, replace(match(HERE, 0.9), covariance_px2=spread), fine)
+    fuse_matches(QUERY, replace(match(HERE, 0.9), covariance_px2=spread), fine,
+                 FusionParams())
     (asked,) = fine.asked
     values, axes = np.linalg.eigh(asked.covariance_px2)
     np.testing.assert_allclose(values, [64.0, 750.0])
@@ -145,7 +146,7 @@ def test_a_long_thin_spread_keeps_its_direction():
 
 def test_an_unknown_spread_is_taken_as_four_percent_of_the_diagonal():
     fine = Fine(match(HERE, 0.6), match(THERE, 0.6))
-    fuse_matches(QUERY, Match(np.array(THERE), confidence=0.9), fine)
+    fuse_matches(QUERY, Match(np.array(THERE), confidence=0.9), fine, FusionParams())
     np.testing.assert_allclose(fine.asked[0].covariance_px2, np.eye(2) * 16.0 ** 2)
 
 

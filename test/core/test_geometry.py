@@ -11,8 +11,6 @@ from crosspoint_ros.core.datatypes import Code, Rejected, Transform
 from crosspoint_ros.core.geometry import (
     distance_to_segment_px,
     epipolar_segment,
-    fundamental_matrix,
-    ideal_pixel,
     ray_angle_deg,
     ray_base,
     refine_pose_pnp,
@@ -84,16 +82,6 @@ def test_a_camera_that_looks_away_shows_no_segment():
     line = segment(left, away, (160.0, 120.0), 0.5, 1.5)
     assert line.shape == (0, 2)
     assert distance_to_segment_px(line, (160.0, 120.0)) == np.inf
-
-
-@lenses
-def test_ideal_pixels_of_one_point_satisfy_the_fundamental_matrix(lens):
-    left, right = pair(lens)
-    F = fundamental_matrix(lens, lens, right.base_from_cam.inverse @ left.base_from_cam)
-    x_left, x_right = (np.append(ideal_pixel(lens, raycast_scenes.pixel_of(view, POINT_BASE_M)), 1.0)
-                       for view in (left, right))
-    line = F @ x_left
-    assert abs(x_right @ line) / np.hypot(*line[:2]) < 0.02
 
 
 @lenses

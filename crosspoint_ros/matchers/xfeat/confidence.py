@@ -1,4 +1,4 @@
-"""How far a find may be trusted, and how far off it may be."""
+"""Confidence and covariance of a candidate, by logistic regression on its evidence."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -8,8 +8,7 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array
 from crosspoint_ros.matchers.xfeat.search import ACCURATE_SIGMA_PX, Candidate, EvidenceKind
 
-# Over this length the way back counts as gone cycle_error.
-CYCLE_SCALE_PX = 8.0
+CYCLE_SCALE_PX = 8.0  # of the forward-backward error
 MIN_DENSITY = 0.02
 DEPTH_SIGMA_PX = 1.6
 APPEARANCE_SIGMA_PX = 3.0
@@ -18,11 +17,11 @@ MAX_SIGMA_PX = 40.0
 
 @dataclass(frozen=True)
 class LogisticWeights:
-    """One logistic: what the score, its lead, the matches' density and the way home are worth.
+    """Logistic weights of score, margin, match density and forward-backward error.
 
-    Fitted to right (visible, within 20 px) against wrong answers, then stretched so that 0.5 keeps
-    nine in ten of the right ones, and answers above 0.8 are right nine times in ten or more.
-    docs/matcher.md tells how to fit them again.
+    Fitted to right (visible, within 20 px) against wrong matches, then stretched so that 0.5 keeps
+    nine in ten of the right ones, and those above 0.8 are right nine times in ten or more.
+    docs/matcher.md says how to fit them again.
     """
 
     score: float
@@ -32,43 +31,43 @@ class LogisticWeights:
     bias: float
 
     def logit(self, found: Candidate) -> float:
-        """Weigh the evidence of a find."""
+        """Return the log odds of a candidate."""
+        cycle_error = float(np.log1p(found.cycle_error_px / CYCLE_SCALE_PX))
         return (self.score * found.score + self.margin * min(max(found.margin, -1.0), 1.0)
                 + self.density * float(np.log(found.density + MIN_DENSITY))
-                - self.cycle_error * float(np.log1p(found.cycle_error_px / CYCLE_SCALE_PX)) + self.bias)
+                - self.cycle_error * cycle_error + self.bias)
 
 
 WEIGHTS = {
-    EvidenceKind.IMAGES: LogisticWeights(score=1.55, margin=0.25, density=0.82, cycle_error=0.65, bias=-4.75),
-    EvidenceKind.LINES: LogisticWeights(score=0.9, margin=0.3, density=0.25, cycle_error=1.0, bias=-1.05),
-    EvidenceKind.DEPTH_OF_OTHER: LogisticWeights(score=3.0, margin=1.5, density=0.05, cycle_error=0.7, bias=-3.2),
-    EvidenceKind.DEPTH_OF_CLICKED: LogisticWeights(score=1.0, margin=2.6, density=0.2, cycle_error=1.0, bias=-0.4),
-    EvidenceKind.BOTH_DEPTHS: LogisticWeights(score=0.9, margin=2.8, density=0.5, cycle_error=0.75, bias=0.2),
+    EvidenceKind.IMAGES: LogisticWeights(1.55, 0.25, 0.82, 0.65, -4.75),
+    EvidenceKind.LINES: LogisticWeights(0.9, 0.3, 0.25, 1.0, -1.05),
+    EvidenceKind.DEPTH_OF_OTHER: LogisticWeights(3.0, 1.5, 0.05, 0.7, -3.2),
+    EvidenceKind.DEPTH_OF_CLICKED: LogisticWeights(1.0, 2.6, 0.2, 1.0, -0.4),
+    EvidenceKind.BOTH_DEPTHS: LogisticWeights(0.9, 2.8, 0.5, 0.75, 0.2),
 }
-# The wrong answers among which BOTH_DEPTHS was fitted had poses that could not be corrected.
+# The wrong matches to which BOTH_DEPTHS was fitted had poses that could not be corrected.
 CORRECTED_POSE_BONUS = 0.8
 
 
 def predict_confidence(found: Candidate) -> float:
-    """Return 0..1: how sure it is that the point is visible and this is it."""
+    """Return the probability that the point is visible and this is it."""
     return float(1 / (1 + np.exp(-_logit(found))))
 
 
 def _logit(found: Candidate) -> float:
-    corrected = found.evidence == EvidenceKind.BOTH_DEPTHS and found.reprojection_sigma_px <= ACCURATE_SIGMA_PX
-    return WEIGHTS[found.evidence].logit(found) + (CORRECTED_POSE_BONUS if corrected else 0.0)
+    is_corrected = (found.evidence == EvidenceKind.BOTH_DEPTHS
+                    and found.reprojection_sigma_px <= ACCURATE_SIGMA_PX)
+    return WEIGHTS[found.evidence].logit(found) + CORRECTED_POSE_BONUS * is_corrected
 
 
 def predict_covariance_px2(found: Candidate) -> Array:
-    """Covariance (2, 2) of the found working pixel, if it is the right place at all.
+    """Return the covariance (2, 2) of the candidate's pixel, in scaled px, if it is right.
 
-    From the median errors on real pairs: depth and a corrected pose leave 1.6 px, looks 3 px
-    where everything agrees and ever more where less does.
+    From the median errors on real pairs: 1.6 px with depth and a corrected pose; by appearance
+    3 px at full confidence, and more with less.
     """
     by_depth = found.evidence in (EvidenceKind.DEPTH_OF_CLICKED, EvidenceKind.BOTH_DEPTHS)
     if by_depth and found.reprojection_sigma_px <= ACCURATE_SIGMA_PX:
-        sigma_px = DEPTH_SIGMA_PX
-    else:
-        sigma_px = APPEARANCE_SIGMA_PX * (1 + float(np.exp(-_logit(found))))
-        sigma_px = min(sigma_px, found.reprojection_sigma_px, MAX_SIGMA_PX)
-    return np.eye(2) * sigma_px ** 2
+        return np.eye(2) * DEPTH_SIGMA_PX ** 2
+    sigma_px = APPEARANCE_SIGMA_PX * (1 + float(np.exp(-_logit(found))))
+    return np.eye(2) * min(sigma_px, found.reprojection_sigma_px, MAX_SIGMA_PX) ** 2

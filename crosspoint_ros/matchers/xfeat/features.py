@@ -1,4 +1,4 @@
-"""What one frame looks like to the matcher: keypoints and dense descriptors, per scale."""
+"""Features of a view: scaled camera, keypoints and dense descriptors per scale, depth."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -18,20 +18,20 @@ from crosspoint_ros.matchers.xfeat.network import (
 )
 from crosspoint_ros.matchers.xfeat.options import XFeatOptions
 
-# Rays further off the axis than this have no useful place on a flat ideal image.
+# Rays further off the axis have no useful pixel in an ideal image.
 MIN_RAY_Z = 0.2
 
 
 class ScaledCamera:
-    """One camera's image, shrunk or enlarged until its long side is `long_side_px`.
+    """A camera whose image is resized to a long side of `long_side_px`.
 
-    Three kinds of pixels: *published* (the topic's own), *working* (the same image, resized:
-    descriptors live here) and *ideal* (working, lens distortion removed: geometry lives here).
+    Three kinds of pixels: *image* (as published), *scaled* (resized: of descriptors) and *ideal*
+    (scaled and undistorted: of two-view geometry).
     """
 
     def __init__(self, intrinsics: Intrinsics, long_side_px: float) -> None:
         if intrinsics.model != 'equidistant' and not any(intrinsics.distortion):
-            intrinsics = replace(intrinsics, distortion=())   # no need to undistort anything
+            intrinsics = replace(intrinsics, distortion=())
         self.intrinsics = intrinsics
         self.scale = long_side_px / max(intrinsics.width_px, intrinsics.height_px)
         self.width_px = intrinsics.width_px * self.scale
@@ -45,41 +45,41 @@ class ScaledCamera:
         return (np.asarray(value, dtype=np.float64) + 0.5) * self.scale - 0.5
 
     def to_scaled(self, published: npt.ArrayLike) -> Array:
-        """Published pixels (..., 2) to working pixels; (0, 0) is the centre of the first pixel."""
+        """Map image pixels (..., 2) to scaled ones; (0, 0) is the centre of the first pixel."""
         return self._scale(published)
 
-    def to_image(self, working: npt.ArrayLike) -> Array:
-        """Working pixels (..., 2) to published ones."""
-        return (np.asarray(working, dtype=np.float64) + 0.5) / self.scale - 0.5
+    def to_image(self, scaled: npt.ArrayLike) -> Array:
+        """Map scaled pixels (..., 2) to image pixels."""
+        return (np.asarray(scaled, dtype=np.float64) + 0.5) / self.scale - 0.5
 
-    def unproject(self, working: npt.ArrayLike) -> Array:
-        """Working pixels (..., 2) to rays (..., 3) with z = 1; NaN far off the optical axis."""
-        rays = self.intrinsics.unproject(self.to_image(working))
+    def unproject(self, scaled: npt.ArrayLike) -> Array:
+        """Map scaled pixels (..., 2) to rays (..., 3) with z = 1; NaN far off the optical axis."""
+        rays = self.intrinsics.unproject(self.to_image(scaled))
         return rays / np.where(rays[..., 2:] > MIN_RAY_Z, rays[..., 2:], np.nan)
 
-    def to_ideal(self, working: npt.ArrayLike) -> Array:
-        """Working pixels (..., 2) to ideal ones; NaN far off the optical axis."""
-        return np.asarray((self.unproject(working) @ self.ideal_matrix.T)[..., :2])
+    def to_ideal(self, scaled: npt.ArrayLike) -> Array:
+        """Map scaled pixels (..., 2) to ideal ones; NaN far off the optical axis."""
+        return np.asarray((self.unproject(scaled) @ self.ideal_matrix.T)[..., :2])
 
     def project(self, point_cam_m: npt.ArrayLike) -> Array:
-        """Points (..., 3) to working pixels; NaN where this camera cannot see them at all."""
+        """Project points (..., 3) to scaled pixels; NaN where the camera cannot."""
         return self.to_scaled(self.intrinsics.project(point_cam_m))
 
-    def contains(self, working: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Tell which working pixels (..., 2) lie on the image."""
-        x, y = np.moveaxis(np.asarray(working, dtype=np.float64), -1, 0)
+    def contains(self, scaled: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Return which scaled pixels (..., 2) are on the image."""
+        x, y = np.moveaxis(np.asarray(scaled, dtype=np.float64), -1, 0)
         return np.asarray((x >= -0.5) & (y >= -0.5)
                           & (x <= self.width_px - 0.5) & (y <= self.height_px - 0.5))
 
     def grid(self, step_px: float) -> Array:
-        """Working pixels (rows, columns, 2), about `step_px` apart, that tile the image."""
+        """Return scaled pixels (rows, columns, 2), about `step_px` apart, that tile the image."""
         columns, rows = self.grid_size(step_px)
         x = (np.arange(columns) + 0.5) * self.width_px / columns - 0.5
         y = (np.arange(rows) + 0.5) * self.height_px / rows - 0.5
         return np.stack(np.meshgrid(x, y), axis=-1)
 
     def grid_size(self, step_px: float) -> tuple[int, int]:
-        """Columns and rows of `grid(step_px)`; an 8 px grid is half a 4 px one in each way."""
+        """Return columns and rows of `grid(step_px)`; an 8 px grid has half those of a 4 px one."""
         fine = 8.0 / step_px
         return (round(round(self.width_px / 8) * fine), round(round(self.height_px / 8) * fine))
 
@@ -91,20 +91,20 @@ EDGE_M, EDGE_SHARE = 0.02, 0.03
 
 
 class DescriptorMap:
-    """Dense descriptors of an image, read at any working pixel."""
+    """Dense descriptors of an image, sampled at any scaled pixel."""
 
-    def __init__(self, descriptors: FloatMap, working: ScaledCamera) -> None:
+    def __init__(self, descriptors: FloatMap, camera: ScaledCamera) -> None:
         self.rows, self.columns, self.channels = descriptors.shape
         # cv2.remap and cv2.resize interpolate at most four channels at once.
         self._layers = [np.ascontiguousarray(descriptors[..., c:c + 4])
                         for c in range(0, self.channels, 4)]
-        self._working = working
+        self._camera = camera
 
     def sample(self, pixel: Array) -> FloatMap:
-        """Return unit descriptors (n, c) at working pixels (n, 2), bicubic as in XFeat itself."""
+        """Return unit descriptors (n, c) at scaled pixels (n, 2), bicubic as in XFeat itself."""
         pixel = np.asarray(pixel, dtype=np.float64)
-        x = (pixel[:, 0] + 0.5) * self.columns / self._working.width_px - 0.5
-        y = (pixel[:, 1] + 0.5) * self.rows / self._working.height_px - 0.5
+        x = (pixel[:, 0] + 0.5) * self.columns / self._camera.width_px - 0.5
+        y = (pixel[:, 1] + 0.5) * self.rows / self._camera.height_px - 0.5
         return normalize(sample(self._layers, x, y, cv2.INTER_CUBIC))
 
     def resize(self, columns: int, rows: int) -> FloatMap:
@@ -116,8 +116,8 @@ class DescriptorMap:
 
 @dataclass(frozen=True, eq=False)
 class FeatureLevel:
-    """One scale of a frame: keypoints (n, 2), working and ideal px, strongest first, and
-    descriptors (n, 64); and the dense descriptors."""
+    """One scale of a frame: keypoints (n, 2), scaled and ideal px, strongest first, their
+    descriptors (n, 64), and the dense descriptors."""
 
     pixels: Array
     ideal: Array
@@ -126,7 +126,7 @@ class FeatureLevel:
 
 
 class FeatureFrame:
-    """One view, prepared for matching: its levels are computed once, by `ensure`."""
+    """A view prepared for matching; its levels are computed once, by `ensure`."""
 
     def __init__(self, view: View, options: XFeatOptions) -> None:
         self.view = view
@@ -137,13 +137,13 @@ class FeatureFrame:
         self.levels: dict[float, FeatureLevel] = {}
 
     def is_same_image(self, view: View) -> bool:
-        """Tell whether this frame was made of the very same image, mask and depth, by identity."""
+        """Return whether the frame is of the same image, mask and depth, by identity."""
         return (self.view.image is view.image and self.view.mask is view.mask
                 and self.view.intrinsics == view.intrinsics
                 and (not self.options.use_depth or self.view.depth_m is view.depth_m))
 
     def ensure(self, scale: float, backbone: Backbone) -> FeatureLevel:
-        """Compute a level unless it is there."""
+        """Return a level, computed if it is missing."""
         if scale not in self.levels:
             response = backbone(self._network_image(scale))
             self.levels[scale] = self._level(response)
@@ -174,7 +174,7 @@ class FeatureFrame:
         return FeatureLevel(pixels[order], ideal[order], dense.sample(pixels[order]), dense)
 
     def is_masked(self, pixel: Array) -> npt.NDArray[np.bool_]:
-        """Tell which working pixels (..., 2) the robot's own body covers."""
+        """Return which scaled pixels (..., 2) the robot's own body covers."""
         pixel = np.asarray(pixel)
         if self.mask is None:
             return np.zeros(pixel.shape[:-1], bool)
@@ -183,12 +183,12 @@ class FeatureFrame:
 
     @cached_property
     def has_depth(self) -> bool:
-        """Whether there is depth that is known anywhere."""
+        """Whether any depth is known."""
         return self.view.depth_m is not None and bool(np.isfinite(self.smooth_depth_m).any())
 
     @cached_property
     def smooth_depth_m(self) -> FloatMap:
-        """Depth (h, w), NaN where its 3x3 neighbours jump or are not known."""
+        """Depth (h, w), NaN where its 3x3 neighbours jump or are unknown."""
         assert self.view.depth_m is not None
         depth_m = np.nan_to_num(self.view.depth_m, nan=0.0, posinf=0.0, neginf=0.0)
         kernel = np.ones((3, 3), np.uint8)
@@ -198,7 +198,7 @@ class FeatureFrame:
 
     @cached_property
     def fine_grid(self) -> Array:
-        """Working pixels (rows, columns, 2) of the score map."""
+        """Scaled pixels (rows, columns, 2) of the score map."""
         return self.scaled.grid(FINE_PX)
 
     @cached_property
@@ -208,30 +208,30 @@ class FeatureFrame:
 
     @cached_property
     def fine_masked(self) -> npt.NDArray[np.bool_]:
-        """Tell which points (rows, columns) of the score map the robot's own body covers."""
+        """Which places (rows, columns) of the score map the robot's own body covers."""
         return self.is_masked(self.fine_grid)
 
 
-def _check_grid(view: View, working: ScaledCamera) -> None:
-    """Raise `Rejected` for an image so thin that no descriptor lies across it."""
-    if min(working.grid_size(COARSE_PX)) >= 1:
-        return
-    size = view.intrinsics
-    raise Rejected(Code.BAD_REQUEST, f'{view.camera}: {size.width_px}x{size.height_px} px is too '
-                   'thin to be matched: with that longer side the shorter one must have more than '
-                   f'{COARSE_PX / 2 / working.scale:.1f} px: publish a larger part of the image')
+def _check_grid(view: View, scaled: ScaledCamera) -> None:
+    """Raise `Rejected` for an image too thin for a row of descriptors."""
+    if min(scaled.grid_size(COARSE_PX)) < 1:
+        size = view.intrinsics
+        raise Rejected(Code.BAD_REQUEST, f'{view.camera}: {size.width_px}x{size.height_px} px is '
+                       'too thin to be matched: with that longer side the shorter one must have '
+                       f'more than {COARSE_PX / 2 / scaled.scale:.1f} px')
 
 
 class MultiScaleDescriptors:
-    """The descriptors of several levels of a frame as one, each scale with the same weight."""
+    """The descriptors of several levels of a frame, concatenated with equal weights."""
 
     def __init__(self, frame: FeatureFrame, scales: tuple[float, ...]) -> None:
         self._maps = [frame.levels[scale].dense for scale in scales]
         self._frame = frame
 
     def sample(self, pixel: Array) -> FloatMap:
-        """Return descriptors (n, 64 x scales) at working pixels (n, 2)."""
-        return np.concatenate([m.sample(pixel) for m in self._maps], axis=1) / len(self._maps) ** 0.5
+        """Return descriptors (n, 64 x scales) at scaled pixels (n, 2)."""
+        sampled = [m.sample(pixel) for m in self._maps]
+        return np.concatenate(sampled, axis=1) / len(sampled) ** 0.5
 
     @cached_property
     def coarse(self) -> FloatMap:

@@ -1,4 +1,4 @@
-"""The matcher: a query in, the found pixel with its confidence out."""
+"""The XFeat matcher: finds the clicked pixel in the other view, with its confidence."""
 from __future__ import annotations
 
 import threading
@@ -32,10 +32,10 @@ from crosspoint_ros.matchers.xfeat.search import (
 
 
 class XFeatMatcher:
-    """Matches by XFeat descriptors and two-view geometry, on the CPU; options: see `Recipe`.
+    """Matches by XFeat descriptors and two-view geometry, on the CPU; options: `XFeatOptions`.
 
-    Features of a frame and the geometry of a pair of frames are remembered, so that another click
-    on the same frames costs little. A frame is known by its camera, its stamp and its very image.
+    Features of a frame and the geometry of a pair are cached, so that another click on the same
+    frames costs little. Their key is the camera, the stamp and the identity of the image.
     """
 
     Options = XFeatOptions
@@ -45,26 +45,26 @@ class XFeatMatcher:
         self._backbone = Backbone()
         self._workers = ThreadPoolExecutor(2, 'xfeat')
         self._frames: OrderedDict[tuple[str, int], FeatureFrame] = OrderedDict()
-        self._pairs: OrderedDict[tuple[int, int, bool], tuple[FeatureFrame, FeatureFrame, bytes, PairGeometry]] = \
-            OrderedDict()
+        self._pairs: OrderedDict[tuple[int, int, bool], tuple[bytes, PairGeometry]] = OrderedDict()
         self._lock = threading.Lock()
 
     def match(self, query: Query) -> Match:
-        """Find the click in the other view by whatever the views bring along.
+        """Find the click in the other view by the depth, poses or images that the views have.
 
-        Raises `Rejected` where depth shows that it cannot be seen there, and where many matches
-        show that the poses are wrong; a doubtful find comes back with its low confidence.
+        Raises `Rejected` if depth shows that it is not visible there, or many matches that the
+        poses are wrong; a doubtful match is returned with its low confidence.
         """
         return self._match(query, None)
 
     def refine(self, query: Query, near: Match) -> Match:
-        """Find the best place within the spread of `near`, whose covariance must be finite.
+        """Find the best place within the covariance of `near`, which must be finite.
 
-        Its confidence is that of this place among all, without the say of `near`. Raises
-        `Rejected` as `match` does, and INCONSISTENT where looks or depth put the point elsewhere.
+        Its confidence does not count `near`. Raises `Rejected` as `match` does, and INCONSISTENT
+        where appearance or depth put the point elsewhere.
         """
         if not np.isfinite(near.covariance_px2).all():
-            raise ValueError(f'near what? its covariance is {near.covariance_px2.tolist()} px^2')
+            raise ValueError('the coarse match has no finite covariance: '
+                             f'{near.covariance_px2.tolist()} px^2')
         return self._match(query, near)
 
     def _match(self, query: Query, near: Match | None) -> Match:
@@ -88,7 +88,7 @@ class XFeatMatcher:
 
     def _find(self, query: Query, clicked: FeatureFrame, other: FeatureFrame,
               pixel: Array, near: SearchPrior | None) -> tuple[PairGeometry, Candidate]:
-        """Choose the way by what is known: the click's depth, the other view's, poses, images."""
+        """Search by the best that is known: the click's depth, the other's, poses, images."""
         given = self._given_motion(query)
         if given is None:
             pair = self._pair(clicked, other, None, False)
@@ -101,14 +101,14 @@ class XFeatMatcher:
         return pair, search_by_appearance(pair, pixel, self.options, near)
 
     def _given_motion(self, query: Query) -> Transform | None:
-        """The given `other_from_clicked`, where both poses are known and may be used."""
+        """The given `other_from_clicked`, if both poses are known and may be used."""
         clicked, other = query.clicked.ray_pose, query.other.ray_pose
         if not self.options.use_poses or clicked is None or other is None:
             return None
         return other.inverse @ clicked
 
     def _frame(self, view: View) -> FeatureFrame:
-        """Return the frame of a view, remembered if it is of the very same image."""
+        """Return the frame of a view, cached by its image."""
         key = (view.camera, view.stamp_ns)
         frame = self._frames.get(key)
         if frame is None or not frame.is_same_image(view):
@@ -121,43 +121,41 @@ class XFeatMatcher:
         return frame
 
     def _ensure(self, frames: Sequence[FeatureFrame], scales: Sequence[float]) -> None:
-        """Compute what is missing, two networks at a time, the large scales first."""
+        """Compute missing levels, two at a time, the large scales first."""
         missing = [(frame, scale) for scale in sorted(scales, reverse=True) for frame in frames
                    if scale not in frame.levels]
         list(self._workers.map(lambda job: job[0].ensure(job[1], self._backbone), missing))
 
     def _pair(self, clicked: FeatureFrame, other: FeatureFrame, given: Transform | None,
               by_depth: bool) -> PairGeometry:
-        """Return the geometry of two frames, remembered while frames and poses stay the same."""
+        """Return the geometry of two frames, cached by frames and poses."""
         key = (id(clicked), id(other), by_depth)
         pose = b'' if given is None else given.matrix.tobytes()
-        known = self._pairs.get(key)
-        if known is None or known[0] is not clicked or known[1] is not other or known[2] != pose:
-            known = (clicked, other, pose, self._compute_pair(clicked, other, given, by_depth))
-            self._pairs[key] = known
+        known_pose, pair = self._pairs.get(key, (b'', None))
+        if pair is None or not (pair.clicked is clicked and pair.other is other
+                                and known_pose == pose):
+            pair = self._compute_pair(clicked, other, given, by_depth)
+            self._pairs[key] = pose, pair
         self._pairs.move_to_end(key)
         while len(self._pairs) > self.options.remembered_frames:
             self._pairs.popitem(last=False)
-        if known[3].contradiction:
+        if pair.contradiction:
             raise Rejected(Code.INCONSISTENT, f'{clicked.view.camera} and {other.view.camera}: '
-                           f'{known[3].contradiction}, or raise xfeat.pose_noise_cm and _deg')
-        return known[3]
+                           f'{pair.contradiction}, or raise xfeat.pose_noise_cm and _deg')
+        return pair
 
     def _compute_pair(self, clicked: FeatureFrame, other: FeatureFrame, given: Transform | None,
                       by_depth: bool) -> PairGeometry:
         frames, options, parallel = (clicked, other), self.options, self._workers.map
         self._ensure(frames, options.depth_scales if by_depth else options.scales)
-        if given is None:
-            return pair_from_images(*frames, options, parallel)
-        if by_depth:
+        if given is not None and by_depth:
             return pair_from_depth(*frames, given, options, parallel)
-        if np.linalg.norm(given.t_m) < options.min_baseline_m:
+        if given is None or np.linalg.norm(given.t_m) < options.min_baseline_m:
             return pair_from_images(*frames, options, parallel)
         return pair_from_poses(*frames, given, options, parallel)
 
 
 def _scale_prior(near: Match | None, other: FeatureFrame) -> SearchPrior | None:
-    """Carry a rough find to the working scale."""
-    if near is None:
-        return None
-    return SearchPrior(other.scaled.to_scaled(near.pixel), near.covariance_px2 * other.scaled.scale ** 2)
+    """Return a coarse match as a prior in scaled pixels."""
+    return None if near is None else SearchPrior(
+        other.scaled.to_scaled(near.pixel), near.covariance_px2 * other.scaled.scale ** 2)

@@ -1,4 +1,4 @@
-"""Pairs of keypoints that look alike, and those that contradict their neighbours."""
+"""Keypoint matching: candidates, mutual nearest neighbours, consensus, local affine maps."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ Mask = npt.NDArray[np.bool_]
 
 DUPLICATE_PX = 3.0
 NEIGHBOURS = 8
-# A scene without texture makes millions of pairs alike; the most alike ones are enough.
+# A scene without texture has millions of similar pairs; the most similar are enough.
 MAX_CANDIDATES = 300_000
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Pairs of pixels in two views: clicked and other, each (n, 2), working and ideal."""
+    """Matched pixels of two views: clicked and other, each (n, 2), scaled and ideal."""
 
     clicked: Array
     other: Array
@@ -32,16 +32,15 @@ class Matches:
         return len(self.clicked)
 
     def select(self, keep: Mask | Indices) -> Matches:
-        """Return only those of a mask, or in the order of indices."""
+        """Return the matches of a mask, or of indices in their order."""
         return Matches(self.clicked[keep], self.other[keep],
                        self.clicked_ideal[keep], self.other_ideal[keep])
 
 
 @dataclass(frozen=True, eq=False)
 class CandidateMatches:
-    """Pairs of keypoints of one scale whose cosine exceeds a limit, the least alike first.
+    """Pairs of keypoints of one scale whose cosine exceeds a limit, the least similar first.
 
-    Every kind of mutual matching needs only these few of the millions of pairs.
     clicked, other: (n,) indices into the keypoints of the two levels.
     """
 
@@ -52,13 +51,13 @@ class CandidateMatches:
     cosine: npt.NDArray[np.float32]
 
     def select(self, keep: Mask) -> Matches:
-        """Return those of a mask as matches."""
+        """Return the candidates of a mask as matches."""
         i, j = self.clicked[keep], self.other[keep]
         return Matches(self.clicked_level.pixels[i], self.other_level.pixels[j],
                        self.clicked_level.ideal[i], self.other_level.ideal[j])
 
     def near_epipolar_lines(self, F: Array, limit_px: float) -> Mask:
-        """Tell which pairs lie within a band about the epipolar lines of F (3, 3)."""
+        """Return the mask of pairs within a band around the epipolar lines of F (3, 3)."""
         ones = np.ones((len(self.clicked_level.ideal), 1))
         lines = np.hstack([self.clicked_level.ideal, ones]) @ F.T
         lines /= np.linalg.norm(lines[:, :2], axis=1, keepdims=True) + 1e-12
@@ -68,12 +67,12 @@ class CandidateMatches:
                           < limit_px)
 
     def mutual(self, allowed: Mask) -> Mask:
-        """Tell which pairs are each other's most similar one among the allowed pairs."""
+        """Return the mask of mutual nearest neighbours among the allowed pairs."""
         rank = np.flatnonzero(allowed)
         best = np.zeros(len(self.cosine), bool)
         if not len(rank):
             return best
-        # In ascending order: of repeated indices the last, most similar one stays.
+        # Ascending: of repeated indices the last, most similar one is kept.
         best_of_clicked = np.full(self.clicked.max() + 1, -1)
         best_of_other = np.full(self.other.max() + 1, -1)
         best_of_clicked[self.clicked[rank]] = rank
@@ -83,8 +82,9 @@ class CandidateMatches:
         return best
 
 
-def find_candidates(clicked: FeatureLevel, other: FeatureLevel, min_cosine: float) -> CandidateMatches:
-    """Compare every keypoint of one level with every one of the other view's."""
+def find_candidates(clicked: FeatureLevel, other: FeatureLevel, min_cosine: float
+                    ) -> CandidateMatches:
+    """Compare all keypoints of one level with all of the other view's."""
     cosines = (clicked.descriptors @ other.descriptors.T).ravel()
     candidates = np.flatnonzero(cosines > min_cosine)
     cosine = cosines[candidates]
@@ -97,7 +97,7 @@ def find_candidates(clicked: FeatureLevel, other: FeatureLevel, min_cosine: floa
 
 
 def concatenate(parts: list[Matches]) -> Matches:
-    """Join the matches of several scales; of those within 3 px of each other one stays."""
+    """Join the matches of several scales, keeping one of those within 3 px of each other."""
     names = ('clicked', 'other', 'clicked_ideal', 'other_ideal')
     joined = Matches(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
     cells = np.round(np.hstack([joined.clicked, joined.other]) / DUPLICATE_PX).astype(np.int64)
@@ -106,12 +106,12 @@ def concatenate(parts: list[Matches]) -> Matches:
 
 
 def mutual_matches(scales: list[CandidateMatches], min_cosine: float) -> Matches:
-    """Return the mutual nearest neighbours of each scale, joined."""
+    """Return the mutual nearest neighbours of all scales."""
     return concatenate([s.select(s.mutual(s.cosine > min_cosine)) for s in scales])
 
 
 def neighbourhood_consensus(matches: Matches) -> Mask:
-    """Tell which matches move about as the median of their 8 neighbours does."""
+    """Return the mask of matches that move like the median of their 8 neighbours."""
     if len(matches) < 12:
         return np.ones(len(matches), bool)
     points = (matches.clicked - matches.clicked.mean(axis=0)).astype(np.float32)
@@ -131,11 +131,10 @@ RIDGE_PX2 = 40.0
 
 @dataclass(frozen=True, eq=False)
 class LocalAffine:
-    """A pixel's neighbourhood in the other view.
+    """The affine map of a pixel's neighbourhood to the other view.
 
-    pixel: (2,) where the pixel goes. linear: (2, 2) how offsets around it turn and stretch.
-    density: how many matches speak for it, near ones and agreeing ones more; 0 with none.
-    residual_px: how far those matches are from the map.
+    pixel: (2,) mapped. linear: (2, 2). density: number of matches that support it, weighted by
+    distance and residual. residual_px: of those matches.
     """
 
     pixel: Array
@@ -145,7 +144,7 @@ class LocalAffine:
 
 
 def fit_global_linear(clicked: Array, other: Array) -> Array:
-    """Return the linear part (2, 2) that most matches (n, 2) share; unity if they share none."""
+    """Return the linear part (2, 2) of a robust affine map of matches (n, 2); identity if none."""
     if len(clicked) < 4:
         return np.eye(2)
     affine, _ = cv2.estimateAffine2D(clicked, other, ransacReprojThreshold=15)

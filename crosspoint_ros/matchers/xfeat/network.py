@@ -1,4 +1,4 @@
-"""The network: an image in, descriptors, keypoint logits and reliability out."""
+"""The XFeat network in cv2.dnn: descriptors, keypoint heatmap and reliability of an image."""
 from __future__ import annotations
 
 import threading
@@ -18,7 +18,7 @@ FloatMap = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class NetworkOutput:
-    """What the network says of an image, per cell of 8x8 px.
+    """The network's output, per cell of 8x8 px.
 
     descriptors: (h, w, 64), unit length. heat: (8 h, 8 w) keypoint probability per px.
     reliability: (h, w).
@@ -30,9 +30,9 @@ class NetworkOutput:
 
 
 class Backbone:
-    """XFeat (Potje et al., CVPR 2024) in cv2.dnn, one network per thread that asks.
+    """XFeat (Potje et al., CVPR 2024) in cv2.dnn, one network per calling thread.
 
-    Raises RuntimeError at once where this OpenCV computes it wrong.
+    Raises RuntimeError if this OpenCV computes it wrong.
     """
 
     def __init__(self, model: Path = MODEL) -> None:
@@ -57,7 +57,7 @@ class Backbone:
 
 
 def _decode_heatmap(logits: FloatMap) -> FloatMap:
-    """Spread the 64 + 1 keypoint logits of each cell over its 8x8 px; the last is 'none here'."""
+    """Decode the 64 + 1 keypoint logits of each cell to its 8x8 px; the last is 'no keypoint'."""
     odds = np.exp(logits - logits.max(axis=0))
     odds = odds[:64] / odds.sum(axis=0)
     height, width = odds.shape[1:]
@@ -66,13 +66,13 @@ def _decode_heatmap(logits: FloatMap) -> FloatMap:
 
 
 def golden_input() -> npt.NDArray[np.uint8]:
-    """Draw the picture whose answer is known: (96, 128, 3)."""
+    """Return the image of the golden output, (96, 128, 3)."""
     y, x = np.mgrid[:96, :128]
     squares = ((x // 13 + y // 11) % 3) * 70
     return np.stack([squares + x // 4, squares + y // 3, (x * y) % 97], axis=-1).astype(np.uint8)
 
 
-# The first descriptor channels of two cells of `golden_input()`: OpenCV 4.14's, which agree with
+# The first descriptor channels of two cells of `golden_input()`: of OpenCV 4.14, equal to
 # onnxruntime's to 1e-6.
 GOLDEN_CELLS = ((5, 7), (9, 3))
 GOLDEN_DESCRIPTORS = (
@@ -84,7 +84,7 @@ MAX_DESCRIPTOR_ERROR = 5e-3
 def check_golden_output(backbone: Backbone) -> None:
     """Raise RuntimeError if this OpenCV computes the network wrong, as 4.8 does with some models.
 
-    Two or more threads are what brought that out, so the number of threads is left as it is.
+    That shows with two or more threads, so their number is left as it is.
     """
     descriptors = backbone(golden_input()).descriptors
     found = np.stack([descriptors[cell][:8] for cell in GOLDEN_CELLS])

@@ -1,4 +1,4 @@
-"""Every number of the recipe, and the switch of each of its stages."""
+"""The options of the XFeat matcher."""
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
@@ -8,17 +8,16 @@ from crosspoint_ros.core.verify import Limits
 
 @dataclass(frozen=True)
 class XFeatOptions:
-    """How the matcher works; the options of `XFeatMatcher`.
+    """Options of `XFeatMatcher`; docs/matcher.md shows what each stage is worth.
 
-    Pixels (`_px`) are those of an image whose long side is `working_px`, whatever the camera's
-    resolution. docs/matcher.md shows what each stage is worth.
+    Pixels (`_px`) are of an image scaled to a long side of `working_px`.
     """
 
-    # What may be used of a view, besides its image.
+    # Inputs other than the image.
     use_mask: bool = True
     use_poses: bool = True
     use_depth: bool = True
-    # How far the given poses may be off.
+    # Error of the given poses.
     pose_noise_cm: float = 1.0
     pose_noise_deg: float = 1.0
 
@@ -38,7 +37,7 @@ class XFeatOptions:
     consistent_neighbours: bool = True
     # Two views.
     refine_pose: bool = True
-    min_baseline_m: float = 0.03  # below it poses draw no lines: the images' own motion is used
+    min_baseline_m: float = 0.03  # below it the motion is estimated from the images
     posed_near_m: float = 0.2
     posed_far_m: float = 8.0
     # The score map.

@@ -1,4 +1,4 @@
-"""The score map: for every place of the other view, how well it fits the click."""
+"""Score map: how well each place of the other view fits the click."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ W_REPROJECTION = 0.5
 W_SEARCH_PRIOR = 0.2
 FLOOR = 0.01
 PEAK_SEPARATION_PX = 24.0
-HERE_PX = 8.0
+NEIGHBOURHOOD_PX = 8.0
 FAR_PX = 200.0
 MASKED_SCORE = -9.0
 
 
 @dataclass(frozen=True, eq=False)
 class Peak:
-    """The best place of a score map: its working pixel (2,), its row and column, its score, and
-    its lead over the best place more than 24 px away."""
+    """The maximum of a score map: scaled pixel (2,), row and column, score, and margin over all
+    places more than 24 px away."""
 
     pixel: Array
     cell: tuple[int, int]
@@ -39,26 +39,26 @@ class Peak:
 
 @dataclass(frozen=True, eq=False)
 class SearchPrior:
-    """Where somebody else roughly found the click: pixel (2,) and covariance (2, 2), working px."""
+    """A coarse match: pixel (2,) and covariance (2, 2), scaled px."""
 
     pixel: Array
     covariance_px2: Array
 
     def mahalanobis_squared(self, pixel: Array) -> Array:
-        """Squared distance, in sigmas, of working pixels (..., 2) from it."""
+        """Squared distance, in sigmas, of scaled pixels (..., 2)."""
         away = pixel - self.pixel
         return np.asarray((away @ np.linalg.inv(self.covariance_px2) * away).sum(axis=-1))
 
 
 def neighbour_offsets() -> Array:
-    """Offsets (24, 2) of the patch around the click, px."""
+    """Return the offsets (24, 2) of the patch around the click, px."""
     steps = np.arange(-2, 3) * NEIGHBOUR_STEP_PX
     offsets = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     return offsets[np.abs(offsets).sum(axis=1) > 0]
 
 
 def appearance_term(pair: PairGeometry, pixel: Array, linear: Array, with_patch: bool) -> FloatMap:
-    """Similarity of the pixel to each place of the other view, and of the patch around it."""
+    """Score the similarity of the pixel, and of the patch around it, to each place."""
     offsets = neighbour_offsets() if with_patch else np.zeros((0, 2))
     offsets = offsets[pair.clicked.scaled.contains(pixel + offsets)]
     sought = pair.clicked_descriptors.sample(np.concatenate([pixel[None], pixel + offsets]))
@@ -72,8 +72,9 @@ def appearance_term(pair: PairGeometry, pixel: Array, linear: Array, with_patch:
     return similar
 
 
-def patch_consensus(cosine: FloatMap, offsets: Array, linear: Array, size: tuple[int, int]) -> FloatMap:
-    """Sum the neighbours' cubed cosines (n, rows, columns), each moved back to the centre."""
+def patch_consensus(cosine: FloatMap, offsets: Array, linear: Array, size: tuple[int, int]
+                    ) -> FloatMap:
+    """Sum the neighbours' cubed cosines (n, rows, columns), each shifted back to the centre."""
     weight = np.exp(-(offsets ** 2).sum(axis=1) / (2 * PATCH_SIGMA_PX ** 2))
     weight /= weight.sum()
     shift = offsets @ linear.T / COARSE_PX
@@ -87,7 +88,7 @@ def patch_consensus(cosine: FloatMap, offsets: Array, linear: Array, size: tuple
 
 
 def affine_term(pair: PairGeometry, prior: LocalAffine) -> FloatMap:
-    """What the matches around the click say of each place."""
+    """Score the distance from where the matches around the click map it."""
     square = ((pair.other.fine_grid - prior.pixel) ** 2).sum(axis=-1)
     gain = prior.density / (prior.density + PRIOR_HALF_DENSITY)
     return (W_AFFINE * gain * np.log(FLOOR + np.exp(-square / (2 * PRIOR_SIGMA_PX ** 2)))
@@ -95,16 +96,16 @@ def affine_term(pair: PairGeometry, prior: LocalAffine) -> FloatMap:
 
 
 def epipolar_term(pair: PairGeometry, pixel: Array) -> FloatMap:
-    """What the epipolar line says of each place, between the depths that are possible."""
+    """Score the distance from the epipolar segment between the possible depths."""
     if pair.motion is None or not np.isfinite(pair.max_depth):
         return np.zeros(pair.other.fine_grid.shape[:2], np.float32)
     distance = epipolar_segment_distance(pair, pixel)
-    return (W_EPIPOLAR * pair.pose_confidence * np.log(FLOOR + np.exp(-distance ** 2 / (2 * BAND_SIGMA_PX ** 2)))
-            ).astype(np.float32)
+    fits = np.log(FLOOR + np.exp(-distance ** 2 / (2 * BAND_SIGMA_PX ** 2)))
+    return (W_EPIPOLAR * pair.pose_confidence * fits).astype(np.float32)
 
 
 def epipolar_segment_distance(pair: PairGeometry, pixel: Array) -> Array:
-    """Distance (rows, columns) in ideal px from where the ray of the click can be seen."""
+    """Return the distance (rows, columns) from the projected ray of the click, ideal px."""
     assert pair.motion is not None
     inverse_depth = np.linspace(1 / pair.max_depth, 1 / pair.min_depth, 400)
     ray = pair.clicked.scaled.unproject(pixel)
@@ -123,9 +124,9 @@ def epipolar_segment_distance(pair: PairGeometry, pixel: Array) -> Array:
 
 
 def reprojection_term(pair: PairGeometry, distance: Array) -> FloatMap:
-    """What depth says of each place: `distance` px (rows, columns) from where it must be.
+    """Score the reprojection distance (rows, columns), px.
 
-    Places without depth (NaN) get half of what a wrong place loses.
+    Places without depth (NaN) lose half of what a wrong place loses.
     """
     sigma_px = max(pair.reprojection_sigma_px, BAND_SIGMA_PX)
     fits = np.log(FLOOR + np.exp(-distance ** 2 / (2 * sigma_px ** 2)))
@@ -133,12 +134,13 @@ def reprojection_term(pair: PairGeometry, distance: Array) -> FloatMap:
 
 
 def search_prior_term(pair: PairGeometry, near: SearchPrior) -> FloatMap:
-    """What a rough find says of each place: the further from it, the less."""
-    return (-0.5 * W_SEARCH_PRIOR * near.mahalanobis_squared(pair.other.fine_grid)).astype(np.float32)
+    """Score the distance from a coarse match."""
+    squared = near.mahalanobis_squared(pair.other.fine_grid)
+    return (-0.5 * W_SEARCH_PRIOR * squared).astype(np.float32)
 
 
 def find_peak(scores: FloatMap, grid: Array) -> Peak:
-    """Return the best place, between the places by a parabola."""
+    """Return the maximum, refined between the places by a parabola."""
     row, column = np.unravel_index(int(scores.argmax()), scores.shape)
     best = float(scores[row, column])
     step = grid[1, 1] - grid[0, 0]
@@ -150,18 +152,18 @@ def find_peak(scores: FloatMap, grid: Array) -> Peak:
 
 
 def score_at(scores: FloatMap, grid: Array, pixel: Array) -> tuple[float, float]:
-    """Return the score around a place, and its lead over all places more than 24 px away.
+    """Return the score around a place, and its margin over all places more than 24 px away.
 
-    The lead is negative where the map favours another place.
+    The margin is negative where another place scores higher.
     """
     square = ((grid - pixel) ** 2).sum(axis=-1)
-    here = float(scores[square <= max(HERE_PX ** 2, float(square.min()))].max())
+    here = float(scores[square <= max(NEIGHBOURHOOD_PX ** 2, float(square.min()))].max())
     away = square > PEAK_SEPARATION_PX ** 2
     return here, here - float(scores[away].max()) if away.any() else here - MASKED_SCORE
 
 
 def _vertex(line: FloatMap, at: int) -> float:
-    """Where, in steps from its maximum, the parabola through it and its neighbours is highest."""
+    """Offset, in steps, of the vertex of the parabola through a maximum and its neighbours."""
     left, mid, right = (float(line[min(max(at + i, 0), len(line) - 1)]) for i in (-1, 0, 1))
     bend = 2 * mid - left - right
     return min(max(0.5 * (right - left) / bend, -0.5), 0.5) if bend > 1e-6 else 0.0

@@ -1,7 +1,7 @@
-"""How the other camera stands to the clicked one, as far as pairs of ideal pixels tell.
+"""Relative pose of two cameras from matches of ideal pixels.
 
-Sampson residuals after Hartley & Zisserman, Multiple View Geometry, 11.4.3. What is found here
-serves matching alone: the given poses stay what 3D answers are built on.
+Sampson residuals after Hartley & Zisserman, Multiple View Geometry, 11.4.3. The result is used for
+matching alone: 3D targets are built on the given poses.
 """
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class PinholePair:
 
 @dataclass(frozen=True)
 class PosePrior:
-    """How far a motion may be from its first guess: rad, and the unit of its translation."""
+    """Standard deviation of a motion per axis: rad, and the unit of its translation."""
 
     rotation_rad: float
     translation: float
 
 
 def cross_matrix(vector: Array) -> Array:
-    """Return the matrix (..., 3, 3) that takes the cross product with vectors (..., 3)."""
+    """Return the cross-product matrices (..., 3, 3) of vectors (..., 3)."""
     x, y, z = np.moveaxis(vector, -1, 0)
     zero = np.zeros_like(x)
     rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
@@ -59,21 +59,21 @@ def to_homogeneous(pixel: Array) -> Array:
 
 
 def epipolar_distance(F: Array, matches: Matches) -> Array:
-    """Distance (n,) in px of the other pixel from the clicked pixel's epipolar line."""
+    """Return the distance (n,) of the other pixels from their epipolar lines, px."""
     line = to_homogeneous(matches.clicked_ideal) @ F.T
-    reach = np.abs((line * to_homogeneous(matches.other_ideal)).sum(axis=1))
-    return np.asarray(reach / (np.linalg.norm(line[:, :2], axis=1) + 1e-12))
+    offset = np.abs((line * to_homogeneous(matches.other_ideal)).sum(axis=1))
+    return np.asarray(offset / (np.linalg.norm(line[:, :2], axis=1) + 1e-12))
 
 
 def sampson_residual(F: Array, clicked: Array, other: Array) -> Array:
-    """Sampson residuals (n,) in px of homogeneous pixels (n, 3); signed."""
+    """Return the signed Sampson residuals (n,) of homogeneous pixels (n, 3), px."""
     line_other, line_clicked = clicked @ F.T, other @ F
     norm = np.sqrt((line_other[:, :2] ** 2).sum(1) + (line_clicked[:, :2] ** 2).sum(1) + 1e-12)
     return np.asarray((other * line_other).sum(axis=1) / norm)
 
 
 def _sampson_jacobian(F: Array, slopes: Array, clicked: Array, other: Array) -> tuple[Array, Array]:
-    """Residuals (n,) and their derivatives (n, k) along the slopes (k, 3, 3) of F."""
+    """Sampson residuals (n,) and their derivatives (n, k) along the slopes (k, 3, 3) of F."""
     line_other, line_clicked = clicked @ F.T, other @ F
     square = (line_other[:, :2] ** 2).sum(1) + (line_clicked[:, :2] ** 2).sum(1) + 1e-12
     norm = np.sqrt(square)
@@ -87,16 +87,16 @@ def _sampson_jacobian(F: Array, slopes: Array, clicked: Array, other: Array) -> 
 
 
 def apply_update(motion: Transform, step: Array) -> Transform:
-    """Turn by the rotation vector step[:3], then shift by step[3:]."""
+    """Rotate by the rotation vector step[:3], then translate by step[3:]."""
     turn = np.asarray(cv2.Rodrigues(np.ascontiguousarray(step[:3]))[0], dtype=np.float64)
     return Transform(turn, step[3:]) @ motion
 
 
 def refine_motion(motion: Transform, pinholes: PinholePair, matches: Matches, prior: PosePrior,
                   rounds: int = 20) -> Transform:
-    """Bend the motion until the matches lie on its epipolar lines, outliers ever less heeded.
+    """Minimise the Sampson residuals of the matches over the motion.
 
-    Gauss-Newton on six parameters; the prior holds what the matches leave open.
+    Gauss-Newton on six parameters with robust weights whose scale shrinks, and a prior.
     """
     clicked, other = to_homogeneous(matches.clicked_ideal), to_homogeneous(matches.other_ideal)
     stiffness = np.repeat([prior.rotation_rad, prior.translation], 3) ** -2.0
@@ -109,15 +109,17 @@ def refine_motion(motion: Transform, pinholes: PinholePair, matches: Matches, pr
         by_turn = cross_matrix(np.cross(np.eye(3), turned_m)) @ now.R \
             + cross_matrix(now.t_m) @ generators @ now.R
         slopes = _to_fundamental(np.concatenate([by_turn, generators @ now.R]), pinholes)
-        residual, slope = _sampson_jacobian(fundamental_matrix(now, pinholes), slopes, clicked, other)
+        residual, slope = _sampson_jacobian(fundamental_matrix(now, pinholes), slopes, clicked,
+                                            other)
         weighted = slope * ((1 + (residual / scale_px) ** 2) ** -2 / DATA_SIGMA_PX ** 2)[:, None]
         curvature = weighted.T @ slope + np.diag(stiffness)
         step = step - np.linalg.solve(curvature, weighted.T @ residual + stiffness * step)
     return apply_update(motion, step)
 
 
-def triangulate_depths(motion: Transform, pinholes: PinholePair, matches: Matches) -> tuple[Array, Array]:
-    """Triangulate each match: its depths (n,) in the clicked and in the other camera.
+def triangulate_depths(motion: Transform, pinholes: PinholePair, matches: Matches
+                       ) -> tuple[Array, Array]:
+    """Triangulate each match: depths (n,) in the clicked and in the other camera.
 
     Least squares of z_other * ray_other = z_clicked * R ray_clicked + t.
     """
@@ -132,7 +134,7 @@ def triangulate_depths(motion: Transform, pinholes: PinholePair, matches: Matche
 
 def is_in_front(motion: Transform, pinholes: PinholePair, matches: Matches, near: float,
                 far: float) -> npt.NDArray[np.bool_]:
-    """Tell which matches lie `near` to `far` before the clicked, and before the other camera."""
+    """Return which matches are in front of both cameras, `near` to `far` from the clicked one."""
     z_clicked, z_other = triangulate_depths(motion, pinholes, matches)
     return np.asarray((z_clicked > near) & (z_clicked < far) & (z_other > 0))
 
@@ -141,14 +143,14 @@ MIN_MATCHES = 8
 FUNDAMENTAL_PX = (1.0, 2.0, 4.0)
 ESSENTIAL_PX = 2.0
 ROUNDS = 3000
-# Depths in units of the baseline, which is all that images tell.
+# Depths in units of the baseline, the only unit of images.
 NEAREST, FARTHEST = 0.05, 1e4
 LOOSE = PosePrior(rotation_rad=0.15, translation=0.6)
 
 
 @dataclass(frozen=True, eq=False)
 class RelativePose:
-    """A motion with a unit baseline; support: about the number of matches in front that fit it."""
+    """A motion with a unit baseline; support: about the number of its inliers in front."""
 
     motion: Transform
     support: float
@@ -156,7 +158,7 @@ class RelativePose:
 
 def estimate_relative_pose(matches: Matches, pinholes: PinholePair,
                            parallel: Callable[..., Iterable[Any]] = map) -> RelativePose | None:
-    """Return the motion that the most matches support; None if 8 do not support any."""
+    """Return the motion with the largest support; None below 8."""
     best: RelativePose | None = None
     for essential, fits in _estimate_essentials(matches, pinholes, parallel):
         candidate = _decompose(essential, matches.select(fits), pinholes)
@@ -172,22 +174,23 @@ def estimate_relative_pose(matches: Matches, pinholes: PinholePair,
 
 def measure_support(motion: Transform, pinholes: PinholePair, matches: Matches,
                     limit_px: float) -> tuple[float, Mask]:
-    """Sum 1 - (r / limit)^2 over the matches that fit and lie before both cameras; which do."""
-    residual = sampson_residual(fundamental_matrix(motion, pinholes), to_homogeneous(matches.clicked_ideal),
+    """Return the sum of 1 - (r / limit)^2 over the inliers in front of both cameras, and these."""
+    residual = sampson_residual(fundamental_matrix(motion, pinholes),
+                                to_homogeneous(matches.clicked_ideal),
                                 to_homogeneous(matches.other_ideal))
     fits = (np.abs(residual) < limit_px) & is_in_front(motion, pinholes, matches, NEAREST, FARTHEST)
     return float((1 - (residual[fits] / limit_px) ** 2).sum()), fits
 
 
 def refine_unit_baseline(motion: Transform, pinholes: PinholePair, matches: Matches) -> Transform:
-    """Refine a motion whose baseline is one, and keep it one."""
+    """Refine a motion with a unit baseline, which is kept."""
     motion = refine_motion(motion, pinholes, matches, LOOSE, rounds=12)
     return Transform(motion.R, motion.t_m / np.linalg.norm(motion.t_m))
 
 
-def _estimate_essentials(matches: Matches, pinholes: PinholePair, parallel: Callable[..., Iterable[Any]],
-                         ) -> list[tuple[Array, Mask]]:
-    """Essential matrices of several robust estimators, each with the matches that fit it."""
+def _estimate_essentials(matches: Matches, pinholes: PinholePair,
+                         parallel: Callable[..., Iterable[Any]]) -> list[tuple[Array, Mask]]:
+    """Essential matrices of several robust estimators, each with its inliers."""
     if len(matches) < MIN_MATCHES:
         return []
     clicked, other = matches.clicked_ideal, matches.other_ideal

@@ -147,7 +147,7 @@ def test_the_robots_own_body_is_never_the_answer(matcher, left, right):
 
 def test_a_surface_that_is_gone_in_the_other_view_is_inconsistent(matcher, left):
     bare = looked('bare', looking_at(RIGHT), ())
-    with pytest.raises(Rejected, match=r'behind where the clicked view has the point') as refused:
+    with pytest.raises(Rejected, match=r'behind the point of the clicked view') as refused:
         matcher.match(Query(left, bare, pixel_of(left, np.array((-0.02, 0.02, 0.15)))))
     assert refused.value.code == Code.INCONSISTENT
 
@@ -302,7 +302,7 @@ def test_a_rough_find_that_says_the_same_changes_no_confidence(matcher, left, ri
 def test_depth_that_puts_the_point_elsewhere_refuses_a_rough_find(matcher, left, right):
     point = np.array(VISIBLE_BASE_M[0])
     query = Query(left, right, pixel_of(left, point))
-    words = r'the point is at \(\d+, \d+\), \d+\.\d sigma from the rough find at \(.*limit 3'
+    words = r'the point is at \(\d+, \d+\), \d+\.\d sigma from the coarse match at \(.*limit 3'
     with pytest.raises(Rejected, match=words) as refused:
         matcher.refine(query, rough(pixel_of(right, point) + np.array((50.0, 0.0))))
     assert refused.value.code == Code.INCONSISTENT
@@ -323,7 +323,7 @@ def test_a_rough_find_is_on_the_scale_of_its_own_image(matcher, left):
 
 
 def test_near_needs_a_spread(matcher, left, right):
-    with pytest.raises(ValueError, match='near what'):
+    with pytest.raises(ValueError, match='the coarse match has no finite covariance'):
         matcher.refine(Query(left, right, pixel_of(left, VISIBLE_BASE_M[0])),
                        Match(np.array([100.0, 100.0])))
 
