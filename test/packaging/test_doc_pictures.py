@@ -10,9 +10,10 @@ import pytest
 import raycast_scenes
 
 from crosspoint_ros.core.datatypes import Code
+from crosspoint_ros.core.image_io import write_image
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.core.visualization import concatenate_images, draw_result, write_image
+from crosspoint_ros.core.visualization import concatenate_images, draw_result
 from crosspoint_ros.data.scenes.known_scene import KnownScene
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.scenes import KITCHEN

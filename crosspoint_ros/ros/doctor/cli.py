@@ -91,7 +91,7 @@ def build_report(snapshot: Snapshot, findings: Sequence[Finding]) -> dict[str, A
         'node': {'name': node.name, 'there': bool(node.count or node.is_responding),
                  'answers': node.is_responding, 'state': node.state or None},
         'cameras': [_build_camera_report(camera) for camera in snapshot.cameras],
-        'findings': [{'code': f.code.value, 'severity': f.severity.value,
+        'findings': [{'code': f.code.value, 'severity': f.severity,
                       'camera': f.camera or None, 'sentence': f.message, 'cure': f.cure}
                      for f in findings]}
 

@@ -7,13 +7,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Severity(Enum):
-    """ERROR: clicks are refused, or would be answered wrongly. WARNING: some are, or soon will."""
-
-    ERROR = 'error'
-    WARNING = 'warning'
-
-
 class FindingCode(Enum):
     """Every finding; its value is its name in scripts and in docs/troubleshooting.md."""
 
@@ -78,18 +71,18 @@ class Finding:
     camera: str = ''  # '' if it concerns the whole system
 
     @property
-    def severity(self) -> Severity:
-        """How bad it is."""
-        return Severity.WARNING if self.code in WARNINGS else Severity.ERROR
+    def is_error(self) -> bool:
+        """Whether clicks are refused, or answered wrongly; a warning concerns only some."""
+        return self.code not in WARNINGS
 
     @property
-    def is_error(self) -> bool:
-        """Whether clicks are refused, or answered wrongly, because of it."""
-        return self.severity is Severity.ERROR
+    def severity(self) -> str:
+        """'error' or 'warning'."""
+        return 'error' if self.is_error else 'warning'
 
     def __str__(self) -> str:
         where = f'{self.camera}: ' * bool(self.camera)
-        return (f'{self.severity.value} {self.code.value}: {where}{self.message}\n'
+        return (f'{self.severity} {self.code.value}: {where}{self.message}\n'
                 f'    cure: {self.cure}')
 
 

@@ -21,7 +21,7 @@ from two_camera_rig import DOMAINS, running
 
 from crosspoint_ros.cli import main as crosspoint
 from crosspoint_ros.ros.doctor.cli import diagnose
-from crosspoint_ros.ros.doctor.finding import Finding, FindingCode, Severity
+from crosspoint_ros.ros.doctor.finding import Finding, FindingCode
 from crosspoint_ros.ros.doctor.probe import DOCTOR_NODE, collect_snapshot
 from crosspoint_ros.ros.process import NodeProcess
 
@@ -54,7 +54,7 @@ def params(tmp_path) -> Path:
 
 def of_the_node(seconds: float = 1.0, node: str = '/crosspoint',
                 params: Path | None = None) -> dict[str, Finding]:
-    """What the doctor finds that concerns no single camera; each must stand on the page."""
+    """What the doctor finds that concerns no single camera; each must be on the page."""
     found = {f.code.value: f for f in diagnose(collect_snapshot(node, seconds, params, MAX_WAIT_S))
              if not f.camera}
     for finding in found.values():
@@ -214,7 +214,7 @@ def test_a_params_file_is_judged_by_the_node_s_own_rules(domain, params, line, w
         assert FindingCode.MASK_REFUSED in codes
         mask = next(f for f in found if f.code is FindingCode.MASK_REFUSED)
         assert (mask.camera, is_documented('mask-refused', mask.message)) == ('front', True)
-        assert '/nowhere/mask.png is not a picture' in mask.message
+        assert '/nowhere/mask.png: No such file' in mask.message
     else:
         refused = next(f for f in found if f.code is FindingCode.PARAMETERS_REFUSED)
         assert words in refused.message
@@ -323,7 +323,7 @@ def test_errors_end_with_1_and_say_so_as_text_and_as_json(domain, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told['healthy'] is False
     assert [(f['code'], f['severity'], f['camera']) for f in told['findings']] == [
-        ('no-node', Severity.ERROR.value, None)]
+        ('no-node', 'error', None)]
     assert told['findings'][0]['cure']
 
 
