@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from raycast_scenes import LEFT, RIGHT, Box, looking_at, pixel_of
-from textured_scenes import looked
+from raycast_scenes import LEFT, RIGHT, Box, look_at, project_point
+from textured_scenes import render_view
 
 from crosspoint_ros.bench.pairs import fusion
 from crosspoint_ros.bench.pairs.dataset import (
@@ -34,7 +34,7 @@ SEEN = 300
 
 @pytest.fixture(scope='module')
 def views():
-    return tuple(looked(name, looking_at(eye), BOX) for name, eye in (('l', LEFT), ('r', RIGHT)))
+    return tuple(render_view(name, look_at(eye), BOX) for name, eye in (('l', LEFT), ('r', RIGHT)))
 
 
 @pytest.fixture(scope='module')
@@ -45,8 +45,8 @@ def items(views):
     made = []
     for number in range(2 * SEEN):
         point_base_m = np.array([*rng.uniform(-0.2, 0.2, 2), 0.0])
-        made.append(LabelledQuery(Query(left, right, pixel_of(left, point_base_m)),
-                         pixel_of(right, point_base_m),
+        made.append(LabelledQuery(Query(left, right, project_point(left, point_base_m)),
+                         project_point(right, point_base_m),
                          Visibility.VISIBLE if number < SEEN else Visibility.OCCLUDED, 0, '45+'))
     return made
 

@@ -9,8 +9,8 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from raycast_scenes import LEFT, RIGHT, Box, looking_at, pixel_of
-from textured_scenes import looked
+from raycast_scenes import LEFT, RIGHT, Box, look_at, project_point
+from textured_scenes import render_view
 
 from crosspoint_ros.bench.pairs import cli
 from crosspoint_ros.bench.pairs.dataset import (
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('set')
     (folder / 'frames').mkdir()
     box = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
-    views = {name: looked(name, looking_at(eye), box) for name, eye in (('l', LEFT), ('r', RIGHT))}
+    views = {name: render_view(name, look_at(eye), box) for name, eye in (('l', LEFT), ('r', RIGHT))}
     for name, view in views.items():
         cv2.imwrite(str(folder / 'frames' / f'{name}.png'), view.image)
         depth = np.nan_to_num(view.depth_m * DEPTH_SCALE).astype(np.uint16)
@@ -52,8 +52,8 @@ def folder(tmp_path_factory):
     left, right = views['l'], views['r']
     points = [np.array(p) for p in (*POINTS_BASE_M, POINTS_BASE_M[0])]
     np.savez(folder / 'queries.npz', pair=np.zeros(4, int),
-             p=np.array([pixel_of(left, p) for p in points]),
-             gt=np.array([pixel_of(right, p) for p in points]), status=np.array([1, 1, 1, 0]))
+             p=np.array([project_point(left, p) for p in points]),
+             gt=np.array([project_point(right, p) for p in points]), status=np.array([1, 1, 1, 0]))
     frames = {name: {'K': view.intrinsics.matrix.tolist()} for name, view in views.items()}
     other_from_clicked = right.base_from_cam.inverse @ left.base_from_cam
     (folder / 'index.json').write_text(json.dumps({

@@ -7,7 +7,7 @@ import math
 import queue
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -17,6 +17,9 @@ from crosspoint_ros.bench.crosspoint.dataset import GROUNDING, POINTING, BenchIt
 from crosspoint_ros.core.datatypes import Code, Grounder, Intrinsics, Match, Matcher, Rejected, View
 from crosspoint_ros.core.pipeline import FUSION, ground, match_view
 from crosspoint_ros.matchers.cropond.reply_parser import parse_points
+
+if TYPE_CHECKING:
+    from crosspoint_ros.matchers.cropond.server.http_client import ChatClient
 
 Image = npt.NDArray[np.uint8]
 # As the authors: the suffix of a question that asks for a point, and the length of a reply.
@@ -140,30 +143,21 @@ class ServerBackend:
         if not 0 < deadline_s < math.inf:
             raise ValueError(f'--deadline-s must be above 0, got {deadline_s:g}')
         self._after, self._deadline_s = Deadline.after, deadline_s
+        self.model = model or self._find_only_model(ChatClient(url, '', key_env))
         self._chats: queue.Queue[ChatClient] = queue.Queue()
         for _ in range(at_once):
-            self._chats.put(ChatClient(url, model, key_env))
-        if not model:
-            model = self._find_only_model()
-            for _ in range(at_once):
-                chat = self._chats.get()
-                chat.model = model
-                self._chats.put(chat)
-        self.model = model
+            self._chats.put(ChatClient(url, self.model, key_env))
 
-    def _find_only_model(self) -> str:
-        chat = self._chats.get()
+    def _find_only_model(self, chat: ChatClient) -> str:
         try:
-            offered = [offer.name for offer in chat.list_models(self._after(self._deadline_s))]
+            names = [offer.name for offer in chat.list_models(self._after(self._deadline_s))]
         except Rejected as rejected:
             raise ValueError(f'{rejected.message}; or name the model with --model-name') \
                 from rejected
-        finally:
-            self._chats.put(chat)
-        if len(offered) != 1:
-            raise ValueError(f'{chat.url} offers {len(offered)} models: name one with '
-                             f'--model-name ({", ".join(offered) or "it lists none"})')
-        return offered[0]
+        if len(names) != 1:
+            raise ValueError(f'{chat.url} offers {len(names)} models: name one with '
+                             f'--model-name ({", ".join(names) or "it lists none"})')
+        return names[0]
 
     def check(self, item: BenchItem) -> None:
         """Accept every item."""

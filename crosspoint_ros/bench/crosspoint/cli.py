@@ -5,8 +5,6 @@ import argparse
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from crosspoint_ros.bench.crosspoint.backends import (
@@ -15,15 +13,9 @@ from crosspoint_ros.bench.crosspoint.backends import (
     MatcherBackend,
     ServerBackend,
 )
-from crosspoint_ros.bench.crosspoint.dataset import (
-    BenchItem,
-    CrossPointBench,
-    DataIssue,
-    read_bench,
-)
-from crosspoint_ros.bench.crosspoint.grading import Grader
-from crosspoint_ros.bench.crosspoint.predictions import PredictionReader
-from crosspoint_ros.bench.crosspoint.runner import PredictionFile, RunSummary, run_items
+from crosspoint_ros.bench.crosspoint.dataset import read_bench
+from crosspoint_ros.bench.crosspoint.grading import grade_file
+from crosspoint_ros.bench.crosspoint.runner import PredictionFile, run_items
 from crosspoint_ros.bench.crosspoint.score_cli import add_score_arguments, write_report
 from crosspoint_ros.bench.environment import describe_machine, parse_positive
 from crosspoint_ros.bench.pairs.cli import parse_options
@@ -64,8 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the items without a reply, and score all replies; 1 if anything was wrong."""
     bench = read_bench(args.folder)
-    for issue in bench.issues:
-        log.warning('%s', issue)
     items = bench.items[:args.limit]
     at_once = args.at_once or (SERVER_CONCURRENCY if args.model else 1)
     backend, source = load_backend(args, at_once)
@@ -79,7 +69,10 @@ def main(args: argparse.Namespace) -> int:
     print(f'{summary.asked} items asked, {summary.reused} had their reply, '
           f'{len(summary.not_asked)} not asked, {len(summary.unreadable)} without their images, '
           f'{len(summary.failed)} failed; {path}\n{describe_machine()}')
-    grader = grade_run(args, bench, items, path, summary)
+    grader = grade_file(path, bench, args.coordinates, items)
+    grader.issues += [*(issue for _, issue in summary.unreadable), *summary.failed]
+    for item, _ in summary.not_asked:
+        grader.count_not_asked(item.type)
     return write_report(args, source, grader, bench.images)
 
 
@@ -104,20 +97,3 @@ def make_file_name(source: str) -> str:
     """Return a unique file name for a backend."""
     return f'{re.sub("[^A-Za-z0-9]+", "_", source)[-60:].strip("_")}_' \
            f'{hashlib.sha256(source.encode()).hexdigest()[:6]}'
-
-
-def grade_run(args: argparse.Namespace, bench: CrossPointBench, items: Sequence[BenchItem],
-              path: Path, summary: RunSummary) -> Grader:
-    """Grade the replies to the selected items."""
-    keys = {item.key for item in items}
-    grader = Grader(bench.images, args.coordinates)
-    grader.issues += [replace(issue, ends_official='') for issue in bench.issues]
-    grader.issues += [*(issue for _, issue in summary.unreadable), *summary.failed]
-    for prediction in PredictionReader(path, bench):
-        if isinstance(prediction, DataIssue):
-            grader.add_issue(prediction)
-        elif prediction.item is None or prediction.item.key in keys:
-            grader.add(prediction)
-    for item, _ in summary.not_asked:
-        grader.count_not_asked(item.type)
-    return grader

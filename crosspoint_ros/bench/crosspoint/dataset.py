@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import io
 import json
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 GROUNDING, POINTING = 'Fine-grained Grounding', 'Correspondence-Pointing'
 VISIBILITY, JUDGEMENT = 'Visibility Reasoning', 'Correspondence-Judgement'
@@ -243,16 +242,9 @@ def decode_mask(text: str) -> AnswerMask:
         return mask
     try:
         content = base64.b64decode(''.join(body.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f'its mask is not base64 ({error})') from None
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-    except UnidentifiedImageError:
-        raise ValueError(f'its mask, {len(content)} bytes, is not an image') from None
-    except Exception as error:
-        raise ValueError(f'its mask is a damaged image ({error})') from None
-    raise ValueError('its mask cannot be read')
+    raise ValueError(f'its mask, {len(content)} bytes, is not an image, or a damaged one')
 
 
 @lru_cache(SIZE_CACHE_SIZE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 
 import cv2
 import numpy as np
@@ -17,8 +18,8 @@ from crosspoint_ros.core.visualization import concatenate_images
 from crosspoint_ros.matchers.cropond.reply_parser import parse_points
 
 Image = npt.NDArray[np.uint8]
-GREEN, RED, YELLOW, WHITE = (40, 220, 40), (255, 40, 40), (255, 220, 0), (255, 255, 255)
-HEIGHT_PX, MAX_WIDTH_PX, TEXT_PX, CAPTION_LINES, CHARACTER_PX = 480, 1280, 22, 5, 8
+GREEN, RED, YELLOW = (40, 220, 40), (255, 40, 40), (255, 220, 0)
+HEIGHT_PX, MAX_WIDTH_PX, MAX_CHARACTERS = 480, 1280, 160
 
 
 class UnreadableImage(ValueError):  # noqa: N818  (an error of the data, not of the program)
@@ -32,11 +33,9 @@ def read_item_image(folder: Path, name: str) -> Image:
         return read_image(path)
     except FileNotFoundError:
         raise UnreadableImage(f'its image {name} is not in {folder.name}/') from None
-    except OSError as error:
-        raise UnreadableImage(f'its image {name} cannot be read ({error.strerror})') from None
-    except ValueError as error:
-        raise UnreadableImage(
-            f'its image {name} cannot be read: {str(error).removeprefix(f"{path}: ")}') from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or str(error).removeprefix(f'{path}: ')
+        raise UnreadableImage(f'its image {name} cannot be read: {reason}') from None
 
 
 def draw_failures(failures: Sequence[WrongReply], images: Path, coordinates: str,
@@ -49,12 +48,12 @@ def draw_failures(failures: Sequence[WrongReply], images: Path, coordinates: str
             drawing = draw_failure(failure, images, coordinates)
         except UnreadableImage:
             continue
-        write_image(folder / _file_name(failure.item), drawing)
+        write_image(folder / _make_file_name(failure.item), drawing)
         drawn += 1
     return drawn
 
 
-def _file_name(item: BenchItem) -> str:
+def _make_file_name(item: BenchItem) -> str:
     """Return a unique name, for copies of an item too."""
     content, _, copy = item.key.partition('#')
     name = f'{item.type}_{str(item.idx)[:40]}_{content[:6]}' + (f'_{copy}' if copy else '')
@@ -63,15 +62,22 @@ def _file_name(item: BenchItem) -> str:
 
 def draw_failure(failure: WrongReply, images: Path, coordinates: str) -> Image:
     """Draw a failure: the question's points yellow, the mask green, the answer red."""
-    item = failure.item
+    item, verdict = failure.item, failure.verdict
     panels = [read_item_image(images, name) for name in item.images]
     for index, point in enumerate(parse_points(item.question)[:len(panels) - item.is_pointing]):
-        panels[index] = _draw_question_point(panels[index], point, coordinates)
+        height, width = panels[index].shape[:2]
+        pixel = to_mask_pixel(point, coordinates, (width, height), (width, height))
+        if pixel is not None and 0 <= pixel[0] < width and 0 <= pixel[1] < height:
+            _draw_cross(panels[index], pixel, YELLOW)
     if item.is_pointing:
         panels[-1] = _draw_answer(panels[-1], failure)
-    drawing = concatenate_images([_scale_image(panel) for panel in panels],
-                                 [Path(name).name for name in item.images])
-    return np.vstack([drawing, _draw_caption(failure, drawing.shape[1])])
+    grade = f'wrong: it {verdict.reason}; green: correct, red: answer' if item.is_pointing \
+        else f'parsed: {verdict.answer}; correct: {item.answer}'
+    lines = (f'item {item.idx}, {item.type}, {item.level}', f'question: {item.question}',
+             f'reply: {failure.reply or "none"}', grade)
+    return concatenate_images(
+        [_scale_image(panel) for panel in panels], [Path(name).name for name in item.images],
+        ' | '.join(shorten(line, MAX_CHARACTERS) for line in lines))
 
 
 def _draw_answer(image: Image, failure: WrongReply) -> Image:
@@ -79,24 +85,14 @@ def _draw_answer(image: Image, failure: WrongReply) -> Image:
     width, height = mask.size
     if image.shape[:2] != (height, width):
         image = np.asarray(cv2.resize(image, (width, height)), dtype=np.uint8)
-    tinted, white = image.copy(), mask.white
-    tinted[white] = (image[white] * 0.5 + np.array(GREEN) * 0.5).astype(np.uint8)
+    drawing, white = image.copy(), mask.white
+    drawing[white] = (image[white] * 0.5 + np.array(GREEN) * 0.5).astype(np.uint8)
     edges, _ = cv2.findContours(white.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    for thickness, paint in ((_line_width(image) + 2, (0, 0, 0)), (_line_width(image), GREEN)):
-        cv2.drawContours(tinted, edges, -1, paint, thickness, cv2.LINE_AA)
-    pixel = failure.verdict.pixel
-    if pixel is not None:
+    cv2.drawContours(drawing, edges, -1, GREEN, _line_width(image), cv2.LINE_AA)
+    if (pixel := failure.verdict.pixel) is not None:
         inside = (min(max(pixel[0], 0), width - 1), min(max(pixel[1], 0), height - 1))
-        _draw_cross(tinted, inside, RED)
-    return tinted
-
-
-def _draw_question_point(image: Image, point: tuple[float, float], coordinates: str) -> Image:
-    marked, (height, width) = image.copy(), image.shape[:2]
-    pixel = to_mask_pixel(point, coordinates, (width, height), (width, height))
-    if pixel is not None and 0 <= pixel[0] < width and 0 <= pixel[1] < height:
-        _draw_cross(marked, pixel, YELLOW)
-    return marked
+        _draw_cross(drawing, inside, RED)
+    return drawing
 
 
 def _line_width(image: Image) -> int:
@@ -105,34 +101,15 @@ def _line_width(image: Image) -> int:
 
 
 def _draw_cross(image: Image, pixel: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    size = max(image.shape[:2]) // 30
-    line = _line_width(image)
+    size, line = max(image.shape[:2]) // 30, _line_width(image)
     for thickness, paint in ((5 * line, (0, 0, 0)), (2 * line, colour)):
         cv2.drawMarker(image, pixel, paint, cv2.MARKER_TILTED_CROSS, size, thickness, cv2.LINE_AA)
 
 
 def _scale_image(image: Image) -> Image:
+    """Scale to the height of a panel, or the largest width, padded below."""
     height, width = image.shape[:2]
     scale = min(HEIGHT_PX / height, MAX_WIDTH_PX / width)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    below = HEIGHT_PX - size[1]  # of an image limited by its width
     return np.pad(np.asarray(cv2.resize(image, size), dtype=np.uint8),
-                  ((0, below), (0, 0), (0, 0)))
-
-
-def _draw_caption(failure: WrongReply, width: int) -> Image:
-    """Draw question, reply and grade, in the characters of OpenCV's font."""
-    item = failure.item
-    lines = (f'item {item.idx}, {item.type}, {item.level}', f'question: {item.question}',
-             f'reply: {failure.reply or "none"}',
-             f'wrong: it {failure.verdict.reason}' if item.is_pointing
-             else f'parsed: {failure.verdict.answer}; correct: {item.answer}',
-             'yellow: question' + ('; green: correct; red: answer' if item.is_pointing else ''))
-    band = np.zeros((TEXT_PX * CAPTION_LINES + 10, width, 3), np.uint8)
-    for row, text in enumerate(lines):
-        plain = ' '.join(text.split()).encode('ascii', 'replace').decode()
-        most = max(width // CHARACTER_PX, 4)
-        plain = plain if len(plain) <= most else f'{plain[:most - 4]} ...'
-        cv2.putText(band, plain, (6, TEXT_PX * (row + 1) - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.45,
-                    WHITE, 1, cv2.LINE_AA)
-    return band
+                  ((0, HEIGHT_PX - size[1]), (0, 0), (0, 0)))

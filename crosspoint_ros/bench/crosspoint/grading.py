@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from crosspoint_ros.bench.crosspoint import rules_corrected, rules_official
 from crosspoint_ros.bench.crosspoint.dataset import (
-    TYPES,
     BenchItem,
     CrossPointBench,
     DataIssue,
@@ -48,23 +47,29 @@ class Accuracy:
         return wilson_interval(self.correct, self.total)
 
 
-@dataclass(frozen=True)
-class AccuracyRow:
-    """The accuracy of all items (type and level ''), of a type (level ''), or of one level."""
+class AccuracyTable:
+    """Counts graded replies: all of them (), by type (type,), and by (type, level)."""
 
-    type: str
-    level: str
-    accuracy: Accuracy
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, ...], Accuracy] = {(): Accuracy()}
 
+    def add(self, record: Mapping[str, Any], is_correct: bool, has_answer: bool) -> None:
+        """Count the reply of a record; every one counts alike, as in the authors' score."""
+        kind, level = (str(record.get(name, 'Unknown')) for name in ('type', 'level'))
+        for key in ((), (kind,), (kind, level)):
+            before = self._counts.get(key, Accuracy())
+            self._counts[key] = Accuracy(before.correct + is_correct, before.total + 1,
+                                         before.no_answer + (not has_answer))
 
-@dataclass(frozen=True)
-class GradedReply:
-    """One reply, graded."""
+    @property
+    def rows(self) -> list[tuple[tuple[str, ...], Accuracy]]:
+        """All replies, then each type followed by its levels, by name."""
+        return sorted(self._counts.items(), key=lambda row: row[0])
 
-    type: str
-    level: str
-    is_correct: bool
-    has_answer: bool
+    @property
+    def overall(self) -> Accuracy:
+        """The accuracy of all replies."""
+        return self._counts[()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +91,8 @@ class Grader:
 
     images: Path
     coordinates: str
-    corrected: list[GradedReply] = field(default_factory=list)
-    official: list[GradedReply] = field(default_factory=list)
+    corrected: AccuracyTable = field(default_factory=AccuracyTable)
+    official: AccuracyTable = field(default_factory=AccuracyTable)
     differences: list[int | str] = field(default_factory=list)
     failures: list[WrongReply] = field(default_factory=list)
     issues: list[DataIssue] = field(default_factory=list)
@@ -100,7 +105,7 @@ class Grader:
         """Grade a prediction by both sets of rules."""
         written, merged = prediction.official_record, prediction.merged_record
         theirs = rules_official.grade(written, self.coordinates, self.images)
-        self.official.append(_make_graded(written, theirs.is_correct, theirs.answer is not None))
+        self.official.add(written, theirs.is_correct, theirs.answer is not None)
         self._crash = self._crash or theirs.crash or rules_official.find_write_error(written)
         self._official_lines.append({name: written[name] for name in FILE_FIELDS
                                      if name in written})
@@ -116,7 +121,7 @@ class Grader:
             return
         if mismatch:
             self.add_issue(DataIssue(where, mismatch))
-        self.corrected.append(_make_graded(merged, ours.is_correct, ours.answer is not None))
+        self.corrected.add(merged, ours.is_correct, ours.answer is not None)
         if not ours.is_correct and prediction.item is not None:
             self.failures.append(
                 WrongReply(prediction.item, str(merged.get('assistant', '')), ours))
@@ -134,7 +139,7 @@ class Grader:
         for item in items:
             if item.type in asked_types:
                 self.unanswered += 1
-                self.corrected.append(GradedReply(item.type, item.level, False, False))
+                self.corrected.add(item.record, False, False)
             else:
                 self.count_not_asked(item.type)
 
@@ -150,23 +155,28 @@ class Grader:
             or rules_official.find_file_crash(self._official_lines)
 
 
-def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str) -> Grader:
-    """Grade a file of predictions, and count the items of the benchmark without one."""
+def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str,
+               items: Sequence[BenchItem] | None = None) -> Grader:
+    """Grade a file of predictions.
+
+    items: grade those only; else items of the benchmark without a prediction are counted too.
+    """
     grader = Grader(bench.images if bench else Path(), coordinates)
     for issue in bench.issues if bench else ():
         grader.add_issue(replace(issue, ends_official=''))  # their scripts read the replies alone
-    answered, types = set[str](), set[str]()
+    keys = None if items is None else {item.key for item in items}
+    answered: dict[str, str] = {}
     for prediction in prefetch_masks(tqdm(PredictionReader(path, bench), unit='reply',
                                           disable=None)):
         if isinstance(prediction, DataIssue):
             grader.add_issue(prediction)
-            continue
-        grader.add(prediction)
-        if prediction.item is not None:
-            answered.add(prediction.item.key)
-            types.add(prediction.item.type)
-    if bench:
-        grader.add_unanswered((i for i in bench.items if i.key not in answered), types)
+        elif prediction.item is None or keys is None or prediction.item.key in keys:
+            grader.add(prediction)
+            if prediction.item is not None:
+                answered[prediction.item.key] = prediction.item.type
+    if bench and items is None:
+        grader.add_unanswered((item for item in bench.items if item.key not in answered),
+                              set(answered.values()))
     return grader
 
 
@@ -187,29 +197,3 @@ def prefetch_masks(predictions: Iterable[Prediction | DataIssue]
                     decoded.result()
                 yield first
         yield from (prediction for prediction, _ in waiting)
-
-
-def _make_graded(record: Mapping[str, Any], is_correct: bool, has_answer: bool) -> GradedReply:
-    kind, level = record.get('type', 'Unknown'), record.get('level', 'Unknown')
-    return GradedReply(kind if kind in TYPES else str(kind), str(level), is_correct, has_answer)
-
-
-def build_table(graded: Sequence[GradedReply]) -> tuple[AccuracyRow, ...]:
-    """Return the accuracy of all replies, then of each type and its levels, by name.
-
-    Every item counts alike, as in the authors' score.
-    """
-    rows = [AccuracyRow('', '', count_accuracy(graded))]
-    for kind in sorted({each.type for each in graded}):
-        of_type = [each for each in graded if each.type == kind]
-        rows.append(AccuracyRow(kind, '', count_accuracy(of_type)))
-        rows += [AccuracyRow(kind, level,
-                             count_accuracy([each for each in of_type if each.level == level]))
-                 for level in sorted({each.level for each in of_type})]
-    return tuple(rows)
-
-
-def count_accuracy(graded: Sequence[GradedReply]) -> Accuracy:
-    """Count correct answers and replies without one."""
-    return Accuracy(sum(each.is_correct for each in graded), len(graded),
-                    sum(not each.has_answer for each in graded))

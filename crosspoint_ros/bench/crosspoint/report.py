@@ -2,61 +2,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from crosspoint_ros.bench.crosspoint.grading import AccuracyRow, Grader, build_table
+from crosspoint_ros.bench.crosspoint.grading import AccuracyTable, Grader
 
 MAX_NAMES = 12
 
 
-@dataclass(frozen=True)
-class ScoreReport:
-    """The scores by both sets of rules; by: 'corrected' or 'official', the one that is printed."""
-
-    name: str
-    by: str
-    grader: Grader
-    corrected: tuple[AccuracyRow, ...]
-    official: tuple[AccuracyRow, ...]
-
-    @property
-    def selected(self) -> tuple[AccuracyRow, ...]:
-        """The score by the selected rules."""
-        return self.official if self.by == 'official' else self.corrected
-
-
-def build_report(name: str, by: str, grader: Grader) -> ScoreReport:
-    """Add up the grades by both sets of rules."""
-    return ScoreReport(name, by, grader, build_table(grader.corrected),
-                       build_table(grader.official))
-
-
-def format_table(report: ScoreReport) -> str:
-    """Format a report as text."""
+def format_table(name: str, by: str, grader: Grader) -> str:
+    """Format a score as text; by: 'corrected' or 'official', the rules to print."""
     rows = [f'{"":34}{"right":>13} {"share":>8}  95 % interval   no answer']
-    for row in report.selected:
-        accuracy, (low, high) = row.accuracy, row.accuracy.interval
-        rows.append(f'{_format_row_name(row):34}{accuracy.correct:6} of {accuracy.total:4} '
+    for key, accuracy in _select_table(by, grader).rows:
+        low, high = accuracy.interval
+        rows.append(f'{_format_key(key, "  "):34}{accuracy.correct:6} of {accuracy.total:4} '
                     f'{accuracy.share:8.2%}  {low:6.1%}..{high:6.1%} {accuracy.no_answer:9}')
-    return '\n'.join([f'{report.name}, {report.by} rules, coordinates '
-                      f'{report.grader.coordinates}', *rows, *_list_notes(report)])
+    return '\n'.join([f'{name}, {by} rules, coordinates {grader.coordinates}', *rows,
+                      *_list_notes(grader)])
 
 
-def format_markdown(report: ScoreReport) -> str:
-    """Format a report as Markdown, with the idx of every reply on which the rules differ."""
-    grader = report.grader
-    lines = [f'# CrossPoint-Bench: {_escape_cell(report.name)}', '',
-             f'By the {report.by} rules; coordinates {grader.coordinates}.', '',
+def format_markdown(name: str, by: str, grader: Grader) -> str:
+    """Format a score as Markdown, with the idx of every reply on which the rules differ."""
+    lines = [f'# CrossPoint-Bench: {_escape_cell(name)}', '',
+             f'By the {by} rules; coordinates {grader.coordinates}.', '',
              '| | right | of | share | 95 % interval (Wilson) | no answer |',
              '|---|--:|--:|--:|--:|--:|']
-    for row in report.selected:
-        accuracy, (low, high) = row.accuracy, row.accuracy.interval
-        lines.append(f'| {_escape_cell(_format_row_name(row, "— "))} | {accuracy.correct} | '
+    for key, accuracy in _select_table(by, grader).rows:
+        low, high = accuracy.interval
+        lines.append(f'| {_escape_cell(_format_key(key, "— "))} | {accuracy.correct} | '
                      f'{accuracy.total} | {accuracy.share:.2%} | {low:.1%} to {high:.1%} | '
                      f'{accuracy.no_answer} |')
-    lines += ['', *(f'* {_escape_cell(note)}' for note in _list_notes(report))]
+    lines += ['', *(f'* {_escape_cell(note)}' for note in _list_notes(grader))]
     if grader.differences:
         lines += ['', '## Items on which the rules differ', '',
                   _escape_cell(', '.join(map(str, grader.differences)))]
@@ -66,29 +42,33 @@ def format_markdown(report: ScoreReport) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def format_json(report: ScoreReport) -> str:
-    """Format a report as JSON."""
-    grader = report.grader
+def format_json(name: str, by: str, grader: Grader) -> str:
+    """Format both scores as JSON."""
     return json.dumps({
-        'name': report.name, 'by': report.by, 'coordinates': grader.coordinates,
-        'corrected': _table_to_json(report.corrected), 'official': _table_to_json(report.official),
+        'name': name, 'by': by, 'coordinates': grader.coordinates,
+        'corrected': _table_to_json(grader.corrected), 'official': _table_to_json(grader.official),
         'official_stops': grader.official_crash, 'unanswered': grader.unanswered,
         'not_asked': grader.not_asked, 'troubles': [asdict(issue) for issue in grader.issues],
         'differences': grader.differences}, indent=1, allow_nan=False)
 
 
-def _table_to_json(table: Sequence[AccuracyRow]) -> list[dict[str, Any]]:
-    return [{'type': row.type, 'level': row.level, 'right': row.accuracy.correct,
-             'total': row.accuracy.total, 'no_answer': row.accuracy.no_answer,
-             'share': row.accuracy.share if row.accuracy.total else None,
-             'interval': row.accuracy.interval if row.accuracy.total else None} for row in table]
+def _select_table(by: str, grader: Grader) -> AccuracyTable:
+    return grader.official if by == 'official' else grader.corrected
 
 
-def _list_notes(report: ScoreReport) -> list[str]:
-    grader, names = report.grader, [str(idx) for idx in report.grader.differences]
-    notes = [f'{name} rules: {table[0].accuracy.correct} of {table[0].accuracy.total}, '
-             f'{table[0].accuracy.share:.2%}'
-             for name, table in (('corrected', report.corrected), ('official', report.official))]
+def _table_to_json(table: AccuracyTable) -> list[dict[str, Any]]:
+    return [{'type': ''.join(key[:1]), 'level': ''.join(key[1:]), 'right': accuracy.correct,
+             'total': accuracy.total, 'no_answer': accuracy.no_answer,
+             'share': accuracy.share if accuracy.total else None,
+             'interval': accuracy.interval if accuracy.total else None}
+            for key, accuracy in table.rows]
+
+
+def _list_notes(grader: Grader) -> list[str]:
+    names = [str(idx) for idx in grader.differences]
+    notes = [f'{name} rules: {table.overall.correct} of {table.overall.total}, '
+             f'{table.overall.share:.2%}'
+             for name, table in (('corrected', grader.corrected), ('official', grader.official))]
     more = f' and {len(names) - MAX_NAMES} more' if len(names) > MAX_NAMES else ''
     notes.append(f'the rules differ on {len(names)} replies'
                  + (f': items {", ".join(names[:MAX_NAMES])}{more}' if names else ''))
@@ -105,8 +85,8 @@ def _list_notes(report: ScoreReport) -> list[str]:
     return notes
 
 
-def _format_row_name(row: AccuracyRow, indent: str = '  ') -> str:
-    return f'{indent}{row.level}' if row.level else row.type or 'all'
+def _format_key(key: tuple[str, ...], indent: str) -> str:
+    return f'{indent}{key[1]}' if len(key) > 1 else ''.join(key) or 'all'
 
 
 def _escape_cell(text: str) -> str:

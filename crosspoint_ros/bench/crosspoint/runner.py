@@ -179,10 +179,9 @@ def _select_supported(items: Sequence[BenchItem], backend: AnswerBackend
     for item in items:
         try:
             backend.check(item)
+            supported.append(item)
         except UnsupportedItem as reason:
             not_asked.append((item, str(reason)))
-        else:
-            supported.append(item)
     return supported, tuple(not_asked)
 
 

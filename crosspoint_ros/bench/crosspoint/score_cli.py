@@ -8,12 +8,7 @@ from pathlib import Path
 from crosspoint_ros.bench.crosspoint.dataset import read_bench
 from crosspoint_ros.bench.crosspoint.failures import draw_failures
 from crosspoint_ros.bench.crosspoint.grading import Grader, grade_file
-from crosspoint_ros.bench.crosspoint.report import (
-    build_report,
-    format_json,
-    format_markdown,
-    format_table,
-)
+from crosspoint_ros.bench.crosspoint.report import format_json, format_markdown, format_table
 from crosspoint_ros.bench.crosspoint.rules_corrected import COORDINATES
 from crosspoint_ros.bench.environment import parse_positive
 from crosspoint_ros.core.image_io import atomic_write
@@ -51,13 +46,14 @@ def main(args: argparse.Namespace) -> int:
 
 def write_report(args: argparse.Namespace, name: str, grader: Grader, images: Path | None) -> int:
     """Print the report, and write the files that were asked for."""
-    if not grader.official and not grader.corrected:
+    if not grader.official.overall.total + grader.corrected.overall.total:
         raise ValueError(f'{name} has no reply to score')
-    report = build_report(name, 'official' if args.official else 'corrected', grader)
-    print(_escape_unprintable(format_table(report)))
+    by = 'official' if args.official else 'corrected'
+    print(_escape_unprintable(format_table(name, by, grader)))
     for path, format_report in ((args.json, format_json), (args.markdown, format_markdown)):
         if path:
-            atomic_write(path, format_report(report).encode('utf-8', 'backslashreplace'))
+            text = format_report(name, by, grader)
+            atomic_write(path, text.encode('utf-8', 'backslashreplace'))
     if args.failures and images is None:
         raise ValueError('--failures needs the images: give their folder with --bench')
     if args.failures and images:

@@ -4,7 +4,6 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +24,7 @@ from crosspoint_ros.bench.pairs.dataset import (
     read_pair,
     select_angle_bin,
 )
-from crosspoint_ros.core.datatypes import Array, Query, Transform, View
+from crosspoint_ros.core.datatypes import Array, Query, View
 from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.core.image_io import read_mask
 from crosspoint_ros.data.answer_log import (
@@ -101,17 +100,6 @@ class KnownSceneSource:
         return self._read_view(clicked), self._read_view(other)
 
 
-@dataclass(frozen=True, eq=False)
-class LoggedPair:
-    """A clicked point and its match in one other view."""
-
-    clicked: LoggedView
-    other: LoggedView
-    pixel: Array
-    ground_truth: Array
-    base_from_target: Transform | None
-
-
 class AnswerLogSource:
     """Accepted and corrected answers of a log, optionally the unreviewed ones too.
 
@@ -125,9 +113,10 @@ class AnswerLogSource:
         self._inputs = inputs
         kinds = (ACCEPTED, CORRECTED, UNREVIEWED) if include_unreviewed else (ACCEPTED, CORRECTED)
         answers = read_answers(folder)
-        self._pairs = [pair for answer in answers if answer.decision in kinds
-                       for pair in _list_pairs(answer)]
-        if not self._pairs:
+        self._matches = [(answer, match.view, match.pixel) for answer in answers
+                         if answer.decision in kinds for match in answer.matches
+                         if match.accepted and match.pixel is not None and match.view is not None]
+        if not self._matches:
             unreviewed = sum(answer.decision == UNREVIEWED for answer in answers)
             raise ValueError(
                 f'{folder} has {len(answers)} logged answers, none with a match in another view '
@@ -135,51 +124,39 @@ class AnswerLogSource:
                 + (f' (--decided model includes {unreviewed} unreviewed ones)'
                    if unreviewed and not include_unreviewed else ''))
         # One image pair after the other: the matcher's caches stay valid.
-        self._pairs.sort(key=lambda pair: (pair.clicked.key, pair.other.key))
+        self._matches.sort(key=_get_pair_key)
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._matches)
 
     def __iter__(self) -> Iterator[LabelledQuery]:
         """Yield the queries, image pair by image pair."""
-        groups = groupby(self._pairs, key=lambda pair: (pair.clicked.key, pair.other.key))
-        for number, (keys, group) in enumerate(groups):
-            pairs = list(group)
-            true = read_pair(partial(self._read_pair, pairs[0]), ' and '.join(keys))
+        for number, (key, group) in enumerate(groupby(self._matches, key=_get_pair_key)):
+            matches = list(group)
+            true = read_pair(partial(self._read_pair, *matches[0][:2]), ' and '.join(key))
             if true is None:
                 continue
             views = apply_inputs(true, self._inputs, number)
-            for pair in pairs:
-                target = pair.base_from_target
+            for answer, _, pixel in matches:
+                target = answer.base_from_target
                 angle_deg = measure_viewing_angle_deg(*views, None if target is None
                                                       else target.t_m)
-                yield LabelledQuery(Query(*views, pair.pixel), pair.ground_truth,
-                                    Visibility.VISIBLE, number, select_angle_bin(angle_deg))
+                yield LabelledQuery(Query(*views, answer.pixel), pixel, Visibility.VISIBLE, number,
+                                    select_angle_bin(angle_deg))
 
-    def _read_pair(self, pair: LoggedPair) -> tuple[View, View]:
-        return pair.clicked.read(self._inputs.depth), pair.other.read(self._inputs.depth)
-
-
-def _list_pairs(answer: LoggedAnswer) -> Iterator[LoggedPair]:
-    for match in answer.matches:
-        if match.accepted and match.pixel is not None and match.view is not None:
-            yield LoggedPair(answer.clicked, match.view, answer.pixel, match.pixel,
-                             answer.base_from_target)
+    def _read_pair(self, answer: LoggedAnswer, other: LoggedView) -> tuple[View, View]:
+        return answer.clicked.read(self._inputs.depth), other.read(self._inputs.depth)
 
 
+def _get_pair_key(match: tuple[LoggedAnswer, LoggedView, Array]) -> tuple[str, str]:
+    answer, other, _ = match
+    return answer.clicked.key, other.key
+
+
+# Number of the pair, clicked pixel, ground truth, visibility, angle bin.
+SampledPoint = tuple[int, Array, Array, Visibility, str]
 MAX_PER_PAIR, MIN_PER_PAIR, POINTS_PER_FRAME = 24, 4, 12
 VISIBLE_SHARE = 2 / 3  # of the points of a pair, where it has enough of both
-
-
-@dataclass(frozen=True, eq=False)
-class SampledPoint:
-    """A pixel of the clicked frame, projected into the other one by depth."""
-
-    pair: int
-    pixel: Array
-    ground_truth: Array
-    visibility: Visibility
-    bin: str
 
 
 class RgbdSource:
@@ -204,13 +181,11 @@ class RgbdSource:
 
     def __iter__(self) -> Iterator[LabelledQuery]:
         """Yield the queries, frame pair by frame pair."""
-        last = -1
-        for point in self._points:
-            if point.pair != last:
-                last = point.pair
-                views = apply_inputs(self._read_pair(self._pairs[last]), self._inputs, last)
-            yield LabelledQuery(Query(*views, point.pixel), point.ground_truth, point.visibility,
-                                last, point.bin)
+        for number, group in groupby(self._points, key=lambda point: point[0]):
+            views = apply_inputs(self._read_pair(self._pairs[number]), self._inputs, number)
+            for _, pixel, ground_truth, visibility, angle_bin in group:
+                yield LabelledQuery(Query(*views, pixel), ground_truth, visibility, number,
+                                    angle_bin)
 
     def _sample_points(self, pairs: list[FramePair], number: int, skipped: Counter[str]
                        ) -> Iterator[SampledPoint]:
@@ -252,8 +227,8 @@ class RgbdSource:
             point_base_m = require_pose(clicked).transform_points(
                 clicked.backproject(facts.pixels[i], points.depth_m[i]))
             angle_deg = measure_viewing_angle_deg(clicked, other, point_base_m)
-            yield SampledPoint(len(self._pairs) - 1, facts.pixels[i], points.pixels[i],
-                               Visibility(int(points.visibility[i])), select_angle_bin(angle_deg))
+            yield (len(self._pairs) - 1, facts.pixels[i], points.pixels[i],
+                   Visibility(int(points.visibility[i])), select_angle_bin(angle_deg))
 
 
 MASK = 'gripper_mask.png'
