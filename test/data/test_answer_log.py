@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from log_writer import append_many
-from raycast_scenes import LEFT, RIGHT, Box, looking_at, pixel_of
-from textured_scenes import looked
+from raycast_scenes import LEFT, RIGHT, Box, look_at, project_point
+from textured_scenes import render_view
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.pairs.dataset import InputConfig
@@ -43,13 +43,13 @@ MASK[200:, :60] = True
 def located():
     """A click on a box and where the other view shows it; a third camera refused."""
     box = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
-    left, right = (looked(name, looking_at(eye), box) for name, eye in (('l', LEFT), ('r', RIGHT)))
+    left, right = (render_view(name, look_at(eye), box) for name, eye in (('l', LEFT), ('r', RIGHT)))
     left = replace(left, stamp_ns=111, mask=MASK)
     right = replace(right, stamp_ns=222)
-    match = Match(pixel_of(right, POINT), np.eye(2), 0.9)
+    match = Match(project_point(right, POINT), np.eye(2), 0.9)
     found = (ViewCorrespondence('r', right, match, Consistency(), None),
              ViewCorrespondence('dead', None, None, Consistency(), Rejected(Code.NO_IMAGE, 'none')))
-    return LocateResult(left, pixel_of(left, POINT), found, None, None)
+    return LocateResult(left, project_point(left, POINT), found, None, None)
 
 
 def moved_by(located, dx):
@@ -87,7 +87,7 @@ def lines(folder):
 
 
 def test_what_was_recorded_is_read_back_as_it_was(record, located, caplog):
-    target = looking_at((0.1, 0.2, 0.3))
+    target = look_at((0.1, 0.2, 0.3))
     folder = record(decided(located, target=target))
     assert caplog.messages == []
     (answer,) = read_clean(folder)
@@ -353,7 +353,7 @@ def test_the_set_is_what_people_decided_and_with_model_what_nobody_reviewed(
         record, located, caplog):
     folder = record(decided(located, 'a', 'unreviewed'),
                     decided(moved_by(located, 4), 'b', 'accepted'),
-                    decided(noisy(located, 5), 'c', 'moved', target=looking_at((0.1, 0.1, 1))))
+                    decided(noisy(located, 5), 'c', 'moved', target=look_at((0.1, 0.1, 1))))
     human, model = (list(AnswerLogSource(folder, InputConfig(), model)) for model in (False, True))
     assert len(human) == 1
     assert len(model) == 2

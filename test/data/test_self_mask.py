@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import rclpy
-from gripper_scene import FINGERS, shown
+from gripper_scene import FINGERS, render_frame
 from rclpy.context import Context
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
@@ -124,7 +124,7 @@ def test_a_live_camera_that_moves_gets_its_mask(transport, tmp_path, capsys):
     def publish() -> None:
         step = 0
         while not stop.wait(0.03):
-            image = np.ascontiguousarray(shown(step)[..., ::-1])
+            image = np.ascontiguousarray(render_frame(step)[..., ::-1])
             if transport == 'raw':
                 publisher.publish(image_message(step + 1, 'bgr8', image))
             else:

@@ -16,6 +16,7 @@ from crosspoint_ros.data.rosbag import (
     COMPRESSED,
     MAX_LAG_NS,
     RAW,
+    RgbdTopics,
     choose_topics,
     decode_depth_m,
     decode_rgb,
@@ -46,24 +47,6 @@ class MessageRef:
     frame_id: str
 
 
-@dataclass(frozen=True)
-class BagCameraTopics:
-    """The topics of a camera."""
-
-    image: str
-    depth: str
-    info: str
-
-
-@dataclass(frozen=True, eq=False)
-class FrameParts:
-    """What a frame is read from."""
-
-    image: MessageRef
-    depth: MessageRef
-    intrinsics: Intrinsics
-
-
 class RosbagScene:
     """All cameras of a bag that have colour, depth, camera_info and a pose in TF."""
 
@@ -72,28 +55,28 @@ class RosbagScene:
         self.name, self._folder, self._options = folder.stem, folder, options
         self._bag: Any = None
         self._process = 0
-        self._parts: dict[str, FrameParts] = {}
+        self._parts: dict[str, tuple[MessageRef, MessageRef, Intrinsics]] = {}  # image, depth
         self.frames: list[RgbdFrame] = []
         with closing(open_bag(folder)) as bag:
             self._index(bag, _find_cameras({c.topic: c.msgtype for c in bag.connections}))
 
     def view(self, frame: RgbdFrame) -> View:
         """See `RgbdScene`."""
-        parts = self._parts[frame.name]
+        image_ref, depth_ref, intrinsics = self._parts[frame.name]
         with raise_unusable(self._folder, frame.name):
-            image = decode_rgb(self._read_message(parts.image))
-            depth_m = decode_depth_m(self._read_message(parts.depth))
+            image = decode_rgb(self._read_message(image_ref))
+            depth_m = decode_depth_m(self._read_message(depth_ref))
             if self._options.depth_per_m:
                 depth_m = depth_m / np.float32(self._options.depth_per_m)
-            return View(frame.camera, image, parts.intrinsics, frame.stamp_ns, '', depth_m,
+            return View(frame.camera, image, intrinsics, frame.stamp_ns, '', depth_m,
                         frame.base_from_cam)
 
-    def _index(self, bag: Any, cameras: dict[str, BagCameraTopics]) -> None:
+    def _index(self, bag: Any, cameras: dict[str, tuple[RgbdTopics, str]]) -> None:
         tf_tree = TfTree(history_ns=None)
         refs: dict[str, list[MessageRef]] = {}
         infos: dict[str, Any] = {}
-        wanted = {TF, TF_STATIC, *(topic for topics in cameras.values()
-                                   for topic in (topics.image, topics.depth, topics.info))}
+        wanted = {TF, TF_STATIC, *(topic for topics, info in cameras.values()
+                                   for topic in (topics.image, topics.depth, info))}
         for connection, recorded_ns, raw in bag.messages(
                 connections=[c for c in bag.connections if c.topic in wanted]):
             message, topic = bag.deserialize(raw, connection.msgtype), connection.topic
@@ -105,14 +88,14 @@ class RosbagScene:
                 refs.setdefault(topic, []).append(MessageRef(
                     topic, recorded_ns, header_stamp_ns(message),
                     message.header.frame_id.lstrip('/')))
-        for camera, topics in cameras.items():
+        for camera, (topics, info) in cameras.items():
             images, depths = (sorted(refs.get(topic, []), key=lambda ref: ref.stamp_ns)
                               for topic in (topics.image, topics.depth))
             try:
-                if topics.info not in infos:
-                    raise ValueError(f'there are no messages on {topics.info}')
+                if info not in infos:
+                    raise ValueError(f'there are no messages on {info}')
                 intrinsics = Intrinsics.from_camera_info(
-                    infos[topics.info], rectified=_is_rectified(topics.image))
+                    infos[info], rectified=_is_rectified(topics.image))
             except ValueError as error:
                 log.warning('%s: camera %s is skipped: %s', self._folder, camera, error)
             else:
@@ -142,7 +125,7 @@ class RosbagScene:
             except ValueError as error:
                 log.warning('%s: %s is skipped: %s', self._folder, name, error)
                 continue
-            self._parts[name] = FrameParts(image, depth, intrinsics)
+            self._parts[name] = image, depth, intrinsics
             self.frames.append(RgbdFrame(name, camera, image.stamp_ns, poses[0].inverse
                                          if self._options.inverted else poses[0]))
         warn_moved(moved, self._folder)
@@ -163,8 +146,8 @@ class RosbagScene:
         return {**self.__dict__, '_bag': None}
 
 
-def _find_cameras(types: dict[str, str]) -> dict[str, BagCameraTopics]:
-    """Return the topics of each camera that has image, depth and camera_info."""
+def _find_cameras(types: dict[str, str]) -> dict[str, tuple[RgbdTopics, str]]:
+    """Return the image topics and the camera_info of each camera that has all three."""
     cameras = {}
     for name in sorted({topic.split('/')[1] for topic, type_name in types.items()
                         if type_name in (RAW, COMPRESSED)}):
@@ -177,7 +160,7 @@ def _find_cameras(types: dict[str, str]) -> dict[str, BagCameraTopics]:
         except ValueError as error:
             log.warning('camera %s is skipped: %s', name, error)
             continue
-        cameras[name] = BagCameraTopics(topics.image, topics.depth, infos[0])
+        cameras[name] = topics, infos[0]
     if not cameras:
         raise UnusableData('none of its cameras has colour, depth and camera_info')
     return cameras
