@@ -2,15 +2,10 @@
 from __future__ import annotations
 
 import json
-import os
 
+import needs_torch  # noqa: F401
 import numpy as np
 import pytest
-
-if 'CROSSPOINT_NEEDS_TORCH' not in os.environ:
-    pytest.importorskip('torch', reason='PyTorch is not installed here: make test-cropond')
-    pytest.importorskip('transformers', reason='no transformers here: make test-cropond')
-
 import torch
 from reference_decoder import ReferenceDecoder
 from transformers import Qwen2_5_VLConfig
@@ -93,7 +88,8 @@ def test_the_authors_way_writes_as_many_tokens_as_asked_even_past_an_end(matcher
 
 def test_a_click_on_a_known_pair_takes_six_passes_at_most_and_a_moved_camera_its_own(matcher,
                                                                                      compared):
-    taken = time_variants(build_variants(matcher, compared), lambda n: draw_frames(n, 160, 120), 1, 1, compared)
+    taken = time_variants(build_variants(matcher, compared),
+                          lambda n: draw_frames(n, 160, 120), 1, 1, compared)
     passes = {t.name: t.passes for t in taken}
     assert (passes[BASELINE], passes[BASELINE_SHORT]) == (30, 20)
     assert max(passes[n] for n in (NEXT_CLICK, NEXT_CLICK_GREEDY, BATCH, BATCH_GREEDY)) <= 6

@@ -1,7 +1,7 @@
-"""A tiny Qwen2.5-VL that was taught, here, to answer the clicked point: the numbers it was asked.
+"""A tiny Qwen2.5-VL trained to answer with the clicked point.
 
-It is right whenever both images show the same thing, so that it passes the self-test, as a model
-with random weights never would. What it says of two different views is nonsense.
+It is right whenever both images show the same, so that it passes the self-test, which a model with
+random weights would not. On two different views it is wrong.
 """
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import tiny_qwen
 import torch
 
 from crosspoint_ros.bench.latency.cases import ModelShape
+from crosspoint_ros.core.datatypes import Intrinsics, View
 from crosspoint_ros.matchers.cropond.engine.engine import ASSISTANT_HEADER
 from crosspoint_ros.matchers.cropond.engine.prefix_cache import PROMPT_HEADER
 from crosspoint_ros.matchers.cropond.prompt import build_grounding_prompt, build_pointing_prompt
@@ -39,6 +40,12 @@ SHAPE = replace(tiny_qwen.TINY, hidden=96, heads=2, kv_heads=2, rope_theta=1e3)
 # The same with sides that are multiples of 64, as bitsandbytes wants them.
 IN_64S = replace(SHAPE, hidden=128, inner=256)
 NONE = -100
+
+
+def view(camera: str, seed: int = 0) -> View:
+    """An image of noise, small enough for a model that was trained on few tokens."""
+    image = np.random.default_rng(seed).integers(0, 255, (150, 200, 3), dtype=np.uint8)
+    return View(camera, image, Intrinsics(200.0, 200.0, 99.5, 74.5, 200, 150), stamp_ns=seed)
 
 
 def build(folder: Path, reply: str = JSON, hides: bool = False, seed: int = 0,
@@ -95,8 +102,8 @@ def teach(model: Any, tokenizer: Any, reply: str, unseen: tuple[str, ...], seed:
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(text, 1.0)
-        optimiser.run_step()
-        rate.run_step()
+        optimiser.step()
+        rate.step()
     model.eval()
 
 

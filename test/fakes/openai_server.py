@@ -1,7 +1,6 @@
-"""A DOUBLE of a chat server, without a model: it does well or misbehaves, as a test says.
+"""A fake OpenAI chat server without a model, which behaves or misbehaves as a test specifies.
 
-What real servers do was looked at in vLLM 0.32 and `transformers serve` 5.x; test_cropond_serve.py
-runs against those.
+Modelled after vLLM 0.32 and `transformers serve` 5.x; test_real_servers.py runs against those.
 """
 from __future__ import annotations
 
@@ -27,14 +26,14 @@ STEP_S = 0.02
 
 
 @dataclass
-class Manners:
-    """How a server behaves. fields: what it understands besides the common protocol.
+class ServerBehaviour:
+    """How a server behaves. fields: supported fields, in addition to the common protocol.
 
-    ignores: fields that it takes and does nothing about. strict: refuses all others with 422.
-    answer: the numbers that it replies to the ones it was asked about. sure: the probability of
-    each digit. tokens: the logprobs of a reply, instead. echo: what it replies when it echoes.
-    location: where it redirects to. model: who it says replied. root: where it says the models are
-    from. faults: what befalls the next chat requests, one after the other; always: all.
+    ignores: fields that it accepts without effect. strict: refuse all others with 422. answer: the
+    numbers of the reply, from those of the question. sure: probability of each digit. tokens: the
+    logprobs of a reply, instead. echo: body of an echoed reply. location: target of a redirect.
+    model: name in the replies. root: origin of the listed models. faults: of the next chat
+    requests, one each; always: of all.
     """
 
     fields: set[str] = field(default_factory=lambda: {
@@ -56,25 +55,25 @@ class Manners:
     always: str = ''
 
 
-VLLM = Manners
+VLLM = ServerBehaviour
 
 
-def serve_like() -> Manners:
-    """The manners of `transformers serve`: no constraints, no probabilities, no list offline."""
-    return Manners(fields={'frequency_penalty', 'logprobs', 'top_logprobs'},
+def transformers_serve() -> ServerBehaviour:
+    """`transformers serve`: no constraints, no log-probabilities, no list of models offline."""
+    return ServerBehaviour(fields={'frequency_penalty', 'logprobs', 'top_logprobs'},
                    ignores={'logprobs', 'top_logprobs'}, strict=True, models=500)
 
 
-class ScriptedServer:
-    """Listens on 127.0.0.1 until `stop`, which also ends what is under way."""
+class FakeOpenAIServer:
+    """Listens on 127.0.0.1 until `stop`, which also ends running requests."""
 
-    def __init__(self, manners: Manners | None = None, port: int = 0, certificate: str = '',
-                 host: str = '127.0.0.1') -> None:
-        self.manners = manners or Manners()
+    def __init__(self, behaviour: ServerBehaviour | None = None, port: int = 0,
+                 certificate: str = '', host: str = '127.0.0.1') -> None:
+        self.behaviour = behaviour or ServerBehaviour()
         self.requests: list[dict] = []
         self.authorizations: list[str] = []
         self.connections = 0
-        self.snapshot: dict[str, int] = {}
+        self.cached: dict[str, int] = {}
         self.stopped = threading.Event()
         self._sockets: list[socket.socket] = []
         self._http = (_Http6 if ':' in host else _Http)((host, port), _Conversation)
@@ -110,7 +109,7 @@ class ScriptedServer:
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
-    owner: ScriptedServer
+    owner: FakeOpenAIServer
 
     def handle_error(self, request, client_address) -> None:
         """Clients that go away are part of the tests."""
@@ -133,27 +132,27 @@ class _Conversation(BaseHTTPRequestHandler):
         """Say nothing."""
 
     @property
-    def manners(self) -> Manners:
-        return self.server.owner.manners
+    def behaviour(self) -> ServerBehaviour:
+        return self.server.owner.behaviour
 
     def do_GET(self) -> None:
         if not self._allowed():
             return
-        models = self.manners.models
+        models = self.behaviour.models
         if isinstance(models, int):
             self._reply(models, {'detail': 'Internal Server Error'})
         else:
             self._reply(200, {'object': 'list', 'data': [
-                {'id': name, 'root': self.manners.root} for name in models]})
+                {'id': name, 'root': self.behaviour.root} for name in models]})
 
     def do_POST(self) -> None:
-        owner, manners = self.server.owner, self.manners
+        owner, behaviour = self.server.owner, self.behaviour
         body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
         owner.requests.append(body)
         owner.authorizations.append(self.headers.get('Authorization', ''))
         if not self._allowed():
             return
-        fault = manners.faults.pop(0) if manners.faults else manners.always
+        fault = behaviour.faults.pop(0) if behaviour.faults else behaviour.always
         if fault:
             getattr(self, f'_{fault}')() if not fault.isdigit() else self._reply(
                 int(fault), {'error': {'message': f'scripted {fault}'}})
@@ -163,7 +162,7 @@ class _Conversation(BaseHTTPRequestHandler):
 
     def _allowed(self) -> bool:
         given = self.headers.get('Authorization', '')
-        if not self.manners.key or given == f'Bearer {self.manners.key}':
+        if not self.behaviour.key or given == f'Bearer {self.behaviour.key}':
             return True
         self._reply(401, {'error': {'message': f'wrong key: {given}'}})
         return False
@@ -179,38 +178,39 @@ class _Conversation(BaseHTTPRequestHandler):
     # --- a model that repeats the point it was asked about
 
     def _completion(self, body: dict) -> tuple[int, dict]:
-        manners, fields = self.manners, body.keys() - COMMON
+        behaviour, fields = self.behaviour, body.keys() - COMMON
         if body['model'] != MODEL:
             return 404, {'error': {'message': f'The model `{body["model"]}` does not exist.'}}
-        if manners.strict and fields - manners.fields:
+        if behaviour.strict and fields - behaviour.fields:
             return 422, {'detail': f'Unexpected keys in the request: {sorted(fields)}'}
-        heard = fields & (manners.fields - manners.ignores)
+        heard = fields & (behaviour.fields - behaviour.ignores)
         try:
             tokens = self._prompt_tokens(body, 'continue_final_message' in heard)
         except KeyError as missing:
-            return 400, {'error': {'message': f'no image is kept as {missing}'}}
+            return 400, {'error': {'message': f'no image is cached as {missing}'}}
         text = self._text(body, heard)
         choice = {'index': 0, 'message': {'role': 'assistant', 'content': text},
                   'finish_reason': 'stop', 'unknown': {'nested': [1, None]}}
         if 'top_logprobs' in heard:
-            choice['logprobs'] = self.manners.tokens(text) if self.manners.tokens else {
+            choice['logprobs'] = self.behaviour.tokens(text) if self.behaviour.tokens else {
                 'content': list(map(self._token, re.findall(r'\d|\D+', text)))}
-        return 200, {'id': 'chat-1', 'model': manners.model, 'choices': [choice], 'surprise': True,
+        return 200, {'id': 'chat-1', 'model': behaviour.model, 'choices': [choice],
+                     'surprise': True,
                      'usage': {'prompt_tokens': tokens, 'completion_tokens': 9}}
 
     def _text(self, body: dict, heard: set[str]) -> str:
         question = json.dumps(body['messages'])
-        asked = re.decode(r'\[([\d.]+), ([\d.]+)\]', question)
-        x, y = self.manners.answer(*(asked.groups() if asked else ('42', '7')))
+        asked = re.search(r'\[([\d.]+), ([\d.]+)\]', question)
+        x, y = self.behaviour.answer(*(asked.groups() if asked else ('42', '7')))
         regex = next((body[name]['regex'] if name == 'structured_outputs' else body[name]
                       for name in ('structured_outputs', 'regex', 'guided_regex')
                       if name in heard), '')
-        free = self.manners.free(x, y)
+        free = self.behaviour.free(x, y)
         if 'continue_final_message' in heard:
             begun = body['messages'][-1]['content']
             free = free.removeprefix(begun) if free.startswith(begun) else f'{x}, {y}]'
-        wishes = (free, f'{x}, {y}]', f'{BEFORE}{x}, {y}]', '42-Q', '0.001, 0.001]')
-        return next(w[:n] for w in wishes for n in range(len(w), -1, -1)
+        candidates = (free, f'{x}, {y}]', f'{BEFORE}{x}, {y}]', '42-Q', '0.001, 0.001]')
+        return next(w[:n] for w in candidates for n in range(len(w), -1, -1)
                     if not regex or re.fullmatch(regex, w[:n]))
 
     def _prompt_tokens(self, body: dict, continued: bool) -> int:
@@ -222,16 +222,16 @@ class _Conversation(BaseHTTPRequestHandler):
         return count
 
     def _image_tokens(self, part: dict) -> int:
-        kept = self.server.owner.snapshot
+        cached = self.server.owner.cached
         if part['image_url'] is None:
-            return kept[part.get('uuid', 'None')] if 'uuid' in self.manners.fields else 0
+            return cached[part.get('uuid', 'None')] if 'uuid' in self.behaviour.fields else 0
         header = base64.b64decode(part['image_url']['url'].partition(',')[2][:32])
         width, height = struct.unpack('>II', header[16:24])  # of a PNG
-        kept[part.get('uuid', '')] = width * height // 784
+        cached[part.get('uuid', '')] = width * height // 784
         return width * height // 784
 
     def _token(self, text: str) -> dict:
-        sure = self.manners.sure
+        sure = self.behaviour.sure
         others = {d: (1 - sure) / 9 if text.isdigit() else 0.0 for d in '0123456789' if d != text}
         told = {text: sure if text.isdigit() else 1.0, **others}
         listed = [{'token': t, 'logprob': math.log(p) if p else -9999.0} for t, p in told.items()]
@@ -287,7 +287,7 @@ class _Conversation(BaseHTTPRequestHandler):
 
     def _redirect(self) -> None:
         self.send_response(302)
-        self.send_header('Location', self.manners.location)
+        self.send_header('Location', self.behaviour.location)
         self.send_header('Content-Length', '0')
         self.end_headers()
 
@@ -295,10 +295,10 @@ class _Conversation(BaseHTTPRequestHandler):
         self._reply(200, b'{"choices": [')
 
     def _echoed(self) -> None:
-        self._reply(200, self.manners.echo)
+        self._reply(200, self.behaviour.echo)
 
     def _raw(self) -> None:
-        self.wfile.write(self.manners.echo)
+        self.wfile.write(self.behaviour.echo)
         self.close_connection = True
 
     def _nested(self) -> None:
@@ -364,24 +364,25 @@ class _Conversation(BaseHTTPRequestHandler):
     def _no_text(self) -> None:
         self._reply(200, {'choices': [{'message': {'content': None}}]})
 
-    def _weighed(self, logprobs: object) -> None:
+    def _reply_logprobs(self, logprobs: object) -> None:
         self._reply(200, {'choices': [{'message': {'content': '1'}, 'logprobs': logprobs}]})
 
     def _not_a_number(self) -> None:
-        self._estimate_from_logprobs({'content': [{'token': '1', 'logprob': math.nan, 'top_logprobs': []}]})
+        self._reply_logprobs({'content': [{'token': '1', 'logprob': math.nan, 'top_logprobs': []}]})
 
     def _above_one(self) -> None:
-        self._estimate_from_logprobs({'content': [{'token': '1', 'logprob': 800.0, 'top_logprobs': []}]})
+        self._reply_logprobs({'content': [{'token': '1', 'logprob': 800.0, 'top_logprobs': []}]})
 
     def _far_above_one(self) -> None:
-        self._estimate_from_logprobs({'content': [{'token': '1', 'logprob': 10 ** 400, 'top_logprobs': []}]})
+        self._reply_logprobs({'content': [{'token': '1', 'logprob': 10 ** 400,
+                                           'top_logprobs': []}]})
 
     def _true(self) -> None:
-        self._estimate_from_logprobs({'content': [{'token': '1', 'logprob': True, 'top_logprobs': []}]})
+        self._reply_logprobs({'content': [{'token': '1', 'logprob': True, 'top_logprobs': []}]})
 
     def _no_token(self) -> None:
-        self._estimate_from_logprobs({'content': [{'token': 1, 'logprob': -1.0}]})
+        self._reply_logprobs({'content': [{'token': 1, 'logprob': -1.0}]})
 
     def _tokens_of_old(self) -> None:
         """As the completions of old had them."""
-        self._estimate_from_logprobs({'tokens': ['1'], 'token_logprobs': [-0.1], 'content': None})
+        self._reply_logprobs({'tokens': ['1'], 'token_logprobs': [-0.1], 'content': None})

@@ -1,12 +1,13 @@
-"""The slow way, for comparison: every token from a full forward pass of plain transformers.
+"""Reference decoding: every token from a full forward pass of plain transformers.
 
-Nothing here uses the engine: no cache, no packing, no positions or masks of our own.
+It uses nothing of the engine: no KV cache, no packing, none of its positions or masks.
 """
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import needs_torch  # noqa: F401
 import numpy as np
 import torch
 import transformers
@@ -18,8 +19,8 @@ OPENING = '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_star
 ASKED = '<|im_end|>\n<|im_start|>assistant\n'
 
 
-class Uncached:
-    """Decodes under the grammar of a form, one full pass a token."""
+class ReferenceDecoder:
+    """Decodes under the grammar of a reply format, one full pass a token."""
 
     def __init__(self, model: Any, tokenizer: Any, max_pixels: int) -> None:
         self.model, self.tokenizer, self.max_pixels = model, tokenizer, max_pixels
@@ -30,7 +31,7 @@ class Uncached:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def inputs(self, images: list[np.ndarray], question: str, reply: list[int]) -> dict[str, Any]:
-        """What `forward` and `generate` take."""
+        """Inputs of `forward` and `generate`."""
         ids, pixels, grids = self._encode(OPENING), [], []
         for image in images:
             cut, grid = patchify(image, self.max_pixels)
@@ -51,14 +52,14 @@ class Uncached:
         self.model.model.rope_deltas = None
         return self.model(**self.inputs(images, question, reply), use_cache=False).logits[0, -1]
 
-    def greedy(self, images: list[np.ndarray], question: str, form: ReplyFormat
-               ) -> tuple[tuple[int, int], tuple[int, ...]]:
+    def decode_greedy(self, images: list[np.ndarray], question: str, form: ReplyFormat
+                      ) -> tuple[tuple[int, int], tuple[int, ...]]:
         """The two numbers, and the tokens that write them."""
         written: list[int] = []
         numbers = []
-        for ends in form.ends:
+        for ends in form.end_tokens:
             text = ''
-            while len(text) < form.digits:
+            while len(text) < form.max_digits:
                 scores = self.scores(images, question, [*form.before, *written])
                 allowed = (self.digits if text != '0' else []) + (list(ends) if text else [])
                 best = max(allowed, key=lambda token: scores[token].item())
@@ -71,11 +72,12 @@ class Uncached:
                 written += form.between
         return (numbers[0], numbers[1]), tuple(written)
 
-    def probability(self, images: list[np.ndarray], question: str, form: ReplyFormat, value: int) -> float:
+    def probability(self, images: list[np.ndarray], question: str, form: ReplyFormat, value: int
+                    ) -> float:
         """Of the first number: the product of what the grammar leaves of each distribution."""
         written: list[int] = []
         logprob, text = 0.0, ''
-        for symbol in [*str(value), *(['end'] if len(str(value)) < form.digits else [])]:
+        for symbol in [*str(value), *(['end'] if len(str(value)) < form.max_digits else [])]:
             scores = self.scores(images, question, [*form.before, *written]).double()
             allowed = (self.digits if text != '0' else []) + (
                 [form.between[0]] if text else [])
@@ -86,8 +88,8 @@ class Uncached:
         return math.exp(logprob)
 
     @torch.inference_mode()
-    def free(self, images: list[np.ndarray], question: str, tokens: int) -> list[int]:
-        """What transformers' own greedy `generate` says."""
+    def generate(self, images: list[np.ndarray], question: str, tokens: int) -> list[int]:
+        """The reply of transformers' own greedy `generate`."""
         self.model.model.rope_deltas = None
         inputs = self.inputs(images, question, [])
         out = self.model.generate(**inputs, do_sample=False, repetition_penalty=1.0,

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import needs_torch  # noqa: F401
+
 from crosspoint_ros.bench.latency.cases import SHAPES, ModelShape, build_config
 from crosspoint_ros.bench.latency.dummy_model import (
     SPECIAL_TOKENS,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array
+from crosspoint_ros.core.datatypes import Array, Match
 from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
 
 ROUNDING_VARIANCE = 1 / 12  # of rounding to the nearest unit
@@ -50,17 +50,8 @@ class ForcedTokenStats:
         return self.is_greedy and not self.preferred_token
 
 
-@dataclass(frozen=True, eq=False)
-class PointEstimate:
-    """A point (2,) with its covariance (2, 2), in pixels; NaN covariance: unknown."""
-
-    pixel: Array
-    covariance_px2: Array
-    confidence: float
-
-
 def estimate_point(distribution: CoordinateDistribution, window: tuple[float, float],
-                   unit_px: Array) -> PointEstimate:
+                   unit_px: Array, basis: str = '') -> Match:
     """Return mean, covariance and mass of what lies within `window` units of the mode.
 
     The mean of the whole distribution could lie between two peaks. Pruned mass, mass elsewhere,
@@ -70,8 +61,8 @@ def estimate_point(distribution: CoordinateDistribution, window: tuple[float, fl
             zip((distribution.p_x, distribution.p_y), distribution.mode, window, strict=True)]
     (x, var_x, mass_x), (y, var_y, mass_y) = axes
     covariance, scale = np.diag([var_x, var_y]) + ROUNDING_VARIANCE * np.eye(2), np.diag(unit_px)
-    return PointEstimate(scale @ np.array([x, y]), scale @ covariance @ scale,
-                         float(np.clip(mass_x * mass_y * distribution.p_format, 0.0, 1.0)))
+    return Match(scale @ np.array([x, y]), scale @ covariance @ scale,
+                 float(np.clip(mass_x * mass_y * distribution.p_format, 0.0, 1.0)), basis)
 
 
 def _axis_moments(p: Array, mode: int, radius: float) -> tuple[float, float, float]:

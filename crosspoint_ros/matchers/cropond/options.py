@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from crosspoint_ros.core.datatypes import Code, Match, Rejected
 from crosspoint_ros.matchers.cropond.image_processor import MIN_PIXELS, TRAINED_MAX_PIXELS
 from crosspoint_ros.matchers.cropond.prompt import POINTING_PROMPT, CoordinateFormat, check_question
 
@@ -48,6 +49,13 @@ class CropondOptions:
         if self.coordinates == AUTO:
             return tuple(CoordinateFormat)
         return (CoordinateFormat(self.coordinates),)
+
+    def check_grounded(self, match: Match, instruction: str, camera: str) -> None:
+        """Raise `Rejected` (LOW_CONFIDENCE) if an instruction's point is too uncertain."""
+        if match.confidence < self.min_ground_confidence:
+            raise Rejected(Code.LOW_CONFIDENCE, f'{instruction!r} is ambiguous in {camera}: '
+                           f'confidence {match.confidence:.2f} of the most probable point, from '
+                           f'{match.basis} (min_ground_confidence {self.min_ground_confidence:g})')
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ PAIR = rf'({NUMBER}){SEPARATOR}({NUMBER})'
 QUOTE = r'["\']?'
 COMMENT = re.compile(r'(?<![:"\w])//[^\n]*|/\*.*?\*/|(?m:^\s*#[^\n]*)', re.S)
 TRAILING_COMMA = re.compile(r',(\s*[\]}])')
-# Ways to write a point in text. Brackets must be closed: in a reply that was cut off, `[512, 30` may
-# be the beginning of [512, 307].
+# Ways to write a point in text. Brackets must be closed: in a reply that was cut off, `[512, 30`
+# may be the beginning of [512, 307].
 POINT_IN_TEXT = re.compile('|'.join((
     rf'{QUOTE}point(?:_2d|s)?{QUOTE}\s*[:=]\s*[\[(]+\s*{PAIR}(?=\s*[\])}}])',
     rf'{QUOTE}point(?:_2d|s)?{QUOTE}\s*[:=]\s*{PAIR}(?![\d.]|{SEPARATOR}[-+.\d])',
@@ -79,7 +79,7 @@ def parse_visible_point(reply: str, clicked: tuple[str, str] | None = None) -> t
     try:
         x, y = parse_point(reply, clicked)
     except ParseError as error:
-        raise Rejected(Code.NOT_VISIBLE, str(error)) from error
+        raise Rejected(Code.NOT_VISIBLE, str(error)) from None
     if min(x, y) < 0:
         raise Rejected(Code.NOT_VISIBLE, f'the model replied ({x:g}, {y:g}): negative coordinates '
                        'mean that the point is not visible')
@@ -138,7 +138,7 @@ def _iter_json_points(data: Any) -> Iterator[tuple[float, float]]:
 
 
 def _iter_value_points(value: Any) -> Iterator[tuple[float, float]]:
-    """Points of what stands under a key that names points."""
+    """Points of the value of a key in POINT_KEYS."""
     if isinstance(value, dict):
         yield from _iter_json_points(value)
     elif isinstance(value, str):

@@ -1,4 +1,4 @@
-"""A model's first question: an image beside itself, where every answer is known."""
+"""Self-test: the model must find points of a drawn image in variants of that image."""
 from __future__ import annotations
 
 import logging
@@ -15,39 +15,40 @@ from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
 
 POINT_COUNT = 8
 MIN_CORRECT = 6
-# With the halves swapped. Some points are plain table, hard to find where it has moved; to be right
-# there by chance is rare.
+# With swapped halves. Some points lie on plain table and are hard to find again; few are found by
+# chance.
 MIN_CORRECT_SWAPPED = 4
 WIDTH_PX, HEIGHT_PX = 644, 476
-MAX_ERROR_PX = 0.03 * (WIDTH_PX ** 2 + HEIGHT_PX ** 2) ** 0.5  # of error, for a right answer
-# The second image of the other half of the test: the same at half the size, where thousandths stay
-# what they are and pixels do not. Only that tells the conventions apart.
+MAX_ERROR_PX = 0.03 * (WIDTH_PX ** 2 + HEIGHT_PX ** 2) ** 0.5
+# At half the size relative coordinates are the same and absolute ones are not, which is what
+# distinguishes the formats.
 DOWNSCALE = 0.5
-MIN_LEAD = 2  # answers by which the winner must be ahead of a convention that means other places
+MIN_LEAD = 2  # correct answers by which the best format must lead one with another meaning
+SKIPPED = 'self_test is off: it is unknown whether this model finds anything'
 Image = npt.NDArray[np.uint8]
 
 log = logging.getLogger(__name__)
 
 
 class PointModel(Protocol):
-    """Asks a model where the second image shows points of the first."""
+    """A model that can be asked for points of a second image."""
 
     def predict_points(self, first: Image, second: Image, pixels: Sequence[Array],
-            coord_format: CoordinateFormat) -> list[Array | None]:
-        """Return a pixel of the second image for each of the first; None where it says nothing."""
+                       coord_format: CoordinateFormat) -> list[Array | None]:
+        """Return the pixel of the second image for each of the first; None without an answer."""
         ...
 
 
 class SelfTestFailed(ValueError):  # noqa: N818
-    """The model cannot find an image's points in the very same image."""
+    """The model does not find an image's points in the same image."""
 
 
 @dataclass(frozen=True)
 class SelfTestScore:
-    """How one convention did: right answers of all asked, and their median error, px.
+    """Result of one coordinate format: correct answers of `total`, and the median error, px.
 
-    swapped: those in the image with its halves swapped, asked of the winner alone; repeated: there,
-    answers at the place of the click itself, which are wrong.
+    correct_swapped: in the image with swapped halves, asked only for the best format;
+    repeated_clicks: wrong answers there that repeat the click.
     """
 
     coord_format: CoordinateFormat
@@ -58,41 +59,46 @@ class SelfTestScore:
     correct_swapped: int | None = None
     repeated_clicks: int = 0
 
+    @property
+    def correct(self) -> int:
+        """Correct answers in the same image and the smaller one."""
+        return self.correct_same + self.correct_downscaled
+
     def __str__(self) -> str:
         error = f'median {self.median_px:.1f} px' if np.isfinite(self.median_px) else 'few answered'
-        text = (f'{self.coord_format.value}: {self.correct_same} of {self.total} found in the same image '
-                f'({error}), {self.correct_downscaled} in a smaller one')
+        text = (f'{self.coord_format.value}: {self.correct_same} of {self.total} found in the same '
+                f'image ({error}), {self.correct_downscaled} in a smaller one')
         if self.correct_swapped is None:
             return text
-        return (f'{text}, {self.correct_swapped} with its halves swapped, where {self.repeated_clicks} answers '
-                'repeat the click')
+        return (f'{text}, {self.correct_swapped} with its halves swapped, where '
+                f'{self.repeated_clicks} answers repeat the click')
 
 
-def run_self_test(model: PointModel, coord_formats: Sequence[CoordinateFormat], allow_repeating: bool = False
-           ) -> SelfTestScore:
-    """Return the convention in which a model finds an image's points in the same image.
+def run_self_test(model: PointModel, coord_formats: Sequence[CoordinateFormat],
+                  allow_repeating: bool = False) -> SelfTestScore:
+    """Return the score of the coordinate format that the model uses: the best, or first of equals.
 
-    Of several the first that does best. Raises `SelfTestFailed`, with all that was tried, if none
-    finds three in four, if it remains open whether the model means pixels or shares, or if it finds
-    less than half once they have moved, as one does that repeats the click. allow_repeating: warn
-    of that, no more.
+    Raises `SelfTestFailed`, with all scores, if the model finds fewer than 6 of 8 points in any
+    format, if it is undecided whether it writes pixels or shares, or if it finds fewer than 4 after
+    the halves were swapped, as a model does that repeats the click. allow_repeating: only warn of
+    the latter.
     """
     image = draw_test_image()
-    scores = [_score_format(model, image, convention) for convention in coord_formats]
+    scores = [_score_format(model, image, coord_format) for coord_format in coord_formats]
     for score in scores:
         log.info('self-test: %s', score)
     passed = [score for score in scores if score.correct_same >= MIN_CORRECT]
     if not passed:
-        raise SelfTestFailed(f'the model failed its self-test ({MIN_CORRECT} of {POINT_COUNT} are needed): '
-                             f'{_format_scores(scores)}. It must be a CroPond or Qwen2.5-VL checkpoint, '
-                             'with the right coordinates and template')
-    best = max(passed, key=lambda score: score.correct_same + score.correct_downscaled)
+        raise SelfTestFailed(f'the model failed its self-test ({MIN_CORRECT} of {POINT_COUNT} are '
+                             f'needed): {_format_scores(scores)}. It must be a CroPond or '
+                             'Qwen2.5-VL checkpoint, with the right coordinates and template')
+    best = max(passed, key=lambda score: score.correct)
     if any(_is_ambiguous(best, other) for other in passed):
-        raise SelfTestFailed('the self-test cannot tell in which coordinates the model writes: '
+        raise SelfTestFailed('the self-test cannot determine the coordinate format of the model: '
                              f'{_format_scores(passed)}. Set the option coordinates')
-    swapped = _score_swapped(model, image, best)
-    _check_swapped(swapped, allow_repeating)
-    return swapped
+    final = _score_swapped(model, image, best)
+    _check_swapped(final, allow_repeating)
+    return final
 
 
 def _format_scores(scores: Sequence[SelfTestScore]) -> str:
@@ -100,53 +106,57 @@ def _format_scores(scores: Sequence[SelfTestScore]) -> str:
 
 
 def _is_ambiguous(best: SelfTestScore, other: SelfTestScore) -> bool:
-    """Tell whether another convention, of other places for the same numbers, does as well."""
-    # Thousandths and fractions mean the same place: whichever is taken is right.
-    is_other_unit = (best.coord_format is CoordinateFormat.ABSOLUTE) != (other.coord_format is CoordinateFormat.ABSOLUTE)
-    return is_other_unit and best.correct_same + best.correct_downscaled - other.correct_same - other.correct_downscaled < MIN_LEAD
+    """Whether a format in which the same numbers mean other pixels scores about as well."""
+    is_absolute = [score.coord_format is CoordinateFormat.ABSOLUTE for score in (best, other)]
+    return is_absolute[0] != is_absolute[1] and best.correct - other.correct < MIN_LEAD
 
 
 def _score_swapped(model: PointModel, image: Image, score: SelfTestScore) -> SelfTestScore:
-    """Ask where repeating the click is wrong: in the image with its halves swapped."""
+    """Add the score in the image with swapped halves, where repeating the click is wrong."""
     swapped, shift = np.roll(image, WIDTH_PX // 2, axis=1), np.array([WIDTH_PX // 2, 0])
-    answers = model.predict_points(image, swapped, list(sample_test_points()), score.coord_format)
-    right_px = _measure_errors_px(answers, (sample_test_points() + shift) % (WIDTH_PX, HEIGHT_PX))
-    repeated_px = _measure_errors_px(answers, sample_test_points())
-    return replace(score, swapped=int((right_px <= MAX_ERROR_PX).sum()),
-                   repeated=int((repeated_px <= MAX_ERROR_PX).sum()))
+    pixels = sample_test_points()
+    predicted = model.predict_points(image, swapped, list(pixels), score.coord_format)
+    errors_px = _measure_errors_px(predicted, (pixels + shift) % (WIDTH_PX, HEIGHT_PX))
+    from_click_px = _measure_errors_px(predicted, pixels)
+    return replace(score, correct_swapped=int((errors_px <= MAX_ERROR_PX).sum()),
+                   repeated_clicks=int((from_click_px <= MAX_ERROR_PX).sum()))
 
 
 def _check_swapped(score: SelfTestScore, allow_repeating: bool) -> None:
     """Raise or warn if the model finds too few points that have moved."""
     if score.correct_swapped is None or score.correct_swapped >= MIN_CORRECT:
         return
-    summary = (f'with the halves of the image swapped the model finds {score.correct_swapped} of {POINT_COUNT} '
-            f'points ({MIN_CORRECT_SWAPPED} are needed), and answers {score.repeated_clicks} times with the '
-            'click itself')
+    summary = (f'with the halves of the image swapped the model finds {score.correct_swapped} of '
+               f'{POINT_COUNT} points ({MIN_CORRECT_SWAPPED} are needed), and repeats the click '
+               f'{score.repeated_clicks} times')
     if score.correct_swapped < MIN_CORRECT_SWAPPED and not allow_repeating:
-        raise SelfTestFailed(f'the model failed its self-test: {summary}. It would be wrong wherever '
-                             'views differ: use another model, or, if it is to run all the same, '
-                             'set the option allow_repeating')
-    log.warning('self-test: %s: it may be wrong wherever views differ', summary)
+        raise SelfTestFailed(f'the model failed its self-test: {summary}. It would be wrong where '
+                             'the views differ: use another model, or set the option '
+                             'allow_repeating to run it anyway')
+    log.warning('self-test: %s: it may be wrong where the views differ', summary)
 
 
-def _score_format(model: PointModel, image: Image, coord_format: CoordinateFormat) -> SelfTestScore:
+def _score_format(model: PointModel, image: Image, coord_format: CoordinateFormat
+                  ) -> SelfTestScore:
     pixels = sample_test_points()
-    smaller = cv2.resize(image, None, fx=DOWNSCALE, fy=DOWNSCALE, interpolation=cv2.INTER_AREA)
-    same_px = _measure_errors_px(model.predict_points(image, image, list(pixels), coord_format), pixels)
-    smaller_px = _measure_errors_px(model.predict_points(image, np.asarray(smaller, np.uint8), list(pixels),
-                                        coord_format), pixels * DOWNSCALE)
+    smaller = np.asarray(cv2.resize(image, None, fx=DOWNSCALE, fy=DOWNSCALE,
+                                    interpolation=cv2.INTER_AREA), np.uint8)
+    same_px, smaller_px = (
+        _measure_errors_px(model.predict_points(image, second, list(pixels), coord_format),
+                           pixels * scale)
+        for second, scale in ((image, 1.0), (smaller, DOWNSCALE)))
     return SelfTestScore(coord_format, int((same_px <= MAX_ERROR_PX).sum()),
-                 int((smaller_px <= MAX_ERROR_PX * DOWNSCALE).sum()), POINT_COUNT, float(np.median(same_px)))
+                         int((smaller_px <= MAX_ERROR_PX * DOWNSCALE).sum()), POINT_COUNT,
+                         float(np.median(same_px)))
 
 
 def _measure_errors_px(predicted: Sequence[Array | None], expected: Array) -> Array:
-    return np.array([np.inf if pixel is None else float(np.linalg.norm(pixel - place))
-                     for pixel, place in zip(predicted, expected, strict=True)])
+    return np.array([np.inf if pixel is None else float(np.linalg.norm(pixel - point))
+                     for pixel, point in zip(predicted, expected, strict=True)])
 
 
 def sample_test_points() -> Array:
-    """The pixels (n, 2) that are asked for: one in each part of the image, none near its border."""
+    """Return the pixels (n, 2) to ask for: one in each eighth of the image, off its border."""
     rng = np.random.default_rng(1)
     cells = np.stack(np.meshgrid(np.arange(4), np.arange(2)), -1).reshape(-1, 2)
     return (0.1 + 0.8 * (cells + rng.uniform(0.2, 0.8, cells.shape)) / (4, 2)) \
@@ -154,10 +164,7 @@ def sample_test_points() -> Array:
 
 
 def draw_test_image() -> Image:
-    """Draw the image (h, w, 3): things unlike each other on a table, each with a number.
-
-    Drawn, not photographed: it is the same on every machine, and takes no room in the package.
-    """
+    """Draw the image (h, w, 3): numbered shapes of different colours on a grained table."""
     rng = np.random.default_rng(0)
     grain = cv2.GaussianBlur(rng.normal(0, 40, (HEIGHT_PX, WIDTH_PX)), (0, 0), 3)
     image = np.clip(np.array([165.0, 140.0, 110.0]) + grain[..., None] * 3, 0, 255).astype(np.uint8)

@@ -1,25 +1,27 @@
 """Passes of fixed shape: what a GPU records, run here unrecorded, for this machine has none."""
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
-
-if 'CROSSPOINT_NEEDS_TORCH' not in os.environ:
-    pytest.importorskip('torch', reason='PyTorch is not installed here: make test-cropond')
-    pytest.importorskip('transformers', reason='no transformers here: make test-cropond')
-
 import tiny_qwen
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crosspoint_ros.matchers.cropond.engine.cuda_graphs import LENGTH_BUCKETS, CapturedStep, CudaGraphRunner
+from crosspoint_ros.matchers.cropond.engine.cuda_graphs import (
+    LENGTH_BUCKETS,
+    CapturedStep,
+    CudaGraphRunner,
+)
 from crosspoint_ros.matchers.cropond.engine.decoder import Decoder
-from crosspoint_ros.matchers.cropond.engine.engine import Engine, EngineOptions, Picture
+from crosspoint_ros.matchers.cropond.engine.engine import Engine, EngineOptions
 from crosspoint_ros.matchers.cropond.engine.kv_cache import StaticKVCache
 from crosspoint_ros.matchers.cropond.engine.token_tree import ROOT, TokenTree
-from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat, ReplyTemplate, build_pointing_prompt
+from crosspoint_ros.matchers.cropond.image_processor import ImageInput
+from crosspoint_ros.matchers.cropond.prompt import (
+    CoordinateFormat,
+    ReplyTemplate,
+    build_pointing_prompt,
+)
 
 torch.set_num_threads(1)
 PREFIX = 9
@@ -111,17 +113,17 @@ def test_half_precision_agrees_with_full_in_what_is_likely(folder):
     """bfloat16 is what a GPU runs: near ties may fall the other way, probabilities hardly move."""
     model, tokenizer = tiny_qwen.load(folder)
     rng = np.random.default_rng(0)
-    pictures = tuple(Picture(name, rng.integers(0, 255, (120, 160, 3), dtype=np.uint8))
+    pictures = tuple(ImageInput(name, rng.integers(0, 255, (120, 160, 3), dtype=np.uint8))
                      for name in 'ab')
     questions = [build_pointing_prompt('512', '307'), build_pointing_prompt('88', '615')]
     spreads = []
     for dtype in (torch.float32, torch.bfloat16):
         engine = Engine(model.to(dtype), tokenizer, EngineOptions(
             max_pixels=100 * 28 * 28, static_shapes=True))
-        form = engine.tokenizer.form(ReplyTemplate(), CoordinateFormat.RELATIVE_1000, 3)
+        form = engine.tokenizer.build_format(ReplyTemplate(), CoordinateFormat.RELATIVE_1000, 3)
         spreads.append([s for s, *_ in engine.decode_distributions(pictures, questions, form)])
     for full, half in zip(*spreads, strict=True):
-        assert half.px.dtype == np.float64
+        assert half.p_x.dtype == np.float64
         # Hundreds of x, told by their first digit.
-        first = [p.px.reshape(10, 100).sum(axis=1) for p in (full, half)]
+        first = [p.p_x.reshape(10, 100).sum(axis=1) for p in (full, half)]
         np.testing.assert_allclose(first[1], first[0], atol=0.15)

@@ -12,9 +12,10 @@ if 'CROSSPOINT_NEEDS_TORCH' not in os.environ:
 
 import copy_qwen
 import torch
-from reference_decoder import Uncached
+from copy_qwen import view
+from reference_decoder import ReferenceDecoder
 
-from crosspoint_ros.core.datatypes import Intrinsics, Query, View
+from crosspoint_ros.core.datatypes import Query
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.cropond.engine.checkpoint import (
     BYTES_PER_PARAM,
@@ -22,12 +23,15 @@ from crosspoint_ros.matchers.cropond.engine.checkpoint import (
     estimate_required_bytes,
     read_weights,
 )
-from crosspoint_ros.matchers.cropond.engine.engine import Picture
-from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat, ReplyTemplate, build_pointing_prompt
+from crosspoint_ros.matchers.cropond.image_processor import ImageInput
+from crosspoint_ros.matchers.cropond.prompt import (
+    CoordinateFormat,
+    ReplyTemplate,
+    build_pointing_prompt,
+)
 
 torch.set_num_threads(1)
 MAX_PIXELS = 16 * 28 * 28
-LENS = Intrinsics(200.0, 200.0, 99.5, 74.5, 200, 150)
 CLICKS = [(120.0, 60.0), (30.0, 140.0), (99.0, 20.0)]
 
 
@@ -41,11 +45,6 @@ def matcher(folder):
     """It takes the self-test in 4 bits, too."""
     return load_matcher('cropond', model=str(folder), device='cpu', weights='4bit',
                         max_pixels=MAX_PIXELS, allow_repeating=True)
-
-
-def view(camera: str, seed: int) -> View:
-    image = np.random.default_rng(seed).integers(0, 255, (150, 200, 3), dtype=np.uint8)
-    return View(camera, image, LENS, stamp_ns=seed)
 
 
 def test_the_layers_of_the_text_model_are_in_4_bits_and_nothing_else_is(matcher):
@@ -67,13 +66,14 @@ def test_a_taught_checkpoint_still_answers_its_clicks(matcher):
 
 
 def test_it_says_what_uncached_decoding_of_the_same_weights_says(matcher):
-    plain = Uncached(matcher.checkpoint.model, matcher.checkpoint.tokenizer, MAX_PIXELS)
-    pictures = [Picture(seed, view('a', seed).image) for seed in (1, 2)]
-    questions = [build_pointing_prompt(str(x), str(y)) for x, y in ((600, 400), (151, 933), (495, 133))]
-    form = matcher.engine.tokenizer.form(ReplyTemplate(), CoordinateFormat.RELATIVE_1000, 3)
+    plain = ReferenceDecoder(matcher.checkpoint.model, matcher.checkpoint.tokenizer, MAX_PIXELS)
+    pictures = [ImageInput(seed, view('a', seed).image) for seed in (1, 2)]
+    questions = [build_pointing_prompt(str(x), str(y))
+                 for x, y in ((600, 400), (151, 933), (495, 133))]
+    form = matcher.engine.tokenizer.build_format(ReplyTemplate(), CoordinateFormat.RELATIVE_1000, 3)
     expected = [plain.decode_greedy([p.rgb for p in pictures], q, form) for q in questions]
     found = matcher.engine.decode_greedy(tuple(pictures), questions, form)
-    assert [(greedy.param_count, greedy.tokens) for greedy, _ in found] == expected
+    assert [(greedy.numbers, greedy.tokens) for greedy, _ in found] == expected
     assert len({numbers for numbers, _ in expected}) == len(questions)
 
 
@@ -87,4 +87,5 @@ def test_the_weights_take_as_much_memory_as_was_estimated(matcher, folder):
     estimated = kept * 2 + (found.param_count - kept) * BYTES_PER_PARAM['4bit']
     assert taken == pytest.approx(estimated, rel=0.02)
     nothing = estimate_required_bytes(WeightFiles((), 0, 0, 0), '4bit')
-    assert estimate_required_bytes(found, '4bit') - nothing == pytest.approx(1.1 * estimated, rel=0.01)
+    needed = estimate_required_bytes(found, '4bit')
+    assert needed - nothing == pytest.approx(1.1 * estimated, rel=0.01)

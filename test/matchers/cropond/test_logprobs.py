@@ -8,12 +8,12 @@ import pytest
 
 from crosspoint_ros.matchers.cropond.coordinate_distribution import (
     NumberSpan,
-    estimate_point,
+    TokenLogprobs,
     distribution_from_logprobs,
+    estimate_point,
     find_number_spans,
 )
 from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
-from crosspoint_ros.matchers.cropond.server.responses import Token
 
 REACH = 25.0
 SIZE = 1000
@@ -30,7 +30,7 @@ def numbers(*bumps: tuple[float, float, float]) -> np.ndarray:
     return p
 
 
-def said(p: np.ndarray, end: str) -> tuple[str, list[Token]]:
+def said(p: np.ndarray, end: str) -> tuple[str, list[TokenLogprobs]]:
     """The number that is written by taking the likeliest token each time, and its tokens."""
     begun, tokens = '', []
     while True:
@@ -39,16 +39,16 @@ def said(p: np.ndarray, end: str) -> tuple[str, list[Token]]:
         whole = sum(within.values())
         choices = {t: math.log(m / whole) if m else -9999.0 for t, m in within.items()}
         best = max(choices, key=choices.__getitem__)
-        tokens.append(Token(best, choices))
+        tokens.append(TokenLogprobs(best, choices))
         if best == end:
             return begun, tokens
         begun += best
 
 
-def reply(px: np.ndarray, py: np.ndarray) -> tuple[str, list[Token]]:
+def reply(px: np.ndarray, py: np.ndarray) -> tuple[str, list[TokenLogprobs]]:
     """A whole reply `[x, y]` that was drawn so."""
     (x, first), (y, second) = said(px, ', '), said(py, ']')
-    return f'[{x}, {y}]', [Token('[', {'[': 0.0}), *first, *second]
+    return f'[{x}, {y}]', [TokenLogprobs('[', {'[': 0.0}), *first, *second]
 
 
 def found(px: np.ndarray, py: np.ndarray):
@@ -56,7 +56,7 @@ def found(px: np.ndarray, py: np.ndarray):
     x, y = (float(n) for n in text[1:-1].split(', '))
     where = find_number_spans(text, (x, y), CoordinateFormat.RELATIVE_1000)
     spread = distribution_from_logprobs(tokens, where, (SIZE, SIZE), (REACH, REACH))
-    return (x, y), estimate_point(spread, (REACH, REACH))
+    return (x, y), estimate_point(spread, (REACH, REACH), np.ones(2))
 
 
 def mass_near(p: np.ndarray, mode: float) -> float:
@@ -72,8 +72,8 @@ def test_a_place_amid_a_hundred_is_weighed_exactly():
     assert where.confidence == pytest.approx(mass_near(px, mode[0]) * mass_near(py, mode[1]),
                                              abs=1e-6)
     assert where.confidence == pytest.approx(0.8, abs=1e-3)
-    np.testing.assert_allclose(where.xy, (555, 345), atol=1.0)
-    sigma = np.sqrt(np.diag(where.covariance))  # wider than (3, 4): other tens count as a whole
+    np.testing.assert_allclose(where.pixel, (555, 345), atol=1.0)
+    sigma = np.sqrt(np.diag(where.covariance_px2))  # wider than (3, 4): other tens count as a whole
     assert (sigma > (3, 4)).all()
     assert (sigma < (5, 6)).all()
 
@@ -123,6 +123,6 @@ def test_no_place_in_the_hundreds_is_overrated():
 
 def test_a_number_far_off_the_image_takes_no_memory():
     digits = '9' * 12
-    tokens = [Token(c, {c: 0.0}) for c in (*digits, ',', '5', ']')]
+    tokens = [TokenLogprobs(c, {c: 0.0}) for c in (*digits, ',', '5', ']')]
     where = NumberSpan(0, digits, ',', False), NumberSpan(13, '5', ']', False)
     assert distribution_from_logprobs(tokens, where, (SIZE, SIZE), (REACH, REACH)) is None

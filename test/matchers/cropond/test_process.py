@@ -5,11 +5,6 @@ import os
 import signal
 
 import pytest
-
-if 'CROSSPOINT_NEEDS_TORCH' not in os.environ:
-    pytest.importorskip('torch', reason='PyTorch is not installed here: make test-cropond')
-    pytest.importorskip('transformers', reason='no transformers here: make test-cropond')
-
 import tiny_qwen
 
 from crosspoint_ros.ros.process import NodeProcess
@@ -22,7 +17,8 @@ def test_a_signal_while_a_model_loads_ends_the_process_in_order(tmp_path, step):
              f'cropond.model:={folder}', 'cropond.device:=cpu']
     # What is on its way when the signal comes: the import of torch, the weights, the self-test.
     heard = ['loading the matcher', 'files onto', 'loaded onto'][step]
-    with NodeProcess('crosspoint_ros.ros.node.lifecycle_node', [w for g in given for w in ('-p', g)], log,
+    arguments = [w for g in given for w in ('-p', g)]
+    with NodeProcess('crosspoint_ros.ros.node.lifecycle_node', arguments, log,
                      os.environ) as process:
         while heard not in log.read_text() and 'stays inactive' not in log.read_text():
             process.check()

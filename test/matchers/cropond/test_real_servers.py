@@ -30,7 +30,7 @@ try:
 except ImportError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Query, Rejected, View
-from crosspoint_ros.core.pipeline import validate_match
+from crosspoint_ros.core.verify import validate_match
 from crosspoint_ros.matchers.cropond import self_test
 
 SERVE_PYTHON = os.environ.get('CROSSPOINT_SERVE_PYTHON', '')

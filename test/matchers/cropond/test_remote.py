@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from openai_server import MODEL, Manners, ScriptedServer, serve_like
+from openai_server import MODEL, FakeOpenAIServer, ServerBehaviour, transformers_serve
 
 pytest.importorskip('PIL')
 try:
@@ -16,17 +16,17 @@ except ImportError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 from crosspoint_ros.core.datatypes import (
     Code,
-    SupportsDescribe,
     Grounder,
     Intrinsics,
     Match,
     Query,
     Rejected,
-    View,
+    SupportsDescribe,
     SupportsPrefetch,
+    View,
 )
-from crosspoint_ros.core.pipeline import validate_match, locate
-from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.core.pipeline import locate
+from crosspoint_ros.core.verify import Limits, validate_match
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
 from crosspoint_ros.matchers.cropond.remote import CropondRemoteMatcher
@@ -54,8 +54,8 @@ def start():
     """Start servers and matchers on them, and end what was started."""
     started: list = []
 
-    def begin(manners: Manners | None = None, port: int = 0) -> ScriptedServer:
-        started.append(ScriptedServer(manners, port))
+    def begin(behaviour: ServerBehaviour | None = None, port: int = 0) -> FakeOpenAIServer:
+        started.append(FakeOpenAIServer(behaviour, port))
         return started[-1]
 
     yield begin
@@ -65,7 +65,7 @@ def start():
 
 
 @pytest.fixture
-def server(start) -> ScriptedServer:
+def server(start) -> FakeOpenAIServer:
     return start()
 
 
@@ -74,7 +74,7 @@ def asked(server) -> CropondRemoteMatcher:
     return matcher(server)
 
 
-def matcher(server: ScriptedServer, **options) -> CropondRemoteMatcher:
+def matcher(server: FakeOpenAIServer, **options) -> CropondRemoteMatcher:
     return CropondRemoteMatcher(**{'url': server.url, 'model': MODEL, 'deadline_s': 5.0,
                                    'coordinates': 'relative_1000', 'self_test': False,
                                    'allow_repeating': True,  # all that these servers do
@@ -113,7 +113,7 @@ def test_thousandths_and_pixels_are_told_apart(start, query):
 
 
 def test_an_unsure_server_makes_an_unsure_match(start, query):
-    sure, unsure = start(), start(Manners(sure=0.6))
+    sure, unsure = start(), start(ServerBehaviour(sure=0.6))
     confidences = [matcher(server).match(query).confidence for server in (sure, unsure)]
     spreads = [np.trace(matcher(server).match(query).covariance_px2) for server in (sure, unsure)]
     assert confidences[1] < 0.5 < confidences[0]
@@ -154,13 +154,13 @@ def test_of_the_images_that_were_sent_the_latest_names_are_remembered(asked, que
         asked.match(Query(clicked, view('b', seed, 56, 56), CLICK))
     held = asked._handshake.profile.client._cached_uuids
     assert len(held) == MAX_CACHED_UUIDS
-    assert asked._encoder.of(clicked.image).name in held
+    assert asked._encoder.encode(clicked.image).uuid in held
 
 
 def test_images_that_the_server_has_forgotten_are_sent_again_for_the_same_click(
         server, asked, query):
     asked.match(query)
-    server.snapshot.clear()
+    server.cached.clear()
     before = len(server.requests)
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
     assert len(server.requests) == before + 2
@@ -168,7 +168,7 @@ def test_images_that_the_server_has_forgotten_are_sent_again_for_the_same_click(
 
 def test_a_server_that_drops_named_images_in_silence_is_found_out(server, asked, query):
     asked.match(query)
-    server.manners.fields.remove('uuid')  # now it counts no tokens for an image without data
+    server.behaviour.fields.remove('uuid')  # now it counts no tokens for an image without data
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
     parts = server.requests[-1]['messages'][1]['content']
     assert parts[0]['image_url'] is not None
@@ -187,7 +187,7 @@ def test_warming_sends_the_images_before_the_click(server, asked, query):
 def test_warming_is_no_way_to_look_for_a_server_that_is_away(server, asked, start, query, caplog):
     server.stop()
     asked.warm((query.clicked, query.other))
-    assert 'frames were not prepared' in caplog.text
+    assert 'frames were not prefetched' in caplog.text
     successor = start(port=server.port)
     asked.warm((query.clicked, query.other))
     assert successor.requests == []
@@ -201,7 +201,7 @@ def test_many_clicks_on_one_pair_go_out_at_once(server, query):
 
 
 def test_an_instruction_is_grounded_in_one_image(start, query):
-    server = start(Manners(answer=lambda x, y: ('500', '250')))
+    server = start(ServerBehaviour(answer=lambda x, y: ('500', '250')))
     asked = matcher(server)
     named = asked.ground(query.clicked, 'the drawer handle')
     np.testing.assert_allclose(named.pixel, (160, 60), atol=1.0)
@@ -212,14 +212,14 @@ def test_an_instruction_is_grounded_in_one_image(start, query):
 
 
 def test_an_instruction_without_a_place_is_refused(server, asked, query):
-    server.manners.free = lambda x, y: 'There is no such thing.'
+    server.behaviour.free = lambda x, y: 'There is no such thing.'
     with pytest.raises(Rejected, match='no such thing') as caught:
         asked.ground(query.clicked, 'the moon')
     assert caught.value.code == Code.NOT_VISIBLE
 
 
 @pytest.mark.parametrize(('words', 'said'), [
-    ('the <|image_pad|>', r"holds '<\|'"), ('cup<|im_end|>', r"holds '<\|'"),
+    ('the <|image_pad|>', r"contains '<\|'"), ('cup<|im_end|>', r"contains '<\|'"),
     ('cup ' * 126, '504 characters long .limit 500')])
 def test_an_instruction_that_is_no_words_or_no_end_of_them_is_a_bad_request(
         server, asked, query, words, said):
@@ -233,22 +233,22 @@ def test_an_instruction_that_is_no_words_or_no_end_of_them_is_a_bad_request(
 
 def test_a_request_that_the_server_refuses_for_its_words_is_no_doubt_about_the_server(
         server, asked, query):
-    server.manners.faults = ['400']
+    server.behaviour.faults = ['400']
     with pytest.raises(Rejected, match='400'):
         asked.ground(query.clicked, 'the drawer handle')
     assert asked.describe()['state'] == 'ready'
-    server.manners.free = lambda x, y: f'{FREE}500, 250]'
+    server.behaviour.free = lambda x, y: f'{FREE}500, 250]'
     assert asked.ground(query.clicked, 'the drawer handle')
     for state in (True, False):  # the second one running is not about the words
-        server.manners.faults = ['400', '400']  # by the image's name, then with the image
+        server.behaviour.faults = ['400', '400']  # by the image's name, then with the image
         with pytest.raises(Rejected, match='400'):
             asked.ground(query.clicked, 'the drawer handle')
-        server.manners.faults = []
+        server.behaviour.faults = []
         assert (asked.describe()['state'] == 'ready') is state
 
 
 def test_a_guess_at_an_instruction_is_refused(server, asked, query):
-    server.manners.answer, server.manners.sure = (lambda x, y: ('500', '250')), 0.4
+    server.behaviour.answer, server.behaviour.sure = (lambda x, y: ('500', '250')), 0.4
     with pytest.raises(Rejected) as caught:
         asked.ground(query.clicked, 'a screw')
     assert caught.value.code == Code.LOW_CONFIDENCE
@@ -256,7 +256,7 @@ def test_a_guess_at_an_instruction_is_refused(server, asked, query):
 
 # --- what it makes of servers that can less
 
-def can(server: ScriptedServer):
+def can(server: FakeOpenAIServer):
     chat = ChatClient(server.url, MODEL)
     found = probe_capabilities(chat, Deadline.after(10))
     chat.close()
@@ -272,25 +272,25 @@ def test_all_that_a_server_can_is_found_out(start):
     ('top_logprobs', 'logprobs')])
 @pytest.mark.parametrize('strict', [False, True])
 def test_what_a_server_ignores_or_refuses_is_not_counted_on(start, field, lost, strict):
-    manners = Manners(strict=strict)
+    behaviour = ServerBehaviour(strict=strict)
     if strict:
-        manners.fields.remove(field)
+        behaviour.fields.remove(field)
     else:
-        manners.ignores.add(field)
-    found = can(start(manners))
+        behaviour.ignores.add(field)
+    found = can(start(behaviour))
     assert lost not in str(found)
     assert str(found).count(',') == 2
 
 
 @pytest.mark.parametrize('field', ['structured_outputs', 'regex', 'guided_regex'])
 def test_each_dialect_of_constraints_is_understood(start, field):
-    manners = Manners(strict=True)
-    manners.fields = {field, 'repetition_penalty'}
-    assert can(start(manners)).regex == field
+    behaviour = ServerBehaviour(strict=True)
+    behaviour.fields = {field, 'repetition_penalty'}
+    assert can(start(behaviour)).regex_field == field
 
 
 def test_a_server_like_transformers_serve_is_asked_in_free_text(start, query):
-    server = start(serve_like())
+    server = start(transformers_serve())
     match = matcher(server).match(query)
     np.testing.assert_allclose(match.pixel, CLICK, atol=1.0)
     assert server.requests[-1].keys() == {'model', 'messages', 'temperature', 'stream',
@@ -299,16 +299,17 @@ def test_a_server_like_transformers_serve_is_asked_in_free_text(start, query):
 
 def test_without_probabilities_a_match_is_refused_with_words_unless_it_is_said_what_it_is_worth(
         start, query):
-    server = start(serve_like())
-    (refused,) = locate(query.clicked, [query.other], CLICK, matcher(server), Limits()).correspondences
+    server = start(transformers_serve())
+    (refused,) = locate(query.clicked, [query.other], CLICK, matcher(server),
+                        Limits()).correspondences
     assert np.isnan(refused.match.covariance_px2).all()
     assert refused.rejected.code == Code.LOW_CONFIDENCE
-    assert 'tells no probabilities' in refused.rejected.message
+    assert 'returns no log-probabilities' in refused.rejected.message
     worth = matcher(server, confidence_unknown=0.6)
     (taken,) = locate(query.clicked, [query.other], CLICK, worth, Limits()).correspondences
     assert taken.rejected is None
     assert taken.match.confidence == 0.6
-    with pytest.raises(Rejected, match='tells no probabilities'):
+    with pytest.raises(Rejected, match='returns no log-probabilities'):
         matcher(server).ground(query.clicked, 'the drawer handle')
     assert worth.ground(query.clicked, 'the drawer handle').confidence == 0.6
 
@@ -326,61 +327,63 @@ def test_without_probabilities_a_refiner_that_finds_the_same_confirms_it(start, 
         def refine(self, query, near):
             raise Rejected(Code.NOT_VISIBLE, 'nothing near')
 
-    asked, limits = matcher(start(serve_like())), Limits()
+    asked, limits = matcher(start(transformers_serve())), Limits()
     (same,), (other,) = (locate(query.clicked, [query.other], CLICK, asked, limits,
-                                refiner=Fine(pixel)).correspondences for pixel in (CLICK, CLICK / 4))
+                                refiner=Fine(pixel)).correspondences
+                         for pixel in (CLICK, CLICK / 4))
     assert same.rejected is None
     assert same.match.confidence > 0.75 > 0.6  # what it was by itself
     assert other.rejected.code == Code.LOW_CONFIDENCE
 
 
 def test_a_constraint_without_a_begun_reply_covers_the_whole_of_it(start, query):
-    server = start(Manners(ignores={'continue_final_message'}))
+    server = start(ServerBehaviour(ignores={'continue_final_message'}))
     np.testing.assert_allclose(matcher(server).match(query).pixel, CLICK, atol=1.0)
     assert server.requests[-1]['structured_outputs']['regex'].startswith('```json')
     assert server.requests[-1]['messages'][-1]['role'] == 'user'
 
 
 def test_a_begun_reply_without_a_constraint_is_read_too(start, query):
-    server = start(Manners(ignores={'structured_outputs'}))
+    server = start(ServerBehaviour(ignores={'structured_outputs'}))
     np.testing.assert_allclose(matcher(server).match(query).pixel, CLICK, atol=1.0)
     assert 'structured_outputs' not in server.requests[-1]
 
 
 def test_a_reply_that_leaves_its_form_makes_the_server_be_examined_anew(server, asked, query):
-    server.manners.ignores.add('structured_outputs')
-    server.manners.free = lambda x, y: f'Sure! It is at ({x}, {y}).'
-    server.manners.ignores.add('continue_final_message')
-    assert 'not in the form' in refusal(asked, query).message
+    server.behaviour.ignores.add('structured_outputs')
+    server.behaviour.free = lambda x, y: f'Sure! It is at ({x}, {y}).'
+    server.behaviour.ignores.add('continue_final_message')
+    assert 'not in the requested format' in refusal(asked, query).message
     assert asked.describe()['state'] != 'ready'
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
     assert asked.describe()['asked by'] == 'logprobs, image names'
 
 
 def test_what_follows_a_constrained_reply_is_a_breach_of_its_form(server, asked, query):
-    server.manners.ignores.add('structured_outputs')
-    server.manners.free = lambda x, y: f'{FREE}{x}, {y}], or rather [1, 1]'
-    assert 'not in the form' in refusal(asked, query).message
+    server.behaviour.ignores.add('structured_outputs')
+    server.behaviour.free = lambda x, y: f'{FREE}{x}, {y}], or rather [1, 1]'
+    assert 'not in the requested format' in refusal(asked, query).message
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
 
 
 @pytest.mark.parametrize('said', [('-1', '-1'), ('412', '-1'), ('-1', '300')])
-@pytest.mark.parametrize('manners', [Manners, serve_like])
-def test_numbers_with_a_sign_say_that_it_is_not_visible(start, query, manners, said):
-    server = start(manners())
+@pytest.mark.parametrize('behaviour', [ServerBehaviour, transformers_serve])
+def test_numbers_with_a_sign_say_that_it_is_not_visible(start, query, behaviour, said):
+    server = start(behaviour())
     asked = matcher(server)
-    server.manners.answer = lambda x, y: said
-    server.manners.free = lambda x, y: f'{FREE}{", ".join(said)}]'
+    server.behaviour.answer = lambda x, y: said
+    server.behaviour.free = lambda x, y: f'{FREE}{", ".join(said)}]'
     refused = refusal(asked, query)
     assert refused.code == Code.NOT_VISIBLE
-    assert f'({said[0]}, {said[1]}): a point with a sign is on no image' in refused.message
+    assert (f'({said[0]}, {said[1]}): negative coordinates mean that the point is not visible'
+            in refused.message)
 
 
 @pytest.mark.parametrize('said', ['0.625, 0.5', '62.5, 50'])
 def test_fractions_are_no_thousandths(start, query, said):
-    server = start(serve_like())
+    server = start(transformers_serve())
     asked = matcher(server)
-    server.manners.free = lambda x, y: f'[{said}]'
+    server.behaviour.free = lambda x, y: f'[{said}]'
     refused = refusal(asked, query)
     assert refused.code == Code.MATCHER_FAILED
     assert 'relative_1000 has whole numbers' in refused.message
@@ -389,14 +392,14 @@ def test_fractions_are_no_thousandths(start, query, said):
 @pytest.mark.parametrize('logprobs', [None, [], {}, {'content': None}, {'content': []},
                                       {'content': [{'token': '6', 'logprob': -0.1}]}])
 def test_without_the_probabilities_that_it_had_a_match_is_not_sure(server, asked, query, logprobs):
-    server.manners.tokens = lambda text: logprobs
+    server.behaviour.tokens = lambda text: logprobs
     match = asked.match(query)
     np.testing.assert_allclose(match.pixel, CLICK, atol=1.0)
     assert match.confidence == asked.options.confidence_unknown
 
 
 def test_the_form_that_the_model_uses_by_itself_is_learnt(start, query):
-    server = start(Manners(free=lambda x, y: f'<point>[{x},{y}]</point>'))
+    server = start(ServerBehaviour(free=lambda x, y: f'<point>[{x},{y}]</point>'))
     asked = matcher(server)
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
     assert server.requests[-1]['messages'][-1]['content'] == '<point>['
@@ -406,9 +409,9 @@ def test_the_form_that_the_model_uses_by_itself_is_learnt(start, query):
 @pytest.mark.parametrize('reply', ['', 'I cannot see it.', '{"point_2d": [NaN, NaN]}',
                                    '{"point_2d": []}', '```json\n[]\n```'])
 def test_a_reply_without_a_point_is_refused(start, query, reply):
-    server = start(serve_like())
+    server = start(transformers_serve())
     asked = matcher(server)
-    server.manners.free = lambda x, y: reply
+    server.behaviour.free = lambda x, y: reply
     refused = refusal(asked, query)
     assert refused.code == Code.NOT_VISIBLE
     assert 'the model replied' in refused.message
@@ -418,15 +421,15 @@ def test_a_reply_without_a_point_is_refused(start, query, reply):
 
 def test_a_model_that_finds_nothing_is_refused_at_start(start):
     with pytest.raises(ValueError, match='failed its self-test'):
-        matcher(start(Manners(answer=lambda x, y: ('1', '1'))), self_test=True)
+        matcher(start(ServerBehaviour(answer=lambda x, y: ('1', '1'))), self_test=True)
 
 
 def test_the_convention_is_found_out(start, query):
     def fractions(x: str, y: str) -> tuple[str, str]:
         return (x, y) if x.startswith('0.') else ('1', '1')
 
-    server = start(serve_like())
-    server.manners.answer = fractions
+    server = start(transformers_serve())
+    server.behaviour.answer = fractions
     asked = matcher(server, coordinates='auto', self_test=True)
     assert asked.describe()['coordinates'] == 'relative_1'
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
@@ -434,17 +437,20 @@ def test_the_convention_is_found_out(start, query):
 
 # --- servers that are not there, or not as they should be
 
-@pytest.mark.parametrize(('manners', 'options', 'words'), [
-    (Manners(key='right'), {}, 'key was refused'),
-    (Manners(models=('other', 'another')), {}, "no model 'cropond-3b'; .*other, another"),
-    (Manners(models=('one', 'two')), {'model': ''}, 'must name one of its models .*one, two'),
-    (Manners(models=500), {'model': ''}, 'must name one'),
-    (Manners(always='page'), {}, 'HTML page'), (Manners(always='no_json'), {}, 'no JSON'),
-    (Manners(always='redirect'), {}, 'points to')])
-def test_what_waiting_cannot_cure_is_an_error_at_start(start, monkeypatch, manners, options, words):
+@pytest.mark.parametrize(('behaviour', 'options', 'words'), [
+    (ServerBehaviour(key='right'), {}, 'key was refused'),
+    (ServerBehaviour(models=('other', 'another')), {}, "no model 'cropond-3b'; .*other, another"),
+    (ServerBehaviour(models=('one', 'two')), {'model': ''},
+     'must name one of its models .*one, two'),
+    (ServerBehaviour(models=500), {'model': ''}, 'must name one'),
+    (ServerBehaviour(always='page'), {}, 'HTML page'),
+    (ServerBehaviour(always='no_json'), {}, 'not JSON'),
+    (ServerBehaviour(always='redirect'), {}, 'redirects to')])
+def test_what_waiting_cannot_cure_is_an_error_at_start(start, monkeypatch, behaviour, options,
+                                                       words):
     monkeypatch.delenv('CROSSPOINT_API_KEY', raising=False)
     with pytest.raises(ValueError, match=words):
-        matcher(start(manners), **options)
+        matcher(start(behaviour), **options)
 
 
 def test_the_only_model_needs_no_name(start, query):
@@ -470,7 +476,7 @@ def test_a_server_that_comes_after_the_node_is_found_by_a_click(server, start, q
 
 def test_a_server_killed_amid_a_click_refuses_it_and_its_successor_answers_the_next(
         server, asked, start, query):
-    server.manners.always = 'silent'
+    server.behaviour.always = 'silent'
     before = len(server.requests)
 
     def kill() -> None:
@@ -505,7 +511,7 @@ def test_another_model_by_the_same_name_takes_the_self_test(start, query):
     asked = matcher(server, self_test=True)
     server.stop()
     refusal(asked, query)
-    successor = start(Manners(root='/models/another'), port=server.port)
+    successor = start(ServerBehaviour(root='/models/another'), port=server.port)
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
     assert len(successor.asked('first image')) > 1
 
@@ -513,10 +519,10 @@ def test_another_model_by_the_same_name_takes_the_self_test(start, query):
 def test_a_reply_by_another_model_is_refused_and_that_one_takes_the_self_test(start, query):
     server = start()
     asked = matcher(server, self_test=True)
-    server.manners.model, server.manners.answer = 'qwen', lambda x, y: ('1', '1')
-    assert "'qwen' replied, 'cropond-3b' was examined" in refusal(asked, query).message
+    server.behaviour.model, server.behaviour.answer = 'qwen', lambda x, y: ('1', '1')
+    assert "'qwen' replied instead of 'cropond-3b'" in refusal(asked, query).message
     assert 'failed its self-test' in refusal(asked, query).message
-    server.manners.model, server.manners.answer = MODEL, lambda x, y: (x, y)
+    server.behaviour.model, server.behaviour.answer = MODEL, lambda x, y: (x, y)
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
 
 
@@ -524,11 +530,11 @@ def test_a_model_that_repeats_the_key_is_quoted_without_it(start, query, monkeyp
     key = 'sk-very-secret-0123456789'
     monkeypatch.setenv('CROSSPOINT_API_KEY', key)
     caplog.set_level(logging.DEBUG)
-    server = start(serve_like())
-    server.manners.free = lambda x, y: f'{key} [{x}, {y}] {key}'
+    server = start(transformers_serve())
+    server.behaviour.free = lambda x, y: f'{key} [{x}, {y}] {key}'
     asked = matcher(server)
     shown = [*asked.describe().values(), repr(asked), repr(vars(asked))]
-    server.manners.free = lambda x, y: f'I see {key}.'
+    server.behaviour.free = lambda x, y: f'I see {key}.'
     shown.append(str(refusal(asked, query)))
     assert server.authorizations[-1] == f'Bearer {key}'
     assert key[:8] not in ''.join(shown) + caplog.text
@@ -536,13 +542,13 @@ def test_a_model_that_repeats_the_key_is_quoted_without_it(start, query, monkeyp
 
 def test_a_slow_server_is_a_timeout_and_is_asked_again_at_the_next_click(server, query):
     asked = matcher(server, deadline_s=0.5)
-    server.manners.always = 'silent'
+    server.behaviour.always = 'silent'
     begun_s = time.monotonic()
     refused = refusal(asked, query)
     assert time.monotonic() - begun_s < 3
     assert refused.code == Code.TIMEOUT
     assert 'deadline_s' in refused.message
-    server.manners.always = ''
+    server.behaviour.always = ''
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
 
 
@@ -550,10 +556,10 @@ def test_a_click_waits_for_the_examination_no_longer_than_its_deadline(server, s
     port = server.port
     server.stop()
     asked = matcher(server, deadline_s=0.5)
-    successor = start(Manners(always='silent'), port=port)
+    successor = start(ServerBehaviour(always='silent'), port=port)
     refused = refusal(asked, query)
     assert refused.code == Code.TIMEOUT
-    assert 'being examined' in refused.message
+    assert 'still being tested' in refused.message
     successor.stop()
 
 
@@ -561,14 +567,14 @@ def test_a_click_waits_for_the_examination_no_longer_than_its_deadline(server, s
     '500', '429', 'cut', 'page', 'bad_gateway', 'not_a_number', 'above_one', 'no_token', 'nested',
     'half_chunked', 'bomb', 'redirect'])
 def test_a_fault_costs_one_click_and_no_more(server, asked, query, fault):
-    server.manners.faults = [fault]
+    server.behaviour.faults = [fault]
     assert refusal(asked, query).code == Code.MATCHER_FAILED
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
 
 
 def test_an_overloaded_server_is_not_examined_on_top_of_it(server, asked, query):
     asked.match(query)
-    server.manners.faults = ['busy']
+    server.behaviour.faults = ['busy']
     assert 'Retry-After: 7' in refusal(asked, query).message
     before = len(server.requests)
     asked.match(query)

@@ -1,17 +1,14 @@
 """The form of a reply in tokens, given by a template or learnt from the model."""
 from __future__ import annotations
 
-import os
-
 import pytest
-
-if 'CROSSPOINT_NEEDS_TORCH' not in os.environ:
-    pytest.importorskip('tokenizers', reason='no transformers here: make test-cropond')
-    pytest.importorskip('transformers', reason='no transformers here: make test-cropond')
-
 import tiny_qwen
 
-from crosspoint_ros.matchers.cropond.engine.reply_grammar import ReplyTokenizer, AllowedTokens, PartialNumber, count_values
+from crosspoint_ros.matchers.cropond.engine.reply_grammar import (
+    AllowedTokens,
+    PartialNumber,
+    ReplyTokenizer,
+)
 from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat, ReplyTemplate
 
 RELATIVE, FRACTION = CoordinateFormat.RELATIVE_1000, CoordinateFormat.RELATIVE_1
@@ -20,19 +17,20 @@ RELATIVE, FRACTION = CoordinateFormat.RELATIVE_1000, CoordinateFormat.RELATIVE_1
 @pytest.fixture(scope='module')
 def alphabet():
     from transformers import PreTrainedTokenizerFast
-    return ReplyTokenizer(PreTrainedTokenizerFast(tokenizer_object=tiny_qwen.make_tokenizer(),
-                                            additional_special_tokens=list(tiny_qwen.SPECIAL)))
+    return ReplyTokenizer(PreTrainedTokenizerFast(tokenizer_object=tiny_qwen.train_tokenizer(),
+                                            additional_special_tokens=list(tiny_qwen.SPECIAL_TOKENS)))
 
 
 def test_a_template_becomes_the_tokens_of_its_text(alphabet):
-    form = alphabet.form(ReplyTemplate(), RELATIVE, 3)
+    form = alphabet.build_format(ReplyTemplate(), RELATIVE, 3)
     assert alphabet.decode(form.before) == ReplyTemplate().before
     assert alphabet.decode(form.between) == ', '
-    assert count_values(form) == 1000
+    assert form.value_count == 1000
 
 
 def test_every_token_that_opens_with_the_bracket_closes_a_number(alphabet):
-    closers = {alphabet.decode([token]) for token in alphabet.form(ReplyTemplate(), RELATIVE, 3).terminators}
+    form = alphabet.build_format(ReplyTemplate(), RELATIVE, 3)
+    closers = {alphabet.decode([token]) for token in form.terminators}
     assert {']', '],', ']\n', ']}\n', ']]\n'} <= closers
     assert all(text.startswith(']') for text in closers)
 
@@ -81,23 +79,24 @@ def test_no_form_is_learnt_from_a_reply_that_repeats_the_click(alphabet):
 
 def test_a_template_that_nothing_ends_is_refused(alphabet):
     with pytest.raises(ValueError, match='nothing ends the numbers'):
-        alphabet.form(ReplyTemplate(between='', after=']'), RELATIVE, 3)
+        alphabet.build_format(ReplyTemplate(between='', after=']'), RELATIVE, 3)
 
 
 def test_numbers_have_no_leading_zero_but_fractions_may(alphabet):
-    whole, fraction = (alphabet.form(ReplyTemplate(), c, 3) for c in (RELATIVE, FRACTION))
+    whole, fraction = (alphabet.build_format(ReplyTemplate(), c, 3) for c in (RELATIVE, FRACTION))
     assert not PartialNumber('0').can_extend(whole)
     assert PartialNumber('0').can_extend(fraction)
     assert not PartialNumber('512').can_extend(whole)
     assert not PartialNumber('').can_end()
-    assert PartialNumber('5').value(whole) == 5
-    assert PartialNumber('5').value(fraction) == 500
-    assert PartialNumber('05').value(fraction) == 50
+    assert PartialNumber('5').to_int(whole) == 5
+    assert PartialNumber('5').to_int(fraction) == 500
+    assert PartialNumber('05').to_int(fraction) == 50
 
 
 def test_only_what_may_follow_is_allowed(alphabet):
-    choices = AllowedTokens(alphabet, alphabet.form(ReplyTemplate(), RELATIVE, 3))
-    rows = choices.build_mask([(PartialNumber(''), 0), (PartialNumber('0'), 0), (PartialNumber('51'), 1)])
+    choices = AllowedTokens(alphabet, alphabet.build_format(ReplyTemplate(), RELATIVE, 3))
+    rows = choices.build_mask([(PartialNumber(''), 0), (PartialNumber('0'), 0),
+                               (PartialNumber('51'), 1)])
     assert rows[0, :10].all()
     assert not rows[0, 10:].any()
     assert not rows[1, :10].any()

@@ -3,7 +3,12 @@ from __future__ import annotations
 
 import pytest
 
-from crosspoint_ros.matchers.cropond.reply_parser import ParseError, parse_choice, parse_point, parse_points
+from crosspoint_ros.matchers.cropond.reply_parser import (
+    ParseError,
+    parse_choice,
+    parse_point,
+    parse_points,
+)
 
 CLICKED = ('56', '323')
 REPLIES = [

@@ -1,4 +1,4 @@
-"""Forward passes of the text model over the arena."""
+"""Forward passes of the text model over the KV cache."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,18 +9,23 @@ import torch
 
 from crosspoint_ros.core.datatypes import Code, Rejected
 from crosspoint_ros.matchers.cropond.engine.cuda_graphs import CudaGraphRunner
-from crosspoint_ros.matchers.cropond.engine.kv_cache import StaticKVCache, build_additive_mask, use_gqa_attention
+from crosspoint_ros.matchers.cropond.engine.kv_cache import (
+    StaticKVCache,
+    build_additive_mask,
+    use_gqa_attention,
+)
 from crosspoint_ros.matchers.cropond.engine.token_tree import TreeStep
 
 
 class Decoder:
-    """Runs tokens, or embedded images, behind what the arena holds. Counts its passes.
+    """Appends tokens or embedded images to the KV cache, and counts its passes.
 
-    fixed: how steps of a fixed shape run, where they should; None: each in the shape it has.
+    graph_runner: runs short steps in fixed shapes; None: each step in its own shape.
     """
 
-    def __init__(self, model: Any, kv_cache: StaticKVCache, graph_runner: CudaGraphRunner | None = None) -> None:
-        self._text = model.model.language_model
+    def __init__(self, model: Any, kv_cache: StaticKVCache,
+                 graph_runner: CudaGraphRunner | None = None) -> None:
+        self._text_model = model.model.language_model
         self._embedding = model.get_input_embeddings()
         self._graph_runner = graph_runner
         self.kv_cache = kv_cache
@@ -28,7 +33,7 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device of the model."""
         return self._embedding.weight.device
 
     def embed(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -36,19 +41,19 @@ class Decoder:
         return self._embedding(torch.tensor([list(tokens)], device=self.device))
 
     def prefill(self, embedded: torch.Tensor, positions: torch.Tensor) -> None:
-        """Append embeddings (1, n, hidden) at positions (3, n): each sees all before it."""
+        """Append embeddings (1, n, hidden) at positions (3, n), with causal attention."""
         start, new = self.kv_cache.length, embedded.shape[1]
         self._check_capacity(new)
         mask = None
         if start:
             visible = np.tri(new, start + new, start, dtype=bool)
             mask = build_additive_mask(visible, embedded.dtype, self.device)
-        self._run(embedded, positions.unsqueeze(1), mask)
+        self._forward(embedded, positions.unsqueeze(1), mask)
 
     def run_step(self, step: TreeStep, prefix_length: int, first_position: int) -> torch.Tensor:
-        """Append a step of a tree that begins after `prefix` tokens; hidden states (n, hidden).
+        """Append a step of a tree that begins after the prefix; return its states (n, hidden).
 
-        Raises `Rejected` if the arena has no room for it.
+        Raises `Rejected` if it exceeds the capacity of the KV cache.
         """
         self.kv_cache.set_length(prefix_length + step.first_node)
         self._check_capacity(len(step.tokens))
@@ -59,17 +64,19 @@ class Decoder:
         positions = torch.tensor(step.depths, device=self.device) + first_position
         mask = None
         if not (step.is_chain and len(step.tokens) == 1):
-            mask = build_additive_mask(step.build_visibility(prefix_length), self._embedding.weight.dtype, self.device)
-        return self._run(self.embed(step.tokens), positions.expand(3, 1, -1), mask)
+            mask = build_additive_mask(step.build_visibility(prefix_length),
+                                       self._embedding.weight.dtype, self.device)
+        return self._forward(self.embed(step.tokens), positions.expand(3, 1, -1), mask)
 
     def _check_capacity(self, new: int) -> None:
-        if self.kv_cache.length + new > self.kv_cache.room:
+        if self.kv_cache.length + new > self.kv_cache.capacity:
             raise Rejected(Code.BAD_REQUEST, f'{self.kv_cache.length} + {new} tokens do not fit in '
-                           f'{self.kv_cache.room}: ask for less at a time')
+                           f'{self.kv_cache.capacity}: ask fewer questions at a time')
 
-    def _run(self, embedded: torch.Tensor, positions: torch.Tensor,
-             mask: torch.Tensor | None) -> torch.Tensor:
+    def _forward(self, embedded: torch.Tensor, positions: torch.Tensor,
+                 mask: torch.Tensor | None) -> torch.Tensor:
         self.passes += 1
-        with use_gqa_attention(self._text):
-            return self._text(inputs_embeds=embedded, position_ids=positions, attention_mask=mask,
-                              past_key_values=self.kv_cache, use_cache=True).last_hidden_state[0]
+        with use_gqa_attention(self._text_model):
+            return self._text_model(
+                inputs_embeds=embedded, position_ids=positions, attention_mask=mask,
+                past_key_values=self.kv_cache, use_cache=True).last_hidden_state[0]

@@ -1,8 +1,8 @@
-"""Clicks answered by Qwen2.5-VL in a few small passes: cached images, a forced reply, digit trees.
+"""Answers clicks with Qwen2.5-VL in few passes: cached images, forced replies, digit trees.
 
-Both images are prefilled once per frame pair. A click costs its question, whose reply is forced up
-to the first digit in the same pass, and a few passes for the digits. What the model would have
-said instead of the forced words is read off that pass, too.
+Both images are prefilled once per frame pair. A click costs one pass for its question and the
+forced reply up to the first digit, and a few for the digits. What the model would have written
+instead of the forced tokens is read from the same pass.
 """
 from __future__ import annotations
 
@@ -12,36 +12,45 @@ from typing import Any
 
 import torch
 
-from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.matchers.cropond.coordinate_distribution import ForcedTokenStats, CoordinateDistribution
+from crosspoint_ros.matchers.cropond.coordinate_distribution import (
+    CoordinateDistribution,
+    ForcedTokenStats,
+)
 from crosspoint_ros.matchers.cropond.engine.coordinate_decoding import (
-    GreedyReply,
-    GreedyDecoder,
-    BeamOptions,
     BeamDecoder,
+    BeamOptions,
+    GreedyDecoder,
+    GreedyReply,
+    require_finite,
 )
 from crosspoint_ros.matchers.cropond.engine.cuda_graphs import CudaGraphRunner
 from crosspoint_ros.matchers.cropond.engine.decoder import Decoder
 from crosspoint_ros.matchers.cropond.engine.kv_cache import StaticKVCache
-from crosspoint_ros.matchers.cropond.engine.prefix_cache import ImageInput as ImageInput
 from crosspoint_ros.matchers.cropond.engine.prefix_cache import Prefix, PrefixCache
-from crosspoint_ros.matchers.cropond.engine.reply_grammar import ReplyTokenizer, AllowedTokens, ReplyFormat
+from crosspoint_ros.matchers.cropond.engine.reply_grammar import (
+    AllowedTokens,
+    ReplyFormat,
+    ReplyTokenizer,
+)
 from crosspoint_ros.matchers.cropond.engine.token_tree import TokenTree, pack_sequences
-from crosspoint_ros.matchers.cropond.image_processor import TOKEN_PX, TRAINED_MAX_PIXELS
+from crosspoint_ros.matchers.cropond.image_processor import (
+    TOKEN_PX,
+    TRAINED_MAX_PIXELS,
+    ImageInput,
+)
 
 ASSISTANT_HEADER = '<|im_end|>\n<|im_start|>assistant\n'
-# Room beside the images, for questions and digits: some 110 tokens a click.
-QUESTION_TOKENS = 2560
+QUESTION_TOKENS = 2560  # for questions and digits: about 110 tokens a click
+Images = tuple[ImageInput, ...]
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How much is computed and kept.
+    """Limits of the engine.
 
-    pruning: what of the digits' tree is not followed. max_pairs: frame pairs whose prefix is
-    remembered (a 3B model takes 37 kB a token of it). max_packed: questions answered in the same
-    passes; more are answered in turns. question_tokens: room for them. cuda_graphs: record the
-    passes, on a GPU.
+    max_pairs: frame pairs whose prefix is cached (37 kB a token for a 3B model). max_questions:
+    questions decoded in the same passes. question_tokens: KV cache for them. cuda_graphs: capture
+    the passes on a GPU. static_shapes: the same passes uncaptured, for tests on a CPU.
     """
 
     max_pixels: int = TRAINED_MAX_PIXELS
@@ -50,17 +59,17 @@ class EngineOptions:
     max_questions: int = 16
     question_tokens: int = QUESTION_TOKENS
     cuda_graphs: bool = True
-    static_shapes: bool = False  # on a CPU only tests want them
+    static_shapes: bool = False
 
     @property
     def cache_tokens(self) -> int:
-        """Room for two images of the largest size, and for questions."""
+        """Capacity of the KV cache: two images of the maximum size, and questions."""
         return 2 * (self.max_pixels // TOKEN_PX ** 2) + self.question_tokens
 
 
 @dataclass(frozen=True)
 class FreeReply:
-    """What the model says when nothing is forced; logprob of all its tokens."""
+    """An unconstrained reply, and the log-probability of its tokens."""
 
     tokens: tuple[int, ...]
     text: str
@@ -68,71 +77,74 @@ class FreeReply:
 
 
 class Engine:
-    """Asks a model about one or two pictures. Not for two threads at a time."""
+    """Asks a model about one or two images. Not thread-safe."""
 
     def __init__(self, model: Any, tokenizer: Any, options: EngineOptions | None = None) -> None:
-        """Take a Qwen2_5_VLForConditionalGeneration, in evaluation mode on its device."""
+        """model: a Qwen2_5_VLForConditionalGeneration in evaluation mode, on its device."""
         self.options = options = options or EngineOptions()
         self.tokenizer = ReplyTokenizer(tokenizer)
         weight = model.get_input_embeddings().weight
-        on_gpu = weight.device.type == 'cuda'
-        kv_cache = StaticKVCache(model.model.language_model.config, options.cache_tokens, weight.dtype,
-                      weight.device)
-        capture = on_gpu and options.cuda_graphs
+        kv_cache = StaticKVCache(model.model.language_model.config, options.cache_tokens,
+                                 weight.dtype, weight.device)
+        capture = weight.device.type == 'cuda' and options.cuda_graphs
         self.decoder = Decoder(model, kv_cache, CudaGraphRunner(model, kv_cache, capture)
                                if capture or options.static_shapes else None)
         self._head = model.lm_head
         self._prefix_cache = PrefixCache(model, self.decoder, self.tokenizer, options.max_pixels,
-                                  options.max_pairs)
+                                         options.max_pairs)
         self._reduced_heads: dict[tuple[int, ...], torch.Tensor] = {}
 
     @property
     def passes(self) -> int:
-        """How many forward passes of the text model there have been."""
+        """Number of forward passes of the text model so far."""
         return self.decoder.passes
 
     @property
     def vision_encodes(self) -> int:
-        """How many pictures the vision tower has encoded."""
+        """Number of images encoded by the vision tower so far."""
         return self._prefix_cache.vision_encodes
 
     @torch.inference_mode()
-    def prefill(self, images: tuple[ImageInput, ...]) -> int:
-        """Compute the prefix of one or two pictures, unless it is known; return its tokens."""
-        return self._prefix_cache.load(images).eos_tokens[-1]
+    def prefill(self, images: Images) -> int:
+        """Compute the prefix of one or two images, unless cached; return its length in tokens."""
+        return self._prefix_cache.load(images).lengths[-1]
 
     @torch.inference_mode()
-    def decode_greedy(self, images: tuple[ImageInput, ...], questions: Sequence[str], reply_format: ReplyFormat
-               ) -> list[tuple[GreedyReply, ForcedTokenStats]]:
-        """Answer questions by the most probable digit each time, as plain decoding would."""
-        allowed_tokens = AllowedTokens(self.tokenizer, reply_format)
+    def decode_greedy(self, images: Images, questions: Sequence[str], reply_format: ReplyFormat
+                      ) -> list[tuple[GreedyReply, ForcedTokenStats]]:
+        """Answer each question with the most probable digits, as plain decoding would."""
+        allowed = AllowedTokens(self.tokenizer, reply_format)
         replies: list[tuple[GreedyReply, ForcedTokenStats]] = []
         for batch in self._iter_batches(images, questions, reply_format):
-            decoder = GreedyDecoder(batch.run, self._reduced_head(allowed_tokens), allowed_tokens, batch.node_count)
-            decoded = decoder.decode(batch.hidden, batch.last_nodes)
-            replies += zip(decoded, batch.forced_stats, strict=True)
+            decoder = GreedyDecoder(batch.run, self._reduced_head(allowed), allowed,
+                                    batch.node_count)
+            replies += zip(decoder.decode(batch.hidden, batch.last_nodes), batch.forced_stats,
+                           strict=True)
         return replies
 
     @torch.inference_mode()
-    def decode_distributions(self, images: tuple[ImageInput, ...], questions: Sequence[str], reply_format: ReplyFormat
-                ) -> list[tuple[CoordinateDistribution, ForcedTokenStats, ForcedTokenStats]]:
-        """Answer questions by what the model says of every number, but for improbable ones.
+    def decode_distributions(self, images: Images, questions: Sequence[str],
+                             reply_format: ReplyFormat) -> list[
+                                 tuple[CoordinateDistribution, ForcedTokenStats, ForcedTokenStats]]:
+        """Answer each question with the distribution of its two numbers.
 
-        Beside each spread stands what was heard up to the first number, and between the two.
+        With it come the statistics of the tokens forced before the first number, and between both.
         """
-        allowed_tokens = AllowedTokens(self.tokenizer, reply_format)
-        replies: list[tuple[CoordinateDistribution, ForcedTokenStats, ForcedTokenStats]] = []
+        allowed = AllowedTokens(self.tokenizer, reply_format)
+        replies = []
         for batch in self._iter_batches(images, questions, reply_format):
-            decoder = BeamDecoder(batch.run, self._reduced_head(allowed_tokens), allowed_tokens, batch.node_count,
-                                  self.options.beam, self._score_forced_tokens)
-            decoded = decoder.decode(batch.hidden, batch.last_nodes)
-            replies += [(replace(distribution, form=distribution.p_format * before.p_digit), before, between)
-                        for (distribution, between), before in zip(decoded, batch.forced_stats, strict=True)]
+            decoder = BeamDecoder(batch.run, self._reduced_head(allowed), allowed,
+                                  batch.node_count, self.options.beam, self._score_forced_tokens)
+            for (distribution, between), before in zip(
+                    decoder.decode(batch.hidden, batch.last_nodes), batch.forced_stats,
+                    strict=True):
+                p_format = distribution.p_format * before.p_digit
+                replies.append((replace(distribution, p_format=p_format), before, between))
         return replies
 
     @torch.inference_mode()
-    def generate(self, images: tuple[ImageInput, ...], question: str, max_tokens: int = 48) -> FreeReply:
-        """Let the model reply as it likes, word by word, up to its end or so many tokens."""
+    def generate(self, images: Images, question: str, max_tokens: int = 48) -> FreeReply:
+        """Decode an unconstrained reply greedily, up to its end or `max_tokens`."""
         batch = self._run_questions(images, [question], ())
         hidden, node = batch.hidden, batch.last_nodes[0]
         tokens: list[int] = []
@@ -144,69 +156,68 @@ class Engine:
             if token in self.tokenizer.eos_tokens:
                 break
             tokens.append(token)
-            if len(tokens) >= max_tokens:  # nobody asks what would follow
+            if len(tokens) >= max_tokens:  # no pass for a token that is not needed
                 break
             hidden = batch.run([token], [node])
             node = batch.node_count - 1
         return FreeReply(tuple(tokens), self.tokenizer.decode(tokens), logprob)
 
-    def _iter_batches(self, images: tuple[ImageInput, ...], questions: Sequence[str], reply_format: ReplyFormat
-                  ) -> Iterator[QuestionBatch]:
-        """Ask as many questions at a time as may be packed."""
-        for begin in range(0, len(questions), self.options.max_questions):
-            yield self._run_questions(images, questions[begin:begin + self.options.max_questions],
-                            reply_format.before)
+    def _iter_batches(self, images: Images, questions: Sequence[str], reply_format: ReplyFormat
+                      ) -> Iterator[QuestionBatch]:
+        size = self.options.max_questions
+        for start in range(0, len(questions), size):
+            yield self._run_questions(images, questions[start:start + size], reply_format.before)
 
-    def _run_questions(self, images: tuple[ImageInput, ...], questions: Sequence[str],
-             forced: tuple[int, ...]) -> QuestionBatch:
-        """Run all questions, and the words forced upon the replies, in one pass."""
-        prefix = self._prefix_cache.load(images)
-        batch = QuestionBatch(self.decoder, prefix)
-        chains = [(*self.tokenizer.encode(question + ASSISTANT_HEADER), *forced) for question in questions]
-        tokens, parents, paths = pack_sequences(chains)
+    def _run_questions(self, images: Images, questions: Sequence[str], forced: tuple[int, ...]
+                       ) -> QuestionBatch:
+        """Run all questions, and the forced beginning of their replies, in one pass."""
+        batch = QuestionBatch(self.decoder, self._prefix_cache.load(images))
+        tokens, parents, paths = pack_sequences([
+            (*self.tokenizer.encode(question + ASSISTANT_HEADER), *forced)
+            for question in questions])
         hidden = batch.run(tokens, parents)
         batch.last_nodes = [path[-1] for path in paths]
         batch.hidden = hidden[batch.last_nodes]
         if forced:
-            batch.forced_stats = [self._score_forced_tokens(hidden[path[-1 - len(forced):]], forced) for path in paths]
+            batch.forced_stats = [
+                self._score_forced_tokens(hidden[path[-1 - len(forced):]], forced)
+                for path in paths]
         return batch
 
-    def _score_forced_tokens(self, hidden: torch.Tensor, forced: tuple[int, ...]) -> ForcedTokenStats:
-        """The state before a forced word tells what the model would have written there."""
+    def _score_forced_tokens(self, hidden: torch.Tensor, forced: tuple[int, ...]
+                             ) -> ForcedTokenStats:
+        """Compare forced tokens with the model's own choices in the states before them."""
         logprobs = torch.log_softmax(self._compute_logits(hidden), -1)
         expected = torch.tensor(forced, device=logprobs.device)
-        logprob = float(logprobs[:-1].gather(1, expected[:, None]).sum())
-        preferred = logprobs.argmax(-1)
-        p_digit = float(logprobs[-1, list(self.tokenizer.digits)].exp().sum())
-        next_token = int(preferred[-1])
-        preferred_token = '' if next_token in self.tokenizer.digits else self.tokenizer.token_text(next_token)
-        return ForcedTokenStats(logprob, bool((preferred[:-1] == expected).all()), p_digit, preferred_token)
+        preferred, digits = logprobs.argmax(-1), self.tokenizer.digits
+        following = int(preferred[-1])
+        return ForcedTokenStats(
+            logprob=float(logprobs[:-1].gather(1, expected[:, None]).sum()),
+            is_greedy=bool((preferred[:-1] == expected).all()),
+            p_digit=float(logprobs[-1, list(digits)].exp().sum()),
+            preferred_token='' if following in digits else self.tokenizer.token_text(following))
 
     def _compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The logits over the whole vocabulary. Raises `Rejected` for NaN."""
-        logits = self._head(hidden).float()
-        if not bool(torch.isfinite(logits).all()):
-            raise Rejected(Code.MATCHER_FAILED, 'the model computed what is no number (NaN or '
-                           'infinite): broken weights, or a number format it cannot take')
-        return logits
+        """Logits over the whole vocabulary."""
+        return require_finite(self._head(hidden).float())
 
-    def _reduced_head(self, allowed_tokens: AllowedTokens) -> torch.Tensor:
-        """The rows of the output head that a reply can need: some dozens of 150 thousand."""
-        if allowed_tokens.tokens not in self._reduced_heads:
-            rows = torch.tensor(allowed_tokens.tokens, device=self._head.weight.device)
-            self._reduced_heads[allowed_tokens.tokens] = self._head.weight[rows].contiguous()
-        return self._reduced_heads[allowed_tokens.tokens]
+    def _reduced_head(self, allowed: AllowedTokens) -> torch.Tensor:
+        """Rows of the output head for the allowed tokens: some dozens of 150 thousand."""
+        if allowed.tokens not in self._reduced_heads:
+            rows = torch.tensor(allowed.tokens, device=self._head.weight.device)
+            self._reduced_heads[allowed.tokens] = self._head.weight[rows].contiguous()
+        return self._reduced_heads[allowed.tokens]
 
 
 class QuestionBatch:
-    """Questions that hang on a prefix.
+    """Questions after a common prefix.
 
-    hidden: (questions, hidden size) at the last token of each; last: the nodes of those tokens.
+    hidden: (questions, hidden size) at the last token of each question; last_nodes: their nodes.
     """
 
     def __init__(self, decoder: Decoder, prefix: Prefix) -> None:
         self._decoder = decoder
-        self._prefix_length, self._first_position = prefix.eos_tokens[-1], prefix.next_positions[-1]
+        self._prefix_length, self._first_position = prefix.lengths[-1], prefix.next_positions[-1]
         self._tree = TokenTree()
         self.hidden: torch.Tensor = torch.empty(0)
         self.last_nodes: list[int] = []
@@ -214,9 +225,10 @@ class QuestionBatch:
 
     @property
     def node_count(self) -> int:
-        """How many tokens hang on the prefix."""
+        """Number of tokens after the prefix."""
         return len(self._tree)
 
     def run(self, tokens: Sequence[int], parents: Sequence[int]) -> torch.Tensor:
-        """Append tokens below their parents in one pass; their hidden states (n, hidden)."""
-        return self._decoder.run_step(self._tree.extend(tokens, parents), self._prefix_length, self._first_position)
+        """Append tokens below their parents in one pass; return their states (n, hidden)."""
+        return self._decoder.run_step(self._tree.extend(tokens, parents), self._prefix_length,
+                                      self._first_position)

@@ -1,4 +1,4 @@
-"""How much memory is free on a device, and what to say when a model has too little."""
+"""Free memory of a device, and errors that state what a model needs."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -9,32 +9,31 @@ import torch
 
 GB = 1e9
 MEMINFO = Path('/proc/meminfo')
-# What a container may take: less than the machine has, and beyond it the process is killed.
-CGROUP = Path('/sys/fs/cgroup')
+CGROUP = Path('/sys/fs/cgroup')  # a container's limit: beyond it the process is killed
 OUT_OF_MEMORY_MESSAGES = ('out of memory', 'not enough memory', 'allocate memory')
 CURE = 'end other programs, choose a smaller model, or cropond.weights: 4bit'
 
 
 def get_free_bytes(device: str) -> int:
-    """How much memory is free there."""
+    """Return the free memory of 'cuda' or 'cpu'."""
     if device == 'cuda' and not torch.cuda.get_device_properties(0).is_integrated:
-        torch.cuda.empty_cache()  # what PyTorch keeps for later counts as taken
+        torch.cuda.empty_cache()  # PyTorch's cache counts as used
         return int(torch.cuda.mem_get_info()[0])
-    # A Jetson's GPU has no memory of its own, and CUDA counts what files are cached in as taken.
-    container_free = get_container_free_bytes()
-    return get_machine_free_bytes() if container_free is None else min(get_machine_free_bytes(), container_free)
+    # A Jetson's GPU shares the machine's memory, and CUDA counts the file cache as used.
+    limits = (get_machine_free_bytes(), get_container_free_bytes())
+    return min(limit for limit in limits if limit is not None)
 
 
 def get_machine_free_bytes() -> int:
-    """How much memory the machine can still give."""
+    """Return the memory that the machine has available."""
     for line in MEMINFO.read_text().splitlines():
         if line.startswith('MemAvailable:'):
             return int(line.split()[1]) * 1024
-    raise OSError(f'{MEMINFO} does not say how much memory is available')
+    raise OSError(f'{MEMINFO} does not report the available memory')
 
 
 def get_container_free_bytes() -> int | None:
-    """How much a container may still take; None outside of one, or in one without a limit."""
+    """Return what is left of a container's limit; None without one."""
     try:
         limit = (CGROUP / 'memory.max').read_text().strip()
         used = int((CGROUP / 'memory.current').read_text())
@@ -47,25 +46,26 @@ def get_container_free_bytes() -> int | None:
 
 
 def check_memory(name: str, required_bytes: int, device: str) -> None:
-    """Raise MemoryError if there is less than a model needs."""
+    """Raise MemoryError if less is free than a model needs."""
     if required_bytes > get_free_bytes(device):
         raise MemoryError(f'{describe_shortage(name, required_bytes, device)}; {CURE}')
 
 
 @contextmanager
 def explain_memory_errors(name: str, required_bytes: int, device: str) -> Iterator[None]:
-    """Turn every way of running out of memory into a MemoryError with the figures."""
+    """Turn any out-of-memory error into a MemoryError with required and free memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) \
-                and not any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES):
+                and not any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES):
             raise
         first = str(error).strip().split('\n')[0]
-        raise MemoryError(f'{describe_shortage(name, required_bytes, device)}; {CURE} ({first})') from error
+        raise MemoryError(f'{describe_shortage(name, required_bytes, device)}; {CURE} ({first})'
+                          ) from error
 
 
 def describe_shortage(name: str, required_bytes: int, device: str) -> str:
-    """Say what a model needs and what there is."""
+    """Return what a model needs and what is free."""
     return (f'{name} needs about {required_bytes / GB:.1f} GB on {device}, '
             f'{get_free_bytes(device) / GB:.1f} GB are free')

@@ -1,4 +1,4 @@
-"""What comes before every question, the images above all: computed once a frame pair."""
+"""Cache of prompt prefixes: system prompt and images, prefilled once per frame pair."""
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -7,129 +7,116 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from crosspoint_ros.matchers.cropond.engine.decoder import Decoder
 from crosspoint_ros.matchers.cropond.engine.kv_cache import KVSnapshot
 from crosspoint_ros.matchers.cropond.engine.reply_grammar import ReplyTokenizer
-from crosspoint_ros.matchers.cropond.image_processor import patchify
+from crosspoint_ros.matchers.cropond.image_processor import ImageInput, patchify
 from crosspoint_ros.matchers.cropond.prompt import SYSTEM_PROMPT
 
 PROMPT_HEADER = f'<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n'
-IMAGE_PAD = '<|image_pad|>'
-
-
-@dataclass(frozen=True, eq=False)
-class ImageInput:
-    """One frame of one camera. key: says which, to know it again; rgb: (h, w, 3) uint8."""
-
-    key: Hashable
-    rgb: npt.NDArray[np.uint8]
-
-    def is_same(self, other: ImageInput) -> bool:
-        """Tell whether it is the very same image."""
-        return self.key == other.key and self.rgb is other.rgb
+VISION_START, IMAGE_PAD, VISION_END = '<|vision_start|>', '<|image_pad|>', '<|vision_end|>'
+Features = tuple[torch.Tensor, tuple[int, int]]  # (n, hidden), and their grid
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """A prefilled prefix. ends: its length after the opening and after each picture, tokens.
+    """A prefilled prefix. lengths: in tokens, of the header and up to each image.
 
-    next_positions: the position that follows the opening, and each picture (an image of h x w
-    tokens takes max(h, w) positions, so they lag behind the tokens).
+    next_positions: position after the header and after each image. An image of h x w tokens takes
+    max(h, w) positions, so that they lag behind the tokens.
     """
 
     images: tuple[ImageInput, ...]
     snapshot: KVSnapshot
-    ends: tuple[int, ...]
+    lengths: tuple[int, ...]
     next_positions: tuple[int, ...]
 
     def count_shared(self, images: tuple[ImageInput, ...]) -> int:
-        """How many pictures, from the first on, it has in common with others."""
+        """Return the number of leading images that both have in common."""
         count = 0
-        for mine, other in zip(self.images, images, strict=False):
-            if not mine.is_same(other):
+        for own, other in zip(self.images, images, strict=False):
+            if not own.is_same(other):
                 break
             count += 1
         return count
 
 
 class PrefixCache:
-    """The prefixes and image features of the last frame pairs; the oldest are forgotten."""
+    """Prefixes and image features of the latest frame pairs (LRU)."""
 
     def __init__(self, model: Any, decoder: Decoder, tokenizer: ReplyTokenizer, max_pixels: int,
                  max_pairs: int) -> None:
         self._model, self._decoder, self._tokenizer = model, decoder, tokenizer
         self._max_pixels, self._max_pairs = max_pixels, max_pairs
         self._prefixes: OrderedDict[tuple[Hashable, ...], Prefix] = OrderedDict()
-        self._features: OrderedDict[Hashable, tuple[ImageInput, torch.Tensor, tuple[int, int]]] = \
-            OrderedDict()
+        self._features: OrderedDict[Hashable, tuple[ImageInput, Features]] = OrderedDict()
         self._active: Prefix | None = None
         self.vision_encodes = 0
 
     def load(self, images: tuple[ImageInput, ...]) -> Prefix:
-        """Put the prefix of these pictures into the arena, computing what is not known of it."""
-        key = tuple(picture.key for picture in images)
+        """Bring the prefix of these images into the KV cache, computing what is missing."""
+        key = tuple(image.key for image in images)
         prefix = self._prefixes.get(key)
         if prefix is None or prefix.count_shared(images) < len(images):
-            prefix = self._prefixes[key] = self._prefill_images(images)
-            self._active = prefix
+            prefix = self._active = self._prefixes[key] = self._prefill_images(images)
         self._prefixes.move_to_end(key)
         while len(self._prefixes) > self._max_pairs:
             self._prefixes.popitem(last=False)
         if self._active is prefix:
-            self._decoder.kv_cache.set_length(prefix.ends[-1])
+            self._decoder.kv_cache.set_length(prefix.lengths[-1])
         else:
-            self._decoder.kv_cache.load(prefix.snapshot)
+            self._decoder.kv_cache.restore(prefix.snapshot)
             self._active = prefix
         return prefix
 
     def _prefill_images(self, images: tuple[ImageInput, ...]) -> Prefix:
-        """Prefill on from the longest part that another prefix has in common."""
-        features = [self._get_features(picture) for picture in images]  # may fail: arena untouched
+        """Continue from the cached prefix that shares most images."""
+        # Encoding may fail: the KV cache is not touched before.
+        features = [self._get_features(image) for image in images]
         best = max(self._prefixes.values(), key=lambda p: p.count_shared(images), default=None)
-        self._active = None
+        decoder, self._active = self._decoder, None
         if best is None:
-            self._decoder.kv_cache.set_length(0)
-            opening = self._tokenizer.encode(PROMPT_HEADER)
-            self._decoder.prefill(self._decoder.embed(opening),
-                                  torch.arange(len(opening), device=self._decoder.device)
-                                  .expand(3, -1))
-            ends, nexts = [len(opening)], [len(opening)]
+            decoder.kv_cache.set_length(0)
+            header = self._tokenizer.encode(PROMPT_HEADER)
+            decoder.prefill(decoder.embed(header),
+                            torch.arange(len(header), device=decoder.device).expand(3, -1))
+            lengths, positions = [len(header)], [len(header)]
         else:
             count = best.count_shared(images) + 1
-            ends, nexts = list(best.ends[:count]), list(best.next_positions[:count])
-            self._decoder.kv_cache.load(best.snapshot, ends[-1])
-        for feature, grid in features[len(ends) - 1:]:
-            nexts.append(self._append_image(feature, grid, nexts[-1]))
-            ends.append(self._decoder.kv_cache.length)
-        return Prefix(images, self._decoder.kv_cache.snapshot(), tuple(ends), tuple(nexts))
+            lengths, positions = list(best.lengths[:count]), list(best.next_positions[:count])
+            decoder.kv_cache.restore(best.snapshot, lengths[-1])
+        for feature, grid in features[len(lengths) - 1:]:
+            positions.append(self._append_image(feature, grid, positions[-1]))
+            lengths.append(decoder.kv_cache.length)
+        return Prefix(images, decoder.kv_cache.snapshot(), tuple(lengths), tuple(positions))
 
     def _append_image(self, feature: torch.Tensor, grid: tuple[int, int], position: int) -> int:
-        """Prefill one image and its two marks; return the position that follows."""
+        """Prefill one image between its start and end tokens; return the next position."""
         rows, columns = grid
-        begin, end = self._decoder.embed(self._tokenizer.encode('<|vision_start|><|vision_end|>')
+        start, end = self._decoder.embed(self._tokenizer.encode(VISION_START + VISION_END)
                                          )[0].split(1)
         row, column = np.mgrid[:rows, :columns].reshape(2, -1) + position + 1
         image_positions = np.stack([np.full(rows * columns, position + 1), row, column])
-        next_position = position + 1 + max(rows, columns)
-        positions = np.hstack([np.full((3, 1), position), image_positions, np.full((3, 1), next_position)])
-        self._decoder.prefill(torch.cat([begin, feature, end])[None],
+        end_position = position + 1 + max(rows, columns)
+        positions = np.hstack([np.full((3, 1), position), image_positions,
+                               np.full((3, 1), end_position)])
+        self._decoder.prefill(torch.cat([start, feature, end])[None],
                               torch.from_numpy(positions).to(self._decoder.device))
-        return next_position + 1
+        return end_position + 1
 
-    def _get_features(self, image: ImageInput) -> tuple[torch.Tensor, tuple[int, int]]:
-        """The tokens (n, hidden) of an image and their grid, remembered per picture."""
-        known = self._features.get(image.key)
-        if known is None or not known[0].is_same(image):
-            known = self._features[image.key] = (image, *self._encode_image(image))
+    def _get_features(self, image: ImageInput) -> Features:
+        """Return the image's tokens and their grid, computed once per image."""
+        entry = self._features.get(image.key)
+        if entry is None or not entry[0].is_same(image):
+            entry = self._features[image.key] = (image, self._encode_image(image))
         self._features.move_to_end(image.key)
         while len(self._features) > 2 * self._max_pairs:
             self._features.popitem(last=False)
-        return known[1], known[2]
+        return entry[1]
 
-    def _encode_image(self, image: ImageInput) -> tuple[torch.Tensor, tuple[int, int]]:
+    def _encode_image(self, image: ImageInput) -> Features:
         self.vision_encodes += 1
         patches, grid = patchify(image.rgb, self._max_pixels)
         device, dtype = self._decoder.device, self._model.get_input_embeddings().weight.dtype

@@ -1,4 +1,4 @@
-"""Token trees: chains of tokens that share prefixes, for packed decoding."""
+"""Token trees: sequences that share prefixes, decoded together in one pass."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-ROOT = -1  # the parent of a token that follows the prefix
+ROOT = -1  # parent of a token that follows the prompt's prefix
 
 
 @dataclass(frozen=True, eq=False)
 class TreeStep:
-    """What one forward pass needs: tokens, their distance from the prefix, and what each sees.
+    """Input of one forward pass: tokens, their depths, and which tokens each attends to.
 
-    sees: (new tokens, all tokens of the tree so far), every token sees the whole prefix besides.
-    first: the number of the first new token.
+    visible: (new tokens, all tokens of the tree so far); the prefix is always visible. first_node:
+    index of the first new token.
     """
 
     tokens: tuple[int, ...]
@@ -25,19 +25,20 @@ class TreeStep:
 
     @property
     def is_chain(self) -> bool:
-        """Tell whether each token sees all before it, as in plain decoding."""
+        """Whether each token sees all before it, as in plain decoding."""
         new, total = self.visible.shape
         return bool(np.array_equal(self.visible, np.tri(new, total, self.first_node, dtype=bool)))
 
     def build_visibility(self, prefix_length: int) -> npt.NDArray[np.bool_]:
-        """Who sees whom (new tokens, prefix and all tokens of the tree so far)."""
+        """Return which tokens each attends to: (new tokens, prefix and tokens of the tree)."""
         return np.hstack([np.ones((len(self.tokens), prefix_length), dtype=bool), self.visible])
 
 
-def pack_sequences(sequences: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[list[int]]]:
-    """Merge chains of tokens into one tree: what they begin with in common is there once.
+def pack_sequences(sequences: Sequence[Sequence[int]]
+                   ) -> tuple[list[int], list[int], list[list[int]]]:
+    """Merge sequences into one tree, in which shared prefixes occur once.
 
-    Returns tokens, their parents, and the numbers of each chain's tokens.
+    Returns tokens, their parents, and the nodes of each sequence.
     """
     nodes: dict[tuple[int, int], int] = {}
     paths = []
@@ -51,7 +52,7 @@ def pack_sequences(sequences: Sequence[Sequence[int]]) -> tuple[list[int], list[
 
 
 class TokenTree:
-    """Grows by steps; a token sees its ancestors and itself."""
+    """A growing tree in which a token sees its ancestors and itself."""
 
     def __init__(self) -> None:
         self._depths: list[int] = []
@@ -71,4 +72,5 @@ class TokenTree:
             visible[node, node] = True
             self._depths.append(0 if parent == ROOT else self._depths[parent] + 1)
         self._visible = visible
-        return TreeStep(tuple(tokens), tuple(self._depths[first_node:]), visible[first_node:], first_node)
+        return TreeStep(tuple(tokens), tuple(self._depths[first_node:]), visible[first_node:],
+                        first_node)

@@ -1,0 +1,1 @@
+"""The model on an OpenAI-compatible server: HTTP client, capabilities, handshake."""

@@ -1,9 +1,9 @@
-"""Probes what a chat server supports beyond the common protocol."""
+"""Probes which extensions of the chat protocol a server supports, by their effect."""
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +12,22 @@ import numpy as np
 from crosspoint_ros.matchers.cropond.image_processor import TOKEN_PX
 from crosspoint_ros.matchers.cropond.server.errors import UNSUPPORTED_STATUSES, ServerError
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
-from crosspoint_ros.matchers.cropond.server.payload import (
-    EncodedImage,
-    encode_image,
+from crosspoint_ros.matchers.cropond.server.protocol import (
+    Completion,
     build_messages,
+    encode_image,
 )
-from crosspoint_ros.matchers.cropond.server.responses import Completion
 
-# Qwen2.5-VL's own generation_config punishes repeated tokens, and digits repeat.
-PENALTY_FIELDS: tuple[Mapping[str, Any], ...] = ({'repetition_penalty': 1.0}, {'frequency_penalty': 0.0})
 COMMON_FIELDS: Mapping[str, Any] = {'temperature': 0.0, 'stream': False}
-CONTINUE_FIELDS: Mapping[str, Any] = {'add_generation_prompt': False, 'continue_final_message': True}
-TOP_LOGPROBS = 20
-LOGPROB_FIELDS: Mapping[str, Any] = {'logprobs': True, 'top_logprobs': TOP_LOGPROBS}
-MIN_ALTERNATIVES = 10  # as many as there are digits
+# Qwen2.5-VL's generation_config penalises repeated tokens, and digits repeat.
+PENALTY_FIELDS: tuple[Mapping[str, Any], ...] = ({'repetition_penalty': 1.0},
+                                                 {'frequency_penalty': 0.0})
+# vLLM since 0.11; SGLang; vLLM before 0.12. Servers silently ignore unknown fields.
+REGEX_FIELDS = ('structured_outputs', 'regex', 'guided_regex')
+CONTINUE_FIELDS: Mapping[str, Any] = {'add_generation_prompt': False,
+                                      'continue_final_message': True}
+LOGPROB_FIELDS: Mapping[str, Any] = {'logprobs': True, 'top_logprobs': 20}
+MIN_ALTERNATIVES = 10  # one for each digit
 PROBE_PROMPT = 'Name a number.'
 PROBE_REGEX = '[0-9]{2}-Q'
 log = logging.getLogger(__name__)
@@ -33,120 +35,109 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What can be sent to a server.
+    """What a server supports.
 
-    penalty: fields that every request gets. regex: name of the field that constrains a reply, ''
-    for none. prefill: it goes on with a reply that was begun. logprobs: it tells what else could
-    have stood in a reply. names: it takes an image that it has by its name. model: who it says
-    replied, '' where it does not say.
+    penalty: fields that disable the repetition penalty. regex_field: name of the field that
+    constrains a reply, '' for none. prefill: it continues a given reply. logprobs: it returns
+    alternatives of each token. image_by_uuid: it accepts the uuid of an image that it has cached.
+    model: name in its replies, '' if not reported.
     """
 
     penalty: tuple[tuple[str, float], ...] = ()
-    regex: str = ''
+    regex_field: str = ''
     prefill: bool = False
     logprobs: bool = False
-    names: bool = False
+    image_by_uuid: bool = False
     model: str = ''
 
     @property
-    def fields(self) -> dict[str, Any]:
+    def request_fields(self) -> dict[str, Any]:
         """Fields of every request."""
         return {**COMMON_FIELDS, **dict(self.penalty), **(LOGPROB_FIELDS if self.logprobs else {})}
 
     def __str__(self) -> str:
-        features = {'regex': self.regex, 'prefill': self.prefill, 'logprobs': self.logprobs,
-                'image names': self.names}
+        features = {'regex': self.regex_field, 'prefill': self.prefill, 'logprobs': self.logprobs,
+                    'image names': self.image_by_uuid}
         return ', '.join(name for name, value in features.items() if value) or 'free text'
 
 
 def build_regex_field(field: str, regex: str) -> dict[str, Any]:
-    """Return the field that makes a reply keep to a regular expression."""
+    """Return the field that constrains a reply to a regular expression."""
     return {field: {'regex': regex} if field == 'structured_outputs' else regex}
 
 
-# vLLM since 0.11; SGLang; vLLM before 0.12. Servers ignore in silence what they do not know.
-REGEX_FIELDS = ('structured_outputs', 'regex', 'guided_regex')
-
-
 def probe_capabilities(chat: ChatClient, deadline: Deadline) -> Capabilities:
-    """Find out what a server can do. Raises `ServerTrouble` where it does not answer at all."""
-    probe_capabilities = CapabilityProbe(chat, deadline)
-    penalty = probe_capabilities.penalty()
-    capabilities = Capabilities(tuple(penalty.items()), probe_capabilities.regex(penalty), probe_capabilities.prefill(penalty),
-                         probe_capabilities.logprobs(penalty), probe_capabilities.names(penalty), probe_capabilities.model)
-    log.info('the server at %s can: %s', chat.url, capabilities)
+    """Return what a server supports. Raises `ServerError` if it does not answer at all."""
+    capabilities = CapabilityProbe(chat, deadline).run()
+    log.info('the server at %s supports: %s', chat.url, capabilities)
     return capabilities
 
 
 class CapabilityProbe:
-    """Short questions, each about one ability."""
+    """Short requests, each for one feature."""
 
     def __init__(self, chat: ChatClient, deadline: Deadline) -> None:
         self._chat, self._deadline = chat, deadline
-        self.model = ''  # who replied last
+        self._penalty: Mapping[str, Any] = {}
+        self._model = ''  # of the last reply
 
-    def penalty(self) -> Mapping[str, Any]:
-        """Return the field that turns the repetition penalty off."""
+    def run(self) -> Capabilities:
+        """Probe all features."""
+        self._penalty = self._find_penalty_fields()
+        return Capabilities(
+            tuple(self._penalty.items()), self._find_regex_field(), self._supports_prefill(),
+            self._supports_logprobs(), self._supports_image_by_uuid(), self._model)
+
+    def _find_penalty_fields(self) -> Mapping[str, Any]:
         for fields in PENALTY_FIELDS:
-            if self._try_request(fields):
+            if self._request(fields):
                 return fields
-        self._chat.complete([self._build_body({})], self._deadline)  # raises, if nothing will do
-        log.warning('%s takes neither repetition_penalty nor frequency_penalty: a penalty in the '
-                    "model's generation_config.json would spoil its coordinates", self._chat.url)
+        self._chat.complete([self._build_body({})], self._deadline)  # raises if nothing works
+        log.warning('%s supports neither repetition_penalty nor frequency_penalty: a penalty in '
+                    "the model's generation_config.json would corrupt its coordinates",
+                    self._chat.url)
         return {}
 
-    def regex(self, penalty: Mapping[str, Any]) -> str:
-        """Return the name of the field that a reply really obeys."""
+    def _find_regex_field(self) -> str:
         for field in REGEX_FIELDS:
-            reply = self._try_request({**penalty, **build_regex_field(field, PROBE_REGEX)})
+            reply = self._request(build_regex_field(field, PROBE_REGEX))
             if reply and re.fullmatch(PROBE_REGEX, reply.text):
                 return field
         return ''
 
-    def prefill(self, penalty: Mapping[str, Any]) -> bool:
-        """Tell whether a begun reply is gone on with: then it is not closed, and counts less."""
+    def _supports_prefill(self) -> bool:
+        """A continued message is not closed in the prompt, which has fewer tokens then."""
         body = {'messages': build_messages([], PROBE_PROMPT, 'The number')}
-        closed = self._try_request({**penalty, **body})
-        open_ended = self._try_request({**penalty, **body, **CONTINUE_FIELDS})
-        return bool(closed and open_ended
-                    and 0 < open_ended.prompt_tokens < closed.prompt_tokens)
+        closed, continued = self._request(body), self._request({**body, **CONTINUE_FIELDS})
+        return bool(closed and continued
+                    and 0 < continued.prompt_tokens < closed.prompt_tokens)
 
-    def logprobs(self, penalty: Mapping[str, Any]) -> bool:
-        """Tell whether a reply comes with the other tokens that could stand in it."""
-        reply = self._try_request({**penalty, **LOGPROB_FIELDS})
+    def _supports_logprobs(self) -> bool:
+        reply = self._request(LOGPROB_FIELDS)
         return bool(reply and reply.tokens
                     and all(len(token.choices) >= MIN_ALTERNATIVES for token in reply.tokens))
 
-    def names(self, penalty: Mapping[str, Any]) -> bool:
-        """Tell whether an image can be named instead of sent: it must count as many tokens."""
-        image = make_probe_image()
-        counts = [reply.prompt_tokens if (reply := self._try_request({**penalty, **body})) else 0
-                  for body in self._iter_image_bodies(image)]
-        return counts[0] == counts[1] >= image.tokens
+    def _supports_image_by_uuid(self) -> bool:
+        """An image sent by its uuid must count as many prompt tokens as with its data."""
+        side = 4 * TOKEN_PX
+        shades = np.add.outer(np.arange(side), np.arange(side)).astype(np.uint8)
+        image = encode_image(np.repeat(shades[..., np.newaxis], 3, axis=2), side * side)
+        sent, by_uuid = (self._request({'messages': build_messages(
+            [image.to_message_part(by_uuid, True)], PROBE_PROMPT)}) for by_uuid in (False, True))
+        return bool(sent and by_uuid
+                    and sent.prompt_tokens == by_uuid.prompt_tokens >= image.token_count)
 
-    @staticmethod
-    def _iter_image_bodies(image: EncodedImage) -> Iterable[Mapping[str, Any]]:
-        for by_uuid in (False, True):
-            yield {'messages': build_messages([image.to_message_part(by_uuid, True)], PROBE_PROMPT)}
-
-    def _try_request(self, fields: Mapping[str, Any]) -> Completion | None:
-        """Return the reply; None where the server does not understand the request."""
+    def _request(self, fields: Mapping[str, Any]) -> Completion | None:
+        """Return the reply; None if the server does not support the request."""
         try:
             (reply,) = self._chat.complete([self._build_body(fields)], self._deadline)
         except ServerError as error:
             if error.status not in UNSUPPORTED_STATUSES:
                 raise
             return None
-        self.model = reply.model
+        self._model = reply.model
         return reply
 
-    @staticmethod
-    def _build_body(fields: Mapping[str, Any]) -> dict[str, Any]:
-        return {'messages': build_messages([], PROBE_PROMPT), 'max_tokens': 8, **COMMON_FIELDS, **fields}
-
-
-def make_probe_image() -> EncodedImage:
-    """A small image."""
-    side = 4 * TOKEN_PX
-    shades = np.add.outer(np.arange(side), np.arange(side)).astype(np.uint8)
-    return encode_image(np.repeat(shades[..., np.newaxis], 3, axis=2), side * side)
+    def _build_body(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {'messages': build_messages([], PROBE_PROMPT), 'max_tokens': 8, **COMMON_FIELDS,
+                **self._penalty, **fields}

@@ -1,4 +1,4 @@
-"""The client of an OpenAI-compatible chat server: an answer, or a refusal, within a deadline."""
+"""Client of an OpenAI-compatible chat server: a reply, or a refusal, within a deadline."""
 from __future__ import annotations
 
 import asyncio
@@ -9,35 +9,35 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from crosspoint_ros.matchers.cropond.server.errors import (
     NOT_FOUND,
+    ErrorFormatter,
     HttpResponse,
     ServerError,
-    ErrorFormatter,
 )
-from crosspoint_ros.matchers.cropond.server.responses import (
+from crosspoint_ros.matchers.cropond.server.protocol import (
     Completion,
     ModelInfo,
     parse_completion,
     parse_models,
 )
 
-try:  # httpx is no longer kept up; its continuation asks for Python 3.11
+try:  # httpx is unmaintained; its successor needs Python 3.11
     import httpx2 as httpx
 except ModuleNotFoundError:
     try:
         import httpx  # type: ignore[no-redef]
     except ModuleNotFoundError as missing:
-        raise ImportError('to ask a server httpx2 is needed: pip install httpx2 (with Python 3.10: '
+        raise ImportError('cropond_remote needs httpx2: pip install httpx2 (with Python 3.10: '
                           'pip install httpx)') from missing
 
 MAX_REPLY_BYTES = 4 << 20
-# A key stands in messages of the server as it was sent: nothing in it may need to be escaped.
+# A server may quote the key: without these it is never escaped, and can be removed.
 FORBIDDEN_IN_KEY = ' "\'\\'
 KEEP_ALIVE_S = 60.0
 RETRY_PAUSE_S = 0.1
@@ -47,39 +47,38 @@ T = TypeVar('T')
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment by which an answer must be there. allowed_s: how long that was at first."""
+    """A point in time. allowed_s: duration from its creation."""
 
     allowed_s: float
     end_s: float
 
     @classmethod
     def after(cls, allowed_s: float) -> Deadline:
-        """Return the moment so many seconds from now."""
+        """Return the deadline that many seconds from now."""
         return cls(allowed_s, time.monotonic() + allowed_s)
 
     @property
     def left_s(self) -> float:
-        """What is left of it, s; 0 when it is over."""
+        """Remaining time, s; 0 after the deadline."""
         return max(self.end_s - time.monotonic(), 0.0)
 
 
 class ChatClient:
-    """Talks to one server, over connections that stay open; from any thread, one at a time.
+    """Requests to one server over persistent connections; thread-safe, one call at a time.
 
-    The key is read from the environment variable `key_env`; none is sent where that is not set.
-    Proxies and passwords that the environment names (HTTP_PROXY, .netrc) are not used: a robot's
-    server is on its own network, and what was set for installing packages must not get images
-    and key. Redirects are not followed, for the same reason.
+    The key is read from the environment variable `key_env`; without it none is sent. Proxies and
+    passwords of the environment (HTTP_PROXY, .netrc) are not used and redirects not followed: a
+    robot's server is on its own network, and no other machine may receive images and key.
     """
 
     def __init__(self, url: str, model: str = '', key_env: str = '', ca_file: str = '',
                  proxy: str = '') -> None:
-        """Raises ValueError for a url, key, ca_file or proxy that can never work. Sends nothing."""
+        """Raise ValueError for an invalid url, key, ca_file or proxy. Sends nothing."""
         self.url, self.model = normalize_url(url), model
         key = read_key(key_env)
-        self._errors = ErrorFormatter(self.url, key_env, key)
+        self.errors = ErrorFormatter(self.url, key_env, key)
         self._client = httpx.AsyncClient(
-            # A reply is small. A compressed one could grow to gigabytes from a few bytes.
+            # No compression: a few bytes could expand to gigabytes.
             headers={'Accept-Encoding': 'identity',
                      **({'Authorization': f'Bearer {key}'} if key else {})},
             verify=create_tls_context(ca_file), trust_env=False, timeout=None,
@@ -90,68 +89,65 @@ class ChatClient:
         self.close = weakref.finalize(self, _close, self._client, self._loop)
 
     def list_models(self, deadline: Deadline) -> tuple[ModelInfo, ...]:
-        """Return the models that the server offers."""
+        """Return the models that the server lists."""
         return self._run(self._request_models(), deadline)
 
     def complete(self, bodies: Sequence[Mapping[str, Any]],
                  deadline: Deadline) -> list[Completion]:
-        """Send requests at once, so that the server can batch them, and return their replies.
+        """Send requests concurrently, so that the server can batch them; return their replies.
 
-        The model's name is added to each. Raises `ServerTrouble`, TIMEOUT or MATCHER_FAILED, for
-        the first that fails.
+        The model's name is added to each. Raises the first `ServerError` (TIMEOUT or
+        MATCHER_FAILED).
         """
         return self._run(_gather([self._request_completion(body) for body in bodies]), deadline)
 
+    def sanitize(self, text: str) -> str:
+        """Return a text of the server in one line, shortened and without the key."""
+        return self.errors.sanitize(text)
+
     def _run(self, coroutine: Coroutine[Any, Any, T], deadline: Deadline) -> T:
-        """Run in this thread. The deadline holds for all of it: name, TLS, reply, retry."""
-        # An event loop is the one way to stop a server that trickles its header byte by byte.
+        """Run in this thread. The deadline includes name resolution, TLS, reply and retry."""
+        # Only an event loop can stop a server that sends its header byte by byte.
         if not self._lock.acquire(timeout=deadline.left_s):
             coroutine.close()
-            raise self._errors.timeout_error(deadline.allowed_s)
+            raise self.errors.timeout_error(deadline.allowed_s)
         try:
             return self._loop.run_until_complete(asyncio.wait_for(coroutine, deadline.left_s))
         except asyncio.TimeoutError:
-            raise self._errors.timeout_error(deadline.allowed_s) from None
+            raise self.errors.timeout_error(deadline.allowed_s) from None
         finally:
             self._lock.release()
-
-    def sanitize(self, text: str) -> str:
-        """Shorten what the server said, in one line and without the key."""
-        return self._errors.sanitize(text)
 
     async def _request_models(self) -> tuple[ModelInfo, ...]:
         response = await self._send('GET', '/models', None)
         if response.status != 200:
-            raise self._errors.http_error(response, (), self.model)
+            raise self.errors.http_error(response, (), self.model)
         return self._parse(parse_models, response)
 
     async def _request_completion(self, body: Mapping[str, Any]) -> Completion:
         content = json.dumps({'model': self.model, **body}).encode()
         response = await self._send('POST', '/chat/completions', content)
         if response.status != 200:
-            names = await self._list_model_names() if response.status == NOT_FOUND else ()
-            raise self._errors.http_error(response, names, self.model)
+            names: tuple[str, ...] = ()
+            if response.status == NOT_FOUND:  # list the models in the error
+                with contextlib.suppress(ServerError):
+                    names = tuple(model.name for model in await self._request_models())
+            raise self.errors.http_error(response, names, self.model)
         return self._parse(parse_completion, response)
 
-    async def _list_model_names(self) -> tuple[str, ...]:
-        """The models there are, to be named in a refusal; none if the server does not tell."""
-        with contextlib.suppress(ServerError):
-            return tuple(offer.name for offer in await self._request_models())
-        return ()
-
-    def _parse(self, parse: Any, response: HttpResponse) -> Any:
+    def _parse(self, parse: Callable[[bytes], T], response: HttpResponse) -> T:
         if response.is_html:
-            raise self._errors.html_error(response)
+            raise self.errors.html_error(response)
         try:
             return parse(response.body)
         except ValueError as error:
-            raise self._errors.protocol_error(str(error)) from None  # it may quote the key
+            raise self.errors.protocol_error(str(error)) from None  # it may quote the key
 
     async def _send(self, method: str, path: str, content: bytes | None) -> HttpResponse:
-        """Send a request, twice if the connection broke before an answer began.
+        """Send a request; repeat it once if the connection broke before a response.
 
-        That is safe: these requests change nothing on the server. It happens when the server
-        closes an idle connection at the very moment it is used again, or restarts.
+        That is safe: requests do not change the server. It happens if the server closes an idle
+        connection just when it is used again, or restarts.
         """
         for attempts_left in reversed(range(MAX_ATTEMPTS)):
             request = self._client.build_request(
@@ -161,44 +157,39 @@ class ChatClient:
                 response = await self._client.send(request, stream=True)
             except httpx.TransportError as error:
                 if not attempts_left or _is_permanent(error):
-                    raise self._errors.connection_error(error) from None
+                    raise self.errors.connection_error(error) from None
                 await asyncio.sleep(RETRY_PAUSE_S)
             else:
                 return await self._read_response(response)
         raise AssertionError('unreachable')
 
     async def _read_response(self, response: Any) -> HttpResponse:
-        """Read a reply to its end."""
         headers, body = response.headers, bytearray()
         try:
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_REPLY_BYTES:
-                    raise self._errors.protocol_error(f'the reply is longer than {MAX_REPLY_BYTES} bytes')
+                    raise self.errors.protocol_error(
+                        f'the reply is longer than {MAX_REPLY_BYTES} bytes')
         except httpx.TransportError as error:
-            raise self._errors.disconnect_error(error) from None
+            raise self.errors.disconnect_error(error) from None
         finally:
             await response.aclose()
         encoding = headers.get('content-encoding', 'identity')
         if encoding != 'identity':
-            raise self._errors.protocol_error(f'the reply came compressed ({encoding}), which was not '
-                                       'asked for: turn that off there, or in a proxy before it')
+            raise self.errors.protocol_error(f'the reply is compressed ({encoding}), which was not '
+                                             'requested: disable that in the server or proxy')
         return HttpResponse(response.status_code, headers.get('content-type', ''),
-                        headers.get('location', ''), headers.get('retry-after', ''), bytes(body))
+                            headers.get('location', ''), headers.get('retry-after', ''),
+                            bytes(body))
 
 
 def normalize_url(url: str) -> str:
-    """Return a server's address without its last slash; /v1 where no path was given.
+    """Return a server's url without a trailing slash; with /v1 if it has no path.
 
-    Raises ValueError for what is none, and for one with a password in it.
+    Raises ValueError for an invalid one, and for one that contains a password.
     """
-    try:
-        parts, _ = urlsplit(url), httpx.URL(url)
-    except (ValueError, httpx.InvalidURL) as error:
-        raise ValueError(f'url is none: {error}') from None  # it may hold a password
-    if '@' in parts.netloc:
-        raise ValueError('url holds a user name or password, which would end up in logs: put the '
-                         'key into an environment variable, and name that in key_env')
+    parts = _split_url('url', url)
     if parts.scheme not in ('http', 'https') or not parts.hostname or len(url.split()) != 1:
         raise ValueError(f'url must be like http://host:8000/v1, got {url!r}')
     try:
@@ -206,36 +197,43 @@ def normalize_url(url: str) -> str:
     except ValueError as error:
         raise ValueError(f'url {url!r}: {error}') from error
     if parts.query or parts.fragment:
-        raise ValueError(f'url {url!r}: ? and # have no place in a server\'s address')
+        raise ValueError(f"url {url!r}: a server's url has no ? or #")
     path = parts.path.rstrip('/').removesuffix('/chat/completions')
     return f'{parts.scheme}://{parts.netloc}{path or "/v1"}'
 
 
-def read_key(key_env: str) -> str:
-    """Return the key in an environment variable, '' where it is not set; never show it."""
-    key = os.environ.get(key_env, '').strip() if key_env else ''
-    if not (key.isascii() and key.isprintable()) or set(key) & set(FORBIDDEN_IN_KEY):
-        raise ValueError(f'the environment variable {key_env} (option key_env) holds characters '
-                         'that no key has: blanks, line ends, quotes, backslashes, or none of '
-                         'ASCII')
-    return key
-
-
 def check_proxy(proxy: str) -> str:
-    """Return a proxy's address, '' for none. Raises ValueError for what is none."""
-    try:
-        parts, _ = urlsplit(proxy), httpx.URL(proxy)
-    except (ValueError, httpx.InvalidURL) as error:
-        raise ValueError(f'proxy is no address: {error}') from None  # it may hold a password
-    if '@' in parts.netloc:
-        raise ValueError('proxy holds a user name or password, which would end up in logs')
+    """Return a proxy's url, '' for none. Raises ValueError for an invalid one."""
+    parts = _split_url('proxy', proxy)
     if proxy and (parts.scheme not in ('http', 'https') or not parts.hostname):
         raise ValueError(f'proxy must be like http://host:3128, got {proxy!r}')
     return proxy
 
 
+def _split_url(option: str, url: str) -> SplitResult:
+    """Split a url. Raises ValueError, without quoting one that may contain a password."""
+    try:
+        parts, _ = urlsplit(url), httpx.URL(url)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ValueError(f'invalid {option}: {error}') from None
+    if '@' in parts.netloc:
+        raise ValueError(f'{option} contains a user name or password, which would appear in logs: '
+                         'use the environment variable of the option key_env')
+    return parts
+
+
+def read_key(key_env: str) -> str:
+    """Return the key in an environment variable, '' if it is not set."""
+    key = os.environ.get(key_env, '').strip() if key_env else ''
+    if not (key.isascii() and key.isprintable()) or set(key) & set(FORBIDDEN_IN_KEY):
+        raise ValueError(f'the environment variable {key_env} (option key_env) contains characters '
+                         'that a key cannot have: blanks, line ends, quotes, backslashes, or '
+                         'non-ASCII ones')
+    return key
+
+
 def create_tls_context(ca_file: str) -> ssl.SSLContext:
-    """Return what decides which certificates are trusted: the machine's own, or a file's."""
+    """Return a context that trusts the machine's certificate authorities, or those of a file."""
     try:
         return ssl.create_default_context(cafile=ca_file or None)
     except (OSError, ssl.SSLError) as error:
@@ -244,14 +242,14 @@ def create_tls_context(ca_file: str) -> ssl.SSLContext:
 
 
 def _is_permanent(error: BaseException) -> bool:
-    """Tell whether another try could not help: TLS will fail again."""
+    """Return whether a retry would fail too, as for TLS."""
     cause = error.__cause__ or error.__context__
     return isinstance(error, ssl.SSLError) or (cause is not None and _is_permanent(cause))
 
 
 async def _gather(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do all at once; when one fails or time is over, end the others too."""
-    tasks = [asyncio.ensure_future(work) for work in coroutines]
+    """Run all concurrently; if one fails or is cancelled, cancel the others."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -265,6 +263,6 @@ def _close(client: Any, loop: asyncio.AbstractEventLoop) -> None:
     coroutine = client.aclose()
     try:
         loop.run_until_complete(coroutine)
-    except RuntimeError:  # collected amid another event loop: the sockets close by themselves
+    except RuntimeError:  # collected within another event loop: the sockets close by themselves
         coroutine.close()
     loop.close()

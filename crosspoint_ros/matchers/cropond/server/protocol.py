@@ -1,0 +1,218 @@
+"""OpenAI chat protocol: builds requests with images and constraints, and parses replies."""
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.core.datatypes import Code, Rejected
+from crosspoint_ros.matchers.cropond.coordinate_distribution import TokenLogprobs
+from crosspoint_ros.matchers.cropond.image_processor import TOKEN_PX, ImageSizes, resize_bicubic
+from crosspoint_ros.matchers.cropond.prompt import SYSTEM_PROMPT, CoordinateFormat, ReplyTemplate
+
+MAX_CACHED_IMAGES = 16
+FORCED_REPLY_TOKENS = 16  # two numbers of at most five digits, and the text between and after them
+MAX_CLOSING_CHARS = 6  # of a token after the bracket that closes a reply
+PNG_PARAMS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+MAX_TEXT_CHARS = 10_000  # of a reply, which has at most 96 tokens
+MIN_LOGPROB = -1e6  # instead of -infinity
+LOGPROB_TOLERANCE = 1e-3  # servers may return slightly more than log(1)
+Image = npt.NDArray[np.uint8]
+
+
+# --- requests
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as it is sent: a PNG in the size that the model receives.
+
+    uuid: hash of the content. token_count: minimum number of prompt tokens.
+    """
+
+    uuid: str
+    data_url: str
+    token_count: int
+    sizes: ImageSizes
+
+    def to_message_part(self, by_uuid: bool, with_uuid: bool) -> dict[str, Any]:
+        """Return its part of a message. by_uuid: without the data, which the server has cached."""
+        part: dict[str, Any] = {'type': 'image_url',
+                                'image_url': None if by_uuid else {'url': self.data_url}}
+        return {**part, 'uuid': self.uuid} if with_uuid or by_uuid else part
+
+
+class ImageEncoder:
+    """Encodes each frame once."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        self._encoded: OrderedDict[int, tuple[Image, EncodedImage]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def encode(self, image: Image) -> EncodedImage:
+        """Return an encoded RGB image (h, w, 3); cached for the same array."""
+        with self._lock:
+            entry = self._encoded.get(id(image))
+            if entry is None or entry[0] is not image:
+                entry = self._encoded[id(image)] = (image, encode_image(image, self._max_pixels))
+            self._encoded.move_to_end(id(image))
+            while len(self._encoded) > MAX_CACHED_IMAGES:
+                self._encoded.popitem(last=False)
+        return entry[1]
+
+
+def encode_image(image: Image, max_pixels: int) -> EncodedImage:
+    """Resize as the model would, so that the server does not resize again, and encode."""
+    sizes = ImageSizes.from_image_size(image.shape[1], image.shape[0], max_pixels)
+    width, height = sizes.model_width_px, sizes.model_height_px
+    resized = cv2.cvtColor(resize_bicubic(image, width, height), cv2.COLOR_RGB2BGR)
+    is_encoded, png = cv2.imencode('.png', resized, PNG_PARAMS)
+    if not is_encoded:
+        raise Rejected(Code.MATCHER_FAILED, f'encoding an image of {width}x{height} px failed')
+    content = png.tobytes()
+    return EncodedImage(hashlib.sha256(content).hexdigest()[:32],
+                        'data:image/png;base64,' + base64.b64encode(content).decode(),
+                        (width // TOKEN_PX) * (height // TOKEN_PX), sizes)
+
+
+def build_reply_regex(template: ReplyTemplate, coord_format: CoordinateFormat, digits: int,
+                      is_prefilled: bool) -> str:
+    """Return the regular expression of a reply, or of its rest after a prefilled beginning.
+
+    Numbers include -1, which models write for a point that is not visible.
+    """
+    number = (r'-?0\.[0-9]{3}' if coord_format is CoordinateFormat.RELATIVE_1
+              else rf'-?(0|[1-9][0-9]{{0,{digits - 1}}})')
+    # Some tokens hold more than the closing bracket ("]}"): a grammar that ends with the bracket
+    # would forbid them, and shift their probability to the digits.
+    rest = f'[^0-9]{{0,{MAX_CLOSING_CHARS}}}'
+    before, between, after = map(escape_literal, (template.before, template.between,
+                                                  template.after))
+    return f'{"" if is_prefilled else before}{number}{between}{number}{after}{rest}'
+
+
+def escape_literal(text: str) -> str:
+    """Escape a text for the regular expressions of all inference engines."""
+    escaped = re.sub(r'([\\^$.|?*+()\[\]{}])', r'\\\1', text)
+    return escaped.replace('\n', r'\n').replace('\t', r'\t').replace('\r', r'\r')
+
+
+def build_messages(images: Sequence[Mapping[str, Any]], question: str,
+                   reply_prefix: str = '') -> list[dict[str, Any]]:
+    """Return a conversation: images, question, and the given beginning of the reply."""
+    # Images first: the server's prefix cache serves the next question on them.
+    content = [*images, {'type': 'text', 'text': question}]
+    conversation: list[dict[str, Any]] = [{'role': 'system', 'content': SYSTEM_PROMPT},
+                                          {'role': 'user', 'content': content}]
+    if reply_prefix:
+        conversation.append({'role': 'assistant', 'content': reply_prefix})
+    return conversation
+
+
+# --- replies
+
+@dataclass(frozen=True)
+class Completion:
+    """A reply. tokens: empty without log-probabilities.
+
+    prompt_tokens: size of the prompt, 0 if not reported. model: '' if not reported.
+    """
+
+    text: str
+    tokens: tuple[TokenLogprobs, ...] = ()
+    prompt_tokens: int = 0
+    model: str = ''
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model that a server lists. root: its origin; '' if not reported."""
+
+    name: str
+    root: str = ''
+
+
+def parse_models(body: bytes) -> tuple[ModelInfo, ...]:
+    """Parse a list of models. Raises ValueError for anything else."""
+    entries = _require_object(_parse_json(body), 'the list of models').get('data')
+    if not isinstance(entries, list):
+        raise ValueError("the list of models holds no 'data'")
+    models = [_require_object(entry, 'a model') for entry in entries]
+    return tuple(ModelInfo(str(m.get('id', '')), str(m.get('root') or '')) for m in models)
+
+
+def parse_completion(body: bytes) -> Completion:
+    """Parse the first choice of a reply. Raises ValueError for anything else."""
+    reply = _require_object(_parse_json(body), 'the reply')
+    choices = reply.get('choices')
+    if not isinstance(choices, list) or not choices:
+        raise ValueError(f"the reply holds no 'choices' but {sorted(reply)}")
+    choice = _require_object(choices[0], 'the choice')
+    text = _require_object(choice.get('message'), 'the message').get('content')
+    if not isinstance(text, str):
+        raise ValueError(f'the message holds no text but {text!r}')
+    if len(text) > MAX_TEXT_CHARS:
+        raise ValueError(f'the reply is {len(text)} characters long (limit {MAX_TEXT_CHARS}): the '
+                         'server ignores max_tokens')
+    usage, model = reply.get('usage'), reply.get('model')
+    prompt_tokens = usage.get('prompt_tokens') if isinstance(usage, dict) else 0
+    return Completion(text, _parse_tokens(choice.get('logprobs')),
+                      prompt_tokens if isinstance(prompt_tokens, int) else 0,
+                      model if isinstance(model, str) else '')
+
+
+def _parse_tokens(logprobs: Any) -> tuple[TokenLogprobs, ...]:
+    content = logprobs.get('content') if isinstance(logprobs, dict) else None
+    if not isinstance(content, list):
+        return ()
+    return tuple(_parse_token(_require_object(entry, 'a token')) for entry in content)
+
+
+def _parse_token(entry: dict[str, Any]) -> TokenLogprobs:
+    others = entry.get('top_logprobs')
+    alternatives = [_require_object(other, 'an alternative') for other in others] \
+        if isinstance(others, list) else []
+    choices: dict[str, float] = {}
+    for choice in (*alternatives, entry):
+        text, logprob = choice.get('token'), choice.get('logprob')
+        if not isinstance(text, str):
+            raise ValueError(f'a token came as {text!r}')
+        choices[text] = _parse_logprob(logprob)
+    return TokenLogprobs(str(entry['token']), choices)
+
+
+def _parse_logprob(value: Any) -> float:
+    """Return a log-probability. Raises ValueError unless it is 0 or less."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f'a log-probability came as {value!r}')
+    if value != value:
+        raise ValueError('a log-probability is NaN: the weights are broken, or overflow in this '
+                         'number format')
+    if value > LOGPROB_TOLERANCE:
+        raise ValueError(f'a log-probability is above 0: {value!r}')
+    return min(float(max(value, MIN_LOGPROB)), 0.0)
+
+
+def _parse_json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        # Not shortened: the caller first removes the key.
+        text = body.decode('utf-8', 'replace')
+        raise ValueError(f'the reply is not JSON ({error}): {text!r}') from error
+
+
+def _require_object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f'{what} is not a JSON object but {str(value)!r}')
+    return value
