@@ -142,12 +142,12 @@ def is_palette_image(path: Path) -> bool:
 def build_intrinsics(k: list[float], width_px: int, height_px: int, name: str) -> Intrinsics:
     """Return pinhole intrinsics; raise ValueError if they are for an image of another size."""
     low, high = CENTRE
-    _, _, cx, cy = k
+    fx, fy, cx, cy = k
     if not (low <= cx / width_px <= high and low <= cy / height_px <= high):
         raise ValueError(f'{name}: the principal point ({cx:g}, {cy:g}) is not near the centre of '
                          f'the {width_px}x{height_px} image (30 to 70 % of its size): are these '
                          'intrinsics for another size?')
-    return Intrinsics(*k, width_px, height_px)
+    return Intrinsics(fx, fy, cx, cy, width_px, height_px)
 
 
 class PointAnswer(NamedTuple):
@@ -243,7 +243,8 @@ def draw_rows(pair: Pair, answers: list[PointAnswer]) -> Rgb:
 
 
 def resize(image: Rgb, scale: float) -> Rgb:
-    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def pick_points(pair: Pair, locate_at: Locate) -> int:
@@ -261,8 +262,8 @@ def pick_points(pair: Pair, locate_at: Locate) -> int:
             clicks.append(at)
 
     def show(images: list[Rgb]) -> None:
-        row = np.hstack([cv2.copyMakeBorder(image, 0, height_px - len(image), 0, 0,
-                                            cv2.BORDER_CONSTANT) for image in images])
+        row = np.hstack([np.pad(image, ((0, height_px - len(image)), (0, 0), (0, 0)))
+                         for image in images])
         cv2.imshow(WINDOW, cv2.cvtColor(resize(row, scale), cv2.COLOR_RGB2BGR))
 
     try:

@@ -60,15 +60,19 @@ IRREGULAR = words(
     'sent meant spelt learnt unwritten laid led met heard thought')
 # They end like a participle and are none.
 NOUNS_AND_VERBS = words(
-    'accept add allow apply are assert await bed bring build call can check choose clear close '
-    'collect compare convert copy count create decode delete draw drop embed embedding emit '
-    'encode encoding enforce ensure exceed expire explain export fail feed find format forward '
-    'get handle has ignore is keep leave list load log make mark match merge move need note '
-    'nothing on open padding parse pick ping plot post print proceed prune publish put raise read '
-    'record reject release remove rename replace report require reset restore return ring run '
-    'save scale score seed select send set setting shed should show skip sort speed split spring '
-    'squared start stop store stream string submit subscribe succeed take test thing timing to '
-    'track update use validate wait warn warning was wrap write')
+    'need feed seed speed embed exceed proceed succeed shed bed '
+    'string ring ping bring thing nothing spring encoding embedding padding warning setting timing '
+    'squared')
+# What may stand before a participle: a predicate, a callback, or a verb (`draw_found`).
+PREDICATES = words('is has was are can should on to')
+VERBS = words(
+    'accept add allow apply assert await build call check choose clear close collect compare '
+    'convert copy count create decode delete draw drop emit encode enforce ensure expire explain '
+    'export fail find format forward get handle ignore keep leave list load log make mark match '
+    'merge move note open parse pick plot post print prune publish put raise read record reject '
+    'release remove rename replace report require reset restore return run save scale score '
+    'select send set show skip sort split start stop store stream submit subscribe take test '
+    'track update use validate wait warn wrap write')
 
 # Phrases that are translated, not written; each beside what the field says.
 GAP = r'''(?:[\s#'"]|\bf(?=['"]))+'''  # a phrase may be wrapped, and its string continued
