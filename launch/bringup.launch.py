@@ -28,7 +28,7 @@ PARAMETERS = {
     'matcher': 'xfeat, cropond, cropond_remote, or any module:Class',
     'refine': 'the matcher that refines or refuses what that finds: auto, xfeat, none',
     'warm_share': 'share of its time that the matcher may spend on preparing for the newest '
-                  'images while nobody asks: 0.5',
+                  'images when there is no query: 0.5',
     'history_s': 'how far back a click may point in time, s; 0: subscribe to the cameras only '
                  'while a query needs images',
     'busy': 'what a new query does to the one that runs: preempt, queue or reject',
@@ -39,7 +39,7 @@ PARAMETERS = {
 SWITCHES = ('autostart', 'use_sim_time', 'rectified')
 # Parameters of each camera: one argument for all of `cameras`, with {camera} for the name.
 CAMERA_PARAMETERS = {
-    'image_topic': 'image topic of every camera, {camera} stands for its name: '
+    'image_topic': 'image topic of every camera; {camera} is its name: '
                    '/{camera}/color/image_raw',
     'info_topic': 'camera info topic of every camera: /{camera}/color/camera_info',
     'depth_topic': 'topic of the depth registered to the image: '
@@ -63,13 +63,13 @@ OTHERS = {
              'first two of `cameras`'),
     'web': ('false', 'true: also serve the page of `crosspoint web`, see docs/web.md'),
     'web_host': ('127.0.0.1', 'address that the page is served on; any other asks for a token, '
-                 'which stands in the log'),
+                 'printed in the log'),
     'web_port': ('8088', 'TCP port of the page'),
 }
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments; what they come to is decided when they are known."""
+    """Declare the arguments; `start` evaluates them."""
     unset = {**PARAMETERS, **CAMERA_PARAMETERS}
     return LaunchDescription([
         *(DeclareLaunchArgument(name, default_value='', description=text)
@@ -80,21 +80,21 @@ def generate_launch_description() -> LaunchDescription:
     ])
 
 
-def fastdds(environment, how):
-    """Return what lets Fast DDS carry images: by default it loses most of them.
+def configure_fastdds(environment, how):
+    """Return the environment that lets Fast DDS carry images; by default it loses most of them.
 
     Its shared-memory segment (0.5 MB) cannot hold a raw 1280x720 image (2.76 MB): of 30 a second,
     1 arrived. With a segment of 64 MB, and with LARGE_DATA (from Jazzy on), all do. But a node
     with LARGE_DATA and one without do not discover each other, `ros2` in the next terminal
-    included; the profile has no such effect. What is set already stays, and so do other
-    middlewares.
+    included; the profile has no such effect. Existing settings and other middlewares are left
+    alone.
     """
     if how not in ('shm', 'large_data', 'leave'):
-        raise RuntimeError(f'fastdds: {how!r} is none of shm, large_data, leave')
+        raise RuntimeError(f'fastdds: {how!r} is not one of shm, large_data, leave')
     profiles = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-    taken = any(environment.get(name) for name in ('FASTDDS_BUILTIN_TRANSPORTS', *profiles))
-    if taken or how == 'leave' or environment.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp') not in (
-            'rmw_fastrtps_cpp', 'rmw_fastrtps_dynamic_cpp'):
+    is_set = any(environment.get(name) for name in ('FASTDDS_BUILTIN_TRANSPORTS', *profiles))
+    rmw = environment.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp')
+    if is_set or how == 'leave' or not rmw.startswith('rmw_fastrtps'):
         return []
     if how == 'large_data':
         return [SetEnvironmentVariable('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')]
@@ -104,7 +104,7 @@ def fastdds(environment, how):
 
 
 def start(context):
-    """Start the node, and RViz and the page if asked."""
+    """Return the node, and RViz and the page if requested."""
     def given(name):
         return LaunchConfiguration(name).perform(context)
 
@@ -112,66 +112,67 @@ def start(context):
     node = Node(
         package='crosspoint_ros', executable='crosspoint_node', name='crosspoint',
         namespace=given('namespace'), output='screen', emulate_tty=True,
-        parameters=[*params_files(given('params_file')), parameters(given, cameras)],
+        parameters=[*find_params_file(given('params_file')), build_parameters(given, cameras)],
         arguments=['--ros-args', '--log-level', given('log_level')])
     # RViz first: where it is not installed, launch ends before it has started a node.
-    return [*fastdds(os.environ, given('fastdds')), *rviz(given, cameras), node, *web(given)]
+    return [*configure_fastdds(os.environ, given('fastdds')), *start_rviz(given, cameras), node,
+            *start_web(given)]
 
 
-def params_files(path):
-    """Return the file in a list, or none; raise if it is not there."""
+def find_params_file(path):
+    """Return the file in a list, or an empty list; raise if there is no such file."""
     if path and not Path(path).is_file():
         raise FileNotFoundError(f'params_file: there is no file {path}')
     return [path] if path else []
 
 
-def parameters(given, cameras):
-    """Return the parameters that were given as arguments, in the types of the node."""
+def build_parameters(given, cameras):
+    """Return the parameters given as arguments, with the types of the node."""
     named = [name for name in CAMERA_PARAMETERS if given(name)]
     if named and not cameras:
-        raise RuntimeError(f'{named[0]} needs cameras:=… to know whose; for cameras of a '
-                           'params_file set it there')
+        raise RuntimeError(f'{named[0]} needs cameras:=…; for cameras of a params_file set it '
+                           'there')
     if not cameras and not given('params_file'):
-        raise RuntimeError('which cameras? Give cameras:=front,wrist base_frame:=base_link, or '
+        raise RuntimeError('no cameras: give cameras:=front,wrist base_frame:=base_link, or '
                            'a params_file (ros2 launch crosspoint_ros bringup.launch.py -s '
                            'lists all arguments)')
-    values = {name: typed(name, given(name)) for name in PARAMETERS
+    values = {name: convert(name, given(name)) for name in PARAMETERS
               if name != 'cameras' and given(name)}
     if cameras:
         values['cameras'] = cameras
     for camera in cameras:
         for name in named:
-            values[f'{camera}.{name}'] = typed(name, given(name).replace('{camera}', camera))
-    return values | matcher_options(given)
+            values[f'{camera}.{name}'] = convert(name, given(name).replace('{camera}', camera))
+    return values | build_matcher_options(given)
 
 
-def matcher_options(given):
-    """Return the options of the matcher as parameters, `cropond.model` and its like."""
+def build_matcher_options(given):
+    """Return the options of the matcher as parameters, such as `cropond.model`."""
     try:
         options = yaml.safe_load(given('matcher_options') or '{}')
     except yaml.YAMLError:
         options = None
     if not isinstance(options, dict):
-        raise RuntimeError(f"matcher_options: {given('matcher_options')!r} is no mapping in YAML; "
+        raise RuntimeError(f"matcher_options: {given('matcher_options')!r} is not a YAML mapping; "
                            "give '{model: /models/CroPond-3B}'")
     empty = [name for name, value in options.items() if value is None]
     if empty:
         raise RuntimeError(f"matcher_options: {empty[0]} has no value; give one ('' for an empty "
                            "text), with a space after its colon")
     if options and not given('matcher'):
-        raise RuntimeError('matcher_options needs matcher:=… to know whose; for the matcher of a '
-                           'params_file set them there')
+        raise RuntimeError('matcher_options needs matcher:=…; for the matcher of a params_file '
+                           'set them there')
     prefix = given('matcher').rpartition(':')[2]
     return {f'{prefix}.{name}': value for name, value in options.items()}
 
 
-def typed(name, text):
-    """Return an argument in the type of its parameter: 5 for a duration is 5.0."""
+def convert(name, text):
+    """Return an argument with the type of its parameter: 5 for a duration is 5.0."""
     if name.endswith(('_s', '_share')):
         try:
             return float(text)
         except ValueError:
-            raise RuntimeError(f'{name}: {text!r} is no number') from None
+            raise RuntimeError(f'{name}: {text!r} is not a number') from None
     if name not in SWITCHES:
         return text
     value = yaml.safe_load(text)
@@ -180,8 +181,8 @@ def typed(name, text):
     return value
 
 
-def rviz(given, cameras):
-    """Return RViz, its overlays on the first two cameras; or nothing."""
+def start_rviz(given, cameras):
+    """Return RViz with overlays of the first two cameras, if requested."""
     if given('rviz').lower() not in ('true', '1', 'yes', 'on'):
         return []
     prefix = f'/{given("namespace")}'.replace('//', '/').rstrip('/')
@@ -192,24 +193,24 @@ def rviz(given, cameras):
     for shown, camera in zip(('front', 'wrist'), cameras, strict=False):
         remappings += [
             (f'/crosspoint/{shown}/overlay', f'{prefix}/crosspoint/{camera}/overlay'),
-            *((f'/{shown}/color/{name}', resolved(given, f'{kind}_topic', camera,
+            *((f'/{shown}/color/{name}', resolve_topic(given, f'{kind}_topic', camera,
                                                   f'/{camera}/color/{name}'))
               for kind, name in (('image', 'image_raw'), ('info', 'camera_info')))]
     frame = ['-f', given('base_frame')] if given('base_frame') else []
     return [Node(
         package='rviz2', executable='rviz2', name='crosspoint_rviz', output='log',
         arguments=['-d', str(CONFIG / 'crosspoint.rviz'), *frame], remappings=remappings,
-        parameters=[{'use_sim_time': typed('use_sim_time', given('use_sim_time') or 'false')}])]
+        parameters=[{'use_sim_time': convert('use_sim_time', given('use_sim_time') or 'false')}])]
 
 
-def resolved(given, name, camera, default):
-    """Return the topic of a camera with its namespace: RViz has none of its own."""
+def resolve_topic(given, name, camera, default):
+    """Return the topic of a camera with its namespace: RViz itself has none."""
     topic = given(name).replace('{camera}', camera) or default
     return topic if topic.startswith('/') else f'/{given("namespace")}/{topic}'.replace('//', '/')
 
 
-def web(given):
-    """Return the server of the page, for the node in its own namespace; or nothing."""
+def start_web(given):
+    """Return the server of the page, if requested."""
     if given('web').lower() not in ('true', '1', 'yes', 'on'):
         return []
     return [Node(

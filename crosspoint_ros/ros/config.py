@@ -1,4 +1,4 @@
-"""Every parameter of the node, declared once, with its unit, range and meaning."""
+"""The node's parameters, each declared once with its unit, range and meaning."""
 from __future__ import annotations
 
 import difflib
@@ -30,7 +30,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """How old and how late things may be. The only place these defaults live."""
+    """Ages and delays that are allowed; the only place of these defaults."""
 
     max_image_age_s: float = 1.0
     max_view_gap_s: float = 0.5
@@ -42,7 +42,7 @@ class TimeLimits:
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """One view: its topics, and the mask of the robot's own body in it."""
+    """One camera: its topics, and the mask of the robot's own body in it."""
 
     name: str
     image_topic: str
@@ -55,7 +55,7 @@ class CameraConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """What the node was told."""
+    """The parameters' values."""
 
     cameras: tuple[CameraConfig, ...]
     base_frame: str
@@ -64,7 +64,7 @@ class Config:
     matcher: str
     matcher_options: dict[str, Any]
     refine: str
-    refiner: str  # what `refine` comes to: the name of a matcher, '' for none
+    refiner: str  # the matcher that `refine` selects, '' for none
     refiner_options: dict[str, Any]
     warm_share: float
     limits: Limits
@@ -88,7 +88,7 @@ class Spec:
     fixed: bool = False  # read once, at start-up: other parameters' names depend on it
 
     def descriptor(self) -> ParameterDescriptor:
-        """What `ros2 param describe` prints."""
+        """Return what `ros2 param describe` prints."""
         ranges = [] if self.low is None or self.high is None else [
             FloatingPointRange(from_value=self.low, to_value=self.high)]
         constraint = 'one of: ' + ', '.join(self.choices) if self.choices else ''
@@ -99,10 +99,10 @@ class Spec:
     def check(self, value: Any) -> None:
         """Raise ConfigError with the value and the limit."""
         if self.choices and value not in self.choices:
-            raise ConfigError(f'{self.name}: {value!r} is none of {", ".join(self.choices)}')
+            raise ConfigError(f'{self.name}: {value!r} is not one of {", ".join(self.choices)}')
 
     def explain_type_error(self, given: Parameter) -> str:
-        """Say why rclpy took no such value: of another type, or out of range."""
+        """Return why rclpy rejected a value: of another type, or out of range."""
         wanted = (self.default if isinstance(self.default, Parameter.Type)
                   else Parameter.Type.from_parameter_value(self.default))
         if given.type_ == wanted:
@@ -125,13 +125,13 @@ NODE_PARAMETERS = (
     Spec('refine', 'auto', 'the matcher that refines or refuses what `matcher` finds: xfeat, any '
          'module:Class, or none; auto: xfeat for cropond and cropond_remote', fixed=True),
     Spec('warm_share', 0.0, 'share of its time that the matcher may spend on preparing for the '
-         'newest images while nobody asks; 0: none', 0.0, 1.0),
+         'newest images when there is no query; 0: none', 0.0, 1.0),
     Spec('history_s', 2.0, 'how far back a click may point in time, s; 0: the node subscribes to '
          'the cameras only while a query needs images', 0.0, 60.0),
     Spec('busy', 'preempt', 'what a new query does to the one that runs',
          choices=('preempt', 'queue', 'reject')),
     Spec('record_dir', '', 'folder to which every answer is appended with its images, and what '
-         "people made of it; '': none"),
+         "people decided about it; '': none"),
     Spec('autostart', True, 'configure and activate at start-up; false: wait for a lifecycle '
          'manager'),
 )
@@ -157,7 +157,7 @@ TIME_LIMIT_RANGES = {
 
 
 def camera_specs(camera: str) -> tuple[Spec, ...]:
-    """The parameters of one view."""
+    """Return the parameters of one camera."""
     return (
         Spec(f'{camera}.image_topic', f'/{camera}/color/image_raw',
              'sensor_msgs/Image; its /compressed sibling with transport compressed'),
@@ -174,7 +174,7 @@ def camera_specs(camera: str) -> tuple[Spec, ...]:
 
 
 def limit_specs() -> tuple[Spec, ...]:
-    """The parameters `limits.*`, with the defaults of the dataclasses."""
+    """Return the parameters `limits.*`, with the defaults of the dataclasses."""
     return tuple(
         Spec(f'{LIMITS_PREFIX}{f.name}', f.default, meaning, low, high)
         for owner, ranges in ((Limits, LIMIT_RANGES), (TimeLimits, TIME_LIMIT_RANGES))
@@ -182,7 +182,7 @@ def limit_specs() -> tuple[Spec, ...]:
 
 
 def matcher_specs(matcher: str) -> tuple[Spec, ...]:
-    """The options of a matcher that a parameter can hold; `docs/` tells what each is worth."""
+    """Return the options of a matcher that a parameter can hold; `docs/` explains them."""
     prefix = matcher.rpartition(':')[2]
     return tuple(
         Spec(f'{prefix}.{name}', list(default) if isinstance(default, tuple) else default,
@@ -195,7 +195,7 @@ class Parameters:
     """The declared parameters of a node; `read` gives the Config as it is now."""
 
     def __init__(self, node: Node) -> None:
-        """Declare everything; raise ConfigError for the first value that will not do."""
+        """Declare everything; raise ConfigError for the first invalid value."""
         self._node = node
         self._specs: dict[str, Spec] = {}
         cameras = self._declare(CAMERAS_PARAMETER)
@@ -205,9 +205,9 @@ class Parameters:
             if not re.fullmatch('[A-Za-z][A-Za-z0-9_]*', name):
                 raise ConfigError(f'cameras: {name!r} cannot be part of a topic: letters, digits '
                                   'and _, a letter first')
-        for spec in (*NODE_PARAMETERS, *limit_specs(), *(s for c in cameras for s in camera_specs(c))):
+        for spec in chain(NODE_PARAMETERS, limit_specs(), *map(camera_specs, cameras)):
             self._declare(spec)
-        wrong = 'matcher'  # the parameter to blame
+        wrong = 'matcher'  # the parameter to name
         try:
             options = [matcher_specs(self._value('matcher'))]
             wrong = 'refine'
@@ -221,12 +221,12 @@ class Parameters:
 
     @property
     def _matcher_names(self) -> tuple[str, ...]:
-        """The matchers that are used: the chosen one, and its refiner."""
+        """The matcher and its refiner."""
         return tuple(filter(None, (self._value('matcher'), self._refiner)))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All parameters that the node knows."""
+        """All parameters of the node."""
         return tuple(self._specs)
 
     def _value(self, name: str) -> Any:
@@ -239,7 +239,7 @@ class Parameters:
         except ParameterUninitializedException:
             value = None
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            given = self._node._parameter_overrides[spec.name]  # it is kept here alone
+            given = self._node._parameter_overrides[spec.name]  # it has no public accessor
             raise ConfigError(spec.explain_type_error(given)) from error
         if isinstance(spec.default, Parameter.Type) and not value:
             raise ConfigError(f'{spec.name} is required: {spec.meaning}')
@@ -248,9 +248,8 @@ class Parameters:
         return value
 
     def _require_known(self) -> None:
-        # rclpy ignores a value that was given to an undeclared name, so a misspelt key of a
-        # params file would pass in silence; it has no public way to ask for the given names.
-        # The options of matchers that are not chosen may stand in the same file.
+        # rclpy silently ignores values of undeclared names, such as a misspelt key of a params
+        # file, and has no public accessor for them. Options of other matchers are allowed there.
         skipped = ('qos_overrides.', *(f'{name}.' for name in MATCHERS
                                        if name not in self._matcher_names))
         for name in self._node._parameter_overrides:
@@ -258,16 +257,16 @@ class Parameters:
                 continue
             near = difflib.get_close_matches(name, self._specs, n=1)
             hint = f'; did you mean {near[0]}?' if near else f'; known: {", ".join(self._specs)}'
-            raise ConfigError(f'{name} is no parameter of this node{hint}')
+            raise ConfigError(f'unknown parameter {name}{hint}')
 
     def explain_refusal(self, parameters: list[Parameter], configured: bool) -> str:
-        """Say why these changes are refused; '' when they are not."""
+        """Return why these changes are refused; '' if they are not."""
         for parameter in parameters:
             spec = self._specs.get(parameter.name)
             if spec is None:
                 continue
             if configured and spec.name not in LIVE_PARAMETERS:
-                return (f'{spec.name} is read when the node is configured: clean it up first '
+                return (f'{spec.name} is read when the node is configured: clean up first '
                         f'(ros2 lifecycle set {self._node.get_fully_qualified_name()} cleanup)')
             try:
                 spec.check(parameter.value)
@@ -276,14 +275,14 @@ class Parameters:
         return ''
 
     def merge_limits(self, parameters: list[Parameter]) -> Limits:
-        """Return the `Limits` as they are once these changes are made."""
+        """Return the `Limits` with these changes."""
         changes = {p.name.removeprefix(LIMITS_PREFIX): p.value for p in parameters}
         limits = self._read_limits(Limits)
         return replace(limits, **{f.name: changes[f.name] for f in fields(Limits)
                                   if f.name in changes})
 
     def read(self) -> Config:
-        """Return the Config as the parameters are now."""
+        """Return the current Config."""
         value = self._value
         return Config(
             cameras=tuple(CameraConfig(name, *(value(s.name) for s in camera_specs(name)))
@@ -303,5 +302,5 @@ class Parameters:
 
 
 def _list_to_tuple(value: Any, default: Any) -> Any:
-    """Arrays come back as tuples, the form that frozen options keep."""
+    """Return an array as a tuple, as frozen options keep it."""
     return tuple(value) if isinstance(default, list) else value

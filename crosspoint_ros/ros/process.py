@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to end, so that a process can end in order."""
+"""Graceful shutdown on SIGINT and SIGTERM, and ROS nodes as child processes."""
 from __future__ import annotations
 
 import ctypes
@@ -16,14 +16,14 @@ FORCE_QUIT_AFTER_S = 1.0
 
 
 def catch_shutdown_signals(wake: Callable[[], object]) -> threading.Event:
-    """Return an event that is set, and `wake` called, by the first signal to end.
+    """Return an event that the first SIGINT or SIGTERM sets, which also calls `wake`.
 
-    Another one, more than a second later, ends the process on the spot, whatever hangs. (Ctrl-C
-    under `ros2 launch` comes twice at once: from the terminal and from launch.) Python's own
-    handlers would run only when the executor next returns from the middleware; the wake-up file
-    tells at once.
+    Another signal, more than a second later, exits at once, whatever hangs. (Ctrl-C under
+    `ros2 launch` comes twice: from the terminal and from launch.) Python's own handlers would run
+    only when the executor next returns from the middleware; the wake-up file descriptor is
+    immediate.
     """
-    asked, (read_end, write_end) = threading.Event(), os.pipe()
+    shutdown, (read_end, write_end) = threading.Event(), os.pipe()
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -31,16 +31,16 @@ def catch_shutdown_signals(wake: Callable[[], object]) -> threading.Event:
 
     def wait() -> None:
         os.read(read_end, 1)
-        asked.set()
+        shutdown.set()
         wake()
-        asked_s = time.monotonic()
+        first_s = time.monotonic()
         while True:
             number = os.read(read_end, 1)[0]
-            if time.monotonic() - asked_s > FORCE_QUIT_AFTER_S:
+            if time.monotonic() - first_s > FORCE_QUIT_AFTER_S:
                 os._exit(128 + number)
 
     threading.Thread(target=wait, name='signals', daemon=True).start()
-    return asked
+    return shutdown
 
 
 STOP_S = 5.0
@@ -48,15 +48,15 @@ TAIL_LINES = 15
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-class ProcessExited(Exception):  # noqa: N818  (told to the user in one sentence)
-    """A process that should run has ended; says with what, and its last words."""
+class ProcessExited(Exception):  # noqa: N818  (as subprocess.TimeoutExpired)
+    """A process that should run has exited; with its code and last output."""
 
 
 class NodeProcess:
-    """One node in a process of its own, what it prints in a file.
+    """A node in a child process, its output in a file.
 
-    It has its own session, so that Ctrl-C in the terminal reaches us alone and we end it in order,
-    and the kernel ends it should we be killed.
+    It has its own session, so that Ctrl-C in the terminal reaches only the parent, which ends it in
+    order; the kernel ends it if the parent is killed.
     """
 
     def __init__(self, module: str, ros_args: list[str], log: Path,
@@ -70,7 +70,8 @@ class NodeProcess:
             self._process = subprocess.Popen(
                 [sys.executable, '-c', code, *arguments, '--ros-args', *ros_args],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                start_new_session=True, env=dict(environment), preexec_fn=lambda: _kill_with_parent(parent))
+                start_new_session=True, env=dict(environment),
+                preexec_fn=lambda: _kill_with_parent(parent))
 
     def __enter__(self) -> NodeProcess:
         return self
@@ -81,20 +82,21 @@ class NodeProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def check(self) -> None:
-        """Raise `Died` if it is not running any more."""
+        """Raise `ProcessExited` if it is no longer running."""
         code = self._process.poll()
         if code is None:
             return
         lines = self._log.read_text(errors='replace').splitlines()[-TAIL_LINES:]
-        said = '\n'.join(f'  {line}' for line in lines) or '  (nothing)'
-        raise ProcessExited(f'{self.name} has ended with code {code}. Its last words ({self._log}):\n{said}')
+        output = '\n'.join(f'  {line}' for line in lines) or '  (nothing)'
+        raise ProcessExited(f'{self.name} exited with code {code}. Its last output ({self._log}):\n'
+                            f'{output}')
 
     def wait_for_output(self, beginning: str, timeout_s: float) -> str:
-        """Wait for a line that begins so, and return it; raise `Died` or TimeoutError."""
+        """Wait for a line with this beginning. Raises `ProcessExited` or TimeoutError."""
         end_s = time.monotonic() + timeout_s
         while time.monotonic() < end_s:
             for line in self._log.read_text(errors='replace').splitlines():
@@ -102,14 +104,14 @@ class NodeProcess:
                     return line
             self.check()
             time.sleep(0.05)
-        raise TimeoutError(f'{self.name} has not said {beginning!r} after {timeout_s:g} s')
+        raise TimeoutError(f'{self.name} did not print {beginning!r} within {timeout_s:g} s')
 
     def wait(self, timeout_s: float = 20.0) -> int:
         """Wait until it ends by itself, and return its exit code."""
         return self._process.wait(timeout_s)
 
     def stop(self) -> int:
-        """End it as Ctrl-C would, with force if that takes over 5 s; return its exit code."""
+        """End it as Ctrl-C would, by SIGTERM and SIGKILL after 5 s each; return its exit code."""
         for number in (signal.SIGINT, signal.SIGTERM):
             if self._process.poll() is None:
                 self._process.send_signal(number)
@@ -123,7 +125,7 @@ class NodeProcess:
 
 
 def _kill_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGTERM when our parent ends, even by SIGKILL (Linux)."""
+    """Have the kernel send SIGTERM when the parent ends, even by SIGKILL (Linux)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before we asked
+    if os.getppid() != parent:  # it has ended already
         os.kill(os.getpid(), signal.SIGTERM)

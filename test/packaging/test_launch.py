@@ -143,18 +143,18 @@ def test_options_of_the_matcher_become_its_parameters(double):
 
 
 @pytest.mark.parametrize(('given', 'said'), [
-    ({}, 'which cameras'),
+    ({}, 'no cameras'),
     ({'image_topic': '/{camera}/rgb', 'params_file': str(ROOT / 'config' / 'demo.yaml')},
      'image_topic needs cameras'),
     ({'params_file': '/nowhere.yaml'}, '/nowhere.yaml'),
     ({'cameras': 'a,b', 'fastdds': 'quick'}, 'shm, large_data, leave'),
     ({'cameras': 'a,b', 'matcher_options': '{model: x}'}, 'matcher_options needs matcher'),
-    ({'cameras': 'a,b', 'matcher': 'cropond', 'matcher_options': 'x'}, 'no mapping'),
+    ({'cameras': 'a,b', 'matcher': 'cropond', 'matcher_options': 'x'}, 'not a YAML mapping'),
     ({'cameras': 'a,b', 'matcher': 'cropond', 'matcher_options': '{model: x'},
-     'matcher_options: .* no mapping'),
+     'matcher_options: .* not a YAML mapping'),
     ({'cameras': 'a,b', 'matcher': 'cropond', 'matcher_options': '{model:x}'},
      'model:x has no value'),
-    ({'cameras': 'a,b', 'history_s': 'long'}, "history_s: 'long' is no number"),
+    ({'cameras': 'a,b', 'history_s': 'long'}, "history_s: 'long' is not a number"),
     ({'cameras': 'a,b', 'autostart': '1'}, "autostart: '1' is neither true nor false"),
 ])
 def test_arguments_that_cannot_work_are_refused_in_words(double, given, said):

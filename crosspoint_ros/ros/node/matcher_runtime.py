@@ -32,7 +32,7 @@ class LogForwarder(logging.Handler):
             self._source.setLevel(logging.INFO)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Forward one record; rclpy requires each severity to have a line of its own."""
+        """Forward one record; rclpy wants a call site per severity."""
         text = self.format(record)
         self.last = record.getMessage()
         if record.levelno >= logging.ERROR:

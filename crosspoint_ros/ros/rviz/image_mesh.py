@@ -1,8 +1,8 @@
-"""A camera's picture as a textured surface in its own frame, and the pixel of a click on it.
+"""A camera's image as a textured mesh in its frame, and the pixel of a click on it.
 
-The surface stands upright in the optical frame, PLANE_M before the camera; each vertex lies on the
-ray of the pixel that it shows. The texture is the image as published: what a lens bends is undone
-by the mesh, and a click is the pixel that the mesh shows there, exactly.
+The mesh is a plane at depth PLANE_M in the optical frame; each vertex is on the ray of its pixel.
+The texture is the image as published: the mesh undoes the distortion, and a click gives exactly the
+pixel that is shown there.
 """
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected
 from crosspoint_ros.core.encodings import Rgb
 
-PLANE_M = 0.5  # nearer, the 4 mm that RViz errs in depth are more pixels; farther, pictures cross
+PLANE_M = 0.5  # nearer, RViz's depth error of 4 mm is more pixels; farther, images intersect
 MAX_OFF_M = 0.03  # farther from the surface, the click was on something else
-MAX_ANGLE_DEG = 65.0  # what a fisheye sees beyond would be stretched without end
-MAX_WARP_ERROR_PX = 0.5  # a ray leaves the surface so near to its own pixel, if CELLS can do it
+MAX_ANGLE_DEG = 65.0  # beyond it a fisheye's image would be stretched too far
+MAX_WARP_ERROR_PX = 0.5  # between the pixel shown on a ray and its own, if GRID_CELLS suffice
 GRID_CELLS = (4, 8, 12, 16, 24)  # along the width, tried in turn; more would be slow to send
-BACK_SCALE = 1.005  # the back is seen mirrored, so far behind the front that neither shines through
-MAX_OUTSIDE = -0.02  # of a triangle's height: the border, as 32 bits and a mouse hit it
+BACK_SCALE = 1.005  # the back side, far enough behind the front that neither shines through
+MAX_OUTSIDE = -0.02  # of a triangle's height: rounding of a click on the border
 
 TEXTURE_PX = 480  # RViz never frees a texture: one of 480x360 costs it 0.9 MB
-# Of a block's width, px, and what its mean may differ by, of 255: noise is out. In the wide one a
-# pixel's move of the whole is not; in the narrow one a small thing is not, whose move the wide
-# one's mean would hide.
+# Block width, px, and how much its mean may differ, of 255; noise averages out. Wide blocks detect
+# a shift of the image by a pixel, narrow ones the motion of a small object.
 SAME_LEVELS = ((12, 3.5), (4, 14.0))
 
 
 @dataclass(frozen=True, eq=False)
 class ImageMesh:
-    """Triangles of the front, in the order whose normal looks at the camera.
+    """The triangles of the front side, whose normals point to the camera.
 
     points_cam_m: (n, 3, 3), optical frame. pixels: (n, 3, 2), what is shown there; (0, 0) is the
     centre of the top-left pixel, whose corner is (-0.5, -0.5).
@@ -44,9 +43,10 @@ class ImageMesh:
 
     @property
     def vertices_cam_m(self) -> Array:
-        """The vertices (m, 3) of front and back, three a triangle: RViz lights either side."""
-        # The back is pushed out along the rays: a click on it is the same pixel.
-        return np.concatenate([self.points_cam_m, self.points_cam_m[:, ::-1] * BACK_SCALE]).reshape(-1, 3)
+        """The vertices (m, 3) of front and back, three per triangle: RViz lights one side of each."""
+        # The back is moved along the rays: a click on it gives the same pixel.
+        back = self.points_cam_m[:, ::-1] * BACK_SCALE
+        return np.concatenate([self.points_cam_m, back]).reshape(-1, 3)
 
     @property
     def uv(self) -> Array:
@@ -57,26 +57,26 @@ class ImageMesh:
     def pixel_at(self, point_cam_m: Array) -> Array:
         """Return the pixel (2,) shown there, moved onto the image by less than half a pixel.
 
-        Raises `Rejected` (BAD_REQUEST) if the point is not on the picture.
+        Raises `Rejected` (BAD_REQUEST) if the point is not on the mesh.
         """
         if not np.isfinite(point_cam_m).all():
             raise Rejected(Code.BAD_REQUEST, f'the point clicked, {point_cam_m}, is not finite')
         off_m = abs(float(point_cam_m[2]) - PLANE_M)
         if off_m > MAX_OFF_M:
-            raise Rejected(Code.BAD_REQUEST, f'the point clicked is {off_m:.3f} m off the picture '
+            raise Rejected(Code.BAD_REQUEST, f'the point clicked is {off_m:.3f} m off the image '
                            f'(limit {MAX_OFF_M:g} m): something else was under the mouse')
         weights = self._barycentric_weights(point_cam_m / point_cam_m[2] * PLANE_M)
         hit = int(weights.min(axis=1).argmax())
-        pixel_at = np.asarray(weights[hit] @ self.pixels[hit])
-        if weights[hit].min() < MAX_OUTSIDE or not self.intrinsics.contains(pixel_at):
-            raise Rejected(Code.BAD_REQUEST, 'the point clicked is not on the picture, but at '
-                           f'pixel ({pixel_at[0]:.1f}, {pixel_at[1]:.1f}) beside its '
+        pixel = np.asarray(weights[hit] @ self.pixels[hit])
+        if weights[hit].min() < MAX_OUTSIDE or not self.intrinsics.contains(pixel):
+            raise Rejected(Code.BAD_REQUEST, 'the point clicked is not on the image, but at '
+                           f'pixel ({pixel[0]:.1f}, {pixel[1]:.1f}) outside its '
                            f'{self.intrinsics.width_px}x{self.intrinsics.height_px} image')
         last = np.array([self.intrinsics.width_px, self.intrinsics.height_px]) - 1
-        return np.asarray(np.clip(pixel_at, 0, last))
+        return np.asarray(np.clip(pixel, 0, last))
 
     def _barycentric_weights(self, point_cam_m: Array) -> Array:
-        """Barycentric weights (n, 3) of a point of the plane in each triangle."""
+        """Return the barycentric weights (n, 3) of a point on the plane in each triangle."""
         x, y = point_cam_m[:2]
         on_plane = np.concatenate([self.points_cam_m[..., :2],
                                    np.ones((*self.points_cam_m.shape[:2], 1))], axis=-1)
@@ -85,9 +85,9 @@ class ImageMesh:
 
 
 def build_image_mesh(intrinsics: Intrinsics) -> ImageMesh:
-    """Return a mesh that shows the image as a lens without distortion would.
+    """Return a mesh that shows the image undistorted.
 
-    Raises `Rejected` (NOT_SUPPORTED) for a lens of which nothing can be shown.
+    Raises `Rejected` (NOT_SUPPORTED) if no part of the image can be shown.
     """
     if not intrinsics.distortion and intrinsics.model != 'equidistant':
         return _build_mesh(intrinsics, 1)
@@ -103,7 +103,7 @@ def build_image_mesh(intrinsics: Intrinsics) -> ImageMesh:
 
 
 def make_texture(image: Rgb) -> Rgb:
-    """Return the image, made smaller if it is wider than TEXTURE_PX; uv hold for either."""
+    """Return the image, downscaled to TEXTURE_PX if it is wider; the uv apply to either."""
     height, width = image.shape[:2]
     if width <= TEXTURE_PX:
         return image
@@ -112,7 +112,7 @@ def make_texture(image: Rgb) -> Rgb:
 
 
 def is_visually_same(a: Rgb, b: Rgb) -> bool:
-    """Tell whether nobody could tell the textures apart: no block differs more than SAME says."""
+    """Return whether two textures look alike: no block differs by more than SAME_LEVELS."""
     return a.shape == b.shape and all(
         _max_block_difference(a, b, block_px) < levels for block_px, levels in SAME_LEVELS)
 
@@ -136,7 +136,7 @@ def _build_mesh(intrinsics: Intrinsics, cells: int) -> ImageMesh:
 
 
 def _triangle_pixels(intrinsics: Intrinsics, cells: int) -> Array:
-    """Pixels (n, 3, 2) of the corners, x right and y down."""
+    """Return the pixels (n, 3, 2) of the corners."""
     rows = max(round(cells * intrinsics.height_px / intrinsics.width_px), 1)
     x, y = np.meshgrid(np.linspace(-0.5, intrinsics.width_px - 0.5, cells + 1),
                        np.linspace(-0.5, intrinsics.height_px - 0.5, rows + 1))
@@ -149,11 +149,11 @@ def _triangle_pixels(intrinsics: Intrinsics, cells: int) -> Array:
 
 
 def _max_warp_error_px(mesh: ImageMesh) -> float:
-    """How far from a pixel's own ray it is shown, at worst; infinite for an empty mesh."""
+    """Return the largest error of the pixel shown on a ray; infinite for an empty mesh."""
     worst = 0.0 if len(mesh.pixels) else np.inf
     for weights in ((0.5, 0.5, 0.0), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (1 / 3, 1 / 3, 1 / 3)):
         at = np.array(weights)
-        really = mesh.intrinsics.project(np.einsum('k,nkc->nc', at, mesh.points_cam_m))
-        missed = np.linalg.norm(np.einsum('k,nkc->nc', at, mesh.pixels) - really, axis=1)
+        expected = mesh.intrinsics.project(np.einsum('k,nkc->nc', at, mesh.points_cam_m))
+        missed = np.linalg.norm(np.einsum('k,nkc->nc', at, mesh.pixels) - expected, axis=1)
         worst = max(worst, float(missed.max(initial=0.0)))
     return worst

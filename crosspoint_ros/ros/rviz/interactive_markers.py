@@ -1,8 +1,8 @@
-"""Interactive markers as RViz speaks them: what clients see, and what people do to it.
+"""A server for RViz's interactive markers.
 
-The protocol is that of ROS 2's package interactive_markers, which is not on every machine: numbered
-updates on a topic, a service that gives a late client everything, and feedback from the clients. A
-client that misses a number, or meets an unknown one, starts again with the service.
+It speaks the protocol of ROS 2's package interactive_markers, which is not on every machine:
+numbered updates on a topic, a service with all markers for a late client, and feedback from the
+clients. A client that misses a number starts again with the service.
 """
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from visualization_msgs.msg import (
 )
 from visualization_msgs.srv import GetInteractiveMarkers
 
-# As in the original, but for feedback: with its depth of 1 the end of a drag can be lost.
+# As in the original, except for feedback: with its depth of 1 the end of a drag can be lost.
 QOS = QoSProfile(depth=100)
-DRAG_TIMEOUT_S = 1.0  # as in the original: one who is silent for so long has let go, for all we know
+DRAG_TIMEOUT_S = 1.0  # as in the original: a client that is silent for longer has let go
 
 OnFeedback = Callable[[InteractiveMarkerFeedback], None]
 DRAGS = (InteractiveMarkerFeedback.MOUSE_DOWN, InteractiveMarkerFeedback.POSE_UPDATE,
@@ -34,23 +34,24 @@ DRAGS = (InteractiveMarkerFeedback.MOUSE_DOWN, InteractiveMarkerFeedback.POSE_UP
 
 @dataclass(frozen=True)
 class DragState:
-    """Who drags a marker, and when that was last heard of (monotonic s)."""
+    """Who drags a marker, and the time of the last feedback (monotonic s)."""
 
     client_id: str
     last_feedback_s: float
 
 
 class InteractiveMarkers:
-    """The markers of one namespace; all of it belongs to the executor's thread.
+    """The markers of one namespace, in the executor's thread.
 
-    Changes are sent together by `apply`. Feedback changes no marker by itself: its callback says
-    what becomes of it, by `move` and `apply`.
+    Changes are sent together by `apply`. Feedback changes no marker by itself: its callback calls
+    `move` and `apply`.
     """
 
-    def __init__(self, node: Node, namespace: str, on_unknown_marker: OnFeedback | None = None) -> None:
+    def __init__(self, node: Node, namespace: str,
+                 on_unknown_marker: OnFeedback | None = None) -> None:
         """Offer `<namespace>/update`, `/feedback` and `/get_interactive_markers`.
 
-        on_stray: gets the feedback that means a marker which is gone; without it the log does.
+        on_unknown_marker: gets feedback for a marker that is gone; without it that is logged.
         """
         self._node, self._sequence, self._on_unknown_marker = node, 0, on_unknown_marker
         self._shown: dict[str, InteractiveMarker] = {}  # what clients have
@@ -65,16 +66,16 @@ class InteractiveMarkers:
 
     @property
     def has_subscribers(self) -> bool:
-        """Tell whether somebody looks at the markers."""
+        """Whether any client shows the markers."""
         return bool(self._updates.get_subscription_count())
 
     def put(self, marker: InteractiveMarker, on_feedback: OnFeedback) -> None:
-        """Add a marker, or replace the one of that name; the message must not change any more."""
+        """Add a marker, or replace the one of that name; do not change the message later."""
         self._changes[marker.name] = marker
         self._callbacks[marker.name] = on_feedback
 
     def move(self, name: str, pose: Pose, header: Header) -> None:
-        """Give a marker another pose; KeyError if there is none of that name."""
+        """Move a marker. Raises KeyError if there is none of that name."""
         if name not in self._callbacks:
             raise KeyError(f'no marker {name!r}; there are: {", ".join(self._callbacks) or "none"}')
         pending = self._changes.get(name)
@@ -83,7 +84,7 @@ class InteractiveMarkers:
                 name=name, pose=pose, header=header)
 
     def remove(self, name: str) -> None:
-        """Take a marker away; nothing happens if there is none of that name."""
+        """Remove a marker, if there is one of that name."""
         self._callbacks.pop(name, None)
         self._drags.pop(name, None)
         self._changes.pop(name, None)
@@ -91,7 +92,7 @@ class InteractiveMarkers:
             self._changes[name] = None
 
     def apply(self) -> None:
-        """Send what has changed since the last time, if anything has."""
+        """Send the changes since the last call, if any."""
         if not self._changes:
             return
         update = InteractiveMarkerUpdate(type=InteractiveMarkerUpdate.UPDATE)
@@ -111,7 +112,7 @@ class InteractiveMarkers:
         self._updates.publish(update)
 
     def close(self) -> None:
-        """Take every marker away, and leave the graph."""
+        """Remove every marker, and leave the graph."""
         for name in list(self._callbacks):
             self.remove(name)
         self.apply()
@@ -121,33 +122,34 @@ class InteractiveMarkers:
 
     def _on_request(self, request: GetInteractiveMarkers.Request,
                     response: GetInteractiveMarkers.Response) -> GetInteractiveMarkers.Response:
-        # What was not sent yet comes with the next number: a client must not take it for older.
+        # Pending changes come with the next number, so the reply must not contain them.
         response.sequence_number = self._sequence
         response.markers = list(self._shown.values())
         return response
 
     def _on_feedback(self, feedback: InteractiveMarkerFeedback) -> None:
         name = feedback.marker_name
-        gone = name not in self._shown or name not in self._callbacks
-        if gone and self._on_unknown_marker is not None:
+        is_unknown = name not in self._shown or name not in self._callbacks
+        if is_unknown and self._on_unknown_marker is not None:
             self._on_unknown_marker(feedback)
-        elif gone:
-            self._node.get_logger().info(f'{feedback.client_id} means the marker {name!r}, which '
-                                         'is gone', throttle_duration_sec=1.0)
+        elif is_unknown:
+            self._node.get_logger().info(f'{feedback.client_id}: there is no marker {name!r} any '
+                                         'more', throttle_duration_sec=1.0)
         elif self._is_dragged_by_other(feedback):
             self._node.get_logger().info(
                 f'{feedback.client_id} may not move the marker {name!r}, which '
-                f'{self._drags[name].client_id} holds', throttle_duration_sec=1.0)
+                f'{self._drags[name].client_id} drags', throttle_duration_sec=1.0)
         else:
             self._callbacks[name](feedback)
 
     def _is_dragged_by_other(self, feedback: InteractiveMarkerFeedback) -> bool:
-        """Two people cannot drag one marker; a click or a menu is heeded from anybody."""
+        """Return whether another client drags the marker; clicks and menus are always taken."""
         if feedback.event_type not in DRAGS:
             return False
         name, now_s = feedback.marker_name, time.monotonic()
-        hold = self._drags.get(name)
-        if hold and hold.client_id != feedback.client_id and now_s - hold.last_feedback_s < DRAG_TIMEOUT_S:
+        drag = self._drags.get(name)
+        if (drag and drag.client_id != feedback.client_id
+                and now_s - drag.last_feedback_s < DRAG_TIMEOUT_S):
             return True
         if feedback.event_type == InteractiveMarkerFeedback.MOUSE_UP:
             self._drags.pop(name, None)

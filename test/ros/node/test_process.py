@@ -85,9 +85,9 @@ def test_a_node_that_ignores_ctrl_c_is_ended_all_the_same(start, monkeypatch):
     assert not is_running(process.pid)
 
 
-def test_a_node_that_died_is_told_with_its_last_words(start):
+def test_a_node_that_exited_is_reported_with_its_last_output(start):
     process = start('broken', until='no camera')
-    with pytest.raises(ProcessExited, match=r'(?s)broken has ended with code 3.*no camera at all'):
+    with pytest.raises(ProcessExited, match=r'(?s)broken exited with code 3.*no camera at all'):
         wait_for(lambda: process.check() or False)
 
 

@@ -151,7 +151,7 @@ def test_the_whole_image_is_shown_unless_it_is_wider_than_a_plane_can_show():
     wide = build_image_mesh(ALL['wide fisheye'])
     x, y, z = wide.points_cam_m.reshape(-1, 3).T
     assert np.degrees(np.arctan2(np.hypot(x, y), z)).max() <= MAX_ANGLE_DEG
-    with pytest.raises(Rejected, match='not on the picture'):
+    with pytest.raises(Rejected, match='not on the image'):
         wide.pixel_at(np.array([3.0, 0.0, PLANE_M]))
 
 
@@ -160,12 +160,12 @@ def test_the_picture_is_never_more_than_a_message_can_carry(lens):
 
 
 @pytest.mark.parametrize(('point', 'said'), [
-    ((0.0, 0.0, PLANE_M + 2 * MAX_OFF_M), 'off the picture'),
-    ((0.0, 0.0, 0.0), 'off the picture'),
-    ((0.0, 0.0, -PLANE_M), 'off the picture'),
+    ((0.0, 0.0, PLANE_M + 2 * MAX_OFF_M), 'off the image'),
+    ((0.0, 0.0, 0.0), 'off the image'),
+    ((0.0, 0.0, -PLANE_M), 'off the image'),
     ((np.nan, 0.0, PLANE_M), 'not finite'),
     ((0.0, np.inf, PLANE_M), 'not finite'),
-    ((0.6 * PLANE_M, 0.0, PLANE_M), 'pixel .339.5, 119.5. beside its 320x240'),
+    ((0.6 * PLANE_M, 0.0, PLANE_M), 'pixel .339.5, 119.5. outside its 320x240'),
 ])
 def test_a_click_beside_the_picture_is_refused_in_words(point, said):
     with pytest.raises(Rejected, match=said) as refused:
