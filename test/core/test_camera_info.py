@@ -77,4 +77,5 @@ def test_a_rectified_image_in_another_frame_than_its_cameras_is_refused():
     with pytest.raises(ValueError, match=r'turns the rectified image by 1.50 deg \(limit 0.2\)'):
         read(rectified=True, r=turned.ravel())
     assert read(r=turned.ravel()) == read()
-    assert read(rectified=True, r=np.zeros(9)) == read(rectified=True)  # a driver that leaves it out
+    assert read(rectified=True,
+                r=np.zeros(9)) == read(rectified=True)  # a driver that leaves it out

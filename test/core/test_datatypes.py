@@ -91,23 +91,26 @@ def test_the_image_ends_half_a_pixel_beyond_its_outer_pixels():
 
 
 def test_neighbouring_frames_cancel_like_fractions():
-    base_from_hand, hand_from_cam = raycast_scenes.looking_at(raycast_scenes.LEFT), raycast_scenes.looking_at(raycast_scenes.RIGHT)
+    base_from_hand, hand_from_cam = (
+        raycast_scenes.look_at(at) for at in (raycast_scenes.LEFT, raycast_scenes.RIGHT))
     point_cam_m = np.array([0.1, -0.2, 0.7])
     one_by_one = base_from_hand.transform_points(hand_from_cam.transform_points(point_cam_m))
-    np.testing.assert_allclose((base_from_hand @ hand_from_cam).transform_points(point_cam_m), one_by_one)
-    np.testing.assert_allclose((base_from_hand @ hand_from_cam).inverse.transform_points(one_by_one),
-                               point_cam_m)
+    np.testing.assert_allclose((base_from_hand @ hand_from_cam).transform_points(point_cam_m),
+                               one_by_one)
+    cam_from_base = (base_from_hand @ hand_from_cam).inverse
+    np.testing.assert_allclose(cam_from_base.transform_points(one_by_one), point_cam_m)
     np.testing.assert_allclose((base_from_hand.matrix @ [*one_by_one, 1.0])[:3],
                                base_from_hand.transform_points(one_by_one))
 
 
 def test_both_bracketings_of_a_chain_agree():
-    a, b, c = (raycast_scenes.nudged(raycast_scenes.looking_at(raycast_scenes.LEFT), 20, 30, seed) for seed in range(3))
+    a, b, c = (raycast_scenes.add_pose_noise(raycast_scenes.look_at(raycast_scenes.LEFT), 20, 30,
+                                             seed) for seed in range(3))
     np.testing.assert_allclose(((a @ b) @ c).matrix, (a @ (b @ c)).matrix, atol=1e-12)
 
 
 def test_a_matrix_makes_the_same_transform():
-    pose = raycast_scenes.looking_at(raycast_scenes.LEFT)
+    pose = raycast_scenes.look_at(raycast_scenes.LEFT)
     np.testing.assert_array_equal(Transform.from_matrix(pose.matrix).matrix, pose.matrix)
 
 
@@ -127,7 +130,8 @@ def test_a_view_whose_parts_differ_in_size_is_refused_with_both_sizes():
     image = np.zeros((240, 320, 3), np.uint8)
     with pytest.raises(ValueError, match=r'front: the depth is \(120, 160\), the image \(240'):
         View('front', image, raycast_scenes.PINHOLE, depth_m=np.zeros((120, 160), np.float32))
-    with pytest.raises(ValueError, match='front: the image is 160x120, its intrinsics are for 320x240'):
+    with pytest.raises(ValueError,
+                       match='front: the image is 160x120, its intrinsics are for 320x240'):
         View('front', image[:120, :160], raycast_scenes.PINHOLE)
 
 

@@ -21,7 +21,7 @@ WALL_M, OBJECT_M = 1.0, 0.6
 
 def flat(depth_m):
     """A view whose depth image is given, at the origin of the base."""
-    view = raycast_scenes.seen('front', raycast_scenes.looking_at(raycast_scenes.LEFT))
+    view = raycast_scenes.render_depth('front', raycast_scenes.look_at(raycast_scenes.LEFT))
     return replace(view, depth_m=np.asarray(depth_m, np.float32))
 
 
@@ -34,8 +34,9 @@ def edge(share_of_columns=160):
 
 @pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
 def test_a_point_of_a_surface_is_where_it_is_to_within_a_pixel(lens):
-    view = raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), (BOX,), lens)
-    point_m = surface_points_m(view, raycast_scenes.pixel_of(view, ON_TOP))[0]
+    view = raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT), (BOX,),
+                                       lens)
+    point_m = surface_points_m(view, raycast_scenes.project_point(view, ON_TOP))[0]
     range_m = np.linalg.norm(ON_TOP - raycast_scenes.LEFT)
     assert np.linalg.norm(point_m - ON_TOP) < range_m / lens.fx_px
 
@@ -109,14 +110,15 @@ def test_the_corner_of_the_image_has_depth_too():
     (ON_TOP, (0, 0, -1)), ((0.0, -0.1, 0.06), (0, 1, 0)), ((0.3, 0.2, 0.0), (0, 0, -1))],
     ids=['top', 'front', 'table'])
 def test_the_normal_points_into_the_surface(lens, point_base_m, into):
-    view = raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), (BOX,), lens)
-    normal = surface_normal_base(view, raycast_scenes.pixel_of(view, np.array(point_base_m)))
+    view = raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT), (BOX,),
+                                       lens)
+    normal = surface_normal_base(view, raycast_scenes.project_point(view, np.array(point_base_m)))
     assert np.degrees(np.arccos(normal @ into)) < 2
 
 
 def test_the_normal_near_an_edge_is_that_of_the_nearer_surface():
-    view = raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), (BOX,))
-    pixel = raycast_scenes.pixel_of(view, np.array([0.09, -0.09, 0.12]))
+    view = raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT), (BOX,))
+    pixel = raycast_scenes.project_point(view, np.array([0.09, -0.09, 0.12]))
     assert np.degrees(np.arccos(-surface_normal_base(view, pixel)[2])) < 5
 
 
@@ -129,18 +131,18 @@ def test_a_larger_wall_behind_an_edge_does_not_give_its_normal_to_the_object():
 
 
 def test_the_normal_survives_a_fifth_of_wrong_depths():
-    view = raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), (BOX,))
+    view = raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT), (BOX,))
     rng = np.random.default_rng(0)
     noise = rng.normal(size=view.depth_m.shape) * 0.001
     noise[rng.random(noise.shape) < 0.2] += 0.02
     noisy = replace(view, depth_m=(view.depth_m + noise).astype(np.float32))
-    normal = surface_normal_base(noisy, raycast_scenes.pixel_of(view, ON_TOP))
+    normal = surface_normal_base(noisy, raycast_scenes.project_point(view, ON_TOP))
     assert np.degrees(np.arccos(-normal[2])) < 5
 
 
 def test_the_same_pixel_has_the_same_normal_every_time():
-    view = raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), (BOX,))
-    pixel = raycast_scenes.pixel_of(view, ON_TOP)
+    view = raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT), (BOX,))
+    pixel = raycast_scenes.project_point(view, ON_TOP)
     np.testing.assert_array_equal(surface_normal_base(view, pixel),
                                   surface_normal_base(view, pixel))
 

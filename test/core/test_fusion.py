@@ -10,7 +10,7 @@ import raycast_scenes
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected
 from crosspoint_ros.core.fusion import FusionParams, fuse_matches
 
-VIEW = raycast_scenes.seen('right', raycast_scenes.looking_at(raycast_scenes.RIGHT))
+VIEW = raycast_scenes.render_depth('right', raycast_scenes.look_at(raycast_scenes.RIGHT))
 QUERY = Query(VIEW, VIEW, np.array([160.0, 120.0]))
 HERE, THERE = (100.0, 100.0), (250.0, 60.0)
 HIDDEN = Rejected(Code.NOT_VISIBLE, 'something 0.2 m in front of the point hides it')
@@ -203,6 +203,7 @@ def test_how_far_agreement_is_trusted_can_be_set(number, higher):
 
 
 def test_how_much_a_contradiction_costs_can_be_set():
-    low, high = (fused(match(THERE, 0.9), match(HERE, 0.6), ELSEWHERE, p_correct_high=value).confidence
+    low, high = (fused(match(THERE, 0.9), match(HERE, 0.6), ELSEWHERE,
+                       p_correct_high=value).confidence
                  for value in (0.5, 0.95))
     assert high < low

@@ -22,8 +22,9 @@ lenses = pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=ray
 
 
 def pair(lens=raycast_scenes.PINHOLE, other=raycast_scenes.RIGHT):
-    return (raycast_scenes.seen('left', raycast_scenes.looking_at(raycast_scenes.LEFT), intrinsics=lens),
-            raycast_scenes.seen('right', raycast_scenes.looking_at(other), intrinsics=lens))
+    return (raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT),
+                                        intrinsics=lens),
+            raycast_scenes.render_depth('right', raycast_scenes.look_at(other), intrinsics=lens))
 
 
 def segment(clicked, other, pixel, *depths_m):
@@ -32,7 +33,7 @@ def segment(clicked, other, pixel, *depths_m):
 
 
 def meet(views, points=(POINT_BASE_M,), sigma_px=1.0, offset_px=(0.0, 0.0)):
-    pixels = [raycast_scenes.pixel_of(view, points[0]) for view in views]
+    pixels = [raycast_scenes.project_point(view, points[0]) for view in views]
     pixels[-1] = pixels[-1] + offset_px
     return triangulate(views, pixels, [np.eye(2) * sigma_px ** 2] * len(views))
 
@@ -41,15 +42,15 @@ def meet(views, points=(POINT_BASE_M,), sigma_px=1.0, offset_px=(0.0, 0.0)):
 def test_the_true_point_lies_on_its_epipolar_segment_through_any_lens(lens):
     left, right = pair(lens)
     for point in (POINT_BASE_M, np.array([-0.2, 0.15, 0.0]), np.array([0.1, 0.3, 0.1])):
-        line = segment(left, right, raycast_scenes.pixel_of(left, point))
-        assert distance_to_segment_px(line, raycast_scenes.pixel_of(right, point)) < 0.02
+        line = segment(left, right, raycast_scenes.project_point(left, point))
+        assert distance_to_segment_px(line, raycast_scenes.project_point(right, point)) < 0.02
 
 
 @lenses
 def test_a_point_off_the_segment_is_as_far_as_it_was_moved_across_it(lens):
     left, right = pair(lens)
-    line = segment(left, right, raycast_scenes.pixel_of(left, POINT_BASE_M))
-    found = raycast_scenes.pixel_of(right, POINT_BASE_M)
+    line = segment(left, right, raycast_scenes.project_point(left, POINT_BASE_M))
+    found = raycast_scenes.project_point(right, POINT_BASE_M)
     along = line[np.linalg.norm(line - found, axis=1).argsort()[:2]]
     across = np.array([[0, -1], [1, 0]]) @ (along[1] - along[0])
     moved = found + 7 * across / np.linalg.norm(across)
@@ -58,9 +59,9 @@ def test_a_point_off_the_segment_is_as_far_as_it_was_moved_across_it(lens):
 
 def test_the_segment_ends_where_the_depths_end():
     left, right = pair()
-    pixel = raycast_scenes.pixel_of(left, POINT_BASE_M)
+    pixel = raycast_scenes.project_point(left, POINT_BASE_M)
     depth_m = left.base_from_cam.inverse.transform_points(POINT_BASE_M)[2]
-    found = raycast_scenes.pixel_of(right, POINT_BASE_M)
+    found = raycast_scenes.project_point(right, POINT_BASE_M)
     assert distance_to_segment_px(segment(left, right, pixel, depth_m - .1, depth_m + .1),
                                   found) < 0.02
     assert distance_to_segment_px(segment(left, right, pixel, depth_m + .1, depth_m + .2),
@@ -78,7 +79,8 @@ def test_a_point_that_would_lie_behind_the_clicked_camera_is_off_the_segment():
 
 def test_a_camera_that_looks_away_shows_no_segment():
     left, right = pair()
-    away = replace(right, base_from_cam=raycast_scenes.looking_at(raycast_scenes.RIGHT, (0.7, -5.0, 0.6)))
+    away = replace(right,
+                   base_from_cam=raycast_scenes.look_at(raycast_scenes.RIGHT, (0.7, -5.0, 0.6)))
     line = segment(left, away, (160.0, 120.0), 0.5, 1.5)
     assert line.shape == (0, 2)
     assert distance_to_segment_px(line, (160.0, 120.0)) == np.inf
@@ -87,13 +89,14 @@ def test_a_camera_that_looks_away_shows_no_segment():
 @lenses
 def test_a_ray_of_the_base_passes_through_its_point(lens):
     left, _ = pair(lens)
-    origin_m, direction = ray_base(left, raycast_scenes.pixel_of(left, POINT_BASE_M))
+    origin_m, direction = ray_base(left, raycast_scenes.project_point(left, POINT_BASE_M))
     assert np.linalg.norm(np.cross(direction, POINT_BASE_M - origin_m)) < 1e-5
 
 
 def test_a_view_without_a_pose_has_no_ray():
     left, _ = pair()
-    with pytest.raises(Rejected, match='the pose of left at the stamp of its image is unknown') as refused:
+    with pytest.raises(Rejected,
+                       match='the pose of left at the stamp of its image is unknown') as refused:
         ray_base(replace(left, base_from_cam=None), (1.0, 2.0))
     assert refused.value.code == Code.NO_TF
 
@@ -118,17 +121,18 @@ def test_rays_that_miss_each_other_tell_the_gap_in_metres_and_pixels():
 
 def test_a_surer_pixel_draws_the_point_to_its_ray():
     left, right = pair()
-    pixels = [raycast_scenes.pixel_of(view, POINT_BASE_M) for view in (left, right)]
+    pixels = [raycast_scenes.project_point(view, POINT_BASE_M) for view in (left, right)]
     pixels[1] = pixels[1] + (0.0, 10.0)
     met = triangulate((left, right), pixels, [np.eye(2) * 0.1, np.eye(2) * 100.0])
     assert met.errors_px[0] < 0.1
     assert met.errors_px[1] > 8
 
 
-@pytest.mark.parametrize('other', [raycast_scenes.RIGHT, raycast_scenes.NEAR_LEFT], ids=['wide', 'narrow'])
+@pytest.mark.parametrize('other', [raycast_scenes.RIGHT, raycast_scenes.NEAR_LEFT],
+                         ids=['wide', 'narrow'])
 def test_the_covariance_is_the_scatter_of_triangulated_points(other):
     views, rng, sigma_px = pair(raycast_scenes.BARREL, other), np.random.default_rng(1), 0.5
-    truth = [raycast_scenes.pixel_of(view, POINT_BASE_M) for view in views]
+    truth = [raycast_scenes.project_point(view, POINT_BASE_M) for view in views]
     points = [triangulate(views, [p + rng.normal(size=2) * sigma_px for p in truth],
                           [np.eye(2) * sigma_px ** 2] * 2).point_base_m for _ in range(400)]
     told = meet(views, sigma_px=sigma_px).covariance_m2
@@ -139,7 +143,7 @@ def test_the_covariance_is_the_scatter_of_triangulated_points(other):
 
 def test_a_third_ray_makes_the_point_surer_in_every_direction_but_its_own():
     left, right = pair()
-    third = raycast_scenes.seen('third', raycast_scenes.looking_at((0.0, -0.9, 0.9)))
+    third = raycast_scenes.render_depth('third', raycast_scenes.look_at((0.0, -0.9, 0.9)))
     two, three = meet((left, right)), meet((left, right, third))
     np.testing.assert_allclose(three.point_base_m, POINT_BASE_M, atol=1e-5)
     own, *across = np.linalg.eigvalsh(two.covariance_m2 - three.covariance_m2)
@@ -177,7 +181,8 @@ def test_rays_that_meet_behind_a_camera_are_a_contradiction():
 def cloud(points=200, wrong=0.0, noise_px=1.0, lens=raycast_scenes.BARREL, seed=0):
     """Points of a, their pixels in b with noise and wrong ones, b_from_a, and which are right."""
     rng = np.random.default_rng(seed)
-    b_from_a = raycast_scenes.nudged(Transform(np.eye(3), np.array([0.1, 0.05, 0.05])), 0, 25, 7)
+    b_from_a = raycast_scenes.add_pose_noise(Transform(np.eye(3), np.array([0.1, 0.05, 0.05])), 0,
+                                             25, 7)
     points_a_m = rng.uniform((-0.2, -0.15, 0.5), (0.2, 0.15, 1.2), (4 * points, 3))
     pixels = lens.project(b_from_a.transform_points(points_a_m))
     inside = [lens.contains(p) for p in pixels]
@@ -197,7 +202,7 @@ def reprojection_px(b_from_a, truth, points_a_m, lens=raycast_scenes.BARREL):
 @pytest.mark.parametrize('wrong', [0.0, 0.5])
 def test_a_pose_that_is_off_by_the_noise_is_put_right(lens, wrong):
     points, pixels, truth, right = cloud(wrong=wrong, lens=lens)
-    given = raycast_scenes.nudged(truth, 1, 1, 3)
+    given = raycast_scenes.add_pose_noise(truth, 1, 1, 3)
     corrected, agree = refine_pose_pnp(points, pixels, lens, given, 1.0, 1.0)
     before = np.median(reprojection_px(given, truth, points, lens))
     after = np.median(reprojection_px(corrected, truth, points, lens))
@@ -223,7 +228,7 @@ def test_few_noisy_points_do_not_drag_a_pose_beyond_its_noise():
 
 def test_a_correction_longer_than_the_noise_explains_is_refused_with_the_numbers():
     points, pixels, truth, _ = cloud()
-    given = raycast_scenes.nudged(truth, 0.0, 5.0, 3)
+    given = raycast_scenes.add_pose_noise(truth, 0.0, 5.0, 3)
     with pytest.raises(Rejected, match=r'off by .* cm and [45]\.\d deg .*3 cm, 3 deg') as refused:
         refine_pose_pnp(points, pixels, raycast_scenes.BARREL, given, 1.0, 1.0)
     assert refused.value.code == Code.INCONSISTENT

@@ -19,8 +19,9 @@ CLOSE = (-0.30, -0.72, 0.60)  # 3.5 deg from the left camera
 
 def views(*places, lens=raycast_scenes.PINHOLE):
     names = ('left', 'right', 'third')
-    return [raycast_scenes.seen(name, raycast_scenes.looking_at(at), (BOX,), lens)
-            for name, at in zip(names, places or (raycast_scenes.LEFT, raycast_scenes.RIGHT), strict=False)]
+    return [raycast_scenes.render_depth(name, raycast_scenes.look_at(at), (BOX,), lens)
+            for name,
+            at in zip(names, places or (raycast_scenes.LEFT, raycast_scenes.RIGHT), strict=False)]
 
 
 def without_depth(*several):
@@ -29,9 +30,10 @@ def without_depth(*several):
 
 def lifted(clicked, *others, point_base_m=ON_TOP, limits=LIMITS, offset_px=(0.0, 0.0),
            confidence=0.9):
-    found = [(view, Match(raycast_scenes.pixel_of(view, point_base_m) + offset_px, np.eye(2), confidence))
+    found = [(view, Match(raycast_scenes.project_point(view, point_base_m) + offset_px, np.eye(2),
+                          confidence))
              for view in others]
-    return lift(clicked, raycast_scenes.pixel_of(clicked, point_base_m), found, limits)
+    return lift(clicked, raycast_scenes.project_point(clicked, point_base_m), found, limits)
 
 
 def error_m(target, point_base_m=ON_TOP):
@@ -79,7 +81,8 @@ def test_rays_too_parallel_are_not_triangulated_and_the_refusal_says_so():
 
 
 def test_the_covariance_grows_as_the_rays_close():
-    sigma_m = [np.sqrt(np.linalg.eigvalsh(lifted(*without_depth(*views(raycast_scenes.LEFT, (x, y, 0.6)))
+    sigma_m = [np.sqrt(np.linalg.eigvalsh(lifted(*without_depth(*views(raycast_scenes.LEFT,
+                                                                       (x, y, 0.6)))
                                                  ).covariance[:3, :3]).max())
                for x, y in ((-0.15, -0.75), (0.0, -0.78), (0.35, -0.7))]
     assert sigma_m[0] > 1.5 * sigma_m[1] > 2 * sigma_m[2]
@@ -90,12 +93,12 @@ def test_the_covariance_covers_poses_off_by_1_cm_and_1_deg(depth):
     left, right = views()
     distances = []
     for seed in range(60):
-        shaken = replace(right, base_from_cam=raycast_scenes.nudged(
+        shaken = replace(right, base_from_cam=raycast_scenes.add_pose_noise(
             right.base_from_cam.inverse, 1, 1, seed).inverse)
-        found = [(shaken, Match(raycast_scenes.pixel_of(right, ON_TOP), np.eye(2), 0.9))]
+        found = [(shaken, Match(raycast_scenes.project_point(right, ON_TOP), np.eye(2), 0.9))]
         clicked, found = (left, found) if depth else (
             replace(left, depth_m=None), [(replace(shaken, depth_m=None), found[0][1])])
-        target = lift(clicked, raycast_scenes.pixel_of(left, ON_TOP), found, LIMITS)
+        target = lift(clicked, raycast_scenes.project_point(left, ON_TOP), found, LIMITS)
         off_m = target.base_from_target.t_m - ON_TOP
         distances.append(off_m @ np.linalg.solve(target.covariance[:3, :3], off_m))
     assert np.quantile(distances, 0.95) < 11.3  # chi-squared, 3 degrees of freedom, 99 %
@@ -129,12 +132,13 @@ def test_a_narrow_triangulation_is_no_witness_against_depth():
 
 
 def test_three_rays_that_do_not_meet_are_refused():
-    left, right, third = without_depth(*views(raycast_scenes.LEFT, raycast_scenes.RIGHT, (0.0, -0.9, 0.9)))
-    aside = raycast_scenes.pixel_of(third, ON_TOP) + np.array([0.0, 90.0])
-    found = [(right, Match(raycast_scenes.pixel_of(right, ON_TOP), confidence=0.9)),
+    left, right, third = without_depth(*views(raycast_scenes.LEFT, raycast_scenes.RIGHT,
+                                              (0.0, -0.9, 0.9)))
+    aside = raycast_scenes.project_point(third, ON_TOP) + np.array([0.0, 90.0])
+    found = [(right, Match(raycast_scenes.project_point(right, ON_TOP), confidence=0.9)),
              (third, Match(aside, confidence=0.9))]
     with pytest.raises(Rejected, match=r'misses the others by .* px') as refused:
-        lift(left, raycast_scenes.pixel_of(left, ON_TOP), found, LIMITS)
+        lift(left, raycast_scenes.project_point(left, ON_TOP), found, LIMITS)
     assert refused.value.code == Code.INCONSISTENT
 
 
@@ -150,9 +154,11 @@ def test_two_cameras_at_the_same_place_have_no_target(depth):
 
 def test_without_the_clicked_pose_there_is_no_target():
     left, right = views()
-    found = [(right, Match(raycast_scenes.pixel_of(right, ON_TOP), confidence=0.9))]
-    with pytest.raises(Rejected, match='no 3D: the pose of left at the stamp of its image is unknown') as refused:
-        lift(replace(left, base_from_cam=None), raycast_scenes.pixel_of(left, ON_TOP), found, LIMITS)
+    found = [(right, Match(raycast_scenes.project_point(right, ON_TOP), confidence=0.9))]
+    with pytest.raises(Rejected,
+                       match='no 3D: the pose of left at the stamp') as refused:
+        lift(replace(left, base_from_cam=None), raycast_scenes.project_point(left, ON_TOP), found,
+             LIMITS)
     assert refused.value.code == Code.NO_DEPTH
 
 
@@ -160,10 +166,10 @@ def test_a_found_view_without_a_pose_takes_no_part():
     left, right, third = views(raycast_scenes.LEFT, raycast_scenes.RIGHT, (0.0, -0.9, 0.9))
     blind = replace(third, base_from_cam=None)
     found = [(blind, Match(np.array([5.0, 5.0]), confidence=0.7)),
-             (right, Match(raycast_scenes.pixel_of(right, ON_TOP), confidence=0.9))]
-    target = lift(left, raycast_scenes.pixel_of(left, ON_TOP), found, LIMITS)
+             (right, Match(raycast_scenes.project_point(right, ON_TOP), confidence=0.9))]
+    target = lift(left, raycast_scenes.project_point(left, ON_TOP), found, LIMITS)
     assert error_m(target) < 0.004
-    alone = lift(left, raycast_scenes.pixel_of(left, ON_TOP), found[:1], LIMITS)
+    alone = lift(left, raycast_scenes.project_point(left, ON_TOP), found[:1], LIMITS)
     assert alone.method == Method.DEPTH_CLICKED
 
 
@@ -171,7 +177,7 @@ def test_neither_depth_nor_poses_is_said_of_each_view():
     left, right = without_depth(*views())
     found = [(replace(right, base_from_cam=None), Match(np.array([5.0, 5.0]), confidence=0.9))]
     with pytest.raises(Rejected) as refused:
-        lift(left, raycast_scenes.pixel_of(left, ON_TOP), found, LIMITS)
+        lift(left, raycast_scenes.project_point(left, ON_TOP), found, LIMITS)
     assert refused.value.message == (
         'no 3D: left has no depth; no other view has a known pose and intrinsics')
 
@@ -179,7 +185,7 @@ def test_neither_depth_nor_poses_is_said_of_each_view():
 def test_at_an_edge_the_found_depth_is_that_of_the_clicked_surface():
     left, right = views()
     depth_m = right.depth_m.copy()
-    depth_m[:, :int(raycast_scenes.pixel_of(right, ON_TOP)[0])] -= 0.3
+    depth_m[:, :int(raycast_scenes.project_point(right, ON_TOP)[0])] -= 0.3
     target = lifted(left, replace(right, depth_m=depth_m))
     assert target.method == Method.FUSED
     assert error_m(target) < 0.005
@@ -197,7 +203,8 @@ def test_z_points_into_the_surface_and_x_is_that_of_the_clicked_image():
 def test_where_the_surface_faces_along_the_images_x_its_y_takes_over():
     _, right = views()
     wall = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.3))
-    beside = raycast_scenes.seen('left', raycast_scenes.looking_at((-0.2, -1.0, 0.15), (-0.1, 0.0, 0.15)), (wall,))
+    beside = raycast_scenes.render_depth('left', raycast_scenes.look_at((-0.2, -1.0, 0.15),
+                                                                        (-0.1, 0.0, 0.15)), (wall,))
     target = lifted(beside, right, point_base_m=np.array([-0.1, -0.05, 0.15]),
                     limits=Limits(max_depth_gap_m=5, max_epipolar_px=500))
     x, _, z = target.base_from_target.R.T
@@ -222,16 +229,16 @@ def test_without_depth_the_approach_is_the_clicked_ray_and_admits_a_radian():
 
 def test_a_match_of_unknown_covariance_still_lifts():
     left, right = without_depth(*views())
-    found = [(right, Match(raycast_scenes.pixel_of(right, ON_TOP), confidence=0.9))]
-    target = lift(left, raycast_scenes.pixel_of(left, ON_TOP), found, LIMITS)
+    found = [(right, Match(raycast_scenes.project_point(right, ON_TOP), confidence=0.9))]
+    target = lift(left, raycast_scenes.project_point(left, ON_TOP), found, LIMITS)
     assert np.isfinite(target.covariance).all()
 
 
 def test_the_target_is_as_sure_as_the_surest_match():
     left, right, third = views(raycast_scenes.LEFT, raycast_scenes.RIGHT, (0.0, -0.9, 0.9))
-    found = [(view, Match(raycast_scenes.pixel_of(view, ON_TOP), np.eye(2), confidence))
+    found = [(view, Match(raycast_scenes.project_point(view, ON_TOP), np.eye(2), confidence))
              for view, confidence in ((right, 0.6), (third, 0.85))]
-    assert lift(left, raycast_scenes.pixel_of(left, ON_TOP), found, LIMITS).confidence == 0.85
+    assert lift(left, raycast_scenes.project_point(left, ON_TOP), found, LIMITS).confidence == 0.85
 
 
 def test_a_third_view_makes_the_target_surer():

@@ -41,7 +41,8 @@ class Oracle:
             raise answer
         if answer is not None:
             return answer
-        return Match(raycast_scenes.pixel_of(query.other, self.point_base_m), np.eye(2), self.confidence)
+        return Match(raycast_scenes.project_point(query.other, self.point_base_m), np.eye(2),
+                     self.confidence)
 
 
 class Naming(Oracle):
@@ -71,20 +72,23 @@ class Cancelled(Exception):  # noqa: N818
 @pytest.fixture(scope='module')
 def views():
     places = {'left': raycast_scenes.LEFT, 'right': raycast_scenes.RIGHT, 'top': (0.0, -0.5, 1.0)}
-    return tuple(raycast_scenes.seen(name, raycast_scenes.looking_at(at), (BOX,)) for name, at in places.items())
+    return tuple(raycast_scenes.render_depth(name, raycast_scenes.look_at(at), (BOX,)) for name,
+                 at in places.items())
 
 
 def located(views, matcher=None, limits=LIMITS, others=None, **options):
     clicked = views[0]
     return locate(clicked, views[1:] if others is None else others,
-                  raycast_scenes.pixel_of(clicked, ON_TOP), matcher or Oracle(), limits, **options)
+                  raycast_scenes.project_point(clicked, ON_TOP), matcher or Oracle(), limits,
+                  **options)
 
 
 def test_a_click_becomes_the_same_point_in_every_view_and_a_target(views):
     answer = located(views)
     assert answer.status == (Code.OK, '')
     assert [a.camera for a in answer.correspondences] == ['right', 'top']
-    assert all(a.rejected is None and a.consistency.check == Check.PASS for a in answer.correspondences)
+    assert all(a.rejected is None for a in answer.correspondences)
+    assert all(a.consistency.check == Check.PASS for a in answer.correspondences)
     assert answer.target.method == Method.FUSED
     assert np.linalg.norm(answer.target.base_from_target.t_m - ON_TOP) < 0.004
     assert answer.no_target is None
@@ -114,7 +118,7 @@ def test_a_refused_match_is_kept_to_be_shown(views):
 
 
 def test_a_refused_match_takes_no_part_in_the_target(views):
-    aside = Match(raycast_scenes.pixel_of(views[2], ON_TOP) + 60.0, np.eye(2), 0.9)
+    aside = Match(raycast_scenes.project_point(views[2], ON_TOP) + 60.0, np.eye(2), 0.9)
     answer, alone = located(views, Oracle(top=aside)), located(views[:2])
     assert answer.correspondences[1].rejected.code == Code.INCONSISTENT
     assert answer.correspondences[1].consistency.check == Check.FAIL
@@ -127,7 +131,8 @@ def test_a_camera_that_is_not_there_is_refused_and_its_matcher_not_asked(views):
     gone = MissingView('wrist', Rejected(Code.STALE, 'its image is 3.000 s old'))
     answer = located(views, Oracle(wrist=AssertionError('asked')), others=[gone, views[1]])
     assert answer.status == (Code.PARTIAL, 'wrist: its image is 3.000 s old')
-    assert (answer.correspondences[0].view, answer.correspondences[0].consistency) == (None, Consistency())
+    assert (answer.correspondences[0].view,
+            answer.correspondences[0].consistency) == (None, Consistency())
     assert located(views, others=[gone]).status[0] == Code.STALE
 
 
@@ -215,13 +220,16 @@ def test_a_click_with_nowhere_to_look_is_a_bad_request(views):
 
 def test_correspondences_stand_without_3d(views):
     flat = [replace(view, depth_m=None, base_from_cam=None) for view in views[1:]]
-    truth = {v.camera: Match(raycast_scenes.pixel_of(v, ON_TOP), confidence=0.9) for v in views[1:]}
-    answer = locate(replace(views[0], depth_m=None), flat, raycast_scenes.pixel_of(views[0], ON_TOP),
+    truth = {v.camera: Match(raycast_scenes.project_point(v, ON_TOP),
+                             confidence=0.9) for v in views[1:]}
+    answer = locate(replace(views[0], depth_m=None), flat,
+                    raycast_scenes.project_point(views[0], ON_TOP),
                     Oracle(**truth), LIMITS)
     code, message = answer.status
     assert code == Code.NO_DEPTH
     assert 'left has no depth' in message
-    assert all(a.rejected is None and a.consistency.check == Check.UNKNOWN for a in answer.correspondences)
+    assert all(a.rejected is None for a in answer.correspondences)
+    assert all(a.consistency.check == Check.UNKNOWN for a in answer.correspondences)
 
 
 def test_two_cameras_at_the_same_place_have_a_correspondence_and_no_target(views):
@@ -243,14 +251,16 @@ def test_depth_that_contradicts_the_rays_leaves_no_target(views):
 
 
 def off(view, by_px, confidence=0.9):
-    return Match(raycast_scenes.pixel_of(view, ON_TOP) + by_px, np.eye(2) * 64.0, confidence, 'rough')
+    return Match(raycast_scenes.project_point(view, ON_TOP) + by_px, np.eye(2) * 64.0, confidence,
+                 'rough')
 
 
 def test_a_refiner_gives_the_exact_place_of_a_rough_find(views):
     rough = Oracle(right=off(views[1], 6.0), top=off(views[2], -6.0))
     answer, plain = located(views, rough, refiner=Fine()), located(views, rough)
     for each in answer.correspondences:
-        assert np.linalg.norm(each.match.pixel - raycast_scenes.pixel_of(each.view, ON_TOP)) < 1e-9
+        assert np.linalg.norm(each.match.pixel - raycast_scenes.project_point(each.view,
+                                                                              ON_TOP)) < 1e-9
         assert each.match.confidence > 0.9
         assert 'confirmed by rough' in each.match.basis
     assert answer.status == (Code.OK, '')
@@ -296,9 +306,10 @@ def test_nonsense_from_a_refiner_is_its_failure(views, nonsense):
 def test_a_person_moves_a_found_point_and_the_target_is_lifted_anew(views):
     clicked, side, _ = views
     views = [replace(view, depth_m=None) for view in views]  # the rays alone decide
-    truth = raycast_scenes.pixel_of(side, ON_TOP)
+    truth = raycast_scenes.project_point(side, ON_TOP)
     wrong = Oracle(right=Match(truth + np.array([3.0, 0.0]), np.eye(2), 0.9))
-    before = locate(views[0], views[1:2], raycast_scenes.pixel_of(clicked, ON_TOP), wrong, LIMITS)
+    before = locate(views[0], views[1:2], raycast_scenes.project_point(clicked, ON_TOP), wrong,
+                    LIMITS)
     after = apply_correction(before, 'right', truth, LIMITS)
     assert np.allclose(after.correspondences[0].match.pixel, truth)
     assert after.correspondences[0].match.confidence == 1.0
@@ -309,18 +320,20 @@ def test_a_person_moves_a_found_point_and_the_target_is_lifted_anew(views):
 def test_a_person_finds_what_the_matcher_refused(views):
     clicked, side, _ = views
     blind = Oracle(right=Rejected(Code.NOT_VISIBLE, 'not there'))
-    before = locate(clicked, [side], raycast_scenes.pixel_of(clicked, ON_TOP), blind, LIMITS)
+    before = locate(clicked, [side], raycast_scenes.project_point(clicked, ON_TOP), blind, LIMITS)
     assert before.target is None
-    after = apply_correction(before, 'right', raycast_scenes.pixel_of(side, ON_TOP), LIMITS)
+    after = apply_correction(before, 'right', raycast_scenes.project_point(side, ON_TOP), LIMITS)
     assert after.status == (Code.OK, '')
     assert np.allclose(after.target.base_from_target.t_m, ON_TOP, atol=2e-3)
 
 
 def test_geometry_contradicts_a_person_too(views):
     clicked, side, _ = views
-    before = locate(clicked, [side], raycast_scenes.pixel_of(clicked, ON_TOP), Oracle(), LIMITS)
+    before = locate(clicked, [side], raycast_scenes.project_point(clicked, ON_TOP), Oracle(),
+                    LIMITS)
     with pytest.raises(Rejected, match='limit') as refused:
-        apply_correction(before, 'right', raycast_scenes.pixel_of(side, ON_TOP) + np.array([0.0, 40.0]), LIMITS)
+        apply_correction(before, 'right',
+                         raycast_scenes.project_point(side, ON_TOP) + np.array([0.0, 40.0]), LIMITS)
     assert refused.value.code == Code.INCONSISTENT
 
 
@@ -331,7 +344,8 @@ def test_geometry_contradicts_a_person_too(views):
 def test_a_correction_of_what_was_not_searched_is_a_bad_request(views, camera, pixel, words):
     clicked, side, _ = views
     gone = MissingView('gone', Rejected(Code.NO_IMAGE, 'none'))
-    before = locate(clicked, [side, gone], raycast_scenes.pixel_of(clicked, ON_TOP), Oracle(), LIMITS)
+    before = locate(clicked, [side, gone], raycast_scenes.project_point(clicked, ON_TOP), Oracle(),
+                    LIMITS)
     with pytest.raises(Rejected, match=words) as refused:
         apply_correction(before, camera, np.array(pixel), LIMITS)
     assert refused.value.code == Code.BAD_REQUEST
@@ -345,7 +359,7 @@ def test_an_instruction_becomes_a_pixel_where_the_matcher_can(views):
 @pytest.mark.parametrize('refiner', [None, 'fine'])
 def test_the_doubt_of_an_instruction_counts_against_what_is_found(views, refiner):
     clicked, side, _ = views
-    pixel = raycast_scenes.pixel_of(clicked, ON_TOP)
+    pixel = raycast_scenes.project_point(clicked, ON_TOP)
     matcher = Oracle(confidence=0.95)
     arguments = (clicked, [side], pixel, matcher, LIMITS)
     fine = Fine() if refiner else None
@@ -402,7 +416,7 @@ def test_on_a_real_shelf_depth_refuses_what_the_other_view_hides_and_keeps_the_r
     queries = np.load(folder / 'queries.npz')
     accepted = {'visible': [], 'hidden': []}
     for at, pair in enumerate(index['pairs'][:12]):
-        b_from_a = raycast_scenes.nudged(Transform.from_matrix(pair['T_BA']), 1, 1, at)
+        b_from_a = raycast_scenes.add_pose_noise(Transform.from_matrix(pair['T_BA']), 1, 1, at)
         clicked = real_view(folder, index, pair['A'], Transform(np.eye(3), np.zeros(3)))
         other = real_view(folder, index, pair['B'], b_from_a.inverse)
         for k in np.flatnonzero((queries['pair'] == at) & (queries['status'] != 2)):
@@ -417,7 +431,8 @@ def test_on_a_real_shelf_depth_refuses_what_the_other_view_hides_and_keeps_the_r
 
 def test_the_result_is_read_by_camera_and_a_refused_view_has_no_pixel(views):
     result = located(views, Oracle(top=Match(np.array([5.0, 5.0]), np.eye(2), 0.9)))
-    np.testing.assert_allclose(result['right'].pixel, raycast_scenes.pixel_of(views[1], ON_TOP))
+    np.testing.assert_allclose(result['right'].pixel,
+                               raycast_scenes.project_point(views[1], ON_TOP))
     assert result['right'].confidence == 0.9
     assert (result['top'].pixel, result['top'].confidence) == (None, None)
     assert result['top'].match.pixel.tolist() == [5.0, 5.0]
@@ -427,8 +442,8 @@ def test_the_result_is_read_by_camera_and_a_refused_view_has_no_pixel(views):
 
 def test_pixels_are_any_pair_of_numbers(views):
     clicked, side, _ = views
-    x, y = raycast_scenes.pixel_of(clicked, ON_TOP)
-    found = Match(list(raycast_scenes.pixel_of(side, ON_TOP)), [[1, 0], [0, 1]], 0.9)
+    x, y = raycast_scenes.project_point(clicked, ON_TOP)
+    found = Match(list(raycast_scenes.project_point(side, ON_TOP)), [[1, 0], [0, 1]], 0.9)
     for pixel in ((x, y), [x, y]):
         result = locate(clicked, [side], pixel, Oracle(right=found))
         assert result.status == (Code.OK, '')
@@ -454,8 +469,8 @@ def test_unknown_intrinsics_give_a_match_and_no_3d_and_the_result_says_so(views,
     blind = [View(v.camera, v.image, None, depth_m=v.depth_m, base_from_cam=v.base_from_cam)
              if index in unknown else v for index, v in enumerate(views[:2])]
     clicked, side = blind
-    result = locate(clicked, [side], raycast_scenes.pixel_of(views[0], ON_TOP), Oracle(
-        right=Match(raycast_scenes.pixel_of(views[1], ON_TOP), np.eye(2), 0.9, 'images')))
+    result = locate(clicked, [side], raycast_scenes.project_point(views[0], ON_TOP), Oracle(
+        right=Match(raycast_scenes.project_point(views[1], ON_TOP), np.eye(2), 0.9, 'images')))
     assert result['right'].rejected is None
     assert result['right'].consistency == Consistency() or \
         np.isnan(result['right'].consistency.epipolar_error_px)

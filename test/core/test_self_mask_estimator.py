@@ -4,7 +4,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from gripper_scene import FINGERS, HEIGHT, WIDTH, shown
+from gripper_scene import FINGERS, HEIGHT, WIDTH, render_frame
 
 from crosspoint_ros.core.self_mask import SelfMaskEstimator, SelfMaskUndetermined
 from crosspoint_ros.data.rosbag import choose_topics, iter_messages, iter_rgbd, open_bag
@@ -33,7 +33,7 @@ def recorded(folder, camera: str) -> list:
 
 @pytest.mark.parametrize('views', [5, 12, 40])
 def test_fingers_before_a_moving_world_are_found(views):
-    body = finder_of([shown(step) for step in range(views)]).estimate()
+    body = finder_of([render_frame(step) for step in range(views)]).estimate()
     covered, of_the_rest = shares(body.mask, FINGERS)
     assert covered > 0.97
     assert of_the_rest < 0.03
@@ -42,11 +42,11 @@ def test_fingers_before_a_moving_world_are_found(views):
 
 def test_a_camera_that_sees_nothing_of_the_robot_gets_an_empty_mask():
     nothing = np.zeros_like(FINGERS)
-    assert not finder_of([shown(step, nothing) for step in range(12)]).estimate().mask.any()
+    assert not finder_of([render_frame(step, nothing) for step in range(12)]).estimate().mask.any()
 
 
 def test_a_plain_body_is_found_whole_by_its_edges():
-    images = [shown(step) for step in range(12)]
+    images = [render_frame(step) for step in range(12)]
     for image in images:
         image[FINGERS] = 40
     covered, of_the_rest = shares(finder_of(images).estimate().mask, FINGERS)
@@ -55,12 +55,13 @@ def test_a_plain_body_is_found_whole_by_its_edges():
 
 
 def test_images_of_a_camera_that_stands_still_are_refused():
-    with pytest.raises(SelfMaskUndetermined, match=r'1 different views among 20 images \(at least 5\)'):
-        finder_of([shown(3)] * 20).estimate()
+    with pytest.raises(SelfMaskUndetermined,
+                       match=r'1 different views among 20 images \(at least 5\)'):
+        finder_of([render_frame(3)] * 20).estimate()
 
 
 def test_light_that_changes_is_no_motion():
-    still = shown(3).astype(float)
+    still = render_frame(3).astype(float)
     flickering = [np.clip(still * gain, 0, 255).astype(np.uint8)
                   for gain in (0.4, 1.0, 0.5, 0.9, 0.45, 1.0, 0.6, 0.85)]
     with pytest.raises(SelfMaskUndetermined, match='the light changed'):
@@ -68,29 +69,30 @@ def test_light_that_changes_is_no_motion():
 
 
 def test_a_plain_wall_in_most_of_the_image_is_refused():
-    images = [shown(step) for step in range(12)]
+    images = [render_frame(step) for step in range(12)]
     for image in images:
         image[:, :200] = 128  # a wall
-    with pytest.raises(SelfMaskUndetermined, match=r'change by 0.0 grey levels at most \(at least 8\)'):
+    with pytest.raises(SelfMaskUndetermined,
+                       match=r'change by 0.0 grey levels at most \(at least 8\)'):
         finder_of(images).estimate()
 
 
 def test_too_few_images_are_refused_with_the_number():
     with pytest.raises(SelfMaskUndetermined, match='4 different views among 4 images'):
-        finder_of([shown(step) for step in range(4)]).estimate()
+        finder_of([render_frame(step) for step in range(4)]).estimate()
 
 
 def test_images_of_another_size_are_refused_with_both_sizes():
-    finder = finder_of([shown(0)])
+    finder = finder_of([render_frame(0)])
     with pytest.raises(SelfMaskUndetermined, match='160x120, the first is 320x240'):
-        finder.add(shown(1)[::2, ::2])
+        finder.add(render_frame(1)[::2, ::2])
     with pytest.raises(SelfMaskUndetermined, match='the depth is 160x120, the image 320x240'):
-        finder.add(shown(1), np.ones((120, 160), np.float32))
+        finder.add(render_frame(1), np.ones((120, 160), np.float32))
 
 
 def test_standing_still_on_the_way_does_not_count():
     steps = [0] * 30 + list(range(12)) + [11] * 30
-    finder = finder_of([shown(step) for step in steps])
+    finder = finder_of([render_frame(step) for step in steps])
     assert finder.views == 12
     assert shares(finder.estimate().mask, FINGERS)[0] > 0.97
 
@@ -98,7 +100,7 @@ def test_standing_still_on_the_way_does_not_count():
 def test_depth_that_changes_keeps_a_patch_that_looks_the_same_out_of_the_mask():
     sign = np.zeros_like(FINGERS)
     sign[40:100, 120:200] = True  # by its looks alone it is the robot's
-    images = [shown(step, FINGERS | sign) for step in range(12)]
+    images = [render_frame(step, FINGERS | sign) for step in range(12)]
     assert shares(finder_of(images).estimate().mask, sign)[0] > 0.9
     depths = []
     for step in range(12):

@@ -25,15 +25,16 @@ lenses = pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=ray
 
 
 def query(point_base_m=ON_TABLE, lens=raycast_scenes.PINHOLE, depth=True, boxes=(BOX,)):
-    left, right = (raycast_scenes.seen(name, raycast_scenes.looking_at(at), boxes, lens)
+    left, right = (raycast_scenes.render_depth(name, raycast_scenes.look_at(at), boxes, lens)
                    for name, at in (('left', raycast_scenes.LEFT), ('right', raycast_scenes.RIGHT)))
     if not depth:
         left, right = replace(left, depth_m=None), replace(right, depth_m=None)
-    return Query(left, right, raycast_scenes.pixel_of(left, point_base_m))
+    return Query(left, right, raycast_scenes.project_point(left, point_base_m))
 
 
 def match_at(asked, point_base_m=ON_TABLE, offset_px=(0.0, 0.0), confidence=0.9):
-    return Match(raycast_scenes.pixel_of(asked.other, point_base_m) + offset_px, confidence=confidence)
+    return Match(raycast_scenes.project_point(asked.other, point_base_m) + offset_px,
+                 confidence=confidence)
 
 
 def refusal(asked, match, limits=LIMITS):
@@ -59,7 +60,7 @@ def test_the_true_match_passes(lens, depth):
 def test_poses_off_by_1_cm_and_1_deg_still_let_the_true_match_pass(seed, depth):
     asked = query(depth=depth)
     match = match_at(asked)
-    pose = raycast_scenes.nudged(asked.other.base_from_cam.inverse, 1, 1, seed).inverse
+    pose = raycast_scenes.add_pose_noise(asked.other.base_from_cam.inverse, 1, 1, seed).inverse
     shaken = replace(asked, other=replace(asked.other, base_from_cam=pose))
     assert measure_consistency(shaken, match, LIMITS).check == Check.PASS
 
@@ -114,7 +115,8 @@ def test_confidence_is_held_against_its_limit(confidence, passes):
     asked = query()
     match = match_at(asked, confidence=confidence)
     if passes:
-        assert enforce_limits(asked, match, measure_consistency(asked, match, LIMITS), LIMITS) is None
+        assert enforce_limits(asked, match, measure_consistency(asked, match, LIMITS),
+                              LIMITS) is None
     else:
         refused = refusal(asked, match)
         assert refused.code == Code.LOW_CONFIDENCE
@@ -164,7 +166,7 @@ def test_two_cameras_at_the_same_place_have_no_epipolar_line():
 
 def test_a_view_that_looks_away_from_the_ray_cannot_have_found_it():
     asked = query(depth=False)
-    away = raycast_scenes.looking_at(raycast_scenes.RIGHT, (0.7, -5.0, 0.6))
+    away = raycast_scenes.look_at(raycast_scenes.RIGHT, (0.7, -5.0, 0.6))
     turned = replace(asked, other=replace(asked.other, base_from_cam=away))
     match = Match(np.array([160.0, 120.0]), confidence=0.9)
     assert measure_consistency(turned, match, LIMITS).check == Check.FAIL

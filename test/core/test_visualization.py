@@ -26,7 +26,8 @@ def luminance(image):
     return image @ np.array([0.2126, 0.7152, 0.0722])
 
 
-BACKGROUNDS = [(0, 0, 0), (255, 255, 255), (128, 128, 128), visualization.ORANGE, visualization.BLUE, (180, 0, 0)]
+BACKGROUNDS = [(0, 0, 0), (255, 255, 255), (128, 128, 128), visualization.ORANGE,
+               visualization.BLUE, (180, 0, 0)]
 
 
 @pytest.mark.parametrize('colour', BACKGROUNDS)
@@ -54,7 +55,8 @@ def test_a_crosshair_leaves_the_surroundings_of_the_point_free():
 
 
 def test_a_mark_is_where_the_point_is_to_a_fraction_of_a_pixel():
-    image = visualization.draw_clicked(plain(0), (300.5, 200.0), 'x')[:400].astype(float).sum(axis=2)
+    image = visualization.draw_clicked(plain(0), (300.5, 200.0),
+                                       'x')[:400].astype(float).sum(axis=2)
     rows, columns = np.indices(image.shape)
     assert np.average(columns, weights=image) == pytest.approx(300.5, abs=0.1)
     assert np.average(rows, weights=image) == pytest.approx(200.0, abs=0.1)
@@ -63,7 +65,8 @@ def test_a_mark_is_where_the_point_is_to_a_fraction_of_a_pixel():
 @pytest.mark.parametrize('pixel', [(0, 0), (639, 479), (320, 479), (320, 0)])
 def test_the_caption_does_not_cover_the_point(pixel):
     without = visualization.draw_match(plain((255, 255, 255)), pixel, '')
-    with_text = visualization.draw_match(plain((255, 255, 255)), pixel, 'found, sure, confidence 0.93')
+    with_text = visualization.draw_match(plain((255, 255, 255)), pixel,
+                                         'found, sure, confidence 0.93')
     x, y = pixel
     near = np.s_[max(y - 12, 0):y + 13, max(x - 12, 0):x + 13]
     assert (without[near] == with_text[near]).all()
@@ -104,7 +107,8 @@ def test_the_covariance_ellipse_reaches_two_sigma_along_its_long_axis():
 
 
 def test_an_unknown_covariance_draws_no_ellipse():
-    unknown = visualization.draw_match(plain(0), (300, 200), '', covariance_px2=np.full((2, 2), np.nan))
+    unknown = visualization.draw_match(plain(0), (300, 200), '',
+                                       covariance_px2=np.full((2, 2), np.nan))
     assert (unknown == visualization.draw_match(plain(0), (300, 200), '')).all()
 
 
@@ -134,10 +138,13 @@ def located(*answers):
 
 
 def test_overlays_draw_only_the_views_that_are_wanted():
-    found = ViewCorrespondence('side', view('side'), Match(np.array([100.0, 100.0]), confidence=0.9),
+    found = ViewCorrespondence('side', view('side'),
+                               Match(np.array([100.0, 100.0]), confidence=0.9),
                    Consistency(), None)
-    unseen = ViewCorrespondence('wrist', None, None, Consistency(), Rejected(Code.NO_IMAGE, 'no image'))
-    cameras = [v.camera for v, _ in visualization.draw_result(located(found, unseen), {'side', 'wrist'},
+    unseen = ViewCorrespondence('wrist', None, None, Consistency(),
+                                Rejected(Code.NO_IMAGE, 'no image'))
+    cameras = [v.camera for v,
+               _ in visualization.draw_result(located(found, unseen), {'side', 'wrist'},
                                                   Limits())]
     assert cameras == ['side']
 
@@ -147,5 +154,6 @@ def test_a_refused_answer_is_drawn_as_refused_and_never_as_a_point():
     refused = ViewCorrespondence('side', view('side'), match, Consistency(),
                      Rejected(Code.LOW_CONFIDENCE, 'confidence 0.10 is below 0.50'))
     (_, image), = visualization.draw_result(located(refused), {'side'}, Limits())
-    expected = visualization.draw_refusal(refused.view.image, 'refused: confidence 0.10 is below 0.50')
+    expected = visualization.draw_refusal(refused.view.image,
+                                          'refused: confidence 0.10 is below 0.50')
     assert (image == expected).all()

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from raycast_scenes import BARREL, LEFT, RIGHT, Box, looking_at, nudged, pixel_of
-from textured_scenes import looked
+from raycast_scenes import BARREL, LEFT, RIGHT, Box, add_pose_noise, look_at, project_point
+from textured_scenes import render_view
 
 from crosspoint_ros.core.datatypes import (
     Code,
@@ -38,12 +38,12 @@ def matcher():
 
 @pytest.fixture(scope='module')
 def left():
-    return looked('left', looking_at(LEFT), BOX)
+    return render_view('left', look_at(LEFT), BOX)
 
 
 @pytest.fixture(scope='module')
 def right():
-    return looked('right', looking_at(RIGHT), BOX)
+    return render_view('right', look_at(RIGHT), BOX)
 
 
 def images_only(view):
@@ -55,15 +55,15 @@ def without_depth(view):
 
 
 def off_by(view, cm, deg):
-    return replace(view, base_from_cam=nudged(view.base_from_cam, cm, deg, 3))
+    return replace(view, base_from_cam=add_pose_noise(view.base_from_cam, cm, deg, 3))
 
 
 def errors_px(matcher, clicked, other, truth):
     """Errors at the visible points, in px of the 640 px wide image."""
     width = other.intrinsics.width_px
-    found = [(point, matcher.match(Query(clicked, other, pixel_of(truth[0], point))))
+    found = [(point, matcher.match(Query(clicked, other, project_point(truth[0], point))))
              for point in map(np.array, VISIBLE_BASE_M)]
-    return np.array([np.linalg.norm(match.pixel - pixel_of(truth[1], point)) * 640 / width
+    return np.array([np.linalg.norm(match.pixel - project_point(truth[1], point)) * 640 / width
                      for point, match in found])
 
 
@@ -99,7 +99,7 @@ def test_depth_on_any_side_finds_the_point_within_four_pixels(matcher, left, rig
 
 @pytest.mark.parametrize('lens', [BARREL, WIDE], ids=['barrel', '848x480'])
 def test_cameras_may_differ_in_lens_and_size(matcher, left, lens):
-    right = looked(f'right {lens.width_px}', looking_at(RIGHT), BOX, lens)
+    right = render_view(f'right {lens.width_px}', look_at(RIGHT), BOX, lens)
     for clicked, other in ((images_only(left), images_only(right)),
                            (left, off_by(right, 1, 1))):
         assert np.median(errors_px(matcher, clicked, other, (left, right))) < 5
@@ -107,7 +107,7 @@ def test_cameras_may_differ_in_lens_and_size(matcher, left, lens):
 
 
 def test_a_visible_point_with_depth_on_both_sides_is_sure(matcher, left, right):
-    match = matcher.match(Query(left, right, pixel_of(left, np.array(VISIBLE_BASE_M[0]))))
+    match = matcher.match(Query(left, right, project_point(left, np.array(VISIBLE_BASE_M[0]))))
     assert match.confidence > 0.8
     assert 'matches with depth' in match.basis
     assert np.linalg.eigvalsh(match.covariance_px2).min() > 0
@@ -116,39 +116,39 @@ def test_a_visible_point_with_depth_on_both_sides_is_sure(matcher, left, right):
 def test_a_point_behind_the_box_is_refused_with_how_far_the_box_is_before_it(matcher, left, right):
     words = r'something 0\.\d+ m in front .*max_depth_gap_m 0\.05'
     with pytest.raises(Rejected, match=words) as refused:
-        matcher.match(Query(left, right, pixel_of(left, np.array(BEHIND_BASE_M))))
+        matcher.match(Query(left, right, project_point(left, np.array(BEHIND_BASE_M))))
     assert refused.value.code == Code.NOT_VISIBLE
 
 
 def test_a_point_outside_the_other_view_is_refused_with_where_it_would_be(matcher, left):
-    away = looked('away', looking_at(RIGHT, (0.5, 0.3, 0.0)), BOX)
+    away = render_view('away', look_at(RIGHT, (0.5, 0.3, 0.0)), BOX)
     point = np.array((-0.3, -0.1, 0.0))
     with pytest.raises(Rejected, match=r'outside the 320x240 image') as refused:
-        matcher.match(Query(left, away, pixel_of(left, point)))
+        matcher.match(Query(left, away, project_point(left, point)))
     assert refused.value.code == Code.NOT_VISIBLE
 
 
 def test_a_point_under_the_robots_own_body_is_refused(matcher, left, right):
     masked = replace(right, mask=np.ones((240, 320), bool))
     with pytest.raises(Rejected, match="robot's own body"):
-        matcher.match(Query(left, masked, pixel_of(left, np.array(VISIBLE_BASE_M[0]))))
+        matcher.match(Query(left, masked, project_point(left, np.array(VISIBLE_BASE_M[0]))))
 
 
 def test_the_robots_own_body_is_never_the_answer(matcher, left, right):
     mask = np.zeros((240, 320), bool)
-    truth = pixel_of(right, np.array(VISIBLE_BASE_M[0]))
+    truth = project_point(right, np.array(VISIBLE_BASE_M[0]))
     column, row = np.rint(truth).astype(int)
     mask[row - 30:row + 31, column - 30:column + 31] = True
     masked = replace(images_only(right), mask=mask)
-    match = matcher.match(Query(images_only(left), masked, pixel_of(left, VISIBLE_BASE_M[0])))
+    match = matcher.match(Query(images_only(left), masked, project_point(left, VISIBLE_BASE_M[0])))
     assert not masked.is_masked(match.pixel)
     assert match.confidence < 0.5
 
 
 def test_a_surface_that_is_gone_in_the_other_view_is_inconsistent(matcher, left):
-    bare = looked('bare', looking_at(RIGHT), ())
+    bare = render_view('bare', look_at(RIGHT), ())
     with pytest.raises(Rejected, match=r'behind the point of the clicked view') as refused:
-        matcher.match(Query(left, bare, pixel_of(left, np.array((-0.02, 0.02, 0.15)))))
+        matcher.match(Query(left, bare, project_point(left, np.array((-0.02, 0.02, 0.15)))))
     assert refused.value.code == Code.INCONSISTENT
 
 
@@ -156,7 +156,7 @@ def test_poses_that_many_matches_contradict_are_refused_for_every_click(matcher,
     wrong = off_by(right, 5.0, 6.0)
     for point_base_m in VISIBLE_BASE_M:
         with pytest.raises(Rejected, match=r'left and right: .* deg .*3 deg.*calibration') as why:
-            matcher.match(Query(left, wrong, pixel_of(left, np.array(point_base_m))))
+            matcher.match(Query(left, wrong, project_point(left, np.array(point_base_m))))
         assert why.value.code == Code.INCONSISTENT
 
 
@@ -171,9 +171,9 @@ def test_views_of_different_scenes_are_never_sure(matcher, left):
 
 @pytest.mark.parametrize('turn_deg', [0, 8])
 def test_two_views_from_one_place_still_match(matcher, left, turn_deg):
-    turned = nudged(Transform(np.eye(3), np.zeros(3)), 0, turn_deg, 1)
+    turned = add_pose_noise(Transform(np.eye(3), np.zeros(3)), 0, turn_deg, 1)
     pose = Transform(turned.R @ left.base_from_cam.R, left.base_from_cam.t_m)
-    other = looked(f'turned {turn_deg}', pose, BOX)
+    other = render_view(f'turned {turn_deg}', pose, BOX)
     errors = errors_px(matcher, without_depth(left), without_depth(other), (left, other))
     assert np.median(errors) < 3
 
@@ -183,7 +183,7 @@ def test_depth_that_knows_nothing_is_as_none(matcher, left, right, nothing):
     def empty(view):
         return replace(view, depth_m=np.full((240, 320), nothing, np.float32))
 
-    pixel = pixel_of(left, np.array(VISIBLE_BASE_M[0]))
+    pixel = project_point(left, np.array(VISIBLE_BASE_M[0]))
     match = matcher.match(Query(empty(left), empty(right), pixel))
     plain = matcher.match(Query(without_depth(left), without_depth(right), pixel))
     assert match.basis == plain.basis
@@ -202,7 +202,7 @@ def test_another_click_on_the_same_frames_computes_no_features_again(left, right
     run = matcher._backbone
     matcher._backbone = lambda image: asked.append(image.shape) or run(image)
     for point in VISIBLE_BASE_M[:3]:
-        matcher.match(Query(left, right, pixel_of(left, np.array(point))))
+        matcher.match(Query(left, right, project_point(left, np.array(point))))
     assert len(asked) == 2
 
 
@@ -212,12 +212,12 @@ def test_warmed_frames_need_no_features_at_the_click(left, right):
     matcher._backbone = lambda image: asked.append(image.shape) or run(image)
     matcher.warm((left, right))
     assert len(asked) == 2
-    matcher.match(Query(left, right, pixel_of(left, np.array(VISIBLE_BASE_M[0]))))
+    matcher.match(Query(left, right, project_point(left, np.array(VISIBLE_BASE_M[0]))))
     assert len(asked) == 2
 
 
 def test_a_new_image_under_an_old_stamp_is_looked_at_again(matcher, left, right):
-    pixel = pixel_of(left, np.array(VISIBLE_BASE_M[0]))
+    pixel = project_point(left, np.array(VISIBLE_BASE_M[0]))
     before = matcher.match(Query(images_only(left), images_only(right), pixel))
     flipped = replace(images_only(right), image=np.ascontiguousarray(right.image[:, ::-1]))
     after = matcher.match(Query(images_only(left), flipped, pixel))
@@ -225,9 +225,9 @@ def test_a_new_image_under_an_old_stamp_is_looked_at_again(matcher, left, right)
 
 
 def test_new_poses_of_the_same_frames_are_heeded(matcher, left, right):
-    pixel = pixel_of(left, np.array(VISIBLE_BASE_M[0]))
+    pixel = project_point(left, np.array(VISIBLE_BASE_M[0]))
     matcher.match(Query(left, right, pixel))
-    turned = replace(right, base_from_cam=looking_at(RIGHT, (3.0, 0.0, 0.0)))
+    turned = replace(right, base_from_cam=look_at(RIGHT, (3.0, 0.0, 0.0)))
     with pytest.raises(Rejected):
         matcher.match(Query(left, turned, pixel))
 
@@ -236,7 +236,7 @@ def test_new_poses_of_the_same_frames_are_heeded(matcher, left, right):
                                     'affine_prior', 'epipolar_band', 'refine_pose'])
 def test_each_stage_can_be_switched_off_and_shows(matcher, left, right, option):
     other = off_by(without_depth(right), 1, 1)
-    query = Query(without_depth(left), other, pixel_of(left, np.array(VISIBLE_BASE_M[0])))
+    query = Query(without_depth(left), other, project_point(left, np.array(VISIBLE_BASE_M[0])))
     plain = XFeatMatcher(**{option: False}).match(query)
     assert (plain.pixel.tolist(), plain.confidence) != \
         (matcher.match(query).pixel.tolist(), matcher.match(query).confidence)
@@ -244,14 +244,14 @@ def test_each_stage_can_be_switched_off_and_shows(matcher, left, right, option):
 
 def test_matching_again_within_the_band_shows(matcher, left, right):
     query = Query(images_only(left), images_only(right),
-                  pixel_of(left, np.array(VISIBLE_BASE_M[0])))
+                  project_point(left, np.array(VISIBLE_BASE_M[0])))
     plain = XFeatMatcher(guided=False).match(query)
     assert plain.basis != matcher.match(query).basis
 
 
 @pytest.mark.parametrize('option', ['use_poses', 'use_depth', 'correct_pose'])
 def test_what_is_known_can_be_kept_from_it(matcher, left, right, option):
-    query = Query(left, off_by(right, 1, 1), pixel_of(left, np.array(VISIBLE_BASE_M[0])))
+    query = Query(left, off_by(right, 1, 1), project_point(left, np.array(VISIBLE_BASE_M[0])))
     assert XFeatMatcher(**{option: False}).match(query).basis != matcher.match(query).basis
 
 
@@ -268,16 +268,16 @@ def rough(pixel, sigma_px=8.0):
 @pytest.mark.parametrize('prepare', [images_only, without_depth, lambda view: view],
                          ids=['images', 'poses', 'depth'])
 def test_near_a_rough_find_the_exact_place_is_found(matcher, left, right, prepare, point):
-    truth = pixel_of(right, np.array(point))
-    query = Query(prepare(left), prepare(right), pixel_of(left, np.array(point)))
+    truth = project_point(right, np.array(point))
+    query = Query(prepare(left), prepare(right), project_point(left, np.array(point)))
     found = matcher.refine(query, rough(truth + np.array((8.0, -6.0))))
     assert np.linalg.norm(found.pixel - truth) < 4
 
 
 def test_near_another_place_it_finds_that_one_and_trusts_it_less(matcher, left, right):
     point = np.array(VISIBLE_BASE_M[0])
-    query = Query(images_only(left), images_only(right), pixel_of(left, point))
-    own, aside = matcher.match(query), pixel_of(right, point) + np.array((60.0, 20.0))
+    query = Query(images_only(left), images_only(right), project_point(left, point))
+    own, aside = matcher.match(query), project_point(right, point) + np.array((60.0, 20.0))
     found = matcher.refine(query, rough(aside))
     assert np.linalg.norm(found.pixel - aside) < 24
     assert found.confidence < own.confidence - 0.2
@@ -285,15 +285,15 @@ def test_near_another_place_it_finds_that_one_and_trusts_it_less(matcher, left, 
 
 def test_the_spread_of_a_rough_find_decides_how_far_it_looks(matcher, left, right):
     point = np.array(VISIBLE_BASE_M[0])
-    query = Query(images_only(left), images_only(right), pixel_of(left, point))
-    aside = pixel_of(right, point) + np.array((40.0, 0.0))
+    query = Query(images_only(left), images_only(right), project_point(left, point))
+    aside = project_point(right, point) + np.array((40.0, 0.0))
     narrow, wide = (matcher.refine(query, rough(aside, s)).pixel for s in (6.0, 200.0))
     assert np.linalg.norm(narrow - aside) < 18
-    assert np.linalg.norm(wide - pixel_of(right, point)) < 4
+    assert np.linalg.norm(wide - project_point(right, point)) < 4
 
 
 def test_a_rough_find_that_says_the_same_changes_no_confidence(matcher, left, right):
-    query = Query(images_only(left), images_only(right), pixel_of(left, VISIBLE_BASE_M[0]))
+    query = Query(images_only(left), images_only(right), project_point(left, VISIBLE_BASE_M[0]))
     own = matcher.match(query)
     assert matcher.refine(query, rough(own.pixel)).confidence == pytest.approx(own.confidence,
                                                                                abs=0.02)
@@ -301,30 +301,30 @@ def test_a_rough_find_that_says_the_same_changes_no_confidence(matcher, left, ri
 
 def test_depth_that_puts_the_point_elsewhere_refuses_a_rough_find(matcher, left, right):
     point = np.array(VISIBLE_BASE_M[0])
-    query = Query(left, right, pixel_of(left, point))
+    query = Query(left, right, project_point(left, point))
     words = r'the point is at \(\d+, \d+\), \d+\.\d sigma from the coarse match at \(.*limit 3'
     with pytest.raises(Rejected, match=words) as refused:
-        matcher.refine(query, rough(pixel_of(right, point) + np.array((50.0, 0.0))))
+        matcher.refine(query, rough(project_point(right, point) + np.array((50.0, 0.0))))
     assert refused.value.code == Code.INCONSISTENT
 
 
 def test_what_depth_hides_stays_hidden_near_a_rough_find(matcher, left, right):
     with pytest.raises(Rejected, match='in front') as refused:
-        matcher.refine(Query(left, right, pixel_of(left, np.array(BEHIND_BASE_M))),
+        matcher.refine(Query(left, right, project_point(left, np.array(BEHIND_BASE_M))),
                        rough((150.0, 90.0)))
     assert refused.value.code == Code.NOT_VISIBLE
 
 
 def test_a_rough_find_is_on_the_scale_of_its_own_image(matcher, left):
-    right = looked('right 848', looking_at(RIGHT), BOX, WIDE)
-    aside = pixel_of(right, np.array(VISIBLE_BASE_M[0])) + 60.0
-    query = Query(images_only(left), images_only(right), pixel_of(left, VISIBLE_BASE_M[0]))
+    right = render_view('right 848', look_at(RIGHT), BOX, WIDE)
+    aside = project_point(right, np.array(VISIBLE_BASE_M[0])) + 60.0
+    query = Query(images_only(left), images_only(right), project_point(left, VISIBLE_BASE_M[0]))
     assert np.linalg.norm(matcher.refine(query, rough(aside, 6.0)).pixel - aside) < 18
 
 
 def test_near_needs_a_spread(matcher, left, right):
     with pytest.raises(ValueError, match='the coarse match has no finite covariance'):
-        matcher.refine(Query(left, right, pixel_of(left, VISIBLE_BASE_M[0])),
+        matcher.refine(Query(left, right, project_point(left, VISIBLE_BASE_M[0])),
                        Match(np.array([100.0, 100.0])))
 
 

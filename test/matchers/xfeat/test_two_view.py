@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from raycast_scenes import nudged
+from raycast_scenes import add_pose_noise
 
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.matchers.xfeat import two_view
@@ -23,7 +23,7 @@ from crosspoint_ros.matchers.xfeat.two_view import (
 
 LENSES = PinholePair(np.array([[600.0, 0, 320], [0, 610, 240], [0, 0, 1]]),
                 np.array([[500.0, 0, 310], [0, 505, 250], [0, 0, 1]]))
-MOTION = Transform(nudged(Transform(np.eye(3), np.zeros(3)), 0, 12, 1).R,
+MOTION = Transform(add_pose_noise(Transform(np.eye(3), np.zeros(3)), 0, 12, 1).R,
                    np.array([0.3, 0.05, 0.02]))
 
 
@@ -49,13 +49,14 @@ def test_the_slopes_of_the_residuals_are_their_derivatives():
         @ np.linalg.inv(LENSES.clicked)
     _, slopes = _sampson_jacobian(F, bend, a, b)
     for k in range(3):
-        numeric = (sampson_residual(F + 1e-6 * bend[k], a, b) - sampson_residual(F - 1e-6 * bend[k], a, b)) / 2e-6
+        numeric = (sampson_residual(F + 1e-6 * bend[k], a, b) - sampson_residual(F - 1e-6 * bend[k],
+                                                                                 a, b)) / 2e-6
         assert slopes[:, k] == pytest.approx(numeric, rel=1e-4, abs=1e-3)
 
 
 def test_a_slightly_wrong_pose_is_bent_until_the_lines_meet_the_matches():
     _, matches = scene(outliers=60)
-    given = nudged(MOTION, 1, 1, 5)
+    given = add_pose_noise(MOTION, 1, 1, 5)
     bent = refine_motion(given, LENSES, matches, PosePrior(np.radians(1), 0.01))
     true = matches.select(np.arange(200) >= 60)
     assert np.median(epipolar_distance(fundamental_matrix(given, LENSES), true)) > 3
