@@ -44,6 +44,7 @@ def epipolar_segment(clicked: Intrinsics, other: Intrinsics, other_from_clicked:
 
 def distance_to_segment_px(polyline_px: Array, pixel: npt.ArrayLike) -> float:
     """Return the distance of a pixel (2,) from a polyline (n, 2); infinite if n is 0."""
+    pixel = np.asarray(pixel, dtype=np.float64)
     if len(polyline_px) < 2:
         return float(np.linalg.norm(polyline_px - pixel, axis=1).min(initial=np.inf))
     start, along = polyline_px[:-1], np.diff(polyline_px, axis=0)

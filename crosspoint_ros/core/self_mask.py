@@ -139,16 +139,19 @@ class SelfMaskEstimator:
     def _segment(self, spread: Array, edges_stay: Mask) -> Mask:
         params, (height, width) = self._params, self._size[:2]
         seed = (spread < params.seed_spread) & edges_stay
-        near_edges = _close(seed, _odd(2 * params.max_edge_distance * width))
+        near_edges = _morph(cv2.MORPH_CLOSE, seed, _odd(2 * params.max_edge_distance * width))
         smooth = (spread < params.seed_spread) & near_edges
-        plain = _reconstruct(seed | (spread < params.plain_spread), _open(seed, 5))
+        plain = _reconstruct(seed | (spread < params.plain_spread), _morph(cv2.MORPH_OPEN, seed, 5))
         body = seed | smooth | plain
         if self._depths:
             moves, agrees = self._classify_depth()
             body = _reconstruct((spread < params.region_spread) & agrees | body & ~moves,
-                                _open(seed & ~moves, 5))
-        body = _open(_fill_holes(_close(body, _odd(width / 70))), _odd(width / 70))
-        return _dilate(_drop_small(body, params.min_area * height * width), params.margin * width)
+                                _morph(cv2.MORPH_OPEN, seed & ~moves, 5))
+        across = _odd(width / 70)
+        body = _fill_holes(_morph(cv2.MORPH_CLOSE, body, across))
+        body = _morph(cv2.MORPH_OPEN, body, across)
+        body = _drop_small(body, params.min_area * height * width)
+        return _morph(cv2.MORPH_DILATE, body, 2 * round(params.margin * width) + 1)
 
     def _classify_depth(self) -> tuple[Mask, Mask]:
         """Where depth changes, and where it does not or is too near to be known."""
@@ -178,28 +181,13 @@ def _odd(length: float) -> int:
     return 2 * max(int(length / 2), 1) + 1
 
 
-def _kernel(across: int) -> npt.NDArray[np.uint8]:
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across)), np.uint8)
-
-
-def _morph(mask: Mask, how: int, across: int) -> Mask:
+def _morph(operation: int, mask: Mask, across: int) -> Mask:
     """Apply a morphological operation, the border replicated."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across))
     padded = cv2.copyMakeBorder(mask.astype(np.uint8), across, across, across, across,
                                 cv2.BORDER_REPLICATE)
-    done = cv2.morphologyEx(padded, how, _kernel(across))
+    done = cv2.morphologyEx(padded, operation, kernel)
     return np.asarray(done[across:-across, across:-across] > 0)
-
-
-def _close(mask: Mask, across: int) -> Mask:
-    return _morph(mask, cv2.MORPH_CLOSE, across)
-
-
-def _open(mask: Mask, across: int) -> Mask:
-    return _morph(mask, cv2.MORPH_OPEN, across)
-
-
-def _dilate(mask: Mask, by_px: float) -> Mask:
-    return _morph(mask, cv2.MORPH_DILATE, 2 * round(by_px) + 1)
 
 
 def _reconstruct(mask: Mask, seed: Mask) -> Mask:

@@ -13,27 +13,11 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, Code, Rejected, Transform
 from crosspoint_ros.core.depth import surface_depths_m
 from crosspoint_ros.core.geometry import refine_pose_pnp
-from crosspoint_ros.matchers.xfeat import two_view
+from crosspoint_ros.matchers.xfeat import matching, two_view
 from crosspoint_ros.matchers.xfeat.features import FeatureFrame, MultiScaleDescriptors
-from crosspoint_ros.matchers.xfeat.matching import (
-    CandidateMatches,
-    Matches,
-    concatenate,
-    find_candidates,
-    fit_global_linear,
-    mutual_matches,
-    neighbourhood_consensus,
-)
+from crosspoint_ros.matchers.xfeat.matching import CandidateMatches, Matches
 from crosspoint_ros.matchers.xfeat.options import XFeatOptions
-from crosspoint_ros.matchers.xfeat.two_view import (
-    PinholePair,
-    PosePrior,
-    epipolar_distance,
-    fundamental_matrix,
-    is_in_front,
-    refine_motion,
-    triangulate_depths,
-)
+from crosspoint_ros.matchers.xfeat.two_view import PinholePair, PosePrior, fundamental_matrix
 
 FIRST_BAND_PX = 6.0
 POSED_FIRST_BAND_PX = 10.0
@@ -79,12 +63,12 @@ class PairGeometry:
     @cached_property
     def global_linear(self) -> Array:
         """The linear map (2, 2) of the matches."""
-        return fit_global_linear(self.matches.clicked, self.matches.other)
+        return matching.fit_global_linear(self.matches.clicked, self.matches.other)
 
     @cached_property
     def global_linear_reverse(self) -> Array:
         """The linear map (2, 2) of the matches, from the other view to the clicked."""
-        return fit_global_linear(self.matches.other, self.matches.clicked)
+        return matching.fit_global_linear(self.matches.other, self.matches.clicked)
 
     @cached_property
     def clicked_descriptors(self) -> MultiScaleDescriptors:
@@ -102,7 +86,7 @@ def pair_from_images(clicked: FeatureFrame, other: FeatureFrame, options: XFeatO
     """Estimate the motion from the images; without one keep the mutual matches."""
     candidates = _find_candidates(clicked, other, options.scales, options, parallel)
     pair = PairGeometry(clicked, other, options.scales,
-                        mutual_matches(candidates, options.min_cosine))
+                        matching.mutual_matches(candidates, options.min_cosine))
     pinholes = pair.pinholes
     found = two_view.estimate_relative_pose(pair.matches, pinholes, parallel)
     if found is None:
@@ -110,13 +94,13 @@ def pair_from_images(clicked: FeatureFrame, other: FeatureFrame, options: XFeatO
     motion = found.motion
     if options.guided:
         matches = match_guided(candidates, motion, pinholes, FIRST_BAND_PX, options, True)
-        ok = is_in_front(motion, pinholes, matches, two_view.NEAREST, two_view.FARTHEST)
+        ok = two_view.is_in_front(motion, pinholes, matches, two_view.NEAREST, two_view.FARTHEST)
         if ok.sum() >= two_view.MIN_MATCHES:
             motion = two_view.refine_unit_baseline(motion, pinholes, matches.select(ok))
     matches = match_guided(candidates, motion, pinholes, options.guided_band_px, options,
                            options.guided)
     near, far = 0.0, np.inf
-    z, z_other = triangulate_depths(motion, pinholes, matches)
+    z, z_other = two_view.triangulate_depths(motion, pinholes, matches)
     ok = (z > 0) & (z_other > 0) & np.isfinite(z)
     if ok.sum() >= two_view.MIN_MATCHES:
         near, far = np.percentile(z[ok], [5, 90]) * (0.4, 2.5)
@@ -133,23 +117,26 @@ def pair_from_poses(clicked: FeatureFrame, other: FeatureFrame, given: Transform
     """Refine the given poses by the matches, within their noise."""
     candidates = _find_candidates(clicked, other, options.scales, options, parallel)
     pair = PairGeometry(clicked, other, options.scales,
-                        mutual_matches(candidates, options.min_cosine), given,
+                        matching.mutual_matches(candidates, options.min_cosine), given,
                         options.posed_near_m, options.posed_far_m, 1.0, has_poses=True)
     pinholes, depth_range_m = pair.pinholes, (options.posed_near_m, options.posed_far_m)
     motion, first_band_px = given, _noise_gate_px(options)
     if options.refine_pose:
-        gate = epipolar_distance(fundamental_matrix(given, pinholes), pair.matches) < first_band_px
+        F = fundamental_matrix(given, pinholes)
+        gate = two_view.epipolar_distance(F, pair.matches) < first_band_px
         if gate.sum() >= MIN_TO_REFINE:
-            motion = refine_motion(given, pinholes, pair.matches.select(gate), noise_prior(options))
+            motion = two_view.refine_motion(given, pinholes, pair.matches.select(gate),
+                                            noise_prior(options))
             first_band_px = POSED_FIRST_BAND_PX
         matches = match_guided(candidates, motion, pinholes, first_band_px, options,
                                options.posed_guided)
-        ok = is_in_front(motion, pinholes, matches, *depth_range_m)
+        ok = two_view.is_in_front(motion, pinholes, matches, *depth_range_m)
         if ok.sum() >= MIN_TO_REFINE:
-            motion = refine_motion(given, pinholes, matches.select(ok), noise_prior(options))
+            motion = two_view.refine_motion(given, pinholes, matches.select(ok),
+                                            noise_prior(options))
     matches = match_guided(candidates, motion, pinholes, options.posed_guided_band_px, options,
                            options.posed_guided)
-    ok = is_in_front(motion, pinholes, matches, *depth_range_m)
+    ok = two_view.is_in_front(motion, pinholes, matches, *depth_range_m)
     return _filter_consistent(replace(pair, matches=matches.select(ok), motion=motion,
                                       basis=f'poses, {ok.sum()} matches'), options)
 
@@ -163,7 +150,7 @@ def pair_from_depth(clicked: FeatureFrame, other: FeatureFrame, given: Transform
     """
     candidates = _find_candidates(clicked, other, options.depth_scales, options, parallel)
     pair = PairGeometry(clicked, other, options.depth_scales,
-                        mutual_matches(candidates, options.min_cosine), given,
+                        matching.mutual_matches(candidates, options.min_cosine), given,
                         options.posed_near_m, options.posed_far_m, 1.0, has_poses=True)
     if not options.correct_pose:
         return _keep_given_pose(pair, 'not to be corrected', options)
@@ -171,7 +158,7 @@ def pair_from_depth(clicked: FeatureFrame, other: FeatureFrame, given: Transform
         corrected = _correct_pose(pair, given, options)
         close = [scale.select(scale.mutual(
             reprojection_error_px(corrected, scale) < MAX_REPROJECTION_PX)) for scale in candidates]
-        corrected = replace(corrected, matches=concatenate(close))
+        corrected = replace(corrected, matches=matching.concatenate(close))
         return _filter_consistent(_correct_pose(corrected, given, options), options)
     except Rejected as rejected:
         if rejected.code == Code.INCONSISTENT:
@@ -194,7 +181,8 @@ def noise_prior(options: XFeatOptions) -> PosePrior:
 def _find_candidates(clicked: FeatureFrame, other: FeatureFrame, scales: tuple[float, ...],
                      options: XFeatOptions, parallel: Parallel) -> list[CandidateMatches]:
     levels = [(clicked.levels[scale], other.levels[scale]) for scale in scales]
-    return list(parallel(lambda two: find_candidates(*two, options.min_guided_cosine), levels))
+    return list(parallel(lambda two: matching.find_candidates(
+        two[0], two[1], options.min_guided_cosine), levels))
 
 
 def match_guided(candidates: list[CandidateMatches], motion: Transform, pinholes: PinholePair,
@@ -207,7 +195,7 @@ def match_guided(candidates: list[CandidateMatches], motion: Transform, pinholes
         in_band, similar = scale.near_epipolar_lines(F, band_px), scale.cosine > min_cosine
         kept.append(scale.select(scale.mutual(in_band & similar) if again
                                  else scale.mutual(similar) & in_band))
-    return concatenate(kept)
+    return matching.concatenate(kept)
 
 
 def _filter_without_motion(pair: PairGeometry, options: XFeatOptions) -> PairGeometry:
@@ -224,12 +212,13 @@ def _filter_consistent(pair: PairGeometry, options: XFeatOptions) -> PairGeometr
     """Drop the matches that contradict their neighbours."""
     if not options.consistent_neighbours:
         return pair
-    return replace(pair, matches=pair.matches.select(neighbourhood_consensus(pair.matches)))
+    keep = matching.neighbourhood_consensus(pair.matches)
+    return replace(pair, matches=pair.matches.select(keep))
 
 
 def _keep_given_pose(pair: PairGeometry, reason: str, options: XFeatOptions) -> PairGeometry:
     assert pair.motion is not None
-    near = epipolar_distance(fundamental_matrix(pair.motion, pair.pinholes),
+    near = two_view.epipolar_distance(fundamental_matrix(pair.motion, pair.pinholes),
                              pair.matches) < _noise_gate_px(options)
     return _filter_consistent(replace(
         pair, matches=pair.matches.select(near), basis=f'poses as given: {reason}',
