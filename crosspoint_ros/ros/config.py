@@ -17,7 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.matchers import MATCHERS, matcher_options, select_refiner
+from crosspoint_ros.matchers import MATCHERS, get_matcher_options, select_refiner
 
 LIMITS_PREFIX = 'limits.'
 # The only parameters that may change while the node is configured.
@@ -187,7 +187,7 @@ def matcher_specs(matcher: str) -> tuple[Spec, ...]:
     return tuple(
         Spec(f'{prefix}.{name}', list(default) if isinstance(default, tuple) else default,
              f'option {name} of the matcher {matcher}')
-        for name, default in matcher_options(matcher).items()
+        for name, default in get_matcher_options(matcher).items()
         if isinstance(default, (bool, int, float, str, tuple)))
 
 

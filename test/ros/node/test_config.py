@@ -14,7 +14,8 @@ from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.ros.config import ConfigError, Parameters, TimeLimits
 
-GOOD = {'cameras': ['front', 'side'], 'base_frame': 'base_link', 'matcher': 'fake_matchers:ExactMatcher'}
+GOOD = {'cameras': ['front', 'side'], 'base_frame': 'base_link',
+        'matcher': 'fake_matchers:ExactMatcher'}
 
 
 @pytest.fixture(scope='module')

@@ -126,7 +126,8 @@ def test_images_that_arrive_out_of_order_are_found():
 
 
 def test_a_camera_that_never_sent_is_refused_by_its_topic():
-    for ask in (lambda: memory().view_at(ns(0)), memory().newest_view, lambda: memory().nearest_view(ns(0), 1.0)):
+    for ask in (lambda: memory().view_at(ns(0)), memory().newest_view,
+                lambda: memory().nearest_view(ns(0), 1.0)):
         refused(Code.NO_IMAGE, 'no image has come on /front/image', ask)
 
 

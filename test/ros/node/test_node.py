@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -25,19 +24,6 @@ from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 
 POINT_BASE_M = (0.05, 0.02, 0.0)
-
-
-@pytest.fixture(scope='module')
-def shared() -> Iterator[Rig]:
-    with running() as rig:
-        rig.discover()
-        yield rig
-
-
-@pytest.fixture
-def rig(shared: Rig) -> Rig:
-    shared.results.clear()
-    return shared
 
 
 def click(rig: Rig, topic: str, message: object) -> QueryResult:

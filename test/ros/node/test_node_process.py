@@ -19,6 +19,7 @@ from crosspoint_ros.ros.process import NodeProcess
 
 GOOD = ['cameras:=[front, side]', 'base_frame:=base_link', 'front.depth_topic:=/front/depth',
         'side.depth_topic:=/side/depth', 'limits.wait_images_s:=20.0', 'limits.wait_tf_s:=20.0']
+NODE = 'crosspoint_ros.ros.node.lifecycle_node'
 DOUBLES = Path(__file__).resolve().parents[2] / 'fakes'
 
 
@@ -38,7 +39,7 @@ def graph():
 def started(tmp_path: Path, *assignments: str) -> NodeProcess:
     path = os.pathsep.join([str(DOUBLES), *filter(None, [os.environ.get('PYTHONPATH')])])
     arguments = [word for assignment in (*GOOD, *assignments) for word in ('-p', assignment)]
-    return NodeProcess('crosspoint_ros.ros.node.lifecycle_node', arguments, tmp_path / 'crosspoint_node.log',
+    return NodeProcess(NODE, arguments, tmp_path / 'crosspoint_node.log',
                        {**os.environ, 'PYTHONPATH': path})
 
 
@@ -94,7 +95,7 @@ def test_a_misspelt_key_in_a_params_file_ends_it_with_one_sentence(tmp_path):
     params.write_text('/**:\n  ros__parameters:\n    limits.min_confidense: 0.4\n')
     log = tmp_path / 'crosspoint_node.log'
     arguments = [word for a in GOOD for word in ('-p', a)] + ['--params-file', str(params)]
-    process = NodeProcess('crosspoint_ros.ros.node.lifecycle_node', arguments, log, os.environ)
+    process = NodeProcess(NODE, arguments, log, os.environ)
     assert process.wait() == 1
     assert 'did you mean limits.min_confidence?' in log.read_text()
     assert 'Traceback' not in log.read_text()
@@ -103,7 +104,7 @@ def test_a_misspelt_key_in_a_params_file_ends_it_with_one_sentence(tmp_path):
 def test_a_params_file_that_is_not_there_ends_it_with_its_name(tmp_path):
     log = tmp_path / 'crosspoint_node.log'
     missing = tmp_path / 'none.yaml'
-    process = NodeProcess('crosspoint_ros.ros.node.lifecycle_node', ['--params-file', str(missing)], log,
+    process = NodeProcess(NODE, ['--params-file', str(missing)], log,
                           os.environ)
     assert process.wait() == 1
     assert str(missing) in log.read_text()

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import fake_matchers
 import numpy as np
@@ -22,19 +21,6 @@ STAGES: dict[str, dict[str, object]] = {
     'wait_images': {}, 'transforms': {'limits__wait_tf_s': 5.0, 'base_frame': 'map'},
     **{stage: {'matcher': 'fake_matchers:SlowlyRead', 'SlowlyRead__stage': stage}
        for stage in ('match', 'verify', 'lift')}}
-
-
-@pytest.fixture(scope='module')
-def shared() -> Iterator[Rig]:
-    with running() as rig:
-        rig.discover()
-        yield rig
-
-
-@pytest.fixture
-def rig(shared: Rig) -> Rig:
-    shared.results.clear()
-    return shared
 
 
 def ask(rig: Rig, timeout_s: float = 10.0, **changes: object) -> QueryResult:

@@ -217,7 +217,7 @@ def test_a_hundred_clicks_a_second_leave_one_history_and_one_target(person):
     for batch in range(0, 100, 10):
         person.rig.show()
         jobs += person.rig.on_executor(lambda tenth=points[batch:batch + 10]: [
-            person.rig.node._server.submit(QueryRequest(camera='front', pixel=pixel_of('front', point)))
+            person.rig.node._server.submit(QueryRequest('front', pixel=pixel_of('front', point)))
             for point in tenth])
     results = [person.result_of(job) for job in jobs]
     assert len(person.rig.results) == 100
@@ -367,7 +367,8 @@ def test_accepting_while_another_click_is_computed_holds_for_the_answer_that_was
 
 
 def test_a_correction_that_waits_holds_nobody_up_and_is_stale_when_its_turn_comes_too_late():
-    with running(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=1.0, busy='queue') as rig:
+    with running(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=1.0,
+                 busy='queue') as rig:
         rig.discover()
         person = Operator(rig)
         first = person.click(POINT_BASE_M)

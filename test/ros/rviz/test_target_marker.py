@@ -286,7 +286,7 @@ def test_a_pose_that_will_not_do_moves_nothing_and_is_told_once(person, rviz, ch
 
 def test_a_client_that_vanishes_in_mid_drag_leaves_the_target_where_it_was(
         person, rviz, monkeypatch):
-    monkeypatch.setattr(target_marker, 'DRAG_TIMEOUT_S', 1000.0)  # its absence must tell, not its silence
+    monkeypatch.setattr(target_marker, 'DRAG_TIMEOUT_S', 1000.0)  # not by its silence
     marker = rviz.shown()
     rviz.press(marker)
     rviz.does(MOVE, marker, dragged(marker))
