@@ -62,8 +62,8 @@ class CropondMatcher:
         self.coord_format = self.options.coord_formats[0]
         self._score: self_test.SelfTestScore | None = None
         if self.options.self_test:
-            self._score = self_test.run_self_test(self, self.options.coord_formats,
-                                                  self.options.allow_repeating)
+            self._score = self_test.run_self_test(
+                self.predict_points, self.options.coord_formats, self.options.allow_repeating)
             self.coord_format = self._score.coord_format
         else:
             log.warning(self_test.SKIPPED)

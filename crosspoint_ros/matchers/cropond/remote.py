@@ -9,16 +9,7 @@ from typing import Any
 
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
 from crosspoint_ros.matchers.cropond.options import RemoteOptions
-from crosspoint_ros.matchers.cropond.server.errors import (
-    REQUEST_STATUSES,
-    TOO_MANY_REQUESTS,
-    ServerError,
-)
-from crosspoint_ros.matchers.cropond.server.handshake import (
-    HANDSHAKE_TIMEOUT_S,
-    ServerHandshake,
-    ServerProfile,
-)
+from crosspoint_ros.matchers.cropond.server import errors, handshake
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
 from crosspoint_ros.matchers.cropond.server.protocol import ImageEncoder
 
@@ -47,10 +38,10 @@ class CropondRemoteMatcher:
         self._chat = ChatClient(given.url, given.model, given.key_env, given.ca_file, given.proxy)
         self._encoder = ImageEncoder(given.max_pixels)
         self._instruction_blamed = False
-        self._handshake = ServerHandshake(self._chat, given, self._encoder)
+        self._handshake = handshake.ServerHandshake(self._chat, given, self._encoder)
         try:
-            self._handshake.wait_ready(Deadline.after(HANDSHAKE_TIMEOUT_S))
-        except ServerError as error:
+            self._handshake.wait_ready(Deadline.after(handshake.HANDSHAKE_TIMEOUT_S))
+        except errors.ServerError as error:
             if not error.retryable:
                 raise ValueError(error.message) from error
             log.warning('%s (the next query tries again)', error.message)
@@ -99,7 +90,7 @@ class CropondRemoteMatcher:
         try:
             with self._use_server() as (profile, deadline):
                 profile.client.prefetch([view.image for view in views], deadline)
-        except ServerError as error:
+        except errors.ServerError as error:
             log.warning('frames were not prefetched: %s', error.message)
 
     def describe(self) -> Mapping[str, str]:
@@ -119,7 +110,7 @@ class CropondRemoteMatcher:
 
     @contextmanager
     def _use_server(self, has_instruction: bool = False
-                    ) -> Iterator[tuple[ServerProfile, Deadline]]:
+                    ) -> Iterator[tuple[handshake.ServerProfile, Deadline]]:
         """Yield the server's profile and the query's deadline; repeat the handshake after errors.
 
         has_instruction: a bad request may be caused by its text; the second in a row is not.
@@ -128,13 +119,13 @@ class CropondRemoteMatcher:
         profile = self._handshake.wait_ready(deadline)
         try:
             yield profile, deadline
-        except ServerError as error:
+        except errors.ServerError as error:
             was_blamed = self._instruction_blamed
-            self._instruction_blamed = has_instruction and error.status in REQUEST_STATUSES
+            self._instruction_blamed = has_instruction and error.status in errors.REQUEST_STATUSES
             if self._instruction_blamed and not was_blamed:
                 raise
             # The dozen requests of a handshake would not help an overloaded server.
-            if error.code is not Code.TIMEOUT and error.status != TOO_MANY_REQUESTS:
+            if error.code is not Code.TIMEOUT and error.status != errors.TOO_MANY_REQUESTS:
                 self._handshake.invalidate(error)
             raise
         self._instruction_blamed = False

@@ -2,9 +2,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -26,17 +25,10 @@ DOWNSCALE = 0.5
 MIN_LEAD = 2  # correct answers by which the best format must lead one with another meaning
 SKIPPED = 'self_test is off: it is unknown whether this model finds anything'
 Image = npt.NDArray[np.uint8]
+# (first, second, pixels of the first, format) -> pixels of the second; None without an answer.
+PredictPoints = Callable[[Image, Image, Sequence[Array], CoordinateFormat], list[Array | None]]
 
 log = logging.getLogger(__name__)
-
-
-class PointModel(Protocol):
-    """A model that can be asked for points of a second image."""
-
-    def predict_points(self, first: Image, second: Image, pixels: Sequence[Array],
-                       coord_format: CoordinateFormat) -> list[Array | None]:
-        """Return the pixel of the second image for each of the first; None without an answer."""
-        ...
 
 
 class SelfTestFailed(ValueError):  # noqa: N818
@@ -74,7 +66,7 @@ class SelfTestScore:
                 f'{self.repeated_clicks} answers repeat the click')
 
 
-def run_self_test(model: PointModel, coord_formats: Sequence[CoordinateFormat],
+def run_self_test(predict: PredictPoints, coord_formats: Sequence[CoordinateFormat],
                   allow_repeating: bool = False) -> SelfTestScore:
     """Return the score of the coordinate format that the model uses: the best, or first of equals.
 
@@ -84,7 +76,7 @@ def run_self_test(model: PointModel, coord_formats: Sequence[CoordinateFormat],
     the latter.
     """
     image = draw_test_image()
-    scores = [_score_format(model, image, coord_format) for coord_format in coord_formats]
+    scores = [_score_format(predict, image, coord_format) for coord_format in coord_formats]
     for score in scores:
         log.info('self-test: %s', score)
     passed = [score for score in scores if score.correct_same >= MIN_CORRECT]
@@ -96,7 +88,7 @@ def run_self_test(model: PointModel, coord_formats: Sequence[CoordinateFormat],
     if any(_is_ambiguous(best, other) for other in passed):
         raise SelfTestFailed('the self-test cannot determine the coordinate format of the model: '
                              f'{_format_scores(passed)}. Set the option coordinates')
-    final = _score_swapped(model, image, best)
+    final = _score_swapped(predict, image, best)
     _check_swapped(final, allow_repeating)
     return final
 
@@ -111,11 +103,12 @@ def _is_ambiguous(best: SelfTestScore, other: SelfTestScore) -> bool:
     return is_absolute[0] != is_absolute[1] and best.correct - other.correct < MIN_LEAD
 
 
-def _score_swapped(model: PointModel, image: Image, score: SelfTestScore) -> SelfTestScore:
+def _score_swapped(predict: PredictPoints, image: Image, score: SelfTestScore
+                   ) -> SelfTestScore:
     """Add the score in the image with swapped halves, where repeating the click is wrong."""
     swapped, shift = np.roll(image, WIDTH_PX // 2, axis=1), np.array([WIDTH_PX // 2, 0])
     pixels = sample_test_points()
-    predicted = model.predict_points(image, swapped, list(pixels), score.coord_format)
+    predicted = predict(image, swapped, list(pixels), score.coord_format)
     errors_px = _measure_errors_px(predicted, (pixels + shift) % (WIDTH_PX, HEIGHT_PX))
     from_click_px = _measure_errors_px(predicted, pixels)
     return replace(score, correct_swapped=int((errors_px <= MAX_ERROR_PX).sum()),
@@ -136,14 +129,13 @@ def _check_swapped(score: SelfTestScore, allow_repeating: bool) -> None:
     log.warning('self-test: %s: it may be wrong where the views differ', summary)
 
 
-def _score_format(model: PointModel, image: Image, coord_format: CoordinateFormat
+def _score_format(predict: PredictPoints, image: Image, coord_format: CoordinateFormat
                   ) -> SelfTestScore:
     pixels = sample_test_points()
     smaller = np.asarray(cv2.resize(image, None, fx=DOWNSCALE, fy=DOWNSCALE,
                                     interpolation=cv2.INTER_AREA), np.uint8)
     same_px, smaller_px = (
-        _measure_errors_px(model.predict_points(image, second, list(pixels), coord_format),
-                           pixels * scale)
+        _measure_errors_px(predict(image, second, list(pixels), coord_format), pixels * scale)
         for second, scale in ((image, 1.0), (smaller, DOWNSCALE)))
     return SelfTestScore(coord_format, int((same_px <= MAX_ERROR_PX).sum()),
                          int((smaller_px <= MAX_ERROR_PX * DOWNSCALE).sum()), POINT_COUNT,

@@ -136,7 +136,7 @@ def test_an_instruction_is_grounded_in_the_clicked_view(matcher):
     ('Nowhere.', Code.NOT_VISIBLE)])
 def test_an_instruction_that_names_two_things_or_none_is_refused(matcher, monkeypatch, reply, code):
     """DOUBLE of the free reply: this model was taught to name one, always."""
-    said = FreeReply(tuple(matcher.engine.tokenizer.encode(reply)), reply, 0.0)
+    said = FreeReply(tuple(matcher.engine.tokenizer.encode(reply)), reply)
     monkeypatch.setattr(matcher.engine, 'generate', lambda *arguments: said)
     with pytest.raises(Rejected, match='must name one point') as refused:
         matcher.ground(view('a'), 'both cups')

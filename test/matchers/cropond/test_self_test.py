@@ -51,7 +51,7 @@ class Finder(Copier):
 
 
 def test_one_that_finds_places_passes_wherever_they_went():
-    score = run_self_test(Finder(), THOUSANDTHS)
+    score = run_self_test(Finder().predict_points, THOUSANDTHS)
     assert (score.correct_same, score.correct_downscaled) == (8, 8)
     assert (score.correct_swapped, score.repeated_clicks) == (8, 0)
 
@@ -59,12 +59,12 @@ def test_one_that_finds_places_passes_wherever_they_went():
 def test_one_that_repeats_the_click_fails_with_the_figures_and_what_to_do():
     with pytest.raises(SelfTestFailed, match=r'swapped the model finds 0 of 8 points \(4 are '
                        r'needed\), and repeats the click 8 times.*option allow_repeating'):
-        run_self_test(Copier(), THOUSANDTHS)
+        run_self_test(Copier().predict_points, THOUSANDTHS)
 
 
 def test_one_that_repeats_the_click_may_run_if_that_is_allowed_and_that_is_logged(caplog):
     with caplog.at_level(logging.WARNING, 'crosspoint_ros'):
-        score = run_self_test(Copier(), THOUSANDTHS, allow_repeating=True)
+        score = run_self_test(Copier().predict_points, THOUSANDTHS, allow_repeating=True)
     assert '0 with its halves swapped, where 8 answers repeat the click' in str(score)
     assert 'it may be wrong where the views differ' in caplog.text
 
@@ -74,11 +74,11 @@ def test_one_that_repeats_the_click_may_run_if_that_is_allowed_and_that_is_logge
 def test_less_than_half_of_what_moved_is_too_little(repeats, passes, warns, caplog):
     with caplog.at_level(logging.WARNING, 'crosspoint_ros'):
         if passes:
-            score = run_self_test(Finder(repeats), THOUSANDTHS)
+            score = run_self_test(Finder(repeats).predict_points, THOUSANDTHS)
             assert score.correct_swapped == POINT_COUNT - repeats
         else:
             with pytest.raises(SelfTestFailed):
-                run_self_test(Finder(repeats), THOUSANDTHS)
+                run_self_test(Finder(repeats).predict_points, THOUSANDTHS)
     assert ('wrong where the views differ' in caplog.text) == warns
 
 
@@ -88,7 +88,7 @@ def test_to_allow_it_does_not_let_through_what_finds_nothing():
             return [None] * len(pixels)
 
     with pytest.raises(SelfTestFailed, match='0 of 8 found in the same image'):
-        run_self_test(Blind(), THOUSANDTHS, allow_repeating=True)
+        run_self_test(Blind().predict_points, THOUSANDTHS, allow_repeating=True)
 
 
 @pytest.mark.parametrize('name', ['self_test', 'allow_repeating'])

@@ -38,11 +38,10 @@ class BeamOptions:
 
 @dataclass(frozen=True)
 class GreedyReply:
-    """Two numbers, their tokens, and their log-probability among the allowed tokens."""
+    """Two numbers, and their tokens."""
 
     numbers: tuple[int, int]
     tokens: tuple[int, ...]
-    logprob: float
 
 
 def require_finite(logits: torch.Tensor) -> torch.Tensor:
@@ -101,7 +100,6 @@ class Hypothesis:
     number: PartialNumber = field(default_factory=PartialNumber)
     numbers: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    logprob: float = 0.0
 
 
 class GreedyDecoder(NumberDecoder):
@@ -121,13 +119,11 @@ class GreedyDecoder(NumberDecoder):
                 for hypothesis, row in zip(active, rows, strict=True):
                     hypothesis.node = first + row
                 hidden = states[rows]
-        return [GreedyReply((h.numbers[X], h.numbers[Y]), tuple(h.tokens), h.logprob)
-                for h in hypotheses]
+        return [GreedyReply((h.numbers[X], h.numbers[Y]), tuple(h.tokens)) for h in hypotheses]
 
     def _extend(self, hypothesis: Hypothesis, logprobs: Array) -> list[int]:
         """Append the best token; return the tokens to run next, none if the reply is complete."""
         best = int(logprobs.argmax())
-        hypothesis.logprob += float(logprobs[best])
         pending = []
         if best < 10:
             pending = [self._allowed.tokens[best]]

@@ -69,11 +69,10 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class FreeReply:
-    """An unconstrained reply, and the log-probability of its tokens."""
+    """An unconstrained reply."""
 
     tokens: tuple[int, ...]
     text: str
-    logprob: float
 
 
 class Engine:
@@ -148,19 +147,14 @@ class Engine:
         batch = self._run_questions(images, [question], ())
         hidden, node = batch.hidden, batch.last_nodes[0]
         tokens: list[int] = []
-        logprob = 0.0
-        while True:
-            logprobs = torch.log_softmax(self._compute_logits(hidden)[0], -1)
-            token = int(logprobs.argmax())
-            logprob += float(logprobs[token])
-            if token in self.tokenizer.eos_tokens:
-                break
+        while (token := int(self._compute_logits(hidden)[0].argmax())
+               ) not in self.tokenizer.eos_tokens:
             tokens.append(token)
             if len(tokens) >= max_tokens:  # no pass for a token that is not needed
                 break
             hidden = batch.run([token], [node])
             node = batch.node_count - 1
-        return FreeReply(tuple(tokens), self.tokenizer.decode(tokens), logprob)
+        return FreeReply(tuple(tokens), self.tokenizer.decode(tokens))
 
     def _iter_batches(self, images: Images, questions: Sequence[str], reply_format: ReplyFormat
                       ) -> Iterator[QuestionBatch]:

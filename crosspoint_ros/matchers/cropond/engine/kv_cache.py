@@ -11,18 +11,8 @@ import numpy.typing as npt
 import torch
 from transformers import AttentionInterface, DynamicCache
 
-
-@dataclass(frozen=True, eq=False)
-class KVSnapshot:
-    """A copy of the keys and values of a prefix, (layers, 1, heads, tokens, size) each."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-    @property
-    def length(self) -> int:
-        """Number of tokens."""
-        return int(self.keys.shape[3])
+# A copy of keys and values, (layers, 1, heads, tokens, size) each.
+KVSnapshot = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,15 +86,14 @@ class StaticKVCache(DynamicCache):
 
     def snapshot(self) -> KVSnapshot:
         """Copy the contents."""
-        return KVSnapshot(self._keys[:, :, :, :self.length].clone(),
-                          self._values[:, :, :, :self.length].clone())
+        return (self._keys[:, :, :, :self.length].clone(),
+                self._values[:, :, :, :self.length].clone())
 
-    def restore(self, snapshot: KVSnapshot, tokens: int | None = None) -> None:
+    def restore(self, snapshot: KVSnapshot, tokens: int) -> None:
         """Replace the contents by the first tokens of a snapshot."""
-        count = snapshot.length if tokens is None else tokens
-        self._keys[:, :, :, :count] = snapshot.keys[:, :, :, :count]
-        self._values[:, :, :, :count] = snapshot.values[:, :, :, :count]
-        self.set_length(count)
+        for target, source in zip((self._keys, self._values), snapshot, strict=True):
+            target[:, :, :, :tokens] = source[:, :, :, :tokens]
+        self.set_length(tokens)
 
 
 ATTENTION_NAME = 'crosspoint_grouped'

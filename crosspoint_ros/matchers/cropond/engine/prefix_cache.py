@@ -67,7 +67,7 @@ class PrefixCache:
         if self._active is prefix:
             self._decoder.kv_cache.set_length(prefix.lengths[-1])
         else:
-            self._decoder.kv_cache.restore(prefix.snapshot)
+            self._decoder.kv_cache.restore(prefix.snapshot, prefix.lengths[-1])
             self._active = prefix
         return prefix
 

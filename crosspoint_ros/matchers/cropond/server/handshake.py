@@ -41,20 +41,6 @@ class ServerProfile:
         return self.models == models and self.client.capabilities.model == client.capabilities.model
 
 
-@dataclass(frozen=True, eq=False)
-class SelfTestAdapter:
-    """A client with a deadline, as the self-test's model."""
-
-    client: PointClient
-    deadline: Deadline
-
-    def predict_points(self, first: Image, second: Image, pixels: Sequence[Array],
-                       coord_format: CoordinateFormat) -> list[Array | None]:
-        """Return the pixel of the second image for each of the first; None without an answer."""
-        estimates = self.client.match_points((first, second), pixels, coord_format, self.deadline)
-        return [None if isinstance(e, Rejected) else e.pixel for e in estimates]
-
-
 class ServerHandshake:
     """Runs in its own thread, so that a query waits for it no longer than its deadline.
 
@@ -130,9 +116,14 @@ class ServerHandshake:
         if not self._options.self_test:
             log.warning(self_test.SKIPPED)
             return ServerProfile(client, coord_formats[0], None, models)
+
+        def predict(first: Image, second: Image, pixels: Sequence[Array],
+                    coord_format: CoordinateFormat) -> list[Array | None]:
+            matches = client.match_points((first, second), pixels, coord_format, deadline)
+            return [None if isinstance(m, Rejected) else m.pixel for m in matches]
+
         try:
-            score = self_test.run_self_test(SelfTestAdapter(client, deadline), coord_formats,
-                                            self._options.allow_repeating)
+            score = self_test.run_self_test(predict, coord_formats, self._options.allow_repeating)
         except self_test.SelfTestFailed as failed:
             raise self._chat.errors.error(str(failed)) from failed
         return ServerProfile(client, score.coord_format, score, models)

@@ -14,18 +14,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from crosspoint_ros.matchers.cropond.server.errors import (
-    NOT_FOUND,
-    ErrorFormatter,
-    HttpResponse,
-    ServerError,
-)
-from crosspoint_ros.matchers.cropond.server.protocol import (
-    Completion,
-    ModelInfo,
-    parse_completion,
-    parse_models,
-)
+from crosspoint_ros.matchers.cropond.server import errors, protocol
+from crosspoint_ros.matchers.cropond.server.errors import HttpResponse, ServerError
+from crosspoint_ros.matchers.cropond.server.protocol import Completion, ModelInfo
 
 try:  # httpx is unmaintained; its successor needs Python 3.11
     import httpx2 as httpx
@@ -76,7 +67,7 @@ class ChatClient:
         """Raise ValueError for an invalid url, key, ca_file or proxy. Sends nothing."""
         self.url, self.model = normalize_url(url), model
         key = read_key(key_env)
-        self.errors = ErrorFormatter(self.url, key_env, key)
+        self.errors = errors.ErrorFormatter(self.url, key_env, key)
         self._client = httpx.AsyncClient(
             # No compression: a few bytes could expand to gigabytes.
             headers={'Accept-Encoding': 'identity',
@@ -122,18 +113,18 @@ class ChatClient:
         response = await self._send('GET', '/models', None)
         if response.status != 200:
             raise self.errors.http_error(response, (), self.model)
-        return self._parse(parse_models, response)
+        return self._parse(protocol.parse_models, response)
 
     async def _request_completion(self, body: Mapping[str, Any]) -> Completion:
         content = json.dumps({'model': self.model, **body}).encode()
         response = await self._send('POST', '/chat/completions', content)
         if response.status != 200:
             names: tuple[str, ...] = ()
-            if response.status == NOT_FOUND:  # list the models in the error
+            if response.status == errors.NOT_FOUND:  # list the models in the error
                 with contextlib.suppress(ServerError):
                     names = tuple(model.name for model in await self._request_models())
             raise self.errors.http_error(response, names, self.model)
-        return self._parse(parse_completion, response)
+        return self._parse(protocol.parse_completion, response)
 
     def _parse(self, parse: Callable[[bytes], T], response: HttpResponse) -> T:
         if response.is_html:
