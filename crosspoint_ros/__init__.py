@@ -19,6 +19,7 @@ _MODULES = {
     'View': 'core.datatypes',
     'load_matcher': 'matchers',
     'locate': 'core.pipeline',
+    'read_image': 'core.image_io',
 }
 __all__ = sorted(_MODULES)
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from crosspoint_ros.core.datatypes import Rejected as Rejected
     from crosspoint_ros.core.datatypes import Transform as Transform
     from crosspoint_ros.core.datatypes import View as View
+    from crosspoint_ros.core.image_io import read_image as read_image
     from crosspoint_ros.core.pipeline import LocateResult as LocateResult
     from crosspoint_ros.core.pipeline import locate as locate
     from crosspoint_ros.core.verify import Limits as Limits

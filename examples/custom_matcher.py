@@ -11,7 +11,6 @@ import numpy as np
 
 import crosspoint_ros as cp
 from crosspoint_ros.core.datatypes import Code, Match, Query
-from crosspoint_ros.core.image_io import read_image
 
 
 class TemplateMatcher:
@@ -34,7 +33,7 @@ class TemplateMatcher:
 
 
 def main() -> None:
-    image = read_image(Path(__file__).with_name('front.jpg'))
+    image = cp.read_image(Path(__file__).with_name('front.jpg'))
     front, shifted = cp.View('front', image), cp.View('shifted', np.roll(image, 12, axis=1))
     matcher = cp.load_matcher(f'{__name__}:TemplateMatcher', radius_px=15)
     result = cp.locate(front, [shifted], (500, 280), matcher)

@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import crosspoint_ros as cp
-from crosspoint_ros.core.image_io import read_image
 
 HERE = Path(__file__).parent
 
 
 def main(first: str, second: str, x: float, y: float) -> None:
-    clicked, other = (cp.View(path, read_image(path)) for path in (first, second))
+    clicked, other = (cp.View(path, cp.read_image(path)) for path in (first, second))
     result = cp.locate(clicked, [other], (x, y), cp.load_matcher('xfeat'))
     found = result[second]
     if found.rejected:

@@ -129,6 +129,6 @@ def test_every_answer_and_score_is_that_of_the_authors_scripts(seed, coordinates
         assert repr(ours.answer) == repr(answer), record['assistant']
         place = item.get('extracted_answer_absolute')
         assert repr(ours.pixel) == repr(place and (place['x'], place['y'])), record
-        assert ours.right == bool(scored['score']), record
-    assert stats['Overall']['correct'] == sum(ours.right for _, ours in asked) > 50
+        assert ours.is_correct == bool(scored['score']), record
+    assert stats['Overall']['correct'] == sum(ours.is_correct for _, ours in asked) > 50
     print(f'{len(asked)} replies equal, {stopped} that end both')
