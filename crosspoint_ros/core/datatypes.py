@@ -135,7 +135,7 @@ class Query:
     def __post_init__(self) -> None:
         object.__setattr__(self, 'pixel', np.asarray(self.pixel, dtype=np.float64))
 
-    def reversed(self, match: Match) -> Query:
+    def reverse(self, match: Match) -> Query:
         """Return the query of the forward-backward check: from the match to the clicked view."""
         return Query(self.other, self.clicked, match.pixel)
 

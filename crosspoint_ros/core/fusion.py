@@ -15,7 +15,7 @@ EPS = 1e-6  # a probability of 1 has infinite odds
 
 @dataclass(frozen=True)
 class FusionParams:
-    """How two matches are weighed; docs/fusion.md shows what each number is worth.
+    """How two matches are weighed; docs/matchers/fusion.md shows what each number is worth.
 
     gate_sigma: matches further apart than this, in sigmas of both, are two places. p_correct_low,
     p_correct_high: how often a coarse match is right near its place, at full confidence; as that is

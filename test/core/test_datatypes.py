@@ -147,6 +147,6 @@ def test_the_mask_hides_its_pixels_and_no_others():
 def test_the_way_back_starts_at_the_found_point():
     left, right = (View(name, np.zeros((240, 320, 3), np.uint8), raycast_scenes.PINHOLE)
                    for name in ('left', 'right'))
-    back = Query(left, right, np.array([1.0, 2.0])).reversed(Match(np.array([3.0, 4.0])))
+    back = Query(left, right, np.array([1.0, 2.0])).reverse(Match(np.array([3.0, 4.0])))
     assert (back.clicked, back.other) == (right, left)
     assert back.pixel.tolist() == [3.0, 4.0]

@@ -21,7 +21,7 @@ class LogisticWeights:
 
     Fitted to right (visible, within 20 px) against wrong matches, then stretched so that 0.5 keeps
     nine in ten of the right ones, and those above 0.8 are right nine times in ten or more.
-    docs/matcher.md says how to fit them again.
+    docs/matchers/xfeat.md says how to fit them again.
     """
 
     score: float

@@ -57,7 +57,7 @@ class Backbone:
 
 
 def _decode_heatmap(logits: FloatMap) -> FloatMap:
-    """Decode the 64 + 1 keypoint logits of each cell to its 8x8 px; the last is 'no keypoint'."""
+    """Decode the 64 + 1 keypoint logits of each cell to its 8x8 px; the last means no keypoint."""
     odds = np.exp(logits - logits.max(axis=0))
     odds = odds[:64] / odds.sum(axis=0)
     height, width = odds.shape[1:]

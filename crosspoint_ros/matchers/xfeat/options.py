@@ -8,7 +8,7 @@ from crosspoint_ros.core.verify import Limits
 
 @dataclass(frozen=True)
 class XFeatOptions:
-    """Options of `XFeatMatcher`; docs/matcher.md shows what each stage is worth.
+    """Options of `XFeatMatcher`; docs/matchers/xfeat.md shows what each stage is worth.
 
     Pixels (`_px`) are of an image scaled to a long side of `working_px`.
     """
