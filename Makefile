@@ -38,7 +38,7 @@ help:
 	@echo 'make test-training  two steps of training with the real LLaMA-Factory, on this CPU'
 	@echo 'make smoke   the same builds, the smoke test alone'
 	@echo 'make lint    ruff and mypy'
-	@echo 'make results DATA=FOLDER  measure the figures of docs/results.md again'
+	@echo 'make results DATA=FOLDER  measure the figures of docs/benchmarks/results.md again'
 	@echo 'make size    what the demo'"'"'s environment takes on disk'
 	@echo 'make clean   remove what these commands made'
 
@@ -107,7 +107,7 @@ mypy: $(TEST_VENV)/.wheels-$(KIND)
 
 # DATA is the folder that holds apc_shelf. Records hold relative paths only. A command that fails is
 # recorded, and shown, as failing.
-RECORD = PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" crosspoint dev record $(CURDIR)/docs/results
+RECORD = PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" crosspoint dev record $(CURDIR)/docs/benchmarks/results
 WITHIN_20 = --figure 'all +\d+ +\S+ +\S+ +([\d.]+)%' --unit ' % within 20 px'
 results: $(TEST_VENV)/.package-$(KIND)
 	test -d '$(DATA)/apc_shelf' || { echo 'make results DATA=FOLDER, which holds apc_shelf'; exit 2; }
@@ -122,7 +122,7 @@ results: $(TEST_VENV)/.package-$(KIND)
 	-$(RECORD)/41.json --title 'Four processes against one, on two cores' --figure '([\d.]+) times as many' --unit ' times' --least 1.8 -- dev build crosspoint_ros/scenes/kitchen --rounds 5 --processes 4
 	mkdir -p build/results && $(TEST_VENV)/bin/python test/fakes/model_replies.py build/results/replies.jsonl
 	-$(RECORD)/50.json --title 'Seconds to score ten thousand replies' --figure wall_s --unit ' s' --most 10 -- bench score build/results/replies.jsonl
-	$(TEST_VENV)/bin/crosspoint dev results docs/results --out docs/results.md
+	$(TEST_VENV)/bin/crosspoint dev results docs/benchmarks/results --out docs/benchmarks/results.md
 
 size: $(VENV)/.package-$(KIND)
 	@du -sh $(VENV)

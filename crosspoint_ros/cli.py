@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -70,9 +71,9 @@ COMMANDS = {
     'bench node': Command('bench', 'bench.node.cli', "measure the node's idle load and overhead",
                           '--clicks 30'),
     'dev record': Command('dev', 'bench.record', 'run a benchmark and record what it prints',
-                          'docs/results/10.json --title Shelf -- bench pairs apc_shelf'),
-    'dev results': Command('dev', 'bench.results', 'write docs/results.md from the records',
-                           'docs/results --out docs/results.md'),
+                          'docs/benchmarks/results/10.json --title Shelf -- bench pairs apc_shelf'),
+    'dev results': Command('dev', 'bench.results', 'write docs/benchmarks/results.md from the records',
+                           'docs/benchmarks/results --out docs/benchmarks/results.md'),
     'dev build': Command('dev', 'bench.data.throughput', 'time `data build` in one process and in '
                          'several', 'scenes/kitchen --processes 4'),
     'dev web': Command('dev', 'bench.web.cli', 'measure the load and the latency of the page',
@@ -82,20 +83,11 @@ COMMANDS = {
 }
 
 
-def get_version() -> str:
-    """Return the installed version."""
-    try:
-        return metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:
-        return 'unknown: run from the source tree'
-
-
-def format_overview(groups: Iterable[str] = ()) -> str:
+def format_overview(*groups: str) -> str:
     """List the commands of some groups, by default those for users."""
-    shown = list(groups) or [name for name, (_, listed) in GROUPS.items() if listed]
     width = max(map(len, COMMANDS)) + 2
     lines = ['usage: crosspoint COMMAND [OPTIONS]']
-    for group in shown:
+    for group in groups or [name for name, (_, listed) in GROUPS.items() if listed]:
         lines += ['', colour(GROUPS[group][0], BOLD)]
         lines += [f'  {name:{width}}{command.summary}' for name, command in COMMANDS.items()
                   if command.group == group]
@@ -122,7 +114,10 @@ def main(argv: list[str] | None = None) -> int:
 def dispatch(words: list[str]) -> int:
     """Print the overview, or find the command and run it."""
     if words[:1] == ['--version']:
-        print(f'crosspoint {get_version()}')
+        try:
+            print(f'crosspoint {metadata.version(PACKAGE)}')
+        except metadata.PackageNotFoundError:
+            print('crosspoint unknown: run from the source tree')
         return ANSWERED
     if not words or words[0] in ('-h', '--help', 'help'):
         print(format_overview())
@@ -131,7 +126,7 @@ def dispatch(words: list[str]) -> int:
     if name is not None:
         return run_command(name, words[len(name.split()):])
     if words[0] in GROUPS and words[1:] in ([], ['-h'], ['--help']):
-        print(format_overview([words[0]]))
+        print(format_overview(words[0]))
         return ANSWERED
     typed = ' '.join(words[:2] if words[0] in GROUPS else words[:1])
     moved = [n for n in COMMANDS if n.split()[-1] == typed.split()[-1]]  # to another group
@@ -163,19 +158,18 @@ def build_parser(name: str, command: Command) -> argparse.ArgumentParser:
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     import_module(f'{PACKAGE}.{command.module}').add_arguments(parser)
     example = f'example: crosspoint {name} {command.example}'
-    notes = [textwrap.fill(parser.epilog, 78)] if parser.epilog else []
-    parser.epilog = '\n\n'.join([example, *notes])
+    parser.epilog = f'{example}\n\n{textwrap.fill(parser.epilog or "", 78)}'.strip()
     return parser
 
 
 def run_command(name: str, arguments: list[str]) -> int:
     """Run a command; an error that its user can mend is one line."""
     command = COMMANDS[name]
-    log_to_stderr()
     try:
-        args = build_parser(name, command).parse_args(arguments)
-        module = import_module(f'{PACKAGE}.{command.module}')
-        return int(module.main(args, *build_inputs(name, args)))
+        with log_to_stderr():
+            args = build_parser(name, command).parse_args(arguments)
+            module = import_module(f'{PACKAGE}.{command.module}')
+            return int(module.main(args, *build_inputs(name, args)))
     except ModuleNotFoundError as error:
         if not (hint := install_hint(error.name or '')):
             raise
@@ -238,11 +232,16 @@ class StderrHandler(logging.Handler):
         write(self.format(record), file=sys.stderr)
 
 
-def log_to_stderr() -> None:
-    """Install the one handler of the package's logger."""
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Print what the package logs, each record once; other handlers are kept."""
     log = logging.getLogger(PACKAGE)
-    if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
-        log.addHandler(StderrHandler())
+    handlers = log.handlers
+    log.handlers = [*(h for h in handlers if not isinstance(h, StderrHandler)), StderrHandler()]
+    try:
+        yield
+    finally:
+        log.handlers = handlers
 
 
 if __name__ == '__main__':

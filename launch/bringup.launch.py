@@ -61,7 +61,7 @@ OTHERS = {
                 'too, and does not see this one without. leave: as it is'),
     'rviz': ('false', 'true: also start RViz, with pictures to click on and the overlays of the '
              'first two of `cameras`'),
-    'web': ('false', 'true: also serve the page of `crosspoint web`, see docs/web.md'),
+    'web': ('false', 'true: also serve the page of `crosspoint web`, see docs/ui/web.md'),
     'web_host': ('127.0.0.1', 'address that the page is served on; any other asks for a token, '
                  'printed in the log'),
     'web_port': ('8088', 'TCP port of the page'),

@@ -15,7 +15,7 @@ SHARE = Path(get_package_share_directory('crosspoint_ros'))
 PARAMETERS = str(SHARE / 'config' / 'demo.yaml')
 ARGUMENTS = {
     'rviz': ('false', 'true: also start RViz with two views and the target'),
-    'web': ('true', 'false: do not serve the page of `crosspoint web` (docs/web.md)'),
+    'web': ('true', 'false: do not serve the page of `crosspoint web` (docs/ui/web.md)'),
     'rate': ('1.0', 'how fast the scene is played; 1.0: as recorded'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
 }

@@ -16,13 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_is_what_the_records_make(tmp_path):
-    folder, out = ROOT / 'docs' / 'results', tmp_path / 'results.md'
+    folder, out = ROOT / 'docs' / 'benchmarks' / 'results', tmp_path / 'results.md'
     assert main(['dev', 'results', str(folder), '--out', str(out)]) == 0
-    assert out.read_text() == (ROOT / 'docs' / 'results.md').read_text()
+    assert out.read_text() == (ROOT / 'docs' / 'benchmarks' / 'results.md').read_text()
 
 
 def test_every_record_says_where_and_when_it_was_measured():
-    records, broken = results.read_records(ROOT / 'docs' / 'results')
+    records, broken = results.read_records(ROOT / 'docs' / 'benchmarks' / 'results')
     assert not broken
     for record in records:
         assert 'cores' in record.machine

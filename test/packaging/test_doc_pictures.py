@@ -1,4 +1,4 @@
-"""The pictures of docs/verdict.md, drawn by the real thing on the built-in scene."""
+"""The pictures of docs/results_and_refusals.md, drawn by the real thing on the built-in scene."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ def without_depth(view):
 def badly_calibrated(view):
     if view.camera == 'front':
         return view
-    pose = raycast_scenes.nudged(view.base_from_cam, 12.0, 10.0, seed=2)
+    pose = raycast_scenes.add_pose_noise(view.base_from_cam, 12.0, 10.0, seed=2)
     return replace(view, base_from_cam=pose)
 
 

@@ -105,7 +105,7 @@ class RemoteOptions(CropondOptions):
     deadline_s: float = 4.0
     ca_file: str = ''
     proxy: str = ''
-    # Below limits.min_confidence: refused, unless a refiner confirms it. docs/fusion.md evaluates
+    # Below limits.min_confidence: refused, unless a refiner confirms it. docs/matchers/fusion.md evaluates
     # a model with a constant confidence of 0.5.
     confidence_unknown: float = 0.49
 
