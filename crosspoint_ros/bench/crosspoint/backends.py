@@ -30,10 +30,6 @@ HALF_PX = 0.5  # pixel (0, 0) is the centre of the corner pixel; replies count f
 NOT_FOUND_CODES = (Code.NOT_VISIBLE, Code.LOW_CONFIDENCE, Code.INCONSISTENT, Code.NO_DEPTH)
 
 
-class UnsupportedItem(Exception):  # noqa: N818  (nothing went wrong)
-    """An item that a backend cannot answer, and why."""
-
-
 @dataclass(frozen=True)
 class ModelReply:
     """A raw reply, or the message of a refusal; and the prompt."""
@@ -46,8 +42,8 @@ class ModelReply:
 class AnswerBackend(Protocol):
     """Answers items with text, as a model does."""
 
-    def check(self, item: BenchItem) -> None:
-        """Raise `UnsupportedItem` for an item that it cannot answer."""
+    def can_answer(self, item: BenchItem) -> bool:
+        """Return whether it can answer such an item."""
         ...
 
     def answer(self, item: BenchItem, images: Sequence[Image]) -> ModelReply:
@@ -66,16 +62,12 @@ class MatcherBackend:
     def __init__(self, matcher: Matcher, coordinates: str) -> None:
         self._matcher, self._coordinates = matcher, coordinates
 
-    def check(self, item: BenchItem) -> None:
-        """Raise `UnsupportedItem` unless the item asks for a point it names in numbers."""
-        if item.type == GROUNDING and not isinstance(self._matcher, Grounder):
-            raise UnsupportedItem('the matcher takes no instructions')
-        if item.type not in (GROUNDING, POINTING):
-            raise UnsupportedItem('a matcher does not choose between options')
-        if item.type == POINTING and len(item.images) != 2:
-            raise UnsupportedItem(f'{len(item.images)} images, a matcher takes two')
-        if item.type == POINTING and not parse_points(item.question):
-            raise UnsupportedItem('its question names no point in numbers')
+    def can_answer(self, item: BenchItem) -> bool:
+        """Return whether the item has two images and a point in numbers, or an instruction."""
+        if item.type == GROUNDING:
+            return isinstance(self._matcher, Grounder)
+        return item.type == POINTING and len(item.images) == 2 \
+            and bool(parse_points(item.question))
 
     def answer(self, item: BenchItem, images: Sequence[Image]) -> ModelReply:
         """Return the found pixel; a point that was not found is a reply without one."""
@@ -121,16 +113,15 @@ class CheckpointBackend:
         options = EngineOptions(max_pixels=max_pixels) if max_pixels else EngineOptions()
         self._engine = Engine(loaded.model, loaded.tokenizer, options)
 
-    def check(self, item: BenchItem) -> None:
-        """Accept every item."""
+    def can_answer(self, _item: BenchItem) -> bool:
+        """Return True."""
+        return True
 
     def answer(self, item: BenchItem, images: Sequence[Image]) -> ModelReply:
         """Reply in the model's own words."""
         from crosspoint_ros.matchers.cropond.image_processor import ImageInput
-        prompt = format_prompt(item)
-        pictures = tuple(ImageInput(name, image)
-                         for name, image in zip(item.images, images, strict=True))
-        return ModelReply(self._engine.generate(pictures, prompt, MAX_TOKENS).text, '', prompt)
+        prompt, inputs = format_prompt(item), tuple(map(ImageInput, item.images, images))
+        return ModelReply(self._engine.generate(inputs, prompt, MAX_TOKENS).text, '', prompt)
 
 
 class ServerBackend:
@@ -151,16 +142,16 @@ class ServerBackend:
     def _find_only_model(self, chat: ChatClient) -> str:
         try:
             names = [offer.name for offer in chat.list_models(self._after(self._deadline_s))]
-        except Rejected as rejected:
-            raise ValueError(f'{rejected.message}; or name the model with --model-name') \
-                from rejected
+        except Rejected as error:
+            raise ValueError(f'{error.message}; or name the model with --model-name') from error
         if len(names) != 1:
             raise ValueError(f'{chat.url} offers {len(names)} models: name one with '
                              f'--model-name ({", ".join(names) or "it lists none"})')
         return names[0]
 
-    def check(self, item: BenchItem) -> None:
-        """Accept every item."""
+    def can_answer(self, _item: BenchItem) -> bool:
+        """Return True."""
+        return True
 
     def answer(self, item: BenchItem, images: Sequence[Image]) -> ModelReply:
         """Send the question; raise `Rejected` if no reply comes in time."""

@@ -70,8 +70,8 @@ def main(args: argparse.Namespace) -> int:
           f'{len(summary.not_asked)} not asked, {len(summary.unreadable)} without their images, '
           f'{len(summary.failed)} failed; {path}\n{describe_machine()}')
     grader = grade_file(path, bench, args.coordinates, items)
-    grader.issues += [*(issue for _, issue in summary.unreadable), *summary.failed]
-    for item, _ in summary.not_asked:
+    grader.issues += summary.unreadable + summary.failed
+    for item in summary.not_asked:
         grader.count_not_asked(item.type)
     return write_report(args, source, grader, bench.images)
 

@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ TYPES = (GROUNDING, VISIBILITY, JUDGEMENT, POINTING)
 COORDINATE_TYPES = (GROUNDING, POINTING)
 ITEMS, IMAGES = 'CrossPoint-Bench.jsonl', 'image'
 KEY_FIELDS = ('idx', 'type', 'level', 'question', 'images', 'answer')
+WHITE_THRESHOLD = 128
+MASK_CACHE_SIZE, SIZE_CACHE_SIZE = 40, 8192
 REQUIRED_FIELDS = {'type': str, 'question': str, 'images': list, 'answer': str}
 
 
@@ -82,19 +84,12 @@ class CrossPointBench:
         return self.folder / IMAGES
 
 
-@dataclass
-class ContentKeys:
-    """Assigns a key to each content, and a numbered one to its repetitions."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def assign(self, record: Mapping[str, Any]) -> str:
-        """Return the key of the next record with this content."""
-        text = json.dumps([record.get(name) for name in KEY_FIELDS], sort_keys=True)
-        content = hashlib.sha256(text.encode()).hexdigest()[:32]
-        self.counts[content] += 1
-        count = self.counts[content]
-        return content if count == 1 else f'{content}#{count}'
+def assign_key(record: Mapping[str, Any], counts: Counter[str]) -> str:
+    """Return the key of a record's content, numbered if `counts` has it already."""
+    text = json.dumps([record.get(name) for name in KEY_FIELDS], sort_keys=True)
+    content = hashlib.sha256(text.encode()).hexdigest()[:32]
+    counts[content] += 1
+    return content if counts[content] == 1 else f'{content}#{counts[content]}'
 
 
 def read_bench(folder: Path) -> CrossPointBench:
@@ -106,15 +101,23 @@ def read_bench(folder: Path) -> CrossPointBench:
                  if p.is_file()), None)
     if path is None:
         raise FileNotFoundError(f'{folder} is not a CrossPoint-Bench: it has no {ITEMS}')
-    keys, items, issues = ContentKeys(), [], []
+    items: list[BenchItem] = []
+    issues: list[DataIssue] = []
+    counts = Counter[str]()
     for line, record in iter_records(path):
-        issue = record if isinstance(record, DataIssue) else _validate_record(path, line, record)
-        if issue is not None:
+        if isinstance(record, DataIssue):
+            issues.append(record)
+        elif issue := _validate_record(path, line, record):
             issues.append(issue)
-            continue
-        assert not isinstance(record, DataIssue)
-        items.append(_make_item({'idx': line - 1, **record}, keys))
-    return CrossPointBench(folder, tuple(items), (*issues, *_find_duplicates(path, items)))
+        else:
+            record = {'idx': line - 1, **record}
+            items.append(BenchItem(assign_key(record, counts), record['idx'], record['type'],
+                                   str(record.get('level', 'Unknown')), record['question'],
+                                   tuple(record['images']), record['answer'], record))
+    issues += [DataIssue(f'{path.name}: item {idx}', f'{count} items have this idx; each is asked')
+               for idx, count in Counter(format_idx(item.idx) for item in items).items()
+               if count > 1]
+    return CrossPointBench(folder, tuple(items), tuple(issues))
 
 
 def iter_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataIssue]]:
@@ -166,79 +169,33 @@ def abbreviate(value: Any) -> str:
     return text if len(text) <= 60 else f'{text[:57]}...'
 
 
-def _make_item(record: Mapping[str, Any], keys: ContentKeys) -> BenchItem:
-    return BenchItem(keys.assign(record), record['idx'], record['type'],
-                     str(record.get('level', 'Unknown')), record['question'],
-                     tuple(record['images']), record['answer'], record)
+def find_white(mask: Image.Image) -> npt.NDArray[np.bool_]:
+    """Return the white pixels (h, w) of a mask in any mode."""
+    if mask.mode.startswith('I;16'):
+        return np.asarray(np.array(mask) > WHITE_THRESHOLD * 257)
+    return np.array(mask if mask.mode in ('I', 'F') else mask.convert('L')) > WHITE_THRESHOLD
 
 
-def _find_duplicates(path: Path, items: list[BenchItem]) -> Iterator[DataIssue]:
-    for idx, count in Counter(format_idx(item.idx) for item in items).items():
-        if count > 1:
-            yield DataIssue(f'{path.name}: item {idx}',
-                            f'{count} items have this idx; each is asked')
-
-
-DATA_URL = 'data:'
-WHITE_THRESHOLD = 128
-MASK_CACHE_SIZE, SIZE_CACHE_SIZE = 40, 8192
-BYTE_MODES = ('L', 'P', 'RGB', 'RGBA')  # modes whose pixels Pillow gives as NumPy would
-
-
-@dataclass(frozen=True, eq=False)
-class AnswerMask:
-    """A decoded mask."""
-
-    image: Image.Image
-
-    @property
-    def mode(self) -> str:
-        """The Pillow mode: '1', 'L', 'P', 'RGB', …"""
-        return self.image.mode
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height, px."""
-        return self.image.size
-
-    def read_stored(self, x: int, y: int) -> npt.NDArray[Any]:
-        """Return the stored values of a pixel, () or (channels,)."""
-        if self.mode in BYTE_MODES:
-            return np.asarray(self.image.getpixel((x, y)))
-        return np.asarray(np.array(self.image.crop((x, y, x + 1, y + 1)))[0, 0])
-
-    @property
-    def white(self) -> npt.NDArray[np.bool_]:
-        """The white pixels (h, w), in any mode."""
-        if self.mode.startswith('I;16'):
-            return np.asarray(np.array(self.image) > WHITE_THRESHOLD * 257)
-        if self.mode in ('I', 'F'):
-            return np.asarray(np.array(self.image) > WHITE_THRESHOLD)
-        return np.asarray(self.image.convert('L')) > WHITE_THRESHOLD
-
-    def is_white(self, x: int, y: int) -> bool:
-        """Return whether one pixel is white."""
-        if self.mode == 'L':
-            return bool(self.read_stored(x, y) > WHITE_THRESHOLD)
-        return bool(AnswerMask(self.image.crop((x, y, x + 1, y + 1))).white[0, 0])
+def crop_pixel(mask: Image.Image, x: int, y: int) -> Image.Image:
+    """Return a mask of one pixel."""
+    return mask.crop((x, y, x + 1, y + 1))
 
 
 @lru_cache(MASK_CACHE_SIZE)
-def decode_mask_official(text: str) -> AnswerMask | None:
+def decode_mask_official(text: str) -> Image.Image | None:
     """Decode a mask as the authors do, skipping what is not base64; None if that fails."""
     try:
         image = Image.open(io.BytesIO(base64.b64decode(text)))
         image.load()
     except Exception:  # as the authors: any failure means no mask
         return None
-    return AnswerMask(image)
+    return image
 
 
-def decode_mask(text: str) -> AnswerMask:
+def decode_mask(text: str) -> Image.Image:
     """Decode a mask, also from a data URL. Raises ValueError with the fault."""
-    body = text.partition(',')[2] if text.startswith(DATA_URL) else text
-    mask = decode_mask_official(body)
-    if mask is not None:
+    body = text.partition(',')[2] if text.startswith('data:') else text
+    if (mask := decode_mask_official(body)) is not None:
         return mask
     try:
         content = base64.b64decode(''.join(body.split()), validate=True)
@@ -251,8 +208,6 @@ def decode_mask(text: str) -> AnswerMask:
 def read_image_size(folder: str, name: str) -> tuple[int, int] | None:
     """Return width and height of an image file; None if it is missing or not an image."""
     path = os.path.join(folder, name)
-    if not os.path.exists(path):
-        return None
     try:
         with Image.open(path) as image:
             return image.size

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.bench.crosspoint.dataset import BenchItem
+from crosspoint_ros.bench.crosspoint.dataset import find_white
 from crosspoint_ros.bench.crosspoint.grading import WrongReply
 from crosspoint_ros.bench.crosspoint.rules_corrected import parse_answer_mask, to_mask_pixel
 from crosspoint_ros.core.image_io import read_image, write_image
@@ -48,16 +48,12 @@ def draw_failures(failures: Sequence[WrongReply], images: Path, coordinates: str
             drawing = draw_failure(failure, images, coordinates)
         except UnreadableImage:
             continue
-        write_image(folder / _make_file_name(failure.item), drawing)
+        content, _, copy = failure.item.key.partition('#')  # a number for copies of an item
+        name = f'{failure.item.type}_{str(failure.item.idx)[:40]}_{content[:6]}' \
+            + (f'_{copy}' if copy else '')
+        write_image(folder / (re.sub(r'\W+', '_', name) + '.png'), drawing)
         drawn += 1
     return drawn
-
-
-def _make_file_name(item: BenchItem) -> str:
-    """Return a unique name, for copies of an item too."""
-    content, _, copy = item.key.partition('#')
-    name = f'{item.type}_{str(item.idx)[:40]}_{content[:6]}' + (f'_{copy}' if copy else '')
-    return re.sub(r'\W+', '_', name) + '.png'
 
 
 def draw_failure(failure: WrongReply, images: Path, coordinates: str) -> Image:
@@ -85,7 +81,7 @@ def _draw_answer(image: Image, failure: WrongReply) -> Image:
     width, height = mask.size
     if image.shape[:2] != (height, width):
         image = np.asarray(cv2.resize(image, (width, height)), dtype=np.uint8)
-    drawing, white = image.copy(), mask.white
+    drawing, white = image.copy(), find_white(mask)
     drawing[white] = (image[white] * 0.5 + np.array(GREEN) * 0.5).astype(np.uint8)
     edges, _ = cv2.findContours(white.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(drawing, edges, -1, GREEN, _line_width(image), cv2.LINE_AA)

@@ -12,19 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from crosspoint_ros.bench.crosspoint import rules_corrected, rules_official
-from crosspoint_ros.bench.crosspoint.dataset import (
-    BenchItem,
-    CrossPointBench,
-    DataIssue,
-    decode_mask_official,
-    format_idx,
-)
+from crosspoint_ros.bench.crosspoint import dataset, rules_corrected, rules_official
+from crosspoint_ros.bench.crosspoint.dataset import BenchItem, CrossPointBench, DataIssue
 from crosspoint_ros.bench.crosspoint.predictions import Prediction, PredictionReader
 from crosspoint_ros.bench.pairs.metrics import wilson_interval
 
 log = logging.getLogger(__name__)
-PREFETCH, MAX_LETTER_LENGTH = 32, 8
+PREFETCH = 32
 FILE_FIELDS = ('idx', 'type', 'level')
 
 
@@ -107,8 +101,7 @@ class Grader:
         theirs = rules_official.grade(written, self.coordinates, self.images)
         self.official.add(written, theirs.is_correct, theirs.answer is not None)
         self._crash = self._crash or theirs.crash or rules_official.find_write_error(written)
-        self._official_lines.append({name: written[name] for name in FILE_FIELDS
-                                     if name in written})
+        self._official_lines.append({k: written[k] for k in FILE_FIELDS if k in written})
         where = f'{prediction.where}: {prediction.name}'
         if prediction.fault:
             self.add_issue(DataIssue(where, prediction.fault))
@@ -122,12 +115,12 @@ class Grader:
         if mismatch:
             self.add_issue(DataIssue(where, mismatch))
         self.corrected.add(merged, ours.is_correct, ours.answer is not None)
-        if not ours.is_correct and prediction.item is not None:
-            self.failures.append(
-                WrongReply(prediction.item, str(merged.get('assistant', '')), ours))
+        if not ours.is_correct and prediction.item:
+            reply = str(merged.get('assistant', ''))
+            self.failures.append(WrongReply(prediction.item, reply, ours))
         if (theirs.answer, theirs.is_correct, theirs.crash) != (ours.answer, ours.is_correct, ''):
             idx = merged.get('idx')
-            self.differences.append(idx if type(idx) is int else format_idx(idx))
+            self.differences.append(idx if type(idx) is int else dataset.format_idx(idx))
 
     def add_issue(self, issue: DataIssue) -> None:
         """Record something that is wrong with the data, and log it."""
@@ -137,11 +130,11 @@ class Grader:
     def add_unanswered(self, items: Iterable[BenchItem], asked_types: set[str]) -> None:
         """Count items without a reply: wrong if their type was asked, else not asked."""
         for item in items:
-            if item.type in asked_types:
-                self.unanswered += 1
-                self.corrected.add(item.record, False, False)
-            else:
+            if item.type not in asked_types:
                 self.count_not_asked(item.type)
+                continue
+            self.unanswered += 1
+            self.corrected.add(item.record, False, False)
 
     def count_not_asked(self, kind: str) -> None:
         """Count an item that the backend cannot answer."""
@@ -183,17 +176,14 @@ def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str,
 def prefetch_masks(predictions: Iterable[Prediction | DataIssue]
                    ) -> Iterator[Prediction | DataIssue]:
     """Yield predictions while threads decode the masks of the next ones."""
-    waiting: deque[tuple[Prediction | DataIssue, Future[Any] | None]] = deque()
+    waiting: deque[tuple[Prediction | DataIssue, Future[Any]]] = deque()
     with ThreadPoolExecutor() as pool:
         for prediction in predictions:
-            mask = '' if isinstance(prediction, DataIssue) else \
+            mask = None if isinstance(prediction, DataIssue) else \
                 prediction.merged_record.get('answer')
-            is_mask = isinstance(mask, str) and len(mask) > MAX_LETTER_LENGTH
-            waiting.append((prediction,
-                            pool.submit(decode_mask_official, mask) if is_mask else None))
+            waiting.append((prediction, pool.submit(dataset.decode_mask_official, str(mask or ''))))
             if len(waiting) > PREFETCH:
                 first, decoded = waiting.popleft()
-                if decoded:
-                    decoded.result()
+                decoded.result()
                 yield first
         yield from (prediction for prediction, _ in waiting)

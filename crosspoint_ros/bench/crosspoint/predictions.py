@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.bench.crosspoint.dataset import (
-    BenchItem,
-    ContentKeys,
-    CrossPointBench,
-    DataIssue,
-    format_idx,
-    iter_records,
-)
+from crosspoint_ros.bench.crosspoint import dataset
+from crosspoint_ros.bench.crosspoint.dataset import BenchItem, CrossPointBench, DataIssue
 
 KEY, SOURCE = 'key', 'asked'  # fields added to the item in a line of replies
 
@@ -57,43 +51,36 @@ class PredictionReader:
     def __init__(self, path: Path, bench: CrossPointBench | None) -> None:
         self._path, self._bench = path, bench
         self._by_key = {item.key: item for item in bench.items} if bench else {}
-        by_idx = [(format_idx(item.idx), item) for item in (bench.items if bench else ())]
+        by_idx = [(dataset.format_idx(item.idx), item) for item in self._by_key.values()]
         counts = Counter(idx for idx, _ in by_idx)
         self._by_idx = {idx: item for idx, item in by_idx if counts[idx] == 1}
 
     def __iter__(self) -> Iterator[Prediction | DataIssue]:
         """Yield the reply of every line, or what is wrong with it."""
-        keys, answered, counts = ContentKeys(), set[str](), Counter[str]()
-        for line, record in iter_records(self._path):
+        contents, answered, counts = Counter[str](), set[str](), Counter[str]()
+        for line, record in dataset.iter_records(self._path):
             where = f'{self._path.name}:{line}'
             if isinstance(record, DataIssue):
                 yield record
                 continue
-            item = self._find_item(record, keys)
+            item = self._find_item(record, contents)
             fault = ''
             if self._bench and item is None:
                 fault = 'not in the benchmark, by content or by idx'
             elif item and item.key in answered:
                 fault = 'a second reply to this item; the first one counts'
             answered.add(item.key if item else '')
-            if duplicate := self._describe_duplicate(record, counts):
-                yield DataIssue(f'{where}: item {record.get("idx")}', duplicate)
+            if not self._bench and 'idx' in record:
+                idx = dataset.format_idx(record['idx'])
+                counts[idx] += 1
+                if counts[idx] > 1:
+                    yield DataIssue(f'{where}: item {record["idx"]}',
+                                    'a second reply with this idx; each counts')
             yield Prediction(where, record, item, fault)
 
-    def _describe_duplicate(self, record: Mapping[str, Any], counts: Counter[str]) -> str:
-        """Report a repeated idx, which is ambiguous without a benchmark."""
-        if self._bench or 'idx' not in record:
-            return ''
-        idx = format_idx(record['idx'])
-        counts[idx] += 1
-        return '' if counts[idx] == 1 else 'a second reply with this idx; each counts'
-
-    def _find_item(self, record: Mapping[str, Any], keys: ContentKeys) -> BenchItem | None:
-        own = record.get(KEY)
-        by_content = keys.assign(record)
-        found = self._by_key.get(own if isinstance(own, str) else by_content)
-        if found is not None or self._bench is None:
+    def _find_item(self, record: Mapping[str, Any], contents: Counter[str]) -> BenchItem | None:
+        key, by_content = record.get(KEY), dataset.assign_key(record, contents)
+        if found := self._by_key.get(key if isinstance(key, str) else by_content):
             return found
-        by_idx = self._by_idx.get(format_idx(record.get('idx')))
-        asked = record.get('question')
-        return by_idx if by_idx and asked in (None, by_idx.question) else None
+        by_idx = self._by_idx.get(dataset.format_idx(record.get('idx')))
+        return by_idx if by_idx and record.get('question') in (None, by_idx.question) else None

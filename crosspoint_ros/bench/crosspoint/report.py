@@ -13,7 +13,7 @@ MAX_NAMES = 12
 def format_table(name: str, by: str, grader: Grader) -> str:
     """Format a score as text; by: 'corrected' or 'official', the rules to print."""
     rows = [f'{"":34}{"right":>13} {"share":>8}  95 % interval   no answer']
-    for key, accuracy in _select_table(by, grader).rows:
+    for key, accuracy in getattr(grader, by).rows:
         low, high = accuracy.interval
         rows.append(f'{_format_key(key, "  "):34}{accuracy.correct:6} of {accuracy.total:4} '
                     f'{accuracy.share:8.2%}  {low:6.1%}..{high:6.1%} {accuracy.no_answer:9}')
@@ -27,7 +27,7 @@ def format_markdown(name: str, by: str, grader: Grader) -> str:
              f'By the {by} rules; coordinates {grader.coordinates}.', '',
              '| | right | of | share | 95 % interval (Wilson) | no answer |',
              '|---|--:|--:|--:|--:|--:|']
-    for key, accuracy in _select_table(by, grader).rows:
+    for key, accuracy in getattr(grader, by).rows:
         low, high = accuracy.interval
         lines.append(f'| {_escape_cell(_format_key(key, "— "))} | {accuracy.correct} | '
                      f'{accuracy.total} | {accuracy.share:.2%} | {low:.1%} to {high:.1%} | '
@@ -50,10 +50,6 @@ def format_json(name: str, by: str, grader: Grader) -> str:
         'official_stops': grader.official_crash, 'unanswered': grader.unanswered,
         'not_asked': grader.not_asked, 'troubles': [asdict(issue) for issue in grader.issues],
         'differences': grader.differences}, indent=1, allow_nan=False)
-
-
-def _select_table(by: str, grader: Grader) -> AccuracyTable:
-    return grader.official if by == 'official' else grader.corrected
 
 
 def _table_to_json(table: AccuracyTable) -> list[dict[str, Any]]:

@@ -8,20 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosspoint_ros.bench.crosspoint.dataset import (
-    COORDINATE_TYPES,
-    TYPES,
-    AnswerMask,
-    abbreviate,
-    decode_mask,
-    read_image_size,
-)
-from crosspoint_ros.matchers.cropond.reply_parser import (
-    MAX_REPLY_CHARS,
-    ParseError,
-    parse_choice,
-    parse_points,
-)
+from PIL import Image
+
+from crosspoint_ros.bench.crosspoint import dataset
+from crosspoint_ros.bench.crosspoint.dataset import COORDINATE_TYPES, TYPES
+from crosspoint_ros.matchers.cropond import reply_parser
+from crosspoint_ros.matchers.cropond.reply_parser import MAX_REPLY_CHARS, parse_points
 
 XY = tuple[float, float]
 COORDINATES = ('relative_1000', 'absolute', 'relative_1')
@@ -80,8 +72,8 @@ class CorrectedVerdict:
 def grade(record: Mapping[str, Any], coordinates: str, images: Path) -> CorrectedVerdict:
     """Grade a reply against its item. Raises `InvalidItem` if the item has a fault."""
     if record.get('type') not in TYPES:
-        raise InvalidItem(f'unknown type {abbreviate(record.get("type"))}; known: '
-                          f'{", ".join(TYPES)}')
+        raise InvalidItem(f'unknown type {dataset.abbreviate(record.get("type"))}; '
+                          f'known: {", ".join(TYPES)}')
     text = record.get('assistant')
     reply = text.rpartition(THINK_END)[2] if isinstance(text, str) else ''
     if record.get('type') in COORDINATE_TYPES:
@@ -89,29 +81,23 @@ def grade(record: Mapping[str, Any], coordinates: str, images: Path) -> Correcte
     return _grade_choice(record, reply)
 
 
-def parse_answer_letter(record: Mapping[str, Any]) -> str:
-    """Return the correct option. Raises `InvalidItem` if there is none."""
-    answer = str(record.get('answer', '')).strip()
-    match = re.fullmatch(r'[(\[]?([A-D])[)\].]?', answer, re.I)
-    if match is None:
-        raise InvalidItem(f'its answer {answer[:40]!r} is none of A, B, C, D')
-    return match[1].upper()
-
-
-def parse_answer_mask(record: Mapping[str, Any]) -> AnswerMask:
+def parse_answer_mask(record: Mapping[str, Any]) -> Image.Image:
     """Return the mask of the correct points. Raises `InvalidItem` if it cannot be read."""
     answer = record.get('answer')
     if not isinstance(answer, str) or not answer:
         raise InvalidItem('it has no mask')
     try:
-        return decode_mask(answer)
+        return dataset.decode_mask(answer)
     except ValueError as error:
         raise InvalidItem(str(error)) from None
 
 
 def _grade_choice(record: Mapping[str, Any], reply: str) -> CorrectedVerdict:
-    correct = parse_answer_letter(record)
-    question = record.get('question')
+    written, question = str(record.get('answer', '')).strip(), record.get('question')
+    match = re.fullmatch(r'[(\[]?([A-D])[)\].]?', written, re.I)
+    if match is None:
+        raise InvalidItem(f'its answer {written[:40]!r} is none of A, B, C, D')
+    correct = match[1].upper()
     answer = parse_letter(reply, question if isinstance(question, str) else '')
     if answer is None:
         return CorrectedVerdict(None, None, False, 'names no option, or several')
@@ -133,12 +119,11 @@ def parse_letter(reply: str, question: str = '') -> str | None:
         return str(alone.pop())
     if (match := LEADING_LETTER.match(text)) and len(set(LISTED_OPTION.findall(text))) <= 1:
         return match[1].upper()
-    names = set(SINGLE_LETTER.findall(text))
-    if names:
+    if names := set(SINGLE_LETTER.findall(text)):
         return str(names.pop()) if len(names) == 1 else None
     try:  # no letter at all: perhaps the text of an option
-        return parse_choice(text, parse_option_texts(question))
-    except ParseError:
+        return reply_parser.parse_choice(text, parse_option_texts(question))
+    except reply_parser.ParseError:
         return None
 
 
@@ -157,14 +142,15 @@ def _grade_point(record: Mapping[str, Any], reply: str, coordinates: str, images
         return CorrectedVerdict(None, None, False, f'names {len(points)} points, one is needed'
                                 if points else 'names no point')
     (point,) = points
+    sizes = _read_image_sizes(record, images)
     pixel = to_mask_pixel(point, coordinates, mask.size,
-                          _select_image_size(record, images, coordinates, mask))
+                          mask.size if mask.size in sizes or not sizes else sizes[-1] or mask.size)
     if pixel is None:
         return CorrectedVerdict(point, None, False, 'is not finite')
     width, height = mask.size
     if not (0 <= pixel[0] < width and 0 <= pixel[1] < height):
         return CorrectedVerdict(point, pixel, False, f'is outside the image, {width}x{height}')
-    is_white = mask.is_white(*pixel)
+    is_white = bool(dataset.find_white(dataset.crop_pixel(mask, *pixel)))
     return CorrectedVerdict(point, pixel, is_white, '' if is_white else 'is off the mask')
 
 
@@ -205,21 +191,10 @@ def to_mask_pixel(point: XY, coordinates: str, size: tuple[int, int], image_size
     return pixel[0], pixel[1]
 
 
-def _select_image_size(record: Mapping[str, Any], images: Path, coordinates: str, mask: AnswerMask
-                       ) -> tuple[int, int]:
-    """Return the size of the image of a point; that of the mask if it is unknown."""
-    if coordinates != 'absolute':
-        return mask.size
-    sizes = _read_image_sizes(record, images)
-    if mask.size in sizes or not sizes:
-        return mask.size
-    return sizes[-1] or mask.size
-
-
 def _read_image_sizes(record: Mapping[str, Any], images: Path) -> list[tuple[int, int] | None]:
     """Return the sizes of an item's images; without a benchmark the field may hold anything."""
     names = record.get('images')
-    return [read_image_size(str(images), name)
+    return [dataset.read_image_size(str(images), name)
             for name in (names if isinstance(names, list) else ()) if isinstance(name, str)]
 
 

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from crosspoint_ros.bench.crosspoint.dataset import (
-    COORDINATE_TYPES,
-    AnswerMask,
-    decode_mask_official,
-    read_image_size,
-)
+from crosspoint_ros.bench.crosspoint import dataset
+from crosspoint_ros.bench.crosspoint.dataset import COORDINATE_TYPES
 
 XY = tuple[float, float]
 THRESHOLD = 128
@@ -98,10 +95,7 @@ def find_file_crash(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def find_write_error(record: Mapping[str, Any]) -> str:
-    """Return the error that ends the scripts when they write a reply; '' if none does.
-
-    A lone surrogate, as of an emoji that was cut in two, cannot be encoded in any field.
-    """
+    """Return the error that ends the scripts when they write a reply: half a surrogate pair."""
     try:
         json.dumps(dict(record), ensure_ascii=False).encode()
     except ValueError as error:
@@ -183,29 +177,23 @@ def extract_letter(text: str, question: str = '') -> str | None:
         if found := form.findall(text):
             last = found[-1]
             return str(last if isinstance(last, str) else next(filter(None, last))).upper()
-    return match_option_text(text, parse_options(question)) if question else None
+    return match_option_text(text, question) if question else None
 
 
-def parse_options(question: str) -> dict[str, str]:
-    """Return the options that the authors parse from a question: none whose text has a-d in it."""
-    return {name.upper(): re.sub(r'\s+', ' ', text.strip())
-            for name, text in OPTION.findall(question)}
+def match_option_text(text: str, question: str) -> str | None:
+    """Return the option whose text begins the reply, or is bold in it.
 
-
-def match_option_text(text: str, options: Mapping[str, str]) -> str | None:
-    """Return the option whose text begins the reply, or is bold in it."""
+    The authors parse no option whose text has a letter from a to d in it.
+    """
+    options = {name.upper(): re.sub(r'\s+', ' ', value.strip()).lower()
+               for name, value in OPTION.findall(question)}
     begun = text.lower().strip()
     for name, value in options.items():
-        if begun.startswith(value.lower()):
+        if begun.startswith(value):
             return name
-    if not options:
-        return None
-    for form in BOLD:
-        for bold in form.findall(text):
-            for name, value in options.items():
-                if bold.strip().lower() == value.strip().lower():
-                    return name
-    return None
+    bold = (each.strip().lower() for form in BOLD if options for each in form.findall(text))
+    return next((name for each in bold for name, value in options.items()
+                 if each == value.strip()), None)
 
 
 def to_pixel(record: Mapping[str, Any], answer: XY | str | None, coordinates: str,
@@ -218,18 +206,14 @@ def to_pixel(record: Mapping[str, Any], answer: XY | str | None, coordinates: st
         return record.get('extracted_answer_absolute')
     if coordinates == 'absolute':
         return answer
-    size = _get_image_size(record, images)
-    if size is None or size[0] is None or size[1] is None:
+    size: Any = (record.get('image_width'), record.get('image_height'))
+    if not all(size):
+        named = record.get('images', [])
+        size = dataset.read_image_size(str(images), named[0]) if named else None
+    if size is None:
         return answer
     share = (answer[0] / 1000.0, answer[1] / 1000.0) if coordinates == 'relative_1000' else answer
     return share[0] * size[0], share[1] * size[1]
-
-
-def _get_image_size(record: Mapping[str, Any], images: Path) -> tuple[Any, Any] | None:
-    if record.get('image_width') and record.get('image_height'):
-        return record['image_width'], record['image_height']
-    named = record.get('images', [])
-    return read_image_size(str(images), named[0]) if named else None
 
 
 def is_correct(record: Mapping[str, Any], answer: XY | str | None, pixel: Any) -> bool:
@@ -240,21 +224,20 @@ def is_correct(record: Mapping[str, Any], answer: XY | str | None, pixel: Any) -
     if record.get('type', '') in (*COORDINATE_TYPES, 'Level 1', 'Level 4'):
         if pixel is None or not isinstance(truth, str):
             return False
-        mask = decode_mask_official(truth)
+        mask = dataset.decode_mask_official(truth)
         return mask is not None and is_in_mask(pixel, mask)
     if not isinstance(truth, str) or not isinstance(answer, str):
         return False
     return answer == truth.strip().upper().strip('()')
 
 
-def is_in_mask(pixel: Any, mask: AnswerMask) -> bool:
+def is_in_mask(pixel: Any, mask: Image.Image) -> bool:
     """Return whether a pixel is white; in a 1-bit or palette mask none is."""
     try:
         at = pixel if isinstance(pixel, tuple) else (pixel['x'], pixel['y'])
         x, y = int(at[0]), int(at[1])
         width, height = mask.size
-        if not (0 <= x < width and 0 <= y < height):
-            return False
-        return bool(np.mean(mask.read_stored(x, y)) > THRESHOLD)
+        return 0 <= x < width and 0 <= y < height \
+            and bool(np.mean(np.array(dataset.crop_pixel(mask, x, y))) > THRESHOLD)
     except Exception:  # as the authors: NaN and infinity are not pixels
         return False

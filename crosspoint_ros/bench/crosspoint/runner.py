@@ -12,17 +12,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from tqdm import tqdm
 
-from crosspoint_ros.bench.crosspoint.backends import AnswerBackend, ModelReply, UnsupportedItem
-from crosspoint_ros.bench.crosspoint.dataset import (
-    BenchItem,
-    CrossPointBench,
-    DataIssue,
-    iter_records,
-)
+from crosspoint_ros.bench.crosspoint import dataset
+from crosspoint_ros.bench.crosspoint.backends import AnswerBackend, ModelReply
+from crosspoint_ros.bench.crosspoint.dataset import BenchItem, CrossPointBench, DataIssue
 from crosspoint_ros.bench.crosspoint.failures import UnreadableImage, read_item_image
 from crosspoint_ros.bench.crosspoint.predictions import KEY, SOURCE
 from crosspoint_ros.core.datatypes import Rejected
@@ -59,8 +54,7 @@ class PredictionFile:
     def __enter__(self) -> PredictionFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
     def add(self, item: BenchItem, reply: ModelReply, took_s: float) -> None:
@@ -89,7 +83,7 @@ class PredictionFile:
         content = self._path.read_bytes()
         lines, whole = content.count(b'\n'), content.rfind(b'\n') + 1
         keys = set()
-        for line, record in iter_records(self._path):
+        for line, record in dataset.iter_records(self._path):
             torn = line > lines
             if isinstance(record, DataIssue):
                 if torn and content[whole:].startswith(LINE_START[:len(content) - whole]):
@@ -106,13 +100,13 @@ class PredictionFile:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The items of a run. not_asked: with the reason. failed: asked again by the next run."""
+    """The items of a run. failed: asked again by the next run."""
 
     asked: int
     reused: int
-    not_asked: tuple[tuple[BenchItem, str], ...]
-    unreadable: tuple[tuple[BenchItem, DataIssue], ...]
-    failed: tuple[DataIssue, ...]
+    not_asked: list[BenchItem]
+    unreadable: list[DataIssue]
+    failed: list[DataIssue]
 
 
 def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: AnswerBackend,
@@ -121,9 +115,9 @@ def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: Answe
 
     Raises ValueError when `FailureLimit` is reached.
     """
-    supported, not_asked = _select_supported(items, backend)
+    supported = [item for item in items if backend.can_answer(item)]
     waiting = [item for item in supported if item.key not in predictions.keys]
-    unreadable: list[tuple[BenchItem, DataIssue]] = []
+    unreadable: list[DataIssue] = []
     failed: list[DataIssue] = []
     limit = FailureLimit(not predictions.keys)
     for item, future, took_s in tqdm(_answer_concurrently(bench, waiting, backend, at_once),
@@ -136,13 +130,13 @@ def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: Answe
         issue = _make_issue(item, error)
         log.warning('%s', issue)
         if isinstance(error, UnreadableImage):
-            unreadable.append((item, issue))
+            unreadable.append(issue)
             continue
         failed.append(issue)
         if reason := limit.on_failure(error):
             raise ValueError(f'{reason}; {predictions.resume_hint}')
     return RunSummary(len(waiting) - len(unreadable) - len(failed), len(supported) - len(waiting),
-                      not_asked, tuple(unreadable), tuple(failed))
+                      [item for item in items if not backend.can_answer(item)], unreadable, failed)
 
 
 @dataclass
@@ -170,19 +164,6 @@ class FailureLimit:
         if self.unreachable == MAX_UNREACHABLE:
             return f'{self.unreachable} items in a row did not reach the server'
         return ''
-
-
-def _select_supported(items: Sequence[BenchItem], backend: AnswerBackend
-                      ) -> tuple[list[BenchItem], tuple[tuple[BenchItem, str], ...]]:
-    """Return the items that the backend can answer, and the others with the reason."""
-    supported, not_asked = [], []
-    for item in items:
-        try:
-            backend.check(item)
-            supported.append(item)
-        except UnsupportedItem as reason:
-            not_asked.append((item, str(reason)))
-    return supported, tuple(not_asked)
 
 
 def _make_issue(item: BenchItem, error: BaseException) -> DataIssue:
