@@ -11,23 +11,19 @@ from typing import Any
 
 from crosspoint_ros.ros.client.client import NODE_NAME
 from crosspoint_ros.ros.client.results import round_finite
-from crosspoint_ros.ros.doctor import checks_images, checks_node, checks_tf, checks_topics
+from crosspoint_ros.ros.doctor import checks_cameras, checks_system
 from crosspoint_ros.ros.doctor.finding import Finding
 from crosspoint_ros.ros.doctor.probe import MAX_WAIT_S, collect_snapshot
 from crosspoint_ros.ros.doctor.snapshot import CameraSnapshot, Snapshot
 
-SYSTEM_CHECKS = (*checks_node.SYSTEM_CHECKS, *checks_topics.SYSTEM_CHECKS,
-                 *checks_tf.SYSTEM_CHECKS)
-CAMERA_CHECKS = (*checks_topics.CHECKS, *checks_node.CHECKS, *checks_images.CHECKS,
-                 *checks_tf.CHECKS)
 OK, FAULTS, UNAVAILABLE = 0, 1, 2  # exit codes
 
 
 def diagnose(snapshot: Snapshot) -> tuple[Finding, ...]:
     """Return all findings, those that concern every camera first."""
-    return (*(finding for check in SYSTEM_CHECKS for finding in check(snapshot)),
+    return (*(finding for check in checks_system.CHECKS for finding in check(snapshot)),
             *(dataclasses.replace(finding, camera=camera.name) for camera in snapshot.cameras
-              for check in CAMERA_CHECKS for finding in check(snapshot, camera)))
+              for check in checks_cameras.CHECKS for finding in check(snapshot, camera)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

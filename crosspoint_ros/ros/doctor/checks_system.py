@@ -1,21 +1,21 @@
-"""Checks of the node itself, its matcher, and the clocks of node and cameras."""
+"""Checks of the node, its matcher, the clock, and what concerns several cameras."""
 from __future__ import annotations
 
 import difflib
 from collections import Counter
 from collections.abc import Iterator
+from itertools import combinations
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.ros.client.node_info import suggest_cure
 from crosspoint_ros.ros.config import ConfigError
-from crosspoint_ros.ros.doctor.finding import Finding, FindingCode, join_names
-from crosspoint_ros.ros.doctor.snapshot import CameraSnapshot, Snapshot
+from crosspoint_ros.ros.doctor.finding import Finding, FindingCode, find_shared, join_names
+from crosspoint_ros.ros.doctor.snapshot import Snapshot
 
-OTHER_CLOCK_S = 60.0  # no image is that late: its stamp is of another clock
-MAX_AHEAD_S = 0.05  # synchronised clocks differ by less
 GHOST = 'a killed node stays on the graph for about 20 s'
+MIN_BASELINE_M = 0.001
 
 
 def check_node(snapshot: Snapshot) -> Iterator[Finding]:
@@ -86,53 +86,45 @@ def check_clock(snapshot: Snapshot) -> Iterator[Finding]:
                       'simulation, or play the bag with --clock')
 
 
-def check_stamps(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
-    """Images are stamped, by the clock of the node, and not in the future."""
-    topic, age_s = camera.image.topic, camera.image.age_s
-    if camera.image.newest is not None and stamp_to_ns(camera.image.newest.header.stamp) <= 0:
-        yield Finding(FindingCode.NO_STAMP, f'the images on {topic} have no stamp (0)',
-                      'let the driver stamp images with their exposure time: TF is looked up then')
-    if not _has_stamps(camera):
-        return
-    limit_s, sim_time = snapshot.times.max_image_age_s, snapshot.use_sim_time
-    is_other = abs(age_s) > OTHER_CLOCK_S
-    if is_other and not sim_time and _follows_clock(snapshot, camera):
-        yield Finding(FindingCode.SIM_TIME_OFF,
-                      f"the stamps on {topic} follow /clock, {abs(age_s):.0f} s from the node's "
-                      'clock; use_sim_time is false', 'start the node with use_sim_time: true')
-    elif (is_other or age_s < -limit_s) and (snapshot.clock.arrivals or not sim_time):
-        offset = f'{age_s:.3f} s behind' if age_s > 0 else f'{-age_s:.3f} s ahead of'
-        yield Finding(FindingCode.CLOCKS_DIFFER,
-                      f'the stamps on {topic} are {offset} '
-                      f'{"/clock" if sim_time else "the clock of this machine"} '
-                      f'(limits.max_image_age_s {limit_s:g})',
-                      'start the driver with use_sim_time: true, or set it to false everywhere'
-                      if sim_time else
-                      'synchronise the clocks (chrony, ntpd), or let the driver use system time; '
-                      'play bags with --clock and use_sim_time: true')
-    elif -limit_s <= age_s < -MAX_AHEAD_S:
-        yield Finding(FindingCode.STAMPS_AHEAD,
-                      f'the stamps on {topic} are {-age_s:.3f} s in the future on arrival '
-                      f'(limit {MAX_AHEAD_S:g})',
-                      'synchronise the clocks (chrony, ntpd): TF is not known that early')
+def check_qos(snapshot: Snapshot) -> Iterator[Finding]:
+    """Every publisher offers the QoS that the node requests."""
+    for mismatch in snapshot.mismatches:
+        profile = 'reliable' + ' and transient local' * (mismatch.topic == '/tf_static')
+        yield Finding(FindingCode.QOS_MISMATCH,
+                      f'{snapshot.node.name} receives nothing on {mismatch.topic} from '
+                      f'{mismatch.publisher}: {mismatch.reason}',
+                      f'let {mismatch.publisher} publish {mismatch.topic} {profile}')
 
 
-def has_comparable_stamps(snapshot: Snapshot, camera: CameraSnapshot) -> bool:
-    """Whether stamps are of the node's clock, so that ages mean something."""
-    age_s = camera.image.age_s
-    return (_has_stamps(camera) and -snapshot.times.max_image_age_s <= age_s <= OTHER_CLOCK_S
-            and (bool(snapshot.clock.arrivals) or not snapshot.use_sim_time))
+def check_unique_topics(snapshot: Snapshot) -> Iterator[Finding]:
+    """No two cameras share their images."""
+    for topic, names in find_shared((c.image.topic, c.name) for c in snapshot.cameras):
+        yield Finding(FindingCode.SAME_TOPIC, f'{" and ".join(names)} use the same images, {topic}',
+                      f'set {names[-1]}.image_topic to those of another camera')
 
 
-def _has_stamps(camera: CameraSnapshot) -> bool:
-    return bool(camera.image.arrivals) and camera.image.stamps_ns[-1] > 0
+def check_unique_frames(snapshot: Snapshot) -> Iterator[Finding]:
+    """No two cameras share a frame."""
+    for frame, names in find_shared((camera.frame_id, camera.name) for camera in snapshot.cameras):
+        yield Finding(FindingCode.SAME_FRAME,
+                      f'{" and ".join(names)} have the same frame_id, {frame!r}',
+                      'give each camera its optical frame: with one pose for two cameras, every '
+                      'geometric check is wrong')
 
 
-def _follows_clock(snapshot: Snapshot, camera: CameraSnapshot) -> bool:
-    clock_ns = snapshot.clock.stamps_ns[-1] if snapshot.clock.arrivals else None
-    return (clock_ns is not None
-            and abs(camera.image.stamps_ns[-1] - clock_ns) < OTHER_CLOCK_S * 1e9)
+def check_baselines(snapshot: Snapshot) -> Iterator[Finding]:
+    """No two frames are in one place."""
+    for a, b in combinations(snapshot.cameras, 2):
+        if a.base_from_cam is None or b.base_from_cam is None or a.frame_id == b.frame_id:
+            continue
+        gap_m = float(np.linalg.norm(a.base_from_cam.t_m - b.base_from_cam.t_m))
+        if gap_m < MIN_BASELINE_M:
+            yield Finding(FindingCode.SAME_PLACE,
+                          f'{a.name} and {b.name} are {1000 * gap_m:.1f} mm apart in TF (minimum '
+                          f'{1000 * MIN_BASELINE_M:g})',
+                          'check both calibrations: without a baseline nothing can be '
+                          'triangulated')
 
 
-CHECKS = (check_stamps,)
-SYSTEM_CHECKS = (check_node, check_parameters, check_unique_node_names, check_matcher, check_clock)
+CHECKS = (check_node, check_parameters, check_unique_node_names, check_matcher, check_clock,
+          check_qos, check_unique_topics, check_unique_frames, check_baselines)
