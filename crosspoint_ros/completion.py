@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from crosspoint_ros.cli import COMMANDS, GROUPS
 
@@ -14,8 +15,6 @@ _crosspoint() {{
 }}
 complete -o default -F _crosspoint crosspoint
 '''
-BASH_CASE = '''    {prefix}) COMPREPLY=($(compgen -W "{words}" -- "$current")) ;;'''
-
 ZSH = '''#compdef crosspoint
 # zsh: crosspoint completion zsh > "${{fpath[1]}}/_crosspoint"
 _crosspoint() {{
@@ -28,51 +27,36 @@ _crosspoint() {{
 }}
 compdef _crosspoint crosspoint
 '''
-ZSH_CASE = '''    {prefix}) commands=({words}) ;;'''
-
 FISH = '''# fish: crosspoint completion fish > ~/.config/fish/completions/crosspoint.fish
 {cases}
 '''
-FISH_CASE = ('''complete -c crosspoint -f -n 'test "$(commandline -opc)" = "{after}"' '''
-             '-a {word} -d {summary}')
-
-
-def build_tree() -> dict[str, dict[str, str]]:
-    """Return word and summary of what may follow each prefix: '' and the groups of two words."""
-    tree: dict[str, dict[str, str]] = {'': {}}
-    for name, command in COMMANDS.items():
-        first, _, second = name.partition(' ')
-        tree[''].setdefault(first, GROUPS[first][0] if second else command.summary)
-        if second:
-            tree.setdefault(first, {})[second] = command.summary
-    return tree
-
-
-def quote(text: str) -> str:
-    """Quote a text for a shell."""
-    return "'" + text.replace("'", "'\\''") + "'"
+# shell -> script, what it offers after one prefix, and one word of that
+SCRIPTS = {
+    'bash': (BASH, '    {prefix!r}) COMPREPLY=($(compgen -W "{words}" -- "$current")) ;;',
+             '{word} '),
+    'zsh': (ZSH, '    {prefix!r}) commands=({words}) ;;', '{description} '),
+    'fish': (FISH, '{words}', '''complete -c crosspoint -f -n 'test "$(commandline -opc)" = '''
+             '''"{after}"' -a {word} -d {summary}\n''')}
 
 
 def format_script(shell: str) -> str:
     """Return the completion script of a shell."""
-    tree = build_tree()
-    if shell == 'bash':
-        return BASH.format(cases='\n'.join(
-            BASH_CASE.format(prefix=prefix or "''", words=' '.join(words))
-            for prefix, words in tree.items()))
-    if shell == 'zsh':
-        return ZSH.format(cases='\n'.join(
-            ZSH_CASE.format(prefix=prefix or "''", words=' '.join(
-                quote(f'{word}:{summary}') for word, summary in words.items()))
-            for prefix, words in tree.items()))
-    return FISH.format(cases='\n'.join(
-        FISH_CASE.format(after=f'crosspoint {prefix}'.strip(), word=word, summary=quote(summary))
-        for prefix, words in tree.items() for word, summary in words.items()))
+    script, case, item = SCRIPTS[shell]
+    tree: dict[str, dict[str, str]] = {'': {}}  # '' or a group -> word -> summary
+    for name, command in COMMANDS.items():
+        group, _, word = name.rpartition(' ')
+        if group:
+            tree[''].setdefault(group, GROUPS[group][0])
+        tree.setdefault(group, {})[word] = command.summary
+    return script.format(cases='\n'.join(case.format(prefix=prefix, words=''.join(item.format(
+        word=word, summary=shlex.quote(summary), description=shlex.quote(f'{word}:{summary}'),
+        after=f'crosspoint {prefix}'.strip()) for word, summary in words.items()))
+        for prefix, words in tree.items()))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crosspoint completion`."""
-    parser.add_argument('shell', choices=('bash', 'zsh', 'fish'))
+    parser.add_argument('shell', choices=SCRIPTS)
     parser.epilog = 'The first line of each script is the command that installs it.'
 
 

@@ -14,18 +14,13 @@ import cv2
 import numpy as np
 
 from crosspoint_ros.cli import ANSWERED, GREEN, RED, REFUSED, USAGE, YELLOW, colour
+from crosspoint_ros.core import visualization
 from crosspoint_ros.core.camera import Intrinsics
 from crosspoint_ros.core.datatypes import Array, Match, Rejected, View
 from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.image_io import read_depth_m, read_image, write_image
 from crosspoint_ros.core.pipeline import LocateResult, locate
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.core.visualization import (
-    concatenate_images,
-    draw_clicked,
-    draw_refusal,
-    draw_result,
-)
 from crosspoint_ros.matchers import MATCHERS, load_matcher, load_refiner, select_refiner
 
 CENTRE = (0.3, 0.7)  # the principal point of an uncropped image is within this part of its size
@@ -88,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         print('\n'.join(answer.format() for answer in answers))
     if args.out:
-        write_image(args.out, draw_rows(pair, answers))
+        write_image(args.out, np.vstack([draw_row(pair, answer) for answer in answers]))
     return get_exit_code(answers)
 
 
@@ -114,8 +109,8 @@ def read_pair(args: argparse.Namespace) -> Pair:
     option = '--k-b' if args.k_b else '--k'
     other = read_view(args.other, args.k_b or args.k, option, args.depth_b, args.depth_scale)
     if clicked.camera == other.camera:  # in two folders
-        clicked, other = (replace(view, camera=str(path)) for view, path in
-                          ((clicked, args.clicked), (other, args.other)))
+        return Pair(replace(clicked, camera=str(args.clicked)),
+                    replace(other, camera=str(args.other)))
     return Pair(clicked, other)
 
 
@@ -123,20 +118,15 @@ def read_view(path: Path, k: list[float] | None, option: str, depth: Path | None
               depth_scale: float) -> View:
     """Read one image; raise OSError or ValueError, naming the file, if it cannot be used."""
     image = read_image(path)
-    if is_palette_image(path):
+    with path.open('rb') as file:
+        head = file.read(26)
+    if head.startswith(b'GIF8') or (head.startswith(b'\x89PNG') and head[25:] == b'\x03'):
         raise ValueError(f'{path}: the image has a palette of at most 256 colours, whose dithering '
                          'misleads a matcher: take the original, or convert it to RGB')
     height_px, width_px = image.shape[:2]
     intrinsics = build_intrinsics(k, width_px, height_px, f'{option}, {path}') if k else None
     return View(path.name, image, intrinsics,
                 depth_m=read_depth_m(depth, depth_scale) if depth else None)
-
-
-def is_palette_image(path: Path) -> bool:
-    """Return whether a PNG or GIF stores indices into a palette."""
-    with path.open('rb') as file:
-        head = file.read(26)
-    return head.startswith(b'GIF8') or (head.startswith(b'\x89PNG') and head[25:26] == b'\x03')
 
 
 def build_intrinsics(k: list[float], width_px: int, height_px: int, name: str) -> Intrinsics:
@@ -171,10 +161,10 @@ class PointAnswer(NamedTuple):
 
     def format(self) -> str:
         """Return the answer as one line."""
-        line = f'({self.at[0]:.1f}, {self.at[1]:.1f})  '
-        if self.rejected is not None or self.match is None:
+        line, verdict = f'({self.at[0]:.1f}, {self.at[1]:.1f})  ', self.verdict
+        if self.match is None or verdict == 'refused':
             return line + colour('refused', RED) + f': {self.rejected}'
-        (x, y), verdict = self.match.pixel, self.verdict
+        x, y = self.match.pixel
         shown = colour(verdict, GREEN if verdict == 'sure' else YELLOW)
         return (f'{line}({x:.1f}, {y:.1f})  {shown}, confidence {self.match.confidence:.2f}  '
                 f'({self.match.basis})')
@@ -183,8 +173,7 @@ class PointAnswer(NamedTuple):
         """Return the answer as JSON has it: unknown numbers are null."""
         match, rejected = self.match, self.rejected
         return {'at': list(self.at), 'verdict': self.verdict,
-                'code': rejected.code.name if rejected else 'OK',
-                'message': str(rejected or ''),
+                'code': rejected.code.name if rejected else 'OK', 'message': str(rejected or ''),
                 'pixel': match and to_list(match.pixel),
                 'confidence': match and match.confidence,
                 'covariance_px2': match and to_list(match.covariance_px2),
@@ -205,8 +194,8 @@ def build_locator(args: argparse.Namespace, pair: Pair) -> Locate:
     if args.option:
         from crosspoint_ros.bench.pairs.cli import parse_options
         options = parse_options(args.option)
-    refined_by = select_refiner(args.matcher, 'auto')
     matcher = load_matcher(args.matcher, **options)
+    refined_by = select_refiner(args.matcher, 'auto')
     refiner = load_refiner(refined_by) if refined_by else None
 
     def locate_at(at: tuple[float, float]) -> PointAnswer:
@@ -224,22 +213,21 @@ def build_locator(args: argparse.Namespace, pair: Pair) -> Locate:
 def draw_answer(pair: Pair, answer: PointAnswer) -> list[Rgb]:
     """Draw an answer into copies of the two images."""
     x, y = answer.at
-    clicked = draw_clicked(pair.clicked.image, answer.at, f'clicked ({x:.1f}, {y:.1f})')
+    clicked = visualization.draw_clicked(pair.clicked.image, answer.at,
+                                         f'clicked ({x:.1f}, {y:.1f})')
     if answer.result is None:
-        return [clicked, draw_refusal(pair.other.image, f'refused: {answer.rejected}')]
-    return [clicked, *(image for _, image in
-                       draw_result(answer.result, [pair.other.camera], LIMITS))]
+        other = visualization.draw_refusal(pair.other.image, f'refused: {answer.rejected}')
+    else:
+        (_, other), = visualization.draw_result(answer.result, [pair.other.camera], LIMITS)
+    return [clicked, other]
 
 
-def draw_rows(pair: Pair, answers: list[PointAnswer]) -> Rgb:
-    """Draw the pair once for each answer, a row each, at most ROW_HEIGHT_PX tall."""
-    rows = []
-    for answer in answers:
-        images = draw_answer(pair, answer)
-        scale = min(1.0, ROW_HEIGHT_PX / max(image.shape[0] for image in images))
-        rows.append(concatenate_images([resize(image, scale) for image in images],
-                                       [view.camera for view in pair]))
-    return np.vstack(rows)
+def draw_row(pair: Pair, answer: PointAnswer) -> Rgb:
+    """Draw an answer into the pair, in a row that is at most ROW_HEIGHT_PX tall."""
+    images = draw_answer(pair, answer)
+    scale = min(1.0, ROW_HEIGHT_PX / max(image.shape[0] for image in images))
+    return visualization.concatenate_images([resize(image, scale) for image in images],
+                                            [view.camera for view in pair])
 
 
 def resize(image: Rgb, scale: float) -> Rgb:
@@ -252,8 +240,7 @@ def pick_points(pair: Pair, locate_at: Locate) -> int:
     if sys.platform == 'linux' and not {'DISPLAY', 'WAYLAND_DISPLAY'} & os.environ.keys():
         raise ValueError('--pick needs a display, and DISPLAY is not set: give --at X Y')
     height_px = max(view.image.shape[0] for view in pair)
-    width_px = sum(view.image.shape[1] for view in pair)
-    scale = min(1.0, WINDOW_PX / max(width_px, height_px))
+    scale = min(1.0, WINDOW_PX / max(height_px, sum(view.image.shape[1] for view in pair)))
     clicks: list[tuple[float, float]] = []
 
     def on_mouse(event: int, x: int, y: int, flags: int, _: object) -> None:

@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,8 +107,7 @@ class AnswerLogger:
 
     def _next(self) -> LogEntry | None:
         with self._wake:
-            while not self._pending and not self._closed:
-                self._wake.wait()
+            self._wake.wait_for(lambda: self._pending or self._closed)
             return self._pending.popleft() if self._pending else None
 
     def _write(self, entry: LogEntry) -> None:
@@ -120,12 +118,10 @@ class AnswerLogger:
             line = dict(previous)
         else:
             return  # never written, and its images are gone
-        pose = entry.base_from_target
+        target = None if entry.base_from_target is None else {
+            'frame': entry.base_frame, 'base_from_target': _format_pose(entry.base_from_target)}
         line.update(number=entry.number, how=entry.decision, decided_ns=time.time_ns(),
-                    decided_by='model' if entry.decision == UNREVIEWED else 'human',
-                    target=None if pose is None else {
-                        'frame': entry.base_frame,
-                        'base_from_target': pose.matrix.ravel().tolist()})
+                    decided_by='model' if entry.decision == UNREVIEWED else 'human', target=target)
         append_line(self._folder / ANSWERS_FILE, line)
         self._lines[entry.id] = line
         while len(self._lines) > MAX_CACHED_LINES:
@@ -145,27 +141,23 @@ class AnswerLogger:
 
     def _find_corrected_id(self, result: LocateResult) -> str | None:
         """Return the id of the latest answer to the same click in the same images."""
-        click = result.clicked.camera, result.clicked.stamp_ns, _format_pixel(result.pixel)
-        for line in reversed(self._lines.values()):
-            clicked = line['clicked']
-            if line['how'] != UNDONE and click == (
-                    clicked['camera'], clicked['stamp_ns'], clicked['pixel']):
-                return str(line['id'])
-        return None
+        click = {'camera': result.clicked.camera, 'stamp_ns': result.clicked.stamp_ns,
+                 'pixel': _format_pixel(result.pixel)}
+        return next((str(line['id']) for line in reversed(self._lines.values())
+                     if line['how'] != UNDONE and click.items() <= line['clicked'].items()), None)
 
     def _format_match(self, found: ViewCorrespondence, model_pixels: dict[str, Any]
                       ) -> dict[str, Any]:
         match = found.match
         pixel = None if match is None else _format_pixel(match.pixel)
+        confidence = np.nan if match is None else float(match.confidence)
         view = {'camera': found.camera} if found.view is None else self._write_view(found.view)
         return {**view, 'pixel': pixel, 'model_pixel': model_pixels.get(found.camera, pixel),
                 'accepted': found.rejected is None and pixel is not None,
-                'confidence': float(match.confidence) if match is not None and np.isfinite(
-                    match.confidence) else None}
+                'confidence': confidence if np.isfinite(confidence) else None}
 
     def _write_view(self, view: View) -> dict[str, Any]:
         name = f'{view.camera}_{view.stamp_ns}.png'
-        pose = view.base_from_cam
         return {
             'camera': view.camera, 'stamp_ns': view.stamp_ns, 'frame_id': view.frame_id,
             'image': self._write_png('images', name, np.ascontiguousarray(view.image[..., ::-1])),
@@ -174,7 +166,7 @@ class AnswerLogger:
             'mask': None if view.mask is None else self._write_png(
                 'masks', f'{view.camera}.png', np.where(view.mask, 255, 0).astype(np.uint8)),
             'intrinsics': asdict(view.intrinsics),
-            'base_from_cam': None if pose is None else pose.matrix.ravel().tolist()}
+            'base_from_cam': _format_pose(view.base_from_cam)}
 
     def _write_png(self, kind: str, name: str, pixels: npt.NDArray[Any]) -> str:
         """Write an image unless it exists; return its path within the folder.
@@ -224,6 +216,14 @@ def _format_pixel(pixel: npt.NDArray[np.float64]) -> list[float] | None:
     return [float(pixel[0]), float(pixel[1])] if np.isfinite(pixel).all() else None
 
 
+def _format_pose(pose: Transform | None) -> list[float] | None:
+    return None if pose is None else pose.matrix.ravel().tolist()
+
+
+def _parse_pose(values: list[float] | None) -> Transform | None:
+    return None if values is None else Transform.from_matrix(np.reshape(values, (4, 4)))
+
+
 @dataclass(frozen=True, eq=False)
 class LoggedMatch:
     """One searched view of a logged answer; pixels (2,) or None, view None without an image."""
@@ -249,13 +249,13 @@ class LoggedView:
 
     def read(self, with_depth: bool = True) -> View:
         """Read it. Raises OSError or ValueError, naming the file."""
-        fields, pose = self.fields, self.fields['base_from_cam']
+        fields = self.fields
         return View(
             fields['camera'], read_image(self.folder / fields['image']),
             Intrinsics(**fields['intrinsics']), fields['stamp_ns'], fields['frame_id'],
             read_depth_m(self.folder / fields['depth'], DEPTH_PER_M)
             if with_depth and fields['depth'] else None,
-            None if pose is None else Transform.from_matrix(np.reshape(pose, (4, 4))),
+            _parse_pose(fields['base_from_cam']),
             read_mask(self.folder / fields['mask']) if fields.get('mask') else None)
 
 
@@ -278,38 +278,32 @@ def read_answers(folder: Path) -> list[LoggedAnswer]:
 
     An invalid line (the last one of a node that was killed) is skipped with a warning.
     """
-    newest: dict[str, LoggedAnswer | None] = {}
-    for number, fields in _read_lines(folder / ANSWERS_FILE):
-        try:
-            answer = _parse_answer(folder, fields)
-        except (KeyError, TypeError, ValueError) as error:
-            log.warning('%s: line %d is not an answer: %s %s; it is skipped',
-                        folder / ANSWERS_FILE, number, type(error).__name__, error)
-            continue
-        newest.pop(answer.id, None)  # moves it to the end
-        newest[answer.id] = None if answer.decision == UNDONE else answer
-    corrected = {a.corrects for a in newest.values() if a is not None}
-    return [a for a in newest.values() if a is not None and a.id not in corrected]
-
-
-def _read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    newest: dict[str, LoggedAnswer] = {}
+    path = folder / ANSWERS_FILE
     with open(path, 'rb') as file:
         for number, line in enumerate(file, 1):
             try:
-                yield number, json.loads(line)
-            except ValueError:
+                answer = _parse_answer(folder, json.loads(line))
+            except (json.JSONDecodeError, UnicodeDecodeError):
                 log.warning('%s: line %d is cut short (%d bytes); it is skipped', path, number,
                             len(line))
+            except (KeyError, TypeError, ValueError) as error:
+                log.warning('%s: line %d is not an answer: %s %s; it is skipped', path, number,
+                            type(error).__name__, error)
+            else:
+                newest.pop(answer.id, None)  # moves it to the end
+                newest[answer.id] = answer
+    answers = [answer for answer in newest.values() if answer.decision != UNDONE]
+    corrected = {answer.corrects for answer in answers}
+    return [answer for answer in answers if answer.id not in corrected]
 
 
 def _parse_answer(folder: Path, fields: Any) -> LoggedAnswer:
-    target = fields['target']
     return LoggedAnswer(
         fields['id'], fields['corrects'], fields['decided_by'], fields['how'],
         LoggedView(folder, fields['clicked']), np.array(fields['clicked']['pixel'], float),
         tuple(_parse_match(folder, match) for match in fields['found']),
-        None if target is None else Transform.from_matrix(
-            np.reshape(target['base_from_target'], (4, 4))))
+        _parse_pose(fields['target'] and fields['target']['base_from_target']))
 
 
 def _parse_match(folder: Path, fields: Any) -> LoggedMatch:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from logging.handlers import BufferingHandler
 from typing import Any
 
 PACKAGE_LOG = logging.getLogger('crosspoint_ros')
@@ -49,15 +50,11 @@ class WarningCounter(logging.Handler):
         return int(bool(self.lines))
 
 
-class RecordCollector(logging.Handler):
+class RecordCollector(BufferingHandler):
     """Keeps log records in a form that can be pickled, for another process to handle."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format the message and drop what may not be pickled."""
         record.kind, record.msg, record.args = str(record.msg), record.getMessage(), None
         record.exc_info = None
-        self.records.append(record)
+        super().emit(record)

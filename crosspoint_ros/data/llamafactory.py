@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,23 @@ DEEPSPEED: dict[int, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
+class QADataset:
+    """A data set on disk: the number of questions of each split, the unit of its points."""
+
+    folder: Path
+    train: int
+    val: int
+    coordinates: str
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """What is trained, how and where; the other nodes reach the first at host and port.
 
     zero_stage: of DeepSpeed ZeRO, 0 for none.
     """
 
+    data: QADataset
     model: str
     method: str
     gpus_per_node: int
@@ -57,8 +69,6 @@ class TrainingConfig:
     host: str
     port: int
     zero_stage: int
-    questions: int
-    has_validation: bool
 
     @property
     def gpus(self) -> int:
@@ -78,12 +88,12 @@ class TrainingConfig:
     @property
     def steps(self) -> int:
         """Optimizer steps of one epoch."""
-        return -(-self.questions // self.batch_size)
+        return -(-self.data.train // self.batch_size)
 
 
-def format_train_yaml(out: Path, data: Path, training: TrainingConfig) -> str:
+def format_train_yaml(out: Path, training: TrainingConfig) -> str:
     """Return the configuration of `llamafactory-cli train`."""
-    lora = training.method == 'lora'
+    lora, data = training.method == 'lora', training.data
     sections: list[tuple[str, dict[str, object]]] = [
         (f'At most {MAX_PIXELS} pixels of an image, as the authors.', {
             'model_name_or_path': training.model, 'image_max_pixels': MAX_PIXELS,
@@ -95,10 +105,10 @@ def format_train_yaml(out: Path, data: Path, training: TrainingConfig) -> str:
              'freeze_vision_tower': True, 'freeze_multi_modal_projector': True,
              'freeze_language_model': False,
              **({'deepspeed': str(out / 'deepspeed.json')} if training.zero_stage else {})}),
-        ('', {'dataset_dir': str(out), 'dataset': 'crosspoint_train', 'media_dir': str(data),
-              'template': 'qwen2_vl', 'cutoff_len': MAX_TOKENS,
+        ('', {'dataset_dir': str(out), 'dataset': 'crosspoint_train',
+              'media_dir': str(data.folder), 'template': 'qwen2_vl', 'cutoff_len': MAX_TOKENS,
               'preprocessing_num_workers': min(MAX_WORKERS,
-                                               1 + training.questions // QUESTIONS_PER_WORKER)}),
+                                               1 + data.train // QUESTIONS_PER_WORKER)}),
         ('An interrupted run resumes; another run needs another folder.', {
             'output_dir': str(out / ('adapter' if lora else 'model')), 'logging_steps': 5,
             'save_steps': SAVE_STEPS, 'save_total_limit': 1, 'plot_loss': True,
@@ -111,62 +121,44 @@ def format_train_yaml(out: Path, data: Path, training: TrainingConfig) -> str:
              'lr_scheduler_type': 'cosine',
              'warmup_steps': min(AUTHORS_WARMUP_STEPS, training.steps // 10),
              'weight_decay': 0.1, 'bf16': True, 'ddp_timeout': 90000})]
-    if training.has_validation:
+    if data.val:
         sections.append(('Scenes that are not in the training split.', {
             'eval_dataset': 'crosspoint_val', 'eval_strategy': 'steps', 'eval_steps': 500,
             'per_device_eval_batch_size': 1}))
-    return _format_yaml(sections)
+    return '\n'.join((f'# {comment}\n' if comment else '') + _format_settings(settings)
+                     for comment, settings in sections)
 
 
 def format_merge_yaml(out: Path, training: TrainingConfig) -> str:
     """Return the configuration of `llamafactory-cli export`, which merges the LoRA."""
-    return _format_yaml([('', {
+    return _format_settings({
         'model_name_or_path': training.model, 'adapter_name_or_path': str(out / 'adapter'),
         'template': 'qwen2_vl', 'finetuning_type': 'lora', 'trust_remote_code': False,
         'export_dir': str(out / 'merged'), 'export_size': 5, 'export_device': 'cpu',
         'infer_dtype': 'bfloat16',  # LLaMA-Factory's default depends on the GPU that merges
-        'export_legacy_format': False})])
+        'export_legacy_format': False})
 
 
-def _format_yaml(sections: list[tuple[str, dict[str, object]]]) -> str:
-    """Format sections of settings; a JSON value is a YAML value."""
-    blocks = []
-    for comment, settings in sections:
-        head = f'# {comment}\n' if comment else ''
-        blocks.append(head + ''.join(f'{name}: {_format_value(value)}\n'
-                                     for name, value in settings.items()))
-    return '\n'.join(blocks)
-
-
-def _format_value(value: object) -> str:
-    # YAML 1.1 reads 1e-05 as a string, 1.0e-05 as a number.
-    return f'{value:.1e}' if isinstance(value, float) and value < 1e-3 else json.dumps(value)
+def _format_settings(settings: dict[str, object]) -> str:
+    """Format settings as YAML: a JSON value, but 1.0e-05 for 1e-05, a string in YAML 1.1."""
+    return ''.join(f'{name}: ' + (f'{value:.1e}' if isinstance(value, float) and value < 1e-3
+                                  else json.dumps(value)) + '\n'
+                   for name, value in settings.items())
 
 
 def format_train_script(training: TrainingConfig) -> str:
     """Return the script that trains, and merges a LoRA; its arguments override settings."""
-    rank = '0' if training.nodes == 1 else (
-        '"${NODE_RANK:?set the number of this machine, 0 for the first}"')
+    rank = '"${NODE_RANK:?set the number of this machine, 0 for the first}"'
     lines = ['#!/usr/bin/env bash', 'set -euo pipefail',
              f'export FORCE_TORCHRUN=1 NPROC_PER_NODE={training.gpus_per_node} '
              f'NNODES={training.nodes}',
-             f'export NODE_RANK={rank}',
+             f'export NODE_RANK={rank if training.nodes > 1 else 0}',
              f'export MASTER_ADDR={shlex.quote(training.host)} MASTER_PORT={training.port}',
              # The launcher splits arguments at blanks: relative names instead of paths.
              'cd "$(dirname "$0")"', 'llamafactory-cli train train.yaml "$@"']
     if training.method == 'lora':
         lines.append('[ "$NODE_RANK" != 0 ] || llamafactory-cli export merge.yaml')
     return '\n'.join(lines) + '\n'
-
-
-@dataclass(frozen=True)
-class QADataset:
-    """A data set on disk: the number of questions of each split, the unit of its points."""
-
-    folder: Path
-    train: int
-    val: int
-    coordinates: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -188,21 +180,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write the files; print how to start the training and how to load the result."""
-    data = read_dataset(args.folder)
-    training = build_training_config(args, data)
-    files = render_files(args.out.absolute(), data, training)
-    for name, text in files.items():
+    training = build_training_config(args, read_dataset(args.folder))
+    for name, text in render_files(args.out.absolute(), training).items():
         atomic_write(args.out / name, text.encode())
     (args.out / 'train.sh').chmod(0o755)
-    print(format_summary(args.out, data, training))
+    print(format_summary(args.out, training))
     return 0
 
 
 def read_dataset(folder: Path) -> QADataset:
     """Count the questions. Raises ValueError, FileNotFoundError for an unusable data set."""
-    numbers = {'train': 0, 'val': 0}
-    known: set[str] = set()
-    coordinates = ''
+    numbers, known, coordinates = Counter[str](), set[str](), ''
     for item in iter_items(folder):
         if not item.fields:
             raise ValueError(f'{folder}: crosspoint_{item.split}.json, item {item.index} is not a '
@@ -212,7 +200,7 @@ def read_dataset(folder: Path) -> QADataset:
                 raise FileNotFoundError(f'{folder}: {name} is missing, an image of '
                                         f'crosspoint_{item.split}.json, item {item.index}')
             known.add(name)
-        numbers[item.split] = numbers.get(item.split, 0) + 1
+        numbers[item.split] += 1
         coordinates = item.fields.get('coordinates', coordinates)
     if not numbers['train']:
         raise ValueError(f'{folder}: there are 0 questions to train on (at least 1)')
@@ -231,24 +219,25 @@ def build_training_config(args: argparse.Namespace, data: QADataset) -> Training
                          'machines reach the first one')
     if not args.model.strip():
         raise ValueError("--model '' is empty; give a folder or a hub id")
-    several = args.gpus * args.nodes > 1
-    zero = args.zero if args.zero is not None else (3 if args.method == 'full' and several else 0)
+    zero = args.zero
+    if zero is None:
+        zero = 3 if args.method == 'full' and args.gpus * args.nodes > 1 else 0
     host, _, port = args.master.partition(':')
     if args.master and not (host and (port or str(DEFAULT_PORT)).isdigit()):
         raise ValueError(f'--master {args.master!r} must be HOST or HOST:PORT')
     folder = Path(args.model).expanduser()
     model = str(folder.absolute()) if folder.is_dir() else args.model
-    return TrainingConfig(model, args.method, args.gpus, args.nodes, host or '127.0.0.1',
-                          int(port or DEFAULT_PORT), zero, data.train, data.val > 0)
+    return TrainingConfig(data, model, args.method, args.gpus, args.nodes, host or '127.0.0.1',
+                          int(port or DEFAULT_PORT), zero)
 
 
-def render_files(out: Path, data: QADataset, training: TrainingConfig) -> dict[str, str]:
+def render_files(out: Path, training: TrainingConfig) -> dict[str, str]:
     """Return the texts of the files by name."""
-    splits = ('crosspoint_train', 'crosspoint_val') if data.val else ('crosspoint_train',)
-    info = {split: {'file_name': str(data.folder / f'{split}.json'), **SPLIT_FORMAT}
-            for split in splits}
-    files = {'dataset_info.json': _format_json(info),
-             'train.yaml': format_train_yaml(out, data.folder, training),
+    splits = ('crosspoint_train', 'crosspoint_val')[:2 if training.data.val else 1]
+    files = {'dataset_info.json': _format_json({split: {
+                 'file_name': str(training.data.folder / f'{split}.json'), **SPLIT_FORMAT}
+                 for split in splits}),
+             'train.yaml': format_train_yaml(out, training),
              'train.sh': format_train_script(training)}
     if training.zero_stage:
         files['deepspeed.json'] = _format_json(DEEPSPEED[training.zero_stage])
@@ -261,8 +250,9 @@ def _format_json(value: object) -> str:
     return json.dumps(value, indent=2) + '\n'
 
 
-def format_summary(out: Path, data: QADataset, training: TrainingConfig) -> str:
+def format_summary(out: Path, training: TrainingConfig) -> str:
     """Describe the training and the next steps."""
+    data = training.data
     lines = [f'{data.train} questions to train on, {data.val} to validate; {training.method}, '
              f'{training.gpus} GPU(s), {training.batch_size} questions a step, '
              f'{training.steps} steps']

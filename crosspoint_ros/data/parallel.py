@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -31,7 +32,6 @@ class Pool(Protocol):
     def __call__(self, work: Callable[..., Result], items: list[tuple[Any, ...]],
                  get_scene: Callable[[tuple[Any, ...]], object], title: str) -> list[Result]:
         """get_scene: the key of arguments that one process should run in succession."""
-        ...
 
 
 @contextmanager
@@ -68,20 +68,19 @@ def _exit_with_parent() -> None:
 
 def _collect_logs(work: Callable[..., Result], item: tuple[Any, ...]) -> Logged[Result]:
     """Run in a worker: return the log records with the result."""
-    collector = RecordCollector()
+    collector = RecordCollector(sys.maxsize)
     PACKAGE_LOG.addHandler(collector)
     try:
-        return work(*item), collector.records
+        return work(*item), collector.buffer
     finally:
         PACKAGE_LOG.removeHandler(collector)
 
 
 def _log_here(logged: Logged[Result]) -> Result:
     """Handle in this process what a worker logged."""
-    result, records = logged
-    for record in records:
+    for record in logged[1]:
         PACKAGE_LOG.handle(record)
-    return result
+    return logged[0]
 
 
 @contextmanager

@@ -3,18 +3,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from crosspoint_ros.core.encodings import (
-    DepthM,
-    Rgb,
-    depth_m_from_compressed,
-    depth_m_from_raw,
-    rgb_from_compressed,
-    rgb_from_raw,
-)
+from crosspoint_ros.core import encodings
+from crosspoint_ros.core.encodings import DepthM, Rgb
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 
 RAW, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
@@ -47,13 +40,7 @@ def open_bag(path: Path) -> Any:
     return bag
 
 
-def loop_duration_ns(duration_ns: int, tick_ns: int) -> int:
-    """Duration of one pass of a bag that is played in a loop: /clock ticks past its end."""
-    return (duration_ns // tick_ns + 1) * tick_ns
-
-
-@dataclass(frozen=True)
-class RgbdTopics:
+class RgbdTopics(NamedTuple):
     """A camera's image topics; depth is '' if it has none."""
 
     image: str
@@ -120,22 +107,23 @@ def iter_rgbd(messages: Iterable[tuple[str, Any]], topics: RgbdTopics
 
 def _pair_with_depth(image: Any, depths: list[Any]) -> tuple[Rgb, DepthM | None]:
     stamp_ns = header_stamp_ns(image)
-    nearest = min(depths, default=None, key=lambda depth: abs(header_stamp_ns(depth) - stamp_ns))
-    if nearest is None or abs(header_stamp_ns(nearest) - stamp_ns) > MAX_LAG_NS:
-        return decode_rgb(image), None
-    return decode_rgb(image), decode_depth_m(nearest)
+    near = [depth for depth in depths if abs(header_stamp_ns(depth) - stamp_ns) <= MAX_LAG_NS]
+    nearest = min(near, default=None, key=lambda depth: abs(header_stamp_ns(depth) - stamp_ns))
+    return decode_rgb(image), None if nearest is None else decode_depth_m(nearest)
 
 
 def decode_rgb(message: Any) -> Rgb:
     """Return an Image or a CompressedImage as (h, w, 3) RGB uint8."""
-    return rgb_from_raw(message) if hasattr(message, 'encoding') else rgb_from_compressed(
-        message.data, message.format)
+    if hasattr(message, 'encoding'):
+        return encodings.rgb_from_raw(message)
+    return encodings.rgb_from_compressed(message.data, message.format)
 
 
 def decode_depth_m(message: Any) -> DepthM:
     """Return a depth image (h, w) in metres, NaN where unknown."""
-    return depth_m_from_raw(message) if hasattr(message, 'encoding') else depth_m_from_compressed(
-        message.data, message.format)
+    if hasattr(message, 'encoding'):
+        return encodings.depth_m_from_raw(message)
+    return encodings.depth_m_from_compressed(message.data, message.format)
 
 
 def iter_messages(bag: Any, topics: Iterable[str]) -> Iterator[tuple[str, Any]]:

@@ -20,9 +20,9 @@ from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.data.qa.point_visibility import Visibility, project_points
 from crosspoint_ros.data.scenes import expand_scene_paths, open_scene
 from crosspoint_ros.data.scenes.consistency import check_scene
+from crosspoint_ros.data.scenes.image_folders import TumScene
 from crosspoint_ros.data.scenes.known_scene import FrameKey, KnownScene
 from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, UnusableData
-from crosspoint_ros.data.scenes.tum import TumScene
 
 
 def test_the_bag_gives_the_poses_and_images_of_its_truth():

@@ -192,9 +192,11 @@ def test_colour_needs_a_terminal_and_no_no_color(monkeypatch, stream, no_color, 
 
 
 def test_warnings_of_the_package_go_to_stderr_once(capsys):
-    cli.log_to_stderr()
-    cli.log_to_stderr()
-    logging.getLogger('crosspoint_ros.data.anything').warning('%d frames skipped', 3)
+    log = logging.getLogger('crosspoint_ros.data.anything')
+    handlers = list(logging.getLogger('crosspoint_ros').handlers)
+    with cli.log_to_stderr(), cli.log_to_stderr():
+        log.warning('%d frames skipped', 3)
+    assert logging.getLogger('crosspoint_ros').handlers == handlers
     captured = capsys.readouterr()
     assert captured.err == '3 frames skipped\n'
     assert captured.out == ''
@@ -202,8 +204,7 @@ def test_warnings_of_the_package_go_to_stderr_once(capsys):
 
 def test_a_warning_leaves_a_progress_bar_whole(capsys):
     from tqdm import tqdm
-    cli.log_to_stderr()
-    with tqdm(total=2, disable=False, ncols=40) as bar:
+    with cli.log_to_stderr(), tqdm(total=2, disable=False, ncols=40) as bar:
         logging.getLogger('crosspoint_ros').warning('one frame skipped')
         bar.update()
     error = capsys.readouterr().err

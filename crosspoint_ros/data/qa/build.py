@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -17,29 +17,11 @@ import numpy as np
 from crosspoint_ros.core.image_io import atomic_write, write_image
 from crosspoint_ros.data.io import WarningCounter
 from crosspoint_ros.data.parallel import Pool, process_pool, ray_pool
-from crosspoint_ros.data.qa.frame_builder import (
-    MAX_PER_PAIR,
-    FrameTask,
-    build_frame,
-    find_pair_rejections,
-    part_path,
-    plan_frames,
-)
-from crosspoint_ros.data.qa.frame_pairs import (
-    MAX_CANDIDATES,
-    FramePair,
-    allocate_quotas,
-    pick_evenly,
-    select_support_frames,
-)
+from crosspoint_ros.data.qa import frame_builder, frame_pairs, scene_reader
+from crosspoint_ros.data.qa.frame_builder import FrameTask
+from crosspoint_ros.data.qa.frame_pairs import FramePair, pick_evenly
 from crosspoint_ros.data.qa.questions import Coordinates
-from crosspoint_ros.data.qa.scene_reader import (
-    BuildConfig,
-    SceneSource,
-    SceneSummary,
-    self_mask_folder,
-    summarize_scene,
-)
+from crosspoint_ros.data.qa.scene_reader import BuildConfig, SceneSource, SceneSummary
 from crosspoint_ros.data.scenes import (
     BAGS,
     add_read_arguments,
@@ -54,15 +36,6 @@ FRAMES_PER_TASK = 4  # that are planned together
 SPLITS = ('train', 'val')
 FrameId = tuple[SceneSource, str]
 Scenes = list[tuple[SceneSource, SceneSummary]]
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """The content of report.json: questions by split, what was skipped by reason, warnings."""
-
-    questions: dict[str, int]
-    left_out: dict[str, int]
-    said: list[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,15 +73,16 @@ def main(args: argparse.Namespace) -> int:
             raise ValueError('none of the scenes can be used')
         write_build_info(args.out, config, scenes, args.number)
         tasks, skipped = plan_tasks(pool, args.out, scenes, config, args.number)
-        for part in pool(build_frame, [(args.out, task, config) for task in tasks],
+        for part in pool(frame_builder.build_frame, [(args.out, task, config) for task in tasks],
                          lambda item: item[1].source, 'build'):
             skipped.update(part.left_out)
             for line in part.said:
                 log.warning('a frame is skipped: %s', line)
         counts = merge_parts(args.out, tasks, args.val, args.seed)
     total = sum(counts.values())
-    report = BuildReport(counts, dict(sorted(skipped.items())), warnings.lines)
-    atomic_write(args.out / 'report.json', json.dumps(asdict(report), indent=1).encode())
+    report = {'questions': counts, 'left_out': dict(sorted(skipped.items())),
+              'said': warnings.lines}
+    atomic_write(args.out / 'report.json', json.dumps(report, indent=1).encode())
     print(format_summary(args.out, counts, skipped, time.monotonic() - start_s, len(scenes)))
     if total < args.number:
         print(f'{args.number} were demanded: the scenes have no more that are certain')
@@ -128,8 +102,8 @@ def name_scenes(paths: Iterable[Path]) -> Iterator[SceneSource]:
 def _iter_usable_scenes(pool: Pool, sources: list[SceneSource], config: BuildConfig
                         ) -> Iterator[tuple[SceneSource, SceneSummary]]:
     """Check the scenes; yield the usable ones, log why the others are not."""
-    summaries = pool(summarize_scene, [(source, config) for source in sources], itemgetter(0),
-                     'check scenes')
+    summaries = pool(scene_reader.summarize_scene, [(source, config) for source in sources],
+                     itemgetter(0), 'check scenes')
     for source, summary in zip(sources, summaries, strict=True):
         if summary.rejection:
             log.warning('scene %s is skipped: %s', source.name, summary.rejection)
@@ -139,18 +113,16 @@ def _iter_usable_scenes(pool: Pool, sources: list[SceneSource], config: BuildCon
 
 def write_build_info(out: Path, config: BuildConfig, scenes: Scenes, number: int) -> None:
     """Write build.json and the self masks. Raises ValueError if another build was begun here."""
-    info = {'recipe': asdict(config), 'sources': [asdict(source) for source, _ in scenes],
-            'number': number}
+    info = json.dumps({'recipe': asdict(config), 'sources': [asdict(s) for s, _ in scenes],
+                       'number': number}, indent=1)
     path = out / 'build.json'
-    if path.is_file():
-        if json.loads(path.read_text()) != json.loads(json.dumps(info)):
-            raise ValueError(f'{out} was begun with other scenes or options ({path}); choose '
-                             'another --out, or remove it')
-    else:
-        atomic_write(path, json.dumps(info, indent=1).encode())
+    if path.is_file() and path.read_text() != info:
+        raise ValueError(f'{out} was begun with other scenes or options ({path}); choose another '
+                         '--out, or remove it')
+    atomic_write(path, info.encode())
     for source, summary in scenes:
         for camera, mask in summary.self_masks.items():
-            write_image(self_mask_folder(out, source) / f'{camera}.png', mask)
+            write_image(scene_reader.self_mask_folder(out, source) / f'{camera}.png', mask)
 
 
 def plan_tasks(pool: Pool, out: Path, scenes: Scenes, config: BuildConfig, number: int
@@ -161,35 +133,35 @@ def plan_tasks(pool: Pool, out: Path, scenes: Scenes, config: BuildConfig, numbe
     """
     frames = [(source, name) for source, summary in scenes for name in summary.frame_names]
     largest = max(len(summary.frame_names) for _, summary in scenes)
-    few = (pick_evenly(frames, -(-number // QUESTIONS_PER_FRAME)), min(MAX_CANDIDATES, largest))
+    few = (pick_evenly(frames, -(-number // QUESTIONS_PER_FRAME)),
+           min(frame_pairs.MAX_CANDIDATES, largest))
     for clicked, candidates in (few, (frames, largest)):
-        found: dict[FrameId, list[FramePair]] = {}
-        skipped: Counter[str] = Counter()
         others = {source: tuple(pick_evenly(list(summary.frame_names), candidates))
                   for source, summary in scenes}
-        for pairs, reasons in _find_pairs(pool, out, config, clicked, others):
-            found |= pairs
-            skipped += reasons
+        found, skipped = _find_pairs(pool, out, config, clicked, others)
         quotas = _allocate(pool, out, config, found, number, skipped)
         total = sum(sum(own.values()) for own in quotas.values())
         if total >= number or (len(clicked), candidates) == (len(frames), largest):
             break  # enough, or these are all there are
-    return [FrameTask(*frame, tuple(own), tuple(own.values()), select_support_frames(found[frame]))
+    return [FrameTask(*frame, tuple(own), tuple(own.values()),
+                      frame_pairs.select_support_frames(found[frame]))
             for frame, own in quotas.items()], skipped
 
 
 def _find_pairs(pool: Pool, out: Path, config: BuildConfig, frames: list[FrameId],
                 others: dict[SceneSource, tuple[str, ...]]
-                ) -> Iterator[tuple[dict[FrameId, list[FramePair]], Counter[str]]]:
+                ) -> tuple[dict[FrameId, list[FramePair]], Counter[str]]:
     """Find the pairs of these frames, some of one scene at a time: they read the same others."""
-    items = []
+    items, found, skipped = [], dict[FrameId, list[FramePair]](), Counter[str]()
     for source, own in groupby(frames, key=itemgetter(0)):
         names = [name for _, name in own]
         items += [(out, source, config, tuple(names[at:at + FRAMES_PER_TASK]), others[source])
                   for at in range(0, len(names), FRAMES_PER_TASK)]
-    planned = pool(plan_frames, items, itemgetter(1), 'find pairs')
-    for item, (found, reasons) in zip(items, planned, strict=True):
-        yield {(item[1], name): pairs for name, pairs in found.items()}, reasons
+    planned = pool(frame_builder.plan_frames, items, itemgetter(1), 'find pairs')
+    for item, (pairs, reasons) in zip(items, planned, strict=True):
+        found |= {(item[1], name): own for name, own in pairs.items()}
+        skipped += reasons
+    return found, skipped
 
 
 def _allocate(pool: Pool, out: Path, config: BuildConfig, found: dict[FrameId, list[FramePair]],
@@ -198,7 +170,8 @@ def _allocate(pool: Pool, out: Path, config: BuildConfig, found: dict[FrameId, l
     accepted: set[tuple[FrameId, FramePair]] = set()
     while True:
         pairs = [(frame, pair) for frame, own in found.items() for pair in own]
-        shares = allocate_quotas([pair for _, pair in pairs], number, MAX_PER_PAIR, MIN_PER_PAIR)
+        shares = frame_pairs.allocate_quotas([pair for _, pair in pairs], number,
+                                             frame_builder.MAX_PER_PAIR, MIN_PER_PAIR)
         quotas: dict[FrameId, dict[FramePair, int]] = {}
         for (frame, pair), share in zip(pairs, shares, strict=True):
             if share:
@@ -207,7 +180,8 @@ def _allocate(pool: Pool, out: Path, config: BuildConfig, found: dict[FrameId, l
                  if (new := tuple(pair for pair in own if (frame, pair) not in accepted))]
         if not items:
             return quotas
-        rejections = pool(find_pair_rejections, items, itemgetter(1), 'compare images')
+        rejections = pool(frame_builder.find_pair_rejections, items, itemgetter(1),
+                          'compare images')
         for (_, source, _, new), reasons in zip(items, rejections, strict=True):
             frame = source, new[0].clicked
             accepted |= {(frame, pair) for pair in new}
@@ -221,36 +195,27 @@ def merge_parts(out: Path, tasks: list[FrameTask], val: float, seed: int) -> dic
     scenes = sorted({task.source.name for task in tasks})
     order = np.random.default_rng(seed).permutation(len(scenes))
     val_scenes = {scenes[i] for i in order[:min(round(val * len(scenes)), len(scenes) - 1)]}
-    counts = {}
+    counts = dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
-        own = [task for task in tasks if (task.source.name in val_scenes) == (split == 'val')]
-        counts[split] = _merge_split(out / f'crosspoint_{split}.json', out, own)
+        unfinished = out / f'crosspoint_{split}.part'
+        with open(unfinished, 'wb') as file:
+            file.write(b'[')
+            for task in tasks:
+                if (task.source.name in val_scenes) == (split == 'val'):
+                    part = frame_builder.part_path(out, task.source.name, task.frame)
+                    for line in part.read_bytes().splitlines()[:-1]:  # the last is the report
+                        file.write((b',\n' if counts[split] else b'\n') + line)
+                        counts[split] += 1
+            file.write(b'\n]\n')
+        unfinished.replace(unfinished.with_suffix('.json'))
     return counts
-
-
-def _merge_split(path: Path, out: Path, tasks: list[FrameTask]) -> int:
-    part, number = path.with_suffix('.part'), 0
-    with open(part, 'wb') as file:
-        file.write(b'[')
-        for task in tasks:
-            with open(part_path(out, task.source.name, task.frame), 'rb') as lines:
-                for line in lines:
-                    if not line.endswith(b'\n'):
-                        continue  # the report, which is last
-                    file.write(b',\n' if number else b'\n')
-                    file.write(line.rstrip(b'\n'))
-                    number += 1
-        file.write(b'\n]\n')
-    part.replace(path)
-    return number
 
 
 def format_summary(out: Path, counts: dict[str, int], skipped: Counter[str], seconds: float,
                    scenes: int) -> str:
     """Describe what was built, and what was skipped and why."""
     total = sum(counts.values())
-    lines = [f'{total} questions ({counts["train"]} to train, {counts["val"]} to validate) from '
-             f'{scenes} scene(s) in {out}, {seconds:.1f} s, {total / max(seconds, 1e-9):.0f} a '
-             'second', 'skipped:']
-    return '\n'.join([*lines, *(f'  {number:8}  {reason}'
-                                for reason, number in skipped.most_common())])
+    return '\n'.join([
+        f'{total} questions ({counts["train"]} to train, {counts["val"]} to validate) from '
+        f'{scenes} scene(s) in {out}, {seconds:.1f} s, {total / max(seconds, 1e-9):.0f} a second',
+        'skipped:', *(f'  {number:8}  {reason}' for reason, number in skipped.most_common())])

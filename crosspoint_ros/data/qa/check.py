@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, UnusableData
 PREFIX, SHEET_ITEMS = 'crosspoint_', 10
 REQUIRED_FIELDS = ('id', 'type', 'images', 'conversations')
 MAX_ERROR_PX = 3.0
-QUESTION_TYPES = {question_type.value for question_type in QuestionType}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ class Validator:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._image_sizes: dict[str, tuple[int, int] | None] = {}
+        self._image_size = cache(self._read_size)
         self._keys: set[str] = set()
         self.scenes: dict[str, str] = {}  # scene -> split
 
@@ -112,7 +112,7 @@ class Validator:
         if missing:
             yield f'a line that is not a question: it lacks {", ".join(missing)}'
             return
-        if fields['type'] not in QUESTION_TYPES:
+        if fields['type'] not in [question_type.value for question_type in QuestionType]:
             yield f'an unknown type: {fields["type"]}'
         # The same text about the same images is the same question, whatever its id.
         content = json.dumps([fields['images'], fields['conversations']])
@@ -134,15 +134,13 @@ class Validator:
                     0 <= point[0] <= size[0] - 0.5 and 0 <= point[1] <= size[1] - 0.5):
                 yield f'a point outside its image: {name} {point} of {size}'
 
-    def _image_size(self, name: str) -> tuple[int, int] | None:
+    def _read_size(self, name: str) -> tuple[int, int] | None:
         """Return the size (w, h) of an image; None if it cannot be read."""
-        if name not in self._image_sizes:
-            try:
-                height, width = read_image(self._folder / name).shape[:2]
-                self._image_sizes[name] = (width, height)
-            except (OSError, ValueError):
-                self._image_sizes[name] = None
-        return self._image_sizes[name]
+        try:
+            height, width = read_image(self._folder / name).shape[:2]
+        except (OSError, ValueError):
+            return None
+        return width, height
 
 
 def check_geometry(folder: Path, items: list[DatasetItem]) -> Counter[str]:
@@ -167,9 +165,9 @@ def check_geometry(folder: Path, items: list[DatasetItem]) -> Counter[str]:
         except UnusableData as problem:
             print(f'geometry: not checked: {problem}')
             continue
+        checked += len(own)
         for item in progress_bar(own, desc=source.name, unit='answer'):
             faults.update(_find_disagreement(reader, item.fields))
-            checked += 1
     print(f'geometry: {checked} answers were checked against the recordings')
     return faults
 

@@ -15,11 +15,7 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.core.image_io import atomic_write
 from crosspoint_ros.data.qa.frame_pairs import FramePair, find_pairs
-from crosspoint_ros.data.qa.photometric import (
-    FlowReference,
-    flow_magnitude_px,
-    rejection_reason,
-)
+from crosspoint_ros.data.qa.photometric import FlowReference, flow_magnitude_px, rejection_reason
 from crosspoint_ros.data.qa.point_sampling import Labels, read_labels, sample_points
 from crosspoint_ros.data.qa.questions import QAItem, collect_facts, generate_questions
 from crosspoint_ros.data.qa.scene_reader import BuildConfig, SceneSource, get_reader
@@ -143,9 +139,9 @@ class ImageWriter:
             'coordinates': config.coordinates.value,
             'points': [_round_pixel(p) for p in item.pixels]}
         if is_cross:
+            other_pixel = item.other_pixel
             fields |= {'point1': _round_pixel(item.pixels[0]),
-                       'point2': None if item.other_pixel is None else _round_pixel(
-                           item.other_pixel),
+                       'point2': None if other_pixel is None else _round_pixel(other_pixel),
                        'visible': item.is_visible, 'pair': asdict(pair)}
         content = json.dumps(fields, sort_keys=True)
         fields['id'] = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -197,7 +193,7 @@ def frame_file_name(name: str) -> str:
 
 
 def _round_pixel(pixel: Array) -> list[float]:
-    return [round(float(pixel[0]), 2), round(float(pixel[1]), 2)]
+    return [round(float(coordinate), 2) for coordinate in pixel]
 
 
 def derive_seed(*parts: object) -> int:

@@ -9,14 +9,8 @@ from typing import Any
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.data.qa.point_visibility import (
-    Indices,
-    PointDepths,
-    Visibility,
-    make_grid,
-    project_points,
-    sample_depths,
-)
+from crosspoint_ros.data.qa import point_visibility
+from crosspoint_ros.data.qa.point_visibility import Indices, PointDepths, Visibility
 from crosspoint_ros.data.scenes.rgbd_scene import RgbdFrame
 
 MAX_FRAMES = 96  # of one scene
@@ -77,8 +71,8 @@ def find_pairs(clicked: list[RgbdFrame], frames: list[RgbdFrame],
     grids: list[tuple[RgbdFrame, View, Array, PointDepths]] = []
     for frame in clicked:
         view = read(frame)
-        grid = make_grid(view, GRID_PX)
-        grids.append((frame, view, grid, sample_depths(view, grid)))
+        grid = point_visibility.make_grid(view, GRID_PX)
+        grids.append((frame, view, grid, point_visibility.sample_depths(view, grid)))
     for other in frames:
         for frame, view, grid, depths in grids:
             angle_deg, distance_m = measure_motion(frame, other)
@@ -87,7 +81,7 @@ def find_pairs(clicked: list[RgbdFrame], frames: list[RgbdFrame],
             if angle_deg > MAX_ANGLE_DEG:
                 skipped['pair: more than 100 degrees apart'] += 1
                 continue
-            visibility = project_points(view, read(other), grid, depths).visibility
+            visibility = point_visibility.project_points(view, read(other), grid, depths).visibility
             overlap = _measure_overlap(visibility, skipped)
             if overlap is not None:
                 cell = (_find_bin(angle_deg, ANGLE_BINS_DEG),

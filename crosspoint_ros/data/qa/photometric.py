@@ -140,9 +140,7 @@ def _texture_mask(grey: npt.NDArray[np.uint8]) -> Mask:
     xx, xy, yy = (cv2.boxFilter(product, -1, (TEXTURE_WINDOW, TEXTURE_WINDOW))
                   for product in (dx * dx, dx * dy, dy * dy))
     textured = (xx + yy) / 2 - np.sqrt(((xx - yy) / 2) ** 2 + xy * xy) > MIN_TEXTURE
-    inner = np.zeros_like(textured)
-    inner[MARGIN:-MARGIN, MARGIN:-MARGIN] = textured[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    return np.asarray(inner)
+    return np.pad(textured[MARGIN:-MARGIN, MARGIN:-MARGIN], MARGIN)
 
 
 def _smooth_mask(depth_m: Array) -> Mask:

@@ -39,19 +39,14 @@ def sample_points(view: View, labels: Labels | None, rng: np.random.Generator) -
     """Sample up to 260 pixels (n, 2) of a view at some distance from each other."""
     if labels is not None:
         inside = cv2.erode((labels > 0).astype(np.uint8), np.ones((5, 5), np.uint8))
-        pixels = _mask_pixels(inside)
+        pixels = np.argwhere(inside)[:, ::-1].astype(float)
     else:
-        protrusions = _mask_pixels(find_protrusions(view))
+        protrusions = np.argwhere(find_protrusions(view))[:, ::-1]
         chosen = rng.permutation(len(protrusions))[:400]
         pixels = np.concatenate([_detect_corners(view), protrusions[chosen]])
     limit = np.array([view.intrinsics.width_px, view.intrinsics.height_px]) - MARGIN_PX
     pixels = pixels[((pixels >= MARGIN_PX) & (pixels < limit)).all(axis=1)]
     return _space_out(rng.permutation(pixels), MIN_SPACING_PX * width_scale(view.intrinsics))
-
-
-def _mask_pixels(mask: npt.NDArray[np.generic]) -> Array:
-    rows, columns = np.nonzero(mask)
-    return np.stack([columns, rows], axis=1).astype(float)
 
 
 def _detect_corners(view: View) -> Array:

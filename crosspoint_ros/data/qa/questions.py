@@ -11,14 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, View
+from crosspoint_ros.data.qa import point_visibility
 from crosspoint_ros.data.qa.frame_pairs import FramePair
 from crosspoint_ros.data.qa.photometric import FlowReference, reject_shifted_points
-from crosspoint_ros.data.qa.point_visibility import (
-    Indices,
-    ProjectedPoints,
-    Visibility,
-    project_points,
-)
+from crosspoint_ros.data.qa.point_visibility import Indices, ProjectedPoints, Visibility
 
 MIN_DEPTH_RATIO = 1.15  # between two depths that are compared
 MIN_LATERAL_SHARE = 0.04  # of the width: between two points that are left and right of each other
@@ -88,19 +84,15 @@ def encode_point(pixel: Array, intrinsics: Intrinsics, coordinates: Coordinates
                  ) -> tuple[int, int]:
     """Encode a pixel (2,) as whole numbers that are on the image."""
     size = np.array([intrinsics.width_px, intrinsics.height_px])
-    if coordinates is Coordinates.PIXEL:
-        value = np.clip(np.rint(pixel), 0, size - 1)
-    else:
-        value = np.clip(np.rint(pixel / size * 1000), 0, 999)
+    value = np.clip(np.rint(pixel), 0, size - 1) if coordinates is Coordinates.PIXEL else (
+        np.clip(np.rint(pixel / size * 1000), 0, 999))
     return int(value[0]), int(value[1])
 
 
 def decode_point(value: npt.ArrayLike, size: tuple[int, int], coordinates: Coordinates) -> Array:
     """Return the pixel (2,) of an encoded point in an image of a size (w, h)."""
     point = np.asarray(value, float)
-    if coordinates is Coordinates.PIXEL:
-        return point
-    return np.asarray(point / 1000 * np.array(size))
+    return point if coordinates is Coordinates.PIXEL else point / 1000 * np.array(size)
 
 
 def format_inline(point: tuple[int, int]) -> str:
@@ -165,7 +157,7 @@ def collect_facts(reference: FlowReference, other: View, pair: FramePair, pixels
     None, which is counted too, if the images of the pair disagree.
     """
     clicked = reference.view
-    projected = project_points(clicked, other, pixels)
+    projected = point_visibility.project_points(clicked, other, pixels)
     if reason := reject_shifted_points(reference, other, pixels, projected):
         skipped[f'pair: {reason}'] += 1
         return None
@@ -173,7 +165,7 @@ def collect_facts(reference: FlowReference, other: View, pair: FramePair, pixels
     if len(occluded):
         confirmed = np.zeros(len(occluded), bool)
         for support in support_views:
-            confirmed |= project_points(
+            confirmed |= point_visibility.project_points(
                 clicked, support, pixels[occluded]).visibility == Visibility.VISIBLE
         projected.visibility[occluded[~confirmed]] = Visibility.UNCONFIRMED
     for visibility, number in Counter(projected.visibility.tolist()).items():
@@ -185,26 +177,22 @@ def collect_facts(reference: FlowReference, other: View, pair: FramePair, pixels
 def generate_questions(facts: PairFacts, number: int, rng: np.random.Generator,
                        seen_keys: set[str]) -> Iterator[QAItem]:
     """Yield up to `number` questions, the types in turn; seen_keys: of the frame's earlier ones."""
-    generators = {
-        QuestionType.SPATIAL: _spatial, QuestionType.GROUNDING: _grounding,
-        QuestionType.CORRESPONDENCE: _correspondence, QuestionType.TRANSFORMATION: _left_right,
-        QuestionType.DEPTH: _depth, QuestionType.VISIBILITY: _visibility}
-    open_types, failures = list(QuestionType), Counter[QuestionType]()
-    first = int(rng.integers(len(QuestionType)))
-    for turn in count(first):
-        if number <= 0 or not open_types:
+    generators = [_spatial, _grounding, _correspondence, _left_right, _depth, _visibility]
+    failures = Counter[object]()
+    for turn in count(int(rng.integers(len(generators)))):
+        if number <= 0 or not generators:
             return
-        question_type = open_types[turn % len(open_types)]
-        item = generators[question_type](facts, rng)
+        generate = generators[turn % len(generators)]
+        item = generate(facts, rng)
         key = '' if item is None else item.question
-        if item is not None and (item.other_pixel is not None or item.is_visible is not None):
+        if item is not None and item.is_visible is not None:
             key += f' {facts.pair.other}'
         if item is None or key in seen_keys:
-            failures[question_type] += 1
-            if failures[question_type] >= MAX_TRIES:
-                open_types.remove(question_type)
+            failures[generate] += 1
+            if failures[generate] >= MAX_TRIES:
+                generators.remove(generate)
             continue
-        failures[question_type] = 0
+        failures[generate] = 0
         seen_keys.add(key)
         number -= 1
         yield item
@@ -226,9 +214,8 @@ def _spatial(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     near, far = sorted((depth_m[a], depth_m[b]))
     if far < MIN_DEPTH_RATIO * near:
         return None
-    nearer = 'A' if depth_m[a] == near else 'B'
-    return facts.build_item(QuestionType.SPATIAL, rng, [a, b],
-                            f'{nearer} is nearer to the camera.')
+    answer = f'{"A" if depth_m[a] == near else "B"} is nearer to the camera.'
+    return facts.build_item(QuestionType.SPATIAL, rng, [a, b], answer)
 
 
 def _grounding(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
@@ -269,9 +256,8 @@ def _left_right(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     offset_px = pixels[a][0] - pixels[b][0]
     if abs(offset_px) < MIN_LATERAL_SHARE * facts.other.intrinsics.width_px:
         return None
-    side = 'left' if offset_px < 0 else 'right'
-    return facts.build_item(QuestionType.TRANSFORMATION, rng, [a, b],
-                            f'In the second image A is {side} of B.', pixels[a], True)
+    answer = f'In the second image A is {"left" if offset_px < 0 else "right"} of B.'
+    return facts.build_item(QuestionType.TRANSFORMATION, rng, [a, b], answer, pixels[a], True)
 
 
 def _depth(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
@@ -282,9 +268,8 @@ def _depth(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     first, second = facts.projected.depth_m[index], facts.projected.other_depth_m[index]
     if max(first, second) < MIN_DEPTH_RATIO * min(first, second):
         return None
-    nearer = 'first' if first < second else 'second'
-    return facts.build_item(QuestionType.DEPTH, rng, [index],
-                            f'It is nearer in the {nearer} image.',
+    answer = f'It is nearer in the {"first" if first < second else "second"} image.'
+    return facts.build_item(QuestionType.DEPTH, rng, [index], answer,
                             facts.projected.pixels[index], True)
 
 

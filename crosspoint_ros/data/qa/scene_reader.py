@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -95,25 +94,11 @@ class SceneReader:
         self._scene, self.self_masks = scene, self_masks
         self.frames = frames if frames is not None else {
             frame.name: frame for frame in subsample_keyframes(list(scene.frames))}
-        self._cache: OrderedDict[str, View | UnusableData] = OrderedDict()
+        self.view = lru_cache(CACHED_VIEWS)(self._read_view)
 
-    def view(self, frame: RgbdFrame) -> View:
-        """Read a frame, or take it from the cache. Raises `UnusableData`."""
-        if frame.name not in self._cache:
-            self._cache[frame.name] = self._read(frame)
-            while len(self._cache) > CACHED_VIEWS:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(frame.name)
-        cached = self._cache[frame.name]
-        if isinstance(cached, UnusableData):
-            raise cached
-        return cached
-
-    def _read(self, frame: RgbdFrame) -> View | UnusableData:
-        try:
-            view = self._scene.view(frame)
-        except UnusableData as problem:
-            return problem
+    def _read_view(self, frame: RgbdFrame) -> View:
+        """Read a frame. Raises `UnusableData`."""
+        view = self._scene.view(frame)
         mask = self.self_masks.get(frame.camera)
         if view.mask is None and mask is not None and mask.shape == view.image.shape[:2]:
             return replace(view, mask=mask)

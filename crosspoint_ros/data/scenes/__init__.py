@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from crosspoint_ros.data.answer_log import ANSWERS_FILE
-from crosspoint_ros.data.scenes.answer_log import AnswerLogScene
+from crosspoint_ros.data.scenes.image_folders import (
+    COLOUR_FOLDERS,
+    AnswerLogScene,
+    ScanNetScene,
+    TumScene,
+)
 from crosspoint_ros.data.scenes.rgbd_scene import (
     ReadOptions,
     RgbdScene,
@@ -14,8 +19,6 @@ from crosspoint_ros.data.scenes.rgbd_scene import (
     raise_unusable,
 )
 from crosspoint_ros.data.scenes.rosbag import RosbagScene
-from crosspoint_ros.data.scenes.scannet import COLOUR_FOLDERS, ScanNetScene
-from crosspoint_ros.data.scenes.tum import TumScene
 
 MIN_FRAMES = 2
 BAGS = ('.mcap', '.db3')

@@ -10,13 +10,8 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import View
 from crosspoint_ros.core.geometry import require_pose
-from crosspoint_ros.data.qa.photometric import (
-    CAUSES,
-    MAX_SHIFT_PX,
-    FlowReference,
-    flow_magnitude_px,
-    median_flow_px,
-)
+from crosspoint_ros.data.qa import photometric
+from crosspoint_ros.data.qa.photometric import MAX_SHIFT_PX, FlowReference, median_flow_px
 from crosspoint_ros.data.qa.point_visibility import is_inside, make_grid, sample_depth_m
 from crosspoint_ros.data.scenes.rgbd_scene import RgbdScene, UnusableData
 
@@ -65,8 +60,19 @@ def _reject_misreading(name: str, views: list[View], agreement: float) -> None:
     # Some misreadings project few points into any other view, and those agree by chance.
     best = max((m for m in measured if measured[m][0] >= NEAR_BEST * top),
                key=lambda m: measured[m][1])
-    if measured[best][0] > max(MIN_AGREEMENT, MIN_GAIN * agreement):
-        raise UnusableData(_describe_misreading(name, best, measured[best][0], agreement))
+    share = measured[best][0]
+    if share <= max(MIN_AGREEMENT, MIN_GAIN * agreement):
+        return
+    faults, options = [], []
+    if best.inverted_poses:
+        faults.append('its poses are inverted (camera_from_world)')
+        options.append('--inverted-poses')
+    if best.depth_divisor != 1:
+        unit = ' (millimetres were taken for metres)' if best.depth_divisor == 1000 else ''
+        faults.append(f'its depth is {best.depth_divisor:g} times too large{unit}')
+        options.append('--depth-per-m')
+    raise UnusableData(f'{name}: {" and ".join(faults)}: read so, {share:.0%} of the depths agree '
+                       f'with other views, as given {agreement:.0%}; use {" and ".join(options)}')
 
 
 def _reject_unit(name: str, views: list[View]) -> None:
@@ -85,28 +91,15 @@ def _reject_unit(name: str, views: list[View]) -> None:
 
 def _reject_misaligned(name: str, views: list[View]) -> None:
     """Reject images that disagree with depth and poses in most pairs; some may be off."""
-    shifts = [median_flow_px(flow_magnitude_px(FlowReference.from_view(a), b)) for step in (1, 2)
-              for a, b in zip(views, views[step:], strict=False)]
+    shifts = [median_flow_px(photometric.flow_magnitude_px(FlowReference.from_view(a), b))
+              for step in (1, 2) for a, b in zip(views, views[step:], strict=False)]
     known = np.array([shift for shift in shifts if np.isfinite(shift)])
     aligned = (known <= MAX_SHIFT_PX).mean() if known.size >= MIN_PAIRS else 1.0
     if aligned < MIN_ALIGNED:
         raise UnusableData(
             f'{name}: {known.size} pairs of its images are {np.median(known):.1f} px off where '
             f'depth and poses put them (median, at 640 px of width; limit {MAX_SHIFT_PX:g} for '
-            f'{MIN_ALIGNED:.0%} of them): {CAUSES}; register the depth, or calibrate')
-
-
-def _describe_misreading(name: str, best: Misreading, share: float, agreement: float) -> str:
-    faults, options = [], []
-    if best.inverted_poses:
-        faults.append('its poses are inverted (camera_from_world)')
-        options.append('--inverted-poses')
-    if best.depth_divisor != 1:
-        unit = ' (millimetres were taken for metres)' if best.depth_divisor == 1000 else ''
-        faults.append(f'its depth is {best.depth_divisor:g} times too large{unit}')
-        options.append('--depth-per-m')
-    return (f'{name}: {" and ".join(faults)}: read so, {share:.0%} of the depths agree with other '
-            f'views, as given {agreement:.0%}; use {" and ".join(options)}')
+            f'{MIN_ALIGNED:.0%} of them): {photometric.CAUSES}; register the depth, or calibrate')
 
 
 def _sample_views(scene: RgbdScene) -> Iterator[View]:

@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
-from crosspoint_ros.core.encodings import depth_m_from_compressed, rgb_from_compressed
-from crosspoint_ros.core.tf_tree import stamp_to_ns
-from crosspoint_ros.data.rosbag import loop_duration_ns, open_bag
+from crosspoint_ros.data.rosbag import decode_depth_m, decode_rgb, header_stamp_ns, open_bag
 
 GROUND_TRUTH = 'truth.json'
-IMAGE, DEPTH, INFO = 'image', 'depth', 'info'
+IMAGE, DEPTH, INFO = 'compressed', 'compressedDepth', 'camera_info'  # ends of topics
 OCCLUDER_GAP_M = 0.02  # a surface this much nearer than a point occludes it
 UNNAMED_POINT = 'wall tile'  # the one point of the built-in scene without a name
 
@@ -70,7 +68,7 @@ class KnownScene:
         self.points = tuple(_parse_point(point) for point in content['points'])
         with closing(open_bag(folder)) as bag:
             self._messages = _read_messages(bag, {key.camera for key in self.base_from_cam})
-            self._round_ns = loop_duration_ns(bag.duration, tick_ns)
+            self._round_ns = (bag.duration // tick_ns + 1) * tick_ns  # /clock ticks past its end
 
     @property
     def frames(self) -> list[FrameKey]:
@@ -93,8 +91,7 @@ class KnownScene:
         depth = self._messages.get((DEPTH, frame))
         return View(
             camera=frame.camera, stamp_ns=frame.stamp_ns, frame_id=image.header.frame_id,
-            image=rgb_from_compressed(image.data, image.format),
-            depth_m=None if depth is None else depth_m_from_compressed(depth.data, depth.format),
+            image=decode_rgb(image), depth_m=None if depth is None else decode_depth_m(depth),
             intrinsics=Intrinsics.from_camera_info(info),
             base_from_cam=self.base_from_cam[frame])
 
@@ -141,12 +138,10 @@ def _parse_point(point: dict[str, Any]) -> LabelledPoint:
 
 def _read_messages(bag: Any, cameras: set[str]) -> dict[tuple[str, FrameKey], Any]:
     """Return all images, depths and camera infos, still compressed, by camera and stamp."""
-    endings = {'/compressed': IMAGE, '/compressedDepth': DEPTH, '/camera_info': INFO}
     messages = {}
     for connection, _, raw in bag.messages():
-        camera = connection.topic.split('/')[1]
-        kind = next((k for end, k in endings.items() if connection.topic.endswith(end)), None)
-        if kind and camera in cameras:
+        names = connection.topic.split('/')
+        if names[1] in cameras and names[-1] in (IMAGE, DEPTH, INFO):
             message = bag.deserialize(raw, connection.msgtype)
-            messages[kind, FrameKey(camera, stamp_to_ns(message.header.stamp))] = message
+            messages[names[-1], FrameKey(names[1], header_stamp_ns(message))] = message
     return messages

@@ -2,21 +2,17 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Rejected, Transform, View
 
 log = logging.getLogger(__name__)
-MAX_STRETCH = 0.05  # of a rotation or quaternion that was rounded, or has drifted in a tracker
 MAX_LAG_PX, LAG_DEPTH_M = 2.0, 1.0
 
 
@@ -54,19 +50,11 @@ class ReadOptions:
 class RgbdScene(Protocol):
     """Frames with poses in one fixed frame of reference."""
 
-    @property
-    def name(self) -> str:
-        """The name in messages."""
-        ...
-
-    @property
-    def frames(self) -> Sequence[RgbdFrame]:
-        """All images that have depth and a pose."""
-        ...
+    name: str  # in messages
+    frames: list[RgbdFrame]  # all images that have depth and a pose
 
     def view(self, frame: RgbdFrame) -> View:
         """Read one frame with its depth. Raises `UnusableData`, naming file and item."""
-        ...
 
 
 @contextmanager
@@ -78,19 +66,6 @@ def raise_unusable(*items: object) -> Iterator[None]:
         raise
     except (OSError, ValueError, Rejected) as error:
         raise UnusableData(': '.join(map(str, [*items, error]))) from error
-
-
-def read_matrix(path: Path, *shapes: tuple[int, int]) -> npt.NDArray[Any]:
-    """Read a text file of numbers as the first shape that fits. Raises `UnusableData`."""
-    with raise_unusable(path):
-        values = np.array(path.read_text().split(), float)
-        shape = next((s for s in shapes if s[0] * s[1] == values.size), None)
-        if shape is None:
-            expected = ' or '.join(f'{rows} x {columns}' for rows, columns in shapes)
-            raise ValueError(f'{expected} numbers are expected, it has {values.size}')
-        if not np.isfinite(values).all():
-            raise ValueError('it has numbers that are not finite: the pose is unknown')
-    return values.reshape(shape)
 
 
 def check_depth_lag(at_image: Transform, at_depth: Transform, focal_px: float, item: str) -> None:
@@ -111,9 +86,3 @@ def warn_moved(moved: list[CameraMoved], where: object) -> None:
     if moved:
         others = f', and so did it in {len(moved) - 1} more images' if moved[1:] else ''
         log.warning('%s: %s%s: skipped', where, moved[0], others)
-
-
-def natural_sort_key(name: str) -> tuple[tuple[int, str], ...]:
-    """Return a key that sorts 2 before 10."""
-    return tuple((int(part or 0), '') if part.isdigit() else (0, part)
-                 for part in re.split(r'(\d+)', name))

@@ -12,26 +12,9 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Intrinsics, View
 from crosspoint_ros.core.tf_tree import TfTree, explain_failure, find_root, nearest_stamp_index
-from crosspoint_ros.data.rosbag import (
-    COMPRESSED,
-    MAX_LAG_NS,
-    RAW,
-    RgbdTopics,
-    choose_topics,
-    decode_depth_m,
-    decode_rgb,
-    header_stamp_ns,
-    open_bag,
-)
-from crosspoint_ros.data.scenes.rgbd_scene import (
-    CameraMoved,
-    ReadOptions,
-    RgbdFrame,
-    UnusableData,
-    check_depth_lag,
-    raise_unusable,
-    warn_moved,
-)
+from crosspoint_ros.data import rosbag
+from crosspoint_ros.data.scenes import rgbd_scene
+from crosspoint_ros.data.scenes.rgbd_scene import CameraMoved, ReadOptions, RgbdFrame, UnusableData
 
 log = logging.getLogger(__name__)
 INFO, TF, TF_STATIC = 'sensor_msgs/msg/CameraInfo', '/tf', '/tf_static'
@@ -57,21 +40,21 @@ class RosbagScene:
         self._process = 0
         self._parts: dict[str, tuple[MessageRef, MessageRef, Intrinsics]] = {}  # image, depth
         self.frames: list[RgbdFrame] = []
-        with closing(open_bag(folder)) as bag:
+        with closing(rosbag.open_bag(folder)) as bag:
             self._index(bag, _find_cameras({c.topic: c.msgtype for c in bag.connections}))
 
     def view(self, frame: RgbdFrame) -> View:
         """See `RgbdScene`."""
         image_ref, depth_ref, intrinsics = self._parts[frame.name]
-        with raise_unusable(self._folder, frame.name):
-            image = decode_rgb(self._read_message(image_ref))
-            depth_m = decode_depth_m(self._read_message(depth_ref))
+        with rgbd_scene.raise_unusable(self._folder, frame.name):
+            image = rosbag.decode_rgb(self._read_message(image_ref))
+            depth_m = rosbag.decode_depth_m(self._read_message(depth_ref))
             if self._options.depth_per_m:
                 depth_m = depth_m / np.float32(self._options.depth_per_m)
             return View(frame.camera, image, intrinsics, frame.stamp_ns, '', depth_m,
                         frame.base_from_cam)
 
-    def _index(self, bag: Any, cameras: dict[str, tuple[RgbdTopics, str]]) -> None:
+    def _index(self, bag: Any, cameras: dict[str, tuple[rosbag.RgbdTopics, str]]) -> None:
         tf_tree = TfTree(history_ns=None)
         refs: dict[str, list[MessageRef]] = {}
         infos: dict[str, Any] = {}
@@ -86,7 +69,7 @@ class RosbagScene:
                 infos.setdefault(topic, message)
             else:
                 refs.setdefault(topic, []).append(MessageRef(
-                    topic, recorded_ns, header_stamp_ns(message),
+                    topic, recorded_ns, rosbag.header_stamp_ns(message),
                     message.header.frame_id.lstrip('/')))
         for camera, (topics, info) in cameras.items():
             images, depths = (sorted(refs.get(topic, []), key=lambda ref: ref.stamp_ns)
@@ -94,8 +77,9 @@ class RosbagScene:
             try:
                 if info not in infos:
                     raise ValueError(f'there are no messages on {info}')
-                intrinsics = Intrinsics.from_camera_info(
-                    infos[info], rectified=_is_rectified(topics.image))
+                intrinsics = Intrinsics.from_camera_info(infos[info], rectified=any(
+                    # image_proc's topics: image_rect, image_rect_color/compressed, ...
+                    part.startswith('image_rect') for part in topics.image.split('/')))
             except ValueError as error:
                 log.warning('%s: camera %s is skipped: %s', self._folder, camera, error)
             else:
@@ -118,7 +102,7 @@ class RosbagScene:
                         raise ValueError(f'no pose at {stamp_ns / 1e9:.3f} s: ' + explain_failure(
                             tf_frames, base, image.frame_id, stamp_ns))
                     poses.append(pose)
-                check_depth_lag(poses[0], poses[1], intrinsics.fx_px, name)
+                rgbd_scene.check_depth_lag(poses[0], poses[1], intrinsics.fx_px, name)
             except CameraMoved as problem:
                 moved.append(problem)
                 continue
@@ -128,16 +112,16 @@ class RosbagScene:
             self._parts[name] = image, depth, intrinsics
             self.frames.append(RgbdFrame(name, camera, image.stamp_ns, poses[0].inverse
                                          if self._options.inverted else poses[0]))
-        warn_moved(moved, self._folder)
+        rgbd_scene.warn_moved(moved, self._folder)
 
     def _read_message(self, ref: MessageRef) -> Any:
         if self._bag is None or self._process != os.getpid():  # a fork must not share the file
-            self._bag, self._process = open_bag(self._folder), os.getpid()
+            self._bag, self._process = rosbag.open_bag(self._folder), os.getpid()
         connections = [c for c in self._bag.connections if c.topic == ref.topic]
         for connection, _, raw in self._bag.messages(
                 connections=connections, start=ref.recorded_ns, stop=ref.recorded_ns + 1):
             message = self._bag.deserialize(raw, connection.msgtype)
-            if header_stamp_ns(message) == ref.stamp_ns:
+            if rosbag.header_stamp_ns(message) == ref.stamp_ns:
                 return message
         raise ValueError(f'its message on {ref.topic} is missing')
 
@@ -146,13 +130,13 @@ class RosbagScene:
         return {**self.__dict__, '_bag': None}
 
 
-def _find_cameras(types: dict[str, str]) -> dict[str, tuple[RgbdTopics, str]]:
+def _find_cameras(types: dict[str, str]) -> dict[str, tuple[rosbag.RgbdTopics, str]]:
     """Return the image topics and the camera_info of each camera that has all three."""
     cameras = {}
     for name in sorted({topic.split('/')[1] for topic, type_name in types.items()
-                        if type_name in (RAW, COMPRESSED)}):
+                        if type_name in (rosbag.RAW, rosbag.COMPRESSED)}):
         try:
-            topics = choose_topics(types, name)
+            topics = rosbag.choose_topics(types, name)
             infos = sorted((topic for topic, type_name in types.items() if type_name == INFO
                             and topic.startswith(f'/{name}/')), key=lambda t: ('depth' in t, t))
             if not topics.depth or not infos:
@@ -166,15 +150,9 @@ def _find_cameras(types: dict[str, str]) -> dict[str, tuple[RgbdTopics, str]]:
     return cameras
 
 
-def _is_rectified(topic: str) -> bool:
-    """Whether a topic is one of image_proc's: image_rect, image_rect_color/compressed, ..."""
-    return any(part.startswith('image_rect') for part in topic.split('/'))
-
-
 def _find_nearest(depth_stamps_ns: list[int], stamp_ns: int) -> int:
     """Return the index of an image's depth. Raises ValueError if there is none within 20 ms."""
-    if depth_stamps_ns:
-        index = nearest_stamp_index(depth_stamps_ns, stamp_ns)
-        if abs(depth_stamps_ns[index] - stamp_ns) <= MAX_LAG_NS:
-            return index
-    raise ValueError(f'it has no depth within {MAX_LAG_NS / 1e6:.0f} ms')
+    index = nearest_stamp_index(depth_stamps_ns, stamp_ns) if depth_stamps_ns else 0
+    if depth_stamps_ns and abs(depth_stamps_ns[index] - stamp_ns) <= rosbag.MAX_LAG_NS:
+        return index
+    raise ValueError(f'it has no depth within {rosbag.MAX_LAG_NS / 1e6:.0f} ms')
