@@ -89,8 +89,8 @@ def main(args: argparse.Namespace) -> int:
     run = run_crosspoint(args.command, echo=True)
     version = run_crosspoint(['--version']).output.split(maxsplit=1)[1].strip()
     wall_s = round(run.wall_s, 1)
-    figure = wall_s if args.figure == WALL_TIME else \
-        read_figure(args.figure, run.output) if args.figure else None
+    found = re.findall(args.figure, run.output) if args.figure else []
+    figure = wall_s if args.figure == WALL_TIME else float(found[-1]) if found else None
     errors = '\n'.join(run.errors.splitlines()[-MAX_ERROR_LINES:]) if run.exit_code else ''
     record = Record(args.title, describe_bounds(args), figure, judge_figure(args, figure), command,
                     version, describe_machine(), round(load, 1), date.strftime('%Y-%m-%dT%H:%MZ'),
@@ -102,20 +102,13 @@ def main(args: argparse.Namespace) -> int:
 
 def describe_bounds(args: argparse.Namespace) -> str:
     """Format the bounds of the figure."""
-    bounds = [f'{word} {value:g}{args.unit}' for word, value in (
-        ('at least', args.least), ('at most', args.most)) if value is not None]
-    return ', '.join(bounds)
-
-
-def read_figure(pattern: str, output: str) -> float | None:
-    """Return the last match of the pattern's group, None without one."""
-    found = re.findall(pattern, output)
-    return float(found[-1]) if found else None
+    bounds = (('at least', args.least), ('at most', args.most))
+    return ', '.join(f'{word} {x:g}{args.unit}' for word, x in bounds if x is not None)
 
 
 def judge_figure(args: argparse.Namespace, figure: float | None) -> str:
     """Return whether the figure is within its bounds; a missing one is not."""
-    if args.least is None and args.most is None:
+    if not args.figure:  # then there are no bounds
         return ''
     within = figure is not None and (args.least is None or figure >= args.least) and (
         args.most is None or figure <= args.most)

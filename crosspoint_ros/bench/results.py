@@ -5,7 +5,7 @@ import argparse
 import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -31,8 +31,8 @@ class PublishedFigure:
     measured: str
 
     def __post_init__(self) -> None:
-        for name in ('benchmark', 'subject', 'value', 'by', 'source', 'measured'):
-            if not getattr(self, name).strip():
+        for name, value in asdict(self).items():
+            if not value.strip():
                 raise ValueError(f'a published figure ({self.subject}) has no {name}')
 
 
@@ -130,8 +130,7 @@ def _link_measurement(figure: PublishedFigure, titles: set[str]) -> str:
 
 
 def _make_anchor(title: str) -> str:
-    kept = ''.join(c for c in title.lower() if c.isalnum() or c in ' -_')
-    return kept.replace(' ', '-')
+    return re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-')
 
 
 def _escape_cell(text: str) -> str:

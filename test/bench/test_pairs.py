@@ -44,7 +44,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('set')
     (folder / 'frames').mkdir()
     box = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
-    views = {name: render_view(name, look_at(eye), box) for name, eye in (('l', LEFT), ('r', RIGHT))}
+    views = {name: render_view(name, look_at(eye), box)
+             for name, eye in (('l', LEFT), ('r', RIGHT))}
     for name, view in views.items():
         cv2.imwrite(str(folder / 'frames' / f'{name}.png'), view.image)
         depth = np.nan_to_num(view.depth_m * DEPTH_SCALE).astype(np.uint16)
@@ -327,10 +328,7 @@ def test_the_command_prints_and_writes_the_scores(folder, tmp_path, capsys):
 
 
 def test_figures_of_a_matcher_that_never_ran_are_no_success(folder, capsys):
-    parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
-    words = [str(folder), '--matcher', 'fake_matchers:BrokenMatcher']
-    assert cli.main(parser.parse_args(words)) == 1
+    assert main(['bench', 'pairs', str(folder), '--matcher', 'fake_matchers:BrokenMatcher']) == 1
     said = capsys.readouterr().err
     assert 'failed on all' in said
     assert 'no server' in said

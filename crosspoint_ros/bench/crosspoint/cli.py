@@ -7,12 +7,7 @@ import logging
 import re
 from pathlib import Path
 
-from crosspoint_ros.bench.crosspoint.backends import (
-    AnswerBackend,
-    CheckpointBackend,
-    MatcherBackend,
-    ServerBackend,
-)
+from crosspoint_ros.bench.crosspoint import backends
 from crosspoint_ros.bench.crosspoint.dataset import read_bench
 from crosspoint_ros.bench.crosspoint.grading import grade_file
 from crosspoint_ros.bench.crosspoint.runner import PredictionFile, run_items
@@ -59,7 +54,9 @@ def main(args: argparse.Namespace) -> int:
     items = bench.items[:args.limit]
     at_once = args.at_once or (SERVER_CONCURRENCY if args.model else 1)
     backend, source = load_backend(args, at_once)
-    path = args.replies or Path('crosspoint_replies') / f'{make_file_name(source)}.jsonl'
+    path = args.replies or Path(
+        'crosspoint_replies', f'{re.sub("[^A-Za-z0-9]+", "_", source)[-60:].strip("_")}_'
+        f'{hashlib.sha256(source.encode()).hexdigest()[:6]}.jsonl')
     with PredictionFile(path, source) as predictions:
         try:
             summary = run_items(bench, items, backend, predictions, at_once)
@@ -76,24 +73,20 @@ def main(args: argparse.Namespace) -> int:
     return write_report(args, source, grader, bench.images)
 
 
-def load_backend(args: argparse.Namespace, at_once: int) -> tuple[AnswerBackend, str]:
+def load_backend(args: argparse.Namespace, at_once: int) -> tuple[backends.AnswerBackend, str]:
     """Return the selected backend and its name."""
     options = ' '.join(args.option)
     if args.matcher:
-        matcher = load_matcher(args.matcher, **parse_options(args.option))
-        return MatcherBackend(matcher, args.coordinates), f'{args.matcher} {options}'.strip()
+        backend = backends.MatcherBackend(
+            load_matcher(args.matcher, **parse_options(args.option)), args.coordinates)
+        return backend, f'{args.matcher} {options}'.strip()
     if args.checkpoint:
         try:
-            checkpoint = CheckpointBackend(args.checkpoint, **parse_options(args.option))
+            checkpoint = backends.CheckpointBackend(args.checkpoint, **parse_options(args.option))
         except TypeError as error:
             raise ValueError(f'--option of a checkpoint is device, weights or max_pixels: '
                              f'{error}') from error
         return checkpoint, f'{Path(args.checkpoint).resolve()} {options}'.strip()
-    server = ServerBackend(args.model, args.model_name, args.key_env, args.deadline_s, at_once)
+    server = backends.ServerBackend(args.model, args.model_name, args.key_env, args.deadline_s,
+                                    at_once)
     return server, f'{server.model} on {args.model}'
-
-
-def make_file_name(source: str) -> str:
-    """Return a unique file name for a backend."""
-    return f'{re.sub("[^A-Za-z0-9]+", "_", source)[-60:].strip("_")}_' \
-           f'{hashlib.sha256(source.encode()).hexdigest()[:6]}'

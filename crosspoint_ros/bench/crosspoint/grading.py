@@ -143,9 +143,8 @@ class Grader:
     @property
     def official_crash(self) -> str:
         """The error that ends the authors' scripts on these replies; '' if none does."""
-        return self._crash or next((issue.ends_official for issue in self.issues
-                                    if issue.ends_official), '') \
-            or rules_official.find_file_crash(self._official_lines)
+        return next(filter(None, (self._crash, *(issue.ends_official for issue in self.issues))),
+                    '') or rules_official.find_file_crash(self._official_lines)
 
 
 def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str,

@@ -61,7 +61,7 @@ def _table_to_json(table: AccuracyTable) -> list[dict[str, Any]]:
 
 
 def _list_notes(grader: Grader) -> list[str]:
-    names = [str(idx) for idx in grader.differences]
+    names = list(map(str, grader.differences))
     notes = [f'{name} rules: {table.overall.correct} of {table.overall.total}, '
              f'{table.overall.share:.2%}'
              for name, table in (('corrected', grader.corrected), ('official', grader.official))]

@@ -132,12 +132,10 @@ def find_point_in_data(data: Any) -> XY | None:
         return _get_point_list(data[0])
     if not isinstance(data, dict):
         return None
-    point = _get_point_list(data) or _get_xy(data)
-    if point is not None:
+    if point := _get_point_list(data):
         return point
-    inner = (_get_xy(data[key]) for key in ('position', 'coordinates')
-             if isinstance(data.get(key), dict))
-    return next((each for each in inner if each is not None), None)
+    places = (data, data.get('position'), data.get('coordinates'))
+    return next((xy for each in places if isinstance(each, dict) and (xy := _get_xy(each))), None)
 
 
 def _get_point_list(data: Mapping[str, Any]) -> XY | None:
@@ -218,17 +216,13 @@ def to_pixel(record: Mapping[str, Any], answer: XY | str | None, coordinates: st
 
 def is_correct(record: Mapping[str, Any], answer: XY | str | None, pixel: Any) -> bool:
     """Return whether the authors count an answer as right."""
-    if answer is None or 'answer' not in record:
+    correct = record.get('answer')
+    if answer is None or not isinstance(correct, str):
         return False
-    truth = record['answer']
     if record.get('type', '') in (*COORDINATE_TYPES, 'Level 1', 'Level 4'):
-        if pixel is None or not isinstance(truth, str):
-            return False
-        mask = dataset.decode_mask_official(truth)
+        mask = None if pixel is None else dataset.decode_mask_official(correct)
         return mask is not None and is_in_mask(pixel, mask)
-    if not isinstance(truth, str) or not isinstance(answer, str):
-        return False
-    return answer == truth.strip().upper().strip('()')
+    return answer == correct.strip().upper().strip('()')
 
 
 def is_in_mask(pixel: Any, mask: Image.Image) -> bool:

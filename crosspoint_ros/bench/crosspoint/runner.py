@@ -211,7 +211,7 @@ def _answer_concurrently(bench: CrossPointBench, items: Sequence[BenchItem],
         pool.shutdown(cancel_futures=True)
 
 
-def _exit_now(number: int, frame: object) -> None:
+def _exit_now(number: int, _frame: object) -> None:
     """Exit without waiting for the replies in progress; nothing but those is lost."""
     sys.stdout.flush()
     os._exit(128 + number)

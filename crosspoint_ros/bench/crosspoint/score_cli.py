@@ -49,7 +49,8 @@ def write_report(args: argparse.Namespace, name: str, grader: Grader, images: Pa
     if not grader.official.overall.total + grader.corrected.overall.total:
         raise ValueError(f'{name} has no reply to score')
     by = 'official' if args.official else 'corrected'
-    print(_escape_unprintable(format_table(name, by, grader)))
+    encoding = sys.stdout.encoding or 'utf-8'  # which may not have half of a surrogate pair
+    print(format_table(name, by, grader).encode(encoding, 'backslashreplace').decode(encoding))
     for path, format_report in ((args.json, format_json), (args.markdown, format_markdown)):
         if path:
             text = format_report(name, by, grader)
@@ -61,9 +62,3 @@ def write_report(args: argparse.Namespace, name: str, grader: Grader, images: Pa
                               args.failures)
         print(f'{count} of {len(grader.failures)} wrong answers are drawn in {args.failures}')
     return 1 if grader.issues else 0
-
-
-def _escape_unprintable(text: str) -> str:
-    """Escape what the terminal cannot encode, such as half of a surrogate pair."""
-    encoding = sys.stdout.encoding or 'utf-8'
-    return text.encode(encoding, 'backslashreplace').decode(encoding)

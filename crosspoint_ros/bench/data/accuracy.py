@@ -73,9 +73,8 @@ def measure_accuracy(source: PairSource, coordinates: Coordinates) -> BuildAccur
         query = pair[0].query
         pixels = np.array([labelled.query.pixel for labelled in pair])
         projected = project_points(query.clicked, query.other, pixels)
-        if reason := reject_shifted_points(
-                FlowReference.from_view(query.clicked), query.other, pixels,
-                                           projected):
+        if reason := reject_shifted_points(FlowReference.from_view(query.clicked), query.other,
+                                           pixels, projected):
             skipped[reason] += len(pair)
             continue
         for labelled, code, pixel in zip(pair, projected.visibility, projected.pixels,

@@ -42,12 +42,11 @@ def main(args: argparse.Namespace) -> int:
             one, several = (Path(folder, f'{number}_{n}') for n in (1, args.processes))
             single.append(run_build(args, one, 1))
             parallel.append(run_build(args, several, args.processes))
-            is_same = is_same_content(one, several)
-            shutil.rmtree(one)
-            shutil.rmtree(several)
-            if not is_same:
+            if not is_same_content(one, several):
                 print(f'one process and {args.processes} made different files')
                 return 1
+            shutil.rmtree(one)
+            shutil.rmtree(several)
     print(format_report(args, single, parallel))
     return 0
 

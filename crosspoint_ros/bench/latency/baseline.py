@@ -10,13 +10,8 @@ import transformers
 from crosspoint_ros.bench.latency.roofline import DeviceMeter
 from crosspoint_ros.core.datatypes import Query, View
 from crosspoint_ros.matchers.cropond import prompt
+from crosspoint_ros.matchers.cropond.engine import prefix_cache
 from crosspoint_ros.matchers.cropond.engine.engine import ASSISTANT_HEADER
-from crosspoint_ros.matchers.cropond.engine.prefix_cache import (
-    IMAGE_PAD,
-    PROMPT_HEADER,
-    VISION_END,
-    VISION_START,
-)
 from crosspoint_ros.matchers.cropond.image_processor import ImageInput, ImageSizes, patchify
 from crosspoint_ros.matchers.cropond.local import CropondMatcher
 from crosspoint_ros.matchers.cropond.prompt import PointCodec, ReplyTemplate
@@ -32,7 +27,7 @@ class BaselineGenerate:
 
     def __init__(self, model: Any, tokenizer: Any, max_pixels: int) -> None:
         self._model, self._tokenizer, self._max_pixels = model, tokenizer, max_pixels
-        self._image_pad = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+        self._image_pad = tokenizer.convert_tokens_to_ids(prefix_cache.IMAGE_PAD)
         self.passes = 0
 
     @torch.inference_mode()
@@ -48,11 +43,12 @@ class BaselineGenerate:
         return reply
 
     def _build_inputs(self, images: Sequence[Image], question: str) -> dict[str, torch.Tensor]:
-        ids = self._encode(PROMPT_HEADER)
+        ids = self._encode(prefix_cache.PROMPT_HEADER)
         patched = [patchify(image, self._max_pixels) for image in images]
         for _, (_, rows, columns) in patched:
-            ids += [*self._encode(VISION_START), *[self._image_pad] * (rows * columns // 4),
-                    *self._encode(VISION_END)]
+            ids += [*self._encode(prefix_cache.VISION_START),
+                    *[self._image_pad] * (rows * columns // 4),
+                    *self._encode(prefix_cache.VISION_END)]
         weight = self._model.get_input_embeddings().weight
         input_ids = torch.tensor([[*ids, *self._encode(question + ASSISTANT_HEADER)]],
                                  device=weight.device)
@@ -97,11 +93,9 @@ class ModelVariants:
     def decode_greedy(self, queries: Sequence[Query]) -> list[tuple[int, int]]:
         """Decode only the most probable digits, for all clicks in the same passes."""
         codec = self._make_codec(queries[0].other)
-        reply_format = self._engine.tokenizer.build_format(ReplyTemplate(), codec.coord_format,
-                                                           codec.digits)
         replies = self._engine.decode_greedy(
             self._make_inputs(queries[0]), [self._build_question(query) for query in queries],
-            reply_format)
+            self._engine.tokenizer.build_format(ReplyTemplate(), codec.coord_format, codec.digits))
         return [reply.numbers for reply, _ in replies]
 
     def generate(self, query: Query, tokens: int) -> list[int]:

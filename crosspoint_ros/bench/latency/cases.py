@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,25 +15,18 @@ from crosspoint_ros.core.datatypes import Array, Intrinsics, Match, Matcher, Que
 if TYPE_CHECKING:
     from crosspoint_ros.bench.latency.baseline import ModelVariants
 
-
-CLICKED, OTHER = 'clicked', 'other'
 CELL_PX = 24
 NOISE = 6.0
 
 
 def draw_frames(number: int, width_px: int, height_px: int) -> FrameSet:
     """Draw the frames of a round, different for each number."""
-    clicked, other, next_other, next_clicked = (
-        draw_view(camera, 4 * number + offset, width_px, height_px)
-        for offset, camera in enumerate((CLICKED, OTHER, OTHER, CLICKED)))
-    return FrameSet((clicked, other), (clicked, next_other), (next_clicked, next_other))
-
-
-def draw_view(camera: str, number: int, width_px: int, height_px: int) -> View:
-    """Return a view of the synthetic scene, without pose or depth."""
     intrinsics = Intrinsics(width_px, width_px, (width_px - 1) / 2, (height_px - 1) / 2,
                             width_px, height_px)
-    return View(camera, draw_image(number, width_px, height_px), intrinsics, stamp_ns=number)
+    clicked, other, next_other, next_clicked = (
+        View(camera, draw_image(stamp_ns, width_px, height_px), intrinsics, stamp_ns=stamp_ns)
+        for stamp_ns, camera in enumerate(('clicked', 'other', 'other', 'clicked'), 4 * number))
+    return FrameSet((clicked, other), (clicked, next_other), (next_clicked, next_other))
 
 
 def draw_image(number: int, width_px: int, height_px: int) -> npt.NDArray[np.uint8]:
@@ -60,8 +53,8 @@ def sample_queries(pair: tuple[View, View], count: int, seed: int) -> list[Query
 
 BATCH_SIZE = 16
 LONG_REPLY, SHORT_REPLY = 30, 20  # tokens of a reply: with a label, and without
-BASELINE, BASELINE_SHORT = (f"authors' generate, {tokens} tokens"
-                            for tokens in (LONG_REPLY, SHORT_REPLY))
+BASELINES = BASELINE, BASELINE_SHORT = (
+    f"authors' generate, {LONG_REPLY} tokens", f"authors' generate, {SHORT_REPLY} tokens")
 FIRST_CLICK = 'first click on a frame pair'
 NEXT_CLICK = 'another click'
 NEXT_CLICK_GREEDY = 'another click, likeliest digits only'
@@ -72,61 +65,37 @@ OTHER_MOVED = 'click after the other camera moved'
 CLICKED_MOVED = 'click after the clicked one moved'
 
 
-@runtime_checkable
-class SupportsMatchAll(Protocol):
-    """Answers many clicks on the same two frames in one batch."""
-
-    def match_all(self, queries: Sequence[Query]) -> list[Match | Rejected]:
-        """Return an answer or a refusal for each."""
-        ...
-
-
 def build_variants(matcher: Matcher, baseline: ModelVariants | None = None) -> list[Variant]:
     """Return the variants of a matcher and its model, in the order of a round.
 
     A round begins on a new frame pair; the last two variants move one of its cameras.
     """
-    before, after = ([], []) if baseline is None else _build_model_variants(baseline)
-    batch = [_build_batch(matcher)] if isinstance(matcher, SupportsMatchAll) else []
-    return [*before, _build_click(FIRST_CLICK, matcher, lambda frames: frames.pair),
-            _build_click(NEXT_CLICK, matcher, lambda frames: frames.pair), *batch, *after,
-            _build_click(OTHER_MOVED, matcher, lambda frames: frames.other_moved),
-            _build_click(CLICKED_MOVED, matcher, lambda frames: frames.clicked_moved)]
-
-
-def _build_click(name: str, matcher: Matcher,
-                 select_pair: Callable[[FrameSet], tuple[View, View]]) -> Variant:
-    def answer(frames: FrameSet, seed: int) -> list[Match | Rejected]:
-        (query,) = sample_queries(select_pair(frames), 1, seed)
+    def match(queries: Sequence[Query]) -> list[Match | Rejected]:
         try:
-            return [matcher.match(query)]
+            return [matcher.match(queries[0])]
         except Rejected as rejected:
             return [rejected]
 
-    return Variant(name, answer)
+    variants = [_build_variant(FIRST_CLICK, match), _build_variant(NEXT_CLICK, match)]
+    if match_all := getattr(matcher, 'match_all', None):
+        variants.append(_build_variant(BATCH, match_all, BATCH_SIZE))
+    if baseline:
+        variants = [
+            _build_variant(BASELINE, lambda queries: baseline.generate_baseline(
+                queries[0], LONG_REPLY)),
+            _build_variant(BASELINE_SHORT, lambda queries: baseline.generate_baseline(
+                queries[0], SHORT_REPLY)),
+            *variants, _build_variant(NEXT_CLICK_GREEDY, baseline.decode_greedy),
+            _build_variant(BATCH_GREEDY, baseline.decode_greedy, BATCH_SIZE),
+            _build_variant(FREE_REPLY, lambda queries: baseline.generate(queries[0], LONG_REPLY))]
+    return [*variants, _build_variant(OTHER_MOVED, match, pair='other_moved'),
+            _build_variant(CLICKED_MOVED, match, pair='clicked_moved')]
 
 
-def _build_batch(matcher: SupportsMatchAll) -> Variant:
-    return Variant(BATCH, lambda frames, seed: matcher.match_all(
-        sample_queries(frames.pair, BATCH_SIZE, seed)), BATCH_SIZE)
-
-
-def _build_model_variants(baseline: ModelVariants) -> tuple[list[Variant], list[Variant]]:
-    """Return the baseline's variants, and the model's on a pair whose prefix is cached."""
-    def greedy(clicks: int) -> Callable[[FrameSet, int], Sequence[object]]:
-        return lambda frames, seed: baseline.decode_greedy(
-            sample_queries(frames.pair, clicks, seed))
-
-    def authors(tokens: int) -> Callable[[FrameSet, int], Sequence[object]]:
-        return lambda frames, seed: baseline.generate_baseline(
-            sample_queries(frames.pair, 1, seed)[0], tokens)
-
-    def free(frames: FrameSet, seed: int) -> Sequence[object]:
-        return baseline.generate(sample_queries(frames.pair, 1, seed)[0], LONG_REPLY)
-
-    return ([Variant(BASELINE, authors(LONG_REPLY)), Variant(BASELINE_SHORT, authors(SHORT_REPLY))],
-            [Variant(NEXT_CLICK_GREEDY, greedy(1)),
-             Variant(BATCH_GREEDY, greedy(BATCH_SIZE), BATCH_SIZE), Variant(FREE_REPLY, free)])
+def _build_variant(name: str, answer: Callable[[list[Query]], Sequence[object]], clicks: int = 1,
+                   pair: str = 'pair') -> Variant:
+    return Variant(name, lambda frames, seed: answer(
+        sample_queries(getattr(frames, pair), clicks, seed)), clicks)
 
 
 @dataclass(frozen=True)
@@ -163,10 +132,7 @@ SHAPES = {
 
 
 def build_config(shape: ModelShape, vocabulary: int, token_ids: dict[str, int]) -> dict[str, Any]:
-    """Return config.json as on the hub, with the text model's keys at the top level.
-
-    vocabulary: number of tokens. token_ids: of the special tokens.
-    """
+    """Return config.json as on the hub, with the text model's keys at the top level."""
     half = shape.hidden // shape.heads // 2
     sections = [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8]
     return {

@@ -13,25 +13,15 @@ from typing import TYPE_CHECKING, Any
 import cv2
 
 from crosspoint_ros.bench.environment import describe_machine, parse_positive
-from crosspoint_ros.bench.latency.cases import (
-    BASELINE,
-    BASELINE_SHORT,
-    NEXT_CLICK,
-    NEXT_CLICK_GREEDY,
-    SHAPES,
-    build_variants,
-    draw_frames,
-    sample_queries,
-)
+from crosspoint_ros.bench.latency import cases
 from crosspoint_ros.bench.latency.timing import Timing, compute_speedup, time_variants
 from crosspoint_ros.bench.pairs.cli import parse_options
 from crosspoint_ros.core.datatypes import Matcher
-from crosspoint_ros.matchers import MATCHERS, load_matcher, matcher_class
+from crosspoint_ros.matchers import MATCHERS, find_matcher_class, load_matcher
 from crosspoint_ros.matchers.cropond.local import CropondMatcher
 
 if TYPE_CHECKING:
     from crosspoint_ros.bench.latency.baseline import ModelVariants
-    from crosspoint_ros.bench.latency.roofline import DeviceMeter
 
 SIZES = ((640, 480),)
 MIN_SIZE_PX = 64
@@ -46,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'{", ".join(MATCHERS)}, or module:Class (default: cropond)')
     parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                         help='an option of the matcher; may be repeated')
-    parser.add_argument('--random-weights', choices=SHAPES,
+    parser.add_argument('--random-weights', choices=cases.SHAPES,
                         help='cropond with random weights: the speed of a checkpoint of that '
                              'size, meaningless answers')
     parser.add_argument('--size', action='append', type=parse_size, metavar='WxH',
@@ -71,34 +61,38 @@ def parse_size(text: str) -> tuple[int, int]:
 def main(args: argparse.Namespace) -> int:
     """Run the benchmark and print a table for each size."""
     matcher = build_matcher(args.matcher, parse_options(args.option), args.random_weights)
-    baseline = _load_baseline(matcher)
-    set_threads(args.threads, baseline)
+    baseline: ModelVariants | None = None
+    if isinstance(matcher, CropondMatcher):  # runs its model on this machine
+        baseline = import_module('crosspoint_ros.bench.latency.baseline').ModelVariants(matcher)
+    on_gpu = baseline is not None and baseline.device_meter.on_gpu
+    if args.threads or (baseline and not on_gpu):
+        cv2.setNumThreads(args.threads or 1)
+        if baseline:
+            baseline.device_meter.set_threads(args.threads or 1)
     setup = ' '.join(filter(None, [args.matcher, args.random_weights, *args.option]))
     machine = describe_machine() + (f', {baseline.device_meter.versions}' if baseline else '')
     print(f'{setup}, {args.rounds} rounds after {args.warm_up}\n{machine}', flush=True)
-    timings = {}
+    timings: dict[str, list[Timing]] = {}
     for width_px, height_px in args.size or SIZES:
-        draw = partial(draw_frames, width_px=width_px, height_px=height_px)
+        draw = partial(cases.draw_frames, width_px=width_px, height_px=height_px)
         name = f'{width_px}x{height_px}'
-        timings[name] = time_variants(build_variants(matcher, baseline), draw, args.rounds,
+        timings[name] = time_variants(cases.build_variants(matcher, baseline), draw, args.rounds,
                                       args.warm_up, baseline)
-        print(f'\n{name}\n{format_table(timings[name], not _on_gpu(baseline))}', flush=True)
+        print(f'\n{name}\n{format_table(timings[name], not on_gpu)}', flush=True)
         if baseline:
-            print(baseline.describe(sample_queries(draw(0).pair, 1, 0)[0]))
-            bound = MemoryBound.measure(baseline.device_meter)
+            meter = baseline.device_meter
+            print(baseline.describe(cases.sample_queries(draw(0).pair, 1, 0)[0]))
+            bound = MemoryBound(  # the peak is read first: the measurement allocates memory
+                peak_bytes=meter.peak_bytes, bytes_per_pass=meter.bytes_per_pass,
+                bytes_per_s=meter.measure_bandwidth(), binding=on_gpu)
             print(bound.format_report(timings[name]), flush=True)
     if args.json:
-        args.json.write_text(json.dumps({
-            'matcher': setup, 'machine': machine, 'sizes': {
-                name: [timing_to_dict(t) for t in each] for name, each in timings.items()}},
-            indent=1))
+        sizes = {name: [{'name': t.name, 'clicks': t.clicks, 'cpu_s': t.cpu_s, 'wall_s': t.wall_s,
+                         'passes': t.passes, 'refused': t.refusals} for t in each]
+                 for name, each in timings.items()}
+        args.json.write_text(json.dumps({'matcher': setup, 'machine': machine, 'sizes': sizes},
+                                        indent=1))
     return 0
-
-
-def timing_to_dict(timing: Timing) -> dict[str, Any]:
-    """Return all figures of a variant."""
-    return {'name': timing.name, 'clicks': timing.clicks, 'cpu_s': timing.cpu_s,
-            'wall_s': timing.wall_s, 'passes': timing.passes, 'refused': dict(timing.refusals)}
 
 
 def build_matcher(name: str, options: dict[str, Any], shape: str | None) -> Matcher:
@@ -116,35 +110,13 @@ def build_matcher(name: str, options: dict[str, Any], shape: str | None) -> Matc
                          'torch "transformers>=4.57,<6" pillow') from error
     checkpoint = dummy_model.build_dummy_checkpoint(shape, options.get('device', 'auto'),
                                                     options.get('weights', 'auto'))
-    return matcher_class(name)(checkpoint=checkpoint, model=shape, **DUMMY_OPTIONS | options)
-
-
-def _load_baseline(matcher: Matcher) -> ModelVariants | None:
-    """Return the baseline of a matcher that runs a model on this machine, else None."""
-    if not isinstance(matcher, CropondMatcher):
-        return None
-    baseline = import_module('crosspoint_ros.bench.latency.baseline')
-    variants: ModelVariants = baseline.ModelVariants(matcher)
-    return variants
-
-
-def _on_gpu(baseline: ModelVariants | None) -> bool:
-    return baseline is not None and baseline.device_meter.on_gpu
-
-
-def set_threads(threads: int | None, baseline: ModelVariants | None) -> None:
-    """Set the number of CPU threads; by default 1 if the model runs on the CPU."""
-    if threads is None and (baseline is None or baseline.device_meter.on_gpu):
-        return
-    cv2.setNumThreads(threads or 1)
-    if baseline is not None:
-        baseline.device_meter.set_threads(threads or 1)
+    return find_matcher_class(name)(checkpoint=checkpoint, model=shape, **DUMMY_OPTIONS | options)
 
 
 def format_table(timings: Sequence[Timing], by_cpu: bool) -> str:
     """Format the timings as text. by_cpu: speed-ups are of CPU time, not of wall time."""
     by_name = {t.name: t for t in timings}
-    baselines = [by_name[name] for name in (BASELINE, BASELINE_SHORT) if name in by_name]
+    baselines = [by_name[name] for name in cases.BASELINES if name in by_name]
     width = max(map(len, by_name)) + 2
     heads = ''.join(f'{head:>9}' for head in ('vs 30', 'vs 20')[:len(baselines)])
     lines = [f'{"":{width}}{"passes":>7}{"CPU ms":>10}{"least .. most":>20}{"wall ms":>10}'
@@ -154,8 +126,7 @@ def format_table(timings: Sequence[Timing], by_cpu: bool) -> str:
         passes = '-' if t.passes is None else str(t.passes)
         lines.append(f'{t.name:{width}}{passes:>7}{_format_ms(t.cpu_ms)}{_format_ms(t.wall_ms)}'
                      f'{ratios}')
-    refusals = [f'{t.name}: {n} {code}' for t in timings for code, n in t.refusals.items()]
-    if refusals:
+    if refusals := [f'{t.name}: {n} {code}' for t in timings for code, n in t.refusals.items()]:
         lines.append(f'refused: {"; ".join(refusals)}')
     if baselines:
         lines.append(f'speed-up: of {"CPU" if by_cpu else "wall"} time, median of the rounds')
@@ -179,12 +150,6 @@ class MemoryBound:
     peak_bytes: int
     binding: bool
 
-    @classmethod
-    def measure(cls, meter: DeviceMeter) -> MemoryBound:
-        """Measure the device; the peak is read first, since the measurement allocates memory."""
-        peak_bytes = meter.peak_bytes
-        return cls(meter.bytes_per_pass, meter.measure_bandwidth(), peak_bytes, meter.on_gpu)
-
     def limit_ms(self, passes: int) -> float:
         """Return the least time of some passes; images, keys and the output head add to it."""
         return 1e3 * passes * self.bytes_per_pass / self.bytes_per_s
@@ -195,7 +160,8 @@ class MemoryBound:
                  f'{self.bytes_per_s / GB:.1f} GB/s: at least {self.limit_ms(1):.2f} ms; '
                  f'peak memory {self.peak_bytes / GB:.2f} GB']
         for t in timings:
-            if self.binding and t.name in (BASELINE, NEXT_CLICK, NEXT_CLICK_GREEDY) and t.passes:
+            if self.binding and t.passes and t.name in (
+                    cases.BASELINE, cases.NEXT_CLICK, cases.NEXT_CLICK_GREEDY):
                 limit_ms, wall_ms = self.limit_ms(t.passes), t.wall_ms[0]
                 lines.append(f'{t.name}: {wall_ms:.1f} ms, {wall_ms / limit_ms:.1f} times the '
                              f'{limit_ms:.1f} ms of its {t.passes} passes')

@@ -1,28 +1,16 @@
 """Models with random weights and the shape of a real one: as fast, for latency measurements."""
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-)
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig
+from transformers import Qwen2_5_VLForConditionalGeneration as Qwen
 
 from crosspoint_ros.bench.latency.cases import SHAPES, build_config
-from crosspoint_ros.matchers.cropond.engine.checkpoint import (
-    Checkpoint,
-    WeightFiles,
-    describe_device,
-    estimate_required_bytes,
-    select_device,
-    select_weight_format,
-)
+from crosspoint_ros.matchers.cropond.engine import checkpoint
 from crosspoint_ros.matchers.cropond.engine.memory import check_memory, explain_memory_errors
 
 # Qwen2.5's pre-tokenizer, which splits numbers into digits.
@@ -38,7 +26,7 @@ CORPUS = 4 * ['You are a helpful assistant. system user assistant',
               'image? Output the point coordinates in JSON format.', 'Point to in the image.']
 
 
-def build_dummy_checkpoint(name: str, device: str, weights: str) -> Checkpoint:
+def build_dummy_checkpoint(name: str, device: str, weights: str) -> checkpoint.Checkpoint:
     """Build a model of a named shape in memory, without files.
 
     device, weights: as the matcher's options. Raises ValueError for an unknown shape or 4-bit
@@ -46,47 +34,42 @@ def build_dummy_checkpoint(name: str, device: str, weights: str) -> Checkpoint:
     """
     if name not in SHAPES:
         raise ValueError(f'no shape {name!r}; known: {", ".join(SHAPES)}')
-    device = select_device(device)
-    weights = select_weight_format(weights, device)
+    device = checkpoint.select_device(device)
+    weights = checkpoint.select_weight_format(weights, device)
     if weights == '4bit':
         raise ValueError('random weights cannot be in 4 bits: these are made from a checkpoint')
     tokenizer, title = train_tokenizer(), Path(f'{name} with random weights')
     config = Qwen2_5_VLConfig.from_dict(
         build_config(SHAPES[name], tokenizer.get_vocab_size(), get_special_ids(tokenizer))
         | {'torch_dtype': weights})
-    required_bytes = estimate_required_bytes(WeightFiles((), 0, count_params(config), 0), weights)
+    required_bytes = checkpoint.estimate_required_bytes(
+        checkpoint.WeightFiles((), 0, count_params(config), 0), weights)
     check_memory(title.name, required_bytes, device)
     with explain_memory_errors(title.name, required_bytes, device):
         model = build_random_model(config, device, getattr(torch, weights))
     fast_tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token='<|im_end|>',
                                              pad_token='<|endoftext|>')
-    return Checkpoint(model, fast_tokenizer, title, device, describe_device(device), weights,
-                      required_bytes)
+    return checkpoint.Checkpoint(model, fast_tokenizer, title, device,
+                                 checkpoint.describe_device(device), weights, required_bytes)
 
 
 def count_params(config: Any) -> int:
     """Return the number of parameters of a configuration."""
     with torch.device('meta'):
-        return sum(w.numel() for w in Qwen2_5_VLForConditionalGeneration(config).parameters())
+        return sum(weight.numel() for weight in Qwen(config).parameters())
 
 
 def build_random_model(config: Any, device: str, dtype: torch.dtype, seed: int = 0) -> Any:
     """Build a model on its device, directly in its number format, with random weights."""
-    with use_default_dtype(dtype), torch.device(device):
-        model = Qwen2_5_VLForConditionalGeneration(config).eval()
-    init_random_weights(model, torch.Generator(device).manual_seed(seed))
-    return model
-
-
-@contextmanager
-def use_default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Set torch's default dtype within the context."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        yield
+        with torch.device(device):
+            model = Qwen(config).eval()
     finally:
         torch.set_default_dtype(before)
+    init_random_weights(model, torch.Generator(device).manual_seed(seed))
+    return model
 
 
 def init_random_weights(model: Any, generator: torch.Generator) -> None:

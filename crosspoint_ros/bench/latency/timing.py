@@ -6,11 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from crosspoint_ros.core.datatypes import Code, Rejected, View
+
+if TYPE_CHECKING:
+    from crosspoint_ros.bench.latency.baseline import ModelVariants
 
 # Valid answers to an image; any other refusal means that nothing was measured.
 VALID_REFUSALS = (Code.NOT_VISIBLE, Code.LOW_CONFIDENCE, Code.INCONSISTENT)
@@ -32,19 +35,6 @@ class Variant:
     name: str
     answer: Callable[[FrameSet, int], Sequence[object]]
     clicks: int = 1
-
-
-class Device(Protocol):
-    """A device that runs a model asynchronously."""
-
-    @property
-    def passes(self) -> int:
-        """Forward passes so far."""
-        ...
-
-    def wait(self) -> None:
-        """Block until the device is idle."""
-        ...
 
 
 @dataclass
@@ -84,7 +74,7 @@ def compute_speedup(slow: Timing, fast: Timing, by_cpu: bool) -> float:
 
 
 def time_variants(variants: Sequence[Variant], draw_frames: Callable[[int], FrameSet],
-                  rounds: int, warm_up: int, device: Device | None = None) -> list[Timing]:
+                  rounds: int, warm_up: int, device: ModelVariants | None = None) -> list[Timing]:
     """Run every variant in each round on that round's frames; warm-up rounds are not timed.
 
     Raises ValueError if a variant fails.
@@ -102,20 +92,19 @@ def time_variants(variants: Sequence[Variant], draw_frames: Callable[[int], Fram
     return timings
 
 
-def _time_once(variant: Variant, frames: FrameSet, seed: int, device: Device | None) -> Timing:
+def _time_once(variant: Variant, frames: FrameSet, seed: int, device: ModelVariants | None
+               ) -> Timing:
     passes = device.passes if device else 0
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     try:
         answers = variant.answer(frames, seed)
-    except Rejected as rejected:
-        raise ValueError(f'{variant.name}: {rejected.message} ({rejected.code.name})') \
-            from rejected
+    except Rejected as error:
+        raise ValueError(f'{variant.name}: {error.message} ({error.code.name})') from error
     if device:
         device.wait()
     cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
     refusals = [answer for answer in answers if isinstance(answer, Rejected)]
-    failure = next((each for each in refusals if each.code not in VALID_REFUSALS), None)
-    if failure:
+    if failure := next((each for each in refusals if each.code not in VALID_REFUSALS), None):
         raise ValueError(f'{variant.name}: {failure.message} ({failure.code.name})')
     return Timing(variant.name, variant.clicks, [cpu_s / variant.clicks],
                   [wall_s / variant.clicks], device.passes - passes if device else None,

@@ -17,6 +17,7 @@ from crosspoint_ros.bench.environment import describe_machine, parse_positive
 from crosspoint_ros.bench.node.click_timer import ClickTimer
 from crosspoint_ros.bench.node.synthetic_cameras import DEPTH_MM
 from crosspoint_ros.core.datatypes import Match, Query
+from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.ros.process import NodeProcess
 
 CAMERAS = ('front', 'side')
@@ -33,10 +34,8 @@ class PlaneMatcher:
     def match(self, query: Query) -> Match:
         """Return the projection of the plane's point."""
         clicked, other = query.clicked, query.other
-        assert clicked.base_from_cam is not None
-        assert other.base_from_cam is not None
         point_cam_m = clicked.backproject(query.pixel, DEPTH_MM * 1e-3)
-        other_from_clicked = other.base_from_cam.inverse @ clicked.base_from_cam
+        other_from_clicked = require_pose(other).inverse @ require_pose(clicked)
         return Match(other.intrinsics.project(other_from_clicked.transform_points(point_cam_m)),
                      confidence=0.9, basis='the test pattern')
 
@@ -99,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
 def measure_idle_percent(history_s: float, seconds: float) -> float:
     """Return the CPU time of the idle node with its middleware, % of one core."""
     with ExitStack() as stack:
-        node = _start_node(stack, history_s, 1280, 720)
+        node = _start_node(stack, history_s, 1280, 720, f'matcher:={__name__}:PlaneMatcher')
         time.sleep(SETTLE_S)
         node.check()
         begun_s, before_s = time.monotonic(), read_cpu_s(node.pid)
@@ -110,23 +109,26 @@ def measure_idle_percent(history_s: float, seconds: float) -> float:
 def measure_overheads_ms(clicks: int) -> list[float]:
     """Return, for each click, the time from its message to its result, less that in `locate`."""
     with ExitStack() as stack:
-        node = _start_node(stack, 2.0, 640, 480)
-        timer = stack.enter_context(ClickTimer())
-        timer.wait_until_ready(node.check)
+        timer = _start_timer(stack, f'matcher:={__name__}:PlaneMatcher')
         return [timer.measure_overhead_ms() for _ in range(clicks)]
 
 
 def measure_responses_ms(busy: str, clicks: int, matcher: list[str]) -> list[float]:
     """Return, for each click on a busy node, the time until the result of the policy."""
     with ExitStack() as stack:
-        node = _start_node(stack, 2.0, 640, 480, [f'busy:={busy}', *matcher])
-        timer = stack.enter_context(ClickTimer())
-        timer.wait_until_ready(node.check)
+        timer = _start_timer(stack, f'busy:={busy}', *matcher)
         return [timer.measure_response_ms(busy) for _ in range(clicks)]
 
 
-def _start_node(stack: ExitStack, history_s: float, width: int, height: int,
-                parameters: Sequence[str] = (f'matcher:={__name__}:PlaneMatcher',)) -> NodeProcess:
+def _start_timer(stack: ExitStack, *parameters: str) -> ClickTimer:
+    node = _start_node(stack, 2.0, 640, 480, *parameters)
+    timer = stack.enter_context(ClickTimer())
+    timer.wait_until_ready(node.check)
+    return timer
+
+
+def _start_node(stack: ExitStack, history_s: float, width: int, height: int, *parameters: str
+                ) -> NodeProcess:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     start_process(stack, folder, SYNTHETIC_CAMERAS, f'width:={width}', f'height:={height}',
                   'rate_hz:=30.0')

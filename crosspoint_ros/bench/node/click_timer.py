@@ -74,9 +74,9 @@ class ClickTimer(RosSession):
 
     def _wait_for_result(self, x_px: float, timeout_s: float) -> QueryResult:
         """Wait for the result of the click at this x, which identifies the click."""
-        def find() -> QueryResult | None:
-            return next((r for r in self._results if r.clicked.x == x_px), None)
+        def find() -> list[QueryResult]:
+            return [result for result in self._results if result.clicked.x == x_px]
 
-        if not self.spin_until(lambda: find() is not None, timeout_s):
+        if not self.spin_until(lambda: bool(find()), timeout_s):
             raise TimeoutError(f'no result within {timeout_s:.0f} s')
-        return find()
+        return find()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import logging
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -12,33 +13,17 @@ from typing import Any
 from tqdm import tqdm
 
 from crosspoint_ros.bench.environment import describe_machine, parse_positive
+from crosspoint_ros.bench.pairs import metrics
 from crosspoint_ros.bench.pairs.dataset import InputConfig
-from crosspoint_ros.bench.pairs.evaluate import (
-    Outcome,
-    draw_failure,
-    evaluate,
-    exit_code_if_all_failed,
-)
-from crosspoint_ros.bench.pairs.metrics import (
-    CAMERA_PX,
-    CORRECT_PX,
-    MAX_ANGLE_DEG,
-    PCK_PX,
-    CameraScore,
-    MatchingScore,
-    PointAccuracy,
-    compute_score,
-    wilson_interval,
-)
+from crosspoint_ros.bench.pairs.evaluate import Outcome, draw_failure, evaluate
+from crosspoint_ros.bench.pairs.metrics import MatchingScore, PointAccuracy
 from crosspoint_ros.bench.pairs.sources import add_source_arguments, open_source, parse_inputs
+from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.data.io import WarningCounter
-from crosspoint_ros.matchers import (
-    MATCHERS,
-    load_matcher,
-    load_refiner,
-    select_refiner,
-)
+from crosspoint_ros.matchers import MATCHERS, load_matcher, load_refiner, select_refiner
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'unreviewed ones too (default: human)')
     parser.add_argument('--refine', default='none', metavar='MATCHER',
                         help='the matcher that refines its matches, or auto (default: none)')
-    parser.add_argument('--max-angle', type=float, default=MAX_ANGLE_DEG, metavar='DEG',
+    parser.add_argument('--max-angle', type=float, default=metrics.MAX_ANGLE_DEG, metavar='DEG',
                         help='largest viewing angle in the table by camera, which is printed for '
-                             f'scenes with ground truth in 3D (default: {MAX_ANGLE_DEG:g})')
+                             f'scenes with ground truth in 3D (default: {metrics.MAX_ANGLE_DEG:g})')
     add_evaluation_arguments(parser)
 
 
@@ -88,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
                 failures += 1
     if not outcomes:
         raise ValueError(f'{args.folder}: none of its {len(source)} queries can be read')
-    score = compute_score(outcomes, limits.sure_confidence, args.max_angle)
+    score = metrics.compute_score(outcomes, limits.sure_confidence, args.max_angle)
     setup = ' '.join([args.matcher, *args.option, *([f'+ {refined_by}'] if refiner else [])])
     title = f'{args.folder.name}, {len(outcomes)} queries, {setup}, {describe_inputs(inputs)}'
     print(f'{title}\n{format_table(score)}')
@@ -108,7 +93,11 @@ def main(args: argparse.Namespace) -> int:
         args.markdown.write_text(format_markdown(title, score))
     if args.failures:
         print(f'{failures} of {len(outcomes)} answers are wrong, drawn in {args.failures}')
-    return exit_code_if_all_failed(outcomes) or warnings.exit_code
+    if all(outcome.code == Code.MATCHER_FAILED for outcome in outcomes):
+        log.error('the matcher failed on all %d queries, first with: %s', len(outcomes),
+                  outcomes[0].message)
+        return 1
+    return warnings.exit_code
 
 
 def parse_options(assignments: list[str]) -> dict[str, Any]:
@@ -127,9 +116,8 @@ def parse_options(assignments: list[str]) -> dict[str, Any]:
 
 def is_failure(outcome: Outcome) -> bool:
     """Return whether a visible point was refused or missed, or a hidden one accepted."""
-    if outcome.visible:
-        return not (outcome.accepted and outcome.error_px <= CORRECT_PX)
-    return outcome.accepted
+    return outcome.accepted != outcome.visible or (
+        outcome.visible and outcome.error_px > metrics.CORRECT_PX)
 
 
 def describe_inputs(inputs: InputConfig) -> str:
@@ -143,7 +131,7 @@ def describe_inputs(inputs: InputConfig) -> str:
 
 def format_table(score: MatchingScore) -> str:
     """Format the scores as text."""
-    limits = ' '.join(f'{f"@{px:g} px":>8}' for px in PCK_PX)
+    limits = ' '.join(f'{f"@{px:g} px":>8}' for px in metrics.PCK_PX)
     intervals = ' '.join(f'{f"{low:.0%}-{high:.0%}":>8}'
                          for low, high in compute_pck_intervals(score.overall))
     return '\n'.join([
@@ -156,20 +144,16 @@ def format_table(score: MatchingScore) -> str:
 
 def format_camera_table(score: MatchingScore, max_angle_deg: float) -> str:
     """Format the scores by camera as text, a column for each."""
-    near = f'within {CAMERA_PX:g} px'
+    near = f'within {metrics.CAMERA_PX:g} px'
     labels = (f'viewing angle up to {max_angle_deg:g} deg', 'visible points',
               f'  accepted, {near}', '  accepted', '  error of accepted, median',
               f'  sure answers, {near}', 'hidden points', '  accepted', '3D error, median',
               '3D error, 90th percentile')
-
-    def list_cells(camera: str, s: CameraScore) -> tuple[str, ...]:
-        return (camera, f'{s.visible}', _format_share(s.near_share),
+    columns = [(camera, f'{s.visible}', _format_share(s.near_share),
                 _format_share(s.accepted_share), f'{s.error_px_median:.1f} px',
                 _format_share(s.sure_near_share), f'{s.hidden}',
                 _format_share(s.hidden_accepted_share), f'{s.error_3d_mm_median:.1f} mm',
-                f'{s.error_3d_mm_p90:.1f} mm')
-
-    columns = [list_cells(camera, one) for camera, one in score.by_camera.items()]
+                f'{s.error_3d_mm_p90:.1f} mm') for camera, s in score.by_camera.items()]
     width = max(map(len, labels)) + 2
     return '\n'.join(f'{label:{width}}' + ''.join(f'{cell:>10}' for cell in cells)
                      for label, *cells in zip(labels, *columns, strict=True))
@@ -187,7 +171,7 @@ def list_accuracies(score: MatchingScore) -> list[tuple[str, PointAccuracy]]:
 
 def compute_pck_intervals(accuracy: PointAccuracy) -> list[tuple[float, float]]:
     """Return Wilson's 95 % interval of each share."""
-    return [wilson_interval(round(share * accuracy.points), accuracy.points)
+    return [metrics.wilson_interval(round(share * accuracy.points), accuracy.points)
             for share in accuracy.pck]
 
 
@@ -211,9 +195,9 @@ def format_summary(score: MatchingScore) -> list[str]:
 
 def format_markdown(name: str, score: MatchingScore) -> str:
     """Format the scores as Markdown."""
-    limits = ' | '.join(f'within {px:g} px' for px in PCK_PX)
+    limits = ' | '.join(f'within {px:g} px' for px in metrics.PCK_PX)
     lines = [f'# {name}', '', f'| visible points | number | {limits} | median |',
-             '|---|--:|' + '--:|' * (len(PCK_PX) + 1)]
+             '|---|--:|' + '--:|' * (len(metrics.PCK_PX) + 1)]
     for label, one in list_accuracies(score):
         cells = ' | '.join(f'{share:.1%} ({low:.1%} to {high:.1%})' for share, (low, high) in zip(
             one.pck, compute_pck_intervals(one), strict=True))

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -116,10 +116,11 @@ class PairFolderSource:
         return self._views[name]
 
 
-def read_pair(read: Callable[[], tuple[View, View]], name: str) -> tuple[View, View] | None:
+def read_pair(read: Callable[[], Iterable[View]], name: str) -> tuple[View, View] | None:
     """Read the views of a pair; return None, with a warning, if one of them cannot be read."""
     try:
-        return read()
+        clicked, other = read()
+        return clicked, other
     except (OSError, ValueError, LookupError, Rejected) as error:
         log.warning('%s: %s; its queries are skipped', name,
                     f'there is no {error}' if isinstance(error, KeyError) else error)

@@ -1,29 +1,21 @@
 """Evaluates a matcher on labelled queries along the robot's own path, `core.pipeline.locate`."""
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from crosspoint_ros.bench.pairs.dataset import LabelledQuery
+from crosspoint_ros.core import visualization
 from crosspoint_ros.core.datatypes import Code, Match, Matcher, Refiner, Rejected
 from crosspoint_ros.core.fusion import FusionParams
 from crosspoint_ros.core.image_io import write_image
 from crosspoint_ros.core.pipeline import FUSION, locate
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.core.visualization import (
-    concatenate_images,
-    draw_clicked,
-    draw_match,
-    draw_refusal,
-)
 from crosspoint_ros.data.qa.point_visibility import Visibility
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,30 +87,22 @@ def _evaluate_query(labelled: LabelledQuery, matcher: Matcher, limits: Limits,
             np.linalg.norm(target.base_from_target.t_m - labelled.point_base_m)))
 
 
-def exit_code_if_all_failed(outcomes: Sequence[Outcome]) -> int:
-    """Return 1, with an error, if the matcher failed on every query; else 0."""
-    if not outcomes or any(outcome.code != Code.MATCHER_FAILED for outcome in outcomes):
-        return 0
-    log.error('the matcher failed on all %d queries, first with: %s', len(outcomes),
-              outcomes[0].message)
-    return 1
-
-
 def draw_failure(path: Path, labelled: LabelledQuery, outcome: Outcome, sure_confidence: float
                  ) -> None:
     """Draw a wrong or missing answer, the ground truth as a white cross, and write it."""
     query, visible = labelled.query, outcome.visible
     ground_truth = labelled.ground_truth if visible else None
     if outcome.accepted:
-        other = draw_match(query.other.image, outcome.found_px,
-                           f'confidence {outcome.confidence:.2f}',
-                           outcome.confidence >= sure_confidence, ground_truth=ground_truth)
+        other = visualization.draw_match(
+            query.other.image, outcome.found_px, f'confidence {outcome.confidence:.2f}',
+            outcome.confidence >= sure_confidence, ground_truth=ground_truth)
     else:
-        other = draw_refusal(query.other.image, f'refused: {outcome.message}', ground_truth)
+        other = visualization.draw_refusal(query.other.image, f'refused: {outcome.message}',
+                                           ground_truth)
     error = f'{outcome.error_px:.0f} px off (white cross: ground truth)' if visible \
         else 'not visible there'
     stamp = f' {query.other.stamp_ns} ns' if query.other.stamp_ns else ''
-    write_image(path, concatenate_images(
-        [draw_clicked(query.clicked.image, query.pixel, 'clicked'), other],
+    write_image(path, visualization.concatenate_images(
+        [visualization.draw_clicked(query.clicked.image, query.pixel, 'clicked'), other],
         [query.clicked.camera, f'{query.other.camera}{stamp}'],
         f'{error}; viewing angle {labelled.bin} deg'))

@@ -13,7 +13,7 @@ import numpy as np
 
 from crosspoint_ros.bench.crosspoint.dataset import IMAGES, ITEMS, POINTING, VISIBILITY
 from crosspoint_ros.bench.environment import parse_positive
-from crosspoint_ros.bench.pairs.dataset import InputConfig, LabelledQuery, PairSource
+from crosspoint_ros.bench.pairs.dataset import InputConfig, PairSource
 from crosspoint_ros.bench.pairs.sources import add_source_arguments, open_source
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.core.image_io import atomic_write, write_image
@@ -68,25 +68,20 @@ def export(queries: PairSource, out: Path, radius_px: float, limit: int | None =
         names = [_write_image(out, view, images) for view in (query.clicked, query.other)]
         at = format_inline(encode_point(query.pixel, query.clicked.intrinsics,
                                         Coordinates.THOUSAND))
-        for fields in [*([_make_visibility_item(labelled, at)] if index in yes_no else []),
-                       *([_make_pointing_item(labelled, at, radius_px)]
-                         if index in visible else [])]:
+        items: list[dict[str, Any]] = []
+        if index in yes_no:
+            items.append({'type': VISIBILITY, 'question': VISIBILITY_QUESTION.format(a=at),
+                          'answer': 'A' if labelled.visibility == Visibility.VISIBLE else 'B'})
+        if index in visible:
+            size = query.other.intrinsics
+            items.append({'type': POINTING, 'question': POINTING_QUESTION.format(a=at),
+                          'image_width': size.width_px, 'image_height': size.height_px,
+                          'answer': draw_disc_mask(labelled.ground_truth, query.other, radius_px)})
+        for fields in items:
             lines.append(json.dumps({'idx': len(lines), 'level': f'{labelled.bin} deg',
                                      'images': names, **fields}))
     atomic_write(out / ITEMS, ''.join(f'{line}\n' for line in lines).encode())
     return len(lines)
-
-
-def _make_visibility_item(labelled: LabelledQuery, at: str) -> dict[str, Any]:
-    return {'type': VISIBILITY, 'question': VISIBILITY_QUESTION.format(a=at),
-            'answer': 'A' if labelled.visibility == Visibility.VISIBLE else 'B'}
-
-
-def _make_pointing_item(labelled: LabelledQuery, at: str, radius_px: float) -> dict[str, Any]:
-    intrinsics = labelled.query.other.intrinsics
-    return {'type': POINTING, 'question': POINTING_QUESTION.format(a=at),
-            'image_width': intrinsics.width_px, 'image_height': intrinsics.height_px,
-            'answer': draw_disc_mask(labelled.ground_truth, labelled.query.other, radius_px)}
 
 
 def draw_disc_mask(pixel: Array, view: View, radius_px: float) -> str:

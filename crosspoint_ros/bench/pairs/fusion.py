@@ -11,11 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from crosspoint_ros.bench.environment import describe_machine, parse_positive
-from crosspoint_ros.bench.pairs.cli import (
-    add_evaluation_arguments,
-    describe_inputs,
-    parse_options,
-)
+from crosspoint_ros.bench.pairs.cli import add_evaluation_arguments, describe_inputs, parse_options
 from crosspoint_ros.bench.pairs.dataset import LabelledQuery
 from crosspoint_ros.bench.pairs.evaluate import Outcome, evaluate
 from crosspoint_ros.bench.pairs.metrics import MatchingScore, compute_score
@@ -124,8 +120,7 @@ def format_table(cases: Sequence[FusionCase], scores: Sequence[Sequence[Matching
                         f'sure: visible      right | P@90R'], ''
     for case, each in zip(cases, scores, strict=True):
         if case.condition != condition:
-            condition = case.condition
-            lines.append(condition)
+            lines.append(condition := case.condition)
         lines.append(f'  {case.name:12} {_format_scores(each)}')
     return '\n'.join(lines)
 

@@ -12,56 +12,22 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.bench.environment import parse_positive
-from crosspoint_ros.bench.pairs.dataset import (
-    INDEX,
-    QUERIES,
-    InputConfig,
-    LabelledQuery,
-    PairFolderSource,
-    PairSource,
-    apply_inputs,
-    measure_viewing_angle_deg,
-    read_pair,
-    select_angle_bin,
-)
+from crosspoint_ros.bench.pairs import dataset
+from crosspoint_ros.bench.pairs.dataset import InputConfig, LabelledQuery, PairSource
 from crosspoint_ros.core.datatypes import Array, Query, View
 from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.core.image_io import read_mask
-from crosspoint_ros.data.answer_log import (
-    ACCEPTED,
-    ANSWERS_FILE,
-    CORRECTED,
-    UNREVIEWED,
-    LoggedAnswer,
-    LoggedView,
-    read_answers,
-)
+from crosspoint_ros.data import answer_log, scenes
+from crosspoint_ros.data.answer_log import LoggedAnswer, LoggedView
+from crosspoint_ros.data.qa import frame_pairs
 from crosspoint_ros.data.qa.frame_builder import derive_seed
-from crosspoint_ros.data.qa.frame_pairs import (
-    MAX_CANDIDATES,
-    FramePair,
-    allocate_quotas,
-    find_pairs,
-    pick_evenly,
-    select_support_frames,
-)
+from crosspoint_ros.data.qa.frame_pairs import FramePair, pick_evenly
 from crosspoint_ros.data.qa.photometric import FlowReference
 from crosspoint_ros.data.qa.point_sampling import sample_points
 from crosspoint_ros.data.qa.point_visibility import Visibility
 from crosspoint_ros.data.qa.questions import Coordinates, collect_facts
 from crosspoint_ros.data.qa.scene_reader import open_checked
-from crosspoint_ros.data.scenes import (
-    add_read_arguments,
-    find_scene_class,
-    open_scene,
-    parse_read_options,
-)
-from crosspoint_ros.data.scenes.known_scene import (
-    GROUND_TRUTH,
-    FrameKey,
-    KnownScene,
-    LabelledPoint,
-)
+from crosspoint_ros.data.scenes.known_scene import GROUND_TRUTH, FrameKey, KnownScene, LabelledPoint
 from crosspoint_ros.data.scenes.rgbd_scene import RgbdScene, UnusableData
 
 
@@ -81,23 +47,20 @@ class KnownSceneSource:
         """Yield the queries, image pair by image pair."""
         pairs = groupby(self._targets, key=lambda target: (target[0].clicked, target[1]))
         for number, ((clicked, other), targets) in enumerate(pairs):
-            true = read_pair(partial(self._read_pair, clicked, other),
+            true = dataset.read_pair(partial(map, self._read_view, (clicked, other)),
                              ' and '.join(f'{f.camera}_{f.stamp_ns}' for f in (clicked, other)))
             if true is None:
                 continue
-            views = apply_inputs(true, self._inputs, number)
+            views = dataset.apply_inputs(true, self._inputs, number)
             for point, _ in targets:
                 projection = point.projections[other]
                 visibility = Visibility.VISIBLE if projection.visible else (
                     Visibility.OCCLUDED if true[1].intrinsics.contains(projection.pixel)
                     else Visibility.OUTSIDE)
-                angle_deg = measure_viewing_angle_deg(*true, point.point_base_m)
+                angle_deg = dataset.measure_viewing_angle_deg(*true, point.point_base_m)
                 yield LabelledQuery(Query(*views, point.pixel), projection.pixel, visibility,
-                                    number, select_angle_bin(angle_deg), angle_deg,
+                                    number, dataset.select_angle_bin(angle_deg), angle_deg,
                                     point.point_base_m)
-
-    def _read_pair(self, clicked: FrameKey, other: FrameKey) -> tuple[View, View]:
-        return self._read_view(clicked), self._read_view(other)
 
 
 class AnswerLogSource:
@@ -111,20 +74,20 @@ class AnswerLogSource:
                  ) -> None:
         """Read the answers; raise ValueError if they give no query."""
         self._inputs = inputs
-        kinds = (ACCEPTED, CORRECTED, UNREVIEWED) if include_unreviewed else (ACCEPTED, CORRECTED)
-        answers = read_answers(folder)
+        kinds = [answer_log.ACCEPTED, answer_log.CORRECTED]
+        kinds += [answer_log.UNREVIEWED] * include_unreviewed
+        answers = answer_log.read_answers(folder)
         self._matches = [(answer, match.view, match.pixel) for answer in answers
                          if answer.decision in kinds for match in answer.matches
                          if match.accepted and match.pixel is not None and match.view is not None]
         if not self._matches:
-            unreviewed = sum(answer.decision == UNREVIEWED for answer in answers)
+            unreviewed = sum(answer.decision == answer_log.UNREVIEWED for answer in answers)
             raise ValueError(
                 f'{folder} has {len(answers)} logged answers, none with a match in another view '
                 f'that {"is accepted" if include_unreviewed else "a person accepted or corrected"}'
                 + (f' (--decided model includes {unreviewed} unreviewed ones)'
                    if unreviewed and not include_unreviewed else ''))
-        # One image pair after the other: the matcher's caches stay valid.
-        self._matches.sort(key=_get_pair_key)
+        self._matches.sort(key=_get_pair_key)  # by image pair: the matcher's caches stay valid
 
     def __len__(self) -> int:
         return len(self._matches)
@@ -133,24 +96,22 @@ class AnswerLogSource:
         """Yield the queries, image pair by image pair."""
         for number, (key, group) in enumerate(groupby(self._matches, key=_get_pair_key)):
             matches = list(group)
-            true = read_pair(partial(self._read_pair, *matches[0][:2]), ' and '.join(key))
+            true = dataset.read_pair(partial(self._read_pair, *matches[0][:2]), ' and '.join(key))
             if true is None:
                 continue
-            views = apply_inputs(true, self._inputs, number)
+            views = dataset.apply_inputs(true, self._inputs, number)
             for answer, _, pixel in matches:
-                target = answer.base_from_target
-                angle_deg = measure_viewing_angle_deg(*views, None if target is None
-                                                      else target.t_m)
+                point_base_m = answer.base_from_target.t_m if answer.base_from_target else None
+                angle_deg = dataset.measure_viewing_angle_deg(*views, point_base_m)
                 yield LabelledQuery(Query(*views, answer.pixel), pixel, Visibility.VISIBLE, number,
-                                    select_angle_bin(angle_deg))
+                                    dataset.select_angle_bin(angle_deg))
 
     def _read_pair(self, answer: LoggedAnswer, other: LoggedView) -> tuple[View, View]:
         return answer.clicked.read(self._inputs.depth), other.read(self._inputs.depth)
 
 
 def _get_pair_key(match: tuple[LoggedAnswer, LoggedView, Array]) -> tuple[str, str]:
-    answer, other, _ = match
-    return answer.clicked.key, other.key
+    return match[0].clicked.key, match[1].key
 
 
 # Number of the pair, clicked pixel, ground truth, visibility, angle bin.
@@ -166,9 +127,11 @@ class RgbdSource:
         """Sample `number` points. Raises `UnusableData` for a scene that contradicts itself."""
         self._reader, self._inputs, skipped = open_checked(scene), inputs, Counter[str]()
         frames = list(self._reader.frames.values())
-        by_frame = find_pairs(pick_evenly(frames, -(-number // POINTS_PER_FRAME)),
-                              pick_evenly(frames, MAX_CANDIDATES), self._reader.view, skipped)
-        self._support = {name: select_support_frames(pairs) for name, pairs in by_frame.items()}
+        by_frame = frame_pairs.find_pairs(
+            pick_evenly(frames, -(-number // POINTS_PER_FRAME)),
+            pick_evenly(frames, frame_pairs.MAX_CANDIDATES), self._reader.view, skipped)
+        self._support = {name: frame_pairs.select_support_frames(pairs)
+                         for name, pairs in by_frame.items()}
         candidates = [pair for pairs in by_frame.values() for pair in pairs]
         self._pairs: list[FramePair] = []
         self._points = list(self._sample_points(candidates, number, skipped))
@@ -182,7 +145,7 @@ class RgbdSource:
     def __iter__(self) -> Iterator[LabelledQuery]:
         """Yield the queries, frame pair by frame pair."""
         for number, group in groupby(self._points, key=lambda point: point[0]):
-            views = apply_inputs(self._read_pair(self._pairs[number]), self._inputs, number)
+            views = dataset.apply_inputs(self._read_pair(self._pairs[number]), self._inputs, number)
             for _, pixel, ground_truth, visibility, angle_bin in group:
                 yield LabelledQuery(Query(*views, pixel), ground_truth, visibility, number,
                                     angle_bin)
@@ -190,8 +153,8 @@ class RgbdSource:
     def _sample_points(self, pairs: list[FramePair], number: int, skipped: Counter[str]
                        ) -> Iterator[SampledPoint]:
         """Yield the points of the pairs; spare pairs make up for those that fall short."""
-        quotas = dict(zip(pairs, allocate_quotas(pairs, number, MAX_PER_PAIR, MIN_PER_PAIR),
-                          strict=True))
+        quotas = dict(zip(pairs, frame_pairs.allocate_quotas(
+            pairs, number, MAX_PER_PAIR, MIN_PER_PAIR), strict=True))
         chosen = [pair for pair in pairs if quotas[pair]]
         spare = pick_evenly([pair for pair in pairs if not quotas[pair]], len(chosen))
         missing = 0
@@ -226,9 +189,9 @@ class RgbdSource:
         for i in [*visible[:count - few], *hidden[:few]]:
             point_base_m = require_pose(clicked).transform_points(
                 clicked.backproject(facts.pixels[i], points.depth_m[i]))
-            angle_deg = measure_viewing_angle_deg(clicked, other, point_base_m)
+            angle_deg = dataset.measure_viewing_angle_deg(clicked, other, point_base_m)
             yield (len(self._pairs) - 1, facts.pixels[i], points.pixels[i],
-                   Visibility(int(points.visibility[i])), select_angle_bin(angle_deg))
+                   Visibility(int(points.visibility[i])), dataset.select_angle_bin(angle_deg))
 
 
 MASK = 'gripper_mask.png'
@@ -243,7 +206,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--number', type=parse_positive, default=DEFAULT_POINTS,
                         help='points to sample in a recording without ground truth (default: '
                              f'{DEFAULT_POINTS})')
-    add_read_arguments(parser)
+    scenes.add_read_arguments(parser)
     parser.add_argument('--noise-cm', type=float, default=0.0, help='error of the poses, cm')
     parser.add_argument('--noise-deg', type=float, default=0.0, help='error of the poses, deg')
     parser.add_argument('--seed', type=int, default=0, help='of noise and sampling (default: 0)')
@@ -264,27 +227,27 @@ def open_source(args: argparse.Namespace, inputs: InputConfig, include_unreviewe
                 ) -> PairSource:
     """Open a folder of any supported layout. Raises ValueError or OSError, naming the fault."""
     folder: Path = args.folder
-    if (folder / INDEX).is_file() or (folder / QUERIES).is_file():
-        return PairFolderSource(folder, inputs, load_mask(args))
+    if (folder / dataset.INDEX).is_file() or (folder / dataset.QUERIES).is_file():
+        return dataset.PairFolderSource(folder, inputs, load_mask(args))
     if args.mask or args.no_mask:
         raise ValueError(f'{folder}: recordings have their own masks; leave out --mask and '
                          '--no-mask')
-    if (folder / ANSWERS_FILE).is_file():
+    if (folder / answer_log.ANSWERS_FILE).is_file():
         return AnswerLogSource(folder, inputs, include_unreviewed)
     if (folder / GROUND_TRUTH).is_file():
         if args.inverted_poses or args.depth_per_m or args.base_frame:
             raise ValueError(f'{folder}: {GROUND_TRUTH} defines how it is read; leave out '
                              '--inverted-poses, --depth-per-m and --base-frame')
         return KnownSceneSource(KnownScene(folder), inputs)
-    if find_scene_class(folder) is None:
-        raise ValueError(f'{folder} is not a source of pairs: that is a folder with {INDEX} and '
-                         f'{QUERIES}, {ANSWERS_FILE}, rgb.txt or color/, or a rosbag2')
-    return RgbdSource(open_scene(folder, parse_read_options(args)), inputs, args.number)
+    if scenes.find_scene_class(folder) is None:
+        raise ValueError(f'{folder} is not a source of pairs: that is a folder with '
+                         f'{dataset.INDEX} and {dataset.QUERIES}, {answer_log.ANSWERS_FILE}, '
+                         'rgb.txt or color/, or a rosbag2')
+    scene = scenes.open_scene(folder, scenes.parse_read_options(args))
+    return RgbdSource(scene, inputs, args.number)
 
 
 def load_mask(args: argparse.Namespace) -> npt.NDArray[np.bool_] | None:
     """Read the mask of the options, or the folder's own if it has one."""
     path = args.mask or args.folder / MASK
-    if args.no_mask or (args.mask is None and not path.is_file()):
-        return None
-    return read_mask(path)
+    return None if args.no_mask or not (args.mask or path.is_file()) else read_mask(path)

@@ -9,7 +9,6 @@ import shutil
 import threading
 import time
 from collections import Counter
-from types import TracebackType
 from typing import Any
 
 import aiohttp
@@ -34,8 +33,7 @@ class BrowserClients:
                        for number in range(self._count)]
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         for task in self._tasks:
             task.cancel()
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0.2), self._loop).result(5)
@@ -126,44 +124,38 @@ def measure_page_ms(address: str, rounds: int) -> tuple[list[float], list[float]
     api = importlib.import_module('playwright.sync_api')
     with api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which('chromium'), args=FLAGS)
-        usable = [_measure_usable_ms(browser, address) for _ in range(rounds)]
-        marks = _measure_mark_ms(browser, address, rounds)
+        usable = []
+        for _ in range(rounds):
+            with browser.new_context() as context:
+                page = context.new_page()
+                page.goto(address)
+                usable.append(_wait_nonzero(page, USABLE))
+        with browser.new_context(viewport={'width': 1280, 'height': 800}) as context:
+            page = context.new_page()
+            page.goto(address)
+            _wait_nonzero(page, USABLE)
+            marks = _measure_marks_ms(page, rounds)
         browser.close()
     return usable, marks
 
 
-def _measure_usable_ms(browser: Any, address: str) -> float:
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(address)
-    passed_ms = _wait_nonzero(page, USABLE)
-    context.close()
-    return passed_ms
-
-
-def _measure_mark_ms(browser: Any, address: str, rounds: int) -> list[float]:
-    context = browser.new_context(viewport={'width': 1280, 'height': 800})
-    page = context.new_page()
-    page.goto(address)
-    _wait_nonzero(page, USABLE)
+def _measure_marks_ms(page: Any, rounds: int) -> list[float]:
     page.evaluate(WATCH)
     box = page.locator('[data-camera=front] svg').bounding_box()
-    passed = []
+    marks = []
     for index in range(rounds):
         page.evaluate(RESET)
         page.mouse.click(box['x'] + box['width'] * (0.4 + 0.2 * index / rounds),
                          box['y'] + box['height'] * 0.5)
-        passed.append(_wait_nonzero(page, CLICK_TO_MARK) - float(page.evaluate(MATCHER_MS)))
-    context.close()
-    return passed
+        marks.append(_wait_nonzero(page, CLICK_TO_MARK) - float(page.evaluate(MATCHER_MS)))
+    return marks
 
 
 def _wait_nonzero(page: Any, expression: str) -> float:
     """Wait until an expression is not zero; return its value."""
     end_s = time.monotonic() + PAGE_TIMEOUT_MS / 1000
     while time.monotonic() < end_s:
-        value = page.evaluate(expression)
-        if value:
+        if value := page.evaluate(expression):
             return float(value)
         page.wait_for_timeout(10)
     raise TimeoutError(f'the page is not usable after {PAGE_TIMEOUT_MS / 1000:g} s: {expression}')

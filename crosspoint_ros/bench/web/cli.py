@@ -11,22 +11,15 @@ from functools import partial
 from pathlib import Path
 
 from crosspoint_ros.bench.environment import describe_machine, parse_positive
-from crosspoint_ros.bench.node.cli import (
-    CROSSPOINT_NODE,
-    SYNTHETIC_CAMERAS,
-    PlaneMatcher,
-    format_camera_parameters,
-    read_cpu_s,
-    start_process,
-)
+from crosspoint_ros.bench.node import cli as node_cli
 from crosspoint_ros.bench.node.click_timer import ClickTimer
 from crosspoint_ros.bench.web import browsers
-from crosspoint_ros.bench.web.browsers import CAMERAS, BrowserClients, measure_click_overheads_ms
+from crosspoint_ros.bench.web.browsers import CAMERAS, BrowserClients
 
 SETTLE_S = 3.0
 MAX_BROWSERS = 10
 START_TIMEOUT_S = 30.0
-MATCHER = f'{PlaneMatcher.__module__}:{PlaneMatcher.__name__}'
+MATCHER = f'{node_cli.__name__}:PlaneMatcher'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,11 +51,11 @@ class WebBench:
     def __init__(self, stack: ExitStack) -> None:
         """Start all of them; they end with the stack."""
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        start = partial(start_process, stack, folder)
-        start(SYNTHETIC_CAMERAS, f'cameras:=[{",".join(CAMERAS)}]', 'width:=640', 'height:=480',
-              'rate_hz:=10.0', 'kitchen:=true')
-        self._node = start(CROSSPOINT_NODE, 'base_frame:=base_link', f'matcher:={MATCHER}',
-                           *format_camera_parameters(CAMERAS))
+        start = partial(node_cli.start_process, stack, folder)
+        start(node_cli.SYNTHETIC_CAMERAS, f'cameras:=[{",".join(CAMERAS)}]', 'width:=640',
+              'height:=480', 'rate_hz:=10.0', 'kitchen:=true')
+        self._node = start(node_cli.CROSSPOINT_NODE, 'base_frame:=base_link', f'matcher:={MATCHER}',
+                           *node_cli.format_camera_parameters(CAMERAS))
         self._server = start('crosspoint_ros.cli', arguments=('web', '--port', '0'))
         self._address = self._server.wait_for_output('http://', START_TIMEOUT_S)
         self._port = int(self._address.rstrip('/').rpartition(':')[2])
@@ -86,22 +79,22 @@ class WebBench:
     def _measure_load(self, clients: BrowserClients, seconds: float, clicks: int
                       ) -> dict[str, float]:
         processes = {'server %': self._server.pid, 'node %': self._node.pid}
-        before_s = {name: read_cpu_s(pid) for name, pid in processes.items()}
+        before_s = {name: node_cli.read_cpu_s(pid) for name, pid in processes.items()}
         images, begun_s = clients.images_received.total(), time.monotonic()
         time.sleep(seconds)
         elapsed_s = time.monotonic() - begun_s
-        percent = {name: 100 * (read_cpu_s(pid) - before_s[name]) / elapsed_s
+        percent = {name: 100 * (node_cli.read_cpu_s(pid) - before_s[name]) / elapsed_s
                    for name, pid in processes.items()}
         images_hz = (clients.images_received.total() - images) / elapsed_s
         overheads_ms = [self._timer.measure_overhead_ms() for _ in range(clicks)]
         return {**percent, 'pictures/s': images_hz,
                 'a click by topic ms': statistics.median(overheads_ms),
-                'by the page ms': statistics.median(measure_click_overheads_ms(self._port, clicks))}
+                'by the page ms': statistics.median(
+                    browsers.measure_click_overheads_ms(self._port, clicks))}
 
     def measure_chromium(self, clicks: int) -> dict[str, float]:
         """Measure the page in Chromium, if it and playwright are installed."""
-        missing = browsers.find_missing_tool()
-        if missing:
+        if missing := browsers.find_missing_tool():
             print(f'  not measured in a browser: {missing}')
             return {}
         usable, marks = browsers.measure_page_ms(self._address, clicks)
