@@ -110,7 +110,8 @@ def test_every_argument_is_described(double, name):
 
 
 def test_every_parameter_of_the_node_and_of_a_camera_is_an_argument(double):
-    wanted = {spec.name for spec in NODE_PARAMETERS} | {s.name.partition('.')[2] for s in camera_specs('x')}
+    wanted = {spec.name for spec in NODE_PARAMETERS}
+    wanted |= {spec.name.partition('.')[2] for spec in camera_specs('x')}
     assert wanted | {'cameras', 'use_sim_time', 'params_file', 'namespace', 'log_level', 'rviz'} \
         <= set(arguments(load('bringup')))
 

@@ -5,12 +5,12 @@ import weakref
 
 import numpy as np
 import pytest
-from crosspoint_ros.msg import HistoryEntry, QueryResult
+from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult
 from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.ros.node.history import MAX_STEPS, MAX_VIEWS, History
+from crosspoint_ros.ros.node.history import MAX_STEPS, MAX_VIEWS, History, TargetState
 
 UNREVIEWED, ACCEPTED = HistoryEntry.UNREVIEWED, HistoryEntry.ACCEPTED
 CORRECTED, MOVED = HistoryEntry.CORRECTED, HistoryEntry.MOVED
@@ -315,3 +315,56 @@ def test_a_seal_goes_with_the_steps_it_sealed():
         history.undo()
     assert target_step(history) == 'q1'
     assert str(MAX_STEPS) in refused(history.undo).message
+
+
+# --- the active target
+
+def target_state(**options) -> tuple[TargetState, list]:
+    """A state, and what its listener saw: target, preview, rays."""
+    state, seen = TargetState(**options), []
+    state.listeners.append(lambda s: seen.append((s.active_target, s.preview, s.show_rays)))
+    return state, seen
+
+
+def test_listeners_see_a_new_target_its_drag_and_its_end():
+    state, seen = target_state()
+    step, preview = with_answers('a').target_step, GraspTarget(query_id='a')
+    state.set_target(step)
+    state.set_preview(preview)
+    state.set_target(step)
+    state.set_target(None)
+    target = step.result.target
+    assert seen == [(target, None, True), (target, preview, True), (target, None, True),
+                    (None, None, True)]
+    assert seen[0][0] is target
+
+
+def test_hiding_the_rays_ends_a_drag_and_changes_no_target():
+    state, seen = target_state()
+    state.set_target(with_answers('a').target_step)
+    state.set_preview(GraspTarget())
+    state.toggle_rays()
+    assert seen[-1] == (seen[0][0], None, False)
+
+
+def test_a_target_expires_and_begins_again_when_it_is_replaced_or_dragged_but_not_when_accepted():
+    state, _ = target_state(ttl_s=10.0)
+    history = with_answers('a')
+    assert not state.has_expired
+    for change in (lambda: state.set_target(history.target_step),
+                   lambda: state.set_preview(GraspTarget()),
+                   lambda: state.set_target(history.target_step)):
+        change()
+        assert not state.has_expired
+        state._set_s -= 11.0
+        assert state.has_expired
+    history.accept('a')
+    state.set_target(history.target_step)
+    assert state.has_expired
+
+
+def test_without_a_time_to_live_a_target_stays():
+    state, _ = target_state()
+    state.set_target(with_answers('a').target_step)
+    state._set_s -= 1e9
+    assert not state.has_expired

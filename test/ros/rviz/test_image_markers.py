@@ -342,7 +342,7 @@ def test_a_picture_that_looks_the_same_is_not_sent_again_and_the_click_is_on_the
     ({'mouse_point_valid': False, 'mouse_point': Point()}, Status.BAD_REQUEST, 'nothing is drawn'),
     ({'header': Header(frame_id='map')}, Status.BAD_REQUEST, "'map'"),
     ({'mouse_point': Point(z=2.0)}, Status.BAD_REQUEST, 'off the image'),
-    ({'mouse_point': Point(x=5.0, z=PLANE_M)}, Status.BAD_REQUEST, 'beside'),
+    ({'mouse_point': Point(x=5.0, z=PLANE_M)}, Status.BAD_REQUEST, 'outside'),
     ({'mouse_point': Point(x=float('nan'), z=PLANE_M)}, Status.BAD_REQUEST, 'not finite'),
     ({'control_name': 'front@12345'}, Status.STALE, 'no longer shown'),
     ({'control_name': 'side@12345'}, Status.BAD_REQUEST, 'not an image of front'),
