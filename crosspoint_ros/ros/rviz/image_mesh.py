@@ -43,7 +43,7 @@ class ImageMesh:
 
     @property
     def vertices_cam_m(self) -> Array:
-        """The vertices (m, 3) of front and back, three per triangle: RViz lights one side of each."""
+        """The vertices (m, 3) of front and back, 3 per triangle: RViz lights one side only."""
         # The back is moved along the rays: a click on it gives the same pixel.
         back = self.points_cam_m[:, ::-1] * BACK_SCALE
         return np.concatenate([self.points_cam_m, back]).reshape(-1, 3)
