@@ -1,7 +1,7 @@
 """Camera intrinsics: projection with distortion, and back to rays."""
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -75,24 +75,22 @@ class Intrinsics:
         unknown, or the rectified image is not in the camera's own frame.
         """
         x, y, roi = max(int(info.binning_x), 1), max(int(info.binning_y), 1), info.roi
-        K = np.asarray(info.k, dtype=np.float64).reshape(3, 3)
+        (fx, _, cx), (_, fy, cy), _ = np.asarray(info.k, np.float64).reshape(3, 3).tolist()
         model, d = info.distortion_model, tuple(float(k) for k in info.d)
         if rectified:  # a pinhole's image, whatever the lens
             P = np.asarray(info.p, dtype=np.float64).reshape(3, 4)
             _require_own_frame(P, np.asarray(info.r, dtype=np.float64).reshape(3, 3))
-            K, model, d = P[:, :3], '', ()
+            (fx, _, cx, _), (_, fy, cy, _), _ = P.tolist()
+            model, d = '', ()
         if not model and any(d):
             raise ValueError(f'camera info has coefficients {list(d)} but no distortion_model; '
                              f'known: {", ".join([*cls.COEFFICIENTS, *MODEL_ALIASES])}')
         model = MODEL_ALIASES.get(model, model) or 'plumb_bob'
         lengths = cls.COEFFICIENTS.get(model, ())
         d = next((d[:n] for n in lengths if n <= len(d) and not any(d[n:])), d)
-        full = cls(K[0, 0], K[1, 1], K[0, 2], K[1, 2], int(info.width), int(info.height), d, model)
-        return replace(
-            full, fx_px=full.fx_px / x, fy_px=full.fy_px / y,
-            cx_px=(full.cx_px - int(roi.x_offset)) / x, cy_px=(full.cy_px - int(roi.y_offset)) / y,
-            width_px=(int(roi.width) or full.width_px) // x,
-            height_px=(int(roi.height) or full.height_px) // y)
+        return cls(fx / x, fy / y, (cx - int(roi.x_offset)) / x, (cy - int(roi.y_offset)) / y,
+                   (int(roi.width) or int(info.width)) // x,
+                   (int(roi.height) or int(info.height)) // y, d, model)
 
     @property
     def matrix(self) -> Array:

@@ -36,7 +36,6 @@ class FusionParams:
     reweight: bool = True
 
 
-
 def fuse_matches(query: Query, coarse: Match, fine: Refiner, params: FusionParams) -> Match:
     """Fuse the coarse match of a query with what the fine matcher finds.
 

@@ -18,12 +18,7 @@ from crosspoint_ros.core.datatypes import (
     View,
 )
 from crosspoint_ros.core.depth import explain_missing_depth, surface_normal_base, surface_points_m
-from crosspoint_ros.core.geometry import (
-    ray_base,
-    require_baselines,
-    require_pose,
-    triangulate,
-)
+from crosspoint_ros.core.geometry import ray_base, require_baselines, require_pose, triangulate
 from crosspoint_ros.core.verify import Limits
 
 CLICK_SIGMA_PX = 1.0
@@ -77,16 +72,18 @@ def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: 
     """Return all estimates of the point; raise `Rejected` (NO_DEPTH), with reasons, if none."""
     measured, why_not = [], []
     surfaces_m = surface_points_m(clicked, pixel)
-    nearest_m = surfaces_m[0] if len(surfaces_m) else None
     seen = [(Method.DEPTH_CLICKED, clicked, pixel, np.eye(2) * CLICK_SIGMA_PX ** 2)]
     seen += [(Method.DEPTH_FOUND, view, match.pixel, _covariance(match)) for view, match in found]
     for method, view, at, covariance_px2 in seen:
-        point_base_m = _surface_point(view, at, nearest_m)
-        if point_base_m is None:
+        points_m = surface_points_m(view, at)
+        if not len(points_m):
             why_not.append(explain_missing_depth(view, at))
-        else:
-            measured.append(Estimate3D(method, point_base_m, _depth_covariance(
-                view, point_base_m, covariance_px2), f'the depth of {view.camera}'))
+            continue
+        # Of several surfaces, the one nearest to that of the click, if it has depth.
+        away_m = np.linalg.norm(points_m - (surfaces_m if len(surfaces_m) else points_m)[0], axis=1)
+        point_base_m = points_m[away_m.argmin()]
+        measured.append(Estimate3D(method, point_base_m, _depth_covariance(
+            view, point_base_m, covariance_px2), f'the depth of {view.camera}'))
     try:
         measured.append(triangulate_matches(clicked, pixel, found, limits))
     except Rejected as rejected:
@@ -96,14 +93,6 @@ def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: 
     if not measured:
         raise Rejected(Code.NO_DEPTH, f'no 3D: {"; ".join(why_not)}')
     return measured
-
-
-def _surface_point(view: View, pixel: Array, nearest_m: Array | None) -> Array | None:
-    """The surface point at a pixel; of several the one nearest to that of the click, if known."""
-    points_m = surface_points_m(view, pixel)
-    if not len(points_m) or nearest_m is None:
-        return np.asarray(points_m[0]) if len(points_m) else None
-    return np.asarray(points_m[np.linalg.norm(points_m - nearest_m, axis=1).argmin()])
 
 
 def triangulate_matches(clicked: View, pixel: Array, found: MatchedViews, limits: Limits

@@ -113,8 +113,8 @@ def locate(clicked: View, others: Sequence[View | MissingView], pixel: npt.Array
     matched = []
     for other in others:
         on_stage('match')
-        found = match_view(clicked, other, pixel, matcher, refiner, fusion)
-        matched.append(scale_confidence(found, pixel_confidence))
+        matched.append(scale_confidence(
+            match_view(clicked, other, pixel, matcher, refiner, fusion), pixel_confidence))
     on_stage('verify')
     correspondences = tuple(verify_match(clicked, pixel, found, limits) for found in matched)
     on_stage('lift')
@@ -198,7 +198,6 @@ def match_view(clicked: View, other: View | MissingView, pixel: Array, matcher: 
 
 
 def scale_confidence(found: ViewCorrespondence, pixel_confidence: float) -> ViewCorrespondence:
-    """Multiply the confidence of a match by that of the clicked pixel."""
     if found.match is None or pixel_confidence == 1.0:
         return found
     confidence = found.match.confidence

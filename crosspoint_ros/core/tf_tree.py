@@ -72,7 +72,6 @@ class FrameHistory:
     links: list[tuple[str, Transform]] = field(default_factory=list)  # parent, parent_from_child
 
     def add(self, at_ns: int, parent: str, parent_from_child: Transform) -> None:
-        """Insert a transform, and drop what has become too old."""
         if self.static:
             self.stamps_ns, self.links = [at_ns], [(parent, parent_from_child)]
             return

@@ -79,20 +79,21 @@ def measure_consistency(query: Query, match: Match, limits: Limits) -> Consisten
     return Consistency(check, epipolar_px, gap_m)
 
 
-def enforce_limits(query: Query, match: Match, evidence: Consistency, limits: Limits) -> None:
+def enforce_limits(query: Query, match: Match, consistency: Consistency, limits: Limits) -> None:
     """Raise `Rejected` with the measured value and the limit if the match is beyond one."""
     other = query.other.camera
     if not match.confidence >= limits.min_confidence:
         raise Rejected(Code.LOW_CONFIDENCE, f'confidence {match.confidence:.2f} in {other} '
                        f'(limits.min_confidence {limits.min_confidence:g})'
                        f'{": " if match.basis else ""}{match.basis}')
-    if evidence.epipolar_error_px > limits.max_epipolar_px:
-        raise Rejected(Code.INCONSISTENT, f'the found point is {evidence.epipolar_error_px:.1f} px '
-                       f'off the clicked ray in {other} (limits.max_epipolar_px '
-                       f'{limits.max_epipolar_px:g}): a look-alike, or wrong poses')
-    if evidence.depth_gap_m > limits.max_depth_gap_m:
+    error_px, gap_m = consistency.epipolar_error_px, consistency.depth_gap_m
+    if error_px > limits.max_epipolar_px:
+        raise Rejected(Code.INCONSISTENT, f'the found point is {error_px:.1f} px off the clicked '
+                       f'ray in {other} (limits.max_epipolar_px {limits.max_epipolar_px:g}): a '
+                       'look-alike, or wrong poses')
+    if gap_m > limits.max_depth_gap_m:
         raise Rejected(Code.INCONSISTENT, f'the surfaces at the clicked and at the found point in '
-                       f'{other} are {evidence.depth_gap_m:.3f} m apart (limits.max_depth_gap_m '
+                       f'{other} are {gap_m:.3f} m apart (limits.max_depth_gap_m '
                        f'{limits.max_depth_gap_m:g}): occluded there, or wrong poses')
 
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.geometry import epipolar_segment
-from crosspoint_ros.core.image_io import write_image as write_image
 from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
 from crosspoint_ros.core.verify import Limits
 
@@ -25,6 +24,7 @@ Colour = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 TEXT_AT_PX = 720.0  # an image of this height has text of OpenCV's scale 1, about 22 px tall
 MIN_TEXT = 0.45
+# What OpenCV's fonts lack.
 ASCII = str.maketrans({'°': ' deg', '≤': '<=', '≥': '>=', '±': '+-', '×': 'x', '–': '-',
                        '—': '-', '…': '...', '→': '->', '’': "'", 'µ': 'u', '²': '2'})
 SIGMAS = 2.0  # an ellipse holds 86 % of a normal error
@@ -207,15 +207,10 @@ def _text_scale(height_px: int) -> float:
     return max(MIN_TEXT, height_px / TEXT_AT_PX)
 
 
-def _to_ascii(text: str) -> str:
-    """Replace what OpenCV's fonts lack."""
-    return text.translate(ASCII).encode('ascii', 'replace').decode('ascii')
-
-
 def _wrap(text: str, width_px: int, scale: float) -> list[str]:
     """Break the text into lines that fit; a word that is too long is cut."""
     lines = ['']
-    for word in _to_ascii(text).split():
+    for word in text.translate(ASCII).encode('ascii', 'replace').decode('ascii').split():
         longer = f'{lines[-1]} {word}'.strip()
         if lines[-1] and _text_size(longer, scale)[0] > width_px:
             lines.append(word)

@@ -57,7 +57,6 @@ class AccessControl:
 
     @property
     def needs_token(self) -> bool:
-        """Whether a token is required."""
         return bool(self._token)
 
     def check_host(self, host: str | None) -> str:

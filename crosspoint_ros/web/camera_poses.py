@@ -48,7 +48,6 @@ class CameraPoses:
                                    partial(self._on_info, camera), qos_profile_sensor_data)
 
     def get_intrinsics(self, camera: NodeCamera) -> Intrinsics | None:
-        """Return the intrinsics, None if they are not known yet."""
         return self._intrinsics.get(camera)
 
     def lookup(self, base_frame: str, frame_id: str, stamp_ns: int) -> Transform | None:

@@ -20,7 +20,6 @@ HOST, PORT = '127.0.0.1', 8088
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `crosspoint web`."""
     parser.add_argument('--node', default=NODE_NAME,
                         help=f'name of the node (default: {NODE_NAME}; relative names are resolved '
                         'in the namespace given by --ros-args)')

@@ -161,7 +161,6 @@ class Hub:
     # Sessions
 
     def add_session(self, session: BrowserSession) -> None:
-        """Add a browser and send it the current state."""
         self.sessions.add(session)
         session.send_event(self._state_event())
         if self._history is not None:

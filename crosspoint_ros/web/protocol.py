@@ -178,7 +178,6 @@ def encode_event(kind: str, content: Mapping[str, Any]) -> str:
 
 
 def history_to_json(history: History) -> Json:
-    """Convert the history for the page."""
     return {'entries': [{'number': entry.number, 'query_id': entry.result.query_id,
                          'clicked': point_to_json(entry.result.clicked),
                          'decided': DECISION_NAMES.get(entry.decided, 'unreviewed')}

@@ -56,7 +56,6 @@ class RosBridge:
                                   'redo': Trigger, 'clear': Trigger}.items()}
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
@@ -71,7 +70,6 @@ class RosBridge:
     # Between the threads
 
     def run_in_ros(self, work: Callable[[], object]) -> None:
-        """Run it in the ROS thread."""
         self._work.put(work)
         self._guard.trigger()
 
@@ -102,7 +100,6 @@ class RosBridge:
         self.run_in_ros(subscribe)
 
     def unsubscribe(self, key: object) -> None:
-        """Drop the subscription with that key, if there is one."""
         self.run_in_ros(partial(self._unsubscribe, key))
 
     def _unsubscribe(self, key: object) -> None:

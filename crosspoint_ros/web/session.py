@@ -52,7 +52,6 @@ class BrowserSession:
         self._wakeup.set()
 
     def abort(self) -> None:
-        """Close the connection at once."""
         if self._request.transport is not None:
             self._request.transport.abort()
 

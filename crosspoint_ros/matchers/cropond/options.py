@@ -105,17 +105,12 @@ class RemoteOptions(CropondOptions):
     deadline_s: float = 4.0
     ca_file: str = ''
     proxy: str = ''
-    # Below limits.min_confidence: refused, unless a refiner confirms it. docs/matchers/fusion.md evaluates
-    # a model with a constant confidence of 0.5.
+    # Below limits.min_confidence: refused, unless a refiner confirms it. docs/matchers/fusion.md
+    # evaluates a model with a constant confidence of 0.5.
     confidence_unknown: float = 0.49
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.url.startswith(('http://', 'https://')):
-            raise ValueError(f'url must begin with http:// or https://, got {self.url!r}')
-        if '@' in self.url:
-            raise ValueError('url must not contain a key or password, which would appear in logs: '
-                             f'put it in the environment variable {self.key_env}')
         check_share('confidence_unknown', self.confidence_unknown)
         if not self.deadline_s > 0:
             raise ValueError(f'deadline_s must be more than 0, got {self.deadline_s}')

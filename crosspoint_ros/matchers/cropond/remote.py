@@ -105,7 +105,6 @@ class CropondRemoteMatcher:
                 'self_test': 'off' if profile.score is None else str(profile.score)}
 
     def close(self) -> None:
-        """Close the connections."""
         self._chat.close()
 
     @contextmanager

@@ -113,12 +113,8 @@ def _iter_json(reply: str) -> Iterator[Any]:
         except (ValueError, RecursionError):  # ValueError also for a number of 5000 digits
             position = match.end()
             continue
-        if isinstance(value, dict) or _contains_dict(value):
+        if isinstance(value, dict) or any(isinstance(item, dict) for item in value):
             yield value
-
-
-def _contains_dict(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
 
 
 def _iter_json_points(data: Any) -> Iterator[tuple[float, float]]:

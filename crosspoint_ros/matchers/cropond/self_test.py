@@ -85,7 +85,10 @@ def run_self_test(predict: PredictPoints, coord_formats: Sequence[CoordinateForm
                              f'needed): {_format_scores(scores)}. It must be a CroPond or '
                              'Qwen2.5-VL checkpoint, with the right coordinates and template')
     best = max(passed, key=lambda score: score.correct)
-    if any(_is_ambiguous(best, other) for other in passed):
+    # In which the same numbers mean other pixels.
+    rivals = [score for score in passed if (score.coord_format is CoordinateFormat.ABSOLUTE)
+              != (best.coord_format is CoordinateFormat.ABSOLUTE)]
+    if any(best.correct - rival.correct < MIN_LEAD for rival in rivals):
         raise SelfTestFailed('the self-test cannot determine the coordinate format of the model: '
                              f'{_format_scores(passed)}. Set the option coordinates')
     final = _score_swapped(predict, image, best)
@@ -95,12 +98,6 @@ def run_self_test(predict: PredictPoints, coord_formats: Sequence[CoordinateForm
 
 def _format_scores(scores: Sequence[SelfTestScore]) -> str:
     return '; '.join(map(str, scores))
-
-
-def _is_ambiguous(best: SelfTestScore, other: SelfTestScore) -> bool:
-    """Whether a format in which the same numbers mean other pixels scores about as well."""
-    is_absolute = [score.coord_format is CoordinateFormat.ABSOLUTE for score in (best, other)]
-    return is_absolute[0] != is_absolute[1] and best.correct - other.correct < MIN_LEAD
 
 
 def _score_swapped(predict: PredictPoints, image: Image, score: SelfTestScore

@@ -30,13 +30,6 @@ class LogisticWeights:
     cycle_error: float
     bias: float
 
-    def logit(self, found: Candidate) -> float:
-        """Return the log odds of a candidate."""
-        cycle_error = float(np.log1p(found.cycle_error_px / CYCLE_SCALE_PX))
-        return (self.score * found.score + self.margin * min(max(found.margin, -1.0), 1.0)
-                + self.density * float(np.log(found.density + MIN_DENSITY))
-                - self.cycle_error * cycle_error + self.bias)
-
 
 WEIGHTS = {
     EvidenceKind.IMAGES: LogisticWeights(1.55, 0.25, 0.82, 0.65, -4.75),
@@ -55,9 +48,13 @@ def predict_confidence(found: Candidate) -> float:
 
 
 def _logit(found: Candidate) -> float:
+    weights, cycle_error = WEIGHTS[found.evidence], np.log1p(found.cycle_error_px / CYCLE_SCALE_PX)
     is_corrected = (found.evidence == EvidenceKind.BOTH_DEPTHS
                     and found.reprojection_sigma_px <= ACCURATE_SIGMA_PX)
-    return WEIGHTS[found.evidence].logit(found) + CORRECTED_POSE_BONUS * is_corrected
+    return (weights.score * found.score + weights.margin * min(max(found.margin, -1.0), 1.0)
+            + weights.density * float(np.log(found.density + MIN_DENSITY))
+            - weights.cycle_error * float(cycle_error) + weights.bias
+            + CORRECTED_POSE_BONUS * is_corrected)
 
 
 def predict_covariance_px2(found: Candidate) -> Array:

@@ -44,9 +44,9 @@ class ScaledCamera:
     def _scale(self, value: npt.ArrayLike) -> Array:
         return (np.asarray(value, dtype=np.float64) + 0.5) * self.scale - 0.5
 
-    def to_scaled(self, published: npt.ArrayLike) -> Array:
+    def to_scaled(self, pixel: npt.ArrayLike) -> Array:
         """Map image pixels (..., 2) to scaled ones; (0, 0) is the centre of the first pixel."""
-        return self._scale(published)
+        return self._scale(pixel)
 
     def to_image(self, scaled: npt.ArrayLike) -> Array:
         """Map scaled pixels (..., 2) to image pixels."""
@@ -129,10 +129,15 @@ class FeatureFrame:
     """A view prepared for matching; its levels are computed once, by `ensure`."""
 
     def __init__(self, view: View, options: XFeatOptions) -> None:
+        """Raise `Rejected` (BAD_REQUEST) for an image too thin for a row of descriptors."""
         self.view = view
         self.options = options
         self.scaled = ScaledCamera(view.intrinsics, options.working_px)
-        _check_grid(view, self.scaled)
+        if min(self.scaled.grid_size(COARSE_PX)) < 1:
+            size = view.intrinsics
+            raise Rejected(Code.BAD_REQUEST, f'{view.camera}: {size.width_px}x{size.height_px} px '
+                           'is too thin to be matched: with that longer side the shorter one must '
+                           f'have more than {COARSE_PX / 2 / self.scaled.scale:.1f} px')
         self.mask = view.mask if options.use_mask else None
         self.levels: dict[float, FeatureLevel] = {}
 
@@ -143,10 +148,8 @@ class FeatureFrame:
                 and (not self.options.use_depth or self.view.depth_m is view.depth_m))
 
     def ensure(self, scale: float, backbone: Backbone) -> FeatureLevel:
-        """Return a level, computed if it is missing."""
         if scale not in self.levels:
-            response = backbone(self._network_image(scale))
-            self.levels[scale] = self._level(response)
+            self.levels[scale] = self._level(backbone(self._network_image(scale)))
         return self.levels[scale]
 
     def _network_image(self, scale: float) -> npt.NDArray[np.uint8]:
@@ -158,19 +161,19 @@ class FeatureFrame:
         how = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(image, (width, height), interpolation=how))
 
-    def _level(self, response: NetworkOutput) -> FeatureLevel:
-        rows, columns = response.heat.shape
-        y, x = detect_keypoints(response.heat, self.options.min_heat)
+    def _level(self, output: NetworkOutput) -> FeatureLevel:
+        rows, columns = output.heat.shape
+        y, x = detect_keypoints(output.heat, self.options.min_heat)
         pixels = np.stack([(x + 0.5) * self.scaled.width_px / columns - 0.5,
                            (y + 0.5) * self.scaled.height_px / rows - 0.5], axis=-1)
-        reliability = sample([response.reliability[..., None]], (x + 0.5) / CELL_PX - 0.5,
+        reliability = sample([output.reliability[..., None]], (x + 0.5) / CELL_PX - 0.5,
                              (y + 0.5) / CELL_PX - 0.5, cv2.INTER_LINEAR)[:, 0]
-        strength = response.heat[y, x] * reliability
+        strength = output.heat[y, x] * reliability
         ideal = self.scaled.to_ideal(pixels)
         strength[self.is_masked(pixels) | ~np.isfinite(ideal).all(axis=1)] = -1
         order = np.argsort(-strength, kind='stable')[:self.options.max_keypoints]
         order = order[strength[order] >= 0]
-        dense = DescriptorMap(response.descriptors, self.scaled)
+        dense = DescriptorMap(output.descriptors, self.scaled)
         return FeatureLevel(pixels[order], ideal[order], dense.sample(pixels[order]), dense)
 
     def is_masked(self, pixel: Array) -> npt.NDArray[np.bool_]:
@@ -183,7 +186,6 @@ class FeatureFrame:
 
     @cached_property
     def has_depth(self) -> bool:
-        """Whether any depth is known."""
         return self.view.depth_m is not None and bool(np.isfinite(self.smooth_depth_m).any())
 
     @cached_property
@@ -210,15 +212,6 @@ class FeatureFrame:
     def fine_masked(self) -> npt.NDArray[np.bool_]:
         """Which places (rows, columns) of the score map the robot's own body covers."""
         return self.is_masked(self.fine_grid)
-
-
-def _check_grid(view: View, scaled: ScaledCamera) -> None:
-    """Raise `Rejected` for an image too thin for a row of descriptors."""
-    if min(scaled.grid_size(COARSE_PX)) < 1:
-        size = view.intrinsics
-        raise Rejected(Code.BAD_REQUEST, f'{view.camera}: {size.width_px}x{size.height_px} px is '
-                       'too thin to be matched: with that longer side the shorter one must have '
-                       f'more than {COARSE_PX / 2 / scaled.scale:.1f} px')
 
 
 class MultiScaleDescriptors:

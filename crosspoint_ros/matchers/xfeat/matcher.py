@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, Transform, View
+from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, Transform, View
 from crosspoint_ros.matchers.xfeat.confidence import predict_confidence, predict_covariance_px2
 from crosspoint_ros.matchers.xfeat.features import FeatureFrame
 from crosspoint_ros.matchers.xfeat.network import Backbone
@@ -70,10 +70,11 @@ class XFeatMatcher:
     def _match(self, query: Query, near: Match | None) -> Match:
         with self._lock:
             clicked, other = self._frame(query.clicked), self._frame(query.other)
-            pixel, rough = clicked.scaled.to_scaled(query.pixel), _scale_prior(near, other)
-            pair, found = self._find(query, clicked, other, pixel, rough)
-        if rough is not None:
-            require_near_prior(pair, found, rough)
+            prior = None if near is None else SearchPrior(
+                other.scaled.to_scaled(near.pixel), near.covariance_px2 * other.scaled.scale ** 2)
+            pair, found = self._find(query, clicked, other, prior)
+        if prior is not None:
+            require_near_prior(pair, found, prior)
         return Match(other.scaled.to_image(found.pixel),
                      predict_covariance_px2(found) / other.scaled.scale ** 2,
                      predict_confidence(found), pair.basis)
@@ -87,25 +88,19 @@ class XFeatMatcher:
             self._ensure(frames, self.options.depth_scales if by_depth else self.options.scales)
 
     def _find(self, query: Query, clicked: FeatureFrame, other: FeatureFrame,
-              pixel: Array, near: SearchPrior | None) -> tuple[PairGeometry, Candidate]:
+              near: SearchPrior | None) -> tuple[PairGeometry, Candidate]:
         """Search by the best that is known: the click's depth, the other's, poses, images."""
-        given = self._given_motion(query)
-        if given is None:
+        pixel = clicked.scaled.to_scaled(query.pixel)
+        pose, other_pose = query.clicked.ray_pose, query.other.ray_pose
+        if not self.options.use_poses or pose is None or other_pose is None:
             pair = self._pair(clicked, other, None, False)
             return pair, search_by_appearance(pair, pixel, self.options, near)
-        depth_m = depth_at(clicked, pixel)
+        given, depth_m = other_pose.inverse @ pose, depth_at(clicked, pixel)
         if np.isfinite(depth_m):
             pair = self._pair(clicked, other, given, True)
             return pair, search_by_depth(pair, pixel, depth_m, self.options, near)
         pair = self._pair(clicked, other, given, other.has_depth)
         return pair, search_by_appearance(pair, pixel, self.options, near)
-
-    def _given_motion(self, query: Query) -> Transform | None:
-        """The given `other_from_clicked`, if both poses are known and may be used."""
-        clicked, other = query.clicked.ray_pose, query.other.ray_pose
-        if not self.options.use_poses or clicked is None or other is None:
-            return None
-        return other.inverse @ clicked
 
     def _frame(self, view: View) -> FeatureFrame:
         """Return the frame of a view, cached by its image."""
@@ -153,9 +148,3 @@ class XFeatMatcher:
         if given is None or np.linalg.norm(given.t_m) < options.min_baseline_m:
             return pair_from_images(*frames, options, parallel)
         return pair_from_poses(*frames, given, options, parallel)
-
-
-def _scale_prior(near: Match | None, other: FeatureFrame) -> SearchPrior | None:
-    """Return a coarse match as a prior in scaled pixels."""
-    return None if near is None else SearchPrior(
-        other.scaled.to_scaled(near.pixel), near.covariance_px2 * other.scaled.scale ** 2)

@@ -51,7 +51,6 @@ class CandidateMatches:
     cosine: npt.NDArray[np.float32]
 
     def select(self, keep: Mask) -> Matches:
-        """Return the candidates of a mask as matches."""
         i, j = self.clicked[keep], self.other[keep]
         return Matches(self.clicked_level.pixels[i], self.other_level.pixels[j],
                        self.clicked_level.ideal[i], self.other_level.ideal[j])
@@ -106,7 +105,6 @@ def concatenate(parts: list[Matches]) -> Matches:
 
 
 def mutual_matches(scales: list[CandidateMatches], min_cosine: float) -> Matches:
-    """Return the mutual nearest neighbours of all scales."""
     return concatenate([s.select(s.mutual(s.cosine > min_cosine)) for s in scales])
 
 
@@ -151,8 +149,9 @@ def fit_global_linear(clicked: Array, other: Array) -> Array:
     return np.eye(2) if affine is None else np.asarray(affine[:, :2], dtype=np.float64)
 
 
-def fit_local_affine(clicked: Array, other: Array, pixel: Array, overall: Array) -> LocalAffine:
-    """Fit the 10 matches (n, 2) nearest to the pixel, ridge-regularised towards `overall`."""
+def fit_local_affine(clicked: Array, other: Array, pixel: Array, global_linear: Array
+                     ) -> LocalAffine:
+    """Fit the 10 matches (n, 2) nearest to the pixel, ridge-regularised towards `global_linear`."""
     if len(clicked) < 4:
         return LocalAffine(np.array(pixel), np.eye(2), 0.0, np.inf)
     distance = np.linalg.norm(clicked - pixel, axis=1)
@@ -165,7 +164,7 @@ def fit_local_affine(clicked: Array, other: Array, pixel: Array, overall: Array)
         da, db = a - mean_a, b - mean_b
         spread = (da * weight[:, None]).T @ da
         ridge = 0.05 * np.trace(spread) + RIDGE_PX2
-        linear = ((db * weight[:, None]).T @ da + ridge * overall) \
+        linear = ((db * weight[:, None]).T @ da + ridge * global_linear) \
             @ np.linalg.inv(spread + ridge * np.eye(2))
         off = np.linalg.norm(db - da @ linear.T, axis=1)
         weight = closeness / (1 + (off / 6) ** 2)

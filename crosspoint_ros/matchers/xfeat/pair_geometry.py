@@ -57,7 +57,6 @@ class PairGeometry:
 
     @cached_property
     def pinholes(self) -> PinholePair:
-        """The ideal pinhole matrices of both."""
         return PinholePair(self.clicked.scaled.ideal_matrix, self.other.scaled.ideal_matrix)
 
     @cached_property
@@ -72,12 +71,10 @@ class PairGeometry:
 
     @cached_property
     def clicked_descriptors(self) -> MultiScaleDescriptors:
-        """Dense descriptors of the clicked view."""
         return MultiScaleDescriptors(self.clicked, self.scales)
 
     @cached_property
     def other_descriptors(self) -> MultiScaleDescriptors:
-        """Dense descriptors of the other view."""
         return MultiScaleDescriptors(self.other, self.scales)
 
 

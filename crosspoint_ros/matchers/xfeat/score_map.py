@@ -12,7 +12,8 @@ from crosspoint_ros.matchers.xfeat.matching import LocalAffine
 from crosspoint_ros.matchers.xfeat.network import FloatMap
 from crosspoint_ros.matchers.xfeat.pair_geometry import PairGeometry
 
-NEIGHBOUR_STEP_PX = 10.0
+# Offsets (24, 2) of the patch around the click.
+NEIGHBOURS_PX = 10.0 * np.array([(x, y) for y in range(-2, 3) for x in range(-2, 3) if x or y])
 PATCH_SIGMA_PX = 20.0
 W_PATCH = 2.0
 W_AFFINE, PRIOR_SIGMA_PX, PRIOR_HALF_DENSITY = 0.1, 25.0, 0.6
@@ -50,16 +51,9 @@ class SearchPrior:
         return np.asarray((away @ np.linalg.inv(self.covariance_px2) * away).sum(axis=-1))
 
 
-def neighbour_offsets() -> Array:
-    """Return the offsets (24, 2) of the patch around the click, px."""
-    steps = np.arange(-2, 3) * NEIGHBOUR_STEP_PX
-    offsets = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
-    return offsets[np.abs(offsets).sum(axis=1) > 0]
-
-
 def appearance_term(pair: PairGeometry, pixel: Array, linear: Array, with_patch: bool) -> FloatMap:
     """Score the similarity of the pixel, and of the patch around it, to each place."""
-    offsets = neighbour_offsets() if with_patch else np.zeros((0, 2))
+    offsets = NEIGHBOURS_PX if with_patch else np.zeros((0, 2))
     offsets = offsets[pair.clicked.scaled.contains(pixel + offsets)]
     sought = pair.clicked_descriptors.sample(np.concatenate([pixel[None], pixel + offsets]))
     coarse = pair.other_descriptors.coarse

@@ -21,7 +21,7 @@ DATA_SIGMA_PX = 6.0
 
 @dataclass(frozen=True, eq=False)
 class PinholePair:
-    """The ideal pinhole matrices (3, 3) of the clicked and the other working image."""
+    """The pinhole matrices (3, 3) of the clicked and the other view's ideal pixels."""
 
     clicked: Array
     other: Array
@@ -212,8 +212,8 @@ def _estimate_essentials(matches: Matches, pinholes: PinholePair,
     return [(E, mask.ravel() > 0) for E, mask in found if E is not None and mask.sum() >= 6]
 
 
-def _rays(ideal: Array, lens: Array) -> Array:
-    return np.ascontiguousarray((to_homogeneous(ideal) @ np.linalg.inv(lens).T)[:, :2])
+def _rays(ideal: Array, pinhole: Array) -> Array:
+    return np.ascontiguousarray((to_homogeneous(ideal) @ np.linalg.inv(pinhole).T)[:, :2])
 
 
 def _decompose(essential: Array, matches: Matches, pinholes: PinholePair) -> Transform:

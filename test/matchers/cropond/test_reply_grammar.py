@@ -100,10 +100,10 @@ def test_only_what_may_follow_is_allowed(alphabet):
     assert rows[0, :10].all()
     assert not rows[0, 10:].any()
     assert not rows[1, :10].any()
-    assert rows[1, choices.end_columns(0)].all()
-    assert not rows[1, choices.end_columns(1)].any()
+    assert rows[1, choices.end_columns[0]].all()
+    assert not rows[1, choices.end_columns[1]].any()
     assert rows[2, :10].all()
-    assert rows[2, choices.end_columns(1)].all()
+    assert rows[2, choices.end_columns[1]].all()
 
 
 def test_a_tokenizer_that_joins_digits_is_refused():

@@ -234,7 +234,6 @@ def select_weight_format(weights: str, device: str) -> str:
 
 
 def describe_device(device: str) -> str:
-    """Return the device, with the name of a GPU."""
     return f'cuda ({torch.cuda.get_device_name()})' if device == 'cuda' else device
 
 

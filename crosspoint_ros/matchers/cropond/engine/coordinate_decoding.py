@@ -233,7 +233,7 @@ class BeamDecoder(NumberDecoder):
                                               [(b.number, axis) for b in beams])
             longer = []
             for beam, row in zip(beams, logprobs, strict=True):
-                self._add_end(beam, row[self._allowed.end_columns(axis)], p[beam.start],
+                self._add_end(beam, row[self._allowed.end_columns[axis]], p[beam.start],
                               terminals[beam.start])
                 longer += self._expand(beam, row, p[beam.start], terminals[beam.start])
             beams = self._advance(longer)
@@ -241,7 +241,6 @@ class BeamDecoder(NumberDecoder):
 
     def _add_end(self, beam: Beam, end_logprobs: Array, p: Array, terminals: dict[int, Terminal]
                  ) -> None:
-        """Add the probability that the number ends here."""
         if beam.number.can_end():
             p_end = float(np.logaddexp.reduce(end_logprobs))
             value = beam.number.to_int(self._reply_format)

@@ -36,7 +36,6 @@ class CudaGraphRunner:
         self._captured: dict[tuple[int, int], CapturedStep] = {}
 
     def can_run(self, step: TreeStep) -> bool:
-        """Return whether a step is short enough."""
         return len(step.tokens) <= LENGTH_BUCKETS[-1]
 
     def run(self, step: TreeStep, prefix_length: int, first_position: int) -> torch.Tensor:
@@ -83,16 +82,12 @@ class CapturedStep:
         self._positions.copy_(_as_row([d + first_position for d in step.depths] + [0] * padding))
         self._mapping.slots.copy_(_as_row([*range(start, start + count),
                                            *[self._kv_cache.pad_slot] * padding])[0])
-        self._replay()
-        return self._hidden[:count].clone()
-
-    def _replay(self) -> None:
         if self._pool is None:
             self.forward()
-            return
-        if self._graph is None:
-            self._graph = self._capture()
-        self._graph.replay()
+        else:
+            self._graph = self._graph or self._capture()
+            self._graph.replay()
+        return self._hidden[:count].clone()
 
     def _capture(self) -> Any:
         """Capture the pass, after one outside of the graph that initialises CUDA's libraries."""
@@ -109,7 +104,6 @@ class CapturedStep:
         return graph
 
     def forward(self) -> None:
-        """Compute the hidden states of the tokens in the buffers."""
         with self._kv_cache.use_slots(self._mapping), use_gqa_attention(self._text_model):
             self._hidden = self._text_model(
                 inputs_embeds=self._embedding(self._tokens), position_ids=self._positions,

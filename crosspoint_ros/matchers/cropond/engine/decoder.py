@@ -33,7 +33,6 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        """Device of the model."""
         return self._embedding.weight.device
 
     def embed(self, tokens: Sequence[int]) -> torch.Tensor:

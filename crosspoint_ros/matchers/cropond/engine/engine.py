@@ -33,11 +33,7 @@ from crosspoint_ros.matchers.cropond.engine.reply_grammar import (
     ReplyTokenizer,
 )
 from crosspoint_ros.matchers.cropond.engine.token_tree import TokenTree, pack_sequences
-from crosspoint_ros.matchers.cropond.image_processor import (
-    TOKEN_PX,
-    TRAINED_MAX_PIXELS,
-    ImageInput,
-)
+from crosspoint_ros.matchers.cropond.image_processor import TOKEN_PX, TRAINED_MAX_PIXELS, ImageInput
 
 ASSISTANT_HEADER = '<|im_end|>\n<|im_start|>assistant\n'
 QUESTION_TOKENS = 2560  # for questions and digits: about 110 tokens a click
@@ -192,7 +188,6 @@ class Engine:
             preferred_token='' if following in digits else self.tokenizer.token_text(following))
 
     def _compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits over the whole vocabulary."""
         return require_finite(self._head(hidden).float())
 
     def _reduced_head(self, allowed: AllowedTokens) -> torch.Tensor:

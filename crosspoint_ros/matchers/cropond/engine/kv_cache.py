@@ -45,7 +45,6 @@ class StaticKVCache(DynamicCache):
 
     @property
     def length(self) -> int:
-        """Number of tokens in the cache."""
         return self._lengths[0]
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int,
@@ -72,7 +71,6 @@ class StaticKVCache(DynamicCache):
             self._slot_mapping = None
 
     def get_seq_length(self, layer_idx: int | None = 0) -> int:
-        """Return the number of tokens of a layer."""
         return self._lengths[layer_idx or 0]
 
     def get_mask_sizes(self, cache_position: Any, layer_idx: int = 0) -> tuple[int, int]:
@@ -120,19 +118,11 @@ def gqa_attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: to
     if new > MAX_MATMUL_ROWS:
         output = torch.nn.functional.scaled_dot_product_attention(
             rows, key, value, attn_mask=mask, scale=scaling)
-    else:
-        output = _attend_by_matmul(rows, key, value, mask,
-                                   size ** -0.5 if scaling is None else scaling)
+    else:  # few rows would not occupy a GPU in a fused kernel
+        scores = rows * (size ** -0.5 if scaling is None else scaling) @ key.transpose(2, 3)
+        scores = scores if mask is None else scores + mask
+        output = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype) @ value
     return output.reshape(1, heads, new, size).transpose(1, 2).contiguous(), None
-
-
-def _attend_by_matmul(rows: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-                      mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
-    """For few rows, which would not occupy a GPU in a fused kernel."""
-    scores = (rows * scaling) @ key.transpose(2, 3)
-    if mask is not None:
-        scores += mask
-    return torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype) @ value
 
 
 @contextmanager

@@ -25,7 +25,6 @@ def get_free_bytes(device: str) -> int:
 
 
 def get_machine_free_bytes() -> int:
-    """Return the memory that the machine has available."""
     for line in MEMINFO.read_text().splitlines():
         if line.startswith('MemAvailable:'):
             return int(line.split()[1]) * 1024
@@ -66,6 +65,5 @@ def explain_memory_errors(name: str, required_bytes: int, device: str) -> Iterat
 
 
 def describe_shortage(name: str, required_bytes: int, device: str) -> str:
-    """Return what a model needs and what is free."""
     return (f'{name} needs about {required_bytes / GB:.1f} GB on {device}, '
             f'{get_free_bytes(device) / GB:.1f} GB are free')

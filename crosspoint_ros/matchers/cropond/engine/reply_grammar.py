@@ -141,7 +141,6 @@ class PartialNumber:
                                                        or self.text != '0')
 
     def can_end(self) -> bool:
-        """Return whether it has a digit."""
         return bool(self.text)
 
     def is_complete(self, reply_format: ReplyFormat) -> bool:
@@ -149,7 +148,6 @@ class PartialNumber:
         return len(self.text) == reply_format.max_digits
 
     def append(self, digit: int) -> PartialNumber:
-        """Return the number with another digit."""
         return PartialNumber(self.text + DIGITS[digit])
 
     def to_int(self, reply_format: ReplyFormat) -> int:
@@ -165,11 +163,8 @@ class AllowedTokens:
         self.reply_format = reply_format
         first, second = reply_format.end_tokens
         self.tokens = (*tokenizer.digits, *first, *second)
-        self._end_columns = (slice(10, 10 + len(first)), slice(10 + len(first), len(self.tokens)))
-
-    def end_columns(self, axis: int) -> slice:
-        """Return the columns that end the number of an axis: 0 for x, 1 for y."""
-        return self._end_columns[axis]
+        # That end the number of an axis: 0 for x, 1 for y.
+        self.end_columns = (slice(10, 10 + len(first)), slice(10 + len(first), len(self.tokens)))
 
     def build_mask(self, numbers: Sequence[tuple[PartialNumber, int]]) -> npt.NDArray[np.bool_]:
         """Return the columns (n, columns) that may follow each (number so far, axis)."""
@@ -177,5 +172,5 @@ class AllowedTokens:
         for row, (number, axis) in enumerate(numbers):
             mask[row, :10] = number.can_extend(self.reply_format)
             if number.can_end():
-                mask[row, self.end_columns(axis)] = True
+                mask[row, self.end_columns[axis]] = True
         return mask

@@ -12,11 +12,7 @@ import numpy as np
 from crosspoint_ros.matchers.cropond.image_processor import TOKEN_PX
 from crosspoint_ros.matchers.cropond.server.errors import UNSUPPORTED_STATUSES, ServerError
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
-from crosspoint_ros.matchers.cropond.server.protocol import (
-    Completion,
-    build_messages,
-    encode_image,
-)
+from crosspoint_ros.matchers.cropond.server.protocol import Completion, build_messages, encode_image
 
 COMMON_FIELDS: Mapping[str, Any] = {'temperature': 0.0, 'stream': False}
 # Qwen2.5-VL's generation_config penalises repeated tokens, and digits repeat.
@@ -52,7 +48,6 @@ class Capabilities:
 
     @property
     def request_fields(self) -> dict[str, Any]:
-        """Fields of every request."""
         return {**COMMON_FIELDS, **dict(self.penalty), **(LOGPROB_FIELDS if self.logprobs else {})}
 
     def __str__(self) -> str:
@@ -62,7 +57,6 @@ class Capabilities:
 
 
 def build_regex_field(field: str, regex: str) -> dict[str, Any]:
-    """Return the field that constrains a reply to a regular expression."""
     return {field: {'regex': regex} if field == 'structured_outputs' else regex}
 
 
@@ -82,7 +76,6 @@ class CapabilityProbe:
         self._model = ''  # of the last reply
 
     def run(self) -> Capabilities:
-        """Probe all features."""
         self._penalty = self._find_penalty_fields()
         return Capabilities(
             tuple(self._penalty.items()), self._find_regex_field(), self._supports_prefill(),

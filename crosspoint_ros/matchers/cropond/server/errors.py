@@ -42,7 +42,6 @@ class HttpResponse:
 
     @property
     def is_html(self) -> bool:
-        """Whether the body is an HTML page."""
         return 'html' in self.content_type.lower() or self.body.lstrip()[:1] == b'<'
 
 
@@ -67,19 +66,19 @@ class ErrorFormatter:
         cause = _find_cause(error, ssl.SSLError)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return self.error(f'its certificate is not trusted ({cause.verify_message}): set '
-                               'ca_file to the authority that signed it, or use the host name of '
-                               'the certificate')
+                              'ca_file to the authority that signed it, or use the host name of '
+                              'the certificate')
         if cause is not None:
             return self.error(f'TLS failed ({self.sanitize(str(cause))}): does the server use '
-                               'https at this port? If not, the url begins with http://')
+                              'https at this port? If not, the url begins with http://')
         reason = self.sanitize(str(_root_cause(error))) or type(error).__name__
         return self.error(f'not reachable ({reason}): is the server running, and are host and '
-                           'port right?', retryable=True)
+                          'port right?', retryable=True)
 
     def disconnect_error(self, error: BaseException) -> ServerError:
         reason = self.sanitize(str(error)) or type(error).__name__
         return self.error(f'the server ended the connection before its reply ({reason}): was it '
-                           'stopped, or out of memory?', retryable=True)
+                          'stopped, or out of memory?', retryable=True)
 
     def http_error(self, response: HttpResponse, model_names: tuple[str, ...], model: str
                    ) -> ServerError:
@@ -87,42 +86,42 @@ class ErrorFormatter:
         if status in UNAUTHORIZED:
             state = 'does not hold the right one' if self.key else 'is not set'
             return self.error(f'the key was refused ({status}): the environment variable '
-                               f'{self.key_env} (option key_env) {state}, where this node runs',
-                               status=status)
+                              f'{self.key_env} (option key_env) {state}, where this node runs',
+                              status=status)
         if 300 <= status < 400:
             return self.error(f'it redirects to {self.sanitize(response.location)} ({status}): '
-                               'set that address as url, if you trust it', status=status)
+                              'set that address as url, if you trust it', status=status)
         if response.is_html:
             return self.html_error(response)
         if status == NOT_FOUND:
             if model_names and model not in model_names:
                 return self.unknown_model_error(model, ', '.join(model_names), status)
             return self.error(f'not found ({NOT_FOUND}: {message}): check the option model '
-                               f'({model!r}), and that the url ends with the path before '
-                               '/chat/completions', status=status)
+                              f'({model!r}), and that the url ends with the path before '
+                              '/chat/completions', status=status)
         if status == TOO_LARGE:
             return self.error(f'the images are too large for it or for a proxy ({status}): raise '
-                               'the limit there (nginx: client_max_body_size), or lower '
-                               'max_pixels', status=status)
+                              'the limit there (nginx: client_max_body_size), or lower '
+                              'max_pixels', status=status)
         busy = 'overloaded ' if status in OVERLOADED else ''
         wait = self.sanitize(response.retry_after)
         later = f'; it requests a pause (Retry-After: {wait})' if wait else ''
         return self.error(f'{busy}({status}): {message}{later}', status=status,
-                           retryable=status >= 500 or status in OVERLOADED)
+                          retryable=status >= 500 or status in OVERLOADED)
 
     def unknown_model_error(self, model: str, names: str, status: int = 0) -> ServerError:
         return self.error(f'it has no model {model!r}; option model can be: {names}',
-                           status=status)
+                          status=status)
 
     def html_error(self, response: HttpResponse) -> ServerError:
         title = self.sanitize(_extract_message(response))
         return self.error(f'an HTML page came ({response.status}, "{title}"), not a reply: a '
-                           'proxy or a login page answers, or the url is of something else',
-                           retryable=response.status >= 500, status=response.status)
+                          'proxy or a login page answers, or the url is of something else',
+                          retryable=response.status >= 500, status=response.status)
 
     def protocol_error(self, what: str) -> ServerError:
         return self.error(f'{self.sanitize(what)}: the server is broken or not '
-                           'OpenAI-compatible')
+                          'OpenAI-compatible')
 
     def error(self, what: str, retryable: bool = False, status: int = 0) -> ServerError:
         return ServerError(Code.MATCHER_FAILED, f'{self.url}: {what}', retryable, status)

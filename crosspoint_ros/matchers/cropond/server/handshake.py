@@ -36,10 +36,6 @@ class ServerProfile:
     score: self_test.SelfTestScore | None
     models: tuple[ModelInfo, ...]
 
-    def is_same_model(self, client: PointClient, models: tuple[ModelInfo, ...]) -> bool:
-        """Return whether a server reports the same models."""
-        return self.models == models and self.client.capabilities.model == client.capabilities.model
-
 
 class ServerHandshake:
     """Runs in its own thread, so that a query waits for it no longer than its deadline.
@@ -62,7 +58,9 @@ class ServerHandshake:
             if self.profile is not None:
                 return self.profile
             if self._running is None:
-                self._running = self._start()
+                self._running = Future()
+                threading.Thread(target=self._run, args=(self._running,), name='handshake',
+                                 daemon=True).start()
             running = self._running
         try:
             return running.result(deadline.left_s)
@@ -77,11 +75,6 @@ class ServerHandshake:
         """Repeat the handshake before the next query."""
         with self._lock:
             self.profile, self.error = None, error.message
-
-    def _start(self) -> Future[ServerProfile]:
-        future: Future[ServerProfile] = Future()
-        threading.Thread(target=self._run, args=(future,), name='handshake', daemon=True).start()
-        return future
 
     def _run(self, future: Future[ServerProfile]) -> None:
         try:
@@ -106,7 +99,8 @@ class ServerHandshake:
         client = PointClient(self._chat, self._options, self._encoder,
                              probe_capabilities(self._chat, deadline))
         last = self._last_profile
-        if last is not None and last.is_same_model(client, models):
+        if last is not None and last.models == models \
+                and last.client.capabilities.model == client.capabilities.model:
             client.template = last.client.template
             return ServerProfile(client, last.coord_format, last.score, models)
         coord_formats = self._options.coord_formats

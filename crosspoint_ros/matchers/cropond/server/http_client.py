@@ -45,7 +45,6 @@ class Deadline:
 
     @classmethod
     def after(cls, allowed_s: float) -> Deadline:
-        """Return the deadline that many seconds from now."""
         return cls(allowed_s, time.monotonic() + allowed_s)
 
     @property
@@ -80,7 +79,6 @@ class ChatClient:
         self.close = weakref.finalize(self, _close, self._client, self._loop)
 
     def list_models(self, deadline: Deadline) -> tuple[ModelInfo, ...]:
-        """Return the models that the server lists."""
         return self._run(self._request_models(), deadline)
 
     def complete(self, bodies: Sequence[Mapping[str, Any]],
@@ -93,7 +91,6 @@ class ChatClient:
         return self._run(_gather([self._request_completion(body) for body in bodies]), deadline)
 
     def sanitize(self, text: str) -> str:
-        """Return a text of the server in one line, shortened and without the key."""
         return self.errors.sanitize(text)
 
     def _run(self, coroutine: Coroutine[Any, Any, T], deadline: Deadline) -> T:
@@ -203,14 +200,14 @@ def check_proxy(proxy: str) -> str:
 
 def _split_url(option: str, url: str) -> SplitResult:
     """Split a url. Raises ValueError, without quoting one that may contain a password."""
-    try:
-        parts, _ = urlsplit(url), httpx.URL(url)
-    except (ValueError, httpx.InvalidURL) as error:
-        raise ValueError(f'invalid {option}: {error}') from None
-    if '@' in parts.netloc:
+    if '@' in url:
         raise ValueError(f'{option} contains a user name or password, which would appear in logs: '
                          'use the environment variable of the option key_env')
-    return parts
+    try:
+        httpx.URL(url)
+        return urlsplit(url)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise ValueError(f'invalid {option}: {error}') from None
 
 
 def read_key(key_env: str) -> str:
@@ -250,7 +247,6 @@ async def _gather(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _close(client: Any, loop: asyncio.AbstractEventLoop) -> None:
-    """Close the connections."""
     coroutine = client.aclose()
     try:
         loop.run_until_complete(coroutine)

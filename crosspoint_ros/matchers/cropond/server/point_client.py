@@ -131,8 +131,7 @@ class PointClient:
         return replies + self._send_batch(images, remaining, regex, False, deadline)
 
     def _send_batch(self, images: Sequence[EncodedImage], questions: Sequence[str],
-                    regex: str, by_uuid: bool, deadline: Deadline
-                    ) -> list[Completion]:
+                    regex: str, by_uuid: bool, deadline: Deadline) -> list[Completion]:
         prefix = self.template.before if regex and self.capabilities.prefill else ''
         parts = [image.to_message_part(by_uuid, self.capabilities.image_by_uuid)
                  for image in images]
@@ -164,8 +163,8 @@ class PointClient:
             what = f'a reply not in the requested format: {reply.text!r}'
         else:
             return
-        raise self.chat.errors.error(f'{self.chat.sanitize(what)}; the next click tests the '
-                                          'server again', retryable=True)
+        raise self.chat.errors.error(f'{self.chat.sanitize(what)}; the next click tests the server '
+                                     'again', retryable=True)
 
     def _mark_cached(self, images: Sequence[EncodedImage]) -> None:
         with self._lock:

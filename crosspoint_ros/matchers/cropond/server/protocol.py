@@ -164,21 +164,16 @@ def parse_completion(body: bytes) -> Completion:
     if len(text) > MAX_TEXT_CHARS:
         raise ValueError(f'the reply is {len(text)} characters long (limit {MAX_TEXT_CHARS}): the '
                          'server ignores max_tokens')
-    usage, model = reply.get('usage'), reply.get('model')
+    logprobs, usage, model = choice.get('logprobs'), reply.get('usage'), reply.get('model')
+    tokens = logprobs.get('content') if isinstance(logprobs, dict) else ()
     prompt_tokens = usage.get('prompt_tokens') if isinstance(usage, dict) else 0
-    return Completion(text, _parse_tokens(choice.get('logprobs')),
+    return Completion(text, tuple(map(_parse_token, tokens if isinstance(tokens, list) else ())),
                       prompt_tokens if isinstance(prompt_tokens, int) else 0,
                       model if isinstance(model, str) else '')
 
 
-def _parse_tokens(logprobs: Any) -> tuple[TokenLogprobs, ...]:
-    content = logprobs.get('content') if isinstance(logprobs, dict) else None
-    if not isinstance(content, list):
-        return ()
-    return tuple(_parse_token(_require_object(entry, 'a token')) for entry in content)
-
-
-def _parse_token(entry: dict[str, Any]) -> TokenLogprobs:
+def _parse_token(token: Any) -> TokenLogprobs:
+    entry = _require_object(token, 'a token')
     others = entry.get('top_logprobs')
     alternatives = [_require_object(other, 'an alternative') for other in others] \
         if isinstance(others, list) else []
