@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw the pictures of README.md and docs/ with the package itself.
 
-    python scripts/make_pictures.py SHELF      writes docs/images/clicks.webp, from the folder apc_shelf
+    python scripts/make_pictures.py apc_shelf      # writes docs/images/clicks.webp
 
 The screenshots of RViz and of the page come from their tests (build/screenshots).
 """
@@ -34,12 +34,14 @@ def read_pair(folder: Path) -> list[cp.View]:
     poses = (cp.Transform(np.eye(3), np.zeros(3)),
              cp.Transform.from_noisy_matrix(pair['T_BA'], 1e-3).inverse)
     views = []
-    for name, k, pose in zip((pair['A'], pair['B']), (pair['K_A'], pair['K_B']), poses, strict=True):
+    for side, pose in zip('AB', poses, strict=True):
+        name, k = pair[side], pair[f'K_{side}']
         image = read_image(folder / 'frames' / f'{name}.png')
         height, width = image.shape[:2]
+        intrinsics = cp.Intrinsics(k[0][0], k[1][1], k[0][2], k[1][2], width, height)
         depth_m = read_depth_m(folder / 'frames' / f'{name}.depth.png', index['depth_scale'])
-        views.append(cp.View(name, image, cp.Intrinsics(k[0][0], k[1][1], k[0][2], k[1][2], width, height),
-                             depth_m=depth_m, base_from_cam=pose, mask=mask))
+        views.append(cp.View(name, image, intrinsics, depth_m=depth_m,
+                             base_from_cam=pose, mask=mask))
     return views
 
 
