@@ -73,7 +73,8 @@ COMMANDS = {
     'dev record': Command('dev', 'bench.record', 'run a benchmark and record what it prints',
                           'docs/benchmarks/results/10.json --title Shelf -- bench pairs apc_shelf'),
     'dev results': Command('dev', 'bench.results', 'write docs/benchmarks/results.md from '
-                           'the records', 'docs/benchmarks/results --out docs/benchmarks/results.md'),
+                           'the records',
+                           'docs/benchmarks/results --out docs/benchmarks/results.md'),
     'dev build': Command('dev', 'bench.data.throughput', 'time `data build` in one process and in '
                          'several', 'scenes/kitchen --processes 4'),
     'dev web': Command('dev', 'bench.web.cli', 'measure the load and the latency of the page',

@@ -19,6 +19,10 @@ MODEL_ALIASES = {'radtan': 'plumb_bob', 'radial_tangential': 'plumb_bob',
                  'kannala_brandt': 'equidistant', 'kannala_brandt4': 'equidistant'}
 
 
+class RectifiedFrameError(ValueError):
+    """A rectified image is not in the frame of its camera: a stereo pair's second one."""
+
+
 @dataclass(frozen=True)
 class Intrinsics:
     """The intrinsics of the published image, distorted if that topic is.
@@ -71,8 +75,8 @@ class Intrinsics:
 
         info: anything with the fields of sensor_msgs/CameraInfo, of ROS or of a bag. Binning and
         region of interest are taken off as in REP-104 and image_geometry, zeros appended to D
-        are dropped. Raises ValueError if the camera is not calibrated, its distortion model is
-        unknown, or the rectified image is not in the camera's own frame.
+        are dropped. Raises ValueError if the camera is not calibrated or its distortion model is
+        unknown, `RectifiedFrameError` for a rectified image in another frame than its camera's.
         """
         x, y, roi = max(int(info.binning_x), 1), max(int(info.binning_y), 1), info.roi
         (fx, _, cx), (_, fy, cy), _ = np.asarray(info.k, np.float64).reshape(3, 3).tolist()
@@ -179,13 +183,15 @@ def _undistort(pixels: Array, matrix: Array, coefficients: Array) -> Array:
 
 
 def _require_own_frame(P: Array, R: Array) -> None:
-    """Raise ValueError if a rectified image is not in the frame of its camera: stereo pairs."""
+    """Raise RectifiedFrameError for the rectified image of a stereo pair's second camera."""
     if P[0, 3] or P[1, 3]:
-        raise ValueError(f'camera info has P with Tx, Ty = {P[0, 3]:g}, {P[1, 3]:g} px m (must be '
-                         '0): the rectified second camera of a stereo pair, whose frame is not '
-                         'its own; use the unrectified image')
+        raise RectifiedFrameError(
+            f'camera info has P with Tx, Ty = {P[0, 3]:g}, {P[1, 3]:g} px m (must be 0): the '
+            "rectified image of a stereo pair's second camera is in the frame of the first; use "
+            'the unrectified image')
     turn_deg = float(np.degrees(np.linalg.norm(cv2.Rodrigues(R)[0]))) if R.any() else 0.0
     if turn_deg > MAX_RECTIFICATION_DEG:
-        raise ValueError(f'camera info has R that turns the rectified image by {turn_deg:.2f} deg '
-                         f'(limit {MAX_RECTIFICATION_DEG:g}) against the frame of its camera; use '
-                         'the unrectified image')
+        raise RectifiedFrameError(
+            f'camera info has R that turns the rectified image by {turn_deg:.2f} deg (limit '
+            f'{MAX_RECTIFICATION_DEG:g}) against the frame of its camera; use the unrectified '
+            'image')

@@ -19,7 +19,8 @@ from geometry_msgs.msg import Transform as TransformMsg
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, Transform, View
+from crosspoint_ros.core.camera import Intrinsics, RectifiedFrameError
+from crosspoint_ros.core.datatypes import Code, Rejected, Transform, View
 from crosspoint_ros.core.encodings import (
     COLOUR_ENCODINGS,
     U8,
@@ -180,9 +181,11 @@ class CameraTopics:
 
 
 def intrinsics_from_info(msg: CameraInfo, rectified: bool = False) -> Intrinsics:
-    """Return the intrinsics of the published image. Raises `Rejected` (NO_IMAGE)."""
+    """Return the intrinsics of the published image. Raises `Rejected` (NO_IMAGE, NOT_SUPPORTED)."""
     try:
         return Intrinsics.from_camera_info(msg, rectified=rectified)
+    except RectifiedFrameError as error:
+        raise Rejected(Code.NOT_SUPPORTED, str(error)) from error
     except ValueError as error:
         raise Rejected(Code.NO_IMAGE, f'the camera info is unusable: {error}') from error
 

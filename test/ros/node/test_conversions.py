@@ -281,8 +281,9 @@ def test_coefficients_without_a_model_are_not_guessed_at():
 
 def test_the_second_rectified_camera_of_a_stereo_pair_is_refused():
     stereo = info(p=[480.0, 0, 310.0, -48.0, 0, 490.0, 230.0, 0, 0, 0, 1.0, 0])
-    with pytest.raises(Rejected, match='-48'):
+    with pytest.raises(Rejected, match='-48') as caught:
         conversions.intrinsics_from_info(stereo, rectified=True)
+    assert caught.value.code == Code.NOT_SUPPORTED
 
 
 def test_a_region_of_interest_moves_every_pixel_by_its_corner():
