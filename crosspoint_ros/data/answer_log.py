@@ -36,17 +36,13 @@ DEPTH_PER_M, MAX_DEPTH = 1000.0, 65535  # 16-bit millimetres
 
 @dataclass(frozen=True, eq=False)
 class LogEntry:
-    """A decision about an answer.
-
-    result is None after its images were released: they were written with an earlier line.
-    base_from_target is None without a target.
-    """
+    """A decision about an answer."""
 
     id: str
     number: int
     decision: str
-    result: LocateResult | None
-    base_from_target: Transform | None
+    result: LocateResult | None  # None if its images were released: an earlier line has them
+    base_from_target: Transform | None  # None without a target
     base_frame: str
 
 
@@ -192,10 +188,8 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
     with open(path, 'a+b', buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(end - 1)
-            if file.read(1) != b'\n':  # a writer was killed: leave its line incomplete
-                data = b'\n' + data
+        if end and os.pread(file.fileno(), 1, end - 1) != b'\n':
+            data = b'\n' + data  # a writer was killed: leave its line incomplete
         try:
             written = file.write(data)
             if written != len(data):

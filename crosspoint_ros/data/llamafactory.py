@@ -56,10 +56,7 @@ class QADataset:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What is trained, how and where; the other nodes reach the first at host and port.
-
-    zero_stage: of DeepSpeed ZeRO, 0 for none.
-    """
+    """What is trained, how and where; the other nodes reach the first at host and port."""
 
     data: QADataset
     model: str
@@ -68,7 +65,7 @@ class TrainingConfig:
     nodes: int
     host: str
     port: int
-    zero_stage: int
+    zero_stage: int  # of DeepSpeed ZeRO, 0 for none
 
     @property
     def gpus(self) -> int:
@@ -127,16 +124,6 @@ def format_train_yaml(out: Path, training: TrainingConfig) -> str:
             'per_device_eval_batch_size': 1}))
     return '\n'.join((f'# {comment}\n' if comment else '') + _format_settings(settings)
                      for comment, settings in sections)
-
-
-def format_merge_yaml(out: Path, training: TrainingConfig) -> str:
-    """Return the configuration of `llamafactory-cli export`, which merges the LoRA."""
-    return _format_settings({
-        'model_name_or_path': training.model, 'adapter_name_or_path': str(out / 'adapter'),
-        'template': 'qwen2_vl', 'finetuning_type': 'lora', 'trust_remote_code': False,
-        'export_dir': str(out / 'merged'), 'export_size': 5, 'export_device': 'cpu',
-        'infer_dtype': 'bfloat16',  # LLaMA-Factory's default depends on the GPU that merges
-        'export_legacy_format': False})
 
 
 def _format_settings(settings: dict[str, object]) -> str:
@@ -234,20 +221,21 @@ def build_training_config(args: argparse.Namespace, data: QADataset) -> Training
 def render_files(out: Path, training: TrainingConfig) -> dict[str, str]:
     """Return the texts of the files by name."""
     splits = ('crosspoint_train', 'crosspoint_val')[:2 if training.data.val else 1]
-    files = {'dataset_info.json': _format_json({split: {
-                 'file_name': str(training.data.folder / f'{split}.json'), **SPLIT_FORMAT}
-                 for split in splits}),
+    info = {split: {'file_name': str(training.data.folder / f'{split}.json'), **SPLIT_FORMAT}
+            for split in splits}
+    files = {'dataset_info.json': json.dumps(info, indent=2) + '\n',
              'train.yaml': format_train_yaml(out, training),
              'train.sh': format_train_script(training)}
     if training.zero_stage:
-        files['deepspeed.json'] = _format_json(DEEPSPEED[training.zero_stage])
+        files['deepspeed.json'] = json.dumps(DEEPSPEED[training.zero_stage], indent=2) + '\n'
     if training.method == 'lora':
-        files['merge.yaml'] = format_merge_yaml(out, training)
+        files['merge.yaml'] = _format_settings({
+            'model_name_or_path': training.model, 'adapter_name_or_path': str(out / 'adapter'),
+            'template': 'qwen2_vl', 'finetuning_type': 'lora', 'trust_remote_code': False,
+            'export_dir': str(out / 'merged'), 'export_size': 5, 'export_device': 'cpu',
+            'infer_dtype': 'bfloat16',  # LLaMA-Factory's default depends on the GPU that merges
+            'export_legacy_format': False})
     return files
-
-
-def _format_json(value: object) -> str:
-    return json.dumps(value, indent=2) + '\n'
 
 
 def format_summary(out: Path, training: TrainingConfig) -> str:

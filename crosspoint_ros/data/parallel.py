@@ -36,10 +36,8 @@ class Pool(Protocol):
 
 @contextmanager
 def process_pool(processes: int) -> Iterator[Pool]:
-    """Provide a pool of at most one process a core; a pool of one is this process.
-
-    More processes than cores would read every view more often without being faster.
-    """
+    """Provide a pool of at most one process a core; a pool of one is this process."""
+    # More processes than cores would read every view more often without being faster.
     processes = min(processes, len(os.sched_getaffinity(0)))
     if processes == 1:
         yield lambda work, items, get_scene, title: [

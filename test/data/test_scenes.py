@@ -18,7 +18,7 @@ from rgbd_folders import (
 
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.data.qa.point_visibility import Visibility, project_points
-from crosspoint_ros.data.scenes import expand_scene_paths, open_scene
+from crosspoint_ros.data.scenes import expand_scenes, open_scene
 from crosspoint_ros.data.scenes.consistency import check_scene
 from crosspoint_ros.data.scenes.image_folders import TumScene
 from crosspoint_ros.data.scenes.known_scene import FrameKey, KnownScene
@@ -225,7 +225,7 @@ def test_a_pose_of_infinities_is_skipped(tmp_path, caplog):
 def test_a_folder_of_scenes_is_all_of_them_and_nothing_is_no_scene(tmp_path):
     views = kitchen_views()
     paths = [write_scannet(tmp_path / name, views) for name in 'ab']
-    assert list(expand_scene_paths([tmp_path])) == paths
+    assert list(expand_scenes([tmp_path])) == paths
     with pytest.raises(UnusableData, match='no such file or folder'):
         open_scene(tmp_path / 'nowhere', ReadOptions())
 

@@ -18,22 +18,16 @@ from crosspoint_ros.core.image_io import atomic_write, write_image
 from crosspoint_ros.data.io import WarningCounter
 from crosspoint_ros.data.parallel import Pool, process_pool, ray_pool
 from crosspoint_ros.data.qa import frame_builder, frame_pairs, scene_reader
-from crosspoint_ros.data.qa.frame_builder import FrameTask
+from crosspoint_ros.data.qa.frame_builder import FrameReport, FrameTask
 from crosspoint_ros.data.qa.frame_pairs import FramePair, pick_evenly
 from crosspoint_ros.data.qa.questions import Coordinates
 from crosspoint_ros.data.qa.scene_reader import BuildConfig, SceneSource, SceneSummary
-from crosspoint_ros.data.scenes import (
-    BAGS,
-    add_read_arguments,
-    expand_scene_paths,
-    parse_read_options,
-)
+from crosspoint_ros.data.scenes import BAGS, add_read_arguments, expand_scenes, parse_read_options
 
 log = logging.getLogger(__name__)
 MIN_PER_PAIR = 12  # questions
 QUESTIONS_PER_FRAME = 36  # of more frames the questions vary more, of fewer they are built faster
 FRAMES_PER_TASK = 4  # that are planned together
-SPLITS = ('train', 'val')
 FrameId = tuple[SceneSource, str]
 Scenes = list[tuple[SceneSource, SceneSummary]]
 
@@ -67,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     start_s = time.monotonic()
     workers = ray_pool(args.ray) if args.ray is not None else process_pool(args.processes)
     with WarningCounter() as warnings, workers as pool:
-        sources = list(name_scenes(expand_scene_paths(args.scenes)))
+        sources = list(name_scenes(expand_scenes(args.scenes)))
         scenes = list(_iter_usable_scenes(pool, sources, config))
         if not scenes:
             raise ValueError('none of the scenes can be used')
@@ -80,9 +74,9 @@ def main(args: argparse.Namespace) -> int:
                 log.warning('a frame is skipped: %s', line)
         counts = merge_parts(args.out, tasks, args.val, args.seed)
     total = sum(counts.values())
-    report = {'questions': counts, 'left_out': dict(sorted(skipped.items())),
-              'said': warnings.lines}
-    atomic_write(args.out / 'report.json', json.dumps(report, indent=1).encode())
+    report = FrameReport(dict(sorted(skipped.items())), tuple(warnings.lines))
+    atomic_write(args.out / 'report.json',
+                 json.dumps({'questions': counts, **asdict(report)}, indent=1).encode())
     print(format_summary(args.out, counts, skipped, time.monotonic() - start_s, len(scenes)))
     if total < args.number:
         print(f'{args.number} were demanded: the scenes have no more that are certain')
@@ -127,10 +121,7 @@ def write_build_info(out: Path, config: BuildConfig, scenes: Scenes, number: int
 
 def plan_tasks(pool: Pool, out: Path, scenes: Scenes, config: BuildConfig, number: int
                ) -> tuple[list[FrameTask], Counter[str]]:
-    """Select the pairs of all scenes and the number of questions of each, from few frames first.
-
-    Returns the tasks, and the skipped pairs counted by reason.
-    """
+    """Select the pairs of all scenes, from few frames first; count the skipped by reason."""
     frames = [(source, name) for source, summary in scenes for name in summary.frame_names]
     largest = max(len(summary.frame_names) for _, summary in scenes)
     few = (pick_evenly(frames, -(-number // QUESTIONS_PER_FRAME)),
@@ -195,8 +186,8 @@ def merge_parts(out: Path, tasks: list[FrameTask], val: float, seed: int) -> dic
     scenes = sorted({task.source.name for task in tasks})
     order = np.random.default_rng(seed).permutation(len(scenes))
     val_scenes = {scenes[i] for i in order[:min(round(val * len(scenes)), len(scenes) - 1)]}
-    counts = dict.fromkeys(SPLITS, 0)
-    for split in SPLITS:
+    counts = {'train': 0, 'val': 0}
+    for split in counts:
         unfinished = out / f'crosspoint_{split}.part'
         with open(unfinished, 'wb') as file:
             file.write(b'[')

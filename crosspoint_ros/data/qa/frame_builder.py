@@ -56,7 +56,7 @@ class FrameTask:
 
 @dataclass(frozen=True)
 class FrameReport:
-    """What was skipped of a frame, by reason, and the warnings; named as in the JSON."""
+    """What was skipped, by reason, and the warnings; named as in the JSON."""
 
     left_out: dict[str, int]
     said: tuple[str, ...] = ()
@@ -88,9 +88,7 @@ def _build_questions(out: Path, task: FrameTask, config: BuildConfig
     names = _name_points(config, labels, pixels)
     writer, reference = ImageWriter(out, scene), FlowReference.from_view(clicked)
     lines: list[dict[str, Any]] = []
-    skipped: Counter[str] = Counter()
-    seen_keys: set[str] = set()
-    missing = 0
+    skipped, seen_keys, missing = Counter[str](), set[str](), 0
     for pair, number in zip(task.pairs, task.counts, strict=True):
         missing += number  # what a pair does not yield, the next one must
         support_views = [reader.view(reader.frames[name]) for name in task.support_frames

@@ -1,6 +1,7 @@
 """Selects pairs of frames for questions: different enough, overlapping, balanced by kind."""
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -84,8 +85,9 @@ def find_pairs(clicked: list[RgbdFrame], frames: list[RgbdFrame],
             visibility = point_visibility.project_points(view, read(other), grid, depths).visibility
             overlap = _measure_overlap(visibility, skipped)
             if overlap is not None:
-                cell = (_find_bin(angle_deg, ANGLE_BINS_DEG),
-                        _find_bin(distance_m, DISTANCE_BINS_M), _find_bin(overlap, OVERLAP_BINS))
+                cell = (bisect_left(ANGLE_BINS_DEG, angle_deg),
+                        bisect_left(DISTANCE_BINS_M, distance_m),
+                        bisect_left(OVERLAP_BINS, overlap))
                 found[frame.name].append(FramePair(
                     frame.name, other.name, round(angle_deg, 2), round(distance_m, 4),
                     round(overlap, 4), cell))
@@ -107,10 +109,6 @@ def _measure_overlap(visibility: Indices, skipped: Counter[str]) -> float | None
         skipped[f'pair: less than {MIN_OVERLAP:.0%} of the depths agree'] += 1
         return None
     return overlap
-
-
-def _find_bin(value: float, edges: tuple[float, ...]) -> int:
-    return int(np.searchsorted(edges, value))
 
 
 def allocate_quotas(pairs: list[FramePair], wanted: int, most: int, least: int) -> list[int]:

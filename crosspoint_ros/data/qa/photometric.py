@@ -35,16 +35,13 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class FlowReference:
-    """A view prepared for comparison: grey (h, w), its textured pixels, the points of its cells.
-
-    points_base_m: (n, 3), one a cell. smooth: the cells (h, w) that are within one surface.
-    """
+    """A view prepared for comparison: grey (h, w), its textured pixels, the points of its cells."""
 
     view: View
     grey: npt.NDArray[np.uint8]
     textured: Mask
-    points_base_m: Array
-    smooth: Mask
+    points_base_m: Array  # (n, 3), one a cell
+    smooth: Mask  # the cells (h, w) that are within one surface
 
     @classmethod
     def from_view(cls, view: View) -> FlowReference:

@@ -24,8 +24,7 @@ def read_labels(folder: Path | None, name: str, view: View) -> Labels | None:
 
     Raises `UnusableData` if it is not a one-channel image of the view's size.
     """
-    path = None if folder is None else folder / f'{name}.png'
-    if path is None or not path.is_file():
+    if folder is None or not (path := folder / f'{name}.png').is_file():
         return None
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     size = (view.intrinsics.height_px, view.intrinsics.width_px)
@@ -43,16 +42,13 @@ def sample_points(view: View, labels: Labels | None, rng: np.random.Generator) -
     else:
         protrusions = np.argwhere(find_protrusions(view))[:, ::-1]
         chosen = rng.permutation(len(protrusions))[:400]
-        pixels = np.concatenate([_detect_corners(view), protrusions[chosen]])
+        grey = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
+        corners = cv2.goodFeaturesToTrack(grey, 400, 0.01, 8)
+        pixels = np.concatenate([np.zeros((0, 2)) if corners is None else np.rint(corners[:, 0]),
+                                 protrusions[chosen]])
     limit = np.array([view.intrinsics.width_px, view.intrinsics.height_px]) - MARGIN_PX
     pixels = pixels[((pixels >= MARGIN_PX) & (pixels < limit)).all(axis=1)]
     return _space_out(rng.permutation(pixels), MIN_SPACING_PX * width_scale(view.intrinsics))
-
-
-def _detect_corners(view: View) -> Array:
-    grey = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
-    found = cv2.goodFeaturesToTrack(grey, 400, 0.01, 8)
-    return np.zeros((0, 2)) if found is None else np.rint(found.reshape(-1, 2)).astype(float)
 
 
 def find_protrusions(view: View) -> npt.NDArray[np.bool_]:

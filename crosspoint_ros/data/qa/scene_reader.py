@@ -62,10 +62,7 @@ def summarize_scene(source: SceneSource, config: BuildConfig) -> SceneSummary:
 
 
 def open_checked(scene: RgbdScene) -> SceneReader:
-    """Check a scene's depth against its poses, read every frame, and estimate the self masks.
-
-    An unreadable frame is skipped with a warning. Raises `UnusableData`.
-    """
+    """Check a scene, skip unreadable frames, estimate the self masks. Raises `UnusableData`."""
     check_scene(scene)
     reader = SceneReader(scene, {})
     estimators: dict[str, SelfMaskEstimator] = {}

@@ -6,18 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from crosspoint_ros.data.answer_log import ANSWERS_FILE
-from crosspoint_ros.data.scenes.image_folders import (
-    COLOUR_FOLDERS,
-    AnswerLogScene,
-    ScanNetScene,
-    TumScene,
-)
-from crosspoint_ros.data.scenes.rgbd_scene import (
-    ReadOptions,
-    RgbdScene,
-    UnusableData,
-    raise_unusable,
-)
+from crosspoint_ros.data.scenes import image_folders, rgbd_scene
+from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, RgbdScene, UnusableData
 from crosspoint_ros.data.scenes.rosbag import RosbagScene
 
 MIN_FRAMES = 2
@@ -44,11 +34,11 @@ def find_scene_class(path: Path) -> SceneClass | None:
     if path.suffix in BAGS or (path / 'metadata.yaml').is_file():
         return RosbagScene
     if (path / ANSWERS_FILE).is_file():
-        return AnswerLogScene
+        return image_folders.AnswerLogScene
     if (path / 'rgb.txt').is_file():
-        return TumScene
-    if any((path / colour).is_dir() for colour in COLOUR_FOLDERS):
-        return ScanNetScene
+        return image_folders.TumScene
+    if any((path / colour).is_dir() for colour in image_folders.COLOUR_FOLDERS):
+        return image_folders.ScanNetScene
     return None
 
 
@@ -59,7 +49,7 @@ def open_scene(path: Path, options: ReadOptions) -> RgbdScene:
         reason = 'its format is unknown' if path.exists() else 'there is no such file or folder'
         raise UnusableData(f'{path}: {reason}; a scene is a rosbag2, or a folder with '
                            f'{ANSWERS_FILE}, rgb.txt or color/')
-    with raise_unusable():
+    with rgbd_scene.raise_unusable():
         scene = scene_class(path, options)
     if len(scene.frames) < MIN_FRAMES:
         raise UnusableData(f'{path}: {len(scene.frames)} frame(s) with image, depth and pose (at '
@@ -67,11 +57,8 @@ def open_scene(path: Path, options: ReadOptions) -> RgbdScene:
     return scene
 
 
-def expand_scene_paths(paths: list[Path]) -> Iterator[Path]:
+def expand_scenes(paths: list[Path]) -> Iterator[Path]:
     """Yield the scenes themselves, and the scenes inside of folders that hold several."""
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if find_scene_class(p)) if path.is_dir() else []
-        if find_scene_class(path) is None and inside:
-            yield from inside
-        else:
-            yield path
+        is_folder = path.is_dir() and find_scene_class(path) is None
+        yield from sorted(filter(find_scene_class, path.iterdir() if is_folder else ())) or [path]

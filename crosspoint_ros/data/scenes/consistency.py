@@ -3,8 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -27,21 +26,13 @@ MIN_MEDIAN_M, MAX_MEDIAN_M = 0.05, 100.0
 DEPTH_DIVISORS = (1.0, 1000.0, 0.001, 5.0, 0.2, 10.0, 0.1)
 
 
-@dataclass(frozen=True)
-class Misreading:
-    """A way to read a scene: depth divided by a number, poses inverted."""
-
-    depth_divisor: float
-    inverted_poses: bool
-
-
 def check_scene(scene: RgbdScene) -> None:
     """Raise `UnusableData` with the measured values if depth, poses and images disagree."""
     views = list(_sample_views(scene))
     if len(views) < 2:
         raise UnusableData(f'{scene.name}: {len(views)} of {SAMPLED_FRAMES} sampled frames can be '
                            'read (at least 2)')
-    agreement = _measure_agreement(views, Misreading(1.0, False))[0]
+    agreement = _measure_agreement(views, 1.0, False)[0]
     if MIN_GAIN * agreement < 1:  # otherwise nothing can agree clearly better
         _reject_misreading(scene.name, views, agreement)
     _reject_unit(scene.name, views)
@@ -54,22 +45,22 @@ def check_scene(scene: RgbdScene) -> None:
 
 def _reject_misreading(name: str, views: list[View], agreement: float) -> None:
     """Reject a scene that agrees clearly better when it is read in another way."""
-    measured = {misreading: _measure_agreement(views, misreading) for misreading in (
-        Misreading(divisor, inverted) for divisor in DEPTH_DIVISORS for inverted in (False, True))}
+    measured = {misreading: _measure_agreement(views, *misreading)
+                for misreading in product(DEPTH_DIVISORS, (False, True))}
     top = max(share for share, _ in measured.values())
     # Some misreadings project few points into any other view, and those agree by chance.
     best = max((m for m in measured if measured[m][0] >= NEAR_BEST * top),
                key=lambda m: measured[m][1])
-    share = measured[best][0]
+    share, (depth_divisor, inverted) = measured[best][0], best
     if share <= max(MIN_AGREEMENT, MIN_GAIN * agreement):
         return
     faults, options = [], []
-    if best.inverted_poses:
+    if inverted:
         faults.append('its poses are inverted (camera_from_world)')
         options.append('--inverted-poses')
-    if best.depth_divisor != 1:
-        unit = ' (millimetres were taken for metres)' if best.depth_divisor == 1000 else ''
-        faults.append(f'its depth is {best.depth_divisor:g} times too large{unit}')
+    if depth_divisor != 1:
+        unit = ' (millimetres were taken for metres)' if depth_divisor == 1000 else ''
+        faults.append(f'its depth is {depth_divisor:g} times too large{unit}')
         options.append('--depth-per-m')
     raise UnusableData(f'{name}: {" and ".join(faults)}: read so, {share:.0%} of the depths agree '
                        f'with other views, as given {agreement:.0%}; use {" and ".join(options)}')
@@ -80,13 +71,13 @@ def _reject_unit(name: str, views: list[View]) -> None:
     depths = np.concatenate([v.depth_m[::8, ::8].ravel() for v in views if v.depth_m is not None])
     known = depths[np.isfinite(depths)]
     median_m = float(np.median(known)) if known.size else 0.0
+    fault = ''
     if median_m > MAX_MEDIAN_M:
-        raise UnusableData(f'{name}: its median depth is {median_m:.0f} m (limit '
-                           f'{MAX_MEDIAN_M:g}): millimetres were taken for metres; set '
-                           '--depth-per-m')
-    if median_m < MIN_MEDIAN_M:
-        raise UnusableData(f'{name}: its median depth is {median_m:.4f} m (limit '
-                           f'{MIN_MEDIAN_M:g}): the unit is wrong; set --depth-per-m')
+        fault = f'{median_m:.0f} m (limit {MAX_MEDIAN_M:g}): millimetres were taken for metres'
+    elif median_m < MIN_MEDIAN_M:
+        fault = f'{median_m:.4f} m (limit {MIN_MEDIAN_M:g}): the unit is wrong'
+    if fault:
+        raise UnusableData(f'{name}: its median depth is {fault}; set --depth-per-m')
 
 
 def _reject_misaligned(name: str, views: list[View]) -> None:
@@ -112,11 +103,12 @@ def _sample_views(scene: RgbdScene) -> Iterator[View]:
             log.warning('%s: %s', scene.name, problem)
 
 
-def _measure_agreement(views: list[View], misreading: Misreading) -> tuple[float, int]:
+def _measure_agreement(views: list[View], depth_divisor: float, inverted: bool
+                       ) -> tuple[float, int]:
     """Return the median share, over pairs, of depths that the other view confirms; their sum."""
     shares, total = [], 0
     for a, b in combinations(views, 2):
-        projected, agreed = _count_agreeing(a, b, misreading)
+        projected, agreed = _count_agreeing(a, b, depth_divisor, inverted)
         if projected >= MIN_PROJECTED:
             shares.append(agreed / projected)
             total += agreed
@@ -125,13 +117,13 @@ def _measure_agreement(views: list[View], misreading: Misreading) -> tuple[float
     return (float(np.median(shares)) * known if shares else 0.0), total
 
 
-def _count_agreeing(a: View, b: View, misreading: Misreading) -> tuple[int, int]:
+def _count_agreeing(a: View, b: View, depth_divisor: float, inverted: bool) -> tuple[int, int]:
     """Count the points of a that project onto known depths of b, and those that agree."""
     poses = [require_pose(view) for view in (a, b)]
-    if misreading.inverted_poses:
+    if inverted:
         poses = [pose.inverse for pose in poses]
     pixels = make_grid(a, GRID_PX)
-    depth_m = sample_depth_m(a, pixels) / misreading.depth_divisor
+    depth_m = sample_depth_m(a, pixels) / depth_divisor
     known = np.isfinite(depth_m)
     if not known.any():
         return 0, 0
@@ -142,7 +134,7 @@ def _count_agreeing(a: View, b: View, misreading: Misreading) -> tuple[int, int]
     inside = is_inside(b.intrinsics, pixels_b, 0.0)
     if not inside.any():
         return 0, 0
-    measured_m = sample_depth_m(b, pixels_b[inside]) / misreading.depth_divisor
+    measured_m = sample_depth_m(b, pixels_b[inside]) / depth_divisor
     expected_m = in_b[ahead][inside, 2]
     met = np.isfinite(measured_m)
     agreed = np.abs(measured_m[met] - expected_m[met]) < SAME_RATIO * expected_m[met]

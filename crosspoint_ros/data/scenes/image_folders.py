@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,13 +32,7 @@ PUBLISHED_INTRINSICS = {
     'freiburg2': (520.9, 521.0, 325.1, 249.7, 0.2312, -0.7849, -0.0033, -0.0001, 0.9172),
     'freiburg3': (535.4, 539.2, 320.1, 247.6)}
 Line = tuple[float, list[str]]  # stamp, values
-
-
-class Trajectory(NamedTuple):
-    """Poses base_from_cam by stamp."""
-
-    stamps_s: list[float]
-    poses: list[Transform]
+Trajectory = tuple[list[float], list[Transform]]  # sorted stamps, poses base_from_cam
 
 
 class TumScene:
@@ -122,7 +115,7 @@ def _read_lines(path: Path, columns: int) -> Iterator[Line]:
 
 
 def _read_trajectory(path: Path, inverted: bool) -> Trajectory:
-    trajectory = Trajectory([], [])
+    trajectory: Trajectory = [], []
     for stamp_s, values in sorted(_read_lines(path, 8)):
         numbers = np.array(values, float)
         t_m, xyzw = numbers[:3], numbers[3:]
@@ -135,8 +128,8 @@ def _read_trajectory(path: Path, inverted: bool) -> Trajectory:
         except ValueError as error:
             log.warning('%s: the pose at %.6f is skipped: %s', path, stamp_s, error)
             continue
-        trajectory.stamps_s.append(stamp_s)
-        trajectory.poses.append(pose.inverse if inverted else pose)
+        trajectory[0].append(stamp_s)
+        trajectory[1].append(pose.inverse if inverted else pose)
     return trajectory
 
 

@@ -13,7 +13,7 @@ from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
 from crosspoint_ros.data.rosbag import decode_depth_m, decode_rgb, header_stamp_ns, open_bag
 
 GROUND_TRUTH = 'truth.json'
-IMAGE, DEPTH, INFO = 'compressed', 'compressedDepth', 'camera_info'  # ends of topics
+IMAGE, DEPTH, INFO = 'compressed', 'compressedDepth', 'camera_info'  # topics: /<camera>/…/<one>
 OCCLUDER_GAP_M = 0.02  # a surface this much nearer than a point occludes it
 UNNAMED_POINT = 'wall tile'  # the one point of the built-in scene without a name
 
@@ -45,11 +45,7 @@ class LabelledPoint:
 
 
 class KnownScene:
-    """Views and ground truth of a folder: a rosbag2 of compressed images, and `truth.json`.
-
-    Topics are `/<camera>/…/compressed`, `/<camera>/…/compressedDepth` and
-    `/<camera>/…/camera_info`.
-    """
+    """Views and ground truth of a folder: a rosbag2 of compressed images, and `truth.json`."""
 
     def __init__(self, folder: Path, tick_ns: int = 1) -> None:
         """Read the folder; raise FileNotFoundError or ValueError, naming what is missing.
@@ -65,7 +61,14 @@ class KnownScene:
         self.base_from_cam = {
             FrameKey(frame['camera'], frame['stamp_ns']):
                 Transform.from_matrix(frame['base_from_camera']) for frame in content['frames']}
-        self.points = tuple(_parse_point(point) for point in content['points'])
+        self.points = tuple(LabelledPoint(
+            name=point['name'] or UNNAMED_POINT,
+            clicked=FrameKey(point['clicked']['camera'], point['clicked']['stamp_ns']),
+            pixel=np.array(point['clicked']['pixel'], float),
+            projections={FrameKey(each['camera'], each['stamp_ns']):
+                         Projection(np.array(each['pixel'], float), each['visible'])
+                         for each in point['answers']},
+            point_base_m=np.array(point['point_base_m'], float)) for point in content['points'])
         with closing(open_bag(folder)) as bag:
             self._messages = _read_messages(bag, {key.camera for key in self.base_from_cam})
             self._round_ns = (bag.duration // tick_ns + 1) * tick_ns  # /clock ticks past its end
@@ -76,10 +79,7 @@ class KnownScene:
         return sorted(self.base_from_cam, key=lambda key: (key.stamp_ns, key.camera))
 
     def find_frame(self, camera: str, stamp_ns: int) -> FrameKey:
-        """Return the image that was played with this stamp, in the first round or a later one.
-
-        Raises KeyError if there is none.
-        """
+        """Return the image played with this stamp in any round; raise KeyError for none."""
         rounds = (stamp_ns - self.frames[0].stamp_ns) // self._round_ns
         key = FrameKey(camera, stamp_ns - rounds * self._round_ns)
         self.base_from_cam[key]
@@ -96,8 +96,7 @@ class KnownScene:
             base_from_cam=self.base_from_cam[frame])
 
     def is_visible(self, frame: FrameKey, point_base_m: Array) -> bool:
-        """Return whether the point is in the image and not occluded; unknown depth occludes
-        nothing."""
+        """Return whether the point is in the image, not occluded by any known depth."""
         point_m, around_m = self._sample_depths(frame, point_base_m)
         known = around_m[np.isfinite(around_m)]
         return bool(around_m.size) and not (
@@ -122,18 +121,6 @@ class KnownScene:
         column, row = (max(round(float(p)), 0) for p in pixel)
         return float(point_cam_m[2]), view.depth_m[
             max(row - 2, 0):row + 3, max(column - 2, 0):column + 3].astype(float)
-
-
-def _parse_point(point: dict[str, Any]) -> LabelledPoint:
-    clicked = point['clicked']
-    return LabelledPoint(
-        name=point['name'] or UNNAMED_POINT,
-        clicked=FrameKey(clicked['camera'], clicked['stamp_ns']),
-        pixel=np.array(clicked['pixel'], float),
-        projections={FrameKey(each['camera'], each['stamp_ns']):
-                     Projection(np.array(each['pixel'], float), each['visible'])
-                     for each in point['answers']},
-        point_base_m=np.array(point['point_base_m'], float))
 
 
 def _read_messages(bag: Any, cameras: set[str]) -> dict[tuple[str, FrameKey], Any]:

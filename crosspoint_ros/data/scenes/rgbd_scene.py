@@ -36,15 +36,11 @@ class RgbdFrame:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the data themselves do not say.
+    """What the data themselves do not say."""
 
-    inverted: the poses are camera_from_world. depth_per_m: the stored value of 1 m of depth, None
-    for the default of the format. base_frame: of a bag; '' for the root of its TF.
-    """
-
-    inverted: bool = False
-    depth_per_m: float | None = None
-    base_frame: str = ''
+    inverted: bool = False  # the poses are camera_from_world
+    depth_per_m: float | None = None  # the stored value of 1 m; None: the format's default
+    base_frame: str = ''  # of a bag; '' for the root of its TF
 
 
 class RgbdScene(Protocol):
