@@ -130,7 +130,6 @@ class SelfMaskEstimator:
         return SelfMask(body, self.views, typical, typical_kept, self._depths > 0)
 
     def _edges_kept(self) -> Array:
-        """Per pixel, the share of the edges around it that do not move."""
         across = _odd(self._size[1] / 30)
         stay, all_of_them = (cv2.blur(f, (across, across)) for f in (
             np.hypot(*self._along), self._strength))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.geometry import epipolar_segment
-from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
+from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.core.verify import Limits
 
 ORANGE, BLUE, WHITE, GREY = (230, 159, 0), (0, 114, 178), (255, 255, 255), (110, 110, 110)
@@ -92,9 +92,17 @@ def draw_result(result: LocateResult, cameras: Collection[str],
         text = f'clicked; {message}' if message else 'clicked'
         yield clicked, draw_clicked(clicked.image, result.pixel, text)
     for found in result.correspondences:
-        if found.view is not None and found.camera in cameras:
-            ray_px = project_ray(clicked, result.pixel, found.view)
-            yield found.view, _draw_correspondence(found, found.view.image, ray_px, limits)
+        view, match, rejected = found.view, found.match, found.rejected
+        if view is None or found.camera not in cameras:
+            continue
+        if rejected is not None or match is None:
+            reason = 'no match' if rejected is None else rejected.message
+            yield view, draw_refusal(view.image, f'refused: {reason}')
+            continue
+        is_sure = match.confidence >= limits.sure_confidence
+        text = f'found, {"sure" if is_sure else "to be checked"}, confidence {match.confidence:.2f}'
+        yield view, draw_match(view.image, match.pixel, text, is_sure, match.covariance_px2,
+                               project_ray(clicked, result.pixel, view))
 
 
 def project_ray(clicked: View, pixel: Array, other: View) -> Array | None:
@@ -103,17 +111,6 @@ def project_ray(clicked: View, pixel: Array, other: View) -> Array | None:
         return None
     return epipolar_segment(clicked.intrinsics, other.intrinsics,
                             other.ray_pose.inverse @ clicked.ray_pose, pixel)
-
-
-def _draw_correspondence(found: ViewCorrespondence, image: Rgb, ray_px: Array | None,
-                         limits: Limits) -> Rgb:
-    if found.rejected is not None or found.match is None:
-        reason = found.rejected.message if found.rejected is not None else 'no match'
-        return draw_refusal(image, f'refused: {reason}')
-    match = found.match
-    is_sure = match.confidence >= limits.sure_confidence
-    text = f'found, {"sure" if is_sure else "to be checked"}, confidence {match.confidence:.2f}'
-    return draw_match(image, match.pixel, text, is_sure, match.covariance_px2, ray_px)
 
 
 # --- strokes --------------------------------------------------------------------------------------

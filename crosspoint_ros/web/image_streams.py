@@ -123,7 +123,6 @@ class ImageStreams:
         self._pinned: dict[tuple[str, str], CameraImage] = {}
 
     def request(self, camera: NodeCamera) -> None:
-        """Subscribe to a camera, unless it is subscribed to."""
         self._requested_s[camera.name] = time.monotonic()
         if self._cameras.get(camera.name) != camera:
             self.newest.pop(camera.name, None)

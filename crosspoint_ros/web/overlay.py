@@ -42,7 +42,6 @@ class Overlay:
         self.base_frame = ''
 
     def set_result(self, result: QueryResult | None) -> None:
-        """Replace the displayed result; None: there is none."""
         self._marks, self._target = {}, None
         if result is None:
             return

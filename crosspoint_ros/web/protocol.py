@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from crosspoint_ros.msg import History
@@ -131,12 +132,10 @@ def _invalid(name: str, value: Any, allowed: str) -> RequestError:
     return RequestError(f'invalid {name} {_quote(value)}: must be {allowed}')
 
 
-def _text_validator(limit: int) -> Callable[[str, Any], str]:
-    def check(name: str, value: Any) -> str:
-        if not isinstance(value, str) or not value or len(value) > limit or not value.isprintable():
-            raise _invalid(name, value, f'1 to {limit} printable characters')
-        return value
-    return check
+def _check_text(name: str, value: Any, limit: int = 64) -> str:
+    if not isinstance(value, str) or not value or len(value) > limit or not value.isprintable():
+        raise _invalid(name, value, f'1 to {limit} printable characters')
+    return value
 
 
 def _check_pixel(name: str, value: Any) -> float:
@@ -167,9 +166,9 @@ def _check_step(name: str, value: Any) -> str:
 
 
 VALIDATORS: dict[str, Callable[[str, Any], Any]] = {
-    'id': _check_id, 'camera': _text_validator(64), 'query_id': _text_validator(64),
-    'stamp': _check_stamp, 'after': _check_stamp, 'x': _check_pixel, 'y': _check_pixel,
-    'instruction': _text_validator(MAX_INSTRUCTION_LENGTH), 'step': _check_step}
+    'id': _check_id, 'camera': _check_text, 'query_id': _check_text, 'stamp': _check_stamp,
+    'after': _check_stamp, 'x': _check_pixel, 'y': _check_pixel, 'step': _check_step,
+    'instruction': partial(_check_text, limit=MAX_INSTRUCTION_LENGTH)}
 
 
 def encode_event(kind: str, content: Mapping[str, Any]) -> str:

@@ -158,8 +158,8 @@ class RosBridge:
     async def _request(self, send: Callable[[asyncio.Future[Any]], None]) -> Any:
         """Run `send` in the ROS thread, and await the reply that it settles."""
         if len(self._pending) >= MAX_OPEN_REQUESTS:
-            raise NodeUnavailableError(f'{MAX_OPEN_REQUESTS} requests of this page are open (limit '
-                                       f'{MAX_OPEN_REQUESTS}); wait for one of them')
+            raise NodeUnavailableError(f'{MAX_OPEN_REQUESTS} requests of this page are open, the '
+                                       'limit: wait for one of them')
         reply: asyncio.Future[Any] = self._loop.create_future()
         self._pending.add(reply)
         reply.add_done_callback(self._pending.discard)

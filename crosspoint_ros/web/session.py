@@ -77,7 +77,6 @@ class BrowserSession:
         self._wakeup.set()
 
     def notify_image(self, camera: str) -> None:
-        """Wake the writer if it awaits an image of that camera."""
         if camera in self.awaited:
             self._wakeup.set()
 

@@ -10,22 +10,24 @@ import raycast_scenes
 from crosspoint_ros.core.datatypes import Intrinsics, Match, Query, Transform, View
 
 
-def grid(lens):
-    columns, rows = np.meshgrid(np.arange(0, lens.width_px, 13), np.arange(0, lens.height_px, 11))
+def grid(intrinsics):
+    columns, rows = np.meshgrid(np.arange(0, intrinsics.width_px, 13),
+                                np.arange(0, intrinsics.height_px, 11))
     return np.stack([columns, rows], axis=-1).astype(float)
 
 
-@pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
-def test_a_ray_comes_back_to_its_pixel_at_any_depth(lens):
-    pixels = grid(lens)
+@pytest.mark.parametrize('intrinsics', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
+def test_a_ray_comes_back_to_its_pixel_at_any_depth(intrinsics):
+    pixels = grid(intrinsics)
     for depth in (0.1, 5.0):
-        np.testing.assert_allclose(lens.project(lens.unproject(pixels) * depth), pixels, atol=1e-3)
+        projected = intrinsics.project(intrinsics.unproject(pixels) * depth)
+        np.testing.assert_allclose(projected, pixels, atol=1e-3)
 
 
-@pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
-def test_rays_are_of_unit_length_and_one_pixel_gives_one_ray(lens):
-    assert lens.unproject((10.0, 20.0)).shape == (3,)
-    np.testing.assert_allclose(np.linalg.norm(lens.unproject(grid(lens)), axis=-1), 1.0)
+@pytest.mark.parametrize('intrinsics', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
+def test_rays_are_of_unit_length_and_one_pixel_gives_one_ray(intrinsics):
+    assert intrinsics.unproject((10.0, 20.0)).shape == (3,)
+    np.testing.assert_allclose(np.linalg.norm(intrinsics.unproject(grid(intrinsics)), axis=-1), 1.0)
 
 
 def test_barrel_distortion_pulls_a_corner_inward():
@@ -40,30 +42,30 @@ def test_a_fisheye_shows_what_a_pinhole_cannot():
     assert undistorted.project(aside)[0] == pytest.approx(160 + 150 * np.radians(75))
 
 
-@pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
-def test_a_point_behind_the_camera_has_no_pixel(lens):
+@pytest.mark.parametrize('intrinsics', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
+def test_a_point_behind_the_camera_has_no_pixel(intrinsics):
     points = np.array([[0.1, 0.1, -1.0], [0.0, 0.0, 1.0], [0.2, 0.0, 0.0]])
-    assert np.isnan(lens.project(points)).all(axis=1).tolist() == [True, False, True]
+    assert np.isnan(intrinsics.project(points)).all(axis=1).tolist() == [True, False, True]
 
 
 def test_a_point_outside_the_lens_does_not_fold_back_into_the_image():
-    lens = Intrinsics(300.0, 300.0, 160.0, 120.0, 320, 240, (-0.28, 0.0, 0.0, 0.0))
+    intrinsics = Intrinsics(300.0, 300.0, 160.0, 120.0, 320, 240, (-0.28, 0.0, 0.0, 0.0))
     outside = np.array([1.85, 0.0, 1.0])  # the polynomial alone would put it at x = 183
-    assert np.isnan(lens.project(outside)).all()
-    assert np.isfinite(lens.project([0.9, 0.0, 1.0])).all()
+    assert np.isnan(intrinsics.project(outside)).all()
+    assert np.isfinite(intrinsics.project([0.9, 0.0, 1.0])).all()
 
 
 def test_a_pixel_that_no_ray_reaches_has_no_ray():
-    lens = Intrinsics(300.0, 300.0, 160.0, 120.0, 640, 240, (-0.28, 0.0, 0.0, 0.0))
-    assert np.isnan(lens.unproject((639.0, 120.0))).all()
-    assert np.isfinite(lens.unproject((200.0, 120.0))).all()
+    intrinsics = Intrinsics(300.0, 300.0, 160.0, 120.0, 640, 240, (-0.28, 0.0, 0.0, 0.0))
+    assert np.isnan(intrinsics.unproject((639.0, 120.0))).all()
+    assert np.isfinite(intrinsics.unproject((200.0, 120.0))).all()
 
 
 @pytest.mark.parametrize('distortion', [(), (0.01, 0.0, 0.0, 0.0)])
 def test_a_pixel_of_a_fisheye_beyond_90_degrees_has_no_ray(distortion):
-    lens = Intrinsics(100.0, 100.0, 320.0, 240.0, 640, 480, distortion, 'equidistant')
-    assert np.isnan(lens.unproject((0.0, 240.0))).all()
-    assert np.isfinite(lens.unproject((180.0, 240.0))).all()
+    intrinsics = Intrinsics(100.0, 100.0, 320.0, 240.0, 640, 480, distortion, 'equidistant')
+    assert np.isnan(intrinsics.unproject((0.0, 240.0))).all()
+    assert np.isfinite(intrinsics.unproject((180.0, 240.0))).all()
 
 
 @pytest.mark.parametrize(('fields', 'words'), [
@@ -83,11 +85,11 @@ def test_a_lens_that_cannot_be_is_refused_with_the_value(fields, words):
 
 
 def test_the_image_ends_half_a_pixel_beyond_its_outer_pixels():
-    lens = raycast_scenes.PINHOLE
-    assert lens.contains((-0.5, -0.5))
-    assert lens.contains((319.5, 239.5))
-    assert not lens.contains((319.6, 100.0))
-    assert not lens.contains((np.nan, 100.0))
+    intrinsics = raycast_scenes.PINHOLE
+    assert intrinsics.contains((-0.5, -0.5))
+    assert intrinsics.contains((319.5, 239.5))
+    assert not intrinsics.contains((319.6, 100.0))
+    assert not intrinsics.contains((np.nan, 100.0))
 
 
 def test_neighbouring_frames_cancel_like_fractions():

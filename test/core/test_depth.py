@@ -32,13 +32,13 @@ def edge(share_of_columns=160):
     return flat(depth_m)
 
 
-@pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
-def test_a_point_of_a_surface_is_where_it_is_to_within_a_pixel(lens):
+@pytest.mark.parametrize('intrinsics', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
+def test_a_point_of_a_surface_is_where_it_is_to_within_a_pixel(intrinsics):
     view = raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT), (BOX,),
-                                       lens)
+                                       intrinsics)
     point_m = surface_points_m(view, raycast_scenes.project_point(view, ON_TOP))[0]
     range_m = np.linalg.norm(ON_TOP - raycast_scenes.LEFT)
-    assert np.linalg.norm(point_m - ON_TOP) < range_m / lens.fx_px
+    assert np.linalg.norm(point_m - ON_TOP) < range_m / intrinsics.fx_px
 
 
 def test_at_an_edge_the_object_comes_before_the_wall():
@@ -105,13 +105,13 @@ def test_the_corner_of_the_image_has_depth_too():
     assert surface_depths_m(edge(), (-0.5, 239.5)) == pytest.approx([OBJECT_M])
 
 
-@pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
+@pytest.mark.parametrize('intrinsics', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
 @pytest.mark.parametrize(('point_base_m', 'into'), [
     (ON_TOP, (0, 0, -1)), ((0.0, -0.1, 0.06), (0, 1, 0)), ((0.3, 0.2, 0.0), (0, 0, -1))],
     ids=['top', 'front', 'table'])
-def test_the_normal_points_into_the_surface(lens, point_base_m, into):
+def test_the_normal_points_into_the_surface(intrinsics, point_base_m, into):
     view = raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT), (BOX,),
-                                       lens)
+                                       intrinsics)
     normal = surface_normal_base(view, raycast_scenes.project_point(view, np.array(point_base_m)))
     assert np.degrees(np.arccos(normal @ into)) < 2
 

@@ -22,7 +22,7 @@ def match(pixel=HERE, confidence=0.7, sigma_px=3.0, basis=''):
 
 
 class Fine:
-    """DOUBLE of a fine matcher: says what it is told to, and remembers what it was asked."""
+    """DOUBLE of a fine matcher: returns what is given, and records the coarse matches."""
 
     def __init__(self, own, near=None):
         self.own, self.near, self.asked = own, near, []

@@ -5,7 +5,6 @@ import json
 import math
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import raycast_scenes
@@ -21,6 +20,7 @@ from crosspoint_ros.core.datatypes import (
     View,
 )
 from crosspoint_ros.core.fusion import FusionParams
+from crosspoint_ros.core.image_io import read_depth_m, read_image
 from crosspoint_ros.core.pipeline import apply_correction, ground, locate
 from crosspoint_ros.core.verify import Check, Consistency, Limits
 
@@ -30,7 +30,7 @@ LIMITS = Limits()
 
 
 class Oracle:
-    """DOUBLE of a matcher: knows where the point is, and does what it is told for some cameras."""
+    """DOUBLE of a matcher: knows where the point is; for some cameras it returns what is given."""
 
     def __init__(self, point_base_m=ON_TOP, confidence=0.9, **instead):
         self.point_base_m, self.confidence, self.instead = point_base_m, confidence, instead
@@ -220,11 +220,11 @@ def test_a_click_with_nowhere_to_look_is_a_bad_request(views):
 
 def test_correspondences_stand_without_3d(views):
     flat = [replace(view, depth_m=None, base_from_cam=None) for view in views[1:]]
-    truth = {v.camera: Match(raycast_scenes.project_point(v, ON_TOP),
-                             confidence=0.9) for v in views[1:]}
+    expected = {v.camera: Match(raycast_scenes.project_point(v, ON_TOP), confidence=0.9)
+                for v in views[1:]}
     answer = locate(replace(views[0], depth_m=None), flat,
                     raycast_scenes.project_point(views[0], ON_TOP),
-                    Oracle(**truth), LIMITS)
+                    Oracle(**expected), LIMITS)
     code, message = answer.status
     assert code == Code.NO_DEPTH
     assert 'left has no depth' in message
@@ -306,12 +306,12 @@ def test_nonsense_from_a_refiner_is_its_failure(views, nonsense):
 def test_a_person_moves_a_found_point_and_the_target_is_lifted_anew(views):
     clicked, side, _ = views
     views = [replace(view, depth_m=None) for view in views]  # the rays alone decide
-    truth = raycast_scenes.project_point(side, ON_TOP)
-    wrong = Oracle(right=Match(truth + np.array([3.0, 0.0]), np.eye(2), 0.9))
+    expected = raycast_scenes.project_point(side, ON_TOP)
+    wrong = Oracle(right=Match(expected + np.array([3.0, 0.0]), np.eye(2), 0.9))
     before = locate(views[0], views[1:2], raycast_scenes.project_point(clicked, ON_TOP), wrong,
                     LIMITS)
-    after = apply_correction(before, 'right', truth, LIMITS)
-    assert np.allclose(after.correspondences[0].match.pixel, truth)
+    after = apply_correction(before, 'right', expected, LIMITS)
+    assert np.allclose(after.correspondences[0].match.pixel, expected)
     assert after.correspondences[0].match.confidence == 1.0
     off_m = [np.linalg.norm(each.target.base_from_target.t_m - ON_TOP) for each in (before, after)]
     assert off_m[1] < 1e-6 < 2e-3 < off_m[0]
@@ -363,8 +363,8 @@ def test_the_doubt_of_an_instruction_counts_against_what_is_found(views, refiner
     matcher = Oracle(confidence=0.95)
     arguments = (clicked, [side], pixel, matcher, LIMITS)
     fine = Fine() if refiner else None
-    (sure,), (unsure,) = (locate(*arguments, refiner=fine, pixel_confidence=meant).correspondences
-                          for meant in (1.0, 0.6))
+    (sure,), (unsure,) = (locate(*arguments, refiner=fine, pixel_confidence=p).correspondences
+                          for p in (1.0, 0.6))
     assert unsure.rejected is None
     assert sure.match.confidence > LIMITS.sure_confidence
     assert unsure.match.confidence == pytest.approx(0.6 * sure.match.confidence)
@@ -390,18 +390,15 @@ def test_an_instruction_that_cannot_be_grounded_is_refused(views, matcher, code,
 
 
 def real_view(folder, index, name, pose):
-    frame = index['frames'][name]
-    rgb = cv2.cvtColor(cv2.imread(str(folder / f'frames/{name}.png')), cv2.COLOR_BGR2RGB)
-    depth = cv2.imread(str(folder / f'frames/{name}.depth.png'), cv2.IMREAD_UNCHANGED)
-    depth_m = depth.astype(np.float32) / index['depth_scale']
-    depth_m[depth_m == 0] = np.nan
-    K, (height, width) = np.array(frame['K']), depth.shape
-    lens = Intrinsics(K[0, 0], K[1, 1], K[0, 2], K[1, 2], width, height)
-    return View(name, rgb, lens, depth_m=depth_m, base_from_cam=pose)
+    image = read_image(folder / f'frames/{name}.png')
+    (fx, _, cx), (_, fy, cy), _ = index['frames'][name]['K']
+    intrinsics = Intrinsics(fx, fy, cx, cy, image.shape[1], image.shape[0])
+    depth_m = read_depth_m(folder / f'frames/{name}.depth.png', index['depth_scale'])
+    return View(name, image, intrinsics, depth_m=depth_m, base_from_cam=pose)
 
 
-class Told:
-    """DOUBLE of a matcher: says the true pixel of every query, visible there or not."""
+class GroundTruth:
+    """DOUBLE of a matcher: returns the true pixel of every query, visible there or not."""
 
     def __init__(self, pixel):
         self.pixel = pixel
@@ -420,7 +417,7 @@ def test_on_a_real_shelf_depth_refuses_what_the_other_view_hides_and_keeps_the_r
         clicked = real_view(folder, index, pair['A'], Transform(np.eye(3), np.zeros(3)))
         other = real_view(folder, index, pair['B'], b_from_a.inverse)
         for k in np.flatnonzero((queries['pair'] == at) & (queries['status'] != 2)):
-            answer = locate(clicked, [other], queries['p'][k], Told(queries['gt'][k]), LIMITS)
+            answer = locate(clicked, [other], queries['p'][k], GroundTruth(queries['gt'][k]))
             accepted['visible' if queries['status'][k] else 'hidden'].append(
                 answer.correspondences[0].rejected is None)
     assert len(accepted['visible']) > 50

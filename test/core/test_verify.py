@@ -21,11 +21,12 @@ BOX = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
 ON_TABLE = np.array([0.15, -0.15, 0.0])
 BEHIND_BOX = np.array([0.0, 0.14, 0.0])
 LIMITS = Limits()
-lenses = pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
+lenses = pytest.mark.parametrize('intrinsics', raycast_scenes.LENSES.values(),
+                                 ids=raycast_scenes.LENSES)
 
 
-def query(point_base_m=ON_TABLE, lens=raycast_scenes.PINHOLE, depth=True, boxes=(BOX,)):
-    left, right = (raycast_scenes.render_depth(name, raycast_scenes.look_at(at), boxes, lens)
+def query(point_base_m=ON_TABLE, intrinsics=raycast_scenes.PINHOLE, depth=True, boxes=(BOX,)):
+    left, right = (raycast_scenes.render_depth(name, raycast_scenes.look_at(at), boxes, intrinsics)
                    for name, at in (('left', raycast_scenes.LEFT), ('right', raycast_scenes.RIGHT)))
     if not depth:
         left, right = replace(left, depth_m=None), replace(right, depth_m=None)
@@ -45,8 +46,8 @@ def refusal(asked, match, limits=LIMITS):
 
 @lenses
 @pytest.mark.parametrize('depth', [True, False], ids=['depth', 'no depth'])
-def test_the_true_match_passes(lens, depth):
-    asked = query(lens=lens, depth=depth)
+def test_the_true_match_passes(intrinsics, depth):
+    asked = query(intrinsics=intrinsics, depth=depth)
     match = match_at(asked)
     evidence = measure_consistency(asked, match, LIMITS)
     enforce_limits(asked, match, evidence, LIMITS)

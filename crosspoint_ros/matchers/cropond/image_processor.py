@@ -52,7 +52,6 @@ class ImageInput:
     rgb: npt.NDArray[np.uint8]
 
     def is_same(self, other: ImageInput) -> bool:
-        """Return whether both have the same key and the same array."""
         return self.key == other.key and self.rgb is other.rgb
 
 

@@ -118,7 +118,6 @@ class CropondMatcher:
                 self.engine.prefill(pair)
 
     def describe(self) -> Mapping[str, str]:
-        """Return the model, its device, and how it reads and writes coordinates."""
         is_inferred = self.coord_format in self._inferred_formats
         return {'model': self.checkpoint.folder.name, 'device': self.checkpoint.device_name,
                 'weights': self.checkpoint.weights, 'coordinates': self.coord_format.value,

@@ -94,7 +94,6 @@ class CropondRemoteMatcher:
             log.warning('frames were not prefetched: %s', error.message)
 
     def describe(self) -> Mapping[str, str]:
-        """Return the server, its capabilities, and its state."""
         profile = self._handshake.profile
         about = {'server': self._chat.url, 'model': self._chat.model or 'not known yet'}
         if profile is None:

@@ -37,16 +37,13 @@ class ScaledCamera:
         self.width_px = intrinsics.width_px * self.scale
         self.height_px = intrinsics.height_px * self.scale
         self.ideal_matrix: Array = np.array([
-            [intrinsics.fx_px * self.scale, 0, self._scale(intrinsics.cx_px)],
-            [0, intrinsics.fy_px * self.scale, self._scale(intrinsics.cy_px)],
+            [intrinsics.fx_px * self.scale, 0, self.to_scaled(intrinsics.cx_px)],
+            [0, intrinsics.fy_px * self.scale, self.to_scaled(intrinsics.cy_px)],
             [0, 0, 1]])
-
-    def _scale(self, value: npt.ArrayLike) -> Array:
-        return (np.asarray(value, dtype=np.float64) + 0.5) * self.scale - 0.5
 
     def to_scaled(self, pixel: npt.ArrayLike) -> Array:
         """Map image pixels (..., 2) to scaled ones; (0, 0) is the centre of the first pixel."""
-        return self._scale(pixel)
+        return (np.asarray(pixel, dtype=np.float64) + 0.5) * self.scale - 0.5
 
     def to_image(self, scaled: npt.ArrayLike) -> Array:
         """Map scaled pixels (..., 2) to image pixels."""

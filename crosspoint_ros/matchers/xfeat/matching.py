@@ -32,7 +32,6 @@ class Matches:
         return len(self.clicked)
 
     def select(self, keep: Mask | Indices) -> Matches:
-        """Return the matches of a mask, or of indices in their order."""
         return Matches(self.clicked[keep], self.other[keep],
                        self.clicked_ideal[keep], self.other_ideal[keep])
 

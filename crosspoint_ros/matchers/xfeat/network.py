@@ -49,9 +49,8 @@ class Backbone:
             raise ValueError(f'sides must be multiples of {SIDE_PX} px, got {width}x{height}')
         if not hasattr(self._local, 'net'):
             self._local.net = cv2.dnn.readNetFromONNX(self._weights)
-        net = self._local.net
-        net.setInput(cv2.dnn.blobFromImage(image, 1 / 255))
-        descriptors, logits, reliability = net.forward(['desc', 'kpt', 'rel'])
+        self._local.net.setInput(cv2.dnn.blobFromImage(image, 1 / 255))
+        descriptors, logits, reliability = self._local.net.forward(['desc', 'kpt', 'rel'])
         return NetworkOutput(np.ascontiguousarray(descriptors[0].transpose(1, 2, 0)),
                              _decode_heatmap(logits[0]), reliability[0, 0].copy())
 

@@ -215,8 +215,8 @@ def _filter_consistent(pair: PairGeometry, options: XFeatOptions) -> PairGeometr
 
 def _keep_given_pose(pair: PairGeometry, reason: str, options: XFeatOptions) -> PairGeometry:
     assert pair.motion is not None
-    near = two_view.epipolar_distance(fundamental_matrix(pair.motion, pair.pinholes),
-                             pair.matches) < _noise_gate_px(options)
+    F = fundamental_matrix(pair.motion, pair.pinholes)
+    near = two_view.epipolar_distance(F, pair.matches) < _noise_gate_px(options)
     return _filter_consistent(replace(
         pair, matches=pair.matches.select(near), basis=f'poses as given: {reason}',
         reprojection_sigma_px=_noise_px(pair, options)), options)

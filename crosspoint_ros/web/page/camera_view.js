@@ -1,18 +1,12 @@
 // One camera: its live image, with the marks and message of the current result.
 
+import { createElement } from './dom.js';
 import { createEllipse, createMark, createSvg, placeMark } from './marks.js';
 import { PointerInput } from './pointer_input.js';
 import { codeText, formatPercent, formatPixel, VERDICT_TEXT } from './text.js';
 
 const FROZEN_MS = 3500; // or three times the camera's mean period, if that is longer
 const MAX_PERIOD_MS = 10000; // longer gaps are our own: a hidden page requests nothing
-
-function createElement(name, className, text = '') {
-  const element = document.createElement(name);
-  element.className = className;
-  element.textContent = text;
-  return element;
-}
 
 export class CameraView {
   #actions;
@@ -49,14 +43,12 @@ export class CameraView {
     this.toggle.hidden = true;
     this.toggle.addEventListener('click', () => (
       this.isPaused ? this.showLive() : this.showMatched()));
-    const header = createElement('header', '');
-    header.append(createElement('h3', '', this.camera), createElement('kbd', '', String(index + 1)),
-      this.badge, this.toggle);
+    const header = createElement('header', '', createElement('h3', '', this.camera),
+      createElement('kbd', '', String(index + 1)), this.badge, this.toggle);
     this.canvas = createElement('canvas', 'image');
     this.svg = createSvg('svg', { class: 'marks', tabindex: 0, role: 'application',
       'aria-label': `image of ${this.camera}: arrow keys move the crosshair, Enter clicks` });
-    this.stage = createElement('div', 'stage');
-    this.stage.append(this.canvas, this.svg);
+    this.stage = createElement('div', 'stage', this.canvas, this.svg);
     this.message = createElement('p', 'message');
     this.root.append(header, this.stage, this.message);
   }

@@ -1,5 +1,6 @@
 // The last 20 results and the current undo position.
 
+import { createElement } from './dom.js';
 import { DECISION_TEXT, formatPixel } from './text.js';
 
 export class HistoryPanel {
@@ -25,14 +26,12 @@ export class HistoryPanel {
   }
 
   #createRow({ number, query_id, decided, clicked }, isCurrent, isUndone) {
-    const row = document.createElement('li');
+    const row = createElement('li', isUndone ? 'undone' : isCurrent ? 'current' : '',
+      createElement('b', '', `${number}`),
+      createElement('span', '', `${clicked.camera} ${formatPixel(clicked, 0)}`),
+      createElement('em', '', isUndone ? 'undone' : DECISION_TEXT[decided]));
     row.dataset.query = query_id;
-    row.className = isUndone ? 'undone' : isCurrent ? 'current' : '';
     if (isCurrent) row.setAttribute('aria-current', 'step');
-    const parts = [['b', `${number}`], ['span', `${clicked.camera} ${formatPixel(clicked, 0)}`],
-      ['em', isUndone ? 'undone' : DECISION_TEXT[decided]]];
-    row.append(...parts.map(([name, text]) => Object.assign(
-      document.createElement(name), { textContent: text })));
     return row;
   }
 }

@@ -1,30 +1,22 @@
 // The result next to the images: verdict per view, target, and timing.
 
+import { createElement } from './dom.js';
 import {
   codeText, formatDuration, formatMetres, formatPercent, VERDICT_TEXT } from './text.js';
 
 const SIGNS = { sure: '●', check: '▲', refused: '✕' };
 
 function createRow(name, ...values) {
-  const row = document.createElement('div');
-  const term = document.createElement('dt');
-  const value = document.createElement('dd');
-  term.textContent = name;
-  value.append(...values);
-  row.append(term, value);
-  return row;
+  return createElement('div', '', createElement('dt', '', name),
+    createElement('dd', '', ...values));
 }
 
 function createVerdict(answer) {
-  const verdict = document.createElement('span');
-  verdict.className = `verdict ${answer.verdict}`;
-  const sign = document.createElement('i');
+  const sign = createElement('i', '', SIGNS[answer.verdict]);
   sign.ariaHidden = 'true';
-  sign.textContent = SIGNS[answer.verdict];
   const text = answer.verdict === 'refused' ? codeText(answer.code)
     : `${VERDICT_TEXT[answer.verdict]}, ${formatPercent(answer.confidence)}`;
-  verdict.append(sign, ` ${text}`);
-  return verdict;
+  return createElement('span', `verdict ${answer.verdict}`, sign, ` ${text}`);
 }
 
 export class ResultPanel {
@@ -58,7 +50,7 @@ export class ResultPanel {
       this.#showText('Nothing clicked yet.', 'empty');
       return;
     }
-    const list = document.createElement('dl');
+    const list = createElement('dl');
     for (const answer of result.found) list.append(createRow(answer.camera, createVerdict(answer)));
     if (result.target) list.append(...this.#createTargetRows(result.target));
     if (!result.found.length) list.append(createRow('refused', result.message));
@@ -71,25 +63,17 @@ export class ResultPanel {
   }
 
   #createTargetRows(target) {
-    const position = document.createElement('span');
-    position.className = 'position';
+    const position = createElement('span', 'position', ...[...'xyz'].map((axis, index) => (
+      createElement('span', '', createElement('i', '', axis),
+        ` ${formatMetres(target.position_m[index])}`))));
     position.dataset.position = target.position_m.join(' ');
-    'xyz'.split('').forEach((axis, index) => {
-      const part = document.createElement('span');
-      part.append(Object.assign(document.createElement('i'), { textContent: axis }),
-        ` ${formatMetres(target.position_m[index])}`);
-      position.append(part);
-    });
     const spread = target.spread_mm === null ? '' : `, ±${Math.round(target.spread_mm)} mm (1σ)`;
     return [createRow('target, m', position), createRow('in frame', `${target.frame}${spread}`),
       createRow('TF frame', this.#target_frame), createRow('method', target.method)];
   }
 
   #showText(text, kind) {
-    const paragraph = document.createElement('p');
-    paragraph.className = kind;
-    paragraph.textContent = text;
-    this.#root.replaceChildren(paragraph);
+    this.#root.replaceChildren(createElement('p', kind, text));
   }
 
   setNote(text, kind = '') {

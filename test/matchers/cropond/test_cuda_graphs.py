@@ -113,7 +113,7 @@ def test_half_precision_agrees_with_full_in_what_is_likely(folder):
     """bfloat16 is what a GPU runs: near ties may fall the other way, probabilities hardly move."""
     model, tokenizer = tiny_qwen.load(folder)
     rng = np.random.default_rng(0)
-    pictures = tuple(ImageInput(name, rng.integers(0, 255, (120, 160, 3), dtype=np.uint8))
+    images = tuple(ImageInput(name, rng.integers(0, 255, (120, 160, 3), dtype=np.uint8))
                      for name in 'ab')
     questions = [build_pointing_prompt('512', '307'), build_pointing_prompt('88', '615')]
     spreads = []
@@ -121,9 +121,9 @@ def test_half_precision_agrees_with_full_in_what_is_likely(folder):
         engine = Engine(model.to(dtype), tokenizer, EngineOptions(
             max_pixels=100 * 28 * 28, static_shapes=True))
         form = engine.tokenizer.build_format(ReplyTemplate(), CoordinateFormat.RELATIVE_1000, 3)
-        spreads.append([s for s, *_ in engine.decode_distributions(pictures, questions, form)])
+        spreads.append([s for s, *_ in engine.decode_distributions(images, questions, form)])
     for full, half in zip(*spreads, strict=True):
         assert half.p_x.dtype == np.float64
-        # Hundreds of x, told by their first digit.
+        # Hundreds of x, distinguished by their first digit.
         first = [p.p_x.reshape(10, 100).sum(axis=1) for p in (full, half)]
         np.testing.assert_allclose(first[1], first[0], atol=0.15)

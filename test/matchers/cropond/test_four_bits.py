@@ -67,12 +67,12 @@ def test_a_taught_checkpoint_still_answers_its_clicks(matcher):
 
 def test_it_says_what_uncached_decoding_of_the_same_weights_says(matcher):
     plain = ReferenceDecoder(matcher.checkpoint.model, matcher.checkpoint.tokenizer, MAX_PIXELS)
-    pictures = [ImageInput(seed, view('a', seed).image) for seed in (1, 2)]
+    images = [ImageInput(seed, view('a', seed).image) for seed in (1, 2)]
     questions = [build_pointing_prompt(str(x), str(y))
                  for x, y in ((600, 400), (151, 933), (495, 133))]
     form = matcher.engine.tokenizer.build_format(ReplyTemplate(), CoordinateFormat.RELATIVE_1000, 3)
-    expected = [plain.decode_greedy([p.rgb for p in pictures], q, form) for q in questions]
-    found = matcher.engine.decode_greedy(tuple(pictures), questions, form)
+    expected = [plain.decode_greedy([p.rgb for p in images], q, form) for q in questions]
+    found = matcher.engine.decode_greedy(tuple(images), questions, form)
     assert [(greedy.numbers, greedy.tokens) for greedy, _ in found] == expected
     assert len({numbers for numbers, _ in expected}) == len(questions)
 

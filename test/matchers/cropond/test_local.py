@@ -86,11 +86,11 @@ def test_clicks_on_the_same_frames_are_answered_together_as_alone(matcher):
 
 def test_the_self_test_chooses_the_convention_and_says_so(matcher):
     assert matcher.coord_format is CoordinateFormat.RELATIVE_1000
-    told = matcher.describe()
-    assert told['coordinates'] == 'relative_1000'
-    assert '8 found in the same image' in told['self_test']
-    assert told['template'] == 'json'
-    assert told['device'] == 'cpu'
+    described = matcher.describe()
+    assert described['coordinates'] == 'relative_1000'
+    assert '8 found in the same image' in described['self_test']
+    assert described['template'] == 'json'
+    assert described['device'] == 'cpu'
     assert isinstance(matcher, SupportsDescribe)
 
 
@@ -189,9 +189,9 @@ def test_a_wrong_convention_fails_the_self_test(copying):
 def test_a_model_that_only_repeats_the_click_is_refused_unless_that_is_allowed(copying, caplog):
     refused(ValueError, 'repeats the click 8 times', copying, allow_repeating=False)
     with caplog.at_level(logging.WARNING, 'crosspoint_ros'):
-        told = load_matcher('cropond', model=str(copying), **HERE).describe()['self_test']
+        described = load_matcher('cropond', model=str(copying), **HERE).describe()['self_test']
     assert 'it may be wrong where the views differ' in caplog.text
-    assert '0 with its halves swapped' in told
+    assert '0 with its halves swapped' in described
 
 
 @pytest.mark.parametrize('revision', ['', 'main', '0123456'])

@@ -80,14 +80,14 @@ def test_a_place_amid_a_hundred_is_weighed_exactly():
 
 @pytest.mark.parametrize('elsewhere', [420, 120, 950])
 def test_another_place_is_not_taken_for_the_neighbourhood(elsewhere):
-    """Of the numbers 4.. a quarter lies within the window of 500: nobody said those are meant."""
+    """Of the numbers 4.. a quarter lies within the window of 500: which of them is unknown."""
     mode, where = found(numbers((503, 1, 0.55), (elsewhere, 1, 0.45)), AT)
     assert mode[0] == pytest.approx(503, abs=2)
     assert where.confidence == pytest.approx(0.55, abs=0.01)
 
 
 def test_a_longer_number_is_not_taken_for_the_neighbourhood():
-    """20 was said, and 1.. could have been: that is 10 .. 19, or 150."""
+    """The reply is 20; 1.. is an alternative: that is 10 .. 19, or 150."""
     mode, where = found(numbers((24, 0.5, 0.55), (150, 1, 0.45)), AT)
     assert mode[0] == pytest.approx(24, abs=1)
     assert where.confidence == pytest.approx(0.55, abs=0.01)

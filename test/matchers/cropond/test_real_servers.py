@@ -97,8 +97,8 @@ def serve(checkpoint):
 def query(pixel: tuple[float, float]) -> Query:
     """A click on two views that show the same."""
     image = cv2.resize(self_test.draw_test_image(), (640, 480))
-    lens = Intrinsics(600.0, 600.0, 320.0, 240.0, 640, 480)
-    return Query(View('a', image, lens), View('b', image.copy(), lens), np.array(pixel))
+    intrinsics = Intrinsics(600.0, 600.0, 320.0, 240.0, 640, 480)
+    return Query(View('a', image, intrinsics), View('b', image.copy(), intrinsics), np.array(pixel))
 
 
 def asked_of(serve: Serve, **options) -> CropondRemoteMatcher:

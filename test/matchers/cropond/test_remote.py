@@ -40,8 +40,8 @@ FREE = '```json\n[\n\t{"point_2d": ['
 
 def view(camera: str, seed: int, width: int = 320, height: int = 240) -> View:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
-    lens = Intrinsics(300.0, 300.0, width / 2, height / 2, width, height)
-    return View(camera, image, lens)
+    intrinsics = Intrinsics(300.0, 300.0, width / 2, height / 2, width, height)
+    return View(camera, image, intrinsics)
 
 
 @pytest.fixture

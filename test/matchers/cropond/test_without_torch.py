@@ -28,7 +28,7 @@ def test_every_module_but_those_that_run_the_model_can_be_imported_without_torch
 
 
 def test_choosing_cropond_without_torch_says_what_to_install():
-    told = run('from crosspoint_ros.matchers import load_matcher\n'
+    printed = run('from crosspoint_ros.matchers import load_matcher\n'
                'try: load_matcher("cropond", model="/nowhere")\n'
                'except ValueError as error: print(error)')
-    assert 'cropond needs torch: pip install torch "transformers>=4.57,<6" pillow' in told
+    assert 'cropond needs torch: pip install torch "transformers>=4.57,<6" pillow' in printed

@@ -16,25 +16,25 @@ def test_corners_of_the_image_stay_its_corners_when_it_is_resized():
     assert working.to_image(working.to_scaled([12.0, 34.0])) == pytest.approx([12.0, 34.0])
 
 
-@pytest.mark.parametrize('lens', LENSES.values(), ids=LENSES)
-def test_a_straight_line_is_straight_in_ideal_pixels(lens):
-    working = ScaledCamera(lens, 640)
+@pytest.mark.parametrize('intrinsics', LENSES.values(), ids=LENSES)
+def test_a_straight_line_is_straight_in_ideal_pixels(intrinsics):
+    working = ScaledCamera(intrinsics, 640)
     line = np.array([[-0.3, -0.2, 1.0]]) + np.linspace(0, 1, 9)[:, None] * [[0.6, 0.3, 0.0]]
     ideal = working.to_ideal(working.project(line))
     assert np.diff(ideal, n=2, axis=0) == pytest.approx(np.zeros((7, 2)), abs=1e-2)
 
 
-@pytest.mark.parametrize('lens', LENSES.values(), ids=LENSES)
-def test_projecting_a_ray_gives_its_pixel_back(lens):
-    working = ScaledCamera(lens, 640)
+@pytest.mark.parametrize('intrinsics', LENSES.values(), ids=LENSES)
+def test_projecting_a_ray_gives_its_pixel_back(intrinsics):
+    working = ScaledCamera(intrinsics, 640)
     pixels = np.array([[320.0, 240.0], [100.0, 150.0], [500.0, 400.0]])
     assert working.project(2.5 * working.unproject(pixels)) == pytest.approx(pixels, abs=0.05)
 
 
 def test_a_fisheye_without_coefficients_is_still_a_fisheye():
-    lens = Intrinsics(150.0, 150.0, 160.0, 120.0, 320, 240, (0.0, 0.0, 0.0, 0.0),
+    intrinsics = Intrinsics(150.0, 150.0, 160.0, 120.0, 320, 240, (0.0, 0.0, 0.0, 0.0),
                       'equidistant')
-    ray = ScaledCamera(lens, 640).unproject(np.array([[520.5, 240.5]]))[0]
+    ray = ScaledCamera(intrinsics, 640).unproject(np.array([[520.5, 240.5]]))[0]
     assert ray[0] == pytest.approx(np.tan(100 / 150), abs=1e-2)
 
 

@@ -58,12 +58,12 @@ def off_by(view, cm, deg):
     return replace(view, base_from_cam=add_pose_noise(view.base_from_cam, cm, deg, 3))
 
 
-def errors_px(matcher, clicked, other, truth):
+def errors_px(matcher, clicked, other, expected):
     """Errors at the visible points, in px of the 640 px wide image."""
     width = other.intrinsics.width_px
-    found = [(point, matcher.match(Query(clicked, other, project_point(truth[0], point))))
+    found = [(point, matcher.match(Query(clicked, other, project_point(expected[0], point))))
              for point in map(np.array, VISIBLE_BASE_M)]
-    return np.array([np.linalg.norm(match.pixel - project_point(truth[1], point)) * 640 / width
+    return np.array([np.linalg.norm(match.pixel - project_point(expected[1], point)) * 640 / width
                      for point, match in found])
 
 
@@ -97,9 +97,9 @@ def test_depth_on_any_side_finds_the_point_within_four_pixels(matcher, left, rig
     assert errors_px(matcher, clicked, other, (left, right)).max() < 4
 
 
-@pytest.mark.parametrize('lens', [BARREL, WIDE], ids=['barrel', '848x480'])
-def test_cameras_may_differ_in_lens_and_size(matcher, left, lens):
-    right = render_view(f'right {lens.width_px}', look_at(RIGHT), BOX, lens)
+@pytest.mark.parametrize('intrinsics', [BARREL, WIDE], ids=['barrel', '848x480'])
+def test_cameras_may_differ_in_lens_and_size(matcher, left, intrinsics):
+    right = render_view(f'right {intrinsics.width_px}', look_at(RIGHT), BOX, intrinsics)
     for clicked, other in ((images_only(left), images_only(right)),
                            (left, off_by(right, 1, 1))):
         assert np.median(errors_px(matcher, clicked, other, (left, right))) < 5
@@ -136,8 +136,8 @@ def test_a_point_under_the_robots_own_body_is_refused(matcher, left, right):
 
 def test_the_robots_own_body_is_never_the_answer(matcher, left, right):
     mask = np.zeros((240, 320), bool)
-    truth = project_point(right, np.array(VISIBLE_BASE_M[0]))
-    column, row = np.rint(truth).astype(int)
+    expected = project_point(right, np.array(VISIBLE_BASE_M[0]))
+    column, row = np.rint(expected).astype(int)
     mask[row - 30:row + 31, column - 30:column + 31] = True
     masked = replace(images_only(right), mask=mask)
     match = matcher.match(Query(images_only(left), masked, project_point(left, VISIBLE_BASE_M[0])))
@@ -268,10 +268,10 @@ def rough(pixel, sigma_px=8.0):
 @pytest.mark.parametrize('prepare', [images_only, without_depth, lambda view: view],
                          ids=['images', 'poses', 'depth'])
 def test_near_a_rough_find_the_exact_place_is_found(matcher, left, right, prepare, point):
-    truth = project_point(right, np.array(point))
+    expected = project_point(right, np.array(point))
     query = Query(prepare(left), prepare(right), project_point(left, np.array(point)))
-    found = matcher.refine(query, rough(truth + np.array((8.0, -6.0))))
-    assert np.linalg.norm(found.pixel - truth) < 4
+    found = matcher.refine(query, rough(expected + np.array((8.0, -6.0))))
+    assert np.linalg.norm(found.pixel - expected) < 4
 
 
 def test_near_another_place_it_finds_that_one_and_trusts_it_less(matcher, left, right):
@@ -331,8 +331,8 @@ def test_near_needs_a_spread(matcher, left, right):
 @pytest.mark.parametrize(('width', 'height'), [(3000, 9), (9, 3000), (3000, 18)])
 def test_an_image_too_thin_for_descriptors_is_refused_with_its_size_and_the_limit(
         matcher, left, width, height):
-    lens = Intrinsics(500.0, 500.0, width / 2, height / 2, width, height)
-    thin = View('slit', np.full((height, width, 3), 90, np.uint8), lens)
+    intrinsics = Intrinsics(500.0, 500.0, width / 2, height / 2, width, height)
+    thin = View('slit', np.full((height, width, 3), 90, np.uint8), intrinsics)
     for clicked, other in ((thin, left), (left, thin)):
         with pytest.raises(Rejected, match=rf'slit: {width}x{height} px.* more than 18.8 px') as no:
             matcher.match(Query(clicked, other, np.array([4.0, 4.0])))
@@ -340,6 +340,6 @@ def test_an_image_too_thin_for_descriptors_is_refused_with_its_size_and_the_limi
 
 
 def test_an_image_just_thick_enough_is_prepared(matcher, left):
-    lens = Intrinsics(500.0, 500.0, 1500.0, 10.0, 3000, 20)
+    intrinsics = Intrinsics(500.0, 500.0, 1500.0, 10.0, 3000, 20)
     image = np.random.default_rng(0).integers(0, 255, (20, 3000, 3), np.uint8)
-    matcher.warm((View('slit', image, lens), left))
+    matcher.warm((View('slit', image, intrinsics), left))

@@ -27,8 +27,8 @@ MOTION = Transform(add_pose_noise(Transform(np.eye(3), np.zeros(3)), 0, 12, 1).R
                    np.array([0.3, 0.05, 0.02]))
 
 
-def project(lens, points):
-    pixels = points @ lens.T
+def project(pinhole, points):
+    pixels = points @ pinhole.T
     return pixels[:, :2] / pixels[:, 2:]
 
 

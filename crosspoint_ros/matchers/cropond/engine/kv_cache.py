@@ -83,7 +83,6 @@ class StaticKVCache(DynamicCache):
         self._lengths = [tokens] * len(self._lengths)
 
     def snapshot(self) -> KVSnapshot:
-        """Copy the contents."""
         return (self._keys[:, :, :, :self.length].clone(),
                 self._values[:, :, :, :self.length].clone())
 

@@ -95,8 +95,8 @@ class PrefixCache:
     def _append_image(self, feature: torch.Tensor, grid: tuple[int, int], position: int) -> int:
         """Prefill one image between its start and end tokens; return the next position."""
         rows, columns = grid
-        start, end = self._decoder.embed(self._tokenizer.encode(VISION_START + VISION_END)
-                                         )[0].split(1)
+        markers = self._tokenizer.encode(VISION_START + VISION_END)
+        start, end = self._decoder.embed(markers)[0].split(1)
         row, column = np.mgrid[:rows, :columns].reshape(2, -1) + position + 1
         image_positions = np.stack([np.full(rows * columns, position + 1), row, column])
         end_position = position + 1 + max(rows, columns)

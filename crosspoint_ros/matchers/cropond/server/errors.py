@@ -120,8 +120,7 @@ class ErrorFormatter:
                           retryable=response.status >= 500, status=response.status)
 
     def protocol_error(self, what: str) -> ServerError:
-        return self.error(f'{self.sanitize(what)}: the server is broken or not '
-                          'OpenAI-compatible')
+        return self.error(f'{self.sanitize(what)}: the server is broken or not OpenAI-compatible')
 
     def error(self, what: str, retryable: bool = False, status: int = 0) -> ServerError:
         return ServerError(Code.MATCHER_FAILED, f'{self.url}: {what}', retryable, status)

@@ -180,10 +180,6 @@ def normalize_url(url: str) -> str:
     parts = _split_url('url', url)
     if parts.scheme not in ('http', 'https') or not parts.hostname or len(url.split()) != 1:
         raise ValueError(f'url must be like http://host:8000/v1, got {url!r}')
-    try:
-        _ = parts.port
-    except ValueError as error:
-        raise ValueError(f'url {url!r}: {error}') from error
     if parts.query or parts.fragment:
         raise ValueError(f"url {url!r}: a server's url has no ? or #")
     path = parts.path.rstrip('/').removesuffix('/chat/completions')
@@ -205,7 +201,9 @@ def _split_url(option: str, url: str) -> SplitResult:
                          'use the environment variable of the option key_env')
     try:
         httpx.URL(url)
-        return urlsplit(url)
+        parts = urlsplit(url)
+        _ = parts.port  # raises if it is out of range
+        return parts
     except (ValueError, httpx.InvalidURL) as error:
         raise ValueError(f'invalid {option}: {error}') from None
 

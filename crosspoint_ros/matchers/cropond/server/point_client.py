@@ -147,7 +147,6 @@ class PointClient:
         return replies
 
     def _format_fields(self, regex: str) -> Mapping[str, Any]:
-        """Fields that constrain a reply to its format."""
         fields: dict[str, Any] = {'max_tokens': FREE_REPLY_TOKENS}
         if regex and self.capabilities.prefill:
             fields = {'max_tokens': FORCED_REPLY_TOKENS, **CONTINUE_FIELDS}

@@ -1,4 +1,4 @@
-"""The robot's own body is what stays the same while the view changes; else it is not told."""
+"""The robot's own body is what stays the same while the view changes."""
 from __future__ import annotations
 
 import cv2
@@ -18,9 +18,9 @@ def finder_of(images, depths=None) -> SelfMaskEstimator:
     return finder
 
 
-def shares(mask: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """How much of the truth, and of the rest, the mask covers."""
-    return float(mask[truth].mean()), float(mask[~truth].mean())
+def shares(mask: np.ndarray, ground_truth: np.ndarray) -> tuple[float, float]:
+    """How much of the ground_truth, and of the rest, the mask covers."""
+    return float(mask[ground_truth].mean()), float(mask[~ground_truth].mean())
 
 
 def recorded(folder, camera: str) -> list:
@@ -113,20 +113,20 @@ def test_depth_that_changes_keeps_a_patch_that_looks_the_same_out_of_the_mask():
 
 
 def test_on_the_shelf_it_covers_the_gripper_and_little_else(shared_data):
-    truth = cv2.imread(str(shared_data / 'apc_shelf/gripper_mask.png'), 0) > 127
+    ground_truth = cv2.imread(str(shared_data / 'apc_shelf/gripper_mask.png'), 0) > 127
     finder = SelfMaskEstimator()
     for image, depth_m in recorded(shared_data / 'apc_shelf/bag', 'wrist'):
         finder.add(image, depth_m)
-    covered, of_the_rest = shares(finder.estimate().mask, truth)
+    covered, of_the_rest = shares(finder.estimate().mask, ground_truth)
     assert covered >= 0.95
     assert of_the_rest <= 0.03
 
 
 @pytest.mark.parametrize('half', [slice(0, None, 2), slice(1, None, 2)])
 def test_half_of_the_shelf_s_images_tell_nearly_as_much(half, shared_data):
-    truth = cv2.imread(str(shared_data / 'apc_shelf/gripper_mask.png'), 0) > 127
+    ground_truth = cv2.imread(str(shared_data / 'apc_shelf/gripper_mask.png'), 0) > 127
     images, depths = zip(*recorded(shared_data / 'apc_shelf/bag', 'wrist')[half], strict=True)
-    covered, of_the_rest = shares(finder_of(images, depths).estimate().mask, truth)
+    covered, of_the_rest = shares(finder_of(images, depths).estimate().mask, ground_truth)
     assert covered >= 0.95
     assert of_the_rest <= 0.05
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from crosspoint_ros.core.camera import Intrinsics
+from crosspoint_ros.core.camera import Intrinsics, RectifiedFrameError
 
 K = [500.0, 0, 320.0, 0, 510.0, 240.0, 0, 0, 1.0]
 P = [480.0, 0, 310.0, 0, 0, 490.0, 230.0, 0, 0, 0, 1.0, 0]
@@ -71,10 +71,11 @@ def test_an_unusable_camera_info_is_refused_with_the_value(changed, words):
 
 
 def test_a_rectified_image_in_another_frame_than_its_cameras_is_refused():
-    with pytest.raises(ValueError, match='Tx, Ty = -48, 0 px m'):
+    with pytest.raises(RectifiedFrameError, match='Tx, Ty = -48, 0 px m'):
         read(rectified=True, p=[480.0, 0, 310.0, -48.0, 0, 490.0, 230.0, 0, 0, 0, 1.0, 0])
     turned = cv2.Rodrigues(np.array([0.0, np.radians(1.5), 0.0]))[0]
-    with pytest.raises(ValueError, match=r'turns the rectified image by 1.50 deg \(limit 0.2\)'):
+    with pytest.raises(RectifiedFrameError,
+                       match=r'turns the rectified image by 1.50 deg \(limit 0.2\)'):
         read(rectified=True, r=turned.ravel())
     assert read(r=turned.ravel()) == read()
     assert read(rectified=True,
