@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 from crosspoint_ros.msg import ImagePoint, QueryResult
-from raycast_scenes import LEFT, looking_at
+from raycast_scenes import LEFT, look_at
 from two_camera_rig import image_message
 
 from crosspoint_ros.core.datatypes import Intrinsics
@@ -22,7 +22,7 @@ class StaticPoses:
     """`CameraPoses` of one unmoving camera."""
 
     def lookup(self, base_frame, frame_id, stamp_ns):
-        return looking_at(LEFT)
+        return look_at(LEFT)
 
     def get_intrinsics(self, camera):
         return BARREL
@@ -41,7 +41,7 @@ def test_without_a_target_the_ray_points_along_the_click():
     overlay.set_result(clicked(320.0, 240.0))
     (ray,) = overlay.build_scene({})['rays']
     along = np.subtract(ray['to'], ray['from'])
-    np.testing.assert_allclose(along, 2 * looking_at(LEFT).R[:, 2], atol=2e-3)
+    np.testing.assert_allclose(along, 2 * look_at(LEFT).R[:, 2], atol=2e-3)
 
 
 def test_a_pixel_that_cannot_be_unprojected_has_no_ray():

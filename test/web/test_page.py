@@ -7,7 +7,7 @@ import re
 import chromium
 import pytest
 from chromium import HANDLE, Page
-from kitchen_cameras import moment_of
+from kitchen_cameras import find_moment
 
 
 @pytest.fixture(scope='module')
@@ -204,7 +204,7 @@ def test_a_click_carries_the_stamp_of_the_clicked_image(page):
     answered(page)
     page.wait(lambda: page.view('front').locator('.mark.clicked').count(), 'mark of the click')
     clicked = page.view('front').locator('.mark.clicked').get_attribute('data-stamp')
-    assert moment_of(int(clicked)).camera == 'front'
+    assert find_moment(int(clicked)).camera == 'front'
 
 
 def test_the_page_loads_nothing_from_other_hosts(browser, server):
