@@ -43,7 +43,8 @@ MASK[200:, :60] = True
 def located():
     """A click on a box and where the other view shows it; a third camera refused."""
     box = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
-    left, right = (render_view(name, look_at(eye), box) for name, eye in (('l', LEFT), ('r', RIGHT)))
+    left, right = (render_view(name, look_at(eye), box)
+                   for name, eye in (('l', LEFT), ('r', RIGHT)))
     left = replace(left, stamp_ns=111, mask=MASK)
     right = replace(right, stamp_ns=222)
     match = Match(project_point(right, POINT), np.eye(2), 0.9)

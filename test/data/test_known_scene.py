@@ -55,7 +55,7 @@ def test_a_point_behind_a_surface_is_not_shown(kitchen):
     handle = next(a for a in kitchen.points if a.name == 'drawer handle')
     hidden_m = 0.5 * (kitchen.base_from_cam[handle.clicked].t_m + handle.point_base_m)
     assert kitchen.is_visible(handle.clicked, handle.point_base_m)
-    assert kitchen.is_visible(handle.clicked, hidden_m)  # in the air, before the surface: nothing hides
+    assert kitchen.is_visible(handle.clicked, hidden_m)  # in the air, not occluded
     behind_m = handle.point_base_m + (handle.point_base_m - hidden_m)
     assert not kitchen.is_visible(handle.clicked, behind_m)
 
