@@ -172,7 +172,7 @@ def run_command(name: str, arguments: list[str]) -> int:
             module = import_module(f'{PACKAGE}.{command.module}')
             return int(module.main(args, *build_inputs(name, args)))
     except ModuleNotFoundError as error:
-        if not (hint := install_hint(error.name or '')):
+        if not (hint := find_install_hint(error.name or '')):
             raise
         print(f'crosspoint {name} needs {hint}', file=sys.stderr)
     # What the user gave: a path, an option, a matcher, a model that is too large for the machine.
@@ -191,7 +191,7 @@ def build_inputs(name: str, args: argparse.Namespace) -> list[Any]:
     return [live_camera.stream_images(args.camera, args.live, args.topic, args.depth_topic)]
 
 
-def install_hint(module: str) -> str:
+def find_install_hint(module: str) -> str:
     """Return what a missing module belongs to and how to get it, '' for a module of ours."""
     top, _, rest = module.partition('.')
     if top == PACKAGE and rest.partition('.')[0] not in ('msg', 'srv', 'action'):

@@ -212,9 +212,9 @@ def click_visible_point(client: Client, scene: KnownScene, point: LabelledPoint,
 
 def format_instructions() -> str:
     """Return the commands for clicks from other terminals."""
-    python = _relative_path(Path(sys.executable))
+    python = _shorten_path(Path(sys.executable))
     script = Path(sys.executable).with_name('crosspoint')
-    crosspoint = _relative_path(script) if script.is_file() else f'{python} -m crosspoint_ros.cli'
+    crosspoint = _shorten_path(script) if script.is_file() else f'{python} -m crosspoint_ros.cli'
     code = ('from crosspoint_ros.ros.client.client import *; '
             "print(format_result(Client().click('front', (122, 227))))")
     return f"""
@@ -232,7 +232,7 @@ Ctrl-C ends the demo.
 """
 
 
-def _relative_path(path: Path) -> str:
+def _shorten_path(path: Path) -> str:
     # Not resolved: a venv's python is a link out of it.
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 

@@ -156,7 +156,7 @@ TIME_LIMIT_RANGES = {
 }
 
 
-def camera_specs(camera: str) -> tuple[Spec, ...]:
+def list_camera_specs(camera: str) -> tuple[Spec, ...]:
     """Return the parameters of one camera."""
     return (
         Spec(f'{camera}.image_topic', f'/{camera}/color/image_raw',
@@ -173,7 +173,7 @@ def camera_specs(camera: str) -> tuple[Spec, ...]:
     )
 
 
-def limit_specs() -> tuple[Spec, ...]:
+def list_limit_specs() -> tuple[Spec, ...]:
     """Return the parameters `limits.*`, with the defaults of the dataclasses."""
     return tuple(
         Spec(f'{LIMITS_PREFIX}{f.name}', f.default, meaning, low, high)
@@ -181,7 +181,7 @@ def limit_specs() -> tuple[Spec, ...]:
         for f in fields(owner) for low, high, meaning in (ranges[f.name],))
 
 
-def matcher_specs(matcher: str) -> tuple[Spec, ...]:
+def list_matcher_specs(matcher: str) -> tuple[Spec, ...]:
     """Return the options of a matcher that a parameter can hold; `docs/` explains them."""
     prefix = matcher.rpartition(':')[2]
     return tuple(
@@ -205,14 +205,14 @@ class Parameters:
             if not re.fullmatch('[A-Za-z][A-Za-z0-9_]*', name):
                 raise ConfigError(f'cameras: {name!r} cannot be part of a topic: letters, digits '
                                   'and _, a letter first')
-        for spec in chain(NODE_PARAMETERS, limit_specs(), *map(camera_specs, cameras)):
+        for spec in chain(NODE_PARAMETERS, list_limit_specs(), *map(list_camera_specs, cameras)):
             self._declare(spec)
         wrong = 'matcher'  # the parameter to name
         try:
-            options = [matcher_specs(self._value('matcher'))]
+            options = [list_matcher_specs(self._value('matcher'))]
             wrong = 'refine'
             self._refiner = select_refiner(self._value('matcher'), self._value('refine'))
-            options += [matcher_specs(self._refiner)] if self._refiner else []
+            options += [list_matcher_specs(self._refiner)] if self._refiner else []
         except ValueError as error:
             raise ConfigError(f'{wrong}: {error}') from error
         for spec in chain.from_iterable(options):
@@ -285,7 +285,7 @@ class Parameters:
         """Return the current Config."""
         value = self._value
         return Config(
-            cameras=tuple(CameraConfig(name, *(value(s.name) for s in camera_specs(name)))
+            cameras=tuple(CameraConfig(name, *(value(s.name) for s in list_camera_specs(name)))
                           for name in value('cameras')),
             **{s.name: value(s.name) for s in NODE_PARAMETERS},
             matcher_options=self._read_options(value('matcher')),
@@ -295,7 +295,7 @@ class Parameters:
 
     def _read_options(self, matcher: str) -> dict[str, Any]:
         return {s.name.rpartition('.')[2]: _list_to_tuple(self._value(s.name), s.default)
-                for s in matcher_specs(matcher)}
+                for s in list_matcher_specs(matcher)}
 
     def _read_limits(self, owner: type) -> Any:
         return owner(**{f.name: self._value(f'{LIMITS_PREFIX}{f.name}') for f in fields(owner)})

@@ -158,10 +158,10 @@ def transform_to_msg(a_from_b: Transform) -> TransformMsg:
 def pose_from_transform(a_from_b: Transform) -> Pose:
     """Return the pose of frame b in frame a."""
     x, y, z, w = a_from_b.quaternion_xyzw.tolist()
-    return Pose(position=point_msg(a_from_b.t_m), orientation=Quaternion(x=x, y=y, z=z, w=w))
+    return Pose(position=point_from_xyz(a_from_b.t_m), orientation=Quaternion(x=x, y=y, z=z, w=w))
 
 
-def point_msg(xyz: npt.ArrayLike) -> Point:
+def point_from_xyz(xyz: npt.ArrayLike) -> Point:
     """Return the message of a point (3,)."""
     x, y, z = np.asarray(xyz, dtype=np.float64).tolist()
     return Point(x=x, y=y, z=z)

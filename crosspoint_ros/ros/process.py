@@ -1,4 +1,4 @@
-"""Graceful shutdown on SIGINT and SIGTERM, and ROS nodes as child processes."""
+"""Graceful shutdown on SIGINT and SIGTERM; ROS nodes as child processes."""
 from __future__ import annotations
 
 import ctypes
@@ -55,8 +55,8 @@ class ProcessExited(Exception):  # noqa: N818  (as subprocess.TimeoutExpired)
 class NodeProcess:
     """A node in a child process, its output in a file.
 
-    It has its own session, so that Ctrl-C in the terminal reaches only the parent, which ends it in
-    order; the kernel ends it if the parent is killed.
+    It has its own session, so that Ctrl-C in the terminal reaches only the parent, which
+    shuts it down; the kernel ends it if the parent is killed.
     """
 
     def __init__(self, module: str, ros_args: list[str], log: Path,

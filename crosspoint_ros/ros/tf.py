@@ -49,7 +49,7 @@ class TransformTree(Protocol):
 
 
 def make_tree(node: Node) -> Tf2Tree | TfListener:
-    """Subscribe to TF: with tf2_ros where it is installed, with our own listener elsewhere."""
+    """Subscribe to TF: with tf2_ros where it is installed, otherwise with our own listener."""
     return TfListener(node) if importlib.util.find_spec('tf2_ros') is None else Tf2Tree(node)
 
 
@@ -60,7 +60,7 @@ def make_transform_lookup(node: Node) -> TransformLookup:
 
 
 class TransformLookup:
-    """Looks transforms up, waiting for them, or says why there is none."""
+    """Looks up transforms, waits for them, and explains why one is missing."""
 
     def __init__(self, tree: TransformTree, now_s: Callable[[], float] = time.monotonic,
                  sleep: Callable[[float], None] = time.sleep,
@@ -68,21 +68,20 @@ class TransformLookup:
         self._tree, self._now_s, self._sleep = tree, now_s, sleep
         self.clear, self.close = tree.clear, close
 
-    def lookup(self, base_frame: str, camera_frame: str, at_ns: int, timeout_s: float = 0.0,
+    def lookup(self, base_frame: str, frame: str, at_ns: int, timeout_s: float = 0.0,
                should_stop: Callable[[], bool] = lambda: False) -> Transform:
-        """Return base_from_camera at that stamp, waiting for it up to `timeout_s`.
+        """Return base_from_frame at that stamp, waiting for it up to `timeout_s`.
 
         Call it from a query's thread, never from the executor's, which receives the transforms.
         Raises `Rejected` (NO_TF) with what is known of the frames, or (CANCELLED) on `should_stop`.
         """
-        what = f'transform from {camera_frame!r} to {base_frame!r} at {at_ns / 1e9:.6f} s'
+        what = f'transform from {frame!r} to {base_frame!r} at {at_ns / 1e9:.6f} s'
         if at_ns <= 0:
             # TF would take 0 for "the latest", which is another moment than the image's.
             raise Rejected(Code.NO_TF, f'no {what}: the image has no stamp')
         started_s = self._now_s()
         while True:
-            found, reason = self._try_lookup(base_frame.lstrip('/'), camera_frame.lstrip('/'),
-                                             at_ns)
+            found, reason = self._try_lookup(base_frame.lstrip('/'), frame.lstrip('/'), at_ns)
             if found is not None:
                 return found
             if should_stop():
@@ -93,13 +92,13 @@ class TransformLookup:
                                f'{timeout_s:g})')
             self._sleep(min(POLL_S, timeout_s - waited_s))
 
-    def _try_lookup(self, base_frame: str, camera_frame: str,
-                    at_ns: int) -> tuple[Transform | None, str]:
+    def _try_lookup(self, base_frame: str, frame: str, at_ns: int
+                    ) -> tuple[Transform | None, str]:
         frames = self._tree.frames()
         # Inside a loop tf2 itself answers if it happens to meet the base before it comes round.
-        reason = find_loop(frames, camera_frame) or find_loop(frames, base_frame)
-        found = None if reason else self._tree.lookup(base_frame, camera_frame, at_ns)
-        return found, reason or explain_failure(frames, base_frame, camera_frame, at_ns)
+        reason = find_loop(frames, frame) or find_loop(frames, base_frame)
+        found = None if reason else self._tree.lookup(base_frame, frame, at_ns)
+        return found, reason or explain_failure(frames, base_frame, frame, at_ns)
 
 
 class Tf2Tree:

@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from crosspoint_ros.ros.config import NODE_PARAMETERS, camera_specs
+from crosspoint_ros.ros.config import NODE_PARAMETERS, list_camera_specs
 from crosspoint_ros.web import cli as web_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,7 +111,7 @@ def test_every_argument_is_described(double, name):
 
 def test_every_parameter_of_the_node_and_of_a_camera_is_an_argument(double):
     wanted = {spec.name for spec in NODE_PARAMETERS}
-    wanted |= {spec.name.partition('.')[2] for spec in camera_specs('x')}
+    wanted |= {spec.name.partition('.')[2] for spec in list_camera_specs('x')}
     assert wanted | {'cameras', 'use_sim_time', 'params_file', 'namespace', 'log_level', 'rviz'} \
         <= set(arguments(load('bringup')))
 

@@ -97,16 +97,16 @@ class Client(RosSession):
 
     def _send(self, goal: Correspond.Goal, timeout_s: float) -> QueryResult:
         self.wait_for(self._action.server_is_ready, 'offered its action')
-        handle = self._result_of(self._action.send_goal_async(goal), timeout_s,
-                                 'accepted the click')
+        handle = self._wait_for_result(self._action.send_goal_async(goal), timeout_s,
+                                       'accepted the click')
         if not handle.accepted:
             raise RuntimeError(f'{self._name} rejected the goal: is it a crosspoint_node?')
-        reply = self._result_of(handle.get_result_async(), timeout_s, 'answered')
+        reply = self._wait_for_result(handle.get_result_async(), timeout_s, 'answered')
         result: QueryResult = reply.result.result
         return result
 
     def subscribe_results(self, callback: Callable[[QueryResult], None]) -> None:
-        """Call back with every result, also of other clients; the last one comes at once."""
+        """Call back with the results of all clients; the last one arrives at once."""
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._node.create_subscription(QueryResult, f'{self._name}/result', callback, latched)
 
@@ -133,6 +133,6 @@ class Client(RosSession):
         if not self.spin_until(condition, limit_s):
             raise TimeoutError(f'{self._name} has not {what} after {limit_s:g} s')
 
-    def _result_of(self, future: Any, timeout_s: float, what: str) -> Any:
+    def _wait_for_result(self, future: Any, timeout_s: float, what: str) -> Any:
         self.wait_for(future.done, what, timeout_s)
         return future.result()

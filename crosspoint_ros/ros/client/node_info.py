@@ -21,8 +21,8 @@ from crosspoint_ros.ros.config import (
     CAMERAS_PARAMETER,
     NODE_PARAMETERS,
     ConfigError,
-    camera_specs,
-    limit_specs,
+    list_camera_specs,
+    list_limit_specs,
 )
 
 SIM_TIME = 'use_sim_time'
@@ -122,17 +122,17 @@ class NodeHealth:
         cameras = {name.removeprefix('camera '): status for name, status in statuses.items()
                    if name.startswith('camera ')}
         matcher = statuses.get('matcher', DiagnosticStatus())
-        return cls(tuple((name, _fault(status)) for name, status in cameras.items()),
-                   tuple((name, _values(status).get('image_topic', ''))
+        return cls(tuple((name, _get_fault(status)) for name, status in cameras.items()),
+                   tuple((name, _get_values(status).get('image_topic', ''))
                          for name, status in cameras.items()),
-                   _fault(matcher), _values(matcher).get('can ground') == 'true')
+                   _get_fault(matcher), _get_values(matcher).get('can ground') == 'true')
 
 
-def _fault(status: DiagnosticStatus) -> str:
+def _get_fault(status: DiagnosticStatus) -> str:
     return '' if status.level == DiagnosticStatus.OK else str(status.message)
 
 
-def _values(status: DiagnosticStatus) -> dict[str, str]:
+def _get_values(status: DiagnosticStatus) -> dict[str, str]:
     return {pair.key: pair.value for pair in status.values}
 
 
@@ -224,7 +224,8 @@ def _to_parameters(names: Sequence[str], reply: Any) -> tuple[Parameter, ...]:
 
 def list_parameter_names(cameras: Sequence[str]) -> list[str]:
     """Return the parameters that shape the node's subscriptions, without `cameras` itself."""
-    specs = (*NODE_PARAMETERS, *limit_specs(), *(s for c in cameras for s in camera_specs(c)))
+    specs = (*NODE_PARAMETERS, *list_limit_specs(),
+             *(spec for camera in cameras for spec in list_camera_specs(camera)))
     return [SIM_TIME, *(s.name for s in specs if s.name not in SKIPPED_PARAMETERS)]
 
 
@@ -245,7 +246,7 @@ def read_params_file(file: Path, node: str) -> dict[str, Parameter]:
     if not file.is_file():
         raise FileNotFoundError(f'there is no params file {file}')
     try:
-        groups = list(_node_groups(yaml.safe_load(file.read_text())))
+        groups = list(_iter_node_groups(yaml.safe_load(file.read_text())))
         values = {name: make_parameter(name, value) for owner in ('/**', node)
                   for group_name, group in groups if group_name == owner
                   for name, value in _flatten(group)}
@@ -260,13 +261,14 @@ def read_params_file(file: Path, node: str) -> dict[str, Parameter]:
     return values
 
 
-def _node_groups(tree: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
+def _iter_node_groups(tree: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the full name of each node in a params file and its parameters."""
     for key, value in tree.items() if isinstance(tree, dict) else ():
         name = f'{path}/{str(key).strip("/")}'
         if isinstance(value, dict):
             group = value.get('ros__parameters')
-            yield from [(name, group)] if isinstance(group, dict) else _node_groups(value, name)
+            yield from ([(name, group)] if isinstance(group, dict)
+                        else _iter_node_groups(value, name))
 
 
 def _flatten(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:

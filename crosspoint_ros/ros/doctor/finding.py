@@ -1,4 +1,4 @@
-"""What the doctor can find: a code, a severity, the measured fact and the cure."""
+"""The findings of `crosspoint doctor`: code, severity, measured fact and cure."""
 from __future__ import annotations
 
 from collections import defaultdict

@@ -165,7 +165,7 @@ class TopicProbe:
 
     def stream(self) -> TopicStream:
         """Return what arrived, and who publishes."""
-        publishers = [PublisherInfo(_node_name(info), info.topic_type)
+        publishers = [PublisherInfo(_get_node_name(info), info.topic_type)
                       for info in self._node.get_publishers_info_by_topic(self.topic)]
         return TopicStream(self._parameter, self.topic, self._type,
                            tuple(p for p in publishers if p.type == self._type),
@@ -298,9 +298,9 @@ def find_qos_mismatches(node: Node, name: str, expected: Mapping[str, QoSProfile
     subscriptions = {topic: info.qos_profile
                      for topic, _ in node.get_topic_names_and_types()
                      for info in node.get_subscriptions_info_by_topic(topic)
-                     if _node_name(info) == name}
+                     if _get_node_name(info) == name}
     return tuple(
-        QosMismatch(topic, _node_name(info), reason)
+        QosMismatch(topic, _get_node_name(info), reason)
         for topic, qos in sorted({**TF_QOS, **expected, **subscriptions}.items())
         for info in node.get_publishers_info_by_topic(topic)
         if (reason := _explain_incompatibility(info.qos_profile, qos)))
@@ -321,5 +321,5 @@ def _explain_incompatibility(publisher: QoSProfile, subscription: QoSProfile) ->
     return '; '.join(reasons) or str(reason)
 
 
-def _node_name(info: TopicEndpointInfo) -> str:
+def _get_node_name(info: TopicEndpointInfo) -> str:
     return f'{info.node_namespace.rstrip("/")}/{info.node_name}'

@@ -1,4 +1,4 @@
-"""A node, its cameras' topics, TF and clock as observed for a few seconds: plain values."""
+"""Plain values observed in a few seconds: a node, its cameras' topics, TF and clock."""
 from __future__ import annotations
 
 import statistics

@@ -32,29 +32,29 @@ class Diagnostics:
     def _publish(self) -> None:
         array = DiagnosticArray()
         array.header.stamp = self._node.get_clock().now().to_msg()
-        array.status = [*(self._camera_status(c) for c in self._server.cameras.values()),
-                        self._matcher_status(), self._result_status()]
+        array.status = [*(self._build_camera_status(c) for c in self._server.cameras.values()),
+                        self._build_matcher_status(), self._build_result_status()]
         self._publisher.publish(array)
 
-    def _make_status(self, name: str, level: Level, message: str,
-                     **values: object) -> DiagnosticStatus:
+    def _build_status(self, name: str, level: Level, message: str,
+                      **values: object) -> DiagnosticStatus:
         return DiagnosticStatus(
             name=f'{self._node.get_fully_qualified_name()}: {name}', hardware_id=name,
             level=level, message=message,
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
 
-    def _camera_status(self, camera: Camera) -> DiagnosticStatus:
+    def _build_camera_status(self, camera: Camera) -> DiagnosticStatus:
         topics, buffer, name = camera.topics, camera.buffer, f'camera {camera.config.name}'
         values = {'image_topic': topics.image_topic, 'depth_topic': topics.depth_topic or 'none',
                   'rate_hz': f'{camera.rate_hz:.1f}', 'age_s': f'{camera.age_s:.3f}',
                   'info': 'yes' if buffer.has_info else 'no',
                   'depth': 'yes' if buffer.has_depth else 'no'}
         if not camera.is_subscribed:
-            return self._make_status(name, DiagnosticStatus.OK, 'not subscribed: no query needs it',
-                                     **values)
+            return self._build_status(name, DiagnosticStatus.OK,
+                                      'not subscribed: no query needs it', **values)
         if buffer.newest_ns() is None:
-            return self._make_status(name, DiagnosticStatus.ERROR,
-                                     f'no image has come on {topics.image_topic}', **values)
+            return self._build_status(name, DiagnosticStatus.ERROR,
+                                      f'no image has come on {topics.image_topic}', **values)
         tf = self._explain_tf(camera)
         values['tf'] = tf or 'yes'
         limit_s = self._config.times.max_image_age_s
@@ -67,7 +67,7 @@ class Diagnostics:
             tf]
         message = '; '.join(problem for problem in problems if problem)
         level = DiagnosticStatus.WARN if message else DiagnosticStatus.OK
-        return self._make_status(name, level, message or f'{camera.rate_hz:.1f} Hz', **values)
+        return self._build_status(name, level, message or f'{camera.rate_hz:.1f} Hz', **values)
 
     def _explain_tf(self, camera: Camera) -> str:
         newest_ns = camera.buffer.newest_ns() or 0
@@ -77,37 +77,37 @@ class Diagnostics:
             return rejected.message
         return ''
 
-    def _matcher_status(self) -> DiagnosticStatus:
+    def _build_matcher_status(self) -> DiagnosticStatus:
         loader, busy_for_s = self._server.loader, self._server.busy_for_s
         values = {'matcher': self._config.matcher, 'refiner': self._config.refiner or 'none',
-                  'load_s': f'{loader.elapsed_s:.2f}', 'last_match_s': self._last_match_s(),
+                  'load_s': f'{loader.elapsed_s:.2f}', 'last_match_s': self._format_match_s(),
                   'can ground': 'true' if self._can_ground() else 'false'}
         if loader.failure:
-            return self._make_status('matcher', DiagnosticStatus.ERROR, loader.failure, **values)
+            return self._build_status('matcher', DiagnosticStatus.ERROR, loader.failure, **values)
         if loader.matchers is None:
-            return self._make_status('matcher', DiagnosticStatus.WARN, loader.progress, **values)
+            return self._build_status('matcher', DiagnosticStatus.WARN, loader.progress, **values)
         if isinstance(loader.matchers.matcher, SupportsDescribe):
             values |= loader.matchers.matcher.describe()
         if busy_for_s > self._config.times.max_query_s:
-            return self._make_status('matcher', DiagnosticStatus.ERROR,
-                                     f'has not returned for {busy_for_s:.1f} s', **values)
-        return self._make_status('matcher', DiagnosticStatus.OK, self._config.matcher, **values)
+            return self._build_status('matcher', DiagnosticStatus.ERROR,
+                                      f'has not returned for {busy_for_s:.1f} s', **values)
+        return self._build_status('matcher', DiagnosticStatus.OK, self._config.matcher, **values)
 
     def _can_ground(self) -> bool:
         """Return whether the matcher takes an instruction: clients then offer a field for it."""
         matchers = self._server.loader.matchers
         return matchers is not None and isinstance(matchers.matcher, Grounder)
 
-    def _last_match_s(self) -> str:
+    def _format_match_s(self) -> str:
         result = self._server.last_result
         durations_s = {} if result is None else dict(
             zip(result.stages, result.stage_s, strict=True))
         return f'{durations_s["match"]:.3f}' if 'match' in durations_s else 'none yet'
 
-    def _result_status(self) -> DiagnosticStatus:
+    def _build_result_status(self) -> DiagnosticStatus:
         result: QueryResult | None = self._server.last_result
         if result is None:
-            return self._make_status('last result', DiagnosticStatus.OK, 'no query yet')
-        return self._make_status('last result', DiagnosticStatus.OK, result.status.message or 'ok',
-                                 code=result.status.code, query_id=result.query_id,
-                                 camera=result.clicked.camera)
+            return self._build_status('last result', DiagnosticStatus.OK, 'no query yet')
+        return self._build_status('last result', DiagnosticStatus.OK, result.status.message or 'ok',
+                                  code=result.status.code, query_id=result.query_id,
+                                  camera=result.clicked.camera)

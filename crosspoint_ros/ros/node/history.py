@@ -14,14 +14,14 @@ from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult
 from crosspoint_ros.msg import History as HistoryMsg
 
 MAX_STEPS = 20
-MAX_VIEWS = 3  # answers whose images are kept, so that they can be corrected
+MAX_LOCATE_RESULTS = 3  # answers whose images are kept, so that they can be corrected
 DECISION_NAMES = {HistoryEntry.UNREVIEWED: 'unreviewed', HistoryEntry.ACCEPTED: 'accepted',
                   HistoryEntry.CORRECTED: 'corrected', HistoryEntry.MOVED: 'moved'}
 
 
 @dataclass(frozen=True, eq=False)
 class TargetRays:
-    """The rays along which a target was seen, in the base frame."""
+    """The lines from the cameras that see a target to the target, in the base frame."""
 
     camera_origins_base_m: tuple[Array, ...]
     point_base_m: Array
@@ -92,7 +92,7 @@ class History:
         self._undo_limit = 0  # undo never leaves fewer steps than this
         self._undo_limit_reason = 'there is nothing to undo'
         self._last_number = 0
-        self._views: deque[tuple[str, LocateResult]] = deque(maxlen=MAX_VIEWS)
+        self._locate_results: deque[tuple[str, LocateResult]] = deque(maxlen=MAX_LOCATE_RESULTS)
         self._rejected_query_id = ''  # the newest answer, if every view of it was refused
 
     @property
@@ -176,19 +176,20 @@ class History:
         del self._steps[self._position:]
         self._undo_limit = self._position
         self._undo_limit_reason = f'there is nothing to undo since {reason}'
-        self._views.clear()
+        self._locate_results.clear()
         self._rejected_query_id = ''
 
     # --- corrections
 
-    def keep_views(self, query_id: str, locate_result: LocateResult, is_answered: bool) -> None:
-        """Keep the images of an answer."""
-        self._views.append((query_id, locate_result))
+    def keep_locate_result(self, query_id: str, locate_result: LocateResult, is_answered: bool
+                           ) -> None:
+        """Keep an answer with its images, so that it can be corrected."""
+        self._locate_results.append((query_id, locate_result))
         self._rejected_query_id = '' if is_answered else query_id
 
-    def find_views(self, query_id: str) -> LocateResult | None:
+    def find_locate_result(self, query_id: str) -> LocateResult | None:
         """Return the result of a query with its images; None if they are no longer kept."""
-        return dict(self._views).get(query_id)
+        return dict(self._locate_results).get(query_id)
 
     def require_correctable(self, query_id: str) -> None:
         """Raise `Rejected` unless this is the current answer and its images are kept.
@@ -202,10 +203,10 @@ class History:
             newest = self._rejected_query_id or current
             raise Rejected(Code.STALE, f'query {query_id} is not the newest answer'
                            + (f', {newest} is: correct that one' if newest else ': click again'))
-        if self.find_views(query_id) is None:
+        if self.find_locate_result(query_id) is None:
             raise Rejected(Code.STALE, f'the images of query {query_id} are not kept any more '
-                           f'(those of the newest {MAX_VIEWS} answers are, until time jumps or '
-                           'the node is deactivated): click again')
+                           f'(those of the newest {MAX_LOCATE_RESULTS} answers are, until time '
+                           'jumps or the node is deactivated): click again')
 
     def to_msg(self, header: Header) -> HistoryMsg:
         """Return all of it as a message; a cleared target is a step, but not an entry."""

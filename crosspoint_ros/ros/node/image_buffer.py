@@ -132,7 +132,7 @@ class ImageBuffer:
     def is_ready(self, at_ns: int = 0) -> bool:
         """Return whether the image of that stamp (0: the newest) is here with info and depth.
 
-        Also True if waiting cannot bring it: later images are here already.
+        Also True if waiting is useless, because later images have arrived already.
         """
         with self._condition:
             if not self._images or not self._infos:
@@ -247,7 +247,7 @@ class ImageBuffer:
             info = self._find_info(image)
             depth = self._find_depth(image) if self.topics.depth_topic else None
             if self.topics.depth_topic and depth is None:
-                raise self._depth_rejection(image)
+                raise self._build_depth_rejection(image)
         with self._decode_lock:
             done = image.decoded
             if done is None or (done.info, done.depth) != (info, depth):
@@ -266,7 +266,7 @@ class ImageBuffer:
         until = [info for info in self._infos if info.stamp_ns <= image.stamp_ns]
         return until[-1] if until else self._infos[0]
 
-    def _depth_rejection(self, image: BufferedMessage) -> Rejected:
+    def _build_depth_rejection(self, image: BufferedMessage) -> Rejected:
         topic, limit_s = self.topics.depth_topic, self._limits.max_depth_lag_s
         if not self._depths:
             return Rejected(Code.NO_DEPTH, f'{self.topics.camera}: no depth has come on {topic}; '

@@ -139,7 +139,7 @@ class Prefetcher:
         started_s = time.monotonic()
         if started_s < self._cooldown_until_s:  # submitted during the last preparation
             return
-        views = self._views.newest_views()
+        views = self._views.collect_newest()
         stamps = tuple((view.camera, view.stamp_ns) for view in views)
         if len(views) < 2 or stamps == self._last_stamps:
             return

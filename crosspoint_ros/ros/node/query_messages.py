@@ -47,7 +47,7 @@ def request_from_click(camera: str, click: PointStamped) -> QueryRequest:
 
 
 def request_from_mouse(camera: str, click: Point) -> QueryRequest:
-    """Return the request of rqt_image_view's click: no stamp, up to a pixel past the border."""
+    """Return the request of a click in rqt_image_view: no stamp, up to a pixel off the image."""
     return QueryRequest(camera=camera, pixel=np.array([click.x, click.y]), clamp=True)
 
 
@@ -69,8 +69,8 @@ class ClickTopic:
     to_request: Callable[[Any], QueryRequest]
 
 
-def click_topics(cameras: tuple[CameraConfig, ...], resolve: Callable[[str], str]
-                 ) -> list[ClickTopic]:
+def list_click_topics(cameras: tuple[CameraConfig, ...], resolve: Callable[[str], str]
+                      ) -> list[ClickTopic]:
     """Return all click topics of docs/node.md; `resolve` gives the full name of a topic."""
     topics = [ClickTopic('/clicked_point', PointStamped, request_from_rviz)]
     for camera in cameras:
@@ -90,7 +90,7 @@ def subscribe_clicks(node: Node, cameras: tuple[CameraConfig, ...],
         submit(topic.to_request(click))
 
     return [node.create_subscription(topic.msg_type, topic.name, partial(on_click, topic), DEEP_QOS)
-            for topic in click_topics(cameras, node.resolve_topic_name)]
+            for topic in list_click_topics(cameras, node.resolve_topic_name)]
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def make_header(stamp_ns: int, frame_id: str) -> Header:
 
 def build_query_result(task: QueryTask, base_frame: str, limits: Limits) -> QueryResult:
     """Return the one result of a finished query."""
-    result = _build_rejected(task) if task.locate_result is None else _build_answered(
+    result = _build_rejected_result(task) if task.locate_result is None else _build_located_result(
         task.query_id, task.locate_result, base_frame, limits)
     durations_s = task.stage_durations_s()
     result.query_id = task.query_id
@@ -115,15 +115,15 @@ def is_answered(result: QueryResult) -> bool:
     return any(c.verdict != Correspondence.REFUSED for c in result.correspondences)
 
 
-def _build_rejected(task: QueryTask) -> QueryResult:
+def _build_rejected_result(task: QueryTask) -> QueryResult:
     request = task.request
     header = make_header(request.stamp_ns, '')
     return QueryResult(header=header, status=_build_status(task.rejected),
                        clicked=_build_image_point(request.camera, header, request.pixel))
 
 
-def _build_answered(query_id: str, located: LocateResult, base_frame: str, limits: Limits
-                    ) -> QueryResult:
+def _build_located_result(query_id: str, located: LocateResult, base_frame: str, limits: Limits
+                          ) -> QueryResult:
     header = make_header(located.clicked.stamp_ns, located.clicked.frame_id)
     clicked = _build_image_point(located.clicked.camera, header, located.pixel)
     code, message = located.status

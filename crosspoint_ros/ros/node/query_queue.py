@@ -19,9 +19,10 @@ MAX_QUEUED = 16
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """A person's pixel for the point of an earlier query in another view.
+    """The pixel that a person gives for an earlier query's point in another view.
 
-    pixel: (2,) in the image of `camera` that was searched. locate_result: None if no longer kept.
+    pixel: (2,) in the searched image of `camera`. locate_result: of that query, None if no longer
+    kept.
     """
 
     query_id: str
@@ -53,7 +54,7 @@ class QueryRequest:
 
 
 class QueryAborted(Exception):  # noqa: N818  (an interruption, not an error)
-    """Raised inside a query that was ended from outside, to stop working on it."""
+    """Raised in a query that was cancelled or has timed out, to stop the work on it."""
 
 
 class QueryTask:
@@ -102,11 +103,11 @@ class QueryTask:
         self._on_stage(stage)
 
     def revoke(self, rejected: Rejected) -> None:
-        """Reject an answer that was not published yet."""
+        """Replace an answer that is not published yet by a rejection."""
         self.locate_result, self.rejected = None, rejected
 
     def finish(self, outcome: LocateResult | Rejected) -> bool:
-        """Give the query its answer; False if it has one already."""
+        """Set the outcome; False if the query has one already."""
         with self._lock:
             if self.is_done:
                 return False

@@ -95,7 +95,7 @@ class QueryServer:
         self._clicks = subscribe_clicks(node, config.cameras, self.submit)
         self._image_markers = ImageMarkers(node, self.cameras, config.times.max_image_age_s,
                                            self.submit, self._call_in_executor)
-        self.review = ReviewServer(node, config, self.target, self.unavailable_reason)
+        self.review = ReviewServer(node, config, self.target, self.explain_unavailable)
         # All wait for their result, and must not block other callbacks meanwhile.
         group = ReentrantCallbackGroup()
         self._action = ActionServer(
@@ -180,7 +180,7 @@ class QueryServer:
             on_done=lambda task: self._call_in_executor(lambda: self._finish_query(task)))
         self._result_callbacks[task.query_id] = on_result
         self._timer.reset()
-        unavailable = self.unavailable_reason()
+        unavailable = self.explain_unavailable()
         rejected = Rejected(Code.BUSY, unavailable) if unavailable else (
             request.rejected or self.review.find_rejection(request))
         if rejected is not None:
@@ -191,7 +191,7 @@ class QueryServer:
         self._thread.submit(task)
         return task
 
-    def unavailable_reason(self) -> str:
+    def explain_unavailable(self) -> str:
         """Return why no query is taken at the moment; '' if queries are taken."""
         name = self._node.get_fully_qualified_name()
         if self.loader.failure:
@@ -228,7 +228,7 @@ class QueryServer:
 
     def _finish_query(self, task: QueryTask) -> None:
         """Publish the target, then the result, then the history."""
-        late_rejection = self._late_rejection(task)
+        late_rejection = self._find_late_rejection(task)
         if task.locate_result is not None and late_rejection is not None:
             task.revoke(late_rejection)
         started_s = time.monotonic()
@@ -244,8 +244,8 @@ class QueryServer:
         if self._config.history_s == 0 and not self._thread.open_tasks:
             self._unsubscribe_cameras()
 
-    def _late_rejection(self, task: QueryTask) -> Rejected | None:
-        """Return what makes an answer invalid that was found meanwhile."""
+    def _find_late_rejection(self, task: QueryTask) -> Rejected | None:
+        """Return why an answer became invalid before it was published; None if it is valid."""
         if self.state is ServerState.INACTIVE:  # there must be no target on TF
             return Rejected(Code.CANCELLED, 'the node was deactivated before it was published')
         if dict(task.stages).get('match', math.inf) < self._time_jump_s:
@@ -302,12 +302,13 @@ class QueryServer:
 
     async def _on_correct(self, request: Correct.Request,
                           response: Correct.Response) -> Correct.Response:
-        views = self.review.history.find_views(request.query_id)
+        corrected = self.review.history.find_locate_result(request.query_id)
         correction = Correction(request.query_id, request.camera,
-                                np.array([request.x, request.y]), views)
+                                np.array([request.x, request.y]), corrected)
         response.result = await self._query(
-            QueryRequest(correction=correction) if views is None else QueryRequest(
-                views.clicked.camera, views.clicked.stamp_ns, views.pixel, correction=correction))
+            QueryRequest(correction=correction) if corrected is None else QueryRequest(
+                corrected.clicked.camera, corrected.clicked.stamp_ns, corrected.pixel,
+                correction=correction))
         return response
 
     async def _query(self, request: QueryRequest) -> QueryResult:

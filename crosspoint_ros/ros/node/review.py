@@ -1,4 +1,4 @@
-"""What people do with an answer: accept, undo, redo, clear, drag; and the history of it."""
+"""The operator's review of answers: accept, undo, redo, clear, drag; and their history."""
 from __future__ import annotations
 
 import copy
@@ -58,9 +58,9 @@ class ReviewServer:
     """Offers `~/history`, `~/adjust` and the services; all in the executor's thread."""
 
     def __init__(self, node: LifecycleNode, config: Config, target: TargetState,
-                 unavailable_reason: Callable[[], str]) -> None:
-        """unavailable_reason: why the node takes no requests; '' if it does."""
-        self._node, self._target, self._unavailable_reason = node, target, unavailable_reason
+                 explain_unavailable: Callable[[], str]) -> None:
+        """explain_unavailable: why the node takes no requests; '' if it does."""
+        self._node, self._target, self._explain_unavailable = node, target, explain_unavailable
         self._base_frame = config.base_frame
         self.history = History()
         self._step_logger = StepLogger(config.record_dir) if config.record_dir else None
@@ -93,7 +93,7 @@ class ReviewServer:
         """
         if task.locate_result is None:
             return None
-        self.history.keep_views(task.query_id, task.locate_result, is_answered(result))
+        self.history.keep_locate_result(task.query_id, task.locate_result, is_answered(result))
         if not is_answered(result):
             return None
         decision = (HistoryEntry.UNREVIEWED if task.request.correction is None
@@ -118,7 +118,7 @@ class ReviewServer:
         return None
 
     def tick(self) -> None:
-        """Clear a target that has expired, and end a drag that was left."""
+        """Clear an expired target, and end an abandoned drag."""
         if self._target.has_expired:
             self.history.clear()
             self._publish_history()
@@ -182,7 +182,7 @@ class ReviewServer:
         self._target.set_preview(_move_target(self._target.active_target, base_from_target))
 
     def commit_move(self, base_from_target: Transform) -> None:
-        """Make the pose at which the target was released a step."""
+        """Add a step with the target at the pose where it was released."""
         target_step = self.history.target_step
         assert target_step is not None
         assert target_step.result is not None
@@ -201,13 +201,13 @@ class ReviewServer:
     # --- internal
 
     def _require_active(self) -> None:
-        reason = self._unavailable_reason()
+        reason = self._explain_unavailable()
         if reason:
             raise Rejected(Code.BUSY, reason)
 
     def _notify(self, step: HistoryStep, undone: bool = False) -> None:
         if step.result is not None:
-            locate_result = self.history.find_views(step.query_id)
+            locate_result = self.history.find_locate_result(step.query_id)
             for listener in self.step_listeners:
                 listener(step.entry, locate_result, undone)
 

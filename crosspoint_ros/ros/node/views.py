@@ -1,4 +1,4 @@
-"""Collects the views of a request, each with its pose at its own stamp, and locates its point."""
+"""Collects the views of a query, each with its pose at its own stamp, and runs `locate`."""
 from __future__ import annotations
 
 import time
@@ -62,17 +62,17 @@ class ViewCollector:
         self._wait_for_images(task)
         if request.point_m is not None:
             return self._collect_for_point(task, request, request.point_m)
-        clicked = self._clicked_view(request)
-        others = [self._other_view(name, clicked.stamp_ns)
-                  for name in self._other_cameras(request)]
+        clicked = self._get_clicked_view(request)
+        others = [self._get_other_view(name, clicked.stamp_ns)
+                  for name in self._list_other_cameras(request)]
         task.enter_stage('transforms')
         clicked = self._add_pose(clicked, task)
         return QueryViews(clicked, self._add_poses(others, task), _resolve_pixel(request, clicked))
 
-    def newest_views(self) -> tuple[View, ...]:
+    def collect_newest(self) -> tuple[View, ...]:
         """Return the newest usable views without waiting, with their poses if TF has them."""
         newest = [view for name in self._cameras
-                  if isinstance(view := self._newest_view(name), View)]
+                  if isinstance(view := self._get_newest_view(name), View)]
         return tuple(self._add_pose_if_known(view) for view in newest)
 
     def _add_pose_if_known(self, view: View) -> View:
@@ -84,12 +84,12 @@ class ViewCollector:
 
     def _collect_for_point(self, task: QueryTask, request: QueryRequest, point_m: Array
                            ) -> QueryViews:
-        newest = [self._newest_view(name) for name in self._cameras]
+        newest = [self._get_newest_view(name) for name in self._cameras]
         task.enter_stage('transforms')
         views = self._add_poses(newest, task)
         newest_ns = max((v.stamp_ns for v in views if isinstance(v, View)), default=0)
         if not newest_ns:
-            raise _no_usable_view([v for v in views if isinstance(v, MissingView)])
+            raise _join_rejections([v for v in views if isinstance(v, MissingView)])
         base_from_point = self._lookup_transform(request.point_frame, newest_ns, task)
         clicked, pixel = select_best_view(views, base_from_point.transform_points(point_m),
                                           self._config.limits.max_depth_gap_m)
@@ -110,7 +110,7 @@ class ViewCollector:
         if request.point_m is not None and not np.isfinite(request.point_m).all():
             raise Rejected(Code.BAD_REQUEST, f'the 3D point {request.point_m} is not finite')
 
-    def _other_cameras(self, request: QueryRequest) -> tuple[str, ...]:
+    def _list_other_cameras(self, request: QueryRequest) -> tuple[str, ...]:
         return request.other_cameras or tuple(n for n in self._cameras if n != request.camera)
 
     # --- images
@@ -122,21 +122,21 @@ class ViewCollector:
         """
         request, end_s = task.request, self._now_s() + self._config.times.wait_images_s
         names = self._cameras if request.point_m is not None else (
-            request.camera, *self._other_cameras(request))
+            request.camera, *self._list_other_cameras(request))
         for name in names:
             buffer = self._cameras[name].buffer
             is_ready = partial(buffer.is_ready, request.stamp_ns if name == request.camera else 0)
             buffer.wait_for(is_ready, end_s - self._now_s(), lambda: task.is_done)
 
-    def _clicked_view(self, request: QueryRequest) -> View:
+    def _get_clicked_view(self, request: QueryRequest) -> View:
         buffer = self._cameras[request.camera].buffer
         return buffer.view_at(request.stamp_ns) if request.stamp_ns else buffer.newest_view()
 
-    def _other_view(self, name: str, clicked_ns: int) -> View | MissingView:
+    def _get_other_view(self, name: str, clicked_ns: int) -> View | MissingView:
         return _get_view(name, lambda: self._cameras[name].buffer.nearest_view(
             clicked_ns, self._config.times.max_view_gap_s))
 
-    def _newest_view(self, name: str) -> View | MissingView:
+    def _get_newest_view(self, name: str) -> View | MissingView:
         return _get_view(name, self._cameras[name].buffer.newest_view)
 
     # --- poses
@@ -164,7 +164,7 @@ def _get_view(camera: str, get: Callable[[], View]) -> View | MissingView:
         return MissingView(camera, rejected)
 
 
-def _no_usable_view(missing: Sequence[MissingView]) -> Rejected:
+def _join_rejections(missing: Sequence[MissingView]) -> Rejected:
     each = '; '.join(f'{view.camera}: {view.rejected.message}' for view in missing)
     return Rejected(missing[0].rejected.code, each)
 

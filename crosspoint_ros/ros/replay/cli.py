@@ -96,8 +96,8 @@ def diff_result(click: RecordedClick, now: QueryResult, start_ns: int) -> Result
     clicked = now.clicked if now.clicked.camera or was is None else was.clicked
     return ResultDiff(
         at_s=round((click.at_ns - start_ns) * 1e-9, 3), camera=clicked.camera,
-        pixel=(clicked.x, clicked.y), compared=before is not None, was_code=_code_name(was),
-        now_code=_code_name(now), target=target, moved_mm=moved_mm, turned_deg=turned_deg,
+        pixel=(clicked.x, clicked.y), compared=before is not None, was_code=_get_code_name(was),
+        now_code=_get_code_name(now), target=target, moved_mm=moved_mm, turned_deg=turned_deg,
         message=now.status.message,
         views=tuple(_diff_view(camera, old.get(camera), new.get(camera), before is not None)
                     for camera in sorted({*old, *new})))
@@ -111,16 +111,16 @@ def _diff_view(camera: str, was: Correspondence | None, now: Correspondence | No
         if was is not None:
             moved_px = math.hypot(now.found.x - was.found.x, now.found.y - was.found.y)
     return ViewDiff(
-        camera, _verdict_name(was) if compared else '', _verdict_name(now), _code_name(was),
-        _code_name(now), moved_px, confidence, epipolar_error_px,
+        camera, _get_verdict_name(was) if compared else '', _get_verdict_name(now),
+        _get_code_name(was), _get_code_name(now), moved_px, confidence, epipolar_error_px,
         '' if now is None else now.status.message)
 
 
-def _code_name(answer: QueryResult | Correspondence | None) -> str:
+def _get_code_name(answer: QueryResult | Correspondence | None) -> str:
     return '' if answer is None else Code(answer.status.code).name
 
 
-def _verdict_name(answer: Correspondence | None) -> str:
+def _get_verdict_name(answer: Correspondence | None) -> str:
     return ABSENT if answer is None else VERDICTS[answer.verdict]
 
 
@@ -254,11 +254,11 @@ def format_summary(diffs: list[ResultDiff], skipped: list[str], tolerance: Toler
     else:
         lines.append('nothing was compared: the bag has no result of a completed query')
     lines += [f'{camera}: {error_px:.1f} px from the clicked ray (median)'
-              for camera, error_px in median_epipolar_errors_px(diffs).items()]
+              for camera, error_px in compute_epipolar_errors_px(diffs).items()]
     return '\n'.join([*lines, *(f'left out: {why}' for why in skipped)])
 
 
-def median_epipolar_errors_px(diffs: list[ResultDiff]) -> dict[str, float]:
+def compute_epipolar_errors_px(diffs: list[ResultDiff]) -> dict[str, float]:
     """Return the median distance of the found points from the clicked ray: the extrinsics."""
     by_camera: dict[str, list[float]] = {}
     for view in (view for diff in diffs for view in diff.views):
@@ -277,7 +277,7 @@ def format_json(diffs: list[ResultDiff], skipped: list[str], tolerance: Toleranc
     clicks = [{**asdict(diff), 'changed': diff.exceeds(tolerance)} for diff in diffs]
     return json.dumps(_replace_nan({
         'clicks': clicks, 'left_out': skipped,
-        'epipolar_error_px': median_epipolar_errors_px(diffs),
+        'epipolar_error_px': compute_epipolar_errors_px(diffs),
         'changed': sum(click['changed'] for click in clicks),
         'compared': sum(diff.compared for diff in diffs)}), indent=1, allow_nan=False)
 

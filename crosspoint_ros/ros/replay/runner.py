@@ -35,7 +35,7 @@ from crosspoint_ros.ros.config import Config, Parameters
 from crosspoint_ros.ros.node.camera import get_buffer_limits, load_mask, resolve_topics
 from crosspoint_ros.ros.node.image_buffer import ImageBuffer
 from crosspoint_ros.ros.node.matcher_runtime import Matchers
-from crosspoint_ros.ros.node.query_messages import build_query_result, click_topics
+from crosspoint_ros.ros.node.query_messages import build_query_result, list_click_topics
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 from crosspoint_ros.ros.node.views import ViewCollector, locate_query
 from crosspoint_ros.ros.tf import TransformLookup
@@ -122,7 +122,7 @@ class RecordedClick:
 def read_clicks(bag: Any, node: OfflineNode, config: Config, result_topic: str
                 ) -> tuple[list[RecordedClick], list[str]]:
     """Return all clicks in order, from topics and from results, and why others are skipped."""
-    topics = {t.name: t for t in click_topics(config.cameras, node.resolve_topic_name)}
+    topics = {t.name: t for t in list_click_topics(config.cameras, node.resolve_topic_name)}
     on_topics: list[RecordedClick] = []
     results: list[tuple[int, QueryResult]] = []
     for topic, at_ns, message in _iter_messages(bag, {*topics, result_topic}):

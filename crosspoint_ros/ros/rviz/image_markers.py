@@ -1,4 +1,4 @@
-"""Live camera images to click on in RViz: a textured surface each, as interactive markers."""
+"""Live camera images to click on in RViz, each a textured interactive marker."""
 from __future__ import annotations
 
 import array
@@ -28,7 +28,7 @@ from visualization_msgs.msg import (
 
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, View
 from crosspoint_ros.core.encodings import Rgb
-from crosspoint_ros.ros.conversions import point_msg
+from crosspoint_ros.ros.conversions import point_from_xyz
 from crosspoint_ros.ros.node.camera import Camera
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 from crosspoint_ros.ros.rviz.image_mesh import (
@@ -250,11 +250,11 @@ def make_control_name(camera: str, stamp_ns: int) -> str:
 
 def _build_image_marker(view: View, shown: ImageMarker | None) -> ImageMarker:
     new = make_texture(view.image)
-    same_lens = shown is not None and _has_same_geometry(shown, view.intrinsics, view.frame_id)
-    if (shown is not None and same_lens and shown.rejected is None
-            and is_visually_same(shown.texture, new)):
-        return replace(shown, valid_for_ns=view.stamp_ns)
-    mesh = shown.mesh if shown is not None and same_lens else build_image_mesh(view.intrinsics)
+    same = shown if shown is not None and _has_same_geometry(
+        shown, view.intrinsics, view.frame_id) else None
+    if same is not None and same.rejected is None and is_visually_same(same.texture, new):
+        return replace(same, valid_for_ns=view.stamp_ns)
+    mesh = build_image_mesh(view.intrinsics) if same is None else same.mesh
     marker = _build_interactive_marker(view.camera, view.stamp_ns, view.frame_id, mesh, new)
     return ImageMarker(view.stamp_ns, view.stamp_ns, view.frame_id, mesh, new, marker)
 
@@ -282,7 +282,7 @@ def _build_interactive_marker(camera: str, stamp_ns: int, frame_id: str, mesh: I
     surface = Marker(
         type=Marker.TRIANGLE_LIST, scale=Vector3(x=1.0, y=1.0, z=1.0),
         color=ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0), pose=Pose(orientation=Quaternion(w=1.0)),
-        points=[point_msg(vertex) for vertex in vertices - title_cam_m],
+        points=[point_from_xyz(vertex) for vertex in vertices - title_cam_m],
         uv_coordinates=[UVCoordinate(u=u, v=v) for u, v in mesh.uv.tolist()],
         texture_resource=f'{PREFIX}{name}', texture=_encode_jpeg(shown))
     button = InteractiveMarkerControl(
@@ -291,7 +291,7 @@ def _build_interactive_marker(camera: str, stamp_ns: int, frame_id: str, mesh: I
     # Stamp 0: RViz keeps it on its frame, and reports clicks in that frame.
     return InteractiveMarker(
         header=Header(frame_id=frame_id), name=camera, description=camera, scale=TITLE_SCALE,
-        pose=Pose(position=point_msg(title_cam_m), orientation=Quaternion(w=1.0)),
+        pose=Pose(position=point_from_xyz(title_cam_m), orientation=Quaternion(w=1.0)),
         controls=[button])
 
 

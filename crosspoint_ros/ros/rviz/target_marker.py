@@ -20,7 +20,7 @@ from visualization_msgs.msg import (
 
 from crosspoint_ros.core.datatypes import Array, Rejected, Transform
 from crosspoint_ros.msg import GraspTarget
-from crosspoint_ros.ros.conversions import point_msg, pose_from_transform, transform_from_pose
+from crosspoint_ros.ros.conversions import point_from_xyz, pose_from_transform, transform_from_pose
 from crosspoint_ros.ros.node.history import (
     DECISION_NAMES,
     HistoryStep,
@@ -68,7 +68,8 @@ def build_target_markers(target: GraspTarget, verdict: str, rays: TargetRays | N
     if rays is not None:
         for index, origin_base_m in enumerate(rays.camera_origins_base_m):
             ray = _make_marker(header, 'rays', Marker.LINE_STRIP, ORANGE, (0.002, 0.0, 0.0), Pose())
-            ray.id, ray.points = index, [point_msg(origin_base_m), point_msg(rays.point_base_m)]
+            ray.id = index
+            ray.points = [point_from_xyz(origin_base_m), point_from_xyz(rays.point_base_m)]
             markers.append(ray)
     return MarkerArray(markers=[*delete_all_markers().markers, *markers])
 
@@ -82,7 +83,7 @@ def _make_marker(header: Header, namespace: str, kind: int, colour: ColorRGBA,
 
 def _approach_pose(base_from_target: Transform) -> Pose:
     """The arrow that ends on the surface: an ARROW points along its x, the approach is +z."""
-    return Pose(position=point_msg(base_from_target.transform_points((0.0, 0.0, -APPROACH_M))),
+    return Pose(position=point_from_xyz(base_from_target.transform_points((0.0, 0.0, -APPROACH_M))),
                 orientation=_quaternion_from_x_axis(base_from_target.rotate((0.0, 0.0, 1.0))))
 
 
@@ -130,7 +131,7 @@ class TargetActions(Protocol):
 
 
 class TargetMarker:
-    """Shows the active target on `~/adjust`, and passes on what people do to it.
+    """Shows the active target on `~/adjust`, and forwards drags and menu entries.
 
     The marker is named by the number of its step: feedback for a target that was replaced meanwhile
     names a marker that is gone.

@@ -40,16 +40,16 @@ def _find_topics(session: RosSession, node: Node, camera: str, image_topic: str,
     end_s = time.monotonic() + DISCOVERY_S
     while True:
         try:
-            choose_topics(_published_types(node), camera, image_topic, depth_topic)
+            choose_topics(_list_published_types(node), camera, image_topic, depth_topic)
             time.sleep(SIBLINGS_S)
-            return choose_topics(_published_types(node), camera, image_topic, depth_topic)
+            return choose_topics(_list_published_types(node), camera, image_topic, depth_topic)
         except ValueError as error:
             if time.monotonic() > end_s:
                 raise ValueError(f'{error} (waited {DISCOVERY_S:g} s)') from error
         session.spin_for(0.1)
 
 
-def _published_types(node: Node) -> dict[str, str]:
+def _list_published_types(node: Node) -> dict[str, str]:
     return {name: kinds[0] for name, kinds in node.get_topic_names_and_types()
             if node.count_publishers(name)}
 
@@ -61,7 +61,7 @@ def _iter_messages(session: RosSession, node: Node, topics: RgbdTopics, seconds:
     def on_message(topic: str, message: Any) -> None:
         received.append((topic, message))
 
-    types = _published_types(node)
+    types = _list_published_types(node)
     for topic in filter(None, (topics.image, topics.depth)):
         node.create_subscription(TYPES[types[topic]], topic, partial(on_message, topic),
                                  qos_profile_sensor_data)

@@ -105,7 +105,7 @@ class BagPlayer(Node):
                     f'(package {connection.msgtype.partition("/")[0]})')
             elif connection.topic not in publishers:
                 publishers[connection.topic] = self.create_publisher(
-                    kind, connection.topic, publisher_qos(connection))
+                    kind, connection.topic, select_qos(connection))
         return publishers
 
     def _declare(self, name: str, default: Any) -> Any:
@@ -140,7 +140,7 @@ def find_message_type(name: str) -> Any:
         return None
 
 
-def publisher_qos(connection: Any) -> QoSProfile:
+def select_qos(connection: Any) -> QoSProfile:
     """Return a reliable profile, which every subscriber takes; latched if it was recorded so."""
     offered = connection.ext.offered_qos_profiles
     if connection.topic == '/tf_static' or any(

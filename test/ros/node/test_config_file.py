@@ -19,16 +19,16 @@ from crosspoint_ros.ros.config import (
     NODE_PARAMETERS,
     ConfigError,
     Parameters,
-    camera_specs,
-    limit_specs,
+    list_camera_specs,
+    list_limit_specs,
 )
 from crosspoint_ros.ros.tools.play_bag import BagPlayer
 
 CONFIG = Path(__file__).resolve().parents[3] / 'config'
 TEXT = (CONFIG / 'crosspoint.yaml').read_text()
 EXAMPLES = {'cameras': ['front', 'wrist'], 'base_frame': 'base_link'}  # required: no default
-SPECS = {spec.name: spec for spec in (CAMERAS_PARAMETER, *NODE_PARAMETERS, *limit_specs(),
-                                      *camera_specs('front'))}
+SPECS = {spec.name: spec for spec in (CAMERAS_PARAMETER, *NODE_PARAMETERS, *list_limit_specs(),
+                                      *list_camera_specs('front'))}
 
 
 def flat(tree, prefix=''):

@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.ros.node.history import MAX_STEPS, MAX_VIEWS, History, TargetState
+from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS, MAX_STEPS, History, TargetState
 
 UNREVIEWED, ACCEPTED = HistoryEntry.UNREVIEWED, HistoryEntry.ACCEPTED
 CORRECTED, MOVED = HistoryEntry.CORRECTED, HistoryEntry.MOVED
@@ -227,7 +227,7 @@ def located() -> LocateResult:
 
 
 def answered(history: History, query_id: str) -> None:
-    history.keep_views(query_id, located(), is_answered=True)
+    history.keep_locate_result(query_id, located(), is_answered=True)
     history.add(answer(query_id), UNREVIEWED, None)
 
 
@@ -252,7 +252,7 @@ def test_after_an_undo_the_current_answer_can_be_corrected():
 def test_the_newest_answer_can_be_corrected_when_all_its_views_were_refused():
     history = History()
     answered(history, 'a')
-    history.keep_views('refused', located(), is_answered=False)
+    history.keep_locate_result('refused', located(), is_answered=False)
     history.require_correctable('refused')
     history.require_correctable('a')
     answered(history, 'b')
@@ -261,11 +261,11 @@ def test_the_newest_answer_can_be_corrected_when_all_its_views_were_refused():
 
 def test_images_are_kept_of_the_newest_answers_only():
     history = History()
-    for n in range(MAX_VIEWS + 1):
+    for n in range(MAX_LOCATE_RESULTS + 1):
         answered(history, f'q{n}')
-    assert history.find_views('q0') is None
-    assert history.find_views('q1') is not None
-    for _ in range(MAX_VIEWS):
+    assert history.find_locate_result('q0') is None
+    assert history.find_locate_result('q1') is not None
+    for _ in range(MAX_LOCATE_RESULTS):
         history.undo()
     why = refused(history.require_correctable, 'q0')
     assert (why.code, 'not kept' in why.message) == (Code.STALE, True)
@@ -286,7 +286,7 @@ def test_what_was_before_a_seal_can_be_read_but_not_brought_back_or_corrected():
     assert [e.result.query_id for e in history.to_msg(Header()).entries] == ['a', 'b']
     assert target_step(history) == 'b'
     assert 'since time jumped' in refused(history.undo).message
-    assert history.find_views('b') is None
+    assert history.find_locate_result('b') is None
     assert refused(history.require_correctable, 'b').code == Code.STALE
 
 

@@ -21,7 +21,7 @@ class Cameras:
     def __init__(self, *names: str) -> None:
         self.names, self.stamp_ns, self.moving = names, 0, True
 
-    def newest_views(self) -> tuple[View, ...]:
+    def collect_newest(self) -> tuple[View, ...]:
         self.stamp_ns += self.moving
         image = np.zeros((4, 4, 3), np.uint8)
         return tuple(View(name, image, LENS, self.stamp_ns) for name in self.names)

@@ -293,7 +293,7 @@ def test_an_answer_found_in_the_moment_of_deactivation_puts_no_target_up():
         rig.discover()
         person = Operator(rig)
         server = rig.node._server
-        located = server.review.history.find_views(person.click().query_id)
+        located = server.review.history.find_locate_result(person.click().query_id)
         jobs: list[QueryTask] = []
 
         def ask_and_deactivate() -> None:
