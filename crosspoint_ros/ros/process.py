@@ -15,6 +15,9 @@ from types import TracebackType
 FORCE_QUIT_AFTER_S = 1.0
 
 
+SIGNAL_THREAD = 'signals'
+
+
 def catch_shutdown_signals(wake: Callable[[], object]) -> threading.Event:
     """Return an event that the first SIGINT or SIGTERM sets, which also calls `wake`.
 
@@ -39,7 +42,7 @@ def catch_shutdown_signals(wake: Callable[[], object]) -> threading.Event:
             if time.monotonic() - first_s > FORCE_QUIT_AFTER_S:
                 os._exit(128 + number)
 
-    threading.Thread(target=wait, name='signals', daemon=True).start()
+    threading.Thread(target=wait, name=SIGNAL_THREAD, daemon=True).start()
     return shutdown
 
 

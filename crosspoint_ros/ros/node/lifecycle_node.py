@@ -17,7 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 from crosspoint_ros.ros.config import ConfigError, Parameters
 from crosspoint_ros.ros.node.diagnostics import Diagnostics
 from crosspoint_ros.ros.node.query_server import QueryServer, ServerState
-from crosspoint_ros.ros.process import catch_shutdown_signals
+from crosspoint_ros.ros.process import SIGNAL_THREAD, catch_shutdown_signals
 
 REPLY_FLUSH_S = 0.2  # to send the last replies, the actions' too
 
@@ -159,8 +159,9 @@ def main(args: list[str] | None = None) -> int:
 
 def exit_process(code: int) -> int:
     """Return the exit code; exit at once if a matcher is still running in its thread."""
-    if any(thread.daemon for thread in threading.enumerate()):
-        # Finalizing the interpreter while a thread is inside torch aborts the process.
+    if any(thread.daemon and thread.name != SIGNAL_THREAD for thread in threading.enumerate()):
+        # Finalizing the interpreter while a thread is inside torch aborts the process. (The node then
+        # stays on the graph for 20 s, until its DDS lease ends.)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

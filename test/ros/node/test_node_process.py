@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,21 @@ def test_a_signal_in_any_stage_refuses_the_query_and_ends_in_order(graph, tmp_pa
     assert [r.status.code for r in results] == [Status.CANCELLED]
     assert stage in results[0].status.message
     assert not results[0].has_target
+
+
+def test_a_node_that_ended_is_off_the_graph_at_once(graph, tmp_path):
+    cameras, executor = graph
+
+    def is_on_graph() -> bool:
+        return 'crosspoint' in cameras.get_node_names()
+
+    with started(tmp_path, 'matcher:=fake_matchers:ExactMatcher') as process:
+        spin_until(executor, is_on_graph)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait() == 0
+        ended_s = time.monotonic()
+        spin_until(executor, lambda: not is_on_graph())
+    assert time.monotonic() - ended_s < 3.0  # the lease of a node that left without a word is 20 s
 
 
 def test_a_misspelt_key_in_a_params_file_ends_it_with_one_sentence(tmp_path):
