@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from two_camera_rig import EYES, running
+from two_camera_rig import EYES, run_rig
 
 from crosspoint_ros.cli import COMMANDS
 from crosspoint_ros.core.datatypes import Code
@@ -84,7 +84,7 @@ def read_interface(section: str) -> set[str]:
 
 
 def test_the_topics_and_services_of_the_page_are_those_of_the_node():
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()  # it is active
         node = rig.node
         found = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from crosspoint_ros.msg import Correspondence, History, HistoryEntry, QueryResult
 from sensor_msgs.msg import CompressedImage
-from two_camera_rig import image_message
+from two_camera_rig import make_image_message
 
 from crosspoint_ros.ros.client.results import result_to_json
 from crosspoint_ros.web import image_streams
@@ -31,7 +31,8 @@ def compressed(form, pixels, ending='.jpg'):
 
 
 @pytest.mark.parametrize('message', [
-    image_message(1, 'cam', 'rgb8', RED), image_message(1, 'cam', 'bgr8', RED[..., ::-1].copy()),
+    make_image_message(1, 'cam', 'rgb8', RED),
+    make_image_message(1, 'cam', 'bgr8', RED[..., ::-1].copy()),
     compressed('rgb8; jpeg compressed bgr8', RED[..., ::-1]), compressed('jpeg', RED[..., ::-1]),
     compressed('bgr8; jpeg compressed rgb8', RED), compressed('png', RED[..., ::-1], '.png')],
     ids=['rgb8', 'bgr8', 'jpeg of rgb8', 'jpeg', 'jpeg in RGB order', 'png'])
@@ -49,7 +50,7 @@ def test_a_jpeg_in_the_usual_colour_order_is_passed_through():
 
 def test_a_wide_image_is_scaled_but_its_original_size_is_reported():
     wide = np.zeros((40, 2560, 3), np.uint8)
-    data, width, height = encode_jpeg(image_message(1, 'cam', 'rgb8', wide))
+    data, width, height = encode_jpeg(make_image_message(1, 'cam', 'rgb8', wide))
     assert (width, height) == (2560, 40)
     assert read_jpeg_size(data) == (1280, 20)
 
@@ -72,14 +73,14 @@ def test_ten_browsers_cost_one_encoding(monkeypatch):
     counted = []
     monkeypatch.setattr(image_streams, 'encode_jpeg',
                         lambda message: counted.append(1) or encode_jpeg(message))
-    results = encode(CameraImage('front', image_message(5, 'cam', 'rgb8', RED)), 10)
+    results = encode(CameraImage('front', make_image_message(5, 'cam', 'rgb8', RED)), 10)
     assert len(counted) == 1
     assert all(each is results[0] for each in results)
 
 
 @pytest.mark.parametrize('message', [
-    image_message(5, 'cam', 'nonsense', RED), CompressedImage(format='jpeg', data=b'broken'),
-    image_message(5, 'cam', 'rgb8', np.zeros((70_000, 1, 3), np.uint8))])
+    make_image_message(5, 'cam', 'nonsense', RED), CompressedImage(format='jpeg', data=b'broken'),
+    make_image_message(5, 'cam', 'rgb8', np.zeros((70_000, 1, 3), np.uint8))])
 def test_an_undecodable_image_is_sent_as_a_problem(message):
     (header, data), = encode(CameraImage('front', message))
     assert data == b''

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 from crosspoint_ros.msg import ImagePoint, QueryResult
 from raycast_scenes import LEFT, look_at
-from two_camera_rig import image_message
+from two_camera_rig import make_image_message
 
 from crosspoint_ros.core.datatypes import Intrinsics
 from crosspoint_ros.ros.client.node_info import NodeCamera
@@ -54,7 +54,7 @@ def test_a_pixel_that_cannot_be_unprojected_has_no_ray():
 
 
 def image(stamp_ns, camera='front'):
-    message = image_message(stamp_ns, 'cam', 'rgb8', np.zeros((4, 4, 3), np.uint8))
+    message = make_image_message(stamp_ns, 'cam', 'rgb8', np.zeros((4, 4, 3), np.uint8))
     return CameraImage(camera, message)
 
 

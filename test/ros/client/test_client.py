@@ -9,7 +9,7 @@ import fake_matchers
 import numpy as np
 import pytest
 from crosspoint_ros.msg import Status
-from two_camera_rig import running
+from two_camera_rig import run_rig
 
 from crosspoint_ros.cli import main
 from crosspoint_ros.ros.client import cli
@@ -19,10 +19,10 @@ from crosspoint_ros.ros.client.client import Client, find_view, is_accepted
 
 @pytest.fixture
 def rig(monkeypatch):
-    with running(limits__max_image_age_s=60.0) as rig:
+    with run_rig(limits__max_image_age_s=60.0) as rig:
         monkeypatch.setenv('ROS_DOMAIN_ID', str(rig.domain))
         rig.discover()
-        rig.show()
+        rig.send_frames()
         yield rig
 
 
@@ -44,7 +44,7 @@ def test_a_click_returns_what_the_node_answers(rig):
 def test_why_a_matcher_was_not_loaded_reaches_the_client(monkeypatch, short_timeouts):
     fake_matchers.LoadingMatcher.fails = True
     fake_matchers.LoadingMatcher.loaded.set()
-    with running(matcher='fake_matchers:LoadingMatcher') as rig:
+    with run_rig(matcher='fake_matchers:LoadingMatcher') as rig:
         monkeypatch.setenv('ROS_DOMAIN_ID', str(rig.domain))
         with Client() as client:
             client.wait_until_reachable()

@@ -17,7 +17,7 @@ import rclpy
 from doc_messages import SECTIONS, documented_message, is_documented
 from rclpy.context import Context
 from rclpy.lifecycle import TransitionCallbackReturn
-from two_camera_rig import DOMAINS, running
+from two_camera_rig import DOMAINS, run_rig
 
 from crosspoint_ros.cli import main as crosspoint
 from crosspoint_ros.ros.doctor.cli import diagnose
@@ -81,7 +81,7 @@ def test_no_two_findings_share_a_code():
 # --- the node is not there, or another, or hung
 
 def test_an_absent_node_is_told_with_those_that_are_there_and_the_domain(domain):
-    with running(domain=domain) as rig:
+    with run_rig(domain=domain) as rig:
         rig.discover()
         found = of_the_node(node='/crospoint')
     assert list(found) == ['no-node']
@@ -91,7 +91,7 @@ def test_an_absent_node_is_told_with_those_that_are_there_and_the_domain(domain)
 
 
 def test_a_node_of_another_kind_is_named(domain):
-    with running(domain=domain) as rig:
+    with run_rig(domain=domain) as rig:
         rig.discover()
         stop, spin = threading.Event(), rig.executor.spin_once
         thread = threading.Thread(target=lambda: [spin(0.05) for _ in iter(stop.is_set, True)])
@@ -105,7 +105,7 @@ def test_a_node_of_another_kind_is_named(domain):
 
 def test_a_hung_node_is_told_and_a_params_file_speaks_for_it(domain, params):
     release = threading.Event()
-    with running(domain=domain) as rig:
+    with run_rig(domain=domain) as rig:
         rig.discover()
         rig._spinning.create_task(release.wait)  # a callback that does not return
         try:
@@ -146,10 +146,10 @@ def test_a_stopped_process_cannot_be_seen_and_a_params_file_speaks_for_it(domain
 # --- its life cycle and its matcher
 
 def test_an_unconfigured_node_and_an_inactive_one_are_told_with_the_command(domain):
-    with running(domain=domain, autostart=False) as rig:
+    with run_rig(domain=domain, autostart=False) as rig:
         unconfigured = of_the_node()
-        assert rig.on_executor(rig.node.trigger_configure) == TransitionCallbackReturn.SUCCESS
-        rig.until(lambda: rig.on_executor(lambda: not rig.node._server.loader.is_loading))
+        assert rig.run_in_executor(rig.node.trigger_configure) == TransitionCallbackReturn.SUCCESS
+        rig.until(lambda: rig.run_in_executor(lambda: not rig.node._server.loader.is_loading))
         inactive = of_the_node()
     assert 'is unconfigured' in unconfigured['node-not-active'].message
     assert 'configure, then activate' in unconfigured['node-not-active'].cure
@@ -162,7 +162,7 @@ def test_a_matcher_that_loads_is_told_and_the_node_is_not_blamed(domain):
     fake_matchers.LoadingMatcher.loaded.clear()
     fake_matchers.LoadingMatcher.fails = False
     try:
-        with running(domain=domain, matcher='fake_matchers:LoadingMatcher'):
+        with run_rig(domain=domain, matcher='fake_matchers:LoadingMatcher'):
             found = of_the_node()
     finally:
         fake_matchers.LoadingMatcher.loaded.set()
@@ -174,7 +174,7 @@ def test_a_matcher_that_was_not_loaded_is_told_with_its_reason(domain):
     fake_matchers.LoadingMatcher.loaded.set()
     fake_matchers.LoadingMatcher.fails = True
     try:
-        with running(domain=domain, matcher='fake_matchers:LoadingMatcher') as rig:
+        with run_rig(domain=domain, matcher='fake_matchers:LoadingMatcher') as rig:
             rig.until(lambda: rig.node._server.loader.failure)
             found = of_the_node()
             failure = rig.node._server.loader.failure
@@ -185,7 +185,7 @@ def test_a_matcher_that_was_not_loaded_is_told_with_its_reason(domain):
 
 
 def test_two_nodes_of_one_name_are_told(domain):
-    with running(domain=domain):
+    with run_rig(domain=domain):
         context = Context()
         rclpy.init(context=context, domain_id=domain)
         other = rclpy.create_node('crosspoint', context=context, start_parameter_services=False)
@@ -223,7 +223,7 @@ def test_a_params_file_is_judged_by_the_node_s_own_rules(domain, params, line, w
 
 
 def test_simulated_time_without_a_clock_is_told(domain):
-    with running(domain=domain, use_sim_time=True):
+    with run_rig(domain=domain, use_sim_time=True):
         found = of_the_node()
     assert found['no-clock'].message.endswith('nothing came on /clock (0 publishers)')
 
@@ -331,7 +331,7 @@ def test_errors_end_with_1_and_say_so_as_text_and_as_json(domain, capsys):
 def test_it_has_no_publisher_no_service_and_changes_nothing(domain, tmp_path, told_by):
     greedy = tmp_path / 'greedy.yaml'  # asks for a service; the doctor takes no such orders
     greedy.write_text(PARAMETERS + '    start_type_description_service: true\n')
-    with running(domain=domain) as rig:
+    with run_rig(domain=domain) as rig:
         rig.discover()
         names = rig.node._config_parameters.names
         before = [rig.node.get_parameter(name).value for name in names]

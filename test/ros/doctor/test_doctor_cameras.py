@@ -9,7 +9,7 @@ import pytest
 from doc_messages import is_documented
 from faulty_cameras import DEPTH_MM, CameraFault, run_faulty_cameras
 from sensor_msgs.msg import CompressedImage
-from two_camera_rig import DOMAINS, LENS, running
+from two_camera_rig import DOMAINS, LENS, run_rig
 
 from crosspoint_ros.ros.doctor.cli import diagnose, format_report
 from crosspoint_ros.ros.doctor.finding import Finding
@@ -120,7 +120,7 @@ def snapshot(tmp_path_factory):
     os.environ['ROS_DOMAIN_ID'] = str(domain)
     try:
         # history_s 0: the node need not listen to all of them, this is about the doctor.
-        with run_faulty_cameras(domain, CAMERA_FAULTS) as robot, running(
+        with run_faulty_cameras(domain, CAMERA_FAULTS) as robot, run_rig(
                 cameras=list(CAMERA_FAULTS), domain=domain, front__depth_topic=None,
                 side__depth_topic=None, history_s=0.0, masked__mask_path=str(mask),
                 typed__image_topic='/typed/color/image_raw/compressed',
@@ -181,7 +181,7 @@ def test_in_simulated_time_the_cameras_that_follow_it_are_well_and_the_others_ar
     domain = next(DOMAINS)
     monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
     cameras = {'simulated': CameraFault(sim_time=True), 'walled': CameraFault()}
-    with run_faulty_cameras(domain, cameras), running(
+    with run_faulty_cameras(domain, cameras), run_rig(
             cameras=list(cameras), domain=domain, front__depth_topic=None, side__depth_topic=None,
             history_s=0.0, use_sim_time=True) as rig:
         rig.until(lambda: rig.node._state_machine.current_state[1] == 'active')

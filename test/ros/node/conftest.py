@@ -4,12 +4,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from two_camera_rig import Rig, running
+from two_camera_rig import Rig, run_rig
 
 
 @pytest.fixture(scope='module')
 def shared_rig() -> Iterator[Rig]:
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
         yield rig
 

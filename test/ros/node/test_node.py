@@ -16,7 +16,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
-from two_camera_rig import LATCHED_QOS, Rig, pixel_of, running
+from two_camera_rig import LATCHED_QOS, Rig, project_point, run_rig
 from visualization_msgs.msg import Marker, MarkerArray
 
 from crosspoint_ros.core.tf_tree import stamp_to_ns
@@ -32,13 +32,13 @@ def click(rig: Rig, topic: str, message: object) -> QueryResult:
     rig.until(publisher.get_subscription_count, what=f'a listener on {topic}')
     rig.results.clear()
     publisher.publish(message)
-    result = rig.next_result()
+    result = rig.wait_for_result()
     rig.cameras.destroy_publisher(publisher)
     return result
 
 
 def pixel_click(point_base_m=POINT_BASE_M, at_ns: int = 0) -> PointStamped:
-    x, y = pixel_of('front', point_base_m)
+    x, y = project_point('front', point_base_m)
     message = PointStamped(point=Point(x=x, y=y))
     message.header.stamp = time_from_ns(at_ns)
     return message
@@ -52,13 +52,14 @@ def heard(rig: Rig, kind: type, topic: str, qos=LATCHED_QOS) -> list:
 
 
 def test_a_click_becomes_the_same_point_in_the_other_view_and_a_target(rig):
-    stamp = rig.show()
+    stamp = rig.send_frames()
     result = click(rig, '/crosspoint/front/click', pixel_click())
     assert result.status.code == Status.OK
     assert result.status.message == ''
     (found,) = result.correspondences
     assert found.found.camera == 'side'
-    assert (found.found.x, found.found.y) == pytest.approx(pixel_of('side', POINT_BASE_M), abs=0.5)
+    assert (found.found.x, found.found.y) == pytest.approx(
+        project_point('side', POINT_BASE_M), abs=0.5)
     assert found.verdict == Correspondence.SURE
     assert found.check == Correspondence.PASS
     assert stamp_to_ns(result.header.stamp) == stamp_to_ns(found.header.stamp) == stamp
@@ -74,7 +75,7 @@ def test_a_click_becomes_the_same_point_in_the_other_view_and_a_target(rig):
 
 
 def test_the_approach_points_into_the_surface(rig):
-    rig.show()
+    rig.send_frames()
     pose = click(rig, '/crosspoint/front/click', pixel_click()).target.pose.pose
     x, y, z, w = (getattr(pose.orientation, axis) for axis in 'xyzw')
     approach = (2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y))
@@ -82,7 +83,7 @@ def test_the_approach_points_into_the_surface(rig):
 
 
 def test_a_click_is_answered_on_the_image_that_was_clicked(rig):
-    earlier, later = rig.show(), rig.show()
+    earlier, later = rig.send_frames(), rig.send_frames()
     result = click(rig, '/crosspoint/front/click', pixel_click(at_ns=earlier))
     assert earlier < later
     assert stamp_to_ns(result.clicked.header.stamp) == earlier
@@ -90,7 +91,7 @@ def test_a_click_is_answered_on_the_image_that_was_clicked(rig):
 
 
 def test_every_answer_topic_carries_the_same_query_and_keeps_the_last(rig):
-    rig.show()
+    rig.send_frames()
     result = click(rig, '/crosspoint/front/click', pixel_click())
     topics = {'correspondence': Correspondence, 'grasp_target': PoseStamped, 'result': QueryResult,
               'markers': MarkerArray}
@@ -105,7 +106,7 @@ def test_every_answer_topic_carries_the_same_query_and_keeps_the_last(rig):
 
 
 def test_the_target_is_on_tf_until_it_is_cleared(rig):
-    rig.show()
+    rig.send_frames()
     result = click(rig, '/crosspoint/front/click', pixel_click())
     frames = heard(rig, TFMessage, '/tf', QoSProfile(depth=100))
 
@@ -127,18 +128,18 @@ def test_the_target_is_on_tf_until_it_is_cleared(rig):
 
 
 def test_a_target_is_kept_on_tf_though_the_clock_ticks_between_its_answer_and_its_result(rig):
-    rig.show()
+    rig.send_frames()
     server, results = rig.node._server, len(rig.results)
 
     def ask_and_tick() -> None:  # on the executor, which thus cannot deliver the result meanwhile
-        job = server.submit(QueryRequest(camera='front', pixel=pixel_of('front', POINT_BASE_M)))
+        job = server.submit(QueryRequest('front', pixel=project_point('front', POINT_BASE_M)))
         end_s = time.monotonic() + 30.0
         while not job.is_done and time.monotonic() < end_s:
             time.sleep(0.001)
         server._on_tick()
 
-    rig.on_executor(ask_and_tick)
-    result = rig.next_result(earlier=results)
+    rig.run_in_executor(ask_and_tick)
+    result = rig.wait_for_result(earlier=results)
     assert result.has_target
     frames = heard(rig, TFMessage, '/tf', QoSProfile(depth=100))
     rig.until(lambda: sum(t.child_frame_id == 'crosspoint_target'
@@ -146,7 +147,7 @@ def test_a_target_is_kept_on_tf_though_the_clock_ticks_between_its_answer_and_it
 
 
 def test_a_target_that_was_cleared_reaches_no_late_subscriber(rig):
-    rig.show()
+    rig.send_frames()
     click(rig, '/crosspoint/front/click', pixel_click())
     before = heard(rig, PoseStamped, '/crosspoint/grasp_target')
     rig.until(lambda: before, what='the latched target')
@@ -160,32 +161,32 @@ def test_a_target_that_was_cleared_reaches_no_late_subscriber(rig):
 
 
 def test_rqts_click_past_the_border_is_moved_onto_the_image(rig):
-    rig.show()
+    rig.send_frames()
     result = click(rig, '/front/color/image_raw_mouse_left', Point(x=320.0, y=240.0))
     assert (result.clicked.x, result.clicked.y) == (319.0, 239.0)
     assert result.status.code != Status.BAD_REQUEST
 
 
 def test_rqts_click_on_a_picture_of_another_size_is_not_moved(rig):
-    rig.show()
+    rig.send_frames()
     result = click(rig, '/front/color/image_raw_mouse_left', Point(x=640.0, y=100.0))
     assert result.status.code == Status.BAD_REQUEST
     assert '(640.0, 100.0) is outside the 320x240 image' in result.status.message
 
 
 def test_a_3d_click_in_rviz_goes_to_the_camera_that_sees_it_best(rig):
-    rig.show()
+    rig.send_frames()
     x, y, z = POINT_BASE_M
     message = PointStamped(point=Point(x=x, y=y, z=z + 1e-4))
     message.header.frame_id = 'base_link'
     result = click(rig, '/clicked_point', message)
     assert result.status.code == Status.OK
     assert (result.clicked.x, result.clicked.y) == pytest.approx(
-        pixel_of(result.clicked.camera, POINT_BASE_M), abs=0.5)
+        project_point(result.clicked.camera, POINT_BASE_M), abs=0.5)
 
 
 def test_a_3d_click_that_no_camera_sees_is_refused_camera_by_camera(rig):
-    rig.show()
+    rig.send_frames()
     message = PointStamped(point=Point(x=5.0, y=5.0, z=0.1))
     message.header.frame_id = 'base_link'
     result = click(rig, '/clicked_point', message)
@@ -195,12 +196,12 @@ def test_a_3d_click_that_no_camera_sees_is_refused_camera_by_camera(rig):
 
 
 def goal(**changes: object) -> dict:
-    x, y = pixel_of('front', POINT_BASE_M)
+    x, y = project_point('front', POINT_BASE_M)
     return {'camera': 'front', 'x': x, 'y': y, **changes}
 
 
 def test_the_action_reports_its_stages_and_gives_the_typed_result(rig):
-    rig.show()
+    rig.send_frames()
     client = ActionClient(rig.cameras, CorrespondAction, '/crosspoint/correspond')
     rig.until(client.server_is_ready)
     stages: list[str] = []
@@ -211,7 +212,7 @@ def test_the_action_reports_its_stages_and_gives_the_typed_result(rig):
     rig.until(given.done)
     assert given.result().status == 4  # SUCCEEDED
     result = given.result().result.result
-    assert result == rig.next_result()
+    assert result == rig.wait_for_result()
     assert stages  # rclpy's client stops listening once it knows the end: the last may be missing
     assert stages == list(result.stages)[:len(stages)]
     client.destroy()
@@ -229,27 +230,27 @@ def call(rig: Rig, **changes: object) -> QueryResult:
 
 
 def test_the_service_gives_the_same_answer_and_publishes_it_once(rig):
-    rig.show()
+    rig.send_frames()
     result = call(rig)
     assert result.status.code == Status.OK
-    assert rig.next_result() == result
+    assert rig.wait_for_result() == result
     assert len(rig.results) == 1
 
 
 def test_only_the_cameras_that_were_asked_for_answer(rig):
-    rig.show()
+    rig.send_frames()
     assert [c.found.camera for c in call(rig, other_cameras=['side']).correspondences] == ['side']
 
 
 def test_a_camera_that_is_asked_for_twice_answers_once(rig):
-    rig.show()
+    rig.send_frames()
     result = call(rig, other_cameras=['side', 'side'])
     assert [c.found.camera for c in result.correspondences] == ['side']
     assert result.status.code == Status.OK
 
 
 def test_an_instruction_is_grounded_by_a_matcher_that_can(rig):
-    rig.show()
+    rig.send_frames()
     result = call(rig, x=float('nan'), y=float('nan'), instruction='the drawer handle')
     assert result.status.code == Status.OK
     assert (result.clicked.x, result.clicked.y) == (159.5, 119.5)
@@ -257,7 +258,7 @@ def test_an_instruction_is_grounded_by_a_matcher_that_can(rig):
 
 
 def test_the_doubt_of_an_instruction_is_in_the_answer(rig):
-    rig.show()
+    rig.send_frames()
     result = call(rig, x=float('nan'), y=float('nan'), instruction='a handle')
     assert result.status.code == Status.OK
     assert [c.confidence for c in result.correspondences] == pytest.approx([0.54], abs=1e-6)
@@ -265,16 +266,16 @@ def test_the_doubt_of_an_instruction_is_in_the_answer(rig):
 
 
 def test_an_instruction_to_a_matcher_that_cannot_ground_is_not_supported():
-    with running(matcher='fake_matchers:NanMatcher') as rig:
+    with run_rig(matcher='fake_matchers:NanMatcher') as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         result = call(rig, x=float('nan'), y=float('nan'), instruction='the drawer handle')
         assert result.status.code == Status.NOT_SUPPORTED
         assert 'NanMatcher' in result.status.message
 
 
 def test_overlays_are_drawn_while_somebody_looks(rig):
-    rig.show()
+    rig.send_frames()
     seen = heard(rig, Image, '/crosspoint/side/overlay', 1)
     rig.until(lambda: rig.cameras.count_subscribers('/crosspoint/side/overlay')
               and rig.node.count_subscribers('/crosspoint/side/overlay'))
@@ -292,14 +293,14 @@ def test_overlays_are_drawn_while_somebody_looks(rig):
 
 
 def test_diagnostics_name_every_camera_the_matcher_and_the_last_result(rig):
-    rig.show()
+    rig.send_frames()
     click(rig, '/crosspoint/front/click', pixel_click())
     arrays = heard(rig, DiagnosticArray, '/diagnostics', 10)
     shown = [rig.ticks]
 
     def healthy() -> dict:
         if rig.ticks > shown[-1] + 2:  # not as fast as it can: TF would queue up behind
-            rig.show()
+            rig.send_frames()
             shown.append(rig.ticks)
         found = {s.hardware_id: s for s in arrays[-1].status} if arrays else {}
         return found if all(s.level == DiagnosticStatus.OK for s in found.values()) else {}
@@ -312,7 +313,7 @@ def test_diagnostics_name_every_camera_the_matcher_and_the_last_result(rig):
 
 
 def test_a_limit_changes_while_the_node_runs_and_other_parameters_do_not(rig):
-    rig.show()
+    rig.send_frames()
     node = rig.node
     assert node.set_parameters([Parameter('limits.min_confidence', value=0.95)])[0].successful
     assert node.set_parameters([Parameter('limits.sure_confidence', value=0.99)])[0].successful
@@ -330,7 +331,7 @@ def test_a_limit_changes_while_the_node_runs_and_other_parameters_do_not(rig):
 
 
 def test_with_no_history_the_cameras_are_left_alone_between_queries():
-    with running(history_s=0.0) as rig:
+    with run_rig(history_s=0.0) as rig:
         rig.until(lambda: rig.cameras.count_publishers('/crosspoint/result'))
         images = rig.cameras.images['front']
         rig.until(rig.cameras.tf.get_subscription_count)
@@ -344,9 +345,9 @@ def test_with_no_history_the_cameras_are_left_alone_between_queries():
 
 
 def test_a_target_past_its_time_leaves_tf_and_its_markers():
-    with running(target_ttl_s=0.3) as rig:
+    with run_rig(target_ttl_s=0.3) as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         click(rig, '/crosspoint/front/click', pixel_click())
         marks = heard(rig, MarkerArray, '/crosspoint/markers')
         rig.until(lambda: marks and len(marks[-1].markers) == 1
@@ -356,7 +357,7 @@ def test_a_target_past_its_time_leaves_tf_and_its_markers():
 
 def test_a_remapped_camera_is_listened_to_and_clicked_under_its_new_name():
     remap = ['--ros-args', '-r', '/front/color/image_raw:=/cam/image']
-    with running(cli_args=remap) as rig:
+    with run_rig(cli_args=remap) as rig:
         names: set[str] = set()
         rig.until(lambda: names.update(s.topic_name for s in rig.node.subscriptions)
                   or '/cam/image' in names, what='subscriptions')
@@ -365,7 +366,7 @@ def test_a_remapped_camera_is_listened_to_and_clicked_under_its_new_name():
 
 
 def test_under_a_namespace_all_names_move_along():
-    with running(namespace='/arm') as rig:
+    with run_rig(namespace='/arm') as rig:
         names = dict(rig.node.get_topic_names_and_types())
         assert '/arm/crosspoint/result' in names
         assert '/arm/crosspoint/front/click' in names

@@ -11,7 +11,7 @@ from crosspoint_ros.msg import Status
 from crosspoint_ros.srv import Correspond as CorrespondService
 from rclpy.action import ActionClient
 from rclpy.lifecycle import TransitionCallbackReturn
-from two_camera_rig import Rig, running
+from two_camera_rig import Rig, run_rig
 
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 
@@ -34,22 +34,22 @@ def step(rig: Rig, *transitions: str) -> None:
             done = getattr(rig.node, f'trigger_{transition}')()
             assert done == TransitionCallbackReturn.SUCCESS, transition
 
-    rig.on_executor(go)
+    rig.run_in_executor(go)
 
 
 def test_twice_through_the_lifecycle_leaves_nothing_behind():
-    with running(start=False) as rig:
+    with run_rig(start=False) as rig:
         unconfigured = entities(rig)
         for _ in range(2):
             step(rig, 'configure')
             assert entities(rig)['subscription'] > unconfigured['subscription']
             step(rig, 'activate')
             rig.discover()
-            stamp = rig.show()
+            stamp = rig.send_frames()
             rig.results.clear()
             request = QueryRequest(camera='front', pixel=MIDDLE, stamp_ns=stamp)
-            rig.on_executor(lambda request=request: rig.node._server.submit(request))
-            assert rig.next_result().status.code == Status.OK
+            rig.run_in_executor(lambda request=request: rig.node._server.submit(request))
+            assert rig.wait_for_result().status.code == Status.OK
             step(rig, 'deactivate')
             assert not any(c.is_subscribed for c in rig.node._server.cameras.values())
             step(rig, 'cleanup')
@@ -60,9 +60,9 @@ def test_twice_through_the_lifecycle_leaves_nothing_behind():
 @pytest.mark.parametrize('matcher', ['SlowMatcher', 'HangingMatcher'])
 def test_clients_are_answered_before_a_cleanup_takes_their_interfaces(matcher):
     fake_matchers.HangingMatcher.released.clear()
-    with running(matcher=f'fake_matchers:{matcher}', busy='queue') as rig:
+    with run_rig(matcher=f'fake_matchers:{matcher}', busy='queue') as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         action = ActionClient(rig.cameras, CorrespondAction, '/crosspoint/correspond')
         service = rig.cameras.create_client(CorrespondService, '/crosspoint/correspond_once')
         rig.until(lambda: action.server_is_ready() and service.service_is_ready())
@@ -70,7 +70,7 @@ def test_clients_are_answered_before_a_cleanup_takes_their_interfaces(matcher):
         handle = rig.until(lambda: sent.done() and sent.result())
         called = service.call_async(CorrespondService.Request(camera='front', x=10.0, y=10.0))
         rig.until(lambda: len(rig.open_tasks()) == 2)
-        rig.on_executor(rig.node.trigger_deactivate)
+        rig.run_in_executor(rig.node.trigger_deactivate)
         given = handle.get_result_async()
         rig.until(lambda: given.done() and called.done())
         step(rig, 'cleanup', 'configure', 'activate')
@@ -82,9 +82,9 @@ def test_clients_are_answered_before_a_cleanup_takes_their_interfaces(matcher):
 
 
 def test_a_cleanup_that_would_cut_off_a_reply_is_refused_and_the_node_lives():
-    with running(matcher='fake_matchers:SlowMatcher') as rig:
+    with run_rig(matcher='fake_matchers:SlowMatcher') as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         service = rig.cameras.create_client(CorrespondService, '/crosspoint/correspond_once')
         rig.until(service.service_is_ready)
         called = service.call_async(CorrespondService.Request(camera='front', x=10.0, y=10.0))
@@ -94,14 +94,14 @@ def test_a_cleanup_that_would_cut_off_a_reply_is_refused_and_the_node_lives():
             rig.node.trigger_deactivate()
             return rig.node.trigger_cleanup()
 
-        assert rig.on_executor(both) == TransitionCallbackReturn.FAILURE
+        assert rig.run_in_executor(both) == TransitionCallbackReturn.FAILURE
         rig.until(called.done)
         assert called.result().result.status.code == Status.CANCELLED
         step(rig, 'cleanup')
 
 
 def test_a_click_on_an_inactive_node_is_answered_though_a_cleanup_follows_at_once():
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
         step(rig, 'deactivate')
 
@@ -109,12 +109,12 @@ def test_a_click_on_an_inactive_node_is_answered_though_a_cleanup_follows_at_onc
             rig.node._server.submit(QueryRequest(camera='front', pixel=MIDDLE))
             assert rig.node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
 
-        rig.on_executor(both)
-        assert rig.next_result().status.code == Status.BUSY
+        rig.run_in_executor(both)
+        assert rig.wait_for_result().status.code == Status.BUSY
 
 
 def test_a_mask_that_is_no_picture_leaves_the_node_unconfigured_with_nothing_on_the_graph():
-    with running(start=False, front__mask_path='/nowhere.png') as rig:
+    with run_rig(start=False, front__mask_path='/nowhere.png') as rig:
         before = entities(rig)
-        assert rig.on_executor(rig.node.trigger_configure) == TransitionCallbackReturn.FAILURE
+        assert rig.run_in_executor(rig.node.trigger_configure) == TransitionCallbackReturn.FAILURE
         assert entities(rig) == before

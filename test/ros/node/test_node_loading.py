@@ -11,7 +11,7 @@ import pytest
 from crosspoint_ros.msg import Status
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.lifecycle import TransitionCallbackReturn
-from two_camera_rig import Rig, running
+from two_camera_rig import Rig, run_rig
 
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 
@@ -33,7 +33,7 @@ def state(rig: Rig) -> str:
 
 def ask(rig: Rig, **request) -> None:
     request = QueryRequest(**({'camera': 'front', 'pixel': MIDDLE} | request))
-    rig.on_executor(lambda: rig.node._server.submit(request))
+    rig.run_in_executor(lambda: rig.node._server.submit(request))
 
 
 def matcher_status(rig: Rig) -> DiagnosticStatus:
@@ -47,7 +47,7 @@ def matcher_status(rig: Rig) -> DiagnosticStatus:
 
 
 def test_while_a_matcher_loads_the_node_is_inactive_and_says_how_far_it_is(gate):
-    with running(matcher='fake_matchers:LoadingMatcher') as rig:
+    with run_rig(matcher='fake_matchers:LoadingMatcher') as rig:
         status = rig.until(lambda: (s := matcher_status(rig)) and 'weights' in s.message and s)
         assert status.level == DiagnosticStatus.WARN
         assert 'weights 1 of 2' in status.message
@@ -59,21 +59,21 @@ def test_while_a_matcher_loads_the_node_is_inactive_and_says_how_far_it_is(gate)
 
 
 def test_a_query_asked_while_the_matcher_loads_waits_for_it(gate):
-    with running(matcher='fake_matchers:LoadingMatcher') as rig:
+    with run_rig(matcher='fake_matchers:LoadingMatcher') as rig:
         ask(rig)
         rig.until(rig.open_tasks)
         gate.set()
         rig.discover()
-        rig.show()
-        assert rig.next_result().status.code in (Status.OK, Status.NO_IMAGE)
+        rig.send_frames()
+        assert rig.wait_for_result().status.code in (Status.OK, Status.NO_IMAGE)
         ask(rig)
-        assert rig.next_result(earlier=1).status.code == Status.OK
+        assert rig.wait_for_result(earlier=1).status.code == Status.OK
 
 
 def test_a_query_does_not_wait_longer_than_it_may(gate):
-    with running(matcher='fake_matchers:LoadingMatcher', limits__max_query_s=0.3) as rig:
+    with run_rig(matcher='fake_matchers:LoadingMatcher', limits__max_query_s=0.3) as rig:
         ask(rig)
-        result = rig.next_result()
+        result = rig.wait_for_result()
         assert result.status.code == Status.TIMEOUT
         assert 'the matcher is still loading' in result.status.message
 
@@ -81,33 +81,33 @@ def test_a_query_does_not_wait_longer_than_it_may(gate):
 @pytest.mark.parametrize('autostart', [True, False])
 def test_a_matcher_that_cannot_be_loaded_leaves_the_node_inactive_and_says_why(gate, autostart):
     fake_matchers.LoadingMatcher.fails = True
-    with running(matcher='fake_matchers:LoadingMatcher', start=autostart) as rig:
+    with run_rig(matcher='fake_matchers:LoadingMatcher', start=autostart) as rig:
         if not autostart:  # a lifecycle manager goes on at once
-            rig.on_executor(rig.node.trigger_configure)
-            rig.on_executor(rig.node.trigger_activate)
+            rig.run_in_executor(rig.node.trigger_configure)
+            rig.run_in_executor(rig.node.trigger_activate)
         ask(rig)
         gate.set()
-        waited = rig.next_result()
+        waited = rig.wait_for_result()
         assert waited.status.code == Status.MATCHER_FAILED
         assert 'needs 7.1 GB, 1.2 GB are free' in waited.status.message
         rig.until(lambda: state(rig) == 'inactive')
         ask(rig)
-        assert 'needs 7.1 GB' in rig.next_result(earlier=1).status.message
-        assert rig.on_executor(rig.node.trigger_activate) == TransitionCallbackReturn.FAILURE
+        assert 'needs 7.1 GB' in rig.wait_for_result(earlier=1).status.message
+        assert rig.run_in_executor(rig.node.trigger_activate) == TransitionCallbackReturn.FAILURE
         status = matcher_status(rig)
         assert status.level == DiagnosticStatus.ERROR
         assert 'needs 7.1 GB' in status.message
         fake_matchers.LoadingMatcher.fails = False
         for step in ('cleanup', 'configure', 'activate'):
-            assert rig.on_executor(getattr(rig.node, f'trigger_{step}')) \
+            assert rig.run_in_executor(getattr(rig.node, f'trigger_{step}')) \
                 == TransitionCallbackReturn.SUCCESS
         rig.until(lambda: state(rig) == 'active' and not rig.node._server.loader.is_loading)
 
 
 def test_a_node_may_be_cleaned_up_while_its_matcher_loads(gate):
-    with running(matcher='fake_matchers:LoadingMatcher') as rig:
+    with run_rig(matcher='fake_matchers:LoadingMatcher') as rig:
         loading = rig.node._server.loader
-        assert rig.on_executor(rig.node.trigger_cleanup) == TransitionCallbackReturn.SUCCESS
+        assert rig.run_in_executor(rig.node.trigger_cleanup) == TransitionCallbackReturn.SUCCESS
         gate.set()
         rig.until(lambda: not loading.is_loading)
         assert state(rig) == 'unconfigured'
@@ -115,50 +115,50 @@ def test_a_node_may_be_cleaned_up_while_its_matcher_loads(gate):
 
 def test_what_the_matcher_logs_stops_with_the_node(gate):
     handlers = list(logging.getLogger('crosspoint_ros').handlers)
-    with running(matcher='fake_matchers:LoadingMatcher') as rig:
+    with run_rig(matcher='fake_matchers:LoadingMatcher') as rig:
         assert len(logging.getLogger('crosspoint_ros').handlers) == len(handlers) + 1
-        rig.on_executor(rig.node.trigger_cleanup)
+        rig.run_in_executor(rig.node.trigger_cleanup)
         assert logging.getLogger('crosspoint_ros').handlers == handlers
 
 
 def test_an_idle_matcher_prepares_for_the_newest_frames():
     fake_matchers.WarmMatcher.warmed.clear()
-    with running(matcher='fake_matchers:WarmMatcher', warm_share=0.5) as rig:
+    with run_rig(matcher='fake_matchers:WarmMatcher', warm_share=0.5) as rig:
         rig.discover()
-        stamp = rig.show()
+        stamp = rig.send_frames()
         rig.until(lambda: (stamp, stamp) in fake_matchers.WarmMatcher.warmed)
         ask(rig)
-        assert rig.next_result().status.code == Status.OK
+        assert rig.wait_for_result().status.code == Status.OK
 
 
 def test_without_a_share_of_the_time_nothing_is_prepared():
     fake_matchers.WarmMatcher.warmed.clear()
-    with running(matcher='fake_matchers:WarmMatcher') as rig:
+    with run_rig(matcher='fake_matchers:WarmMatcher') as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         ask(rig)
-        assert rig.next_result().status.code == Status.OK
+        assert rig.wait_for_result().status.code == Status.OK
         assert fake_matchers.WarmMatcher.warmed == []
 
 
 def test_a_matcher_is_refined_by_the_one_it_names():
-    with running(matcher='fake_matchers:RoughMatcher') as rig:
+    with run_rig(matcher='fake_matchers:RoughMatcher') as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         ask(rig)
-        result = rig.next_result()
+        result = rig.wait_for_result()
         assert result.status.code == Status.OK
         assert rig.node._server.loader.matchers.refiner.asked == 1
 
 
 def test_refine_none_leaves_its_finds_as_they_are():
-    with running(matcher='fake_matchers:RoughMatcher', refine='none') as rig:
+    with run_rig(matcher='fake_matchers:RoughMatcher', refine='none') as rig:
         rig.until(lambda: not rig.node._server.loader.is_loading)
         assert rig.node._server.loader.matchers.refiner is None
 
 
 def test_a_panic_of_a_library_while_loading_is_a_failure_that_is_told():
-    with running(matcher='fake_matchers:PanickingMatcher') as rig:
+    with run_rig(matcher='fake_matchers:PanickingMatcher') as rig:
         loading = rig.node._server.loader
         rig.until(lambda: not loading.is_loading)
         assert 'Panic: by design' in loading.failure
@@ -168,11 +168,11 @@ def test_a_panic_of_a_library_while_loading_is_a_failure_that_is_told():
 def test_the_next_matcher_loads_when_the_last_one_is_out_of_memory():
     gc.disable()  # which may come by chance, or after the next one did not fit
     try:
-        with running(matcher='fake_matchers:ExactMatcher') as rig:
+        with run_rig(matcher='fake_matchers:ExactMatcher') as rig:
             rig.until(lambda: state(rig) == 'active')
             last = weakref.ref(rig.node._server.loader.matchers.matcher)
             for step in ('deactivate', 'cleanup', 'configure'):
-                assert rig.on_executor(getattr(rig.node, f'trigger_{step}')) \
+                assert rig.run_in_executor(getattr(rig.node, f'trigger_{step}')) \
                     == TransitionCallbackReturn.SUCCESS
             rig.until(lambda: not rig.node._server.loader.is_loading)
             assert last() is None

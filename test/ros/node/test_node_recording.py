@@ -7,7 +7,7 @@ import pytest
 from crosspoint_ros.srv import Accept, Correct
 from geometry_msgs.msg import PointStamped
 from std_srvs.srv import Trigger
-from two_camera_rig import pixel_of, running
+from two_camera_rig import project_point, run_rig
 
 from crosspoint_ros.data.answer_log import read_answers
 from crosspoint_ros.ros.conversions import time_from_ns
@@ -17,14 +17,14 @@ POINT = (0.02, 0.03, 0.0)
 
 def click(rig, point=POINT):
     """Click once, and return the result."""
-    stamp_ns, before = rig.show(), len(rig.results)
+    stamp_ns, before = rig.send_frames(), len(rig.results)
     publisher = rig.cameras.create_publisher(PointStamped, '/crosspoint/front/click', 10)
     rig.until(publisher.get_subscription_count, what='the click topic')
     message = PointStamped()
     message.header.stamp = time_from_ns(stamp_ns)
-    message.point.x, message.point.y = pixel_of('front', point)
+    message.point.x, message.point.y = project_point('front', point)
     publisher.publish(message)
-    result = rig.next_result(before)
+    result = rig.wait_for_result(before)
     rig.cameras.destroy_publisher(publisher)
     return result
 
@@ -46,7 +46,7 @@ def stands(folder):
 
 def test_answers_and_what_people_made_of_them_are_kept(tmp_path):
     folder = tmp_path / 'answers'
-    with running(record_dir=str(folder)) as rig:
+    with run_rig(record_dir=str(folder)) as rig:
         rig.discover()
         first = click(rig)
         rig.until(lambda: stands(folder) == [(first.query_id, 'unreviewed')], what='the answer')
@@ -61,7 +61,7 @@ def test_answers_and_what_people_made_of_them_are_kept(tmp_path):
         assert answer.corrects == first.query_id
         np.testing.assert_allclose(answer.matches[0].pixel, (found.x + 2, found.y))
         np.testing.assert_allclose(answer.matches[0].model_pixel, (found.x, found.y))
-        np.testing.assert_allclose(answer.pixel, pixel_of('front', POINT))
+        np.testing.assert_allclose(answer.pixel, project_point('front', POINT))
         assert answer.base_from_target is not None
         assert answer.clicked.read().base_from_cam is not None
         assert call(rig, Trigger, '/crosspoint/undo', Trigger.Request()).success
@@ -71,7 +71,7 @@ def test_answers_and_what_people_made_of_them_are_kept(tmp_path):
 
 @pytest.mark.parametrize('name', ['/proc/answers', '/dev/null/answers'])
 def test_a_folder_that_cannot_be_written_costs_nothing_but_the_recording(name, capfd):
-    with running(record_dir=name) as rig:
+    with run_rig(record_dir=name) as rig:
         rig.discover()
         assert all(click(rig).has_target for _ in range(2))
     said = [line for line in capfd.readouterr().err.splitlines() if 'record_dir' in line]
@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_the_recording(name, c
 
 
 def test_without_record_dir_nothing_is_written_and_no_thread_waits():
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
         assert click(rig).has_target
         assert rig.node._server.review._step_logger is None

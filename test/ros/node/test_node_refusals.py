@@ -10,7 +10,7 @@ from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.msg import QueryResult, Status
 from geometry_msgs.msg import Point, PointStamped
 from rclpy.action import ActionClient
-from two_camera_rig import POSES, Rig, image_message, pixel_of, running
+from two_camera_rig import POSES, Rig, make_image_message, project_point, run_rig
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
@@ -28,15 +28,15 @@ def ask(rig: Rig, timeout_s: float = 10.0, **changes: object) -> QueryResult:
     rig.results.clear()
     rig.targets.clear()
     request = QueryRequest(**{'camera': 'front', 'pixel': MIDDLE, **changes})
-    rig.on_executor(lambda: rig.node._server.submit(request))
-    return rig.next_result(timeout_s=timeout_s)
+    rig.run_in_executor(lambda: rig.node._server.submit(request))
+    return rig.wait_for_result(timeout_s=timeout_s)
 
 
 @pytest.mark.parametrize('by', ['action', 'topic'])
 def test_a_hundred_at_once_get_a_result_each(by):
-    with running(busy='reject', limits__max_image_age_s=60.0) as rig:
+    with run_rig(busy='reject', limits__max_image_age_s=60.0) as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         results: list[QueryResult] = []
         rig.cameras.create_subscription(QueryResult, '/crosspoint/result', results.append, 200)
         if by == 'action':
@@ -52,13 +52,13 @@ def test_a_hundred_at_once_get_a_result_each(by):
             def send() -> None:
                 clicks.publish(PointStamped(point=Point(x=159.5, y=119.5)))
         rig.until(lambda: rig.cameras.count_subscribers('/crosspoint/result') > 1)
-        rig.on_executor(lambda: [send() for _ in range(100)])  # while the node can take none
+        rig.run_in_executor(lambda: [send() for _ in range(100)])  # while the node can take none
         rig.until(lambda: len({r.query_id for r in results}) == 100, 20.0, 'a hundred results')
 
 
 def assert_refused(rig: Rig, result: QueryResult, code: int, *words: str) -> None:
     """One result, of that code, in those words, and no target anywhere."""
-    rig.next_result()
+    rig.wait_for_result()
     said = '; '.join([result.status.message, *(c.status.message for c in result.correspondences)])
     assert result.status.code == code, said
     for word in words:
@@ -74,7 +74,7 @@ def assert_refused(rig: Rig, result: QueryResult, code: int, *words: str) -> Non
 
 def assert_carries_on(rig: Rig) -> None:
     """The next good query is answered."""
-    rig.show()
+    rig.send_frames()
     assert ask(rig).status.code == Status.OK
 
 
@@ -89,20 +89,20 @@ def assert_carries_on(rig: Rig) -> None:
     ({'stamp_ns': 1_000_000_000}, Status.STALE, ['1.000000000', 'history_s']),
 ])
 def test_a_bad_request_is_refused_in_words(rig, changes, code, words):
-    rig.show()
+    rig.send_frames()
     assert_refused(rig, ask(rig, **changes), code, *words)
     assert_carries_on(rig)
 
 
 def test_a_query_before_any_image_names_the_topic():
-    with running(limits__wait_images_s=0.1) as rig:
+    with run_rig(limits__wait_images_s=0.1) as rig:
         rig.discover()
         assert_refused(rig, ask(rig), Status.NO_IMAGE, '/front/color/image_raw')
         assert_carries_on(rig)
 
 
 def test_with_only_one_camera_alive_the_other_is_refused_by_name():
-    with running(limits__wait_images_s=0.1) as rig:
+    with run_rig(limits__wait_images_s=0.1) as rig:
         rig.discover()
         stamp = rig.cameras.now_ns()
         front = rig.node._server.cameras['front'].buffer
@@ -120,7 +120,7 @@ def test_with_only_one_camera_alive_the_other_is_refused_by_name():
 
 
 def test_without_a_lens_the_topic_of_the_lens_is_named():
-    with running(limits__wait_images_s=0.1) as rig:
+    with run_rig(limits__wait_images_s=0.1) as rig:
         rig.discover()
         stamp = rig.cameras.now_ns()
         front = rig.node._server.cameras['front'].buffer
@@ -138,7 +138,7 @@ def test_without_a_lens_the_topic_of_the_lens_is_named():
 
 
 def test_a_3d_click_before_any_image_names_the_topics_not_tf():
-    with running(limits__wait_images_s=0.1) as rig:
+    with run_rig(limits__wait_images_s=0.1) as rig:
         rig.discover()
         click = {'camera': '', 'pixel': None, 'point_frame': 'base_link'}
         assert_refused(rig, ask(rig, point_m=np.zeros(3), **click), Status.NO_IMAGE,
@@ -148,18 +148,18 @@ def test_a_3d_click_before_any_image_names_the_topics_not_tf():
 
 
 def test_an_image_past_its_age_is_stale():
-    with running(limits__max_image_age_s=0.2, limits__wait_images_s=0.1) as rig:
+    with run_rig(limits__max_image_age_s=0.2, limits__wait_images_s=0.1) as rig:
         rig.discover()
         old = rig.cameras.now_ns() - 3_000_000_000
-        rig.remembered(old)
+        rig.wait_until_buffered(old)
         assert_refused(rig, ask(rig), Status.STALE, '3.', 'max_image_age_s 0.2')
         assert_carries_on(rig)
 
 
 def test_a_view_too_far_in_time_from_the_click_is_stale():
-    with running(limits__max_view_gap_s=0.05) as rig:
+    with run_rig(limits__max_view_gap_s=0.05) as rig:
         rig.discover()
-        stamp = rig.show()
+        stamp = rig.send_frames()
         front = rig.node._server.cameras['front'].buffer
 
         def later() -> bool:
@@ -197,7 +197,7 @@ def whole_frame(rig: Rig, stamp: int, camera: str) -> None:
     (None, ['focal length']),
 ])
 def test_a_lens_of_another_size_or_without_focal_length_refuses_its_view(lens, words):
-    with running(limits__wait_images_s=0.2) as rig:
+    with run_rig(limits__wait_images_s=0.2) as rig:
         rig.discover()
 
         def send(stamp: int) -> None:
@@ -219,7 +219,7 @@ def test_a_lens_of_another_size_or_without_focal_length_refuses_its_view(lens, w
     (np.zeros((240, 320), np.uint16), '16UC1', ['76800']),
 ])
 def test_depth_that_cannot_be_used_refuses_its_view(depth, encoding, words):
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
 
         def send(stamp: int) -> None:
@@ -227,23 +227,23 @@ def test_depth_that_cannot_be_used_refuses_its_view(depth, encoding, words):
             rig.cameras.send_info('side', stamp)
             rig.cameras.send_image('side', stamp)
             rig.cameras.depths['side'].publish(
-                image_message(stamp, 'side_optical', encoding, depth))
+                make_image_message(stamp, 'side_optical', encoding, depth))
 
         resent(rig, send)
         assert_refused(rig, ask(rig), Status.NO_DEPTH, '/side/depth', *words)
 
 
 def test_missing_tf_refuses_and_names_the_frames():
-    with running(base_frame='map', limits__wait_tf_s=0.1) as rig:
+    with run_rig(base_frame='map', limits__wait_tf_s=0.1) as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         assert_refused(rig, ask(rig), Status.NO_TF, 'map', 'front_optical')
 
 
 def test_tf_that_ends_before_the_image_is_not_stretched():
-    with running(limits__wait_tf_s=0.1) as rig:
+    with run_rig(limits__wait_tf_s=0.1) as rig:
         rig.discover()
-        stamp = rig.show()
+        stamp = rig.send_frames()
         front = rig.node._server.cameras['front'].buffer
 
         def without_tf() -> bool:
@@ -256,9 +256,9 @@ def test_tf_that_ends_before_the_image_is_not_stretched():
 
 
 def test_a_query_waits_for_tf_that_is_late():
-    with running(limits__wait_tf_s=5.0) as rig:
+    with run_rig(limits__wait_tf_s=5.0) as rig:
         rig.discover()
-        stamp = rig.show()
+        stamp = rig.send_frames()
 
         def without_tf() -> bool:
             whole_frame(rig, stamp + 10**8, 'front')
@@ -267,20 +267,20 @@ def test_a_query_waits_for_tf_that_is_late():
 
         rig.until(without_tf)
         request = QueryRequest(camera='front', pixel=MIDDLE, stamp_ns=stamp + 10**8)
-        rig.on_executor(lambda: rig.node._server.submit(request))
+        rig.run_in_executor(lambda: rig.node._server.submit(request))
         rig.until(lambda: any(j.stage == 'transforms' for j in rig.open_tasks()))
         rig.cameras.send_tf(stamp + 10**8)
-        assert rig.next_result().status.code == Status.OK
+        assert rig.wait_for_result().status.code == Status.OK
 
 
 def test_a_loop_in_tf_is_refused_and_named():
-    with running(limits__wait_tf_s=0.1) as rig:
+    with run_rig(limits__wait_tf_s=0.1) as rig:
         rig.discover()
-        stamp = rig.show()
+        stamp = rig.send_frames()
         front = rig.node._server.cameras['front'].buffer
 
         def looped() -> bool:
-            rig.cameras.send_loop(stamp + 10**8)
+            rig.cameras.send_tf_loop(stamp + 10**8)
             whole_frame(rig, stamp + 10**8, 'front')
             whole_frame(rig, stamp + 10**8, 'side')
             return front.is_ready(stamp + 10**8)
@@ -290,7 +290,7 @@ def test_a_loop_in_tf_is_refused_and_named():
 
 
 def test_two_cameras_at_the_same_place_and_no_depth_give_no_target():
-    with running(front__depth_topic='', side__depth_topic='',
+    with run_rig(front__depth_topic='', side__depth_topic='',
                  matcher='fake_matchers:SamePixelMatcher') as rig:
         rig.until(lambda: all(p.get_subscription_count() for p in rig.cameras.images.values()))
         rig.until(lambda: rig.cameras.count_publishers('/crosspoint/result'))
@@ -316,36 +316,36 @@ def test_two_cameras_at_the_same_place_and_no_depth_give_no_target():
     ('fake_matchers:NanMatcher', ['nan']),
 ])
 def test_a_matcher_that_fails_is_refused_as_such(matcher, words):
-    with running(matcher=matcher) as rig:
+    with run_rig(matcher=matcher) as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         assert_refused(rig, ask(rig), Status.MATCHER_FAILED, *words)
-        rig.show()
+        rig.send_frames()
         assert ask(rig).status.code == Status.MATCHER_FAILED  # it carries on refusing
 
 
 def test_a_matcher_that_hangs_times_out_while_images_and_diagnostics_go_on():
     fake_matchers.HangingMatcher.released.clear()
-    with running(matcher='fake_matchers:HangingMatcher', limits__max_query_s=0.4) as rig:
+    with run_rig(matcher='fake_matchers:HangingMatcher', limits__max_query_s=0.4) as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         assert_refused(rig, ask(rig), Status.TIMEOUT, 'match', 'max_query_s 0.4')
-        rig.show()  # images still come in
+        rig.send_frames()  # images still come in
         assert_refused(rig, ask(rig), Status.TIMEOUT, 'still works on')
         fake_matchers.HangingMatcher.released.set()
 
 
 def test_a_slow_matcher_holds_up_neither_images_nor_tf_and_can_be_cancelled():
-    with running(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=2.0) as rig:
+    with run_rig(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=2.0) as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         client = ActionClient(rig.cameras, CorrespondAction, '/crosspoint/correspond')
         rig.until(client.server_is_ready)
-        x, y = pixel_of('front', (0.0, 0.0, 0.0))
+        x, y = project_point('front', (0.0, 0.0, 0.0))
         sent = client.send_goal_async(CorrespondAction.Goal(camera='front', x=x, y=y))
         rig.until(lambda: any(j.stage == 'match' for j in rig.open_tasks()))
         for _ in range(3):
-            rig.show()  # three new frames come in while the matcher works
+            rig.send_frames()  # three new frames come in while the matcher works
         assert [j.stage for j in rig.open_tasks()] == ['match']
         handle = rig.until(lambda: sent.done() and sent.result())
         cancelled = handle.cancel_goal_async()
@@ -360,10 +360,10 @@ def test_a_slow_matcher_holds_up_neither_images_nor_tf_and_can_be_cancelled():
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_a_cancel_in_any_stage_ends_the_goal_once(stage):
-    with running(limits__wait_images_s=5.0, **STAGES[stage]) as rig:
+    with run_rig(limits__wait_images_s=5.0, **STAGES[stage]) as rig:
         rig.discover()
         if stage != 'wait_images':
-            rig.show()
+            rig.send_frames()
         client = ActionClient(rig.cameras, CorrespondAction, '/crosspoint/correspond')
         rig.until(client.server_is_ready)
         sent = client.send_goal_async(CorrespondAction.Goal(camera='front', x=159.5, y=119.5))
@@ -379,14 +379,14 @@ def test_a_cancel_in_any_stage_ends_the_goal_once(stage):
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_deactivation_in_any_stage_ends_the_query_with_a_refusal(stage):
-    with running(limits__wait_images_s=5.0, **STAGES[stage]) as rig:
+    with run_rig(limits__wait_images_s=5.0, **STAGES[stage]) as rig:
         rig.discover()
         if stage != 'wait_images':
-            rig.show()
-        rig.on_executor(lambda: rig.node._server.submit(QueryRequest(camera='front', pixel=MIDDLE)))
+            rig.send_frames()
+        rig.run_in_executor(lambda: rig.node._server.submit(QueryRequest('front', pixel=MIDDLE)))
         rig.until(lambda: any(j.stage == stage for j in rig.open_tasks()))
-        rig.on_executor(rig.node.trigger_deactivate)
-        assert_refused(rig, rig.next_result(), Status.CANCELLED, 'deactivated', stage)
+        rig.run_in_executor(rig.node.trigger_deactivate)
+        assert_refused(rig, rig.wait_for_result(), Status.CANCELLED, 'deactivated', stage)
         result = ask(rig)
         assert_refused(rig, result, Status.BUSY, 'not active', 'ros2 lifecycle set /crosspoint')
 
@@ -400,31 +400,31 @@ def answered_but_not_published(rig: Rig) -> QueryTask:
 
 
 def test_a_cancel_while_the_answer_is_published_comes_too_late(rig):
-    rig.show()
+    rig.send_frames()
     rig.targets.clear()
 
     def cancelled() -> bool:
         job = answered_but_not_published(rig)
         return job.finish(Rejected(Code.CANCELLED, 'too late'))
 
-    assert not rig.on_executor(cancelled)
-    assert rig.next_result().status.code == Status.OK
+    assert not rig.run_in_executor(cancelled)
+    assert rig.wait_for_result().status.code == Status.OK
     before = rig.ticks
     rig.until(lambda: rig.ticks > before + 1)
     assert len(rig.results) == len(rig.targets) == 1
 
 
 def test_deactivation_before_an_answer_is_published_cancels_it_and_no_target_was_ever_there():
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
 
         def deactivated() -> None:
             answered_but_not_published(rig)
             rig.node.trigger_deactivate()
 
-        rig.on_executor(deactivated)
-        result = rig.next_result()
+        rig.run_in_executor(deactivated)
+        result = rig.wait_for_result()
         assert result.status.code == Status.CANCELLED
         assert 'was deactivated before it was published' in result.status.message
         assert not result.has_target
@@ -433,16 +433,16 @@ def test_deactivation_before_an_answer_is_published_cancels_it_and_no_target_was
 
 
 def test_two_clicks_within_a_millisecond_get_one_result_each():
-    with running(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=0.2) as rig:
+    with run_rig(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=0.2) as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         request = QueryRequest(camera='front', pixel=MIDDLE)
 
         def both() -> None:
             rig.node._server.submit(request)
             rig.node._server.submit(request)
 
-        rig.on_executor(both)
+        rig.run_in_executor(both)
         rig.until(lambda: len(rig.results) >= 2)
         assert [r.status.code for r in rig.results] == [Status.CANCELLED, Status.OK]
         assert len({r.query_id for r in rig.results}) == 2
@@ -450,9 +450,9 @@ def test_two_clicks_within_a_millisecond_get_one_result_each():
 
 
 def test_a_second_node_of_the_same_name_makes_both_refuse():
-    with running() as rig, running(domain=rig.domain) as twin:
+    with run_rig() as rig, run_rig(domain=rig.domain) as twin:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         name = ('crosspoint', '/')
         rig.until(lambda: rig.node.get_node_names_and_namespaces().count(name) == 2)
         assert_refused(rig, ask(rig), Status.BUSY, '2 nodes', '/crosspoint')
@@ -460,19 +460,19 @@ def test_a_second_node_of_the_same_name_makes_both_refuse():
 
 
 def test_time_that_jumps_back_forgets_images_and_answers_new_ones():
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
-        late = rig.show()
-        rig.on_executor(lambda: rig.node._server.reset(-5.0))
+        late = rig.send_frames()
+        rig.run_in_executor(lambda: rig.node._server.reset(-5.0))
         result = ask(rig, stamp_ns=late)
         assert_refused(rig, result, Status.NO_IMAGE)
         assert_carries_on(rig)
 
 
 def test_a_bag_that_loops_without_a_clock_is_forgotten_with_its_tf():
-    with running(limits__max_image_age_s=60.0) as rig:
+    with run_rig(limits__max_image_age_s=60.0) as rig:
         rig.discover()
-        end = rig.show()
+        end = rig.send_frames()
         front = rig.node._server.cameras['front'].buffer
 
         def began_again() -> bool:
@@ -497,7 +497,8 @@ def test_every_common_encoding_is_answered(rig, encoding):
         whole_frame(rig, stamp, 'front')
         rig.cameras.send_info('side', stamp)
         rig.cameras.send_depth('side', stamp)
-        rig.cameras.images['side'].publish(image_message(stamp, 'side_optical', encoding, pixels))
+        rig.cameras.images['side'].publish(
+            make_image_message(stamp, 'side_optical', encoding, pixels))
 
     resent(rig, send)
     assert ask(rig).status.code == Status.OK
@@ -508,7 +509,7 @@ def test_an_unknown_encoding_is_refused_by_name(rig):
         whole_frame(rig, stamp, 'front')
         rig.cameras.send_info('side', stamp)
         rig.cameras.send_depth('side', stamp)
-        rig.cameras.images['side'].publish(image_message(
+        rig.cameras.images['side'].publish(make_image_message(
             stamp, 'side_optical', 'nv99', np.zeros((240, 320, 2), np.uint8)))
 
     resent(rig, send)

@@ -64,7 +64,7 @@ def wait_for(condition, seconds=10.0):
         time.sleep(0.02)
 
 
-def is_running(pid):
+def is_run_rig(pid):
     try:
         with open(f'/proc/{pid}/stat') as stat:
             return stat.read().rpartition(')')[2].split()[0] != 'Z'
@@ -82,7 +82,7 @@ def test_a_node_that_ignores_ctrl_c_is_ended_all_the_same(start, monkeypatch):
     monkeypatch.setattr('crosspoint_ros.ros.process.STOP_S', 0.2)
     process = start('stubborn')
     assert process.stop() == -signal.SIGTERM
-    assert not is_running(process.pid)
+    assert not is_run_rig(process.pid)
 
 
 def test_a_node_that_exited_is_reported_with_its_last_output(start):
@@ -102,8 +102,8 @@ def test_a_node_ends_with_us_even_if_we_are_killed(tmp_path):
         [sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, cwd=root,
         env={**os.environ, 'PYTHONPATH': f'{root}{os.pathsep}{tmp_path}'})
     child = int(parent.stdout.readline())
-    assert is_running(child)
+    assert is_run_rig(child)
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    wait_for(lambda: not is_running(child))
+    wait_for(lambda: not is_run_rig(child))

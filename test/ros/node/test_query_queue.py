@@ -99,7 +99,7 @@ def test_preempt_cancels_the_running_query_and_answers_the_new_one(desks):
     assert d.endings == [first, second]
 
 
-def test_reject_refuses_the_new_query_and_says_who_is_running(desks):
+def test_reject_refuses_the_new_query_and_says_who_is_run_rig(desks):
     d = desk(desks, 'reject')
     first = d.ask()
     assert d.entered.acquire(timeout=PATIENCE_S)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from crosspoint_ros.msg import Correspondence, History, HistoryEntry, QueryResult, Status
 from diagnostic_msgs.msg import DiagnosticArray
-from operator_client import POINT_BASE_M, Operator, at
-from two_camera_rig import LATCHED_QOS, Rig, pixel_of, running
+from operator_client import POINT_BASE_M, Operator, get_position
+from two_camera_rig import LATCHED_QOS, Rig, project_point, run_rig
 
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
@@ -21,7 +21,7 @@ CORRECTED = HistoryEntry.CORRECTED
 
 @pytest.fixture(scope='module')
 def shared() -> Iterator[Operator]:
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
         yield Operator(rig)
 
@@ -29,11 +29,11 @@ def shared() -> Iterator[Operator]:
 @pytest.fixture
 def person(shared: Operator) -> Operator:
     shared.call('clear')
-    shared.history(current='')
-    shared.no_target()
+    shared.wait_for_history(current='')
+    shared.wait_for_no_target()
     shared.rig.results.clear()
     shared.rig.targets.clear()
-    shared.on_tf.clear()
+    shared.tf_targets.clear()
     return shared
 
 
@@ -56,7 +56,7 @@ def decided(history: History) -> list[int]:
 
 def corrected_to(person: Operator, result: QueryResult, point_base_m=POINT_BASE_M,
                  off_px: float = 0.0, camera: str = 'side') -> QueryResult:
-    x, y = pixel_of('side', point_base_m) + off_px
+    x, y = project_point('side', point_base_m) + off_px
     return person.call('correct', query_id=result.query_id, camera=camera, x=x, y=y).result
 
 
@@ -72,29 +72,29 @@ def test_a_late_subscriber_gets_the_history(person):
 
 def test_undo_and_redo_put_the_target_back_everywhere(person):
     first, second = person.click(POINT_BASE_M), person.click(OTHER_BASE_M)
-    person.target_at(OTHER_BASE_M)
+    person.wait_for_target(OTHER_BASE_M)
     said = person.call('undo')
     assert said.success
     assert first.query_id in said.message
     assert second.query_id in said.message
-    person.target_at(POINT_BASE_M)
+    person.wait_for_target(POINT_BASE_M)
     person.rig.until(lambda: len(person.rig.targets) == 3)
-    assert np.allclose(at(person.newest_pose()), POINT_BASE_M, atol=3e-3)
-    history = person.history(current=first.query_id)
+    assert np.allclose(get_position(person.get_newest_pose()), POINT_BASE_M, atol=3e-3)
+    history = person.wait_for_history(current=first.query_id)
     assert (history.undone, history.can_redo) == (1, True)
     assert person.call('redo').success
-    person.target_at(OTHER_BASE_M)
-    assert person.history(current=second.query_id).undone == 0
+    person.wait_for_target(OTHER_BASE_M)
+    assert person.wait_for_history(current=second.query_id).undone == 0
 
 
 def test_undo_past_the_first_answer_leaves_no_target(person):
     person.click()
     assert person.call('undo').success
-    assert person.history(current='').can_redo
-    person.no_target()
+    assert person.wait_for_history(current='').can_redo
+    person.wait_for_no_target()
     late: list = []
-    person.rig.cameras.create_subscription(type(person.newest_pose()), '/crosspoint/grasp_target',
-                                           late.append, LATCHED_QOS)
+    person.rig.cameras.create_subscription(
+        type(person.get_newest_pose()), '/crosspoint/grasp_target', late.append, LATCHED_QOS)
     before = person.rig.ticks
     person.rig.until(lambda: person.rig.ticks > before + 3)
     assert late == [], 'a planner that starts now is given a target that was taken back'
@@ -104,10 +104,10 @@ def test_a_clear_is_taken_back_by_undo(person):
     result = person.click()
     said = person.call('clear')
     assert (said.success, said.message) == (True, f'cleared target {result.query_id}')
-    person.history(current='')
-    person.no_target()
+    person.wait_for_history(current='')
+    person.wait_for_no_target()
     assert person.call('undo').success
-    person.target_at(POINT_BASE_M)
+    person.wait_for_target(POINT_BASE_M)
 
 
 def test_a_new_answer_drops_what_was_undone(person):
@@ -115,10 +115,10 @@ def test_a_new_answer_drops_what_was_undone(person):
     person.click(OTHER_BASE_M)
     person.call('undo')
     third = person.click(THIRD_BASE_M)
-    assert not person.history(current=third.query_id).can_redo
+    assert not person.wait_for_history(current=third.query_id).can_redo
     said = person.call('redo')
     assert (said.success, said.message) == (False, 'there is nothing to redo')
-    person.target_at(THIRD_BASE_M)
+    person.wait_for_target(THIRD_BASE_M)
 
 
 def test_accepting_marks_the_answer_and_publishes_no_target_anew(person, steps):
@@ -126,7 +126,7 @@ def test_accepting_marks_the_answer_and_publishes_no_target_anew(person, steps):
     said = person.call('accept', query_id=result.query_id)
     assert said.success
     assert 'accepted' in said.message
-    person.rig.until(lambda: decided(person.history())[-1] == ACCEPTED)
+    person.rig.until(lambda: decided(person.wait_for_history())[-1] == ACCEPTED)
     assert person.call('accept', query_id=result.query_id).success
     assert steps == [(result.query_id, UNREVIEWED, True, False),
                      (result.query_id, ACCEPTED, True, False)]
@@ -139,7 +139,7 @@ def test_an_answer_that_another_has_replaced_is_not_accepted(person):
         said = person.call('accept', query_id=named)
         assert not said.success
         assert new.query_id in said.message
-    assert decided(person.history())[-2:] == [UNREVIEWED, UNREVIEWED]
+    assert decided(person.wait_for_history())[-2:] == [UNREVIEWED, UNREVIEWED]
 
 
 def test_a_correction_is_a_result_of_its_own_and_replaces_the_target(person, steps):
@@ -150,14 +150,14 @@ def test_a_correction_is_a_result_of_its_own_and_replaces_the_target(person, ste
     published = person.rig.until(lambda: next(
         (r for r in person.rig.results if r.query_id == told.query_id), None))
     found = published.correspondences[0]
-    assert np.allclose((found.found.x, found.found.y), pixel_of('side', OTHER_BASE_M) + 1.0)
+    assert np.allclose((found.found.x, found.found.y), project_point('side', OTHER_BASE_M) + 1.0)
     assert found.verdict == Correspondence.SURE
     assert (published.clicked.x, published.clicked.y) == (wrong.clicked.x, wrong.clicked.y)
-    history = person.history(current=told.query_id)
+    history = person.wait_for_history(current=told.query_id)
     assert decided(history)[-2:] == [UNREVIEWED, CORRECTED]
     assert [s[:2] for s in steps] == [(wrong.query_id, UNREVIEWED), (told.query_id, CORRECTED)]
     assert person.call('undo').success
-    person.history(current=wrong.query_id)
+    person.wait_for_history(current=wrong.query_id)
     assert steps[-1] == (told.query_id, CORRECTED, True, True)
 
 
@@ -167,8 +167,8 @@ def test_a_correction_that_geometry_contradicts_is_refused_and_changes_nothing(p
     assert told.status.code == Status.INCONSISTENT
     assert 'px' in told.status.message
     person.rig.until(lambda: told.query_id in {r.query_id for r in person.rig.results})
-    assert person.history().entries[-1].result.query_id == result.query_id
-    person.target_at(POINT_BASE_M)
+    assert person.wait_for_history().entries[-1].result.query_id == result.query_id
+    person.wait_for_target(POINT_BASE_M)
 
 
 @pytest.mark.parametrize(('changes', 'code', 'words'), [
@@ -188,7 +188,7 @@ def test_a_bad_correction_is_refused_by_type(person, changes, code, words):
     assert told.status.code == code, told.status.message
     assert words in told.status.message
     assert not told.has_target
-    assert person.history().entries[-1].result.query_id == result.query_id
+    assert person.wait_for_history().entries[-1].result.query_id == result.query_id
 
 
 def test_a_correction_of_an_answer_that_is_not_the_newest_is_stale(person):
@@ -196,7 +196,7 @@ def test_a_correction_of_an_answer_that_is_not_the_newest_is_stale(person):
     told = corrected_to(person, old)
     assert told.status.code == Status.STALE
     assert new.query_id in told.status.message
-    person.target_at(OTHER_BASE_M)
+    person.wait_for_target(OTHER_BASE_M)
 
 
 def test_the_images_of_an_answer_long_ago_are_not_kept(person):
@@ -205,7 +205,7 @@ def test_the_images_of_an_answer_long_ago_are_not_kept(person):
         person.click(OTHER_BASE_M)
     for _ in range(3):
         assert person.call('undo').success
-    person.history(current=first.query_id)
+    person.wait_for_history(current=first.query_id)
     told = corrected_to(person, first)
     assert told.status.code == Status.STALE
     assert 'not kept' in told.status.message
@@ -215,27 +215,27 @@ def test_a_hundred_clicks_a_second_leave_one_history_and_one_target(person):
     points = [(0.001 * n - 0.05, 0.0, 0.0) for n in range(100)]
     jobs = []
     for batch in range(0, 100, 10):
-        person.rig.show()
-        jobs += person.rig.on_executor(lambda tenth=points[batch:batch + 10]: [
-            person.rig.node._server.submit(QueryRequest('front', pixel=pixel_of('front', point)))
-            for point in tenth])
-    results = [person.result_of(job) for job in jobs]
+        person.rig.send_frames()
+        jobs += person.rig.run_in_executor(lambda tenth=points[batch:batch + 10]: [
+            person.rig.node._server.submit(QueryRequest(
+                'front', pixel=project_point('front', point))) for point in tenth])
+    results = [person.wait_for_result(job) for job in jobs]
     assert len(person.rig.results) == 100
     answered = [r.query_id for r in results if r.has_target]
     assert results[-1].has_target
-    history = person.history(current=answered[-1])
+    history = person.wait_for_history(current=answered[-1])
     entries = [e.result.query_id for e in history.entries]
     assert len(entries) <= 20
     assert entries[-len(answered):] == answered[-20:]
     assert [e.number for e in history.entries] == sorted({e.number for e in history.entries})
-    person.target_at(points[-1])
+    person.wait_for_target(points[-1])
 
 
 def test_diagnostics_say_whether_an_instruction_may_stand_for_a_pixel(person):
     assert can_ground(person.rig) == 'true'
-    with running(matcher='fake_matchers:SamePixelMatcher') as rig:
+    with run_rig(matcher='fake_matchers:SamePixelMatcher') as rig:
         rig.discover()
-        rig.show()
+        rig.send_frames()
         assert can_ground(rig) == 'false'
 
 
@@ -253,43 +253,43 @@ def can_ground(rig: Rig) -> str:
 
 
 def test_an_expired_target_is_a_step_and_undo_brings_it_back_for_its_time_again():
-    with running(target_ttl_s=1.0) as rig:
+    with run_rig(target_ttl_s=1.0) as rig:
         rig.discover()
         person = Operator(rig)
         result = person.click()
-        history = person.history(current='')
+        history = person.wait_for_history(current='')
         assert (len(history.entries), history.undone, history.can_undo) == (1, 0, True)
         assert person.call('undo').success
-        person.target_at(POINT_BASE_M)
-        person.history(current=result.query_id)
-        person.history(current='')
-        person.no_target()
+        person.wait_for_target(POINT_BASE_M)
+        person.wait_for_history(current=result.query_id)
+        person.wait_for_history(current='')
+        person.wait_for_no_target()
 
 
 def test_deactivation_forgets_the_target_for_good_and_the_history_can_be_read():
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
         person = Operator(rig)
         result = person.click()
-        rig.on_executor(rig.node.trigger_deactivate)
-        assert len(person.history(current='').entries) == 1
+        rig.run_in_executor(rig.node.trigger_deactivate)
+        assert len(person.wait_for_history(current='').entries) == 1
         for name, fields in (('undo', {}), ('redo', {}), ('accept', {'query_id': result.query_id})):
             said = person.call(name, **fields)
             assert not said.success
             assert 'not active' in said.message
         assert corrected_to(person, result).status.code == Status.BUSY
         assert person.call('clear').message == 'there was no target'
-        rig.on_executor(rig.node.trigger_activate)
+        rig.run_in_executor(rig.node.trigger_activate)
         assert 'deactivated' in person.call('undo').message
         assert corrected_to(person, result).status.code == Status.STALE
-        person.no_target()
+        person.wait_for_no_target()
         person.click()
         assert person.call('undo').success
-        person.no_target()
+        person.wait_for_no_target()
 
 
 def test_an_answer_found_in_the_moment_of_deactivation_puts_no_target_up():
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
         person = Operator(rig)
         server = rig.node._server
@@ -304,129 +304,129 @@ def test_an_answer_found_in_the_moment_of_deactivation_puts_no_target_up():
             jobs.append(job)
             job.finish(located)
 
-        rig.on_executor(ask_and_deactivate)
-        assert person.result_of(jobs[0]).status.code == Status.CANCELLED
-        person.history(current='')
-        person.no_target()
+        rig.run_in_executor(ask_and_deactivate)
+        assert person.wait_for_result(jobs[0]).status.code == Status.CANCELLED
+        person.wait_for_history(current='')
+        person.wait_for_no_target()
 
 
 def test_a_jump_in_time_forgets_the_target_and_keeps_the_history_to_be_read():
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
         person = Operator(rig)
         person.click(POINT_BASE_M)
         result = person.click(OTHER_BASE_M)
-        rig.on_executor(lambda: rig.node._server.reset(-5.0))
-        rig.until(lambda: not person.history().can_undo)
+        rig.run_in_executor(lambda: rig.node._server.reset(-5.0))
+        rig.until(lambda: not person.wait_for_history().can_undo)
         said = person.call('undo')
         assert (said.success, 'time jumped' in said.message) == (False, True)
         told = corrected_to(person, result, OTHER_BASE_M)
         assert told.status.code == Status.STALE
-        person.no_target()
-        assert len(person.history().entries) == 2
+        person.wait_for_no_target()
+        assert len(person.wait_for_history().entries) == 2
 
 
 def test_an_answer_to_images_of_before_a_jump_in_time_puts_no_target_up():
-    with running(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=0.5) as rig:
+    with run_rig(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=0.5) as rig:
         rig.discover()
         person = Operator(rig)
-        rig.show()
-        job = person.ask(POINT_BASE_M)
+        rig.send_frames()
+        job = person.submit_click(POINT_BASE_M)
         rig.until(lambda: job.stage == 'match')
-        rig.on_executor(lambda: rig.node._server.reset(-5.0))
-        result = person.result_of(job)
+        rig.run_in_executor(lambda: rig.node._server.reset(-5.0))
+        result = person.wait_for_result(job)
         assert (result.status.code, result.has_target) == (Status.CANCELLED, False)
         assert 'time jumped' in result.status.message
-        person.no_target()
+        person.wait_for_no_target()
 
 
 def test_what_was_refused_in_every_view_can_still_be_corrected():
-    with running(matcher='fake_matchers:ExactMatcher', ExactMatcher__offset_px=60.0) as rig:
+    with run_rig(matcher='fake_matchers:ExactMatcher', ExactMatcher__offset_px=60.0) as rig:
         rig.discover()
         person = Operator(rig)
         refused = person.click()
         assert refused.status.code == Status.INCONSISTENT
-        assert list(person.history().entries) == []
+        assert list(person.wait_for_history().entries) == []
         told = corrected_to(person, refused)
         assert told.status.code == Status.OK
-        assert decided(person.history(current=told.query_id)) == [CORRECTED]
-        person.target_at(POINT_BASE_M)
+        assert decided(person.wait_for_history(current=told.query_id)) == [CORRECTED]
+        person.wait_for_target(POINT_BASE_M)
 
 
 def test_accepting_while_another_click_is_computed_holds_for_the_answer_that_was_seen():
-    with running(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=0.7) as rig:
+    with run_rig(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=0.7) as rig:
         rig.discover()
         person = Operator(rig)
         first = person.click(POINT_BASE_M)
-        rig.show()
-        second = person.ask(OTHER_BASE_M)
+        rig.send_frames()
+        second = person.submit_click(OTHER_BASE_M)
         assert person.call('accept', query_id=first.query_id).success
         assert rig.open_tasks() == [second], 'the reply waited for the matcher'
-        assert person.result_of(second).status.code == Status.OK
-        assert decided(person.history(current=second.query_id)) == [ACCEPTED, UNREVIEWED]
+        assert person.wait_for_result(second).status.code == Status.OK
+        assert decided(person.wait_for_history(current=second.query_id)) == [ACCEPTED, UNREVIEWED]
 
 
 def test_a_correction_that_waits_holds_nobody_up_and_is_stale_when_its_turn_comes_too_late():
-    with running(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=1.0,
+    with run_rig(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=1.0,
                  busy='queue') as rig:
         rig.discover()
         person = Operator(rig)
         first = person.click(POINT_BASE_M)
-        rig.show()
-        second = person.ask(OTHER_BASE_M)
-        x, y = pixel_of('side', POINT_BASE_M)
-        correction = person.begin('correct', query_id=first.query_id, camera='side', x=x, y=y)
+        rig.send_frames()
+        second = person.submit_click(OTHER_BASE_M)
+        x, y = project_point('side', POINT_BASE_M)
+        correction = person.call_async('correct', query_id=first.query_id, camera='side', x=x, y=y)
         rig.until(lambda: len(rig.open_tasks()) == 2)
         assert person.call('accept', query_id=first.query_id).success
         assert not correction.done(), 'the other services waited for the correction'
-        assert person.result_of(second).status.code == Status.OK
+        assert person.wait_for_result(second).status.code == Status.OK
         rig.until(correction.done)
         told = correction.result().result
         assert told.status.code == Status.STALE
         assert second.query_id in told.status.message
         assert not told.has_target
-        person.target_at(OTHER_BASE_M)
-        assert decided(person.history()) == [ACCEPTED, UNREVIEWED]
+        person.wait_for_target(OTHER_BASE_M)
+        assert decided(person.wait_for_history()) == [ACCEPTED, UNREVIEWED]
 
 
 def test_a_correction_preempts_the_click_that_is_computed():
-    with running(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=1.0) as rig:
+    with run_rig(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=1.0) as rig:
         rig.discover()
         person = Operator(rig)
         first = person.click(POINT_BASE_M)
-        rig.show()
-        second = person.ask(OTHER_BASE_M)
+        rig.send_frames()
+        second = person.submit_click(OTHER_BASE_M)
         told = corrected_to(person, first)
         assert told.status.code == Status.OK
-        assert person.result_of(second).status.code == Status.CANCELLED
-        person.history(current=told.query_id)
-        person.target_at(POINT_BASE_M)
+        assert person.wait_for_result(second).status.code == Status.CANCELLED
+        person.wait_for_history(current=told.query_id)
+        person.wait_for_target(POINT_BASE_M)
 
 
 def test_a_node_configured_anew_has_a_history_of_its_own():
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
         person = Operator(rig)
         person.click()
         for change in (rig.node.trigger_deactivate, rig.node.trigger_cleanup,
                        rig.node.trigger_configure, rig.node.trigger_activate):
-            rig.on_executor(change)
-        rig.until(lambda: not person.history().entries)
+            rig.run_in_executor(change)
+        rig.until(lambda: not person.wait_for_history().entries)
         rig.until(lambda: rig.node._server.loader.matchers)
         rig.discover()
         again = person.click()
-        assert [e.number for e in person.history(current=again.query_id).entries] == [1]
+        assert [e.number for e in person.wait_for_history(current=again.query_id).entries] == [1]
 
 
 def test_a_move_that_is_undone_gives_back_the_answer_that_stood_behind_another(person, steps):
     moved = Transform(np.eye(3), np.add(POINT_BASE_M, (0, 0, 0.05)))
     first = person.click(POINT_BASE_M)
     history = person.rig.node._server.review.history
-    person.rig.on_executor(lambda: history.add(  # an answer without a target keeps the first's
+    person.rig.run_in_executor(lambda: history.add(  # an answer without a target keeps the first's
         QueryResult(query_id='flat'), UNREVIEWED, None))
-    person.rig.on_executor(lambda: person.rig.node._server.review.commit_move(moved))
+    person.rig.run_in_executor(lambda: person.rig.node._server.review.commit_move(moved))
     steps.clear()
     assert person.call('undo').success
-    person.target_at(POINT_BASE_M)
+    person.wait_for_target(POINT_BASE_M)
     assert [(query_id, undone) for query_id, _, _, undone in steps] == [
         (first.query_id, True), (first.query_id, False)]

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bag_recorder import Recording, with_click
+from bag_recorder import BagRecorder, write_bag_with_click
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.srv import Correct, Correspond
 from geometry_msgs.msg import Point, PointStamped
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
-from two_camera_rig import EYES, pixel_of, running
+from two_camera_rig import EYES, project_point, run_rig
 
 from crosspoint_ros import cli
 from crosspoint_ros.core.datatypes import Code
@@ -46,19 +46,19 @@ def click_all(rig, recording):
     def send(topic, message):
         before = len(rig.results)
         ways[topic].publish(message)
-        result = rig.next_result(before)
+        result = rig.wait_for_result(before)
         rig.until(lambda: recording.count('/crosspoint/result') > before, what='it is recorded')
         return result
 
     for point in (*POINTS[:2], None):
         stamped = PointStamped()
-        stamped.header.stamp = time_from_ns(rig.show())
-        stamped.point.x, stamped.point.y = pixel_of('front', point) if point else (900.0, 10.0)
+        stamped.header.stamp = time_from_ns(rig.send_frames())
+        stamped.point.x, stamped.point.y = project_point('front', point) if point else (900.0, 10.0)
         send('/crosspoint/front/click', stamped)
-    rig.show()
-    x, y = pixel_of('front', POINTS[2])
+    rig.send_frames()
+    x, y = project_point('front', POINTS[2])
     send('/front/color/image_raw_mouse_left', Point(x=x, y=y))
-    rig.show()
+    rig.send_frames()
     in_3d = PointStamped()
     in_3d.header.frame_id = 'base_link'
     in_3d.point.x, in_3d.point.y, in_3d.point.z = 0.02, 0.03, 1e-6
@@ -79,12 +79,12 @@ def ask(rig, kind, name, request):
 def recorded(tmp_path_factory):
     """What a real node was asked, and answered: a bag with the clicks, and one without them."""
     folder = tmp_path_factory.mktemp('bags')
-    with running() as rig:
-        recording = Recording(rig.cameras, TOPICS)
+    with run_rig() as rig:
+        recording = BagRecorder(rig.cameras, TOPICS)
         rig.discover()
         click_all(rig, recording)
-        rig.show()
-        x, y = pixel_of('side', POINTS[1])
+        rig.send_frames()
+        x, y = project_point('side', POINTS[1])
         asked = ask(rig, Correspond, '/crosspoint/correspond_once',
                     Correspond.Request(camera='side', x=x, y=y))
         found = asked.correspondences[0].found
@@ -229,8 +229,9 @@ def test_a_click_in_the_kitchen_finds_the_drawer_handle_twice_in_the_same_words(
     click = PointStamped()
     click.header.stamp = time_from_ns(handle.clicked.stamp_ns)
     click.point.x, click.point.y = handle.pixel
-    bag = with_click(tmp_path / 'clicked', KITCHEN, f'/crosspoint/{handle.clicked.camera}/click',
-                     click, handle.clicked.stamp_ns + 10**8)
+    bag = write_bag_with_click(
+        tmp_path / 'clicked', KITCHEN, f'/crosspoint/{handle.clicked.camera}/click', click,
+        handle.clicked.stamp_ns + 10**8)
     words = ['replay', str(bag), '--params', str(DEMO), '--set', 'use_sim_time=false', '--json']
     said = []
     for _ in range(2):

@@ -14,7 +14,7 @@ from crosspoint_ros.msg import Status
 from geometry_msgs.msg import Point
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
-from two_camera_rig import EYES, LENS, Rig, running
+from two_camera_rig import EYES, LENS, Rig, run_rig
 from visualization_msgs.msg import (
     InteractiveMarker,
     InteractiveMarkerControl,
@@ -116,12 +116,12 @@ def show(rig: Rig, seed: int) -> int:
     scene = cv2.resize(coarse, (LENS.width_px, LENS.height_px), interpolation=cv2.INTER_NEAREST)
     for picture in rig.cameras.pictures.values():
         picture.data = array.array('B', scene.tobytes())
-    return rig.show()
+    return rig.send_frames()
 
 
 @contextmanager
 def watched(**parameters: Any) -> Iterator[tuple[Rig, Watcher]]:
-    with running(**{'limits__max_image_age_s': 3600.0, 'history_s': 60.0, 'busy': 'queue',
+    with run_rig(**{'limits__max_image_age_s': 3600.0, 'history_s': 60.0, 'busy': 'queue',
                     **parameters}) as rig:
         rig.discover()
         watcher = Watcher(rig)
@@ -216,13 +216,13 @@ def test_a_click_after_the_node_was_reloaded_is_refused_and_new_pictures_come():
     with watched() as (rig, watcher):
         old = watcher.sees(show(rig, 1))
         for transition in ('deactivate', 'cleanup', 'configure'):
-            rig.on_executor(getattr(rig.node, f'trigger_{transition}'))
+            rig.run_in_executor(getattr(rig.node, f'trigger_{transition}'))
         rig.until(lambda: 'front' not in watcher.shown, what='the end of the pictures')
         rig.until(watcher._feedback.get_subscription_count)
         rig.results.clear()
         watcher.click(marker=old)
         assert only_result(rig).status.code in (Status.BUSY, Status.STALE)
-        rig.on_executor(rig.node.trigger_activate)
+        rig.run_in_executor(rig.node.trigger_activate)
         rig.results.clear()
         watcher.click(marker=old)
         result = only_result(rig)
@@ -237,16 +237,16 @@ def test_a_click_after_the_node_was_reloaded_is_refused_and_new_pictures_come():
 def test_a_click_while_the_node_is_inactive_is_refused_and_nothing_is_shown():
     with watched() as (rig, watcher):
         old = watcher.sees(show(rig, 1))
-        rig.on_executor(rig.node.trigger_deactivate)
+        rig.run_in_executor(rig.node.trigger_deactivate)
         rig.until(lambda: not watcher.shown, what='the end of the pictures')
         watcher.click(marker=old)
         assert 'not active' in only_result(rig).status.message
 
 
 def test_without_a_history_there_are_no_pictures():
-    with running(history_s=0.0) as rig:
+    with run_rig(history_s=0.0) as rig:
         rig.until(lambda: rig.node._server.state is ServerState.ACTIVE)
-        assert rig.on_executor(lambda: rig.node._server._image_markers._timer.is_canceled())
+        assert rig.run_in_executor(lambda: rig.node._server._image_markers._timer.is_canceled())
 
 
 def test_a_depth_that_is_lost_now_and_then_does_not_turn_the_picture_grey():
@@ -327,7 +327,7 @@ def test_a_click_on_the_picture_before_is_answered_on_that(here):
 def test_a_picture_that_looks_the_same_is_not_sent_again_and_the_click_is_on_the_newest(here):
     rig, watcher = here
     sent = len(watcher.updates)
-    newest_ns = rig.show()  # the same scene
+    newest_ns = rig.send_frames()  # the same scene
     newest = rig.node._server._image_markers._sent['front']
     rig.until(lambda: newest[-1].valid_for_ns == newest_ns, what='the comparison')
     watcher.click()

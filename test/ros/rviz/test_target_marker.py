@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from crosspoint_ros.msg import HistoryEntry
 from geometry_msgs.msg import Point, Pose, Quaternion
-from operator_client import POINT_BASE_M, Operator, at
+from operator_client import POINT_BASE_M, Operator, get_position
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
-from two_camera_rig import LATCHED_QOS, running
+from two_camera_rig import LATCHED_QOS, run_rig
 from visualization_msgs.msg import (
     InteractiveMarker,
     InteractiveMarkerControl,
@@ -104,7 +104,7 @@ class RViz:
         def dealt_with() -> bool:  # again and again: the log is throttled
             self.feedback.publish(InteractiveMarkerFeedback(
                 event_type=MENU, marker_name=word, client_id=self.name))
-            return any(word in said for said in self.person.said)
+            return any(word in said for said in self.person.log_messages)
 
         self.rig.until(dealt_with)
 
@@ -117,7 +117,7 @@ def dragged(marker: InteractiveMarker, by_base_m=DRAG_BASE_M) -> Pose:
 
 @pytest.fixture(scope='module')
 def running_rig() -> Iterator[tuple[Operator, RViz]]:
-    with running() as rig:
+    with run_rig() as rig:
         rig.discover()
         person = Operator(rig)
         yield person, RViz(person)
@@ -128,12 +128,12 @@ def both(running_rig: tuple[Operator, RViz]) -> tuple[Operator, RViz]:
     """A target stands, and RViz shows it."""
     person, rviz = running_rig
     person.call('clear')
-    person.history(current='')
+    person.wait_for_history(current='')
     person.click()
-    person.target_at(POINT_BASE_M)
+    person.wait_for_target(POINT_BASE_M)
     person.rig.until(lambda: person.rig.targets)
     person.rig.targets.clear()
-    person.said.clear()
+    person.log_messages.clear()
     return person, rviz
 
 
@@ -151,7 +151,7 @@ def test_rviz_is_shown_the_target_where_it_stands_with_its_menu(person, rviz):
     marker = rviz.shown()
     assert marker.header.frame_id == 'base_link'
     assert (marker.header.stamp.sec, marker.header.stamp.nanosec) == (0, 0)
-    target = person.history().entries[-1].result.target.pose.pose
+    target = person.wait_for_history().entries[-1].result.target.pose.pose
     assert marker.pose == target
     assert [e.title for e in marker.menu_entries] == [
         'accept', 'undo', 'clear', '[x] show rays']
@@ -174,14 +174,14 @@ def test_it_can_be_moved_along_and_turned_about_each_axis(rviz):
 
 def test_while_it_is_dragged_only_tf_moves_and_when_it_is_released_all_does(person, rviz):
     marker = rviz.shown()
-    before = person.history()
+    before = person.wait_for_history()
     rviz.press(marker)
     rviz.does(MOVE, marker, dragged(marker, 0.5 * DRAG_BASE_M))
     end = transform_from_pose(dragged(marker)).t_m
     rviz.does(MOVE, marker, dragged(marker))
-    person.target_at(end, within_m=1e-6)
+    person.wait_for_target(end, within_m=1e-6)
     assert person.rig.targets == [], 'a planner was sent after a target that is on its way'
-    assert person.history() == before
+    assert person.wait_for_history() == before
     rviz.let_go(marker, dragged(marker))
     person.rig.until(lambda: person.histories[-1].entries[-1].decided == MOVED)
     moved = person.histories[-1].entries[-1]
@@ -191,8 +191,8 @@ def test_while_it_is_dragged_only_tf_moves_and_when_it_is_released_all_does(pers
     assert np.isnan(moved.result.target.pose.covariance).all(), 'nobody measured this pose'
     assert person.histories[-1].current == moved.number
     person.rig.until(lambda: person.rig.targets)
-    assert np.allclose(at(person.newest_pose()), end)
-    person.target_at(end, within_m=1e-6)
+    assert np.allclose(get_position(person.get_newest_pose()), end)
+    person.wait_for_target(end, within_m=1e-6)
     person.rig.until(lambda: rviz.marker() and rviz.marker().description.endswith('moved'))
     assert np.allclose(transform_from_pose(rviz.shown().pose).t_m, end)
 
@@ -203,11 +203,11 @@ def test_the_earlier_answer_is_not_changed_and_undo_brings_it_back(person, rviz)
     rviz.let_go(marker, dragged(marker))
     person.rig.until(lambda: person.histories[-1].entries[-1].decided == MOVED)
     assert person.call('undo').success
-    person.target_at(POINT_BASE_M)
+    person.wait_for_target(POINT_BASE_M)
     person.rig.until(lambda: rviz.shown().pose == marker.pose)
     assert rviz.shown().name == marker.name
     assert person.call('redo').success
-    person.target_at(transform_from_pose(dragged(marker)).t_m, within_m=1e-6)
+    person.wait_for_target(transform_from_pose(dragged(marker)).t_m, within_m=1e-6)
 
 
 def test_it_can_be_turned(person, rviz):
@@ -252,7 +252,7 @@ def test_a_drag_back_to_where_it_began_is_no_step(person, rviz):
     rviz.let_go(marker)
     rviz.settle()
     assert person.histories[-1].entries[-1].decided != MOVED
-    person.target_at(POINT_BASE_M)
+    person.wait_for_target(POINT_BASE_M)
     assert person.rig.targets == []
 
 
@@ -275,11 +275,11 @@ def test_a_pose_that_will_not_do_moves_nothing_and_is_told_once(person, rviz, ch
         rviz.does(MOVE, marker, **given)
         rviz.does(UP, marker, **given)
     rviz.settle()
-    told = [s for s in person.said if 'was not moved' in s]
+    told = [s for s in person.log_messages if 'was not moved' in s]
     assert len(told) == 1
     assert words in told[0]
     assert person.histories[-1].entries[-1].decided != MOVED
-    person.target_at(POINT_BASE_M)
+    person.wait_for_target(POINT_BASE_M)
     assert rviz.shown().pose == marker.pose
     assert person.rig.targets == []
 
@@ -290,10 +290,10 @@ def test_a_client_that_vanishes_in_mid_drag_leaves_the_target_where_it_was(
     marker = rviz.shown()
     rviz.press(marker)
     rviz.does(MOVE, marker, dragged(marker))
-    person.target_at(transform_from_pose(dragged(marker)).t_m, within_m=1e-6)
+    person.wait_for_target(transform_from_pose(dragged(marker)).t_m, within_m=1e-6)
     rviz.leave()
-    person.target_at(POINT_BASE_M)
-    person.rig.until(lambda: any('not released' in s for s in person.said))
+    person.wait_for_target(POINT_BASE_M)
+    person.rig.until(lambda: any('not released' in s for s in person.log_messages))
     assert person.histories[-1].entries[-1].decided != MOVED
     assert person.rig.targets == []
     rviz.come()
@@ -306,24 +306,24 @@ def test_a_drag_without_an_end_is_given_up_and_its_late_release_moves_nothing(
     marker = rviz.shown()
     rviz.press(marker)
     rviz.does(MOVE, marker, dragged(marker))
-    person.rig.until(lambda: any('not released' in s for s in person.said))
-    person.target_at(POINT_BASE_M)
+    person.rig.until(lambda: any('not released' in s for s in person.log_messages))
+    person.wait_for_target(POINT_BASE_M)
     rviz.does(UP, marker, dragged(marker))
-    person.rig.until(lambda: any('given up' in s for s in person.said))
+    person.rig.until(lambda: any('given up' in s for s in person.log_messages))
     assert person.histories[-1].entries[-1].decided != MOVED
-    person.target_at(POINT_BASE_M)
+    person.wait_for_target(POINT_BASE_M)
 
 
 def test_a_new_answer_in_mid_drag_wins_and_the_release_means_nothing(person, rviz):
     marker = rviz.shown()
     rviz.press(marker)
     rviz.does(MOVE, marker, dragged(marker))
-    person.target_at(transform_from_pose(dragged(marker)).t_m, within_m=1e-6)
+    person.wait_for_target(transform_from_pose(dragged(marker)).t_m, within_m=1e-6)
     person.click(OTHER_BASE_M)
     rviz.let_go(marker, dragged(marker))
     rviz.settle()
     assert person.histories[-1].entries[-1].decided != MOVED
-    person.target_at(OTHER_BASE_M)
+    person.wait_for_target(OTHER_BASE_M)
     assert rviz.shown().name != marker.name
 
 
@@ -332,13 +332,13 @@ def test_a_target_that_is_taken_away_in_mid_drag_does_not_come_back(person, rviz
     marker = rviz.shown()
     rviz.press(marker)
     rviz.does(MOVE, marker, dragged(marker))
-    person.target_at(transform_from_pose(dragged(marker)).t_m, within_m=1e-6)
+    person.wait_for_target(transform_from_pose(dragged(marker)).t_m, within_m=1e-6)
     assert person.call(what).success
     rviz.does(MOVE, marker, dragged(marker))
     rviz.let_go(marker, dragged(marker))
     rviz.settle()
-    person.history(current='')
-    person.no_target()
+    person.wait_for_history(current='')
+    person.wait_for_no_target()
     assert rviz.marker() is None
 
 
@@ -347,8 +347,8 @@ def test_a_refused_click_does_not_end_a_drag(person, rviz):
     rviz.press(marker)
     rviz.does(MOVE, marker, dragged(marker))
     person.rig.results.clear()
-    refused = person.ask((0.0, 0.0, 0.0), other_cameras=('ghost',))
-    assert not person.result_of(refused).has_target
+    refused = person.submit_click((0.0, 0.0, 0.0), other_cameras=('ghost',))
+    assert not person.wait_for_result(refused).has_target
     rviz.let_go(marker, dragged(marker))
     person.rig.until(lambda: person.histories[-1].entries[-1].decided == MOVED)
 
@@ -363,7 +363,7 @@ def test_two_people_do_not_drag_one_target(person, rviz):
     assert person.histories[-1].entries[-1].decided != MOVED
     rviz.let_go(marker, dragged(marker))
     person.rig.until(lambda: person.histories[-1].entries[-1].decided == MOVED)
-    person.target_at(transform_from_pose(dragged(marker)).t_m, within_m=1e-6)
+    person.wait_for_target(transform_from_pose(dragged(marker)).t_m, within_m=1e-6)
     other.leave()
 
 
@@ -398,17 +398,17 @@ def test_accept_in_the_menu_before_a_move_does_not_accept_the_moved_target(perso
 
 
 def test_undo_and_clear_in_the_menu_are_those_of_the_services(person, rviz):
-    first = person.history().entries[-1].result.query_id
+    first = person.wait_for_history().entries[-1].result.query_id
     person.click(OTHER_BASE_M)
     rviz.choose(rviz.shown(), 'undo')
-    person.history(current=first)
-    person.target_at(POINT_BASE_M)
+    person.wait_for_history(current=first)
+    person.wait_for_target(POINT_BASE_M)
     rviz.choose(rviz.shown(), 'clear')
-    person.history(current='')
-    person.no_target()
+    person.wait_for_history(current='')
+    person.wait_for_no_target()
     assert rviz.marker() is None
     assert person.call('undo').success
-    person.target_at(POINT_BASE_M)
+    person.wait_for_target(POINT_BASE_M)
 
 
 def test_the_rays_are_hidden_and_shown_by_the_menu(person, rviz):
@@ -431,7 +431,7 @@ def test_the_rays_are_hidden_and_shown_by_the_menu(person, rviz):
 
 def test_an_unknown_entry_of_the_menu_is_told(person, rviz):
     rviz.does(MENU, rviz.shown(), menu_entry_id=99)
-    person.rig.until(lambda: any('no entry 99' in s for s in person.said))
+    person.rig.until(lambda: any('no entry 99' in s for s in person.log_messages))
 
 
 def test_the_rays_still_end_where_the_answer_was_when_the_target_is_moved(person, rviz):
