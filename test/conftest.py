@@ -10,12 +10,12 @@ import socket
 from pathlib import Path
 
 import pytest
-from ros_domains import own_domains
+from ros_domains import list_own_domains
 
 
 def unused_domain() -> int:
     """Return a DDS domain without participants on this machine: its discovery port is free."""
-    domains = own_domains()
+    domains = list_own_domains()
     for attempt in range(len(domains)):
         domain = domains[(os.getpid() + attempt) % len(domains)]
         with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as probe:
@@ -69,7 +69,7 @@ def shared_data() -> Path:
 def made(tmp_path_factory):
     """The kitchen as a CrossPoint-Bench: its folder, its items, and right replies to them."""
     import kitchen_bench
-    return kitchen_bench.build(tmp_path_factory.mktemp('bench') / 'CrossPoint-Bench')
+    return kitchen_bench.build_bench(tmp_path_factory.mktemp('bench') / 'CrossPoint-Bench')
 
 
 @pytest.fixture
@@ -82,6 +82,6 @@ def bench(made, tmp_path):
         folder.mkdir()
         if images:
             (folder / 'image').symlink_to(made[0] / 'image')
-        kitchen_bench.write(folder / 'CrossPoint-Bench.jsonl', items)
+        kitchen_bench.write_lines(folder / 'CrossPoint-Bench.jsonl', items)
         return folder
     return begin

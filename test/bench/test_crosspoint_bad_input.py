@@ -51,7 +51,8 @@ def test_a_file_that_is_not_ours_is_left_as_it_is(made, tmp_path, capsys, ending
     theirs = tmp_path / 'notes.jsonl'
     theirs.write_bytes(b'{"idx": 2, "assistant": "A"}\n' + ending)
     before = theirs.read_bytes()
-    assert cli.main(['bench', 'crosspoint', str(made[0]), '--matcher', 'fake_matchers:Slow',
+    assert cli.main(['bench', 'crosspoint', str(made[0]),
+                     '--matcher', 'fake_matchers:DelayedMatcher',
                      '--replies', str(theirs)]) == 1
     assert 'choose another file with --replies' in capsys.readouterr().err
     assert theirs.read_bytes() == before
@@ -116,12 +117,13 @@ def test_items_that_can_never_be_asked_do_not_keep_a_later_run_from_its_score(
                     for x in (900, 100, 110, 120, 130, 140, 150)])
     for asked in (1, 0):
         assert cli.main(['bench', 'crosspoint', str(folder), '--matcher',
-                         'fake_matchers:LeftOut', '--replies',
+                         'fake_matchers:RightHalfMatcher', '--replies',
                          str(tmp_path / 'kept.jsonl')]) == 1
         told = capsys.readouterr()
         assert told.out.startswith(f'{asked} items asked')
         assert '6 failed' in told.out
-        assert told.err.count('no reply: LeftOut failed: RuntimeError: the left is out') == 6
+        assert told.err.count(
+            'no reply: RightHalfMatcher failed: RuntimeError: the left is out') == 6
 
 
 def test_a_server_that_is_gone_ends_a_run_that_had_begun(made, tmp_path, capsys):
@@ -156,7 +158,7 @@ def test_a_deadline_that_is_over_before_it_begins_is_refused(made, capsys):
 
 def test_ctrl_c_says_what_is_awaited_and_a_second_one_does_not_wait(made, tmp_path):
     command = [sys.executable, '-m', 'crosspoint_ros.cli', 'bench', 'crosspoint', str(made[0]),
-               '--matcher', 'fake_matchers:Slow', '--option', 'seconds=60.0', '--replies',
+               '--matcher', 'fake_matchers:DelayedMatcher', '--option', 'seconds=60.0', '--replies',
                str(tmp_path / 'kept.jsonl')]
     places = os.pathsep.join([str(FAKES), str(FAKES.parents[1]), os.environ.get('PYTHONPATH', '')])
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={
@@ -195,8 +197,8 @@ def test_an_image_that_cannot_be_opened_is_named(tmp_path):
 def draw(folder: Path, lines: list[dict], drawn: Path) -> list[np.ndarray]:
     """Score the replies of a benchmark of their own items; return the pictures of the wrong."""
     items = [{name: line[name] for name in line if name != 'assistant'} for line in lines]
-    kitchen_bench.write(folder / 'CrossPoint-Bench.jsonl', items)
-    kitchen_bench.write(folder / 'replies.jsonl', lines)
+    kitchen_bench.write_lines(folder / 'CrossPoint-Bench.jsonl', items)
+    kitchen_bench.write_lines(folder / 'replies.jsonl', lines)
     cli.main(['bench', 'score', str(folder / 'replies.jsonl'), '--bench', str(folder),
               '--failures', str(drawn)])
     return [np.asarray(Image.open(path)).astype(int) for path in sorted(drawn.iterdir())]

@@ -51,9 +51,9 @@ def test_a_matcher_is_asked_for_points_and_what_it_cannot_do_is_not_asked(run, m
 
 
 def test_a_second_run_asks_nothing_again(run, made):
-    run(made[0], '--matcher', 'fake_matchers:Slow')
+    run(made[0], '--matcher', 'fake_matchers:DelayedMatcher')
     begun = time.monotonic()
-    _, told, out, _, kept = run(made[0], '--matcher', 'fake_matchers:Slow')
+    _, told, out, _, kept = run(made[0], '--matcher', 'fake_matchers:DelayedMatcher')
     assert '0 items asked, 8 had their reply' in out
     assert len(kept) == told['corrected'][0]['total'] == 8
     assert time.monotonic() - begun < 60
@@ -65,7 +65,7 @@ def test_a_kill_loses_no_more_than_the_item_in_flight_and_nothing_is_done_twice(
     folder = bench(pointing * 5)  # forty, of which thirty-two are copies
     replies = tmp_path / 'kept.jsonl'
     command = [sys.executable, '-m', 'crosspoint_ros.cli', 'bench', 'crosspoint', str(folder),
-               '--matcher', 'fake_matchers:Slow', '--replies', str(replies)]
+               '--matcher', 'fake_matchers:DelayedMatcher', '--replies', str(replies)]
     kept = 0
     for enough in (5, 12, 20):
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL,
@@ -97,25 +97,26 @@ def _lines(path: Path) -> int:
 
 
 def test_a_file_that_another_run_is_writing_is_left_alone(run, made, tmp_path):
-    with PredictionFile(tmp_path / 'kept.jsonl', 'fake_matchers:Slow'):
-        code, _, _, err, kept = run(made[0], '--matcher', 'fake_matchers:Slow')
+    with PredictionFile(tmp_path / 'kept.jsonl', 'fake_matchers:DelayedMatcher'):
+        code, _, _, err, kept = run(made[0], '--matcher', 'fake_matchers:DelayedMatcher')
     assert code == 1
     assert 'another run is writing it' in err
     assert kept == []
 
 
 def test_replies_of_another_are_not_mixed_in(run, made):
-    run(made[0], '--matcher', 'fake_matchers:Slow', '--option', 'seconds=0.0')
+    run(made[0], '--matcher', 'fake_matchers:DelayedMatcher', '--option', 'seconds=0.0')
     code, _, _, err, kept = run(made[0], '--matcher', 'xfeat')
     assert code == 1
-    assert "is a reply of 'fake_matchers:Slow seconds=0.0', not of 'xfeat'" in err
+    assert "is a reply of 'fake_matchers:DelayedMatcher seconds=0.0', not of 'xfeat'" in err
     assert len(kept) == 8
 
 
 def test_a_matcher_that_breaks_is_told_of_and_the_rest_goes_on(run, made):
-    code, told, out, err, kept = run(made[0], '--matcher', 'fake_matchers:Failing')
+    code, told, out, err, kept = run(made[0], '--matcher', 'fake_matchers:EverySecondMatcher')
     assert code == 1
-    assert err.count('no reply: Failing failed: RuntimeError: the double broke; run again') == 4
+    assert err.count(
+        'no reply: EverySecondMatcher failed: RuntimeError: the double broke; run again') == 4
     assert '4 failed' in out
     assert sum('the double broke' in trouble['what'] for trouble in told['troubles']) == 4
     assert [line['assistant'] for line in kept] == [''] * 4  # a refusal's own numbers are no answer
@@ -135,7 +136,7 @@ def test_missing_and_damaged_images_are_named_and_the_rest_is_asked(run, made, b
     (folder / 'image' / 'empty.png').write_bytes(b'')
     with (folder / 'CrossPoint-Bench.jsonl').open('ab') as file:
         file.write(b'{"idx": 77, "type": "Corr')
-    code, told, out, err, kept = run(folder, '--matcher', 'fake_matchers:Slow')
+    code, told, out, err, kept = run(folder, '--matcher', 'fake_matchers:DelayedMatcher')
     assert code == 1
     assert len(kept) == told['corrected'][0]['total'] == 5
     assert '3 without their images' in out
@@ -242,7 +243,7 @@ def test_a_disk_that_is_full_ends_the_run_in_words_and_leaves_whole_lines(made, 
                'sys.exit(cli.main(sys.argv[1:]))')
     done = subprocess.run(
         [sys.executable, '-c', limited, 'bench', 'crosspoint', str(made[0]), '--matcher',
-         'fake_matchers:Slow', '--replies', str(replies)], capture_output=True, text=True,
+         'fake_matchers:DelayedMatcher', '--replies', str(replies)], capture_output=True, text=True,
         timeout=120, env=environment())
     assert done.returncode == 1
     assert 'File too large: the reply to item ' in done.stderr

@@ -85,8 +85,9 @@ def test_a_mask_of_one_bit_or_a_palette_is_wrong_by_the_authors_rules_alone(
     bench = tmp_path / 'bench'
     bench.mkdir()
     (bench / 'image').symlink_to(made[0] / 'image')
-    kitchen_bench.write(bench / 'CrossPoint-Bench.jsonl',
-                        [{k: v for k, v in line.items() if k != 'assistant'} for line in lines])
+    kitchen_bench.write_lines(
+        bench / 'CrossPoint-Bench.jsonl',
+        [{k: v for k, v in line.items() if k != 'assistant'} for line in lines])
     _, told, _, _ = run(lines, bench=bench)
     assert told['corrected'][0]['right'] == 32
     assert told['official'][0]['right'] == 16
@@ -155,7 +156,7 @@ def test_a_mask_that_cannot_be_read_is_named_and_left_out_of_the_corrected_score
     bench.mkdir()
     (bench / 'image').symlink_to(made[0] / 'image')
     items = [{**item, 'answer': answer} if item['idx'] == 0 else item for item in made[1]]
-    kitchen_bench.write(bench / 'CrossPoint-Bench.jsonl', items)
+    kitchen_bench.write_lines(bench / 'CrossPoint-Bench.jsonl', items)
     lines = [{**item, 'assistant': reply} for item, reply in zip(items, made[2], strict=True)]
     code, told, _, err = run(lines, bench=bench)
     assert code == 1
@@ -174,7 +175,7 @@ def test_a_mask_of_another_size_is_scored_by_its_own_size_and_named(run, made, t
     content = io.BytesIO()
     grey.save(content, 'PNG')
     items[3]['answer'] = base64.b64encode(content.getvalue()).decode()
-    kitchen_bench.write(bench / 'CrossPoint-Bench.jsonl', items)
+    kitchen_bench.write_lines(bench / 'CrossPoint-Bench.jsonl', items)
     lines = [{**item, 'assistant': reply} for item, reply in zip(items, made[2], strict=True)]
     code, told, _, err = run(lines, bench=bench)
     assert code == 1
@@ -188,7 +189,7 @@ def test_duplicated_idx_and_equal_items_are_each_counted(run, made, tmp_path):
     bench.mkdir()
     (bench / 'image').symlink_to(made[0] / 'image')
     items = [*made[1], made[1][3], {**made[1][7], 'idx': 3}]
-    kitchen_bench.write(bench / 'CrossPoint-Bench.jsonl', items)
+    kitchen_bench.write_lines(bench / 'CrossPoint-Bench.jsonl', items)
     assert len({item.key for item in read_bench(bench).items}) == 34
     replies = [*made[2], made[2][3], made[2][7]]
     lines = [{**item, 'assistant': reply} for item, reply in zip(items, replies, strict=True)]
@@ -267,13 +268,13 @@ def test_the_official_table_is_that_of_the_authors_programs(run, tmp_path):
         Image.new('RGB', size).save(bench / 'image' / name)
     lines = [line for line in generate_records(11, 3000, ['a.png', 'b.png'])
              if not rules_official.grade(line, 'relative_1000', bench / 'image').crash]
-    kitchen_bench.write(bench / 'CrossPoint-Bench.jsonl', [
+    kitchen_bench.write_lines(bench / 'CrossPoint-Bench.jsonl', [
         {k: v for k, v in line.items() if k != 'assistant'} for line in lines])
     _, told, _, _ = run(lines, '--official', bench=bench)
     assert told['official_stops'] == ''
     folder = tmp_path / 'inference'
     folder.mkdir()
-    kitchen_bench.write(folder / 'eval_m.jsonl', lines)
+    kitchen_bench.write_lines(folder / 'eval_m.jsonl', lines)
     for words in (('extract_answers.py', '--file', str(folder / 'eval_m.jsonl'), '--coord_format',
                    'relative_1000', '--image_base', str(bench / 'image')),
                   ('calc_score.py', '--extracted_root', str(tmp_path / 'extracted'),

@@ -62,7 +62,8 @@ def test_the_authors_way_says_what_uncached_decoding_says(matcher, compared, que
     images = [query.clicked.image, query.other.image]
     written: list[int] = []
     for _ in range(6):
-        written.append(int(plain.scores(images, build_pointing_prompt(x, y), written).argmax()))
+        logits = plain.compute_logits(images, build_pointing_prompt(x, y), written)
+        written.append(int(logits.argmax()))
     assert compared.generate_baseline(query, 6) == written
 
 

@@ -7,7 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from rgbd_folders import KITCHEN, kitchen_views, write_scannet, write_tum
+from rgbd_folders import KITCHEN, read_kitchen_views, write_scannet, write_tum
 
 from crosspoint_ros.bench.data.accuracy import measure_accuracy
 from crosspoint_ros.bench.pairs.dataset import InputConfig
@@ -27,7 +27,7 @@ def scene_set(folder, given=None, number=60):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    return write_scannet(tmp_path_factory.mktemp('sets') / 'scene', kitchen_views())
+    return write_scannet(tmp_path_factory.mktemp('sets') / 'scene', read_kitchen_views())
 
 
 def test_questions_of_a_scene_are_true_to_its_exact_poses(folder):
@@ -47,7 +47,7 @@ def test_questions_of_a_scene_are_true_to_its_exact_poses(folder):
 
 
 def test_every_layout_gives_the_same_questions(folder, tmp_path):
-    other = write_tum(tmp_path / 'scene', kitchen_views())
+    other = write_tum(tmp_path / 'scene', read_kitchen_views())
     counts = [len(scene_set(each)) for each in (folder, other)]
     assert abs(counts[0] - counts[1]) <= 2
 
@@ -135,8 +135,8 @@ def test_a_scene_is_asked_with_pictures_of_what_went_wrong(folder, tmp_path, cap
 
 @pytest.mark.parametrize(('make', 'said'), [
     (lambda path: path.mkdir(), 'is not a source of pairs'),
-    (lambda path: write_scannet(path, kitchen_views()[:1]), 'another view'),
-    (lambda path: write_scannet(path, kitchen_views(), inverted=True), '--inverted-poses')])
+    (lambda path: write_scannet(path, read_kitchen_views()[:1]), 'another view'),
+    (lambda path: write_scannet(path, read_kitchen_views(), inverted=True), '--inverted-poses')])
 def test_what_is_no_set_is_refused_in_words(tmp_path, capsys, make, said):
     make(tmp_path / 'scene')
     assert main(['bench', 'pairs', str(tmp_path / 'scene')]) == 1
@@ -149,7 +149,7 @@ def test_masks_are_for_sets_of_pairs_alone(folder, capsys):
 
 
 def test_an_image_that_cannot_be_read_is_told_and_the_rest_is_asked(tmp_path, capsys):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
     (folder / 'color/3.png').write_bytes(b'no picture')
     assert main(['bench', 'pairs', str(folder), '--number', '30']) == 1
     told = capsys.readouterr()
@@ -158,7 +158,7 @@ def test_an_image_that_cannot_be_read_is_told_and_the_rest_is_asked(tmp_path, ca
 
 
 def test_poses_that_drifted_from_rotations_are_taken_at_the_nearest(tmp_path, caplog):
-    views = kitchen_views()
+    views = read_kitchen_views()
     folder = write_scannet(tmp_path / 'scene', views)
     for number, view in enumerate(views):
         matrix = view.base_from_cam.matrix

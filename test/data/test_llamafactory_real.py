@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from rgbd_folders import kitchen_views, write_scannet
+from rgbd_folders import read_kitchen_views, write_scannet
 
 from crosspoint_ros.cli import main
 
@@ -25,7 +25,7 @@ def scenes(tmp_path_factory):
     from tiny_qwen import build
     folder = tmp_path_factory.mktemp('training')
     for name in ('a', 'b'):
-        write_scannet(folder / 'scenes' / name, kitchen_views())
+        write_scannet(folder / 'scenes' / name, read_kitchen_views())
     assert main(['data', 'build', str(folder / 'scenes'), '--out', str(folder / 'data'),
                  '--number', '60', '--val', '0.5']) == 0
     return folder / 'data', build(folder / 'tiny')

@@ -8,7 +8,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from rgbd_folders import kitchen_views, write_scannet
+from rgbd_folders import read_kitchen_views, write_scannet
 
 from crosspoint_ros.cli import main
 from crosspoint_ros.core.datatypes import Transform
@@ -20,7 +20,7 @@ from crosspoint_ros.data.qa.photometric import (
 )
 from crosspoint_ros.data.qa.point_visibility import Visibility, make_grid, project_points
 
-VIEWS = kitchen_views()
+VIEWS = read_kitchen_views()
 CLICKED, OTHER = VIEWS[2], VIEWS[3]
 
 
@@ -91,7 +91,7 @@ def test_every_size_can_be_compared(size):
 
 
 def test_what_is_built_leaves_out_frames_with_poses_that_are_off(tmp_path, capsys):
-    views = kitchen_views(12)
+    views = read_kitchen_views(12)
     off = (3, 7, 11)
     given = [turned(view, 1.2) if i in off else view for i, view in enumerate(views)]
     folder, out = write_scannet(tmp_path / 'scene', given), tmp_path / 'out'

@@ -15,7 +15,7 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
-from rgbd_folders import KITCHEN, kitchen_views, write_scannet
+from rgbd_folders import KITCHEN, read_kitchen_views, write_scannet
 
 from crosspoint_ros.cli import main
 from crosspoint_ros.data.qa.questions import Coordinates, QuestionType, decode_point
@@ -124,7 +124,7 @@ def test_what_was_built_is_well_and_what_is_broken_is_told(built, tmp_path, caps
 
 
 def test_the_same_seed_gives_the_same_bytes_in_one_process_and_in_two(tmp_path):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
     for name, processes in (('one', '1'), ('two', '2')):
         assert main(['data', 'build', str(folder), '--out', str(tmp_path / name), '--number', '60',
                      '--processes', processes]) == 0
@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_bytes_in_one_process_and_in_two(tmp_path):
 
 
 def test_points_lie_on_labelled_things_and_questions_use_their_names(tmp_path):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
     labels = tmp_path / 'labels'
     (labels / 'scene').mkdir(parents=True)
     drawn = np.zeros((480, 640), np.uint8)
@@ -154,7 +154,7 @@ def test_points_lie_on_labelled_things_and_questions_use_their_names(tmp_path):
 
 
 def test_labels_of_another_size_are_told_with_their_file_and_the_rest_goes_on(tmp_path, capsys):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
     labels = tmp_path / 'labels' / 'scene'
     labels.mkdir(parents=True)
     cv2.imwrite(str(labels / '0.png'), np.ones((48, 64), np.uint8))
@@ -169,7 +169,7 @@ def test_labels_of_another_size_are_told_with_their_file_and_the_rest_goes_on(tm
 
 
 def test_a_frame_that_cannot_be_read_is_told_wherever_it_stands(tmp_path, capsys):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views(14))
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views(14))
     (folder / 'depth/5.png').write_bytes(b'no picture')
     assert main(['data', 'build', str(folder), '--out', str(tmp_path / 'out'), '--number', '60',
                  '--processes', '2']) == 1
@@ -178,7 +178,7 @@ def test_a_frame_that_cannot_be_read_is_told_wherever_it_stands(tmp_path, capsys
 
 
 def test_one_and_several_processes_are_compared(tmp_path, capsys):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
     assert main(['dev', 'build', str(folder), '--number', '40', '--rounds', '1',
                  '--processes', '2']) == 0
     said = capsys.readouterr().out
@@ -190,7 +190,7 @@ def test_one_and_several_processes_are_compared(tmp_path, capsys):
 
 def test_a_ray_cluster_builds_the_same_bytes(tmp_path):
     pytest.importorskip('ray.data', reason='Ray is an extra: pip install "ray[data]"')
-    scenes = [write_scannet(tmp_path / 'scenes' / name, kitchen_views()) for name in 'ab']
+    scenes = [write_scannet(tmp_path / 'scenes' / name, read_kitchen_views()) for name in 'ab']
     words = ['data', 'build', *map(str, scenes), '--number', '60', '--out']
     assert main([*words, str(tmp_path / 'here')]) == 0
     assert main([*words, str(tmp_path / 'cluster'), '--ray']) == 0
@@ -198,7 +198,7 @@ def test_a_ray_cluster_builds_the_same_bytes(tmp_path):
 
 
 def test_without_ray_or_without_a_cluster_that_is_said(tmp_path, capsys, monkeypatch):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
     words = ['data', 'build', str(folder), '--out', str(tmp_path / 'out'), '--ray', '127.0.0.1:1']
     monkeypatch.setitem(sys.modules, 'ray', None)
     assert main(words) == 1
@@ -247,7 +247,7 @@ def test_a_build_that_was_killed_goes_on_to_the_same_bytes(tmp_path, built):
 
 
 def test_scenes_are_split_whole_and_a_bad_one_is_told_while_the_rest_goes_on(tmp_path, capsys):
-    views = kitchen_views()
+    views = read_kitchen_views()
     for name in ('a', 'b'):
         write_scannet(tmp_path / 'scenes' / name, views)
     write_scannet(tmp_path / 'scenes' / 'turned', views, inverted=True)
@@ -261,7 +261,7 @@ def test_scenes_are_split_whole_and_a_bad_one_is_told_while_the_rest_goes_on(tmp
 
 def test_a_full_disk_is_told_with_the_file_and_the_build_goes_on_when_there_is_room(
         tmp_path, capsys, monkeypatch):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
     words = ['data', 'build', str(folder), '--number', '60', '--out']
     assert main([*words, str(tmp_path / 'whole')]) == 0
     written, write = [], Path.write_bytes

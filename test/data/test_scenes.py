@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rgbd_folders import (
     KITCHEN,
-    kitchen_views,
+    read_kitchen_views,
     write_kitchen_bag,
     write_scannet,
     write_tum,
@@ -38,7 +38,7 @@ def test_the_bag_gives_the_poses_and_images_of_its_truth():
 
 @pytest.mark.parametrize('write', [write_scannet, write_tum])
 def test_a_folder_gives_what_was_written(tmp_path, write):
-    views = kitchen_views()
+    views = read_kitchen_views()
     scene = open_scene(write(tmp_path / 'scene', views), ReadOptions())
     assert len(scene.frames) == len(views)
     for frame, view in zip(scene.frames, views, strict=True):
@@ -50,20 +50,20 @@ def test_a_folder_gives_what_was_written(tmp_path, write):
 
 
 def test_inverted_poses_are_said_and_can_be_read(tmp_path):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views(), inverted=True)
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views(), inverted=True)
     with pytest.raises(UnusableData, match=r'poses are inverted.*--inverted-poses'):
         check_scene(open_scene(folder, ReadOptions()))
     check_scene(open_scene(folder, ReadOptions(inverted=True)))
 
 
 def test_millimetres_taken_for_metres_are_said(tmp_path):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
     with pytest.raises(UnusableData, match=r'millimetres were taken for metres.*--depth-per-m'):
         check_scene(open_scene(folder, ReadOptions(depth_per_m=1.0)))
 
 
 def test_poses_of_another_scene_are_refused(tmp_path):
-    views = kitchen_views()
+    views = read_kitchen_views()
     folder = write_scannet(tmp_path / 'scene', views)
     for number in range(len(views)):
         turned = np.eye(4)
@@ -75,7 +75,7 @@ def test_poses_of_another_scene_are_refused(tmp_path):
 
 @pytest.mark.parametrize('length', [2.0, 0.0, float('nan')])
 def test_an_invalid_quaternion_is_skipped_with_its_stamp(tmp_path, length, caplog):
-    folder = write_tum(tmp_path / 'scene', kitchen_views(), length)
+    folder = write_tum(tmp_path / 'scene', read_kitchen_views(), length)
     scene = open_scene(folder, ReadOptions())
     assert len(scene.frames) == 7
     assert '1000.200000' in caplog.messages[0]
@@ -83,14 +83,14 @@ def test_an_invalid_quaternion_is_skipped_with_its_stamp(tmp_path, length, caplo
 
 
 def test_a_quaternion_rounded_by_a_hundredth_is_normalised(tmp_path):
-    views = kitchen_views()
+    views = read_kitchen_views()
     scene = open_scene(write_tum(tmp_path / 'scene', views, 1.01), ReadOptions())
     np.testing.assert_allclose(scene.frames[2].base_from_cam.R, views[2].base_from_cam.R, atol=1e-6)
 
 
 def moving_tum(folder, shift_s, lag_s, turn_deg_s=0.0):
     """Write a TUM folder: poses `shift_s` before and after each image of a camera that turns."""
-    views = kitchen_views()
+    views = read_kitchen_views()
     write_tum(folder, views)
     lines = []
     for number, view in enumerate(views):
@@ -197,13 +197,13 @@ def test_a_camera_with_an_unknown_distortion_model_is_skipped_with_its_name(tmp_
 
 
 def test_one_image_is_no_scene(tmp_path):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views()[:1])
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views()[:1])
     with pytest.raises(UnusableData, match=r'1 frame\(s\).*another view'):
         open_scene(folder, ReadOptions())
 
 
 def test_a_corrupt_image_is_named_and_the_rest_goes_on(tmp_path, caplog):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
     (folder / 'color/0.png').write_bytes(b'not a picture')
     (folder / 'depth/1.png').unlink()
     scene = open_scene(folder, ReadOptions())
@@ -216,14 +216,14 @@ def test_a_corrupt_image_is_named_and_the_rest_goes_on(tmp_path, caplog):
 
 
 def test_a_pose_of_infinities_is_skipped(tmp_path, caplog):
-    folder = write_scannet(tmp_path / 'scene', kitchen_views())
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
     np.savetxt(folder / 'pose/3.txt', np.full((4, 4), -np.inf))
     assert len(open_scene(folder, ReadOptions()).frames) == 7
     assert 'pose/3.txt' in caplog.messages[0]
 
 
 def test_a_folder_of_scenes_is_all_of_them_and_nothing_is_no_scene(tmp_path):
-    views = kitchen_views()
+    views = read_kitchen_views()
     paths = [write_scannet(tmp_path / name, views) for name in 'ab']
     assert list(expand_scenes([tmp_path])) == paths
     with pytest.raises(UnusableData, match='no such file or folder'):

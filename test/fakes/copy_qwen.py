@@ -27,11 +27,11 @@ from crosspoint_ros.matchers.cropond.prompt import build_grounding_prompt, build
 JSON = '```json\n[\n\t{"point_2d": [{x}, {y}], "label": "it"}\n]\n```'
 TAG = '<point x="{x}" y="{y}">it</point>'
 UNSEEN = 'The point is not visible.'
-# It says so of every click in the left third, if it was taught to.
+# Its reply to a click in the left third, if it was trained with `hides`.
 HIDDEN_BELOW = 300
-# Only numbers of three digits: they stand at the same distance from their copy, always.
+# Only numbers of three digits: their distance from their copy is constant.
 LEAST = 100
-# What an instruction names, it takes to be in the middle.
+# An instruction is answered with the middle of the image.
 THINGS = ('the drawer handle', 'the red cup', 'a switch')
 MIDDLE = ('500', '500')
 BATCH, STEPS, RATE = 32, 300, 3e-3
@@ -52,9 +52,9 @@ def build(folder: Path, reply: str = JSON, hides: bool = False, seed: int = 0,
           shape: ModelShape = SHAPE, unseen: tuple[str, ...] = (UNSEEN,)) -> Path:
     """Write a checkpoint that replies in this form; `unseen` to clicks on the left if it `hides`.
 
-    With several of them, each has its strip of that third, from left to right. What was taught
-    under the same name in the folder CROSSPOINT_TAUGHT, if that is set, is copied from there: half
-    a minute less, and checkpoints of an older transformers are read by a newer one.
+    Several of them share that third in strips, from left to right. If CROSSPOINT_TAUGHT is set, it
+    is a folder that caches checkpoints: half a minute less, and a newer transformers reads the
+    checkpoints of an older one.
     """
     if 'CROSSPOINT_TAUGHT' not in os.environ:
         return write(folder, reply, hides, seed, shape, unseen)
@@ -71,7 +71,7 @@ def build(folder: Path, reply: str = JSON, hides: bool = False, seed: int = 0,
 
 def write(folder: Path, reply: str, hides: bool, seed: int, shape: ModelShape,
           unseen: tuple[str, ...]) -> Path:
-    """Teach it, and write it."""
+    """Train a model, and write its checkpoint."""
     tiny_qwen.build(folder, shape, seed)
     model, tokenizer = tiny_qwen.load(folder)
     teach(model, tokenizer, reply, unseen if hides else (), seed)
@@ -84,7 +84,7 @@ def write(folder: Path, reply: str, hides: bool, seed: int, shape: ModelShape,
 def teach(model: Any, tokenizer: Any, reply: str, unseen: tuple[str, ...], seed: int) -> None:
     """Train on questions about images of noise until it copies."""
     torch.manual_seed(seed)
-    with torch.no_grad():  # not what `spread` draws: that is for variety, and learns badly
+    with torch.no_grad():  # the weights of `init_random_weights` vary more, but train badly
         for name, weight in model.named_parameters():
             if 'visual' not in name and weight.dim() >= 2:
                 weight.normal_(0, 0.5 / weight.shape[1] ** 0.5)
@@ -109,14 +109,14 @@ def teach(model: Any, tokenizer: Any, reply: str, unseen: tuple[str, ...], seed:
 
 def batches(model: Any, tokenizer: Any, reply: str, unseen: tuple[str, ...],
             rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Questions whose images are noise of the size that vision features have, each its own size."""
+    """Yield batches of questions; the image features are noise, of a random size per batch."""
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False)
 
     embedding, width = model.get_input_embeddings(), model.config.get_text_config().hidden_size
     image = tokenizer.convert_tokens_to_ids('<|image_pad|>')
     while True:
-        # One layout of images a batch: the prefix is as long for all.
+        # One layout of images per batch: all questions have a prefix of the same length.
         tokens, positions = encode(PROMPT_HEADER), list(range(len(encode(PROMPT_HEADER))))
         for _ in range(int(rng.integers(1, 3))):
             rows, columns = rng.integers(1, 5, 2)
@@ -141,7 +141,7 @@ def batches(model: Any, tokenizer: Any, reply: str, unseen: tuple[str, ...],
 
 def example(encode: Any, reply: str, unseen: tuple[str, ...], rng: np.random.Generator
             ) -> tuple[list[int], list[int]]:
-    """One question with its reply, and the labels of it: nothing for the question."""
+    """Return the tokens of a question and its reply, and the labels: none for the question."""
     x, y = (str(n) for n in rng.integers(LEAST, 1000, 2))
     asked = build_pointing_prompt(x, y)
     if rng.uniform() < 0.1:

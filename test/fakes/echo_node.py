@@ -1,4 +1,4 @@
-"""The other process of test_smoke.py: it answers with what it was asked, on all our interfaces."""
+"""The server process of test_smoke.py: echoes requests on all our interfaces."""
 from __future__ import annotations
 
 import time
@@ -29,7 +29,7 @@ def serve(request, response):
 
 
 def execute(goal_handle):
-    for _ in range(10):  # the client hears it only once it has been discovered, and before the end
+    for _ in range(10):  # until the client has discovered the topic
         goal_handle.publish_feedback(CorrespondAction.Feedback(stage='match', elapsed_s=0.25))
         time.sleep(0.05)
     goal_handle.succeed()

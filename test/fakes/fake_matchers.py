@@ -1,4 +1,4 @@
-"""DOUBLES of matchers, for tests of what is around a matcher: they know the true geometry."""
+"""Fake matchers, which know the true geometry or fail on purpose, to test what calls them."""
 from __future__ import annotations
 
 import logging
@@ -13,13 +13,13 @@ from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
 
 
 class ExactMatcher:
-    """Reprojects the clicked depth: right to the pixel, on the plane of the rig."""
+    """Reprojects the clicked depth: exact on the plane of the rig."""
 
     def __init__(self, confidence: float = 0.9, offset_px: float = 0.0) -> None:
         self.confidence, self.offset_px = confidence, offset_px
 
     def match(self, query: Query) -> Match:
-        """Where the clicked point is in the other view, by depth and poses."""
+        """Return the projection of the clicked point, by depth and poses."""
         clicked, other = query.clicked, query.other
         column, row = np.rint(query.pixel).astype(int)
         ray_cam = clicked.intrinsics.unproject(query.pixel)
@@ -29,7 +29,7 @@ class ExactMatcher:
         return Match(pixel + self.offset_px, np.eye(2), self.confidence, 'double')
 
     def ground(self, view: View, instruction: str) -> Match:
-        """Any instruction is the middle of the image; one of two things may be meant by 'a'."""
+        """Return the middle of the image, less sure for an indefinite article ('a …')."""
         middle = np.array([view.intrinsics.cx_px, view.intrinsics.cy_px])
         return Match(middle, confidence=0.6 if instruction.startswith('a ') else 1.0)
 
@@ -43,7 +43,7 @@ class SamePixelMatcher:
 
 
 class SlowMatcher(ExactMatcher):
-    """Takes its time."""
+    """Answers after a delay."""
 
     def __init__(self, delay_s: float = 3.0) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class SlowMatcher(ExactMatcher):
 
 
 @dataclass(frozen=True, eq=False)
-class ReadOnce(Match):
-    """A match whose first reader inside `function` of `crosspoint_ros` waits for `delay_s`."""
+class SlowMatch(Match):
+    """A match that is read slowly: the first access from within `function` takes `delay_s`."""
 
     function: str = ''
     delay_s: float = 0.0
@@ -74,8 +74,8 @@ class ReadOnce(Match):
         return super().__getattribute__(name)
 
 
-class SlowlyRead(ExactMatcher):
-    """Holds a query up in the stage of that name: match, verify or lift."""
+class SlowStageMatcher(ExactMatcher):
+    """Delays the stage of that name: match, verify or lift."""
 
     def __init__(self, stage: str = 'match', delay_s: float = 1.0) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ class SlowlyRead(ExactMatcher):
             time.sleep(self.delay_s)
         found = super().match(query)
         function = {'match': '', 'verify': 'verify_match', 'lift': 'lift_target'}[self.stage]
-        return ReadOnce(found.pixel, found.covariance_px2, found.confidence, '', function,
-                        self.delay_s)
+        return SlowMatch(found.pixel, found.covariance_px2, found.confidence, '', function,
+                         self.delay_s)
 
 
 class HangingMatcher:
@@ -111,7 +111,7 @@ class RaisingMatcher:
 
 
 class BrokenMatcher:
-    """Has nothing to answer with, ever."""
+    """Always fails, as without its server."""
 
     def match(self, query: Query) -> Match:
         """Refuse."""
@@ -119,7 +119,7 @@ class BrokenMatcher:
 
 
 class NanMatcher:
-    """Answers that it knows not where, with confidence."""
+    """Returns a NaN pixel with high confidence."""
 
     def match(self, query: Query) -> Match:
         """Not a number."""
@@ -127,7 +127,7 @@ class NanMatcher:
 
 
 class LoadingMatcher(ExactMatcher):
-    """Takes as long to load as the test says, and may then lack the memory."""
+    """Loads until the test sets `loaded`; with `fails`, memory is then insufficient."""
 
     loaded = threading.Event()
     fails = False
@@ -141,7 +141,7 @@ class LoadingMatcher(ExactMatcher):
 
 
 class WarmMatcher(ExactMatcher):
-    """Keeps the stamps of what it was to prepare for."""
+    """Records the stamps of the views it is to prepare for."""
 
     warmed: list[tuple[int, ...]] = []  # noqa: RUF012  (the test reads it)
 
@@ -159,7 +159,7 @@ class RoughMatcher(ExactMatcher):
         super().__init__(offset_px=6.0)
 
     def match(self, query: Query) -> Match:
-        """Six pixels off, and says so."""
+        """Return a match that is six pixels off, with that covariance."""
         return replace(super().match(query), covariance_px2=np.eye(2) * 36.0)
 
 
@@ -181,7 +181,7 @@ class ExactRefiner(ExactMatcher):
 
 
 class Panic(BaseException):
-    """What a library in Rust raises: no Exception."""
+    """What a Rust library raises: not an Exception."""
 
 
 class PanickingMatcher(ExactMatcher):
@@ -192,8 +192,8 @@ class PanickingMatcher(ExactMatcher):
         raise Panic('by design')
 
 
-class Slow:
-    """Finds what was clicked at the same pixel, after a while."""
+class DelayedMatcher:
+    """Answers the clicked pixel after a delay."""
 
     def __init__(self, seconds: float = 0.1) -> None:
         self._seconds = seconds
@@ -203,8 +203,8 @@ class Slow:
         return Match(np.array(query.pixel), confidence=0.9)
 
 
-class LeftOut(Slow):
-    """Breaks at every point of the left half of a 640 px image, however often it is asked."""
+class RightHalfMatcher(DelayedMatcher):
+    """Fails on every point in the left half of a 640 px image."""
 
     def match(self, query: Query) -> Match:
         if query.pixel[0] < 320:
@@ -212,8 +212,8 @@ class LeftOut(Slow):
         return Match(np.array(query.pixel), confidence=0.9)
 
 
-class Failing(Slow):
-    """Fails at every other question, and refuses the ones between."""
+class EverySecondMatcher(DelayedMatcher):
+    """Fails on every other query, and refuses those between."""
 
     def __init__(self) -> None:
         self._count = 0

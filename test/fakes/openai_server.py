@@ -30,10 +30,10 @@ class ServerBehaviour:
     """How a server behaves. fields: supported fields, in addition to the common protocol.
 
     ignores: fields that it accepts without effect. strict: refuse all others with 422. answer: the
-    numbers of the reply, from those of the question. sure: probability of each digit. tokens: the
-    logprobs of a reply, instead. echo: body of an echoed reply. location: target of a redirect.
-    model: name in the replies. root: origin of the listed models. faults: of the next chat
-    requests, one each; always: of all.
+    numbers of the reply, from those of the question. free: an unconstrained reply with these
+    numbers. sure: probability of each digit. tokens: the logprobs of a reply, instead. echo: body
+    of an echoed reply. location: target of a redirect. model: name in the replies. root: origin of
+    the listed models. faults: of the next chat requests, one each; always: of all.
     """
 
     fields: set[str] = field(default_factory=lambda: {
@@ -58,7 +58,7 @@ class ServerBehaviour:
 VLLM = ServerBehaviour
 
 
-def transformers_serve() -> ServerBehaviour:
+def make_transformers_serve() -> ServerBehaviour:
     """`transformers serve`: no constraints, no log-probabilities, no list of models offline."""
     return ServerBehaviour(fields={'frequency_penalty', 'logprobs', 'top_logprobs'},
                    ignores={'logprobs', 'top_logprobs'}, strict=True, models=500)
@@ -76,7 +76,7 @@ class FakeOpenAIServer:
         self.cached: dict[str, int] = {}
         self.stopped = threading.Event()
         self._sockets: list[socket.socket] = []
-        self._http = (_Http6 if ':' in host else _Http)((host, port), _Conversation)
+        self._http = (_Http6 if ':' in host else _Http)((host, port), _RequestHandler)
         self._http.owner = self
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -87,7 +87,7 @@ class FakeOpenAIServer:
         self._thread = threading.Thread(target=self._http.serve_forever, args=(STEP_S,))
         self._thread.start()
 
-    def connected(self, connection: socket.socket) -> None:
+    def on_connect(self, connection: socket.socket) -> None:
         self.connections += 1
         self._sockets.append(connection)
 
@@ -101,8 +101,8 @@ class FakeOpenAIServer:
                 connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
-    def asked(self, text: str) -> list[dict]:
-        """The requests whose question holds a text."""
+    def find_requests(self, text: str) -> list[dict]:
+        """Return the requests whose question contains a text."""
         return [r for r in self.requests if text in json.dumps(r)]
 
 
@@ -112,21 +112,21 @@ class _Http(ThreadingHTTPServer):
     owner: FakeOpenAIServer
 
     def handle_error(self, request, client_address) -> None:
-        """Clients that go away are part of the tests."""
+        """Ignore it: some tests close the connection."""
 
 
 class _Http6(_Http):
     address_family = socket.AF_INET6
 
 
-class _Conversation(BaseHTTPRequestHandler):
+class _RequestHandler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True
     server: _Http
 
     def setup(self) -> None:
         super().setup()
-        self.server.owner.connected(self.connection)
+        self.server.owner.on_connect(self.connection)
 
     def log_message(self, *_args) -> None:
         """Say nothing."""
@@ -183,30 +183,30 @@ class _Conversation(BaseHTTPRequestHandler):
             return 404, {'error': {'message': f'The model `{body["model"]}` does not exist.'}}
         if behaviour.strict and fields - behaviour.fields:
             return 422, {'detail': f'Unexpected keys in the request: {sorted(fields)}'}
-        heard = fields & (behaviour.fields - behaviour.ignores)
+        honoured = fields & (behaviour.fields - behaviour.ignores)
         try:
-            tokens = self._prompt_tokens(body, 'continue_final_message' in heard)
+            tokens = self._prompt_tokens(body, 'continue_final_message' in honoured)
         except KeyError as missing:
             return 400, {'error': {'message': f'no image is cached as {missing}'}}
-        text = self._text(body, heard)
+        text = self._text(body, honoured)
         choice = {'index': 0, 'message': {'role': 'assistant', 'content': text},
                   'finish_reason': 'stop', 'unknown': {'nested': [1, None]}}
-        if 'top_logprobs' in heard:
+        if 'top_logprobs' in honoured:
             choice['logprobs'] = self.behaviour.tokens(text) if self.behaviour.tokens else {
                 'content': list(map(self._token, re.findall(r'\d|\D+', text)))}
         return 200, {'id': 'chat-1', 'model': behaviour.model, 'choices': [choice],
                      'surprise': True,
                      'usage': {'prompt_tokens': tokens, 'completion_tokens': 9}}
 
-    def _text(self, body: dict, heard: set[str]) -> str:
+    def _text(self, body: dict, honoured: set[str]) -> str:
         question = json.dumps(body['messages'])
         asked = re.search(r'\[([\d.]+), ([\d.]+)\]', question)
         x, y = self.behaviour.answer(*(asked.groups() if asked else ('42', '7')))
         regex = next((body[name]['regex'] if name == 'structured_outputs' else body[name]
                       for name in ('structured_outputs', 'regex', 'guided_regex')
-                      if name in heard), '')
+                      if name in honoured), '')
         free = self.behaviour.free(x, y)
-        if 'continue_final_message' in heard:
+        if 'continue_final_message' in honoured:
             begun = body['messages'][-1]['content']
             free = free.removeprefix(begun) if free.startswith(begun) else f'{x}, {y}]'
         candidates = (free, f'{x}, {y}]', f'{BEFORE}{x}, {y}]', '42-Q', '0.001, 0.001]')
@@ -233,8 +233,9 @@ class _Conversation(BaseHTTPRequestHandler):
     def _token(self, text: str) -> dict:
         sure = self.behaviour.sure
         others = {d: (1 - sure) / 9 if text.isdigit() else 0.0 for d in '0123456789' if d != text}
-        told = {text: sure if text.isdigit() else 1.0, **others}
-        listed = [{'token': t, 'logprob': math.log(p) if p else -9999.0} for t, p in told.items()]
+        probabilities = {text: sure if text.isdigit() else 1.0, **others}
+        listed = [{'token': t, 'logprob': math.log(p) if p else -9999.0}
+                  for t, p in probabilities.items()]
         return {'token': text, 'logprob': listed[0]['logprob'], 'top_logprobs': listed}
 
     # --- what can go wrong
@@ -243,13 +244,13 @@ class _Conversation(BaseHTTPRequestHandler):
         self.server.owner.stopped.wait(60)
 
     def _reset(self) -> None:
-        """End the connection without a byte, as a server does that is killed."""
+        """Reset the connection without a byte, as when the server is killed."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         self.connection.close()
         self.close_connection = True
 
     def _cut(self) -> None:
-        """Go away in the middle of a reply."""
+        """Close the connection in the middle of a reply."""
         self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n'
                          b'Content-Length: 1000\r\n\r\n{"choices": [')
         self.wfile.flush()
@@ -317,7 +318,7 @@ class _Conversation(BaseHTTPRequestHandler):
         self._reply(200, {'choices': [{'message': {'content': 300_000 * '[1, '}}]})
 
     def _half_chunked(self) -> None:
-        """Go away in the middle of a reply that does not say how long it is."""
+        """Close the connection in the middle of a reply of unknown length."""
         self._chunked(b'100\r\n{"choices": [')
 
     def _bad_chunks(self) -> None:
@@ -330,7 +331,7 @@ class _Conversation(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _bomb(self) -> None:
-        """Compressed: 20 kB that come to 20 MB."""
+        """Send 20 kB that decompress to 20 MB."""
         packer = zlib.compressobj(1, wbits=31)
         data = b''.join(packer.compress(bytes(1 << 20)) for _ in range(20)) + packer.flush()
         self.send_response(200)
@@ -340,7 +341,7 @@ class _Conversation(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _put_off(self) -> None:
-        """Say for ever that the answer will come."""
+        """Announce a reply again and again, and never send it."""
         while not self.server.owner.stopped.is_set():
             self.wfile.write(b'HTTP/1.1 102 Processing\r\n\r\n')
 
@@ -384,5 +385,5 @@ class _Conversation(BaseHTTPRequestHandler):
         self._reply_logprobs({'content': [{'token': 1, 'logprob': -1.0}]})
 
     def _tokens_of_old(self) -> None:
-        """As the completions of old had them."""
+        """In the format of the legacy completions API."""
         self._reply_logprobs({'tokens': ['1'], 'token_logprobs': [-0.1], 'content': None})

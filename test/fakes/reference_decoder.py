@@ -30,8 +30,9 @@ class ReferenceDecoder:
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
-    def inputs(self, images: list[np.ndarray], question: str, reply: list[int]) -> dict[str, Any]:
-        """Inputs of `forward` and `generate`."""
+    def build_inputs(self, images: list[np.ndarray], question: str, reply: list[int]
+                     ) -> dict[str, Any]:
+        """Return the inputs of `forward` and `generate`."""
         ids, pixels, grids = self._encode(OPENING), [], []
         for image in images:
             cut, grid = patchify(image, self.max_pixels)
@@ -47,20 +48,22 @@ class ReferenceDecoder:
         return inputs
 
     @torch.inference_mode()
-    def scores(self, images: list[np.ndarray], question: str, reply: list[int]) -> torch.Tensor:
-        """Logits of the next token."""
+    def compute_logits(self, images: list[np.ndarray], question: str, reply: list[int]
+                       ) -> torch.Tensor:
+        """Return the logits of the next token."""
         self.model.model.rope_deltas = None
-        return self.model(**self.inputs(images, question, reply), use_cache=False).logits[0, -1]
+        inputs = self.build_inputs(images, question, reply)
+        return self.model(**inputs, use_cache=False).logits[0, -1]
 
     def decode_greedy(self, images: list[np.ndarray], question: str, form: ReplyFormat
                       ) -> tuple[tuple[int, int], tuple[int, ...]]:
-        """The two numbers, and the tokens that write them."""
+        """Return the two numbers, and their tokens."""
         written: list[int] = []
         numbers = []
         for ends in form.end_tokens:
             text = ''
             while len(text) < form.max_digits:
-                scores = self.scores(images, question, [*form.before, *written])
+                scores = self.compute_logits(images, question, [*form.before, *written])
                 allowed = (self.digits if text != '0' else []) + (list(ends) if text else [])
                 best = max(allowed, key=lambda token: scores[token].item())
                 if best in ends:
@@ -72,13 +75,13 @@ class ReferenceDecoder:
                 written += form.between
         return (numbers[0], numbers[1]), tuple(written)
 
-    def probability(self, images: list[np.ndarray], question: str, form: ReplyFormat, value: int
-                    ) -> float:
-        """Of the first number: the product of what the grammar leaves of each distribution."""
+    def compute_probability(self, images: list[np.ndarray], question: str, form: ReplyFormat,
+                            value: int) -> float:
+        """Return p(first number = value), each distribution limited to the grammar's tokens."""
         written: list[int] = []
         logprob, text = 0.0, ''
         for symbol in [*str(value), *(['end'] if len(str(value)) < form.max_digits else [])]:
-            scores = self.scores(images, question, [*form.before, *written]).double()
+            scores = self.compute_logits(images, question, [*form.before, *written]).double()
             allowed = (self.digits if text != '0' else []) + (
                 [form.between[0]] if text else [])
             chosen = form.between[0] if symbol == 'end' else self.digits[int(symbol)]
@@ -89,9 +92,9 @@ class ReferenceDecoder:
 
     @torch.inference_mode()
     def generate(self, images: list[np.ndarray], question: str, tokens: int) -> list[int]:
-        """The reply of transformers' own greedy `generate`."""
+        """Return the reply of transformers' own greedy `generate`."""
         self.model.model.rope_deltas = None
-        inputs = self.inputs(images, question, [])
+        inputs = self.build_inputs(images, question, [])
         out = self.model.generate(**inputs, do_sample=False, repetition_penalty=1.0,
                                   max_new_tokens=tokens)
         return out[0, inputs['input_ids'].shape[1]:].tolist()

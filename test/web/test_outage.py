@@ -26,7 +26,7 @@ def node(cameras, folder):
 def click(page):
     """Click in front, and return the point found in side."""
     page.click_until_answered(until_found=True)
-    return page.found('side')
+    return page.wait_for_mark('side')
 
 
 def test_a_restarted_server_brings_the_result_back(browser, node, folder):
@@ -38,13 +38,13 @@ def test_a_restarted_server_brings_the_result_back(browser, node, folder):
     page.click('front', HANDLE)
     page.wait_for_text('[data-camera=front] .message', 'nothing was sent')
     page.wait_for_text('[data-camera=front] .badge', 'not connected')
-    assert page.found('side') == found
+    assert page.wait_for_mark('side') == found
     page.screenshot('server_lost')
     with chromium.run_web_server(folder / 'second.log', '--port', str(first.port)):
         page.wait_for_text('#status', 'is ready')
         stale = page.view('side').get_attribute('data-stamp')
         page.wait(lambda: page.view('side').get_attribute('data-stamp') != stale, 'live images')
-        assert page.found('side') == found
+        assert page.wait_for_mark('side') == found
         click(page)
     page.close()
 
@@ -80,7 +80,7 @@ def test_a_node_that_hangs_or_dies_is_reported_and_used_again_once_back(browser,
             assert page.tab.is_disabled('#accept'), 'a result that is not displayed can be accepted'
             page.wait_for_text('#status', 'has not replied for 3 s')
             page.wait_for_text('[data-camera=front] .message', 'has not replied')
-            assert page.found('side') == found, 'the current result is not displayed'
+            assert page.wait_for_mark('side') == found, 'the current result is not displayed'
             assert page.tab.is_enabled('#accept')
         finally:
             os.kill(node.pid, signal.SIGCONT)

@@ -7,7 +7,7 @@ import re
 import chromium
 import pytest
 from chromium import HANDLE, Page
-from kitchen_cameras import find_moment
+from kitchen_cameras import find_frame
 
 
 @pytest.fixture(scope='module')
@@ -42,12 +42,12 @@ def page(tab):
 def answered(page, pixel=HANDLE):
     """Click in front, and return the point found in side."""
     page.click_until_answered(pixel)
-    return page.found('side')
+    return page.wait_for_mark('side')
 
 
 def test_a_click_on_the_drawer_handle_is_found_in_the_other_views_within_3_px(page):
     found = answered(page)
-    expected = chromium.ground_truth_pixel('drawer handle', 'side', found['stamp'])
+    expected = chromium.get_ground_truth_pixel('drawer handle', 'side', found['stamp'])
     assert math.dist(found['pixel'], expected) < 3
     caption = page.view('side').locator('.message').inner_text()
     assert re.fullmatch(r'sure \(\d+\.\d, \d+\.\d\) · confidence \d+ %', caption)
@@ -78,11 +78,11 @@ def test_a_point_is_dragged_accepted_and_undone(page):
     page.drag('side', first['pixel'], moved)
     page.wait_for_text('#history .current', 'corrected')
     assert page.current_step() == number + 1
-    assert math.dist(page.found('side')['pixel'], moved) < 0.8
+    assert math.dist(page.wait_for_mark('side')['pixel'], moved) < 0.8
     page.screenshot('corrected')
     page.tab.click('#undo')
     page.wait(lambda: page.current_step() == number, 'step back')
-    assert page.found('side')['pixel'] == pytest.approx(first['pixel'])
+    assert page.wait_for_mark('side')['pixel'] == pytest.approx(first['pixel'])
     page.tab.click('#redo')
     page.wait(lambda: page.current_step() == number + 1, 'step forward')
 
@@ -94,7 +94,7 @@ def test_a_drag_that_geometry_rejects_is_explained_and_the_point_goes_back(page)
     message = page.view('side').locator('.message')
     page.wait(lambda: 'px' in message.inner_text() and 'confidence' not in message.inner_text(),
               'refusal')
-    assert page.found('side')['at'] == pytest.approx(first['pixel'], abs=0.01)
+    assert page.wait_for_mark('side')['at'] == pytest.approx(first['pixel'], abs=0.01)
     assert page.current_step() == number
 
 
@@ -104,14 +104,14 @@ def test_a_cleared_target_leaves_the_page_and_undo_brings_it_back(page):
     page.wait_for_text('#result', 'Nothing clicked yet')
     assert page.view('side').locator('.mark').count() == 0
     page.tab.click('#undo')
-    page.found('side')
+    page.wait_for_mark('side')
 
 
 def test_a_reload_keeps_the_result(page):
     found = answered(page)
     page.tab.reload()
     page.wait_for_images()
-    assert page.found('side') == found
+    assert page.wait_for_mark('side') == found
     page.wait_for_text('#history', 'front (122, 227)')
 
 
@@ -127,12 +127,12 @@ def test_a_mark_follows_its_point_when_the_wrist_moves_and_the_matched_image_com
             return False
         at = tuple(map(float, marks[0].get_attribute('data-at').split()))
         return stamp == wrist.get_attribute('data-stamp') and math.dist(
-            at, chromium.ground_truth_pixel('drawer handle', 'wrist', stamp)) < 5
+            at, chromium.get_ground_truth_pixel('drawer handle', 'wrist', stamp)) < 5
 
     page.wait(followed, 'mark on the handle')
     page.screenshot('tracked')
     wrist.locator('.toggle').click()
-    still = page.found('wrist')
+    still = page.wait_for_mark('wrist')
     page.wait(lambda: wrist.get_attribute('data-stamp') == still['stamp'], 'matched image')
     assert still['at'] == still['pixel']
     wrist.locator('.toggle').click()
@@ -150,7 +150,7 @@ def test_two_browsers_see_the_same_result_and_the_same_undo(browser, server, pag
     other.wait_for_images()
     found = answered(page)
     other.wait(lambda: other.query_id() == page.query_id(), 'the same answer')
-    assert other.found('side')['pixel'] == found['pixel']
+    assert other.wait_for_mark('side')['pixel'] == found['pixel']
     number = other.current_step()
     other.tab.click('#accept')
     page.wait_for_text('#history .current', 'accepted')
@@ -187,11 +187,11 @@ def test_on_a_phone_the_page_fits_the_screen_and_a_tap_is_answered(browser, serv
     page.wait_for_images()
     assert page.tab.evaluate('document.documentElement.scrollWidth') == 375
     before = page.query_id()
-    page.tab.touchscreen.tap(*page.screen_position('front', HANDLE))
+    page.tab.touchscreen.tap(*page.to_screen_position('front', HANDLE))
     page.wait(lambda: page.query_id() not in ('', before), 'answer')
-    found = page.found('side')
+    found = page.wait_for_mark('side')
     assert math.dist(found['pixel'],
-                     chromium.ground_truth_pixel('drawer handle', 'side', found['stamp'])) < 5
+                     chromium.get_ground_truth_pixel('drawer handle', 'side', found['stamp'])) < 5
     heights_px = page.tab.evaluate("""[...document.querySelectorAll('.tools button')]
         .map(button => button.getBoundingClientRect().height)""")
     assert min(heights_px) >= 44
@@ -204,7 +204,7 @@ def test_a_click_carries_the_stamp_of_the_clicked_image(page):
     answered(page)
     page.wait(lambda: page.view('front').locator('.mark.clicked').count(), 'mark of the click')
     clicked = page.view('front').locator('.mark.clicked').get_attribute('data-stamp')
-    assert find_moment(int(clicked)).camera == 'front'
+    assert find_frame(int(clicked)).camera == 'front'
 
 
 def test_the_page_loads_nothing_from_other_hosts(browser, server):

@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import chromium
 import pytest
-from chromium import next_event
+from chromium import wait_for_event
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,14 +67,14 @@ def send_raw(server, request: bytes) -> bytes:
     'http://[', 'http://127.0.0.1:80@evil.example'])
 def test_the_events_are_refused_to_pages_of_other_origins(server, origin):
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        server.talk(None, headers={'Origin': origin})
+        server.run_session(None, headers={'Origin': origin})
     assert refused.value.status == 403
     server.wait_for_log(f'refused 127.0.0.1: Origin is {origin!r}')
 
 
 def test_a_program_without_an_origin_is_refused(server):
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        server.talk(None, headers={})
+        server.run_session(None, headers={})
     assert refused.value.status == 403
 
 
@@ -104,7 +104,7 @@ def test_other_addresses_need_a_token_which_becomes_a_cookie(guarded):
     assert 'SameSite=Strict' in cookie
     assert token not in cookie
     headers = {**own_origin(guarded), 'Cookie': cookie.partition(';')[0]}
-    event = guarded.talk(lambda s: next_event(s, 'state'), headers=headers)
+    event = guarded.run_session(lambda s: wait_for_event(s, 'state'), headers=headers)
     assert event['node'] == '/crosspoint'
 
 
@@ -113,7 +113,7 @@ def test_other_addresses_need_a_token_which_becomes_a_cookie(guarded):
 def test_without_the_right_cookie_there_are_no_events(guarded, cookie):
     cookie = cookie.format(port=guarded.port, token=token_of(guarded))
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        guarded.talk(None, headers={**own_origin(guarded), 'Cookie': cookie})
+        guarded.run_session(None, headers={**own_origin(guarded), 'Cookie': cookie})
     assert refused.value.status == 403
 
 
@@ -188,11 +188,11 @@ NONSENSE = ['', '{', 'null', '[]', '"click"', '5', '{"type": 5}', '{"type": "not
 def test_an_invalid_request_is_explained_and_the_connection_stays(server, text):
     async def conversation(socket_):
         await socket_.send_str(text)
-        refusal = await next_event(socket_, 'bad_request')
+        refusal = await wait_for_event(socket_, 'bad_request')
         await socket_.send_str(json.dumps({'type': 'step', 'id': 7, 'step': 'undo'}))
-        reply = await next_event(socket_, 'reply')
+        reply = await wait_for_event(socket_, 'reply')
         return refusal, reply
-    refusal, reply = server.talk(conversation)
+    refusal, reply = server.run_session(conversation)
     assert len(refusal['message']) > 10
     assert reply['id'] == 7
     assert 'Traceback' not in server.log.read_text()
@@ -207,23 +207,23 @@ def test_a_too_long_or_binary_message_ends_that_connection_alone(server, send):
         while (message := await socket_.receive()).type == aiohttp.WSMsgType.TEXT:
             pass
         return message
-    ended = server.talk(conversation)
+    ended = server.run_session(conversation)
     assert ended.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
     assert ended.data in (1003, 1009)
-    assert server.talk(lambda s: next_event(s, 'state'))['type'] == 'state'
+    assert server.run_session(lambda s: wait_for_event(s, 'state'))['type'] == 'state'
     assert 'Traceback' not in server.log.read_text()
 
 
 def test_without_a_node_the_page_reports_it_and_every_request_gets_a_reply(server):
     async def conversation(socket_):
-        state = await next_event(socket_, 'state')
+        state = await wait_for_event(socket_, 'state')
         while 'not found' not in state['words']:
-            state = await next_event(socket_, 'state')
+            state = await wait_for_event(socket_, 'state')
         for number in range(100):
             await socket_.send_str(json.dumps({
                 'type': 'click', 'id': number, 'camera': 'front', 'stamp': '0', 'x': 1, 'y': 2}))
-        return [await next_event(socket_, 'reply') for _ in range(100)]
-    replies = server.talk(conversation)
+        return [await wait_for_event(socket_, 'reply') for _ in range(100)]
+    replies = server.run_session(conversation)
     assert {reply['id'] for reply in replies} == set(range(100))
     assert not any(reply['ok'] for reply in replies)
     assert any('has no action server now' in reply['message'] for reply in replies)
@@ -243,7 +243,7 @@ def test_a_browser_that_stops_reading_is_dropped_and_others_are_unaffected(serve
                 silent.sendall(frame * 100)
             pytest.fail('it was never dropped')
     server.wait_for_log('256 events unread')
-    assert server.talk(lambda s: next_event(s, 'state'))['type'] == 'state'
+    assert server.run_session(lambda s: wait_for_event(s, 'state'))['type'] == 'state'
 
 
 # Start and shutdown
@@ -271,13 +271,13 @@ def test_an_invalid_option_is_reported_in_one_line(options, message):
 def test_it_shuts_down_cleanly_while_browsers_are_connected(tmp_path, number):
     with chromium.run_web_server(tmp_path / 'web.log') as server:
         async def conversation(socket_):
-            await next_event(socket_, 'state')
+            await wait_for_event(socket_, 'state')
             os.kill(server.process.pid, number)
             while (message := await socket_.receive()).type == aiohttp.WSMsgType.TEXT:
                 pass
             return message.data
         begun_s = time.monotonic()
-        assert server.talk(conversation) == 1001
+        assert server.run_session(conversation) == 1001
         assert server.process.wait(timeout=10) == 0
         assert time.monotonic() - begun_s < 5
         assert 'Traceback' not in server.log.read_text()

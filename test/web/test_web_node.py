@@ -7,7 +7,7 @@ import json
 import aiohttp
 import chromium
 import pytest
-from chromium import Page, next_event
+from chromium import Page, wait_for_event
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +28,7 @@ def server(node, tmp_path_factory):
 async def click_until_answered(socket_):
     """Click until the node has received images."""
     await socket_.send_str(click(0))
-    while not (reply := await next_event(socket_, 'reply'))['ok']:
+    while not (reply := await wait_for_event(socket_, 'reply'))['ok']:
         assert 'no image has come' in reply['message']
         await asyncio.sleep(0.1)
         await socket_.send_str(click(0))
@@ -37,9 +37,9 @@ async def click_until_answered(socket_):
 def talk(server, conversation):
     """Hold a conversation once the node is active and its cameras are known."""
     async def ready(socket_):
-        await next_event(socket_, 'state', lambda e: e['cameras'] and not e['words'])
+        await wait_for_event(socket_, 'state', lambda e: e['cameras'] and not e['words'])
         return await conversation(socket_)
-    return server.talk(ready)
+    return server.run_session(ready)
 
 
 def click(number, x=300.0, y=300.0, camera='front', stamp='0'):
@@ -51,9 +51,9 @@ def test_a_hundred_clicks_at_once_all_get_a_reply_and_the_next_one_an_answer(ser
     async def conversation(socket_):
         for number in range(100):
             await socket_.send_str(click(number, x=200.0 + number))
-        replies = [await next_event(socket_, 'reply') for _ in range(100)]
+        replies = [await wait_for_event(socket_, 'reply') for _ in range(100)]
         await socket_.send_str(click(100))
-        return replies, await next_event(socket_, 'reply', lambda e: e['id'] == 100)
+        return replies, await wait_for_event(socket_, 'reply', lambda e: e['id'] == 100)
     replies, last = talk(server, conversation)
     assert {reply['id'] for reply in replies} == set(range(100))
     for reply in replies:  # not lost in the queues of ROS
@@ -70,7 +70,7 @@ def test_many_browsers_that_click_at_once_all_get_their_replies(server):
                 f'{origin}/events', headers={'Origin': origin}, max_msg_size=0) as socket_:
             for number in range(first, first + 4):
                 await socket_.send_str(click(number, x=200.0 + number))
-            return [await next_event(socket_, 'reply') for _ in range(4)]
+            return [await wait_for_event(socket_, 'reply') for _ in range(4)]
 
     async def all_of_them():
         return await asyncio.wait_for(asyncio.gather(*(browser(10 * n) for n in range(6))), 15)
@@ -88,7 +88,7 @@ def test_many_browsers_that_click_at_once_all_get_their_replies(server):
 def test_a_refusal_of_the_node_is_passed_on(server, given, message):
     async def conversation(socket_):
         await socket_.send_str(click(1, **given))
-        return await next_event(socket_, 'reply')
+        return await wait_for_event(socket_, 'reply')
     reply = talk(server, conversation)
     assert not reply['ok']
     assert message in reply['message']
@@ -98,7 +98,7 @@ def test_a_refusal_of_the_node_is_passed_on(server, given, message):
 def test_a_click_on_the_border_is_a_click(server, corner):
     async def conversation(socket_):
         await socket_.send_str(click(1, *corner))
-        return await next_event(socket_, 'shown', lambda e: e['result'] and (
+        return await wait_for_event(socket_, 'shown', lambda e: e['result'] and (
             e['result']['clicked']['x'], e['result']['clicked']['y']) == corner)
     assert talk(server, conversation)['result']['found']
 

@@ -165,7 +165,7 @@ def test_spreads_sum_to_one_and_match_brute_force(loaded, uncached):
     assert spread.p_y.sum() == pytest.approx(1.0, abs=1e-5)
     arrays = [p.rgb for p in images]
     for value in (0, 7, 42, 100, 512, 999, int(spread.p_x.argmax())):
-        expected = uncached.probability(arrays, QUESTIONS[1], form, value)
+        expected = uncached.compute_probability(arrays, QUESTIONS[1], form, value)
         assert spread.p_x[value] == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 
@@ -179,7 +179,7 @@ def test_the_spread_of_y_is_that_of_the_most_probable_x(loaded, uncached):
         *form.before, *engine.tokenizer.encode(x), *form.between))
     arrays = [p.rgb for p in images]
     for value in (0, 42, 512, int(spread.p_y.argmax())):
-        expected = uncached.probability(arrays, QUESTIONS[1], after_x, value)
+        expected = uncached.compute_probability(arrays, QUESTIONS[1], after_x, value)
         assert spread.p_y[value] == pytest.approx(expected, rel=1e-3, abs=1e-9)
     assert spread.mode == (int(x), int(spread.p_y.argmax()))
 
@@ -193,7 +193,7 @@ def test_what_the_form_leaves_out_is_weighed_by_the_whole_vocabulary(loaded, unc
     arrays, digit = [p.rgb for p in images], list(engine.tokenizer.digits)
 
     def next_probabilities(written):
-        scores = uncached.scores(arrays, QUESTIONS[1], [*form.before, *written])
+        scores = uncached.compute_logits(arrays, QUESTIONS[1], [*form.before, *written])
         return torch.softmax(scores.double(), -1)
 
     x = engine.tokenizer.encode(str(spread.mode[0]))

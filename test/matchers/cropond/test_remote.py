@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from openai_server import MODEL, FakeOpenAIServer, ServerBehaviour, transformers_serve
+from openai_server import MODEL, FakeOpenAIServer, ServerBehaviour, make_transformers_serve
 
 pytest.importorskip('PIL')
 try:
@@ -290,7 +290,7 @@ def test_each_dialect_of_constraints_is_understood(start, field):
 
 
 def test_a_server_like_transformers_serve_is_asked_in_free_text(start, query):
-    server = start(transformers_serve())
+    server = start(make_transformers_serve())
     match = matcher(server).match(query)
     np.testing.assert_allclose(match.pixel, CLICK, atol=1.0)
     assert server.requests[-1].keys() == {'model', 'messages', 'temperature', 'stream',
@@ -299,7 +299,7 @@ def test_a_server_like_transformers_serve_is_asked_in_free_text(start, query):
 
 def test_without_probabilities_a_match_is_refused_with_words_unless_it_is_said_what_it_is_worth(
         start, query):
-    server = start(transformers_serve())
+    server = start(make_transformers_serve())
     (refused,) = locate(query.clicked, [query.other], CLICK, matcher(server),
                         Limits()).correspondences
     assert np.isnan(refused.match.covariance_px2).all()
@@ -327,7 +327,7 @@ def test_without_probabilities_a_refiner_that_finds_the_same_confirms_it(start, 
         def refine(self, query, near):
             raise Rejected(Code.NOT_VISIBLE, 'nothing near')
 
-    asked, limits = matcher(start(transformers_serve())), Limits()
+    asked, limits = matcher(start(make_transformers_serve())), Limits()
     (same,), (other,) = (locate(query.clicked, [query.other], CLICK, asked, limits,
                                 refiner=Fine(pixel)).correspondences
                          for pixel in (CLICK, CLICK / 4))
@@ -367,7 +367,7 @@ def test_what_follows_a_constrained_reply_is_a_breach_of_its_form(server, asked,
 
 
 @pytest.mark.parametrize('said', [('-1', '-1'), ('412', '-1'), ('-1', '300')])
-@pytest.mark.parametrize('behaviour', [ServerBehaviour, transformers_serve])
+@pytest.mark.parametrize('behaviour', [ServerBehaviour, make_transformers_serve])
 def test_numbers_with_a_sign_say_that_it_is_not_visible(start, query, behaviour, said):
     server = start(behaviour())
     asked = matcher(server)
@@ -381,7 +381,7 @@ def test_numbers_with_a_sign_say_that_it_is_not_visible(start, query, behaviour,
 
 @pytest.mark.parametrize('said', ['0.625, 0.5', '62.5, 50'])
 def test_fractions_are_no_thousandths(start, query, said):
-    server = start(transformers_serve())
+    server = start(make_transformers_serve())
     asked = matcher(server)
     server.behaviour.free = lambda x, y: f'[{said}]'
     refused = refusal(asked, query)
@@ -409,7 +409,7 @@ def test_the_form_that_the_model_uses_by_itself_is_learnt(start, query):
 @pytest.mark.parametrize('reply', ['', 'I cannot see it.', '{"point_2d": [NaN, NaN]}',
                                    '{"point_2d": []}', '```json\n[]\n```'])
 def test_a_reply_without_a_point_is_refused(start, query, reply):
-    server = start(transformers_serve())
+    server = start(make_transformers_serve())
     asked = matcher(server)
     server.behaviour.free = lambda x, y: reply
     refused = refusal(asked, query)
@@ -428,7 +428,7 @@ def test_the_convention_is_found_out(start, query):
     def fractions(x: str, y: str) -> tuple[str, str]:
         return (x, y) if x.startswith('0.') else ('1', '1')
 
-    server = start(transformers_serve())
+    server = start(make_transformers_serve())
     server.behaviour.answer = fractions
     asked = matcher(server, coordinates='auto', self_test=True)
     assert asked.describe()['coordinates'] == 'relative_1'
@@ -503,7 +503,7 @@ def test_a_successor_by_the_same_name_need_not_take_the_self_test_again(server, 
     refusal(asked, query)
     successor = start(port=server.port)
     asked.match(query)
-    assert len(successor.asked('first image')) == 1
+    assert len(successor.find_requests('first image')) == 1
 
 
 def test_another_model_by_the_same_name_takes_the_self_test(start, query):
@@ -513,7 +513,7 @@ def test_another_model_by_the_same_name_takes_the_self_test(start, query):
     refusal(asked, query)
     successor = start(ServerBehaviour(root='/models/another'), port=server.port)
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
-    assert len(successor.asked('first image')) > 1
+    assert len(successor.find_requests('first image')) > 1
 
 
 def test_a_reply_by_another_model_is_refused_and_that_one_takes_the_self_test(start, query):
@@ -530,7 +530,7 @@ def test_a_model_that_repeats_the_key_is_quoted_without_it(start, query, monkeyp
     key = 'sk-very-secret-0123456789'
     monkeypatch.setenv('CROSSPOINT_API_KEY', key)
     caplog.set_level(logging.DEBUG)
-    server = start(transformers_serve())
+    server = start(make_transformers_serve())
     server.behaviour.free = lambda x, y: f'{key} [{x}, {y}] {key}'
     asked = matcher(server)
     shown = [*asked.describe().values(), repr(asked), repr(vars(asked))]

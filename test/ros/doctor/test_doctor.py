@@ -14,7 +14,7 @@ from pathlib import Path
 import fake_matchers
 import pytest
 import rclpy
-from doc_messages import SECTIONS, documented_message, is_documented
+from doc_messages import SECTIONS, get_documented_message, is_documented
 from rclpy.context import Context
 from rclpy.lifecycle import TransitionCallbackReturn
 from two_camera_rig import DOMAINS, run_rig
@@ -70,7 +70,7 @@ def test_every_finding_has_a_section_and_every_section_a_finding():
 
 @pytest.mark.parametrize('code', FindingCode, ids=lambda code: code.value)
 def test_a_section_has_the_message_and_the_cure(code):
-    assert documented_message(code.value)
+    assert get_documented_message(code.value)
     assert re.search(r'^\*\*Cure\.\*\* \S', SECTIONS[code.value], re.M)
 
 

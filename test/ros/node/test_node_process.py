@@ -61,8 +61,9 @@ def test_a_signal_in_any_stage_refuses_the_query_and_ends_in_order(graph, tmp_pa
     cameras.create_subscription(QueryResult, '/crosspoint/result', results.append, LATCHED_QOS)
     frame = 'base_frame:=map' if stage == 'transforms' else 'base_frame:=base_link'
     held_in = stage if stage in ('verify', 'lift') else 'match'
-    with started(tmp_path, 'matcher:=fake_matchers:SlowlyRead', f'SlowlyRead.stage:={held_in}',
-                 'SlowlyRead.delay_s:=5.0', frame) as process:
+    with started(tmp_path, 'matcher:=fake_matchers:SlowStageMatcher',
+                 f'SlowStageMatcher.stage:={held_in}',
+                 'SlowStageMatcher.delay_s:=5.0', frame) as process:
         client = ActionClient(cameras, Correspond, '/crosspoint/correspond')
         spin_until(executor, client.server_is_ready)
         stages: list[str] = []
