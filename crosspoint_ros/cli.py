@@ -21,7 +21,7 @@ EXIT_CODES = {ANSWERED: 'answered', FAILURE: 'failure', USAGE: 'usage', REFUSED:
 
 # group -> (title, whether the overview lists it)
 GROUPS = {'use': ('Use', True), 'check': ('Check', True), 'data': ('Training data', True),
-          'bench': ('Benchmarks', True), 'dev': ('Laboratory of the developers', False)}
+          'bench': ('Benchmarks', True), 'dev': ('For developers', False)}
 
 
 class Command(NamedTuple):
@@ -76,7 +76,7 @@ COMMANDS = {
                            'the records',
                            'docs/benchmarks/results --out docs/benchmarks/results.md'),
     'dev build': Command('dev', 'bench.data.throughput', 'time `data build` in one process and in '
-                         'several', 'scenes/kitchen --processes 4'),
+                         'several', 'crosspoint_ros/scenes/kitchen --processes 4'),
     'dev web': Command('dev', 'bench.web.cli', 'measure the load and the latency of the page',
                        '--clicks 10'),
     'dev fusion': Command('dev', 'bench.pairs.fusion', 'score a matcher that refines a simulated '
@@ -94,7 +94,7 @@ def format_overview(*groups: str) -> str:
                   if command.group == group]
     codes = ', '.join(f'{code} {meaning}' for code, meaning in EXIT_CODES.items())
     return '\n'.join([*lines, '', 'crosspoint COMMAND --help   options of a command',
-                      'crosspoint dev --help       benchmarks of the developers',
+                      'crosspoint dev --help       commands for developers',
                       'crosspoint --version        the installed version', '',
                       f'exit codes: {codes}'])
 
@@ -164,7 +164,7 @@ def build_parser(name: str, command: Command) -> argparse.ArgumentParser:
 
 
 def run_command(name: str, arguments: list[str]) -> int:
-    """Run a command; an error that its user can mend is one line."""
+    """Run a command; print an error that its user can correct in one line."""
     command = COMMANDS[name]
     try:
         with log_to_stderr():
@@ -184,7 +184,7 @@ def run_command(name: str, arguments: list[str]) -> int:
 
 
 def build_inputs(name: str, args: argparse.Namespace) -> list[Any]:
-    """Return what a command gets from a room that its own must not import."""
+    """Return the arguments of a command that its own module must not import."""
     if name != 'mask' or args.live is None:
         return []
     live_camera = import_module(f'{PACKAGE}.ros.tools.live_camera')

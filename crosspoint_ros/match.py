@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='intrinsics of the second image, where they differ')
     parser.add_argument('--depth-a', type=Path, metavar='FILE', help='depth image of the first '
                         'image, registered to it; needs --k')
-    parser.add_argument('--depth-b', type=Path, metavar='FILE', help='and of the second')
+    parser.add_argument('--depth-b', type=Path, metavar='FILE', help='the same of the second image')
     parser.add_argument('--depth-scale', type=float, default=1000.0, metavar='N',
                         help='depth units per metre (default: 1000, millimetres)')
     parser.add_argument('--matcher', default='xfeat',

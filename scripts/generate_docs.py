@@ -85,13 +85,13 @@ def format_default(default: object) -> str:
 def build_command_line_page() -> str:
     """Return docs/command_line.md."""
     lines = ['# Command line', '', GENERATED.format(what=' page'), '',
-             'Every command loads only what it needs; one that needs ROS 2 on a machine without it '
-             'names the way to get it.', '',
+             'Every command loads only what it needs; without ROS 2, one that needs it prints how '
+             'to install it.', '',
              '| exit code | |', '|---|---|',
              *(f'| {code} | {meaning} |' for code, meaning in EXIT_CODES.items()), '',
-             '`doctor` and `replay` have codes of their meaning, given below. Colour is used on a '
-             'terminal only, and not where `NO_COLOR` is set. `crosspoint completion bash` (or '
-             '`zsh`, `fish`) prints a completion script.', '']
+             'The codes of `doctor` and `replay` have other meanings, given below. Output is '
+             'coloured on a terminal only, and not if `NO_COLOR` is set. `crosspoint completion '
+             'bash` (or `zsh`, `fish`) prints a completion script.', '']
     for group, (title, _) in GROUPS.items():
         lines += [f'## {title}', '']
         for name, command in COMMANDS.items():

@@ -73,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         f'{WALL_TIME}: the elapsed seconds')
     parser.add_argument('--least', type=float, metavar='X', help='lower bound of the figure')
     parser.add_argument('--most', type=float, metavar='X', help='upper bound of the figure')
-    parser.add_argument('--unit', default='', help='of the figure')
-    parser.add_argument('command', nargs='+', metavar='-- COMMAND', help='a command of crosspoint '
-                        'with its options: bench pairs apc_shelf')
+    parser.add_argument('--unit', default='', help='unit of the figure, such as " px"')
+    parser.add_argument('command', nargs='+', metavar='-- COMMAND', help='the command with '
+                        'its options, such as bench pairs apc_shelf')
 
 
 def main(args: argparse.Namespace) -> int:

@@ -38,8 +38,8 @@ class PublishedFigure:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument('folder', type=Path, help='of the records and published.json')
-    parser.add_argument('--out', type=Path, required=True, help='the page')
+    parser.add_argument('folder', type=Path, help='folder of the records and published.json')
+    parser.add_argument('--out', type=Path, required=True, help='the page to write')
 
 
 def main(args: argparse.Namespace) -> int:

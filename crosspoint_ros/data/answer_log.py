@@ -1,7 +1,7 @@
 """The answer log: writes the node's answers with their images to a folder, and reads them back.
 
-`answers.jsonl` has one line a decision, appended as a whole after its images; the last line of an
-id wins.
+`answers.jsonl` has one line per decision, appended complete or not at all, after its images; the
+last line of an id wins.
 """
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LogEntry:
 
 
 class AnswerLogger:
-    """Writes entries in a thread. An error is logged once and ends the recording alone."""
+    """Writes entries in a thread. An error is logged once, and ends the recording only."""
 
     def __init__(self, folder: Path) -> None:
         """Start the thread, which makes the folder."""
@@ -73,8 +73,8 @@ class AnswerLogger:
                 return
             first, self._has_dropped = not self._has_dropped, True
         if first:
-            log.error('%s is written too slowly: %d answers are pending; some are dropped from '
-                      'the recording', self._folder, MAX_PENDING)
+            log.error('%s: the disk is too slow: %d answers are pending; further ones are dropped',
+                      self._folder, MAX_PENDING)
 
     def close(self) -> None:
         """Write what is pending, within two seconds, and end the thread."""

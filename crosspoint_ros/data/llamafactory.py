@@ -157,8 +157,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'id: Qwen/Qwen2.5-VL-7B-Instruct, or a CroPond')
     parser.add_argument('--method', choices=METHODS, default='full', help='train all weights of '
                         'the text model, as the authors, or a LoRA (default: full)')
-    parser.add_argument('--gpus', type=int, default=1, help='of each machine (default: 1)')
-    parser.add_argument('--nodes', type=int, default=1, help='machines (default: 1)')
+    parser.add_argument('--gpus', type=int, default=1, help='GPUs per machine (default: 1)')
+    parser.add_argument('--nodes', type=int, default=1, help='number of machines (default: 1)')
     parser.add_argument('--zero', type=int, choices=(0, *DEEPSPEED), help='stage of DeepSpeed '
                         'ZeRO; 0: none (default: 3 for full on several GPUs, as the authors)')
     parser.add_argument('--master', default='', metavar='HOST[:PORT]', help='the first of several '

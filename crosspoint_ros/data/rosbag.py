@@ -82,7 +82,7 @@ def _format_names(topics: Iterable[str]) -> str:
     return ', '.join(sorted(topics)) or 'none'
 
 
-def header_stamp_ns(message: Any) -> int:
+def get_header_stamp_ns(message: Any) -> int:
     """Return the stamp of a message's header."""
     return stamp_to_ns(message.header.stamp)
 
@@ -99,16 +99,16 @@ def iter_rgbd(messages: Iterable[tuple[str, Any]], topics: RgbdTopics
         (images if topic == topics.image else depths).append(message)
         del depths[:-MAX_PENDING]
         while images and (not topics.depth or len(images) > MAX_PENDING or (
-                depths and header_stamp_ns(depths[-1]) >= header_stamp_ns(images[0]))):
+                depths and get_header_stamp_ns(depths[-1]) >= get_header_stamp_ns(images[0]))):
             yield _pair_with_depth(images.pop(0), depths)
     for image in images:
         yield _pair_with_depth(image, depths)
 
 
 def _pair_with_depth(image: Any, depths: list[Any]) -> tuple[Rgb, DepthM | None]:
-    stamp_ns = header_stamp_ns(image)
-    near = [depth for depth in depths if abs(header_stamp_ns(depth) - stamp_ns) <= MAX_LAG_NS]
-    nearest = min(near, default=None, key=lambda depth: abs(header_stamp_ns(depth) - stamp_ns))
+    stamp_ns = get_header_stamp_ns(image)
+    near = [depth for depth in depths if abs(get_header_stamp_ns(depth) - stamp_ns) <= MAX_LAG_NS]
+    nearest = min(near, default=None, key=lambda depth: abs(get_header_stamp_ns(depth) - stamp_ns))
     return decode_rgb(image), None if nearest is None else decode_depth_m(nearest)
 
 

@@ -300,7 +300,7 @@ def test_nobody_waits_for_a_disk_that_hangs(tmp_path, located, caplog, monkeypat
     assert recorder._pending[-1].decision == 'undone'
     assert recorder._pending[-1].result is None, 'images pile up in memory'
     assert len(caplog.messages) == 1
-    assert 'too slowly' in caplog.messages[0]
+    assert 'too slow' in caplog.messages[0]
     recorder.close()
     assert 'are not recorded: the disk does not respond' in caplog.messages[1]
     hanging.set()

@@ -15,7 +15,7 @@ from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.data.qa.frame_pairs import GRID_PX
 from crosspoint_ros.data.qa.photometric import (
     FlowReference,
-    flow_magnitude_px,
+    measure_flow_px,
     reject_shifted_points,
 )
 from crosspoint_ros.data.qa.point_visibility import Visibility, make_grid, project_points
@@ -42,7 +42,7 @@ def test_true_poses_leave_no_shift(number):
     problem, _, projected = compared(VIEWS[0], VIEWS[number])
     assert problem == ''
     assert not (projected.visibility == Visibility.MISALIGNED).any()
-    shift = flow_magnitude_px(FlowReference.from_view(VIEWS[0]), VIEWS[number])
+    shift = measure_flow_px(FlowReference.from_view(VIEWS[0]), VIEWS[number])
     assert np.nanmedian(shift) < 0.5
 
 
@@ -50,13 +50,13 @@ def test_true_poses_leave_no_shift(number):
 def test_a_pose_that_is_a_little_off_is_noticed_and_measured(degrees):
     assert 'misaligned by more than 4 px' in compared(CLICKED, turned(OTHER, degrees))[0]
     expected_px = OTHER.intrinsics.fx_px * np.radians(abs(degrees))
-    shift = np.nanmedian(flow_magnitude_px(FlowReference.from_view(CLICKED),
-                                           turned(OTHER, degrees)))
+    shift = np.nanmedian(measure_flow_px(FlowReference.from_view(CLICKED),
+                                         turned(OTHER, degrees)))
     assert abs(shift - expected_px) < 0.1 * expected_px
 
 
 def test_a_thing_that_moved_is_left_out_and_the_rest_is_not():
-    shift = flow_magnitude_px(FlowReference.from_view(CLICKED), OTHER)
+    shift = measure_flow_px(FlowReference.from_view(CLICKED), OTHER)
     told = cv2.boxFilter(np.isfinite(shift).astype(np.float32), -1, (50, 50))
     row, column = np.unravel_index(told[60:180, 60:260].argmax(), (120, 200))
     at = np.array([[2.0 * column + 120.5, 2.0 * row + 120.5]])

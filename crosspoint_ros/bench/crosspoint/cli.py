@@ -23,7 +23,7 @@ SERVER_CONCURRENCY = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument('folder', type=Path, metavar='DIR',
-                        help='with CrossPoint-Bench.jsonl and image/')
+                        help='folder with CrossPoint-Bench.jsonl and image/')
     backend = parser.add_mutually_exclusive_group(required=True)
     backend.add_argument('--matcher', help=f'{", ".join(MATCHERS)}, or module:Class; answers '
                                            'items that ask for a point')
@@ -36,11 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--key-env', default='CROSSPOINT_API_KEY', metavar='NAME', help='the '
                         'environment variable of the API key (default: CROSSPOINT_API_KEY)')
     parser.add_argument('--deadline-s', type=float, default=120.0, metavar='S',
-                        help='timeout of a reply of the server (default: 120)')
+                        help='timeout of a reply from the server (default: 120)')
     parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
-                        help='of the matcher, or device, weights, max_pixels of the checkpoint')
+                        help='an option of the matcher, or of the checkpoint: device, weights, '
+                        'max_pixels; may be repeated')
     parser.add_argument('--at-once', type=parse_positive, metavar='N', help='concurrent items '
-                        f'(default: {SERVER_CONCURRENCY} of a server, else 1)')
+                        f'(default: {SERVER_CONCURRENCY} with a server, else 1)')
     parser.add_argument('--replies', type=Path, metavar='FILE', help='raw replies; an interrupted '
                         'run resumes from them (default: crosspoint_replies/<backend>.jsonl)')
     parser.add_argument('--limit', type=parse_positive, metavar='N',

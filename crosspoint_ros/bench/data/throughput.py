@@ -25,11 +25,11 @@ class BuildTiming:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument('scenes', nargs='+', type=Path, help='as for data build')
+    parser.add_argument('scenes', nargs='+', type=Path, help='recordings, as for data build')
     parser.add_argument('--number', type=parse_positive, default=20000,
-                        help='of questions (default: 20000)')
+                        help='number of questions (default: 20000)')
     parser.add_argument('--processes', type=parse_positive, default=4,
-                        help='to compare with one (default: 4)')
+                        help='number of processes to compare with one (default: 4)')
     parser.add_argument('--rounds', type=parse_positive, default=3,
                         help='alternating builds of each (default: 3)')
 

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='cropond with random weights: the speed of a checkpoint of that '
                              'size, meaningless answers')
     parser.add_argument('--size', action='append', type=parse_size, metavar='WxH',
-                        help='of both images, px; may be repeated (default: 640x480)')
+                        help='size of both images, px; may be repeated (default: 640x480)')
     parser.add_argument('--rounds', type=parse_positive, default=5,
                         help='timed rounds of all variants (default: 5)')
     parser.add_argument('--warm-up', type=parse_positive, default=1,

@@ -37,7 +37,7 @@ class PlaneMatcher:
         point_cam_m = clicked.backproject(query.pixel, DEPTH_MM * 1e-3)
         other_from_clicked = require_pose(other).inverse @ require_pose(clicked)
         return Match(other.intrinsics.project(other_from_clicked.transform_points(point_cam_m)),
-                     confidence=0.9, basis='the test pattern')
+                     confidence=0.9, basis='the synthetic plane')
 
 
 class SlowMatcher(PlaneMatcher):

@@ -26,7 +26,7 @@ class SyntheticCameras(Node):
     """Parameters: cameras, width, height, rate_hz, kitchen (true: a kitchen image, not noise)."""
 
     def __init__(self) -> None:
-        super().__init__('test_pattern')
+        super().__init__('synthetic_cameras')
         names: list[str] = self.declare_parameter('cameras', ['front', 'side']).value
         width: int = self.declare_parameter('width', 1280).value
         height: int = self.declare_parameter('height', 720).value

@@ -207,9 +207,11 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
                         help='points to sample in a recording without ground truth (default: '
                              f'{DEFAULT_POINTS})')
     scenes.add_read_arguments(parser)
-    parser.add_argument('--noise-cm', type=float, default=0.0, help='error of the poses, cm')
-    parser.add_argument('--noise-deg', type=float, default=0.0, help='error of the poses, deg')
-    parser.add_argument('--seed', type=int, default=0, help='of noise and sampling (default: 0)')
+    parser.add_argument('--noise-cm', type=float, default=0.0, help='error added to the poses, cm')
+    parser.add_argument('--noise-deg', type=float, default=0.0,
+                        help='error added to the poses, deg')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='random seed of noise and sampling (default: 0)')
     parser.add_argument('--no-depth', action='store_true', help='withhold the depth')
     parser.add_argument('--no-poses', action='store_true', help='withhold the poses')
     parser.add_argument('--mask', type=Path, help="the robot's own body, white "

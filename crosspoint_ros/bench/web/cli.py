@@ -87,7 +87,7 @@ class WebBench:
                    for name, pid in processes.items()}
         images_hz = (clients.images_received.total() - images) / elapsed_s
         overheads_ms = [self._timer.measure_overhead_ms() for _ in range(clicks)]
-        return {**percent, 'pictures/s': images_hz,
+        return {**percent, 'images/s': images_hz,
                 'a click by topic ms': statistics.median(overheads_ms),
                 'by the page ms': statistics.median(
                     browsers.measure_click_overheads_ms(self._port, clicks))}

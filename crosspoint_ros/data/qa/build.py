@@ -26,8 +26,8 @@ from crosspoint_ros.data.scenes import BAGS, add_read_arguments, expand_scenes, 
 
 log = logging.getLogger(__name__)
 MIN_PER_PAIR = 12  # questions
-QUESTIONS_PER_FRAME = 36  # of more frames the questions vary more, of fewer they are built faster
-FRAMES_PER_TASK = 4  # that are planned together
+QUESTIONS_PER_FRAME = 36  # fewer: more varied questions; more: a faster build
+FRAMES_PER_TASK = 4  # planned together
 FrameId = tuple[SceneSource, str]
 Scenes = list[tuple[SceneSource, SceneSummary]]
 
@@ -37,23 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('scenes', nargs='+', type=Path, help='a rosbag2, a folder in the format of '
                         'TUM RGB-D, ScanNet or the answer log, or a folder of several')
     parser.add_argument('--out', type=Path, required=True, help='the folder of the data set')
-    parser.add_argument('--number', type=int, default=1000, help='of questions (default: 1000)')
-    parser.add_argument('--seed', type=int, default=0, help='of the samples (default: 0)')
+    parser.add_argument('--number', type=int, default=1000,
+                        help='number of questions (default: 1000)')
+    parser.add_argument('--seed', type=int, default=0, help='random seed (default: 0)')
     parser.add_argument('--coordinates', choices=[c.value for c in Coordinates],
-                        default=Coordinates.THOUSAND.value, help='thousandths of width and height '
-                        '(default), or pixels')
-    parser.add_argument('--val', type=float, default=0.1, help='share of the scenes that is kept '
-                        'for validation (default: 0.1)')
-    parser.add_argument('--processes', type=int, default=1, help='at most one a core (default: 1)')
+                        default=Coordinates.THOUSAND.value, help='unit of points: thousandths of '
+                        'width and height (default), or pixels')
+    parser.add_argument('--val', type=float, default=0.1, help='share of the scenes kept for '
+                        'validation (default: 0.1)')
+    parser.add_argument('--processes', type=int, default=1,
+                        help='number of processes, at most one per core (default: 1)')
     parser.add_argument('--ray', nargs='?', const='', metavar='ADDRESS', help='build on a Ray '
-                        'cluster, one task a scene (no address: start one on this machine)')
+                        'cluster, one task per scene (no address: start one on this machine)')
     add_read_arguments(parser)
     parser.add_argument('--labels', type=Path, help='a folder of SCENE/FRAME.png (0: nothing), and '
                         'names.json with the names: points are sampled on labelled objects alone')
 
 
 def main(args: argparse.Namespace) -> int:
-    """Build it; 1 after any warning, or with fewer questions than demanded."""
+    """Build it; 1 after any warning, or with fewer questions than requested."""
     if args.number < 1 or args.processes < 1 or not 0 <= args.val < 1:
         raise ValueError('--number and --processes must be 1 or more, --val 0 or more and below 1')
     config = BuildConfig(args.seed, Coordinates(args.coordinates), parse_read_options(args),
@@ -79,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
                  json.dumps({'questions': counts, **asdict(report)}, indent=1).encode())
     print(format_summary(args.out, counts, skipped, time.monotonic() - start_s, len(scenes)))
     if total < args.number:
-        print(f'{args.number} were demanded: the scenes have no more that are certain')
+        print(f'{args.number} were requested: the scenes have no more that are certain')
     return warnings.exit_code or int(total < args.number)
 
 
@@ -116,7 +118,7 @@ def write_build_info(out: Path, config: BuildConfig, scenes: Scenes, number: int
     atomic_write(path, info.encode())
     for source, summary in scenes:
         for camera, mask in summary.self_masks.items():
-            write_image(scene_reader.self_mask_folder(out, source) / f'{camera}.png', mask)
+            write_image(scene_reader.get_self_mask_folder(out, source) / f'{camera}.png', mask)
 
 
 def plan_tasks(pool: Pool, out: Path, scenes: Scenes, config: BuildConfig, number: int
@@ -193,7 +195,7 @@ def merge_parts(out: Path, tasks: list[FrameTask], val: float, seed: int) -> dic
             file.write(b'[')
             for task in tasks:
                 if (task.source.name in val_scenes) == (split == 'val'):
-                    part = frame_builder.part_path(out, task.source.name, task.frame)
+                    part = frame_builder.get_part_path(out, task.source.name, task.frame)
                     for line in part.read_bytes().splitlines()[:-1]:  # the last is the report
                         file.write((b',\n' if counts[split] else b'\n') + line)
                         counts[split] += 1

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--geometry', type=int, default=500, metavar='N', help='check N answers '
                         'against the recordings, if these still exist (default: 500)')
     parser.add_argument('--sheet', type=Path, metavar='PNG', help='draw random samples')
-    parser.add_argument('--seed', type=int, default=0, help='of the samples (default: 0)')
+    parser.add_argument('--seed', type=int, default=0, help='random seed (default: 0)')
 
 
 def main(args: argparse.Namespace) -> int:
@@ -97,7 +97,7 @@ def iter_items(folder: Path) -> Iterator[DatasetItem]:
 
 
 class Validator:
-    """Finds the faults of questions, one after another: also those between them."""
+    """Finds the faults of one question after another, duplicates and leaks included."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.core.image_io import atomic_write
 from crosspoint_ros.data.qa.frame_pairs import FramePair, find_pairs
-from crosspoint_ros.data.qa.photometric import FlowReference, flow_magnitude_px, rejection_reason
+from crosspoint_ros.data.qa.photometric import FlowReference, explain_rejection, measure_flow_px
 from crosspoint_ros.data.qa.point_sampling import Labels, read_labels, sample_points
 from crosspoint_ros.data.qa.questions import QAItem, collect_facts, generate_questions
 from crosspoint_ros.data.qa.scene_reader import BuildConfig, SceneSource, get_reader
@@ -39,7 +39,7 @@ def find_pair_rejections(out: Path, source: SceneSource, config: BuildConfig,
     """Return why each pair of one clicked frame is rejected; '' if its images agree."""
     reader = get_reader(out, source, config)
     reference = FlowReference.from_view(reader.view(reader.frames[pairs[0].clicked]))
-    return tuple(rejection_reason(flow_magnitude_px(
+    return tuple(explain_rejection(measure_flow_px(
         reference, reader.view(reader.frames[pair.other]))) for pair in pairs)
 
 
@@ -64,7 +64,7 @@ class FrameReport:
 
 def build_frame(out: Path, task: FrameTask, config: BuildConfig) -> FrameReport:
     """Write the questions of a frame to its part, unless it exists; the report is its last line."""
-    path = part_path(out, task.source.name, task.frame)
+    path = get_part_path(out, task.source.name, task.frame)
     if path.is_file():
         return FrameReport(**json.loads(path.read_bytes().splitlines()[-1]))
     try:
@@ -83,7 +83,7 @@ def _build_questions(out: Path, task: FrameTask, config: BuildConfig
     rng = np.random.default_rng(derive_seed(config.seed, scene, task.frame))
     clicked = reader.view(reader.frames[task.frame])
     labels = read_labels(Path(config.labels) / scene if config.labels else None,
-                         frame_file_name(task.frame), clicked)
+                         format_frame_file_name(task.frame), clicked)
     pixels = sample_points(clicked, labels, rng)
     names = _name_points(config, labels, pixels)
     writer, reference = ImageWriter(out, scene), FlowReference.from_view(clicked)
@@ -146,11 +146,11 @@ class ImageWriter:
         return fields
 
     def _write_image(self, name: str, view: View) -> str:
-        return self._write(f'images/{self._scene}/{frame_file_name(name)}.jpg', view.image)
+        return self._write(f'images/{self._scene}/{format_frame_file_name(name)}.jpg', view.image)
 
     def _write_marked_image(self, name: str, view: View, points: tuple[Array, ...]) -> str:
         at = '_'.join(f'{round(p[0])}-{round(p[1])}' for p in points)
-        path = f'visual_image/{self._scene}/{frame_file_name(name)}_{at}.jpg'
+        path = f'visual_image/{self._scene}/{format_frame_file_name(name)}_{at}.jpg'
         if (self._out / path).is_file():
             return path
         return self._write(path, draw_points(view.image, points))
@@ -180,12 +180,12 @@ def draw_points(image: npt.NDArray[np.uint8], points: tuple[Array, ...]) -> npt.
     return canvas
 
 
-def part_path(out: Path, scene: str, name: str) -> Path:
+def get_part_path(out: Path, scene: str, name: str) -> Path:
     """Return the file of a frame's questions, from which the splits are merged."""
-    return out / 'parts' / scene / f'{frame_file_name(name)}.jsonl'
+    return out / 'parts' / scene / f'{format_frame_file_name(name)}.jsonl'
 
 
-def frame_file_name(name: str) -> str:
+def format_frame_file_name(name: str) -> str:
     """Return a frame's name as one part of a path."""
     return name.replace('/', '-').replace('.png', '').replace('.jpg', '')
 

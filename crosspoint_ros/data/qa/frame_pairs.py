@@ -73,7 +73,7 @@ def find_pairs(clicked: list[RgbdFrame], frames: list[RgbdFrame],
     for frame in clicked:
         view = read(frame)
         grid = point_visibility.make_grid(view, GRID_PX)
-        grids.append((frame, view, grid, point_visibility.sample_depths(view, grid)))
+        grids.append((frame, view, grid, point_visibility.measure_point_depths(view, grid)))
     for other in frames:
         for frame, view, grid, depths in grids:
             angle_deg, distance_m = measure_motion(frame, other)

@@ -53,10 +53,11 @@ class FlowReference:
         pixels = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
         depth_m = sample_depth_m(view, pixels)
         points = require_pose(view).transform_points(view.backproject(pixels, depth_m))
-        return cls(view, grey, _texture_mask(grey), points, _smooth_mask(depth_m.reshape(cells)))
+        return cls(view, grey, _find_texture(grey), points,
+                   _find_smooth_cells(depth_m.reshape(cells)))
 
 
-def flow_magnitude_px(reference: FlowReference, other: View) -> npt.NDArray[np.float32]:
+def measure_flow_px(reference: FlowReference, other: View) -> npt.NDArray[np.float32]:
     """Return the shift (h, w) between the reference and the warped other image.
 
     In px at 640 px of width; NaN without texture or depth, at edges and on other surfaces.
@@ -82,15 +83,15 @@ def flow_magnitude_px(reference: FlowReference, other: View) -> npt.NDArray[np.f
     return np.where(inner, SCALE * np.linalg.norm(flow, axis=2), np.nan).astype(np.float32)
 
 
-def median_flow_px(flow_px: npt.NDArray[np.float32]) -> float:
+def compute_median_flow_px(flow_px: npt.NDArray[np.float32]) -> float:
     """Return the median shift of a pair; NaN with too little texture."""
     known = flow_px[np.isfinite(flow_px)]
     return float(np.median(known)) if known.size >= MIN_COMPARED else np.nan
 
 
-def rejection_reason(flow_px: npt.NDArray[np.float32]) -> str:
+def explain_rejection(flow_px: npt.NDArray[np.float32]) -> str:
     """Return why a pair is rejected; '' if its images agree."""
-    median = median_flow_px(flow_px)
+    median = compute_median_flow_px(flow_px)
     if np.isnan(median):
         return 'too little common texture to check the poses'
     if median > MAX_SHIFT_PX:
@@ -104,8 +105,8 @@ def reject_shifted_points(reference: FlowReference, other: View, pixels: Array,
 
     Returns the reason if the whole pair is rejected, otherwise ''.
     """
-    flow_px = flow_magnitude_px(reference, other)
-    if reason := rejection_reason(flow_px):
+    flow_px = measure_flow_px(reference, other)
+    if reason := explain_rejection(flow_px):
         return reason
     height, width = flow_px.shape
     at = (pixels + 0.5) * width / reference.view.image.shape[1] - 0.5
@@ -117,7 +118,7 @@ def reject_shifted_points(reference: FlowReference, other: View, pixels: Array,
 
 
 def _create_flow() -> cv2.DISOpticalFlow:
-    """Preset FAST without refinement, which pulls towards zero: 6 of 10 px would be found."""
+    """Create DIS flow, preset FAST, without refinement, which would shrink 10 px to 6."""
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     flow.setFinestScale(1)
     flow.setVariationalRefinementIterations(0)
@@ -131,8 +132,8 @@ def _to_grey(view: View) -> npt.NDArray[np.uint8]:
                                  interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _texture_mask(grey: npt.NDArray[np.uint8]) -> Mask:
-    """Corners: where the smaller eigenvalue of the structure tensor is large (Shi and Tomasi)."""
+def _find_texture(grey: npt.NDArray[np.uint8]) -> Mask:
+    """Return where the smaller eigenvalue of the structure tensor is large (Shi and Tomasi)."""
     dx, dy = (cv2.Scharr(grey, cv2.CV_32F, *axis) / 32 for axis in ((1, 0), (0, 1)))
     xx, xy, yy = (cv2.boxFilter(product, -1, (TEXTURE_WINDOW, TEXTURE_WINDOW))
                   for product in (dx * dx, dx * dy, dy * dy))
@@ -140,8 +141,8 @@ def _texture_mask(grey: npt.NDArray[np.uint8]) -> Mask:
     return np.pad(textured[MARGIN:-MARGIN, MARGIN:-MARGIN], MARGIN)
 
 
-def _smooth_mask(depth_m: Array) -> Mask:
-    """Cells (h, w) whose surface continues into their neighbours."""
+def _find_smooth_cells(depth_m: Array) -> Mask:
+    """Return the cells (h, w) whose surface continues into their neighbours."""
     known = np.isfinite(depth_m)
     filled = np.where(known, depth_m, 0.0).astype(np.float32)
     around = np.ones((3, 3), np.uint8)

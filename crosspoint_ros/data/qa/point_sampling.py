@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.data.qa.point_visibility import width_scale
+from crosspoint_ros.data.qa.point_visibility import compute_width_scale
 from crosspoint_ros.data.scenes.rgbd_scene import UnusableData
 
 MAX_POINTS = 260
@@ -48,11 +48,12 @@ def sample_points(view: View, labels: Labels | None, rng: np.random.Generator) -
                                  protrusions[chosen]])
     limit = np.array([view.intrinsics.width_px, view.intrinsics.height_px]) - MARGIN_PX
     pixels = pixels[((pixels >= MARGIN_PX) & (pixels < limit)).all(axis=1)]
-    return _space_out(rng.permutation(pixels), MIN_SPACING_PX * width_scale(view.intrinsics))
+    spacing_px = MIN_SPACING_PX * compute_width_scale(view.intrinsics)
+    return _space_out(rng.permutation(pixels), spacing_px)
 
 
 def find_protrusions(view: View) -> npt.NDArray[np.bool_]:
-    """Mask (h, w) of graspable parts: nearer than what surrounds them by 1 to 12 cm.
+    """Return the mask (h, w) of graspable parts, 1 to 12 cm nearer than their surroundings.
 
     A morphological closing of the depth at a quarter of its size fills parts narrower than the
     window.
@@ -61,7 +62,7 @@ def find_protrusions(view: View) -> npt.NDArray[np.bool_]:
     small = view.depth_m[::4, ::4]
     known = np.isfinite(small)
     filled = np.where(known, small, 0.0).astype(np.float32)
-    size = max(3, int(WINDOW_PX * width_scale(view.intrinsics) / 4) | 1)
+    size = max(3, int(WINDOW_PX * compute_width_scale(view.intrinsics) / 4) | 1)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     height_m = cv2.morphologyEx(filled, cv2.MORPH_CLOSE, kernel) - filled
     mask = known & (height_m > MIN_PROTRUSION_M) & (height_m < MAX_PROTRUSION_M)
@@ -71,7 +72,7 @@ def find_protrusions(view: View) -> npt.NDArray[np.bool_]:
 
 
 def _space_out(pixels: Array, spacing_px: float) -> Array:
-    """Keep up to 260 pixels, none in a grid cell next to another's."""
+    """Keep up to 260 pixels, no two in the same or neighbouring grid cells."""
     kept: list[Array] = []
     taken: set[tuple[int, int]] = set()
     for pixel in pixels:

@@ -14,7 +14,7 @@ from crosspoint_ros.core.datatypes import Array, Intrinsics, View
 from crosspoint_ros.core.geometry import require_pose
 
 Indices = npt.NDArray[np.int_]
-WINDOW_PX = 3  # the radius in which a surface must continue around a point, at 640 px of width
+WINDOW_PX = 3  # radius around a point in which its surface must continue, at 640 px of width
 MAX_BEND_M, MAX_BEND_RATIO = 0.008, 0.005  # a surface that bends more within it is an edge
 MAX_NOISE_M, MAX_NOISE_RATIO = 0.002, 0.002  # of a pixel against its neighbours
 SAME_M, SAME_RATIO = 0.015, 0.01  # between two depths of one surface
@@ -70,7 +70,7 @@ class PointDepths:
     visibility: npt.NDArray[np.int_]
 
 
-def width_scale(intrinsics: Intrinsics) -> float:
+def compute_width_scale(intrinsics: Intrinsics) -> float:
     """Return the pixels here for one pixel of an image 640 px wide."""
     return intrinsics.width_px / 640
 
@@ -86,8 +86,8 @@ def make_grid(view: View, step_px: int) -> Array:
 
 def project_points(clicked: View, other: View, pixels: Array,
                    depths: PointDepths | None = None) -> ProjectedPoints:
-    """Project pixels (n, 2) of a view into another; depths: `sample_depths`, if known."""
-    depths = depths or sample_depths(clicked, pixels)
+    """Project pixels (n, 2) of a view into another; depths: `measure_point_depths`, if known."""
+    depths = depths or measure_point_depths(clicked, pixels)
     depth_m, visibility = depths.depth_m, depths.visibility.copy()
     with np.errstate(invalid='ignore'):
         in_other = (require_pose(other).inverse @ require_pose(clicked)).transform_points(
@@ -103,9 +103,9 @@ def project_points(clicked: View, other: View, pixels: Array,
     return ProjectedPoints(visibility, projected, depth_m, in_other[:, 2])
 
 
-def sample_depths(view: View, pixels: Array) -> PointDepths:
-    """Measure the depth at pixels (n, 2) of a view, and reject edges, noise and the own body."""
-    windows = depth_windows(view, pixels, WINDOW_PX)
+def measure_point_depths(view: View, pixels: Array) -> PointDepths:
+    """Measure depths at pixels (n, 2) of a view; reject edges, noise and the robot's own body."""
+    windows = sample_depth_windows(view, pixels, WINDOW_PX)
     depth_m = _surface_depth_m(windows)
     visibility = np.full(len(pixels), int(Visibility.VISIBLE))
     with np.errstate(invalid='ignore'):
@@ -119,8 +119,8 @@ def sample_depths(view: View, pixels: Array) -> PointDepths:
 
 def _classify_in_other(other: View, pixels: Array, depth_m: Array) -> npt.NDArray[np.int_]:
     """Classify points by their pixels (n, 2) in the other view and their depth (n,) there."""
-    intrinsics, border = other.intrinsics, BORDER_PX * width_scale(other.intrinsics)
-    windows = depth_windows(other, np.where(np.isfinite(pixels), pixels, 0.0), WINDOW_PX)
+    intrinsics, border = other.intrinsics, BORDER_PX * compute_width_scale(other.intrinsics)
+    windows = sample_depth_windows(other, np.where(np.isfinite(pixels), pixels, 0.0), WINDOW_PX)
     flat = windows.reshape(len(windows), -1)
     known = np.isfinite(flat)
     same = SAME_M + SAME_RATIO * depth_m
@@ -146,31 +146,31 @@ def _check_cycle(clicked: View, other: View, pixels: Array, others: Array
     visibility = np.full(len(pixels), int(Visibility.VISIBLE))
     if not len(pixels):
         return visibility
-    depth_m = _surface_depth_m(depth_windows(other, others, WINDOW_PX))
+    depth_m = _surface_depth_m(sample_depth_windows(other, others, WINDOW_PX))
     reprojected = clicked.intrinsics.project(
         (require_pose(clicked).inverse @ require_pose(other)).transform_points(
             other.backproject(others, depth_m)))
     error_px = np.linalg.norm(reprojected - pixels, axis=1)
-    difference = mean_colour(clicked, pixels) - mean_colour(other, others)
+    difference = sample_mean_colour(clicked, pixels) - sample_mean_colour(other, others)
     if len(difference) >= 8:  # one camera may be brighter
         difference = difference - np.median(difference, axis=0)
     is_same = np.abs(difference).max(axis=1) < MAX_COLOUR_DIFFERENCE
     visibility[~is_same] = Visibility.COLOUR_MISMATCH
-    visibility[~(error_px < MAX_CYCLE_PX * width_scale(clicked.intrinsics))] = \
+    visibility[~(error_px < MAX_CYCLE_PX * compute_width_scale(clicked.intrinsics))] = \
         Visibility.CYCLE_ERROR
     return visibility
 
 
-def mean_colour(view: View, pixels: Array) -> Array:
+def sample_mean_colour(view: View, pixels: Array) -> Array:
     """Return the mean colour (n, 3) of 5 x 5 px around pixels (n, 2)."""
     rows, columns = _window_indices(view, pixels, 2)
     return np.asarray(view.image[rows, columns].reshape(len(pixels), -1, 3).mean(axis=1))
 
 
-def depth_windows(view: View, pixels: Array, radius_px: int) -> Array:
+def sample_depth_windows(view: View, pixels: Array, radius_px: int) -> Array:
     """Return depths (n, k, k) around pixels (n, 2), m, NaN where unknown."""
     assert view.depth_m is not None
-    radius = max(1, round(radius_px * width_scale(view.intrinsics)))
+    radius = max(1, round(radius_px * compute_width_scale(view.intrinsics)))
     rows, columns = _window_indices(view, pixels, radius)
     return view.depth_m[rows, columns].astype(float)
 

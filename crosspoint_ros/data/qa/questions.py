@@ -177,7 +177,8 @@ def collect_facts(reference: FlowReference, other: View, pair: FramePair, pixels
 def generate_questions(facts: PairFacts, number: int, rng: np.random.Generator,
                        seen_keys: set[str]) -> Iterator[QAItem]:
     """Yield up to `number` questions, the types in turn; seen_keys: of the frame's earlier ones."""
-    generators = [_spatial, _grounding, _correspondence, _left_right, _depth, _visibility]
+    generators = [_generate_spatial, _generate_grounding, _generate_correspondence,
+                  _generate_left_right, _generate_depth, _generate_visibility]
     failures = Counter[object]()
     for turn in count(int(rng.integers(len(generators)))):
         if number <= 0 or not generators:
@@ -205,7 +206,7 @@ def _find_certain(facts: PairFacts) -> Indices:
         Visibility.UNCONFIRMED)))
 
 
-def _spatial(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
+def _generate_spatial(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     known = _find_certain(facts)
     if len(known) < 2:
         return None
@@ -218,7 +219,7 @@ def _spatial(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     return facts.build_item(QuestionType.SPATIAL, rng, [a, b], answer)
 
 
-def _grounding(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
+def _generate_grounding(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     known = _find_certain(facts)
     named = [int(i) for i in known if facts.names[i]] if facts.names else []
     if named:
@@ -237,7 +238,7 @@ def _grounding(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     return facts.build_item(QuestionType.GROUNDING, rng, chosen, format_json(facts.encode(nearest)))
 
 
-def _correspondence(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
+def _generate_correspondence(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     visible = facts.indices(Visibility.VISIBLE)
     if not len(visible):
         return None
@@ -247,7 +248,7 @@ def _correspondence(facts: PairFacts, rng: np.random.Generator) -> QAItem | None
     return facts.build_item(QuestionType.CORRESPONDENCE, rng, [index], answer, pixel, True)
 
 
-def _left_right(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
+def _generate_left_right(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     visible = facts.indices(Visibility.VISIBLE)
     if len(visible) < 2 or facts.pair.angle_deg < MIN_TURN_DEG:
         return None
@@ -260,7 +261,7 @@ def _left_right(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     return facts.build_item(QuestionType.TRANSFORMATION, rng, [a, b], answer, pixels[a], True)
 
 
-def _depth(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
+def _generate_depth(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     visible = facts.indices(Visibility.VISIBLE)
     if not len(visible):
         return None
@@ -273,7 +274,7 @@ def _depth(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
                             facts.projected.pixels[index], True)
 
 
-def _visibility(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
+def _generate_visibility(facts: PairFacts, rng: np.random.Generator) -> QAItem | None:
     """Half yes, half no; of the noes, three quarters are occluded, if there are any."""
     visible = bool(rng.integers(2))
     occluded, outside = (facts.indices(v) for v in (Visibility.OCCLUDED, Visibility.OUTSIDE))

@@ -108,9 +108,9 @@ def get_reader(out: Path, source: SceneSource, config: BuildConfig) -> SceneRead
     cv2.setNumThreads(1)  # the processes share the cores
     scene = open_scene(Path(source.path), config.reading)
     return SceneReader(scene, {path.stem: read_mask(path)
-                               for path in sorted(self_mask_folder(out, source).glob('*.png'))})
+                               for path in sorted(get_self_mask_folder(out, source).glob('*.png'))})
 
 
-def self_mask_folder(out: Path, source: SceneSource) -> Path:
+def get_self_mask_folder(out: Path, source: SceneSource) -> Path:
     """Return the folder of a scene's self masks, one image a camera."""
     return out / 'own_body' / source.name

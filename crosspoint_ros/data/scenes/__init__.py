@@ -16,10 +16,11 @@ SceneClass = Callable[[Path, ReadOptions], RgbdScene]
 
 
 def add_read_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that say how a recording is read."""
+    """Declare the options for reading a recording."""
     parser.add_argument('--inverted-poses', action='store_true', help='poses are camera_from_world')
     parser.add_argument('--depth-per-m', type=float, help='the stored value of one metre of depth')
-    parser.add_argument('--base-frame', default='', help="of a bag (default: its TF's root)")
+    parser.add_argument('--base-frame', default='',
+                        help='base frame of a bag (default: the root of its TF)')
 
 
 def parse_read_options(args: argparse.Namespace) -> ReadOptions:

@@ -10,7 +10,7 @@ import numpy as np
 from crosspoint_ros.core.datatypes import View
 from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.data.qa import photometric
-from crosspoint_ros.data.qa.photometric import MAX_SHIFT_PX, FlowReference, median_flow_px
+from crosspoint_ros.data.qa.photometric import MAX_SHIFT_PX, FlowReference, compute_median_flow_px
 from crosspoint_ros.data.qa.point_visibility import is_inside, make_grid, sample_depth_m
 from crosspoint_ros.data.scenes.rgbd_scene import RgbdScene, UnusableData
 
@@ -82,7 +82,7 @@ def _reject_unit(name: str, views: list[View]) -> None:
 
 def _reject_misaligned(name: str, views: list[View]) -> None:
     """Reject images that disagree with depth and poses in most pairs; some may be off."""
-    shifts = [median_flow_px(photometric.flow_magnitude_px(FlowReference.from_view(a), b))
+    shifts = [compute_median_flow_px(photometric.measure_flow_px(FlowReference.from_view(a), b))
               for step in (1, 2) for a, b in zip(views, views[step:], strict=False)]
     known = np.array([shift for shift in shifts if np.isfinite(shift)])
     aligned = (known <= MAX_SHIFT_PX).mean() if known.size >= MIN_PAIRS else 1.0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
-from crosspoint_ros.data.rosbag import decode_depth_m, decode_rgb, header_stamp_ns, open_bag
+from crosspoint_ros.data.rosbag import decode_depth_m, decode_rgb, get_header_stamp_ns, open_bag
 
 GROUND_TRUTH = 'truth.json'
 IMAGE, DEPTH, INFO = 'compressed', 'compressedDepth', 'camera_info'  # topics: /<camera>/…/<one>
@@ -130,5 +130,5 @@ def _read_messages(bag: Any, cameras: set[str]) -> dict[tuple[str, FrameKey], An
         names = connection.topic.split('/')
         if names[1] in cameras and names[-1] in (IMAGE, DEPTH, INFO):
             message = bag.deserialize(raw, connection.msgtype)
-            messages[names[-1], FrameKey(names[1], header_stamp_ns(message))] = message
+            messages[names[-1], FrameKey(names[1], get_header_stamp_ns(message))] = message
     return messages

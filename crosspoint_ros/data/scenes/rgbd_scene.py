@@ -36,7 +36,7 @@ class RgbdFrame:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the data themselves do not say."""
+    """How to read data that do not specify it."""
 
     inverted: bool = False  # the poses are camera_from_world
     depth_per_m: float | None = None  # the stored value of 1 m; None: the format's default
@@ -78,7 +78,7 @@ def check_depth_lag(at_image: Transform, at_depth: Transform, focal_px: float, i
 
 
 def warn_moved(moved: list[CameraMoved], where: object) -> None:
-    """Log one line for all of them: a hand-held camera has many."""
+    """Log all of them in one line: a hand-held camera has many."""
     if moved:
         others = f', and so did it in {len(moved) - 1} more images' if moved[1:] else ''
         log.warning('%s: %s%s: skipped', where, moved[0], others)

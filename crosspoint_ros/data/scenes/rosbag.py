@@ -69,7 +69,7 @@ class RosbagScene:
                 infos.setdefault(topic, message)
             else:
                 refs.setdefault(topic, []).append(MessageRef(
-                    topic, recorded_ns, rosbag.header_stamp_ns(message),
+                    topic, recorded_ns, rosbag.get_header_stamp_ns(message),
                     message.header.frame_id.lstrip('/')))
         for camera, (topics, info) in cameras.items():
             images, depths = (sorted(refs.get(topic, []), key=lambda ref: ref.stamp_ns)
@@ -121,7 +121,7 @@ class RosbagScene:
         for connection, _, raw in self._bag.messages(
                 connections=connections, start=ref.recorded_ns, stop=ref.recorded_ns + 1):
             message = self._bag.deserialize(raw, connection.msgtype)
-            if rosbag.header_stamp_ns(message) == ref.stamp_ns:
+            if rosbag.get_header_stamp_ns(message) == ref.stamp_ns:
                 return message
         raise ValueError(f'its message on {ref.topic} is missing')
 

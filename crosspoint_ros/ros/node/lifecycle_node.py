@@ -160,8 +160,8 @@ def main(args: list[str] | None = None) -> int:
 def exit_process(code: int) -> int:
     """Return the exit code; exit at once if a matcher is still running in its thread."""
     if any(thread.daemon and thread.name != SIGNAL_THREAD for thread in threading.enumerate()):
-        # Finalizing the interpreter while a thread is inside torch aborts the process. (The node then
-        # stays on the graph for 20 s, until its DDS lease ends.)
+        # Finalizing the interpreter while a thread is inside torch aborts the process. (The node
+        # then stays on the graph for 20 s, until its DDS lease ends.)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
