@@ -16,15 +16,14 @@ import numpy.typing as npt
 from crosspoint_ros.bench.crosspoint.dataset import GROUNDING, POINTING, BenchItem
 from crosspoint_ros.core.datatypes import Code, Grounder, Intrinsics, Match, Matcher, Rejected, View
 from crosspoint_ros.core.pipeline import FUSION, ground, match_view
+from crosspoint_ros.data.qa.questions import POINT_SUFFIX
 from crosspoint_ros.matchers.cropond.reply_parser import parse_points
 
 if TYPE_CHECKING:
     from crosspoint_ros.matchers.cropond.server.http_client import ChatClient
 
 Image = npt.NDArray[np.uint8]
-# As the authors: the suffix of a question that asks for a point, and the length of a reply.
-POINT_SUFFIX = ' Output the point coordinates in JSON format.'
-MAX_TOKENS = 768
+MAX_TOKENS = 768  # of a reply, as the authors
 HALF_PX = 0.5  # pixel (0, 0) is the centre of the corner pixel; replies count from its edge
 # Codes of a matcher that did not find the point; any other is a failure.
 NOT_FOUND_CODES = (Code.NOT_VISIBLE, Code.LOW_CONFIDENCE, Code.INCONSISTENT, Code.NO_DEPTH)

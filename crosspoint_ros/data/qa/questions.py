@@ -20,7 +20,7 @@ MIN_DEPTH_RATIO = 1.15  # between two depths that are compared
 MIN_LATERAL_SHARE = 0.04  # of the width: between two points that are left and right of each other
 MIN_TURN_DEG = 15.0
 MAX_TRIES = 40  # for one question, before its type is exhausted
-POINT_SUFFIX = ' Output the point coordinates in JSON format.'
+POINT_SUFFIX = ' Output the point coordinates in JSON format.'  # as the authors
 ONE, TWO = '<image>\n', '<image>\n<image>\n'
 
 

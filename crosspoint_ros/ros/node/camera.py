@@ -93,7 +93,7 @@ class Camera:
     @property
     def age_s(self) -> float:
         """Age of the newest image by the node's clock; NaN without one."""
-        newest_ns = self.buffer.newest_ns()
+        newest_ns = self.buffer.get_newest_stamp_ns()
         return float('nan') if newest_ns is None else (self._now_ns() - newest_ns) * 1e-9
 
 

@@ -52,7 +52,7 @@ class Diagnostics:
         if not camera.is_subscribed:
             return self._build_status(name, DiagnosticStatus.OK,
                                       'not subscribed: no query needs it', **values)
-        if buffer.newest_ns() is None:
+        if buffer.get_newest_stamp_ns() is None:
             return self._build_status(name, DiagnosticStatus.ERROR,
                                       f'no image has come on {topics.image_topic}', **values)
         tf = self._explain_tf(camera)
@@ -70,7 +70,7 @@ class Diagnostics:
         return self._build_status(name, level, message or f'{camera.rate_hz:.1f} Hz', **values)
 
     def _explain_tf(self, camera: Camera) -> str:
-        newest_ns = camera.buffer.newest_ns() or 0
+        newest_ns = camera.buffer.get_newest_stamp_ns() or 0
         try:
             self._server.transforms.lookup(self._config.base_frame, camera.frame_id, newest_ns)
         except Rejected as rejected:

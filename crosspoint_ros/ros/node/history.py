@@ -181,11 +181,11 @@ class History:
 
     # --- corrections
 
-    def keep_locate_result(self, query_id: str, locate_result: LocateResult, is_answered: bool
+    def keep_locate_result(self, query_id: str, locate_result: LocateResult, is_accepted: bool
                            ) -> None:
         """Keep an answer with its images, so that it can be corrected."""
         self._locate_results.append((query_id, locate_result))
-        self._rejected_query_id = '' if is_answered else query_id
+        self._rejected_query_id = '' if is_accepted else query_id
 
     def find_locate_result(self, query_id: str) -> LocateResult | None:
         """Return the result of a query with its images; None if they are no longer kept."""

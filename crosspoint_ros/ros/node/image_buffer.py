@@ -114,7 +114,7 @@ class ImageBuffer:
 
     # --- look-ups
 
-    def newest_ns(self) -> int | None:
+    def get_newest_stamp_ns(self) -> int | None:
         """Return the stamp of the newest image, None without one."""
         with self._condition:
             return self._images[-1].stamp_ns if self._images else None
@@ -159,7 +159,7 @@ class ImageBuffer:
                 self._condition.wait(min(left_s, POLL_S))
             return True
 
-    def view_at(self, at_ns: int) -> View:
+    def get_view_at(self, at_ns: int) -> View:
         """Return the view of that stamp (to 1 ms).
 
         Raises `Rejected` (STALE if it is not kept, or older than history_s and max_image_age_s: the
@@ -183,7 +183,7 @@ class ImageBuffer:
                            'newer one')
         return self._decode_view(image)
 
-    def newest_view(self) -> View:
+    def get_newest_view(self) -> View:
         """Return the newest view. Raises `Rejected` (STALE past max_image_age_s).
 
         An image whose depth has not come yet is passed over for the one before.
@@ -200,7 +200,7 @@ class ImageBuffer:
                            f'{age_s:.3f} s old (limits.max_image_age_s {limit_s:g}){hint}')
         return self._decode_view(image)
 
-    def nearest_view(self, at_ns: int, max_gap_s: float) -> View:
+    def get_nearest_view(self, at_ns: int, max_gap_s: float) -> View:
         """Return the view nearest to that stamp. Raises `Rejected` (STALE past max_gap_s)."""
         with self._condition:
             self._require_images()

@@ -110,11 +110,6 @@ def build_query_result(task: QueryTask, base_frame: str, limits: Limits) -> Quer
     return result
 
 
-def is_answered(result: QueryResult) -> bool:
-    """Return whether the point was found in any view."""
-    return any(c.verdict != Correspondence.REFUSED for c in result.correspondences)
-
-
 def _build_rejected_result(task: QueryTask) -> QueryResult:
     request = task.request
     header = make_header(request.stamp_ns, '')

@@ -22,6 +22,7 @@ from crosspoint_ros.core.datatypes import Code, Rejected
 from crosspoint_ros.core.pipeline import LocateResult, apply_correction
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
+from crosspoint_ros.ros.client.results import is_accepted
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.node.camera import Camera
 from crosspoint_ros.ros.node.history import TargetState
@@ -30,7 +31,6 @@ from crosspoint_ros.ros.node.outputs import Outputs
 from crosspoint_ros.ros.node.query_messages import (
     DEEP_QOS,
     build_query_result,
-    is_answered,
     request_from_goal,
     subscribe_clicks,
 )
@@ -280,7 +280,7 @@ class QueryServer:
             self._on_cancel(goal_handle)
         result = await self._await_reply(reply)
         del self._goals[goal_id]
-        if is_answered(result):
+        if is_accepted(result):
             goal_handle.succeed()
         elif goal_handle.is_cancel_requested:
             goal_handle.canceled()

@@ -15,6 +15,7 @@ from crosspoint_ros.core.datatypes import Code, Rejected, Transform
 from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult
 from crosspoint_ros.msg import History as HistoryMsg
+from crosspoint_ros.ros.client.results import is_accepted
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.conversions import pose_from_transform, transform_from_pose
 from crosspoint_ros.ros.node.history import (
@@ -25,7 +26,6 @@ from crosspoint_ros.ros.node.history import (
     TargetState,
 )
 from crosspoint_ros.ros.node.outputs import LATCHED_QOS
-from crosspoint_ros.ros.node.query_messages import is_answered
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 from crosspoint_ros.ros.rviz.target_marker import TargetMarker
 from crosspoint_ros.srv import Accept
@@ -93,8 +93,8 @@ class ReviewServer:
         """
         if task.locate_result is None:
             return None
-        self.history.keep_locate_result(task.query_id, task.locate_result, is_answered(result))
-        if not is_answered(result):
+        self.history.keep_locate_result(task.query_id, task.locate_result, is_accepted(result))
+        if not is_accepted(result):
             return None
         decision = (HistoryEntry.UNREVIEWED if task.request.correction is None
                     else HistoryEntry.CORRECTED)

@@ -130,14 +130,15 @@ class ViewCollector:
 
     def _get_clicked_view(self, request: QueryRequest) -> View:
         buffer = self._cameras[request.camera].buffer
-        return buffer.view_at(request.stamp_ns) if request.stamp_ns else buffer.newest_view()
+        return (buffer.get_view_at(request.stamp_ns) if request.stamp_ns
+                else buffer.get_newest_view())
 
     def _get_other_view(self, name: str, clicked_ns: int) -> View | MissingView:
-        return _get_view(name, lambda: self._cameras[name].buffer.nearest_view(
+        return _get_view(name, lambda: self._cameras[name].buffer.get_nearest_view(
             clicked_ns, self._config.times.max_view_gap_s))
 
     def _get_newest_view(self, name: str) -> View | MissingView:
-        return _get_view(name, self._cameras[name].buffer.newest_view)
+        return _get_view(name, self._cameras[name].buffer.get_newest_view)
 
     # --- poses
 

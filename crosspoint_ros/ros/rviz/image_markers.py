@@ -233,7 +233,7 @@ def build_newest_marker(camera: Camera, shown: ImageMarker | None, until_ns: int
     None if there is nothing to show.
     """
     try:
-        view = camera.buffer.newest_view()
+        view = camera.buffer.get_newest_view()
         if shown is not None and shown.stamp_ns == view.stamp_ns and shown.rejected is None:
             return shown
         return _build_image_marker(view, shown)

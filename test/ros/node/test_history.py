@@ -227,7 +227,7 @@ def located() -> LocateResult:
 
 
 def answered(history: History, query_id: str) -> None:
-    history.keep_locate_result(query_id, located(), is_answered=True)
+    history.keep_locate_result(query_id, located(), is_accepted=True)
     history.add(answer(query_id), UNREVIEWED, None)
 
 
@@ -252,7 +252,7 @@ def test_after_an_undo_the_current_answer_can_be_corrected():
 def test_the_newest_answer_can_be_corrected_when_all_its_views_were_refused():
     history = History()
     answered(history, 'a')
-    history.keep_locate_result('refused', located(), is_answered=False)
+    history.keep_locate_result('refused', located(), is_accepted=False)
     history.require_correctable('refused')
     history.require_correctable('a')
     answered(history, 'b')

@@ -84,7 +84,7 @@ def test_a_click_is_answered_on_the_image_of_its_stamp():
     frames = memory()
     for n in range(10):
         frames.add_image(image(33 * n, grey=n))
-    view = frames.view_at(ns(33 * 4))
+    view = frames.get_view_at(ns(33 * 4))
     assert (grey_of(view), view.stamp_ns, view.camera) == (4, ns(33 * 4), 'front')
     assert (view.frame_id, view.depth_m, view.base_from_cam) == ('eye', None, None)
 
@@ -93,8 +93,8 @@ def test_a_stamp_may_be_off_by_a_millisecond_but_not_by_two():
     frames = memory()
     frames.add_image(image(0, grey=1))
     frames.add_image(image(33, grey=2))
-    assert grey_of(frames.view_at(ns(0.9))) == 1
-    refused(Code.STALE, 'no image of stamp', lambda: frames.view_at(ns(2)))
+    assert grey_of(frames.get_view_at(ns(0.9))) == 1
+    refused(Code.STALE, 'no image of stamp', lambda: frames.get_view_at(ns(2)))
 
 
 def test_a_stamp_that_is_forgotten_is_refused_with_what_is_remembered():
@@ -103,7 +103,7 @@ def test_a_stamp_that_is_forgotten_is_refused_with_what_is_remembered():
         frames.add_image(image(100 * n))
     refused(Code.STALE, r'of stamp 1760000000\.100000000 s; it keeps 21 from '
             r'1760000007\.900000000 to 1760000009\.900000000 s \(history_s 2\)',
-            lambda: frames.view_at(ns(100)))
+            lambda: frames.get_view_at(ns(100)))
 
 
 def test_the_last_image_of_a_frozen_camera_is_not_answered_for_ever():
@@ -111,23 +111,23 @@ def test_the_last_image_of_a_frozen_camera_is_not_answered_for_ever():
     frames = memory(clock=clock)
     frames.add_image(image(0))
     clock.now_ms = 2999.0
-    frames.view_at(ns(0))
+    frames.get_view_at(ns(0))
     clock.now_ms = 3001.0
     refused(Code.STALE, r'is 3\.001 s old \(history_s 2 and limits\.max_image_age_s 1\)',
-            lambda: frames.view_at(ns(0)))
+            lambda: frames.get_view_at(ns(0)))
 
 
 def test_images_that_arrive_out_of_order_are_found():
     frames = memory()
     for at_ms in (0, 66, 33):
         frames.add_image(image(at_ms, grey=at_ms))
-    assert [grey_of(frames.view_at(ns(t))) for t in (0, 33, 66)] == [0, 33, 66]
-    assert frames.newest_ns() == ns(66)
+    assert [grey_of(frames.get_view_at(ns(t))) for t in (0, 33, 66)] == [0, 33, 66]
+    assert frames.get_newest_stamp_ns() == ns(66)
 
 
 def test_a_camera_that_never_sent_is_refused_by_its_topic():
-    for ask in (lambda: memory().view_at(ns(0)), memory().newest_view,
-                lambda: memory().nearest_view(ns(0), 1.0)):
+    for ask in (lambda: memory().get_view_at(ns(0)), memory().get_newest_view,
+                lambda: memory().get_nearest_view(ns(0), 1.0)):
         refused(Code.NO_IMAGE, 'no image has come on /front/image', ask)
 
 
@@ -138,20 +138,20 @@ def test_a_newest_image_of_another_time_is_refused(now_ms, words):
     clock = Clock()
     frames = memory(clock=clock)
     frames.add_image(image(0))
-    frames.newest_view()
+    frames.get_newest_view()
     clock.now_ms = now_ms
-    refused(Code.STALE, words, frames.newest_view)
+    refused(Code.STALE, words, frames.get_newest_view)
 
 
 def test_the_nearest_image_within_the_gap_is_taken():
     frames = memory()
     for n in range(4):
         frames.add_image(image(100 * n, grey=n))
-    assert grey_of(frames.nearest_view(ns(149), 0.05)) == 1
-    assert grey_of(frames.nearest_view(ns(151), 0.05)) == 2
-    assert grey_of(frames.nearest_view(ns(350), 0.05)) == 3
+    assert grey_of(frames.get_nearest_view(ns(149), 0.05)) == 1
+    assert grey_of(frames.get_nearest_view(ns(151), 0.05)) == 2
+    assert grey_of(frames.get_nearest_view(ns(350), 0.05)) == 3
     refused(Code.STALE, r'is 0\.051 s away \(limits\.max_view_gap_s 0\.05\)',
-            lambda: frames.nearest_view(ns(351), 0.05))
+            lambda: frames.get_nearest_view(ns(351), 0.05))
 
 
 # --- what is kept ---------------------------------------------------------------------------------
@@ -160,15 +160,15 @@ def test_the_newest_image_is_kept_however_slow_the_camera():
     frames = memory(limits=replace(MEMORY, history_s=0.0))
     for n in range(3):
         frames.add_image(image(5000 * n, grey=n))
-    assert grey_of(frames.nearest_view(ns(10000), 0.0)) == 2
-    refused(Code.STALE, 'keeps 1 from', lambda: frames.view_at(ns(5000)))
+    assert grey_of(frames.get_nearest_view(ns(10000), 0.0)) == 2
+    refused(Code.STALE, 'keeps 1 from', lambda: frames.get_view_at(ns(5000)))
 
 
 def test_the_number_of_images_is_bounded():
     frames = memory(limits=replace(MEMORY, max_frames=3))
     for n in range(10):
         frames.add_image(image(n))
-    refused(Code.STALE, 'keeps 3 from', lambda: frames.view_at(ns(5000)))
+    refused(Code.STALE, 'keeps 3 from', lambda: frames.get_view_at(ns(5000)))
 
 
 def test_after_a_jump_back_in_time_the_new_images_count():
@@ -176,8 +176,8 @@ def test_after_a_jump_back_in_time_the_new_images_count():
     for at_ms in (5000, 5033, 0):
         frames.add_image(image(at_ms, grey=at_ms % 100))
         frames.add_depth(depth(at_ms))
-    assert grey_of(frames.newest_view()) == 0
-    refused(Code.STALE, 'keeps 1 from', lambda: frames.view_at(ns(5000)))
+    assert grey_of(frames.get_newest_view()) == 0
+    refused(Code.STALE, 'keeps 1 from', lambda: frames.get_view_at(ns(5000)))
 
 
 def test_clearing_forgets_images_and_keeps_the_lens():
@@ -186,22 +186,22 @@ def test_clearing_forgets_images_and_keeps_the_lens():
     frames.add_image(image(0))
     frames.add_depth(depth(0))
     frames.clear()
-    refused(Code.NO_IMAGE, 'no image has come', frames.newest_view)
+    refused(Code.NO_IMAGE, 'no image has come', frames.get_newest_view)
     clock.now_ms = -5000.0
     frames.add_image(image(-5000))
     frames.add_depth(depth(-5000))
-    assert frames.view_at(ns(-5000)).intrinsics.fx_px == 10
+    assert frames.get_view_at(ns(-5000)).intrinsics.fx_px == 10
 
 
 def test_an_image_is_decoded_once_and_stays_the_same_object():
     frames = memory(SOURCE)
     frames.add_image(image(0))
     frames.add_depth(depth(10, 2000))
-    first = frames.view_at(ns(0))
-    assert frames.nearest_view(ns(0), 0.0) is first
+    first = frames.get_view_at(ns(0))
+    assert frames.get_nearest_view(ns(0), 0.0) is first
     posed = replace(first, base_from_cam=Transform(np.eye(3), np.zeros(3)))
     frames.add_depth(depth(0, 1000))  # a nearer one
-    again = frames.view_at(ns(0))
+    again = frames.get_view_at(ns(0))
     assert again.image is first.image is posed.image
     assert again.depth_m[0, 0] == pytest.approx(1.0)
 
@@ -218,7 +218,7 @@ def test_callbacks_do_not_wait_for_an_image_that_is_being_decoded(monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(conversions, 'decode_rgb', slow)
-    query = threading.Thread(target=frames.view_at, args=(ns(0),))
+    query = threading.Thread(target=frames.get_view_at, args=(ns(0),))
     query.start()
     assert decoding.wait(WAIT_S)
     added = threading.Thread(target=frames.add_image, args=(image(33),))
@@ -229,7 +229,7 @@ def test_callbacks_do_not_wait_for_an_image_that_is_being_decoded(monkeypatch):
     query.join()
     added.join()
     assert not held_up
-    assert frames.newest_ns() == ns(33)
+    assert frames.get_newest_stamp_ns() == ns(33)
 
 
 # --- lens -----------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_callbacks_do_not_wait_for_an_image_that_is_being_decoded(monkeypatch):
 def test_without_a_lens_an_image_is_refused_by_the_topic_of_the_lens():
     frames = memory(lens=False)
     frames.add_image(image(0))
-    refused(Code.NO_IMAGE, 'no camera info has come on /front/info', frames.newest_view)
+    refused(Code.NO_IMAGE, 'no camera info has come on /front/info', frames.get_newest_view)
 
 
 @pytest.mark.parametrize(('lens', 'words'), [
@@ -247,7 +247,7 @@ def test_an_unusable_lens_is_refused(lens, words):
     frames = memory(lens=False)
     frames.add_info(lens)
     frames.add_image(image(0))
-    refused(Code.NO_IMAGE, words, frames.newest_view)
+    refused(Code.NO_IMAGE, words, frames.get_newest_view)
 
 
 def test_an_image_keeps_the_lens_of_its_moment_when_the_lens_zooms():
@@ -255,29 +255,29 @@ def test_an_image_keeps_the_lens_of_its_moment_when_the_lens_zooms():
     for at_ms, focal_px in ((0, 10.0), (33, 10.0), (66, 20.0), (99, 20.0)):
         frames.add_info(info(at_ms, focal_px))
         frames.add_image(image(at_ms))
-    assert [frames.view_at(ns(t)).intrinsics.fx_px for t in (0, 33, 66, 99)] == [10, 10, 20, 20]
+    assert [frames.get_view_at(ns(t)).intrinsics.fx_px for t in (0, 33, 66, 99)] == [10, 10, 20, 20]
 
 
 def test_a_rectified_image_takes_the_lens_of_the_rectified_camera():
     frames = memory(replace(NO_DEPTH, rectified=True))
     frames.add_image(image(0))
-    assert frames.newest_view().intrinsics.fx_px == 7
+    assert frames.get_newest_view().intrinsics.fx_px == 7
 
 
 def test_an_image_without_a_frame_takes_that_of_its_lens():
     frames = memory()
     frames.add_image(stamped(image(0), 0, frame_id=''))
-    assert frames.newest_view().frame_id == 'info_frame'
+    assert frames.get_newest_view().frame_id == 'info_frame'
 
 
 def test_the_mask_is_part_of_the_view_and_must_be_of_the_images_size():
     mask = np.zeros((6, 8), bool)
     frames = memory(mask=mask)
     frames.add_image(image(0))
-    assert frames.newest_view().mask is mask
+    assert frames.get_newest_view().mask is mask
     frames = memory(mask=mask.T)
     frames.add_image(image(0))
-    refused(Code.BAD_REQUEST, 'the mask of front is 6x8, its image 8x6', frames.newest_view)
+    refused(Code.BAD_REQUEST, 'the mask of front is 6x8, its image 8x6', frames.get_newest_view)
 
 
 # --- depth ----------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_an_image_has_the_depth_nearest_to_it():
     for at_ms, millimetres in ((80, 800), (105, 1050), (130, 1300)):
         frames.add_depth(depth(at_ms, millimetres))
     frames.add_image(image(100))
-    assert frames.view_at(ns(100)).depth_m[0, 0] == pytest.approx(1.05)
+    assert frames.get_view_at(ns(100)).depth_m[0, 0] == pytest.approx(1.05)
 
 
 @pytest.mark.parametrize(('sent', 'words'), [
@@ -302,7 +302,7 @@ def test_a_depth_that_cannot_be_used_is_refused_not_left_out(sent, words):
     frames.add_image(image(0))
     for message in sent:
         frames.add_depth(message)
-    refused(Code.NO_DEPTH, words, frames.newest_view)
+    refused(Code.NO_DEPTH, words, frames.get_newest_view)
 
 
 def test_the_newest_image_is_the_newest_whose_depth_is_here():
@@ -311,10 +311,10 @@ def test_the_newest_image_is_the_newest_whose_depth_is_here():
         frames.add_image(image(at_ms, grey=at_ms))
         frames.add_depth(depth(at_ms))
     frames.add_image(image(66, grey=66))
-    assert grey_of(frames.newest_view()) == 33
-    assert grey_of(frames.nearest_view(ns(66), 1.0)) == 33
+    assert grey_of(frames.get_newest_view()) == 33
+    assert grey_of(frames.get_nearest_view(ns(66), 1.0)) == 33
     frames.add_depth(depth(66))
-    assert grey_of(frames.newest_view()) == 66
+    assert grey_of(frames.get_newest_view()) == 66
 
 
 def test_depth_that_died_is_not_made_up_for_by_an_old_image():
@@ -324,7 +324,7 @@ def test_depth_that_died_is_not_made_up_for_by_an_old_image():
     frames.add_depth(depth(0))
     frames.add_image(image(600))
     clock.now_ms = 600
-    refused(Code.NO_DEPTH, r'is 0\.600 s away', frames.newest_view)
+    refused(Code.NO_DEPTH, r'is 0\.600 s away', frames.get_newest_view)
 
 
 # --- other images ---------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ def test_compressed_images_and_depth_are_read():
     millimetres = cv2.imencode('.png', np.full((6, 8), 1500, np.uint16))[1].tobytes()
     frames.add_depth(stamped(CompressedImage(format='16UC1; compressedDepth png',
                                              data=array.array('B', bytes(12) + millimetres)), 0))
-    view = frames.newest_view()
+    view = frames.get_newest_view()
     assert view.image[0, 0].tolist() == [30, 20, 10]
     assert view.depth_m[0, 0] == pytest.approx(1.5)
 
@@ -345,9 +345,9 @@ def test_compressed_images_and_depth_are_read():
 def test_an_image_that_cannot_be_read_is_refused_when_asked_for_by_its_topic():
     frames = memory()
     frames.add_image(image(0, encoding='nv21'))
-    refused(Code.NO_IMAGE, "/front/image: .*'nv21'", frames.newest_view)
+    refused(Code.NO_IMAGE, "/front/image: .*'nv21'", frames.get_newest_view)
     frames.add_image(image(33, grey=5))
-    assert grey_of(frames.newest_view()) == 5
+    assert grey_of(frames.get_newest_view()) == 5
 
 
 # --- waiting --------------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ def test_a_frame_that_comes_later_is_waited_for():
     later.start()
     assert frames.wait_for(lambda: frames.is_ready(ns(0)), WAIT_S)
     later.join()
-    frames.view_at(ns(0))
+    frames.get_view_at(ns(0))
 
 
 def test_waiting_ends_at_its_limit():
@@ -408,7 +408,7 @@ def test_queries_and_callbacks_may_come_from_many_threads_at_once():
         for _ in range(300):
             # Ten seconds of images pass in a moment here: one may be forgotten as it is looked at.
             with contextlib.suppress(Rejected):
-                view = frames.nearest_view(frames.newest_ns(), 1.0)
+                view = frames.get_nearest_view(frames.get_newest_stamp_ns(), 1.0)
                 assert grey_of(view) == round((view.stamp_ns - BEGIN_NS) / MS / 33) % 256
                 answered += 1
         return answered

@@ -130,7 +130,7 @@ def test_without_a_lens_the_topic_of_the_lens_is_named():
             for camera in ('front', 'side'):
                 rig.cameras.send_depth(camera, stamp)
                 rig.cameras.send_image(camera, stamp)
-            return front.newest_ns() == stamp and front.has_depth
+            return front.get_newest_stamp_ns() == stamp and front.has_depth
 
         rig.until(without_info)
         assert_refused(rig, ask(rig), Status.NO_IMAGE, '/front/color/camera_info')
@@ -181,7 +181,7 @@ def resent(rig: Rig, send) -> None:
     def seen() -> bool:
         rig.cameras.send_tf(stamp)
         send(stamp)
-        return side.newest_ns() == stamp and side.has_info and side.has_depth
+        return side.get_newest_stamp_ns() == stamp and side.has_info and side.has_depth
 
     rig.until(seen)
 
@@ -302,7 +302,7 @@ def test_two_cameras_at_the_same_place_and_no_depth_give_no_target():
             for camera in ('front', 'side'):
                 rig.cameras.send_info(camera, stamp)
                 rig.cameras.send_image(camera, stamp)
-            return side.newest_ns() == stamp and side.is_ready(stamp)
+            return side.get_newest_stamp_ns() == stamp and side.is_ready(stamp)
 
         rig.until(same_place)
         result = ask(rig, stamp_ns=stamp)
@@ -477,10 +477,10 @@ def test_a_bag_that_loops_without_a_clock_is_forgotten_with_its_tf():
 
         def began_again() -> bool:
             whole_frame(rig, end - 5 * 10**9, 'front')
-            return front.newest_ns() == end - 5 * 10**9
+            return front.get_newest_stamp_ns() == end - 5 * 10**9
 
         rig.until(began_again)
-        assert rig.node._server.cameras['side'].buffer.newest_ns() is None
+        assert rig.node._server.cameras['side'].buffer.get_newest_stamp_ns() is None
         assert_refused(rig, ask(rig, stamp_ns=end - 5 * 10**9, other_cameras=('side',)),
                        Status.NO_TF)
 

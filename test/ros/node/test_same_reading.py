@@ -91,7 +91,7 @@ def test_node_replay_and_data_build_read_the_same_views(tmp_path, name, buffer_t
     tree = TfTree()
     fill_from_bag(bag, buffer, tree)
     for frame in frames:
-        built, view = scene.view(frame), buffer.view_at(frame.stamp_ns)
+        built, view = scene.view(frame), buffer.get_view_at(frame.stamp_ns)
         assert view.intrinsics == built.intrinsics
         np.testing.assert_array_equal(view.image, built.image)
         np.testing.assert_array_equal(view.depth_m, built.depth_m)

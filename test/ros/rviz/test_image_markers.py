@@ -259,7 +259,7 @@ def test_a_depth_that_is_lost_now_and_then_does_not_turn_the_picture_grey():
         before = rig.ticks
         rig.until(lambda: rig.ticks > before + 3 * PERIOD_S / 0.1)
         with pytest.raises(Rejected):
-            memory(rig).newest_view()
+            memory(rig).get_newest_view()
         assert watcher.shown['front'] is live
         assert rig.node._server._image_markers._sent['front'][-1] is shown
 
