@@ -201,7 +201,8 @@ def click_visible_point(client: Client, scene: KnownScene, point: LabelledPoint,
         begun_s = time.monotonic()
         result = client.click(point.clicked.camera, point.pixel, stamp_ns=stamp_ns)
         ms = 1000 * (time.monotonic() - begun_s)
-        if not is_not_ready(result) and scene.is_visible(
+        # A query refused before it had an image names no camera.
+        if not is_not_ready(result) and result.clicked.camera and scene.is_visible(
                 scene.find_frame(result.clicked.camera,
                                  stamp_to_ns(result.clicked.header.stamp)), point.point_base_m):
             return result, ms
@@ -217,6 +218,7 @@ def format_instructions() -> str:
     crosspoint = _shorten_path(script) if script.is_file() else f'{python} -m crosspoint_ros.cli'
     code = ('from crosspoint_ros.ros.client.client import *; '
             "print(format_result(Client().click('front', (122, 227))))")
+    goal = '"{camera: front, x: 122.0, y: 227.0}"'
     return f"""
 The scene plays on: click in the page, or from another terminal. Cameras: front, side and wrist,
 640x480 pixels; this is the drawer handle in front:
@@ -225,8 +227,9 @@ The scene plays on: click in the page, or from another terminal. Cameras: front,
 
   {python} -c "{code}"
 
-  ros2 action send_goal {NODE_NAME}/correspond crosspoint_ros/action/Correspond \
-    "{{camera: front, x: 122.0, y: 227.0}}"
+With a ROS distro sourced also:
+
+  ros2 action send_goal {NODE_NAME}/correspond crosspoint_ros/action/Correspond {goal}
 
 Ctrl-C ends the demo.
 """

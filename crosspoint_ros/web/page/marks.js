@@ -38,11 +38,11 @@ export function placeMark(group, point, scale) {
   group.setAttribute('transform', `translate(${point.x} ${point.y}) scale(${scale})`);
 }
 
-// 95 % confidence ellipse of a 2x2 covariance (row-major), in image pixels.
+// Two-sigma (86 %) ellipse of a 2x2 covariance (row-major), in image pixels, as in the overlays.
 export function createEllipse(point, [a, b, , c]) {
   const mean = (a + c) / 2;
   const offset = Math.hypot((a - c) / 2, b);
-  const radii = [mean + offset, Math.max(mean - offset, 0)].map((v) => 2.45 * Math.sqrt(v));
+  const radii = [mean + offset, Math.max(mean - offset, 0)].map((v) => 2 * Math.sqrt(v));
   const angle_deg = (90 / Math.PI) * Math.atan2(2 * b, a - c);
   return createSvg('ellipse', {
     class: 'spread', rx: radii[0], ry: radii[1],
