@@ -15,7 +15,7 @@ class Shown(logging.Handler):
     """A double of the terminal."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(logging.WARNING)
         self.lines = []
 
     def emit(self, record):

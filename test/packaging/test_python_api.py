@@ -11,7 +11,7 @@ import crosspoint_ros as cp
 
 PAGE = (Path(__file__).resolve().parents[2] / 'docs' / 'python_api.md').read_text()
 NAMES = ['Client', 'Intrinsics', 'Limits', 'LocateResult', 'Rejected', 'Transform', 'View',
-         'load_matcher', 'locate']
+         'load_matcher', 'locate', 'read_image']
 
 
 def imported_by(code: str) -> set[str]:
