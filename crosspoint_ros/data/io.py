@@ -42,7 +42,8 @@ class WarningCounter(logging.Handler):
             if self._kinds[kind] > self._limit:
                 return
         for output in self._outputs:
-            output.handle(record)
+            if record.levelno >= output.level:
+                output.handle(record)
 
     @property
     def exit_code(self) -> int:

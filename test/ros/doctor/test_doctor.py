@@ -283,7 +283,7 @@ def test_images_that_are_too_large_for_the_default_transport_are_told(robot):
     for _ in range(5):
         ran = doctor('--json', environment=environment)
         found = {f['code']: f for f in json.loads(ran.stdout)['findings']}
-        if 'no-node' not in found and 'no-publisher' not in found:
+        if 'default-transport' in found:  # not every look meets a lost image
             break
     told = found['default-transport']
     assert is_documented('default-transport', told['sentence'])

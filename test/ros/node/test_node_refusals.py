@@ -19,7 +19,7 @@ MIDDLE = np.array([159.5, 119.5])
 # What makes a query stay in a stage for a while.
 STAGES: dict[str, dict[str, object]] = {
     'wait_images': {}, 'transforms': {'limits__wait_tf_s': 5.0, 'base_frame': 'map'},
-    **{stage: {'matcher': 'fake_matchers:SlowStageMatcher', 'SlowlyRead__stage': stage}
+    **{stage: {'matcher': 'fake_matchers:SlowStageMatcher', 'SlowStageMatcher__stage': stage}
        for stage in ('match', 'verify', 'lift')}}
 
 
