@@ -58,7 +58,8 @@ def test_a_click_passes_at_most_32_modules():
     code = ("import crosspoint_ros as cp\n"
             "views = [cp.View(n, cp.read_image(f'examples/{n}.jpg')) for n in ('front', 'side')]\n"
             "cp.locate(views[0], views[1:], (500, 280), cp.load_matcher('xfeat'))\n"
-            "import sys; print(*(n for n, m in sys.modules.items() if n.startswith('crosspoint_ros')"
+            "import sys\n"
+            "print(*(n for n, m in sys.modules.items() if n.startswith('crosspoint_ros')"
             " and not m.__file__.endswith('__init__.py')))")
     run = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True, check=True,
                          cwd=Path(__file__).resolve().parents[2])
