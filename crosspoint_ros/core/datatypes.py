@@ -41,6 +41,7 @@ class Code(IntEnum):
     TIMEOUT = 12
     MATCHER_FAILED = 13
     NOT_SUPPORTED = 14
+    UNSET = 255
 
 
 class Rejected(Exception):  # noqa: N818  (a refusal is a result, not an error)

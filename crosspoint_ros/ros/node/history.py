@@ -218,7 +218,7 @@ class History:
                           can_undo=self.can_undo, can_redo=self.can_redo)
 
 
-class TargetState:
+class ActiveTarget:
     """The one active target. Every change calls the `listeners`, which publish what differs.
 
     step: the history step whose target is active, None without one. preview: the target where a
@@ -231,7 +231,7 @@ class TargetState:
         self.step: HistoryStep | None = None
         self.preview: GraspTarget | None = None
         self.show_rays = True
-        self.listeners: list[Callable[[TargetState], None]] = []
+        self.listeners: list[Callable[[ActiveTarget], None]] = []
 
     @property
     def active_target(self) -> GraspTarget | None:

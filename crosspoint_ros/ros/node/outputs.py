@@ -14,7 +14,7 @@ from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.conversions import image_from_rgb, transform_from_pose, transform_to_msg
-from crosspoint_ros.ros.node.history import TargetState
+from crosspoint_ros.ros.node.history import ActiveTarget
 from crosspoint_ros.ros.node.query_messages import make_header
 from crosspoint_ros.ros.rviz.target_marker import build_target_markers, delete_all_markers
 
@@ -37,7 +37,7 @@ class TargetBroadcaster:
         # The topic and depth of tf2_ros's own broadcaster, which is not on every machine.
         self._publisher = node.create_publisher(TFMessage, '/tf', QoSProfile(depth=100))
 
-    def update(self, state: TargetState) -> None:
+    def update(self, state: ActiveTarget) -> None:
         """Broadcast a new target at once."""
         target = state.preview or state.active_target
         if target is not self._target:
@@ -66,7 +66,7 @@ class TargetBroadcaster:
 class Outputs:
     """The publishers; all but `publish_overlays` belong to the executor's thread."""
 
-    def __init__(self, node: Node, config: Config, target: TargetState) -> None:
+    def __init__(self, node: Node, config: Config, target: ActiveTarget) -> None:
         """Create the publishers; those of the target listen to `target`."""
         self._node = node
         self._result = node.create_publisher(QueryResult, '~/result', LATCHED_QOS)
@@ -92,7 +92,7 @@ class Outputs:
                 self._correspondence.publish(correspondence)
         self._result.publish(result)
 
-    def _publish_target(self, state: TargetState) -> None:
+    def _publish_target(self, state: ActiveTarget) -> None:
         """Publish a new target's pose and markers, or withdraw the last one's."""
         target, previous = state.active_target, self._target
         has_new_target, has_new_rays = target is not previous, state.show_rays != self._shows_rays

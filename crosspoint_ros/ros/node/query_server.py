@@ -25,7 +25,7 @@ from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.results import is_accepted
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.node.camera import Camera
-from crosspoint_ros.ros.node.history import TargetState
+from crosspoint_ros.ros.node.history import ActiveTarget
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
 from crosspoint_ros.ros.node.outputs import Outputs
 from crosspoint_ros.ros.node.query_messages import (
@@ -43,6 +43,7 @@ from crosspoint_ros.srv import Correct
 from crosspoint_ros.srv import Correspond as CorrespondService
 
 TIMER_PERIOD_S = 0.1
+RESULT_TIMEOUT_S = 300  # how long a goal's result can be fetched; rclpy's default is 10 s
 
 OnResult = Callable[[QueryResult], None]
 
@@ -71,7 +72,7 @@ class QueryServer:
         # First: a mask that cannot be read must leave nothing on the graph.
         self.cameras = {c.name: Camera(node, c, config, self.reset) for c in config.cameras}
         self._log_forwarder = LogForwarder(node.get_logger())
-        self.target = TargetState(config.target_ttl_s)
+        self.target = ActiveTarget(config.target_ttl_s)
         self.outputs = Outputs(node, config, self.target)
         self.transforms = make_transform_lookup(node)
         self._views = ViewCollector(self.cameras, self.transforms, config)
@@ -101,7 +102,8 @@ class QueryServer:
         self._action = ActionServer(
             node, CorrespondAction, '~/correspond', self._on_goal, callback_group=group,
             cancel_callback=self._on_cancel, goal_service_qos_profile=DEEP_QOS,
-            result_service_qos_profile=DEEP_QOS, cancel_service_qos_profile=DEEP_QOS)
+            result_service_qos_profile=DEEP_QOS, cancel_service_qos_profile=DEEP_QOS,
+            result_timeout=RESULT_TIMEOUT_S)
         self._services = [
             node.create_service(CorrespondService, '~/correspond_once', self._on_request,
                                 callback_group=group, qos_profile=DEEP_QOS),

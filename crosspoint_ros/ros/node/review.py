@@ -23,7 +23,7 @@ from crosspoint_ros.ros.node.history import (
     History,
     HistoryStep,
     TargetRays,
-    TargetState,
+    ActiveTarget,
 )
 from crosspoint_ros.ros.node.outputs import LATCHED_QOS
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
@@ -57,7 +57,7 @@ class StepLogger:
 class ReviewServer:
     """Offers `~/history`, `~/adjust` and the services; all in the executor's thread."""
 
-    def __init__(self, node: LifecycleNode, config: Config, target: TargetState,
+    def __init__(self, node: LifecycleNode, config: Config, target: ActiveTarget,
                  explain_unavailable: Callable[[], str]) -> None:
         """explain_unavailable: why the node takes no requests; '' if it does."""
         self._node, self._target, self._explain_unavailable = node, target, explain_unavailable

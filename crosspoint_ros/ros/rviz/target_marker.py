@@ -25,7 +25,7 @@ from crosspoint_ros.ros.node.history import (
     DECISION_NAMES,
     HistoryStep,
     TargetRays,
-    TargetState,
+    ActiveTarget,
 )
 from crosspoint_ros.ros.rviz.interactive_markers import InteractiveMarkers
 
@@ -147,7 +147,7 @@ class TargetMarker:
         self._last_feedback_s: float | None = None  # of the current drag, monotonic
         self._last_warning = ''
 
-    def update(self, state: TargetState) -> None:
+    def update(self, state: ActiveTarget) -> None:
         """Show the active target, or none, and end a drag; a preview changes nothing."""
         if state.preview is not None:
             return

@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS, MAX_STEPS, History, TargetState
+from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS, MAX_STEPS, History, ActiveTarget
 
 UNREVIEWED, ACCEPTED = HistoryEntry.UNREVIEWED, HistoryEntry.ACCEPTED
 CORRECTED, MOVED = HistoryEntry.CORRECTED, HistoryEntry.MOVED
@@ -319,9 +319,9 @@ def test_a_seal_goes_with_the_steps_it_sealed():
 
 # --- the active target
 
-def target_state(**options) -> tuple[TargetState, list]:
+def target_state(**options) -> tuple[ActiveTarget, list]:
     """A state, and what its listener saw: target, preview, rays."""
-    state, seen = TargetState(**options), []
+    state, seen = ActiveTarget(**options), []
     state.listeners.append(lambda s: seen.append((s.active_target, s.preview, s.show_rays)))
     return state, seen
 
