@@ -81,7 +81,7 @@ class ImageMesh:
         on_plane = np.concatenate([self.points_cam_m[..., :2],
                                    np.ones((*self.points_cam_m.shape[:2], 1))], axis=-1)
         return np.asarray(np.linalg.solve(on_plane.transpose(0, 2, 1),
-                                          np.array([[x], [y], [1.0]]))[..., 0])
+                                          np.array([[[x], [y], [1.0]]]))[..., 0])
 
 
 def build_image_mesh(intrinsics: Intrinsics) -> ImageMesh:

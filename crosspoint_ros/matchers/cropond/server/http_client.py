@@ -33,6 +33,8 @@ FORBIDDEN_IN_KEY = ' "\'\\'
 KEEP_ALIVE_S = 60.0
 RETRY_PAUSE_S = 0.1
 MAX_ATTEMPTS = 2
+# A redirect, or a name of a host. (httpx leaves the errors of idna as they are.)
+UNUSABLE_URL = (httpx.InvalidURL, UnicodeError)
 T = TypeVar('T')
 
 
@@ -138,12 +140,12 @@ class ChatClient:
         connection just when it is used again, or restarts.
         """
         for attempts_left in reversed(range(MAX_ATTEMPTS)):
-            request = self._client.build_request(
-                method, self.url + path, content=content,
-                headers={'Content-Type': 'application/json'} if content else {})
             try:
+                request = self._client.build_request(
+                    method, self.url + path, content=content,
+                    headers={'Content-Type': 'application/json'} if content else {})
                 response = await self._client.send(request, stream=True)
-            except httpx.TransportError as error:
+            except (httpx.TransportError, *UNUSABLE_URL) as error:
                 if not attempts_left or _is_permanent(error):
                     raise self.errors.connection_error(error) from None
                 await asyncio.sleep(RETRY_PAUSE_S)
@@ -230,7 +232,8 @@ def create_tls_context(ca_file: str) -> ssl.SSLContext:
 def _is_permanent(error: BaseException) -> bool:
     """Return whether a retry would fail too, as for TLS."""
     cause = error.__cause__ or error.__context__
-    return isinstance(error, ssl.SSLError) or (cause is not None and _is_permanent(cause))
+    return isinstance(error, (ssl.SSLError, *UNUSABLE_URL)) or (
+        cause is not None and _is_permanent(cause))
 
 
 async def _gather(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
