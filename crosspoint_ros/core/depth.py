@@ -1,12 +1,22 @@
-"""Surfaces in a depth image: depth, point and normal at a pixel; which view shows a point best."""
+"""Depth images: surfaces and normals at a pixel, the view that shows a point best, registration."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.core.datatypes import Array, Code, MissingView, Rejected, View
+from crosspoint_ros.core.datatypes import (
+    Array,
+    Code,
+    Intrinsics,
+    MissingView,
+    Rejected,
+    Transform,
+    View,
+)
 from crosspoint_ros.core.geometry import require_pose
 
 # Windows are for images 640 px wide, and scale with the width.
@@ -19,6 +29,7 @@ NEAREST_PIXELS = 9
 MIN_NORMAL_POINTS = 30
 PLANE_TRIALS = 64
 PLANE_INLIER_RATIO = 0.004  # of the range
+SPLAT_MARGIN = 1.2  # on slopes neighbouring pixels move apart: without it the wall shows through
 
 
 def surface_depths_m(view: View, pixel: npt.ArrayLike) -> Array:
@@ -154,3 +165,70 @@ def _visible_pixel(view: View, point_base_m: Array, max_depth_gap_m: float) -> t
     if reason:
         raise Rejected(Code.NOT_VISIBLE, reason)
     return pixel, range_m
+
+
+def register_depth(depth_m: npt.NDArray[np.float32], depth_lens: Intrinsics, lens: Intrinsics,
+                   cam_from_depth: Transform) -> npt.NDArray[np.float32]:
+    """Return the depth (h, w) that the camera of `lens` would measure, m, NaN where unknown.
+
+    depth_m: of a camera beside it, of another size and lens. Every pixel is projected as a square
+    of its size, and the nearest wins, as in depth_image_proc/register; here with the distortion of
+    both lenses.
+    """
+    left, top, width, height, places = _pinhole_places(lens)
+    size_x = SPLAT_MARGIN * lens.fx_px / depth_lens.fx_px
+    size_y = SPLAT_MARGIN * lens.fy_px / depth_lens.fy_px
+    rays = cam_from_depth.R.astype(np.float32) @ _plane_rays(depth_lens)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        x, y, z = rays * depth_m.ravel() + cam_from_depth.t_m.astype(np.float32)[:, None]
+        x = x / z * np.float32(lens.fx_px) + np.float32(lens.cx_px - left)
+        y = y / z * np.float32(lens.fy_px) + np.float32(lens.cy_px - top)
+        shown = np.flatnonzero((z > 0) & (x > -size_x) & (x < width + size_x)
+                               & (y > -size_y) & (y < height + size_y))
+    x, y, z = x[shown], y[shown], z[shown]
+    nearest_m = np.full(width * height + 1, np.inf, np.float32)  # the last: no place
+    for down in range(math.ceil(size_y)):
+        row = np.ceil(y - size_y / 2).astype(np.int64) + down
+        for right in range(math.ceil(size_x)):
+            column = np.ceil(x - size_x / 2).astype(np.int64) + right
+            inside = ((column >= 0) & (column < width) & (column <= x + size_x / 2)
+                      & (row >= 0) & (row < height) & (row <= y + size_y / 2))
+            _keep_nearest(nearest_m, row[inside] * width + column[inside], z[inside])
+    registered_m = nearest_m[places]
+    registered_m[np.isinf(registered_m)] = np.nan
+    return registered_m
+
+
+def _keep_nearest(nearest_m: npt.NDArray[np.float32], places: npt.NDArray[np.int64],
+                  depths_m: npt.NDArray[np.float32]) -> None:
+    """`np.minimum.at`, which takes seconds before NumPy 1.25."""
+    nearer = depths_m < nearest_m[places]
+    while nearer.any():
+        places, depths_m = places[nearer], depths_m[nearer]
+        nearest_m[places] = depths_m  # of several for one place, any
+        nearer = depths_m < nearest_m[places]
+
+
+@lru_cache(maxsize=16)
+def _plane_rays(lens: Intrinsics) -> npt.NDArray[np.float32]:
+    """The rays (3, h * w) of all pixels, with z = 1; NaN where none reaches the pixel."""
+    rows, columns = np.mgrid[:lens.height_px, :lens.width_px]
+    rays = lens.unproject(np.stack([columns.ravel(), rows.ravel()], axis=-1).astype(np.float64))
+    return np.ascontiguousarray((rays / rays[:, 2:]).T, dtype=np.float32)
+
+
+@lru_cache(maxsize=16)
+def _pinhole_places(lens: Intrinsics) -> tuple[int, int, int, int, npt.NDArray[np.int64]]:
+    """Left, top, width and height of a pinhole's image that holds what the lens shows.
+
+    And where each pixel (h, w) of the lens is in it, flat; its size for one that is beyond a third
+    of a fisheye's image: no depth camera sees that far.
+    """
+    x, y, _ = _plane_rays(lens)
+    columns, rows = np.rint(x * lens.fx_px + lens.cx_px), np.rint(y * lens.fy_px + lens.cy_px)
+    near = ((columns >= -lens.width_px) & (columns < 2 * lens.width_px)
+            & (rows >= -lens.height_px) & (rows < 2 * lens.height_px))
+    left, top = int(columns[near].min()), int(rows[near].min())
+    width, height = int(columns[near].max()) - left + 1, int(rows[near].max()) - top + 1
+    places = np.where(near, (rows - top) * width + columns - left, width * height)
+    return left, top, width, height, places.astype(np.int64).reshape(lens.height_px, lens.width_px)

@@ -51,6 +51,8 @@ class CameraConfig:
     transport: str
     mask_path: str
     rectified: bool
+    depth_info_topic: str = ''
+    depth_transport: str = ''
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Config:
     base_frame: str
     target_frame: str
     target_ttl_s: float
+    on_refusal: str
     matcher: str
     matcher_options: dict[str, Any]
     refine: str
@@ -91,7 +94,7 @@ class Spec:
         """Return what `ros2 param describe` prints."""
         ranges = [] if self.low is None or self.high is None else [
             FloatingPointRange(from_value=self.low, to_value=self.high)]
-        constraint = 'one of: ' + ', '.join(self.choices) if self.choices else ''
+        constraint = f'one of: {self._join_choices()}' if self.choices else ''
         return ParameterDescriptor(name=self.name, description=self.meaning,
                                    floating_point_range=ranges, read_only=self.fixed,
                                    additional_constraints=constraint)
@@ -99,7 +102,10 @@ class Spec:
     def check(self, value: Any) -> None:
         """Raise ConfigError with the value and the limit."""
         if self.choices and value not in self.choices:
-            raise ConfigError(f'{self.name}: {value!r} is not one of {", ".join(self.choices)}')
+            raise ConfigError(f'{self.name}: {value!r} is not one of {self._join_choices()}')
+
+    def _join_choices(self) -> str:
+        return ', '.join(choice or "''" for choice in self.choices)
 
     def explain_type_error(self, given: Parameter) -> str:
         """Return why rclpy rejected a value: of another type, or out of range."""
@@ -118,9 +124,13 @@ CAMERAS_PARAMETER = Spec('cameras', Parameter.Type.STRING_ARRAY,
 
 NODE_PARAMETERS = (
     Spec('base_frame', Parameter.Type.STRING, 'TF frame of every 3D answer, e.g. base_link'),
-    Spec('target_frame', 'crosspoint_target', 'TF child frame of the grasp target'),
+    Spec('target_frame', 'crosspoint_target', 'TF child frame of the newest grasp target; answer '
+         'n has <target_frame>_<n> besides. A name of its own for each node: without this line a '
+         'node in /arm takes arm_crosspoint_target'),
     Spec('target_ttl_s', 0.0, 'how long a target stays on TF, s; 0: until replaced or cleared',
          0.0, 86400.0),
+    Spec('on_refusal', 'keep', 'what a click without a 3D target does to the target that is there',
+         choices=('keep', 'clear')),
     Spec('matcher', 'xfeat', 'xfeat, cropond, cropond_remote, or any module:Class', fixed=True),
     Spec('refine', 'auto', 'the matcher that refines or refuses what `matcher` finds: xfeat, any '
          'module:Class, or none; auto: xfeat for cropond and cropond_remote', fixed=True),
@@ -162,10 +172,15 @@ def list_camera_specs(camera: str) -> tuple[Spec, ...]:
         Spec(f'{camera}.image_topic', f'/{camera}/color/image_raw',
              'sensor_msgs/Image; its /compressed sibling with transport compressed'),
         Spec(f'{camera}.info_topic', f'/{camera}/color/camera_info', 'sensor_msgs/CameraInfo'),
-        Spec(f'{camera}.depth_topic', '', 'depth registered to the colour image: 16UC1 mm or '
-             "32FC1 m; '': none"),
-        Spec(f'{camera}.transport', 'raw', 'how image and depth arrive',
-             choices=('raw', 'compressed')),
+        Spec(f'{camera}.depth_topic', '', 'depth registered to the colour image, or with '
+             "depth_info_topic any depth of this camera: 16UC1 mm or 32FC1 m; '': none"),
+        Spec(f'{camera}.depth_info_topic', '', 'sensor_msgs/CameraInfo of the depth: the node '
+             "registers it to the image by this and TF; '': the depth is registered already"),
+        Spec(f'{camera}.transport', 'raw', 'how images arrive, and depth unless depth_transport '
+             'is set', choices=('raw', 'compressed')),
+        Spec(f'{camera}.depth_transport', '', 'how depth arrives, '
+             "compressed: its /compressedDepth sibling; '': as the images",
+             choices=('', 'raw', 'compressed')),
         Spec(f'{camera}.mask_path', '', "8-bit PNG, white where the robot's own body hides the "
              "scene; '': none"),
         Spec(f'{camera}.rectified', False, 'the image is undistorted (image_rect): its pixels '
@@ -206,7 +221,8 @@ class Parameters:
                 raise ConfigError(f'cameras: {name!r} cannot be part of a topic: letters, digits '
                                   'and _, a letter first')
         for spec in chain(NODE_PARAMETERS, list_limit_specs(), *map(list_camera_specs, cameras)):
-            self._declare(spec)
+            self._declare(_prefix_frame(spec, node.get_namespace()))
+        self._check_frames()
         wrong = 'matcher'  # the parameter to name
         try:
             options = [list_matcher_specs(self._value('matcher'))]
@@ -259,6 +275,15 @@ class Parameters:
             hint = f'; did you mean {near[0]}?' if near else f'; known: {", ".join(self._specs)}'
             raise ConfigError(f'unknown parameter {name}{hint}')
 
+    def _check_frames(self) -> None:
+        base_frame, target_frame = self._value('base_frame'), self._value('target_frame')
+        for name, frame in (('base_frame', base_frame), ('target_frame', target_frame)):
+            if not frame.strip('/'):
+                raise ConfigError(f'{name}: {frame!r} is not the name of a frame')
+        if is_target_frame(base_frame, target_frame):
+            raise ConfigError(f'target_frame: {target_frame!r} would overwrite base_frame '
+                              f'{base_frame!r} on TF; give it a name of its own')
+
     def explain_refusal(self, parameters: list[Parameter], configured: bool) -> str:
         """Return why these changes are refused; '' if they are not."""
         for parameter in parameters:
@@ -282,10 +307,12 @@ class Parameters:
                                   if f.name in changes})
 
     def read(self) -> Config:
-        """Return the current Config."""
+        """Return the current Config. Raises ConfigError for frames that contradict each other."""
         value = self._value
+        self._check_frames()
         return Config(
-            cameras=tuple(CameraConfig(name, *(value(s.name) for s in list_camera_specs(name)))
+            cameras=tuple(CameraConfig(name, **{s.name.rpartition('.')[2]: value(s.name)
+                                                for s in list_camera_specs(name)})
                           for name in value('cameras')),
             **{s.name: value(s.name) for s in NODE_PARAMETERS},
             matcher_options=self._read_options(value('matcher')),
@@ -299,6 +326,19 @@ class Parameters:
 
     def _read_limits(self, owner: type) -> Any:
         return owner(**{f.name: self._value(f'{LIMITS_PREFIX}{f.name}') for f in fields(owner)})
+
+
+def is_target_frame(frame: str, target_frame: str) -> bool:
+    """Return whether a frame is `target_frame`, or the frame of one of the targets."""
+    return bool(re.fullmatch(f'/*{re.escape(target_frame.lstrip("/"))}(_[0-9]+)?', frame))
+
+
+def _prefix_frame(spec: Spec, namespace: str) -> Spec:
+    """Return the spec; the default of target_frame with the namespace before it."""
+    words = namespace.strip('/').split('/')
+    if spec.name != 'target_frame' or words == ['']:
+        return spec
+    return replace(spec, default='_'.join((*words, spec.default)))
 
 
 def _list_to_tuple(value: Any, default: Any) -> Any:

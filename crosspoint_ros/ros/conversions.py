@@ -20,7 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from crosspoint_ros.core.camera import Intrinsics, RectifiedFrameError
-from crosspoint_ros.core.datatypes import Code, Rejected, Transform, View
+from crosspoint_ros.core.datatypes import Code, Rejected, Transform
 from crosspoint_ros.core.encodings import (
     COLOUR_ENCODINGS,
     U8,
@@ -33,7 +33,6 @@ from crosspoint_ros.core.encodings import (
     rgb_from_compressed,
     rgb_from_raw,
 )
-from crosspoint_ros.core.tf_tree import stamp_to_ns
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +177,7 @@ class CameraTopics:
     info_topic: str
     depth_topic: str = ''
     rectified: bool = False  # the image is undistorted: P applies, not K and D
+    depth_info_topic: str = ''  # of depth that the node registers to the image
 
 
 def intrinsics_from_info(msg: CameraInfo, rectified: bool = False) -> Intrinsics:
@@ -196,51 +196,6 @@ def decode_rgb(topics: CameraTopics, image: Image | CompressedImage) -> Rgb:
         return rgb_from_msg(image)
     except Rejected as rejected:
         raise _prefix_topic(topics.image_topic, rejected) from rejected
-
-
-def build_view(topics: CameraTopics, image: Image | CompressedImage, rgb: Rgb, info: CameraInfo,
-               depth: Image | CompressedImage | None, mask: npt.NDArray[np.bool_] | None) -> View:
-    """Return the view of an image that was decoded to `rgb`, without its pose.
-
-    Raises `Rejected`: NO_IMAGE for an unusable camera info or one of another size, NO_DEPTH for
-    such a depth image, BAD_REQUEST for a mask of another size.
-    """
-    height, width = rgb.shape[:2]
-    intrinsics = _read_intrinsics(topics, info, (width, height))
-    if mask is not None and mask.shape != (height, width):
-        raise Rejected(Code.BAD_REQUEST, f'the mask of {topics.camera} is {mask.shape[1]}x'
-                       f'{mask.shape[0]}, its image {width}x{height}')
-    depth_m = None if depth is None else _decode_depth(topics, depth, (width, height))
-    return View(topics.camera, rgb, intrinsics, stamp_to_ns(image.header.stamp),
-                image.header.frame_id or info.header.frame_id, depth_m, mask=mask)
-
-
-def _read_intrinsics(topics: CameraTopics, info: CameraInfo, size: tuple[int, int]) -> Intrinsics:
-    try:
-        intrinsics = intrinsics_from_info(info, topics.rectified)
-    except Rejected as rejected:
-        raise _prefix_topic(topics.info_topic, rejected) from rejected
-    if (intrinsics.width_px, intrinsics.height_px) != size:
-        raise Rejected(Code.NO_IMAGE, f'{topics.info_topic} is of a {intrinsics.width_px}x'
-                       f'{intrinsics.height_px} image, {topics.image_topic} is '
-                       f'{size[0]}x{size[1]}')
-    return intrinsics
-
-
-def _decode_depth(topics: CameraTopics, depth: Image | CompressedImage, size: tuple[int, int]
-                  ) -> DepthM:
-    topic = topics.depth_topic
-    try:
-        depth_m = depth_m_from_msg(depth)
-    except Rejected as rejected:
-        raise _prefix_topic(topic, rejected) from rejected
-    if depth_m.shape[::-1] != size:
-        raise Rejected(Code.NO_DEPTH, f'{topic} is {depth_m.shape[1]}x{depth_m.shape[0]}, '
-                       f'{topics.image_topic} is {size[0]}x{size[1]}: depth must be registered to '
-                       'the colour image')
-    if np.isnan(depth_m).all():
-        raise Rejected(Code.NO_DEPTH, f'{topic}: none of its {depth_m.size} pixels has a depth')
-    return depth_m
 
 
 def _prefix_topic(topic: str, rejected: Rejected) -> Rejected:

@@ -3,12 +3,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import raycast_scenes
 
+from crosspoint_ros.core.datatypes import Intrinsics, Transform
 from crosspoint_ros.core.depth import (
     explain_missing_depth,
+    register_depth,
     surface_depths_m,
     surface_normal_base,
     surface_points_m,
@@ -153,3 +156,58 @@ def test_too_few_depths_have_no_normal():
     view = flat(depth_m)
     assert len(surface_depths_m(view, (160.0, 120.0))) == 1
     assert surface_normal_base(view, (160.0, 120.0)) is None
+
+
+DEPTH_LENSES = {
+    'beside, same lens': (Intrinsics(300.0, 300.0, 159.5, 119.5, 320, 240), 0.015, 0.0),
+    'wider': (Intrinsics(190.0, 190.0, 161.0, 118.0, 320, 240), 0.015, 0.01),
+    'distorted, another size': (Intrinsics(240.0, 241.0, 170.0, 140.0, 340, 284,
+                                           (0.09, -0.27, 0.001, 0.0, 0.09)), 0.05, 0.02),
+    'finer': (Intrinsics(600.0, 600.0, 319.5, 239.5, 640, 480), 0.03, 0.01),
+    'fisheye': (Intrinsics(180.0, 180.0, 160.0, 120.0, 320, 240, (0.02, -0.01, 0.0, 0.0),
+                           'equidistant'), 0.03, 0.0)}
+
+
+@pytest.mark.parametrize('lens', raycast_scenes.LENSES.values(), ids=raycast_scenes.LENSES)
+@pytest.mark.parametrize(('depth_lens', 'beside_m', 'turn_rad'), DEPTH_LENSES.values(),
+                         ids=DEPTH_LENSES)
+def test_depth_of_another_lens_becomes_what_the_camera_itself_would_measure(
+        lens, depth_lens, beside_m, turn_rad):
+    base_from_cam = raycast_scenes.look_at(raycast_scenes.LEFT)
+    turn = cv2.Rodrigues(np.array([turn_rad, -turn_rad, 2 * turn_rad]))[0]
+    cam_from_depth = Transform(turn, np.array([beside_m, 0.002, -0.003]))
+    seen = raycast_scenes.render_depth('depth', base_from_cam @ cam_from_depth, (BOX,), depth_lens)
+    truth_m = raycast_scenes.render_depth('left', base_from_cam, (BOX,), lens).depth_m
+    given_m = seen.depth_m.copy()
+    registered_m = register_depth(seen.depth_m, depth_lens, lens, cam_from_depth)
+    np.testing.assert_array_equal(seen.depth_m, given_m)
+    assert (registered_m.shape, registered_m.dtype) == (truth_m.shape, np.float32)
+    jumps = np.abs(cv2.Laplacian(np.nan_to_num(truth_m, nan=9.0), cv2.CV_32F)) > 0.02
+    near_edge = cv2.dilate(jumps.astype(np.uint8), np.ones((5, 5))) > 0
+    error_m = np.abs(registered_m - truth_m)[~near_edge]
+    assert np.nanmedian(error_m) < 0.0025
+    pixel_m = np.hypot(*np.gradient(truth_m))[~near_edge] * max(1, lens.fx_px / depth_lens.fx_px)
+    assert np.nanmax(error_m - 2 * pixel_m) < 0.002, 'the table shows through the box'
+    middle = np.s_[85:155, 110:210]
+    assert np.isnan(registered_m[middle][~near_edge[middle]]).mean() < 0.06, 'holes'
+
+
+def test_depth_that_is_registered_already_stays_as_it_is():
+    lens = raycast_scenes.PINHOLE
+    depth_m = np.random.default_rng(0).uniform(0.5, 3, (240, 320)).astype(np.float32)
+    depth_m[::7, ::5] = np.nan
+    same = Transform(np.eye(3), np.zeros(3))
+    registered_m = register_depth(depth_m, lens, lens, same)
+    known = np.isfinite(depth_m)
+    # A pixel reaches over a tenth of its neighbours, not to their middle.
+    np.testing.assert_allclose(registered_m[known], depth_m[known], rtol=1e-5)
+    assert np.isnan(registered_m[~known]).all()
+
+
+def test_depth_behind_the_camera_or_off_its_image_is_left_out():
+    lens = raycast_scenes.PINHOLE
+    depth_m = np.full((240, 320), 0.5, np.float32)
+    behind = Transform(np.eye(3), np.array([0.0, 0.0, -0.6]))
+    aside = Transform(np.eye(3), np.array([3.0, 0.0, 0.0]))
+    for cam_from_depth in (behind, aside):
+        assert np.isnan(register_depth(depth_m, lens, lens, cam_from_depth)).all()

@@ -14,10 +14,10 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from crosspoint_ros.core.tf_tree import MAX_BACKWARD_JUMP_NS, stamp_to_ns
 from crosspoint_ros.ros.config import CameraConfig, Config, ConfigError
 from crosspoint_ros.ros.conversions import CameraTopics
 from crosspoint_ros.ros.node.image_buffer import BufferLimits, ImageBuffer
+from crosspoint_ros.ros.node.stream_stamps import MAX_BACKWARD_NS
 
 RATE_WINDOW_S = 5.0
 
@@ -34,7 +34,6 @@ class Camera:
         self.buffer = ImageBuffer(self.topics, get_buffer_limits(node_config), self._now_ns,
                                   load_mask(config))
         self.frame_id = ''  # of the newest image, for diagnostics
-        self._last_stamp_ns = 0
         self._arrivals_s: deque[float] = deque(maxlen=600)
         self._subscriptions: list[Subscription] = []
 
@@ -48,7 +47,11 @@ class Camera:
         self._create_subscription(self._type, self.topics.image_topic, self._on_image)
         self._create_subscription(CameraInfo, self.topics.info_topic, self.buffer.add_info)
         if self.topics.depth_topic:
-            self._create_subscription(self._type, self.topics.depth_topic, self.buffer.add_depth)
+            self._create_subscription(get_depth_type(self.config), self.topics.depth_topic,
+                                      self.buffer.add_depth)
+        if self.topics.depth_info_topic:
+            self._create_subscription(CameraInfo, self.topics.depth_info_topic,
+                                      self.buffer.add_depth_info)
 
     def _create_subscription(self, msg_type: type, topic: str,
                              callback: Callable[[Any], None]) -> None:
@@ -67,17 +70,13 @@ class Camera:
     def clear(self) -> None:
         """Drop the images, as when time jumps."""
         self.buffer.clear()
-        self._last_stamp_ns = 0  # what comes next is not a second jump
 
     def _on_image(self, message: Image | CompressedImage) -> None:
-        # A bag that loops without /clock shows in the stamps alone. TF must be cleared with the
-        # images, or it would interpolate between the end of the bag and its beginning.
-        previous_ns, self._last_stamp_ns = self._last_stamp_ns, stamp_to_ns(message.header.stamp)
-        if previous_ns - self._last_stamp_ns > MAX_BACKWARD_JUMP_NS:
-            self._on_jump((self._last_stamp_ns - previous_ns) * 1e-9)
         self._arrivals_s.append(time.monotonic())
         self.frame_id = message.header.frame_id
-        self.buffer.add_image(message)
+        jump_s = self.buffer.add_image(message)
+        if jump_s < -MAX_BACKWARD_NS * 1e-9:
+            self._on_jump(jump_s)
 
     @property
     def is_subscribed(self) -> bool:
@@ -104,18 +103,28 @@ def get_buffer_limits(config: Config) -> BufferLimits:
 
 
 def get_image_type(config: CameraConfig) -> type:
-    """Return the message type of images and depth."""
+    """Return the message type of images."""
     return CompressedImage if config.transport == 'compressed' else Image
+
+
+def get_depth_type(config: CameraConfig) -> type:
+    """Return the message type of depth."""
+    return CompressedImage if _get_depth_transport(config) == 'compressed' else Image
+
+
+def _get_depth_transport(config: CameraConfig) -> str:
+    return config.depth_transport or config.transport
 
 
 def resolve_topics(config: CameraConfig, resolve: Callable[[str], str]) -> CameraTopics:
     """Return the full names of a camera's topics; `resolve` is the node's resolve_topic_name."""
-    is_compressed = config.transport == 'compressed'
-    return CameraTopics(config.name, resolve(config.image_topic) + '/compressed' * is_compressed,
+    image = '/compressed' * (config.transport == 'compressed')
+    depth = '/compressedDepth' * (_get_depth_transport(config) == 'compressed')
+    return CameraTopics(config.name, resolve(config.image_topic) + image,
                         resolve(config.info_topic),
-                        config.depth_topic and (resolve(config.depth_topic)
-                                                + '/compressedDepth' * is_compressed),
-                        config.rectified)
+                        config.depth_topic and resolve(config.depth_topic) + depth,
+                        config.rectified, config.depth_topic and config.depth_info_topic and
+                        resolve(config.depth_info_topic))
 
 
 def load_mask(config: CameraConfig) -> npt.NDArray[np.bool_] | None:

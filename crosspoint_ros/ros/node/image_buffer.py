@@ -15,13 +15,21 @@ import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from crosspoint_ros.core.datatypes import Code, Rejected, View
+from crosspoint_ros.core.datatypes import Code, Rejected, Transform, View
 from crosspoint_ros.core.tf_tree import nearest_stamp_index, stamp_to_ns
 from crosspoint_ros.ros import conversions
+from crosspoint_ros.ros.camera_checks import ViewMessages, build_view, check_stamp
 from crosspoint_ros.ros.conversions import CameraTopics
+from crosspoint_ros.ros.node.stream_stamps import (
+    MAX_BACKWARD_NS,
+    BufferedInfo,
+    InfoHistory,
+    StampFilter,
+)
 
 STAMP_TOLERANCE_NS = 1_000_000  # some web clients keep stamps as float seconds or milliseconds
 MIN_HISTORY_NS = 500_000_000  # an image waits this long for its depth, whatever history_s is
+INFO_MARGIN_NS = 1_000_000_000  # by which camera infos are kept longer
 POLL_S = 0.05  # how often a wait checks whether it should stop
 
 
@@ -39,8 +47,9 @@ class BufferLimits:
 class DecodedView:
     """An image's view, and the messages it was built from."""
 
-    info: BufferedMessage
+    info: BufferedInfo
     depth: BufferedMessage | None
+    depth_info: BufferedInfo | None
     view: View
 
 
@@ -50,7 +59,13 @@ class BufferedMessage:
 
     stamp_ns: int
     msg: Any
+    received_ns: int = 0
     decoded: DecodedView | None = None
+
+
+def reject_transform(target_frame: str, source_frame: str, at_ns: int) -> Transform:
+    """Stand in for a TF look-up where there is none."""
+    raise Rejected(Code.NO_TF, f'no transform from {source_frame!r} to {target_frame!r}')
 
 
 class ImageBuffer:
@@ -62,55 +77,79 @@ class ImageBuffer:
 
     now_ns: the node's clock, for the age of images.
     mask: (h, w) bool, True where the robot's own body hides the scene.
+    lookup_transform: target_from_source of two frames at a stamp, to register depth.
     """
 
     def __init__(self, topics: CameraTopics, limits: BufferLimits, now_ns: Callable[[], int],
-                 mask: npt.NDArray[np.bool_] | None = None) -> None:
+                 mask: npt.NDArray[np.bool_] | None = None,
+                 lookup_transform: Callable[[str, str, int], Transform] = reject_transform
+                 ) -> None:
         self.topics, self._limits, self._now_ns, self._mask = topics, limits, now_ns, mask
+        self._lookup_transform = lookup_transform
         self._images: list[BufferedMessage] = []  # by stamp, the newest last
         self._depths: list[BufferedMessage] = []
-        self._infos: list[BufferedMessage] = []  # only those that differ from the one before
+        self._window_ns = max(int(limits.history_s * 1e9), MIN_HISTORY_NS)
+        max_backward_ns = min(self._window_ns + STAMP_TOLERANCE_NS, MAX_BACKWARD_NS)
+        self._image_stamps = StampFilter(topics.image_topic, max_backward_ns)
+        self._depth_stamps = StampFilter(topics.depth_topic, max_backward_ns)
+        self._infos, self._depth_infos = (
+            InfoHistory(topic, self._window_ns + INFO_MARGIN_NS)
+            for topic in (topics.info_topic, topics.depth_info_topic))
         self._condition = threading.Condition(threading.RLock())
         self._decode_lock = threading.Lock()
 
     # --- callbacks
 
-    def add_image(self, msg: Image | CompressedImage) -> None:
-        """Add an image."""
-        self._add(self._images, msg)
+    def add_image(self, msg: Image | CompressedImage) -> float:
+        """Add an image; return by how many seconds time has jumped back, 0 if it has not.
+
+        An image whose stamp does not fit those before is dropped until the next one confirms it.
+        """
+        with self._condition:
+            jump_ns = self._add(self._images, self._image_stamps, msg)
+        return min(jump_ns, 0) * 1e-9
 
     def add_depth(self, msg: Image | CompressedImage) -> None:
         """Add a depth image."""
-        self._add(self._depths, msg)
+        with self._condition:
+            self._add(self._depths, self._depth_stamps, msg)
 
     def add_info(self, msg: CameraInfo) -> None:
-        """Add a camera info if its calibration differs from the last one."""
+        """Add a camera info."""
+        self._add_info(self._infos, msg)
+
+    def add_depth_info(self, msg: CameraInfo) -> None:
+        """Add a camera info of the depth."""
+        self._add_info(self._depth_infos, msg)
+
+    def _add_info(self, infos: InfoHistory, msg: CameraInfo) -> None:
         with self._condition:
-            if not self._infos or not _is_same_calibration(self._infos[-1].msg, msg):
-                info = BufferedMessage(stamp_to_ns(msg.header.stamp), msg)
-                self._infos = [*self._infos[-7:], info]
+            infos.add(msg, stamp_to_ns(msg.header.stamp), self._now_ns())
             self._condition.notify_all()
 
     def clear(self) -> None:
         """Drop the images, as when time jumps; the camera info stays."""
         with self._condition:
-            self._images.clear()
-            self._depths.clear()
-            for info in self._infos:
-                info.stamp_ns = 0
+            for part in (self._images, self._depths, self._image_stamps, self._depth_stamps,
+                         self._infos, self._depth_infos):
+                part.clear()
             self._condition.notify_all()
 
-    def _add(self, kept: list[BufferedMessage], msg: Any) -> None:
-        new = BufferedMessage(stamp_to_ns(msg.header.stamp), msg)
-        window_ns = max(int(self._limits.history_s * 1e9), MIN_HISTORY_NS)
-        with self._condition:
-            if kept and new.stamp_ns < kept[-1].stamp_ns - window_ns - STAMP_TOLERANCE_NS:
-                self.clear()  # a bag started again, or a clock was set back
-            insort(kept, new, key=_get_stamp_ns)
-            oldest_ns = kept[-1].stamp_ns - window_ns
-            first = bisect_left(kept, oldest_ns, key=_get_stamp_ns)
-            del kept[:max(min(first, len(kept) - 1), len(kept) - self._limits.max_frames)]
-            self._condition.notify_all()
+    def _add(self, kept: list[BufferedMessage], stamps: StampFilter, msg: Any) -> int:
+        """Add a message, or drop it for its stamp; return by how much time has jumped, ns."""
+        new = BufferedMessage(stamp_to_ns(msg.header.stamp), msg, self._now_ns())
+        jump_ns = stamps.accept(new.stamp_ns, new.received_ns)
+        if jump_ns is None:
+            return 0
+        if jump_ns < 0:  # a bag started again, or a clock was set back
+            if kept is self._images:
+                self.clear()
+            kept.clear()
+        insort(kept, new, key=_get_stamp_ns)
+        first = bisect_left(kept, kept[-1].stamp_ns - self._window_ns, key=_get_stamp_ns)
+        del kept[:max(min(first, len(kept) - 1), len(kept) - self._limits.max_frames)]
+        self._condition.notify_all()
+        return jump_ns
 
     # --- look-ups
 
@@ -129,20 +168,36 @@ class ImageBuffer:
         """Whether a depth image is kept."""
         return bool(self._depths)
 
-    def is_ready(self, at_ns: int = 0) -> bool:
-        """Return whether the image of that stamp (0: the newest) is here with info and depth.
+    def is_ready(self, at_ns: int = 0, max_gap_s: float = 0.0) -> bool:
+        """Return whether the image of that stamp (0: a fresh one) is here with info and depth.
 
-        Also True if waiting is useless, because later images have arrived already.
+        max_gap_s: an image that near will do. Also True if waiting is useless, because later
+        images have arrived already.
         """
         with self._condition:
             if not self._images or not self._infos:
                 return False
-            image = self._newest_image() if at_ns == 0 else self._find_image(at_ns)
+            if self.topics.depth_info_topic and not self._depth_infos:
+                return False
+            newest_ns, gap_ns = self._images[-1].stamp_ns, int(max_gap_s * 1e9)
+            if at_ns == 0:
+                image: BufferedMessage | None = self._newest_image()
+                if not self._is_fresh(image):
+                    return False
+            elif gap_ns:
+                image = self._find_nearest_image(at_ns)
+                if abs(image.stamp_ns - at_ns) > gap_ns:
+                    return newest_ns > at_ns
+            else:
+                image = self._find_image(at_ns)
             if image is None:
-                return self._images[-1].stamp_ns > at_ns
+                return newest_ns > at_ns
             lag_ns = int(self._limits.max_depth_lag_s * 1e9)
             return self._has_depth(image) or bool(
                 self._depths and self._depths[-1].stamp_ns > image.stamp_ns + lag_ns)
+
+    def _is_fresh(self, image: BufferedMessage) -> bool:
+        return abs(self._now_ns() - image.stamp_ns) <= self._limits.max_image_age_s * 1e9
 
     def wait_for(self, predicate: Callable[[], bool], timeout_s: float,
                  should_stop: Callable[[], bool] = lambda: False) -> bool:
@@ -191,21 +246,22 @@ class ImageBuffer:
         with self._condition:
             self._require_images()
             image = self._newest_image()
-        age_s, limit_s = (self._now_ns() - image.stamp_ns) / 1e9, self._limits.max_image_age_s
-        if not -limit_s <= age_s <= limit_s:
-            hint = ''
+        for fault in check_stamp(self.topics, image.stamp_ns):
+            raise fault
+        if not self._is_fresh(image):
+            age_s, hint = (self._now_ns() - image.stamp_ns) / 1e9, ''
             if abs(age_s) > 60:
                 hint = '; do stamps and node use the same clock? (use_sim_time, synchronisation)'
             raise Rejected(Code.STALE, f'the newest image on {self.topics.image_topic} is '
-                           f'{age_s:.3f} s old (limits.max_image_age_s {limit_s:g}){hint}')
+                           f'{age_s:.3f} s old (limits.max_image_age_s '
+                           f'{self._limits.max_image_age_s:g}){hint}')
         return self._decode_view(image)
 
     def get_nearest_view(self, at_ns: int, max_gap_s: float) -> View:
         """Return the view nearest to that stamp. Raises `Rejected` (STALE past max_gap_s)."""
         with self._condition:
             self._require_images()
-            by_gap = sorted(self._images, key=lambda image: abs(image.stamp_ns - at_ns))
-            image = next(filter(self._has_depth, by_gap), by_gap[0])
+            image = self._find_nearest_image(at_ns)
         gap_s = abs(image.stamp_ns - at_ns) / 1e9
         if gap_s > max_gap_s:
             raise Rejected(Code.STALE, f'the image of {self.topics.camera} nearest to '
@@ -224,6 +280,10 @@ class ImageBuffer:
         recent = (image for image in reversed(self._images)
                   if image.stamp_ns >= newest.stamp_ns - MIN_HISTORY_NS)
         return next(filter(self._has_depth, recent), newest)
+
+    def _find_nearest_image(self, at_ns: int) -> BufferedMessage:
+        by_gap = sorted(self._images, key=lambda image: abs(image.stamp_ns - at_ns))
+        return next(filter(self._has_depth, by_gap), by_gap[0])
 
     def _has_depth(self, image: BufferedMessage) -> bool:
         return not self.topics.depth_topic or self._find_depth(image) is not None
@@ -244,27 +304,38 @@ class ImageBuffer:
     def _decode_view(self, image: BufferedMessage) -> View:
         """Return the image's view, decoded once."""
         with self._condition:
-            info = self._find_info(image)
             depth = self._find_depth(image) if self.topics.depth_topic else None
             if self.topics.depth_topic and depth is None:
                 raise self._build_depth_rejection(image)
         with self._decode_lock:
             done = image.decoded
-            if done is None or (done.info, done.depth) != (info, depth):
+            rgb = done.view.image if done else conversions.decode_rgb(self.topics, image.msg)
+            with self._condition:
+                info = self._find_info(image, self._infos, self._images, rgb.shape[1::-1])
+                depth_info = None if depth is None or not self.topics.depth_info_topic else \
+                    self._find_info(depth, self._depth_infos, self._depths)
+            if done is None or (done.info, done.depth, done.depth_info) != (
+                    info, depth, depth_info):
                 # A newer camera info or nearer depth makes another view of the same array.
-                rgb = done.view.image if done else conversions.decode_rgb(self.topics, image.msg)
-                view = conversions.build_view(self.topics, image.msg, rgb, info.msg,
-                                              depth and depth.msg, self._mask)
-                done = image.decoded = DecodedView(info, depth, view)
+                messages = ViewMessages.decode(self.topics, image.msg, info.msg,
+                                               depth and depth.msg, depth_info and depth_info.msg,
+                                               self._mask, rgb)
+                view = build_view(messages, self._lookup_transform)
+                done = image.decoded = DecodedView(info, depth, depth_info, view)
             return done.view
 
-    def _find_info(self, image: BufferedMessage) -> BufferedMessage:
-        """Return the camera info that applied when the image was taken."""
-        if not self._infos:
-            raise Rejected(Code.NO_IMAGE, f'{self.topics.camera}: no camera info has come on '
-                           f'{self.topics.info_topic}; it is needed for the rays of pixels')
-        until = [info for info in self._infos if info.stamp_ns <= image.stamp_ns]
-        return until[-1] if until else self._infos[0]
+    def _find_info(self, taken: BufferedMessage, infos: InfoHistory, kept: list[BufferedMessage],
+                   size: tuple[int, int] | None = None) -> BufferedInfo:
+        """Return the camera info that applied when an image, or depth, was taken."""
+        found = infos.find(taken.stamp_ns, taken.received_ns, {k.stamp_ns for k in kept}, size)
+        if found is None:
+            is_depth = infos is self._depth_infos
+            topic = self.topics.depth_info_topic if is_depth else self.topics.info_topic
+            raise Rejected(
+                Code.NO_DEPTH if is_depth else Code.NO_IMAGE,
+                f'{self.topics.camera}: no camera info has come on {topic}; it is needed for the '
+                'rays of pixels')
+        return found
 
     def _build_depth_rejection(self, image: BufferedMessage) -> Rejected:
         topic, limit_s = self.topics.depth_topic, self._limits.max_depth_lag_s
@@ -287,9 +358,3 @@ def _find_nearest(kept: list[BufferedMessage], at_ns: int) -> BufferedMessage:
 
 def _format_stamp(ns: int) -> str:
     return f'{ns // 10**9}.{ns % 10**9:09d}'
-
-
-def _is_same_calibration(a: CameraInfo, b: CameraInfo) -> bool:
-    return ((a.width, a.height, a.distortion_model, a.binning_x, a.binning_y, a.roi, list(a.d))
-            == (b.width, b.height, b.distortion_model, b.binning_x, b.binning_y, b.roi, list(b.d))
-            and np.array_equal(a.k, b.k) and np.array_equal(a.p, b.p))

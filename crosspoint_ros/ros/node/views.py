@@ -13,6 +13,7 @@ from crosspoint_ros.core.datatypes import Array, Code, MissingView, Rejected, Tr
 from crosspoint_ros.core.depth import select_best_view
 from crosspoint_ros.core.pipeline import LocateResult, ground, locate
 from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.ros.camera_checks import check_frame_id, check_stamp
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.node.image_buffer import ImageBuffer
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
@@ -121,12 +122,21 @@ class ViewCollector:
         One that stays away is rejected by name when it is needed.
         """
         request, end_s = task.request, self._now_s() + self._config.times.wait_images_s
-        names = self._cameras if request.point_m is not None else (
-            request.camera, *self._list_other_cameras(request))
-        for name in names:
+
+        def wait(name: str, at_ns: int = 0, max_gap_s: float = 0.0) -> None:
             buffer = self._cameras[name].buffer
-            is_ready = partial(buffer.is_ready, request.stamp_ns if name == request.camera else 0)
-            buffer.wait_for(is_ready, end_s - self._now_s(), lambda: task.is_done)
+            buffer.wait_for(lambda: buffer.is_ready(at_ns, max_gap_s), end_s - self._now_s(),
+                            lambda: task.is_done)
+
+        if request.point_m is not None:
+            for name in self._cameras:
+                wait(name)
+            return
+        wait(request.camera, request.stamp_ns)
+        clicked_ns = (request.stamp_ns
+                      or self._cameras[request.camera].buffer.get_newest_stamp_ns() or 0)
+        for name in self._list_other_cameras(request):
+            wait(name, clicked_ns, self._config.times.max_view_gap_s)
 
     def _get_clicked_view(self, request: QueryRequest) -> View:
         buffer = self._cameras[request.camera].buffer
@@ -148,8 +158,9 @@ class ViewCollector:
                      _get_view(view.camera, partial(self._add_pose, view, task)) for view in views)
 
     def _add_pose(self, view: View, task: QueryTask) -> View:
-        if not view.frame_id:
-            raise Rejected(Code.NO_TF, f'the images of {view.camera} have an empty frame_id')
+        topics = self._cameras[view.camera].buffer.topics
+        for fault in (*check_frame_id(topics, view.frame_id), *check_stamp(topics, view.stamp_ns)):
+            raise fault
         return replace(view, base_from_cam=self._lookup_transform(view.frame_id, view.stamp_ns,
                                                                   task))
 

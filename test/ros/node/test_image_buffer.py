@@ -173,11 +173,47 @@ def test_the_number_of_images_is_bounded():
 
 def test_after_a_jump_back_in_time_the_new_images_count():
     frames = memory(SOURCE)
-    for at_ms in (5000, 5033, 0):
+    for at_ms in (5000, 5033, 0, 33):
         frames.add_image(image(at_ms, grey=at_ms % 100))
         frames.add_depth(depth(at_ms))
-    assert grey_of(frames.get_newest_view()) == 0
+    assert frames.get_newest_view().stamp_ns == ns(33)
     refused(Code.STALE, 'keeps 1 from', lambda: frames.get_view_at(ns(5000)))
+
+
+@pytest.mark.parametrize('wrong_ms', [5000, 1500, -5000, -BEGIN_NS / MS])
+def test_one_wrong_stamp_of_image_or_depth_is_dropped_and_nothing_is_forgotten(wrong_ms):
+    clock = Clock()
+    frames = memory(SOURCE, clock=clock)
+    jumps = []
+    for at_ms in (0, 100, 200, 300):
+        clock.now_ms = at_ms + 20
+        stamp_ms = wrong_ms if at_ms == 200 else at_ms
+        jumps.append(frames.add_image(image(stamp_ms, grey=at_ms % 256)))
+        frames.add_depth(depth(stamp_ms))
+    assert jumps == [0, 0, 0, 0]
+    assert [frames.get_view_at(ns(t)).stamp_ns for t in (0, 100, 300)] == [ns(0), ns(100), ns(300)]
+    assert frames.get_newest_view().stamp_ns == ns(300)
+    refused(Code.STALE, 'keeps 3 from', lambda: frames.get_view_at(ns(wrong_ms)))
+
+
+def test_a_jump_in_time_that_the_next_image_confirms_is_reported_once():
+    clock = Clock()
+    frames = memory(clock=clock)
+    jumps = []
+    for at_ms in (10_000, 10_033, 4_000, 4_033, 4_066):
+        clock.now_ms += 33
+        jumps.append(frames.add_image(image(at_ms)))
+    assert jumps == [0, 0, 0, pytest.approx(-6.0), 0]
+    assert frames.get_newest_stamp_ns() == ns(4_066)
+
+
+def test_a_bag_that_is_played_fast_or_forwarded_is_no_fault():
+    clock = Clock()
+    frames = memory(clock=clock)
+    for at_ms in [*range(0, 3000, 300), *range(60_000, 63_000, 300)]:
+        clock.now_ms += 30
+        assert frames.add_image(image(at_ms)) == 0
+    assert frames.get_newest_stamp_ns() == ns(62_700)
 
 
 def test_clearing_forgets_images_and_keeps_the_lens():
@@ -241,7 +277,7 @@ def test_without_a_lens_an_image_is_refused_by_the_topic_of_the_lens():
 
 
 @pytest.mark.parametrize(('lens', 'words'), [
-    (info(width=16), '/front/info is of a 16x6 image, /front/image is 8x6'),
+    (info(width=16), '/front/info is for 16x6 images, /front/image is 8x6'),
     (info(focal_px=0.0), '/front/info: .*fx=0.0 fy=0.0 px: the camera is not calibrated')])
 def test_an_unusable_lens_is_refused(lens, words):
     frames = memory(lens=False)
@@ -256,6 +292,70 @@ def test_an_image_keeps_the_lens_of_its_moment_when_the_lens_zooms():
         frames.add_info(info(at_ms, focal_px))
         frames.add_image(image(at_ms))
     assert [frames.get_view_at(ns(t)).intrinsics.fx_px for t in (0, 33, 66, 99)] == [10, 10, 20, 20]
+
+
+CLOCKS = {'an hour ahead': lambda at_ms: at_ms + 3.6e6,
+          'an hour behind': lambda at_ms: at_ms - 3.6e6,
+          'a second ahead': lambda at_ms: at_ms + 1003, '0.2 s late': lambda at_ms: at_ms + 203,
+          'constant': lambda at_ms: -500.0, 'none': lambda at_ms: -BEGIN_NS / MS}
+
+
+@pytest.mark.parametrize('info_clock', CLOCKS.values(), ids=CLOCKS)
+def test_camera_infos_of_another_clock_apply_from_their_reception_on(info_clock):
+    clock = Clock()
+    frames = memory(clock=clock, lens=False)
+    for at_ms in range(0, 2000, 100):
+        clock.now_ms = at_ms + 20
+        frames.add_info(info(info_clock(at_ms), 10.0 if at_ms < 1000 else 20.0))
+        frames.add_image(image(at_ms))
+    focal_px = {at_ms: frames.get_view_at(ns(at_ms)).intrinsics.fx_px
+                for at_ms in (300, 700, 1300, 1900)}
+    assert focal_px == {300: 10, 700: 10, 1300: 20, 1900: 20}
+    refused(Code.STALE, '/front/info: the camera info changed when the image .* was taken',
+            lambda: frames.get_view_at(ns(1000)))
+
+
+def test_a_camera_info_that_came_once_stays():
+    clock = Clock()
+    frames = memory(clock=clock, lens=False)
+    frames.add_info(info(-1e6, 10.0))
+    for at_ms in range(0, 60_000, 500):
+        clock.now_ms = at_ms
+        frames.add_image(image(at_ms))
+    assert frames.get_newest_view().intrinsics.fx_px == 10
+
+
+@pytest.mark.parametrize('info_clock', [lambda at_ms: at_ms, *CLOCKS.values()],
+                         ids=['the same', *CLOCKS])
+def test_after_a_change_of_resolution_an_image_takes_the_lens_of_its_size(info_clock):
+    clock = Clock()
+    frames = memory(clock=clock, lens=False)
+    for at_ms in range(0, 1000, 100):
+        clock.now_ms = at_ms
+        width = 8 if at_ms < 500 else 16
+        frames.add_image(image(at_ms, width=width))
+        frames.add_info(info(info_clock(at_ms), width=width, focal_px=10.0 * width / 8))
+    for at_ms in (400, 500, 900):
+        assert frames.get_view_at(ns(at_ms)).intrinsics.fx_px == (10 if at_ms < 500 else 20)
+
+
+def test_a_lens_that_is_lost_while_it_changed_is_not_guessed():
+    frames = memory()
+    for at_ms, focal_px in ((33, 10.0), (66, None), (99, 20.0)):
+        frames.add_image(image(at_ms))
+        if focal_px is not None:
+            frames.add_info(info(at_ms, focal_px))
+    refused(Code.STALE, 'which one belongs to it is unknown', lambda: frames.get_view_at(ns(66)))
+    assert frames.get_view_at(ns(99)).intrinsics.fx_px == 20
+
+
+def test_two_cameras_on_one_info_topic_are_not_told_apart_by_luck():
+    frames = memory(lens=False)
+    for at_ms in (0, 33, 66):
+        frames.add_image(image(at_ms))
+        for focal_px in (10.0, 20.0):
+            frames.add_info(info(at_ms, focal_px))
+    refused(Code.STALE, 'which one belongs to it is unknown', frames.get_newest_view)
 
 
 def test_a_rectified_image_takes_the_lens_of_the_rectified_camera():
@@ -277,7 +377,8 @@ def test_the_mask_is_part_of_the_view_and_must_be_of_the_images_size():
     assert frames.get_newest_view().mask is mask
     frames = memory(mask=mask.T)
     frames.add_image(image(0))
-    refused(Code.BAD_REQUEST, 'the mask of front is 6x8, its image 8x6', frames.get_newest_view)
+    refused(Code.BAD_REQUEST, 'the mask of front is 6x8, the images are 8x6',
+            frames.get_newest_view)
 
 
 # --- depth ----------------------------------------------------------------------------------------
@@ -296,7 +397,7 @@ def test_an_image_has_the_depth_nearest_to_it():
      r'\(limits\.max_depth_lag_s 0\.02\)'),
     ([depth(0, width=4)], '/front/depth is 4x6, /front/image is 8x6'),
     ([depth(0, encoding='16SC1')], "/front/depth: .*'16SC1'; accepted: 16UC1, mono16, 32FC1"),
-    ([depth(0, millimetres=0)], '/front/depth: none of its 48 pixels has a depth')])
+    ([depth(0, millimetres=0)], 'none of the 48 pixels on /front/depth has a depth')])
 def test_a_depth_that_cannot_be_used_is_refused_not_left_out(sent, words):
     frames = memory(SOURCE)
     frames.add_image(image(0))
@@ -325,6 +426,79 @@ def test_depth_that_died_is_not_made_up_for_by_an_old_image():
     frames.add_image(image(600))
     clock.now_ms = 600
     refused(Code.NO_DEPTH, r'is 0\.600 s away', frames.get_newest_view)
+
+
+@pytest.mark.parametrize('frame_id', ['depth_eye', '/depth_eye'])
+def test_depth_of_another_lens_is_refused_with_both_frames(frame_id):
+    frames = memory(SOURCE)
+    frames.add_image(image(0))
+    frames.add_depth(stamped(depth(0), 0, frame_id))
+    refused(Code.NO_DEPTH, "on /front/depth has frame 'depth_eye', its image has 'eye': depth is "
+            'not registered to colour', frames.get_newest_view)
+
+
+@pytest.mark.parametrize('frame_id', ['eye', '/eye', ''])
+def test_depth_of_the_image_s_frame_or_of_none_is_used(frame_id):
+    frames = memory(SOURCE)
+    frames.add_image(image(0))
+    frames.add_depth(stamped(depth(0, 1500), 0, frame_id))
+    assert frames.get_newest_view().depth_m[0, 0] == pytest.approx(1.5)
+
+
+def depth_info(focal_px=10.0, **size):
+    return stamped(info(0, focal_px, **size), 0, 'depth_eye')
+
+
+OWN_LENS = replace(SOURCE, depth_info_topic='/front/depth_info')
+
+
+def registering(lookup, lens=None, width=16):
+    """A memory with a plane 2 m from a depth lens that is 0.5 m behind the image's."""
+    frames = ImageBuffer(OWN_LENS, MEMORY, Clock(), None, lookup)
+    frames.add_info(info())
+    frames.add_image(image(0))
+    frames.add_depth(stamped(depth(0, 2000, width=width), 0, 'depth_eye'))
+    if lens is not None:
+        frames.add_depth_info(lens)
+    return frames
+
+
+def test_depth_of_another_lens_is_registered_by_its_camera_info_and_tf():
+    asked = []
+
+    def lookup(target_frame, source_frame, at_ns):
+        asked.append((target_frame, source_frame, at_ns))
+        return Transform(np.eye(3), np.array([0.0, 0.0, -0.5]))
+
+    frames = registering(lookup, depth_info(20.0, width=16))
+    assert frames.is_ready()
+    view = frames.get_newest_view()
+    assert asked == [('eye', 'depth_eye', ns(0))]
+    assert view.depth_m.shape == (6, 8)
+    assert np.nanmax(np.abs(view.depth_m - 1.5)) < 1e-6
+    assert frames.get_newest_view() is view
+    assert len(asked) == 1
+
+
+def no_lookup(*frames):
+    raise Rejected(Code.NO_TF, 'the two are in two trees')
+
+
+def far_aside(*frames):
+    return Transform(np.eye(3), np.array([50.0, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize(('lookup', 'lens', 'words'), [
+    (far_aside, None, 'no camera info has come on /front/depth_info'),
+    (no_lookup, depth_info(width=16),
+     "frame 'depth_eye', its image has 'eye', .* cannot be registered: the two are in two trees"),
+    (far_aside, depth_info(width=16), 'none of the pixels on /front/depth is on the image when'),
+    (far_aside, depth_info(width=8), '/front/depth_info is for 8x6 images, /front/depth is 16x6'),
+    (far_aside, depth_info(0.0, width=16), '/front/depth_info: .* the camera is not calibrated')])
+def test_depth_that_cannot_be_registered_is_refused(lookup, lens, words):
+    frames = registering(lookup, lens)
+    assert frames.is_ready() == (lens is not None)
+    refused(Code.NO_DEPTH, words, frames.get_newest_view)
 
 
 # --- other images ---------------------------------------------------------------------------------
@@ -380,6 +554,27 @@ def test_a_frame_that_comes_later_is_waited_for():
     assert frames.wait_for(lambda: frames.is_ready(ns(0)), WAIT_S)
     later.join()
     frames.get_view_at(ns(0))
+
+
+def test_an_image_that_is_too_old_is_not_ready_until_a_fresh_one_comes():
+    clock = Clock()
+    frames = memory(clock=clock)
+    frames.add_image(image(0))
+    states = []
+    for clock.now_ms in (1000, 1001):
+        states.append(frames.is_ready())
+    frames.add_image(image(900))
+    assert [*states, frames.is_ready()] == [True, False, True]
+
+
+def test_an_image_near_enough_is_ready_and_a_later_one_ends_the_wait():
+    frames = memory()
+    frames.add_image(image(0))
+    assert frames.is_ready(ns(400), 0.5)
+    assert not frames.is_ready(ns(600), 0.5), 'the next one may be nearer'
+    frames.add_image(image(5000))
+    frames.add_image(image(5033))
+    assert frames.is_ready(ns(2000), 0.5), 'it has passed'
 
 
 def test_waiting_ends_at_its_limit():
