@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from geometry_msgs.msg import TransformStamped
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -32,6 +33,20 @@ from crosspoint_ros.ros.conversions import transform_from_msg
 POLL_S = 0.005
 
 
+# Whether a transform of /tf, or (True) of /tf_static, is used; called for each that is received.
+TransformFilter = Callable[[TransformStamped, bool], bool]
+
+
+def accept_all(stamped: TransformStamped, static: bool) -> bool:
+    """Return True."""
+    return True
+
+
+def filter_message(message: TFMessage, accept: TransformFilter, static: bool) -> TFMessage:
+    """Return the message without the transforms that are not accepted."""
+    return TFMessage(transforms=[t for t in message.transforms if accept(t, static)])
+
+
 class TransformTree(Protocol):
     """The transforms received on /tf and /tf_static: core's `TfTree`, or tf2's buffer."""
 
@@ -48,14 +63,17 @@ class TransformTree(Protocol):
         ...
 
 
-def make_tree(node: Node) -> Tf2Tree | TfListener:
+def make_tree(node: Node, accept: TransformFilter = accept_all
+              ) -> Tf2Tree | TfListener:
     """Subscribe to TF: with tf2_ros where it is installed, otherwise with our own listener."""
-    return TfListener(node) if importlib.util.find_spec('tf2_ros') is None else Tf2Tree(node)
+    has_tf2 = importlib.util.find_spec('tf2_ros') is not None
+    return Tf2Tree(node, accept) if has_tf2 else TfListener(node, accept)
 
 
-def make_transform_lookup(node: Node) -> TransformLookup:
-    """Return look-ups in the tree that this node receives."""
-    tree = make_tree(node)
+def make_transform_lookup(node: Node, accept: TransformFilter = accept_all
+                          ) -> TransformLookup:
+    """Return look-ups in the tree of the accepted transforms that this node receives."""
+    tree = make_tree(node, accept)
     return TransformLookup(tree, close=tree.close)
 
 
@@ -67,6 +85,13 @@ class TransformLookup:
                  close: Callable[[], None] = lambda: None) -> None:
         self._tree, self._now_s, self._sleep = tree, now_s, sleep
         self.clear, self.close = tree.clear, close
+
+    def list_ancestors(self, frame: str) -> list[str]:
+        """Return the frames above a frame, its parent first."""
+        frames, chain = self._tree.frames(), [frame.lstrip('/')]
+        while chain[-1] in frames and chain[-1] not in chain[:-1]:
+            chain.append(frames[chain[-1]].parent)
+        return chain[1:]
 
     def lookup(self, base_frame: str, frame: str, at_ns: int, timeout_s: float = 0.0,
                should_stop: Callable[[], bool] = lambda: False) -> Transform:
@@ -107,14 +132,18 @@ class Tf2Tree:
     ENTRY = re.compile(r"^(\S.*?): *\n  parent: '(.*)'\n(?:  .*\n)*?"
                        r'  most_recent_transform: (\S+)\n  oldest_transform: (\S+)\n', re.MULTILINE)
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, accept: TransformFilter = accept_all) -> None:
         tf2_ros = importlib.import_module('tf2_ros')
         self._error_type = tf2_ros.TransformException
         self._buffer = tf2_ros.Buffer()
         time_jumps, clear = TimeJumpDetector(), self.clear
 
         class Listener(tf2_ros.TransformListener):  # type: ignore[misc,name-defined]
+            def static_callback(self, data: TFMessage) -> None:
+                super().static_callback(filter_message(data, accept, static=True))
+
             def callback(self, data: TFMessage) -> None:
+                data = filter_message(data, accept, static=False)
                 if time_jumps.detect(data):
                     clear()
                 super().callback(data)
@@ -148,15 +177,19 @@ class Tf2Tree:
 class TfListener(TfTree):
     """Fills a `TfTree` from /tf and /tf_static."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, accept: TransformFilter = accept_all) -> None:
         super().__init__()
         self._node = node
+
+        def add(message: TFMessage, static: bool) -> None:
+            self.add(filter_message(message, accept, static), static)
+
         group = ReentrantCallbackGroup()
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._subscriptions = (
-            node.create_subscription(TFMessage, '/tf', self.add, QoSProfile(depth=100),
-                                     callback_group=group),
-            node.create_subscription(TFMessage, '/tf_static', partial(self.add, static=True),
+            node.create_subscription(TFMessage, '/tf', partial(add, static=False),
+                                     QoSProfile(depth=100), callback_group=group),
+            node.create_subscription(TFMessage, '/tf_static', partial(add, static=True),
                                      latched, callback_group=group))
 
     def close(self) -> None:

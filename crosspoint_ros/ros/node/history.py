@@ -1,16 +1,16 @@
 """The active target, and the last 20 steps: answers and decisions about them, undo and redo."""
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult
+from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult, TargetState
 from crosspoint_ros.msg import History as HistoryMsg
 
 MAX_STEPS = 20
@@ -42,6 +42,8 @@ class HistoryStep:
     """An answer, or a person's decision about one; `result` is None where the target was cleared.
 
     inherited: the earlier step whose target stays active, None if this answer has one.
+    target_number: counts the targets, 0 for a step without one. end_state: how the target ended
+    where `result` is None.
     """
 
     number: int
@@ -49,6 +51,8 @@ class HistoryStep:
     decision: int
     rays: TargetRays | None
     inherited: HistoryStep | None
+    target_number: int = 0
+    end_state: int = TargetState.NONE
 
     @property
     def target_step(self) -> HistoryStep | None:
@@ -86,7 +90,9 @@ class HistoryStep:
 class History:
     """Pure bookkeeping: it publishes nothing. A `Rejected` says why to the person who called."""
 
-    def __init__(self) -> None:
+    def __init__(self, last_target_number: int = 0) -> None:
+        """last_target_number: of an earlier history, so that no target's number comes twice."""
+        self.last_target_number = last_target_number
         self._steps: list[HistoryStep] = []
         self._position = 0  # how many of the steps are not undone
         self._undo_limit = 0  # undo never leaves fewer steps than this
@@ -105,22 +111,39 @@ class History:
         """The step whose target is active."""
         return None if self.current is None else self.current.target_step
 
+    @property
+    def target_state(self) -> int:
+        """STANDING, or why there is no target."""
+        if self.target_step is not None:
+            return int(TargetState.STANDING)
+        return int(TargetState.NONE) if self.current is None else self.current.end_state
+
     # --- steps
 
-    def add(self, result: QueryResult, decision: int, rays: TargetRays | None) -> HistoryStep:
-        """Append an answer, a correction or a move; the undone steps are dropped."""
+    def add(self, result: QueryResult, decision: int, rays: TargetRays | None,
+            inherits: bool = True) -> HistoryStep:
+        """Append an answer, a correction or a move; the undone steps are dropped.
+
+        inherits: without a target of its own, it keeps the one that is active.
+        """
         self._last_number += 1
+        self.last_target_number += result.has_target
         self._rejected_query_id = ''
         # A correction means that the target was wrong. A step with a target inherits none: each
         # would keep the one before it, for as long as the node runs.
         is_correction = decision == HistoryEntry.CORRECTED
-        inherited = None if is_correction or result.has_target else self.target_step
-        return self._append(HistoryStep(self._last_number, result, decision, rays, inherited))
+        inherited = (self.target_step if inherits and not is_correction and not result.has_target
+                     else None)
+        return self._append(HistoryStep(
+            self._last_number, result, decision, rays, inherited,
+            self.last_target_number if result.has_target else 0,
+            self.target_state if self.target_step is None else TargetState.CLEARED))
 
-    def clear(self) -> None:
+    def clear(self, end_state: int = TargetState.CLEARED) -> None:
         """Append that the target was cleared, or has expired, if there is one."""
         if self.target_step is not None:
-            self._append(HistoryStep(0, None, HistoryEntry.UNREVIEWED, None, None))
+            self._append(HistoryStep(0, None, HistoryEntry.UNREVIEWED, None, None,
+                                     end_state=end_state))
 
     def _append(self, step: HistoryStep) -> HistoryStep:
         self._steps[self._position:] = [step]
@@ -222,15 +245,20 @@ class ActiveTarget:
     """The one active target. Every change calls the `listeners`, which publish what differs.
 
     step: the history step whose target is active, None without one. preview: the target where a
-    drag has it; TF alone follows it. show_rays: whether RViz shows the rays.
+    drag has it; the TF alias alone follows it. show_rays: whether RViz shows the rays. state,
+    message: as in TargetState.msg. since_ns: when the state or the target last changed.
+    valid_until_ns: when the target expires, 0: never.
     """
 
-    def __init__(self, ttl_s: float = 0.0) -> None:
-        """ttl_s: a target expires after this time; 0: never."""
-        self._ttl_s, self._set_s = ttl_s, 0.0
+    def __init__(self, now_ns: Callable[[], int], ttl_s: float = 0.0) -> None:
+        """now_ns: the node's clock. ttl_s: a target expires after this time; 0: never."""
+        self._now_ns, self._ttl_s = now_ns, ttl_s
         self.step: HistoryStep | None = None
+        self.last_step: HistoryStep | None = None  # the active one, else the one before it ended
         self.preview: GraspTarget | None = None
         self.show_rays = True
+        self.state, self.message = int(TargetState.NONE), 'there has been no target yet'
+        self.since_ns, self.valid_until_ns = now_ns(), 0
         self.listeners: list[Callable[[ActiveTarget], None]] = []
 
     @property
@@ -241,26 +269,55 @@ class ActiveTarget:
     @property
     def has_expired(self) -> bool:
         """Whether the target is older than its time to live."""
-        return self.step is not None and 0 < self._ttl_s < time.monotonic() - self._set_s
+        return self.step is not None and 0 < self.valid_until_ns <= self._now_ns()
 
-    def set_target(self, step: HistoryStep | None) -> None:
-        """Make the target of this step the active one, or none; a drag ends."""
+    def set_target(self, step: HistoryStep | None, state: int, message: str | None = None) -> None:
+        """Make the target of this step the active one, or none; a drag ends.
+
+        message: what happened; None: nothing that people must know.
+        """
         previous, was_dragged = self.active_target, self.preview is not None
         self.step, self.preview = step, None
+        self.last_step = step or self.last_step
         if was_dragged or self.active_target is not previous:
-            self._set_s = time.monotonic()
-        self._notify()
+            self._restart_ttl()
+        self._notify(state, message, is_new=self.active_target is not previous)
 
     def set_preview(self, preview: GraspTarget) -> None:
-        """Move the target on TF alone, during a drag."""
-        self.preview, self._set_s = preview, time.monotonic()
-        self._notify()
+        """Move the target on TF alone, during a drag; until it is released nobody may rely on it.
+
+        A mouse button that is pressed without a move is no drag.
+        """
+        self.preview = preview
+        self._restart_ttl()
+        assert self.active_target is not None
+        has_moved = not np.allclose(_list_numbers(preview), _list_numbers(self.active_target),
+                                    atol=1e-4)
+        self._notify(TargetState.PENDING if has_moved else TargetState.STANDING)
+
+    def announce(self, message: str) -> None:
+        """Say what happened that leaves the target as it is."""
+        self._notify(self.state, message)
 
     def toggle_rays(self) -> None:
         """Show the rays, or hide them; a drag ends."""
         self.show_rays = not self.show_rays
-        self.set_target(self.step)
+        state = self.state if self.step is None else int(TargetState.STANDING)
+        self.set_target(self.step, state)
 
-    def _notify(self) -> None:
+    def _restart_ttl(self) -> None:
+        is_limited = self._ttl_s > 0 and self.step is not None
+        self.valid_until_ns = self._now_ns() + round(self._ttl_s * 1e9) if is_limited else 0
+
+    def _notify(self, state: int, message: str | None = None, is_new: bool = False) -> None:
+        if is_new or state != self.state:
+            self.since_ns = self._now_ns()
+        self.state = int(state)
+        self.message = self.message if message is None else message
         for listener in self.listeners:
             listener(self)
+
+
+def _list_numbers(target: GraspTarget) -> list[float]:
+    at, q = target.pose.pose.position, target.pose.pose.orientation
+    return [at.x, at.y, at.z, q.x, q.y, q.z, q.w]

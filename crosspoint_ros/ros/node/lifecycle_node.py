@@ -31,6 +31,7 @@ class CrosspointNode(LifecycleNode):
         self._config_parameters = Parameters(self)
         self._server: QueryServer | None = None
         self._diagnostics: Diagnostics | None = None
+        self._last_target_number = 0
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
     def start(self) -> bool:
@@ -47,20 +48,22 @@ class CrosspointNode(LifecycleNode):
     def stop(self) -> None:
         """Reject every open query; the replies are sent while the executor spins on."""
         if self._server is not None:
-            self._server.deactivate()
+            self._server.deactivate('the node has ended')
 
     def close(self) -> None:
         """Take everything off the graph."""
         if self._server is not None and self._diagnostics is not None:
             self._diagnostics.close()
             self._server.close()
+            self._last_target_number = self._server.review.history.last_target_number
         self._server = self._diagnostics = None
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Offer the interfaces and start to load the matcher; no camera is subscribed to yet."""
         try:
             config = self._config_parameters.read()
-            self._server = QueryServer(self, config, self._on_matcher_loaded)
+            self._server = QueryServer(self, config, self._on_matcher_loaded,
+                                       self._last_target_number)
         except Exception as error:  # rclpy would silently drop it
             self.get_logger().error(f'not configured: {type(error).__name__}: {error}')
             return TransitionCallbackReturn.FAILURE

@@ -1,6 +1,11 @@
 """The node's publishers: results, correspondences, target, TF, markers, overlays."""
 from __future__ import annotations
 
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -10,57 +15,183 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
 from crosspoint_ros.core.pipeline import LocateResult
+from crosspoint_ros.core.tf_tree import LIVE_HISTORY_NS, stamp_to_ns
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult
-from crosspoint_ros.ros.config import Config
+from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult, TargetState
+from crosspoint_ros.ros.config import Config, is_target_frame
 from crosspoint_ros.ros.conversions import image_from_rgb, transform_from_pose, transform_to_msg
 from crosspoint_ros.ros.node.history import ActiveTarget
-from crosspoint_ros.ros.node.query_messages import make_header
+from crosspoint_ros.ros.node.query_messages import build_target_state, make_header
 from crosspoint_ros.ros.rviz.target_marker import build_target_markers, delete_all_markers
 
 # A late subscriber gets the last answer.
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                          durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# A target's frame is known from before its image: another view's may be that much older.
+LEAD_NS = 10**9
+MAX_SENT = 400  # some 20 s; of a drag, 3 s
 
 
 class TargetBroadcaster:
-    """Broadcasts `base_frame -> target_frame`; `broadcast` is called at 10 Hz.
+    """Broadcasts the target in `base_frame`; `broadcast` is called at 10 Hz.
 
-    The stamp is the node's time now, not that of the click: the target does not move in the base
-    frame, and a consumer looks it up at the present time.
+    Each target has a frame to itself, `<target_frame>_<n>`, known from a second before the clicked
+    image: at the answer's own stamp it is never another target. The alias `<target_frame>` is the
+    newest target. TF interpolates between two stamps and cannot say that a frame ended; the alias
+    therefore jumps within a nanosecond, right after the last stamp of the target before.
     """
 
     def __init__(self, node: Node, target_frame: str) -> None:
-        self._node, self._target_frame = node, target_frame
-        self._target: GraspTarget | None = None
-        self._last_stamp_ns = -1
+        self._node, self._alias = node, target_frame.lstrip('/')
+        self._frame, self._newest_number = '', 0
+        self._target: GraspTarget | None = None  # of the frame
+        self._alias_target: GraspTarget | None = None  # during a drag, another one
+        self._last_stamp_ns = self._alias_stamp_ns = -1
+        self.guard = TargetFrameGuard(node, self._alias)
         # The topic and depth of tf2_ros's own broadcaster, which is not on every machine.
         self._publisher = node.create_publisher(TFMessage, '/tf', QoSProfile(depth=100))
 
     def update(self, state: ActiveTarget) -> None:
         """Broadcast a new target at once."""
-        target = state.preview or state.active_target
-        if target is not self._target:
-            self._target, self._last_stamp_ns = target, -1
-            self.broadcast()
+        target, alias_target = state.active_target, state.preview or state.active_target
+        is_same = target is self._target and alias_target is self._alias_target
+        if is_same or target is None or alias_target is None:
+            self._target, self._alias_target = target, alias_target
+            return
+        assert state.step is not None
+        number, now_ns = state.step.target_number, self._now_ns()
+        stamp_ns = stamp_to_ns(target.header.stamp)
+        # Sorted, for a camera's clock may be ahead of ours.
+        stamps_ns = sorted({max(stamp_ns - LEAD_NS, 1), stamp_ns, now_ns})
+        frame = get_target_frame(self._alias, number)
+        sent = [(frame, at_ns, target) for at_ns in stamps_ns
+                if number > self._newest_number or at_ns == now_ns]
+        first_ns = self._alias_stamp_ns + 1
+        if state.preview is not None:  # a drag is a movement
+            stamps_ns, first_ns = [now_ns], max(first_ns, now_ns)
+        sent += [(self._alias, at_ns, alias_target) for at_ns in sorted(
+            {first_ns or stamps_ns[0], *(max(at_ns, first_ns) for at_ns in stamps_ns)})]
+        self._newest_number = max(self._newest_number, number)
+        self._frame, self._target, self._alias_target = frame, target, alias_target
+        self._send(sent)
 
     def broadcast(self) -> None:
-        """Send the transform, if there is a target."""
-        now = self._node.get_clock().now()
+        """Send the transforms, if there is a target."""
+        now_ns = self._now_ns()
         # While a simulation is paused, listeners would warn about the repeated stamp.
-        if self._target is None or now.nanoseconds == self._last_stamp_ns:
+        if self._target is None or self._alias_target is None or now_ns == self._last_stamp_ns:
             return
-        self._last_stamp_ns = now.nanoseconds
-        transform = TransformStamped(
-            child_frame_id=self._target_frame,
-            transform=transform_to_msg(transform_from_pose(self._target.pose.pose)))
-        transform.header.stamp = now.to_msg()
-        transform.header.frame_id = self._target.header.frame_id
-        self._publisher.publish(TFMessage(transforms=[transform]))
+        self._last_stamp_ns = now_ns
+        self._send([(self._frame, now_ns, self._target)] + (
+            [(self._alias, now_ns, self._alias_target)] if now_ns > self._alias_stamp_ns else []))
+
+    def _send(self, sent: list[tuple[str, int, GraspTarget]]) -> None:
+        transforms = []
+        for frame, at_ns, target in sent:
+            transforms.append(TransformStamped(
+                header=make_header(at_ns, target.header.frame_id), child_frame_id=frame,
+                transform=transform_to_msg(transform_from_pose(target.pose.pose))))
+            if frame == self._alias:
+                self._alias_stamp_ns = max(self._alias_stamp_ns, at_ns)
+            self.guard.remember(transforms[-1])
+        self._publisher.publish(TFMessage(transforms=transforms))
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
+
+    def reset(self) -> None:
+        """Forget the stamps of another time."""
+        self._alias_stamp_ns = -1
 
     def close(self) -> None:
         """Leave the topic."""
         self._node.destroy_publisher(self._publisher)
+
+
+class TargetFrameGuard:
+    """Finds who else sends the target's frames: a robot's TF must not be overwritten.
+
+    conflict: what was found, '' for nothing; of a sender that has been silent for as long as TF
+    remembers it, nothing.
+    """
+
+    def __init__(self, node: Node, target_frame: str) -> None:
+        self._node, self._target_frame = node, target_frame
+        self._sent: deque[tuple[object, ...]] = deque(maxlen=MAX_SENT)
+        self._conflict, self._until_s = '', 0.0
+        self.on_conflict: Callable[[str], None] = lambda conflict: None
+
+    @property
+    def conflict(self) -> str:
+        """Why no target may be sent; '' if one may."""
+        return self._conflict if time.monotonic() < self._until_s else ''
+
+    def remember(self, stamped: TransformStamped) -> None:
+        """Remember what this node sends."""
+        self._sent.append(_identify(stamped))
+
+    def accept(self, stamped: TransformStamped, static: bool) -> bool:
+        """Return whether a transform that was received is not one of the target's frames."""
+        if not is_target_frame(stamped.child_frame_id, self._target_frame):
+            return True
+        if not static and _identify(stamped) in self._sent:
+            return False
+        is_new = not self.conflict
+        self._until_s = math.inf if static or self._until_s == math.inf else (
+            time.monotonic() + LIVE_HISTORY_NS * 1e-9)
+        if is_new:
+            topic = '/tf_static' if static else '/tf'
+            self._conflict = (
+                f'frame {stamped.child_frame_id!r} is sent on {topic} by somebody else too, in '
+                f'{stamped.header.frame_id!r} ({self._describe_senders(topic)}): stop that, or '
+                f'give target_frame, now {self._target_frame!r}, a name of its own. Queries are '
+                + ('refused until this node is cleaned up and configured' if static else
+                   f'taken again {LIVE_HISTORY_NS * 1e-9:g} s after the last of them'))
+            self.on_conflict(self._conflict)
+        return False
+
+    def _describe_senders(self, topic: str) -> str:
+        own = self._node.get_fully_qualified_name()
+        names = sorted({f'{i.node_namespace.rstrip("/")}/{i.node_name}'
+                        for i in self._node.get_publishers_info_by_topic(topic)} - {own})
+        twins = [name for name in names if self._node.count_publishers(f'{name}/target_state')]
+        if twins:
+            return f'by the crosspoint node {", ".join(twins)}'
+        return f'who sends there: {", ".join(names[:8]) or "no node that is known"}'
+
+
+def _identify(stamped: TransformStamped) -> tuple[object, ...]:
+    at = stamped.transform.translation  # under /clock, two nodes send the same stamps
+    return stamped.child_frame_id, stamp_to_ns(stamped.header.stamp), at.x, at.y, at.z
+
+
+def get_target_frame(target_frame: str, number: int) -> str:
+    """Return the frame of one target."""
+    return f'{target_frame}_{number}'
+
+
+class TargetStatePublisher:
+    """Publishes `~/target_state`: whether a pipeline may go on with the target."""
+
+    def __init__(self, node: Node, config: Config) -> None:
+        self._base_frame = config.base_frame
+        self._target_frame = config.target_frame.lstrip('/')
+        self._last: tuple[object, ...] = ()
+        self._publisher = node.create_publisher(TargetState, '~/target_state', LATCHED_QOS)
+
+    def update(self, target: ActiveTarget) -> None:
+        """Publish the state if it has changed."""
+        state = (target.state, target.message, target.last_step, target.valid_until_ns)
+        if state != self._last:
+            self._last = state
+            step = target.last_step
+            frame = '' if step is None else get_target_frame(self._target_frame,
+                                                             step.target_number)
+            self._publisher.publish(build_target_state(target, self._base_frame, frame))
+
+    def close(self, node: Node) -> None:
+        """Leave the topic."""
+        node.destroy_publisher(self._publisher)
 
 
 class Outputs:
@@ -80,7 +211,11 @@ class Outputs:
         self._target: GraspTarget | None = None  # as published
         self._shows_rays = True
         self.broadcaster = TargetBroadcaster(node, config.target_frame)
-        target.listeners += [self._publish_target, self.broadcaster.update]
+        self._target_state = TargetStatePublisher(node, config)
+        # The state is the last: who reads it finds the frame on TF.
+        target.listeners += [self._publish_target, self.broadcaster.update,
+                             self._target_state.update]
+        self._target_state.update(target)
 
     def _create_target_publisher(self) -> Publisher:
         return self._node.create_publisher(PoseStamped, '~/grasp_target', LATCHED_QOS)
@@ -127,6 +262,7 @@ class Outputs:
         """Take everything off the graph."""
         self._markers.publish(delete_all_markers())
         self.broadcaster.close()
+        self._target_state.close(self._node)
         for publisher in (self._result, self._correspondence, self._grasp_target, self._markers,
                           *self._overlays.values()):
             self._node.destroy_publisher(publisher)

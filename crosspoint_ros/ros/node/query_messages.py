@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Point, PointStamped
+from geometry_msgs.msg import Point, PointStamped, Pose, PoseWithCovariance, Quaternion
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 from std_msgs.msg import Header
 
@@ -19,9 +20,18 @@ from crosspoint_ros.core.datatypes import Array, Match, Rejected
 from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.msg import Correspondence, GraspTarget, ImagePoint, QueryResult, Status
+from crosspoint_ros.msg import (
+    Correspondence,
+    GraspTarget,
+    ImagePoint,
+    QueryResult,
+    Status,
+    TargetSighting,
+    TargetState,
+)
 from crosspoint_ros.ros.config import CameraConfig
 from crosspoint_ros.ros.conversions import pose_from_transform, time_from_ns
+from crosspoint_ros.ros.node.history import ActiveTarget
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 from crosspoint_ros.srv import Correspond as CorrespondService
 
@@ -29,6 +39,10 @@ log = logging.getLogger(__name__)
 # DDS silently drops what does not fit; rclpy's services and most clients have room for 10.
 DEEP_QOS = QoSProfile(depth=200)
 NAN_PIXEL = np.full(2, np.nan)
+NAN_POSE = PoseWithCovariance(
+    pose=Pose(position=Point(x=np.nan, y=np.nan, z=np.nan),
+              orientation=Quaternion(x=np.nan, y=np.nan, z=np.nan, w=np.nan)),
+    covariance=np.full(36, np.nan))
 
 # --- requests -------------------------------------------------------------------------------------
 
@@ -62,11 +76,12 @@ def request_from_rviz(click: PointStamped) -> QueryRequest:
 
 @dataclass(frozen=True)
 class ClickTopic:
-    """A topic of clicks, and how its messages become requests."""
+    """A topic of clicks, and how its messages become requests. camera: '' for a 3D point."""
 
     name: str
     msg_type: type
     to_request: Callable[[Any], QueryRequest]
+    camera: str = ''
 
 
 def list_click_topics(cameras: tuple[CameraConfig, ...], resolve: Callable[[str], str]
@@ -76,20 +91,23 @@ def list_click_topics(cameras: tuple[CameraConfig, ...], resolve: Callable[[str]
     for camera in cameras:
         topics += [
             ClickTopic(resolve(f'~/{camera.name}/click'), PointStamped,
-                       partial(request_from_click, camera.name)),
+                       partial(request_from_click, camera.name), camera.name),
             ClickTopic(f'{resolve(camera.image_topic)}_mouse_left', Point,
-                       partial(request_from_mouse, camera.name))]
+                       partial(request_from_mouse, camera.name), camera.name)]
     return topics
 
 
 def subscribe_clicks(node: Node, cameras: tuple[CameraConfig, ...],
                      submit: Callable[[QueryRequest], object]) -> list[Subscription]:
-    """Subscribe to all click topics."""
+    """Subscribe to all click topics; a click that cannot be read is a request that is refused."""
 
-    def on_click(topic: ClickTopic, click: Any) -> None:
-        submit(topic.to_request(click))
+    def on_click(topic: ClickTopic, serialized: bytes) -> None:
+        submit(QueryRequest.build(topic.camera, lambda: topic.to_request(
+            deserialize_message(serialized, topic.msg_type))))
 
-    return [node.create_subscription(topic.msg_type, topic.name, partial(on_click, topic), DEEP_QOS)
+    # Raw: DDS silently drops a message that it cannot deserialize itself.
+    return [node.create_subscription(topic.msg_type, topic.name, partial(on_click, topic), DEEP_QOS,
+                                     raw=True)
             for topic in list_click_topics(cameras, node.resolve_topic_name)]
 
 
@@ -160,6 +178,32 @@ def _build_grasp_target(query_id: str, located: LocateResult, base_frame: str) -
     message.pose.pose = pose_from_transform(target.base_from_target)
     message.pose.covariance = target.covariance.ravel()
     return message
+
+
+def build_target_state(target: ActiveTarget, base_frame: str, frame: str) -> TargetState:
+    """Return the state of a target whose own TF frame is `frame`."""
+    state = TargetState(
+        header=Header(frame_id=base_frame), frame=frame, state=target.state,
+        valid=target.state == TargetState.STANDING, pose=NAN_POSE, message=target.message,
+        since=time_from_ns(target.since_ns), valid_until=time_from_ns(target.valid_until_ns))
+    if target.last_step is None or target.last_step.result is None:
+        return state
+    result = target.last_step.result
+    state.query_id, state.header.stamp = result.query_id, result.target.header.stamp
+    state.sightings = _build_sightings(result)
+    state.last_seen = max((seen.header.stamp for seen in state.sightings
+                           if seen.status.code == Status.OK), key=stamp_to_ns)
+    if target.active_target is not None:
+        state.pose = (target.preview or target.active_target).pose
+    return state
+
+
+def _build_sightings(result: QueryResult) -> list[TargetSighting]:
+    clicked = result.clicked
+    return [TargetSighting(header=clicked.header, camera=clicked.camera, confidence=1.0,
+                           status=Status(code=Status.OK)),
+            *(TargetSighting(header=view.header, camera=view.found.camera, status=view.status,
+                             confidence=view.confidence) for view in result.correspondences)]
 
 
 def _build_status(rejected: Rejected | None) -> Status:

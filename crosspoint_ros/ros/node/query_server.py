@@ -1,6 +1,7 @@
 """The node's server: takes clicks, goals and requests, and publishes one result for each."""
 from __future__ import annotations
 
+import logging
 import math
 import queue
 import threading
@@ -18,14 +19,15 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 
 from crosspoint_ros.action import Correspond as CorrespondAction
-from crosspoint_ros.core.datatypes import Code, Rejected
+from crosspoint_ros.core.datatypes import Code, Rejected, Transform
 from crosspoint_ros.core.pipeline import LocateResult, apply_correction
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.results import is_accepted
-from crosspoint_ros.ros.config import Config
-from crosspoint_ros.ros.node.camera import Camera
-from crosspoint_ros.ros.node.history import ActiveTarget
+from crosspoint_ros.ros.config import Config, is_target_frame
+from crosspoint_ros.ros.node.camera import JUMP_WINDOW_S, Camera
+from crosspoint_ros.ros.node.answer_lines import AnswerLog
+from crosspoint_ros.ros.node.history import ActiveTarget, HistoryStep
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
 from crosspoint_ros.ros.node.outputs import Outputs
 from crosspoint_ros.ros.node.query_messages import (
@@ -34,14 +36,22 @@ from crosspoint_ros.ros.node.query_messages import (
     request_from_goal,
     subscribe_clicks,
 )
-from crosspoint_ros.ros.node.query_queue import Correction, QueryRequest, QueryTask, QueryThread
+from crosspoint_ros.ros.node.query_queue import (
+    Correction,
+    QueryRequest,
+    QueryTask,
+    QueryThread,
+    explain_failure,
+)
 from crosspoint_ros.ros.node.review import ReviewServer
+from crosspoint_ros.ros.node.twins import TwinDetector
 from crosspoint_ros.ros.node.views import ViewCollector, locate_query
 from crosspoint_ros.ros.rviz.image_markers import ImageMarkers
 from crosspoint_ros.ros.tf import make_transform_lookup
 from crosspoint_ros.srv import Correct
 from crosspoint_ros.srv import Correspond as CorrespondService
 
+log = logging.getLogger(__name__)
 TIMER_PERIOD_S = 0.1
 RESULT_TIMEOUT_S = 300  # how long a goal's result can be fetched; rclpy's default is 10 s
 
@@ -64,17 +74,24 @@ class QueryServer:
     a guard condition wakes the executor.
     """
 
-    def __init__(self, node: LifecycleNode, config: Config, on_loaded: Callable[[], None]) -> None:
-        """Offer the interfaces and start to load the matcher; on_loaded: it has, or has failed."""
+    def __init__(self, node: LifecycleNode, config: Config, on_loaded: Callable[[], None],
+                 last_target_number: int = 0) -> None:
+        """Offer the interfaces and start to load the matcher; on_loaded: it has, or has failed.
+
+        last_target_number: of the targets before the node was last cleaned up.
+        """
         self._node, self._config, self._on_loaded = node, config, on_loaded
         self.limits: Limits = config.limits
         self.last_result: QueryResult | None = None
         # First: a mask that cannot be read must leave nothing on the graph.
-        self.cameras = {c.name: Camera(node, c, config, self.reset) for c in config.cameras}
+        self.cameras = {c.name: Camera(node, c, config, self._on_stamp_jump, self._lookup_transform)
+                        for c in config.cameras}
         self._log_forwarder = LogForwarder(node.get_logger())
-        self.target = ActiveTarget(config.target_ttl_s)
+        self.target = ActiveTarget(self._now_ns, config.target_ttl_s)
         self.outputs = Outputs(node, config, self.target)
-        self.transforms = make_transform_lookup(node)
+        guard = self.outputs.broadcaster.guard
+        guard.on_conflict = self._on_frame_conflict
+        self.transforms = make_transform_lookup(node, guard.accept)
         self._views = ViewCollector(self.cameras, self.transforms, config)
         self.state = ServerState.INACTIVE
         self._time_jump_s = -math.inf  # when the clock, or a camera's stamps, last went back
@@ -84,6 +101,7 @@ class QueryServer:
         self._callbacks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._callback_lock, self._is_closed = threading.RLock(), False
         self._guard = node.create_guard_condition(self._run_callbacks)
+        self._twins = TwinDetector(node)
         self.loader = MatcherLoader(config, self._log_forwarder)
         self._thread = QueryThread(self._run_query, self._publish_overlays, config.busy,
                                    config.times.max_query_s, self._load)
@@ -96,7 +114,8 @@ class QueryServer:
         self._clicks = subscribe_clicks(node, config.cameras, self.submit)
         self._image_markers = ImageMarkers(node, self.cameras, config.times.max_image_age_s,
                                            self.submit, self._call_in_executor)
-        self.review = ReviewServer(node, config, self.target, self.explain_unavailable)
+        self.review = ReviewServer(node, config, self.target, self.explain_unavailable,
+                                   last_target_number)
         # All wait for their result, and must not block other callbacks meanwhile.
         group = ReentrantCallbackGroup()
         self._action = ActionServer(
@@ -123,14 +142,14 @@ class QueryServer:
         if self._prefetcher.is_enabled:
             self._timer.reset()
 
-    def deactivate(self) -> None:
+    def deactivate(self, reason: str = 'the node was deactivated') -> None:
         """End the open queries, clear the target, and unsubscribe from the cameras."""
         self.state = ServerState.INACTIVE
         if self.loader.failure:
             self._thread.cancel_all(self.loader.failure, Code.MATCHER_FAILED)
         self._thread.cancel_all('the node was deactivated')
         self._run_callbacks()
-        self.review.reset('the node was deactivated')
+        self.review.reset(reason)
         self._image_markers.stop()
         self._unsubscribe_cameras()
 
@@ -148,6 +167,7 @@ class QueryServer:
             self._node.destroy_subscription(subscription)
         self._node.destroy_timer(self._timer)
         self._node.destroy_guard_condition(self._guard)
+        self._twins.close()
         self.transforms.close()
         self._image_markers.close()
         self.review.close()
@@ -182,16 +202,25 @@ class QueryServer:
             on_done=lambda task: self._call_in_executor(lambda: self._finish_query(task)))
         self._result_callbacks[task.query_id] = on_result
         self._timer.reset()
+        try:
+            self._accept(task)
+        except Exception as error:
+            log.exception('query %s failed', task.query_id)
+            task.finish(explain_failure(task, error))
+        return task
+
+    def _accept(self, task: QueryTask) -> None:
+        """Give a query to the thread, or refuse it."""
+        request = task.request
         unavailable = self.explain_unavailable()
         rejected = Rejected(Code.BUSY, unavailable) if unavailable else (
             request.rejected or self.review.find_rejection(request))
         if rejected is not None:
             task.finish(rejected)
-            return task
+            return
         if self._config.history_s == 0:
             self._subscribe_cameras()
         self._thread.submit(task)
-        return task
 
     def explain_unavailable(self) -> str:
         """Return why no query is taken at the moment; '' if queries are taken."""
@@ -200,13 +229,31 @@ class QueryServer:
             return f'{name} is not active: {self.loader.failure}'
         if self.state is ServerState.INACTIVE:
             return f'{name} is not active: ros2 lifecycle set {name} activate'
-        twins = self._node.get_node_names_and_namespaces().count(
-            (self._node.get_name(), self._node.get_namespace()))
+        twins = self._twins.count()
         if twins > 1:
             return (f'{twins} nodes are called {name}, and their targets would contradict each '
-                    'other: stop one (one that was killed fades in some 20 s), or start it with '
-                    'another name or namespace')
-        return ''
+                    'other: stop one, or start it with another name or namespace')
+        return self._explain_frame_conflict()
+
+    def _explain_frame_conflict(self) -> str:
+        """Return why a target would overwrite what others send on TF; '' if it would not."""
+        target_frame, base_frame = self._config.target_frame, self._config.base_frame
+        owners = {camera.frame_id: f'the frame of the images of {name}'
+                  for name, camera in self.cameras.items()}
+        owners |= dict.fromkeys(self.transforms.list_ancestors(base_frame),
+                                f'above base_frame {base_frame!r} on TF')
+        taken = next((f'target_frame: {frame!r} is {what}; give target_frame, now '
+                      f'{target_frame!r}, a name of its own'
+                      for frame, what in owners.items()
+                      if is_target_frame(frame, target_frame)), '')
+        return taken or self.outputs.broadcaster.guard.conflict
+
+    def _on_frame_conflict(self, conflict: str) -> None:
+        self._node.get_logger().error(f'no target is sent: {conflict}')
+        self.review.withdraw(conflict)
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
 
     def _load(self) -> bool:
         is_loaded = self.loader.load()
@@ -229,7 +276,28 @@ class QueryServer:
             self.outputs.publish_overlays(result, self.limits)
 
     def _finish_query(self, task: QueryTask) -> None:
-        """Publish the target, then the result, then the history."""
+        """Publish the target, then the result, then the history; a bug there refuses the query."""
+        step = None
+        try:
+            result, step = self._build_outcome(task)
+        except Exception as error:
+            log.exception('query %s failed', task.query_id)
+            task.revoke(explain_failure(task, error))
+            result = build_query_result(task, self._config.base_frame, self.limits)
+            self.review.reset(f'query {task.query_id} failed')
+        try:
+            self.outputs.publish_result(result)
+            self.last_result = result
+            self._answer_log.log(result, task.age_s)
+            if step is not None:
+                self.review.publish_step(step)
+        finally:
+            self._result_callbacks.pop(task.query_id)(result)
+        if self._config.history_s == 0 and not self._thread.open_tasks:
+            self._unsubscribe_cameras()
+
+    def _build_outcome(self, task: QueryTask) -> tuple[QueryResult, HistoryStep | None]:
+        """Return the result of a finished query, and the step of its target, which is active."""
         late_rejection = self._find_late_rejection(task)
         if task.locate_result is not None and late_rejection is not None:
             task.revoke(late_rejection)
@@ -238,13 +306,7 @@ class QueryServer:
         step = self.review.add_result(task, result)
         result.stages.append('publish')
         result.stage_s.append(time.monotonic() - started_s)
-        self.outputs.publish_result(result)
-        self.last_result = result
-        if step is not None:
-            self.review.publish_step(step)
-        self._result_callbacks.pop(task.query_id)(result)
-        if self._config.history_s == 0 and not self._thread.open_tasks:
-            self._unsubscribe_cameras()
+        return result, step
 
     def _find_late_rejection(self, task: QueryTask) -> Rejected | None:
         """Return why an answer became invalid before it was published; None if it is valid."""
@@ -252,6 +314,9 @@ class QueryServer:
             return Rejected(Code.CANCELLED, 'the node was deactivated before it was published')
         if dict(task.stages).get('match', math.inf) < self._time_jump_s:
             return Rejected(Code.CANCELLED, 'time jumped while it was answered: click again')
+        conflict = self._explain_frame_conflict()
+        if conflict:
+            return Rejected(Code.BUSY, conflict)
         return self.review.find_rejection(task.request)  # there is a newer answer
 
     def _call_in_executor(self, callback: Callable[[], None]) -> None:
@@ -261,8 +326,12 @@ class QueryServer:
                 self._guard.trigger()
 
     def _run_callbacks(self) -> None:
-        while not self._callbacks.empty():
-            self._callbacks.get()()
+        try:
+            while not self._callbacks.empty():
+                self._callbacks.get()()
+        finally:
+            if not self._callbacks.empty():  # one raised
+                self._guard.trigger()
 
     # --- action and services
 
@@ -339,6 +408,21 @@ class QueryServer:
                 or self._prefetcher.is_enabled):
             self._timer.cancel()
 
+    def _lookup_transform(self, target_frame: str, source_frame: str, at_ns: int) -> Transform:
+        return self.transforms.lookup(target_frame, source_frame, at_ns,
+                                      self._config.times.wait_tf_s)
+
+    def _on_stamp_jump(self, camera: Camera) -> None:
+        """Reset if time itself went back, as in a bag that loops, not the clock of one camera.
+
+        Then another camera, or TF, goes back too; or there is none to ask.
+        """
+        others = [c for c in self.cameras.values() if c is not camera and c.is_alive]
+        jumps_s = [self.transforms.jumped_s, *(other.jumped_s for other in others)]
+        if time.monotonic() - max(jumps_s) < JUMP_WINDOW_S or not (
+                others or self.transforms.is_moving):
+            self.reset(camera.jump_s)
+
     def _on_time_jump(self, jump: TimeJump) -> None:
         self.reset(jump.delta.nanoseconds * 1e-9)
 
@@ -351,3 +435,4 @@ class QueryServer:
             camera.clear()
         self.transforms.clear()
         self.review.reset('time jumped')
+        self.outputs.broadcaster.reset()

@@ -13,17 +13,17 @@ from std_srvs.srv import Trigger
 
 from crosspoint_ros.core.datatypes import Code, Rejected, Transform
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult
+from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult, TargetState
 from crosspoint_ros.msg import History as HistoryMsg
 from crosspoint_ros.ros.client.results import is_accepted
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.conversions import pose_from_transform, transform_from_pose
 from crosspoint_ros.ros.node.history import (
     DECISION_NAMES,
+    ActiveTarget,
     History,
     HistoryStep,
     TargetRays,
-    ActiveTarget,
 )
 from crosspoint_ros.ros.node.outputs import LATCHED_QOS
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
@@ -58,11 +58,15 @@ class ReviewServer:
     """Offers `~/history`, `~/adjust` and the services; all in the executor's thread."""
 
     def __init__(self, node: LifecycleNode, config: Config, target: ActiveTarget,
-                 explain_unavailable: Callable[[], str]) -> None:
-        """explain_unavailable: why the node takes no requests; '' if it does."""
+                 explain_unavailable: Callable[[], str], last_target_number: int = 0) -> None:
+        """explain_unavailable: why the node takes no requests; '' if it does.
+
+        last_target_number: of the targets before the node was last cleaned up.
+        """
         self._node, self._target, self._explain_unavailable = node, target, explain_unavailable
-        self._base_frame = config.base_frame
-        self.history = History()
+        self._base_frame, self._ttl_s = config.base_frame, config.target_ttl_s
+        self._keeps_target = config.on_refusal == 'keep'
+        self.history = History(last_target_number)
         self._step_logger = StepLogger(config.record_dir) if config.record_dir else None
         self.step_listeners: list[StepListener] = [self._step_logger] if self._step_logger else []
         self._publisher = node.create_publisher(HistoryMsg, '~/history', LATCHED_QOS)
@@ -91,21 +95,28 @@ class ReviewServer:
 
         Returns the new step, for `publish_step`; None if nothing was found.
         """
-        if task.locate_result is None:
+        located, step = task.locate_result, None
+        if located is not None:
+            self.history.keep_locate_result(task.query_id, located, is_accepted(result))
+        if located is not None and is_accepted(result):
+            decision = (HistoryEntry.UNREVIEWED if task.request.correction is None
+                        else HistoryEntry.CORRECTED)
+            step = self.history.add(result, decision, TargetRays.from_result(located),
+                                    inherits=self._keeps_target)
+        elif not self._keeps_target and self.history.target_step is not None:
+            self.history.clear()
+            self._publish_history(self._describe_result(result))
             return None
-        self.history.keep_locate_result(task.query_id, task.locate_result, is_accepted(result))
-        if not is_accepted(result):
-            return None
-        decision = (HistoryEntry.UNREVIEWED if task.request.correction is None
-                    else HistoryEntry.CORRECTED)
-        step = self.history.add(result, decision, TargetRays.from_result(task.locate_result))
-        self._target.set_target(self.history.target_step)
+        if step is None:
+            self._target.announce(self._describe_result(result))
+        else:
+            self._activate_target(self._describe_result(result))
         return step
 
-    def publish_step(self, step: HistoryStep, undone: bool = False) -> None:
+    def publish_step(self, step: HistoryStep, message: str | None = None) -> None:
         """Report a step to the listeners, and publish the history."""
-        self._notify(step, undone)
-        self._publish_history()
+        self._notify(step)
+        self._publish_history(message)
 
     def find_rejection(self, request: QueryRequest) -> Rejected | None:
         """Return why a correction cannot be applied: not of the newest answer, or not kept."""
@@ -120,19 +131,20 @@ class ReviewServer:
     def tick(self) -> None:
         """Clear an expired target, and end an abandoned drag."""
         if self._target.has_expired:
-            self.history.clear()
-            self._publish_history()
+            self.history.clear(TargetState.EXPIRED)
+            self._publish_history(f'the target has expired (target_ttl_s {self._ttl_s:g} s)')
         self._target_marker.tick()
 
     def reset(self, reason: str) -> None:
         """Clear the target for good; the history stays readable."""
         self.history.clear()
-        self.freeze(reason)
-
-    def freeze(self, reason: str) -> None:
-        """Keep the target, but nothing before it, and no images."""
         self.history.freeze(reason)
-        self._publish_history()
+        self._publish_history(reason)
+
+    def withdraw(self, reason: str) -> None:
+        """Clear the target; `undo` brings it back."""
+        self.history.clear()
+        self._publish_history(reason)
 
     # --- called by people
 
@@ -141,9 +153,10 @@ class ReviewServer:
         self._require_active()
         previous = self.history.current
         step = self.history.accept(query_id, number)
+        message = f'accepted: {step.label}'
         if step is not previous:
-            self.publish_step(step)
-        return f'accepted: {step.label}'
+            self.publish_step(step, message)
+        return message
 
     def undo(self) -> str:
         """Undo the last step. Raises `Rejected`."""
@@ -154,22 +167,22 @@ class ReviewServer:
             if step is not None and step.query_id == undone.query_id:
                 self._notify(step)  # a move was undone: the answer itself is valid again
                 break
-        self._publish_history()
-        return f'undone: {undone.label}; {self._describe_target()}'
+        return self._publish_history(f'undone: {undone.label}; {self._describe_target()}')
 
     def redo(self) -> str:
         """Redo the last undone step. Raises `Rejected`."""
         self._require_active()
         step = self.history.redo()
-        self.publish_step(step)
-        return f'redone: {step.label}; {self._describe_target()}'
+        message = f'redone: {step.label}; {self._describe_target()}'
+        self.publish_step(step, message)
+        return message
 
     def clear(self) -> str:
         """Clear the target; `undo` brings it back."""
         target = self._target.active_target
         self.history.clear()
-        self._publish_history()
-        return 'there was no target' if target is None else f'cleared target {target.query_id}'
+        return self._publish_history('there was no target' if target is None
+                                     else f'cleared target {target.query_id}')
 
     def toggle_rays(self) -> str:
         """Show the rays, or hide them."""
@@ -188,11 +201,12 @@ class ReviewServer:
         assert target_step.result is not None
         result = copy.copy(target_step.result)
         result.target = _move_target(result.target, base_from_target)
-        self.publish_step(self.history.add(result, HistoryEntry.MOVED, target_step.rays))
+        step = self.history.add(result, HistoryEntry.MOVED, target_step.rays)
+        self.publish_step(step, f'moved by hand: {step.label}')
 
     def restore_target(self) -> None:
         """End a drag: the target is where the history has it."""
-        self._target.set_target(self.history.target_step)
+        self._activate_target()
 
     def _on_accept(self, request: Accept.Request, response: Accept.Response) -> Accept.Response:
         response.success, response.message = _run(lambda: self.accept(request.query_id))
@@ -211,11 +225,22 @@ class ReviewServer:
             for listener in self.step_listeners:
                 listener(step.entry, locate_result, undone)
 
-    def _publish_history(self) -> None:
-        """Publish the history, and activate its target."""
-        self.restore_target()
+    def _activate_target(self, message: str | None = None) -> None:
+        self._target.set_target(self.history.target_step, self.history.target_state, message)
+
+    def _publish_history(self, message: str | None = None) -> str:
+        """Publish the history, and activate its target; return the message about it."""
+        self._activate_target(message)
         self._publisher.publish(self.history.to_msg(Header(
             stamp=self._node.get_clock().now().to_msg(), frame_id=self._base_frame)))
+        return message or ''
+
+    def _describe_result(self, result: QueryResult) -> str:
+        reason = f': {result.status.message}' if result.status.message else ''
+        if result.has_target:
+            return f'query {result.query_id} is answered{reason}'
+        failure = 'has no 3D target' if is_accepted(result) else 'is refused'
+        return f'query {result.query_id} {failure}{reason}; {self._describe_target()}'
 
     def _describe_target(self) -> str:
         step = self.history.target_step

@@ -23,9 +23,9 @@ from crosspoint_ros.msg import GraspTarget
 from crosspoint_ros.ros.conversions import point_from_xyz, pose_from_transform, transform_from_pose
 from crosspoint_ros.ros.node.history import (
     DECISION_NAMES,
+    ActiveTarget,
     HistoryStep,
     TargetRays,
-    ActiveTarget,
 )
 from crosspoint_ros.ros.rviz.interactive_markers import InteractiveMarkers
 

@@ -1,16 +1,17 @@
 """Undo, redo and what is kept: plain bookkeeping over answers."""
 from __future__ import annotations
 
+import copy
 import weakref
 
 import numpy as np
 import pytest
-from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult
+from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult, TargetState
 from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS, MAX_STEPS, History, ActiveTarget
+from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS, MAX_STEPS, ActiveTarget, History
 
 UNREVIEWED, ACCEPTED = HistoryEntry.UNREVIEWED, HistoryEntry.ACCEPTED
 CORRECTED, MOVED = HistoryEntry.CORRECTED, HistoryEntry.MOVED
@@ -319,52 +320,130 @@ def test_a_seal_goes_with_the_steps_it_sealed():
 
 # --- the active target
 
-def target_state(**options) -> tuple[ActiveTarget, list]:
-    """A state, and what its listener saw: target, preview, rays."""
-    state, seen = ActiveTarget(**options), []
-    state.listeners.append(lambda s: seen.append((s.active_target, s.preview, s.show_rays)))
-    return state, seen
+STANDING, PENDING, CLEARED = TargetState.STANDING, TargetState.PENDING, TargetState.CLEARED
+
+
+class Watched:
+    """An active target at a clock of its own, and what its listener saw of it."""
+
+    def __init__(self, **options) -> None:
+        self.now_ns = 5 * 10**9
+        self.target, self.seen = ActiveTarget(lambda: self.now_ns, **options), []
+        self.target.listeners.append(lambda t: self.seen.append(
+            (t.active_target, t.preview, t.show_rays)))
+
+
+def move(target: GraspTarget, dx_m: float) -> GraspTarget:
+    moved = copy.deepcopy(target)
+    moved.pose.pose.position.x += dx_m
+    return moved
 
 
 def test_listeners_see_a_new_target_its_drag_and_its_end():
-    state, seen = target_state()
+    watched = Watched()
     step, preview = with_answers('a').target_step, GraspTarget(query_id='a')
-    state.set_target(step)
-    state.set_preview(preview)
-    state.set_target(step)
-    state.set_target(None)
+    watched.target.set_target(step, STANDING)
+    watched.target.set_preview(preview)
+    watched.target.set_target(step, STANDING)
+    watched.target.set_target(None, CLEARED)
     target = step.result.target
-    assert seen == [(target, None, True), (target, preview, True), (target, None, True),
-                    (None, None, True)]
-    assert seen[0][0] is target
+    assert watched.seen == [(target, None, True), (target, preview, True), (target, None, True),
+                            (None, None, True)]
+    assert watched.seen[0][0] is target
 
 
 def test_hiding_the_rays_ends_a_drag_and_changes_no_target():
-    state, seen = target_state()
-    state.set_target(with_answers('a').target_step)
-    state.set_preview(GraspTarget())
-    state.toggle_rays()
-    assert seen[-1] == (seen[0][0], None, False)
+    watched = Watched()
+    step = with_answers('a').target_step
+    watched.target.set_target(step, STANDING)
+    watched.target.set_preview(move(step.result.target, 0.1))
+    watched.target.toggle_rays()
+    assert watched.seen[-1] == (step.result.target, None, False)
+    assert watched.target.state == STANDING
+
+
+def test_a_target_is_pending_while_it_is_dragged_but_not_while_a_button_is_pressed():
+    watched = Watched()
+    step = with_answers('a').target_step
+    watched.target.set_target(step, STANDING)
+    watched.target.set_preview(move(step.result.target, 1e-6))
+    assert watched.target.state == STANDING
+    watched.target.set_preview(move(step.result.target, 0.01))
+    assert watched.target.state == PENDING
+    watched.target.announce('a click was refused meanwhile')
+    assert watched.target.state == PENDING
+    watched.target.set_target(step, STANDING)
+    assert watched.target.state == STANDING
 
 
 def test_a_target_expires_and_begins_again_when_it_is_replaced_or_dragged_but_not_when_accepted():
-    state, _ = target_state(ttl_s=10.0)
-    history = with_answers('a')
-    assert not state.has_expired
-    for change in (lambda: state.set_target(history.target_step),
-                   lambda: state.set_preview(GraspTarget()),
-                   lambda: state.set_target(history.target_step)):
+    watched = Watched(ttl_s=10.0)
+    history, target = with_answers('a'), watched.target
+    assert not target.has_expired
+    for change in (lambda: target.set_target(history.target_step, STANDING),
+                   lambda: target.set_preview(GraspTarget()),
+                   lambda: target.set_target(history.target_step, STANDING)):
         change()
-        assert not state.has_expired
-        state._set_s -= 11.0
-        assert state.has_expired
+        assert not target.has_expired
+        assert target.valid_until_ns == watched.now_ns + 10 * 10**9
+        watched.now_ns += 11 * 10**9
+        assert target.has_expired
     history.accept('a')
-    state.set_target(history.target_step)
-    assert state.has_expired
+    target.set_target(history.target_step, STANDING)
+    assert target.has_expired
 
 
 def test_without_a_time_to_live_a_target_stays():
-    state, _ = target_state()
-    state.set_target(with_answers('a').target_step)
-    state._set_s -= 1e9
-    assert not state.has_expired
+    watched = Watched()
+    watched.target.set_target(with_answers('a').target_step, STANDING)
+    watched.now_ns += 10**18
+    assert not watched.target.has_expired
+    assert watched.target.valid_until_ns == 0
+
+
+def test_a_state_begins_with_its_target_and_not_with_what_is_said_of_it():
+    watched, history = Watched(), with_answers('a')
+    watched.target.set_target(history.target_step, STANDING)
+    watched.now_ns += 10**9
+    watched.target.announce('a click was refused')
+    assert watched.target.since_ns == watched.now_ns - 10**9
+    history.add(answer('b'), UNREVIEWED, None)
+    watched.target.set_target(history.target_step, STANDING)
+    assert watched.target.since_ns == watched.now_ns
+
+
+# --- the number and the end of each target
+
+def test_targets_are_counted_moves_too_and_answers_without_one_not():
+    history = with_answers('a')
+    history.add(answer('flat', has_target=False), UNREVIEWED, None)
+    assert history.target_step.target_number == 1
+    history.add(answer('b'), HistoryEntry.MOVED, None)
+    assert history.target_step.target_number == 2
+    history.undo()
+    assert history.target_step.target_number == 1
+    history.add(answer('c'), UNREVIEWED, None)
+    assert history.target_step.target_number == 3, 'a frame that was something else'
+
+
+def test_the_end_of_a_target_is_told_apart_and_undone():
+    history = with_answers('a')
+    assert history.target_state == STANDING
+    history.clear(TargetState.EXPIRED)
+    assert history.target_state == TargetState.EXPIRED
+    history.undo()
+    assert history.target_state == STANDING
+    history.clear()
+    assert history.target_state == CLEARED
+    history.add(answer('flat', has_target=False), UNREVIEWED, None)
+    assert history.target_state == CLEARED
+    assert History().target_state == TargetState.NONE
+
+
+def test_an_answer_without_a_target_can_end_the_one_that_is_active_and_undo_brings_it_back():
+    history = with_answers('a')
+    history.add(answer('flat', has_target=False), UNREVIEWED, None, inherits=False)
+    assert history.target_step is None
+    assert history.target_state == CLEARED
+    history.undo()
+    assert target_step(history) == 'a'

@@ -1,0 +1,410 @@
+"""What a pipeline builds on: `~/target_state`, and TF frames that are never another target."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from crosspoint_ros.msg import Status, TargetState
+from geometry_msgs.msg import PoseStamped
+from operator_client import POINT_BASE_M, Operator
+from rclpy.qos import QoSProfile
+from tf2_msgs.msg import TFMessage
+from two_camera_rig import EYES, LATCHED_QOS, POSES, Rig, _stamped, run_rig
+
+from crosspoint_ros.core.datatypes import Transform
+from crosspoint_ros.core.tf_tree import TfTree, stamp_to_ns
+from crosspoint_ros.ros.config import ConfigError
+from crosspoint_ros.ros.node import lifecycle_node
+from crosspoint_ros.ros.node.query_queue import QueryRequest
+
+OTHER_BASE_M = (-0.06, -0.03, 0.0)
+OFF_IMAGE = np.array([900.0, 10.0])
+MS = 10**6
+
+
+class Pipeline(Operator):
+    """An operator, and a program that listens to the target's state and to TF."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.states: list[TargetState] = []
+        self.tree = TfTree()
+        self.sent: list = []
+        deep = QoSProfile(depth=200, durability=LATCHED_QOS.durability)
+        rig.cameras.create_subscription(TargetState, '/crosspoint/target_state',
+                                        self.states.append, deep)
+        rig.cameras.create_subscription(TFMessage, '/tf', self._on_any_tf, QoSProfile(depth=200))
+        super().__init__(rig)
+
+    def _on_any_tf(self, message: TFMessage) -> None:
+        self.tree.add(message)
+        self.sent += message.transforms
+
+    def wait_for_state(self, state: int, words: str = '') -> TargetState:
+        """Wait until the newest state is this one, and its message has these words."""
+        def find() -> TargetState | None:
+            newest = self.states[-1] if self.states else TargetState()
+            return newest if newest.state == state and words in newest.message else None
+        return self.rig.until(find, what=f'state {state} {words!r}, not {self.states[-1:]}')
+
+    def refuse(self) -> str:
+        """Click beside the image, and return the query's id."""
+        request = QueryRequest(camera='front', pixel=OFF_IMAGE)
+        job = self.rig.run_in_executor(lambda: self.rig.node._server.submit(request))
+        return self.wait_for_result(job).query_id
+
+    def look_up(self, frame: str, at_ns: int) -> np.ndarray:
+        """Return where a frame is at a stamp; NaN where that is not known."""
+        found = self.tree.lookup('base_link', frame, at_ns)
+        return np.full(3, np.nan) if found is None else found.t_m
+
+    def wait_on_tf(self, frame: str) -> None:
+        """Wait until a frame has been sent a few times."""
+        self.rig.until(lambda: len({stamp_to_ns(t.header.stamp) for t in self.sent
+                                    if t.child_frame_id == frame}) > 4, what=frame)
+
+
+@contextmanager
+def run_pipeline(**parameters) -> Iterator[Pipeline]:
+    with run_rig(**parameters) as rig:
+        rig.discover()
+        yield Pipeline(rig)
+
+
+@pytest.fixture(scope='module')
+def shared() -> Iterator[Pipeline]:
+    with run_pipeline() as pipeline:
+        yield pipeline
+
+
+@pytest.fixture
+def pipeline(shared: Pipeline) -> Pipeline:
+    shared.call('clear')
+    shared.wait_for_history(current='')
+    return shared
+
+
+def assert_stands(state: TargetState, result) -> None:
+    assert (state.state, state.valid, state.query_id) == (
+        TargetState.STANDING, True, result.query_id)
+    assert state.pose.pose == result.target.pose.pose
+
+
+def assert_ended(state: TargetState) -> None:
+    assert not state.valid
+    position = state.pose.pose.position
+    assert np.isnan([position.x, position.y, position.z]).all(), 'a pose that nobody may use'
+
+
+# --- frames
+
+def test_each_answer_has_a_frame_that_is_right_at_the_answers_own_stamp(pipeline):
+    first, second = pipeline.click(POINT_BASE_M), pipeline.click(OTHER_BASE_M)
+    state = pipeline.wait_for_state(TargetState.STANDING, second.query_id)
+    assert state.frame.rpartition('_')[0] == 'crosspoint_target'
+    earlier = next(s for s in pipeline.states if s.query_id == first.query_id and s.valid)
+    assert earlier.frame != state.frame
+    pipeline.wait_on_tf(state.frame)
+    stamp_ns = stamp_to_ns(second.header.stamp)
+    for at_ns in (stamp_ns, stamp_ns - 400 * MS, stamp_ns - 1, stamp_ns + 1, stamp_ns + 50 * MS):
+        assert np.allclose(pipeline.look_up(state.frame, at_ns), OTHER_BASE_M, atol=3e-3), (
+            at_ns - stamp_ns)
+        assert not np.allclose(pipeline.look_up(earlier.frame, at_ns), OTHER_BASE_M, atol=0.05)
+
+
+def test_the_frame_of_an_answer_that_was_replaced_is_sent_no_more_until_it_is_undone(pipeline):
+    first, second = pipeline.click(POINT_BASE_M), pipeline.click(OTHER_BASE_M)
+    frames = {s.query_id: s.frame for s in pipeline.states if s.valid}
+    pipeline.wait_on_tf(frames[second.query_id])
+    pipeline.sent.clear()
+    pipeline.wait_on_tf(frames[second.query_id])
+    assert frames[first.query_id] not in {t.child_frame_id for t in pipeline.sent}
+    assert pipeline.call('undo').success
+    pipeline.rig.until(lambda: pipeline.states[-1].frame == frames[first.query_id])
+    pipeline.sent.clear()
+    pipeline.wait_on_tf(frames[first.query_id])
+    at_ns = stamp_to_ns(pipeline.sent[-1].header.stamp)
+    assert np.allclose(pipeline.look_up(frames[first.query_id], at_ns - MS), POINT_BASE_M,
+                       atol=3e-3)
+
+
+def test_the_alias_is_never_between_two_targets(pipeline):
+    pipeline.click(POINT_BASE_M)
+    pipeline.wait_on_tf('crosspoint_target')
+    pipeline.click(OTHER_BASE_M)  # replaced
+    pipeline.call('clear')
+    ticks = pipeline.rig.ticks
+    pipeline.rig.until(lambda: pipeline.rig.ticks > ticks + 5)
+    third = pipeline.click(POINT_BASE_M)  # after a pause
+    pipeline.sent.clear()
+    pipeline.wait_on_tf('crosspoint_target')
+    stamp_ns, now_ns = stamp_to_ns(third.header.stamp), pipeline.rig.cameras.now_ns()
+    known = [pipeline.look_up('crosspoint_target', at_ns)
+             for at_ns in range(stamp_ns - 2500 * MS, now_ns, 7 * MS)]
+    gaps_m = [min(np.linalg.norm(t_m - p) for p in (POINT_BASE_M, OTHER_BASE_M))
+              for t_m in known if not np.isnan(t_m).any()]
+    assert len(gaps_m) > 50
+    assert max(gaps_m) < 3e-3, 'a place where no target ever was'
+    assert np.allclose(pipeline.look_up('crosspoint_target', stamp_ns), POINT_BASE_M, atol=3e-3)
+
+
+def test_a_node_configured_anew_uses_no_frame_twice():
+    with run_pipeline() as pipeline:
+        rig, frames = pipeline.rig, []
+        for _ in range(2):
+            result = pipeline.click(POINT_BASE_M)
+            frames.append(pipeline.wait_for_state(TargetState.STANDING, result.query_id).frame)
+            for change in (rig.node.trigger_deactivate, rig.node.trigger_cleanup,
+                           rig.node.trigger_configure, rig.node.trigger_activate):
+                rig.run_in_executor(change)
+            rig.until(lambda: rig.node._server.loader.matchers)
+            rig.until(lambda: pipeline.states[-1].state == TargetState.NONE)
+            rig.discover()
+        assert frames == ['crosspoint_target_1', 'crosspoint_target_2']
+
+
+# --- the state
+
+def test_an_answer_says_what_every_camera_saw_and_joins_with_the_other_topics(pipeline):
+    result = pipeline.click()
+    state = pipeline.wait_for_state(TargetState.STANDING, result.query_id)
+    assert_stands(state, result)
+    assert state.header == result.target.header
+    pose = pipeline.rig.until(lambda: pipeline.rig.targets)[-1]
+    assert isinstance(pose, PoseStamped)
+    assert (pose.header, pose.pose) == (state.header, state.pose.pose)
+    assert [(s.camera, s.status.code) for s in state.sightings] == [
+        ('front', Status.OK), ('side', Status.OK)]
+    assert state.sightings[1].confidence == result.correspondences[0].confidence
+    assert stamp_to_ns(state.last_seen) == max(
+        stamp_to_ns(s.header.stamp) for s in state.sightings)
+    assert stamp_to_ns(state.since) >= stamp_to_ns(state.last_seen)
+    assert stamp_to_ns(state.valid_until) == 0
+
+
+def test_a_late_subscriber_gets_the_state(pipeline):
+    result = pipeline.click()
+    late: list[TargetState] = []
+    pipeline.rig.cameras.create_subscription(TargetState, '/crosspoint/target_state', late.append,
+                                             LATCHED_QOS)
+    pipeline.rig.until(lambda: late)
+    assert_stands(late[0], result)
+
+
+def test_a_refused_click_is_told_and_the_target_that_stays_is_named(pipeline):
+    result = pipeline.click()
+    refused = pipeline.refuse()
+    state = pipeline.wait_for_state(TargetState.STANDING, refused)
+    assert_stands(state, result)
+    assert 'is refused' in state.message
+    assert result.query_id in state.message
+
+
+def test_a_refused_click_clears_the_target_where_that_is_wanted():
+    with run_pipeline(on_refusal='clear') as pipeline:
+        result = pipeline.click()
+        refused = pipeline.refuse()
+        state = pipeline.wait_for_state(TargetState.CLEARED, refused)
+        assert_ended(state)
+        assert state.query_id == result.query_id, 'whose target it was'
+        pipeline.wait_for_history(current='')
+        pipeline.wait_for_no_target()
+        assert pipeline.call('undo').success
+        assert_stands(pipeline.wait_for_state(TargetState.STANDING), result)
+
+
+def test_every_decision_of_a_person_is_told(pipeline):
+    first = pipeline.click(POINT_BASE_M)
+    pipeline.call('accept', query_id=first.query_id)
+    assert_stands(pipeline.wait_for_state(TargetState.STANDING, 'accepted'), first)
+    moved = Transform(np.eye(3), np.add(POINT_BASE_M, (0, 0, 0.05)))
+    review = pipeline.rig.node._server.review
+    pipeline.rig.run_in_executor(lambda: review.preview_move(moved))
+    assert not pipeline.wait_for_state(TargetState.PENDING).valid
+    pipeline.rig.run_in_executor(lambda: review.commit_move(moved))
+    state = pipeline.wait_for_state(TargetState.STANDING, 'moved by hand')
+    assert state.valid
+    assert state.pose.pose.position.z == pytest.approx(0.05)
+    pipeline.wait_on_tf(state.frame)
+    assert np.allclose(pipeline.look_up(state.frame, stamp_to_ns(first.header.stamp)),
+                       moved.t_m, atol=1e-6), 'a frame that was the target before the move'
+    pipeline.call('undo')
+    assert_stands(pipeline.wait_for_state(TargetState.STANDING, 'undone'), first)
+    pipeline.call('redo')
+    pipeline.wait_for_state(TargetState.STANDING, 'redone')
+    pipeline.call('clear')
+    assert_ended(pipeline.wait_for_state(TargetState.CLEARED, 'cleared target'))
+
+
+def test_a_correction_is_a_target_of_its_own(pipeline):
+    wrong = pipeline.click(OTHER_BASE_M)
+    x, y = (wrong.correspondences[0].found.x, wrong.correspondences[0].found.y)
+    told = pipeline.call('correct', query_id=wrong.query_id, camera='side', x=x + 1, y=y).result
+    assert told.has_target
+    state = pipeline.wait_for_state(TargetState.STANDING, told.query_id)
+    assert_stands(state, told)
+    assert state.frame != next(s.frame for s in pipeline.states if s.query_id == wrong.query_id)
+
+
+def test_an_expired_target_says_so_and_said_until_when_it_was_valid():
+    with run_pipeline(target_ttl_s=1.0) as pipeline:
+        result = pipeline.click()
+        state = pipeline.wait_for_state(TargetState.STANDING, result.query_id)
+        assert stamp_to_ns(state.valid_until) - stamp_to_ns(state.since) == pytest.approx(
+            10**9, abs=50 * MS)
+        ended = pipeline.wait_for_state(TargetState.EXPIRED, 'target_ttl_s 1 s')
+        assert_ended(ended)
+        assert 0 <= stamp_to_ns(ended.since) - stamp_to_ns(state.valid_until) < 10**9
+
+
+def test_a_time_jump_ends_the_target():
+    with run_pipeline() as pipeline:
+        pipeline.click()
+        pipeline.wait_for_state(TargetState.STANDING)
+        pipeline.rig.run_in_executor(lambda: pipeline.rig.node._server.reset(-5.0))
+        assert_ended(pipeline.wait_for_state(TargetState.CLEARED, 'time jumped'))
+
+
+def test_a_node_that_is_deactivated_or_ends_says_that_the_target_is_not_valid():
+    with run_pipeline() as pipeline:
+        rig = pipeline.rig
+        assert_ended(pipeline.wait_for_state(TargetState.NONE, 'no target yet'))
+        pipeline.click()
+        rig.run_in_executor(rig.node.trigger_deactivate)
+        assert_ended(pipeline.wait_for_state(TargetState.CLEARED, 'deactivated'))
+        rig.run_in_executor(rig.node.trigger_activate)
+        rig.discover()
+        pipeline.click()
+        rig.run_in_executor(rig.node.stop)
+        assert_ended(pipeline.wait_for_state(TargetState.CLEARED, 'the node has ended'))
+
+
+# --- whose frame it is
+
+@pytest.mark.parametrize(('namespace', 'expected'), [
+    ('', 'crosspoint_target'), ('/arm', 'arm_crosspoint_target'),
+    ('/left/arm', 'left_arm_crosspoint_target')])
+def test_the_default_frame_carries_the_namespace(namespace, expected):
+    with run_rig(start=False, namespace=namespace) as rig:
+        assert rig.node.get_parameter('target_frame').value == expected
+
+
+@pytest.mark.parametrize(('frame', 'words'), [
+    ('', "target_frame: '' is not the name of a frame"),
+    ('/', 'is not the name of a frame'),
+    ('base_link', "would overwrite base_frame 'base_link'"),
+    ('/base_link', "would overwrite base_frame 'base_link'")])
+def test_a_frame_that_would_overwrite_the_robots_is_refused_at_the_start(frame, words):
+    with pytest.raises(ConfigError, match=words), run_rig(target_frame=frame):
+        pass
+
+
+def test_it_is_refused_again_when_the_node_is_configured():
+    with run_rig(start=False, autostart=False) as rig:
+        rig.node.set_parameters([lifecycle_node.Parameter('target_frame', value='')])
+        assert rig.run_in_executor(rig.node.trigger_configure) != (
+            lifecycle_node.TransitionCallbackReturn.SUCCESS)
+
+
+@contextmanager
+def run_arms(**parameters) -> Iterator[tuple[Pipeline, Rig]]:
+    """Two nodes in one domain: `/crosspoint` and `/arm/crosspoint`, over the same cameras."""
+    with run_pipeline(**parameters) as pipeline, run_rig(
+            namespace='/arm', domain=pipeline.rig.domain, **parameters) as other:
+        other.until(lambda: other.node._server.loader.matchers, what='the other matcher')
+        other.until(lambda: other.node._server.state is other.node._server.state.ACTIVE)
+        pipeline.rig.discover()
+        yield pipeline, other
+
+
+def ask(rig: Rig, pipeline: Pipeline, point_base_m):
+    """Click through one of two nodes that see the same cameras."""
+    from two_camera_rig import project_point
+    pipeline.rig.send_frames()
+    done: list = []
+    buffers = [rig.node._server.cameras[c].buffer for c in EYES]
+    stamp_ns = pipeline.rig.cameras.now_ns()
+
+    def has_frames() -> bool:
+        pipeline.rig.cameras.send_all(stamp_ns)
+        return all(b.get_newest_stamp_ns() == stamp_ns and b.is_ready(stamp_ns) for b in buffers)
+
+    pipeline.rig.until(has_frames)
+    request = QueryRequest(camera='front', pixel=project_point('front', point_base_m))
+    rig.run_in_executor(lambda: rig.node._server.submit(request, done.append))
+    pipeline.rig.until(lambda: done, what='an answer')
+    return done[0]
+
+
+def test_two_arms_in_two_namespaces_each_have_their_target():
+    with run_arms() as (pipeline, other):
+        assert ask(pipeline.rig, pipeline, POINT_BASE_M).has_target
+        assert ask(other, pipeline, OTHER_BASE_M).has_target
+        pipeline.sent.clear()
+        pipeline.wait_on_tf('crosspoint_target')
+        pipeline.wait_on_tf('arm_crosspoint_target')
+        places = {}
+        for sent in pipeline.sent:
+            at = sent.transform.translation
+            if 'target' in sent.child_frame_id:
+                places.setdefault(sent.child_frame_id, set()).add(
+                    (round(at.x, 2), round(at.y, 2)))
+        assert places == {frame: {place} for place, frames in (
+            ((0.05, 0.02), ('crosspoint_target', 'crosspoint_target_1')),
+            ((-0.06, -0.03), ('arm_crosspoint_target', 'arm_crosspoint_target_1')))
+            for frame in frames}
+
+
+def test_of_two_nodes_with_one_frame_the_second_refuses_and_names_the_first():
+    with run_arms(target_frame='tool_goal') as (pipeline, other):
+        assert ask(pipeline.rig, pipeline, POINT_BASE_M).has_target
+        pipeline.wait_on_tf('tool_goal')
+        refused = ask(other, pipeline, OTHER_BASE_M)
+        assert (refused.status.code, refused.has_target) == (Status.BUSY, False)
+        assert "'tool_goal" in refused.status.message
+        assert '/crosspoint' in refused.status.message
+        at = {tuple(np.round((t.transform.translation.x, t.transform.translation.y), 2))
+              for t in pipeline.sent if t.child_frame_id == 'tool_goal'}
+        assert at == {(0.05, 0.02)}
+
+
+def test_a_sender_that_comes_later_ends_the_target_at_once_and_is_named():
+    with run_pipeline() as pipeline:
+        result = pipeline.click()
+        pipeline.wait_for_state(TargetState.STANDING, result.query_id)
+        cameras = pipeline.rig.cameras
+        cameras.tf.publish(TFMessage(transforms=[_stamped(
+            cameras.now_ns(), 'base_link', 'crosspoint_target', POSES['front'])]))
+        state = pipeline.wait_for_state(TargetState.CLEARED, "'crosspoint_target' is sent on /tf")
+        assert_ended(state)
+        assert '/rig' in state.message
+        pipeline.wait_for_no_target()
+        assert any('no target is sent' in s for s in pipeline.log_messages)
+        refused = pipeline.click()
+        assert refused.status.code == Status.BUSY
+        assert '/rig' in refused.status.message
+
+
+def test_a_target_frame_that_the_robot_has_is_refused():
+    for frame, words in (('front_optical', 'front_optical'), ('world', "above base_frame")):
+        with run_pipeline(target_frame=frame) as pipeline:
+            cameras = pipeline.rig.cameras
+            cameras.tf.publish(TFMessage(transforms=[_stamped(
+                cameras.now_ns(), 'world', 'base_link', POSES['front'])]))
+            pipeline.rig.send_frames()
+            cameras.tf.publish(TFMessage(transforms=[_stamped(
+                cameras.now_ns(), 'world', 'base_link', POSES['front'])]))
+            refused = pipeline.click()
+            assert not refused.has_target
+            assert words in refused.status.message, refused.status.message
+            assert frame not in {t.child_frame_id for t in pipeline.sent
+                                 if t.header.frame_id == 'base_link'} - {'front_optical'}
+
+
+def test_frames_that_hang_from_the_target_are_nobodys_business():
+    with run_pipeline() as pipeline:
+        cameras = pipeline.rig.cameras
+        cameras.tf.publish(TFMessage(transforms=[_stamped(
+            cameras.now_ns(), 'crosspoint_target', 'pregrasp', POSES['front'])]))
+        assert pipeline.click().has_target
