@@ -13,8 +13,14 @@ from tqdm import tqdm
 from crosspoint_ros.core.datatypes import Rejected
 from crosspoint_ros.core.encodings import DepthM, Rgb
 from crosspoint_ros.core.image_io import read_mask, write_image
-from crosspoint_ros.core.self_mask import Mask, SelfMask, SelfMaskEstimator
-from crosspoint_ros.data.rosbag import choose_topics, iter_messages, iter_rgbd, open_bag
+from crosspoint_ros.data.rosbag import (
+    choose_topics,
+    iter_messages,
+    iter_rgbd,
+    open_bag,
+    read_frame_ids,
+)
+from crosspoint_ros.data.self_mask_estimator import Mask, SelfMask, SelfMaskEstimator
 
 RgbdStream = Iterable[tuple[Rgb, 'DepthM | None']]
 PREVIEW_IMAGES = 4
@@ -65,8 +71,9 @@ def main(args: argparse.Namespace, live: RgbdStream | None = None) -> int:
 
 def _read_bag(args: argparse.Namespace) -> Iterator[tuple[Rgb, DepthM | None]]:
     with closing(open_bag(args.bag)) as bag:
-        topics = choose_topics({c.topic: c.msgtype for c in bag.connections}, args.camera,
-                               args.topic, args.depth_topic)
+        types = {c.topic: c.msgtype for c in bag.connections if c.msgcount}
+        topics = choose_topics(types, args.camera, args.topic, args.depth_topic,
+                               read_frame_ids(bag, f'/{args.camera}/', args.topic))
         yield from iter_rgbd(iter_messages(bag, filter(None, (topics.image, topics.depth))), topics)
 
 

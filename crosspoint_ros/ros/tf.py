@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from geometry_msgs.msg import TransformStamped
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -21,13 +19,7 @@ from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 
 from crosspoint_ros.core.datatypes import Code, Rejected, Transform
-from crosspoint_ros.core.tf_tree import (
-    FrameInfo,
-    TfTree,
-    TimeJumpDetector,
-    explain_failure,
-    find_loop,
-)
+from crosspoint_ros.core.tf_tree import TfTree, explain_failure, find_loop
 from crosspoint_ros.ros.conversions import transform_from_msg
 
 POLL_S = 0.005
@@ -47,24 +39,7 @@ def filter_message(message: TFMessage, accept: TransformFilter, static: bool) ->
     return TFMessage(transforms=[t for t in message.transforms if accept(t, static)])
 
 
-class TransformTree(Protocol):
-    """The transforms received on /tf and /tf_static: core's `TfTree`, or tf2's buffer."""
-
-    def lookup(self, base_frame: str, frame: str, at_ns: int) -> Transform | None:
-        """Return base_from_frame at the stamp, None if it is not known."""
-        ...
-
-    def frames(self) -> dict[str, FrameInfo]:
-        """Return what is known of each frame that has a parent."""
-        ...
-
-    def clear(self) -> None:
-        """Drop all but the static transforms, as when time jumps."""
-        ...
-
-
-def make_tree(node: Node, accept: TransformFilter = accept_all
-              ) -> Tf2Tree | TfListener:
+def make_tree(node: Node, accept: TransformFilter = accept_all) -> TfListener:
     """Subscribe to TF: with tf2_ros where it is installed, otherwise with our own listener."""
     has_tf2 = importlib.util.find_spec('tf2_ros') is not None
     return Tf2Tree(node, accept) if has_tf2 else TfListener(node, accept)
@@ -80,15 +55,26 @@ def make_transform_lookup(node: Node, accept: TransformFilter = accept_all
 class TransformLookup:
     """Looks up transforms, waits for them, and explains why one is missing."""
 
-    def __init__(self, tree: TransformTree, now_s: Callable[[], float] = time.monotonic,
+    def __init__(self, tree: TfTree, now_s: Callable[[], float] = time.monotonic,
                  sleep: Callable[[float], None] = time.sleep,
                  close: Callable[[], None] = lambda: None) -> None:
-        self._tree, self._now_s, self._sleep = tree, now_s, sleep
+        self.tree, self._now_s, self._sleep = tree, now_s, sleep
         self.clear, self.close = tree.clear, close
+
+    @property
+    def jumped_s(self) -> float:
+        """When time last jumped back in TF (monotonic)."""
+        return self.tree.jumped_s
+
+    def is_moving(self, frame: str) -> bool:
+        """Return whether a transform above the frame is not static."""
+        frames = self.tree.frames()
+        return any(name in frames and not frames[name].static
+                   for name in (frame.lstrip('/'), *self.list_ancestors(frame)))
 
     def list_ancestors(self, frame: str) -> list[str]:
         """Return the frames above a frame, its parent first."""
-        frames, chain = self._tree.frames(), [frame.lstrip('/')]
+        frames, chain = self.tree.frames(), [frame.lstrip('/')]
         while chain[-1] in frames and chain[-1] not in chain[:-1]:
             chain.append(frames[chain[-1]].parent)
         return chain[1:]
@@ -98,15 +84,20 @@ class TransformLookup:
         """Return base_from_frame at that stamp, waiting for it up to `timeout_s`.
 
         Call it from a query's thread, never from the executor's, which receives the transforms.
-        Raises `Rejected` (NO_TF) with what is known of the frames, or (CANCELLED) on `should_stop`.
+        Raises `Rejected` (NO_TF) with what is known of the frames, at once if two senders place
+        one of them differently, or (CANCELLED) on `should_stop`.
         """
+        base_frame, frame = base_frame.lstrip('/'), frame.lstrip('/')
         what = f'transform from {frame!r} to {base_frame!r} at {at_ns / 1e9:.6f} s'
         if at_ns <= 0:
             # TF would take 0 for "the latest", which is another moment than the image's.
             raise Rejected(Code.NO_TF, f'no {what}: the image has no stamp')
         started_s = self._now_s()
         while True:
-            found, reason = self._try_lookup(base_frame.lstrip('/'), frame.lstrip('/'), at_ns)
+            conflict = self.tree.explain_conflict(base_frame, frame, at_ns)
+            if conflict:
+                raise Rejected(Code.NO_TF, f'no {what}: {conflict}')
+            found, reason = self._try_lookup(base_frame, frame, at_ns)
             if found is not None:
                 return found
             if should_stop():
@@ -119,59 +110,11 @@ class TransformLookup:
 
     def _try_lookup(self, base_frame: str, frame: str, at_ns: int
                     ) -> tuple[Transform | None, str]:
-        frames = self._tree.frames()
+        frames = self.tree.frames()
         # Inside a loop tf2 itself answers if it happens to meet the base before it comes round.
         reason = find_loop(frames, frame) or find_loop(frames, base_frame)
-        found = None if reason else self._tree.lookup(base_frame, frame, at_ns)
+        found = None if reason else self.tree.lookup(base_frame, frame, at_ns)
         return found, reason or explain_failure(frames, base_frame, frame, at_ns)
-
-
-class Tf2Tree:
-    """The buffer of tf2_ros as a `TransformTree`."""
-
-    ENTRY = re.compile(r"^(\S.*?): *\n  parent: '(.*)'\n(?:  .*\n)*?"
-                       r'  most_recent_transform: (\S+)\n  oldest_transform: (\S+)\n', re.MULTILINE)
-
-    def __init__(self, node: Node, accept: TransformFilter = accept_all) -> None:
-        tf2_ros = importlib.import_module('tf2_ros')
-        self._error_type = tf2_ros.TransformException
-        self._buffer = tf2_ros.Buffer()
-        time_jumps, clear = TimeJumpDetector(), self.clear
-
-        class Listener(tf2_ros.TransformListener):  # type: ignore[misc,name-defined]
-            def static_callback(self, data: TFMessage) -> None:
-                super().static_callback(filter_message(data, accept, static=True))
-
-            def callback(self, data: TFMessage) -> None:
-                data = filter_message(data, accept, static=False)
-                if time_jumps.detect(data):
-                    clear()
-                super().callback(data)
-
-        self._listener = Listener(self._buffer, node, spin_thread=False)
-
-    def lookup(self, base_frame: str, frame: str, at_ns: int) -> Transform | None:
-        """See `TransformTree`."""
-        try:
-            found = self._buffer.lookup_transform(base_frame, frame, Time(nanoseconds=at_ns))
-        except self._error_type:
-            return None
-        return transform_from_msg(found.transform)
-
-    def frames(self) -> dict[str, FrameInfo]:
-        """Parse the buffer's own listing, which is text, in seconds; static frames have 0."""
-        entries = self.ENTRY.findall(self._buffer.all_frames_as_yaml() + '\n')
-        return {child: FrameInfo(parent, round(float(oldest) * 1e9), round(float(newest) * 1e9),
-                                 static=float(newest) == 0)
-                for child, parent, newest, oldest in entries}
-
-    def clear(self) -> None:
-        """See `TransformTree`."""
-        self._buffer.clear()
-
-    def close(self) -> None:
-        """Unsubscribe."""
-        self._listener.unregister()
 
 
 class TfListener(TfTree):
@@ -179,20 +122,63 @@ class TfListener(TfTree):
 
     def __init__(self, node: Node, accept: TransformFilter = accept_all) -> None:
         super().__init__()
-        self._node = node
+        self._node, self._accept = node, accept
+        self.close = self._subscribe()
 
-        def add(message: TFMessage, static: bool) -> None:
-            self.add(filter_message(message, accept, static), static)
+    def receive(self, message: TFMessage, static: bool) -> TFMessage:
+        """Add what is accepted; return what is used of it."""
+        return TFMessage(transforms=self.add(filter_message(message, self._accept, static),
+                                             static))
 
+    def _subscribe(self) -> Callable[[], None]:
+        """Subscribe; return what unsubscribes."""
         group = ReentrantCallbackGroup()
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._subscriptions = (
-            node.create_subscription(TFMessage, '/tf', partial(add, static=False),
-                                     QoSProfile(depth=100), callback_group=group),
-            node.create_subscription(TFMessage, '/tf_static', partial(add, static=True),
-                                     latched, callback_group=group))
+        subscriptions = [self._node.create_subscription(
+            TFMessage, topic, partial(self.receive, static=static), qos, callback_group=group)
+            for topic, static, qos in (('/tf', False, QoSProfile(depth=100)),
+                                       ('/tf_static', True, latched))]
 
-    def close(self) -> None:
-        """Unsubscribe."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+        def unsubscribe() -> None:
+            for subscription in subscriptions:
+                self._node.destroy_subscription(subscription)
+        return unsubscribe
+
+
+class Tf2Tree(TfListener):
+    """The buffer of tf2_ros, which looks transforms up; what it does not report is ours.
+
+    It gets what our own tree uses: no wrong stamp, none that is invalid.
+    """
+
+    def _subscribe(self) -> Callable[[], None]:
+        tf2_ros = importlib.import_module('tf2_ros')
+        self._error_type = tf2_ros.TransformException
+        self._buffer = tf2_ros.Buffer()
+        receive = self.receive
+
+        class Listener(tf2_ros.TransformListener):  # type: ignore[misc,name-defined]
+            def callback(self, data: TFMessage) -> None:
+                super().callback(receive(data, static=False))
+
+            def static_callback(self, data: TFMessage) -> None:
+                super().static_callback(receive(data, static=True))
+
+        listener = Listener(self._buffer, self._node, spin_thread=False)
+        unregister: Callable[[], None] = listener.unregister
+        return unregister
+
+    def lookup(self, base_frame: str, frame: str, at_ns: int) -> Transform | None:
+        """See `TfTree`."""
+        if self.explain_conflict(base_frame, frame, at_ns):
+            return None
+        try:
+            found = self._buffer.lookup_transform(base_frame, frame, Time(nanoseconds=at_ns))
+        except self._error_type:
+            return None
+        return transform_from_msg(found.transform)
+
+    def clear(self) -> None:
+        """See `TfTree`."""
+        super().clear()
+        self._buffer.clear()

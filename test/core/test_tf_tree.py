@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tf_messages import message, ns
 
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.tf_tree import (
@@ -15,25 +16,6 @@ from crosspoint_ros.core.tf_tree import (
     nearest_stamp_index,
     stamp_to_ns,
 )
-
-BEGIN_S = 1_760_000_000
-
-
-def ns(at_s):
-    return BEGIN_S * 10**9 + round(at_s * 1e9)
-
-
-def message(*links):
-    """Links of parent, child, seconds, x in metres and (optionally) a quaternion."""
-    return SimpleNamespace(transforms=[SimpleNamespace(
-        header=SimpleNamespace(frame_id=parent, stamp=SimpleNamespace(
-            sec=ns(at_s) // 10**9, nanosec=ns(at_s) % 10**9)),
-        child_frame_id=child,
-        transform=SimpleNamespace(
-            translation=SimpleNamespace(x=x_m, y=0.0, z=0.0),
-            rotation=SimpleNamespace(**dict(zip('xyzw', quaternion[0] if quaternion
-                                                else (0, 0, 0, 1), strict=True)))))
-        for parent, child, at_s, x_m, *quaternion in links])
 
 
 def tree_of(*links, static=(), **options):
@@ -81,20 +63,70 @@ def test_a_live_tree_keeps_ten_seconds_and_a_recordings_everything():
 
 
 def test_a_live_tree_starts_again_when_time_jumps_back_and_keeps_what_is_static():
-    links = [('base', 'arm', 100, 1.0), ('base', 'arm', 101, 1.0), ('base', 'arm', 10, 5.0)]
+    links = [('base', 'arm', 100, 1.0), ('base', 'arm', 101, 1.0), ('base', 'arm', 10, 5.0),
+             ('base', 'arm', 10.1, 5.0)]
     static = [('arm', 'camera', 0, 2.0)]
     live, recorded = (tree_of(*links, static=static, **options)
                       for options in ({}, {'history_ns': None}))
-    assert live.frames()['arm'].newest_ns == ns(10)
+    assert live.frames()['arm'].newest_ns == ns(10.1)
     assert x_m(live, 100.5) is None
     assert x_m(live, 10) == 7.0
     assert x_m(recorded, 100.5) == 3.0
 
 
-def test_a_static_transform_holds_always_and_the_last_one_counts():
-    tree = tree_of(static=[('/base', '/camera', 5, 3.0), ('base', 'camera', 1, 4.0)])
-    assert x_m(tree, 1e6) == 4.0
+def test_a_static_transform_holds_always():
+    tree = tree_of(static=[('/base', '/camera', 5, 3.0), ('base', 'camera', 1, 3.0)])
+    assert x_m(tree, 1e6) == 3.0
     assert tree.frames()['camera'].static
+
+
+def test_a_frame_that_was_never_sent_is_unknown_even_to_itself():
+    """As in tf2."""
+    tree = tree_of(static=[('base', 'camera', 0, 3.0)])
+    assert x_m(tree, 1, 'base', 'base') == x_m(tree, 1, 'camera', 'camera') == 0.0
+    assert tree.lookup('elsewhere', 'elsewhere', ns(1)) is None
+    assert "'elsewhere' is unknown; known: base, camera" in explain_failure(
+        tree.frames(), 'elsewhere', 'elsewhere', ns(1))
+
+
+# --- stamps
+
+def test_one_wrong_stamp_is_dropped_and_clears_nothing():
+    """In the past, in the future, and of a frame that is new."""
+    tree = tree_of(('base', 'arm', 100, 1.0), ('arm', 'camera', 100, 1.0))
+    for links in ([('base', 'arm', 50, 7.0)], [('base', 'arm', 1000, 7.0)],
+                  [('base', 'arm', 40, 7.0), ('arm', 'camera', 40, 7.0)],
+                  [('base', 'other', 1000, 7.0)]):
+        tree.add(message(*links))
+        tree.add(message(('base', 'arm', 101, 1.0), ('arm', 'camera', 101, 1.0)))
+        assert x_m(tree, 100.5) == 2.0
+        assert x_m(tree, 100.5, 'base', 'arm') == 1.0
+        assert tree.frames()['arm'].newest_ns == ns(101)
+    assert 'other' not in tree.frames()
+
+
+def test_time_that_goes_on_after_a_pause_is_no_wrong_stamp():
+    """Of a frame alone its second transform shows it; where others are there, its first."""
+    tree = tree_of(*(('base', 'arm', at_s, at_s / 10) for at_s in (100, 160, 161)))
+    assert x_m(tree, 160.5, 'base', 'arm') == 16.05
+    tree.add(message(('arm', 'camera', 161, 1.0)))
+    assert x_m(tree, 161) == 17.1
+
+
+def test_a_slow_sender_is_heard():
+    tree = tree_of(*(('base', 'camera', at_s, 1.0) for at_s in (0, 3, 6, 9)), history_ns=10**11)
+    assert x_m(tree, 5) == 1.0
+
+
+def test_the_second_transform_of_the_new_time_clears_all_of_the_old_one():
+    tree = tree_of(('base', 'arm', 109, 1.0), ('arm', 'camera', 109, 1.0),
+                   ('base', 'arm', 100, 2.0))
+    assert x_m(tree, 109) == 2.0
+    tree.add(message(('base', 'arm', 100.1, 2.0)))
+    assert set(tree.frames()) == {'arm'}
+    assert x_m(tree, 100.05, 'base', 'arm') == 2.0
+    tree.add(message(('arm', 'camera', 100.1, 1.0)))
+    assert x_m(tree, 100.1) == 3.0
 
 
 def test_loops_roots_and_unknown_frames_are_named():

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import View
 from crosspoint_ros.core.image_io import read_mask
-from crosspoint_ros.core.self_mask import SelfMaskEstimator, SelfMaskUndetermined
 from crosspoint_ros.data.qa.frame_pairs import subsample_keyframes
 from crosspoint_ros.data.qa.questions import Coordinates
 from crosspoint_ros.data.scenes import open_scene
 from crosspoint_ros.data.scenes.consistency import check_scene
 from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, RgbdFrame, RgbdScene, UnusableData
+from crosspoint_ros.data.self_mask_estimator import SelfMaskEstimator, SelfMaskUndetermined
 
 log = logging.getLogger(__name__)
 CACHED_VIEWS = 40

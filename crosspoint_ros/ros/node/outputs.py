@@ -15,7 +15,8 @@ from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.core.tf_tree import LIVE_HISTORY_NS, stamp_to_ns
+from crosspoint_ros.core.tf_conflict import LIVE_HISTORY_NS
+from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult, TargetState
 from crosspoint_ros.ros.config import Config, is_target_frame

@@ -73,8 +73,29 @@ CASES = {
     'the camera is the base': Case((('base', 'camera', ALWAYS, pose(1)),), 1, pose(),
                                    camera='base'),
     'a static one holds at any time': Case((('base', 'camera', ALWAYS, pose(3)),), 1e6, pose(3)),
-    'the last of two static ones': Case(
-        (('base', 'camera', ALWAYS, pose(3)), ('base', 'camera', ALWAYS, pose(4))), 1, pose(4)),
+    'a static one that is sent again': Case(
+        (('base', 'camera', ALWAYS, pose(3)), ('base', 'camera', ALWAYS, pose(3))), 1, pose(3)),
+    'two static ones that differ': Case(
+        (('base', 'camera', ALWAYS, pose(3)), ('base', 'camera', ALWAYS, pose(4))), 1,
+        "'camera' is sent with two placements, 1.000 m and 0.0 deg apart: below 'base' on "
+        "/tf_static, and below 'base' on /tf_static"),
+    'a static one and a moving one that differ': Case(
+        (('base', 'camera', ALWAYS, pose(3)), ('base', 'camera', 1, pose(3, 10))), 1,
+        "two placements, 0.000 m and 10.0 deg apart: below 'base' on /tf_static, and below 'base' "
+        'on /tf'),
+    'two placements below two parents': Case(
+        (('base', 'hand', ALWAYS, pose(1)), ('hand', 'camera', ALWAYS, pose(1)),
+         ('base', 'camera', ALWAYS, pose(2.1))), 1,
+        "two placements, 0.100 m and 0.0 deg apart: below 'hand' on /tf_static, and below 'base'"),
+    'two senders that alternate': Case(
+        tuple(('base', 'camera', i / 20, pose(1 + i % 2 / 10)) for i in range(20)), 0.9,
+        "two placements, 0.100 m and 0.0 deg apart: below 'base' on /tf, and below 'base' on /tf"),
+    'a frame that was never sent, in itself': Case(
+        (('base', 'arm', ALWAYS, pose(1)),), 1, "'camera' is unknown", base='camera'),
+    'a wrong stamp is dropped': Case(
+        (('base', 'camera', 100, pose(1)), ('base', 'camera', 10, pose(5)),
+         ('base', 'camera', 101, pose(2)), ('base', 'camera', 900, pose(5)),
+         ('base', 'camera', 102, pose(3))), 101.5, pose(2.5)),
     'the last of two with one stamp': Case(
         (('base', 'camera', 1, pose(3)), ('base', 'camera', 1, pose(4))), 1, pose(4)),
     'one that came late but belongs between': Case(
@@ -297,7 +318,7 @@ def test_tf2_ros_is_used_where_it_is_installed():
     rclpy.init(context=context)
     node = Node('chooses', context=context)
     transforms = make_transform_lookup(node)
-    assert isinstance(transforms._tree, Tf2Tree if find_spec('tf2_ros') else TfListener)
+    assert isinstance(transforms.tree, Tf2Tree if find_spec('tf2_ros') else TfListener)
     transforms.close()
     node.destroy_node()
     rclpy.try_shutdown(context=context)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from gripper_scene import FINGERS, HEIGHT, WIDTH, render_frame
 
-from crosspoint_ros.core.self_mask import SelfMaskEstimator, SelfMaskUndetermined
 from crosspoint_ros.data.rosbag import choose_topics, iter_messages, iter_rgbd, open_bag
+from crosspoint_ros.data.self_mask_estimator import SelfMaskEstimator, SelfMaskUndetermined
 from crosspoint_ros.scenes import KITCHEN
 
 
