@@ -13,6 +13,7 @@ Array = npt.NDArray[np.float64]
 
 MAX_UNDISTORTION_ERROR_PX = 0.1
 MAX_RECTIFICATION_DEG = 0.2
+MIN_FOCAL_RATIO = 0.2  # of the width: 136 deg for a pinhole, 286 deg for a fisheye
 ASSUMED_FOCAL_RATIO = 1.2  # of the longer side
 # Other names, of Kalibr and of drivers, of the same formulas.
 MODEL_ALIASES = {'radtan': 'plumb_bob', 'radial_tangential': 'plumb_bob',
@@ -95,6 +96,19 @@ class Intrinsics:
         return cls(fx / x, fy / y, (cx - int(roi.x_offset)) / x, (cy - int(roi.y_offset)) / y,
                    (int(roi.width) or int(info.width)) // x,
                    (int(roi.height) or int(info.height)) // y, d, model)
+
+    def explain_implausible(self, cropped: bool = False) -> str:
+        """Return what no camera has, with its limit; '' for a plausible lens.
+
+        cropped: the image is a region of interest, which need not contain the principal point.
+        """
+        if min(self.fx_px, self.fy_px) < MIN_FOCAL_RATIO * self.width_px:
+            return (f'a focal length of {self.fx_px:.4g} x {self.fy_px:.4g} px at a width of '
+                    f'{self.width_px} (at least {MIN_FOCAL_RATIO:g} of it)')
+        if not cropped and not self.contains((self.cx_px, self.cy_px)):
+            return (f'a principal point of ({self.cx_px:.4g}, {self.cy_px:.4g}), outside its '
+                    f'{self.width_px}x{self.height_px} image')
+        return ''
 
     @property
     def matrix(self) -> Array:

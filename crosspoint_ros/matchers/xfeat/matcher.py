@@ -10,9 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, Transform, View
+from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, Transform, View
 from crosspoint_ros.matchers.xfeat.confidence import predict_confidence, predict_covariance_px2
 from crosspoint_ros.matchers.xfeat.features import FeatureFrame
+from crosspoint_ros.matchers.xfeat.matching import (
+    find_candidates,
+    mutual_matches,
+    neighbourhood_consensus,
+)
 from crosspoint_ros.matchers.xfeat.network import Backbone
 from crosspoint_ros.matchers.xfeat.options import XFeatOptions
 from crosspoint_ros.matchers.xfeat.pair_geometry import (
@@ -29,6 +34,8 @@ from crosspoint_ros.matchers.xfeat.search import (
     search_by_appearance,
     search_by_depth,
 )
+
+IMAGE_SCALES = (1.0,)  # of `match_images`
 
 
 class XFeatMatcher:
@@ -86,6 +93,22 @@ class XFeatMatcher:
             by_depth = self.options.use_poses and any(
                 f.view.depth_m is not None and f.view.ray_pose is not None for f in frames)
             self._ensure(frames, self.options.depth_scales if by_depth else self.options.scales)
+
+    def match_images(self, a: View, b: View) -> tuple[Array, Array]:
+        """Match keypoints by the images alone: pixels (n, 2) in a and in b.
+
+        Mutual matches that move like their neighbours. Neither intrinsics nor poses nor depth take
+        part. Raises `Rejected` as `match` does.
+        """
+        bare = [View(view.camera, view.image, mask=view.mask) for view in (a, b)]
+        with self._lock:
+            frames = [self._frame(view) for view in bare]
+            self._ensure(frames, IMAGE_SCALES)
+            level, other = (frame.levels[IMAGE_SCALES[0]] for frame in frames)
+            candidates = find_candidates(level, other, self.options.min_cosine)
+            found = mutual_matches([candidates], self.options.min_cosine)
+            found = found.select(neighbourhood_consensus(found))
+        return (frames[0].scaled.to_image(found.clicked), frames[1].scaled.to_image(found.other))
 
     def _find(self, query: Query, clicked: FeatureFrame, other: FeatureFrame,
               near: SearchPrior | None) -> tuple[PairGeometry, Candidate]:
