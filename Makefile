@@ -1,5 +1,6 @@
 # Without a ROS 2 distro: `make demo` and `make test` do all the set-up. `make help` lists the rest.
-# DISTRO=kilted|jazzy chooses the ROS 2 wheels, PYTHON=python3.12 the interpreter.
+# DISTRO=kilted|jazzy chooses the ROS 2 wheels, PYTHON=python3.12 the interpreter; LIBRARIES=jammy
+# or noble the NumPy and OpenCV of Ubuntu 22.04 or 24.04 instead of the newest.
 DISTRO ?= kilted
 PYTHON ?= python3
 
@@ -14,7 +15,7 @@ ifeq ($(wildcard requirements/$(DISTRO).txt),)
 $(error there are wheels for DISTRO=kilted and DISTRO=jazzy, not for '$(DISTRO)')
 endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-KIND := $(DISTRO)-$(VERSION)
+KIND := $(DISTRO)-$(VERSION)$(LIBRARIES:%=-%)
 VENV := $(if $(filter kilted-python3,$(DISTRO)-$(PYTHON)),.venv,.venv-$(KIND))
 TEST_VENV := .venv-test-$(KIND)
 COLCON := build/colcon/$(KIND)
@@ -26,7 +27,7 @@ SOURCES := CMakeLists.txt package.xml setup.py pyproject.toml \
 TESTS := $(shell find test -name "test_*.py")
 PYTEST := PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$(TEST_VENV) pytest
 
-.PHONY: results help demo test test-without-ros test-cropond test-training smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
+.PHONY: results help demo test test-without-ros test-cropond test-libraries test-training smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -35,6 +36,7 @@ help:
 	@echo 'make test    build with pip and with colcon, run every test, and the smoke test on both'
 	@echo 'make test-without-ros  install into a clean environment, without ROS or a compiler, and match two images'
 	@echo 'make test-cropond  the tests of CroPond that need PyTorch, on the oldest and newest transformers'
+	@echo 'make test-libraries LIBRARIES=jammy|noble  the tests on the NumPy and OpenCV of Ubuntu 22.04 or 24.04'
 	@echo 'make test-training  two steps of training with the real LLaMA-Factory, on this CPU'
 	@echo 'make smoke   the same builds, the smoke test alone'
 	@echo 'make lint    ruff and mypy'
@@ -53,6 +55,11 @@ smoke: $(TEST_VENV)/.package-$(KIND) colcon-smoke
 # Three at a time, a file each: half of the tests mostly wait for other processes.
 pip-test: $(TEST_VENV)/.package-$(KIND)
 	$(PYTEST) -n 3 --dist loadfile test
+
+# What calls NumPy, OpenCV or rclpy; the rest (the page, the packaging, CroPond) is the same on all.
+test-libraries: $(TEST_VENV)/.package-$(KIND)
+	$(if $(LIBRARIES),,$(error make test-libraries LIBRARIES=jammy PYTHON=python3.10, or LIBRARIES=noble))
+	$(PYTEST) -n 3 --dist loadfile test/core test/data test/matchers/xfeat test/ros test/examples
 
 # A clean environment, as on a machine without ROS; no compiler may be called.
 test-without-ros:
@@ -140,11 +147,12 @@ $(VENV)/.wheels-$(KIND): requirements/$(DISTRO).txt requirements/python.txt | pr
 	$(VENV)/bin/python -m pip install -q --use-pep517 -r requirements/$(DISTRO).txt
 	@touch $@
 
-$(TEST_VENV)/.wheels-$(KIND): requirements/$(DISTRO).txt requirements/python.txt requirements/test.txt | preflight
+$(TEST_VENV)/.wheels-$(KIND): requirements/$(DISTRO).txt requirements/python.txt requirements/test.txt $(LIBRARIES:%=requirements/libraries-%.txt) | preflight
 	@echo '== the ROS 2 $(DISTRO) wheels and the test tools into $(TEST_VENV): about a minute, once'
 	$(PYTHON) -m venv --clear $(TEST_VENV)
 	$(TEST_VENV)/bin/python -m pip install -q --use-pep517 \
 	  -r requirements/$(DISTRO).txt -r requirements/test.txt
+	$(if $(LIBRARIES),$(TEST_VENV)/bin/python -m pip install -q -r requirements/libraries-$(LIBRARIES).txt)
 	@touch $@
 
 %/.package-$(KIND): %/.wheels-$(KIND) $(SOURCES)
