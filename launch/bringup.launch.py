@@ -23,8 +23,10 @@ CONFIG = Path(get_package_share_directory('crosspoint_ros')) / 'config'
 PARAMETERS = {
     'cameras': 'names of the views, two or more: front,wrist',
     'base_frame': 'TF frame of every 3D answer: base_link',
-    'target_frame': 'TF child frame of the grasp target',
+    'target_frame': 'TF child frame of the newest grasp target, another one for each node',
     'target_ttl_s': 'how long a target stays on TF, s; 0: until replaced or cleared',
+    'on_refusal': 'what a click without a 3D target does to the target that is there: keep or '
+                  'clear',
     'matcher': 'xfeat, cropond, cropond_remote, or any module:Class',
     'refine': 'the matcher that refines or refuses what that finds: auto, xfeat, none',
     'warm_share': 'share of its time that the matcher may spend on preparing for the newest '

@@ -15,6 +15,7 @@ from std_srvs.srv import Trigger
 
 from crosspoint_ros.action import Correspond
 from crosspoint_ros.msg import QueryResult
+from crosspoint_ros.ros.client.results import explain_unset
 from crosspoint_ros.ros.client.session import RosSession
 from crosspoint_ros.srv import Accept, Correct
 
@@ -134,6 +135,9 @@ class RosBridge:
             result: QueryResult = await self._request(send)
         finally:
             self.run_in_ros(lambda: self._goals.pop(key, None))
+        unset = explain_unset(result)
+        if unset:
+            raise NodeUnavailableError(unset)
         return result
 
     def cancel(self, key: object) -> None:

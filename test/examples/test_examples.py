@@ -80,8 +80,8 @@ def test_ros_client(node):
 def test_consume_target(node):
     printed = run('examples/consume_target.py')
     number = r'-?\d\.\d+'
-    assert re.match(rf'approach crosspoint_target along its \+z: \({number}, {number}, {number}\) '
-                    r'm in base_link\n', printed)
+    assert re.match(rf'approach crosspoint_target_\d+ along its \+z: \({number}, {number}, '
+                    rf'{number}\) m in base_link\n', printed)
 
 
 def test_every_example_has_a_test():

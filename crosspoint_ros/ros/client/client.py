@@ -10,9 +10,14 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 
 from crosspoint_ros.action import Correspond
-from crosspoint_ros.msg import QueryResult
+from crosspoint_ros.msg import QueryResult, TargetState
 from crosspoint_ros.ros.client.node_info import NodeInfoClient, suggest_cure
-from crosspoint_ros.ros.client.results import find_view, format_result, is_accepted
+from crosspoint_ros.ros.client.results import (
+    explain_unset,
+    find_view,
+    format_result,
+    is_accepted,
+)
 from crosspoint_ros.ros.client.session import RosSession
 from crosspoint_ros.ros.conversions import rgb_from_msg, time_from_ns
 
@@ -20,6 +25,7 @@ __all__ = ['Client', 'find_view', 'format_result', 'is_accepted']
 
 NODE_NAME = '/crosspoint'
 DISCOVERY_TIMEOUT_S = 10.0  # two processes may need seconds to discover each other
+LATCHED_QOS = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RESULT_TIMEOUT_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
 
 
@@ -82,7 +88,7 @@ class Client(RosSession):
         """Find, in all other cameras, the point at a pixel (x, y) of one camera.
 
         stamp_ns: the image that was clicked; 0: the newest. Raises TimeoutError, or RuntimeError
-        if the node does not accept the goal.
+        if the node does not accept the goal, or no longer has its result.
         """
         x, y = map(float, pixel)
         return self._send(Correspond.Goal(camera=camera, stamp=time_from_ns(stamp_ns), x=x, y=y),
@@ -103,12 +109,22 @@ class Client(RosSession):
             raise RuntimeError(f'{self._name} rejected the goal: is it a crosspoint_node?')
         reply = self._wait_for_result(handle.get_result_async(), timeout_s, 'answered')
         result: QueryResult = reply.result.result
+        unset = explain_unset(result)
+        if unset:
+            raise RuntimeError(f'{self._name}: {unset}')
         return result
 
     def subscribe_results(self, callback: Callable[[QueryResult], None]) -> None:
         """Call back with the results of all clients; the last one arrives at once."""
-        latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._node.create_subscription(QueryResult, f'{self._name}/result', callback, latched)
+        self._node.create_subscription(QueryResult, f'{self._name}/result', callback, LATCHED_QOS)
+
+    def subscribe_target_state(self, callback: Callable[[TargetState], None]) -> None:
+        """Call back whenever the target's state changes; the present one arrives at once.
+
+        Go on only while `state.valid`; a node that was killed says nothing more.
+        """
+        self._node.create_subscription(TargetState, f'{self._name}/target_state', callback,
+                                       LATCHED_QOS)
 
     def subscribe_overlays(self) -> dict[str, Any]:
         """Subscribe to the node's overlays; they arrive in the dict, (h, w, 3) RGB by camera."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.core.tf_tree import stamp_to_ns
-from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult
+from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult, Status
 
 VERDICTS = {Correspondence.REFUSED: 'refused', Correspondence.TO_BE_CHECKED: 'check',
             Correspondence.SURE: 'sure'}
@@ -15,12 +15,20 @@ CHECK_NAMES = {Correspondence.UNKNOWN: 'unknown', Correspondence.PASS: 'pass',
 METHODS = {GraspTarget.DEPTH_CLICKED: 'depth of the clicked view',
            GraspTarget.DEPTH_FOUND: 'depth of another view',
            GraspTarget.TRIANGULATED: 'triangulated', GraspTarget.FUSED: 'depth and rays agree'}
+UNSET_MESSAGE = ('no answer: nobody filled this result in. A node keeps the result of a goal for '
+                 'five minutes after it ended: ask for it sooner, or read ~/result')
 Json = dict[str, Any]
 
 
 def is_accepted(result: QueryResult) -> bool:
     """Whether the point was found in at least one other view."""
     return any(view.verdict != Correspondence.REFUSED for view in result.correspondences)
+
+
+def explain_unset(result: QueryResult) -> str:
+    """Return why a result is not an answer at all; '' if it is one, or a refusal."""
+    is_set = result.query_id or result.status.code not in (Status.OK, Status.UNSET)
+    return '' if is_set else UNSET_MESSAGE
 
 
 def find_view(result: QueryResult, camera: str) -> Correspondence:
@@ -33,6 +41,9 @@ def find_view(result: QueryResult, camera: str) -> Correspondence:
 
 def format_result(result: QueryResult) -> str:
     """Return a result as lines of text: the click, each view, the 3D target, the message."""
+    unset = explain_unset(result)
+    if unset:
+        return unset
     clicked = result.clicked
     lines = [f'{clicked.camera} ({clicked.x:.1f}, {clicked.y:.1f})']
     for view in result.correspondences:
@@ -54,9 +65,11 @@ def format_result(result: QueryResult) -> str:
 
 def result_to_json(result: QueryResult) -> Json:
     """Return a result for `json.dumps`; numbers that are not finite are None."""
+    unset = explain_unset(result)
+    status = Status(message=unset) if unset else result.status
     seconds = dict(zip(result.stages, result.stage_s, strict=False))
     return {
-        'query_id': result.query_id, **_status_to_json(result.status),
+        'query_id': result.query_id, **_status_to_json(status),
         'clicked': point_to_json(result.clicked),
         'found': [_correspondence_to_json(c) for c in result.correspondences],
         'target': _target_to_json(result.target) if result.has_target else None,

@@ -8,13 +8,17 @@ import cv2
 import fake_matchers
 import numpy as np
 import pytest
-from crosspoint_ros.msg import Status
+from crosspoint_ros.action import Correspond
+from crosspoint_ros.msg import QueryResult, Status, TargetState
+from rclpy.action import ActionClient, ActionServer
 from two_camera_rig import run_rig
 
 from crosspoint_ros.cli import main
 from crosspoint_ros.ros.client import cli
 from crosspoint_ros.ros.client import client as client_module
 from crosspoint_ros.ros.client.client import Client, find_view, is_accepted
+from crosspoint_ros.ros.client.results import format_result, result_to_json
+from crosspoint_ros.ros.node import query_server
 
 
 @pytest.fixture
@@ -130,3 +134,59 @@ def test_wrong_arguments_end_with_2_before_anything_is_asked(words, message, cap
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.out == ''
+
+
+# --- a result that nobody filled in
+
+def test_a_result_that_is_asked_for_too_late_does_not_read_as_ok(monkeypatch):
+    assert query_server.RESULT_TIMEOUT_S >= 300  # rclpy's own default is 10 s
+    monkeypatch.setattr(query_server, 'RESULT_TIMEOUT_S', 1)
+    with run_rig() as rig:
+        rig.discover()
+        rig.send_frames()
+        action = ActionClient(rig.cameras, Correspond, '/crosspoint/correspond')
+        rig.until(action.server_is_ready)
+        sent = action.send_goal_async(Correspond.Goal(camera='front', x=159.5, y=119.5))
+        rig.until(sent.done)
+        rig.wait_for_result()
+        ticks = rig.ticks
+        rig.until(lambda: rig.ticks > ticks + 30)
+        late = sent.result().get_result_async()
+        rig.until(late.done)
+        result = late.result().result.result
+        action.destroy()
+    assert result.query_id == ''
+    assert result.status.code == Status.UNSET
+    assert not is_accepted(result)
+    assert 'no answer' in format_result(result)
+    assert 'five minutes' in result_to_json(result)['message']
+
+
+@pytest.mark.parametrize('result', [QueryResult(), QueryResult(status=Status(code=Status.OK))])
+def test_an_empty_result_is_no_answer_in_any_form(result):
+    assert format_result(result).startswith('no answer')
+    assert result_to_json(result)['code'] == 'UNSET'
+
+
+def test_the_client_raises_when_there_is_no_result():
+    def answer_nothing(goal_handle):
+        goal_handle.abort()
+        return Correspond.Result()
+
+    with Client('/empty') as client:
+        server = ActionServer(client.create_node('empty'), Correspond, '/empty/correspond',
+                              answer_nothing)
+        with pytest.raises(RuntimeError, match='no answer'):
+            client.click('front', (1.0, 1.0))
+        server.destroy()
+
+
+def test_the_client_hears_the_targets_state(rig):
+    states: list[TargetState] = []
+    with Client() as client:
+        client.subscribe_target_state(states.append)
+        client.spin_until(lambda: states, 10.0)
+        assert not states[0].valid
+        result = client.click('front', (159.5, 119.5))
+        client.spin_until(lambda: states[-1].valid, 10.0)
+    assert (states[-1].valid, states[-1].query_id) == (True, result.query_id)

@@ -147,6 +147,7 @@ def test_the_alias_is_never_between_two_targets(pipeline):
     assert len(gaps_m) > 50
     assert max(gaps_m) < 3e-3, 'a place where no target ever was'
     assert np.allclose(pipeline.look_up('crosspoint_target', stamp_ns), POINT_BASE_M, atol=3e-3)
+    assert pipeline.tree.conflicts() == {}, 'a frame that looks like two senders of one'
 
 
 def test_a_node_configured_anew_uses_no_frame_twice():
