@@ -125,7 +125,7 @@ CAMERAS_PARAMETER = Spec('cameras', Parameter.Type.STRING_ARRAY,
 NODE_PARAMETERS = (
     Spec('base_frame', Parameter.Type.STRING, 'TF frame of every 3D answer, e.g. base_link'),
     Spec('target_frame', 'crosspoint_target', 'TF child frame of the newest grasp target; answer '
-         'n has <target_frame>_<n> besides. A name of its own for each node: without this line a '
+         'n has <target_frame>_<n> as well. Unique for each node: without this line a '
          'node in /arm takes arm_crosspoint_target'),
     Spec('target_ttl_s', 0.0, 'how long a target stays on TF, s; 0: until replaced or cleared',
          0.0, 86400.0),
@@ -155,6 +155,8 @@ LIMIT_RANGES = {
     'max_depth_gap_m': (0.001, 10.0, 'largest disagreement in 3D between the depths of two views, '
                         'or of depth and triangulation, m'),
     'min_ray_angle_deg': (0.1, 90.0, 'smallest angle between two rays that are triangulated, deg'),
+    'max_target_sigma_m': (0.001, 10.0, 'a target whose position is known less exactly, along its '
+                           'worst axis, is refused, m'),
 }
 TIME_LIMIT_RANGES = {
     'max_image_age_s': (0.0, 3600.0, 'a newest image older than this is refused as stale, s'),
@@ -282,7 +284,7 @@ class Parameters:
                 raise ConfigError(f'{name}: {frame!r} is not the name of a frame')
         if is_target_frame(base_frame, target_frame):
             raise ConfigError(f'target_frame: {target_frame!r} would overwrite base_frame '
-                              f'{base_frame!r} on TF; give it a name of its own')
+                              f'{base_frame!r} on TF; give it a unique name')
 
     def explain_refusal(self, parameters: list[Parameter], configured: bool) -> str:
         """Return why these changes are refused; '' if they are not."""

@@ -36,7 +36,8 @@ def accept_all(stamped: TransformStamped, static: bool) -> bool:
 
 def filter_message(message: TFMessage, accept: TransformFilter, static: bool) -> TFMessage:
     """Return the message without the transforms that are not accepted."""
-    return TFMessage(transforms=[t for t in message.transforms if accept(t, static)])
+    kept = [t for t in message.transforms if accept(t, static)]
+    return message if len(kept) == len(message.transforms) else TFMessage(transforms=kept)
 
 
 def make_tree(node: Node, accept: TransformFilter = accept_all) -> TfListener:

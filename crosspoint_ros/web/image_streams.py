@@ -15,7 +15,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.core.tf_tree import MAX_BACKWARD_JUMP_NS, stamp_to_ns
+from crosspoint_ros.core.tf_tree import MAX_STAMP_JUMP_NS, stamp_to_ns
 from crosspoint_ros.msg import ImagePoint
 from crosspoint_ros.ros.client.node_info import NodeCamera
 from crosspoint_ros.ros.client.results import Json
@@ -148,7 +148,7 @@ class ImageStreams:
     def record_sent(self, image: CameraImage) -> None:
         """Store an image that is sent, for `pin` and `find_sent`."""
         sent = self._sent.setdefault(image.camera, deque(maxlen=MAX_SENT))
-        if sent and int(sent[-1].stamp) - int(image.stamp) > MAX_BACKWARD_JUMP_NS:
+        if sent and int(sent[-1].stamp) - int(image.stamp) > MAX_STAMP_JUMP_NS:
             # Time jumped back: the same stamps will recur with other images.
             sent.clear()
             self._pinned = {key: pinned for key, pinned in self._pinned.items()

@@ -15,8 +15,8 @@ CHECK_NAMES = {Correspondence.UNKNOWN: 'unknown', Correspondence.PASS: 'pass',
 METHODS = {GraspTarget.DEPTH_CLICKED: 'depth of the clicked view',
            GraspTarget.DEPTH_FOUND: 'depth of another view',
            GraspTarget.TRIANGULATED: 'triangulated', GraspTarget.FUSED: 'depth and rays agree'}
-UNSET_MESSAGE = ('no answer: nobody filled this result in. A node keeps the result of a goal for '
-                 'five minutes after it ended: ask for it sooner, or read ~/result')
+UNSET_MESSAGE = ('no answer: this result was never filled in. A node keeps the result of a goal '
+                 'for five minutes after it ended: ask for it sooner, or read ~/result')
 Json = dict[str, Any]
 
 

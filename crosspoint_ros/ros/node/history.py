@@ -124,7 +124,7 @@ class History:
             inherits: bool = True) -> HistoryStep:
         """Append an answer, a correction or a move; the undone steps are dropped.
 
-        inherits: without a target of its own, it keeps the one that is active.
+        inherits: if it has no target itself, it keeps the one that is active.
         """
         self._last_number += 1
         self.last_target_number += result.has_target
@@ -284,9 +284,9 @@ class ActiveTarget:
         self._notify(state, message, is_new=self.active_target is not previous)
 
     def set_preview(self, preview: GraspTarget) -> None:
-        """Move the target on TF alone, during a drag; until it is released nobody may rely on it.
+        """Move the target on TF alone, during a drag; until it is released the target is not valid.
 
-        A mouse button that is pressed without a move is no drag.
+        A mouse button that is pressed without a move changes nothing.
         """
         self.preview = preview
         self._restart_ttl()

@@ -133,7 +133,8 @@ class TargetFrameGuard:
 
     def accept(self, stamped: TransformStamped, static: bool) -> bool:
         """Return whether a transform that was received is not one of the target's frames."""
-        if not is_target_frame(stamped.child_frame_id, self._target_frame):
+        child = stamped.child_frame_id  # /tf comes a thousand times a second
+        if self._target_frame not in child or not is_target_frame(child, self._target_frame):
             return True
         if not static and _identify(stamped) in self._sent:
             return False
@@ -143,9 +144,9 @@ class TargetFrameGuard:
         if is_new:
             topic = '/tf_static' if static else '/tf'
             self._conflict = (
-                f'frame {stamped.child_frame_id!r} is sent on {topic} by somebody else too, in '
+                f'frame {child!r} is also sent by another node on {topic}, in '
                 f'{stamped.header.frame_id!r} ({self._describe_senders(topic)}): stop that, or '
-                f'give target_frame, now {self._target_frame!r}, a name of its own. Queries are '
+                f'give target_frame, now {self._target_frame!r}, a unique name. Queries are '
                 + ('refused until this node is cleaned up and configured' if static else
                    f'taken again {LIVE_HISTORY_NS * 1e-9:g} s after the last of them'))
             self.on_conflict(self._conflict)

@@ -26,9 +26,9 @@ from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.results import is_accepted
 from crosspoint_ros.ros.config import Config, is_target_frame
 from crosspoint_ros.ros.node.camera import JUMP_WINDOW_S, Camera
-from crosspoint_ros.ros.node.answer_lines import AnswerLog
 from crosspoint_ros.ros.node.history import ActiveTarget, HistoryStep
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
+from crosspoint_ros.ros.node.operator_log import AnswerLog
 from crosspoint_ros.ros.node.outputs import Outputs
 from crosspoint_ros.ros.node.query_messages import (
     DEEP_QOS,
@@ -87,6 +87,7 @@ class QueryServer:
         self.cameras = {c.name: Camera(node, c, config, self._on_stamp_jump, self._lookup_transform)
                         for c in config.cameras}
         self._log_forwarder = LogForwarder(node.get_logger())
+        self._answer_log = AnswerLog(node.get_logger())
         self.target = ActiveTarget(self._now_ns, config.target_ttl_s)
         self.outputs = Outputs(node, config, self.target)
         guard = self.outputs.broadcaster.guard
@@ -159,6 +160,8 @@ class QueryServer:
         with self._callback_lock:
             self._is_closed = True
         self._run_callbacks()
+        if self.target.active_target is not None:  # after an error, without deactivation
+            self.review.reset('the node has ended')
         self._jump.unregister()
         self._action.destroy()
         for service in self._services:
@@ -243,7 +246,7 @@ class QueryServer:
         owners |= dict.fromkeys(self.transforms.list_ancestors(base_frame),
                                 f'above base_frame {base_frame!r} on TF')
         taken = next((f'target_frame: {frame!r} is {what}; give target_frame, now '
-                      f'{target_frame!r}, a name of its own'
+                      f'{target_frame!r}, a unique name'
                       for frame, what in owners.items()
                       if is_target_frame(frame, target_frame)), '')
         return taken or self.outputs.broadcaster.guard.conflict
@@ -268,6 +271,7 @@ class QueryServer:
             return apply_correction(correction.locate_result, correction.camera, correction.pixel,
                                     self.limits)
         assert self.loader.matchers is not None
+        self.transforms.tree.max_gap_m = self.limits.max_target_sigma_m
         return locate_query(task, self._views, self.loader.matchers, self.limits)
 
     def _publish_overlays(self, task: QueryTask) -> None:
@@ -277,20 +281,22 @@ class QueryServer:
 
     def _finish_query(self, task: QueryTask) -> None:
         """Publish the target, then the result, then the history; a bug there refuses the query."""
-        step = None
+        step, has_failed = None, False
         try:
             result, step = self._build_outcome(task)
         except Exception as error:
             log.exception('query %s failed', task.query_id)
+            has_failed = True
             task.revoke(explain_failure(task, error))
             result = build_query_result(task, self._config.base_frame, self.limits)
-            self.review.reset(f'query {task.query_id} failed')
+        self.last_result = result
         try:
-            self.outputs.publish_result(result)
-            self.last_result = result
             self._answer_log.log(result, task.age_s)
+            self.outputs.publish_result(result)
             if step is not None:
                 self.review.publish_step(step)
+            elif has_failed:  # its target may be active
+                self.review.reset(result.status.message)
         finally:
             self._result_callbacks.pop(task.query_id)(result)
         if self._config.history_s == 0 and not self._thread.open_tasks:
@@ -420,7 +426,7 @@ class QueryServer:
         others = [c for c in self.cameras.values() if c is not camera and c.is_alive]
         jumps_s = [self.transforms.jumped_s, *(other.jumped_s for other in others)]
         if time.monotonic() - max(jumps_s) < JUMP_WINDOW_S or not (
-                others or self.transforms.is_moving):
+                others or self.transforms.is_moving(camera.frame_id)):
             self.reset(camera.jump_s)
 
     def _on_time_jump(self, jump: TimeJump) -> None:

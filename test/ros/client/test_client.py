@@ -136,7 +136,7 @@ def test_wrong_arguments_end_with_2_before_anything_is_asked(words, message, cap
     assert printed.out == ''
 
 
-# --- a result that nobody filled in
+# --- a result that was never filled in
 
 def test_a_result_that_is_asked_for_too_late_does_not_read_as_ok(monkeypatch):
     assert query_server.RESULT_TIMEOUT_S >= 300  # rclpy's own default is 10 s

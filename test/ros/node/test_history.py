@@ -324,7 +324,7 @@ STANDING, PENDING, CLEARED = TargetState.STANDING, TargetState.PENDING, TargetSt
 
 
 class Watched:
-    """An active target at a clock of its own, and what its listener saw of it."""
+    """An active target at a clock that is set, and what its listener saw of it."""
 
     def __init__(self, **options) -> None:
         self.now_ns = 5 * 10**9

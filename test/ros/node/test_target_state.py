@@ -49,7 +49,7 @@ class Pipeline(Operator):
         return self.rig.until(find, what=f'state {state} {words!r}, not {self.states[-1:]}')
 
     def refuse(self) -> str:
-        """Click beside the image, and return the query's id."""
+        """Click outside the image, and return the query's id."""
         request = QueryRequest(camera='front', pixel=OFF_IMAGE)
         job = self.rig.run_in_executor(lambda: self.rig.node._server.submit(request))
         return self.wait_for_result(job).query_id
@@ -94,7 +94,7 @@ def assert_stands(state: TargetState, result) -> None:
 def assert_ended(state: TargetState) -> None:
     assert not state.valid
     position = state.pose.pose.position
-    assert np.isnan([position.x, position.y, position.z]).all(), 'a pose that nobody may use'
+    assert np.isnan([position.x, position.y, position.z]).all(), 'a pose that must not be used'
 
 
 # --- frames
@@ -241,10 +241,11 @@ def test_every_decision_of_a_person_is_told(pipeline):
 def test_a_correction_is_a_target_of_its_own(pipeline):
     wrong = pipeline.click(OTHER_BASE_M)
     x, y = (wrong.correspondences[0].found.x, wrong.correspondences[0].found.y)
-    told = pipeline.call('correct', query_id=wrong.query_id, camera='side', x=x + 1, y=y).result
-    assert told.has_target
-    state = pipeline.wait_for_state(TargetState.STANDING, told.query_id)
-    assert_stands(state, told)
+    corrected = pipeline.call('correct', query_id=wrong.query_id, camera='side', x=x + 1,
+                              y=y).result
+    assert corrected.has_target
+    state = pipeline.wait_for_state(TargetState.STANDING, corrected.query_id)
+    assert_stands(state, corrected)
     assert state.frame != next(s.frame for s in pipeline.states if s.query_id == wrong.query_id)
 
 
@@ -377,7 +378,8 @@ def test_a_sender_that_comes_later_ends_the_target_at_once_and_is_named():
         cameras = pipeline.rig.cameras
         cameras.tf.publish(TFMessage(transforms=[_stamped(
             cameras.now_ns(), 'base_link', 'crosspoint_target', POSES['front'])]))
-        state = pipeline.wait_for_state(TargetState.CLEARED, "'crosspoint_target' is sent on /tf")
+        state = pipeline.wait_for_state(TargetState.CLEARED,
+                                        "'crosspoint_target' is also sent by another node on /tf")
         assert_ended(state)
         assert '/rig' in state.message
         pipeline.wait_for_no_target()
@@ -403,7 +405,7 @@ def test_a_target_frame_that_the_robot_has_is_refused():
                                  if t.header.frame_id == 'base_link'} - {'front_optical'}
 
 
-def test_frames_that_hang_from_the_target_are_nobodys_business():
+def test_frames_that_hang_from_the_target_are_allowed():
     with run_pipeline() as pipeline:
         cameras = pipeline.rig.cameras
         cameras.tf.publish(TFMessage(transforms=[_stamped(
