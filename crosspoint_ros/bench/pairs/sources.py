@@ -27,6 +27,7 @@ from crosspoint_ros.data.qa.point_sampling import sample_points
 from crosspoint_ros.data.qa.point_visibility import Visibility
 from crosspoint_ros.data.qa.questions import Coordinates, collect_facts
 from crosspoint_ros.data.qa.scene_reader import open_checked
+from crosspoint_ros.data.rosbag import list_bag_files
 from crosspoint_ros.data.scenes.known_scene import GROUND_TRUTH, FrameKey, KnownScene, LabelledPoint
 from crosspoint_ros.data.scenes.rgbd_scene import RgbdScene, UnusableData
 
@@ -237,11 +238,11 @@ def open_source(args: argparse.Namespace, inputs: InputConfig, include_unreviewe
     if (folder / answer_log.ANSWERS_FILE).is_file():
         return AnswerLogSource(folder, inputs, include_unreviewed)
     if (folder / GROUND_TRUTH).is_file():
-        if args.inverted_poses or args.depth_per_m or args.base_frame:
+        if args.inverted_poses or args.depth_per_m or args.base_frame or args.topic:
             raise ValueError(f'{folder}: {GROUND_TRUTH} defines how it is read; leave out '
-                             '--inverted-poses, --depth-per-m and --base-frame')
+                             '--inverted-poses, --depth-per-m, --base-frame and --topic')
         return KnownSceneSource(KnownScene(folder), inputs)
-    if scenes.find_scene_class(folder) is None:
+    if scenes.find_scene_class(folder) is None and not list_bag_files(folder):
         raise ValueError(f'{folder} is not a source of pairs: that is a folder with '
                          f'{dataset.INDEX} and {dataset.QUERIES}, {answer_log.ANSWERS_FILE}, '
                          'rgb.txt or color/, or a rosbag2')

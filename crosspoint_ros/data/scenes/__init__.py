@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from crosspoint_ros.data.answer_log import ANSWERS_FILE
+from crosspoint_ros.data.rosbag import BAGS, INDEX, ZSTD, list_bag_files
 from crosspoint_ros.data.scenes import image_folders, rgbd_scene
 from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, RgbdScene, UnusableData
 from crosspoint_ros.data.scenes.rosbag import RosbagScene
 
 MIN_FRAMES = 2
-BAGS = ('.mcap', '.db3')
 SceneClass = Callable[[Path, ReadOptions], RgbdScene]
 
 
@@ -21,18 +21,20 @@ def add_read_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--depth-per-m', type=float, help='the stored value of one metre of depth')
     parser.add_argument('--base-frame', default='',
                         help='base frame of a bag (default: the root of its TF)')
+    parser.add_argument('--topic', action='append', default=[], help='colour, depth or camera_info '
+                        'topic of a bag to use where a camera has several; may be repeated')
 
 
 def parse_read_options(args: argparse.Namespace) -> ReadOptions:
     """Return the values of these options. Raises ValueError."""
     if args.depth_per_m is not None and not 0 < args.depth_per_m < float('inf'):
         raise ValueError(f'--depth-per-m {args.depth_per_m:g} must be more than 0')
-    return ReadOptions(args.inverted_poses, args.depth_per_m, args.base_frame)
+    return ReadOptions(args.inverted_poses, args.depth_per_m, args.base_frame, tuple(args.topic))
 
 
 def find_scene_class(path: Path) -> SceneClass | None:
     """Return the class that reads this path; None if it is not a scene."""
-    if path.suffix in BAGS or (path / 'metadata.yaml').is_file():
+    if path.suffix in BAGS or (path / INDEX).is_file():
         return RosbagScene
     if (path / ANSWERS_FILE).is_file():
         return image_folders.AnswerLogScene
@@ -40,12 +42,16 @@ def find_scene_class(path: Path) -> SceneClass | None:
         return image_folders.TumScene
     if any((path / colour).is_dir() for colour in image_folders.COLOUR_FOLDERS):
         return image_folders.ScanNetScene
+    if path.suffix == '.bag' or (path.suffix in ZSTD and Path(path.stem).suffix in BAGS):
+        return RosbagScene  # which explains why it cannot be read
     return None
 
 
 def open_scene(path: Path, options: ReadOptions) -> RgbdScene:
     """Open one scene. Raises `UnusableData`, naming the path and the reason."""
     scene_class = find_scene_class(path)
+    if scene_class is None and (path.name == INDEX or list_bag_files(path)):
+        scene_class = RosbagScene
     if scene_class is None:
         reason = 'its format is unknown' if path.exists() else 'there is no such file or folder'
         raise UnusableData(f'{path}: {reason}; a scene is a rosbag2, or a folder with '

@@ -58,7 +58,13 @@ def _reject_misreading(name: str, views: list[View], agreement: float) -> None:
     if inverted:
         faults.append('its poses are inverted (camera_from_world)')
         options.append('--inverted-poses')
-    if depth_divisor != 1:
+    median_m = _compute_median_depth_m(views)
+    if depth_divisor == 0.001 and MIN_MEDIAN_M < median_m < MAX_MEDIAN_M:
+        # The depths are plausible as they are, so it is the other lengths that are wrong.
+        faults.append('the translations of its poses are 1000 times too large (millimetres were '
+                      f'taken for metres; its median depth, {median_m:.2g} m, is plausible)')
+        options.append('poses in metres')
+    elif depth_divisor != 1:
         unit = ' (millimetres were taken for metres)' if depth_divisor == 1000 else ''
         faults.append(f'its depth is {depth_divisor:g} times too large{unit}')
         options.append('--depth-per-m')
@@ -68,16 +74,22 @@ def _reject_misreading(name: str, views: list[View], agreement: float) -> None:
 
 def _reject_unit(name: str, views: list[View]) -> None:
     """Reject implausible depths: those of a camera that never moves agree in any unit."""
-    depths = np.concatenate([v.depth_m[::8, ::8].ravel() for v in views if v.depth_m is not None])
-    known = depths[np.isfinite(depths)]
-    median_m = float(np.median(known)) if known.size else 0.0
-    fault = ''
+    median_m, fault = _compute_median_depth_m(views), ''
+    if not np.isfinite(median_m):
+        raise UnusableData(f'{name}: all of its depth is unknown (0)')
     if median_m > MAX_MEDIAN_M:
         fault = f'{median_m:.0f} m (limit {MAX_MEDIAN_M:g}): millimetres were taken for metres'
     elif median_m < MIN_MEDIAN_M:
         fault = f'{median_m:.4f} m (limit {MIN_MEDIAN_M:g}): the unit is wrong'
     if fault:
         raise UnusableData(f'{name}: its median depth is {fault}; set --depth-per-m')
+
+
+def _compute_median_depth_m(views: list[View]) -> float:
+    """Return the median of the known depths; NaN if all are unknown."""
+    depths = np.concatenate([v.depth_m[::8, ::8].ravel() for v in views if v.depth_m is not None])
+    known = depths[np.isfinite(depths)]
+    return float(np.median(known)) if known.size else float('nan')
 
 
 def _reject_misaligned(name: str, views: list[View]) -> None:

@@ -20,7 +20,8 @@ from crosspoint_ros.data.scenes.rgbd_scene import CameraMoved, ReadOptions, Rgbd
 
 log = logging.getLogger(__name__)
 MAX_STRETCH = 0.05  # of a rotation or quaternion that was rounded, or has drifted in a tracker
-COLOUR_FOLDERS, IMAGE_SUFFIXES = ('color', 'colour', 'rgb'), ('.jpg', '.jpeg', '.png')
+COLOUR_FOLDERS = ('color', 'colour', 'rgb')
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp')
 SCANNET_DEPTH_PER_M, TUM_DEPTH_PER_M = 1000.0, 5000.0
 FRAME_PERIOD_NS = 33_333_333  # ScanNet has no stamps; its sensor takes 30 images a second
 CALIBRATION = 'calibration.txt'
@@ -84,8 +85,7 @@ def _read_calibration(folder: Path) -> Array:
     published = next((values for name, values in PUBLISHED_INTRINSICS.items()
                       if name in folder.name), None)
     if path.is_file():
-        with rgbd_scene.raise_unusable(path):
-            values = np.array(path.read_text().split(), float)
+        values = np.array(list(_read_numbers(path)))
     elif published:
         values = np.array(published)
     else:
@@ -96,12 +96,29 @@ def _read_calibration(folder: Path) -> Array:
     return values
 
 
+def _read_text_lines(path: Path) -> list[str]:
+    """Read a text file as people's editors and tools leave it: a BOM, commas, comments."""
+    with rgbd_scene.raise_unusable(path):
+        data = path.read_bytes()
+        encoding = 'utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig'
+        return [line.split('#')[0].replace(',', ' ') for line in data.decode(encoding).splitlines()]
+
+
+def _read_numbers(path: Path) -> Iterator[float]:
+    """Yield all numbers of a file. Raises `UnusableData`, naming what is none, and its line."""
+    for number, line in enumerate(_read_text_lines(path), 1):
+        for word in line.split():
+            try:
+                yield float(word)
+            except ValueError as error:
+                raise UnusableData(f'{path}: line {number}: {word!r} is not a number: the file '
+                                   'has numbers and # comments alone') from error
+
+
 def _read_lines(path: Path, columns: int) -> Iterator[Line]:
     """Yield the lines of a list; further columns are dropped."""
-    with rgbd_scene.raise_unusable(path):
-        lines = path.read_text().splitlines()
-    for number, line in enumerate(lines, 1):
-        values = line.split('#')[0].replace(',', ' ').split()
+    for number, line in enumerate(_read_text_lines(path), 1):
+        values = line.split()
         if not values:
             continue
         try:
@@ -173,12 +190,18 @@ class ScanNetScene:
         self._colour_matrix, self._depth_matrix = _read_intrinsics(folder)
         self._image_paths: dict[str, Path] = {}
         self.frames: list[RgbdFrame] = []
-        images = [p for p in colours.glob('*') if p.suffix.lower() in IMAGE_SUFFIXES]
+        self._depth_paths = _index_by_stem(folder / 'depth', IMAGE_SUFFIXES)
+        pose_paths = _index_by_stem(folder / 'pose', ('.txt',))
+        images = _index_by_stem(colours, IMAGE_SUFFIXES).values()
         for number, path in enumerate(sorted(images, key=_natural_sort_key)):
-            pose_path = folder / 'pose' / f'{path.stem}.txt'
+            pose_path = pose_paths.get(path.stem, folder / 'pose' / f'{path.stem}.txt')
             try:
                 with rgbd_scene.raise_unusable(pose_path):
-                    pose = Transform.from_noisy_matrix(_read_matrix(pose_path, (4, 4)), MAX_STRETCH)
+                    matrix = _read_matrix(pose_path, (4, 4), (3, 4))
+                    if not np.allclose(matrix[3:], [0, 0, 0, 1], atol=1e-4):
+                        raise ValueError(f'its last row is {matrix[3].tolist()}, not 0 0 0 1: is '
+                                         'it transposed?')
+                    pose = Transform.from_noisy_matrix(matrix, MAX_STRETCH)
             except UnusableData as problem:
                 log.warning('%s: frame %s is skipped: %s', self.name, path.stem, problem)
                 continue
@@ -190,7 +213,8 @@ class ScanNetScene:
     def view(self, frame: RgbdFrame) -> View:
         """See `RgbdScene`. The colours are warped into the depth camera where the two differ."""
         with rgbd_scene.raise_unusable():
-            depth_m = read_depth_m(self._folder / 'depth' / f'{frame.name}.png', self._depth_per_m)
+            path = self._depth_paths.get(frame.name, self._folder / 'depth' / f'{frame.name}.png')
+            depth_m = read_depth_m(path, self._depth_per_m)
             image = read_image(self._image_paths[frame.name])
             height, width = depth_m.shape
             K = self._depth_matrix
@@ -214,6 +238,14 @@ class ScanNetScene:
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP), np.uint8)
 
 
+def _index_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Return a folder's files with these suffixes, in either case; the first goes before others."""
+    paths = [p for p in sorted(folder.glob('*'))
+             if p.suffix.lower() in suffixes and not p.name.startswith('.')]
+    paths.sort(key=lambda p: suffixes.index(p.suffix.lower()), reverse=True)
+    return {path.stem: path for path in paths}
+
+
 def _natural_sort_key(path: Path) -> list[tuple[int, str]]:
     """Return a key that sorts 2 before 10."""
     return [(int(part or 0), '') if part.isdigit() else (0, part)
@@ -222,8 +254,8 @@ def _natural_sort_key(path: Path) -> list[tuple[int, str]]:
 
 def _read_matrix(path: Path, *shapes: tuple[int, int]) -> Array:
     """Read a text file of numbers as the first shape that fits. Raises `UnusableData`."""
+    values = np.array(list(_read_numbers(path)))
     with rgbd_scene.raise_unusable(path):
-        values = np.array(path.read_text().split(), float)
         shape = next((s for s in shapes if s[0] * s[1] == values.size), None)
         if shape is None:
             expected = ' or '.join(f'{rows} x {columns}' for rows, columns in shapes)

@@ -10,10 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
-from crosspoint_ros.data.rosbag import decode_depth_m, decode_rgb, get_header_stamp_ns, open_bag
+from crosspoint_ros.data.rosbag import (
+    INFO,
+    choose_info,
+    choose_topics,
+    decode_depth_m,
+    decode_rgb,
+    get_header_stamp_ns,
+    iter_messages,
+    open_bag,
+)
 
 GROUND_TRUTH = 'truth.json'
-IMAGE, DEPTH, INFO = 'compressed', 'compressedDepth', 'camera_info'  # topics: /<camera>/…/<one>
+IMAGE, DEPTH, CALIBRATION = 'image', 'depth', 'info'  # a camera's messages
 OCCLUDER_GAP_M = 0.02  # a surface this much nearer than a point occludes it
 UNNAMED_POINT = 'wall tile'  # the one point of the built-in scene without a name
 
@@ -87,7 +96,7 @@ class KnownScene:
 
     def read_view(self, frame: FrameKey) -> View:
         """Decode one image with depth, intrinsics and pose; raise KeyError if there is none."""
-        image, info = self._messages[IMAGE, frame], self._messages[INFO, frame]
+        image, info = self._messages[IMAGE, frame], self._messages[CALIBRATION, frame]
         depth = self._messages.get((DEPTH, frame))
         return View(
             camera=frame.camera, stamp_ns=frame.stamp_ns, frame_id=image.header.frame_id,
@@ -125,10 +134,15 @@ class KnownScene:
 
 def _read_messages(bag: Any, cameras: set[str]) -> dict[tuple[str, FrameKey], Any]:
     """Return all images, depths and camera infos, still compressed, by camera and stamp."""
+    types = {c.topic: c.msgtype for c in bag.connections}
+    infos = [topic for topic, kind in types.items() if kind == INFO]
+    kinds: dict[str, tuple[str, str]] = {}  # by topic
+    for camera in cameras:
+        image, depth = choose_topics(types, camera)
+        kinds |= {image: (IMAGE, camera), depth: (DEPTH, camera),
+                  choose_info(infos, image, {}): (CALIBRATION, camera)}
     messages = {}
-    for connection, _, raw in bag.messages():
-        names = connection.topic.split('/')
-        if names[1] in cameras and names[-1] in (IMAGE, DEPTH, INFO):
-            message = bag.deserialize(raw, connection.msgtype)
-            messages[names[-1], FrameKey(names[1], get_header_stamp_ns(message))] = message
+    for topic, message in iter_messages(bag, kinds):
+        kind, camera = kinds[topic]
+        messages[kind, FrameKey(camera, get_header_stamp_ns(message))] = message
     return messages

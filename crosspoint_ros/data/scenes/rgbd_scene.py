@@ -41,6 +41,7 @@ class ReadOptions:
     inverted: bool = False  # the poses are camera_from_world
     depth_per_m: float | None = None  # the stored value of 1 m; None: the format's default
     base_frame: str = ''  # of a bag; '' for the root of its TF
+    topics: tuple[str, ...] = ()  # of a bag, to prefer where a camera has several
 
 
 class RgbdScene(Protocol):

@@ -4,7 +4,8 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.ros.process import catch_shutdown_signals
 from crosspoint_ros.scenes import KITCHEN
 
+CLOCK = ('/clock', 'rosgraph_msgs/msg/Clock')
 POLL_S = 0.1  # how often a wait checks for shutdown
 
 
@@ -80,32 +82,43 @@ class BagPlayer(Node):
                 executor.spin_once(timeout_sec=min(left_s, POLL_S))
 
         tick_ns = start_ns
-        played = [c for c in self._bag.connections if c.topic in self._topic_publishers]
-        for connection, bag_ns, data in self._bag.messages(connections=played):
+        for connection, bag_ns, data in self._bag.messages(
+                {topic for topic, _ in self._topic_publishers}):
+            publisher = self._topic_publishers.get((connection.topic, connection.msgtype))
+            if publisher is None:
+                continue
             if should_stop():
                 break
             while tick_ns <= bag_ns:
                 wait_until(tick_ns)
-                self._clock_publisher.publish(Clock(clock=time_from_ns(tick_ns + offset_ns)))
+                if CLOCK not in self._topic_publishers:  # else the recorded time is played
+                    self._clock_publisher.publish(Clock(clock=time_from_ns(tick_ns + offset_ns)))
                 tick_ns += self._tick_ns
             wait_until(bag_ns)
-            publisher = self._topic_publishers[connection.topic]
             publisher.publish(shift_stamps(bytes(data), publisher.msg_type, offset_ns))
         wait_until(tick_ns)
         return tick_ns - start_ns
 
-    def _create_publishers(self) -> dict[str, Publisher[Any]]:
-        """Create a publisher for each topic whose type is installed."""
-        publishers: dict[str, Publisher[Any]] = {}
+    def _create_publishers(self) -> dict[tuple[str, str], Publisher[Any]]:
+        """Create a publisher for each topic whose type is installed, by topic and type."""
+        publishers: dict[tuple[str, str], Publisher[Any]] = {}
+        counts = Counter[tuple[str, str]]()
         for connection in self._bag.connections:
-            kind = find_message_type(connection.msgtype)
-            if kind is None:
-                self.get_logger().warning(
-                    f'{connection.topic} is left out: {connection.msgtype} is not installed here '
-                    f'(package {connection.msgtype.partition("/")[0]})')
-            elif connection.topic not in publishers:
-                publishers[connection.topic] = self.create_publisher(
-                    kind, connection.topic, select_qos(connection))
+            counts[connection.topic, connection.msgtype] += connection.msgcount
+        for (topic, type_name), count in sorted(counts.items(), key=lambda item: -item[1]):
+            kind, why = find_message_type(type_name), ''
+            if '/srv/' in type_name or '/action/' in type_name:
+                why = f'{type_name} is of calls, not a message'
+            elif kind is None:
+                why = (f'{type_name} is not installed here (package '
+                       f'{type_name.partition("/")[0]})')
+            elif any(topic == other for other, _ in publishers):
+                why = f'{type_name} is its second type'
+            else:
+                publishers[topic, type_name] = self.create_publisher(
+                    kind, topic, select_qos(topic, self._bag.list_qos(topic)))
+            if why and count:
+                self.get_logger().warning(f'{topic} is left out: {why}')
         return publishers
 
     def _declare(self, name: str, default: Any) -> Any:
@@ -123,9 +136,13 @@ class BagPlayer(Node):
 
 def shift_stamps(data: bytes, kind: Any, offset_ns: int) -> bytes:
     """Shift the header stamps of a serialized message; others are returned unchanged."""
-    if not offset_ns or not (hasattr(kind, 'header') or hasattr(kind, 'transforms')):
+    if not offset_ns or not (kind is Clock or hasattr(kind, 'header') or hasattr(
+            kind, 'transforms')):
         return data
     message = deserialize_message(data, kind)
+    if kind is Clock:
+        message.clock = time_from_ns(stamp_to_ns(message.clock) + offset_ns)
+        return serialize_message(message)
     for stamped in (message.transforms if hasattr(kind, 'transforms') else [message]):
         stamped.header.stamp = time_from_ns(stamp_to_ns(stamped.header.stamp) + offset_ns)
     return serialize_message(message)
@@ -133,17 +150,16 @@ def shift_stamps(data: bytes, kind: Any, offset_ns: int) -> bytes:
 
 def find_message_type(name: str) -> Any:
     """Return the class of 'sensor_msgs/msg/Image'; None if it is not installed."""
-    package, _, kind = name.split('/')
+    package, _, kind = name.partition('/msg/')
     try:
         return getattr(importlib.import_module(f'{package}.msg'), kind, None)
-    except ModuleNotFoundError:
+    except (ImportError, TypeError):  # of a name that no package can have
         return None
 
 
-def select_qos(connection: Any) -> QoSProfile:
+def select_qos(topic: str, offered: Sequence[Any]) -> QoSProfile:
     """Return a reliable profile, which every subscriber takes; latched if it was recorded so."""
-    offered = connection.ext.offered_qos_profiles
-    if connection.topic == '/tf_static' or any(
+    if topic == '/tf_static' or any(
             profile.durability.name == 'TRANSIENT_LOCAL' for profile in offered):
         # Several nodes may have latched a message each.
         return QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
