@@ -1,23 +1,41 @@
 """What a pipeline builds on: `~/target_state`, and TF frames that are never another target."""
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
+import rclpy
 from crosspoint_ros.msg import Status, TargetState
+from crosspoint_ros.srv import Correspond
 from geometry_msgs.msg import PoseStamped
 from operator_client import POINT_BASE_M, Operator
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 from tf2_msgs.msg import TFMessage
-from two_camera_rig import EYES, LATCHED_QOS, POSES, Rig, _stamped, run_rig
+from two_camera_rig import (
+    EYES,
+    LATCHED_QOS,
+    POSES,
+    Cameras,
+    Rig,
+    _stamped,
+    project_point,
+    run_rig,
+)
 
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.tf_tree import TfTree, stamp_to_ns
 from crosspoint_ros.ros.config import ConfigError
 from crosspoint_ros.ros.node import lifecycle_node
 from crosspoint_ros.ros.node.query_queue import QueryRequest
+from crosspoint_ros.ros.process import NodeProcess
 
 OTHER_BASE_M = (-0.06, -0.03, 0.0)
 OFF_IMAGE = np.array([900.0, 10.0])
@@ -322,7 +340,6 @@ def run_arms(**parameters) -> Iterator[tuple[Pipeline, Rig]]:
 
 def ask(rig: Rig, pipeline: Pipeline, point_base_m):
     """Click through one of two nodes that see the same cameras."""
-    from two_camera_rig import project_point
     pipeline.rig.send_frames()
     done: list = []
     buffers = [rig.node._server.cameras[c].buffer for c in EYES]
@@ -411,3 +428,66 @@ def test_frames_that_hang_from_the_target_are_allowed():
         cameras.tf.publish(TFMessage(transforms=[_stamped(
             cameras.now_ns(), 'crosspoint_target', 'pregrasp', POSES['front'])]))
         assert pipeline.click().has_target
+
+
+def test_two_arms_as_processes_keep_their_targets_and_say_when_they_end(tmp_path):
+    fakes = Path(__file__).resolve().parents[2] / 'fakes'
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(
+        [str(fakes), *filter(None, [os.environ.get('PYTHONPATH')])])}
+    context = Context()
+    rclpy.init(context=context)
+    cameras, executor = Cameras(context), SingleThreadedExecutor(context=context)
+    executor.add_node(cameras)
+    sent: dict[str, set] = {}
+    states: dict[str, list[TargetState]] = {'left': [], 'right': []}
+
+    def until(condition: Callable[[], object]) -> None:
+        end_s = time.monotonic() + 30.0
+        while not condition():
+            assert time.monotonic() < end_s
+            executor.spin_once(timeout_sec=0.02)
+
+    def on_tf(message: TFMessage) -> None:
+        for each in message.transforms:
+            at = each.transform.translation
+            sent.setdefault(each.child_frame_id, set()).add((round(at.x, 2), round(at.y, 2)))
+
+    cameras.create_subscription(TFMessage, '/tf', on_tf, QoSProfile(depth=100))
+    cameras.create_timer(0.1, cameras.send_all)
+    with ExitStack() as stack:
+        processes, clients = {}, {}
+        for arm, heard in states.items():
+            arguments = ['-r', f'__ns:=/{arm}', *(word for assignment in (
+                'cameras:=[front, side]', 'base_frame:=base_link',
+                'front.depth_topic:=/front/depth', 'side.depth_topic:=/side/depth',
+                'matcher:=fake_matchers:ExactMatcher') for word in ('-p', assignment))]
+            processes[arm] = stack.enter_context(NodeProcess(
+                'crosspoint_ros.ros.node.lifecycle_node', arguments, tmp_path / f'{arm}.log',
+                environment))
+            clients[arm] = cameras.create_client(Correspond, f'/{arm}/crosspoint/correspond_once')
+            cameras.create_subscription(TargetState, f'/{arm}/crosspoint/target_state',
+                                        heard.append, LATCHED_QOS)
+        for arm, point in (('left', POINT_BASE_M), ('right', OTHER_BASE_M)):
+            until(clients[arm].service_is_ready)
+
+            def stands(arm=arm, point=point) -> bool:
+                x, y = project_point('front', point)
+                done = clients[arm].call_async(Correspond.Request(camera='front', x=x, y=y))
+                until(done.done)  # refused until the first images are there
+                return done.result().result.has_target
+
+            until(stands)
+        sent.clear()
+        until(lambda: len(sent) == 6)  # two cameras, two targets, two aliases
+        os.kill(processes['left'].pid, signal.SIGTERM)
+        until(lambda: states['left'][-1].state == TargetState.CLEARED)
+        assert processes['left'].wait() == 0
+    executor.shutdown()
+    cameras.destroy_node()
+    rclpy.try_shutdown(context=context)
+    assert {frame: places for frame, places in sent.items() if 'target' in frame} == {
+        frame: {place} for arm, place in (('left', (0.05, 0.02)), ('right', (-0.06, -0.03)))
+        for frame in (f'{arm}_crosspoint_target', f'{arm}_crosspoint_target_1')}
+    assert_ended(states['left'][-1])
+    assert 'the node has ended' in states['left'][-1].message
+    assert states['right'][-1].valid
