@@ -135,6 +135,13 @@ class ImageBuffer:
                 part.clear()
             self._condition.notify_all()
 
+    def reset(self) -> None:
+        """Drop the images and the camera infos."""
+        with self._condition:
+            self.clear()
+            self._infos.reset()
+            self._depth_infos.reset()
+
     def _add(self, kept: list[BufferedMessage], stamps: StampFilter, msg: Any) -> int:
         """Add a message, or drop it for its stamp; return by how much time has jumped, ns."""
         new = BufferedMessage(stamp_to_ns(msg.header.stamp), msg, self._now_ns())

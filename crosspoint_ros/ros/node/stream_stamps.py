@@ -105,6 +105,10 @@ class InfoHistory:
             info.stamps_ns.clear()
             info.received_ns = info.last_received_ns = 0
 
+    def reset(self) -> None:
+        """Drop all."""
+        self._infos = []
+
     def find(self, stamp_ns: int, received_ns: int, image_stamps_ns: Set[int],
              size: tuple[int, int] | None) -> BufferedInfo | None:
         """Return the camera info of an image; None if none has come.

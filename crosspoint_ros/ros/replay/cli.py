@@ -22,8 +22,8 @@ from crosspoint_ros.ros.node.camera import resolve_topics
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Matchers
 from crosspoint_ros.ros.replay.runner import (
     BagReplayer,
-    OfflineNode,
     RecordedClick,
+    RecordedNode,
     index_by_camera,
     is_interrupted,
     read_clicks,
@@ -142,8 +142,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument('bag', type=Path, help='rosbag2 with the cameras, TF, and the clicks or '
                                                '~/result')
-    parser.add_argument('--params', type=Path, metavar='FILE.yaml',
-                        help="the node's parameters")
+    parser.add_argument('--params', type=Path, action='append', default=[], metavar='FILE.yaml',
+                        help="the node's parameters; may be repeated")
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
                         help='override a parameter; may be repeated')
     parser.add_argument('--node', default='/crosspoint',
@@ -175,26 +175,26 @@ def main(args: argparse.Namespace) -> int:
 
 def replay_clicks(args: argparse.Namespace) -> tuple[list[ResultDiff], list[str]]:
     """Answer all clicks; ValueError for what is wrong with the bag or the parameters."""
-    node = OfflineNode(args.node, args.params, args.set)
-    config = node.read_config()
+    node = RecordedNode.read(args.node, args.params, args.set)
     with closing(open_bag(args.bag)) as bag:
-        check_topics(bag, node, config)
-        clicks, skipped = read_clicks(bag, node, config, f'{args.node}/result')
+        check_topics(bag, node)
+        clicks, skipped = read_clicks(bag, node)
         if not clicks:
             raise ValueError(f'{args.bag} has no clicks: none on the click topics, and no usable '
                              f'{args.node}/result (another node name: --node)'
                              + ''.join(f'; {why}' for why in skipped))
-        replayer = BagReplayer(bag, node, config, load_matchers(config))
+        replayer = BagReplayer(bag, node, load_matchers(node.config))
         return [diff_result(click, replayer.replay(click), int(bag.start_time))
                 for click in tqdm(clicks, unit='click', disable=None)], skipped
 
 
-def check_topics(bag: Any, node: OfflineNode, config: Config) -> None:
+def check_topics(bag: Any, node: RecordedNode) -> None:
     """Raise ValueError if a camera's images, camera info or depth were not recorded."""
     recorded = {connection.topic for connection in bag.connections}
-    for camera in config.cameras:
+    for camera in node.config.cameras:
         topics = resolve_topics(camera, node.resolve_topic_name)
-        for topic in filter(None, (topics.image_topic, topics.info_topic, topics.depth_topic)):
+        for topic in filter(None, (topics.image_topic, topics.info_topic, topics.depth_topic,
+                                   topics.depth_info_topic)):
             if topic not in recorded:
                 near = sorted(t for t in recorded if t.startswith(f'/{camera.name}/'))
                 raise ValueError(f'{camera.name}: the bag has no {topic}'

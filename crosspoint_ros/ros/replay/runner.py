@@ -4,21 +4,13 @@ Only the time is the bag's: where the node would wait, the recording is played o
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.exceptions import (
-    InvalidParameterTypeException,
-    InvalidParameterValueException,
-    ParameterUninitializedException,
-)
-from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
 
@@ -27,8 +19,8 @@ from crosspoint_ros.core.tf_tree import TfTree, stamp_to_ns
 from crosspoint_ros.msg import Correspondence, QueryResult, Status
 from crosspoint_ros.ros.client.node_info import (
     SIM_TIME,
-    make_parameter,
-    read_params_file,
+    open_isolated_node,
+    read_params_files,
     resolve_topic,
 )
 from crosspoint_ros.ros.config import Config, Parameters
@@ -47,65 +39,30 @@ MAX_CLICK_GAP_NS = 500_000_000  # between a 3D click and the query that it becam
 INTERRUPTED = (Status.BUSY, Status.CANCELLED, Status.TIMEOUT)
 
 
-# --- the node without ROS -------------------------------------------------------------------------
+# --- the node ------------------------------------------------------------------------------------
 
-class OfflineNode:
-    """The part of a node that `Parameters` and topic names need; it joins no graph."""
+@dataclass(frozen=True)
+class RecordedNode:
+    """What is needed of the node to answer for it."""
 
-    def __init__(self, name: str, params_file: Path | None, assignments: list[str]) -> None:
-        """Read the parameters of the node `name` from a file, then from NAME=VALUE pairs.
+    name: str  # full name
+    config: Config
+    use_sim_time: bool
 
-        Raises OSError, or ValueError naming the file or the pair.
+    @classmethod
+    def read(cls, name: str, params_files: Sequence[Path], assignments: Sequence[str]
+             ) -> RecordedNode:
+        """Read the node's parameters from files, then from NAME=VALUE pairs, as rcl does.
+
+        Raises OSError, or ValueError (`ConfigError`) naming the file, pair or parameter.
         """
-        self._name = name
-        self._parameter_overrides = read_params_file(params_file, name) if params_file else {}
-        for assignment in assignments:
-            key, equals, value = assignment.partition('=')
-            if not equals:
-                raise ValueError(f'--set takes NAME=VALUE, got {assignment!r}')
-            self._parameter_overrides[key] = make_parameter(key, yaml.safe_load(value))
-        self._declared: dict[str, Parameter] = {}
-        self.declare_parameter(SIM_TIME, False, ParameterDescriptor())
-
-    def declare_parameter(self, name: str, default: Any, descriptor: ParameterDescriptor) -> None:
-        """Declare a parameter of the default's type, by the rules of rclpy."""
-        kind = default if isinstance(default, Parameter.Type) else \
-            Parameter.Type.from_parameter_value(default)
-        value = self._parameter_overrides.get(name)
-        if value is None:
-            if isinstance(default, Parameter.Type):
-                raise ParameterUninitializedException(name)
-            value = Parameter(name, kind, default)
-        if value.type_ != kind:
-            raise InvalidParameterTypeException(value, kind.name)
-        for limits in descriptor.floating_point_range:
-            if not limits.from_value <= value.value <= limits.to_value:
-                raise InvalidParameterValueException(name, value.value, 'out of range')
-        self._declared[name] = value
-
-    def has_parameter(self, name: str) -> bool:
-        """Whether it was declared."""
-        return name in self._declared
-
-    def get_parameter(self, name: str) -> Parameter:
-        """Return a declared parameter."""
-        if name not in self._declared:
-            raise ParameterUninitializedException(name)
-        return self._declared[name]
-
-    def get_fully_qualified_name(self) -> str:
-        """Return the name with its namespace."""
-        return self._name
+        values = read_params_files(params_files, name, assignments)
+        with open_isolated_node(name, parameters=tuple(values.values())) as node:
+            return cls(name, Parameters(node).read(), bool(node.get_parameter(SIM_TIME).value))
 
     def resolve_topic_name(self, topic: str) -> str:
         """Return the full name of a topic."""
-        return resolve_topic(topic, self._name)
-
-    def read_config(self) -> Config:
-        """Return the configuration. Raises ConfigError for the first invalid value."""
-        parameters: Any = Parameters
-        config: Config = parameters(self).read()
-        return config
+        return resolve_topic(topic, self.name)
 
 
 # --- the recording --------------------------------------------------------------------------------
@@ -119,10 +76,10 @@ class RecordedClick:
     recorded_result: QueryResult | None = None
 
 
-def read_clicks(bag: Any, node: OfflineNode, config: Config, result_topic: str
-                ) -> tuple[list[RecordedClick], list[str]]:
+def read_clicks(bag: Any, node: RecordedNode) -> tuple[list[RecordedClick], list[str]]:
     """Return all clicks in order, from topics and from results, and why others are skipped."""
-    topics = {t.name: t for t in list_click_topics(config.cameras, node.resolve_topic_name)}
+    result_topic = f'{node.name}/result'
+    topics = {t.name: t for t in list_click_topics(node.config.cameras, node.resolve_topic_name)}
     on_topics: list[RecordedClick] = []
     results: list[tuple[int, QueryResult]] = []
     for topic, at_ns, message in _iter_messages(bag, {*topics, result_topic}):
@@ -132,7 +89,7 @@ def read_clicks(bag: Any, node: OfflineNode, config: Config, result_topic: str
             on_topics.append(RecordedClick(at_ns, topics[topic].to_request(message)))
     clicks, skipped = [], []
     for click in on_topics:
-        index = _find_result(click, results, config.times.max_query_s)
+        index = _find_result(click, results, node.config.times.max_query_s)
         clicks.append(click if index is None else RecordedClick(
             click.at_ns, click.request, results.pop(index)[1]))
     for at_ns, result in results:
@@ -195,10 +152,9 @@ def _request_from_result(result: QueryResult) -> QueryRequest:
 def _iter_messages(bag: Any, topics: set[str]) -> Iterator[tuple[str, int, Any]]:
     """Yield topic, time and ROS message; types that are not installed are left out."""
     types = {c.msgtype: find_message_type(c.msgtype) for c in bag.connections if c.topic in topics}
-    wanted = [c for c in bag.connections if c.topic in topics and types[c.msgtype]]
-    # Without any connection, AnyReader would yield all of them.
-    for connection, at_ns, raw in bag.messages(connections=wanted) if wanted else ():
-        yield connection.topic, at_ns, deserialize_message(bytes(raw), types[connection.msgtype])
+    for connection, at_ns, raw in bag.messages(topics):
+        if kind := types[connection.msgtype]:
+            yield connection.topic, at_ns, deserialize_message(bytes(raw), kind)
 
 
 # --- replay ---------------------------------------------------------------------------------------
@@ -277,26 +233,31 @@ class ReplayCamera:
 class BagReplayer:
     """Answers the clicks of a recording, each once, in order."""
 
-    def __init__(self, bag: Any, node: OfflineNode, config: Config, matchers: Matchers) -> None:
+    def __init__(self, bag: Any, node: RecordedNode, matchers: Matchers) -> None:
         """Raise ConfigError if a mask cannot be read."""
-        self._config, self._matchers = config, matchers
-        tree = TfTree()
+        self._config, self._matchers = node.config, matchers
+        config = node.config
+        tree = TfTree(max_gap_m=config.limits.max_target_sigma_m)
         self._cameras: dict[str, ReplayCamera] = {}
         callbacks: dict[str, Callable[[Any], None]] = {
             '/tf': tree.add, '/tf_static': partial(tree.add, static=True)}
         for camera in config.cameras:
             topics = resolve_topics(camera, node.resolve_topic_name)
-            buffer = ReplayImageBuffer(topics, get_buffer_limits(config),
-                                       lambda: self._clock.now_ns(), load_mask(camera))
+            buffer = ReplayImageBuffer(
+                topics, get_buffer_limits(config), lambda: self._clock.now_ns(),
+                load_mask(camera), lambda *frames: self._transforms.lookup(
+                    *frames, timeout_s=config.times.wait_tf_s))
             self._cameras[camera.name] = ReplayCamera(buffer)
             callbacks |= {topics.image_topic: buffer.add_image, topics.info_topic: buffer.add_info}
             if topics.depth_topic:
                 callbacks[topics.depth_topic] = buffer.add_depth
-        self._clock = BagClock(bag, callbacks, bool(node.get_parameter(SIM_TIME).value))
+            if topics.depth_info_topic:
+                callbacks[topics.depth_info_topic] = buffer.add_depth_info
+        self._clock = BagClock(bag, callbacks, node.use_sim_time)
         for replay_camera in self._cameras.values():
             replay_camera.buffer.clock = self._clock
-        transforms = TransformLookup(tree, self._clock.now_s, self._clock.sleep)
-        self._views = ViewCollector(self._cameras, transforms, config, self._clock.now_s)
+        self._transforms = TransformLookup(tree, self._clock.now_s, self._clock.sleep)
+        self._views = ViewCollector(self._cameras, self._transforms, config, self._clock.now_s)
 
     def replay(self, click: RecordedClick) -> QueryResult:
         """Play up to the click and return today's answer."""

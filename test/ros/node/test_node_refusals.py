@@ -194,7 +194,7 @@ def whole_frame(rig: Rig, stamp: int, camera: str) -> None:
 
 @pytest.mark.parametrize(('lens', 'words'), [
     (Intrinsics(300.0, 300.0, 319.5, 239.5, 640, 480), ['640x480', '320x240']),
-    (None, ['focal length']),
+    (None, ['/side/color/camera_info', 'not calibrated']),
 ])
 def test_a_lens_of_another_size_or_without_focal_length_refuses_its_view(lens, words):
     with run_rig(limits__wait_images_s=0.2) as rig:
@@ -472,17 +472,75 @@ def test_time_that_jumps_back_forgets_images_and_answers_new_ones():
 def test_a_bag_that_loops_without_a_clock_is_forgotten_with_its_tf():
     with run_rig(limits__max_image_age_s=60.0) as rig:
         rig.discover()
-        end = rig.send_frames()
-        front = rig.node._server.cameras['front'].buffer
+        begin = rig.send_frames() - 5 * 10**9
+        server = rig.node._server
+        target = answer(rig)
 
         def began_again() -> bool:
-            whole_frame(rig, end - 5 * 10**9, 'front')
-            return front.get_newest_stamp_ns() == end - 5 * 10**9
+            for camera in server.cameras:
+                whole_frame(rig, begin, camera)
+            return all(c.buffer.get_newest_stamp_ns() == begin for c in server.cameras.values())
 
         rig.until(began_again)
-        assert rig.node._server.cameras['side'].buffer.get_newest_stamp_ns() is None
-        assert_refused(rig, ask(rig, stamp_ns=end - 5 * 10**9, other_cameras=('side',)),
-                       Status.NO_TF)
+        assert server.target.active_target is not target
+        assert_refused(rig, ask(rig, stamp_ns=begin), Status.NO_TF)
+        assert not server.transforms.is_moving('front_optical')
+
+
+def answer(rig: Rig):
+    """The target of a query that is answered."""
+    assert ask(rig).status.code == Status.OK
+    return rig.until(lambda: rig.node._server.target.active_target)
+
+
+@pytest.mark.parametrize('wrong_s', [5.0, 1.5, -5.0, None], ids=str)
+def test_one_wrong_stamp_of_one_camera_takes_neither_target_nor_images_nor_tf(wrong_s):
+    with run_rig(limits__max_image_age_s=60.0) as rig:
+        rig.discover()
+        stamp = rig.send_frames()
+        server = rig.node._server
+        target, side = answer(rig), server.cameras['side'].buffer
+        received = received_images(side)
+        wrong = 0 if wrong_s is None else rig.cameras.now_ns() + int(wrong_s * 1e9)
+        rig.cameras.send_image('side', wrong)
+        rig.until(lambda: len(received) == 1)
+        later = rig.send_frames()
+        assert side.get_newest_stamp_ns() == later
+        assert server.target.active_target is target
+        for camera in server.cameras.values():
+            assert camera.buffer.is_ready(stamp)
+        assert ask(rig, stamp_ns=stamp).status.code == Status.OK
+
+
+def received_images(buffer) -> list:
+    """The images that are given to a buffer from now on."""
+    received, add = [], buffer.add_image
+
+    def add_and_note(message):
+        received.append(message)
+        return add(message)
+
+    buffer.add_image = add_and_note
+    return received
+
+
+def test_a_camera_whose_own_clock_steps_is_alone_forgotten():
+    with run_rig(limits__max_image_age_s=60.0) as rig:
+        rig.discover()
+        stamp = rig.send_frames()
+        server = rig.node._server
+        target = answer(rig)
+        front, side = (server.cameras[c].buffer for c in ('front', 'side'))
+
+        def stepped() -> bool:
+            whole_frame(rig, rig.cameras.now_ns(), 'front')
+            whole_frame(rig, stamp - 10 * 10**9, 'side')
+            return side.get_newest_stamp_ns() == stamp - 10 * 10**9
+
+        rig.until(stepped)
+        assert front.is_ready(stamp)
+        assert server.target.active_target is target
+        assert server.transforms.is_moving('front_optical')
 
 
 @pytest.mark.parametrize('encoding', ['mono8', 'rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono16',
