@@ -174,6 +174,10 @@ def run_command(name: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if not (hint := find_install_hint(error.name or '')):
             raise
+        if {'-h', '--help'} & set(arguments):  # its module, which declares the options, needs it
+            print(f'crosspoint {name}: {command.summary}\nexample: crosspoint {name} '
+                  f'{command.example}\n\nIts options are listed where it can run. It needs {hint}')
+            return ANSWERED
         print(f'crosspoint {name} needs {hint}', file=sys.stderr)
     # What the user gave: a path, an option, a matcher, a model that is too large for the machine.
     except (OSError, ValueError, MemoryError) as error:

@@ -24,11 +24,13 @@ RUN pip3 install --no-cache-dir --extra-index-url "$TORCH_INDEX" "torch==$TORCH"
 
 WORKDIR /ws
 COPY . src/crosspoint_ros
-# RViz runs on the desktop; OpenCV comes from apt, never from pip.
+# OpenCV comes from apt, never from pip.
 RUN apt-get update && rosdep update --rosdistro humble \
- && rosdep install -y --from-paths src --ignore-src --rosdistro humble --skip-keys "rviz2" \
+ && rosdep install -y --from-paths src --ignore-src --rosdistro humble \
  && . /opt/ros/humble/setup.bash && colcon build --cmake-args -DBUILD_TESTING=OFF \
  && rm -rf build log /var/lib/apt/lists/*
 
 COPY docker/entrypoint.sh /entrypoint.sh
+# As Ctrl-C: ros2 launch ends its nodes in order on SIGINT alone.
+STOPSIGNAL SIGINT
 ENTRYPOINT ["/entrypoint.sh"]

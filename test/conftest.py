@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import re
 import signal
 import socket
 from pathlib import Path
@@ -35,24 +33,12 @@ for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FIL
     os.environ.setdefault(variable, str(PROFILE))
 
 
-def segment_locks() -> set[Path]:
-    """Return the lock files of Fast DDS's shared memory segments."""
-    return {path for path in Path('/dev/shm').glob('fast*_el')
-            if re.fullmatch('fast(dds|rtps)_[0-9a-f]{16}_el', path.name)}
-
-
-LOCKS_BEFORE = segment_locks()
-
-
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the segments, 70 MB each, of processes that tests killed: nothing holds their lock."""
     if hasattr(config, 'workerinput'):  # the controller does it, after its workers
         return
-    for lock in segment_locks() - LOCKS_BEFORE:
-        with contextlib.suppress(OSError), lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lock.with_name(lock.name.removesuffix('_el')).unlink(missing_ok=True)
-            lock.unlink()
+    from crosspoint_ros.ros.shared_memory import remove_dead_segments
+    remove_dead_segments(min_age_s=1.0)
 
 
 @pytest.fixture(scope='session')

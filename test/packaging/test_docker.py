@@ -35,6 +35,11 @@ def test_an_image_installs_what_the_extra_asks_for(file):
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda f: f.stem)
+def test_docker_stop_ends_an_image_as_ctrl_c_does(file):
+    assert re.search(r'^STOPSIGNAL SIGINT$', file.read_text(), re.M)
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda f: f.stem)
 def test_what_an_image_copies_exists_and_its_launch_arguments_are_ours(file):
     text = file.read_text()
     for source in re.findall(r'^COPY (\S+)', text, re.M):

@@ -47,8 +47,7 @@ def test_every_package_that_a_launch_file_starts_has_its_rosdep_key(keys):
                for keyword in ast.walk(ast.parse(path.read_text()))
                if isinstance(keyword, ast.keyword) and keyword.arg == 'package'
                and isinstance(keyword.value, ast.Constant)} - {'crosspoint_ros'}
-    assert 'rviz2' in started
-    assert started - keys == set()
+    assert started - keys == {'rviz2'}  # of the desktop: a robot has no screen
 
 
 def test_each_distro_pins_every_message_package_that_package_xml_names(keys):

@@ -1,17 +1,21 @@
 """State, parameters and health of a crosspoint node, as its clients read them."""
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.msg import Parameter as ParameterMsg
 from rcl_interfaces.srv import GetParameters
-from rclpy.exceptions import NameValidationException
+from rclpy.context import Context
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -115,8 +119,9 @@ class NodeHealth:
     @classmethod
     def from_diagnostics(cls, array: DiagnosticArray, node: str) -> NodeHealth | None:
         """Read the node's own statuses; None if these diagnostics are another node's."""
-        statuses = {status.hardware_id: status for status in array.status
-                    if status.name.startswith(f'{node}: ')}
+        prefix = f'{node.lstrip("/")}: '
+        statuses = {status.name.removeprefix(prefix): status for status in array.status
+                    if status.name.startswith(prefix)}
         if not statuses:
             return None
         cameras = {name.removeprefix('camera '): status for name, status in statuses.items()
@@ -229,49 +234,70 @@ def list_parameter_names(cameras: Sequence[str]) -> list[str]:
     return [SIM_TIME, *(s.name for s in specs if s.name not in SKIPPED_PARAMETERS)]
 
 
-def make_parameter(name: str, value: Any) -> Parameter:
-    """Return the parameter. Raises ValueError if no parameter can have that value."""
-    try:
-        return Parameter(name, value=value)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f'{name}: {value!r} is not a parameter value') from error
+@contextmanager
+def open_isolated_node(name: str, ros_arguments: Sequence[str] = (),
+                       parameters: Sequence[Parameter] = ()) -> Iterator[Node]:
+    """Yield a node of that full name with parameters, and those that rcl reads from ROS arguments.
 
-
-def read_params_file(file: Path, node: str) -> dict[str, Parameter]:
-    """Read the parameters that a ROS params file gives a node, by their dotted names.
-
-    Values of the node itself override those of /**, one by one, as in rcl. Raises OSError, or
-    ValueError naming the file.
+    It is alone in its domain: on the graph of the robot it would be the node's twin. Raises
+    ValueError with rcl's reason.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f'there is no params file {file}')
+    namespace, _, short_name = name.rpartition('/')
+    variable, value = ('ROS_LOCALHOST_ONLY', '1') if os.environ.get('ROS_DISTRO') == 'humble' \
+        else ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'OFF')
+    before, context = os.environ.get(variable), Context()
+    os.environ[variable] = value
     try:
-        groups = list(_iter_node_groups(yaml.safe_load(file.read_text())))
-        values = {name: make_parameter(name, value) for owner in ('/**', node)
-                  for group_name, group in groups if group_name == owner
-                  for name, value in _flatten(group)}
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f'{file} is not a params file: {error}') from error
-    if not values:
-        raise ValueError(f'{file} has no parameters for {node} (ros__parameters under {node} or '
-                         '/**)')
-    if SIM_TIME in values and not isinstance(values[SIM_TIME].value, bool):
-        raise ValueError(f'{file}: {SIM_TIME} is {values[SIM_TIME].value!r}; it must be true or '
-                         'false')
+        context.init(args=[], domain_id=_find_unused_domain())
+        node = Node(short_name, namespace=namespace, context=context, use_global_arguments=False,
+                    cli_args=['--ros-args', *ros_arguments], parameter_overrides=[*parameters],
+                    enable_rosout=False, start_parameter_services=False)
+    except (RuntimeError, ParameterException) as error:  # RCLError is a RuntimeError
+        context.try_shutdown()
+        raise ValueError(f'{" ".join(ros_arguments)}: {error}') from error
+    finally:
+        del os.environ[variable]
+        if before is not None:
+            os.environ[variable] = before
+    try:
+        yield node
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def _find_unused_domain() -> int:
+    """Return a DDS domain without participants on this machine: its discovery port is free."""
+    for domain in range(101, 0, -1):
+        with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as probe:
+            probe.bind(('', 7400 + 250 * domain))  # RTPS 2.5, section 9.6.2.3
+            return domain
+    raise ValueError('all of the DDS domains 1 to 101 are in use on this machine')
+
+
+def read_params_files(files: Sequence[Path], node: str, assignments: Sequence[str] = ()
+                      ) -> dict[str, Parameter]:
+    """Read what params files, then NAME=VALUE pairs, give a node, by dotted names, as rcl does.
+
+    Raises OSError, or ValueError naming the file or the pair.
+    """
+    arguments = []
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f'there is no params file {file}')
+        arguments += ['--params-file', str(file)]
+        if not _read_arguments(node, arguments[-2:]):
+            raise ValueError(f'{file} has no parameters for {node} (ros__parameters under {node}, '
+                             f'{node.rpartition("/")[2]} or /**)')
+    values = _read_arguments(node, arguments)  # together: the order of their groups matters to rcl
+    for assignment in assignments:
+        key, equals, value = assignment.partition('=')
+        if not (key and equals and value):
+            raise ValueError(f"--set takes NAME=VALUE, got {assignment!r} ('' for an empty text)")
+        values |= _read_arguments(node, ['-p', f'{key}:={value}'])
     return values
 
 
-def _iter_node_groups(tree: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the full name of each node in a params file and its parameters."""
-    for key, value in tree.items() if isinstance(tree, dict) else ():
-        name = f'{path}/{str(key).strip("/")}'
-        if isinstance(value, dict):
-            group = value.get('ros__parameters')
-            yield from ([(name, group)] if isinstance(group, dict)
-                        else _iter_node_groups(value, name))
-
-
-def _flatten(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        yield from (_flatten(value, f'{prefix}{key}.') if isinstance(value, dict)
-                    else [(f'{prefix}{key}', value)])
+def _read_arguments(node: str, ros_arguments: Sequence[str]) -> dict[str, Parameter]:
+    with open_isolated_node(node, ros_arguments) as isolated:
+        return dict(isolated._parameter_overrides)

@@ -9,6 +9,7 @@ from crosspoint_ros.core.datatypes import Grounder, Rejected, SupportsDescribe
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.node.camera import Camera
+from crosspoint_ros.ros.node.operator_log import CameraWatch
 from crosspoint_ros.ros.node.query_server import QueryServer
 
 PERIOD_S = 1.0
@@ -21,6 +22,7 @@ class Diagnostics:
     def __init__(self, node: LifecycleNode, config: Config, server: QueryServer) -> None:
         self._node, self._config, self._server = node, config, server
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._camera_watch = CameraWatch(node.get_logger(), config.times.max_image_age_s)
         self._timer = node.create_timer(PERIOD_S, self._publish,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -30,22 +32,27 @@ class Diagnostics:
         self._node.destroy_publisher(self._publisher)
 
     def _publish(self) -> None:
+        for camera in self._server.cameras.values():
+            self._camera_watch.update(camera)
         array = DiagnosticArray()
         array.header.stamp = self._node.get_clock().now().to_msg()
         array.status = [*(self._build_camera_status(c) for c in self._server.cameras.values()),
                         self._build_matcher_status(), self._build_result_status()]
         self._publisher.publish(array)
 
-    def _build_status(self, name: str, level: Level, message: str,
+    def _build_status(self, name: str, level: Level, message: str, *, hardware: str = '',
                       **values: object) -> DiagnosticStatus:
+        """Return a status named as diagnostic_updater names it, with the namespace if any."""
         return DiagnosticStatus(
-            name=f'{self._node.get_fully_qualified_name()}: {name}', hardware_id=name,
+            name=f'{self._node.get_fully_qualified_name().lstrip("/")}: {name}',
+            hardware_id=hardware or self._config.matcher,
             level=level, message=message,
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
 
     def _build_camera_status(self, camera: Camera) -> DiagnosticStatus:
         topics, buffer, name = camera.topics, camera.buffer, f'camera {camera.config.name}'
-        values = {'image_topic': topics.image_topic, 'depth_topic': topics.depth_topic or 'none',
+        values = {'hardware': camera.config.name, 'image_topic': topics.image_topic,
+                  'depth_topic': topics.depth_topic or 'none',
                   'rate_hz': f'{camera.rate_hz:.1f}', 'age_s': f'{camera.age_s:.3f}',
                   'info': 'yes' if buffer.has_info else 'no',
                   'depth': 'yes' if buffer.has_depth else 'no'}

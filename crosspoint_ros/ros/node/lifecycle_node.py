@@ -5,21 +5,40 @@ import os
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from crosspoint_ros.ros.config import ConfigError, Parameters
+from crosspoint_ros.ros.executor import FaultTolerantExecutor, refuse_on_error
 from crosspoint_ros.ros.node.diagnostics import Diagnostics
 from crosspoint_ros.ros.node.query_server import QueryServer, ServerState
 from crosspoint_ros.ros.process import SIGNAL_THREAD, catch_shutdown_signals
+from crosspoint_ros.ros.shared_memory import remove_dead_segments
 
 REPLY_FLUSH_S = 0.2  # to send the last replies, the actions' too
+
+
+Transition = Callable[['CrosspointNode', LifecycleState], TransitionCallbackReturn]
+
+
+def log_errors(transition: Transition) -> Transition:
+    """Wrap a transition: an exception is logged and reported. (rclpy drops it in silence.)"""
+    @wraps(transition)
+    def run(node: CrosspointNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception:
+            node.get_logger().error(f'{transition.__name__} failed:\n{traceback.format_exc()}')
+            return TransitionCallbackReturn.ERROR
+    return run
 
 
 class CrosspointNode(LifecycleNode):
@@ -33,6 +52,10 @@ class CrosspointNode(LifecycleNode):
         self._diagnostics: Diagnostics | None = None
         self._last_target_number = 0
         self.add_on_set_parameters_callback(self._on_set_parameters)
+
+    def create_service(self, srv_type: Any, srv_name: str, callback: Any, **options: Any) -> Any:
+        """Override rclpy's: the service answers also when its callback raises."""
+        return super().create_service(srv_type, srv_name, refuse_on_error(callback), **options)
 
     def start(self) -> bool:
         """Activate, unless `autostart` leaves that to a lifecycle manager; False if it cannot."""
@@ -52,12 +75,14 @@ class CrosspointNode(LifecycleNode):
 
     def close(self) -> None:
         """Take everything off the graph."""
-        if self._server is not None and self._diagnostics is not None:
+        if self._diagnostics is not None:
             self._diagnostics.close()
+        if self._server is not None:
             self._server.close()
             self._last_target_number = self._server.review.history.last_target_number
         self._server = self._diagnostics = None
 
+    @log_errors
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Offer the interfaces and start to load the matcher; no camera is subscribed to yet."""
         try:
@@ -88,6 +113,7 @@ class CrosspointNode(LifecycleNode):
         if server.state is ServerState.STARTING:
             self.trigger_activate()
 
+    @log_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the cameras; a query waits for a matcher that is still loading."""
         assert self._server is not None
@@ -95,14 +121,18 @@ class CrosspointNode(LifecycleNode):
             self.get_logger().error(f'not activated: {self._server.loader.failure}')
             return TransitionCallbackReturn.FAILURE
         self._server.activate()
+        self.get_logger().info(f'active: takes clicks on {", ".join(self._server.cameras)}')
         return super().on_activate(state)
 
+    @log_errors
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Reject the open queries, clear the target, unsubscribe from the cameras."""
         assert self._server is not None
         self._server.deactivate()
+        self.get_logger().info('inactive: takes no clicks')
         return super().on_deactivate(state)
 
+    @log_errors
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Drop the matcher and all interfaces, unless a client waits for a reply."""
         # rclpy ends the process when it replies to a service that was destroyed meanwhile.
@@ -113,9 +143,16 @@ class CrosspointNode(LifecycleNode):
         self.close()
         return TransitionCallbackReturn.SUCCESS
 
+    @log_errors
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Reject the open queries and all later ones; the interfaces stay."""
         self.stop()
+        return TransitionCallbackReturn.SUCCESS
+
+    @log_errors
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Take everything off the graph: the node can be configured again."""
+        self.close()
         return TransitionCallbackReturn.SUCCESS
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
@@ -136,7 +173,7 @@ def main(args: list[str] | None = None) -> int:
     except RuntimeError as error:  # rcl could not read the arguments, or the params file
         print(f'crosspoint_node: {error}', file=sys.stderr)
         return 1
-    executor = SingleThreadedExecutor()
+    executor = FaultTolerantExecutor()
     # A task, not executor.wake(): spin_once goes on waiting when it wakes to no work.
     shutdown_event = catch_shutdown_signals(lambda: executor.create_task(lambda: None))
     try:
@@ -146,25 +183,30 @@ def main(args: list[str] | None = None) -> int:
         rclpy.try_shutdown()
         return 1
     executor.add_node(node)
-    started = node.start()
-    while started and not shutdown_event.is_set():
-        executor.spin_once()
-    node.stop()
-    end_s = time.monotonic() + REPLY_FLUSH_S
-    while time.monotonic() < end_s:
-        executor.spin_once(timeout_sec=0.02)
-    node.close()
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.try_shutdown()
+    freed = remove_dead_segments()
+    if freed:
+        node.get_logger().info(f'removed {freed / 1e6:.0f} MB that killed processes had left in '
+                               '/dev/shm')
+    try:
+        started = node.start()
+        while started and not shutdown_event.is_set():
+            executor.spin_once()
+        node.stop()
+        end_s = time.monotonic() + REPLY_FLUSH_S
+        while time.monotonic() < end_s:
+            executor.spin_once(timeout_sec=0.02)
+        node.close()
+    finally:  # whatever fails: what a participant leaves in /dev/shm and on the graph
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
     return exit_process(0 if started else 1)
 
 
 def exit_process(code: int) -> int:
     """Return the exit code; exit at once if a matcher is still running in its thread."""
     if any(thread.daemon and thread.name != SIGNAL_THREAD for thread in threading.enumerate()):
-        # Finalizing the interpreter while a thread is inside torch aborts the process. (The node
-        # then stays on the graph for 20 s, until its DDS lease ends.)
+        # Finalizing the interpreter while a thread is inside torch aborts the process.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -28,6 +28,7 @@ class LogForwarder(logging.Handler):
         self.last = ''
         self._source = logging.getLogger(PACKAGE)
         self._source.addHandler(self)
+        self._previous_level = self._source.level
         if not self._source.isEnabledFor(logging.INFO):
             self._source.setLevel(logging.INFO)
 
@@ -43,8 +44,9 @@ class LogForwarder(logging.Handler):
             self._logger.info(text)
 
     def close(self) -> None:
-        """Stop forwarding."""
+        """Stop forwarding; the package logs at its previous level again."""
         self._source.removeHandler(self)
+        self._source.setLevel(self._previous_level)
         super().close()
 
 

@@ -52,6 +52,18 @@ class QueryRequest:
     correction: Correction | None = None
     rejected: Rejected | None = None
 
+    @classmethod
+    def build(cls, camera: str, make: Callable[[], QueryRequest]) -> QueryRequest:
+        """Return what `make` returns; a request that is refused, if it raises."""
+        try:
+            return make()
+        except Rejected as rejected:
+            return cls(camera, rejected=rejected)
+        except Exception as error:
+            log.exception('a request for %r cannot be read', camera)
+            return cls(camera, rejected=Rejected(
+                Code.BAD_REQUEST, f'the request cannot be read: {type(error).__name__}: {error}'))
+
 
 class QueryAborted(Exception):  # noqa: N818  (an interruption, not an error)
     """Raised in a query that was cancelled or has timed out, to stop the work on it."""
@@ -260,5 +272,9 @@ class QueryThread:
         # (tokenizers, safetensors) are not Exceptions, and would silently end the thread.
         except BaseException as error:
             log.exception('query %s failed in stage %s', task.query_id, task.stage)
-            task.finish(Rejected(Code.MATCHER_FAILED,
-                                 f'{type(error).__name__} in stage {task.stage}: {error}'))
+            task.finish(explain_failure(task, error))
+
+
+def explain_failure(task: QueryTask, error: BaseException) -> Rejected:
+    """Return the refusal of a query over a bug."""
+    return Rejected(Code.MATCHER_FAILED, f'{type(error).__name__} in stage {task.stage}: {error}')

@@ -171,13 +171,14 @@ class ImageMarkers:
         if feedback.event_type != InteractiveMarkerFeedback.BUTTON_CLICK:
             return  # RViz sends four other messages with each click
         pressed = self._pressed.pop((feedback.client_id, camera), None)
-        try:
+
+        def build() -> QueryRequest:
             request = self._build_request(camera, feedback)
             if pressed is not None:
                 _reject_drag(pressed, request.pixel)
-        except Rejected as why:
-            request = QueryRequest(camera, rejected=why)
-        self._submit(request)
+            return request
+
+        self._submit(QueryRequest.build(camera, build))
 
     def _press(self, camera: str, feedback: InteractiveMarkerFeedback) -> None:
         """Keep where the button was pressed: RViz reports a click where it is released."""

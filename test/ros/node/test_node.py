@@ -302,12 +302,15 @@ def test_diagnostics_name_every_camera_the_matcher_and_the_last_result(rig):
         if rig.ticks > shown[-1] + 2:  # not as fast as it can: TF would queue up behind
             rig.send_frames()
             shown.append(rig.ticks)
-        found = {s.hardware_id: s for s in arrays[-1].status} if arrays else {}
+        found = {s.name: s for s in arrays[-1].status} if arrays else {}
         return found if all(s.level == DiagnosticStatus.OK for s in found.values()) else {}
 
     found = rig.until(healthy, what='diagnostics without a warning')
-    assert set(found) == {'camera front', 'camera side', 'matcher', 'last result'}
-    values = {v.key: v.value for v in found['camera front'].values}
+    matcher = 'fake_matchers:ExactMatcher'
+    assert {name: s.hardware_id for name, s in found.items()} == {
+        'crosspoint: camera front': 'front', 'crosspoint: camera side': 'side',
+        'crosspoint: matcher': matcher, 'crosspoint: last result': matcher}
+    values = {v.key: v.value for v in found['crosspoint: camera front'].values}
     assert float(values['rate_hz']) > 0
     assert values['tf'] == 'yes'
 

@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rclpy
 from crosspoint_ros.action import Correspond
@@ -13,10 +14,13 @@ from crosspoint_ros.msg import QueryResult, Status
 from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
-from two_camera_rig import Cameras
+from two_camera_rig import Cameras, run_rig
 
+from crosspoint_ros.bench.node.ends import measure_ends
 from crosspoint_ros.ros.node.outputs import LATCHED_QOS
+from crosspoint_ros.ros.node.query_queue import QueryRequest
 from crosspoint_ros.ros.process import NodeProcess
+from crosspoint_ros.ros.shared_memory import FOLDER, list_segments, remove_dead_segments
 
 GOOD = ['cameras:=[front, side]', 'base_frame:=base_link', 'front.depth_topic:=/front/depth',
         'side.depth_topic:=/side/depth', 'limits.wait_images_s:=20.0', 'limits.wait_tf_s:=20.0']
@@ -38,10 +42,8 @@ def graph():
 
 
 def started(tmp_path: Path, *assignments: str) -> NodeProcess:
-    path = os.pathsep.join([str(DOUBLES), *filter(None, [os.environ.get('PYTHONPATH')])])
-    arguments = [word for assignment in (*GOOD, *assignments) for word in ('-p', assignment)]
-    return NodeProcess(NODE, arguments, tmp_path / 'crosspoint_node.log',
-                       {**os.environ, 'PYTHONPATH': path})
+    return NodeProcess(NODE, node_arguments(*assignments), tmp_path / 'crosspoint_node.log',
+                       node_environment())
 
 
 def spin_until(executor, condition) -> None:
@@ -105,6 +107,77 @@ def test_a_node_that_ended_is_off_the_graph_at_once(graph, tmp_path):
         ended_s = time.monotonic()
         spin_until(executor, lambda: not is_on_graph())
     assert time.monotonic() - ended_s < 3.0  # the lease of a node that left without a word is 20 s
+
+
+def node_arguments(*assignments: str) -> list[str]:
+    return [word for assignment in (*GOOD, *assignments) for word in ('-p', assignment)]
+
+
+def node_environment() -> dict[str, str]:
+    path = os.pathsep.join([str(DOUBLES), *filter(None, [os.environ.get('PYTHONPATH')])])
+    return {**os.environ, 'PYTHONPATH': path}
+
+
+@pytest.mark.parametrize('matcher', ['ExactMatcher', 'HangingMatcher'])
+def test_three_ends_leave_no_shared_memory_and_no_ghost(tmp_path, matcher):
+    ends = list(measure_ends(
+        node_arguments(f'matcher:=fake_matchers:{matcher}'),
+        [signal.SIGINT, signal.SIGTERM, signal.SIGINT], tmp_path, node_environment(),
+        clicks=matcher == 'HangingMatcher'))
+    assert [end.exit_code for end in ends] == [0, 0, 0]
+    assert [end.left for end in ends] == [(), (), ()]
+    assert max(end.ghost_s for end in ends) < 1.0
+
+
+def test_what_a_killed_node_leaves_is_removed_and_what_lives_is_not(tmp_path):
+    with started(tmp_path, 'matcher:=fake_matchers:ExactMatcher') as living:
+        (tmp_path / 'second').mkdir()
+        dead = started(tmp_path / 'second', 'matcher:=fake_matchers:ExactMatcher')
+        for folder in (tmp_path, tmp_path / 'second'):
+            log = folder / 'crosspoint_node.log'
+            end_s = time.monotonic() + 20.0
+            while 'active: ' not in log.read_text():
+                assert time.monotonic() < end_s
+                time.sleep(0.05)
+        own = list_segments(dead.pid)
+        kept = list_segments(living.pid)
+        os.kill(dead.pid, signal.SIGKILL)
+        dead.wait()
+        left = {path for path in own if path.exists()}
+        assert left
+        remove_dead_segments(min_age_s=3600.0)
+        assert all(path.exists() for path in left)  # too young
+        assert remove_dead_segments(min_age_s=0.0) > 60e6
+        assert not any(path.exists() for path in left)
+        assert not any((FOLDER / f'{path.name}_el').exists() for path in left)
+        assert kept
+        assert all(path.exists() for path in kept)
+
+
+def test_a_killed_node_of_the_same_name_does_not_refuse_the_living_for_more_than_two_seconds(
+        tmp_path):
+    with run_rig(domain=int(os.environ['ROS_DOMAIN_ID'])) as rig:
+        rig.discover()
+        twins = rig.node._server._twins
+        rig.run_in_executor(lambda: None)
+        process = started(tmp_path, 'matcher:=fake_matchers:ExactMatcher')
+        rig.until(lambda: twins.count() == 2)
+        stamp_ns = rig.send_frames()
+        request = QueryRequest(camera='front', pixel=np.array([159.5, 119.5]), stamp_ns=stamp_ns)
+        rig.run_in_executor(lambda: rig.node._server.submit(request))
+        assert rig.wait_for_result().status.code == Status.BUSY
+        rig.until(lambda: twins._dead_count == 0, 3.0)  # it is alive, and stays so
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        killed_s = time.monotonic()
+        rig.until(lambda: twins.count() == 1)
+        assert time.monotonic() - killed_s < 2.0
+        names = rig.node.get_node_names_and_namespaces()
+        assert names.count(('crosspoint', '/')) == 2  # the ghost is on the graph still
+        rig.send_frames()
+        rig.run_in_executor(lambda: rig.node._server.submit(
+            QueryRequest(camera='front', pixel=np.array([159.5, 119.5]))))
+        assert rig.wait_for_result(1).status.code == Status.OK
 
 
 def test_a_misspelt_key_in_a_params_file_ends_it_with_one_sentence(tmp_path):
