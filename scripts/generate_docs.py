@@ -110,7 +110,8 @@ def format_parameter(spec: Spec) -> str:
         default = str(spec.default).lower()
     limits = ''
     if spec.choices:
-        limits = ', '.join(f'`{choice}`' for choice in spec.choices)
+        choices = [choice or "''" for choice in spec.choices]
+        limits = ', '.join(f'`{choice}`' for choice in choices)
     elif spec.low is not None:
         limits = f'{spec.low:g} to {spec.high:g}'
     live = 'yes' if spec.name in LIVE_PARAMETERS else ''

@@ -86,7 +86,7 @@ def test_the_file_says_default_meaning_range_and_choices(name):
     if spec.low is not None:
         assert behind == f'{spec.low:g} .. {spec.high:g}'
     if spec.choices:
-        assert behind == ' | '.join(spec.choices)
+        assert behind == ' | '.join(choice or "''" for choice in spec.choices)
 
 
 def test_a_node_takes_the_file_as_it_is():
