@@ -21,10 +21,10 @@ from crosspoint_ros.core.tf_conflict import (
     is_same,
 )
 from crosspoint_ros.core.transform import Transform
+from crosspoint_ros.core.verify import Limits
 
 log = logging.getLogger(__name__)
 MAX_STAMP_JUMP_NS = 2 * 10**9  # no network delivers transforms that late out of order
-MAX_GAP_M = 0.02  # limits.max_target_sigma_m
 IDENTITY = Transform(np.eye(3), np.zeros(3))
 # Where two placements are compared, in the frame that is looked up: a camera, and what it sees.
 COMPARED_POINTS_M = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.5, 0.0, 1.0], [0.0, 0.5, 1.0]])
@@ -152,7 +152,7 @@ class TfTree:
     """
 
     def __init__(self, history_ns: int | None = LIVE_HISTORY_NS,
-                 max_gap_m: float = MAX_GAP_M) -> None:
+                 max_gap_m: float = Limits.max_target_sigma_m) -> None:
         self.max_gap_m = max_gap_m
         self.jumped_s = -math.inf  # when time last jumped back (monotonic)
         self._history_ns = history_ns

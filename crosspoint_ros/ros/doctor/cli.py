@@ -30,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crosspoint doctor`."""
     parser.add_argument('--node', default=NODE_NAME,
                         help=f'name of the node (default: {NODE_NAME})')
-    parser.add_argument('--params', type=Path, metavar='FILE', help='read the parameters from this '
-                        'file, for a node that hangs or does not start')
+    parser.add_argument('--params', type=Path, action='append', default=[], metavar='FILE',
+                        help='read the parameters from this file, for a node that hangs or does '
+                        'not start; may be repeated')
     parser.add_argument('--seconds', type=float, default=2.0, help='how long to listen (default: '
                         f'2); for what is missing then, {MAX_WAIT_S:g} s in all')
     parser.add_argument('--json', action='store_true', help='print JSON')

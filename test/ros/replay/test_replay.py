@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from bag_recorder import BagRecorder, write_bag_with_click
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.srv import Correct, Correspond
 from geometry_msgs.msg import Point, PointStamped
+from rclpy.context import Context
+from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 from two_camera_rig import EYES, project_point, run_rig
@@ -177,19 +180,34 @@ def test_wrong_extrinsics_would_be_seen(replay):
     assert all(float(text.split()[0]) < 1 for text in errors.values())
 
 
-def test_nothing_is_sent_and_no_participant_is_made(recorded):
-    code = ('import os, sys\nfrom crosspoint_ros import cli\ncode = cli.main(sys.argv[1:])\n'
-            'import rclpy\nfds = "/proc/self/fd"\nlinks = []\n'
-            'for fd in os.listdir(fds):\n    try:\n        links.append(os.readlink(f"{fds}/{fd}"))'
-            '\n    except OSError:\n        pass\n'
-            'print([l for l in links if l.startswith("socket")], rclpy.ok(), code)')
+def test_the_robot_s_graph_never_sees_it_and_no_socket_stays_bound(recorded):
+    """It asks rcl for the node's parameters: of that node there must be no trace."""
+    code = ('import os, socket, sys\nfrom crosspoint_ros import cli\n'
+            'code = cli.main(sys.argv[1:])\nimport rclpy\nbound = []\n'
+            'for fd in os.listdir("/proc/self/fd"):\n    try:\n'
+            '        name = socket.socket(fileno=os.dup(int(fd))).getsockname()\n'
+            '    except OSError:\n        continue\n'
+            '    bound += [name] * (name[1] != 0)\n'
+            'print(bound, rclpy.ok(), code)')
     fakes = Path(__file__).resolve().parents[2] / 'fakes'
-    run = subprocess.run(
+    context = Context()
+    context.init(args=[])
+    watcher = Node('watcher', context=context)
+    run = subprocess.Popen(
         [sys.executable, '-c', code, 'replay', str(recorded / 'all'), '--params',
-         str(recorded / 'node.yaml')], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+         str(recorded / 'node.yaml')], text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(
-            [str(fakes), *filter(None, [os.environ.get('PYTHONPATH')])])}, timeout=100)
-    assert run.stdout.splitlines()[-1] == '[] False 0', run.stderr
+            [str(fakes), *filter(None, [os.environ.get('PYTHONPATH')])])})
+    names = {'watcher'}
+    while run.poll() is None:
+        names |= set(watcher.get_node_names())
+        time.sleep(0.01)
+    watcher.destroy_node()
+    context.try_shutdown()
+    out, errors = run.communicate()
+    assert out.splitlines()[-1] == '[] False 0', errors
+    assert names == {'watcher'}
 
 
 @pytest.mark.parametrize(('words', 'said'), [
