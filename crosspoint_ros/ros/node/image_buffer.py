@@ -64,7 +64,7 @@ class BufferedMessage:
 
 
 def reject_transform(target_frame: str, source_frame: str, at_ns: int) -> Transform:
-    """Stand in for a TF look-up where there is none."""
+    """Reject every look-up: the default where there is no TF."""
     raise Rejected(Code.NO_TF, f'no transform from {source_frame!r} to {target_frame!r}')
 
 
@@ -186,19 +186,11 @@ class ImageBuffer:
                 return False
             if self.topics.depth_info_topic and not self._depth_infos:
                 return False
-            newest_ns, gap_ns = self._images[-1].stamp_ns, int(max_gap_s * 1e9)
-            if at_ns == 0:
-                image: BufferedMessage | None = self._newest_image()
-                if not self._is_fresh(image):
-                    return False
-            elif gap_ns:
-                image = self._find_nearest_image(at_ns)
-                if abs(image.stamp_ns - at_ns) > gap_ns:
-                    return newest_ns > at_ns
-            else:
-                image = self._find_image(at_ns)
+            if at_ns == 0 and not self._is_fresh(self._newest_image()):
+                return False
+            image = self._newest_image() if at_ns == 0 else self._find_image(at_ns, max_gap_s)
             if image is None:
-                return newest_ns > at_ns
+                return self._images[-1].stamp_ns > at_ns
             lag_ns = int(self._limits.max_depth_lag_s * 1e9)
             return self._has_depth(image) or bool(
                 self._depths and self._depths[-1].stamp_ns > image.stamp_ns + lag_ns)
@@ -295,9 +287,11 @@ class ImageBuffer:
     def _has_depth(self, image: BufferedMessage) -> bool:
         return not self.topics.depth_topic or self._find_depth(image) is not None
 
-    def _find_image(self, at_ns: int) -> BufferedMessage | None:
-        image = _find_nearest(self._images, at_ns)
-        return image if abs(image.stamp_ns - at_ns) <= STAMP_TOLERANCE_NS else None
+    def _find_image(self, at_ns: int, max_gap_s: float = 0.0) -> BufferedMessage | None:
+        """Return the image of that stamp, or within the gap one that has depth, if there is any."""
+        image = self._find_nearest_image(at_ns) if max_gap_s else _find_nearest(self._images, at_ns)
+        max_gap_ns = max(max_gap_s * 1e9, STAMP_TOLERANCE_NS)
+        return image if abs(image.stamp_ns - at_ns) <= max_gap_ns else None
 
     def _find_depth(self, image: BufferedMessage) -> BufferedMessage | None:
         if not self._depths:

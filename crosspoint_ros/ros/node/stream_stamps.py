@@ -21,7 +21,7 @@ MAX_INFOS, MAX_STAMPS = 200, 600
 
 
 class StampFilter:
-    """Tells one wrong stamp from time that jumped: the next message decides.
+    """Distinguishes one wrong stamp from time that jumped: the next message decides.
 
     topic: for the log. max_backward_ns: messages older than the newest by more are not just late.
     """
@@ -134,7 +134,7 @@ class InfoHistory:
                            f'{stamp_ns * 1e-9:.3f} s was taken, and which one belongs to it is '
                            'unknown: click on a newer image (one driver should publish both, with '
                            'the same stamp)')
-        return (found[-1:] or infos[:1] or [None])[0]
+        return next(iter(found[-1:] or infos[:1]), None)
 
 
 def _get_image_size(info: CameraInfo) -> tuple[int, int]:

@@ -162,7 +162,7 @@ def _iter_messages(bag: Any, topics: set[str]) -> Iterator[tuple[str, int, Any]]
 class BagClock:
     """The time of a recording; advancing it delivers the messages of that time."""
 
-    def __init__(self, bag: Any, callbacks: dict[str, Callable[[Any], None]],
+    def __init__(self, bag: Any, callbacks: dict[str, Callable[[Any], object]],
                  use_sim_time: bool) -> None:
         """callbacks: by topic. use_sim_time: the node's clock is /clock."""
         self._callbacks, self._clock_ns = callbacks, 0
@@ -239,14 +239,14 @@ class BagReplayer:
         config = node.config
         tree = TfTree(max_gap_m=config.limits.max_target_sigma_m)
         self._cameras: dict[str, ReplayCamera] = {}
-        callbacks: dict[str, Callable[[Any], None]] = {
+        callbacks: dict[str, Callable[[Any], object]] = {
             '/tf': tree.add, '/tf_static': partial(tree.add, static=True)}
         for camera in config.cameras:
             topics = resolve_topics(camera, node.resolve_topic_name)
             buffer = ReplayImageBuffer(
                 topics, get_buffer_limits(config), lambda: self._clock.now_ns(),
-                load_mask(camera), lambda *frames: self._transforms.lookup(
-                    *frames, timeout_s=config.times.wait_tf_s))
+                load_mask(camera), lambda target, source, at_ns: self._transforms.lookup(
+                    target, source, at_ns, config.times.wait_tf_s))
             self._cameras[camera.name] = ReplayCamera(buffer)
             callbacks |= {topics.image_topic: buffer.add_image, topics.info_topic: buffer.add_info}
             if topics.depth_topic:
