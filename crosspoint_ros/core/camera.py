@@ -14,6 +14,7 @@ Array = npt.NDArray[np.float64]
 MAX_UNDISTORTION_ERROR_PX = 0.1
 MAX_RECTIFICATION_DEG = 0.2
 MIN_FOCAL_RATIO = 0.2  # of the width: 136 deg for a pinhole, 286 deg for a fisheye
+CORNER_RATIO = 0.1  # of width and height: where K of twice the resolution has its principal point
 ASSUMED_FOCAL_RATIO = 1.2  # of the longer side
 # Other names, of Kalibr and of drivers, of the same formulas.
 MODEL_ALIASES = {'radtan': 'plumb_bob', 'radial_tangential': 'plumb_bob',
@@ -105,9 +106,13 @@ class Intrinsics:
         if min(self.fx_px, self.fy_px) < MIN_FOCAL_RATIO * self.width_px:
             return (f'a focal length of {self.fx_px:.4g} x {self.fy_px:.4g} px at a width of '
                     f'{self.width_px} (at least {MIN_FOCAL_RATIO:g} of it)')
-        if not cropped and not self.contains((self.cx_px, self.cy_px)):
-            return (f'a principal point of ({self.cx_px:.4g}, {self.cy_px:.4g}), outside its '
-                    f'{self.width_px}x{self.height_px} image')
+        from_edge = min(self.cx_px, self.width_px - 1 - self.cx_px) / self.width_px, min(
+            self.cy_px, self.height_px - 1 - self.cy_px) / self.height_px
+        is_outside, is_in_corner = min(from_edge) < 0, max(from_edge) < CORNER_RATIO
+        if not cropped and (is_outside or is_in_corner):
+            return (f'a principal point of ({self.cx_px:.4g}, {self.cy_px:.4g}), '
+                    f'{"outside" if is_outside else "in a corner of"} its {self.width_px}x'
+                    f'{self.height_px} image')
         return ''
 
     @property

@@ -142,7 +142,9 @@ def test_without_evidence_nothing_is_found():
 
 @pytest.mark.parametrize(('lens', 'reason'), [
     (Intrinsics(1.0, 1.0, 0.0, 0.0, 640, 480), 'focal length of 1 x 1 px at a width of 640'),
-    (Intrinsics(1029.4, 1029.4, 640.0, 480.0, 640, 480), 'principal point of (640, 480)')])
+    (Intrinsics(1029.4, 1029.4, 640.0, 480.0, 640, 480), '(640, 480), outside its 640x480 image'),
+    (Intrinsics(1029.4, 1029.4, 618.0, 461.0, 640, 480), '(618, 461), in a corner of its 640x480'),
+])
 def test_a_lens_that_no_camera_has_is_implausible_by_itself(lens, reason):
     assert reason in lens.explain_implausible()
     assert find_disagreements(spoil(with_lens(lambda _: lens))) == []
@@ -150,6 +152,7 @@ def test_a_lens_that_no_camera_has_is_implausible_by_itself(lens, reason):
 
 @pytest.mark.parametrize('lens', [
     *(view.intrinsics for view in VIEWS),
+    Intrinsics(515.0, 515.0, 630.0, 239.5, 640, 480),  # half of a wide image
     Intrinsics(300.0, 300.0, 639.5, 479.5, 1280, 960, (0.0, 0.0, 0.0, 0.0), 'equidistant')])
 def test_lenses_of_real_cameras_are_plausible(lens):
     assert lens.explain_implausible() == ''

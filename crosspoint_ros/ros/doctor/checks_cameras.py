@@ -2,18 +2,18 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Intrinsics, Rejected
+from crosspoint_ros.core.encodings import COLOUR_ENCODINGS, DEPTH_ENCODINGS
 from crosspoint_ros.core.tf_tree import (
     explain_disconnected,
     explain_failure,
     find_loop,
-    stamp_to_ns,
 )
-from crosspoint_ros.ros.config import ConfigError
+from crosspoint_ros.ros.camera_checks import MessageFault, check_frame_id, check_stamp, list_faults
 from crosspoint_ros.ros.doctor.finding import Finding, FindingCode, join_names
 from crosspoint_ros.ros.doctor.snapshot import (
     PAIRING_SLACK_NS,
@@ -23,13 +23,38 @@ from crosspoint_ros.ros.doctor.snapshot import (
     TopicStream,
 )
 
+MAX_CURE_LENGTH = 170
+IMAGE_SUFFIX, DEPTH_SUFFIX = '/compressed', '/compressedDepth'
 COMPRESSED, RAW = 'sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/Image'
 OTHER_CLOCK_S = 60.0  # no image is that late: its stamp is of another clock
 MAX_AHEAD_S = 0.05  # synchronised clocks differ by less
 SHM_SEGMENT_BYTES = 500_000  # default of Fast DDS's shared memory
 MAX_LOSS = 0.3  # best effort may lose one now and then
-REGISTER_DEPTH = ('publish depth registered to the colour image (realsense: '
-                  'align_depth.enable:=true; others: depth_image_proc/register)')
+REGISTER_DEPTH = ('publish depth registered to colour (realsense: align_depth.enable:=true; '
+                  'others: depth_image_proc/register)')
+
+
+MESSAGE_CURES = {
+    FindingCode.IMAGE_REFUSED: 'set the driver to one of those, e.g. rgb8',
+    FindingCode.UNCALIBRATED: 'calibrate it (camera_calibration) and load the file in the driver '
+                              '(camera_info_url)',
+    FindingCode.ONLY_RECTIFIED: 'P is valid: for the rectified image (image_rect) set '
+                                '{name}.image_topic to it and {name}.rectified: true; otherwise '
+                                'let the driver fill in K',
+    FindingCode.INFO_REFUSED: 'calibrate with plumb_bob, rational_polynomial or equidistant; for '
+                              'rectified images set {name}.rectified: true',
+    FindingCode.INFO_SIZE: 'use the camera info published with these images; a calibration holds '
+                           'for one resolution',
+    FindingCode.LENS_IMPLAUSIBLE: 'load a calibration of this resolution in the driver '
+                                  '(camera_info_url); if P is right and the image rectified, set '
+                                  '{name}.rectified: true',
+    FindingCode.DEPTH_REFUSED: "set the driver to one of those, or {name}.depth_topic: '' for no "
+                               'depth',
+    FindingCode.DEPTH_EMPTY: 'check for a covered lens, a disabled emitter, a scene below the '
+                             'minimum range, or a wrong unit (16UC1: mm, 32FC1: m)',
+    FindingCode.MASK_SIZE: 'make the mask from images of this size (crosspoint mask)',
+}
+MIN_COMPARED_STAMPS, MAX_INFO_OFFSET_S = 3, 1.0
 
 
 def check_publishers(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
@@ -59,9 +84,10 @@ def check_publishers(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Fin
 def check_stamps(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
     """Images are stamped, by the clock of the node, and not in the future."""
     topic, age_s = camera.image.topic, camera.image.age_s
-    if camera.image.newest is not None and stamp_to_ns(camera.image.newest.header.stamp) <= 0:
-        yield Finding(FindingCode.NO_STAMP, f'the images on {topic} have no stamp (0)',
-                      'let the driver stamp images with their exposure time: TF is looked up then')
+    if camera.image.newest is not None:
+        yield from (Finding(FindingCode.NO_STAMP, fault.message, 'let the driver stamp images with '
+                            'their exposure time: TF is looked up then')
+                    for fault in check_stamp(camera.messages.topics, camera.image.stamps_ns[-1]))
     if not _has_stamps(camera):
         return
     limit_s, sim_time = snapshot.times.max_image_age_s, snapshot.use_sim_time
@@ -125,60 +151,55 @@ def check_losses(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding
                       'compressed, or a lower rate')
 
 
-def check_image(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
-    """The image decodes."""
-    if isinstance(camera.rgb, Rejected):
-        yield Finding(FindingCode.IMAGE_REFUSED, camera.rgb.message,
-                      'set the driver to one of those, e.g. rgb8')
+def check_messages(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
+    """Image, camera info, depth and mask can be used, by the node's own checks."""
+    for fault in (*list_faults(camera.messages), camera.registration_fault):
+        if fault is not None:
+            yield Finding(FindingCode(fault.finding), fault.message,
+                          _suggest_message_cure(snapshot, camera, fault))
+    if camera.mask_error is not None:
+        yield Finding(FindingCode.MASK_REFUSED, f'{camera.mask_error} (on this machine)',
+                      "set mask_path to an 8-bit PNG, white where the robot's body hides the scene")
 
 
-def check_camera_info(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
-    """The camera is calibrated, by a known model, for the size of its images."""
-    info, intrinsics, size = camera.info.newest, camera.intrinsics, camera.size
-    topic = camera.info.topic
-    if info is not None and not np.any(info.p if camera.config.rectified else info.k):
-        yield Finding(FindingCode.UNCALIBRATED,
-                      f'the camera info on {topic} is all zeros: the camera is not calibrated',
-                      'calibrate it (camera_calibration) and load the file in the driver '
-                      '(camera_info_url)')
-    elif isinstance(intrinsics, Rejected):
-        yield Finding(FindingCode.INFO_REFUSED, f'{topic}: {intrinsics.message}',
-                      'calibrate with plumb_bob, rational_polynomial or equidistant; for '
-                      f'rectified images set {camera.name}.rectified: true')
-    elif isinstance(intrinsics, Intrinsics) and size and \
-            (intrinsics.width_px, intrinsics.height_px) != size:
-        yield Finding(FindingCode.INFO_SIZE,
-                      f'{topic} is for {intrinsics.width_px}x{intrinsics.height_px} images, '
-                      f'{camera.image.topic} is {size[0]}x{size[1]}',
-                      'use the camera info published with these images; a calibration holds for '
-                      'one resolution')
+def _suggest_message_cure(snapshot: Snapshot, camera: CameraSnapshot, fault: MessageFault) -> str:
+    code, name = FindingCode(fault.finding), camera.name
+    is_other_encoding = 'accepted:' in fault.message
+    if code is FindingCode.IMAGE_REFUSED and not is_other_encoding:
+        return ('check the cable, the USB or network bandwidth and the driver\'s log; set '
+                f'{name}.transport: raw where the driver compresses')
+    if code in (FindingCode.DEPTH_SIZE, FindingCode.DEPTH_FRAME):
+        if camera.depth_info is not None:
+            return ('publish a camera info of the depth in its own frame_id, and TF from there to '
+                    "the image's frame (the driver's publish_tf, or the URDF)")
+        return (f'{REGISTER_DEPTH}, or set {name}.depth_info_topic: the node registers it by that '
+                'and TF')
+    stream = {FindingCode.IMAGE_REFUSED: camera.image,
+              FindingCode.DEPTH_REFUSED: camera.depth}.get(code)
+    encoding = getattr(stream and stream.newest, 'encoding', '')
+    if stream and is_other_encoding and encoding in {*COLOUR_ENCODINGS, *DEPTH_ENCODINGS}:
+        topics = ', '.join(suggest_topics(snapshot, stream)) or 'none'
+        return (f'{stream.topic} is {encoding}: set {stream.parameter} to '
+                f'{"a colour" if stream is camera.image else "a depth"} topic; there are: {topics}')
+    return MESSAGE_CURES[code].format(name=name)
 
 
-def check_depth(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
-    """Depth decodes, has values, and is pixel by pixel that of the image."""
-    depth, depth_m, size = camera.depth, camera.depth_m, camera.size
-    if depth is None or depth_m is None:
+def check_info_clock(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
+    """Camera infos have the stamps of their images."""
+    info, image = camera.info, camera.image
+    if min(len(info.arrivals), len(image.arrivals)) < MIN_COMPARED_STAMPS or (
+            not _has_stamps(camera) or {*info.stamps_ns} & {*image.stamps_ns}):
         return
-    if isinstance(depth_m, Rejected):
-        yield Finding(FindingCode.DEPTH_REFUSED, f'{depth.topic}: {depth_m.message}',
-                      f"set the driver to one of those, or {camera.name}.depth_topic: '' for no "
-                      'depth')
-        return
-    height, width = depth_m.shape
-    if np.isnan(depth_m).all():
-        yield Finding(FindingCode.DEPTH_EMPTY,
-                      f'none of the {depth_m.size} pixels on {depth.topic} has a depth',
-                      'check for a covered lens, a disabled emitter, a scene below the minimum '
-                      'range, or a wrong unit (16UC1: mm, 32FC1: m)')
-    if size and (width, height) != size:
-        yield Finding(FindingCode.DEPTH_SIZE,
-                      f'{depth.topic} is {width}x{height}, {camera.image.topic} is '
-                      f'{size[0]}x{size[1]}: depth is not registered to colour', REGISTER_DEPTH)
-    frame = depth.newest.header.frame_id.lstrip('/')
-    if frame and camera.frame_id and frame != camera.frame_id:
-        yield Finding(FindingCode.DEPTH_FRAME,
-                      f'depth on {depth.topic} has frame {frame!r}, its image has '
-                      f'{camera.frame_id!r}: depth is not registered to colour', REGISTER_DEPTH)
+    offset_s = image.age_s - info.age_s
+    if abs(offset_s) > MAX_INFO_OFFSET_S:
+        has_none = not any(info.stamps_ns)
+        where = 'have no stamp' if has_none else (
+            f'are stamped {abs(offset_s):.1f} s {"after" if offset_s > 0 else "before"}')
+        yield Finding(FindingCode.INFO_CLOCK,
+                      f'the camera infos on {info.topic} {where}'
+                      f'{", unlike" * has_none} the images on {image.topic}',
+                      'let one driver publish both with one stamp: where the lens or the '
+                      'resolution changes, the node cannot know when')
 
 
 def check_depth_lag(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
@@ -197,30 +218,16 @@ def check_depth_lag(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Find
                       'limits.max_depth_lag_s for static scenes')
 
 
-def check_mask(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
-    """The mask can be read and has the size of the images."""
-    mask, size = camera.mask, camera.size
-    if isinstance(mask, ConfigError):
-        yield Finding(FindingCode.MASK_REFUSED, f'{mask} (on this machine)',
-                      "set mask_path to an 8-bit PNG, white where the robot's body hides the scene")
-    elif mask is not None and size and mask.shape != (size[1], size[0]):
-        yield Finding(FindingCode.MASK_SIZE,
-                      f'the mask {camera.config.mask_path} is {mask.shape[1]}x{mask.shape[0]}, '
-                      f'the images are {size[0]}x{size[1]}',
-                      'make the mask from images of this size (crosspoint mask)')
-
-
 def check_tf(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
     """Images have a frame_id, which is connected to the base when they are taken."""
     frame, base, frames = camera.frame_id, snapshot.base_frame, snapshot.frames
     if not frame:
         if camera.image.newest is not None:
-            yield Finding(FindingCode.NO_FRAME_ID,
-                          f'the images on {camera.image.topic} have an empty frame_id',
-                          "set the camera's optical frame in the driver (frame_id, "
-                          'camera_frame_id)')
+            yield from (Finding(FindingCode.NO_FRAME_ID, fault.message, "set the camera's optical "
+                                'frame in the driver (frame_id, camera_frame_id)')
+                        for fault in check_frame_id(camera.messages.topics, frame))
         return
-    if camera.base_from_cam is not None:
+    if camera.base_from_cam is not None or camera.tf_conflict:
         return
     no_transform = f'no transform from {frame!r} to {base!r}'
     reason = (find_loop(frames, frame) or find_loop(frames, base)
@@ -256,41 +263,79 @@ def _follows_clock(snapshot: Snapshot, camera: CameraSnapshot) -> bool:
             and abs(camera.image.stamps_ns[-1] - clock_ns) < OTHER_CLOCK_S * 1e9)
 
 
+def is_depth_topic(topic: str) -> bool | None:
+    """Return whether a topic is depth by its name, False for colour; None if it does not say."""
+    for part in reversed(topic.lower().split('/')):
+        if re.search(r'depth|disparity|\brange\b|points', part):
+            return True
+        if re.search(r'colou?r|rgb|infra|\bir\b', part):
+            return False
+    return None
+
+
 def suggest_topics(snapshot: Snapshot, stream: TopicStream, max_topics: int = 3) -> list[str]:
-    """Return other topics of the type that are published, the most similar names first."""
+    """Return other topics of the type and kind that are published, most similar names first.
+
+    Only what is named as depth is suggested for depth, and only what is not, for images.
+    """
+    wants_depth = stream.parameter.endswith('depth_topic')
     # The graph lists a topic for its subscribers too: leave out what only the node waits for.
     awaited = {s.topic for c in snapshot.cameras for s in c.streams if not s.publishers}
+    suffix = next((suffix for suffix in (DEPTH_SUFFIX, IMAGE_SUFFIX)
+                   if stream.topic.endswith(suffix)), '')
     topics = [topic for topic, types in snapshot.graph.topics.items()
               if stream.type in types and topic != stream.topic and topic not in awaited
-              and not topic.startswith(f'{snapshot.node.name}/')]
+              and not topic.startswith(f'{snapshot.node.name}/') and topic.endswith(suffix)
+              and (stream.parameter.endswith('info_topic')
+                   or bool(is_depth_topic(topic.removesuffix(suffix))) is wants_depth)]
     return sorted(topics, reverse=True, key=lambda topic: difflib.SequenceMatcher(
         None, topic, stream.topic).ratio())[:max_topics]
 
 
 def _suggest_topic_cure(snapshot: Snapshot, camera: CameraSnapshot, stream: TopicStream) -> str:
-    compressed = camera.config.transport == 'compressed'
-    sibling = stream.topic.rpartition('/')[0] if compressed else f'{stream.topic}/compressed'
-    types = snapshot.graph.topics.get(sibling, ())
-    if stream.parameter.endswith('image_topic') and {COMPRESSED, RAW} & {*types}:
-        return (f'{sibling} is there: set {camera.name}.transport: '
-                f'{"raw" if compressed else "compressed"}')
+    sibling = _suggest_transport(snapshot, camera, stream)
+    if sibling:
+        return sibling
     topics = suggest_topics(snapshot, stream)
+    what = 'depth of type' if stream.parameter.endswith('depth_topic') else 'topic of type'
     if not topics:
-        return (f'start the driver; no topic of type {stream.type} is published in ROS_DOMAIN_ID '
+        return (f'start the driver; no {what} {stream.type} is published in ROS_DOMAIN_ID '
                 f'{snapshot.graph.domain}')
     first = topics[0]
-    if compressed and not stream.parameter.endswith('info_topic'):
-        first = first.rpartition('/')[0]  # the transport appends the rest
+    for suffix in (IMAGE_SUFFIX, DEPTH_SUFFIX):  # the transport appends it
+        first = first.removesuffix(suffix)
     none = ", or '' for none" if stream.parameter.endswith('depth_topic') else ''
-    return (f'start the driver, or set {stream.parameter}: {first}{none}; of that type: '
-            f'{", ".join(topics)}')
+    cure, others = f'start the driver, or set {stream.parameter}: {first}{none}', topics[1:]
+    while others and len(cure) + len(', '.join(others)) > MAX_CURE_LENGTH:
+        others.pop()
+    return cure + ('; of that type too: ' + ', '.join(others)) * bool(others)
+
+
+def _suggest_transport(snapshot: Snapshot, camera: CameraSnapshot, stream: TopicStream) -> str:
+    """Return the cure where the topic is published with the other transport; '' if it is not."""
+    is_depth = stream.parameter.endswith('depth_topic')
+    if stream.parameter.endswith('info_topic'):
+        return ''
+    suffix = DEPTH_SUFFIX if is_depth else IMAGE_SUFFIX
+    is_compressed = stream.type == COMPRESSED
+    sibling = stream.topic.removesuffix(suffix) if is_compressed else stream.topic + suffix
+    if (RAW if is_compressed else COMPRESSED) not in snapshot.graph.topics.get(sibling, ()):
+        return ''
+    other, own = ('raw', 'compressed') if is_compressed else ('compressed', 'raw')
+    parameter = f'{camera.name}.{"depth_transport" if is_depth else "transport"}'
+    keep = (f' and {camera.name}.depth_transport: {own}' if not is_depth and camera.depth
+            and camera.depth.publishers and not camera.config.depth_transport else '')
+    return f'{sibling} is there: set {parameter}: {other}{keep}'
 
 
 def _suggest_type_cure(snapshot: Snapshot, camera: CameraSnapshot, stream: TopicStream) -> str:
     types = {p.type for p in stream.other_type_publishers}
-    if COMPRESSED in types and stream.topic.endswith('/compressed'):
-        return (f'set {camera.name}.transport: compressed, and {stream.parameter}: '
-                f'{stream.topic.removesuffix("/compressed")} (the transport appends /compressed)')
+    is_depth = stream.parameter.endswith('depth_topic')
+    suffix = DEPTH_SUFFIX if is_depth else IMAGE_SUFFIX
+    if COMPRESSED in types and stream.topic.endswith(suffix):
+        transport = 'depth_transport' if is_depth else 'transport'
+        return (f'set {camera.name}.{transport}: compressed, and {stream.parameter}: '
+                f'{stream.topic.removesuffix(suffix)} (the transport appends {suffix})')
     topics = ', '.join(suggest_topics(snapshot, stream)) or 'none'
     return f'set {stream.parameter} to a topic of type {stream.type}; of that type: {topics}'
 
@@ -299,5 +344,5 @@ def _join_nodes(publishers: tuple[PublisherInfo, ...]) -> str:
     return join_names({p.node for p in publishers})
 
 
-CHECKS = (check_publishers, check_stamps, check_delivery, check_losses, check_image,
-          check_camera_info, check_depth, check_depth_lag, check_mask, check_tf)
+CHECKS = (check_publishers, check_stamps, check_delivery, check_losses, check_messages,
+          check_info_clock, check_depth_lag, check_tf)

@@ -9,8 +9,10 @@ from itertools import combinations
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from crosspoint_ros.core.tf_tree import list_ancestors
+from crosspoint_ros.data.view_consistency import Misreading
 from crosspoint_ros.ros.client.node_info import suggest_cure
-from crosspoint_ros.ros.config import ConfigError
+from crosspoint_ros.ros.config import Config, ConfigError, is_target_frame
 from crosspoint_ros.ros.doctor.finding import Finding, FindingCode, find_shared, join_names
 from crosspoint_ros.ros.doctor.snapshot import Snapshot
 
@@ -52,7 +54,8 @@ def check_parameters(snapshot: Snapshot) -> Iterator[Finding]:
 def check_unique_node_names(snapshot: Snapshot) -> Iterator[Finding]:
     """The node and the camera drivers have names to themselves."""
     drivers = {p.node for camera in snapshot.cameras for s in camera.streams for p in s.publishers}
-    for name, count in sorted(Counter(snapshot.graph.nodes).items()):
+    counts = {**Counter(snapshot.graph.nodes), snapshot.node.name: snapshot.node.count}
+    for name, count in sorted(counts.items()):
         if count > 1 and name in {snapshot.node.name, *drivers}:
             yield Finding(FindingCode.TWO_NODES, f'{count} nodes are named {name}',
                           'stop one or rename it (--ros-args -r __node:=… or -r __ns:=…); '
@@ -126,5 +129,84 @@ def check_baselines(snapshot: Snapshot) -> Iterator[Finding]:
                           'triangulated')
 
 
+def check_tf_senders(snapshot: Snapshot) -> Iterator[Finding]:
+    """No frame between a camera and the base is placed differently by two senders."""
+    if not isinstance(snapshot.config, Config):
+        return
+    chains = {camera.name: {*list_ancestors(snapshot.frames, camera.frame_id)}
+              for camera in snapshot.cameras if camera.frame_id}
+    base = {*list_ancestors(snapshot.frames, snapshot.base_frame)}
+    for child, conflict in snapshot.conflicts.items():
+        names = [name for name, chain in chains.items() if child in chain ^ base]
+        if names:
+            is_refused = any(camera.tf_conflict for camera in snapshot.cameras
+                             if camera.name in names)
+            yield Finding(FindingCode.TF_CONFLICT, f'{conflict} ({" and ".join(names)})',
+                          "stop one of the senders, such as the URDF's joint or the calibration "
+                          "(ros2 topic info -v lists a topic's senders)", is_warning=not is_refused)
+
+
+def check_target_frame(snapshot: Snapshot) -> Iterator[Finding]:
+    """No one but the node sends its target frames."""
+    if not isinstance(snapshot.config, Config):
+        return
+    target, base = snapshot.config.target_frame, snapshot.base_frame
+    owners = {camera.frame_id: f'is the frame of the images of {camera.name}'
+              for camera in snapshot.cameras}
+    owners |= dict.fromkeys(list_ancestors(snapshot.frames, base),
+                            f'is base_frame {base!r}, or above it on TF')
+    owners |= {child: f'is sent by another node too, below {info.parent!r}'
+               for child, info in snapshot.frames.items() if info.parent != base}
+    owners |= {child: f'is sent by two nodes: {conflict}'
+               for child, conflict in snapshot.conflicts.items()}
+    for frame, reason in owners.items():
+        if is_target_frame(frame, target):
+            yield Finding(FindingCode.TARGET_FRAME, f'target_frame {frame!r} {reason}',
+                          'give target_frame a name that no one else sends; each of two nodes '
+                          'needs another')
+            return
+
+
+VIEW_CODES = {
+    Misreading.DEPTH_UNIT: FindingCode.DEPTH_UNIT,
+    Misreading.DISPARITY: FindingCode.DEPTH_DISPARITY,
+    Misreading.LENS: FindingCode.LENS_SCALE, Misreading.AXES: FindingCode.CAMERA_AXES,
+    Misreading.DIRECTION: FindingCode.POSE_INVERTED, Misreading.UNKNOWN: FindingCode.VIEWS_DISAGREE}
+VIEW_CURES = {
+    Misreading.DISPARITY: 'publish depth in m (32FC1): stereo_image_proc and the drivers have '
+                          'another topic for it',
+    Misreading.LENS: 'publish the camera info of this resolution with the images: K and P are '
+                     'scaled with them',
+    Misreading.AXES: "set the driver's optical frame (…_optical_frame) as frame_id, or rotate the "
+                     'frame by rpy -90 0 -90 deg in the URDF where it should be optical',
+    Misreading.DIRECTION: 'send base to camera: with the frames as they are, the inverse (hand-eye '
+                          'tools print both)',
+    Misreading.UNKNOWN: "check these cameras' extrinsics and camera infos, and that the images "
+                        'are of this moment and not mirrored'}
+DEPTH_UNITS = {10.0: '0.1 mm were taken for mm', 1000.0: 'mm were taken for m',
+               100.0: 'cm were taken for m', 0.001: 'm were taken for mm'}
+
+
+def check_views(snapshot: Snapshot) -> Iterator[Finding]:
+    """The views agree with each other: axes, direction and lens, and the unit of depth."""
+    for found in snapshot.disagreements:
+        names = ' and '.join(found.cameras)
+        measured = f'({found.explained:.0%} of {found.matches} matched points; as given ' \
+                   f'{found.agreement:.0%})'
+        if found.misreading is Misreading.UNKNOWN:
+            message = (f'the rays of {found.agreement:.0%} of {found.matches} matched points meet '
+                       f'in the views of {names}: their poses or lenses are wrong')
+        elif found.misreading in (Misreading.DEPTH_UNIT, Misreading.DISPARITY):
+            unit = DEPTH_UNITS.get(found.factor, '')
+            message = (f'depth of {names} agrees with the other views when {found.reading} '
+                       f'{measured}{": " * bool(unit)}{unit}')
+        else:
+            message = f'the views of {names} agree with the others when {found.reading} {measured}'
+        yield Finding(VIEW_CODES[found.misreading], message, VIEW_CURES.get(
+            found.misreading, 'let the driver publish 16UC1 in mm or 32FC1 in m (realsense: '
+                              'depth_units 0.001; others: a scale parameter)'))
+
+
 CHECKS = (check_node, check_parameters, check_unique_node_names, check_matcher, check_clock,
-          check_qos, check_unique_topics, check_unique_frames, check_baselines)
+          check_qos, check_unique_topics, check_unique_frames, check_baselines, check_tf_senders,
+          check_target_frame, check_views)

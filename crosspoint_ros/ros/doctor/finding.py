@@ -25,6 +25,7 @@ class FindingCode(Enum):
     CLOCKS_DIFFER = 'clocks-differ'
     STAMPS_AHEAD = 'stamps-ahead'
     NO_STAMP = 'no-stamp'
+    INFO_CLOCK = 'info-clock'
     # topics
     NO_PUBLISHER = 'no-publisher'
     WRONG_TYPE = 'wrong-type'
@@ -40,8 +41,10 @@ class FindingCode(Enum):
     # content
     IMAGE_REFUSED = 'image-refused'
     UNCALIBRATED = 'uncalibrated'
+    ONLY_RECTIFIED = 'only-rectified'
     INFO_REFUSED = 'info-refused'
     INFO_SIZE = 'info-size'
+    LENS_IMPLAUSIBLE = 'lens-implausible'
     DEPTH_REFUSED = 'depth-refused'
     DEPTH_EMPTY = 'depth-empty'
     DEPTH_SIZE = 'depth-size'
@@ -49,16 +52,26 @@ class FindingCode(Enum):
     DEPTH_APART = 'depth-apart'
     MASK_REFUSED = 'mask-refused'
     MASK_SIZE = 'mask-size'
+    # agreement of the views
+    DEPTH_UNIT = 'depth-unit'
+    DEPTH_DISPARITY = 'depth-disparity'
+    LENS_SCALE = 'lens-scale'
+    CAMERA_AXES = 'camera-axes'
+    POSE_INVERTED = 'pose-inverted'
+    VIEWS_DISAGREE = 'views-disagree'
     # TF
     NO_FRAME_ID = 'no-frame-id'
     NO_TF = 'no-tf'
     TF_TIME = 'tf-time'
     SAME_FRAME = 'same-frame'
     SAME_PLACE = 'same-place'
+    TF_CONFLICT = 'tf-conflict'
+    TARGET_FRAME = 'target-frame'
 
 
-WARNINGS = frozenset({FindingCode.STAMPS_AHEAD, FindingCode.IMAGES_LOST,
-                      FindingCode.DEFAULT_TRANSPORT, FindingCode.SAME_PLACE})
+WARNINGS = frozenset({FindingCode.STAMPS_AHEAD, FindingCode.INFO_CLOCK, FindingCode.IMAGES_LOST,
+                      FindingCode.DEFAULT_TRANSPORT, FindingCode.SAME_PLACE,
+                      FindingCode.VIEWS_DISAGREE})
 
 
 @dataclass(frozen=True)
@@ -69,11 +82,12 @@ class Finding:
     message: str
     cure: str
     camera: str = ''  # '' if it concerns the whole system
+    is_warning: bool = False  # of a code that may be both
 
     @property
     def is_error(self) -> bool:
         """Whether clicks are refused, or answered wrongly; a warning concerns only some."""
-        return self.code not in WARNINGS
+        return not self.is_warning and self.code not in WARNINGS
 
     @property
     def severity(self) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +31,17 @@ from rclpy.utilities import get_rmw_implementation_identifier
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Empty
 
-from crosspoint_ros.core.datatypes import Rejected, Transform
-from crosspoint_ros.core.tf_tree import find_loop, stamp_to_ns
-from crosspoint_ros.ros import conversions
+from crosspoint_ros.core.datatypes import Code, Rejected, Transform
+from crosspoint_ros.core.tf_tree import TfTree, explain_failure, find_loop, stamp_to_ns
+from crosspoint_ros.data.view_consistency import find_disagreements
+from crosspoint_ros.ros.camera_checks import MessageFault, ViewMessages, build_view, list_faults
 from crosspoint_ros.ros.client.node_info import (
     NodeInfoClient,
     NodeReply,
     SpinUntil,
-    read_params_file,
+    read_params_files,
     resolve_topic,
 )
 from crosspoint_ros.ros.client.session import RosSession
@@ -50,14 +55,21 @@ from crosspoint_ros.ros.doctor.snapshot import (
     QosMismatch,
     Snapshot,
     TopicStream,
-    select_frame_id,
 )
-from crosspoint_ros.ros.node.camera import get_image_type, load_mask, resolve_topics
-from crosspoint_ros.ros.tf import TransformTree, make_tree
+from crosspoint_ros.ros.node.camera import (
+    TopicFeed,
+    get_depth_type,
+    get_image_type,
+    load_mask,
+    resolve_topics,
+)
+from crosspoint_ros.ros.node.twins import ALIVE_QOS, SubscriptionEventCallbacks
+from crosspoint_ros.ros.tf import make_tree
 
 DOCTOR_NODE = 'crosspoint_doctor'
 MAX_WAIT_S = 10.0  # two processes may need seconds to discover each other
 REPLY_TIMEOUT_S = 3.0  # a node that is starting replies late
+RECENT_MESSAGES = 10
 # Best effort and volatile is compatible with every publisher.
 ANY_PUBLISHER_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 TF_QOS = {'/tf': QoSProfile(depth=100),
@@ -66,22 +78,23 @@ TRANSPORT_VARIABLES = ('FASTDDS_BUILTIN_TRANSPORTS', 'FASTDDS_DEFAULT_PROFILES_F
                        'FASTRTPS_DEFAULT_PROFILES_FILE')
 
 
-def collect_snapshot(node: str, seconds: float, params: Path | None = None,
+def collect_snapshot(node: str, seconds: float, params: Sequence[Path] = (),
                      max_wait_s: float = MAX_WAIT_S) -> Snapshot:
     """Listen for `seconds`, and for what is missing then for `max_wait_s` in all.
 
-    params: read the parameters from this file instead of asking the node. Raises OSError or
+    params: read the parameters from these files instead of asking the node. Raises OSError or
     ValueError for a file or a node name that cannot be used.
     """
     name = resolve_node_name(node)
-    values = None if params is None else tuple(read_params_file(params, name).values())
+    values = tuple(read_params_files(params, name).values()) if params else None
     end_s = time.monotonic() + max_wait_s
     with RosSession() as session:
         client = NodeInfoClient(session.add_node(PassiveNode(session.context)), name)
         session.spin_until(client.is_discovered, max_wait_s)
         reply = client.query(session.spin_until, REPLY_TIMEOUT_S)
         values = reply.parameters if values is None else values
-        passive = session.add_node(PassiveNode(session.context, values or ()))
+        passive = session.add_node(PassiveNode(session.context, values or (),
+                                               name.rpartition('/')[0]))
         config: Config | ConfigError | None = None
         try:
             config = Parameters(passive).read() if values else None
@@ -98,15 +111,16 @@ def collect_snapshot(node: str, seconds: float, params: Path | None = None,
 def _assemble_snapshot(probe: SystemProbe, name: str, reply: NodeReply,
                        config: Config | ConfigError | None, start_ns: int) -> Snapshot:
     graph = collect_graph_info(probe.node)
-    cameras = tuple(camera.snapshot() for camera in probe.cameras)
+    cameras = tuple(camera.snapshot(probe.tree) for camera in probe.cameras)
+    views = [camera.view for camera in cameras if camera.view is not None]
     expected = {s.topic: qos_profile_sensor_data for c in cameras for s in c.streams}
     is_crosspoint = reply.parameters is None or bool(reply.parameters)
     return Snapshot(
-        NodeSnapshot(name, graph.nodes.count(name), reply.is_responding, reply.state,
-                     is_crosspoint, probe.matcher),
+        NodeSnapshot(name, graph.nodes.count(name) - probe.dead_count, reply.is_responding,
+                     reply.state, is_crosspoint, probe.matcher),
         graph, config, probe.use_sim_time, cameras,
         find_qos_mismatches(probe.node, name, expected), probe.tree.frames(),
-        probe.clock.stream(), start_ns)
+        probe.tree.conflicts(), tuple(find_disagreements(views)), probe.clock.stream(), start_ns)
 
 
 def resolve_node_name(name: str) -> str:
@@ -124,13 +138,15 @@ def resolve_node_name(name: str) -> str:
 class PassiveNode(Node):
     """A node with subscriptions and service clients only: no publisher, service or action."""
 
-    def __init__(self, context: Context, parameters: Sequence[Parameter] = ()) -> None:
+    def __init__(self, context: Context, parameters: Sequence[Parameter] = (),
+                 namespace: str = '') -> None:
         """parameters: values for the node to declare, `use_sim_time` among them."""
         # Where rclpy offers a service with its types, this switches it off.
         quiet = [Parameter('start_type_description_service', value=False)] * bool(
             importlib.util.find_spec('rclpy.type_description_service'))
-        super().__init__(DOCTOR_NODE, context=context, use_global_arguments=False,
-                         enable_rosout=False, start_parameter_services=False,
+        super().__init__(DOCTOR_NODE, context=context, namespace=namespace,
+                         use_global_arguments=False, enable_rosout=False,
+                         start_parameter_services=False,
                          parameter_overrides=[*parameters, *quiet])
 
     def create_publisher(self, *args: Any, **options: Any) -> Any:
@@ -152,13 +168,30 @@ class TopicProbe:
         self._node, self._parameter, self.topic = node, parameter, topic
         self._type = f'{kind.__module__.partition(".")[0]}/msg/{kind.__name__}'
         self._arrivals: list[Arrival] = []
-        self.newest: Any = None
-        node.create_subscription(kind, topic, self._on_message, qos_profile_sensor_data)
+        self.recent: deque[Any] = deque(maxlen=RECENT_MESSAGES)
+        self._feed = TopicFeed(node, kind, topic, self._on_message)
+
+    @property
+    def newest(self) -> Any:
+        """The newest message; None without any."""
+        return self.recent[-1] if self.recent else None
+
+    def find_nearest(self, message: Any) -> Any:
+        """Return the recent message whose stamp is nearest to that of another; None without any."""
+        return min(self.recent, default=None, key=partial(_measure_gap_ns, message))
 
     def _on_message(self, message: Any) -> None:
         stamp = message.clock if isinstance(message, Clock) else message.header.stamp
         self._arrivals.append(Arrival(stamp_to_ns(stamp), self._now_ns()))
-        self.newest = message
+        self.recent.append(message)
+
+    def subscribe_again(self) -> None:
+        """Take what the publishers offer while nothing has arrived, as the node does.
+
+        So what a driver sent once, latched, before we listened, arrives too.
+        """
+        if self.newest is None:
+            self._feed.update()
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
@@ -173,70 +206,102 @@ class TopicProbe:
                            tuple(self._arrivals), self.newest, self._now_ns())
 
 
+def _measure_gap_ns(a: Any, b: Any) -> int:
+    return abs(stamp_to_ns(a.header.stamp) - stamp_to_ns(b.header.stamp))
+
+
 class CameraProbe:
     """Subscribes to the topics of one camera."""
 
     def __init__(self, node: PassiveNode, config: CameraConfig,
                  resolve: Callable[[str], str]) -> None:
-        name, kind = config.name, get_image_type(config)
+        name = config.name
         self.config, self.topics = config, resolve_topics(config, resolve)
-        self.image = TopicProbe(node, f'{name}.image_topic', self.topics.image_topic, kind)
+        self.image = TopicProbe(node, f'{name}.image_topic', self.topics.image_topic,
+                                get_image_type(config))
         self.info = TopicProbe(node, f'{name}.info_topic', self.topics.info_topic, CameraInfo)
-        self.depth = TopicProbe(node, f'{name}.depth_topic', self.topics.depth_topic, kind) \
-            if self.topics.depth_topic else None
-        self.base_from_cam: Transform | None = None
-        self._tf_stamp_ns = 0
+        self.depth = TopicProbe(node, f'{name}.depth_topic', self.topics.depth_topic,
+                                get_depth_type(config)) if self.topics.depth_topic else None
+        self.depth_info = TopicProbe(node, f'{name}.depth_info_topic', self.topics.depth_info_topic,
+                                     CameraInfo) if self.topics.depth_info_topic else None
+        self._mask, self._mask_error = _load_mask(config)
+        self._image: Any = None
+        self._base_from_cam: Transform | None = None
+        self._tf_conflict = ''
+
+    @property
+    def probes(self) -> tuple[TopicProbe, ...]:
+        """Its topics."""
+        return tuple(filter(None, (self.image, self.info, self.depth, self.depth_info)))
 
     @property
     def is_complete(self) -> bool:
         """Whether something arrived on each topic."""
-        return all(probe.newest is not None
-                   for probe in (self.image, self.info, self.depth) if probe is not None)
+        return all(probe.newest is not None for probe in self.probes)
 
-    def fix_tf_stamp(self) -> None:
-        """Choose the stamp of the newest image for the look-up of the pose."""
-        newest = self.image.newest
-        self._tf_stamp_ns = stamp_to_ns(newest.header.stamp) if newest is not None else 0
+    def choose_image(self, max_lag_s: float) -> None:
+        """Choose the image whose pose is looked up: the newest that has depth."""
+        def has_depth(image: Any) -> bool:
+            depth = self.depth and self.depth.find_nearest(image)
+            return depth is not None and _measure_gap_ns(image, depth) <= max_lag_s * 1e9
+        self._image = next(filter(has_depth, reversed(self.image.recent)), self.image.newest)
 
-    def update_pose(self, tree: TransformTree, base: str) -> bool:
-        """Look the pose up at that stamp; return False while another attempt may help."""
-        frames, frame = tree.frames(), select_frame_id(self.image.newest, self.info.newest)
-        if not self._tf_stamp_ns or not frame:
+    def update_pose(self, tree: TfTree, base: str) -> bool:
+        """Look the pose up at its stamp; return False while another attempt may help."""
+        frames, frame, stamp_ns = tree.frames(), self._messages.frame_id, self._tf_stamp_ns
+        if not stamp_ns or not frame:
             return True
-        if self.base_from_cam is None and not (find_loop(frames, frame)
-                                               or find_loop(frames, base)):
-            self.base_from_cam = tree.lookup(base.lstrip('/'), frame, self._tf_stamp_ns)
-        return self.base_from_cam is not None
+        if self._base_from_cam is None and not (find_loop(frames, frame)
+                                                or find_loop(frames, base)):
+            self._base_from_cam = tree.lookup(base, frame, stamp_ns)
+            self._tf_conflict = tree.explain_conflict(base, frame, stamp_ns)
+        return self._base_from_cam is not None or bool(self._tf_conflict)
 
-    def snapshot(self) -> CameraSnapshot:
+    @property
+    def _tf_stamp_ns(self) -> int:
+        return 0 if self._image is None else stamp_to_ns(self._image.header.stamp)
+
+    @cached_property
+    def _messages(self) -> ViewMessages:
+        """The messages of the chosen view, decoded."""
+        image = self._image
+        depth = self.depth and (self.depth.newest if image is None
+                                else self.depth.find_nearest(image))
+        return ViewMessages.decode(self.topics, image, self.info.newest, depth,
+                                   self.depth_info and self.depth_info.newest, self._mask)
+
+    def snapshot(self, tree: TfTree) -> CameraSnapshot:
         """Return what arrived, decoded."""
+        view, fault = None, None
+        if None not in (self._image, self.info.newest):
+            try:
+                view = build_view(self._messages, partial(_lookup, tree))
+            except MessageFault as refused:
+                known = {each.finding for each in list_faults(self._messages)}
+                fault = None if refused.finding in known else refused
         return CameraSnapshot(
             self.config, self.image.stream(), self.info.stream(),
-            self.depth.stream() if self.depth else None,
-            rgb=_decode_newest(self.image, lambda message: conversions.decode_rgb(
-                self.topics, message)),
-            intrinsics=_decode_newest(self.info, lambda message: conversions.intrinsics_from_info(
-                message, self.topics.rectified)),
-            depth_m=_decode_newest(self.depth, conversions.depth_m_from_msg),
-            mask=_load_mask(self.config), base_from_cam=self.base_from_cam,
-            tf_stamp_ns=self._tf_stamp_ns)
+            self.depth and self.depth.stream(), self.depth_info and self.depth_info.stream(),
+            self._messages, fault, self._mask_error,
+            view and replace(view, base_from_cam=self._base_from_cam),
+            self._base_from_cam, self._tf_stamp_ns, self._tf_conflict)
 
 
-def _decode_newest(probe: TopicProbe | None, decode: Callable[[Any], Any]) -> Any:
-    """Return what the newest message decodes to, or its rejection; None without one."""
-    if probe is None or probe.newest is None:
-        return None
+def _lookup(tree: TfTree, target: str, source: str, stamp_ns: int) -> Transform:
+    """Return target_from_source for the registration of depth. Raises `Rejected` (NO_TF)."""
+    found = tree.lookup(target, source, stamp_ns)
+    if found is None:
+        raise Rejected(Code.NO_TF, f'no transform from {source!r} to {target!r}: '
+                       f'{explain_failure(tree.frames(), target, source, stamp_ns)}')
+    return found
+
+
+def _load_mask(config: CameraConfig
+               ) -> tuple[npt.NDArray[np.bool_] | None, ConfigError | None]:
     try:
-        return decode(probe.newest)
-    except Rejected as rejected:
-        return rejected
-
-
-def _load_mask(config: CameraConfig) -> npt.NDArray[np.bool_] | ConfigError | None:
-    try:
-        return load_mask(config)
+        return load_mask(config), None
     except ConfigError as error:
-        return error
+        return None, error
 
 
 class SystemProbe:
@@ -247,12 +312,19 @@ class SystemProbe:
         self.node, self._config, self._matcher_name = node, config, f'{name}: matcher'
         self.cameras = [CameraProbe(node, camera, lambda topic: resolve_topic(topic, name))
                         for camera in (config.cameras if config else ())]
-        self.tree: TransformTree = make_tree(node)
+        self.tree: TfTree = make_tree(node)
         self.clock = TopicProbe(node, 'use_sim_time', '/clock', Clock)
         self.use_sim_time = bool(node.get_parameter('use_sim_time').value)
         self.matcher: tuple[bytes, str] | None = None
+        self.dead_count = 0  # nodes of that name that were killed and are not yet off the graph
+        node.create_subscription(
+            Empty, f'{name}/_alive', lambda message: None, ALIVE_QOS,
+            event_callbacks=SubscriptionEventCallbacks(liveliness=self._on_liveliness))
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics,
                                  ANY_PUBLISHER_QOS)
+
+    def _on_liveliness(self, event: Any) -> None:
+        self.dead_count = event.not_alive_count
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -261,6 +333,9 @@ class SystemProbe:
 
     def is_complete(self, state: str) -> bool:
         """Whether everything arrived that a node in this lifecycle state should have."""
+        for camera in self.cameras:
+            for probe in camera.probes:
+                probe.subscribe_again()
         return (all(camera.is_complete for camera in self.cameras)
                 and (self.matcher is not None or state in ('', 'unconfigured'))
                 and (self.clock.newest is not None or not self.use_sim_time))
@@ -269,9 +344,9 @@ class SystemProbe:
         """Look each camera up at the stamp of its newest image, as long as the node would wait."""
         if self._config is None:
             return
-        base = self._config.base_frame
+        base = self._config.base_frame.lstrip('/')
         for camera in self.cameras:
-            camera.fix_tf_stamp()
+            camera.choose_image(self._config.times.max_depth_lag_s)
         spin_until(lambda: sum(camera.update_pose(self.tree, base) for camera in self.cameras)
                    == len(self.cameras), self._config.times.wait_tf_s)
 
@@ -284,7 +359,7 @@ def collect_graph_info(node: Node) -> GraphInfo:
     transport = next((f'{variable}={os.environ[variable]}' for variable in TRANSPORT_VARIABLES
                       if os.environ.get(variable, 'DEFAULT') not in ('', 'DEFAULT')), '')
     return GraphInfo(
-        tuple(sorted(name for name in names if name != f'/{DOCTOR_NODE}')),
+        tuple(sorted(name for name in names if not name.endswith(f'/{DOCTOR_NODE}'))),
         {topic: tuple(types) for topic, types in node.get_topic_names_and_types()},
         node.context.get_domain_id(), get_rmw_implementation_identifier(), transport)
 

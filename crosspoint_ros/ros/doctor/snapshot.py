@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from crosspoint_ros.core.datatypes import Intrinsics, Rejected, Transform
-from crosspoint_ros.core.encodings import DepthM, Rgb
+from crosspoint_ros.core.datatypes import Transform, View
+from crosspoint_ros.core.tf_conflict import TfConflict
 from crosspoint_ros.core.tf_tree import FrameInfo
+from crosspoint_ros.data.view_consistency import Disagreement
+from crosspoint_ros.ros.camera_checks import MessageFault, ViewMessages
 from crosspoint_ros.ros.config import CameraConfig, Config, ConfigError, TimeLimits
 
 PAIRING_SLACK_NS = 300_000_000  # an image follows its camera info within that
@@ -75,18 +74,20 @@ class TopicStream:
 
 @dataclass(frozen=True, eq=False)
 class CameraSnapshot:
-    """One camera: its topics, and what they decode to (`Rejected` where they do not)."""
+    """One camera: its topics, and the messages of one view."""
 
     config: CameraConfig
     image: TopicStream
     info: TopicStream
     depth: TopicStream | None  # None: without depth
-    rgb: Rgb | Rejected | None
-    intrinsics: Intrinsics | Rejected | None
-    depth_m: DepthM | Rejected | None
-    mask: npt.NDArray[np.bool_] | ConfigError | None
+    depth_info: TopicStream | None
+    messages: ViewMessages  # of the image whose pose was looked up
+    registration_fault: MessageFault | None
+    mask_error: ConfigError | None
+    view: View | None  # with its pose, if that is known; None: a fault
     base_from_cam: Transform | None
     tf_stamp_ns: int  # the stamp of that look-up; 0: not looked up
+    tf_conflict: str  # why two senders forbid it; '' if they do not
 
     @property
     def name(self) -> str:
@@ -96,17 +97,17 @@ class CameraSnapshot:
     @property
     def streams(self) -> Iterator[TopicStream]:
         """All its topics."""
-        yield from filter(None, (self.image, self.info, self.depth))
+        yield from filter(None, (self.image, self.info, self.depth, self.depth_info))
 
     @property
     def size(self) -> tuple[int, int] | None:
         """Width and height of its images, px; None if unknown."""
-        return self.rgb.shape[1::-1] if isinstance(self.rgb, np.ndarray) else None
+        return self.messages.size
 
     @property
     def frame_id(self) -> str:
         """Frame of its images, without a leading slash."""
-        return select_frame_id(self.image.newest, self.info.newest)
+        return self.messages.frame_id
 
     @property
     def raw_bytes(self) -> int:
@@ -130,18 +131,12 @@ class CameraSnapshot:
         return sum(s not in images for s in sent), len(sent)
 
 
-def select_frame_id(image: Any, info: Any) -> str:
-    """Return the frame as the node reads it: that of the image, else of the camera info."""
-    frames = [message.header.frame_id for message in (image, info) if message is not None]
-    return next(filter(None, frames), '').lstrip('/')
-
-
 @dataclass(frozen=True)
 class NodeSnapshot:
     """The node under diagnosis."""
 
     name: str
-    count: int  # nodes of that name
+    count: int  # living nodes of that name
     is_responding: bool
     state: str  # of its life cycle; '': unknown
     is_crosspoint: bool
@@ -179,6 +174,8 @@ class Snapshot:
     cameras: tuple[CameraSnapshot, ...]
     mismatches: tuple[QosMismatch, ...]
     frames: dict[str, FrameInfo]  # TF
+    conflicts: dict[str, TfConflict]  # frames that two senders place differently
+    disagreements: tuple[Disagreement, ...]  # of the cameras' views
     clock: TopicStream
     start_ns: int  # the node's clock when listening began
 

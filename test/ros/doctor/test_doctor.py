@@ -53,7 +53,7 @@ def params(tmp_path) -> Path:
 
 
 def of_the_node(seconds: float = 1.0, node: str = '/crosspoint',
-                params: Path | None = None) -> dict[str, Finding]:
+                params: tuple[Path, ...] = ()) -> dict[str, Finding]:
     """What the doctor finds that concerns no single camera; each must be on the page."""
     found = {f.code.value: f for f in diagnose(collect_snapshot(node, seconds, params, MAX_WAIT_S))
              if not f.camera}
@@ -110,7 +110,7 @@ def test_a_hung_node_is_told_and_a_params_file_speaks_for_it(domain, params):
         rig._spinning.create_task(release.wait)  # a callback that does not return
         try:
             alone = of_the_node()
-            found = diagnose(collect_snapshot('/crosspoint', 1.0, params, MAX_WAIT_S))
+            found = diagnose(collect_snapshot('/crosspoint', 1.0, [params], MAX_WAIT_S))
         finally:
             release.set()
     assert list(alone) == ['node-hung']
@@ -135,7 +135,7 @@ def test_a_stopped_process_cannot_be_seen_and_a_params_file_speaks_for_it(domain
         assert 'matcher loaded' in log.read_text()
         os.kill(node.pid, signal.SIGSTOP)
         try:
-            found = diagnose(collect_snapshot('/crosspoint', 1.0, params, 2.0))
+            found = diagnose(collect_snapshot('/crosspoint', 1.0, [params], 2.0))
         finally:
             os.kill(node.pid, signal.SIGCONT)
     assert [(f.code, f.camera) for f in found] == [
@@ -208,7 +208,7 @@ def test_a_params_file_is_judged_by_the_node_s_own_rules(domain, params, line, w
     text = PARAMETERS.replace(PARAMETERS.splitlines()[-1], line) if words is None else \
         PARAMETERS + line + '\n'
     params.write_text(text)
-    found = diagnose(collect_snapshot('/crosspoint', 0.2, params, 0.5))
+    found = diagnose(collect_snapshot('/crosspoint', 0.2, [params], 0.5))
     codes = {f.code for f in found}
     if words is None:
         assert FindingCode.MASK_REFUSED in codes
@@ -336,7 +336,7 @@ def test_it_has_no_publisher_no_service_and_changes_nothing(domain, tmp_path, to
         names = rig.node._config_parameters.names
         before = [rig.node.get_parameter(name).value for name in names]
         looking = threading.Thread(target=collect_snapshot, args=(
-            '/crosspoint', 2.0, greedy if told_by == 'file' else None, MAX_WAIT_S))
+            '/crosspoint', 2.0, (greedy,) if told_by == 'file' else (), MAX_WAIT_S))
         looking.start()
         node = rig.cameras
         rig.until(lambda: DOCTOR_NODE in node.get_node_names())

@@ -102,6 +102,8 @@ OF_ALL = [
     ('qos-mismatch', '/tf from /faulty_cameras: it offers best effort', 'reliable'),
     ('same-frame', "well and twin have the same frame_id, 'well_optical'", 'optical frame'),
     ('same-frame', "alias and original have the same frame_id, 'original_optical'", 'each camera'),
+    ('tf-conflict', "'well_optical' is sent with two placements, 0.560 m and ", 'stop one of'),
+    ('tf-conflict', "'original_optical' is sent with two placements, 0.020 m and ", 'topic info'),
     ('same-place', 'neighbour and roommate are 0.0 mm apart', 'calibration'),
     ('same-topic', 'alias and original use the same images, /original/color/image_raw',
      'original.image_topic'),
