@@ -61,8 +61,8 @@ class TargetBroadcaster:
             return
         assert state.step is not None
         number, now_ns = state.step.target_number, self._now_ns()
-        stamp_ns = stamp_to_ns(target.header.stamp)
-        # Sorted, for a camera's clock may be ahead of ours.
+        # A camera's clock may be ahead of ours: what comes after it would be a jump back in time.
+        stamp_ns = min(stamp_to_ns(target.header.stamp), now_ns)
         stamps_ns = sorted({max(stamp_ns - LEAD_NS, 1), stamp_ns, now_ns})
         frame = get_target_frame(self._alias, number)
         sent = [(frame, at_ns, target) for at_ns in stamps_ns
@@ -138,10 +138,10 @@ class TargetFrameGuard:
             return True
         if not static and _identify(stamped) in self._sent:
             return False
-        is_new = not self.conflict
-        self._until_s = math.inf if static or self._until_s == math.inf else (
-            time.monotonic() + LIVE_HISTORY_NS * 1e-9)
-        if is_new:
+        is_known, was_static = bool(self.conflict), self._until_s == math.inf
+        if not was_static:
+            self._until_s = math.inf if static else time.monotonic() + LIVE_HISTORY_NS * 1e-9
+        if not is_known or (static and not was_static):
             topic = '/tf_static' if static else '/tf'
             self._conflict = (
                 f'frame {child!r} is also sent by another node on {topic}, in '
@@ -172,30 +172,6 @@ def get_target_frame(target_frame: str, number: int) -> str:
     return f'{target_frame}_{number}'
 
 
-class TargetStatePublisher:
-    """Publishes `~/target_state`: whether a pipeline may go on with the target."""
-
-    def __init__(self, node: Node, config: Config) -> None:
-        self._base_frame = config.base_frame
-        self._target_frame = config.target_frame.lstrip('/')
-        self._last: tuple[object, ...] = ()
-        self._publisher = node.create_publisher(TargetState, '~/target_state', LATCHED_QOS)
-
-    def update(self, target: ActiveTarget) -> None:
-        """Publish the state if it has changed."""
-        state = (target.state, target.message, target.last_step, target.valid_until_ns)
-        if state != self._last:
-            self._last = state
-            step = target.last_step
-            frame = '' if step is None else get_target_frame(self._target_frame,
-                                                             step.target_number)
-            self._publisher.publish(build_target_state(target, self._base_frame, frame))
-
-    def close(self, node: Node) -> None:
-        """Leave the topic."""
-        node.destroy_publisher(self._publisher)
-
-
 class Outputs:
     """The publishers; all but `publish_overlays` belong to the executor's thread."""
 
@@ -213,11 +189,12 @@ class Outputs:
         self._target: GraspTarget | None = None  # as published
         self._shows_rays = True
         self.broadcaster = TargetBroadcaster(node, config.target_frame)
-        self._target_state = TargetStatePublisher(node, config)
+        self._base_frame, self._target_frame = config.base_frame, config.target_frame.lstrip('/')
+        self._state: tuple[object, ...] = ()  # as published
+        self._target_state = node.create_publisher(TargetState, '~/target_state', LATCHED_QOS)
         # The state is the last: who reads it finds the frame on TF.
-        target.listeners += [self._publish_target, self.broadcaster.update,
-                             self._target_state.update]
-        self._target_state.update(target)
+        target.listeners += [self._publish_target, self.broadcaster.update, self._publish_state]
+        self._publish_state(target)
 
     def _create_target_publisher(self) -> Publisher:
         return self._node.create_publisher(PoseStamped, '~/grasp_target', LATCHED_QOS)
@@ -249,6 +226,15 @@ class Outputs:
             self._markers.publish(build_target_markers(
                 target, state.step.verdict, state.step.rays if state.show_rays else None))
 
+    def _publish_state(self, target: ActiveTarget) -> None:
+        """Publish `~/target_state` if it has changed."""
+        step = target.last_step
+        state = (target.state, target.message, step, target.valid_until_ns)
+        if state != self._state:
+            self._state = state
+            frame = step and get_target_frame(self._target_frame, step.target_number)
+            self._target_state.publish(build_target_state(target, self._base_frame, frame or ''))
+
     def publish_overlays(self, result: LocateResult, limits: Limits) -> None:
         """Draw and publish the views of an answer whose overlays have a subscriber."""
         cameras = {camera for camera, publisher in self._overlays.items()
@@ -264,7 +250,6 @@ class Outputs:
         """Take everything off the graph."""
         self._markers.publish(delete_all_markers())
         self.broadcaster.close()
-        self._target_state.close(self._node)
         for publisher in (self._result, self._correspondence, self._grasp_target, self._markers,
-                          *self._overlays.values()):
+                          self._target_state, *self._overlays.values()):
             self._node.destroy_publisher(publisher)

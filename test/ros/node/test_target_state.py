@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rclpy
-from crosspoint_ros.msg import Status, TargetState
+from crosspoint_ros.msg import QueryResult, Status, TargetState
 from crosspoint_ros.srv import Correspond
 from geometry_msgs.msg import PoseStamped
 from operator_client import POINT_BASE_M, Operator
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
+from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 from two_camera_rig import (
     EYES,
@@ -34,6 +35,9 @@ from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.tf_tree import TfTree, stamp_to_ns
 from crosspoint_ros.ros.config import ConfigError
 from crosspoint_ros.ros.node import lifecycle_node
+from crosspoint_ros.ros.node.history import ActiveTarget, History
+from crosspoint_ros.ros.node.outputs import TargetBroadcaster
+from crosspoint_ros.ros.node.query_messages import make_header
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 from crosspoint_ros.ros.process import NodeProcess
 
@@ -181,6 +185,84 @@ def test_a_node_configured_anew_uses_no_frame_twice():
             rig.until(lambda: pipeline.states[-1].state == TargetState.NONE)
             rig.discover()
         assert frames == ['crosspoint_target_1', 'crosspoint_target_2']
+
+
+class Paused:
+    """A node whose clock does not advance, and what it sent on TF."""
+
+    def __init__(self) -> None:
+        self.now_ns, self.sent = 100 * 10**9, []
+
+    def get_clock(self) -> Paused:
+        return self
+
+    def now(self) -> Time:
+        return Time(nanoseconds=self.now_ns)
+
+    def create_publisher(self, *_) -> Paused:
+        return self
+
+    def publish(self, message: TFMessage) -> None:
+        self.sent += message.transforms
+
+    def get_fully_qualified_name(self) -> str:
+        return '/crosspoint'
+
+    def get_publishers_info_by_topic(self, topic: str) -> list:
+        return []
+
+
+def make_target(number: int, x_m: float, stamp_ns: int) -> ActiveTarget:
+    """Return the state of a target at (x_m, 0, 0)."""
+    result = QueryResult(query_id=str(number), has_target=True)
+    result.target.header = make_header(stamp_ns, 'base_link')
+    result.target.pose.pose.position.x = x_m
+    history, target = History(number - 1), ActiveTarget(lambda: stamp_ns)
+    target.set_target(history.add(result, 0, None), TargetState.STANDING)
+    return target
+
+
+def test_while_a_simulation_is_paused_the_newest_is_the_new_target():
+    node = Paused()
+    broadcaster, tree = TargetBroadcaster(node, 'goal'), TfTree()
+    for number, x_m in ((1, 0.1), (2, 0.2)):
+        broadcaster.update(make_target(number, x_m, node.now_ns - 10**8))
+    tree.add(TFMessage(transforms=node.sent))
+    newest_ns = tree.frames()['goal'].newest_ns
+    assert newest_ns == node.now_ns + 1
+    assert tree.lookup('base_link', 'goal', newest_ns).t_m[0] == 0.2
+    assert tree.lookup('base_link', 'goal', node.now_ns).t_m[0] == 0.1
+    assert tree.lookup('base_link', 'goal_2', node.now_ns).t_m[0] == 0.2
+
+
+def test_the_clock_of_a_camera_does_not_take_tf_into_the_future():
+    node = Paused()
+    TargetBroadcaster(node, 'goal').update(make_target(1, 0.1, node.now_ns + 3600 * 10**9))
+    assert max(stamp_to_ns(t.header.stamp) for t in node.sent) == node.now_ns
+
+
+def test_after_time_went_back_the_alias_begins_anew():
+    node = Paused()
+    broadcaster = TargetBroadcaster(node, 'goal')
+    broadcaster.update(make_target(1, 0.1, node.now_ns))
+    node.now_ns = 10 * 10**9
+    broadcaster.reset()
+    node.sent.clear()
+    broadcaster.update(make_target(2, 0.2, node.now_ns))
+    assert max(stamp_to_ns(t.header.stamp) for t in node.sent) == node.now_ns
+
+
+def test_two_nodes_that_send_the_same_stamps_under_one_clock_tell_each_other_apart():
+    first, second = Paused(), Paused()
+    guards = []
+    for node, x_m in ((first, 0.1), (second, 0.2)):
+        broadcaster = TargetBroadcaster(node, 'goal')
+        broadcaster.update(make_target(1, x_m, node.now_ns))
+        guards.append(broadcaster.guard)
+    assert not any(guards[0].accept(stamped, False) for stamped in first.sent)
+    assert guards[0].conflict == ''
+    assert not guards[0].accept(second.sent[0], False)
+    assert "'goal_1' is also sent by another node on /tf, in 'base_link'" in guards[0].conflict
 
 
 # --- the state
@@ -470,13 +552,13 @@ def test_two_arms_as_processes_keep_their_targets_and_say_when_they_end(tmp_path
         for arm, point in (('left', POINT_BASE_M), ('right', OTHER_BASE_M)):
             until(clients[arm].service_is_ready)
 
-            def stands(arm=arm, point=point) -> bool:
+            def has_target(arm=arm, point=point) -> bool:
                 x, y = project_point('front', point)
                 done = clients[arm].call_async(Correspond.Request(camera='front', x=x, y=y))
                 until(done.done)  # refused until the first images are there
                 return done.result().result.has_target
 
-            until(stands)
+            until(has_target)
         sent.clear()
         until(lambda: len(sent) == 6)  # two cameras, two targets, two aliases
         os.kill(processes['left'].pid, signal.SIGTERM)
