@@ -6,11 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from crosspoint_ros.msg import QueryResult, Status
+from geometry_msgs.msg import TransformStamped
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from two_camera_rig import Rig, make_info_message, run_rig
+from tf2_msgs.msg import TFMessage
+from two_camera_rig import (
+    POSES,
+    Rig,
+    make_image_message,
+    make_info_message,
+    render_plane_depth_m,
+    run_rig,
+)
 
+from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.ros.config import CameraConfig
+from crosspoint_ros.ros.conversions import transform_to_msg
 from crosspoint_ros.ros.node.camera import (
     TopicFeed,
     get_depth_type,
@@ -170,3 +181,47 @@ def test_the_clicked_image_waits_for_the_nearest_of_a_slow_camera():
         rig.cameras.send_tf(second)
         rig.cameras.create_timer(1.0, lambda: rig.cameras.send_all(second))
         assert ask(rig).status.code == Status.OK
+
+
+BESIDE = Transform(np.eye(3), np.array([0.05, 0.0, 0.0]))  # front_from_depth
+
+
+def send_depth_of_another_lens(rig: Rig) -> int:
+    """Send frames whose front depth is of a camera beside it, until the node has them."""
+    depth = rig.cameras.create_publisher(Image, '/front/own_depth', qos_profile_sensor_data)
+    info = rig.cameras.create_publisher(CameraInfo, '/front/own_info', LATCHED)
+    static = rig.cameras.create_publisher(TFMessage, '/tf_static', LATCHED)
+    beside = TransformStamped(child_frame_id='front_depth', transform=transform_to_msg(BESIDE))
+    beside.header.frame_id = 'front_optical'
+    static.publish(TFMessage(transforms=[beside]))
+    stamp = rig.cameras.now_ns()
+    info.publish(make_info_message(stamp, 'front_depth'))
+    pixels = render_plane_depth_m(POSES['front'] @ BESIDE)
+    cameras = rig.node._server.cameras.values()
+
+    def is_here() -> bool:
+        depth.publish(make_image_message(stamp, 'front_depth', '32FC1', pixels))
+        rig.cameras.send_all(stamp)
+        return all(c.buffer.is_ready(stamp) for c in cameras)
+
+    rig.until(is_here)
+    return stamp
+
+
+def test_depth_of_another_lens_is_registered_by_camera_info_and_tf():
+    with run_rig(front__depth_topic='/front/own_depth', front__depth_info_topic='/front/own_info',
+                 limits__max_image_age_s=60.0, limits__wait_tf_s=5.0) as rig:
+        send_depth_of_another_lens(rig)
+        result = ask(rig)
+        assert result.status.code == Status.OK, result.status.message
+        at = result.target.pose.pose.position
+        assert np.linalg.norm([at.x, at.y, at.z]) < 0.003
+
+
+def test_depth_of_another_lens_without_its_camera_info_is_refused_with_both_frames():
+    with run_rig(front__depth_topic='/front/own_depth', limits__max_image_age_s=60.0) as rig:
+        send_depth_of_another_lens(rig)
+        result = ask(rig)
+        assert (result.status.code, result.has_target) == (Status.NO_DEPTH, False)
+        for word in ("'front_depth'", "'front_optical'", 'not registered'):
+            assert word in result.status.message
