@@ -169,8 +169,9 @@ class GraspTarget:
     """The 3D target.
 
     base_from_target: +z points into the surface (approach). covariance: (6, 6) of x, y, z (m) and
-    rotations about x, y, z (rad), in the base frame. gap_m: largest distance between the fused
-    estimates; NaN with a single one.
+    rotations about x, y, z (rad), in the base frame; about the approach it is that of an unknown
+    angle. gap_m: largest distance between the estimates; NaN with a single one. doubt: why it is to
+    be checked, whatever the matches say; '': nothing found.
     """
 
     base_from_target: Transform
@@ -178,6 +179,7 @@ class GraspTarget:
     method: Method
     gap_m: float
     confidence: float
+    doubt: str = ''
 
 
 @runtime_checkable

@@ -29,6 +29,9 @@ NEAREST_PIXELS = 9
 MIN_NORMAL_POINTS = 30
 PLANE_TRIALS = 64
 PLANE_INLIER_RATIO = 0.004  # of the range
+NORMAL_SIGMA_RAD = 0.03  # of a normal on a perfect plane: poses and lens
+DEPTH_SIGMA_M, DEPTH_SIGMA_RATIO = 0.002, 0.005  # the ratio grows with range^2: stereo
+RIM_WINDOW_PX, MIN_RIM_WINDOW_PX, MIN_RIM_PIXELS, RIM_SIGMAS = 7, 5, 3, 3.0
 SPLAT_MARGIN = 1.2  # on slopes neighbouring pixels move apart: without it the wall shows through
 
 
@@ -74,11 +77,56 @@ def explain_missing_depth(view: View, pixel: npt.ArrayLike) -> str:
             f'{MIN_SURFACE_SHARE:.0%} of its {len(depths)} depths')
 
 
-def surface_normal_base(view: View, pixel: npt.ArrayLike) -> Array | None:
-    """Return the unit normal (3,) of the nearest surface at a pixel, into it; None if unknown.
+def predict_depth_sigma_m(depth_m: float) -> float:
+    """Return the standard deviation of a measured depth, m."""
+    return DEPTH_SIGMA_M + DEPTH_SIGMA_RATIO * depth_m ** 2
 
-    A plane by RANSAC (fixed seed) over the window's points on this surface, refined by least
-    squares over its inliers.
+
+def is_on_rim(view: View, pixel: npt.ArrayLike, depth_m: float) -> bool:
+    """Return whether another surface is so near to a pixel (2,) that it may be the one meant.
+
+    depth_m: of the surface taken for the pixel's. True if the depth jumps within 3 px (of an image
+    640 px wide) by more than three sigmas of a depth, slopes apart, or if the nearest depths are
+    not of that surface.
+    """
+    step_m = min(SPLIT_M + SPLIT_RATIO * depth_m, RIM_SIGMAS * predict_depth_sigma_m(depth_m))
+    if _has_jump(view, pixel, step_m):
+        return True
+    pixels, depths, _ = _depth_window(view, pixel, WINDOW_PX)
+    nearest = np.argsort(np.linalg.norm(pixels - np.asarray(pixel), axis=1))[:NEAREST_PIXELS]
+    return bool(abs(np.median(depths[nearest]) - depth_m) > step_m)
+
+
+def _has_jump(view: View, pixel: npt.ArrayLike, step_m: float) -> bool:
+    """Whether depths around a pixel, less their slope, fall into two groups, or neighbours jump.
+
+    The slope is the median of the steps between neighbours: on the rim of a table seen at an angle,
+    table and floor have depths in common. At a corner of three surfaces no slope fits them all.
+    """
+    pixels, depths, _ = _depth_window(
+        view, pixel, max(RIM_WINDOW_PX, MIN_RIM_WINDOW_PX * 640 / view.intrinsics.width_px))
+    if not len(depths):
+        return False
+    places, jumps = (pixels - pixels.min(axis=0)).astype(int), 0
+    part = np.full(places.max(axis=0)[::-1] + 1, np.nan)
+    part[places[:, 1], places[:, 0]] = depths
+    for axis in (0, 1):
+        steps = np.diff(part, axis=axis)
+        known = steps[np.isfinite(steps)]
+        slope = np.median(known) if len(known) else 0.0
+        jumps += (np.abs(known - slope) > np.sqrt(2) * step_m).sum()  # a step has two errors
+        part -= slope * np.expand_dims(np.arange(part.shape[axis]), 1 - axis)
+    level_m = np.sort(part[np.isfinite(part)])
+    sizes = np.diff(np.flatnonzero(np.diff(level_m) > step_m) + 1, prepend=0, append=len(level_m))
+    return bool(jumps >= MIN_RIM_PIXELS or (sizes >= MIN_RIM_PIXELS).sum() > 1)
+
+
+def surface_normal_base(view: View, pixel: npt.ArrayLike) -> tuple[Array, float] | None:
+    """Return the unit normal (3,) of the nearest surface at a pixel, into it, and its sigma, rad.
+
+    None if unknown. A plane by RANSAC (fixed seed) over the window's points on this surface,
+    refined by least squares over its inliers. Sigma is their spread off the plane over that in it:
+    neighbouring errors of a depth image are alike, so that many pixels tell little more than one.
     """
     depths_m = surface_depths_m(view, pixel)
     if not len(depths_m):
@@ -90,9 +138,10 @@ def surface_normal_base(view: View, pixel: npt.ArrayLike) -> Array | None:
         return None
     points = view.backproject(pixels[here], depths[here])
     inliers = points[_plane_inliers(points)]
-    normal_cam: Array = np.linalg.svd(inliers - inliers.mean(axis=0), full_matrices=False)[2][2]
-    normal_cam *= np.sign(normal_cam @ points.mean(axis=0))
-    return require_pose(view).rotate(normal_cam)
+    _, spread, axes = np.linalg.svd(inliers - inliers.mean(axis=0), full_matrices=False)
+    normal_cam = axes[2] * np.sign(axes[2] @ points.mean(axis=0))
+    sigma_rad = math.hypot(NORMAL_SIGMA_RAD, math.atan2(spread[2], spread[1]))
+    return require_pose(view).rotate(normal_cam), sigma_rad
 
 
 def _plane_inliers(points: Array) -> npt.NDArray[np.bool_]:
@@ -171,7 +220,7 @@ def register_depth(depth_m: npt.NDArray[np.float32], depth_lens: Intrinsics, len
                    cam_from_depth: Transform) -> npt.NDArray[np.float32]:
     """Return the depth (h, w) that the camera of `lens` would measure, m, NaN where unknown.
 
-    depth_m: of a camera beside it, of another size and lens. Every pixel is projected as a square
+    depth_m: of a camera next to it, of another size and lens. Every pixel is projected as a square
     of its size, and the nearest wins, as in depth_image_proc/register; here with the distortion of
     both lenses.
     """

@@ -13,42 +13,62 @@ from crosspoint_ros.core.datatypes import (
     GraspTarget,
     Match,
     Method,
+    Query,
     Rejected,
     Transform,
     View,
 )
-from crosspoint_ros.core.depth import explain_missing_depth, surface_normal_base, surface_points_m
+from crosspoint_ros.core.depth import (
+    explain_missing_depth,
+    predict_depth_sigma_m,
+    surface_normal_base,
+    surface_points_m,
+)
 from crosspoint_ros.core.geometry import ray_base, require_baselines, require_pose, triangulate
-from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.core.verify import DOUBTED_SHARE, Limits, find_doubt, lower_confidence
 
 CLICK_SIGMA_PX = 1.0
 MATCH_SIGMA_PX = 3.0  # where a matcher gives no covariance
 # Extrinsics are taken to be 1 cm / 1 deg off: along each axis 1/sqrt(3) of that.
 POSE_SIGMA_M, POSE_SIGMA_RAD = 0.006, 0.01
-DEPTH_SIGMA_M, DEPTH_SIGMA_RATIO = 0.002, 0.005  # the ratio grows with range^2: stereo
-NORMAL_SIGMA_RAD, NO_NORMAL_SIGMA_RAD = 0.1, 1.0
+NO_NORMAL_SIGMA_RAD = 1.0
+YAW_SIGMA_RAD = np.pi / np.sqrt(3)  # unknown: any angle is as likely
 AGREE_SIGMAS = 3.0
+MAX_FUSED_GAP_M = 0.02  # half of it is the error of a mean, if they are of two surfaces
 
 MatchedViews = Sequence[tuple[View, Match]]
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate3D:
-    """An estimate of the point (3,), m in the base, and its covariance (3, 3) m^2."""
+    """An estimate of the point (3,), m in the base, and its covariance (3, 3) m^2.
+
+    noise_m2: the part of the covariance (3, 3) that is of pixels and depth, not of poses. doubt:
+    why it may be of another surface; '': nothing found.
+    """
 
     method: Method
     point_base_m: Array
     covariance_m2: Array
+    noise_m2: Array
     source: str
+    doubt: str = ''
 
 
 def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> GraspTarget:
     """Lift a click and its matches to a target in the base frame.
 
     Depth at the click, depth at each match and the triangulation of all rays are estimates of the
-    same point, fused by their covariances when they agree. The confidence is that of the best
-    match. Raises `Rejected`: NO_DEPTH when there is no estimate, or two cameras are at the same
-    place; INCONSISTENT when the estimates disagree.
+    same point. The depth at the click leads, else the most exact. Those that agree with it within
+    three sigmas of pixels and depth, and 2 cm, are fused by their covariances; the others are
+    checks: wrong poses may explain more, and so may another surface, which a mean would be between.
+    One that the poses' error does not explain either, or that contradicts a target without depth at
+    the click, makes it one to be checked.
+
+    The confidence is that of the best match, below `limits.sure_confidence` with a doubt; without
+    any match (a target that no view confirms) too. Raises `Rejected`: NO_DEPTH when there is no
+    estimate, two cameras are at the same place, or the point is less exact than
+    `limits.max_target_sigma_m`; INCONSISTENT when the estimates disagree.
     """
     located = [(view, match) for view, match in found if view.ray_pose is not None]
     try:
@@ -58,13 +78,24 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
         raise Rejected(Code.NO_DEPTH, f'no 3D: {why.message}') from None
     measured = collect_estimates(clicked, pixel, located, limits)
     gap_m = max_gap_m(measured, limits)
-    point_base_m, covariance_m2 = fuse_estimates(measured)
+    agreeing, doubt = select_agreeing(measured)
+    point_base_m, covariance_m2 = fuse_estimates(agreeing)
+    sigma_m = float(np.sqrt(np.linalg.eigvalsh(covariance_m2)[-1]))
+    if sigma_m > limits.max_target_sigma_m:
+        raise Rejected(Code.NO_DEPTH, f'no 3D: {" and ".join(one.source for one in agreeing)} '
+                       f'give the point to {sigma_m:.3f} m only (limits.max_target_sigma_m '
+                       f'{limits.max_target_sigma_m:g}): look from nearer, or from further apart')
     rotation, normal_sigma_rad = approach_frame(clicked, pixel, located)
+    turns_rad = rotation * (normal_sigma_rad, normal_sigma_rad, YAW_SIGMA_RAD)
     covariance = np.zeros((6, 6))
-    covariance[:3, :3], covariance[3:, 3:] = covariance_m2, np.eye(3) * normal_sigma_rad ** 2
-    method = measured[0].method if len(measured) == 1 else Method.FUSED
-    confidence = max(match.confidence for _, match in found)
-    return GraspTarget(Transform(rotation, point_base_m), covariance, method, gap_m, confidence)
+    covariance[:3, :3], covariance[3:, 3:] = covariance_m2, turns_rad @ turns_rad.T
+    method = agreeing[0].method if len(agreeing) == 1 else Method.FUSED
+    at_most = DOUBTED_SHARE * limits.sure_confidence if doubt or not found else 1.0
+    confidence = min(at_most, max((lower_confidence(match, find_doubt(
+        Query(clicked, view, pixel), match), limits).confidence for view, match in found),
+        default=1.0))
+    return GraspTarget(Transform(rotation, point_base_m), covariance, method, gap_m, confidence,
+                       doubt)
 
 
 def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: Limits
@@ -82,8 +113,11 @@ def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: 
         # Of several surfaces, the one nearest to that of the click, if it has depth.
         away_m = np.linalg.norm(points_m - (surfaces_m if len(surfaces_m) else points_m)[0], axis=1)
         point_base_m = points_m[away_m.argmin()]
-        measured.append(Estimate3D(method, point_base_m, _depth_covariance(
-            view, point_base_m, covariance_px2), f'the depth of {view.camera}'))
+        doubt = '' if view is clicked else find_doubt(Query(clicked, view, pixel), Match(at))
+        noise_m2 = _depth_noise(view, point_base_m, covariance_px2)
+        measured.append(Estimate3D(
+            method, point_base_m, noise_m2 + np.eye(3) * _pose_sigma_m(view, point_base_m) ** 2,
+            noise_m2, f'the depth of {view.camera}', doubt))
     try:
         measured.append(triangulate_matches(clicked, pixel, found, limits))
     except Rejected as rejected:
@@ -119,7 +153,8 @@ def triangulate_matches(clicked: View, pixel: Array, found: MatchedViews, limits
         raise Rejected(Code.INCONSISTENT, f'the ray of {views[worst].camera} misses the others by '
                        f'{met.errors_px[worst]:.1f} px (limits.max_epipolar_px '
                        f'{limits.max_epipolar_px:g})')
-    return Estimate3D(Method.TRIANGULATED, met.point_base_m, met.covariance_m2, 'the triangulation')
+    return Estimate3D(Method.TRIANGULATED, met.point_base_m, met.covariance_m2, about.covariance_m2,
+                      'the triangulation')
 
 
 def max_gap_m(measured: Sequence[Estimate3D], limits: Limits) -> float:
@@ -134,15 +169,43 @@ def max_gap_m(measured: Sequence[Estimate3D], limits: Limits) -> float:
         apart_m = one.point_base_m - other.point_base_m
         gap_m, limit_m = float(np.linalg.norm(apart_m)), limits.max_depth_gap_m
         if Method.TRIANGULATED in (one.method, other.method):
-            along = apart_m / max(gap_m, 1e-12)
-            sigma_m = np.sqrt(along @ (one.covariance_m2 + other.covariance_m2) @ along)
-            limit_m = max(limit_m, AGREE_SIGMAS * float(sigma_m))
+            limit_m = max(limit_m, _agree_within_m(
+                apart_m, one.covariance_m2 + other.covariance_m2))
         if gap_m > limit_m:
             raise Rejected(Code.INCONSISTENT, f'{one.source} and {other.source} are {gap_m:.3f} m '
                            f'apart (limit {limit_m:.3f} m, limits.max_depth_gap_m '
                            f'{limits.max_depth_gap_m:g})')
         gaps_m.append(gap_m)
     return float(np.fmax.reduce(gaps_m))
+
+
+def select_agreeing(measured: Sequence[Estimate3D]) -> tuple[list[Estimate3D], str]:
+    """Return the estimate that leads and those to fuse with it, and a doubt about the result.
+
+    The doubt is that of the leading one, or a gap to another that three sigmas do not explain.
+    """
+    lead = min(measured, key=lambda one: (
+        one.method != Method.DEPTH_CLICKED, bool(one.doubt),
+        float(np.linalg.eigvalsh(one.covariance_m2)[-1])))
+    agreeing, doubt = [lead], lead.doubt
+    for one in measured:
+        if one is lead or one.doubt:
+            continue
+        apart_m = one.point_base_m - lead.point_base_m
+        gap_m = float(np.linalg.norm(apart_m))
+        limit_m = _agree_within_m(apart_m, lead.covariance_m2 + one.covariance_m2)
+        if gap_m <= min(MAX_FUSED_GAP_M, _agree_within_m(apart_m, lead.noise_m2 + one.noise_m2)):
+            agreeing.append(one)
+        elif gap_m > limit_m or lead.method != Method.DEPTH_CLICKED:
+            doubt = doubt or (f'{lead.source} and {one.source} are {gap_m:.3f} m apart (three '
+                              f'sigmas {limit_m:.3f} m)')
+    return agreeing, doubt
+
+
+def _agree_within_m(apart_m: Array, covariance_m2: Array) -> float:
+    """Three sigmas of a difference (3,) along it, m."""
+    along = apart_m / max(float(np.linalg.norm(apart_m)), 1e-12)
+    return AGREE_SIGMAS * float(np.sqrt(along @ covariance_m2 @ along))
 
 
 def fuse_estimates(measured: Sequence[Estimate3D]) -> tuple[Array, Array]:
@@ -158,13 +221,13 @@ def approach_frame(clicked: View, pixel: Array, found: MatchedViews) -> tuple[Ar
 
     +z points into the surface, along the normal of the depth around the point, the clicked view's
     first; without depth along the clicked ray, with an uncertainty of a radian. +x is the clicked
-    image's x projected onto the surface; its y where the surface faces along x.
+    image's x projected onto the surface; its y where the surface faces along x. Nothing measures
+    how the thing is turned about z: YAW_SIGMA_RAD.
     """
     normals = (surface_normal_base(view, at) for view, at in
                ((clicked, pixel), *((view, match.pixel) for view, match in found)))
-    normal = next((n for n in normals if n is not None), None)
-    z_base, sigma_rad = (ray_base(clicked, pixel)[1], NO_NORMAL_SIGMA_RAD) if normal is None else (
-        normal, NORMAL_SIGMA_RAD)
+    z_base, sigma_rad = next((n for n in normals if n is not None),
+                             (ray_base(clicked, pixel)[1], NO_NORMAL_SIGMA_RAD))
     image_x, image_y, _ = require_pose(clicked).R.T
     aside = image_x if abs(z_base @ image_x) < 0.99 else image_y
     x_base = aside - z_base * (z_base @ aside)
@@ -172,17 +235,15 @@ def approach_frame(clicked: View, pixel: Array, found: MatchedViews) -> tuple[Ar
     return np.stack([x_base, np.cross(z_base, x_base), z_base], axis=1), sigma_rad
 
 
-def _depth_covariance(view: View, point_base_m: Array, covariance_px2: Array) -> Array:
-    """Propagate the errors of pixel, depth and pose to the point: (3, 3) m^2, base."""
+def _depth_noise(view: View, point_base_m: Array, covariance_px2: Array) -> Array:
+    """Propagate the errors of pixel and depth to the point: (3, 3) m^2, base."""
     pose, intrinsics = require_pose(view), view.intrinsics
     point_cam_m = pose.inverse.transform_points(point_base_m)
     depth_m = point_cam_m[2]
     px = np.array([[depth_m / intrinsics.fx_px, 0], [0, depth_m / intrinsics.fy_px], [0, 0]])
     along = (point_cam_m / depth_m)[:, None]
-    sigma_m = DEPTH_SIGMA_M + DEPTH_SIGMA_RATIO * depth_m ** 2
-    in_cam = px @ covariance_px2 @ px.T + along @ along.T * sigma_m ** 2
-    return np.asarray(
-        pose.R @ in_cam @ pose.R.T + np.eye(3) * _pose_sigma_m(view, point_base_m) ** 2)
+    in_cam = px @ covariance_px2 @ px.T + along @ along.T * predict_depth_sigma_m(depth_m) ** 2
+    return np.asarray(pose.R @ in_cam @ pose.R.T)
 
 
 def _pose_sigma_m(view: View, point_base_m: Array) -> float:

@@ -26,12 +26,14 @@ from crosspoint_ros.core.verify import (
     Consistency,
     Limits,
     enforce_limits,
+    lower_confidence,
     measure_consistency,
     run_matcher,
 )
 
 MANUAL_SIGMA_PX = 2.0  # accuracy of a point placed by hand
 LIMITS, FUSION = Limits(), FusionParams()
+NO_TARGET_CODES = (Code.INCONSISTENT,)  # of a view; the others leave a target merely unconfirmed
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +86,13 @@ class LocateResult:
         """The code and message of the whole query.
 
         With every view refused it is the first one's code, otherwise that of the missing target,
-        if any, and PARTIAL when some views were refused.
+        if any, and PARTIAL when some views were refused, or all and there is a target all the same.
         """
         refused = {c.camera: c.rejected for c in self.correspondences if c.rejected is not None}
         each = '; '.join(f'{camera}: {why.message}' for camera, why in refused.items())
         if len(refused) == len(self.correspondences):
+            if self.target is not None:
+                return Code.PARTIAL, f'no other view confirms the target: {each}'
             return next(iter(refused.values())).code, each
         if self.no_target is not None:
             return self.no_target.code, '; '.join(filter(None, (self.no_target.message, each)))
@@ -98,12 +102,15 @@ class LocateResult:
 def locate(clicked: View, others: Sequence[View | MissingView], pixel: npt.ArrayLike,
            matcher: Matcher, limits: Limits = LIMITS, *, refiner: Refiner | None = None,
            fusion: FusionParams = FUSION, pixel_confidence: float = 1.0,
+           allow_unconfirmed: bool = False,
            on_stage: Callable[[str], None] = lambda stage: None) -> LocateResult:
     """Find the clicked pixel (2,) in every other view, verify it, and lift it to 3D.
 
     refiner: a second matcher that makes the first one's coarse matches exact, by the rule `fusion`
     (core/fusion.py). pixel_confidence: of the clicked pixel, below 1 where an instruction named it;
-    scales the confidence of every match. on_stage: called with 'match' for each view, then 'verify'
+    scales the confidence of every match. allow_unconfirmed: where no view is accepted and none
+    contradicts (INCONSISTENT), lift the click by its own depth and pose; such a target is never
+    sure. on_stage: called with 'match' for each view, then 'verify'
     and 'lift', as each begins; an exception that it raises (a cancelled query) propagates.
     A `MissingView` becomes a refused correspondence. Raises `Rejected` if the click itself cannot
     be used (BAD_REQUEST: outside the image, NaN, no other view; NOT_VISIBLE: on the robot's own
@@ -118,7 +125,10 @@ def locate(clicked: View, others: Sequence[View | MissingView], pixel: npt.Array
     on_stage('verify')
     correspondences = tuple(verify_match(clicked, pixel, found, limits) for found in matched)
     on_stage('lift')
-    target, no_target = lift_target(clicked, pixel, correspondences, limits)
+    target, no_target = lift_target(clicked, pixel, correspondences, limits, allow_unconfirmed)
+    if target is not None:
+        target = replace(target, confidence=min(target.confidence, pixel_confidence))
+        correspondences = lower_all(correspondences, target.doubt, limits)
     return LocateResult(clicked, pixel, correspondences, target, no_target)
 
 
@@ -142,6 +152,8 @@ def apply_correction(result: LocateResult, camera: str, pixel: npt.ArrayLike, li
         raise manual.rejected
     correspondences = tuple(manual if c.camera == camera else c for c in result.correspondences)
     target, no_target = lift_target(result.clicked, result.pixel, correspondences, limits)
+    if target is not None:
+        correspondences = lower_all(correspondences, target.doubt, limits)
     return replace(result, correspondences=correspondences, target=target, no_target=no_target)
 
 
@@ -218,15 +230,27 @@ def verify_match(clicked: View, pixel: Array, found: ViewCorrespondence, limits:
         enforce_limits(query, found.match, consistency, limits)
     except Rejected as why:
         return replace(found, consistency=consistency, rejected=why)
-    return replace(found, consistency=consistency)
+    return lower_all([replace(found, consistency=consistency)], consistency.doubt, limits)[0]
+
+
+def lower_all(correspondences: Sequence[ViewCorrespondence], doubt: str, limits: Limits
+              ) -> tuple[ViewCorrespondence, ...]:
+    """Return the correspondences, those that were accepted to be checked if there is a doubt."""
+    return tuple(found if not doubt or found.match is None or found.rejected is not None else
+                 replace(found, match=lower_confidence(found.match, doubt, limits),
+                         consistency=replace(found.consistency, doubt=doubt))
+                 for found in correspondences)
 
 
 def lift_target(clicked: View, pixel: Array, correspondences: Sequence[ViewCorrespondence],
-                limits: Limits) -> tuple[GraspTarget | None, Rejected | None]:
-    """Lift the click and the accepted matches; without any there is no target."""
+                limits: Limits, allow_unconfirmed: bool = False
+                ) -> tuple[GraspTarget | None, Rejected | None]:
+    """Lift the click and the accepted matches; without any there is no target, unless allowed."""
     matched = [(c.view, c.match) for c in correspondences
                if c.rejected is None and c.view is not None and c.match is not None]
-    if not matched:
+    is_contradicted = any(c.rejected is not None and c.rejected.code in NO_TARGET_CODES
+                          for c in correspondences)
+    if not matched and (is_contradicted or not allow_unconfirmed):
         return None, Rejected(Code.NO_DEPTH, 'no view was accepted')
     try:
         return lift(clicked, pixel, matched, limits), None

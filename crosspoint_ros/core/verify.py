@@ -9,7 +9,12 @@ from enum import IntEnum
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected
-from crosspoint_ros.core.depth import surface_depths_m, surface_points_m
+from crosspoint_ros.core.depth import (
+    is_on_rim,
+    surface_depths_m,
+    surface_normal_base,
+    surface_points_m,
+)
 from crosspoint_ros.core.geometry import (
     MIN_BASELINE_M,
     NEAREST_M,
@@ -18,6 +23,8 @@ from crosspoint_ros.core.geometry import (
 )
 
 log = logging.getLogger(__name__)
+MIN_FACING = -0.1  # cosine; below: the clicked surface faces away, with room for a normal's error
+DOUBTED_SHARE = 0.99  # of sure_confidence: the most that an answer with a doubt is given
 
 
 class Check(IntEnum):
@@ -36,7 +43,8 @@ class Limits:
     max_epipolar_px: from the found pixel to where the other view shows the clicked ray. The default
     leaves room for extrinsics that are 1 cm / 1 deg off, at 0.6 m in an image 640 px wide.
     max_depth_gap_m: between the surfaces at the clicked and at the found pixel, and between depth
-    and triangulation. min_ray_angle_deg: between rays that are triangulated.
+    and triangulation. min_ray_angle_deg: between rays that are triangulated. max_target_sigma_m:
+    of the position of a target, along its worst axis.
     """
 
     min_confidence: float = 0.5
@@ -44,15 +52,20 @@ class Limits:
     max_epipolar_px: float = 20.0
     max_depth_gap_m: float = 0.05
     min_ray_angle_deg: float = 10.0
+    max_target_sigma_m: float = 0.02
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """The geometric errors of a match. NaN: could not be measured."""
+    """The geometric errors of a match. NaN: could not be measured.
+
+    doubt: why an answer within the limits is to be checked all the same; '': none.
+    """
 
     check: Check = Check.UNKNOWN
     epipolar_error_px: float = np.nan
     depth_gap_m: float = np.nan
+    doubt: str = ''
 
 
 def measure_consistency(query: Query, match: Match, limits: Limits) -> Consistency:
@@ -76,7 +89,39 @@ def measure_consistency(query: Query, match: Match, limits: Limits) -> Consisten
                                                  (gap_m, limits.max_depth_gap_m))
              if not np.isnan(error)]
     check = Check.UNKNOWN if not agree else Check.PASS if all(agree) else Check.FAIL
-    return Consistency(check, epipolar_px, gap_m)
+    return Consistency(check, epipolar_px, gap_m, find_doubt(query, match))
+
+
+def find_doubt(query: Query, match: Match) -> str:
+    """Return why the depths of a pair of pixels may be of different surfaces; '': nothing found.
+
+    Either is on the rim of a surface, or the clicked surface faces away from the other camera,
+    which then sees the front of the same object where the point is hidden behind it.
+    """
+    clicked, other = query.clicked, query.other
+    if clicked.ray_pose is not None and len(depths_m := surface_depths_m(clicked, query.pixel)):
+        if is_on_rim(clicked, query.pixel, depths_m[0]):
+            return f'the click is on a rim: the depth of {clicked.camera} jumps beside it'
+        if other.ray_pose is not None and (
+                measured := surface_normal_base(clicked, query.pixel)) is not None:
+            ray_m = surface_points_m(clicked, query.pixel)[0] - other.ray_pose.t_m
+            facing = float(measured[0] @ ray_m / np.linalg.norm(ray_m))
+            if facing < MIN_FACING:
+                return (f'the clicked surface faces {np.degrees(-np.arcsin(facing)):.0f} deg away '
+                        f'from {other.camera}')
+    if other.ray_pose is not None and len(depths_m := surface_depths_m(other, match.pixel)):
+        nearest = _find_nearest_surface(query, match)
+        if is_on_rim(other, match.pixel, depths_m[nearest]):
+            return f'the found point is on a rim: the depth of {other.camera} jumps beside it'
+    return ''
+
+
+def lower_confidence(match: Match, doubt: str, limits: Limits) -> Match:
+    """Return a match with a doubt, if any, below `limits.sure_confidence`."""
+    if not doubt:
+        return match
+    return replace(match, basis=f'{match.basis}; {doubt}' if match.basis else doubt,
+                   confidence=min(match.confidence, DOUBTED_SHARE * limits.sure_confidence))
 
 
 def enforce_limits(query: Query, match: Match, consistency: Consistency, limits: Limits) -> None:
@@ -180,3 +225,11 @@ def _depth_gap_m(query: Query, match: Match) -> float:
     if not len(clicked_m) or not len(found_m):
         return np.nan
     return float(np.linalg.norm(found_m - clicked_m[0], axis=1).min())
+
+
+def _find_nearest_surface(query: Query, match: Match) -> int:
+    """Of the surfaces around the found pixel, the one nearest to the clicked, or to the camera."""
+    clicked_m = surface_points_m(query.clicked, query.pixel)
+    found_m = surface_points_m(query.other, match.pixel)
+    return int(np.linalg.norm(found_m - (clicked_m if len(clicked_m) else found_m)[0], axis=1
+                              ).argmin())

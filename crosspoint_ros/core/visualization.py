@@ -101,6 +101,7 @@ def draw_result(result: LocateResult, cameras: Collection[str],
             continue
         is_sure = match.confidence >= limits.sure_confidence
         text = f'found, {"sure" if is_sure else "to be checked"}, confidence {match.confidence:.2f}'
+        text += f'; {found.consistency.doubt}' if found.consistency.doubt else ''
         yield view, draw_match(view.image, match.pixel, text, is_sure, match.covariance_px2,
                                project_ray(clicked, result.pixel, view))
 

@@ -74,6 +74,7 @@ class Config:
     times: TimeLimits
     history_s: float
     busy: str
+    allow_unconfirmed: bool
     record_dir: str
     autostart: bool
 
@@ -140,6 +141,8 @@ NODE_PARAMETERS = (
          'the cameras only while a query needs images', 0.0, 60.0),
     Spec('busy', 'preempt', 'what a new query does to the one that runs',
          choices=('preempt', 'queue', 'reject')),
+    Spec('allow_unconfirmed', False, 'where no other camera shows the point and none contradicts '
+         'it: a target by the clicked depth alone, to be checked'),
     Spec('record_dir', '', 'folder to which every answer is appended with its images, and what '
          "people decided about it; '': none"),
     Spec('autostart', True, 'configure and activate at start-up; false: wait for a lifecycle '

@@ -11,6 +11,8 @@ import raycast_scenes
 from crosspoint_ros.core.datatypes import Intrinsics, Transform
 from crosspoint_ros.core.depth import (
     explain_missing_depth,
+    is_on_rim,
+    predict_depth_sigma_m,
     register_depth,
     surface_depths_m,
     surface_normal_base,
@@ -115,21 +117,22 @@ def test_the_corner_of_the_image_has_depth_too():
 def test_the_normal_points_into_the_surface(intrinsics, point_base_m, into):
     view = raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT), (BOX,),
                                        intrinsics)
-    normal = surface_normal_base(view, raycast_scenes.project_point(view, np.array(point_base_m)))
-    assert np.degrees(np.arccos(normal @ into)) < 2
+    normal, sigma_rad = surface_normal_base(
+        view, raycast_scenes.project_point(view, np.array(point_base_m)))
+    assert np.arccos(min(normal @ into, 1.0)) < 2 * sigma_rad < np.radians(5)
 
 
 def test_the_normal_near_an_edge_is_that_of_the_nearer_surface():
     view = raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT), (BOX,))
     pixel = raycast_scenes.project_point(view, np.array([0.09, -0.09, 0.12]))
-    assert np.degrees(np.arccos(-surface_normal_base(view, pixel)[2])) < 5
+    assert np.degrees(np.arccos(-surface_normal_base(view, pixel)[0][2])) < 5
 
 
 def test_a_larger_wall_behind_an_edge_does_not_give_its_normal_to_the_object():
     rows, columns = np.indices((240, 320))
     slanted_m = OBJECT_M + 0.0005 * (rows - 120)
     view = flat(np.where(columns < 160, slanted_m, WALL_M))
-    normal_cam = view.base_from_cam.inverse.rotate(surface_normal_base(view, (161.0, 120.0)))
+    normal_cam = view.base_from_cam.inverse.rotate(surface_normal_base(view, (161.0, 120.0))[0])
     assert np.degrees(np.arccos(normal_cam[2])) > 10
 
 
@@ -139,15 +142,58 @@ def test_the_normal_survives_a_fifth_of_wrong_depths():
     noise = rng.normal(size=view.depth_m.shape) * 0.001
     noise[rng.random(noise.shape) < 0.2] += 0.02
     noisy = replace(view, depth_m=(view.depth_m + noise).astype(np.float32))
-    normal = surface_normal_base(noisy, raycast_scenes.project_point(view, ON_TOP))
+    normal, _ = surface_normal_base(noisy, raycast_scenes.project_point(view, ON_TOP))
     assert np.degrees(np.arccos(-normal[2])) < 5
 
 
 def test_the_same_pixel_has_the_same_normal_every_time():
     view = raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT), (BOX,))
     pixel = raycast_scenes.project_point(view, ON_TOP)
-    np.testing.assert_array_equal(surface_normal_base(view, pixel),
-                                  surface_normal_base(view, pixel))
+    np.testing.assert_array_equal(surface_normal_base(view, pixel)[0],
+                                  surface_normal_base(view, pixel)[0])
+
+
+def test_the_sigma_of_a_normal_covers_its_error_and_grows_with_the_noise():
+    view = raycast_scenes.render_depth('left', raycast_scenes.look_at(raycast_scenes.LEFT), (BOX,))
+    pixel, rng = raycast_scenes.project_point(view, ON_TOP), np.random.default_rng(1)
+    sigmas_rad = []
+    for noise_m in (0.0, 0.002, predict_depth_sigma_m(0.9)):
+        noisy = [view.depth_m + rng.normal(size=view.depth_m.shape) * noise_m for _ in range(30)]
+        found = [surface_normal_base(replace(view, depth_m=depth_m.astype(np.float32)), pixel)
+                 for depth_m in noisy]
+        off = [np.arccos(-normal[2]) / sigma_rad for normal, sigma_rad in found]
+        assert np.quantile(off, 0.95) < 3
+        sigmas_rad.append(np.median([sigma_rad for _, sigma_rad in found]))
+    assert sigmas_rad == sorted(sigmas_rad)
+
+
+def rim(step_m=0.03, slope_m=0.0, noise_m=0.0, range_m=0.8):
+    rows, columns = np.indices((240, 320))
+    noise = np.random.default_rng(0).normal(size=rows.shape) * noise_m
+    return flat(range_m + slope_m * (rows - 120) + step_m * (columns >= 160) + noise)
+
+
+@pytest.mark.parametrize('slope_m', [0.0, 0.008])
+def test_a_jump_beside_a_pixel_is_a_rim_on_slopes_too(slope_m):
+    view = rim(slope_m=slope_m)
+    on = [x for x in range(150, 170) if is_on_rim(view, (x, 120.0), view.depth_m[120, x])]
+    assert on == [158, 159, 160, 161]
+
+
+@pytest.mark.parametrize('slope_m', [0.0, 0.02])
+def test_slopes_creases_and_noise_are_no_rims(slope_m):
+    range_m = 0.8
+    view = rim(step_m=0.0, slope_m=slope_m, noise_m=predict_depth_sigma_m(range_m) / 2)
+    roof = flat(range_m + 0.01 * np.abs(np.indices((240, 320))[1] - 160))
+    assert not is_on_rim(view, (160.0, 120.0), range_m)
+    assert not is_on_rim(roof, (160.0, 120.0), range_m)
+
+
+def test_a_pixel_beside_the_surface_taken_for_it_is_on_a_rim():
+    view = rim(step_m=0.3)
+    beside = (161.0, 120.0)
+    assert surface_depths_m(view, beside)[0] == pytest.approx(0.8)
+    assert is_on_rim(view, beside, 0.8)
 
 
 def test_too_few_depths_have_no_normal():

@@ -13,7 +13,7 @@ from crosspoint_ros.core.verify import Limits
 
 BOX = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
 ON_TOP = np.array([0.02, 0.01, 0.12])
-LIMITS = Limits()
+LIMITS, ANY_SIGMA = Limits(), Limits(max_target_sigma_m=1.0)
 CLOSE = (-0.30, -0.72, 0.60)  # 3.5 deg from the left camera
 
 
@@ -64,7 +64,7 @@ def test_depth_in_the_other_view_alone_is_enough():
 
 
 def test_rays_alone_are_triangulated():
-    target = lifted(*without_depth(*views()))
+    target = lifted(*without_depth(*views()), limits=ANY_SIGMA)
     assert target.method == Method.TRIANGULATED
     assert error_m(target) < 1e-5
 
@@ -77,13 +77,14 @@ def test_rays_too_parallel_are_not_triangulated_and_the_refusal_says_so():
     assert 'rays meet at 3.' in refused.value.message
     assert 'min_ray_angle_deg 10' in refused.value.message
     assert 'left has no depth; right has no depth' in refused.value.message
-    assert lifted(left, near, limits=Limits(min_ray_angle_deg=2)).method == Method.TRIANGULATED
+    narrow = replace(ANY_SIGMA, min_ray_angle_deg=2)
+    assert lifted(left, near, limits=narrow).method == Method.TRIANGULATED
 
 
 def test_the_covariance_grows_as_the_rays_close():
     sigma_m = [np.sqrt(np.linalg.eigvalsh(lifted(*without_depth(*views(raycast_scenes.LEFT,
-                                                                       (x, y, 0.6)))
-                                                 ).covariance[:3, :3]).max())
+                                                                       (x, y, 0.6))),
+                                                 limits=ANY_SIGMA).covariance[:3, :3]).max())
                for x, y in ((-0.15, -0.75), (0.0, -0.78), (0.35, -0.7))]
     assert sigma_m[0] > 1.5 * sigma_m[1] > 2 * sigma_m[2]
 
@@ -98,7 +99,7 @@ def test_the_covariance_covers_poses_off_by_1_cm_and_1_deg(depth):
         found = [(shaken, Match(raycast_scenes.project_point(right, ON_TOP), np.eye(2), 0.9))]
         clicked, found = (left, found) if depth else (
             replace(left, depth_m=None), [(replace(shaken, depth_m=None), found[0][1])])
-        target = lift(clicked, raycast_scenes.project_point(left, ON_TOP), found, LIMITS)
+        target = lift(clicked, raycast_scenes.project_point(left, ON_TOP), found, ANY_SIGMA)
         off_m = target.base_from_target.t_m - ON_TOP
         distances.append(off_m @ np.linalg.solve(target.covariance[:3, :3], off_m))
     assert np.quantile(distances, 0.95) < 11.3  # chi-squared, 3 degrees of freedom, 99 %
@@ -128,7 +129,7 @@ def test_two_depths_that_disagree_are_refused():
 def test_a_narrow_triangulation_is_no_witness_against_depth():
     left, right = views(raycast_scenes.LEFT, (-0.15, -0.75, 0.6))
     off = replace(left, depth_m=(left.depth_m - np.float32(0.06)))
-    assert lifted(off, *without_depth(right)).method == Method.FUSED
+    assert lifted(off, *without_depth(right)).method == Method.DEPTH_CLICKED
 
 
 def test_three_rays_that_do_not_meet_are_refused():
@@ -197,7 +198,9 @@ def test_z_points_into_the_surface_and_x_is_that_of_the_clicked_image():
     x, _, z = target.base_from_target.R.T
     assert np.degrees(np.arccos(-z[2])) < 2
     assert x @ left.base_from_cam.R[:, 0] > 0.9
-    assert np.sqrt(target.covariance[3, 3]) == pytest.approx(0.1)
+    turn = target.base_from_target.R.T @ target.covariance[3:, 3:] @ target.base_from_target.R
+    np.testing.assert_allclose(turn, np.diag(np.diag(turn)), atol=1e-9)
+    assert np.sqrt(np.diag(turn)) == pytest.approx([0.03, 0.03, np.pi / np.sqrt(3)], abs=0.005)
 
 
 def test_where_the_surface_faces_along_the_images_x_its_y_takes_over():
@@ -221,16 +224,17 @@ def test_the_normal_comes_from_the_other_views_depth_if_need_be():
 
 def test_without_depth_the_approach_is_the_clicked_ray_and_admits_a_radian():
     left, right = without_depth(*views())
-    target = lifted(left, right)
+    target = lifted(left, right, limits=ANY_SIGMA)
     ray = (ON_TOP - raycast_scenes.LEFT) / np.linalg.norm(ON_TOP - raycast_scenes.LEFT)
     np.testing.assert_allclose(target.base_from_target.R[:, 2], ray, atol=1e-6)
-    assert np.sqrt(np.diag(target.covariance)[3:]) == pytest.approx([1, 1, 1])
+    assert np.sqrt(np.linalg.eigvalsh(target.covariance[3:, 3:])) == pytest.approx(
+        [1, 1, np.pi / np.sqrt(3)])
 
 
 def test_a_match_of_unknown_covariance_still_lifts():
     left, right = without_depth(*views())
     found = [(right, Match(raycast_scenes.project_point(right, ON_TOP), confidence=0.9))]
-    target = lift(left, raycast_scenes.project_point(left, ON_TOP), found, LIMITS)
+    target = lift(left, raycast_scenes.project_point(left, ON_TOP), found, ANY_SIGMA)
     assert np.isfinite(target.covariance).all()
 
 
@@ -245,3 +249,49 @@ def test_a_third_view_makes_the_target_surer():
     left, right, third = views(raycast_scenes.LEFT, raycast_scenes.RIGHT, (0.0, -0.9, 0.9))
     two, three = lifted(left, right), lifted(left, right, third)
     assert np.trace(three.covariance[:3, :3]) < 0.8 * np.trace(two.covariance[:3, :3])
+
+
+def test_a_target_known_less_exactly_than_the_limit_is_refused_with_both_numbers():
+    left, right = without_depth(*views())
+    with pytest.raises(Rejected, match=r'give the point to 0\.02\d m only '
+                       r'\(limits\.max_target_sigma_m 0\.02\)') as refused:
+        lifted(left, right)
+    assert refused.value.code == Code.NO_DEPTH
+
+
+def test_depths_are_fused_within_three_sigmas_of_their_noise_else_the_clicked_one_leads():
+    left, near = views(raycast_scenes.LEFT, CLOSE)
+    same, other = (lifted(left, replace(near, depth_m=near.depth_m + np.float32(gap_m)))
+                   for gap_m in (0.004, 0.035))
+    assert same.method == Method.FUSED
+    assert other.method == Method.DEPTH_CLICKED
+    assert error_m(other) < 0.004
+    assert 0.03 < other.gap_m < 0.04
+    assert (same.doubt, other.doubt) == ('', '')  # wrong poses explain it
+
+
+def test_a_gap_that_wrong_poses_do_not_explain_is_to_be_checked():
+    limits = Limits(max_depth_gap_m=0.2)
+    left, near = views(raycast_scenes.LEFT, CLOSE)
+    target = lifted(left, replace(near, depth_m=near.depth_m + np.float32(0.08)), limits=limits)
+    assert target.method == Method.DEPTH_CLICKED
+    assert 'are 0.08' in target.doubt
+    assert target.confidence < limits.sure_confidence
+
+
+def test_without_depth_at_the_click_rays_that_contradict_a_depth_are_to_be_checked():
+    left, right = views()
+    target = lifted(*without_depth(left), replace(right, depth_m=right.depth_m - np.float32(0.03)))
+    assert target.method == Method.DEPTH_FOUND
+    assert 'the depth of right and the triangulation are 0.0' in target.doubt
+    assert target.confidence < LIMITS.sure_confidence
+
+
+def test_a_depth_on_a_rim_is_not_fused_while_another_leads():
+    left, right = views()
+    jump = right.depth_m.copy()
+    jump[:, int(raycast_scenes.project_point(right, ON_TOP)[0]) + 2:] += 0.3
+    target = lifted(left, replace(right, depth_m=jump))
+    assert target.confidence < LIMITS.sure_confidence
+    third = views(raycast_scenes.LEFT, raycast_scenes.RIGHT, (0.0, -0.9, 0.9))[2]
+    assert lifted(left, replace(right, depth_m=jump), third).confidence == 0.9

@@ -308,9 +308,10 @@ def test_a_person_moves_a_found_point_and_the_target_is_lifted_anew(views):
     views = [replace(view, depth_m=None) for view in views]  # the rays alone decide
     expected = raycast_scenes.project_point(side, ON_TOP)
     wrong = Oracle(right=Match(expected + np.array([3.0, 0.0]), np.eye(2), 0.9))
-    before = locate(views[0], views[1:2], raycast_scenes.project_point(clicked, ON_TOP), wrong,
-                    LIMITS)
-    after = apply_correction(before, 'right', expected, LIMITS)
+    before = locate(views[0], views[1:2], raycast_scenes.project_point(clicked, ON_TOP),
+                    wrong, Limits(max_target_sigma_m=1.0))
+    after = apply_correction(before, 'right', expected,
+                             Limits(max_target_sigma_m=1.0))
     assert np.allclose(after.correspondences[0].match.pixel, expected)
     assert after.correspondences[0].match.confidence == 1.0
     off_m = [np.linalg.norm(each.target.base_from_target.t_m - ON_TOP) for each in (before, after)]
@@ -479,3 +480,88 @@ def test_unknown_intrinsics_give_a_match_and_no_3d_and_the_result_says_so(views,
                                  'them')
     else:
         assert result.target.method == Method.DEPTH_CLICKED
+
+
+LARGE = Intrinsics(600.0, 600.0, 319.5, 239.5, 640, 480)
+
+
+def click_near_rims(lens, height_m, depths, count=70):
+    """Yield results of clicks on and beside a box's edges, with the point that was clicked."""
+    box = raycast_scenes.Box((-0.08, -0.06, 0.0), (0.08, 0.06, height_m))
+    views = [raycast_scenes.render_depth(name, raycast_scenes.look_at(at), (box,), lens)
+             for name, at in (('left', raycast_scenes.LEFT), ('right', raycast_scenes.RIGHT),
+                              ('back', (0.0, 0.75, 0.6)))]
+    views = [view if depth else replace(view, depth_m=None)
+             for view, depth in zip(views, depths, strict=True)]
+    rng, corners = np.random.default_rng(0), np.array([box.low_base_m, box.high_base_m])
+    for _ in range(count):
+        on_edge, axis = corners[rng.integers(2, size=3), range(3)], rng.integers(3)
+        on_edge[axis] = rng.uniform(*corners[:, axis])
+        clicked = views[rng.integers(3)]
+        pixel = raycast_scenes.project_point(clicked, on_edge) + (
+            rng.normal(size=2) * rng.choice([1, 4, 10]) * lens.width_px / 640)
+        ray_base, eye_base_m = clicked.base_from_cam.rotate(lens.unproject(pixel)), (
+            clicked.base_from_cam.t_m)
+        point_base_m = eye_base_m + ray_base * raycast_scenes.cast_rays(
+            eye_base_m, ray_base, (box,))
+        others = [view for view in views if view is not clicked]
+        for several in (others, others[:1], others[1:]):
+            # A matcher that answers where the point would be, though the box may hide it there.
+            yield locate(clicked, several, pixel, Oracle(point_base_m), LIMITS), point_base_m
+
+
+@pytest.mark.parametrize('lens', [raycast_scenes.PINHOLE, LARGE], ids=['320', '640'])
+@pytest.mark.parametrize(('height_m', 'depths'), [
+    (0.1, (1, 1, 1)), (0.03, (1, 1, 1)), (0.015, (1, 1, 1)), (0.1, (1, 0, 0)), (0.1, (0, 1, 1))])
+def test_near_rims_nothing_sure_is_off(lens, height_m, depths):
+    sure, wrong = 0, []
+    for result, point_base_m in click_near_rims(lens, height_m, depths):
+        if result.target is None or result.target.confidence < LIMITS.sure_confidence:
+            continue
+        sure += 1
+        off_m = result.target.base_from_target.t_m - point_base_m
+        sigmas = np.sqrt(off_m @ np.linalg.solve(result.target.covariance[:3, :3], off_m))
+        if sigmas > 3 or np.linalg.norm(off_m) > 0.01:
+            wrong.append((result.clicked.camera, result.pixel, off_m))
+        assert any(found.confidence is not None and found.confidence >= LIMITS.sure_confidence
+                   for found in result.correspondences)
+    assert not wrong
+    assert sure > 40
+
+
+def test_a_click_on_a_rim_is_to_be_checked_and_the_reason_is_kept(views):
+    on_edge = np.array([0.02, 0.1, 0.12])  # of the top, at the back
+    result = locate(views[0], views[1:2], raycast_scenes.project_point(views[0], on_edge),
+                    Oracle(on_edge), LIMITS)
+    (found,) = result.correspondences
+    assert found.rejected is None
+    assert LIMITS.min_confidence < found.confidence < LIMITS.sure_confidence
+    assert 'on a rim: the depth of left jumps beside it' in found.consistency.doubt
+    assert result.target.confidence < LIMITS.sure_confidence
+
+
+@pytest.mark.parametrize('code', [Code.NOT_VISIBLE, Code.NO_IMAGE, Code.STALE, Code.NO_TF,
+                                  Code.LOW_CONFIDENCE])
+def test_a_target_that_no_view_confirms_is_given_where_allowed_and_never_sure(views, code):
+    pixel = raycast_scenes.project_point(views[0], ON_TOP)
+    others = [MissingView('right', Rejected(code, 'why'))]
+    refused = locate(views[0], others, pixel, Oracle(), LIMITS)
+    assert (refused.target, refused.status[0]) == (None, code)
+    result = locate(views[0], others, pixel, Oracle(), LIMITS, allow_unconfirmed=True)
+    assert result.target.method == Method.DEPTH_CLICKED
+    assert np.linalg.norm(result.target.base_from_target.t_m - ON_TOP) < 0.004
+    assert result.target.confidence < LIMITS.sure_confidence
+    assert result.status == (Code.PARTIAL, 'no other view confirms the target: right: why')
+
+
+def test_a_contradicted_click_or_one_without_depth_has_no_unconfirmed_target(views):
+    pixel = raycast_scenes.project_point(views[0], ON_TOP)
+    missing = MissingView('third', Rejected(Code.NO_IMAGE, 'cable'))
+    look_alike = Oracle(right=Match(np.array([20.0, 20.0]), np.eye(2), 0.9))
+    result = locate(views[0], [missing, views[1]], pixel, look_alike, LIMITS,
+                    allow_unconfirmed=True)
+    assert result['right'].rejected.code == Code.INCONSISTENT
+    assert result.target is None
+    blind = replace(views[0], depth_m=None)
+    assert locate(blind, [missing], pixel, Oracle(), LIMITS, allow_unconfirmed=True
+                  ).status == (Code.NO_IMAGE, 'third: cable')

@@ -21,8 +21,15 @@ Json = dict[str, Any]
 
 
 def is_accepted(result: QueryResult) -> bool:
-    """Whether the point was found in at least one other view."""
-    return any(view.verdict != Correspondence.REFUSED for view in result.correspondences)
+    """Whether the point was found in at least one other view, or has a target without."""
+    return result.has_target or any(
+        view.verdict != Correspondence.REFUSED for view in result.correspondences)
+
+
+def is_target_sure(result: QueryResult) -> bool:
+    """Whether there is a target and a view that confirms it is sure; False: to be checked."""
+    return result.has_target and any(
+        view.verdict == Correspondence.SURE for view in result.correspondences)
 
 
 def explain_unset(result: QueryResult) -> str:
@@ -52,12 +59,14 @@ def format_result(result: QueryResult) -> str:
         else:
             verdict = 'sure' if view.verdict == Correspondence.SURE else 'to be checked'
             text = (f'({view.found.x:.1f}, {view.found.y:.1f}), {verdict}, confidence '
-                    f'{view.confidence:.2f}')
+                    f'{view.confidence:.2f}{": " if view.status.message else ""}'
+                    f'{view.status.message}')
         lines.append(f'  in {view.found.camera}: {text}')
     if result.has_target:
         at = result.target.pose.pose.position
         lines.append(f'  3D in {result.target.header.frame_id}: ({at.x:.3f}, {at.y:.3f}, '
-                     f'{at.z:.3f}) m, +-{1000 * _target_sigma_m(result.target):.0f} mm')
+                     f'{at.z:.3f}) m, +-{1000 * _target_sigma_m(result.target):.0f} mm'
+                     f'{"" if is_target_sure(result) else ", to be checked"}')
     if result.status.message:
         lines.append(f'  {result.status.message}')
     return '\n'.join(lines)

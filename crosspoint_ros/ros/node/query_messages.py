@@ -160,8 +160,10 @@ def _build_correspondence(query_id: str, clicked: ImagePoint, found: ViewCorresp
     if found.rejected is None:
         is_sure = published.confidence >= limits.sure_confidence
         verdict = Correspondence.SURE if is_sure else Correspondence.TO_BE_CHECKED
+    status = _build_status(found.rejected) if found.rejected is not None else Status(
+        code=Status.OK, message=consistency.doubt)
     return Correspondence(
-        header=header, query_id=query_id, status=_build_status(found.rejected), clicked=clicked,
+        header=header, query_id=query_id, status=status, clicked=clicked,
         found=_build_image_point(found.camera, header, published.pixel),
         covariance_px2=np.asarray(published.covariance_px2, dtype=np.float64).ravel(),
         confidence=0.0 if match is None else float(match.confidence), verdict=verdict,

@@ -52,6 +52,11 @@ class ViewCollector:
         self._cameras, self._transforms, self._config = cameras, transforms, config
         self._now_s = now_s
 
+    @property
+    def allow_unconfirmed(self) -> bool:
+        """Whether a target may rest on the clicked view alone."""
+        return self._config.allow_unconfirmed
+
     def collect(self, task: QueryTask) -> QueryViews:
         """Return the views of a request. Raises `Rejected` if the clicked one is missing.
 
@@ -200,4 +205,5 @@ def locate_query(task: QueryTask, views: ViewCollector, matchers: Matchers, limi
         pixel, pixel_confidence = grounded.pixel, grounded.confidence
     return locate(collected.clicked, collected.others, pixel, matchers.matcher, limits,
                   refiner=matchers.refiner, pixel_confidence=pixel_confidence,
+                  allow_unconfirmed=views.allow_unconfirmed,
                   on_stage=task.enter_stage)
