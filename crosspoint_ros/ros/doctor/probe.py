@@ -26,7 +26,6 @@ from rclpy.qos import (
     qos_check_compatible,
     qos_profile_sensor_data,
 )
-from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rclpy.utilities import get_rmw_implementation_identifier
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosgraph_msgs.msg import Clock
@@ -309,7 +308,8 @@ class SystemProbe:
 
     def __init__(self, node: PassiveNode, name: str, config: Config | None) -> None:
         """Subscribe. Raises ConfigError for an invalid topic name."""
-        self.node, self._config, self._matcher_name = node, config, f'{name}: matcher'
+        self.node, self._config, self._matcher_name = (
+            node, config, f'{name.lstrip("/")}: matcher')
         self.cameras = [CameraProbe(node, camera, lambda topic: resolve_topic(topic, name))
                         for camera in (config.cameras if config else ())]
         self.tree: TfTree = make_tree(node)
@@ -396,5 +396,5 @@ def _explain_incompatibility(publisher: QoSProfile, subscription: QoSProfile) ->
     return '; '.join(reasons) or str(reason)
 
 
-def _get_node_name(info: TopicEndpointInfo) -> str:
+def _get_node_name(info: Any) -> str:  # TopicEndpointInfo, whose module Lyrical renamed
     return f'{info.node_namespace.rstrip("/")}/{info.node_name}'
