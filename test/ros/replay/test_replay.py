@@ -16,6 +16,8 @@ from crosspoint_ros.srv import Correct, Correspond
 from geometry_msgs.msg import Point, PointStamped
 from rclpy.context import Context
 from rclpy.node import Node
+from rgbd_folders import copy_kitchen, edit_index, make_humble
+from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 from two_camera_rig import EYES, project_point, run_rig
@@ -260,6 +262,35 @@ def test_a_click_in_the_kitchen_finds_the_drawer_handle_twice_in_the_same_words(
     assert change['camera'] == handle.clicked.camera
     assert {v['camera']: v['now'] for v in change['views']}['wrist'] == 'sure'
     assert not change['compared']
+
+
+def test_bags_of_other_recorders_are_answered_alike(tmp_path, capsys):
+    """Humble's sqlite3 without definitions, and an index whose QoS is not that of its files."""
+    clicked = Recorded(KITCHEN).points[0].clicked
+    click = PointStamped()
+    click.header.stamp = time_from_ns(clicked.stamp_ns)
+    click.point.x, click.point.y = Recorded(KITCHEN).points[0].pixel
+    plain = write_bag_with_click(tmp_path / 'plain', KITCHEN, f'/crosspoint/{clicked.camera}/click',
+                                 click, clicked.stamp_ns + 10**8)
+    humble = make_humble(copy_kitchen(tmp_path / 'humble', storage=StoragePlugin.SQLITE3,
+                                      source=plain))
+    edited = copy_kitchen(tmp_path / 'edited', source=plain)
+
+    def add_qos(index):
+        forever = {'sec': 9223372036, 'nsec': 854775807}
+        for topic in index['topics_with_message_count']:
+            topic['topic_metadata']['offered_qos_profiles'] = [{
+                'history': 'keep_last', 'depth': 1, 'reliability': 'reliable',
+                'durability': 'transient_local', 'deadline': forever, 'lifespan': forever,
+                'liveliness': 'automatic', 'liveliness_lease_duration': forever,
+                'avoid_ros_namespace_conventions': False}]
+    said = []
+    for bag in (plain, humble, edit_index(edited, add_qos)):
+        assert cli.main(['replay', str(bag), '--params', str(DEMO), '--set', 'use_sim_time=false',
+                         '--json']) == 0
+        said.append(json.loads(capsys.readouterr().out)['clicks'])
+    assert len(said[0]) == 1
+    assert said[1:] == [said[0]] * 2
 
 
 def test_a_node_s_own_values_stand_over_those_of_all_nodes(recorded, replay, tmp_path):
