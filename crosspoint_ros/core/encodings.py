@@ -12,10 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Code, Rejected
+from crosspoint_ros.core.image_codecs import (
+    PNG_SIGNATURE,
+    Data,
+    check_image,
+    decode_image,
+    decode_rvl,
+)
 
 Rgb = npt.NDArray[np.uint8]
 DepthM = npt.NDArray[np.float32]
-Data = bytes | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,10 @@ COLOUR_ENCODINGS = {
     'bayer_grbg16': Encoding(U16, 1, cv2.COLOR_BayerGB2RGB),
 }
 ALIASES = {'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2'}  # since Iron; older releases know the old names
+NO_DEPTH_U16 = 65535  # of RealSense, Orbbec, Zivid and OpenNI drivers
+MAX_FLOAT16 = 65504.0
+FAR_M, FAR_SHARE = 10.0, 0.01
+FAR_APART_M, FAR_RATIO, FAR_PIXELS = 3.0, 3.0, 10
 DEPTH_ENCODINGS = {'16UC1': Encoding(U16, 1), 'mono16': Encoding(U16, 1), '32FC1': Encoding(F32, 1)}
 
 
@@ -57,11 +67,50 @@ def rgb_from_pixels(pixels: npt.NDArray[Any], encoding: Encoding) -> Rgb:
     return np.asarray(rgb if rgb.dtype == U8 else cv2.convertScaleAbs(rgb, alpha=255 / 65535), U8)
 
 
-def depth_m_from_pixels(pixels: npt.NDArray[Any]) -> DepthM:
-    """Return depth (h, w) in metres, NaN where unknown (REP-118: 16-bit is mm, float is m)."""
-    depth_m = pixels.astype(F32) * F32(1e-3) if pixels.dtype == U16 else pixels.astype(F32)
-    depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = np.nan
+def depth_m_from_pixels(pixels: npt.NDArray[Any], per_m: float | None = None) -> DepthM:
+    """Return depth (h, w) in metres, NaN where unknown.
+
+    per_m: the stored value of one metre; None: as in REP-118, 16-bit is mm, float is m. Unknown are
+    0, negatives, NaN and infinity, 65535 of 16 bits, and a far plane (see `_find_far_plane`).
+    """
+    depth_m = pixels.astype(F32)
+    if per_m is not None:
+        depth_m /= F32(per_m)
+    elif pixels.dtype == U16:
+        depth_m *= F32(1e-3)
+    unknown = ~(np.isfinite(depth_m) & (depth_m > 0))
+    if pixels.dtype == U16:
+        unknown |= pixels == NO_DEPTH_U16
+    depth_m[unknown] = np.nan
+    far_m = _find_far_plane(depth_m)
+    depth_m[depth_m >= F32(far_m)] = np.nan
     return np.asarray(depth_m, F32)
+
+
+def _find_far_plane(depth_m: DepthM) -> float:
+    """Return the depth from which on a driver or simulator means "nothing there"; inf if none.
+
+    That is a largest depth repeated to the last bit: by a hundredth of the known pixels at 10 m or
+    more, or by ten pixels at 3 m or more that are three times as far away as every other; or any
+    above 65.5 km, as the largest number of a float of 16 or 32 bits. Noise repeats no depth, and
+    the ground of a simulator repeats one over a row at most. A wall that faces a simulated camera
+    at 10 m is lost by it, a table is not.
+    """
+    known_m = depth_m[np.isfinite(depth_m)]
+    if not len(known_m):
+        return np.inf
+    farthest_m = known_m.max()
+    if farthest_m >= MAX_FLOAT16:
+        nearer_m = known_m[known_m < MAX_FLOAT16]
+        return float(MAX_FLOAT16) if not len(nearer_m) else min(
+            MAX_FLOAT16, _find_far_plane(nearer_m))
+    count = np.count_nonzero(known_m == farthest_m)
+    if count < FAR_PIXELS or count == len(known_m):
+        return np.inf
+    is_far = farthest_m >= FAR_M and count >= FAR_SHARE * len(known_m)
+    is_apart = is_far or farthest_m >= max(
+        FAR_APART_M, FAR_RATIO * known_m[known_m < farthest_m].max())
+    return float(farthest_m) if is_apart else np.inf
 
 
 def rgb_from_raw(msg: Any) -> Rgb:
@@ -121,7 +170,7 @@ def rgb_from_compressed(data: Data, form: str) -> Rgb:
 
     form: the message's `format`, e.g. 'rgb8; jpeg compressed bgr8'. Raises `Rejected` (NO_IMAGE).
     """
-    raw = _decode(data, 0, form, Code.NO_IMAGE)
+    raw = _decode(data, form, Code.NO_IMAGE)
     was, _, how = form.partition(';')
     if raw.ndim == 2 and was.startswith('bayer'):  # the mosaic itself was compressed
         name = was[:-2] + '16' if raw.dtype == U16 and was.endswith('8') else was
@@ -136,43 +185,60 @@ def rgb_from_compressed(data: Data, form: str) -> Rgb:
     return rgb_from_pixels(raw, COLOUR_ENCODINGS[name])
 
 
-PNG = b'\x89PNG'
+DEPTH_CODECS = '', 'compressedDepth', 'compressedDepth png', 'compressedDepth rvl'
 CONFIG_HEADER = 12  # bytes: int32 compression format, float32 depthQuantA, float32 depthQuantB
 
 
 def depth_m_from_compressed(data: Data, form: str) -> DepthM:
     """Return depth (h, w) in metres, NaN where unknown, from compressed_depth_image_transport.
 
-    form: the message's `format`, e.g. '16UC1; compressedDepth png'. A 32FC1 image was quantised as
-    A / depth + B, with A and B in the 12-byte header before the PNG. Raises `Rejected` (NO_DEPTH)
-    for RVL, an unknown encoding or data without a PNG.
+    form: the message's `format`, e.g. '16UC1; compressedDepth png' or '...rvl'; '16UC1' of older
+    releases is PNG. A 32FC1 image was quantised as A / depth + B, with A and B in the 12-byte
+    header. Raises `Rejected` (NO_DEPTH) for another format, and for data that are not whole.
     """
-    encoding = form.partition(';')[0].strip()
-    if encoding not in DEPTH_ENCODINGS:
+    encoding, _, codec = (part.strip() for part in form.partition(';'))
+    if encoding not in DEPTH_ENCODINGS or codec not in DEPTH_CODECS:
         raise Rejected(Code.NO_DEPTH, f'the compressed depth has format {form!r}; accepted: '
-                       f'{", ".join(DEPTH_ENCODINGS)} as "...; compressedDepth png"')
-    if 'rvl' in form:
-        raise Rejected(Code.NO_DEPTH, f'the compressed depth has format {form!r}: RVL is not '
-                       'read here; set the publisher to png')
-    if bytes(data[CONFIG_HEADER:CONFIG_HEADER + 4]) != PNG:
-        raise Rejected(Code.NO_DEPTH, f'the compressed depth ({form!r}, {len(data)} '
-                       'bytes) has no PNG after its 12-byte header')
-    raw = _decode(data, CONFIG_HEADER, form, Code.NO_DEPTH)
+                       f'{", ".join(DEPTH_ENCODINGS)} as "...; compressedDepth png" or "... rvl"')
+    encoded = np.frombuffer(data, U8)[CONFIG_HEADER:]
+    if codec.endswith('rvl'):
+        try:
+            raw = decode_rvl(encoded)
+        except ValueError as error:
+            raise _reject(Code.NO_DEPTH, form, error) from error
+    else:
+        if encoded[:len(PNG_SIGNATURE)].tobytes() != PNG_SIGNATURE:
+            raise Rejected(Code.NO_DEPTH, f'the compressed depth ({form!r}, {len(data)} '
+                           'bytes) has no PNG after its 12-byte header')
+        raw = _decode(encoded, form, Code.NO_DEPTH)
     if raw.dtype != U16 or raw.ndim != 2:
         raise Rejected(Code.NO_DEPTH, f'the compressed depth holds a PNG of {raw.dtype} '
                        f'{raw.shape}; one channel of uint16 is expected')
     if encoding != '32FC1':
         return depth_m_from_pixels(raw)
     a, b = np.frombuffer(data, '<f4', 2, offset=4)
+    if not (a > 0 and np.isfinite([a, b]).all()):
+        raise Rejected(Code.NO_DEPTH, f'the compressed depth ({form!r}) was quantised with A {a:g} '
+                       f'and B {b:g} (A must be positive)')
     with np.errstate(divide='ignore'):
         return depth_m_from_pixels(np.where(raw > 0, a / (raw.astype(F32) - b), 0).astype(F32))
 
 
-def _decode(data: Data, offset: int, form: str, code: Code) -> npt.NDArray[Any]:
-    encoded = np.frombuffer(data, U8)[offset:]
-    # UNCHANGED also leaves an EXIF rotation alone, as CameraInfo does.
-    raw = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if len(encoded) else None
-    if raw is None:
-        raise Rejected(code, f'the compressed image ({form!r}, {len(data)} bytes) cannot '
-                       'be decoded')
-    return np.asarray(raw)
+def check_compressed(data: Data, form: str) -> None:
+    """Raise `Rejected` (NO_IMAGE) for a JPEG or PNG that lost data."""
+    try:
+        check_image(data)
+    except ValueError as error:
+        raise _reject(Code.NO_IMAGE, form, error) from error
+
+
+def _decode(data: Data, form: str, code: Code) -> npt.NDArray[Any]:
+    try:
+        return decode_image(data)
+    except ValueError as error:
+        raise _reject(code, form, error) from error
+
+
+def _reject(code: Code, form: str, fault: ValueError) -> Rejected:
+    return Rejected(code, f'{fault} (format {form!r}); bytes are lost by a full USB bus, a bad '
+                    'cable or a busy network: lower the frame rate or the resolution')

@@ -3,9 +3,7 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import uuid
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,10 @@ from crosspoint_ros.core.encodings import (
     depth_m_from_pixels,
     rgb_from_pixels,
 )
+from crosspoint_ros.core.image_codecs import decode_image
 
-MAX_PIXELS = 100_000_000
 MASK_THRESHOLD = 127
 PathLike = str | os.PathLike[str]
-PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
-# A marker in the entropy-coded data of a JPEG: neither a stuffed byte nor a restart.
-JPEG_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
 
 
 def read_image(path: PathLike) -> Rgb:
@@ -36,7 +31,7 @@ def read_image(path: PathLike) -> Rgb:
     OSError if the file cannot be read; ValueError if it is not an image, is cut off, is CMYK, has
     more than 8 bits per channel (depth is read by `read_depth_m`) or more than 100 megapixels.
     """
-    pixels = _read_pixels(path)
+    pixels = read_pixels(path)
     if pixels.dtype != np.uint8:
         raise ValueError(f'{path}: the image has {pixels.dtype} channels (must be uint8): convert '
                          'it to 8 bits; a depth image is not a colour image')
@@ -52,11 +47,11 @@ def read_depth_m(path: PathLike, depth_scale: float = 1000.0) -> DepthM:
     """
     if not (np.isfinite(depth_scale) and depth_scale > 0):
         raise ValueError(f'depth_scale must be positive, got {depth_scale}')
-    pixels = _read_pixels(path)
+    pixels = read_pixels(path)
     if pixels.ndim != 2 or pixels.dtype not in (np.uint16, np.float32):
         raise ValueError(f'{path}: {_describe(pixels)}; depth takes one channel of uint16 or '
                          'float32')
-    return depth_m_from_pixels(pixels.astype(np.float32) / np.float32(depth_scale))
+    return depth_m_from_pixels(pixels, depth_scale)
 
 
 def read_mask(path: PathLike) -> npt.NDArray[np.bool_]:
@@ -64,7 +59,7 @@ def read_mask(path: PathLike) -> npt.NDArray[np.bool_]:
 
     Takes 8-bit grey, or colour whose channels are equal. Raises OSError, ValueError.
     """
-    pixels = _read_pixels(path)
+    pixels = read_pixels(path)
     if pixels.ndim == 3 and pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
@@ -112,78 +107,15 @@ def atomic_write(path: PathLike, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _read_pixels(path: PathLike) -> npt.NDArray[Any]:
-    """Decode a file as it is stored: BGR(A) or one channel, any depth."""
-    data = Path(path).read_bytes()
-    fault = ''
-    if data.startswith(PNG_SIGNATURE):
-        fault = _find_png_fault(data)
-    elif data.startswith(b'\xff\xd8'):
-        fault = _find_jpeg_fault(data)
-    elif data.startswith(b'BM') and len(data) < int.from_bytes(data[2:6], 'little'):
-        fault = 'is cut off'
-    if fault:
-        raise ValueError(f'{path}: the image {fault}')
+def read_pixels(path: PathLike) -> npt.NDArray[Any]:
+    """Read an image file as it is stored: BGR(A) or one channel, any depth.
+
+    Raises OSError, ValueError.
+    """
     try:
-        # UNCHANGED also leaves the EXIF orientation alone.
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    except cv2.error:  # larger than OpenCV reads
-        pixels = None
-    if pixels is None:
-        raise ValueError(f'{path}: {len(data)} bytes that OpenCV cannot read as an image')
-    return np.asarray(pixels)
-
-
-def _find_png_fault(data: bytes) -> str:
-    at = len(PNG_SIGNATURE)
-    while at + 12 <= len(data):
-        length = int.from_bytes(data[at:at + 4], 'big')
-        kind, end = data[at + 4:at + 8], at + 8 + length
-        if end + 4 > len(data):
-            break
-        if zlib.crc32(data[at + 4:end]) != int.from_bytes(data[end:end + 4], 'big'):
-            return f'is damaged: the checksum of its {kind.decode("latin-1")} chunk is wrong'
-        if kind == b'IHDR' and (fault := _find_size_fault(
-                data[at + 8:at + 12], data[at + 12:at + 16])):
-            return fault
-        if kind == b'IEND':
-            return ''
-        at = end + 4
-    return 'is cut off'
-
-
-def _find_jpeg_fault(data: bytes) -> str:
-    """Walk the segments to the end-of-image marker: OpenCV pads a cut-off JPEG with grey."""
-    at = 2
-    while at + 4 <= len(data) or data[at:at + 2] == b'\xff\xd9':
-        marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], 'big')
-        if data[at] != 0xFF:
-            return 'is damaged: a JPEG marker is missing'
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker == 0xD9:
-            return ''
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            if fault := _find_size_fault(data[at + 7:at + 9], data[at + 5:at + 7]):
-                return fault
-            if data[at + 9:at + 10] == b'\x04':
-                return 'is CMYK: convert it to RGB'
-        at += 2 + length
-        if marker == 0xDA:  # start of scan: its data have no length
-            found = JPEG_MARKER.search(data, at)
-            if found is None:
-                break
-            at = found.start()
-    return 'is cut off'
-
-
-def _find_size_fault(width: bytes, height: bytes) -> str:
-    width_px, height_px = int.from_bytes(width, 'big'), int.from_bytes(height, 'big')
-    if width_px * height_px <= MAX_PIXELS:
-        return ''
-    return (f'is {width_px}x{height_px} px (limit {MAX_PIXELS / 1e6:g} megapixels): shrink it, and '
-            'scale its intrinsics with it')
+        return decode_image(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}; copy or record it again') from error
 
 
 def _describe(pixels: npt.NDArray[Any]) -> str:

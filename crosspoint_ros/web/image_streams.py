@@ -15,6 +15,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from crosspoint_ros.core.datatypes import Code, Rejected
+from crosspoint_ros.core.encodings import check_compressed
 from crosspoint_ros.core.tf_tree import MAX_STAMP_JUMP_NS, stamp_to_ns
 from crosspoint_ros.msg import ImagePoint
 from crosspoint_ros.ros.client.node_info import NodeCamera
@@ -24,6 +25,7 @@ from crosspoint_ros.web.ros_bridge import RosBridge
 
 JPEG_QUALITY = 80
 MAX_WIDTH_PX = 1280  # wider images are sent scaled; clicks stay in pixels of the original
+EXIF, MAX_EXIF_START = b'Exif\0\0', 1024
 UNUSED_TIMEOUT_S = 3.0
 MAX_SENT = 100  # per camera: about 4 MB of JPEGs
 MAX_PINNED = 64  # images of some 20 results
@@ -73,6 +75,7 @@ def encode_jpeg(message: Image | CompressedImage) -> tuple[bytes, int, int]:
     if isinstance(message, CompressedImage):
         size = _read_passthrough_size(message)
         if size is not None:
+            check_compressed(message.data, message.format)
             return bytes(message.data), *size
     rgb = rgb_from_msg(message)
     height, width = rgb.shape[:2]
@@ -91,9 +94,11 @@ def _read_passthrough_size(message: CompressedImage) -> tuple[int, int] | None:
     # image_transport's format: '<raw encoding>; jpeg compressed <encoding of the JPEG>'
     raw_encoding, _, compression = message.format.partition(';')
     is_standard = not compression or 'compressed bgr' in compression
-    if not is_standard or raw_encoding.startswith('bayer'):
+    data = bytes(message.data)
+    # A browser would turn the image as Exif has it; CameraInfo is for the pixels as stored.
+    if not is_standard or raw_encoding.startswith('bayer') or EXIF in data[:MAX_EXIF_START]:
         return None
-    return read_jpeg_size(bytes(message.data))
+    return read_jpeg_size(data)
 
 
 def read_jpeg_size(data: bytes) -> tuple[int, int] | None:

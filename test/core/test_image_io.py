@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from crosspoint_ros.core import image_io
+from crosspoint_ros.core import image_codecs
 from crosspoint_ros.core.image_io import (
     atomic_write,
     read_depth_m,
@@ -106,7 +106,7 @@ def test_what_has_no_8_bit_rgb_is_refused_with_the_cure(tmp_path):
 def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_decoded(tmp_path):
     header = struct.pack('>IIBBBBB', 40_000, 30_000, 8, 2, 0, 0, 0)
     path = tmp_path / 'huge.png'
-    path.write_bytes(image_io.PNG_SIGNATURE + struct.pack('>I', 13) + b'IHDR' + header
+    path.write_bytes(image_codecs.PNG_SIGNATURE + struct.pack('>I', 13) + b'IHDR' + header
                      + struct.pack('>I', zlib.crc32(b'IHDR' + header)))
     with pytest.raises(ValueError, match=r'40000x30000 px \(limit 100 megapixels\)'):
         read_image(path)
@@ -124,10 +124,10 @@ def test_what_is_not_an_image_is_refused_by_its_name(tmp_path, content, read):
 
 
 def test_depth_is_metres_and_unknown_where_zero(tmp_path):
-    stored = np.array([[0, 500], [1000, 65535]], np.uint16)
+    stored = np.array([[0, 500], [1000, 65534]], np.uint16)
     cv2.imwrite(str(tmp_path / 'd.png'), stored)
     np.testing.assert_allclose(read_depth_m(tmp_path / 'd.png'),
-                               [[np.nan, 0.5], [1.0, 65.535]], rtol=1e-6)
+                               [[np.nan, 0.5], [1.0, 65.534]], rtol=1e-6)
     np.testing.assert_allclose(read_depth_m(tmp_path / 'd.png', 5000.0)[1, 0], 0.2, rtol=1e-6)
     cv2.imwrite(str(tmp_path / 'd.tiff'), np.array([[np.inf, 0.5]], np.float32))
     np.testing.assert_array_equal(read_depth_m(tmp_path / 'd.tiff', 1.0),

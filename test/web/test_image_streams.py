@@ -48,6 +48,25 @@ def test_a_jpeg_in_the_usual_colour_order_is_passed_through():
     assert encode_jpeg(message)[0] == bytes(message.data)
 
 
+def test_a_jpeg_that_lost_bytes_is_a_problem_and_not_a_picture():
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    data = bytes(compressed('jpeg', noise).data)
+    torn = CompressedImage(format='jpeg', data=data[:2000] + data[2064:])
+    (header, picture), = encode(CameraImage('front', torn))
+    assert 'bytes are lost' in header['problem']
+    assert picture == b''
+
+
+def test_a_browser_does_not_turn_an_image():
+    exif = bytes.fromhex('ffe1 0022 457869660000 4d4d002a00000008 0001 0112 0003 00000001 0006 0000'
+                         '00000000')
+    data = bytes(compressed('jpeg', RED).data)
+    jpeg, width, height = encode_jpeg(CompressedImage(format='jpeg', data=data[:2] + exif
+                                                      + data[2:]))
+    assert (width, height) == (64, 48)
+    assert b'Exif' not in jpeg
+
+
 def test_a_wide_image_is_scaled_but_its_original_size_is_reported():
     wide = np.zeros((40, 2560, 3), np.uint8)
     data, width, height = encode_jpeg(make_image_message(1, 'cam', 'rgb8', wide))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
+from crosspoint_ros.core.image_io import read_pixels
 from crosspoint_ros.data.qa.point_visibility import compute_width_scale
 from crosspoint_ros.data.scenes.rgbd_scene import UnusableData
 
@@ -26,11 +27,13 @@ def read_labels(folder: Path | None, name: str, view: View) -> Labels | None:
     """
     if folder is None or not (path := folder / f'{name}.png').is_file():
         return None
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    try:
+        labels = read_pixels(path)
+    except ValueError as error:
+        raise UnusableData(str(error)) from error
     size = (view.intrinsics.height_px, view.intrinsics.width_px)
-    if labels is None or labels.shape != size:
-        found = 'not an image' if labels is None else f'{labels.shape}'
-        raise UnusableData(f'{path}: labels are one channel of {size}, this is {found}')
+    if labels.shape != size:
+        raise UnusableData(f'{path}: labels are one channel of {size}, this is {labels.shape}')
     return np.asarray(labels, int)
 
 
