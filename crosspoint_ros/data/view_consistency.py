@@ -203,9 +203,9 @@ def _match_views(views: Sequence[View]) -> Iterator[ViewPair]:
         if known.sum() < MIN_MATCHES:
             continue
         widths = [view.intrinsics.width_px / 640 for view in pair]
-        _, inliers = cv2.findFundamentalMat(
-            *(p[known] / width for p, width in zip(ideal, widths, strict=True)), cv2.USAC_MAGSAC,
-            FUNDAMENTAL_PX, 0.999, 3000)
+        scaled = [p[known] / width for p, width in zip(ideal, widths, strict=True)]
+        _, inliers = cv2.findFundamentalMat(scaled[0], scaled[1], cv2.USAC_MAGSAC, FUNDAMENTAL_PX,
+                                            0.999, 3000)
         if inliers is None or inliers.sum() < max(MIN_MATCHES, MIN_INLIERS * known.sum()):
             continue
         fit = np.flatnonzero(known)[inliers.ravel() > 0]
@@ -275,7 +275,8 @@ def _measure(pairs: Sequence[ViewPair], readings: Sequence[CameraReading]) -> Ag
                 off = np.fmax(off, np.abs(np.log(measured_m / expected_m / units[index])))
         shares.append([np.mean((miss < CLOSE) & (off < CLOSE_DEPTH)),
                        np.mean((miss < NEAR) & (off < NEAR_DEPTH)), np.mean(miss < NEAR)])
-    return Agreement(*np.reshape(shares, (-1, 3)).T, joined)
+    close, near, near_rays = np.reshape(shares, (-1, 3)).T
+    return Agreement(close, near, near_rays, joined)
 
 
 def _triangulate(readings: Sequence[CameraReading], pixels: tuple[Array, Array]

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from crosspoint_ros.core.datatypes import Intrinsics, Transform, View
+from crosspoint_ros.data.scenes import open_scene
+from crosspoint_ros.data.scenes.consistency import check_scene
 from crosspoint_ros.data.scenes.known_scene import KnownScene
+from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, UnusableData
 from crosspoint_ros.data.view_consistency import (
     BODY_FROM_OPTICAL,
     Disagreement,
@@ -156,3 +159,13 @@ def test_a_lens_that_no_camera_has_is_implausible_by_itself(lens, reason):
     Intrinsics(300.0, 300.0, 639.5, 479.5, 1280, 960, (0.0, 0.0, 0.0, 0.0), 'equidistant')])
 def test_lenses_of_real_cameras_are_plausible(lens):
     assert lens.explain_implausible() == ''
+
+
+@pytest.mark.parametrize(('fault', 'words'), [
+    ('body frame', r'their frame is read as the body frame'),
+    ('K of half the size', r'K is divided by 0\.5')])
+def test_a_recording_is_refused_with_what_it_should_be_read_as(tmp_path, fault, words):
+    from rgbd_folders import read_kitchen_views, write_scannet
+    views = [FAULTS[fault][0](view) for view in read_kitchen_views()]
+    with pytest.raises(UnusableData, match=f'agree with other views .* when {words}'):
+        check_scene(open_scene(write_scannet(tmp_path / 'scene', views), ReadOptions()))

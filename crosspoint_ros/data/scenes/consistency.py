@@ -13,6 +13,7 @@ from crosspoint_ros.data.qa import photometric
 from crosspoint_ros.data.qa.photometric import MAX_SHIFT_PX, FlowReference, compute_median_flow_px
 from crosspoint_ros.data.qa.point_visibility import is_inside, make_grid, sample_depth_m
 from crosspoint_ros.data.scenes.rgbd_scene import RgbdScene, UnusableData
+from crosspoint_ros.data.view_consistency import find_disagreements
 
 log = logging.getLogger(__name__)
 SAMPLED_FRAMES = 10
@@ -37,9 +38,12 @@ def check_scene(scene: RgbdScene) -> None:
         _reject_misreading(scene.name, views, agreement)
     _reject_unit(scene.name, views)
     if agreement < MIN_AGREEMENT:
+        readings = {found.reading for found in find_disagreements(views) if found.reading}
         raise UnusableData(
             f'{scene.name}: {agreement:.0%} of its depths agree with other views (at least '
-            f'{MIN_AGREEMENT:.0%}): its poses, its intrinsics or its depth are wrong')
+            f'{MIN_AGREEMENT:.0%}): ' + ('they agree when ' + ' and '.join(sorted(readings))
+                                         if readings else
+                                         'its poses, its intrinsics or its depth are wrong'))
     _reject_misaligned(scene.name, views)
 
 

@@ -100,7 +100,8 @@ class XFeatMatcher:
         Mutual matches that move like their neighbours. Neither intrinsics nor poses nor depth take
         part. Raises `Rejected` as `match` does.
         """
-        bare = [View(view.camera, view.image, mask=view.mask) for view in (a, b)]
+        bare = [View(view.camera, view.image, stamp_ns=view.stamp_ns, mask=view.mask)
+                for view in (a, b)]
         with self._lock:
             frames = [self._frame(view) for view in bare]
             self._ensure(frames, IMAGE_SCALES)

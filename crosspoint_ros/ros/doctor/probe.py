@@ -280,7 +280,8 @@ class CameraProbe:
                 fault = None if refused.finding in known else refused
         return CameraSnapshot(
             self.config, self.image.stream(), self.info.stream(),
-            self.depth and self.depth.stream(), self.depth_info and self.depth_info.stream(),
+            self.depth.stream() if self.depth else None,
+            self.depth_info.stream() if self.depth_info else None,
             self._messages, fault, self._mask_error,
             view and replace(view, base_from_cam=self._base_from_cam),
             self._base_from_cam, self._tf_stamp_ns, self._tf_conflict)
