@@ -126,7 +126,7 @@ def surface_normal_base(view: View, pixel: npt.ArrayLike) -> tuple[Array, float]
 
     None if unknown. A plane by RANSAC (fixed seed) over the window's points on this surface,
     refined by least squares over its inliers. Sigma is their spread off the plane over that in it:
-    neighbouring errors of a depth image are alike, so that many pixels tell little more than one.
+    neighbouring errors of a depth image are alike, so that many pixels say little more than one.
     """
     depths_m = surface_depths_m(view, pixel)
     if not len(depths_m):

@@ -101,7 +101,7 @@ def find_doubt(query: Query, match: Match) -> str:
     clicked, other = query.clicked, query.other
     if clicked.ray_pose is not None and len(depths_m := surface_depths_m(clicked, query.pixel)):
         if is_on_rim(clicked, query.pixel, depths_m[0]):
-            return f'the click is on a rim: the depth of {clicked.camera} jumps beside it'
+            return f'the click is on a rim: the depth of {clicked.camera} jumps there'
         if other.ray_pose is not None and (
                 measured := surface_normal_base(clicked, query.pixel)) is not None:
             ray_m = surface_points_m(clicked, query.pixel)[0] - other.ray_pose.t_m
@@ -112,7 +112,7 @@ def find_doubt(query: Query, match: Match) -> str:
     if other.ray_pose is not None and len(depths_m := surface_depths_m(other, match.pixel)):
         nearest = _find_nearest_surface(query, match)
         if is_on_rim(other, match.pixel, depths_m[nearest]):
-            return f'the found point is on a rim: the depth of {other.camera} jumps beside it'
+            return f'the found point is on a rim: the depth of {other.camera} jumps there'
     return ''
 
 

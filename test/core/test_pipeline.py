@@ -536,7 +536,7 @@ def test_a_click_on_a_rim_is_to_be_checked_and_the_reason_is_kept(views):
     (found,) = result.correspondences
     assert found.rejected is None
     assert LIMITS.min_confidence < found.confidence < LIMITS.sure_confidence
-    assert 'on a rim: the depth of left jumps beside it' in found.consistency.doubt
+    assert 'on a rim: the depth of left jumps there' in found.consistency.doubt
     assert result.target.confidence < LIMITS.sure_confidence
 
 
