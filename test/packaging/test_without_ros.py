@@ -90,6 +90,14 @@ def test_a_command_that_needs_ros_names_the_way_to_it_in_one_line(installed, wor
     assert len(run.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize('words', ['click', 'web', 'doctor', 'replay', 'bench node'])
+def test_the_help_of_a_command_that_needs_ros_says_so_and_is_no_failure(installed, words):
+    run = crosspoint(installed, *words.split(), '--help')
+    assert (run.returncode, run.stderr) == (0, '')
+    assert f'example: crosspoint {words}' in run.stdout
+    assert 'It needs ROS 2' in run.stdout
+
+
 @pytest.mark.parametrize('words', [
     'bench pairs', 'bench crosspoint', 'data build', 'mask', 'match'])
 def test_a_command_that_needs_none_has_its_help(installed, words):

@@ -1,4 +1,4 @@
-"""The node is started and ended again and again: what does each end leave behind?"""
+"""What the node leaves behind when it is ended, again and again."""
 from __future__ import annotations
 
 import os
@@ -7,14 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from geometry_msgs.msg import Point, PointStamped
-
 from crosspoint_ros.ros.client.session import RosSession
 from crosspoint_ros.ros.process import NodeProcess
 from crosspoint_ros.ros.shared_memory import list_segments
 
 NODE = 'crosspoint_ros.ros.node.lifecycle_node'
-START_S, CLICK_S = 60.0, 0.5
+START_S = 60.0
 GHOST_LIMIT_S = 30.0  # DDS drops a killed process after 20 s
 
 
@@ -33,32 +31,28 @@ class NodeEnd:
 
 
 def measure_ends(arguments: list[str], numbers: Iterable[int], folder: Path,
-                 environment: Mapping[str, str], clicks: bool = False) -> Iterator[NodeEnd]:
+                 environment: Mapping[str, str]) -> Iterator[NodeEnd]:
     """Start the node for each signal number, end it by that, and yield what came of it.
 
-    arguments: after --ros-args. folder: for its log. clicks: end it during a click on `front`.
-    Raises TimeoutError if it does not become active.
+    arguments: after --ros-args. folder: for its log. Raises TimeoutError if it does not become
+    active.
     """
     for number in numbers:
-        yield _measure_end(arguments, number, folder / 'crosspoint_node.log', environment, clicks)
+        yield _measure_end(arguments, number, folder / 'crosspoint_node.log', environment)
 
 
-def _measure_end(arguments: list[str], number: int, log: Path, environment: Mapping[str, str],
-                 clicks: bool) -> NodeEnd:
+def _measure_end(arguments: list[str], number: int, log: Path, environment: Mapping[str, str]
+                 ) -> NodeEnd:
     # A new observer each time: a ghost must not be found by the next measurement.
     with RosSession([]) as session, NodeProcess(NODE, arguments, log, environment) as process:
         observer = session.create_node('observer')
-        publisher = observer.create_publisher(PointStamped, '/crosspoint/front/click', 10)
 
         def is_active() -> bool:
             process.check()
-            return bool('active: ' in log.read_text() and publisher.get_subscription_count())
+            return 'active: ' in log.read_text() and 'crosspoint' in observer.get_node_names()
 
         if not session.spin_until(is_active, START_S):
             raise TimeoutError(f'the node is not active after {START_S:g} s: see {log}')
-        if clicks:
-            publisher.publish(PointStamped(point=Point(x=9.0, y=9.0)))
-            session.spin_for(CLICK_S)
         own = list_segments(process.pid)
         sent_s = time.monotonic()
         os.kill(process.pid, number)

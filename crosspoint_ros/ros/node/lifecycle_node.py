@@ -57,6 +57,12 @@ class CrosspointNode(LifecycleNode):
         """Override rclpy's: the service answers also when its callback raises."""
         return super().create_service(srv_type, srv_name, refuse_on_error(callback), **options)
 
+    def destroy_node(self) -> None:
+        """Override rclpy's, which leaves the state machine, and with it the participant, to the
+        garbage collector: it stays in /dev/shm if a matcher's thread still refers to the node."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     def start(self) -> bool:
         """Activate, unless `autostart` leaves that to a lifecycle manager; False if it cannot."""
         if not self._config_parameters.read().autostart:

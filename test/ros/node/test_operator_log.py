@@ -114,7 +114,7 @@ def test_activation_an_answer_a_refusal_and_a_camera_that_dies_and_returns_are_i
 
         rig.until(lambda: is_logged('camera front: no image on'))
         rig.send_frames()
-        rig.until(lambda: is_logged('camera front: images again') or not rig.send_all())
+        rig.until(lambda: is_logged('camera front: images again') or not rig.cameras.send_all())
     for words in ('[INFO] ', 'active: takes clicks on front, side', 'front (159.5, 119.5): side',
                   'nowhere (159.5, 119.5): refused, BAD_REQUEST'):
         assert is_logged(words), words
