@@ -325,10 +325,12 @@ class ScanProbe:
         rest = bytes(per_mcu * (ZERO_BLOCK_BYTES * down * across
                                 + MAX_BLOCK_BYTES * (down * across - wanted)))
         first = _decode(start + ENDINGS[0] + rest, cv2.IMREAD_GRAYSCALE)
+        if first is None:
+            return 0, 0.0
         counted = down * across
         for ending in ENDINGS[1:]:  # one of which differs visibly, also where it is black or white
             other = _decode(start + ending + rest, cv2.IMREAD_GRAYSCALE)
-            if first is None or other is None:
+            if other is None:
                 return 0, 0.0
             differs = (first != other).reshape(down, height, across, width).any(axis=(1, 3))
             counted = min(counted, int(differs.argmax()) if differs.any() else counted)

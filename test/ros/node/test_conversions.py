@@ -130,10 +130,10 @@ def test_sizes_that_disagree_are_refused_with_the_numbers(change, words):
 @pytest.mark.parametrize('padding', [0, 3])
 @pytest.mark.parametrize('encoding', ['16UC1', 'mono16'])
 def test_16_bit_depth_is_millimetres_and_zero_is_unknown(encoding, padding, big_endian):
-    sent = np.array([[0, 1, 1500], [65535, 250, 0]], np.uint16)[..., None]
+    sent = np.array([[65535, 1, 1500], [65534, 250, 0]], np.uint16)[..., None]
     depth_m = conversions.depth_m_from_msg(message(sent, encoding, padding, big_endian))
     assert depth_m.dtype == np.float32
-    np.testing.assert_allclose(depth_m, [[np.nan, 0.001, 1.5], [65.535, 0.25, np.nan]], rtol=1e-6)
+    np.testing.assert_allclose(depth_m, [[np.nan, 0.001, 1.5], [65.534, 0.25, np.nan]], rtol=1e-6)
 
 
 @pytest.mark.parametrize('big_endian', [False, True])
@@ -166,6 +166,16 @@ def test_compressed_messages_are_decoded():
     depth = CompressedImage(format='16UC1; compressedDepth png',
                             data=array.array('B', bytes(12) + png))
     np.testing.assert_allclose(conversions.depth_m_from_msg(depth), 1.5, rtol=1e-6)
+
+
+def test_a_compressed_message_that_lost_bytes_is_refused():
+    noise = cv2.resize(np.random.default_rng(0).integers(0, 255, (30, 40), np.uint8), (320, 240))
+    jpeg = cv2.imencode('.jpg', noise)[1].tobytes()
+    torn = jpeg[:len(jpeg) // 3] + jpeg[len(jpeg) // 3 + 64:]
+    topics = conversions.CameraTopics('front', '/front/compressed', '/front/camera_info')
+    with pytest.raises(Rejected, match=r'^/front/compressed: .*; bytes are lost') as caught:
+        conversions.decode_rgb(topics, CompressedImage(format='jpeg', data=array.array('B', torn)))
+    assert caught.value.code == Code.NO_IMAGE
 
 
 def test_an_image_survives_the_way_out_and_back():
