@@ -32,6 +32,9 @@ MIN_PARALLAX_DEG = 5.0
 MAX_AGREEMENT, MAX_NEAR, MAX_CLOSE = 0.5, 0.8, 0.2
 MIN_EXPLAINED, MIN_LEAD = 0.75, 0.2
 MAX_UNEXPLAINED = 0.25
+# Of the median error of points in another view, px at 640 px of width: 2 to 8 with the right
+# lenses, by the depth's noise, and with others mostly 1.4 times as much or more.
+MIN_MISFIT_PX, MAX_FIT_PX, MAX_FIT_RATIO, PNP_PX, MAX_FITTED = 4.5, 5.0, 0.7, 8.0, 300
 MIN_DEPTHS, MIN_CLOSE = 30, 0.5  # matches of known depth; share of close ones in their pair
 DEPTH_FACTORS = (1.0, 1000.0, 100.0, 10.0, 5.0, 4.0, 0.25, 0.2, 0.1, 0.01, 0.001)
 LENS_FACTORS = (2.0, 0.5, 1.5, 1 / 1.5, 3.0, 1 / 3)
@@ -163,23 +166,28 @@ def find_disagreements(views: Sequence[View]) -> list[Disagreement]:
     given = _measure(pairs, readings)
     found: list[Disagreement] = []
     wrong = np.flatnonzero(given.contradicts)
-    if len(wrong):
-        agreement = float(given.near_rays[wrong].mean())
-        matches = sum(len(pairs[i].pixels[0]) for i in wrong)
-        change, chosen, explained = _explain(pairs, readings, wrong)
-        if change is not None:
-            found.append(Disagreement(change.misreading, tuple(posed[i].camera for i in chosen),
-                                      change.reading, agreement, explained, matches, change.factor))
-            readings = _apply(change, chosen, readings)
-        elif agreement <= MAX_UNEXPLAINED:
-            shared = set.intersection(*(set(pairs[i].views) for i in wrong))
-            cameras = shared if len(wrong) > 1 and len(shared) == 1 else {
-                camera for i in wrong for camera in pairs[i].views}
-            found.append(Disagreement(Misreading.UNKNOWN, tuple(
-                posed[i].camera for i in sorted(cameras)), '', agreement, 0.0, matches))
-            pairs = [pair for pair in pairs if not cameras & set(pair.views)]
-        elif agreement <= MAX_AGREEMENT:
-            return []
+    agreement = float(given.near_rays[wrong].mean()) if len(wrong) else 1.0
+    change, chosen, explained = _explain(pairs, readings, wrong) if len(wrong) else (None, (), 0.0)
+    if change is not None:
+        found.append(Disagreement(
+            change.misreading, tuple(posed[i].camera for i in chosen), change.reading, agreement,
+            explained, sum(len(pairs[i].pixels[0]) for i in wrong), change.factor))
+        readings = _apply(change, chosen, readings)
+    elif (focal := _judge_focal_lengths(pairs, posed)) is not None:
+        found.append(focal)
+        readings = [replace(reading, intrinsics=_scale_focal_length(
+            reading.intrinsics, 1 / focal.factor if view.camera in focal.cameras else 1.0))
+            for view, reading in zip(posed, readings, strict=True)]
+    elif agreement <= MAX_UNEXPLAINED:
+        shared = set.intersection(*(set(pairs[i].views) for i in wrong))
+        cameras = shared if len(wrong) > 1 and len(shared) == 1 else {
+            camera for i in wrong for camera in pairs[i].views}
+        found.append(Disagreement(
+            Misreading.UNKNOWN, tuple(posed[i].camera for i in sorted(cameras)), '', agreement, 0.0,
+            sum(len(pairs[i].pixels[0]) for i in wrong)))
+        pairs = [pair for pair in pairs if not cameras & set(pair.views)]
+    elif agreement <= MAX_AGREEMENT:
+        return []
     return found + [misread for index, depths in _measure(pairs, readings).depths_m.items()
                     if (misread := _judge_depth(posed[index].camera, depths))]
 
@@ -197,7 +205,7 @@ def _match_views(views: Sequence[View]) -> Iterator[ViewPair]:
             pixels = matcher.match_images(*pair)
         except Rejected:  # too thin to be matched
             continue
-        ideal = [_undistort(view, p) for view, p in zip(pair, pixels, strict=True)]
+        ideal = [_undistort(view.intrinsics, p) for view, p in zip(pair, pixels, strict=True)]
         known = np.isfinite(np.hstack(ideal)).all(axis=1) & _is_inside(
             views[a], pixels[0]) & _is_inside(views[b], pixels[1])
         if known.sum() < MIN_MATCHES:
@@ -233,11 +241,15 @@ def _is_inside(view: View, pixels: Array) -> npt.NDArray[np.bool_]:
     return np.asarray(((pixels > margin) & (pixels < np.array(size) - margin)).all(axis=1))
 
 
-def _undistort(view: View, pixels: Array) -> Array:
+def _undistort(lens: Intrinsics, pixels: Array) -> Array:
     """Map pixels (n, 2) to those of a pinhole with the same matrix; NaN where no ray is known."""
-    rays = view.intrinsics.unproject(pixels)
+    rays = lens.unproject(pixels)
     rays /= np.where(rays[:, 2:] > 0, rays[:, 2:], np.nan)
-    return np.asarray((rays @ view.intrinsics.matrix.T)[:, :2])
+    return np.asarray((rays @ lens.matrix.T)[:, :2])
+
+
+def _scale_focal_length(lens: Intrinsics, factor: float) -> Intrinsics:
+    return replace(lens, fx_px=lens.fx_px * factor, fy_px=lens.fy_px * factor)
 
 
 def _sample_depth_m(view: View, pixels: Array) -> Array:
@@ -334,6 +346,69 @@ def _explain(pairs: Sequence[ViewPair], given: Sequence[CameraReading],
         return None, (), ranking[0][0] if ranking else 0.0
     close, chosen, number = ranking[0]
     return CHANGES[number], chosen, close
+
+
+def _judge_focal_lengths(pairs: Sequence[ViewPair], views: Sequence[View]) -> Disagreement | None:
+    """Return a focal length that is wrong by a factor; None if none is, or it is not certain.
+
+    The rays of a pair may meet in spite of it. So the points of known depth of one view are fitted
+    to the other's pixels by a free pose (PnP), which leaves a few pixels with the right lenses.
+    """
+    cameras = sorted({i for pair in pairs for i in pair.views})
+
+    def measure(factor: float, chosen: Sequence[int]) -> tuple[float, Array]:
+        factors = [factor if i in chosen else 1.0 for i in range(len(views))]
+        errors = [px for pair in pairs for source in (0, 1)
+                  if len(px := _fit_pose_errors_px(pair, source, views, factors))]
+        return (float(np.mean([np.median(px) for px in errors])) if errors else 0.0,
+                np.concatenate([*errors, []]))
+
+    given_px, given_errors_px = measure(1.0, ())
+    if given_px < MIN_MISFIT_PX:
+        return None
+    (fit_px, _, factor, chosen), (rival_px, *_) = sorted(
+        (measure(factor, chosen)[0], len(chosen), factor, chosen)
+        for factor in (0.5, 2.0) for chosen in _list_subsets(cameras))[:2]
+    if fit_px > MAX_FIT_PX or fit_px > MAX_FIT_RATIO * min(given_px, rival_px):
+        return None
+    errors_px = measure(factor, chosen)[1]
+    return Disagreement(
+        Misreading.LENS, tuple(views[i].camera for i in chosen),
+        f'their focal length is divided by {1 / factor:g}',
+        float(np.mean(given_errors_px < MAX_FIT_PX)), float(np.mean(errors_px < MAX_FIT_PX)),
+        len(errors_px), 1 / factor)
+
+
+def _fit_pose_errors_px(pair: ViewPair, source: int, views: Sequence[View],
+                        factors: Sequence[float]) -> Array:
+    """Return the errors (n,), px at 640 px of width, of one view's points in the other, by PnP.
+
+    factors: of the focal lengths of all views. () with too few known depths.
+    """
+    known = np.flatnonzero(np.isfinite(pair.depths_m[source]))
+    if len(known) < 2 * MIN_DEPTHS:
+        return np.empty(0)
+    known = known[::max(1, len(known) // MAX_FITTED)]
+    lens, other_lens = (_scale_focal_length(views[i].intrinsics, factors[i])
+                        for i in (pair.views[source], pair.views[1 - source]))
+    rays = lens.unproject(pair.pixels[source][known])
+    points = rays / rays[:, 2:] * pair.depths_m[source][known][:, None]
+    pixels = _undistort(other_lens, pair.pixels[1 - source][known])
+    usable = np.isfinite(points).all(axis=1) & np.isfinite(pixels).all(axis=1)
+    points, pixels = points[usable], pixels[usable]
+    if len(points) < MIN_DEPTHS:
+        return np.empty(0)
+    to_px = 640 / other_lens.width_px
+    is_fit, turn, shift, inliers = cv2.solvePnPRansac(
+        points, pixels, other_lens.matrix, None, iterationsCount=200,
+        reprojectionError=PNP_PX / to_px, flags=cv2.SOLVEPNP_EPNP)
+    if not is_fit or inliers is None or len(inliers) < MIN_DEPTHS:
+        return np.full(len(points), np.inf)
+    close = inliers.ravel()
+    turn, shift = cv2.solvePnPRefineLM(points[close], pixels[close], other_lens.matrix, None, turn,
+                                       shift)
+    projected = cv2.projectPoints(points, turn, shift, other_lens.matrix, None)[0][:, 0]
+    return np.asarray(np.linalg.norm(projected - pixels, axis=1) * to_px)
 
 
 def _apply(change: ReadingChange, chosen: Sequence[int], given: Sequence[CameraReading]

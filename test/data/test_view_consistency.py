@@ -109,6 +109,18 @@ def test_axes_lens_and_direction_are_found_in_their_cameras(fault, cameras, has_
     assert found[0].explained > 0.9
 
 
+def scale_focal(factor):
+    return with_lens(lambda i: replace(i, fx_px=i.fx_px * factor, fy_px=i.fy_px * factor))
+
+
+@pytest.mark.parametrize('cameras', [CAMERAS, ('front',), ('side', 'wrist')])
+@pytest.mark.parametrize('factor', [2.0, 0.5])
+def test_a_focal_length_alone_is_found_by_the_depth(factor, cameras):
+    found = find_disagreements(spoil(scale_focal(factor), cameras))
+    assert summarize(found) == [('LENS', cameras, factor)]
+    assert 'focal length is divided by' in found[0].reading
+
+
 def test_two_faults_at_once_are_both_named():
     views = spoil(with_depth(lambda d: 10 * d), ('side',))
     views = spoil(FAULTS['body frame'][0], ('front',), views)
