@@ -90,9 +90,15 @@ class Bag:
     def deserialize(self, data: bytes, msgtype: str) -> Any:
         """Return the message. Raises `UnreadableBag` if its type is unknown, or it is damaged."""
         if msgtype not in self._stores:
-            self._stores[msgtype] = self._load_type(msgtype)
+            try:
+                self._stores[msgtype] = self._load_type(msgtype)
+            except UnreadableBag as problem:
+                self._stores[msgtype] = problem
+        store = self._stores[msgtype]
+        if isinstance(store, UnreadableBag):
+            raise store
         try:
-            return self._stores[msgtype].deserialize_cdr(data, msgtype)
+            return store.deserialize_cdr(data, msgtype)
         except Exception as error:
             why = f'is damaged: {error}'
             if bytes(data[:4]) == ZSTD_MAGIC:

@@ -412,3 +412,17 @@ def test_a_bag_read_in_another_process_is_the_same(tmp_path):
         capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
         env=dict(os.environ))
     assert '40 questions' in done.stdout, done.stderr
+
+
+def test_a_damaged_message_is_skipped_alone(tmp_path, caplog):
+    bag = copy_kitchen(tmp_path / 'bag', storage=SQLITE)
+    with closing(sqlite3.connect(next(bag.glob('*.db3')))) as database:
+        database.execute("UPDATE messages SET data = x'00010000ffff' WHERE id = (SELECT MIN(m.id) "
+                         'FROM messages m JOIN topics t ON m.topic_id = t.id WHERE t.name = '
+                         "'/front/color/image_raw/compressed' AND m.id > 20)")
+        database.commit()
+    scene = open_scene(bag, ReadOptions())
+    assert Counter(f.camera for f in scene.frames) == {'wrist': 36, 'front': 5, 'side': 6}
+    (line,) = caplog.messages
+    assert 'is damaged' in line
+    assert '/front/color/image_raw/compressed is skipped' in line

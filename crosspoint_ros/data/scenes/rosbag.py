@@ -255,7 +255,7 @@ def _read_stream(bag: Bag, topic: str) -> _Stream | None:
     message = _read_first(bag, topic)
     if message is None:
         return None
-    form = getattr(message, 'encoding', None) or getattr(message, 'format', '')
+    form: str = message.encoding if hasattr(message, 'encoding') else message.format
     encoding = form.partition(';')[0].strip()
     is_depth = 'compressedDepth' in form or (encoding in DEPTH_ENCODINGS and (
         encoding != 'mono16' or 'depth' in topic))
