@@ -197,6 +197,23 @@ def test_two_nodes_of_one_name_are_told(domain):
     assert found['two-nodes'].message == '2 nodes are named /crosspoint'
 
 
+def test_a_twin_that_is_killed_while_it_listens_is_not_counted(domain, params, tmp_path):
+    log, found = tmp_path / 'twin.log', []
+    with run_rig(domain=domain), NodeProcess(
+            'crosspoint_ros.ros.node.lifecycle_node', ['--params-file', str(params)], log,
+            os.environ) as twin:
+        twin.wait_for_output('', 20.0)
+        for _ in range(10):
+            if 'two-nodes' in of_the_node():
+                break
+        listening = threading.Thread(target=lambda: found.append(of_the_node(seconds=6.0)))
+        listening.start()
+        time.sleep(2.5)
+        os.kill(twin.pid, signal.SIGKILL)
+        listening.join()
+    assert 'two-nodes' not in found[0]
+
+
 # --- parameters and clocks
 
 @pytest.mark.parametrize(('line', 'words'), [
