@@ -8,6 +8,7 @@ ros2 launch crosspoint_ros bringup.launch.py cameras:=front,wrist base_frame:=ba
 An argument that is not given leaves the parameter as the params_file has it, else at its default.
 """
 import os
+import re
 from pathlib import Path
 
 import yaml
@@ -16,6 +17,8 @@ from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from crosspoint_ros.matchers import get_matcher_options
 
 CONFIG = Path(get_package_share_directory('crosspoint_ros')) / 'config'
 
@@ -27,6 +30,8 @@ PARAMETERS = {
     'target_ttl_s': 'how long a target stays on TF, s; 0: until replaced or cleared',
     'on_refusal': 'what a click without a 3D target does to the target that is there: keep or '
                   'clear',
+    'allow_unconfirmed': 'true: where no other camera shows the point and none contradicts it, a '
+                         'target by the clicked depth alone, to be checked',
     'matcher': 'xfeat, cropond, cropond_remote, or any module:Class',
     'refine': 'the matcher that refines or refuses what that finds: auto, xfeat, none',
     'warm_share': 'share of its time that the matcher may spend on preparing for the newest '
@@ -38,7 +43,7 @@ PARAMETERS = {
     'autostart': 'true: configure and activate at start-up; false: wait for a lifecycle manager',
     'use_sim_time': 'true: take the time from /clock (a simulation, a bag)',
 }
-SWITCHES = ('autostart', 'use_sim_time', 'rectified')
+SWITCHES = ('allow_unconfirmed', 'autostart', 'use_sim_time', 'rectified')
 # Parameters of each camera: one argument for all of `cameras`, with {camera} for the name.
 CAMERA_PARAMETERS = {
     'image_topic': 'image topic of every camera; {camera} is its name: '
@@ -48,6 +53,9 @@ CAMERA_PARAMETERS = {
                    '/{camera}/aligned_depth_to_color/image_raw',
     'transport': 'how image and depth arrive: raw, or compressed (<image_topic>/compressed, '
                  '<depth_topic>/compressedDepth)',
+    'depth_info_topic': "camera info of the depth, where it is another lens's: "
+                        '/{camera}/depth/camera_info',
+    'depth_transport': 'how depth arrives, where it is not as the image does: raw or compressed',
     'mask_path': "8-bit PNG, white where the robot's own body hides the scene: "
                  '/path/to/{camera}_mask.png',
     'rectified': 'true: the images are undistorted (image_rect)',
@@ -56,6 +64,9 @@ OTHERS = {
     'matcher_options': ('', "options of `matcher`, as YAML: '{model: /models/CroPond-3B}'"),
     'params_file': ('', 'a YAML of parameters; config/crosspoint.yaml of this package shows all'),
     'namespace': ('', 'namespace of the node, whose topics are <namespace>/crosspoint/…'),
+    'respawn': ('false', 'true: start the node again, 2 s after it ended by itself'),
+    'required': ('true', 'true: if the node cannot start, as with a parameter that it refuses, '
+                 'launch ends with an error; false: only the node is missing'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
     'fastdds': ('shm', 'how Fast DDS carries images, unless you have set that yourself. shm: 64 MB '
                 'of shared memory (camera drivers need the same, to send them). large_data: '
@@ -110,15 +121,34 @@ def start(context):
     def given(name):
         return LaunchConfiguration(name).perform(context)
 
+    # launch_ros itself applies a PushRosNamespace around this file to the nodes.
+    pushed = context.launch_configurations.get('ros_namespace', '')
+    prefix = '/' + f'{"" if given("namespace").startswith("/") else pushed}/{given("namespace")}'
+    prefix = re.sub('/+', '/', prefix).rstrip('/')
     cameras = [name.strip() for name in given('cameras').strip('[] ').split(',') if name.strip()]
     node = Node(
         package='crosspoint_ros', executable='crosspoint_node', name='crosspoint',
         namespace=given('namespace'), output='screen', emulate_tty=True,
+        respawn=is_true(given('respawn')), respawn_delay=2.0,
+        on_exit=require_start if is_true(given('required')) and not is_true(given('respawn'))
+        else None,
         parameters=[*find_params_file(given('params_file')), build_parameters(given, cameras)],
         arguments=['--ros-args', '--log-level', given('log_level')])
     # RViz first: where it is not installed, launch ends before it has started a node.
-    return [*configure_fastdds(os.environ, given('fastdds')), *start_rviz(given, cameras), node,
-            *start_web(given)]
+    return [*configure_fastdds(os.environ, given('fastdds')), *start_rviz(given, cameras, prefix),
+            node, *start_web(given)]
+
+
+def is_true(text):
+    """Return whether a switch is on."""
+    return text.lower() in ('true', '1', 'yes', 'on')
+
+
+def require_start(event, context):
+    """Raise, which ends launch with an error, if the node could not start: its exit code is 1."""
+    if event.returncode == 1 and not context.is_shutdown:
+        raise RuntimeError('crosspoint_node could not start: its reason is above (required:=false '
+                           'leaves the rest of this launch running)')
 
 
 def find_params_file(path):
@@ -165,7 +195,25 @@ def build_matcher_options(given):
         raise RuntimeError('matcher_options needs matcher:=…; for the matcher of a params_file '
                            'set them there')
     prefix = given('matcher').rpartition(':')[2]
-    return {f'{prefix}.{name}': value for name, value in options.items()}
+    defaults = read_option_defaults(given('matcher'))
+    return {f'{prefix}.{name}': convert_number(value, defaults.get(name))
+            for name, value in options.items()}
+
+
+def read_option_defaults(matcher):
+    """Return the matcher's options by name; none if it cannot be imported: the node reports it."""
+    try:
+        return get_matcher_options(matcher)
+    except (ImportError, ValueError):
+        return {}
+
+
+def convert_number(value, default):
+    """Return an integer as a float, alone or in a list, where the default is one."""
+    if isinstance(value, list) and isinstance(default, (list, tuple)):
+        return [convert_number(each, default[0] if default else None) for each in value]
+    is_float = isinstance(default, float) and isinstance(value, int)
+    return float(value) if is_float and not isinstance(value, bool) else value
 
 
 def convert(name, text):
@@ -183,11 +231,10 @@ def convert(name, text):
     return value
 
 
-def start_rviz(given, cameras):
-    """Return RViz with overlays of the first two cameras, if requested."""
-    if given('rviz').lower() not in ('true', '1', 'yes', 'on'):
+def start_rviz(given, cameras, prefix):
+    """Return RViz with overlays of the first two cameras of the node below `prefix`."""
+    if not is_true(given('rviz')):
         return []
-    prefix = f'/{given("namespace")}'.replace('//', '/').rstrip('/')
     topics = ['markers', 'grasp_target', *(
         f'{markers}/{name}' for markers in ('pictures', 'adjust')
         for name in ('update', 'feedback', 'get_interactive_markers'))]
@@ -195,8 +242,9 @@ def start_rviz(given, cameras):
     for shown, camera in zip(('front', 'wrist'), cameras, strict=False):
         remappings += [
             (f'/crosspoint/{shown}/overlay', f'{prefix}/crosspoint/{camera}/overlay'),
-            *((f'/{shown}/color/{name}', resolve_topic(given, f'{kind}_topic', camera,
-                                                  f'/{camera}/color/{name}'))
+            *((f'/{shown}/color/{name}', resolve_topic(
+                given(f'{kind}_topic').replace('{camera}', camera) or f'/{camera}/color/{name}',
+                prefix))
               for kind, name in (('image', 'image_raw'), ('info', 'camera_info')))]
     frame = ['-f', given('base_frame')] if given('base_frame') else []
     return [Node(
@@ -205,15 +253,14 @@ def start_rviz(given, cameras):
         parameters=[{'use_sim_time': convert('use_sim_time', given('use_sim_time') or 'false')}])]
 
 
-def resolve_topic(given, name, camera, default):
-    """Return the topic of a camera with its namespace: RViz itself has none."""
-    topic = given(name).replace('{camera}', camera) or default
-    return topic if topic.startswith('/') else f'/{given("namespace")}/{topic}'.replace('//', '/')
+def resolve_topic(topic, prefix):
+    """Return the topic of a camera as the node resolves it."""
+    return topic if topic.startswith('/') else f'{prefix}/{topic}'
 
 
 def start_web(given):
     """Return the server of the page, if requested."""
-    if given('web').lower() not in ('true', '1', 'yes', 'on'):
+    if not is_true(given('web')):
         return []
     return [Node(
         package='crosspoint_ros', executable='crosspoint', name='crosspoint_web',

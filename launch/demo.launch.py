@@ -17,6 +17,7 @@ ARGUMENTS = {
     'rviz': ('false', 'true: also start RViz with two views and the target'),
     'web': ('true', 'false: do not serve the page of `crosspoint web` (docs/ui/web.md)'),
     'rate': ('1.0', 'how fast the scene is played; 1.0: as recorded'),
+    'namespace': ('', 'namespace of the node, and of its page'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
 }
 
@@ -32,6 +33,7 @@ def generate_launch_description() -> LaunchDescription:
             launch_arguments={
                 'params_file': PARAMETERS, 'rviz': LaunchConfiguration('rviz'),
                 'web': LaunchConfiguration('web'),
+                'namespace': LaunchConfiguration('namespace'),
                 'log_level': LaunchConfiguration('log_level')}.items()),
         Node(package='crosspoint_ros', executable='play_bag', name='play_bag', output='screen',
              parameters=[PARAMETERS, {'rate': LaunchConfiguration('rate')}]),

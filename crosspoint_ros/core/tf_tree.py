@@ -291,6 +291,12 @@ class TfTree:
         return None if first_from_second is None else (
             first.parent_from_child.inverse @ first_from_second @ second.parent_from_child)
 
+    def is_known(self, frame: str) -> bool:
+        """Whether the frame was sent, as a child or a parent."""
+        with self._lock:
+            return frame in self._tracks or any(
+                track.links[-1].parent == frame for track in self._tracks.values())
+
     def frames(self) -> dict[str, FrameInfo]:
         """Return what is known of each frame that has a parent."""
         with self._lock:
@@ -316,8 +322,7 @@ class TfTree:
 
         Empty for a frame that was never sent, and for a loop.
         """
-        if frame not in self._tracks and all(
-                track.links[-1].parent != frame for track in self._tracks.values()):
+        if not self.is_known(frame):
             return {}
         above = {frame: IDENTITY}
         ancestor = frame

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any
@@ -20,6 +21,7 @@ from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import MATCHERS, get_matcher_options, select_refiner
 
 LIMITS_PREFIX = 'limits.'
+MIN_NAME_SIMILARITY = 0.8  # of a misspelt name, by difflib; below it a suggestion misleads
 # The only parameters that may change while the node is configured.
 LIVE_PARAMETERS = frozenset(f'{LIMITS_PREFIX}{f.name}' for f in fields(Limits))
 
@@ -96,8 +98,9 @@ class Spec:
         ranges = [] if self.low is None or self.high is None else [
             FloatingPointRange(from_value=self.low, to_value=self.high)]
         constraint = f'one of: {self._join_choices()}' if self.choices else ''
+        # Not read_only: rclpy would refuse even the present value.
         return ParameterDescriptor(name=self.name, description=self.meaning,
-                                   floating_point_range=ranges, read_only=self.fixed,
+                                   floating_point_range=ranges,
                                    additional_constraints=constraint)
 
     def check(self, value: Any) -> None:
@@ -160,6 +163,9 @@ LIMIT_RANGES = {
     'min_ray_angle_deg': (0.1, 90.0, 'smallest angle between two rays that are triangulated, deg'),
     'max_target_sigma_m': (0.001, 10.0, 'a target whose position is known less exactly, along its '
                            'worst axis, is refused, m'),
+    'pose_sigma_m': (0.0, 1.0, 'how exact the positions of the cameras are, 1 sigma along each axis, '
+                     'm'),
+    'pose_sigma_rad': (0.0, 0.5, 'how exact their orientations are, 1 sigma about each axis, rad'),
 }
 TIME_LIMIT_RANGES = {
     'max_image_age_s': (0.0, 3600.0, 'a newest image older than this is refused as stale, s'),
@@ -209,6 +215,13 @@ def list_matcher_specs(matcher: str) -> tuple[Spec, ...]:
              f'option {name} of the matcher {matcher}')
         for name, default in get_matcher_options(matcher).items()
         if isinstance(default, (bool, int, float, str, tuple)))
+
+
+def explain_unknown_parameter(name: str, known: Iterable[str]) -> str:
+    """Return that there is no such parameter, and the one that is almost the same, or all."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=MIN_NAME_SIMILARITY)
+    return f'unknown parameter {name}; ' + (
+        f'did you mean {near[0]}?' if near else f'known: {", ".join(known)}')
 
 
 class Parameters:
@@ -271,14 +284,18 @@ class Parameters:
     def _require_known(self) -> None:
         # rclpy silently ignores values of undeclared names, such as a misspelt key of a params
         # file, and has no public accessor for them. Options of other matchers are allowed there.
-        skipped = ('qos_overrides.', *(f'{name}.' for name in MATCHERS
-                                       if name not in self._matcher_names))
+        skipped = tuple(f'{name}.' for name in MATCHERS if name not in self._matcher_names)
         for name in self._node._parameter_overrides:
             if self._node.has_parameter(name) or name.startswith(skipped):
                 continue
-            near = difflib.get_close_matches(name, self._specs, n=1)
-            hint = f'; did you mean {near[0]}?' if near else f'; known: {", ".join(self._specs)}'
-            raise ConfigError(f'unknown parameter {name}{hint}')
+            if name.startswith('qos_overrides.'):
+                raise ConfigError(f'{name}: this node has no QoS to override; it receives images '
+                                  'from every publisher, reliable or best effort')
+            cameras, (group, _, rest) = self._value('cameras'), name.partition('.')
+            if any(spec.name == f'{group}.{rest}' for spec in list_camera_specs(group)):
+                raise ConfigError(f'unknown parameter {name}: {group} is not one of cameras, '
+                                  f'{", ".join(cameras)}')
+            raise ConfigError(explain_unknown_parameter(name, self._specs))
 
     def _check_frames(self) -> None:
         base_frame, target_frame = self._value('base_frame'), self._value('target_frame')
@@ -295,6 +312,11 @@ class Parameters:
             spec = self._specs.get(parameter.name)
             if spec is None:
                 continue
+            present = self._node.get_parameter(spec.name)
+            if parameter.get_parameter_value() == present.get_parameter_value():
+                continue  # as `ros2 param load` of a dump sets it
+            if spec.fixed:
+                return f'{spec.name} is read once, at start-up: start the node again with it'
             if configured and spec.name not in LIVE_PARAMETERS:
                 return (f'{spec.name} is read when the node is configured: clean up first '
                         f'(ros2 lifecycle set {self._node.get_fully_qualified_name()} cleanup)')

@@ -171,7 +171,8 @@ class Tf2Tree(TfListener):
 
     def lookup(self, base_frame: str, frame: str, at_ns: int) -> Transform | None:
         """See `TfTree`."""
-        if self.explain_conflict(base_frame, frame, at_ns):
+        # tf2 places a frame in itself even if it was never sent.
+        if self.explain_conflict(base_frame, frame, at_ns) or not self.is_known(frame):
             return None
         try:
             found = self._buffer.lookup_transform(base_frame, frame, Time(nanoseconds=at_ns))

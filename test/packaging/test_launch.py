@@ -12,7 +12,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
@@ -86,12 +86,20 @@ def arguments(module):
     return {a.args[0]: a.kwargs for a in of(entities, 'DeclareLaunchArgument')}
 
 
-def bring_up(**given):
-    """Return what bringup starts when these arguments are given."""
+class Context(dict):
+    """DOUBLE of LaunchContext: the arguments, and what is configured around the file."""
+
+    is_shutdown = False
+
+
+def bring_up(pushed='', **given):
+    """Return what bringup starts with these arguments, below a PushRosNamespace."""
     module = load('bringup')
-    context = {name: kwargs['default_value'] for name, kwargs in arguments(module).items()}
+    context = Context({name: kwargs['default_value'] for name, kwargs in arguments(module).items()})
+    context.launch_configurations = {'ros_namespace': pushed} if pushed else {}
     assert set(given) <= set(context)
-    return module.start(context | given)
+    context.update(given)
+    return module.start(context)
 
 
 def node_of(entities):
@@ -141,6 +149,35 @@ def test_options_of_the_matcher_become_its_parameters(double):
                          matcher_options='{model: /models/3B, max_pairs: 2}') == {
         'cameras': ['a', 'b'], 'matcher': 'cropond', 'warm_share': 1.0, 'refine': 'none',
         'cropond.model': '/models/3B', 'cropond.max_pairs': 2}
+
+
+def test_a_whole_number_is_a_float_where_the_option_is_one(double):
+    """As of any other argument: the node refuses an integer."""
+    parameters = parameters_of(cameras='a,b', matcher='xfeat', matcher_options=(
+        '{pose_noise_cm: 2, scales: [1, 0.5], max_keypoints: 2000, use_poses: true}'))
+    assert repr(parameters['xfeat.pose_noise_cm']) == '2.0'
+    assert repr(parameters['xfeat.scales']) == '[1.0, 0.5]'
+    assert repr(parameters['xfeat.max_keypoints']) == '2000'
+    assert parameters['xfeat.use_poses'] is True
+
+
+def test_a_node_that_cannot_start_ends_launch_with_an_error(double):
+    """Its exit code is 1; a crash later ends nothing but itself."""
+    node = node_of(bring_up(cameras='a,b'))
+    for code, is_error in ((1, True), (0, False), (-11, False)):
+        event = SimpleNamespace(returncode=code)
+        if is_error:
+            with pytest.raises(RuntimeError, match='could not start'):
+                node['on_exit'](event, Context())
+        else:
+            node['on_exit'](event, Context())
+    assert node_of(bring_up(cameras='a,b', required='false'))['on_exit'] is None
+
+
+def test_the_node_is_started_again_only_on_request(double):
+    assert node_of(bring_up(cameras='a,b'))['respawn'] is False
+    node = node_of(bring_up(cameras='a,b', respawn='true'))
+    assert (node['respawn'], node['respawn_delay'], node['on_exit']) == (True, 2.0, None)
 
 
 @pytest.mark.parametrize(('given', 'said'), [
@@ -227,6 +264,16 @@ def test_rviz_shows_the_first_two_cameras_in_the_namespace_of_the_node(double):
     assert Path(rviz.kwargs['arguments'][1]).is_file()
 
 
+@pytest.mark.parametrize(('pushed', 'namespace', 'prefix'), [
+    ('robot', '', '/robot'), ('/robot', 'arm', '/robot/arm'), ('robot', '/arm', '/arm')])
+def test_rviz_follows_a_pushed_namespace_as_the_node_does(double, pushed, namespace, prefix):
+    rviz, _ = of(bring_up(pushed, cameras='a,b', rviz='true', namespace=namespace,
+                          image_topic='rgb'), 'Node')
+    remapped = dict(rviz.kwargs['remappings'])
+    assert remapped['/crosspoint/markers'] == f'{prefix}/crosspoint/markers'
+    assert remapped['/front/color/image_raw'] == f'{prefix}/rgb'
+
+
 def test_rviz_shows_the_images_that_the_node_takes(double):
     rviz, _ = of(bring_up(cameras='a,b', rviz='true', image_topic='{camera}/rgb', namespace='arm',
                           info_topic='/{camera}/info'), 'Node')
@@ -282,7 +329,8 @@ def test_the_demo_plays_and_answers_with_the_same_file(double):
     assert Path(include.args[0].args[0]) == ROOT / 'launch' / 'bringup.launch.py'
     assert player.kwargs['parameters'][0] == passed['params_file']
     sections = yaml.safe_load(Path(passed['params_file']).read_text())
-    assert set(sections) == {player.kwargs['name'], node_of(bring_up(cameras='a,b'))['name']}
+    assert set(sections) == {f'/**/{name}' for name in (
+        player.kwargs['name'], node_of(bring_up(cameras='a,b'))['name'])}
     assert entities.index(include) < entities.index(player)  # the include sets up Fast DDS for both
 
 

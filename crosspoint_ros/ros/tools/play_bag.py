@@ -22,10 +22,12 @@ from rosgraph_msgs.msg import Clock
 
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.data.rosbag import UnreadableBag, open_bag
+from crosspoint_ros.ros.config import explain_unknown_parameter
 from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.ros.process import catch_shutdown_signals
 from crosspoint_ros.scenes import KITCHEN
 
+PARAMETERS = ('bag', 'loop', 'time_goes_on', 'rate', 'clock_hz')
 CLOCK = ('/clock', 'rosgraph_msgs/msg/Clock')
 POLL_S = 0.1  # how often a wait checks for shutdown
 
@@ -50,6 +52,9 @@ class BagPlayer(Node):
         self._time_goes_on = self._declare('time_goes_on', False)
         self._rate = self._declare('rate', 1.0)
         self._tick_ns = round(1e9 * self._rate / self._declare('clock_hz', 40.0))
+        for name in self._parameter_overrides:  # it has no public accessor
+            if not self.has_parameter(name):
+                raise UnplayableBag(explain_unknown_parameter(name, PARAMETERS))
         self._bag = open_bag(path)
         self._clock_publisher = self.create_publisher(Clock, '/clock', QoSProfile(depth=1))
         self._topic_publishers = self._create_publishers()

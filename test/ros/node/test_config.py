@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 import rclpy
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -81,7 +82,12 @@ def test_a_camera_has_the_topics_of_its_name_unless_told(parameters_of):
     ({'refine': 'fake_matchers:ExactMatcher', 'matcher': 'xfeat'}, ['refine: ', 'cannot refine']),
     ({'busy': 'sometimes'}, ['busy', 'sometimes', 'preempt, queue, reject']),
     ({'front__transport': 'theora'}, ['front.transport', 'theora', 'raw, compressed']),
-    ({'wrist__image_topic': '/a'}, ['wrist.image_topic']),
+    ({'wrist__image_topic': '/a'}, ['wrist.image_topic: wrist is not one of cameras, front, side']),
+    ({'qos_overrides./front/color/image_raw.subscription.reliability': 'reliable'},
+     ['qos_overrides./front', 'no QoS to override']),
+    ({'colour': 'red'}, ['unknown parameter colour; known: cameras, base_frame']),
+    ({'min_confidence': 0.5}, ['unknown parameter min_confidence; did you mean '
+                               'limits.min_confidence']),
     ({'matcher': 'xfaet'}, ['xfaet', 'xfeat']),
     ({'matcher': 'fake_matchers:Missing'}, ['Missing']),
     ({'ExactMatcher__confidense': 0.5}, ['ExactMatcher.confidense', 'ExactMatcher.confidence']),
@@ -99,6 +105,26 @@ def test_a_limit_that_would_take_no_effect_is_refused_while_configured(parameter
     refused = parameters_of().explain_refusal(change, configured=True)
     assert ('cleanup' in refused) == (name not in {f.name for f in fields(Limits)})
     assert parameters_of().explain_refusal(change, configured=False) == ''
+
+
+def test_a_dump_of_the_present_values_can_be_loaded(parameters_of):
+    """As `ros2 param load` does with what `ros2 param dump` wrote, while configured."""
+    parameters = parameters_of(matcher='xfeat')
+    node = parameters._node
+    node.add_on_set_parameters_callback(lambda given: SetParametersResult(
+        successful=not (reason := parameters.explain_refusal(given, configured=True)),
+        reason=reason))
+    dumped = [Parameter.from_parameter_msg(node.get_parameter(name).to_parameter_msg())
+              for name in parameters.names]
+    assert {p.name: r.reason for p, r in zip(dumped, node.set_parameters(dumped), strict=True)
+            if not r.successful} == {}
+    assert len(dumped) > 40
+    (refused,) = node.set_parameters([Parameter('cameras', value=['front', 'wrist'])])
+    assert refused.reason == 'cameras is read once, at start-up: start the node again with it'
+    (refused,) = node.set_parameters([Parameter('busy', value='reject')])
+    assert 'clean up first' in refused.reason
+    (refused,) = node.set_parameters([Parameter('base_frame', value=3)])
+    assert not refused.successful
 
 
 def test_options_of_the_chosen_matcher_are_its_keyword_arguments(parameters_of):

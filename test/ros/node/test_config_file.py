@@ -96,8 +96,9 @@ def test_a_node_takes_the_file_as_it_is():
     assert config.base_frame == EXAMPLES['base_frame']
 
 
-def test_a_node_takes_the_demos_file():
-    with node_with('demo.yaml') as node:
+@pytest.mark.parametrize('extra', [[], ['-r', '__ns:=/arm']])
+def test_a_node_takes_the_demos_file_in_any_namespace(extra):
+    with node_with('demo.yaml', extra=extra) as node:
         config = Parameters(node).read()
         assert node.get_parameter('use_sim_time').value
     assert [camera.name for camera in config.cameras] == ['front', 'side', 'wrist']
@@ -115,7 +116,7 @@ def test_the_player_knows_all_the_demo_gives_it():
     rclpy.init(args=['--ros-args', '--params-file', str(CONFIG / 'demo.yaml')], context=context)
     player = BagPlayer(context=context)
     try:
-        for name, value in parameters_in('demo.yaml', 'play_bag').items():
+        for name, value in parameters_in('demo.yaml', '/**/play_bag').items():
             assert player.get_parameter(name).value == value
     finally:
         player.destroy_node()

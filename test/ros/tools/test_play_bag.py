@@ -350,7 +350,9 @@ def refused(capsys, *parameters):
     ('rate:=0', 'rate must be a number over 0 and at most 1000, got 0'),
     ('rate:=fast', "rate must be a number over 0 and at most 1000, got 'fast'"),
     ('clock_hz:=-1.0', 'clock_hz must be a number over 0'),
-    ('loop:=3', "'loop' to '3'")])
+    ('loop:=3', "'loop' to '3'"),
+    ('looop:=true', 'unknown parameter looop; did you mean loop?'),
+    ('speed:=2.0', 'unknown parameter speed; known: bag, loop, time_goes_on, rate, clock_hz')])
 def test_what_cannot_be_played_is_told_in_one_sentence(capsys, parameter, words):
     assert words in refused(capsys, parameter)
 
