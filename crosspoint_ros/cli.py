@@ -79,6 +79,8 @@ COMMANDS = {
                          'several', 'crosspoint_ros/scenes/kitchen --processes 4'),
     'dev web': Command('dev', 'bench.web.cli', 'measure the load and the latency of the page',
                        '--clicks 10'),
+    'dev fuzz': Command('dev', 'bench.stress.fuzz', 'send random and mutated messages to a node '
+                        "and to the page's server", '--messages 20000'),
     'dev fusion': Command('dev', 'bench.pairs.fusion', 'score a matcher that refines a simulated '
                           'model', 'apc_shelf'),
 }

@@ -29,8 +29,6 @@ from crosspoint_ros.core.verify import DOUBTED_SHARE, Limits, find_doubt, lower_
 
 CLICK_SIGMA_PX = 1.0
 MATCH_SIGMA_PX = 3.0  # where a matcher gives no covariance
-# Extrinsics are taken to be 1 cm / 1 deg off: along each axis 1/sqrt(3) of that.
-POSE_SIGMA_M, POSE_SIGMA_RAD = 0.006, 0.01
 NO_NORMAL_SIGMA_RAD = 1.0
 YAW_SIGMA_RAD = np.pi / np.sqrt(3)  # unknown: any angle is as likely
 AGREE_SIGMAS = 3.0
@@ -84,7 +82,9 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
     if sigma_m > limits.max_target_sigma_m:
         raise Rejected(Code.NO_DEPTH, f'no 3D: {" and ".join(one.source for one in agreeing)} '
                        f'give the point to {sigma_m:.3f} m only (limits.max_target_sigma_m '
-                       f'{limits.max_target_sigma_m:g}): look from nearer, or from further apart')
+                       f'{limits.max_target_sigma_m:g}): look from nearer or from further apart, use '
+                       'depth, or state how exact the extrinsics are (limits.pose_sigma_m, '
+                       'limits.pose_sigma_rad)')
     rotation, normal_sigma_rad = approach_frame(clicked, pixel, located)
     turns_rad = rotation * (normal_sigma_rad, normal_sigma_rad, YAW_SIGMA_RAD)
     covariance = np.zeros((6, 6))
@@ -116,7 +116,7 @@ def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: 
         doubt = '' if view is clicked else find_doubt(Query(clicked, view, pixel), Match(at))
         noise_m2 = _depth_noise(view, point_base_m, covariance_px2)
         measured.append(Estimate3D(
-            method, point_base_m, noise_m2 + np.eye(3) * _pose_sigma_m(view, point_base_m) ** 2,
+            method, point_base_m, noise_m2 + np.eye(3) * _pose_sigma_m(view, point_base_m, limits) ** 2,
             noise_m2, f'the depth of {view.camera}', doubt))
     try:
         measured.append(triangulate_matches(clicked, pixel, found, limits))
@@ -143,7 +143,7 @@ def triangulate_matches(clicked: View, pixel: Array, found: MatchedViews, limits
     sigmas = [np.eye(2) * CLICK_SIGMA_PX ** 2, *(_covariance(match) for _, match in found)]
     about = triangulate(views, pixels, sigmas)
     met = triangulate(views, pixels, [
-        covariance + np.eye(2) * _pose_sigma_px(view, about.point_base_m) ** 2
+        covariance + np.eye(2) * _pose_sigma_px(view, about.point_base_m, limits) ** 2
         for view, covariance in zip(views, sigmas, strict=True)])
     if met.angle_deg < limits.min_ray_angle_deg:
         raise Rejected(Code.NO_DEPTH, f'the rays meet at {met.angle_deg:.1f} deg, too parallel to '
@@ -246,15 +246,15 @@ def _depth_noise(view: View, point_base_m: Array, covariance_px2: Array) -> Arra
     return np.asarray(pose.R @ in_cam @ pose.R.T)
 
 
-def _pose_sigma_m(view: View, point_base_m: Array) -> float:
+def _pose_sigma_m(view: View, point_base_m: Array, limits: Limits) -> float:
     """The error of a point from that of a camera's pose, m along each axis."""
     range_m = float(np.linalg.norm(point_base_m - require_pose(view).t_m))
-    return float(np.hypot(POSE_SIGMA_M, POSE_SIGMA_RAD * range_m))
+    return float(np.hypot(limits.pose_sigma_m, limits.pose_sigma_rad * range_m))
 
 
-def _pose_sigma_px(view: View, point_base_m: Array) -> float:
+def _pose_sigma_px(view: View, point_base_m: Array, limits: Limits) -> float:
     range_m = float(np.linalg.norm(point_base_m - require_pose(view).t_m))
-    return view.intrinsics.fx_px * _pose_sigma_m(view, point_base_m) / range_m
+    return view.intrinsics.fx_px * _pose_sigma_m(view, point_base_m, limits) / range_m
 
 
 def _covariance(match: Match) -> Array:

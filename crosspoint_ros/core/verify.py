@@ -44,7 +44,8 @@ class Limits:
     leaves room for extrinsics that are 1 cm / 1 deg off, at 0.6 m in an image 640 px wide.
     max_depth_gap_m: between the surfaces at the clicked and at the found pixel, and between depth
     and triangulation. min_ray_angle_deg: between rays that are triangulated. max_target_sigma_m:
-    of the position of a target, along its worst axis.
+    of the position of a target, along its worst axis. pose_sigma_m, pose_sigma_rad: how exact the
+    extrinsics are, along and about each axis; the default is 1 cm / 1 deg in all.
     """
 
     min_confidence: float = 0.5
@@ -53,6 +54,8 @@ class Limits:
     max_depth_gap_m: float = 0.05
     min_ray_angle_deg: float = 10.0
     max_target_sigma_m: float = 0.02
+    pose_sigma_m: float = 0.006
+    pose_sigma_rad: float = 0.01
 
 
 @dataclass(frozen=True)

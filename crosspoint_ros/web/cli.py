@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import signal
 import socket
 import sys
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from crosspoint_ros.ros.client.client import NODE_NAME
 from crosspoint_ros.web.auth import AccessControl, resolve_token
@@ -73,6 +75,7 @@ async def serve(node: str, host: str, port: int, token: str,
     port = listener.getsockname()[1]
     bridge = RosBridge(node.rstrip('/'), loop, ros_args or [])
     hub = Hub(bridge)
+    logging.getLogger('aiohttp.server').addFilter(is_server_fault)
     runner = web.AppRunner(PageServer(hub, AccessControl(token, port)).app, access_log=None)
     running = asyncio.ensure_future(hub.run())
     stopping = asyncio.ensure_future(stop.wait())
@@ -90,6 +93,11 @@ async def serve(node: str, host: str, port: int, token: str,
         running.cancel()
         await runner.cleanup()
         bridge.close()
+
+
+def is_server_fault(record: logging.LogRecord) -> bool:
+    """Whether a record of aiohttp is not of an unreadable request, each with a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def format_url(host: str, port: int, token: str) -> str:

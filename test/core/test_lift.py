@@ -69,6 +69,14 @@ def test_rays_alone_are_triangulated():
     assert error_m(target) < 1e-5
 
 
+def test_rays_of_cameras_that_are_known_exactly_give_a_target_that_others_do_not():
+    blind = without_depth(*views())
+    with pytest.raises(Rejected, match=r'limits\.pose_sigma_m, limits\.pose_sigma_rad'):
+        lifted(*blind)
+    target = lifted(*blind, limits=Limits(pose_sigma_m=0.002, pose_sigma_rad=0.002))
+    assert np.sqrt(np.linalg.eigvalsh(target.covariance[:3, :3])[-1]) < LIMITS.max_target_sigma_m
+
+
 def test_rays_too_parallel_are_not_triangulated_and_the_refusal_says_so():
     left, near = without_depth(*views(raycast_scenes.LEFT, CLOSE))
     with pytest.raises(Rejected) as refused:

@@ -33,12 +33,12 @@ ROS_PACKAGES = ('rclpy', 'tf2_ros', 'tf2_msgs', 'sensor_msgs', 'geometry_msgs', 
                 'std_srvs', 'visualization_msgs', 'diagnostic_msgs', 'lifecycle_msgs',
                 'action_msgs', 'rcl_interfaces', 'rosgraph_msgs', 'builtin_interfaces',
                 'ament_index_python', 'cv_bridge')
-ROS_FOLDERS = ('ros', 'web', 'bench/node', 'bench/web', 'demo', 'cli.py')
+ROS_FOLDERS = ('ros', 'web', 'bench/node', 'bench/web', 'bench/stress', 'demo', 'cli.py')
 TORCH_FOLDERS = ('matchers/cropond/engine', 'bench/latency')
 
 MAX_MODULES_PER_FOLDER = 15
-MAX_MODULES = 165
-MAX_LINES = 29_500
+MAX_MODULES = 170
+MAX_LINES = 31_500
 
 def words(text: str) -> frozenset[str]:
     return frozenset(text.split())

@@ -159,6 +159,14 @@ def test_only_the_files_of_the_page_are_served(server, path):
     assert b'import' not in answer
 
 
+def test_an_unreadable_request_is_refused_and_leaves_no_traceback_in_the_log(server):
+    for request in (b'\x00\x01\r\n\r\n', b'GET / HTTP/9\r\n\r\n',
+                    b'GET / HTTP/1.1\r\n: \r\n\r\n',
+                    b'GET /' + b'a' * 9000 + b' HTTP/1.1\r\n\r\n'):
+        assert send_raw(server, request).startswith(b'HTTP/1.0 400 ')
+    assert 'Traceback' not in server.log.read_text()
+
+
 def test_every_file_is_served_with_its_security_headers(server):
     page = ROOT / 'crosspoint_ros' / 'web' / 'page'
     for path in page.iterdir():

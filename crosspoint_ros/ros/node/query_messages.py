@@ -16,7 +16,7 @@ from rclpy.subscription import Subscription
 from std_msgs.msg import Header
 
 from crosspoint_ros.action import Correspond as CorrespondAction
-from crosspoint_ros.core.datatypes import Array, Match, Rejected
+from crosspoint_ros.core.datatypes import Array, Code, Match, Rejected
 from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.core.verify import Limits
@@ -103,12 +103,20 @@ def subscribe_clicks(node: Node, cameras: tuple[CameraConfig, ...],
 
     def on_click(topic: ClickTopic, serialized: bytes) -> None:
         submit(QueryRequest.build(topic.camera, lambda: topic.to_request(
-            deserialize_message(serialized, topic.msg_type))))
+            _deserialize_click(topic, serialized))))
 
     # Raw: DDS silently drops a message that it cannot deserialize itself.
     return [node.create_subscription(topic.msg_type, topic.name, partial(on_click, topic), DEEP_QOS,
                                      raw=True)
             for topic in list_click_topics(cameras, node.resolve_topic_name)]
+
+
+def _deserialize_click(topic: ClickTopic, serialized: bytes) -> Any:
+    try:
+        return deserialize_message(serialized, topic.msg_type)
+    except Exception as error:  # of a class that rclpy keeps to itself
+        raise Rejected(Code.BAD_REQUEST, f'the {len(serialized)} bytes that came on {topic.name} '
+                       f'are not a {topic.msg_type.__name__}: {error}') from error
 
 
 # --- results --------------------------------------------------------------------------------------
