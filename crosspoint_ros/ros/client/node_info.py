@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from crosspoint_ros.ros.config import (
 SIM_TIME = 'use_sim_time'
 SKIPPED_PARAMETERS = ('matcher', 'refine')  # a module:Class need not be importable here
 RETRY_S = 0.25
+ENVIRONMENT_LOCK = threading.Lock()  # of `open_isolated_node`
 SpinUntil = Callable[[Callable[[], bool], float], bool]  # RosSession.spin_until
 STATE_CURES = {'unconfigured': 'ros2 lifecycle set {node} configure, then activate',
                'inactive': 'ros2 lifecycle set {node} activate',
@@ -245,20 +247,23 @@ def open_isolated_node(name: str, ros_arguments: Sequence[str] = (),
     namespace, _, short_name = name.rpartition('/')
     variable, value = ('ROS_LOCALHOST_ONLY', '1') if os.environ.get('ROS_DISTRO') == 'humble' \
         else ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'OFF')
-    before, context = os.environ.get(variable), Context()
-    os.environ[variable] = value
-    try:
-        context.init(args=[], domain_id=_find_unused_domain())
-        node = Node(short_name, namespace=namespace, context=context, use_global_arguments=False,
-                    cli_args=['--ros-args', *ros_arguments], parameter_overrides=[*parameters],
-                    enable_rosout=False, start_parameter_services=False)
-    except (RuntimeError, ParameterException) as error:  # RCLError is a RuntimeError
-        context.try_shutdown()
-        raise ValueError(f'{" ".join(ros_arguments)}: {error}') from error
-    finally:
-        del os.environ[variable]
-        if before is not None:
-            os.environ[variable] = before
+    context = Context()
+    with ENVIRONMENT_LOCK:
+        before = os.environ.get(variable)
+        os.environ[variable] = value
+        try:
+            context.init(args=[], domain_id=_find_unused_domain())
+            node = Node(short_name, namespace=namespace, context=context,
+                        use_global_arguments=False, cli_args=['--ros-args', *ros_arguments],
+                        parameter_overrides=[*parameters], enable_rosout=False,
+                        start_parameter_services=False)
+        except (RuntimeError, ParameterException) as error:  # RCLError is a RuntimeError
+            context.try_shutdown()
+            raise ValueError(f'{" ".join(ros_arguments)}: {error}') from error
+        finally:
+            del os.environ[variable]
+            if before is not None:
+                os.environ[variable] = before
     try:
         yield node
     finally:

@@ -1,6 +1,9 @@
 """The doctor on the live kitchen: what the views and the camera's messages contradict is named."""
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -302,15 +305,14 @@ def test_a_target_frame_of_a_camera_is_told(domain, params):
 
 
 def test_two_doctors_at_once_hinder_no_one(domain, params):
-    results: list[Any] = []
+    command = [sys.executable, '-m', 'crosspoint_ros.cli', 'doctor', '--json', '--params',
+               str(params())]
     with run_kitchen(domain):
-        threads = [threading.Thread(target=lambda: results.append(list_findings(params())))
-                   for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert results == [{}, {}]
+        doctors = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        reports = [json.loads(doctor.communicate(timeout=60)[0]) for doctor in doctors]
+    for report in reports:
+        assert [finding['code'] for finding in report['findings']] == [NO_NODE]
+        assert [(c['name'], c['posed']) for c in report['cameras']] == [(c, True) for c in CAMERAS]
 
 
 def test_a_namespaced_node_gets_its_own_default_target_frame(domain, params):
