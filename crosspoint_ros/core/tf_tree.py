@@ -167,7 +167,8 @@ class TfTree:
 
         An invalid transform, and a frame that two senders place differently, are logged once.
         """
-        transforms, dropped = message.transforms, []
+        transforms: list[Any] = message.transforms
+        dropped: list[Any] = []
         with self._lock:
             if not static and self._history_ns is not None:
                 has_jumped, transforms, dropped = self._time_jumps.filter(transforms)

@@ -313,6 +313,40 @@ def test_nothing_on_tf_is_told_as_such(listening):
     rclpy.try_shutdown(context=context)
 
 
+def test_a_conflict_of_two_latched_senders_ends_with_one_of_them_and_a_new_tree():
+    """As cleanup and configure make one: it hears only the senders that are there."""
+    context = Context()
+    rclpy.init(context=context)
+    node, urdf, calibration = Node('listens', context=context), *(
+        Broadcaster(context) for _ in range(2))
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    urdf.send([('latched_base', 'latched_camera', ALWAYS, pose(1))])
+    calibration.send([('latched_base', 'latched_camera', ALWAYS, pose(1.1))])
+    transforms = make_transform_lookup(node)
+
+    def spin_until(condition):
+        until(lambda: executor.spin_once(timeout_sec=0.05) or condition(), 'transforms')
+
+    spin_until(transforms.tree.conflicts)
+    with pytest.raises(Rejected, match=r'two placements, 0\.100 m .* clean up and configure'):
+        transforms.lookup('latched_base', 'latched_camera', ns(1), timeout_s=60.0)
+    transforms.close()
+    calibration.destroy_node()
+    transforms = make_transform_lookup(node)
+    spin_until(transforms.tree.frames)
+    end_s = time.monotonic() + 1.0
+    while time.monotonic() < end_s:
+        executor.spin_once(timeout_sec=0.05)
+    found = transforms.lookup('latched_base', 'latched_camera', ns(1))
+    np.testing.assert_allclose(found.t_m, (1, 0, 0))
+    transforms.close()
+    executor.shutdown()
+    node.destroy_node()
+    urdf.destroy_node()
+    rclpy.try_shutdown(context=context)
+
+
 def test_tf2_ros_is_used_where_it_is_installed():
     context = Context()
     rclpy.init(context=context)
