@@ -101,7 +101,7 @@ def collect_snapshot(node: str, seconds: float, params: Sequence[Path] = (),
         except ConfigError as error:
             config, probe = error, SystemProbe(passive, name, None)
         start_ns = passive.get_clock().now().nanoseconds
-        session.spin_for(seconds)
+        session.spin_until(probe.subscribe_again, seconds)
         session.spin_until(lambda: probe.is_complete(reply.state), end_s - time.monotonic())
         probe.wait_for_poses(session.spin_until)
         return _assemble_snapshot(probe, name, reply, config, start_ns)
@@ -332,11 +332,16 @@ class SystemProbe:
             if status.name == self._matcher_name:
                 self.matcher = status.level, status.message
 
-    def is_complete(self, state: str) -> bool:
-        """Whether everything arrived that a node in this lifecycle state should have."""
+    def subscribe_again(self) -> bool:
+        """Take what publishers offer on topics where nothing has arrived; return False."""
         for camera in self.cameras:
             for probe in camera.probes:
                 probe.subscribe_again()
+        return False
+
+    def is_complete(self, state: str) -> bool:
+        """Whether everything arrived that a node in this lifecycle state should have."""
+        self.subscribe_again()
         return (all(camera.is_complete for camera in self.cameras)
                 and (self.matcher is not None or state in ('', 'unconfigured'))
                 and (self.clock.newest is not None or not self.use_sim_time))
