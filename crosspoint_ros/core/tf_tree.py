@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,11 +57,14 @@ class TimeJumpDetector:
 
     The clock's own jump is not enough: its message overtakes the last transforms of the time
     before, and between such a leftover and the first new one every stamp would be interpolated,
-    some centimetres off. A transform that is two seconds from all that was sent is held back until
-    the next one of its frame agrees with it; if that one does not, its stamp was wrong.
+    some centimetres off. A transform that is two seconds from all that was sent, and from the time
+    that has passed since, is held back until the next one of its frame agrees with it; if that one
+    does not, its stamp was wrong.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s, self._received_s = now_s, now_s()
+        self._pause_ns = 0.0  # before the message that is filtered
         self._newest_ns: dict[str, int] = {}
         self._suspects: dict[str, Any] = {}
 
@@ -71,6 +74,8 @@ class TimeJumpDetector:
         A transform that is held back is in one of the two lists of a later message.
         """
         has_jumped, kept, dropped = False, [], []
+        received_s = self._now_s()
+        self._pause_ns, self._received_s = 1e9 * (received_s - self._received_s), received_s
         for stamped in transforms:
             child, at_ns = stamped.child_frame_id, stamp_to_ns(stamped.header.stamp)
             suspect = self._suspects.pop(child, None)
@@ -101,7 +106,8 @@ class TimeJumpDetector:
         if newest_ns is not None and at_ns - newest_ns <= MAX_STAMP_JUMP_NS:
             return newest_ns - at_ns <= MAX_STAMP_JUMP_NS
         return not self._newest_ns or any(
-            abs(at_ns - known_ns) <= MAX_STAMP_JUMP_NS for known_ns in self._newest_ns.values())
+            -MAX_STAMP_JUMP_NS <= at_ns - known_ns <= MAX_STAMP_JUMP_NS + self._pause_ns
+            for known_ns in self._newest_ns.values())
 
 
 @dataclass

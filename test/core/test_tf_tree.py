@@ -11,6 +11,7 @@ from tf_messages import message, ns
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.tf_tree import (
     TfTree,
+    TimeJumpDetector,
     explain_failure,
     find_root,
     nearest_stamp_index,
@@ -111,6 +112,16 @@ def test_time_that_goes_on_after_a_pause_is_no_wrong_stamp():
     assert x_m(tree, 160.5, 'base', 'arm') == 16.05
     tree.add(message(('arm', 'camera', 161, 1.0)))
     assert x_m(tree, 161) == 17.1
+
+
+def test_the_first_transform_after_a_pause_counts_where_that_time_has_passed():
+    """Held back until the next, a sender of one transform in five seconds would be late by one."""
+    now_s = 0.0
+    detector = TimeJumpDetector(lambda: now_s)
+    for at_s, stamp_s, is_used in ((0.0, 100, True), (5.0, 105, True), (5.1, 115, False)):
+        now_s = at_s
+        jumped, used, dropped = detector.filter(message(('base', 'arm', stamp_s, 1.0)).transforms)
+        assert (jumped, len(used), dropped) == (False, is_used, [])
 
 
 def test_a_slow_sender_is_heard():
