@@ -82,8 +82,8 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
     if sigma_m > limits.max_target_sigma_m:
         raise Rejected(Code.NO_DEPTH, f'no 3D: {" and ".join(one.source for one in agreeing)} '
                        f'give the point to {sigma_m:.3f} m only (limits.max_target_sigma_m '
-                       f'{limits.max_target_sigma_m:g}): look from nearer or from further apart, use '
-                       'depth, or state how exact the extrinsics are (limits.pose_sigma_m, '
+                       f'{limits.max_target_sigma_m:g}): look from nearer or from further apart, '
+                       'use depth, or state how exact the extrinsics are (limits.pose_sigma_m, '
                        'limits.pose_sigma_rad)')
     rotation, normal_sigma_rad = approach_frame(clicked, pixel, located)
     turns_rad = rotation * (normal_sigma_rad, normal_sigma_rad, YAW_SIGMA_RAD)
@@ -115,9 +115,10 @@ def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: 
         point_base_m = points_m[away_m.argmin()]
         doubt = '' if view is clicked else find_doubt(Query(clicked, view, pixel), Match(at))
         noise_m2 = _depth_noise(view, point_base_m, covariance_px2)
+        pose_m2 = np.eye(3) * _pose_sigma_m(view, point_base_m, limits) ** 2
         measured.append(Estimate3D(
-            method, point_base_m, noise_m2 + np.eye(3) * _pose_sigma_m(view, point_base_m, limits) ** 2,
-            noise_m2, f'the depth of {view.camera}', doubt))
+            method, point_base_m, noise_m2 + pose_m2, noise_m2,
+            f'the depth of {view.camera}', doubt))
     try:
         measured.append(triangulate_matches(clicked, pixel, found, limits))
     except Rejected as rejected:
