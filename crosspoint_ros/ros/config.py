@@ -163,7 +163,7 @@ LIMIT_RANGES = {
     'min_ray_angle_deg': (0.1, 90.0, 'smallest angle between two rays that are triangulated, deg'),
     'max_target_sigma_m': (0.001, 10.0, 'a target whose position is known less exactly, along its '
                            'worst axis, is refused, m'),
-    'pose_sigma_m': (0.0, 1.0, 'how exact the positions of the cameras are, 1 sigma along each axis, '
+    'pose_sigma_m': (0.0, 1.0, 'how exact the positions of cameras are, 1 sigma along each axis, '
                      'm'),
     'pose_sigma_rad': (0.0, 0.5, 'how exact their orientations are, 1 sigma about each axis, rad'),
 }

@@ -245,7 +245,8 @@ def can_ground(rig: Rig) -> str:
 
     def loaded() -> str:
         values = {v.key: v.value for array in seen[-1:] for status in array.status
-                  if status.name.endswith(': matcher') and status.message.startswith('fake_matchers')
+                  if status.name.endswith(': matcher')
+                  and status.message.startswith('fake_matchers')
                   for v in status.values}
         return values.get('can ground', '')
 
