@@ -81,6 +81,8 @@ COMMANDS = {
                        '--clicks 10'),
     'dev fuzz': Command('dev', 'bench.stress.fuzz', 'send random and mutated messages to a node '
                         "and to the page's server", '--messages 20000'),
+    'dev soak': Command('dev', 'bench.stress.soak', 'find what grows while node and page work for '
+                        'an hour', '--minutes 15'),
     'dev fusion': Command('dev', 'bench.pairs.fusion', 'score a matcher that refines a simulated '
                           'model', 'apc_shelf'),
 }

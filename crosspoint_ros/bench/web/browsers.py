@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -20,9 +21,10 @@ TIMEOUT_S = 120.0
 class BrowserClients:
     """Runs `count` clients in a thread until the block ends."""
 
-    def __init__(self, port: int, count: int, reading: bool = True) -> None:
-        """reading: take every image; False: request images and read none."""
-        self._port, self._count, self._reading = port, count, reading
+    def __init__(self, port: int, count: int, reading: bool = True,
+                 cameras: Sequence[str] = CAMERAS) -> None:
+        """reading: take every image; False: request images and read none. cameras: the node's."""
+        self._port, self._count, self._reading, self._cameras = port, count, reading, cameras
         self.images_received: Counter[int] = Counter()  # by client
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -45,7 +47,7 @@ class BrowserClients:
         async with aiohttp.ClientSession() as session, session.ws_connect(
                 f'{origin}/events', headers={'Origin': origin}, max_msg_size=0) as socket:
             await self._wait_for_cameras(socket)
-            for camera in CAMERAS:
+            for camera in self._cameras:
                 await self._request(socket, camera, '0')
             if not self._reading:
                 await asyncio.Event().wait()
@@ -59,7 +61,7 @@ class BrowserClients:
     async def _wait_for_cameras(self, socket: Any) -> None:
         async for message in socket:
             event = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}
-            if event.get('type') == 'state' and len(event['cameras']) == len(CAMERAS):
+            if event.get('type') == 'state' and len(event['cameras']) == len(self._cameras):
                 return
 
     async def _request(self, socket: Any, camera: str, after: str) -> None:
