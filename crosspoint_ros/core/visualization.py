@@ -72,11 +72,14 @@ def draw_refusal(image: Rgb, text: str, ground_truth: npt.ArrayLike | None = Non
 def concatenate_images(images: Sequence[Rgb], titles: Sequence[str], footer: str = '') -> Rgb:
     """Return the images in a row at the height of the tallest, with titles and a footer."""
     height = max(image.shape[0] for image in images)
+    widths = [max(1, round(image.shape[1] * height / image.shape[0])) for image in images]
+    strips = [_draw_text_strip(title, width, _text_scale(height))
+              for title, width in zip(titles, widths, strict=True)]
+    top = max(map(len, strips))  # a long title is wrapped
     columns: list[Rgb] = []
-    for image, title in zip(images, titles, strict=True):
-        width = round(image.shape[1] * height / image.shape[0])
+    for image, width, strip in zip(images, widths, strips, strict=True):
         scaled = _copy(cv2.resize(image, (width, height)))
-        columns.append(np.vstack([_draw_text_strip(title, width, _text_scale(height)), scaled]))
+        columns.append(np.vstack([np.pad(strip, ((0, top - len(strip)), (0, 0), (0, 0))), scaled]))
         columns.append(np.full((len(columns[-1]), max(2, height // 120), 3), 255, np.uint8))
     row: Rgb = np.hstack(columns[:-1])
     return row if not footer else np.vstack(

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crosspoint_ros.core.image_io import atomic_write
-from crosspoint_ros.data.qa.check import iter_items
+from crosspoint_ros.data.qa.check import find_training_faults, iter_items
 from crosspoint_ros.data.qa.questions import Coordinates
 
 METHODS = ('full', 'lora')
@@ -179,13 +180,16 @@ def read_dataset(folder: Path) -> QADataset:
     """Count the questions. Raises ValueError, FileNotFoundError for an unusable data set."""
     numbers, known, coordinates = Counter[str](), set[str](), ''
     for item in iter_items(folder):
-        if not item.fields:
-            raise ValueError(f'{folder}: crosspoint_{item.split}.json, item {item.index} is not a '
-                             'question; run crosspoint data check')
+        if item.fault:
+            raise ValueError(f'{folder}: {item.name} is not a question: {item.fault}; run '
+                             'crosspoint data check')
+        if faults := '; '.join(map(str, find_training_faults(item.fields))):
+            raise ValueError(f'{folder}: {item.name}: {faults}; run crosspoint data check')
         for name in item.fields['images']:
-            if name not in known and not (folder / name).is_file():
-                raise FileNotFoundError(f'{folder}: {name} is missing, an image of '
-                                        f'crosspoint_{item.split}.json, item {item.index}')
+            if name not in known and not os.path.isfile(folder / name):
+                printable = name.encode('utf-8', 'backslashreplace').decode()
+                raise FileNotFoundError(f'{folder}: {printable} is missing, an image of '
+                                        f'crosspoint_{item.split}.json, item {item.number}')
             known.add(name)
         numbers[item.split] += 1
         coordinates = item.fields.get('coordinates', coordinates)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,3 +253,82 @@ def test_a_disk_that_is_full_ends_the_run_in_words_and_leaves_whole_lines(made, 
     lines = replies.read_bytes().splitlines()
     assert 1 <= len(lines) < 8
     assert all(json.loads(line)['key'] for line in lines)
+
+
+MATCHER = ('--matcher', 'fake_matchers:DelayedMatcher')
+
+
+def test_replies_in_another_unit_are_not_mixed_in(run, made):
+    *_, kept = run(made[0], *MATCHER)
+    code, *_, err, again = run(made[0], *MATCHER, '--coordinates', 'relative_1')
+    assert code == 1
+    assert "is a reply of 'fake_matchers:DelayedMatcher', not of 'fake_matchers:DelayedMatcher " \
+        "--coordinates relative_1'; choose another file with --replies" in err
+    assert again == kept
+    _, scores, *_ = run(made[0], *MATCHER)
+    assert scores['corrected'][0]['total'] == 8
+
+
+def test_the_unit_of_the_points_of_a_model_is_a_matter_of_scoring(run, made):
+    pytest.importorskip('httpx2')
+    server = Server(dict.fromkeys([item['question'] + suffix for item in made[1] for suffix in (
+        '', ' Output the point coordinates in JSON format.')], '[0.5, 0.5]'), expected=1)
+    try:
+        run(made[0], '--model', server.url, '--limit', '4')
+        code, _, out, _, kept = run(made[0], '--model', server.url, '--limit', '4',
+                                    '--coordinates', 'relative_1')
+    finally:
+        server.stop()
+    assert code == 0
+    assert '0 items asked, 4 had their reply' in out
+    assert len(kept) == len(server.bodies) == 4
+
+
+def test_a_reply_to_other_images_is_not_taken_for_one_to_these(run, made, bench, tmp_path):
+    items = [item for item in made[1] if item['type'] == POINTING][:3]
+    folder = bench(items, images=False)
+    shutil.copytree(made[0] / 'image', folder / 'image')
+    *_, kept = run(folder, *MATCHER)
+    name = items[0]['images'][1]
+    path = folder / 'image' / name
+    os.utime(path, (1, 1))  # a copy of the same image
+    code, *_ = run(folder, *MATCHER)
+    assert code == 0
+    path.write_bytes((folder / 'image' / items[0]['images'][0]).read_bytes())
+    code, *_, err, again = run(folder, *MATCHER)
+    assert code == 1
+    assert 'kept.jsonl has replies to other images: item' in err
+    assert name in err
+    assert '--replies' in err
+    assert again == kept
+
+
+def test_a_matcher_with_other_weights_does_not_go_on_with_the_file(
+        run, made, tmp_path, monkeypatch):
+    weights = tmp_path / 'weights'
+    weights.write_bytes(b'first')
+    words = [*MATCHER, '--option', 'seconds=0', '--option', f'weights={weights}']
+    monkeypatch.setattr('fake_matchers.DelayedMatcher.__init__',
+                        lambda self, seconds=0.0, weights='': setattr(self, '_seconds', seconds))
+    *_, err, kept = run(made[0], *words)
+    assert len(kept) == 8, err
+    code, *_ = run(made[0], *words)
+    assert code == 0
+    weights.write_bytes(b'again')
+    code, *_, err, again = run(made[0], *words)
+    assert code == 1
+    assert 'kept.jsonl:1 is a reply of other files or of another version' in err
+    assert again == kept
+
+
+def test_a_checkpoint_that_was_trained_again_does_not_go_on_with_the_file(run, made, tmp_path):
+    pytest.importorskip('torch')
+    pytest.importorskip('transformers')
+    import tiny_qwen
+    folder = tiny_qwen.build(tmp_path / 'tiny')
+    run(made[0], '--checkpoint', str(folder), '--limit', '2')
+    os.utime(folder / 'config.json', (1, 1))
+    code, *_, err, kept = run(made[0], '--checkpoint', str(folder), '--limit', '3')
+    assert code == 1
+    assert 'is a reply of other files or of another version' in err
+    assert len(kept) == 2

@@ -18,6 +18,7 @@ import pytest
 from rgbd_folders import KITCHEN, read_kitchen_views, write_scannet
 
 from crosspoint_ros.cli import main
+from crosspoint_ros.data.qa.build import name_scenes
 from crosspoint_ros.data.qa.questions import Coordinates, QuestionType, decode_point
 from crosspoint_ros.data.scenes.known_scene import FrameKey, KnownScene
 
@@ -286,3 +287,175 @@ def test_a_full_disk_is_told_with_the_file_and_the_build_goes_on_when_there_is_r
 def test_another_build_is_not_mixed_into_a_folder(built, capsys):
     assert main(['data', 'build', str(KITCHEN), '--out', str(built), '--number', '7']) == 1
     assert 'was begun with other scenes or options' in capsys.readouterr().err
+
+
+def build(out, *words, number=60):
+    return main(['data', 'build', *map(str, words), '--out', str(out), '--number', str(number)])
+
+
+def test_scenes_of_equal_names_stay_apart_whatever_a_number_would_make_of_them(tmp_path):
+    views = read_kitchen_views(16)
+    for day, views_of_day in (('dayA/run', views[::2]), ('dayA/run_2', views[1::2]),
+                              ('dayB/run', views[::-2])):
+        write_scannet(tmp_path / day, views_of_day)
+    scenes = [tmp_path / name for name in ('dayA/run', 'dayA/run_2', 'dayB/run')]
+    assert build(tmp_path / 'out', *scenes, '--val', '0', number=400) == 0
+    sources = json.loads((tmp_path / 'out/build.json').read_text())['sources']
+    assert [(each['name'], Path(each['path'])) for each in sources] == list(
+        zip(('run', 'run_2', 'run_3'), scenes, strict=True))
+    assert {item['scene'] for item in items(tmp_path / 'out')} == {'run', 'run_2', 'run_3'}
+    assert main(['data', 'check', str(tmp_path / 'out')]) == 0
+
+
+@pytest.mark.parametrize(('given', 'named'), [
+    ('run run_2 run', 'run run_2 run_3'), ('run_2 run run', 'run_2 run run_3'),
+    ('run run run_2 run_2', 'run run_3 run_2 run_2_2'), ('a b', 'a b'), ('..', 'qa_scenes')])
+def test_names_that_are_given_come_before_names_that_are_made(
+        given, named, tmp_path, monkeypatch):
+    inside = tmp_path / 'qa_scenes' / 'here'
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    paths = [Path('..') if name == '..' else Path(str(number), name)
+             for number, name in enumerate(given.split())]
+    assert [source.name for source in name_scenes(paths)] == named.split()
+
+
+def test_frames_whose_file_names_would_meet_are_not_taken_for_each_other(tmp_path):
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views(12))
+    for kind, suffix in (('color', '.png'), ('depth', '.png'), ('pose', '.txt')):
+        for number, name in enumerate(('a', 'a.jpg', 'a-b', 'a.png-b')):
+            (folder / f'{kind}/{number}{suffix}').rename(folder / f'{kind}/{name}{suffix}')
+    assert build(tmp_path / 'out', folder, number=600) == 0
+    out = tmp_path / 'out'
+    shown = {}
+    for item in items(out):
+        if 'pair' in item:
+            for side, name in zip(('clicked', 'other'), item['images'], strict=True):
+                assert shown.setdefault(item['pair'][side], name) == name
+    assert {'a', 'a.jpg'} <= set(shown)
+    assert len(set(shown.values())) == len(shown)
+    for frame, name in shown.items():
+        built = cv2.imread(str(out / name)).astype(int)
+        recorded = cv2.imread(str(folder / f'color/{frame}.png')).astype(int)
+        assert np.abs(built - recorded).mean() < 4  # JPEG
+
+
+def change_images(folder):
+    for path in sorted(folder.glob('color/*.png')):
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+
+
+def test_a_recording_that_was_corrected_is_never_mixed_with_what_was_built_of_it(tmp_path, capsys):
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
+    assert build(tmp_path / 'out', folder) == 0
+    before = files(tmp_path / 'out')
+    change_images(folder)
+    assert build(tmp_path / 'out', folder) == 1
+    reason = capsys.readouterr().err
+    assert 'scene: color/0.png' in reason
+    assert '--restart' in reason
+    assert files(tmp_path / 'out') == before  # refused, not half done
+    assert build(tmp_path / 'out', folder, '--restart') == 0
+    assert build(tmp_path / 'fresh', folder) == 0
+    assert files(tmp_path / 'out') == files(tmp_path / 'fresh') != before
+
+
+def test_changed_labels_and_options_are_refused_with_what_differs(tmp_path, capsys):
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
+    labels = tmp_path / 'labels'
+    (labels / 'scene').mkdir(parents=True)
+    cv2.imwrite(str(labels / 'scene/0.png'), np.ones((480, 640), np.uint8))
+    words = [folder, '--labels', labels]
+    assert build(tmp_path / 'out', *words) == 0
+    assert build(tmp_path / 'out', *words) == 0  # nothing has changed
+    cv2.imwrite(str(labels / 'scene/0.png'), np.eye(480, 640, dtype=np.uint8))
+    assert build(tmp_path / 'out', *words) == 1
+    assert 'labels: scene/0.png' in capsys.readouterr().err
+    assert build(tmp_path / 'out', *words, '--restart') in (0, 1)  # that frame has no points
+    (labels / 'names.json').write_text('{"1": "lid"}')
+    assert build(tmp_path / 'out', *words) == 1
+    assert 'labels: names.json is new' in capsys.readouterr().err
+    (labels / 'names.json').unlink()
+    for more, what in ((['--seed', '3'], 'recipe.seed was 0, is 3'),
+                       (['--depth-per-m', '999'], 'recipe.reading.depth_per_m was None, is 999'),
+                       (['--coordinates', 'pixel'], "recipe.coordinates was 'thousand', is "
+                                                    "'pixel'")):
+        assert build(tmp_path / 'out', *words, *more) == 1
+        assert what in capsys.readouterr().err
+    assert build(tmp_path / 'out', *words) in (0, 1)
+    assert 'was begun' not in capsys.readouterr().err
+
+
+def test_another_version_of_the_builder_does_not_go_on_with_a_build(tmp_path, capsys):
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
+    assert build(tmp_path / 'out', folder) == 0
+    path = tmp_path / 'out/build.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'version': '0.0.1'}))
+    assert build(tmp_path / 'out', folder) == 1
+    assert "version was '0.0.1', is " in capsys.readouterr().err
+    path.write_text('{"recipe": ')
+    assert build(tmp_path / 'out', folder) == 1
+    assert 'build.json' in capsys.readouterr().err
+
+
+def test_a_frame_without_points_is_counted_and_the_rest_is_built(tmp_path, capsys):
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
+    labels = tmp_path / 'labels' / 'scene'
+    labels.mkdir(parents=True)
+    cv2.imwrite(str(labels / '0.png'), np.zeros((480, 640), np.uint8))
+    assert build(tmp_path / 'out', folder, '--labels', labels.parent) in (0, 1)
+    output = capsys.readouterr()
+    assert 'frame: nothing in it to ask about' in output.out
+    assert 'reshape' not in output.err
+    assert len(items(tmp_path / 'out')) > 20
+
+
+@pytest.mark.parametrize('name', ['parts', 'images', 'own_body'])
+def test_a_folder_with_something_of_unknown_origin_is_not_built_into(tmp_path, capsys, name):
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
+    (tmp_path / 'out' / name).mkdir(parents=True)
+    (tmp_path / 'out' / name / 'mine.png').write_bytes(b'mine')
+    for words in ([], ['--restart']):  # what no build wrote is not removed
+        assert build(tmp_path / 'out', folder, *words) == 1
+        assert f'{name} and no build.json' in capsys.readouterr().err
+        assert (tmp_path / 'out' / name / 'mine.png').read_bytes() == b'mine'
+
+
+def lose_bytes(path, start, number):
+    data = path.read_bytes()
+    path.write_bytes(data[:start] + data[start + number:])
+
+
+def test_an_image_that_lost_bytes_is_named_and_the_rest_goes_on(tmp_path, capsys):
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views(14))
+    for path in folder.glob('color/*.png'):
+        cv2.imwrite(str(path.with_suffix('.jpg')), cv2.imread(str(path)))
+        path.unlink()
+    middle, end = folder / 'color/5.jpg', folder / 'color/6.jpg'
+    lose_bytes(middle, middle.stat().st_size // 2, 500)
+    lose_bytes(end, end.stat().st_size // 2, 10 ** 7)
+    assert build(tmp_path / 'out', folder) == 1
+    err = capsys.readouterr().err
+    assert err.count('color/5.jpg: ') == err.count('color/6.jpg: ') == 1
+    found = items(tmp_path / 'out')
+    assert len(found) == 60
+    assert not {f'images/scene/{n}.jpg' for n in (5, 6)} & {i for q in found for i in q['images']}
+    path = tmp_path / 'out' / found[0]['images'][0]
+    lose_bytes(path, path.stat().st_size // 2, 500)
+    assert main(['data', 'check', str(tmp_path / 'out')]) == 1
+    assert found[0]['images'][0] in capsys.readouterr().out
+
+
+def test_images_are_not_turned_by_exif(tmp_path):
+    folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
+    for path in folder.glob('color/*.png'):
+        _, data = cv2.imencode('.jpg', cv2.imread(str(path)))
+        exif = (b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0'
+                b'\0\0\0\0')  # orientation 6: turn by a quarter
+        path.with_suffix('.jpg').write_bytes(
+            b'\xff\xd8\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif + data.tobytes()[2:])
+        path.unlink()
+    assert cv2.imread(str(folder / 'color/0.jpg')).shape[:2] == (640, 480)  # it is there
+    assert build(tmp_path / 'out', folder) == 0
+    assert cv2.imread(str(tmp_path / 'out' / items(tmp_path / 'out')[0]['images'][0])
+                      ).shape[:2] == (480, 640)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
 import re
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 from crosspoint_ros.bench.crosspoint import backends
 from crosspoint_ros.bench.crosspoint.dataset import read_bench
 from crosspoint_ros.bench.crosspoint.grading import grade_file
+from crosspoint_ros.bench.crosspoint.rules_corrected import COORDINATES
 from crosspoint_ros.bench.crosspoint.runner import PredictionFile, run_items
 from crosspoint_ros.bench.crosspoint.score_cli import add_score_arguments, write_report
 from crosspoint_ros.bench.environment import describe_machine, parse_positive
 from crosspoint_ros.bench.pairs.cli import parse_options
+from crosspoint_ros.data.io import describe_files, read_version
 from crosspoint_ros.matchers import MATCHERS, load_matcher
 
 log = logging.getLogger(__name__)
@@ -55,10 +58,11 @@ def main(args: argparse.Namespace) -> int:
     items = bench.items[:args.limit]
     at_once = args.at_once or (SERVER_CONCURRENCY if args.model else 1)
     backend, source = load_backend(args, at_once)
+    state = describe_state(args)
     path = args.replies or Path(
         'crosspoint_replies', f'{re.sub("[^A-Za-z0-9]+", "_", source)[-60:].strip("_")}_'
         f'{hashlib.sha256(source.encode()).hexdigest()[:6]}.jsonl')
-    with PredictionFile(path, source) as predictions:
+    with PredictionFile(path, source, state) as predictions:
         try:
             summary = run_items(bench, items, backend, predictions, at_once)
         except KeyboardInterrupt:
@@ -80,7 +84,8 @@ def load_backend(args: argparse.Namespace, at_once: int) -> tuple[backends.Answe
     if args.matcher:
         backend = backends.MatcherBackend(
             load_matcher(args.matcher, **parse_options(args.option)), args.coordinates)
-        return backend, f'{args.matcher} {options}'.strip()
+        unit = '' if args.coordinates == COORDINATES[0] else f'--coordinates {args.coordinates}'
+        return backend, ' '.join(filter(None, (args.matcher, options, unit)))
     if args.checkpoint:
         try:
             checkpoint = backends.CheckpointBackend(args.checkpoint, **parse_options(args.option))
@@ -91,3 +96,14 @@ def load_backend(args: argparse.Namespace, at_once: int) -> tuple[backends.Answe
     server = backends.ServerBackend(args.model, args.model_name, args.key_env, args.deadline_s,
                                     at_once)
     return server, f'{server.model} on {args.model}'
+
+
+def describe_state(args: argparse.Namespace) -> str:
+    """Return what else decides the replies: our version and the files given; '' of a server."""
+    if args.model:
+        return ''
+    paths = [Path(option.partition('=')[2]) for option in args.option]
+    paths += [Path(args.checkpoint)] if args.checkpoint else []
+    files = {str(path): describe_files(path) for path in paths if path.exists()}
+    content = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
+    return f'{read_version()}, files {content if files else "none"}'

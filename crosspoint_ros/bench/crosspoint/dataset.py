@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from crosspoint_ros.data.io import abbreviate
+
 GROUNDING, POINTING = 'Fine-grained Grounding', 'Correspondence-Pointing'
 VISIBILITY, JUDGEMENT = 'Visibility Reasoning', 'Correspondence-Judgement'
 TYPES = (GROUNDING, VISIBILITY, JUDGEMENT, POINTING)
@@ -161,12 +163,6 @@ def _validate_record(path: Path, line: int, record: Mapping[str, Any]) -> DataIs
 def format_idx(idx: Any) -> str:
     """Return an idx as text in which 1 and '1' differ."""
     return str(idx) if type(idx) is int else json.dumps(idx)
-
-
-def abbreviate(value: Any) -> str:
-    """Return the repr of a value in at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def find_white(mask: Image.Image) -> npt.NDArray[np.bool_]:

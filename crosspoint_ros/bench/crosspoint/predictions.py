@@ -10,7 +10,8 @@ from typing import Any
 from crosspoint_ros.bench.crosspoint import dataset
 from crosspoint_ros.bench.crosspoint.dataset import BenchItem, CrossPointBench, DataIssue
 
-KEY, SOURCE = 'key', 'asked'  # fields added to the item in a line of replies
+# Fields added to the item in a line of replies: the backend, its version and files, the images.
+KEY, SOURCE, STATE, IMAGE_HASH = 'key', 'asked', 'state', 'images_sha256'
 
 
 @dataclass(frozen=True, eq=False)

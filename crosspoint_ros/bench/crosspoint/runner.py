@@ -2,15 +2,17 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,7 +21,7 @@ from crosspoint_ros.bench.crosspoint import dataset
 from crosspoint_ros.bench.crosspoint.backends import AnswerBackend, ModelReply
 from crosspoint_ros.bench.crosspoint.dataset import BenchItem, CrossPointBench, DataIssue
 from crosspoint_ros.bench.crosspoint.failures import UnreadableImage, read_item_image
-from crosspoint_ros.bench.crosspoint.predictions import KEY, SOURCE
+from crosspoint_ros.bench.crosspoint.predictions import IMAGE_HASH, KEY, SOURCE, STATE
 from crosspoint_ros.core.datatypes import Rejected
 from crosspoint_ros.matchers.cropond.server.errors import ServerError
 
@@ -31,18 +33,18 @@ MAX_FIRST_FAILURES, MAX_UNREACHABLE = 5, 20
 class PredictionFile:
     """The file of raw replies, one complete line per item, locked for one process."""
 
-    def __init__(self, path: Path, source: str) -> None:
+    def __init__(self, path: Path, source: str, state: str = '') -> None:
         """Open the file, and cut off an incomplete last line.
 
-        source: the name of the backend. Raises ValueError if the file belongs to another backend,
-        or is in use.
+        source: the name of the backend; state: its version and files. Raises ValueError if the
+        file belongs to another backend or state, or is in use.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._source = path, source
+        self._path, self._source, self._state = path, source, state
         self._file = path.open('ab', buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.keys = self._read_keys()
+            self.keys = self._read_keys()  # of the images and the prompt, by item
         except BlockingIOError as error:
             self._file.close()
             raise ValueError(f'{path}: another run is writing it; end that run, or choose another '
@@ -57,10 +59,14 @@ class PredictionFile:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def add(self, item: BenchItem, reply: ModelReply, took_s: float) -> None:
-        """Write a reply to disk. Raises OSError if the disk is full, leaving complete lines."""
+    def add(self, item: BenchItem, reply: ModelReply, took_s: float, images: str = '') -> None:
+        """Write a reply to disk. Raises OSError if the disk is full, leaving complete lines.
+
+        images: the hash of the item's images.
+        """
         line = {**item.record, 'assistant': reply.text, 'prompt': reply.prompt, KEY: item.key,
-                SOURCE: self._source, 'refused': reply.refusal, 'took_s': round(took_s, 3)}
+                SOURCE: self._source, STATE: self._state, IMAGE_HASH: images,
+                'refused': reply.refusal, 'took_s': round(took_s, 3)}
         end = self._file.seek(0, os.SEEK_END)
         try:
             left = memoryview(json.dumps(line).encode() + b'\n')
@@ -71,18 +77,28 @@ class PredictionFile:
             os.truncate(self._path, end)
             raise OSError(error.errno, f'{error.strerror}: the reply to {item.name} is lost; '
                           f'{self.resume_hint}') from error
-        self.keys.add(item.key)
+        self.keys[item.key] = images
+
+    def check_images(self, items: Sequence[BenchItem], hash_image: Callable[[str], str]) -> None:
+        """Raise ValueError if replies are to other images than the items have now."""
+        changed = [item for item in items
+                   if self.keys.get(item.key, known := join_hashes(item, hash_image)) != known]
+        if changed:
+            raise ValueError(
+                f'{self._path.name} has replies to other images: {changed[0].name} '
+                f'({", ".join(changed[0].images)}) and {len(changed) - 1} more; restore the '
+                'images, or choose another file with --replies')
 
     @property
     def resume_hint(self) -> str:
         """The number of replies, and how to resume."""
         return f'{len(self.keys)} replies are in {self._path}; the same command resumes'
 
-    def _read_keys(self) -> set[str]:
-        """Return the keys of the replies; cut off an incomplete last line, if it is ours."""
+    def _read_keys(self) -> dict[str, str]:
+        """Return the images' hash of each reply; cut off an incomplete last line, if it is ours."""
         content = self._path.read_bytes()
         lines, whole = content.count(b'\n'), content.rfind(b'\n') + 1
-        keys = set()
+        keys = {}
         for line, record in dataset.iter_records(self._path):
             torn = line > lines
             if isinstance(record, DataIssue):
@@ -92,8 +108,12 @@ class PredictionFile:
             if record.get(SOURCE) != self._source:
                 raise ValueError(f'{self._path.name}:{line} is a reply of {record.get(SOURCE)!r}, '
                                  f'not of {self._source!r}; choose another file with --replies')
+            if (state := record.get(STATE)) != self._state:
+                raise ValueError(f'{self._path.name}:{line} is a reply of other files or of '
+                                 f'another version ({state!r}, now {self._state!r}); choose '
+                                 'another file with --replies')
             if not torn:
-                keys.add(str(record.get(KEY)))
+                keys[str(record.get(KEY))] = str(record.get(IMAGE_HASH))
         os.truncate(self._path, whole)
         return keys
 
@@ -113,9 +133,11 @@ def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: Answe
               predictions: PredictionFile, at_once: int) -> RunSummary:
     """Ask every item that has no reply yet, at most `at_once` at a time.
 
-    Raises ValueError when `FailureLimit` is reached.
+    Raises ValueError when `FailureLimit` is reached, or if a reply is to other images.
     """
     supported = [item for item in items if backend.can_answer(item)]
+    hash_images = cache(partial(_hash_image, bench.images))
+    predictions.check_images(supported, hash_images)
     waiting = [item for item in supported if item.key not in predictions.keys]
     unreadable: list[DataIssue] = []
     failed: list[DataIssue] = []
@@ -124,7 +146,7 @@ def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: Answe
                                      total=len(waiting), unit='item', disable=None):
         error = future.exception()
         if error is None:
-            predictions.add(item, future.result(), took_s)
+            predictions.add(item, future.result(), took_s, join_hashes(item, hash_images))
             limit.on_reply()
             continue
         issue = _make_issue(item, error)
@@ -137,6 +159,18 @@ def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: Answe
             raise ValueError(f'{reason}; {predictions.resume_hint}')
     return RunSummary(len(waiting) - len(unreadable) - len(failed), len(supported) - len(waiting),
                       [item for item in items if not backend.can_answer(item)], unreadable, failed)
+
+
+def join_hashes(item: BenchItem, hash_image: Callable[[str], str]) -> str:
+    """Return the beginnings of the hashes of an item's images."""
+    return ' '.join(hash_image(name) for name in item.images)
+
+
+def _hash_image(folder: Path, name: str) -> str:
+    try:
+        return hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16]
+    except (OSError, ValueError):
+        return 'unreadable'
 
 
 @dataclass

@@ -97,7 +97,7 @@ def draw_disc_mask(pixel: Array, view: View, radius_px: float) -> str:
 
 def _write_image(out: Path, view: View, known: dict[str, str]) -> str:
     """Write the image of a view unless it is known; return its name."""
-    key = hashlib.sha256(view.image.tobytes()).hexdigest()
+    key = hashlib.sha256(repr(view.image.shape).encode() + view.image.tobytes()).hexdigest()
     if key not in known:
         known[key] = f'{len(known):05}_{view.camera.replace("/", "-")}.png'
         write_image(out / IMAGES / known[key], view.image)

@@ -45,10 +45,14 @@ def find_pair_rejections(out: Path, source: SceneSource, config: BuildConfig,
 
 @dataclass(frozen=True)
 class FrameTask:
-    """The pairs of a clicked frame, the number of questions of each, and its support frames."""
+    """The pairs of a clicked frame, the number of questions of each, and its support frames.
+
+    file_name: of the frame in the data set.
+    """
 
     source: SceneSource
     frame: str
+    file_name: str
     pairs: tuple[FramePair, ...]
     counts: tuple[int, ...]
     support_frames: tuple[str, ...]
@@ -64,7 +68,7 @@ class FrameReport:
 
 def build_frame(out: Path, task: FrameTask, config: BuildConfig) -> FrameReport:
     """Write the questions of a frame to its part, unless it exists; the report is its last line."""
-    path = get_part_path(out, task.source.name, task.frame)
+    path = get_part_path(out, task)
     if path.is_file():
         return FrameReport(**json.loads(path.read_bytes().splitlines()[-1]))
     try:
@@ -83,10 +87,12 @@ def _build_questions(out: Path, task: FrameTask, config: BuildConfig
     rng = np.random.default_rng(derive_seed(config.seed, scene, task.frame))
     clicked = reader.view(reader.frames[task.frame])
     labels = read_labels(Path(config.labels) / scene if config.labels else None,
-                         format_frame_file_name(task.frame), clicked)
+                         task.file_name, clicked)
     pixels = sample_points(clicked, labels, rng)
+    if not len(pixels):
+        return [], Counter({'frame: nothing in it to ask about': 1})
     names = _name_points(config, labels, pixels)
-    writer, reference = ImageWriter(out, scene), FlowReference.from_view(clicked)
+    writer, reference = ImageWriter(out, scene, reader.file_names), FlowReference.from_view(clicked)
     lines: list[dict[str, Any]] = []
     skipped, seen_keys, missing = Counter[str](), set[str](), 0
     for pair, number in zip(task.pairs, task.counts, strict=True):
@@ -117,8 +123,9 @@ def _name_points(config: BuildConfig, labels: Labels | None, pixels: Array) -> t
 class ImageWriter:
     """Writes the images of a scene's questions, each once."""
 
-    def __init__(self, out: Path, scene: str) -> None:
-        self._out, self._scene = out, scene
+    def __init__(self, out: Path, scene: str, file_names: dict[str, str]) -> None:
+        """file_names: by frame."""
+        self._out, self._scene, self._file_names = out, scene, file_names
 
     def format_item(self, item: QAItem, clicked: View, other: View, pair: FramePair,
                     config: BuildConfig) -> dict[str, Any]:
@@ -146,11 +153,11 @@ class ImageWriter:
         return fields
 
     def _write_image(self, name: str, view: View) -> str:
-        return self._write(f'images/{self._scene}/{format_frame_file_name(name)}.jpg', view.image)
+        return self._write(f'images/{self._scene}/{self._file_names[name]}.jpg', view.image)
 
     def _write_marked_image(self, name: str, view: View, points: tuple[Array, ...]) -> str:
         at = '_'.join(f'{round(p[0])}-{round(p[1])}' for p in points)
-        path = f'visual_image/{self._scene}/{format_frame_file_name(name)}_{at}.jpg'
+        path = f'visual_image/{self._scene}/{self._file_names[name]}/{at}.jpg'
         if (self._out / path).is_file():
             return path
         return self._write(path, draw_points(view.image, points))
@@ -180,14 +187,9 @@ def draw_points(image: npt.NDArray[np.uint8], points: tuple[Array, ...]) -> npt.
     return canvas
 
 
-def get_part_path(out: Path, scene: str, name: str) -> Path:
+def get_part_path(out: Path, task: FrameTask) -> Path:
     """Return the file of a frame's questions, from which the splits are merged."""
-    return out / 'parts' / scene / f'{format_frame_file_name(name)}.jsonl'
-
-
-def format_frame_file_name(name: str) -> str:
-    """Return a frame's name as one part of a path."""
-    return name.replace('/', '-').replace('.png', '').replace('.jpg', '')
+    return out / 'parts' / task.source.name / f'{task.file_name}.jsonl'
 
 
 def _round_pixel(pixel: Array) -> list[float]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import View
 from crosspoint_ros.core.image_io import read_mask
+from crosspoint_ros.data.io import assign_unique_names
 from crosspoint_ros.data.qa.frame_pairs import subsample_keyframes
 from crosspoint_ros.data.qa.questions import Coordinates
 from crosspoint_ros.data.scenes import open_scene
@@ -22,6 +23,7 @@ from crosspoint_ros.data.self_mask_estimator import SelfMaskEstimator, SelfMaskU
 
 log = logging.getLogger(__name__)
 CACHED_VIEWS = 40
+BUILD = 'build.json'  # what a data set is built from
 SelfMasks = dict[str, npt.NDArray[np.bool_]]
 
 
@@ -48,7 +50,7 @@ class SceneSummary:
     """The usable frames of a scene and the masks of its cameras; rejection: why not, or ''."""
 
     rejection: str
-    frame_names: tuple[str, ...]
+    file_names: dict[str, str]  # of the data set's files, by frame
     self_masks: SelfMasks
 
 
@@ -57,8 +59,9 @@ def summarize_scene(source: SceneSource, config: BuildConfig) -> SceneSummary:
     try:
         reader = open_checked(open_scene(Path(source.path), config.reading))
     except UnusableData as problem:
-        return SceneSummary(str(problem), (), {})
-    return SceneSummary('', tuple(reader.frames), reader.self_masks)
+        return SceneSummary(str(problem), {}, {})
+    return SceneSummary('', {name: reader.file_names[name] for name in reader.frames},
+                        reader.self_masks)
 
 
 def open_checked(scene: RgbdScene) -> SceneReader:
@@ -91,6 +94,9 @@ class SceneReader:
         self._scene, self.self_masks = scene, self_masks
         self.frames = frames if frames is not None else {
             frame.name: frame for frame in subsample_keyframes(list(scene.frames))}
+        names = list(dict.fromkeys(frame.name for frame in scene.frames))
+        self.file_names = dict(zip(names, assign_unique_names(map(_format_file_name, names)),
+                                   strict=True))
         self.view = lru_cache(CACHED_VIEWS)(self._read_view)
 
     def _read_view(self, frame: RgbdFrame) -> View:
@@ -109,6 +115,11 @@ def get_reader(out: Path, source: SceneSource, config: BuildConfig) -> SceneRead
     scene = open_scene(Path(source.path), config.reading)
     return SceneReader(scene, {path.stem: read_mask(path)
                                for path in sorted(get_self_mask_folder(out, source).glob('*.png'))})
+
+
+def _format_file_name(name: str) -> str:
+    """Return a frame's name as one part of a path."""
+    return name.replace('/', '-').replace('.png', '').replace('.jpg', '')
 
 
 def get_self_mask_folder(out: Path, source: SceneSource) -> Path:
