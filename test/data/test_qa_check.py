@@ -107,6 +107,8 @@ FAULTS = {
         '[{"messages": [{"role": "user", "content": "?"}], "images": []}]',
         'item 1: conversations: missing'),
     'nested lists': (f'[[{TEXT}]]', 'item 1: not a question: not an object but a list'),
+    'null': (f'[\n{TEXT},\nnull,\n{OTHER}]', 'item 2: not a question: not an object but null'),
+    'null, and what follows it': ('[null, 7, "x"]', '3 questions'),
     'one object': (f'{{"data": [{TEXT}]}}', 'item 1: conversations: missing'),
     'a thousand brackets': ('[' * 100_000, 'item 1: not a question: invalid JSON'),
     'a number of 5000 digits': (f'[{TEXT.replace("10.0", "1" * 5000)}]',

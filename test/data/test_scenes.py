@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rgbd_folders import (
     KITCHEN,
+    copy_kitchen,
     read_kitchen_views,
     write_kitchen_bag,
     write_scannet,
@@ -355,3 +356,12 @@ def test_points_land_where_the_truth_has_them_or_are_left_out():
     assert len(right) > 800
     assert np.mean(np.array(errors_px) < 3) >= 0.99
     assert np.mean(right) >= 0.99
+
+
+def test_cameras_whose_names_would_meet_are_all_read(tmp_path):
+    prefixes = {'front': 'camera/front', 'side': 'camera_front', 'wrist': 'camera/rear'}
+    bag = copy_kitchen(tmp_path / 'bag', lambda topic: [
+        topic.replace(f'/{(first := topic.split("/")[1])}/', f'/{prefixes.get(first, first)}/')])
+    frames = open_scene(bag, ReadOptions()).frames
+    assert len({frame.camera for frame in frames}) == 3
+    assert len(frames) == len(open_scene(KITCHEN, ReadOptions()).frames)

@@ -198,7 +198,7 @@ class QuestionReader:
             value, fault = self._parse()
             yield DatasetItem(self._split, self._number, value if isinstance(value, dict) else {},
                               fault)
-            if value is None and fault:
+            if value is MISSING:
                 has_separator = True
                 if not self._skip_to(start):
                     return
@@ -236,7 +236,7 @@ class QuestionReader:
                 return self._text[self._at:self._at + 1]
 
     def _parse(self) -> tuple[Any, str]:
-        """Return the value that begins here, or None, and its fault."""
+        """Return the value that begins here, or MISSING, and its fault."""
         while True:
             try:
                 value, end = json.JSONDecoder().raw_decode(self._text, self._at)
@@ -249,7 +249,7 @@ class QuestionReader:
                         continue
                 line = self._line + self._text.count('\n', 0, position)
                 bad = NOT_UTF8.match(self._text, position)
-                return None, f'not UTF-8: line {line}' if bad else \
+                return MISSING, f'not UTF-8: line {line}' if bad else \
                     f'invalid JSON: line {line}: {reason}'
             if end == len(self._text) and self._read():
                 continue

@@ -16,6 +16,7 @@ from crosspoint_ros.core.datatypes import Intrinsics, Rejected, View
 from crosspoint_ros.core.encodings import DEPTH_ENCODINGS
 from crosspoint_ros.core.tf_tree import TfTree, explain_failure, find_root, nearest_stamp_index
 from crosspoint_ros.data import rosbag
+from crosspoint_ros.data.io import assign_unique_names
 from crosspoint_ros.data.rosbag import INFO, Bag
 from crosspoint_ros.data.scenes import rgbd_scene
 from crosspoint_ros.data.scenes.rgbd_scene import CameraMoved, ReadOptions, RgbdFrame, UnusableData
@@ -238,7 +239,8 @@ def find_cameras(bag: Bag, given: Collection[str] = ()) -> dict[str, CameraTopic
         # Infrared images next to a colour camera are not missed.
         if not (is_grey and any(_get_device(image) == _get_device(other) for other in found)):
             log.warning('camera %s is skipped: %s', image.split('/')[1], problem)
-    return {_name_camera(image, found): topics for image, topics in found.items()}
+    names = assign_unique_names(_name_camera(image, found) for image in found)
+    return dict(zip(names, found.values(), strict=True))
 
 
 def _read_first(bag: Bag, topic: str) -> Any:
