@@ -227,14 +227,14 @@ def depth_m_from_compressed(data: Data, form: str) -> DepthM:
 def check_compressed(data: Data, form: str) -> None:
     """Raise `Rejected` (NO_IMAGE) for a JPEG or PNG that lost data."""
     try:
-        check_image(data)
+        check_image(data, is_streamed=True)
     except ValueError as error:
         raise _reject(Code.NO_IMAGE, form, error) from error
 
 
 def _decode(data: Data, form: str, code: Code) -> npt.NDArray[Any]:
     try:
-        return decode_image(data)
+        return decode_image(data, is_streamed=True)
     except ValueError as error:
         raise _reject(code, form, error) from error
 

@@ -10,10 +10,12 @@ import pytest
 
 from crosspoint_ros.core.datatypes import Code, Rejected
 from crosspoint_ros.core.encodings import (
+    check_compressed,
     depth_m_from_compressed,
     depth_m_from_pixels,
     rgb_from_compressed,
 )
+from crosspoint_ros.core.image_codecs import decode_image
 
 RED = np.full((4, 5, 3), (200, 30, 10), np.uint8)  # RGB
 
@@ -68,6 +70,16 @@ def test_a_jpeg_that_lost_bytes_is_refused_with_what_is_left_and_the_cure():
         assert caught.value.code == Code.NO_IMAGE
     with pytest.raises(Rejected, match=r'lost data: it holds 1\d\d\d of 1200 blocks'):
         rgb_from_compressed(lost, 'jpeg')
+
+
+def test_a_progressive_jpeg_is_refused_from_a_camera_as_its_losses_cannot_be_found():
+    data = cv2.imencode('.jpg', np.eye(64, dtype=np.uint8) * 255, (
+        cv2.IMWRITE_JPEG_PROGRESSIVE, 1))[1].tobytes()
+    assert decode_image(data).shape == (64, 64)  # of a file
+    for check in (rgb_from_compressed, check_compressed):
+        with pytest.raises(Rejected, match=r'progressive .* jpeg_progressive false') as caught:
+            check(data, 'rgb8; jpeg compressed bgr8')
+        assert caught.value.code == Code.NO_IMAGE
 
 
 def test_a_png_that_lost_bytes_is_refused_as_colour_and_as_depth():
