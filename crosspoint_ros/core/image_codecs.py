@@ -21,7 +21,7 @@ Pixels = npt.NDArray[Any]
 MAX_PIXELS = 100_000_000
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 READABLE = re.compile(rb'\xff\xd8|\x89PNG|RIFF....WEBP|II\*\0|MM\0\*|BM|P[56]\s', re.DOTALL)
-NETPBM = re.compile(rb'P([56])(?:\s+|#[^\n]*\n)+(\d+)\s+(\d+)\s+(\d+)\s')
+NETPBM = re.compile(rb'P([56])(?:\s|#[^\n]*\n)+(\d+)\s+(\d+)\s+(\d+)\s')
 # In the entropy-coded data of a JPEG: a marker, neither a stuffed byte nor a restart; a restart.
 JPEG_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
 JPEG_RESTART = re.compile(rb'\xff+([\xd0-\xd7])')

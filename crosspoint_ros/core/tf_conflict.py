@@ -189,6 +189,11 @@ class ConflictDetector:
         """Forget what moved."""
         self._moving.clear()
 
+    def forget(self, child: str) -> None:
+        """Forget a frame that ended."""
+        for known in (self._static, self._mixed, self._moving):
+            known.pop(child, None)
+
     def list_pairs(self, child: str, at_ns: int | None) -> list[tuple[TfLink, TfLink]]:
         """Return the links that may contradict each other at a stamp; None: at any."""
         static, mixed = self._static.get(child, []), self._mixed.get(child)

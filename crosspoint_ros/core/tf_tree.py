@@ -24,6 +24,7 @@ from crosspoint_ros.core.transform import Transform
 from crosspoint_ros.core.verify import Limits
 
 log = logging.getLogger(__name__)
+DEAD_S = 600.0  # other nodes have a new frame for each target
 MAX_STAMP_JUMP_NS = 2 * 10**9  # no network delivers transforms that late out of order
 IDENTITY = Transform(np.eye(3), np.zeros(3))
 # Where two placements are compared, in the frame that is looked up: a camera, and what it sees.
@@ -97,6 +98,11 @@ class TimeJumpDetector:
             self._newest_ns[child] = max(at_ns, self._newest_ns.get(child, at_ns))
         return has_jumped, kept, dropped
 
+    def forget(self, child: str) -> None:
+        """Forget a frame."""
+        self._newest_ns.pop(child, None)
+        self._suspects.pop(child, None)
+
     def _is_behind(self, child: str, at_ns: float) -> bool:
         return self._newest_ns.get(child, -math.inf) - at_ns > MAX_STAMP_JUMP_NS
 
@@ -118,9 +124,11 @@ class FrameHistory:
     history_ns: int | None
     stamps_ns: list[int] = field(default_factory=list)
     links: list[TfLink] = field(default_factory=list)
+    added_s: float = 0.0  # when the last one was (monotonic)
 
     def add(self, link: TfLink) -> TfLink | None:
         """Add it; return the one of the same stamp that it replaces."""
+        self.added_s = time.monotonic()
         if self.static:
             self.stamps_ns, self.links = [link.stamp_ns], [link]
             return None
@@ -193,6 +201,7 @@ class TfTree:
         child, link = parsed
         track = self._tracks.get(child)
         if track is None or track.static != static:
+            self._forget_dead()
             track = self._tracks[child] = FrameHistory(static, self._history_ns)
         replaced = track.add(link)
         if static:
@@ -202,6 +211,16 @@ class TfTree:
         if child not in self._warned_conflicts:
             self._find_conflict(child, link.stamp_ns)  # logs it
         return True
+
+    def _forget_dead(self) -> None:
+        """Forget, in a live tree, what ended ten minutes before the newest transform came."""
+        moving = {child: track.added_s for child, track in self._tracks.items()
+                  if not track.static and self._history_ns is not None}
+        newest_s = max(moving.values(), default=0.0)
+        for child in [child for child, added_s in moving.items() if newest_s - added_s > DEAD_S]:
+            del self._tracks[child]
+            self._time_jumps.forget(child)
+            self._detector.forget(child)
 
     def _compare_dropped(self, stamped: Any) -> None:
         """Compare a transform of another time: a second sender may have another clock."""

@@ -19,12 +19,10 @@ from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 
 from crosspoint_ros.core.datatypes import Code, Rejected, Transform
-from crosspoint_ros.core.tf_tree import TfTree, explain_failure, find_loop
+from crosspoint_ros.core.tf_tree import TfTree, explain_failure, find_loop, list_ancestors
 from crosspoint_ros.ros.conversions import transform_from_msg
 
 POLL_S = 0.005
-
-
 # Whether a transform of /tf, or (True) of /tf_static, is used; called for each that is received.
 TransformFilter = Callable[[TransformStamped, bool], bool]
 
@@ -71,14 +69,7 @@ class TransformLookup:
         """Return whether a transform above the frame is not static."""
         frames = self.tree.frames()
         return any(name in frames and not frames[name].static
-                   for name in (frame.lstrip('/'), *self.list_ancestors(frame)))
-
-    def list_ancestors(self, frame: str) -> list[str]:
-        """Return the frames above a frame, its parent first."""
-        frames, chain = self.tree.frames(), [frame.lstrip('/')]
-        while chain[-1] in frames and chain[-1] not in chain[:-1]:
-            chain.append(frames[chain[-1]].parent)
-        return chain[1:]
+                   for name in list_ancestors(frames, frame.lstrip('/')))
 
     def lookup(self, base_frame: str, frame: str, at_ns: int, timeout_s: float = 0.0,
                should_stop: Callable[[], bool] = lambda: False) -> Transform:
@@ -115,7 +106,9 @@ class TransformLookup:
         # Inside a loop tf2 itself answers if it happens to meet the base before it comes round.
         reason = find_loop(frames, frame) or find_loop(frames, base_frame)
         found = None if reason else self.tree.lookup(base_frame, frame, at_ns)
-        return found, reason or explain_failure(frames, base_frame, frame, at_ns)
+        if found is None and not reason:
+            reason = explain_failure(frames, base_frame, frame, at_ns)
+        return found, reason
 
 
 class TfListener(TfTree):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tf_messages import message, ns
 
+from crosspoint_ros.core import tf_tree
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.tf_tree import (
     TfTree,
@@ -138,6 +139,22 @@ def test_the_second_transform_of_the_new_time_clears_all_of_the_old_one():
     assert x_m(tree, 100.05, 'base', 'arm') == 2.0
     tree.add(message(('arm', 'camera', 100.1, 1.0)))
     assert x_m(tree, 100.1) == 3.0
+
+
+def test_frames_that_ended_long_ago_are_forgotten(monkeypatch):
+    """Other crosspoint nodes have a new frame for each target: 40,000 in a day, 10 kB each."""
+    tree = TfTree()
+    for at_s in range(1, 1000):
+        monkeypatch.setattr(tf_tree.time, 'monotonic', lambda at_s=at_s: float(at_s))
+        tree.add(message(('base', 'camera', at_s, 1.0), ('base', f'target_{at_s}', at_s, 1.0)))
+    assert len(tree.frames()) <= 602
+    assert x_m(tree, 999) == 1.0
+    assert 'known only from' in explain_failure(tree.frames(), 'base', 'target_500', ns(999))
+    assert not tree.is_known('target_300')
+    # While a simulation is paused, nothing ends.
+    monkeypatch.setattr(tf_tree.time, 'monotonic', lambda: 9999.0)
+    tree.add(message(('base', 'table', 0, 1.0)), static=True)
+    assert x_m(tree, 999) == 1.0
 
 
 def test_loops_roots_and_unknown_frames_are_named():

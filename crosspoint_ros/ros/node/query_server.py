@@ -21,6 +21,7 @@ from rclpy.task import Future
 from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.core.datatypes import Code, Rejected, Transform
 from crosspoint_ros.core.pipeline import LocateResult, apply_correction
+from crosspoint_ros.core.tf_tree import list_ancestors
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.results import is_accepted
@@ -243,8 +244,8 @@ class QueryServer:
         target_frame, base_frame = self._config.target_frame, self._config.base_frame
         owners = {camera.frame_id: f'the frame of the images of {name}'
                   for name, camera in self.cameras.items()}
-        owners |= dict.fromkeys(self.transforms.list_ancestors(base_frame),
-                                f'above base_frame {base_frame!r} on TF')
+        above = list_ancestors(self.transforms.tree.frames(), base_frame.lstrip('/'))[1:]
+        owners |= dict.fromkeys(above, f'above base_frame {base_frame!r} on TF')
         taken = next((f'target_frame: {frame!r} is {what}; give target_frame, now '
                       f'{target_frame!r}, a unique name'
                       for frame, what in owners.items()
