@@ -24,7 +24,7 @@ READABLE = re.compile(rb'\xff\xd8|\x89PNG|RIFF....WEBP|II\*\0|MM\0\*|BM|P[56]\s'
 NETPBM = re.compile(rb'P([56])(?:\s|#[^\n]*\n)+(\d+)\s+(\d+)\s+(\d+)\s')
 # In the entropy-coded data of a JPEG: a marker, neither a stuffed byte nor a restart; a restart.
 JPEG_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
-JPEG_RESTART = re.compile(rb'\xff+([\xd0-\xd7])')
+JPEG_RESTART = re.compile(rb'\xff\xff*([\xd0-\xd7])')  # with a prefix, which is searched fast
 SOI, EOI, SOS, DRI, DHT, DQT = 0xD8, 0xD9, 0xDA, 0xDD, 0xC4, 0xDB
 # Appended to a scan in place of what follows: different blocks, and no marker.
 ENDINGS = [bytes(16), *(bytes([byte] * 16) for byte in (0x55, 0xAA, 0x33, 0x66, 0x92))]
@@ -254,8 +254,8 @@ def _find_fault_of_scan(scan: bytes, parts: JpegParts) -> str:
     across, down = (-(-parts.size[axis] // (8 * parts.blocks[axis])) for axis in (0, 1))
     total = across * down
     each = parts.restart_mcus or total
-    restarts = [marker[0] & 7 for marker in JPEG_RESTART.findall(scan)]
-    intervals = JPEG_RESTART.split(scan)[::2]
+    pieces = JPEG_RESTART.split(scan)
+    intervals, restarts = pieces[::2], [marker[0] & 7 for marker in pieces[1::2]]
     if restarts and not intervals[-1]:  # some drivers end with one
         del intervals[-1], restarts[-1]
     expected = -(-total // each) - 1
@@ -341,7 +341,8 @@ class ScanProbe:
             other = _decode(start + ending + rest, cv2.IMREAD_GRAYSCALE)
             if other is None:
                 return 0, 0.0
-            differs = (first != other).reshape(down, height, across, width).any(axis=(1, 3))
+            differs = first.view(np.uint64) != other.view(np.uint64)  # a block's row each
+            differs = differs.reshape(down, height, across, width // 8).any(axis=(1, 3))
             counted = min(counted, int(differs.argmax()) if differs.any() else counted)
             if counted <= wanted:
                 break
