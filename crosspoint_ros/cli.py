@@ -83,6 +83,10 @@ COMMANDS = {
                         "and to the page's server", '--messages 20000'),
     'dev soak': Command('dev', 'bench.stress.soak', 'find what grows while node and page work for '
                         'an hour', '--minutes 15'),
+    'dev drill': Command('dev', 'bench.stress.drill', 'kill processes at random, fill the disk, '
+                         'turn the clock back', '--minutes 2 --seed 1'),
+    'dev restarts': Command('dev', 'bench.node.ends', 'start and end the node again and again; it '
+                            'must leave nothing', '--count 10'),
     'dev fusion': Command('dev', 'bench.pairs.fusion', 'score a matcher that refines a simulated '
                           'model', 'apc_shelf'),
 }

@@ -25,7 +25,7 @@ from crosspoint_ros.demo.report import (
     score_result,
 )
 from crosspoint_ros.ros.client.client import NODE_NAME, Client, format_result
-from crosspoint_ros.ros.process import NodeProcess, ProcessExited
+from crosspoint_ros.ros.process import NodeProcess, ProcessExited, find_config
 from crosspoint_ros.scenes import KITCHEN
 
 PAGE_PORT = 8088  # default of `crosspoint web`
@@ -158,19 +158,6 @@ def require_no_other_node(client: Client) -> None:
     raise RuntimeError(f'a node {NODE_NAME} runs already (ROS_DOMAIN_ID '
                        f'{os.environ.get("ROS_DOMAIN_ID", "0")}): end it, or set another '
                        'ROS_DOMAIN_ID for the demo')
-
-
-def find_config(name: str) -> Path:
-    """Find a file of config/ in the source tree or the installation."""
-    package = Path(__file__).absolute().parents[1]  # <prefix>/lib/python3.x/site-packages/<package>
-    installed = package / '..' / '..' / '..' / '..' / 'share' / package.name / 'config'
-    places = [package.parent / 'config', Path(os.path.normpath(installed)),
-              Path(sys.prefix) / 'share' / package.name / 'config']
-    for place in places:
-        if (place / name).is_file():
-            return place / name
-    raise FileNotFoundError(f'{name} is in none of {", ".join(map(str, places))}: install the '
-                            'package again')
 
 
 def wait_for_images(client: Client, point: LabelledPoint, check: Callable[[], None]) -> None:

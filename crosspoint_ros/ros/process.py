@@ -49,6 +49,8 @@ def catch_shutdown_signals(wake: Callable[[], object]) -> threading.Event:
 STOP_S = 5.0
 TAIL_LINES = 15
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+TRANSPORT_VARIABLES = ('FASTDDS_BUILTIN_TRANSPORTS', 'FASTDDS_DEFAULT_PROFILES_FILE',
+                       'FASTRTPS_DEFAULT_PROFILES_FILE')
 
 
 class ProcessExited(Exception):  # noqa: N818  (as subprocess.TimeoutExpired)
@@ -132,3 +134,27 @@ def _kill_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it has ended already
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def find_config(name: str) -> Path:
+    """Find a file of config/ in the source tree or the installation."""
+    package = Path(__file__).absolute().parents[1]  # <prefix>/lib/python3.x/site-packages/<package>
+    installed = package / '..' / '..' / '..' / '..' / 'share' / package.name / 'config'
+    places = [package.parent / 'config', Path(os.path.normpath(installed)),
+              Path(sys.prefix) / 'share' / package.name / 'config']
+    for place in places:
+        if (place / name).is_file():
+            return place / name
+    raise FileNotFoundError(f'{name} is in none of {", ".join(map(str, places))}: install the '
+                            'package again')
+
+
+def carry_images() -> None:
+    """Have Fast DDS carry images, here and in child processes, unless it is set up otherwise.
+
+    By the profile that bringup.launch.py sets. (With LARGE_DATA a client that stays does not find
+    a node that was killed and started again: its TCP sockets can deadlock.)
+    """
+    if not any(os.environ.get(name) for name in TRANSPORT_VARIABLES):
+        is_old = os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')  # Fast DDS 2
+        os.environ[TRANSPORT_VARIABLES[1 + is_old]] = str(find_config('fastdds_shm.xml'))

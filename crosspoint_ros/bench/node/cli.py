@@ -18,7 +18,7 @@ from crosspoint_ros.bench.node.click_timer import ClickTimer
 from crosspoint_ros.bench.node.synthetic_cameras import DEPTH_MM
 from crosspoint_ros.core.datatypes import Match, Query
 from crosspoint_ros.core.geometry import require_pose
-from crosspoint_ros.ros.process import NodeProcess
+from crosspoint_ros.ros.process import TRANSPORT_VARIABLES, NodeProcess
 
 CAMERAS = ('front', 'side')
 SYNTHETIC_CAMERAS = 'crosspoint_ros.bench.node.synthetic_cameras'
@@ -140,7 +140,8 @@ def _start_node(stack: ExitStack, history_s: float, width: int, height: int, *pa
 def start_process(stack: ExitStack, folder: Path, module: str, *parameters: str,
                   arguments: Sequence[str] = ()) -> NodeProcess:
     """Start a ROS node or command, which ends with the stack and logs into the folder."""
-    os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
+    if not any(os.environ.get(name) for name in TRANSPORT_VARIABLES):
+        os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'LARGE_DATA'
     words = [word for parameter in parameters for word in ('-p', parameter)]
     return stack.enter_context(NodeProcess(module, words, folder / f'{module}.log', os.environ,
                                            arguments))

@@ -2,12 +2,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,13 @@ from crosspoint_ros.bench.node import cli as node_cli
 from crosspoint_ros.bench.node.synthetic_cameras import BASELINE_M, DEPTH_MM
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.client import Client, is_accepted
-from crosspoint_ros.ros.process import NodeProcess
+from crosspoint_ros.ros.process import NodeProcess, carry_images
 from crosspoint_ros.ros.shared_memory import FOLDER, list_segments
 
 MODULES = {'cameras': node_cli.SYNTHETIC_CAMERAS, 'node': node_cli.CROSSPOINT_NODE,
            'server': 'crosspoint_ros.cli', 'browser': 'crosspoint_ros.bench.web.browsers'}
 START_TIMEOUT_S = 60.0
+PROBE_S = 1.0
 ANSWER_TIMEOUT_S = 12.0  # limits.max_query_s is 10
 MAX_PIXEL_ERROR_PX, MAX_TARGET_ERROR_M = 0.5, 0.002
 
@@ -66,6 +66,7 @@ class StressRig:
                  width: int = 640, height: int = 480, rate_hz: float = 30.0,
                  camera_parameters: Sequence[str] = ()) -> None:
         """Start nothing yet."""
+        carry_images()  # before the caller joins the graph
         self.cameras, self.width, self.height = tuple(cameras), width, height
         self._stack, self._stacks = ExitStack(), dict[str, ExitStack]()
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
@@ -117,22 +118,16 @@ class StressRig:
         """Send it a signal."""
         os.kill(self._processes[name].pid, number)
 
-    def kill(self, name: str) -> None:
-        """End it by SIGKILL."""
-        self.send_signal(name, signal.SIGKILL)
-        self._processes.pop(name).wait()
-
-    def end(self, name: str, number: int = signal.SIGINT) -> tuple[int, list[Path]]:
+    def end(self, name: str, number: int) -> tuple[int, list[Path]]:
         """End it by a signal; return its exit code, and its segments that are still there."""
         segments = list_segments(self.get_pid(name))
         self.send_signal(name, number)
         code = self._processes.pop(name).wait()
         return code, [path for path in segments if path.exists()]
 
-    def read_log(self, name: str) -> str:
-        """Return what the process with this name that was started last has printed."""
-        folder = max(self._folder.glob(f'*_{name}'))
-        return (folder / f'{MODULES[name]}.log').read_text(errors='replace')
+    def list_logs(self, name: str = '*') -> list[Path]:
+        """Return the logs of all processes, or of those with a name, by their start."""
+        return sorted(self._folder.glob(f'????_{name}/*.log'))
 
     def find_answer_errors(self, result: QueryResult) -> list[str]:
         """Compare what a result accepts with the plane that the cameras see; [] if it is right."""
@@ -181,26 +176,29 @@ class StressClient(Client):
         return self._click_node.get_node_names()
 
     def wait_until_answered(self, timeout_s: float, check: Callable[[], None]) -> float:
-        """Click until a click is accepted; return how long that took, s. Raises TimeoutError."""
-        begun_s, last = time.monotonic(), 'no answer'
-        while (elapsed_s := time.monotonic() - begun_s) < timeout_s:
-            check()
-            try:
-                result = self.click(self._rig.cameras[0], self._choose_pixel(), timeout_s=1.0)
-            except (TimeoutError, RuntimeError) as error:
-                last = str(error)
-            else:
-                last = f'{result.status.code}: {result.status.message}'
-                if is_accepted(result):
-                    self.counts['sent'] += 1
-                    self._count_answer(result)
-                    # Its topics are discovered one by one, after the action.
-                    self.wait_for(lambda: all(p.get_subscription_count()
-                                              for p in self._publishers.values()),
-                                  'subscribed to clicks')
-                    return time.monotonic() - begun_s
-            self.spin_for(0.05)
-        raise TimeoutError(f'no accepted answer within {elapsed_s:.1f} s; last: {last}')
+        """Click until a click by action and one by topic are accepted.
+
+        Return when the first one was, s. Raises TimeoutError.
+        """
+        begun_s, last, first_s = time.monotonic(), 'no answer', float('nan')
+        for click in (self.click, self._click_by_topic):  # each has to discover the node
+            while True:
+                check()
+                try:
+                    result = click(self._rig.cameras[0], self._choose_pixel(), timeout_s=PROBE_S)
+                except (TimeoutError, RuntimeError) as error:
+                    last = str(error)
+                else:
+                    last = f'{result.status.code}: {result.status.message}'
+                    if is_accepted(result):
+                        self.counts['sent'] += 1
+                        self._count_answer(result)
+                        break
+                self.spin_for(0.05)
+                if time.monotonic() - begun_s > timeout_s:
+                    raise TimeoutError(f'no accepted answer within {timeout_s:g} s; last: {last}')
+            first_s = first_s if first_s == first_s else time.monotonic() - begun_s
+        return first_s
 
     def click_once(self) -> QueryResult | None:
         """Click, by topic or action in turn, and count what comes of it; None: nothing."""
@@ -208,8 +206,8 @@ class StressClient(Client):
         begun_s = time.monotonic()
         self.counts['sent'] += 1
         try:
-            result = (self.click(camera, pixel, timeout_s=ANSWER_TIMEOUT_S) if self._number % 2
-                      else self._click_by_topic(camera, pixel))
+            click = self.click if self._number % 2 else self._click_by_topic
+            result = click(camera, pixel, timeout_s=ANSWER_TIMEOUT_S)
         except (TimeoutError, RuntimeError) as error:
             self.counts['unanswered'] += 1
             print(f'  no answer: {error}', flush=True)
@@ -231,9 +229,10 @@ class StressClient(Client):
         self._number += 1
         return (self._rig.width * 0.5 + self._number % 4000 / 64, self._rig.height * 0.5)
 
-    def _click_by_topic(self, camera: str, pixel: tuple[float, float]) -> QueryResult:
+    def _click_by_topic(self, camera: str, pixel: Iterable[float], *,
+                        timeout_s: float) -> QueryResult:
+        x, y = pixel
         self._results.clear()
-        self._publishers[camera].publish(PointStamped(point=Point(x=pixel[0], y=pixel[1])))
-        self.wait_for(lambda: pixel[0] in self._results, 'answered a click by topic',
-                      ANSWER_TIMEOUT_S)
-        return self._results[pixel[0]]
+        self._publishers[camera].publish(PointStamped(point=Point(x=x, y=y)))
+        self.wait_for(lambda: x in self._results, 'answered a click by topic', timeout_s)
+        return self._results[x]

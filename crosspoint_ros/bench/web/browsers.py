@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import shutil
+import sys
 import threading
 import time
 from collections import Counter
@@ -66,6 +67,15 @@ class BrowserClients:
 
     async def _request(self, socket: Any, camera: str, after: str) -> None:
         await socket.send_str(json.dumps({'type': 'next', 'camera': camera, 'after': after}))
+
+
+def main() -> int:
+    """Be one client, of the port and cameras in the arguments; print the images, until killed."""
+    arguments = sys.argv[1:sys.argv.index('--ros-args')]
+    with BrowserClients(int(arguments[0]), 1, cameras=arguments[1:]) as clients:
+        while True:
+            time.sleep(0.2)
+            print(f'images {clients.images_received.total()}', flush=True)
 
 
 def measure_click_overheads_ms(port: int, clicks: int) -> list[float]:

@@ -63,6 +63,7 @@ from crosspoint_ros.ros.node.camera import (
     resolve_topics,
 )
 from crosspoint_ros.ros.node.twins import ALIVE_QOS, SubscriptionEventCallbacks
+from crosspoint_ros.ros.process import TRANSPORT_VARIABLES
 from crosspoint_ros.ros.tf import make_tree
 
 DOCTOR_NODE = 'crosspoint_doctor'
@@ -73,8 +74,6 @@ RECENT_MESSAGES = 10
 ANY_PUBLISHER_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 TF_QOS = {'/tf': QoSProfile(depth=100),
           '/tf_static': QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)}
-TRANSPORT_VARIABLES = ('FASTDDS_BUILTIN_TRANSPORTS', 'FASTDDS_DEFAULT_PROFILES_FILE',
-                       'FASTRTPS_DEFAULT_PROFILES_FILE')
 
 
 def collect_snapshot(node: str, seconds: float, params: Sequence[Path] = (),

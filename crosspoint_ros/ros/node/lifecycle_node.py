@@ -21,7 +21,7 @@ from crosspoint_ros.ros.executor import FaultTolerantExecutor, refuse_on_error
 from crosspoint_ros.ros.node.diagnostics import Diagnostics
 from crosspoint_ros.ros.node.query_server import QueryServer, ServerState
 from crosspoint_ros.ros.process import SIGNAL_THREAD, catch_shutdown_signals
-from crosspoint_ros.ros.shared_memory import remove_dead_segments
+from crosspoint_ros.ros.shared_memory import REPAIR_THREAD, remove_dead_segments, start_repairs
 
 REPLY_FLUSH_S = 0.2  # to send the last replies, the actions' too
 
@@ -182,6 +182,7 @@ def main(args: list[str] | None = None) -> int:
     executor = FaultTolerantExecutor()
     # A task, not executor.wake(): spin_once goes on waiting when it wakes to no work.
     shutdown_event = catch_shutdown_signals(lambda: executor.create_task(lambda: None))
+    start_repairs()  # before the node sends, which could wait for ever
     try:
         node = CrosspointNode()
     except ConfigError as error:
@@ -211,7 +212,8 @@ def main(args: list[str] | None = None) -> int:
 
 def exit_process(code: int) -> int:
     """Return the exit code; exit at once if a matcher is still running in its thread."""
-    if any(thread.daemon and thread.name != SIGNAL_THREAD for thread in threading.enumerate()):
+    if any(thread.daemon and thread.name not in (SIGNAL_THREAD, REPAIR_THREAD)
+           for thread in threading.enumerate()):
         # Finalizing the interpreter while a thread is inside torch aborts the process.
         sys.stdout.flush()
         sys.stderr.flush()

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import time
 from pathlib import Path
 
@@ -17,10 +18,17 @@ from rclpy.executors import SingleThreadedExecutor
 from two_camera_rig import Cameras, run_rig
 
 from crosspoint_ros.bench.node.ends import measure_ends
+from crosspoint_ros.ros import shared_memory
 from crosspoint_ros.ros.node.outputs import LATCHED_QOS
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 from crosspoint_ros.ros.process import NodeProcess
-from crosspoint_ros.ros.shared_memory import FOLDER, list_segments, remove_dead_segments
+from crosspoint_ros.ros.shared_memory import (
+    CORRUPTED,
+    FOLDER,
+    list_segments,
+    remove_dead_segments,
+    repair_ports,
+)
 
 GOOD = ['cameras:=[front, side]', 'base_frame:=base_link', 'front.depth_topic:=/front/depth',
         'side.depth_topic:=/side/depth', 'limits.wait_images_s:=20.0', 'limits.wait_tf_s:=20.0']
@@ -155,6 +163,22 @@ def test_what_a_killed_node_leaves_is_removed_and_what_lives_is_not(tmp_path):
         assert not any((FOLDER / f'{path.name}_el').exists() for path in left)
         assert kept
         assert all(path.exists() for path in kept)
+
+
+def test_a_port_whose_creator_was_killed_is_removed_and_others_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_memory, 'FOLDER', tmp_path)
+    (tmp_path / 'fastdds_port7411').write_bytes(b'')
+    used, other = tmp_path / 'fastdds_port7413', tmp_path / 'fastdds_port7413_el'
+    used.write_bytes(bytes(100))
+    other.write_bytes(b'')
+    for path in (used, other):
+        os.utime(path, (0, 0))
+    assert repair_ports() == 0
+    os.utime(tmp_path / 'fastdds_port7411', (0, 0))
+    with (tmp_path / 'fastdds_port7411').open('rb') as waiting:
+        assert repair_ports() == 1
+        assert struct.unpack('<I', waiting.read(4)) == (CORRUPTED,)
+    assert sorted(tmp_path.iterdir()) == [used, other]
 
 
 @pytest.mark.parametrize(('age_s', 'limit_s'), [(0.0, 6.0), (6.0, 2.0)])
