@@ -54,8 +54,8 @@ def remove_dead_segments(min_age_s: float = MIN_AGE_S) -> int:
 def repair_ports(min_age_s: float = MIN_PORT_AGE_S) -> int:
     """Remove the ports that a process began to create when it was killed; return how many.
 
-    Whoever opens such a port waits for ever for its creator: cameras and all other nodes of the
-    machine. When it is marked as corrupted they go on at once, and make a new one.
+    A camera or node that sends to such a port waits for its creator for ever. When the port is
+    marked as corrupted they go on at once, and make a new one.
     """
     count = 0
     for path in FOLDER.glob('fast*_port*'):

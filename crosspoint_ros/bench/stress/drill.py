@@ -95,7 +95,7 @@ class Drill:
                 self._rig.check()
             except TimeoutError as error:
                 last = self._rig.list_logs('node')[-1].read_text().splitlines()[-2:]
-                self._fail(f'{event}: {error}; the node last said: {last}')
+                self._fail(f'{event}: {error}; last lines of the node: {last}')
         left_mb = sum(path.stat().st_size for path in self._left if path.exists()) / 1e6
         times = {f'{name} s, p50 / max': f'{statistics.median(times_s):.2f} / {max(times_s):.2f}'
                  for name, times_s in self._times_s.items()}
@@ -143,7 +143,7 @@ class Drill:
         return bool(lines) and lines[-1] > 'images 0'
 
     def _stop_cameras(self, name: str) -> None:
-        """As a cable that is pulled: nothing comes, and nobody says so."""
+        """Stop them as a pulled cable does: images end without an error, then go on."""
         self._rig.send_signal('cameras', signal.SIGSTOP)
         self._click_for(CABLE_S)
         self._rig.send_signal('cameras', signal.SIGCONT)

@@ -192,7 +192,7 @@ class NodeFuzzer(Client):
         samples = [serialize_message(kind())]
         qos = self._fuzz_node.get_subscriptions_info_by_topic(topic)[0].qos_profile
         qos.history, qos.depth = HistoryPolicy.KEEP_LAST, 10
-        publisher = self._fuzz_node.create_publisher(kind, topic, qos)
+        publisher: Any = self._fuzz_node.create_publisher(kind, topic, qos)
         self._fuzz_node.create_subscription(kind, topic, samples.append, qos_profile_sensor_data,
                                             raw=True)
 
@@ -208,7 +208,7 @@ class NodeFuzzer(Client):
         return send
 
     def _make_service_sender(self, name: str, kind: Any, generator: MessageGenerator) -> Any:
-        client = self._fuzz_node.create_client(kind, name)
+        client: Any = self._fuzz_node.create_client(kind, name)
 
         def send() -> bool:
             future = client.call_async(generator.fill(kind.Request()))
@@ -234,7 +234,7 @@ class NodeFuzzer(Client):
 
     def _recover(self) -> bool:
         """Configure the node again; return whether a click is answered then."""
-        client = self._fuzz_node.create_client(ChangeState, '/crosspoint/change_state')
+        client: Any = self._fuzz_node.create_client(ChangeState, '/crosspoint/change_state')
         for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP,
                            Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
             future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))

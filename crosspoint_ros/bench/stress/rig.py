@@ -225,7 +225,7 @@ class StressClient(Client):
             print(f'  wrong: {error}', flush=True)
 
     def _choose_pixel(self) -> tuple[float, float]:
-        """Return a pixel that the next camera shows too; its x tells the clicks apart."""
+        """Return a pixel that the next camera shows too; each click has its own x."""
         self._number += 1
         return (self._rig.width * 0.5 + self._number % 4000 / 64, self._rig.height * 0.5)
 

@@ -139,7 +139,7 @@ def measure_growth_percent(minutes: Sequence[float], values: Sequence[float]) ->
 def measure_count_growth(counts: Sequence[float]) -> int:
     """Return by how much the least of the last half exceeds the most of the first; at least 0.
 
-    A thread or connection that comes and goes is no growth.
+    A thread or connection that comes and goes does not count.
     """
     middle = len(counts) // 2
     return max(0, int(min(counts[middle:], default=0) - max(counts[:middle], default=np.inf))
