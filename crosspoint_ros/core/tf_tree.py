@@ -254,18 +254,18 @@ class TfTree:
         None if it is not known (see `explain_failure`), or if two senders place one of the frames
         between them differently (see `explain_conflict`).
         """
-        if self.explain_conflict(base_frame, frame, at_ns):
-            return None
         with self._lock:
+            if self.explain_conflict(base_frame, frame, at_ns):
+                return None
             return self._find_transform(base_frame, frame, at_ns)
 
     def explain_conflict(self, base_frame: str, frame: str, at_ns: int) -> str:
         """Return why the senders' contradiction forbids this look-up, and the cure; '' if not."""
         with self._lock:
-            base_from_frame = self._find_transform(base_frame, frame, at_ns)
+            up, down = (self._ancestor_transforms(name, at_ns) for name in (frame, base_frame))
+            base_from_frame = _join_at_ancestor(up, down)
             if base_from_frame is None:
                 return ''
-            up, down = (self._ancestor_transforms(name, at_ns) for name in (frame, base_frame))
             child_from_frame = {
                 **{child: child_from_base @ base_from_frame
                    for child, child_from_base in down.items()}, **up}
@@ -337,11 +337,8 @@ class TfTree:
             self._detector.clear()
 
     def _find_transform(self, base_frame: str, frame: str, at_ns: int) -> Transform | None:
-        above = self._ancestor_transforms(frame, at_ns)
-        for ancestor, ancestor_from_base in self._ancestor_transforms(base_frame, at_ns).items():
-            if ancestor in above:
-                return ancestor_from_base.inverse @ above[ancestor]
-        return None
+        return _join_at_ancestor(self._ancestor_transforms(frame, at_ns),
+                                 self._ancestor_transforms(base_frame, at_ns))
 
     def _ancestor_transforms(self, frame: str, at_ns: int) -> dict[str, Transform]:
         """Return ancestor_from_frame for the frame itself and all that is known above it.
@@ -358,6 +355,13 @@ class TfTree:
             above[known.parent] = known.parent_from_child @ above[ancestor]
             ancestor = known.parent
         return above
+
+
+def _join_at_ancestor(up: Mapping[str, Transform], down: Mapping[str, Transform]
+                      ) -> Transform | None:
+    """Return base_from_frame of the ancestors of frame and base; None if they share none."""
+    return next((ancestor_from_base.inverse @ up[ancestor]
+                 for ancestor, ancestor_from_base in down.items() if ancestor in up), None)
 
 
 def find_root(frames: Mapping[str, FrameInfo], frame: str) -> str:

@@ -86,29 +86,23 @@ class TransformLookup:
             raise Rejected(Code.NO_TF, f'no {what}: the image has no stamp')
         started_s = self._now_s()
         while True:
+            frames = self.tree.frames()
+            # Inside a loop tf2 itself answers if it happens to meet the base before it comes round.
+            loop = find_loop(frames, frame) or find_loop(frames, base_frame)
+            found = None if loop else self.tree.lookup(base_frame, frame, at_ns)
+            if found is not None:
+                return found
             conflict = self.tree.explain_conflict(base_frame, frame, at_ns)
             if conflict:
                 raise Rejected(Code.NO_TF, f'no {what}: {conflict}')
-            found, reason = self._try_lookup(base_frame, frame, at_ns)
-            if found is not None:
-                return found
             if should_stop():
                 raise Rejected(Code.CANCELLED, f'cancelled while waiting for the {what}')
             waited_s = self._now_s() - started_s
             if waited_s >= timeout_s:
+                reason = explain_failure(frames, base_frame, frame, at_ns)
                 raise Rejected(Code.NO_TF, f'no {what}: {reason} (waited {waited_s:.2f} s, limit '
                                f'{timeout_s:g})')
             self._sleep(min(POLL_S, timeout_s - waited_s))
-
-    def _try_lookup(self, base_frame: str, frame: str, at_ns: int
-                    ) -> tuple[Transform | None, str]:
-        frames = self.tree.frames()
-        # Inside a loop tf2 itself answers if it happens to meet the base before it comes round.
-        reason = find_loop(frames, frame) or find_loop(frames, base_frame)
-        found = None if reason else self.tree.lookup(base_frame, frame, at_ns)
-        if found is None and not reason:
-            reason = explain_failure(frames, base_frame, frame, at_ns)
-        return found, reason
 
 
 class TfListener(TfTree):
