@@ -24,7 +24,7 @@ READABLE = re.compile(rb'\xff\xd8|\x89PNG|RIFF....WEBP|II\*\0|MM\0\*|BM|P[56]\s'
 NETPBM = re.compile(rb'P([56])(?:\s|#[^\n]*\n)+(\d+)\s+(\d+)\s+(\d+)\s')
 # In the entropy-coded data of a JPEG: a marker, neither a stuffed byte nor a restart; a restart.
 JPEG_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
-JPEG_RESTART = re.compile(rb'\xff\xff*([\xd0-\xd7])')  # with a prefix, which is searched fast
+JPEG_RESTART = re.compile(rb'\xff([\xd0-\xd7])')  # fill bytes (FF) may be before it
 SOI, EOI, SOS, DRI, DHT, DQT = 0xD8, 0xD9, 0xDA, 0xDD, 0xC4, 0xDB
 # Appended to a scan in place of what follows: different blocks, and no marker.
 ENDINGS = [bytes(16), *(bytes([byte] * 16) for byte in (0x55, 0xAA, 0x33, 0x66, 0x92))]
@@ -198,7 +198,6 @@ def _split_jpeg(data: bytes) -> JpegParts:
     parts, at = JpegParts(), 2
     while at + 4 <= len(data) or data[at:at + 2] == b'\xff\xd9':
         marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2:at + 4], 'big')
-        segment = bytearray(data[at:end])
         if data[at] != 0xFF:
             parts.fault = f'is damaged: a JPEG marker is missing at byte {at}'
             return parts
@@ -207,6 +206,7 @@ def _split_jpeg(data: bytes) -> JpegParts:
             continue
         if marker == EOI:
             return parts
+        segment = bytearray(data[at:end])
         if 0xC0 <= marker <= 0xCF and marker not in (DHT, 0xC8, 0xCC):
             parts.frame = segment
         elif marker == DRI:
@@ -434,6 +434,7 @@ def _insert_before_markers(data: bytes, scans: list[tuple[int, int]], extra: byt
     at = 0
     for start, stop in scans:
         yield data[at:start]
-        yield JPEG_RESTART.sub(lambda match: extra + match[0], data[start:stop]).rstrip(b'\xff')
-        yield extra
+        pieces = JPEG_RESTART.split(data[start:stop])
+        for piece, marker in zip(pieces[::2], (*pieces[1::2], b''), strict=True):
+            yield piece.rstrip(b'\xff') + extra + (marker and b'\xff' + marker)
         at = stop
