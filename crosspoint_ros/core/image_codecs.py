@@ -194,6 +194,14 @@ class JpegParts:
         return max(f >> 4 for f in factors), max(f & 15 for f in factors)
 
 
+def read_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Return width and height of a JPEG, px, by its frame header; None if it is none."""
+    if not data.startswith(b'\xff\xd8'):
+        return None
+    size = _split_jpeg(data).size
+    return size if all(size) else None
+
+
 def _split_jpeg(data: bytes) -> JpegParts:
     parts, at = JpegParts(), 2
     while at + 4 <= len(data) or data[at:at + 2] == b'\xff\xd9':

@@ -16,6 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from crosspoint_ros.core.datatypes import Code, Rejected
 from crosspoint_ros.core.encodings import check_compressed
+from crosspoint_ros.core.image_codecs import read_jpeg_size
 from crosspoint_ros.core.tf_tree import MAX_STAMP_JUMP_NS, stamp_to_ns
 from crosspoint_ros.msg import ImagePoint
 from crosspoint_ros.ros.client.node_info import NodeCamera
@@ -99,18 +100,6 @@ def _read_passthrough_size(message: CompressedImage) -> tuple[int, int] | None:
     if not is_standard or raw_encoding.startswith('bayer') or EXIF in data[:MAX_EXIF_START]:
         return None
     return read_jpeg_size(data)
-
-
-def read_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Read width and height from a JPEG's frame header (ITU T.81, B.2.2); None if not a JPEG."""
-    at = 2
-    while data[:2] == b'\xff\xd8' and at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], 'big')
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack('>HH', data[at + 5:at + 9])
-            return (width, height) if width and height else None
-        at += 2 + length
-    return None
 
 
 class ImageStreams:

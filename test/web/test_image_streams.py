@@ -12,6 +12,7 @@ from crosspoint_ros.msg import Correspondence, History, HistoryEntry, QueryResul
 from sensor_msgs.msg import CompressedImage
 from two_camera_rig import make_image_message
 
+from crosspoint_ros.core.image_codecs import read_jpeg_size
 from crosspoint_ros.ros.client.results import result_to_json
 from crosspoint_ros.web import image_streams
 from crosspoint_ros.web.hub import select_displayed_result
@@ -19,7 +20,6 @@ from crosspoint_ros.web.image_streams import (
     CameraImage,
     encode_jpeg,
     encode_message,
-    read_jpeg_size,
 )
 from crosspoint_ros.web.protocol import encode_event
 
