@@ -66,7 +66,8 @@ OTHERS = {
     'namespace': ('', 'namespace of the node, whose topics are <namespace>/crosspoint/…'),
     'respawn': ('false', 'true: start the node again, 2 s after it ended by itself'),
     'required': ('true', 'true: if the node cannot start, as with a parameter that it refuses, '
-                 'launch ends with an error; false: only the node is missing'),
+                 'launch ends with an error, and with it all that a launch file which includes '
+                 'this one has started; false: only the node is missing'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
     'fastdds': ('shm', 'how Fast DDS carries images, unless you have set that yourself. shm: 64 MB '
                 'of shared memory (camera drivers need the same, to send them). large_data: '
