@@ -33,6 +33,7 @@ NO_NORMAL_SIGMA_RAD = 1.0
 YAW_SIGMA_RAD = np.pi / np.sqrt(3)  # unknown: any angle is as likely
 AGREE_SIGMAS = 3.0
 MAX_FUSED_GAP_M = 0.02  # half of it is the error of a mean, if they are of two surfaces
+MAX_SURE_GAP_M = 0.04  # poses off by 1 cm and 1 deg leave up to 35 mm at 1.3 m
 
 MatchedViews = Sequence[tuple[View, Match]]
 
@@ -183,7 +184,8 @@ def max_gap_m(measured: Sequence[Estimate3D], limits: Limits) -> float:
 def select_agreeing(measured: Sequence[Estimate3D]) -> tuple[list[Estimate3D], str]:
     """Return the estimate that leads and those to fuse with it, and a doubt about the result.
 
-    The doubt is that of the leading one, or a gap to another that three sigmas do not explain.
+    The doubt is that of the leading one, or a gap to another that three sigmas do not explain, or
+    of more than 4 cm: one of the two is then wrong by at least 2 cm, and nothing tells which.
     """
     lead = min(measured, key=lambda one: (
         one.method != Method.DEPTH_CLICKED, bool(one.doubt),
@@ -194,12 +196,13 @@ def select_agreeing(measured: Sequence[Estimate3D]) -> tuple[list[Estimate3D], s
             continue
         apart_m = one.point_base_m - lead.point_base_m
         gap_m = float(np.linalg.norm(apart_m))
-        limit_m = _agree_within_m(apart_m, lead.covariance_m2 + one.covariance_m2)
+        limit_m = min(MAX_SURE_GAP_M,
+                      _agree_within_m(apart_m, lead.covariance_m2 + one.covariance_m2))
         if gap_m <= min(MAX_FUSED_GAP_M, _agree_within_m(apart_m, lead.noise_m2 + one.noise_m2)):
             agreeing.append(one)
         elif gap_m > limit_m or lead.method != Method.DEPTH_CLICKED:
-            doubt = doubt or (f'{lead.source} and {one.source} are {gap_m:.3f} m apart (three '
-                              f'sigmas {limit_m:.3f} m)')
+            doubt = doubt or (f'{lead.source} and {one.source} are {gap_m:.3f} m apart (limit '
+                              f'{limit_m:.3f} m: three sigmas, at most {MAX_SURE_GAP_M:g})')
     return agreeing, doubt
 
 

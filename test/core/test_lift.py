@@ -287,6 +287,14 @@ def test_a_gap_that_wrong_poses_do_not_explain_is_to_be_checked():
     assert target.confidence < limits.sure_confidence
 
 
+def test_a_gap_of_more_than_4_cm_is_to_be_checked_though_wrong_poses_explain_it():
+    left, near = views(raycast_scenes.LEFT, CLOSE)
+    target = lifted(left, replace(near, depth_m=near.depth_m + np.float32(0.045)))
+    assert target.method == Method.DEPTH_CLICKED
+    assert 'at most 0.04' in target.doubt
+    assert target.confidence < LIMITS.sure_confidence
+
+
 def test_without_depth_at_the_click_rays_that_contradict_a_depth_are_to_be_checked():
     left, right = views()
     target = lifted(*without_depth(left), replace(right, depth_m=right.depth_m - np.float32(0.03)))
