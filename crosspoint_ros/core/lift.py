@@ -185,7 +185,7 @@ def select_agreeing(measured: Sequence[Estimate3D]) -> tuple[list[Estimate3D], s
     """Return the estimate that leads and those to fuse with it, and a doubt about the result.
 
     The doubt is that of the leading one, or a gap to another that three sigmas do not explain, or
-    of more than 4 cm: one of the two is then wrong by at least 2 cm, and nothing tells which.
+    of more than 4 cm: one of the two is then wrong by at least 2 cm, and which is unknown.
     """
     lead = min(measured, key=lambda one: (
         one.method != Method.DEPTH_CLICKED, bool(one.doubt),
