@@ -130,9 +130,8 @@ def start(context):
     node = Node(
         package='crosspoint_ros', executable='crosspoint_node', name='crosspoint',
         namespace=given('namespace'), output='screen', emulate_tty=True,
-        respawn=is_true(given('respawn')), respawn_delay=2.0,
-        on_exit=require_start if is_true(given('required')) and not is_true(given('respawn'))
-        else None,
+        respawn=is_on(given, 'respawn'), respawn_delay=2.0,
+        on_exit=require_start if is_on(given, 'required') and not is_on(given, 'respawn') else None,
         parameters=[*find_params_file(given('params_file')), build_parameters(given, cameras)],
         arguments=['--ros-args', '--log-level', given('log_level')])
     # RViz first: where it is not installed, launch ends before it has started a node.
@@ -140,9 +139,12 @@ def start(context):
             node, *start_web(given)]
 
 
-def is_true(text):
-    """Return whether a switch is on."""
-    return text.lower() in ('true', '1', 'yes', 'on')
+def is_on(given, name):
+    """Return whether a switch is on; raise if it is neither true nor false."""
+    text = given(name).lower()
+    if text not in ('true', '1', 'yes', 'on', 'false', '0', 'no', 'off'):
+        raise RuntimeError(f'{name}: {given(name)!r} is neither true nor false')
+    return text in ('true', '1', 'yes', 'on')
 
 
 def require_start(event, context):
@@ -234,7 +236,7 @@ def convert(name, text):
 
 def start_rviz(given, cameras, prefix):
     """Return RViz with overlays of the first two cameras of the node below `prefix`."""
-    if not is_true(given('rviz')):
+    if not is_on(given, 'rviz'):
         return []
     topics = ['markers', 'grasp_target', *(
         f'{markers}/{name}' for markers in ('pictures', 'adjust')
@@ -261,7 +263,7 @@ def resolve_topic(topic, prefix):
 
 def start_web(given):
     """Return the server of the page, if requested."""
-    if not is_true(given('web')):
+    if not is_on(given, 'web'):
         return []
     return [Node(
         package='crosspoint_ros', executable='crosspoint', name='crosspoint_web',

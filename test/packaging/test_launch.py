@@ -180,6 +180,12 @@ def test_the_node_is_started_again_only_on_request(double):
     assert (node['respawn'], node['respawn_delay'], node['on_exit']) == (True, 2.0, None)
 
 
+@pytest.mark.parametrize('switch', ['respawn', 'required', 'rviz', 'web', 'autostart'])
+def test_a_switch_that_is_misspelt_is_refused(double, switch):
+    with pytest.raises(RuntimeError, match=f"{switch}: 'ture' is neither true nor false"):
+        bring_up(cameras='a,b', **{switch: 'ture'})
+
+
 @pytest.mark.parametrize(('given', 'said'), [
     ({}, 'no cameras'),
     ({'image_topic': '/{camera}/rgb', 'params_file': str(ROOT / 'config' / 'demo.yaml')},
