@@ -289,6 +289,7 @@ class ScanProbe:
     frame: bytes
     end: bytes
     blocks: tuple[int, int]
+    mcu_blocks: int  # of all components
     limit: float
     min_mcu_bits: float
 
@@ -303,11 +304,14 @@ class ScanProbe:
         header[5:-3:2] = bytes(numbers.get(number, 0) for number in header[5:-3:2])
         start = b''.join((b'\xff\xd8', *map(_extend_codes, tables)))
         per_mcu = 1 if len(frame) == 13 else sum((f >> 4) * (f & 15) for f in frame[11::3])
-        return cls(start, bytes(frame), bytes(header), parts.blocks, limit,
+        return cls(start, bytes(frame), bytes(header), parts.blocks, per_mcu, limit,
                    per_mcu * _find_shortest_block(parts.tables))
 
     def find_fault(self, data: bytes, wanted: int, across: int) -> str:
         """Return the fault of data for `wanted` MCUs, in rows of `across`; '' if they are whole."""
+        most = 4 * len(data) // self.mcu_blocks  # each block has two codes, of a bit or more
+        if most < wanted:
+            return f'lost data: it holds at most {most} of {wanted} blocks'
         counted, excess = self.count_mcus(data, wanted, across)
         if counted < wanted:
             return f'lost data: it holds {counted} of {wanted} blocks'
@@ -338,9 +342,8 @@ class ScanProbe:
         frame = bytearray(self.frame)
         frame[5:9] = (down * height).to_bytes(2, 'big') + (across * width).to_bytes(2, 'big')
         start = b''.join((self.start, frame, self.end, data))
-        per_mcu = sum((f >> 4) * (f & 15) for f in frame[11::3])
-        rest = bytes(per_mcu * (ZERO_BLOCK_BYTES * down * across
-                                + MAX_BLOCK_BYTES * (down * across - wanted)))
+        rest = bytes(self.mcu_blocks * (ZERO_BLOCK_BYTES * down * across
+                                        + MAX_BLOCK_BYTES * (down * across - wanted)))
         first = _decode(start + ENDINGS[0] + rest, cv2.IMREAD_GRAYSCALE)
         if first is None:
             return 0, 0.0

@@ -225,6 +225,17 @@ def test_fill_bytes_cost_no_time_and_may_precede_restarts():
         assert time.thread_time() - start_s < 2
 
 
+def test_a_header_of_another_size_is_refused_by_the_number_of_bytes():
+    """Decoding 100 megapixels twice took 5 s."""
+    data = bytearray(encode(np.zeros((64, 64, 3), np.uint8), QUALITY, 90))
+    size = data.index(b'\xff\xc0') + 5
+    data[size:size + 4] = 2 * (10_000).to_bytes(2, 'big')
+    start_s = time.thread_time()
+    with pytest.raises(ValueError, match='it holds at most'):
+        decode_image(bytes(data))
+    assert time.thread_time() - start_s < 1
+
+
 def test_the_checks_cost_about_one_more_decoding():
     whole = encode(draw_scene(1280, 720), QUALITY, 85)
     ticks = []
