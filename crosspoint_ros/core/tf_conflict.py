@@ -92,8 +92,6 @@ class TfConflict:
 class Alternation:
     """How often one frame's placement on /tf went away and came back by the same offset."""
 
-    # of the newest transform but one off the line of its neighbours, and of the one before
-    steps: tuple[Array | None, Array | None] = (None, None)
     offset: Array | None = None  # None: to another parent
     returns: int = 0
     jumps: int = 0  # since the last return, not of its kind
@@ -155,7 +153,6 @@ class ConflictDetector:
             self.compare(child, replaced, link)
             return
         middle = min(bisect_left(stamps_ns, link.stamp_ns), len(links) - 2)
-        previous, frame.steps = frame.steps, (None, frame.steps[0])
         if middle < 1:
             return
         before, odd, after = links[middle - 1:middle + 2]
@@ -168,13 +165,15 @@ class ConflictDetector:
         if step is None:  # the parent changed and came back
             frame.count(line, odd)
             return
-        frame.steps = (step, previous[0])
         limit = float(np.linalg.norm(step)) / 4
         is_alone = middle > 1 and all(
             off is not None and np.linalg.norm(off) <= limit
             for off in (gap, links[middle - 2].offset(before)))
-        alternates = all(off is not None and np.linalg.norm(step + sign * off) <= limit
-                         for off, sign in zip(previous, (1, -1), strict=True))
+        # From the links: those of a slow sender come between those that are here already.
+        alternates = middle > 2 and all(
+            off is not None and np.linalg.norm(step + sign * off) <= limit
+            for off, sign in ((_step_off_line(links[middle - 2:middle + 1]), 1),
+                              (_step_off_line(links[middle - 3:middle]), -1)))
         if is_alone or alternates:
             frame.count(line, odd)
         elif frame.offset is not None and np.linalg.norm(frame.offset) <= 8 * limit:
@@ -202,6 +201,12 @@ class ConflictDetector:
         if moving and moving.links and (at_ns is None or moving.is_known_at(at_ns)):
             pairs.append(moving.links)
         return pairs
+
+
+def _step_off_line(links: Sequence[TfLink]) -> Array | None:
+    """Return the offset (6,) of the second of three links from the line between the others."""
+    before, odd, after = links
+    return before.interpolate(after, odd.stamp_ns).offset(odd)
 
 
 def _is_same_offset(a: Array | None, b: Array | None) -> bool:

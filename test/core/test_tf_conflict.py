@@ -158,6 +158,18 @@ def test_two_senders_that_alternate_are_a_conflict(name, gap_m):
     assert conflict.topics == ('/tf', '/tf')
 
 
+@pytest.mark.parametrize('where', [lambda at_s: 1.0, arm], ids=['at rest', 'moving'])
+@pytest.mark.parametrize('late_s', [0.02, 0.1, 0.2])
+def test_a_second_sender_whose_transforms_arrive_late_is_a_conflict(where, late_s):
+    times_s = np.arange(0, 4, 0.02)
+    mine = moving(times_s, where)
+    late = moving(times_s + 0.003, lambda at_s: where(at_s) + 0.1)
+    arrival = sorted([*((link[2], link) for link in mine),
+                      *((link[2] + late_s, link) for link in late)])
+    assert only_conflict(send(TfTree(), [link for _, link in arrival]), 3.5).gap_m == (
+        pytest.approx(0.1, abs=0.008))
+
+
 @pytest.mark.parametrize('behind_s', [1.0, 5.0, 3600.0])
 def test_a_second_sender_with_another_clock_is_a_conflict(behind_s):
     tree, mine = TfTree(), moving(np.arange(0, 4, 0.05), lambda at_s: 1.0)
