@@ -65,7 +65,7 @@ OTHERS = {
     'params_file': ('', 'a YAML of parameters; config/crosspoint.yaml of this package shows all'),
     'namespace': ('', 'namespace of the node, whose topics are <namespace>/crosspoint/…'),
     'respawn': ('false', 'true: start the node again, 2 s after it ended by itself'),
-    'required': ('true', 'true: if the node cannot start, as with a parameter that it refuses, '
+    'required': ('false', 'true: if the node cannot start, as with a parameter that it refuses, '
                  'launch ends with an error, and with it all that a launch file which includes '
                  'this one has started; false: only the node is missing'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),

@@ -31,7 +31,7 @@ def generate_launch_description() -> LaunchDescription:
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(SHARE / 'launch' / 'bringup.launch.py')),
             launch_arguments={
-                'params_file': PARAMETERS, 'rviz': LaunchConfiguration('rviz'),
+                'params_file': PARAMETERS, 'required': 'true', 'rviz': LaunchConfiguration('rviz'),
                 'web': LaunchConfiguration('web'),
                 'namespace': LaunchConfiguration('namespace'),
                 'log_level': LaunchConfiguration('log_level')}.items()),

@@ -33,7 +33,6 @@ NO_NORMAL_SIGMA_RAD = 1.0
 YAW_SIGMA_RAD = np.pi / np.sqrt(3)  # unknown: any angle is as likely
 AGREE_SIGMAS = 3.0
 MAX_FUSED_GAP_M = 0.02  # half of it is the error of a mean, if they are of two surfaces
-MAX_SURE_GAP_M = 0.04  # poses off by 1 cm and 1 deg leave up to 35 mm at 1.3 m
 
 MatchedViews = Sequence[tuple[View, Match]]
 
@@ -185,7 +184,7 @@ def select_agreeing(measured: Sequence[Estimate3D]) -> tuple[list[Estimate3D], s
     """Return the estimate that leads and those to fuse with it, and a doubt about the result.
 
     The doubt is that of the leading one, or a gap to another that three sigmas do not explain, or
-    of more than 4 cm: one of the two is then wrong by at least 2 cm, and which is unknown.
+    of two depths by more than 2 cm: one is then wrong by at least 1 cm, and which is unknown.
     """
     lead = min(measured, key=lambda one: (
         one.method != Method.DEPTH_CLICKED, bool(one.doubt),
@@ -196,13 +195,15 @@ def select_agreeing(measured: Sequence[Estimate3D]) -> tuple[list[Estimate3D], s
             continue
         apart_m = one.point_base_m - lead.point_base_m
         gap_m = float(np.linalg.norm(apart_m))
-        limit_m = min(MAX_SURE_GAP_M,
-                      _agree_within_m(apart_m, lead.covariance_m2 + one.covariance_m2))
+        limit_m = _agree_within_m(apart_m, lead.covariance_m2 + one.covariance_m2)
+        if Method.TRIANGULATED not in (lead.method, one.method):
+            limit_m = min(limit_m, MAX_FUSED_GAP_M)
         if gap_m <= min(MAX_FUSED_GAP_M, _agree_within_m(apart_m, lead.noise_m2 + one.noise_m2)):
             agreeing.append(one)
         elif gap_m > limit_m or lead.method != Method.DEPTH_CLICKED:
             doubt = doubt or (f'{lead.source} and {one.source} are {gap_m:.3f} m apart (limit '
-                              f'{limit_m:.3f} m: three sigmas, at most {MAX_SURE_GAP_M:g})')
+                              f'{limit_m:.3f} m: three sigmas, of depths at most '
+                              f'{MAX_FUSED_GAP_M:g})')
     return agreeing, doubt
 
 

@@ -275,7 +275,8 @@ def test_depths_are_fused_within_three_sigmas_of_their_noise_else_the_clicked_on
     assert other.method == Method.DEPTH_CLICKED
     assert error_m(other) < 0.004
     assert 0.03 < other.gap_m < 0.04
-    assert (same.doubt, other.doubt) == ('', '')  # wrong poses explain it
+    assert same.doubt == ''
+    assert 'apart' in other.doubt
 
 
 def test_a_gap_that_wrong_poses_do_not_explain_is_to_be_checked():
@@ -287,11 +288,11 @@ def test_a_gap_that_wrong_poses_do_not_explain_is_to_be_checked():
     assert target.confidence < limits.sure_confidence
 
 
-def test_a_gap_of_more_than_4_cm_is_to_be_checked_though_wrong_poses_explain_it():
+def test_a_gap_of_more_than_2_cm_is_to_be_checked_though_wrong_poses_explain_it():
     left, near = views(raycast_scenes.LEFT, CLOSE)
-    target = lifted(left, replace(near, depth_m=near.depth_m + np.float32(0.045)))
+    target = lifted(left, replace(near, depth_m=near.depth_m + np.float32(0.03)))
     assert target.method == Method.DEPTH_CLICKED
-    assert 'at most 0.04' in target.doubt
+    assert 'of depths at most 0.02' in target.doubt
     assert target.confidence < LIMITS.sure_confidence
 
 

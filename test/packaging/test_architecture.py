@@ -38,7 +38,7 @@ TORCH_FOLDERS = ('matchers/cropond/engine', 'bench/latency')
 
 MAX_MODULES_PER_FOLDER = 15
 MAX_MODULES = 170
-MAX_LINES = 31_500
+MAX_LINES = 32_500
 
 def words(text: str) -> frozenset[str]:
     return frozenset(text.split())

@@ -163,7 +163,7 @@ def test_a_whole_number_is_a_float_where_the_option_is_one(double):
 
 def test_a_node_that_cannot_start_ends_launch_with_an_error(double):
     """Its exit code is 1; a crash later ends nothing but itself."""
-    node = node_of(bring_up(cameras='a,b'))
+    node = node_of(bring_up(cameras='a,b', required='true'))
     for code, is_error in ((1, True), (0, False), (-11, False)):
         event = SimpleNamespace(returncode=code)
         if is_error:
@@ -171,7 +171,8 @@ def test_a_node_that_cannot_start_ends_launch_with_an_error(double):
                 node['on_exit'](event, Context())
         else:
             node['on_exit'](event, Context())
-    assert node_of(bring_up(cameras='a,b', required='false'))['on_exit'] is None
+    # By default it does not end the launch file of the robot that includes it.
+    assert node_of(bring_up(cameras='a,b'))['on_exit'] is None
 
 
 def test_the_node_is_started_again_only_on_request(double):
