@@ -56,10 +56,10 @@ smoke: $(TEST_VENV)/.package-$(KIND) colcon-smoke
 pip-test: $(TEST_VENV)/.package-$(KIND)
 	$(PYTEST) -n 3 --dist loadfile test
 
-# What calls NumPy, OpenCV or rclpy; the rest (the page, the packaging, CroPond) is the same on all.
+# What computes with NumPy and OpenCV, and the node; the rest is the same on all.
 test-libraries: $(TEST_VENV)/.package-$(KIND)
 	$(if $(LIBRARIES),,$(error make test-libraries LIBRARIES=jammy PYTHON=python3.10, or LIBRARIES=noble))
-	$(PYTEST) -n 3 --dist loadfile test/core test/data test/matchers/xfeat test/ros test/examples
+	$(PYTEST) -n 3 --dist loadfile test/core test/data test/matchers/xfeat test/ros/node test/ros/rviz
 
 # A clean environment, as on a machine without ROS; no compiler may be called.
 test-without-ros:
