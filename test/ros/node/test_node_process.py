@@ -87,6 +87,7 @@ def test_a_signal_in_any_stage_refuses_the_query_and_ends_in_order(graph, tmp_pa
                 cameras.send_all()
             if results:  # best effort lost a part of a frame, and the query ended over it
                 results.clear()
+                stages.clear()
                 ask()
             return stage in stages and not results
 
