@@ -433,8 +433,16 @@ def ask(rig: Rig, pipeline: Pipeline, point_base_m):
 
     pipeline.rig.until(has_frames)
     request = QueryRequest(camera='front', pixel=project_point('front', point_base_m))
+
+    def is_answered() -> bool:
+        if done and done[-1].status.code in (Status.NO_IMAGE, Status.STALE, Status.NO_DEPTH):
+            done.clear()  # best effort lost a part of a frame
+            pipeline.rig.until(has_frames)
+            rig.run_in_executor(lambda: rig.node._server.submit(request, done.append))
+        return bool(done)
+
     rig.run_in_executor(lambda: rig.node._server.submit(request, done.append))
-    pipeline.rig.until(lambda: done, what='an answer')
+    pipeline.rig.until(is_answered, what='an answer')
     return done[0]
 
 
