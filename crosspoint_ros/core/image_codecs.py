@@ -126,6 +126,8 @@ def decode_rvl(data: Data) -> npt.NDArray[np.uint16]:
     if width <= 0 or height <= 0 or width * height > MAX_PIXELS:
         raise ValueError(f'the RVL image is {width}x{height} px (limit {MAX_PIXELS / 1e6:g} '
                          'megapixels)')
+    if len(data) > 4 * width * height + 24:  # a difference of depths takes 3 bytes
+        raise ValueError(f'the RVL image is damaged: {len(data)} bytes for {width}x{height} px')
     words = np.frombuffer(data, '<u4', (len(data) - 8) // 4, offset=8)
     octets = words.astype('>u4').view(np.uint8)
     nibbles = np.stack([octets >> 4, octets & 15], axis=1).ravel()
@@ -141,22 +143,22 @@ def decode_rvl(data: Data) -> npt.NDArray[np.uint16]:
 
 
 def _place_runs(numbers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.uint16]:
-    values, filled, at = numbers.tolist(), 0, 0
-    is_depth, is_number = np.zeros(size, bool), np.zeros(len(values), bool)
+    values, starts, filled, at = numbers.tolist(), [], 0, 0
     while filled < size and at + 1 < len(values):
         zeros, depths = values[at:at + 2]
-        start, filled, at = filled + zeros, filled + zeros + depths, at + 2
-        if zeros + depths == 0:
+        starts.append(at)
+        filled, at = filled + zeros + depths, at + 2 + depths
+        # Only the first run of zeros, and the last one of depths, may be empty.
+        if (not zeros and len(starts) > 1) or (not depths and filled < size):
             break
-        is_depth[start:filled] = True
-        is_number[at:at + depths] = True
-        at += depths
     if filled != size or at > len(values):
         raise ValueError(f'the RVL image is cut off or damaged: its {len(values)} numbers fill '
                          f'{min(filled, size)} of {size} pixels')
     if len(values) - at >= 8:  # the last word is filled up with zeros
         raise ValueError(f'the RVL image is damaged: {len(values) - at} numbers are left over')
-    signed = numbers[is_number]
+    places = np.add.outer(starts, [0, 1]).ravel()
+    signed = np.delete(numbers[:at], places)
+    is_depth = np.repeat(np.arange(len(places)) % 2 == 1, numbers[places])
     depth = np.zeros(size, np.uint16)
     depth[is_depth] = np.cumsum((signed >> 1) ^ -(signed & 1)).astype(np.uint16)
     return depth

@@ -174,6 +174,18 @@ def test_rvl_of_640x480_is_decoded_in_less_than_300_ms():
     assert time.process_time() - start_s < 0.3
 
 
+@pytest.mark.parametrize(('size', 'octet', 'limit_s'), [
+    ((10000, 10000), 0x10, 2.5), ((10000, 10000), 0x01, 2.5), ((10000, 10000), 0x11, 2.5),
+    ((64, 48), 0x11, 0.3)],
+    ids=['runs without depth', 'runs without zeros', 'runs of one', 'more than the image holds'])
+def test_a_hostile_rvl_stream_of_4_mb_costs_no_more_than_a_true_one(size, octet, limit_s):
+    data = bytes(12) + struct.pack('<ii', *size) + bytes([octet]) * 4_000_000
+    start_s = time.process_time()
+    with pytest.raises(Rejected, match='the RVL image is '):
+        depth_m_from_compressed(data, '16UC1; compressedDepth rvl')
+    assert time.process_time() - start_s < limit_s
+
+
 def test_an_rvl_stream_that_is_cut_off_or_lost_bytes_is_refused():
     depth = np.random.default_rng(0).integers(0, 900, (31, 47)).astype(np.uint16)
     data = bytes(12) + encode_rvl(depth * (depth > 300))
