@@ -97,6 +97,7 @@ class QueryServer:
         self._views = ViewCollector(self.cameras, self.transforms, config)
         self.state = ServerState.INACTIVE
         self._time_jump_s = -math.inf  # when the clock, or a camera's stamps, last went back
+        self._cleared_s = -math.inf  # when a person last cleared the target
         self._result_callbacks: dict[str, OnResult] = {}
         self._pending_replies = 0
         self._goals: dict[bytes, QueryTask] = {}
@@ -117,7 +118,7 @@ class QueryServer:
         self._image_markers = ImageMarkers(node, self.cameras, config.times.max_image_age_s,
                                            self.submit, self._call_in_executor)
         self.review = ReviewServer(node, config, self.target, self.explain_unavailable,
-                                   last_target_number)
+                                   self._on_clear, last_target_number)
         # All wait for their result, and must not block other callbacks meanwhile.
         group = ReentrantCallbackGroup()
         self._action = ActionServer(
@@ -256,6 +257,10 @@ class QueryServer:
         self._node.get_logger().error(f'no target is sent: {conflict}')
         self.review.withdraw(conflict)
 
+    def _on_clear(self) -> None:
+        self._cleared_s = time.monotonic()
+        self._thread.cancel_all('the target was cleared')
+
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
 
@@ -321,6 +326,8 @@ class QueryServer:
             return Rejected(Code.CANCELLED, 'the node was deactivated before it was published')
         if dict(task.stages).get('match', math.inf) < self._time_jump_s:
             return Rejected(Code.CANCELLED, 'time jumped while it was answered: click again')
+        if task.started_s < self._cleared_s:
+            return Rejected(Code.CANCELLED, 'the target was cleared before it was published')
         conflict = self._explain_frame_conflict()
         if conflict:
             return Rejected(Code.BUSY, conflict)

@@ -58,12 +58,15 @@ class ReviewServer:
     """Offers `~/history`, `~/adjust` and the services; all in the executor's thread."""
 
     def __init__(self, node: LifecycleNode, config: Config, target: ActiveTarget,
-                 explain_unavailable: Callable[[], str], last_target_number: int = 0) -> None:
+                 explain_unavailable: Callable[[], str], on_clear: Callable[[], None],
+                 last_target_number: int = 0) -> None:
         """explain_unavailable: why the node takes no requests; '' if it does.
 
+        on_clear: called before a person's clear, to end the queries whose target would come after.
         last_target_number: of the targets before the node was last cleaned up.
         """
         self._node, self._target, self._explain_unavailable = node, target, explain_unavailable
+        self._on_clear = on_clear
         self._base_frame, self._ttl_s = config.base_frame, config.target_ttl_s
         self._keeps_target = config.on_refusal == 'keep'
         self.history = History(last_target_number)
@@ -178,7 +181,8 @@ class ReviewServer:
         return message
 
     def clear(self) -> str:
-        """Clear the target; `undo` brings it back."""
+        """Clear the target, and end the open queries; `undo` brings the target back."""
+        self._on_clear()
         target = self._target.active_target
         self.history.clear()
         return self._publish_history('there was no target' if target is None

@@ -1,6 +1,7 @@
 """Accept, correct, undo, redo and clear on a running node, over real DDS."""
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -338,6 +339,28 @@ def test_an_answer_to_images_of_before_a_jump_in_time_puts_no_target_up():
         result = person.wait_for_result(job)
         assert (result.status.code, result.has_target) == (Status.CANCELLED, False)
         assert 'time jumped' in result.status.message
+        person.wait_for_no_target()
+
+
+@pytest.mark.parametrize('is_answered', [False, True])
+def test_a_target_that_is_cleared_before_it_was_published_stays_away(is_answered):
+    with run_rig(matcher='fake_matchers:SlowMatcher', SlowMatcher__delay_s=0.5) as rig:
+        rig.discover()
+        person = Operator(rig)
+        rig.send_frames()
+        job = person.submit_click(POINT_BASE_M)
+        rig.until(lambda: job.stage == 'match')
+
+        def clear() -> None:
+            while is_answered and not job.is_done:  # this is the executor: nothing is published
+                time.sleep(0.01)
+            rig.node._server.review.clear()
+
+        rig.run_in_executor(clear)
+        result = person.wait_for_result(job)
+        assert (result.status.code, result.has_target) == (Status.CANCELLED, False)
+        assert 'the target was cleared' in result.status.message
+        assert list(person.wait_for_history(current='').entries) == []
         person.wait_for_no_target()
 
 
