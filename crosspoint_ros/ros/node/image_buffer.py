@@ -52,6 +52,11 @@ class DecodedView:
     depth_info: BufferedInfo | None
     view: View
 
+    @property
+    def sources(self) -> tuple[object, ...]:
+        """What decides whether it is still the view of its image."""
+        return self.info, self.depth, self.depth_info
+
 
 @dataclass(eq=False)
 class BufferedMessage:
@@ -315,15 +320,17 @@ class ImageBuffer:
                 info = self._find_info(image, self._infos, self._images, rgb.shape[1::-1])
                 depth_info = None if depth is None or not self.topics.depth_info_topic else \
                     self._find_info(depth, self._depth_infos, self._depths)
-            if done is None or (done.info, done.depth, done.depth_info) != (
-                    info, depth, depth_info):
-                # A newer camera info or nearer depth makes another view of the same array.
-                messages = ViewMessages.decode(self.topics, image.msg, info.msg,
-                                               depth and depth.msg, depth_info and depth_info.msg,
-                                               self._mask, rgb)
-                view = build_view(messages, self._lookup_transform)
-                done = image.decoded = DecodedView(info, depth, depth_info, view)
-            return done.view
+            if done and done.sources == (info, depth, depth_info):
+                return done.view
+            # A newer camera info or nearer depth makes another view of the same array.
+            messages = ViewMessages.decode(self.topics, image.msg, info.msg, depth and depth.msg,
+                                           depth_info and depth_info.msg, self._mask, rgb)
+        # It may wait for TF, so without the lock: another query may be faster.
+        new = DecodedView(info, depth, depth_info, build_view(messages, self._lookup_transform))
+        with self._decode_lock:
+            if image.decoded is None or image.decoded.sources != new.sources:
+                image.decoded = new
+            return image.decoded.view
 
     def _find_info(self, taken: BufferedMessage, infos: InfoHistory, kept: list[BufferedMessage],
                    size: tuple[int, int] | None = None) -> BufferedInfo:

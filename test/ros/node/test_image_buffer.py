@@ -480,6 +480,28 @@ def test_depth_of_another_lens_is_registered_by_its_camera_info_and_tf():
     assert len(asked) == 1
 
 
+def test_a_depth_that_waits_for_its_transform_does_not_hold_up_another_image():
+    waits, sent = threading.Event(), threading.Event()
+
+    def lookup(target_frame, source_frame, at_ns):
+        if at_ns == ns(0):
+            waits.set()
+            assert sent.wait(WAIT_S)
+        return Transform(np.eye(3), np.array([0.0, 0.0, -0.5]))
+
+    frames = registering(lookup, depth_info(20.0, width=16))
+    frames.add_image(image(100))
+    frames.add_depth(stamped(depth(100, 2000, width=16), 100, 'depth_eye'))
+    with ThreadPoolExecutor(3) as pool:
+        first, again = (pool.submit(frames.get_view_at, ns(0)) for _ in range(2))
+        try:
+            assert waits.wait(WAIT_S)
+            assert pool.submit(frames.get_view_at, ns(100)).result(timeout=5).stamp_ns == ns(100)
+        finally:
+            sent.set()
+        assert first.result() is again.result() is frames.get_view_at(ns(0))
+
+
 def no_lookup(*frames):
     raise Rejected(Code.NO_TF, 'the two are in two trees')
 
