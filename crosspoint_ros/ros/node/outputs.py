@@ -30,6 +30,8 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                          durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # A target's frame is known from before its image: another view's may be that much older.
 LEAD_NS = 10**9
+UNKNOWN_NAME = '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_'  # to the RMW, until discovery tells
+UNNAMED = 'a node whose name has not come yet'
 MAX_SENT = 400  # some 20 s; of a drag, 3 s
 
 
@@ -119,13 +121,26 @@ class TargetFrameGuard:
     def __init__(self, node: Node, target_frame: str) -> None:
         self._node, self._target_frame = node, target_frame
         self._sent: deque[tuple[object, ...]] = deque(maxlen=MAX_SENT)
-        self._conflict, self._until_s = '', 0.0
+        self._taken, self._until_s = ('', '', ''), 0.0  # the frame, its parent, and the topic
+        self._senders = UNNAMED
         self.on_conflict: Callable[[str], None] = lambda conflict: None
 
     @property
     def conflict(self) -> str:
         """Why no target may be sent; '' if one may."""
-        return self._conflict if time.monotonic() < self._until_s else ''
+        if not self._is_taken:
+            return ''
+        child, parent, topic = self._taken
+        return (f'frame {child!r} is also sent by another node on {topic}, in {parent!r} '
+                f'({self._describe_senders(topic)}): stop that, or give target_frame, now '
+                f'{self._target_frame!r}, a unique name. Queries are '
+                + ('refused until this node is cleaned up and configured'
+                   if self._until_s == math.inf else
+                   f'taken again {LIVE_HISTORY_NS * 1e-9:g} s after the last of them'))
+
+    @property
+    def _is_taken(self) -> bool:
+        return time.monotonic() < self._until_s
 
     def remember(self, stamped: TransformStamped) -> None:
         """Remember what this node sends."""
@@ -138,28 +153,27 @@ class TargetFrameGuard:
             return True
         if not static and _identify(stamped) in self._sent:
             return False
-        is_known, was_static = bool(self.conflict), self._until_s == math.inf
+        was_taken, was_static = self._is_taken, self._until_s == math.inf
         if not was_static:
             self._until_s = math.inf if static else time.monotonic() + LIVE_HISTORY_NS * 1e-9
-        if not is_known or (static and not was_static):
-            topic = '/tf_static' if static else '/tf'
-            self._conflict = (
-                f'frame {child!r} is also sent by another node on {topic}, in '
-                f'{stamped.header.frame_id!r} ({self._describe_senders(topic)}): stop that, or '
-                f'give target_frame, now {self._target_frame!r}, a unique name. Queries are '
-                + ('refused until this node is cleaned up and configured' if static else
-                   f'taken again {LIVE_HISTORY_NS * 1e-9:g} s after the last of them'))
-            self.on_conflict(self._conflict)
+        if not was_taken or (static and not was_static):
+            self._taken = child, stamped.header.frame_id, '/tf_static' if static else '/tf'
+            self._senders = UNNAMED
+            self.on_conflict(self.conflict)
         return False
 
     def _describe_senders(self, topic: str) -> str:
-        own = self._node.get_fully_qualified_name()
-        names = sorted({f'{i.node_namespace.rstrip("/")}/{i.node_name}'
-                        for i in self._node.get_publishers_info_by_topic(topic)} - {own})
-        twins = [name for name in names if self._node.count_publishers(f'{name}/target_state')]
-        if twins:
-            return f'by the crosspoint node {", ".join(twins)}'
-        return f'who sends there: {", ".join(names[:8]) or "no node that is known"}'
+        """Say who sends there: their names may come later than their transforms."""
+        if UNNAMED not in self._senders:
+            return self._senders
+        names = {f'{i.node_namespace.rstrip("/")}/{i.node_name}'
+                 for i in self._node.get_publishers_info_by_topic(topic)}
+        named = sorted(names - {self._node.get_fully_qualified_name(), UNKNOWN_NAME})
+        twins = [name for name in named if self._node.count_publishers(f'{name}/target_state')]
+        others = named[:8] + [UNNAMED] * (UNKNOWN_NAME in names or not named)
+        self._senders = (f'by the crosspoint node {", ".join(twins)}' if twins else
+                         f'who sends there: {", ".join(others)}')
+        return self._senders
 
 
 def _identify(stamped: TransformStamped) -> tuple[object, ...]:

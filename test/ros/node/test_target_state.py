@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from rclpy.qos import QoSProfile
 from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 from two_camera_rig import (
-    EYES,
     LATCHED_QOS,
     POSES,
     Cameras,
@@ -192,6 +192,7 @@ class Paused:
 
     def __init__(self) -> None:
         self.now_ns, self.sent = 100 * 10**9, []
+        self.senders: list[tuple[str, str]] = []  # namespace and name
 
     def get_clock(self) -> Paused:
         return self
@@ -209,7 +210,10 @@ class Paused:
         return '/crosspoint'
 
     def get_publishers_info_by_topic(self, topic: str) -> list:
-        return []
+        return [SimpleNamespace(node_namespace=n, node_name=name) for n, name in self.senders]
+
+    def count_publishers(self, topic: str) -> int:
+        return int(topic == '/arm/crosspoint/target_state')
 
 
 def make_target(number: int, x_m: float, stamp_ns: int) -> ActiveTarget:
@@ -263,6 +267,16 @@ def test_two_nodes_that_send_the_same_stamps_under_one_clock_tell_each_other_apa
     assert guards[0].conflict == ''
     assert not guards[0].accept(second.sent[0], False)
     assert "'goal_1' is also sent by another node on /tf, in 'base_link'" in guards[0].conflict
+
+
+def test_a_sender_whose_name_comes_later_is_named_then_and_still_after_it_has_left():
+    node = Paused()
+    guard = TargetBroadcaster(node, 'goal').guard
+    node.senders = [('/', 'rig'), ('_NODE_NAMESPACE_UNKNOWN_', '_NODE_NAME_UNKNOWN_')]
+    guard.accept(_stamped(node.now_ns, 'base_link', 'goal', POSES['front']), False)
+    assert '(who sends there: /rig, a node whose name has not come yet)' in guard.conflict
+    for node.senders in ([('/', 'rig'), ('/arm', 'crosspoint')], []):
+        assert '(by the crosspoint node /arm/crosspoint)' in guard.conflict
 
 
 # --- the state
@@ -416,33 +430,19 @@ def run_arms(**parameters) -> Iterator[tuple[Pipeline, Rig]]:
             namespace='/arm', domain=pipeline.rig.domain, **parameters) as other:
         other.until(lambda: other.node._server.loader.matchers, what='the other matcher')
         other.until(lambda: other.node._server.state is other.node._server.state.ACTIVE)
-        pipeline.rig.discover()
+        pipeline.rig.discover(nodes=2)
+        for rig in (pipeline.rig, other):
+            rig.until(lambda rig=rig: rig.node.get_node_names().count('crosspoint') == 2)
         yield pipeline, other
 
 
 def ask(rig: Rig, pipeline: Pipeline, point_base_m):
     """Click through one of two nodes that see the same cameras."""
-    pipeline.rig.send_frames()
+    pipeline.rig.send_frames(to=rig)
     done: list = []
-    buffers = [rig.node._server.cameras[c].buffer for c in EYES]
-    stamp_ns = pipeline.rig.cameras.now_ns()
-
-    def has_frames() -> bool:
-        pipeline.rig.cameras.send_all(stamp_ns)
-        return all(b.get_newest_stamp_ns() == stamp_ns and b.is_ready(stamp_ns) for b in buffers)
-
-    pipeline.rig.until(has_frames)
     request = QueryRequest(camera='front', pixel=project_point('front', point_base_m))
-
-    def is_answered() -> bool:
-        if done and done[-1].status.code in (Status.NO_IMAGE, Status.STALE, Status.NO_DEPTH):
-            done.clear()  # best effort lost a part of a frame
-            pipeline.rig.until(has_frames)
-            rig.run_in_executor(lambda: rig.node._server.submit(request, done.append))
-        return bool(done)
-
     rig.run_in_executor(lambda: rig.node._server.submit(request, done.append))
-    pipeline.rig.until(is_answered, what='an answer')
+    pipeline.rig.until(lambda: done, what='an answer')
     return done[0]
 
 
