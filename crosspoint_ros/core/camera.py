@@ -1,7 +1,7 @@
 """Camera intrinsics: projection with distortion, and back to rays."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -184,6 +184,31 @@ class Intrinsics:
                                      / (1 + r2 * (k[5] + r2 * (k[6] + r2 * k[7]))))
         folds = np.flatnonzero(~(np.diff(shown) > 0))
         return float(np.tan(angle[folds[0]])) if len(folds) else np.inf
+
+    def turn(self, quarters: int) -> Intrinsics:
+        """Return the intrinsics of the image that `np.rot90(image, quarters)` gives, exactly.
+
+        One quarter (x' = y, y' = -x about the principal point) exchanges the axes, and of the
+        distortion only the tangential coefficients p1, p2, which are about axes.
+        """
+        turned = self
+        for _ in range(quarters % 4):
+            k = turned.distortion
+            if turned.model != 'equidistant' and k:
+                k = (*k[:2], -k[3], k[2], *k[4:])
+            turned = replace(
+                turned, fx_px=turned.fy_px, fy_px=turned.fx_px, cx_px=turned.cy_px,
+                cy_px=turned.width_px - 1 - turned.cx_px, width_px=turned.height_px,
+                height_px=turned.width_px, distortion=k)
+        return turned
+
+    def turn_pixel(self, pixel: npt.ArrayLike, quarters: int) -> Array:
+        """Return where pixels (..., 2) are in the image that `np.rot90(image, quarters)` gives."""
+        x, y = np.moveaxis(np.asarray(pixel, dtype=np.float64), -1, 0)
+        width_px, height_px = self.width_px, self.height_px
+        for _ in range(quarters % 4):
+            x, y, width_px, height_px = y, width_px - 1 - x, height_px, width_px
+        return np.stack([x, y], axis=-1)
 
     def contains(self, pixel: npt.ArrayLike) -> bool:
         """Return whether the pixel (2,) is on the image, borders of half a pixel included."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +99,22 @@ class View:
         """`base_from_cam` where the view's rays are known too, not for assumed intrinsics."""
         return None if self.intrinsics.is_assumed else self.base_from_cam
 
+    def turn(self, quarters: int) -> View:
+        """Return the view of a camera turned about its axis: `np.rot90(image, quarters)`, exactly.
+
+        Image, depth and mask are turned, intrinsics and pose follow: a 3D point is in the same
+        place of the scene. Pixels: `Intrinsics.turn_pixel`.
+        """
+        def rotate(array: Any) -> Any:
+            return None if array is None else np.ascontiguousarray(np.rot90(array, quarters))
+
+        pose = self.base_from_cam
+        if pose is not None:
+            old_from_new = np.linalg.matrix_power([[0, -1, 0], [1, 0, 0], [0, 0, 1]], quarters % 4)
+            pose = pose @ Transform(old_from_new, np.zeros(3))
+        return View(self.camera, rotate(self.image), self.intrinsics.turn(quarters), self.stamp_ns,
+                    self.frame_id, rotate(self.depth_m), pose, rotate(self.mask))
+
     def backproject(self, pixel: npt.ArrayLike, depth_m: npt.ArrayLike) -> Array:
         """Return the points (..., 3) in the camera's frame at pixels (..., 2), m.
 
@@ -142,17 +158,31 @@ class Query:
 
 
 @dataclass(frozen=True, eq=False)
+class CorrectedPose:
+    """The relative pose of two cameras, TF's corrected by the images.
+
+    covariance: (6, 6) of a small rotation, rad, then a translation, m, both in the other camera:
+    a point there is off by rotation x point + translation.
+    """
+
+    other_from_clicked: Transform
+    covariance: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Match:
     """A matcher's result.
 
     pixel: (2,) in the other view. covariance_px2: (2, 2), NaN where unknown. confidence: 0..1.
-    basis: what it is based on, for messages ("depth reprojection, 212 inliers").
+    basis: what it is based on, for messages ("depth reprojection, 212 inliers"). corrected_pose:
+    of the two cameras, from a matcher that measures it; the poses must be known too.
     """
 
     pixel: Array
     covariance_px2: Array = field(default_factory=lambda: np.full((2, 2), np.nan))
     confidence: float = 0.0
     basis: str = ''
+    corrected_pose: CorrectedPose | None = None
 
 
 class Method(IntEnum):

@@ -75,7 +75,8 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f'{args.folder}: none of its {len(source)} queries can be read')
     score = metrics.compute_score(outcomes, limits.sure_confidence, args.max_angle)
     setup = ' '.join([args.matcher, *args.option, *([f'+ {refined_by}'] if refiner else [])])
-    title = f'{args.folder.name}, {len(outcomes)} queries, {setup}, {describe_inputs(inputs)}'
+    roll = '' if args.roll == '0' else f'; second image turned: {args.roll}'
+    title = f'{args.folder.name}, {len(outcomes)} queries, {setup}, {describe_inputs(inputs)}{roll}'
     print(f'{title}\n{format_table(score)}')
     if score.by_camera:
         print(format_camera_table(score, args.max_angle))
@@ -164,8 +165,11 @@ def _format_share(share: float) -> str:
 
 
 def list_accuracies(score: MatchingScore) -> list[tuple[str, PointAccuracy]]:
-    """Return the accuracy of each viewing angle, by name, and of all."""
+    """Return the accuracy of each viewing angle, roll and turn, by name, and of all."""
+    turns = score.by_turn if score.by_turn['0'].points < score.overall.points else {}
     return [*((f'{name} deg', one) for name, one in sorted(score.by_bin.items()) if one.points),
+            *((f'roll {name}', one) for name, one in score.by_roll.items() if one.points),
+            *((f'turned {name}', one) for name, one in turns.items() if one.points),
             ('all', score.overall)]
 
 

@@ -19,6 +19,8 @@ from crosspoint_ros.data.qa.point_visibility import Visibility
 
 log = logging.getLogger(__name__)
 INDEX, QUERIES = 'index.json', 'queries.npz'
+TURN_STREAM = 1  # of the random numbers: apart from the noise of the poses
+MAX_TURNED_VIEWS = 100
 MAX_STRETCH = 1e-3  # of a rotation that was written with few digits
 ANGLE_BINS = ('0-15', '15-30', '30-45', '45+', 'unknown')
 STATUS_CODES = (Visibility.OCCLUDED, Visibility.VISIBLE, Visibility.OUTSIDE)  # of queries.npz
@@ -41,6 +43,8 @@ class LabelledQuery:
 
     ground_truth: pixel (2,) in the other view. pair: number of the image pair. bin: of the viewing
     angle. angle_deg, point_base_m: viewing angle and 3D ground truth where they are known.
+    roll_deg: how the other image is turned against the clicked one, where the source knows the
+    poses (whether the matcher gets them or not); turn_deg: the part of it that `--roll` added.
     """
 
     query: Query
@@ -50,6 +54,8 @@ class LabelledQuery:
     bin: str
     angle_deg: float = np.nan
     point_base_m: Array | None = None
+    roll_deg: float = np.nan
+    turn_deg: int = 0
 
 
 class PairSource(Protocol):
@@ -58,6 +64,54 @@ class PairSource(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[LabelledQuery]: ...
+
+
+class TurnedSource:
+    """A source whose second views are turned by `np.rot90`, with their poses and ground truth.
+
+    turn_deg: 90 is counter-clockwise; None: one of the four for each pair, drawn by the seed.
+    """
+
+    def __init__(self, source: PairSource, turn_deg: int | None, seed: int) -> None:
+        self._source, self._turn_deg, self._seed = source, turn_deg, seed
+        self._views: dict[tuple[int, int], tuple[View, View]] = {}  # by image: given, turned
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __iter__(self) -> Iterator[LabelledQuery]:
+        """Yield the queries in the order of the source."""
+        for labelled in self._source:
+            query, quarters = labelled.query, self._select_quarters(labelled.pair)
+            pixel = query.other.intrinsics.turn_pixel(labelled.ground_truth, quarters)
+            # A camera turned counter-clockwise sees the scene turned clockwise, and y is down.
+            turn_deg, roll_deg = 90 * quarters, labelled.roll_deg - 90 * quarters
+            yield replace(
+                labelled, query=replace(query, other=self._turn(query.other, quarters)),
+                ground_truth=pixel, turn_deg=turn_deg, roll_deg=(roll_deg + 180) % 360 - 180)
+
+    def _select_quarters(self, pair: int) -> int:
+        if self._turn_deg is None:
+            return int(np.random.default_rng([self._seed, pair, TURN_STREAM]).integers(4))
+        return self._turn_deg // 90
+
+    def _turn(self, view: View, quarters: int) -> View:
+        """Turn a view; an image that comes again is the same array: the matcher's caches go by it.
+
+        The given views are kept too, so that an identity is of one image only.
+        """
+        known = self._views.get((id(view.image), quarters))
+        if known is not None and known[0] is view:
+            return known[1]
+        turned = view.turn(quarters)
+        if known is not None:
+            same = {name: getattr(known[1], name) for name in ('image', 'depth_m', 'mask')
+                    if getattr(known[0], name) is getattr(view, name)}
+            turned = replace(turned, **same)
+        self._views[id(view.image), quarters] = view, turned
+        while len(self._views) > MAX_TURNED_VIEWS:
+            self._views.pop(next(iter(self._views)))
+        return turned
 
 
 class PairFolderSource:
@@ -85,34 +139,35 @@ class PairFolderSource:
     def __iter__(self) -> Iterator[LabelledQuery]:
         """Yield the queries pair by pair."""
         for number, pair in enumerate(self._index['pairs']):
-            views = read_pair(partial(self._read_pair, number, pair),
-                              f'{self._folder / INDEX}: pair {number}')
-            if views is None:
+            true = read_pair(partial(self._read_pair, pair),
+                             f'{self._folder / INDEX}: pair {number}')
+            if true is None:
                 continue
+            views = apply_inputs(true, self._inputs, number)
             for row in np.flatnonzero(self._queries['pair'] == number):
+                pixel = self._queries['p'][row].astype(np.float64)
                 yield LabelledQuery(
-                    Query(*views, self._queries['p'][row].astype(np.float64)),
-                    self._queries['gt'][row].astype(np.float64),
+                    Query(*views, pixel), self._queries['gt'][row].astype(np.float64),
                     STATUS_CODES[int(self._queries['status'][row])], number,
-                    self._index['bins'][pair['bin']])
+                    self._index['bins'][pair['bin']], point_base_m=locate_by_depth(true[0], pixel),
+                    roll_deg=measure_roll_deg(*true))
 
-    def _read_pair(self, number: int, pair: dict[str, Any]) -> tuple[View, View]:
+    def _read_pair(self, pair: dict[str, Any]) -> tuple[View, View]:
         other_from_clicked = Transform.from_noisy_matrix(pair['T_BA'], MAX_STRETCH)
         identity = Transform(np.eye(3), np.zeros(3))
-        return apply_inputs((
-            replace(self._read_view(pair['A']), base_from_cam=identity),
-            replace(self._read_view(pair['B']), base_from_cam=other_from_clicked.inverse)),
-            self._inputs, number)
+        return (replace(self._read_view(pair['A']), base_from_cam=identity),
+                replace(self._read_view(pair['B']), base_from_cam=other_from_clicked.inverse))
 
     def _read_view(self, name: str) -> View:
         if name not in self._views:
-            image = read_image(self._folder / 'frames' / f'{name}.png')
+            frames = self._folder / 'frames'
+            image, depth = read_image(frames / f'{name}.png'), frames / f'{name}.depth.png'
             K, (height, width) = self._index['frames'][name]['K'], image.shape[:2]
             self._views[name] = View(
                 camera=name, image=image, mask=self._mask,
                 intrinsics=Intrinsics(K[0][0], K[1][1], K[0][2], K[1][2], width, height),
-                depth_m=read_depth_m(self._folder / 'frames' / f'{name}.depth.png',
-                                     self._index['depth_scale']) if self._inputs.depth else None)
+                depth_m=read_depth_m(depth, self._index['depth_scale'])
+                if self._inputs.depth or depth.is_file() else None)
         return self._views[name]
 
 
@@ -153,6 +208,28 @@ def measure_viewing_angle_deg(clicked: View, other: View, point_base_m: Array | 
     a, b = (ray / max(float(np.linalg.norm(ray)), 1e-9) for ray in (
         clicked.base_from_cam.t_m - point_base_m, other.base_from_cam.t_m - point_base_m))
     return float(np.degrees(np.arccos(np.clip(a @ b, -1, 1))))
+
+
+def measure_roll_deg(clicked: View, other: View) -> float:
+    """Return how the other image is turned against the clicked one; NaN if it is not known.
+
+    The turn about the optical axis (-180..180, the twist of swing-twist) of the relative rotation;
+    positive where the scene appears turned clockwise in the other image.
+    """
+    if clicked.base_from_cam is None or other.base_from_cam is None:
+        return np.nan
+    _, _, z, w = (other.base_from_cam.inverse @ clicked.base_from_cam).quaternion_xyzw
+    return float(np.degrees(2 * np.arctan2(z, w)))
+
+
+def locate_by_depth(view: View, pixel: Array) -> Array | None:
+    """Return the point (3,) that the depth of the nearest pixel measures, in the base, or None."""
+    if view.depth_m is None or view.base_from_cam is None:
+        return None
+    column, row = pixel.round().astype(int)
+    point_cam_m = view.backproject(pixel, view.depth_m[row, column])
+    return view.base_from_cam.transform_points(point_cam_m) if np.isfinite(point_cam_m).all() \
+        else None
 
 
 def select_angle_bin(angle_deg: float) -> str:

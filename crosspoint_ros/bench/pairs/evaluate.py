@@ -25,8 +25,8 @@ class Outcome:
     clickable: False if the robot refuses the click itself (on its own body, outside the image):
     such a query is in no score. error_px: distance of the found pixel from the ground truth,
     accepted or not; infinite without a pixel. mahalanobis2: that error in units of the stated
-    covariance. code: OK if accepted. camera: the one searched. error_3d_mm: of the target. NaN:
-    unknown.
+    covariance. code: OK if accepted. camera: the one searched. error_3d_mm: of the target.
+    roll_deg, turn_deg: as in `LabelledQuery`. NaN: unknown.
     """
 
     pair: int
@@ -44,6 +44,8 @@ class Outcome:
     camera: str = ''
     angle_deg: float = np.nan
     error_3d_mm: float = np.nan
+    roll_deg: float = np.nan
+    turn_deg: int = 0
 
     @property
     def accepted(self) -> bool:
@@ -84,7 +86,8 @@ def _evaluate_query(labelled: LabelledQuery, matcher: Matcher, limits: Limits,
         '' if rejected is None else rejected.message, first, ms,
         (float(match.pixel[0]), float(match.pixel[1])), query.other.camera, labelled.angle_deg,
         np.nan if target is None or labelled.point_base_m is None else 1000 * float(
-            np.linalg.norm(target.base_from_target.t_m - labelled.point_base_m)))
+            np.linalg.norm(target.base_from_target.t_m - labelled.point_base_m)),
+        labelled.roll_deg, labelled.turn_deg)
 
 
 def draw_failure(path: Path, labelled: LabelledQuery, outcome: Outcome, sure_confidence: float

@@ -13,6 +13,8 @@ from crosspoint_ros.bench.pairs.evaluate import Outcome
 
 Z_95 = 1.959963984540054
 PCK_PX = (5.0, 10.0, 20.0, 40.0)
+ROLL_BINS = (('0-15', 0, 15), ('15-30', 15, 30), ('30-45', 30, 45), ('45-90', 45, 90),
+             ('90+', 90, 181))  # deg, without the sign
 CORRECT_PX = 20.0
 CAMERA_PX = 10.0
 MAX_ANGLE_DEG = 40.0
@@ -71,11 +73,14 @@ class MatchingScore:
     among those at least as confident as 90 % of the correct ones. sure_precision: correct ones
     among the answers accepted with sure_confidence or more. mahalanobis2_median: 1.39 if the
     covariances are calibrated. unclickable: queries that are in no score, since the robot refuses
-    the click itself. by_camera: where viewing angles are known.
+    the click itself. by_camera: where viewing angles are known; by_roll where poses are known;
+    by_turn: of the second image, by `--roll`.
     """
 
     overall: PointAccuracy
     by_bin: dict[str, PointAccuracy]
+    by_roll: dict[str, PointAccuracy]
+    by_turn: dict[str, PointAccuracy]
     visibility_auroc: float
     precision_at_recall: float
     accepted_precision: float
@@ -105,6 +110,10 @@ def compute_score(outcomes: Sequence[Outcome], sure_confidence: float,
         overall=compute_accuracy(clicks),
         by_bin={name: compute_accuracy([o for o in clicks if o.bin == name])
                 for name in dict.fromkeys(o.bin for o in clicks)},
+        by_roll={name: compute_accuracy([o for o in clicks if low <= abs(o.roll_deg) < high])
+                 for name, low, high in ROLL_BINS},
+        by_turn={str(turn_deg): compute_accuracy([o for o in clicks if o.turn_deg == turn_deg])
+                 for turn_deg in (0, 90, 180, 270)},
         visibility_auroc=compute_auroc(confidence[visible], confidence[~visible]),
         precision_at_recall=compute_precision_at_recall(confidence, correct),
         accepted_precision=_mean(correct[accepted]), sure_precision=_mean(correct[sure]),

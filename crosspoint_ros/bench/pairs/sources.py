@@ -61,7 +61,7 @@ class KnownSceneSource:
                 angle_deg = dataset.measure_viewing_angle_deg(*true, point.point_base_m)
                 yield LabelledQuery(Query(*views, point.pixel), projection.pixel, visibility,
                                     number, dataset.select_angle_bin(angle_deg), angle_deg,
-                                    point.point_base_m)
+                                    point.point_base_m, dataset.measure_roll_deg(*true))
 
 
 class AnswerLogSource:
@@ -105,7 +105,8 @@ class AnswerLogSource:
                 point_base_m = answer.base_from_target.t_m if answer.base_from_target else None
                 angle_deg = dataset.measure_viewing_angle_deg(*views, point_base_m)
                 yield LabelledQuery(Query(*views, answer.pixel), pixel, Visibility.VISIBLE, number,
-                                    dataset.select_angle_bin(angle_deg))
+                                    dataset.select_angle_bin(angle_deg),
+                                    roll_deg=dataset.measure_roll_deg(*true))
 
     def _read_pair(self, answer: LoggedAnswer, other: LoggedView) -> tuple[View, View]:
         return answer.clicked.read(self._inputs.depth), other.read(self._inputs.depth)
@@ -146,10 +147,13 @@ class RgbdSource:
     def __iter__(self) -> Iterator[LabelledQuery]:
         """Yield the queries, frame pair by frame pair."""
         for number, group in groupby(self._points, key=lambda point: point[0]):
-            views = dataset.apply_inputs(self._read_pair(self._pairs[number]), self._inputs, number)
+            true = self._read_pair(self._pairs[number])
+            views = dataset.apply_inputs(true, self._inputs, number)
             for _, pixel, ground_truth, visibility, angle_bin in group:
                 yield LabelledQuery(Query(*views, pixel), ground_truth, visibility, number,
-                                    angle_bin)
+                                    angle_bin,
+                                    point_base_m=dataset.locate_by_depth(true[0], pixel),
+                                    roll_deg=dataset.measure_roll_deg(*true))
 
     def _sample_points(self, pairs: list[FramePair], number: int, skipped: Counter[str]
                        ) -> Iterator[SampledPoint]:
@@ -215,6 +219,10 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
                         help='random seed of noise and sampling (default: 0)')
     parser.add_argument('--no-depth', action='store_true', help='withhold the depth')
     parser.add_argument('--no-poses', action='store_true', help='withhold the poses')
+    parser.add_argument('--roll', choices=('0', '90', '180', '270', 'random'), default='0',
+                        help='turn the second image of each pair by so many degrees (np.rot90), '
+                             'with its depth, mask, intrinsics, pose and ground truth; random: '
+                             'by one of the four, drawn for each pair (default: 0)')
     parser.add_argument('--mask', type=Path, help="the robot's own body, white "
                                                   f'(default: {MASK} of the folder, if any)')
     parser.add_argument('--no-mask', action='store_true', help='use no mask')
@@ -229,6 +237,13 @@ def parse_inputs(args: argparse.Namespace) -> InputConfig:
 def open_source(args: argparse.Namespace, inputs: InputConfig, include_unreviewed: bool = False
                 ) -> PairSource:
     """Open a folder of any supported layout. Raises ValueError or OSError, naming the fault."""
+    source = _open_folder(args, inputs, include_unreviewed)
+    turn_deg = None if args.roll == 'random' else int(args.roll)
+    return source if turn_deg == 0 else dataset.TurnedSource(source, turn_deg, inputs.seed)
+
+
+def _open_folder(args: argparse.Namespace, inputs: InputConfig, include_unreviewed: bool
+                 ) -> PairSource:
     folder: Path = args.folder
     if (folder / dataset.INDEX).is_file() or (folder / dataset.QUERIES).is_file():
         return dataset.PairFolderSource(folder, inputs, load_mask(args))
