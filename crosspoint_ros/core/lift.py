@@ -25,7 +25,13 @@ from crosspoint_ros.core.depth import (
     surface_points_m,
 )
 from crosspoint_ros.core.geometry import ray_base, require_baselines, require_pose, triangulate
-from crosspoint_ros.core.verify import DOUBTED_SHARE, Limits, find_doubt, lower_confidence
+from crosspoint_ros.core.verify import (
+    DOUBTED_SHARE,
+    Limits,
+    find_click_doubt,
+    find_doubt,
+    lower_confidence,
+)
 
 CLICK_SIGMA_PX = 1.0
 MATCH_SIGMA_PX = 3.0  # where a matcher gives no covariance
@@ -77,6 +83,8 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
     measured = collect_estimates(clicked, pixel, located, limits)
     gap_m = max_gap_m(measured, limits)
     agreeing, doubt = select_agreeing(measured)
+    if not found:
+        doubt = find_click_doubt(clicked, pixel)
     point_base_m, covariance_m2 = fuse_estimates(agreeing)
     sigma_m = float(np.sqrt(np.linalg.eigvalsh(covariance_m2)[-1]))
     if sigma_m > limits.max_target_sigma_m:

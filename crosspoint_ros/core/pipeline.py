@@ -92,7 +92,8 @@ class LocateResult:
         each = '; '.join(f'{camera}: {why.message}' for camera, why in refused.items())
         if len(refused) == len(self.correspondences):
             if self.target is not None:
-                return Code.PARTIAL, f'no other view confirms the target: {each}'
+                doubt = self.target.doubt and f', and {self.target.doubt}'
+                return Code.PARTIAL, f'no other view confirms the target{doubt}: {each}'
             return next(iter(refused.values())).code, each
         if self.no_target is not None:
             return self.no_target.code, '; '.join(filter(None, (self.no_target.message, each)))

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected
+from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, View
 from crosspoint_ros.core.depth import (
     is_on_rim,
     surface_depths_m,
@@ -102,20 +102,28 @@ def find_doubt(query: Query, match: Match) -> str:
     which then sees the front of the same object where the point is hidden behind it.
     """
     clicked, other = query.clicked, query.other
-    if clicked.ray_pose is not None and len(depths_m := surface_depths_m(clicked, query.pixel)):
-        if is_on_rim(clicked, query.pixel, depths_m[0]):
-            return f'the click is on a rim: the depth of {clicked.camera} jumps there'
-        if other.ray_pose is not None and (
-                measured := surface_normal_base(clicked, query.pixel)) is not None:
-            ray_m = surface_points_m(clicked, query.pixel)[0] - other.ray_pose.t_m
-            facing = float(measured[0] @ ray_m / np.linalg.norm(ray_m))
-            if facing < MIN_FACING:
-                return (f'the clicked surface faces {np.degrees(-np.arcsin(facing)):.0f} deg away '
-                        f'from {other.camera}')
+    if doubt := find_click_doubt(clicked, query.pixel):
+        return doubt
+    if clicked.ray_pose is not None and other.ray_pose is not None and len(
+            points_m := surface_points_m(clicked, query.pixel)) and (
+            measured := surface_normal_base(clicked, query.pixel)) is not None:
+        ray_m = points_m[0] - other.ray_pose.t_m
+        facing = float(measured[0] @ ray_m / np.linalg.norm(ray_m))
+        if facing < MIN_FACING:
+            return (f'the clicked surface faces {np.degrees(-np.arcsin(facing)):.0f} deg away '
+                    f'from {other.camera}')
     if other.ray_pose is not None and len(depths_m := surface_depths_m(other, match.pixel)):
         nearest = _find_nearest_surface(query, match)
         if is_on_rim(other, match.pixel, depths_m[nearest]):
             return f'the found point is on a rim: the depth of {other.camera} jumps there'
+    return ''
+
+
+def find_click_doubt(clicked: View, pixel: Array) -> str:
+    """Return why the depth at the click may be of another surface; '': nothing found."""
+    if clicked.ray_pose is not None and len(depths_m := surface_depths_m(clicked, pixel)) \
+            and is_on_rim(clicked, pixel, depths_m[0]):
+        return f'the click is on a rim: the depth of {clicked.camera} jumps there'
     return ''
 
 

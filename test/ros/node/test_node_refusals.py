@@ -7,12 +7,20 @@ import fake_matchers
 import numpy as np
 import pytest
 from crosspoint_ros.action import Correspond as CorrespondAction
-from crosspoint_ros.msg import QueryResult, Status
+from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult, Status
 from geometry_msgs.msg import Point, PointStamped
 from rclpy.action import ActionClient
-from two_camera_rig import POSES, Rig, make_image_message, project_point, run_rig
+from two_camera_rig import (
+    POSES,
+    Rig,
+    make_image_message,
+    project_point,
+    render_plane_depth_m,
+    run_rig,
+)
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected
+from crosspoint_ros.ros.client.results import format_result, is_target_sure
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 
 MIDDLE = np.array([159.5, 119.5])
@@ -574,3 +582,66 @@ def test_an_unknown_encoding_is_refused_by_name(rig):
     result = ask(rig)
     assert result.status.code == Status.NO_IMAGE
     assert 'nv99' in result.status.message
+
+
+# --- a target from one camera ---------------------------------------------------------------------
+
+def ask_alone(depth_step_m: float = 0.0, **parameters: object) -> tuple[QueryResult, np.ndarray]:
+    """Click where the other camera does not confirm; return the result and the point, m.
+
+    depth_step_m: by which the left half of the clicked depth is nearer.
+    """
+    with run_rig(**{'allow_unconfirmed': True, 'limits__max_image_age_s': 60.0, **parameters}
+                 ) as rig:
+        depth_m = render_plane_depth_m(POSES['front'])
+        depth_m[:, :160] -= depth_step_m
+        rig.cameras.depth_images['front'] = make_image_message(0, 'front_optical', '32FC1', depth_m)
+        rig.discover()
+        rig.send_frames()
+        pixel = project_point('front', (0.0, 0.0, 0.0))
+        result = ask(rig, pixel=pixel)
+        if result.has_target:
+            rig.until(lambda: rig.targets, what='~/grasp_target')
+            assert rig.node._server.target.active_target.query_id == result.query_id
+        else:
+            assert_refused(rig, result, result.status.code)
+    at = result.target.pose.pose.position
+    return result, np.array([at.x, at.y, at.z])
+
+
+UNSEEN = {'ExactMatcher__offset_px': 500.0}
+UNSURE = {'ExactMatcher__confidence': 0.3}
+ELSEWHERE = {'ExactMatcher__offset_px': 30.0}
+
+
+@pytest.mark.parametrize(('parameters', 'code'), [
+    (UNSEEN, Status.NOT_VISIBLE), (UNSURE, Status.LOW_CONFIDENCE)])
+def test_a_target_that_no_camera_confirms_is_by_the_clicked_depth_and_never_sure(parameters, code):
+    result, point_base_m = ask_alone(**parameters)
+    assert (result.status.code, result.has_target) == (Status.PARTIAL, True)
+    (view,) = result.correspondences
+    assert (view.status.code, view.verdict) == (code, Correspondence.REFUSED)
+    assert result.status.message == ('no other view confirms the target: side: '
+                                     + view.status.message)
+    assert result.target.method == GraspTarget.DEPTH_CLICKED
+    assert 0.5 < result.target.confidence < 0.8
+    assert not is_target_sure(result)
+    assert 'to be checked' in format_result(result)
+    assert np.linalg.norm(point_base_m) < 0.004
+
+
+@pytest.mark.parametrize(('parameters', 'code', 'words'), [
+    (ELSEWHERE, Status.INCONSISTENT, 'px off the clicked ray'),
+    ({**UNSEEN, 'allow_unconfirmed': False}, Status.NOT_VISIBLE, 'outside the 320x240 image')])
+def test_a_click_that_is_contradicted_or_must_be_confirmed_has_no_target(parameters, code, words):
+    result, _ = ask_alone(**parameters)
+    assert (result.status.code, result.has_target) == (code, False)
+    assert words in result.status.message
+
+
+def test_an_unconfirmed_target_on_a_rim_tells_the_doubt():
+    result, _ = ask_alone(depth_step_m=0.08, **UNSEEN)
+    assert result.target.method == GraspTarget.DEPTH_CLICKED
+    assert result.target.confidence < 0.8
+    assert 'the click is on a rim: the depth of front jumps there' in result.status.message
+    assert 'on a rim' in format_result(result)
