@@ -30,7 +30,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                          durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # A target's frame is known from before its image: another view's may be that much older.
 LEAD_NS = 10**9
-UNKNOWN_NAME = '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_'  # to the RMW, until discovery tells
+UNKNOWN_NAME = '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_'  # until it is discovered
 UNNAMED = 'a node whose name has not come yet'
 MAX_SENT = 400  # some 20 s; of a drag, 3 s
 
