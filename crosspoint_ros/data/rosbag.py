@@ -166,7 +166,8 @@ def open_bag(path: Path) -> Bag:
         apsw.connection_hooks.remove(_hide_unknown_definitions)
     if not bag.message_count:
         bag.close()
-        raise UnreadableBag(f'{path} has no messages')
+        cure = f'; if its files have some, its {INDEX} is wrong: ros2 bag reindex {path}'
+        raise UnreadableBag(f'{path} has no messages{cure if path.is_dir() else ""}')
     return bag
 
 
@@ -186,7 +187,10 @@ def suggest_repair(path: Path) -> str:
     """Return the command that repairs a bag."""
     files = list_bag_files(path) if path.is_dir() else [path]
     name = files[0] if files else path / 'FILE.mcap'
-    if name.suffix == '.db3':
+    if name.suffix in ZSTD:
+        repair = (f'zstd -dc {name} > {name.with_suffix("")} writes what is left of a file, '
+                  'which may need repair')
+    elif name.suffix == '.db3':
         repair = f"sqlite3 {name} .recover | sqlite3 repaired.db3 repairs a file"
     else:
         repair = f'mcap recover {name} -o repaired.mcap repairs a file'

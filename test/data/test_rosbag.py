@@ -196,6 +196,8 @@ def spoil(bag: Path) -> None:
     (SQLITE, (lambda bag: (bag / 'bag.db3-wal').write_bytes(b'x' * 99),),
      r'outside of its database, in bag.db3-wal: .*sqlite3 .*bag.db3 .PRAGMA wal_checkpoint'),
     (MCAP, (lambda bag: (bag / 'metadata.yaml').write_text(''),), 'ros2 bag reindex '),
+    (MCAP, (lambda bag: edit_index(bag, lambda index: index.update(
+        relative_file_paths=[], files=[])),), 'has no messages; .* ros2 bag reindex '),
     (MCAP, (lambda bag: (bag / 'bag.mcap').unlink(),), r'files are missing: .*bag.mcap'),
     (MCAP, (lambda bag: edit_index(bag, lambda index: index.update(storage_identifier='')),),
      'ros2 bag reindex '),
@@ -247,7 +249,12 @@ def test_a_compressed_bag_is_read(tmp_path, mode, storage):
         for connection, at_ns, raw in bag.messages():
             writer.write(out[connection.topic], at_ns, raw)
     assert read(tmp_path / 'bag') == read(KITCHEN)
-    if mode == CompressionMode.MESSAGE:
+    if mode == CompressionMode.FILE:
+        (file,) = (tmp_path / 'bag').glob('*.zst*')
+        file.write_bytes(file.read_bytes()[:9999])
+        with pytest.raises(UnreadableBag, match=f'zstd -dc {file} > {file.with_suffix("")} '):
+            open_bag(tmp_path / 'bag')
+    else:
         with pytest.raises(UnreadableBag, match=r'is compressed, .* give the folder'):
             read(next((tmp_path / 'bag').glob('*.db3')))
 
@@ -426,3 +433,48 @@ def test_a_damaged_message_is_skipped_alone(tmp_path, caplog):
     (line,) = caplog.messages
     assert 'is damaged' in line
     assert '/front/color/image_raw/compressed is skipped' in line
+
+
+@pytest.mark.parametrize('topic', ['/front/color/camera_info', '/front/color/image_raw/compressed',
+                                   '/front/aligned_depth_to_color/image_raw/compressedDepth'])
+def test_a_damaged_first_message_hides_no_camera(tmp_path, topic):
+    bag = copy_kitchen(tmp_path / 'bag', storage=SQLITE)
+    with closing(sqlite3.connect(next(bag.glob('*.db3')))) as database:
+        database.execute('UPDATE messages SET data = substr(data, 1, 30) WHERE id = (SELECT '
+                         'min(messages.id) FROM messages JOIN topics ON topic_id = topics.id '
+                         'WHERE name = ?)', (topic,))
+        database.commit()
+    frames = Counter(frame.camera for frame in open_scene(bag, ReadOptions()).frames)
+    assert frames == {'wrist': 36, 'front': 6 - ('info' not in topic), 'side': 6}
+
+
+@pytest.mark.parametrize(('encoding', 'words'), [
+    (form, f'the compressed depth has format {form!r}; accepted: 16UC1, mono16, 32FC1')
+    for form in ('png', '', '64FC1', '8UC1; png compressed')])
+def test_depth_of_an_unknown_encoding_is_named_with_those_that_are_known(
+        tmp_path, encoding, words, caplog):
+    def change(topic: str, message):
+        if topic.startswith('/front') and topic.endswith('/compressedDepth'):
+            message.format = encoding
+        return message
+
+    bag = copy_kitchen(tmp_path / 'bag', change=change)
+    assert {frame.camera for frame in open_scene(bag, ReadOptions()).frames} == {'wrist', 'side'}
+    (line,) = caplog.messages
+    assert line.startswith('camera front is skipped: it has no depth; /front/aligned_depth')
+    assert words in line
+
+
+@pytest.mark.parametrize(('sec', 'left'), [(0, 0), (-5, 0), (1_760_000_000, 1)])
+def test_images_without_a_stamp_or_with_that_of_another_are_skipped_and_counted(
+        tmp_path, sec, left, caplog):
+    def change(topic: str, message):
+        if topic.startswith('/front'):
+            message.header.stamp.sec, message.header.stamp.nanosec = sec, 0
+        return message
+
+    scene = open_scene(copy_kitchen(tmp_path / 'bag', change=change), ReadOptions())
+    assert Counter(frame.camera for frame in scene.frames)['front'] == left
+    assert len({frame.name for frame in scene.frames}) == len(scene.frames) == 42 + left
+    (line,) = caplog.messages
+    assert f'{6 - left} of the 6 images of camera front are skipped: they have no stamp' in line

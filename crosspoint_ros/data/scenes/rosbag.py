@@ -4,16 +4,17 @@ from __future__ import annotations
 import logging
 import os
 from bisect import bisect_left
-from collections.abc import Collection
-from contextlib import closing, suppress
+from collections.abc import Callable, Collection
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Intrinsics, Rejected, View
-from crosspoint_ros.core.encodings import DEPTH_ENCODINGS
+from crosspoint_ros.core.encodings import DEPTH_ENCODINGS, DepthM, Rgb
 from crosspoint_ros.core.tf_tree import TfTree, explain_failure, find_root, nearest_stamp_index
 from crosspoint_ros.data import rosbag
 from crosspoint_ros.data.io import assign_unique_names
@@ -23,6 +24,7 @@ from crosspoint_ros.data.scenes.rgbd_scene import CameraMoved, ReadOptions, Rgbd
 
 log = logging.getLogger(__name__)
 TF, TF_STATIC = '/tf', '/tf_static'
+MAX_DAMAGED = 30  # messages at the beginning of a topic
 CDR_STAMP = slice(4, 12)  # of a serialized message that begins with a header
 
 
@@ -155,8 +157,13 @@ class RosbagScene:
                     lenses: LensHistory, tf_tree: TfTree) -> None:
         """Add the images that have depth and a pose, which was the same for both."""
         moved: list[CameraMoved] = []
+        stamped = {image.stamp_ns: image for image in reversed(images) if image.stamp_ns > 0}
+        if len(stamped) < len(images):
+            log.warning('%s: %d of the %d images of camera %s are skipped: they have no stamp (0 '
+                        'or less), or that of another one', self._folder,
+                        len(images) - len(stamped), len(images), camera)
         tf_frames, depth_stamps_ns = tf_tree.frames(), [depth.stamp_ns for depth in depths]
-        for image in images:
+        for _, image in sorted(stamped.items()):
             name = f'{camera}_{image.stamp_ns}'
             try:
                 intrinsics = lenses.find_at(image.stamp_ns)
@@ -204,6 +211,7 @@ class _Stream(NamedTuple):
     size: tuple[int, ...]  # () if it cannot be decoded
     is_depth: bool
     is_grey: bool
+    fault: str  # why it cannot be decoded
 
 
 def find_cameras(bag: Bag, given: Collection[str] = ()) -> dict[str, CameraTopicSet]:
@@ -244,12 +252,17 @@ def find_cameras(bag: Bag, given: Collection[str] = ()) -> dict[str, CameraTopic
 
 
 def _read_first(bag: Bag, topic: str) -> Any:
-    """Return a topic's first message; None, and a warning, if it cannot be read."""
+    """Return a topic's first message that can be read; None, and a warning, if there is none."""
+    fault: object = 'it has no messages'
     try:
-        for connection, _, raw in bag.messages({topic}):
-            return bag.deserialize(raw, connection.msgtype)
+        for connection, _, raw in islice(bag.messages({topic}), MAX_DAMAGED):
+            try:
+                return bag.deserialize(raw, connection.msgtype)
+            except rosbag.UnreadableBag as problem:
+                fault = problem
     except rosbag.UnreadableBag as problem:
-        log.warning('%s: %s is left out', problem, topic)
+        fault = problem
+    log.warning('%s: %s is left out', fault, topic)
     return None
 
 
@@ -262,10 +275,18 @@ def _read_stream(bag: Bag, topic: str) -> _Stream | None:
     is_depth = 'compressedDepth' in form or (encoding in DEPTH_ENCODINGS and (
         encoding != 'mono16' or 'depth' in topic))
     size: tuple[int, ...] = ()
-    with suppress(Rejected, ValueError):
-        size = (rosbag.decode_depth_m if is_depth else rosbag.decode_rgb)(message).shape[:2]
+    fault = ''
+    decoders: list[Callable[[Any], Rgb | DepthM]] = [rosbag.decode_depth_m]
+    if not is_depth:  # if it is no colour image, the other names the encodings of depth
+        decoders = [rosbag.decode_rgb, *decoders[:'depth' in topic]]
+    for decode in decoders:
+        try:
+            size = decode(message).shape[:2]
+            break
+        except (Rejected, ValueError) as error:
+            fault = f'{topic}: {error}'
     return _Stream(message.header.frame_id.lstrip('/'), size, is_depth,
-                   encoding.startswith('mono'))
+                   encoding.startswith('mono'), '' if size else fault)
 
 
 def _group_images(streams: dict[str, _Stream], given: Collection[str]) -> list[list[str]]:
@@ -294,7 +315,9 @@ def _choose_depth(image: str, streams: dict[str, _Stream], given: Collection[str
     if chosen:
         return rosbag.choose_single(same_size or chosen, '--topic')
     if not near:
-        raise ValueError('it has no depth')
+        faults = [stream.fault for topic, stream in streams.items() if stream.fault
+                  and 'depth' in topic and _get_device(topic) == _get_device(image)]
+        raise ValueError('; '.join(['it has no depth', *faults]))
     others = ', '.join(f'{topic} in the frame {streams[topic].frame_id}' for topic in sorted(near))
     raise ValueError(f'it has no depth in the frame of {image}, {frame_id}, only {others}: record '
                      'registered depth (RealSense: align_depth.enable:=true); if this one is '
