@@ -6,13 +6,11 @@ import dataclasses
 import json
 import shutil
 
-import cv2
 import numpy as np
 import pytest
-from raycast_scenes import LEFT, RIGHT, Box, look_at, project_point
-from textured_scenes import render_view
+from pair_folders import outcome, write_pair_folder
 
-from crosspoint_ros.bench.pairs import cli
+from crosspoint_ros.bench.pairs import cli, report
 from crosspoint_ros.bench.pairs.dataset import (
     InputConfig,
     PairFolderSource,
@@ -20,9 +18,8 @@ from crosspoint_ros.bench.pairs.dataset import (
     sample_pose_noise,
     select_angle_bin,
 )
-from crosspoint_ros.bench.pairs.evaluate import Outcome, evaluate
+from crosspoint_ros.bench.pairs.evaluate import evaluate
 from crosspoint_ros.bench.pairs.metrics import (
-    compute_accuracy,
     compute_auroc,
     compute_precision_at_recall,
     compute_score,
@@ -34,34 +31,10 @@ from crosspoint_ros.core.image_io import read_mask
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.data.qa.point_visibility import Visibility
 
-POINTS_BASE_M = ((-0.06, -0.05, 0.10), (0.02, -0.05, 0.05), (0.0, -0.2, 0.0))
-DEPTH_SCALE = 1000
-
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """One pair: three visible points, and one that is labelled as occluded."""
-    folder = tmp_path_factory.mktemp('set')
-    (folder / 'frames').mkdir()
-    box = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
-    views = {name: render_view(name, look_at(eye), box)
-             for name, eye in (('l', LEFT), ('r', RIGHT))}
-    for name, view in views.items():
-        cv2.imwrite(str(folder / 'frames' / f'{name}.png'), view.image)
-        depth = np.nan_to_num(view.depth_m * DEPTH_SCALE).astype(np.uint16)
-        cv2.imwrite(str(folder / 'frames' / f'{name}.depth.png'), depth)
-    left, right = views['l'], views['r']
-    points = [np.array(p) for p in (*POINTS_BASE_M, POINTS_BASE_M[0])]
-    np.savez(folder / 'queries.npz', pair=np.zeros(4, int),
-             p=np.array([project_point(left, p) for p in points]),
-             gt=np.array([project_point(right, p) for p in points]), status=np.array([1, 1, 1, 0]))
-    frames = {name: {'K': view.intrinsics.matrix.tolist()} for name, view in views.items()}
-    other_from_clicked = right.base_from_cam.inverse @ left.base_from_cam
-    (folder / 'index.json').write_text(json.dumps({
-        'depth_scale': DEPTH_SCALE, 'bins': ['0-15', '15-30', '30-45', '45+'], 'frames': frames,
-        'pairs': [{'A': 'l', 'B': 'r', 'bin': 3,
-                   'T_BA': np.round(other_from_clicked.matrix, 7).tolist()}]}))
-    return folder
+    return write_pair_folder(tmp_path_factory.mktemp('set'))
 
 
 class Knows:
@@ -76,10 +49,6 @@ class Knows:
             raise Rejected(Code.NOT_VISIBLE, 'never')
         return Match(self.ground_truth[tuple(query.pixel)] + [self.off_px, 0], np.eye(2),
                      self.confidence)
-
-
-def outcome(visible=True, error_px=0.0, confidence=0.9, code=Code.OK, first=False):
-    return Outcome(0, '0-15', visible, True, error_px, confidence, 1.0, code, '', first, 5.0)
 
 
 def score(items, matcher):
@@ -174,7 +143,8 @@ def test_a_refusal_without_a_pixel_is_a_miss(folder):
 
 
 def test_hidden_points_do_not_count_for_accuracy():
-    assert compute_accuracy([outcome(error_px=1), outcome(visible=False, error_px=99)]).points == 1
+    clicks = [outcome(error_px=1), outcome(visible=False, error_px=99)]
+    assert compute_score(clicks, 0.8).overall.points == 1
 
 
 def test_a_sure_answer_on_a_hidden_point_is_wrong():
@@ -207,7 +177,7 @@ def test_the_viewing_angle_is_that_of_the_rays_and_unknown_without_poses_or_a_po
 def test_an_answer_is_measured_in_pixels_and_in_millimetres(folder):
     first, *_ = PairFolderSource(folder, InputConfig(), None)
     found = Knows([first], 3.0, 0.9)
-    (_, plain), = evaluate([first], found, Limits())
+    (_, plain), = evaluate([dataclasses.replace(first, point_base_m=None)], found, Limits())
     assert plain.accepted
     assert plain.error_px == pytest.approx(3.0)
     assert np.isnan(plain.error_3d_mm)  # no ground truth in 3D
@@ -248,7 +218,7 @@ def test_a_click_that_the_robot_refuses_is_reported_and_in_no_score(folder):
     assert (masked.clickable, masked.code) == (False, Code.NOT_VISIBLE)
     result = compute_score([masked, outcome()], 0.8)
     assert (result.unclickable, result.overall.points, result.accepted_visible) == (1, 1, 1.0)
-    assert 'not scored: 1 clicks' in cli.format_table(result)
+    assert 'not scored: 1 clicks' in report.format_table(result)
 
 
 def seen(visible=True, **fields):
@@ -283,7 +253,7 @@ def test_by_camera_counts_the_viewing_angles_up_to_the_limit():
 
 
 def test_the_table_by_camera_has_a_column_for_each_and_equal_rows():
-    lines = cli.format_camera_table(compute_score(
+    lines = report.format_camera_table(compute_score(
         [seen(error_3d_mm=1.0), seen(visible=False, camera='side')], 0.8), 40.0).splitlines()
     assert lines[0].split()[-2:] == ['wrist', 'side']
     assert len({len(line) for line in lines}) == 1

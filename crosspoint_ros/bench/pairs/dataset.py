@@ -37,6 +37,14 @@ class InputConfig:
     seed: int = 0
 
 
+SITUATIONS = {  # of `--situation`, also by LETTERS
+    'images': InputConfig(poses=False, depth=False),
+    'noisy-poses': InputConfig(depth=False, noise_cm=1, noise_deg=1),
+    'noisy-poses-depth': InputConfig(noise_cm=1, noise_deg=1),
+    'exact-poses-depth': InputConfig()}
+LETTERS = dict(zip('abcd', SITUATIONS, strict=True))
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledQuery:
     """A query with its ground truth.

@@ -10,7 +10,15 @@ import numpy as np
 
 from crosspoint_ros.bench.pairs.dataset import LabelledQuery
 from crosspoint_ros.core import visualization
-from crosspoint_ros.core.datatypes import Code, Match, Matcher, Refiner, Rejected
+from crosspoint_ros.core.datatypes import (
+    Array,
+    Code,
+    GraspTarget,
+    Match,
+    Matcher,
+    Refiner,
+    Rejected,
+)
 from crosspoint_ros.core.fusion import FusionParams
 from crosspoint_ros.core.image_io import write_image
 from crosspoint_ros.core.pipeline import FUSION, locate
@@ -25,8 +33,9 @@ class Outcome:
     clickable: False if the robot refuses the click itself (on its own body, outside the image):
     such a query is in no score. error_px: distance of the found pixel from the ground truth,
     accepted or not; infinite without a pixel. mahalanobis2: that error in units of the stated
-    covariance. code: OK if accepted. camera: the one searched. error_3d_mm: of the target.
-    roll_deg, turn_deg: as in `LabelledQuery`. NaN: unknown.
+    covariance. code: OK if accepted. camera: the one searched. error_3d_mm: of the target,
+    whose normalised_squared is e' C^-1 e / 3 (see `TargetScore`) and whose target_sigma_mm is the
+    largest. roll_deg, turn_deg: as in `LabelledQuery`. NaN: unknown.
     """
 
     pair: int
@@ -44,6 +53,9 @@ class Outcome:
     camera: str = ''
     angle_deg: float = np.nan
     error_3d_mm: float = np.nan
+    normalised_squared: float = np.nan
+    target_confidence: float = np.nan
+    target_sigma_mm: float = np.nan
     roll_deg: float = np.nan
     turn_deg: int = 0
 
@@ -85,9 +97,21 @@ def _evaluate_query(labelled: LabelledQuery, matcher: Matcher, limits: Limits,
         Code.OK if rejected is None else rejected.code,
         '' if rejected is None else rejected.message, first, ms,
         (float(match.pixel[0]), float(match.pixel[1])), query.other.camera, labelled.angle_deg,
-        np.nan if target is None or labelled.point_base_m is None else 1000 * float(
-            np.linalg.norm(target.base_from_target.t_m - labelled.point_base_m)),
-        labelled.roll_deg, labelled.turn_deg)
+        *measure_target(target, labelled.point_base_m), labelled.roll_deg, labelled.turn_deg)
+
+
+def measure_target(target: GraspTarget | None, point_base_m: Array | None
+                   ) -> tuple[float, float, float, float]:
+    """Return error, mm, e' C^-1 e / 3, confidence and largest sigma, mm, of a target; or NaN.
+
+    In the base: that is the clicked camera's frame, whose pose `apply_inputs` leaves exact.
+    """
+    if target is None or point_base_m is None:
+        return np.nan, np.nan, np.nan, np.nan
+    error_m, covariance_m2 = target.base_from_target.t_m - point_base_m, target.covariance[:3, :3]
+    return (1000 * float(np.linalg.norm(error_m)),
+            float(error_m @ np.linalg.pinv(covariance_m2, hermitian=True) @ error_m) / 3,
+            target.confidence, 1000 * float(np.linalg.eigvalsh(covariance_m2)[-1]) ** 0.5)
 
 
 def draw_failure(path: Path, labelled: LabelledQuery, outcome: Outcome, sure_confidence: float

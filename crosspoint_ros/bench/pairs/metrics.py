@@ -1,14 +1,17 @@
-"""Scores of outcomes: PCK, precision, refusals, 3D error, and Wilson intervals."""
+"""Scores of outcomes: PCK, precision, refusals, 3D errors, with intervals over image pairs."""
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from crosspoint_ros.bench.pairs.bootstrap import Interval, PairBootstrap
 from crosspoint_ros.bench.pairs.evaluate import Outcome
 
 Z_95 = 1.959963984540054
@@ -17,6 +20,7 @@ ROLL_BINS = (('0-15', 0, 15), ('15-30', 15, 30), ('30-45', 30, 45), ('45-90', 45
              ('90+', 90, 181))  # deg, without the sign
 CORRECT_PX = 20.0
 CAMERA_PX = 10.0
+PLACE_MM = 50.0  # a target further off is wrong
 MAX_ANGLE_DEG = 40.0
 RECALL = 0.9
 
@@ -39,11 +43,35 @@ class PointAccuracy:
     """Of visible points: share within each of PCK_PX, and the median error, px.
 
     The found pixel counts, however low its confidence; a refusal without a pixel is a miss.
+    intervals: of the shares.
     """
 
     points: int
     pck: tuple[float, ...]
     median_px: float
+    intervals: tuple[Interval, ...]
+
+
+@dataclass(frozen=True)
+class TargetScore:
+    """The published 3D targets whose true place is known, of visible and hidden points.
+
+    Errors are those of the clicked camera's frame: its pose is exact, and all noise is in the
+    other's. far_share: more than PLACE_MM off. normalised_squared: mean of e' C^-1 e / 3, with the
+    error e (3,) and the position's covariance C (3, 3) of the target: 1 if calibrated, above it
+    overconfident (Bar-Shalom's NEES over its dimension); _median: 0.79 if calibrated. sure: number
+    with sure_confidence or more; sure_right: those within PLACE_MM whose pixel is right too.
+    """
+
+    number: int
+    error_mm_median: float
+    error_mm_p90: float
+    far_share: float
+    normalised_squared: float
+    normalised_squared_median: float
+    sure: int
+    sure_right: float
+    intervals: dict[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -74,13 +102,18 @@ class MatchingScore:
     among the answers accepted with sure_confidence or more. mahalanobis2_median: 1.39 if the
     covariances are calibrated. unclickable: queries that are in no score, since the robot refuses
     the click itself. by_camera: where viewing angles are known; by_roll where poses are known;
-    by_turn: of the second image, by `--roll`.
+    by_turn: of the second image, by `--roll`. hidden, accepted, sure: numbers of hidden points, of
+    answers, of sure answers. intervals: 95 %, of the shares, by name.
     """
 
     overall: PointAccuracy
     by_bin: dict[str, PointAccuracy]
     by_roll: dict[str, PointAccuracy]
     by_turn: dict[str, PointAccuracy]
+    hidden: int
+    accepted: int
+    sure: int
+    targets: TargetScore
     visibility_auroc: float
     precision_at_recall: float
     accepted_precision: float
@@ -94,31 +127,35 @@ class MatchingScore:
     again_ms: float
     unclickable: int
     by_camera: dict[str, CameraScore]
+    intervals: dict[str, Interval]
 
 
 def compute_score(outcomes: Sequence[Outcome], sure_confidence: float,
                   max_angle_deg: float = MAX_ANGLE_DEG) -> MatchingScore:
     """Score the outcomes of one run; max_angle_deg: limit of `by_camera`."""
     clicks = [o for o in outcomes if o.clickable]
-    visible = np.array([o.visible for o in clicks], dtype=bool)
+    bootstrap = PairBootstrap([o.pair for o in clicks])
+    visible = _collect(clicks, lambda o: o.visible)
     confidence = np.array([o.confidence for o in clicks])
-    correct = np.array([_is_correct(o) for o in clicks], dtype=bool)
-    accepted = np.array([o.accepted for o in clicks], dtype=bool)
+    correct, accepted = _collect(clicks, _is_correct), _collect(clicks, lambda o: o.accepted)
     sure = accepted & (confidence >= sure_confidence)
     in_angle = [o for o in clicks if o.angle_deg <= max_angle_deg]
+    shares = {'accepted_precision': (correct, accepted), 'sure_precision': (correct, sure),
+              'sure_share': (sure, visible), 'accepted_visible': (accepted, visible),
+              'accepted_hidden': (accepted, ~visible)}
+    bins, turns_deg = np.array([o.bin for o in clicks]), np.array([o.turn_deg for o in clicks])
+    roll_deg = np.abs([o.roll_deg for o in clicks])
+    measure = partial(compute_accuracy, clicks, bootstrap)
     return MatchingScore(
-        overall=compute_accuracy(clicks),
-        by_bin={name: compute_accuracy([o for o in clicks if o.bin == name])
-                for name in dict.fromkeys(o.bin for o in clicks)},
-        by_roll={name: compute_accuracy([o for o in clicks if low <= abs(o.roll_deg) < high])
+        overall=measure(np.ones(len(clicks), bool)),
+        by_bin={name: measure(bins == name) for name in dict.fromkeys(o.bin for o in clicks)},
+        by_roll={name: measure((low <= roll_deg) & (roll_deg < high))
                  for name, low, high in ROLL_BINS},
-        by_turn={str(turn_deg): compute_accuracy([o for o in clicks if o.turn_deg == turn_deg])
-                 for turn_deg in (0, 90, 180, 270)},
+        by_turn={str(turn): measure(turns_deg == turn) for turn in (0, 90, 180, 270)},
+        hidden=int((~visible).sum()), accepted=int(accepted.sum()), sure=int(sure.sum()),
+        targets=score_targets(clicks, bootstrap, sure_confidence),
         visibility_auroc=compute_auroc(confidence[visible], confidence[~visible]),
         precision_at_recall=compute_precision_at_recall(confidence, correct),
-        accepted_precision=_mean(correct[accepted]), sure_precision=_mean(correct[sure]),
-        sure_share=_mean(sure[visible]), accepted_visible=_mean(accepted[visible]),
-        accepted_hidden=_mean(accepted[~visible]),
         refusals=dict(Counter(o.code.name for o in clicks if not o.accepted).most_common()),
         mahalanobis2_median=_median(
             [o.mahalanobis2 for o in clicks if o.accepted and _is_correct(o)]),
@@ -127,7 +164,34 @@ def compute_score(outcomes: Sequence[Outcome], sure_confidence: float,
         unclickable=len(outcomes) - len(clicks),
         by_camera={camera: _score_camera([o for o in in_angle if o.camera == camera],
                                          sure_confidence)
-                   for camera in dict.fromkeys(o.camera for o in in_angle)})
+                   for camera in dict.fromkeys(o.camera for o in in_angle)},
+        intervals={name: bootstrap.mean(*share) for name, share in shares.items()},
+        **{name: _mean(of[among]) for name, (of, among) in shares.items()})
+
+
+def score_targets(clicks: Sequence[Outcome], bootstrap: PairBootstrap, sure_confidence: float
+                  ) -> TargetScore:
+    """Score the targets of those clicks whose place is known."""
+    error_mm = np.array([o.error_3d_mm for o in clicks])
+    squared = np.array([o.normalised_squared for o in clicks])
+    known, far = np.isfinite(error_mm), error_mm > PLACE_MM
+    sure = known & _collect(clicks, lambda o: o.target_confidence >= sure_confidence)
+    right = ~far & _collect(clicks, _is_correct)
+    return TargetScore(
+        int(known.sum()), _median(error_mm[known]), _quantile(error_mm[known], 0.9),
+        _mean(far[known]), _mean(squared[known]), _median(squared[known]), int(sure.sum()),
+        _mean(right[sure]), {
+            'error_mm_median': bootstrap.quantile(error_mm, known, 0.5),
+            'error_mm_p90': bootstrap.quantile(error_mm, known, 0.9),
+            'far_share': bootstrap.mean(far, known),
+            'normalised_squared': bootstrap.mean(squared, known),
+            'normalised_squared_median': bootstrap.quantile(squared, known, 0.5),
+            'sure_right': bootstrap.mean(right, sure)})
+
+
+def _collect(outcomes: Sequence[Outcome], test: Callable[[Outcome], bool]
+             ) -> npt.NDArray[np.bool_]:
+    return np.array([test(o) for o in outcomes], dtype=bool)
 
 
 def _is_correct(outcome: Outcome) -> bool:
@@ -150,14 +214,18 @@ def _score_camera(outcomes: Sequence[Outcome], sure_confidence: float) -> Camera
         error_px_median=_median([o.error_px for o in visible if o.accepted]),
         hidden=len(hidden), hidden_accepted_share=_mean([o.accepted for o in hidden]),
         error_3d_mm_median=_median(errors_mm),
-        error_3d_mm_p90=float(np.percentile(errors_mm, 90)) if errors_mm else math.nan)
+        error_3d_mm_p90=_quantile(np.array(errors_mm), 0.9))
 
 
-def compute_accuracy(outcomes: Sequence[Outcome]) -> PointAccuracy:
-    """Return the accuracy of the pixels of visible points."""
-    errors_px = np.array([o.error_px for o in outcomes if o.visible])
-    return PointAccuracy(len(errors_px), tuple(_mean(errors_px <= limit) for limit in PCK_PX),
-                         _median(errors_px))
+def compute_accuracy(outcomes: Sequence[Outcome], bootstrap: PairBootstrap,
+                     among: npt.NDArray[np.bool_]) -> PointAccuracy:
+    """Return the accuracy of the pixels of the visible points among those chosen (n,)."""
+    chosen = among & _collect(outcomes, lambda o: o.visible)
+    errors_px = np.array([o.error_px for o in outcomes])
+    near = [errors_px <= limit for limit in PCK_PX]
+    return PointAccuracy(int(chosen.sum()), tuple(_mean(each[chosen]) for each in near),
+                         _median(errors_px[chosen]),
+                         tuple(bootstrap.mean(each, chosen) for each in near))
 
 
 def compute_auroc(positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) -> float:
@@ -177,8 +245,12 @@ def compute_precision_at_recall(confidence: npt.NDArray[np.float64],
     return _mean(correct[confidence >= np.quantile(confidence[correct], 1 - recall)])
 
 
-def _mean(values: Sequence[bool] | npt.NDArray[np.bool_]) -> float:
-    return float(np.mean(values)) if len(values) else math.nan
+def _quantile(values: npt.NDArray[np.float64], level: float) -> float:
+    return float(np.quantile(values, level)) if len(values) else math.nan
+
+
+def _mean(values: Sequence[bool] | npt.NDArray[Any]) -> float:
+    return float(np.mean(np.asarray(values, dtype=np.float64))) if len(values) else math.nan
 
 
 def _median(values: Sequence[float] | npt.NDArray[np.float64]) -> float:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -203,11 +203,12 @@ MASK = 'gripper_mask.png'
 DEFAULT_POINTS = 500
 
 
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that choose the data and the matcher's inputs."""
-    parser.add_argument('folder', type=Path, help='index.json, queries.npz and frames/; an answer '
-                        'log (record_dir); a rosbag2 with depth and TF, with or without '
-                        'truth.json; or a folder in the layout of TUM RGB-D or ScanNet')
+def add_source_arguments(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """Declare the options that choose the data (nargs: '+' for several), and the inputs."""
+    parser.add_argument('folder', type=Path, nargs=nargs, help='index.json, queries.npz and '
+                        'frames/; an answer log (record_dir); a rosbag2 with depth and TF, with or '
+                        'without truth.json; or a folder in the layout of TUM RGB-D or ScanNet'
+                        + ('; or a folder that holds several of these' if nargs else ''))
     parser.add_argument('--number', type=parse_positive, default=DEFAULT_POINTS,
                         help='points to sample in a recording without ground truth (default: '
                              f'{DEFAULT_POINTS})')
@@ -220,7 +221,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-depth', action='store_true', help='withhold the depth')
     parser.add_argument('--no-poses', action='store_true', help='withhold the poses')
     parser.add_argument('--roll', choices=('0', '90', '180', '270', 'random'), default='0',
-                        help='turn the second image of each pair by so many degrees (np.rot90), '
+                        help='turn the second image of each pair by this many degrees (np.rot90), '
                              'with its depth, mask, intrinsics, pose and ground truth; random: '
                              'by one of the four, drawn for each pair (default: 0)')
     parser.add_argument('--mask', type=Path, help="the robot's own body, white "
@@ -234,19 +235,38 @@ def parse_inputs(args: argparse.Namespace) -> InputConfig:
                        args.seed)
 
 
-def open_source(args: argparse.Namespace, inputs: InputConfig, include_unreviewed: bool = False
-                ) -> PairSource:
-    """Open a folder of any supported layout. Raises ValueError or OSError, naming the fault."""
-    source = _open_folder(args, inputs, include_unreviewed)
+def find_sets(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders, and instead of one that is not a source those in it that are, if any."""
+    found: list[Path] = []
+    for folder in folders:
+        inner = [] if _is_source(folder) else [*filter(_is_source, sorted(folder.glob('*')))]
+        found += inner or [folder]
+    if len({folder.resolve().name for folder in found}) < len(found):
+        raise ValueError(f'two of {", ".join(map(str, found))} have the same name')
+    return found
+
+
+def _is_source(folder: Path) -> bool:
+    files = dataset.INDEX, dataset.QUERIES, GROUND_TRUTH
+    return any((folder / name).is_file() for name in files) or bool(
+        scenes.find_scene_class(folder) or list_bag_files(folder))
+
+
+def open_source(args: argparse.Namespace, inputs: InputConfig, include_unreviewed: bool = False,
+                folder: Path | None = None) -> PairSource:
+    """Open a folder (`args.folder`, or one of several) of any supported layout.
+
+    Raises ValueError or OSError, naming the fault.
+    """
+    source = _open_folder(args, folder or args.folder, inputs, include_unreviewed)
     turn_deg = None if args.roll == 'random' else int(args.roll)
     return source if turn_deg == 0 else dataset.TurnedSource(source, turn_deg, inputs.seed)
 
 
-def _open_folder(args: argparse.Namespace, inputs: InputConfig, include_unreviewed: bool
-                 ) -> PairSource:
-    folder: Path = args.folder
+def _open_folder(args: argparse.Namespace, folder: Path, inputs: InputConfig,
+                 include_unreviewed: bool) -> PairSource:
     if (folder / dataset.INDEX).is_file() or (folder / dataset.QUERIES).is_file():
-        return dataset.PairFolderSource(folder, inputs, load_mask(args))
+        return dataset.PairFolderSource(folder, inputs, load_mask(args, folder))
     if args.mask or args.no_mask:
         raise ValueError(f'{folder}: recordings have their own masks; leave out --mask and '
                          '--no-mask')
@@ -265,7 +285,7 @@ def _open_folder(args: argparse.Namespace, inputs: InputConfig, include_unreview
     return RgbdSource(scene, inputs, args.number)
 
 
-def load_mask(args: argparse.Namespace) -> npt.NDArray[np.bool_] | None:
+def load_mask(args: argparse.Namespace, folder: Path) -> npt.NDArray[np.bool_] | None:
     """Read the mask of the options, or the folder's own if it has one."""
-    path = args.mask or args.folder / MASK
+    path = args.mask or folder / MASK
     return None if args.no_mask or not (args.mask or path.is_file()) else read_mask(path)
