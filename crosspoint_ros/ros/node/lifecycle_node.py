@@ -206,8 +206,6 @@ def main(args: list[str] | None = None) -> int:
     finally:  # whatever fails: what a participant leaves in /dev/shm and on the graph
         executor.shutdown()
         node.destroy_node()
-        # That the node has gone is sent reliably, that its participant has gone only once.
-        time.sleep(REPLY_FLUSH_S)
         rclpy.try_shutdown()
     return exit_process(0 if started else 1)
 
