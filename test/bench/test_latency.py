@@ -4,12 +4,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from functools import partial
 
 import numpy as np
 import pytest
 
 from crosspoint_ros import cli
+from crosspoint_ros.bench.latency import multiples
 from crosspoint_ros.bench.latency.cases import (
     BASELINE,
     BASELINE_SHORT,
@@ -216,3 +219,57 @@ def test_without_torch_one_sentence_says_what_to_install(words):
     (line,) = ended.stderr.splitlines()
     assert 'needs torch' in line
     assert 'pip install torch "transformers>=4.57,<6" pillow' in line
+
+
+# --- in passes of the network ---------------------------------------------------------------------
+
+def burn(seconds):
+    end_s = time.thread_time() + seconds
+    while time.thread_time() < end_s:
+        sum(range(50))
+
+
+def test_the_time_of_a_stage_is_that_of_its_module_in_every_thread(tmp_path, monkeypatch):
+    (tmp_path / 'slow.py').write_text('def work(burn):\n    burn(0.06)\n')
+    (tmp_path / 'quick.py').write_text(
+        'import slow\n\ndef work(burn):\n    slow.work(burn)\n    burn(0.02)\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(multiples, 'PACKAGE', tmp_path)
+    import quick
+    with multiples.StageProfiler() as profiler:
+        threads = [threading.Thread(target=quick.work, args=(burn,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        burn(0.03)
+    assert profiler.seconds['slow'] == pytest.approx(0.12, rel=0.25)
+    assert profiler.seconds['quick'] == pytest.approx(0.04, rel=0.25)
+    assert profiler.seconds[multiples.OUTSIDE] == pytest.approx(0.03, rel=0.4)
+    assert sys.getprofile() is None
+
+
+def test_clicks_are_given_in_two_passes_next_to_them_and_stages_as_shares():
+    latency = multiples.SituationLatency(multiples.ClickTimes(), multiples.ClickTimes(),
+                                         multiples.ClickTimes(), {'network': 30.0, 'search': 10.0})
+    latency.passes.add((50.0, 60.0), (50.0, 60.0))
+    latency.first.add((400.0, 300.0), (50.0, 60.0))
+    latency.again.add((10.0, 12.0), (50.0, 60.0))
+    table = multiples.format_situations({'images': latency})
+    assert '8.00 (8.00 .. 8.00)   5.00    400' in table
+    assert '0.20 (0.20 .. 0.20)   0.20     10' in table
+    shares = {row.split()[0]: row.split()[-1] for row in table.splitlines()[-2:]}
+    assert shares == {'network': '75.0', 'search': '25.0'}
+
+
+def test_a_pair_is_of_the_same_clicks_in_each_situation_and_unknown_to_caches():
+    pair = next(multiples.draw_pairs())
+    images, poses, depth = pair.values()
+    assert len(images) == multiples.CLICKS
+    assert [tuple(q.pixel) for q in images] == [tuple(q.pixel) for q in depth]
+    assert (images[0].other.base_from_cam, poses[0].other.depth_m) == (None, None)
+    assert depth[0].other.depth_m is not None
+    assert images[0].clicked.image.shape == (480, 640, 3)
+    copied = multiples.copy_views(depth)
+    assert copied[0].clicked is copied[1].clicked
+    assert copied[0].clicked.image is not depth[0].clicked.image

@@ -1,10 +1,10 @@
-"""`crosspoint bench latency`: click latency, compared with the memory-bandwidth bound."""
+"""`crosspoint bench latency`: click latency, compared with the bound of the model or network."""
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import cv2
 
 from crosspoint_ros.bench.environment import describe_machine, parse_positive
-from crosspoint_ros.bench.latency import cases
+from crosspoint_ros.bench.latency import cases, multiples
 from crosspoint_ros.bench.latency.timing import Timing, compute_speedup, time_variants
 from crosspoint_ros.bench.pairs.cli import parse_options
 from crosspoint_ros.core.datatypes import Matcher
 from crosspoint_ros.matchers import MATCHERS, find_matcher_class, load_matcher
 from crosspoint_ros.matchers.cropond.local import CropondMatcher
+from crosspoint_ros.matchers.xfeat.matcher import XFeatMatcher
 
 if TYPE_CHECKING:
     from crosspoint_ros.bench.latency.baseline import ModelVariants
@@ -86,12 +87,18 @@ def main(args: argparse.Namespace) -> int:
                 peak_bytes=meter.peak_bytes, bytes_per_pass=meter.bytes_per_pass,
                 bytes_per_s=meter.measure_bandwidth(), binding=on_gpu)
             print(bound.format_report(timings[name]), flush=True)
+    situations = {}
+    if isinstance(matcher, XFeatMatcher):
+        situations = multiples.measure_situations(parse_options(args.option), args.rounds,
+                                                  args.warm_up)
+        print(f'\n{multiples.format_situations(situations)}')
     if args.json:
         sizes = {name: [{'name': t.name, 'clicks': t.clicks, 'cpu_s': t.cpu_s, 'wall_s': t.wall_s,
                          'passes': t.passes, 'refused': t.refusals} for t in each]
                  for name, each in timings.items()}
-        args.json.write_text(json.dumps({'matcher': setup, 'machine': machine, 'sizes': sizes},
-                                        indent=1))
+        args.json.write_text(json.dumps({
+            'matcher': setup, 'machine': machine, 'sizes': sizes,
+            'situations': {name: asdict(each) for name, each in situations.items()}}, indent=1))
     return 0
 
 
