@@ -113,7 +113,7 @@ FAULTS = {
     'a thousand brackets': ('[' * 100_000, 'item 1: not a question: invalid JSON'),
     'a number of 5000 digits': (f'[{TEXT.replace("10.0", "1" * 5000)}]',
                                 'item 1: not a question: invalid JSON'),
-    'nothing': ('', '0 questions'), 'an empty list': ('[]', '0 questions')}
+    'nothing': ('', 'set hold no questions'), 'an empty list': ('[]', 'set hold no questions')}
 
 
 @pytest.mark.parametrize(('text', 'reported'), FAULTS.values(), ids=FAULTS)

@@ -57,6 +57,18 @@ def test_inverted_poses_are_said_and_can_be_read(tmp_path):
     check_scene(open_scene(folder, ReadOptions(inverted=True)))
 
 
+def test_an_image_that_is_listed_twice_is_one_frame(tmp_path, caplog):
+    folder = write_tum(tmp_path / 'scene', read_kitchen_views())
+    lines = (folder / 'rgb.txt').read_text().splitlines()
+    again = lines[2].replace(' ', '5 ')  # a little later
+    (folder / 'rgb.txt').write_text('\n'.join([*lines, lines[-1], again]))
+    scene = open_scene(folder, ReadOptions())
+    assert len({frame.name for frame in scene.frames}) == len(scene.frames) == 8
+    assert [frame.stamp_ns for frame in scene.frames] == sorted(f.stamp_ns for f in scene.frames)
+    assert len(caplog.messages) == 2
+    assert all('is there more than once: the first is used' in line for line in caplog.messages)
+
+
 def test_millimetres_taken_for_metres_are_said(tmp_path):
     folder = write_scannet(tmp_path / 'scene', read_kitchen_views())
     with pytest.raises(UnusableData, match=r'millimetres were taken for metres.*--depth-per-m'):

@@ -117,7 +117,8 @@ def main(args: argparse.Namespace) -> int:
         if sheet is not None:
             write_image(args.sheet, sheet)
             print(f'inspect {args.sheet}')
-    print(f'{report.number} faults' if report.number else 'no faults')
+    print(f'{report.number} faults' if report.number else 'no faults' if total else
+          f'there is nothing to check: the files in {args.folder} hold no questions')
     return int(bool(report.number) or not total)
 
 

@@ -2,15 +2,22 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from crosspoint_ros.data.answer_log import ANSWERS_FILE
 from crosspoint_ros.data.rosbag import BAGS, INDEX, ZSTD, list_bag_files
 from crosspoint_ros.data.scenes import image_folders, rgbd_scene
-from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, RgbdScene, UnusableData
+from crosspoint_ros.data.scenes.rgbd_scene import (
+    ReadOptions,
+    RgbdFrame,
+    RgbdScene,
+    UnusableData,
+)
 from crosspoint_ros.data.scenes.rosbag import RosbagScene
 
+log = logging.getLogger(__name__)
 MIN_FRAMES = 2
 SceneClass = Callable[[Path, ReadOptions], RgbdScene]
 
@@ -58,6 +65,11 @@ def open_scene(path: Path, options: ReadOptions) -> RgbdScene:
                            f'{ANSWERS_FILE}, rgb.txt or color/')
     with rgbd_scene.raise_unusable():
         scene = scene_class(path, options)
+    by_name: dict[str, RgbdFrame] = {}
+    for frame in scene.frames:
+        if by_name.setdefault(frame.name, frame) is not frame:
+            log.warning('%s: %s is there more than once: the first is used', path, frame.name)
+    scene.frames[:] = by_name.values()
     if len(scene.frames) < MIN_FRAMES:
         raise UnusableData(f'{path}: {len(scene.frames)} frame(s) with image, depth and pose (at '
                            f'least {MIN_FRAMES}): a point needs another view')

@@ -56,7 +56,7 @@ class TumScene:
                 pose = _interpolate_pose(trajectory, stamp_s, name)
                 rgbd_scene.check_depth_lag(pose, _interpolate_pose(trajectory, depth_s, depth),
                                 self._calibration[0], name)
-                self._paths[name] = (folder / name, folder / depth)
+                self._paths.setdefault(name, (folder / name, folder / depth))
                 self.frames.append(RgbdFrame(name, 'camera', round(stamp_s * 1e9), pose))
             except CameraMoved as problem:
                 moved.append(problem)

@@ -277,7 +277,7 @@ def _read_stream(bag: Bag, topic: str) -> _Stream | None:
     size: tuple[int, ...] = ()
     fault = ''
     decoders: list[Callable[[Any], Rgb | DepthM]] = [rosbag.decode_depth_m]
-    if not is_depth:  # if it is no colour image, the other names the encodings of depth
+    if not is_depth:  # the second names the encodings of depth
         decoders = [rosbag.decode_rgb, *decoders[:'depth' in topic]]
     for decode in decoders:
         try:
