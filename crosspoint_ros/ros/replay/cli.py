@@ -17,7 +17,7 @@ from tqdm import tqdm
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.data.rosbag import open_bag
 from crosspoint_ros.msg import Correspondence, QueryResult
-from crosspoint_ros.ros.config import Config
+from crosspoint_ros.ros.config import Config, ConfigError
 from crosspoint_ros.ros.node.camera import resolve_topics
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Matchers
 from crosspoint_ros.ros.replay.runner import (
@@ -175,7 +175,11 @@ def main(args: argparse.Namespace) -> int:
 
 def replay_clicks(args: argparse.Namespace) -> tuple[list[ResultDiff], list[str]]:
     """Answer all clicks; ValueError for what is wrong with the bag or the parameters."""
-    node = RecordedNode.read(args.node, args.params, args.set)
+    try:
+        node = RecordedNode.read(args.node, args.params, args.set)
+    except ConfigError as error:
+        raise ValueError(f"{error}; give the node's parameters: --params FILE.yaml, or --set "
+                         'NAME=VALUE') from error
     with closing(open_bag(args.bag)) as bag:
         check_topics(bag, node)
         clicks, skipped = read_clicks(bag, node)

@@ -240,7 +240,9 @@ def test_a_bag_that_is_none_is_unusable(capsys):
     assert cli.main(['replay', '/nowhere', '--set', 'cameras=[a, b]', '--set', 'base_frame=c']) == 2
     assert 'there is no bag at /nowhere' in capsys.readouterr().err
     assert cli.main(['replay', str(KITCHEN)]) == 2
-    assert 'cameras is required' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert 'cameras is required' in error
+    assert '--params FILE.yaml' in error
 
 
 def test_a_click_in_the_kitchen_finds_the_drawer_handle_twice_in_the_same_words(tmp_path, capsys):
