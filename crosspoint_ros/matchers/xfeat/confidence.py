@@ -38,6 +38,11 @@ WEIGHTS = {
     EvidenceKind.DEPTH_OF_CLICKED: LogisticWeights(1.0, 2.6, 0.2, 1.0, -0.4),
     EvidenceKind.BOTH_DEPTHS: LogisticWeights(0.9, 2.8, 0.5, 0.75, 0.2),
 }
+# Of matches that the second descriptor took part in.
+WEIGHTS_WITH_SECOND = {
+    EvidenceKind.IMAGES: LogisticWeights(1.06, 1.45, 0.8, 0.44, -5.8),
+    EvidenceKind.LINES: LogisticWeights(0.18, 1.43, 0.56, 0.69, -1.75),
+}
 # The wrong matches to which BOTH_DEPTHS was fitted had poses that could not be corrected.
 CORRECTED_POSE_BONUS = 0.8
 
@@ -48,7 +53,8 @@ def predict_confidence(found: Candidate) -> float:
 
 
 def _logit(found: Candidate) -> float:
-    weights, cycle_error = WEIGHTS[found.evidence], np.log1p(found.cycle_error_px / CYCLE_SCALE_PX)
+    table = WEIGHTS if np.isnan(found.second_score) else WEIGHTS_WITH_SECOND
+    weights, cycle_error = table[found.evidence], np.log1p(found.cycle_error_px / CYCLE_SCALE_PX)
     is_corrected = (found.evidence == EvidenceKind.BOTH_DEPTHS
                     and found.reprojection_sigma_px <= ACCURATE_SIGMA_PX)
     return (weights.score * found.score + weights.margin * min(max(found.margin, -1.0), 1.0)

@@ -1,6 +1,7 @@
 """Features of a view: scaled camera, keypoints and dense descriptors per scale, depth."""
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -92,9 +93,7 @@ class DescriptorMap:
 
     def __init__(self, descriptors: FloatMap, camera: ScaledCamera) -> None:
         self.rows, self.columns, self.channels = descriptors.shape
-        # cv2.remap and cv2.resize interpolate at most four channels at once.
-        self._layers = [np.ascontiguousarray(descriptors[..., c:c + 4])
-                        for c in range(0, self.channels, 4)]
+        self._layers = split_channels(descriptors)
         self._camera = camera
 
     def sample(self, pixel: Array) -> FloatMap:
@@ -137,6 +136,7 @@ class FeatureFrame:
                            f'have more than {COARSE_PX / 2 / self.scaled.scale:.1f} px')
         self.mask = view.mask if options.use_mask else None
         self.levels: dict[float, FeatureLevel] = {}
+        self.second: DescriptorMap | None = None
 
     def is_same_image(self, view: View) -> bool:
         """Return whether the frame is of the same image, mask and depth, by identity."""
@@ -148,6 +148,11 @@ class FeatureFrame:
         if scale not in self.levels:
             self.levels[scale] = self._level(backbone(self._network_image(scale)))
         return self.levels[scale]
+
+    def ensure_second(self, describe: Callable[[npt.NDArray[np.uint8]], FloatMap]) -> None:
+        """Compute the second descriptor, at the scale 1."""
+        if self.second is None:
+            self.second = DescriptorMap(describe(self._network_image(1.0)), self.scaled)
 
     def _network_image(self, scale: float) -> npt.NDArray[np.uint8]:
         size = (self.scaled.width_px * scale, self.scaled.height_px * scale)
@@ -211,21 +216,20 @@ class FeatureFrame:
         return self.is_masked(self.fine_grid)
 
 
-class MultiScaleDescriptors:
-    """The descriptors of several levels of a frame, concatenated with equal weights."""
+class ConcatenatedDescriptors:
+    """Several descriptor maps of a frame, concatenated with equal weights."""
 
-    def __init__(self, frame: FeatureFrame, scales: tuple[float, ...]) -> None:
-        self._maps = [frame.levels[scale].dense for scale in scales]
-        self._frame = frame
+    def __init__(self, frame: FeatureFrame, maps: Sequence[DescriptorMap]) -> None:
+        self._frame, self._maps = frame, maps
 
     def sample(self, pixel: Array) -> FloatMap:
-        """Return descriptors (n, 64 x scales) at scaled pixels (n, 2)."""
+        """Return descriptors (n, channels of all maps) at scaled pixels (n, 2)."""
         sampled = [m.sample(pixel) for m in self._maps]
         return np.concatenate(sampled, axis=1) / len(sampled) ** 0.5
 
     @cached_property
     def coarse(self) -> FloatMap:
-        """Descriptors (rows, columns, 64 x scales) on a grid of 8 px."""
+        """Descriptors (rows, columns, channels of all maps) on a grid of 8 px."""
         columns, rows = self._frame.scaled.grid_size(COARSE_PX)
         layers = [m.resize(columns, rows) for m in self._maps]
         return np.concatenate(layers, axis=-1) / np.float32(len(layers) ** 0.5)
@@ -235,6 +239,11 @@ def detect_keypoints(heat: FloatMap, min_heat: float) -> tuple[npt.NDArray[np.in
     """Return rows and columns of the maxima within 5x5 px that exceed `min_heat`."""
     peak = (heat == cv2.dilate(heat, np.ones((5, 5), np.uint8))) & (heat > min_heat)
     return np.nonzero(peak)
+
+
+def split_channels(x: FloatMap) -> list[FloatMap]:
+    """Split (h, w, c) into layers of four, the most that cv2.remap interpolates at once."""
+    return [np.ascontiguousarray(x[..., c:c + 4]) for c in range(0, x.shape[-1], 4)]
 
 
 def sample(layers: list[FloatMap], x: Array, y: Array, how: int) -> FloatMap:

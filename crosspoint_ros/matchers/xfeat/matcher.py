@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, Transform, View
+from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.matchers.xfeat.aliked import Aliked
 from crosspoint_ros.matchers.xfeat.confidence import predict_confidence, predict_covariance_px2
 from crosspoint_ros.matchers.xfeat.features import FeatureFrame
 from crosspoint_ros.matchers.xfeat.matching import (
@@ -36,6 +38,7 @@ from crosspoint_ros.matchers.xfeat.search import (
 )
 
 IMAGE_SCALES = (1.0,)  # of `match_images`
+WIDE_ANGLE_DEG = 30.0  # beyond it a sure match of one descriptor is checked by the second
 
 
 class XFeatMatcher:
@@ -50,6 +53,7 @@ class XFeatMatcher:
     def __init__(self, **options: Any) -> None:
         self.options = XFeatOptions(**options)
         self._backbone = Backbone()
+        self._aliked = None if self.options.second_descriptor == 'never' else Aliked()
         self._workers = ThreadPoolExecutor(2, 'xfeat')
         self._frames: OrderedDict[tuple[str, int], FeatureFrame] = OrderedDict()
         self._pairs: OrderedDict[tuple[int, int, bool], tuple[bytes, PairGeometry]] = OrderedDict()
@@ -118,13 +122,30 @@ class XFeatMatcher:
         pose, other_pose = query.clicked.ray_pose, query.other.ray_pose
         if not self.options.use_poses or pose is None or other_pose is None:
             pair = self._pair(clicked, other, None, False)
-            return pair, search_by_appearance(pair, pixel, self.options, near)
+            return pair, self._search_by_appearance(pair, pixel, near)
         given, depth_m = other_pose.inverse @ pose, depth_at(clicked, pixel)
         if np.isfinite(depth_m):
             pair = self._pair(clicked, other, given, True)
             return pair, search_by_depth(pair, pixel, depth_m, self.options, near)
         pair = self._pair(clicked, other, given, other.has_depth)
-        return pair, search_by_appearance(pair, pixel, self.options, near)
+        return pair, self._search_by_appearance(pair, pixel, near)
+
+    def _search_by_appearance(self, pair: PairGeometry, pixel: Array, near: SearchPrior | None
+                              ) -> Candidate:
+        """Search with one descriptor; with both if that is not sure, or the views are far apart.
+
+        Where the other view has depth, one is enough.
+        """
+        by_depth = np.isfinite(pair.reprojection_sigma_px)
+        if self.options.second_descriptor != 'always' or by_depth:
+            found = search_by_appearance(pair, pixel, self.options, near)
+            if self._aliked is None or by_depth or (
+                    predict_confidence(found) >= Limits.sure_confidence
+                    and not found.viewing_angle_deg > WIDE_ANGLE_DEG):
+                return found
+        list(self._workers.map(lambda frame: frame.ensure_second(self._aliked),
+                               (pair.clicked, pair.other)))
+        return search_by_appearance(pair, pixel, self.options, near, with_second=True)
 
     def _frame(self, view: View) -> FeatureFrame:
         """Return the frame of a view, cached by its image."""

@@ -1,7 +1,9 @@
 """The XFeat network in cv2.dnn: descriptors, keypoint heatmap and reliability of an image."""
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 MODEL = Path(__file__).with_name('xfeat.onnx')
+SHA256 = '94aa0402ff7000411718f9dc178bbb7150b6da6a91c89af6e8ca4806cb54f6dd'
 CELL_PX = 8
 SIDE_PX = 32
 
@@ -32,27 +35,42 @@ class NetworkOutput:
 class Backbone:
     """XFeat (Potje et al., CVPR 2024) in cv2.dnn, one network per calling thread.
 
-    Raises RuntimeError if this OpenCV computes it wrong.
+    Raises RuntimeError if the model is not the right one, or if this OpenCV computes it wrong.
     """
 
     def __init__(self, model: Path = MODEL) -> None:
-        if not model.is_file():
-            raise FileNotFoundError(f'the model {model} is missing: install the package again')
-        self._weights = np.fromfile(model, np.uint8)
+        self._weights = np.frombuffer(read_model(model, SHA256), np.uint8)
         self._local = threading.local()
-        check_golden_output(self)
+        check_golden_output(lambda image: self(image).descriptors, GOLDEN_DESCRIPTORS,
+                            MAX_DESCRIPTOR_ERROR)
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> NetworkOutput:
         """Run on an RGB image (h, w, 3) whose sides are multiples of 32."""
-        height, width = image.shape[:2]
-        if height % SIDE_PX or width % SIDE_PX:
-            raise ValueError(f'sides must be multiples of {SIDE_PX} px, got {width}x{height}')
+        require_sides(image)
         if not hasattr(self._local, 'net'):
             self._local.net = cv2.dnn.readNetFromONNX(self._weights)
         self._local.net.setInput(cv2.dnn.blobFromImage(image, 1 / 255))
         descriptors, logits, reliability = self._local.net.forward(['desc', 'kpt', 'rel'])
         return NetworkOutput(np.ascontiguousarray(descriptors[0].transpose(1, 2, 0)),
                              _decode_heatmap(logits[0]), reliability[0, 0].copy())
+
+
+def read_model(path: Path, sha256: str) -> bytes:
+    """Read a model file; raises FileNotFoundError, or RuntimeError if it is cut or another one."""
+    if not path.is_file():
+        raise FileNotFoundError(f'the model {path} is missing: install the package again')
+    content = path.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise RuntimeError(f'the model {path} is cut or of another version ({len(content)} bytes, '
+                           f'SHA-256 {found[:12]}, not {sha256[:12]}): install the package again')
+    return content
+
+
+def require_sides(image: npt.NDArray[np.uint8]) -> None:
+    """Raise ValueError unless the sides of an image are multiples of 32 px."""
+    height, width = image.shape[:2]
+    if height % SIDE_PX or width % SIDE_PX:
+        raise ValueError(f'sides must be multiples of {SIDE_PX} px, got {width}x{height}')
 
 
 def _decode_heatmap(logits: FloatMap) -> FloatMap:
@@ -80,17 +98,19 @@ GOLDEN_DESCRIPTORS = (
 MAX_DESCRIPTOR_ERROR = 5e-3
 
 
-def check_golden_output(backbone: Backbone) -> None:
-    """Raise RuntimeError if this OpenCV computes the network wrong, as 4.8 does with some models.
+def check_golden_output(describe: Callable[[npt.NDArray[np.uint8]], FloatMap],
+                        golden: tuple[tuple[float, ...], ...], max_error: float) -> None:
+    """Raise RuntimeError if this OpenCV computes a network wrong, as 4.8 does with some models.
 
-    That shows with two or more threads, so their number is left as it is.
+    golden: the first channels of `GOLDEN_CELLS`. Errors show with two or more threads, so their
+    number is left as it is.
     """
-    descriptors = backbone(golden_input()).descriptors
-    found = np.stack([descriptors[cell][:8] for cell in GOLDEN_CELLS])
-    error = float(np.abs(found - np.array(GOLDEN_DESCRIPTORS)).max())
-    if not error < MAX_DESCRIPTOR_ERROR:
+    descriptors = describe(golden_input())
+    found = np.stack([descriptors[cell][:len(golden[0])] for cell in GOLDEN_CELLS])
+    error = float(np.abs(found - np.array(golden)).max())
+    if not error < max_error:
         raise RuntimeError(
             f'OpenCV {cv2.__version__} computes the matching network wrong: a known descriptor is '
-            f'off by {error:.2g} (limit {MAX_DESCRIPTOR_ERROR}) with {cv2.getNumThreads()} '
+            f'off by {error:.2g} (limit {max_error}) with {cv2.getNumThreads()} '
             'thread(s); install another OpenCV (4.5.4 or newer, not 4.8), or set '
             'OPENCV_FOR_THREADS_NUM=1')

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 
 from crosspoint_ros.core.verify import Limits
 
+SECOND_DESCRIPTOR = ('auto', 'always', 'never')
+
 
 @dataclass(frozen=True)
 class XFeatOptions:
@@ -44,6 +46,7 @@ class XFeatOptions:
     patch_consensus: bool = True
     affine_prior: bool = True
     epipolar_band: bool = True
+    second_descriptor: str = 'never'  # auto: where the first is not sure or the angle wide; always
     # Depth.
     correct_pose: bool = True
     max_depth_gap_m: float = Limits.max_depth_gap_m
@@ -53,6 +56,8 @@ class XFeatOptions:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, str):
+                continue
             if isinstance(value, (list, tuple)):
                 object.__setattr__(self, field.name, tuple(float(v) for v in value))
                 low = min(getattr(self, field.name), default=0.0)
@@ -60,6 +65,9 @@ class XFeatOptions:
                 low = value
             if not low >= 0:
                 raise ValueError(f'{field.name} must not be negative, got {value}')
+        if self.second_descriptor not in SECOND_DESCRIPTOR:
+            raise ValueError(f'second_descriptor must be one of {", ".join(SECOND_DESCRIPTOR)}, '
+                             f'got {self.second_descriptor!r}')
         for name in ('scales', 'depth_scales'):
             if not all(0.25 <= scale <= 2 for scale in getattr(self, name)):
                 raise ValueError(f'{name} must lie in 0.25..2, got {getattr(self, name)}')

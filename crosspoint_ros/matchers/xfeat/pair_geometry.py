@@ -14,7 +14,7 @@ from crosspoint_ros.core.datatypes import Array, Code, Rejected, Transform
 from crosspoint_ros.core.depth import surface_depths_m
 from crosspoint_ros.core.geometry import refine_pose_pnp
 from crosspoint_ros.matchers.xfeat import matching, two_view
-from crosspoint_ros.matchers.xfeat.features import FeatureFrame, MultiScaleDescriptors
+from crosspoint_ros.matchers.xfeat.features import ConcatenatedDescriptors, FeatureFrame
 from crosspoint_ros.matchers.xfeat.matching import CandidateMatches, Matches
 from crosspoint_ros.matchers.xfeat.options import XFeatOptions
 from crosspoint_ros.matchers.xfeat.two_view import PinholePair, PosePrior, fundamental_matrix
@@ -28,6 +28,7 @@ CHANCE_SUPPORT, HALF_CONFIDENCE_SUPPORT = 12.0, 10.0
 MAX_REPROJECTION_PX = 10.0
 CORRECTED_SIGMA_PX = 3.0
 
+DescriptorPair = tuple[ConcatenatedDescriptors, ConcatenatedDescriptors]
 Parallel = Callable[..., Iterable[Any]]  # `map`, or one that uses several threads
 
 
@@ -69,13 +70,29 @@ class PairGeometry:
         """The linear map (2, 2) of the matches, from the other view to the clicked."""
         return matching.fit_global_linear(self.matches.other, self.matches.clicked)
 
-    @cached_property
-    def clicked_descriptors(self) -> MultiScaleDescriptors:
-        return MultiScaleDescriptors(self.clicked, self.scales)
+    def measure_angle_deg(self, pixel: Array, found: Array) -> float:
+        """Return the angle between the rays of two scaled pixels; NaN without a motion."""
+        if self.motion is None:
+            return np.nan
+        ray, ray_other = (v / np.linalg.norm(v) for v in (
+            self.motion.R @ self.clicked.scaled.unproject(pixel),
+            self.other.scaled.unproject(found)))
+        return float(np.degrees(np.arccos(np.clip(ray @ ray_other, -1, 1))))
 
     @cached_property
-    def other_descriptors(self) -> MultiScaleDescriptors:
-        return MultiScaleDescriptors(self.other, self.scales)
+    def descriptors(self) -> DescriptorPair:
+        """Of the network that also matches, at all scales: of the clicked frame and the other."""
+        clicked, other = (ConcatenatedDescriptors(frame, [
+            frame.levels[scale].dense for scale in self.scales])
+            for frame in (self.clicked, self.other))
+        return clicked, other
+
+    @cached_property
+    def second_descriptors(self) -> DescriptorPair:
+        """Of the second network: of the clicked frame and the other."""
+        clicked, other = (ConcatenatedDescriptors(frame, [frame.second] if frame.second else [])
+                          for frame in (self.clicked, self.other))
+        return clicked, other
 
 
 def pair_from_images(clicked: FeatureFrame, other: FeatureFrame, options: XFeatOptions,

@@ -10,12 +10,13 @@ from crosspoint_ros.core.datatypes import Array
 from crosspoint_ros.matchers.xfeat.features import COARSE_PX
 from crosspoint_ros.matchers.xfeat.matching import LocalAffine
 from crosspoint_ros.matchers.xfeat.network import FloatMap
-from crosspoint_ros.matchers.xfeat.pair_geometry import PairGeometry
+from crosspoint_ros.matchers.xfeat.pair_geometry import DescriptorPair, PairGeometry
 
 # Offsets (24, 2) of the patch around the click.
 NEIGHBOURS_PX = 10.0 * np.array([(x, y) for y in range(-2, 3) for x in range(-2, 3) if x or y])
 PATCH_SIGMA_PX = 20.0
 W_PATCH = 2.0
+W_SECOND = 2.0
 W_AFFINE, PRIOR_SIGMA_PX, PRIOR_HALF_DENSITY = 0.1, 25.0, 0.6
 W_EPIPOLAR, BAND_SIGMA_PX = 0.2, 4.0
 W_REPROJECTION = 0.5
@@ -51,18 +52,19 @@ class SearchPrior:
         return np.asarray((away @ np.linalg.inv(self.covariance_px2) * away).sum(axis=-1))
 
 
-def appearance_term(pair: PairGeometry, pixel: Array, linear: Array, with_patch: bool) -> FloatMap:
+def similarity_term(pair: PairGeometry, descriptors: DescriptorPair, pixel: Array, linear: Array,
+                    patch_weight: float) -> FloatMap:
     """Score the similarity of the pixel, and of the patch around it, to each place."""
-    offsets = NEIGHBOURS_PX if with_patch else np.zeros((0, 2))
+    offsets = NEIGHBOURS_PX if patch_weight else np.zeros((0, 2))
     offsets = offsets[pair.clicked.scaled.contains(pixel + offsets)]
-    sought = pair.clicked_descriptors.sample(np.concatenate([pixel[None], pixel + offsets]))
-    coarse = pair.other_descriptors.coarse
+    clicked, other = descriptors
+    sought, coarse = clicked.sample(np.concatenate([pixel[None], pixel + offsets])), other.coarse
     rows, columns, channels = coarse.shape
     cosine = (sought @ coarse.reshape(-1, channels).T).reshape(-1, rows, columns)
     size = pair.other.fine_grid.shape[1::-1]
     similar = cv2.resize(cosine[0], size, interpolation=cv2.INTER_CUBIC)
     if len(offsets):
-        similar = similar + W_PATCH * patch_consensus(cosine[1:], offsets, linear, size)
+        similar = similar + patch_weight * patch_consensus(cosine[1:], offsets, linear, size)
     return similar
 
 

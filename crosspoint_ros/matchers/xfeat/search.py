@@ -40,7 +40,9 @@ class Candidate:
     pixel: (2,) scaled px. score, margin: of the score map there. density: of the matches around
     the click. cycle_error_px: forward-backward error of the local affine maps. gap_m: measured
     minus expected depth, NaN where unknown. reprojection_sigma_px: of a place found by depth, else
-    infinite. evidence: the strongest that led here.
+    infinite. evidence: the strongest that led here. viewing_angle_deg: between the rays of both
+    views, NaN without a relative pose. second_score: cosine of the second descriptor there, which
+    `score` and `margin` then contain; NaN where it was not used.
     """
 
     pixel: Array
@@ -51,14 +53,17 @@ class Candidate:
     reprojection_sigma_px: float = np.inf
     gap_m: float = np.nan
     evidence: EvidenceKind = EvidenceKind.IMAGES
+    viewing_angle_deg: float = np.nan
+    second_score: float = np.nan
 
 
 def search_by_appearance(pair: PairGeometry, pixel: Array, options: XFeatOptions,
-                         near: SearchPrior | None = None) -> Candidate:
+                         near: SearchPrior | None = None, with_second: bool = False) -> Candidate:
     """Search the whole other view: appearance, matches around the click, epipolar line.
 
     Where the other view has depth, its places are also reprojected to the click. near: a coarse
-    match; the best place near it is returned, with its evidence unchanged.
+    match; the best place near it is returned, with its evidence unchanged. with_second: use the
+    second descriptor, which both frames must have.
     """
     local = _local_affine(pair, pixel)
     scores = _appearance_scores(pair, pixel, local, options)
@@ -69,9 +74,15 @@ def search_by_appearance(pair: PairGeometry, pixel: Array, options: XFeatOptions
         assert pair.motion is not None
         distance = reprojection_distance(pair.other, pair.clicked, pair.motion.inverse, pixel)
         scores = scores + score_map.reprojection_term(pair, distance)
+    second = np.full(scores.shape, np.nan)
+    if with_second:
+        second = score_map.similarity_term(pair, pair.second_descriptors, pixel, local.linear, 0)
+        scores = scores + score_map.W_SECOND * second
     peak = _find_peak(pair, scores, near)
     found = Candidate(peak.pixel, peak.score, peak.margin, local.density,
-                      _cycle_error_px(pair, pixel, peak.pixel))
+                      _cycle_error_px(pair, pixel, peak.pixel),
+                      viewing_angle_deg=pair.measure_angle_deg(pixel, peak.pixel),
+                      second_score=float(second[peak.cell]))
     if np.isfinite(distance[peak.cell]):
         return replace(found, reprojection_sigma_px=pair.reprojection_sigma_px,
                        evidence=EvidenceKind.DEPTH_OF_OTHER)
@@ -150,7 +161,8 @@ def _cycle_error_px(pair: PairGeometry, pixel: Array, found: Array) -> float:
 
 def _appearance_scores(pair: PairGeometry, pixel: Array, local: LocalAffine,
                        options: XFeatOptions) -> FloatMap:
-    scores = score_map.appearance_term(pair, pixel, local.linear, options.patch_consensus)
+    scores = score_map.similarity_term(pair, pair.descriptors, pixel, local.linear,
+                                       score_map.W_PATCH * options.patch_consensus)
     return scores + score_map.affine_term(pair, local) if options.affine_prior else scores
 
 

@@ -22,6 +22,7 @@ from crosspoint_ros.core.datatypes import (
 )
 from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.xfeat import XFeatMatcher
+from crosspoint_ros.matchers.xfeat import matcher as matcher_module
 
 BOX = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
 VISIBLE_BASE_M = ((-0.06, -0.05, 0.10), (0.02, -0.05, 0.05), (0.0, 0.02, 0.15), (0.02, -0.2, 0.0),
@@ -343,3 +344,27 @@ def test_an_image_just_thick_enough_is_prepared(matcher, left):
     intrinsics = Intrinsics(500.0, 500.0, 1500.0, 10.0, 3000, 20)
     image = np.random.default_rng(0).integers(0, 255, (20, 3000, 3), np.uint8)
     matcher.warm((View('slit', image, intrinsics), left))
+
+
+@pytest.mark.parametrize(('confidence', 'wide_deg', 'used'), [
+    (0.9, 90, []), (0.5, 90, ['left', 'right']), (0.9, 30, ['left', 'right'])])
+def test_the_second_descriptor_is_used_where_one_is_not_sure_or_the_angle_is_wide(
+        monkeypatch, left, right, confidence, wide_deg, used):
+    matcher = XFeatMatcher(second_descriptor='auto')
+    monkeypatch.setattr(matcher_module, 'predict_confidence', lambda found: confidence)
+    monkeypatch.setattr(matcher_module, 'WIDE_ANGLE_DEG', wide_deg)
+    pixel = project_point(left, VISIBLE_BASE_M[0])
+    found = matcher.match(Query(without_depth(left), without_depth(right), pixel))
+    assert found.pixel == pytest.approx(project_point(right, VISIBLE_BASE_M[0]), abs=8)
+    assert sorted(frame.view.camera for frame in matcher._frames.values() if frame.second) == used
+
+
+def test_the_second_descriptor_is_never_used_where_the_other_view_has_depth(left, right):
+    matcher = XFeatMatcher(second_descriptor='always')
+    matcher.match(Query(without_depth(left), right, project_point(left, VISIBLE_BASE_M[0])))
+    assert all(frame.second is None for frame in matcher._frames.values())
+
+
+def test_an_unknown_use_of_the_second_descriptor_is_refused():
+    with pytest.raises(ValueError, match="auto, always, never, got 'maybe'"):
+        XFeatMatcher(second_descriptor='maybe')

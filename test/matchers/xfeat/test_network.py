@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from crosspoint_ros.matchers.xfeat import network as network_module
-from crosspoint_ros.matchers.xfeat.network import Backbone, check_golden_output, golden_input
+from crosspoint_ros.matchers.xfeat.network import (
+    GOLDEN_DESCRIPTORS,
+    MAX_DESCRIPTOR_ERROR,
+    MODEL,
+    Backbone,
+    check_golden_output,
+    golden_input,
+)
 
 
 @pytest.fixture(scope='module')
@@ -25,12 +32,10 @@ def test_a_wrongly_computed_network_is_refused_with_the_version(network, monkeyp
     monkeypatch.setattr(network_module.cv2, '__version__', '4.8.0')
 
     def wrong(image):
-        right = network(image)
-        return network_module.NetworkOutput(np.roll(right.descriptors, 1, axis=-1), right.heat,
-                                 right.reliability)
+        return np.roll(network(image).descriptors, 1, axis=-1)
 
     with pytest.raises(RuntimeError, match=r'OpenCV 4\.8\.0 computes .*limit 0\.005'):
-        check_golden_output(wrong)
+        check_golden_output(wrong, GOLDEN_DESCRIPTORS, MAX_DESCRIPTOR_ERROR)
 
 
 def test_a_side_that_is_no_multiple_of_32_is_refused(network):
@@ -41,3 +46,10 @@ def test_a_side_that_is_no_multiple_of_32_is_refused(network):
 def test_a_missing_model_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'gone\.onnx'):
         Backbone(tmp_path / 'gone.onnx')
+
+
+def test_a_cut_model_is_named(tmp_path):
+    cut = tmp_path / 'xfeat.onnx'
+    cut.write_bytes(MODEL.read_bytes()[:-1000])
+    with pytest.raises(RuntimeError, match=r'xfeat\.onnx is cut or of another version'):
+        Backbone(cut)
