@@ -87,8 +87,8 @@ class SlowStageMatcher(ExactMatcher):
             time.sleep(self.delay_s)
         found = super().match(query)
         function = {'match': '', 'verify': 'verify_match', 'lift': 'lift_target'}[self.stage]
-        return SlowMatch(found.pixel, found.covariance_px2, found.confidence, '', function,
-                         self.delay_s)
+        return SlowMatch(found.pixel, found.covariance_px2, found.confidence,
+                         function=function, delay_s=self.delay_s)
 
 
 class HangingMatcher:

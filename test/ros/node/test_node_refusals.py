@@ -21,13 +21,14 @@ from two_camera_rig import (
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected
 from crosspoint_ros.ros.client.results import format_result, is_target_sure
-from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
+from crosspoint_ros.ros.node.query_queue import Correction, QueryRequest, QueryTask
 
 MIDDLE = np.array([159.5, 119.5])
 # What makes a query stay in a stage for a while.
 STAGES: dict[str, dict[str, object]] = {
     'wait_images': {}, 'transforms': {'limits__wait_tf_s': 5.0, 'base_frame': 'map'},
-    **{stage: {'matcher': 'fake_matchers:SlowStageMatcher', 'SlowStageMatcher__stage': stage}
+    **{stage: {'matcher': 'fake_matchers:SlowStageMatcher', 'SlowStageMatcher__stage': stage,
+               'SlowStageMatcher__delay_s': 5.0}
        for stage in ('match', 'verify', 'lift')}}
 
 
@@ -490,7 +491,7 @@ def test_a_bag_that_loops_without_a_clock_is_forgotten_with_its_tf():
             return all(c.buffer.get_newest_stamp_ns() == begin for c in server.cameras.values())
 
         rig.until(began_again)
-        assert server.target.active_target is not target
+        rig.until(lambda: server.target.active_target is not target)
         assert_refused(rig, ask(rig, stamp_ns=begin), Status.NO_TF)
         assert not server.transforms.is_moving('front_optical')
 
@@ -645,3 +646,57 @@ def test_an_unconfirmed_target_on_a_rim_tells_the_doubt():
     assert result.target.confidence < 0.8
     assert 'the click is on a rim: the depth of front jumps there' in result.status.message
     assert 'on a rim' in format_result(result)
+
+
+def send_without_tf(rig: Rig) -> None:
+    """Send images and lenses, neither TF nor depth, until the node has them."""
+    stamp_ns = 0
+
+    def here() -> bool:
+        nonlocal stamp_ns
+        if stamp_ns and rig.is_buffered(stamp_ns):
+            return True
+        stamp_ns = rig.cameras.now_ns()
+        for camera in POSES:
+            rig.cameras.send_info(camera, stamp_ns)
+            rig.cameras.send_image(camera, stamp_ns)
+        return rig.is_buffered(stamp_ns)
+
+    rig.until(here, what='frames')
+
+
+def test_without_any_tf_the_node_answers_by_the_images_alone_if_it_is_allowed_to():
+    with run_rig(use_tf=False, matcher='fake_matchers:SamePixelMatcher', base_frame='nowhere',
+                 limits__wait_tf_s=30.0, limits__max_image_age_s=60.0) as rig:
+        rig.until(lambda: all(p.get_subscription_count() for p in rig.cameras.images.values()))
+        send_without_tf(rig)
+        started_s = time.monotonic()
+        result = ask(rig)
+        assert time.monotonic() - started_s < 10  # nothing waits for TF
+        found, = result.correspondences
+        assert found.status.code == Status.OK, found.status.message
+        assert found.verdict != Correspondence.REFUSED
+        assert (found.found.x, found.found.y) == (159.5, 119.5)
+        assert_refused(rig, result, Status.NO_DEPTH, 'use_tf is false', 'set use_tf: true',
+                       'transform from base_frame')
+        # TF and depth that are there are not used either.
+        rig.send_frames()
+        result = ask(rig)
+        assert_refused(rig, result, Status.NO_DEPTH, 'use_tf is false')
+        assert rig.node.count_subscribers('/front/depth') == 0
+        # A correction by hand is 2D too, and a 3D point is in no image.
+        located = rig.node._server.review.history.find_locate_result(result.query_id)
+        result = ask(rig, correction=Correction(result.query_id, 'side', MIDDLE + 9, located))
+        assert result.correspondences[0].found.x == 168.5
+        assert_refused(rig, result, Status.NO_DEPTH, 'use_tf is false')
+        result = ask(rig, pixel=None, point_m=np.zeros(3), point_frame='base_link')
+        assert_refused(rig, result, Status.NO_TF, 'a 3D point', 'use_tf is false')
+
+
+def test_with_use_tf_the_same_cameras_are_refused_for_their_tf():
+    with run_rig(matcher='fake_matchers:SamePixelMatcher', base_frame='nowhere',
+                 limits__wait_tf_s=0.1, front__depth_topic='', side__depth_topic='',
+                 limits__max_image_age_s=60.0) as rig:
+        rig.until(lambda: all(p.get_subscription_count() for p in rig.cameras.images.values()))
+        send_without_tf(rig)
+        assert_refused(rig, ask(rig), Status.NO_TF, 'nowhere')
