@@ -30,6 +30,7 @@ PARAMETERS = {
     'target_ttl_s': 'how long a target stays on TF, s; 0: until replaced or cleared',
     'on_refusal': 'what a click without a 3D target does to the target that is there: keep or '
                   'clear',
+    'use_tf': 'false: images alone, for cameras whose poses are not known; without any 3D',
     'allow_unconfirmed': 'true: where no other camera shows the point and none contradicts it, a '
                          'target by the clicked depth alone, to be checked',
     'matcher': 'xfeat, cropond, cropond_remote, or any module:Class',
@@ -43,7 +44,7 @@ PARAMETERS = {
     'autostart': 'true: configure and activate at start-up; false: wait for a lifecycle manager',
     'use_sim_time': 'true: take the time from /clock (a simulation, a bag)',
 }
-SWITCHES = ('allow_unconfirmed', 'autostart', 'use_sim_time', 'rectified')
+SWITCHES = ('use_tf', 'allow_unconfirmed', 'autostart', 'use_sim_time', 'rectified')
 # Parameters of each camera: one argument for all of `cameras`, with {camera} for the name.
 CAMERA_PARAMETERS = {
     'image_topic': 'image topic of every camera; {camera} is its name: '

@@ -76,6 +76,7 @@ class Config:
     times: TimeLimits
     history_s: float
     busy: str
+    use_tf: bool
     allow_unconfirmed: bool
     record_dir: str
     autostart: bool
@@ -144,6 +145,8 @@ NODE_PARAMETERS = (
          'the cameras only while a query needs images', 0.0, 60.0),
     Spec('busy', 'preempt', 'what a new query does to the one that runs',
          choices=('preempt', 'queue', 'reject')),
+    Spec('use_tf', True, 'false: images alone, for cameras whose poses are not known: the same '
+         'point in the other cameras, without any 3D; neither TF nor depth is used'),
     Spec('allow_unconfirmed', False, 'where no other camera shows the point and none contradicts '
          'it: a target by the clicked depth alone, to be checked'),
     Spec('record_dir', '', 'folder to which every answer is appended with its images, and what '
@@ -337,10 +340,14 @@ class Parameters:
         """Return the current Config. Raises ConfigError for frames that contradict each other."""
         value = self._value
         self._check_frames()
+        cameras = tuple(CameraConfig(name, **{s.name.rpartition('.')[2]: value(s.name)
+                                              for s in list_camera_specs(name)})
+                        for name in value('cameras'))
+        if not value('use_tf'):  # depth has no use without poses
+            cameras = tuple(replace(camera, depth_topic='', depth_info_topic='')
+                            for camera in cameras)
         return Config(
-            cameras=tuple(CameraConfig(name, **{s.name.rpartition('.')[2]: value(s.name)
-                                                for s in list_camera_specs(name)})
-                          for name in value('cameras')),
+            cameras=cameras,
             **{s.name: value(s.name) for s in NODE_PARAMETERS},
             matcher_options=self._read_options(value('matcher')),
             refiner=self._refiner,

@@ -221,6 +221,8 @@ def check_depth_lag(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Find
 def check_tf(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
     """Images have a frame_id, which is connected to the base when they are taken."""
     frame, base, frames = camera.frame_id, snapshot.base_frame, snapshot.frames
+    if not snapshot.use_tf:
+        return
     if not frame:
         if camera.image.newest is not None:
             yield from (Finding(FindingCode.NO_FRAME_ID, fault.message, "set the camera's optical "
@@ -235,7 +237,8 @@ def check_tf(snapshot: Snapshot, camera: CameraSnapshot) -> Iterator[Finding]:
     if reason:
         yield Finding(FindingCode.NO_TF, f'{no_transform}: {reason}',
                       'publish it (robot_state_publisher with the URDF, or '
-                      'static_transform_publisher with the calibration), or correct base_frame')
+                      'static_transform_publisher with the calibration), or correct base_frame; '
+                      'without poses, use_tf: false answers by the images alone, without 3D')
     # Transforms sent before the doctor listened are unknown; other clocks have their own finding.
     elif camera.tf_stamp_ns > snapshot.start_ns and has_comparable_stamps(snapshot, camera):
         reason = explain_failure(frames, base, frame, camera.tf_stamp_ns)

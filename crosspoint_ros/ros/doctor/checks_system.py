@@ -108,6 +108,8 @@ def check_unique_topics(snapshot: Snapshot) -> Iterator[Finding]:
 
 def check_unique_frames(snapshot: Snapshot) -> Iterator[Finding]:
     """No two cameras share a frame."""
+    if not snapshot.use_tf:
+        return
     for frame, names in find_shared((camera.frame_id, camera.name) for camera in snapshot.cameras):
         yield Finding(FindingCode.SAME_FRAME,
                       f'{" and ".join(names)} have the same frame_id, {frame!r}',

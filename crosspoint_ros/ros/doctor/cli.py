@@ -75,9 +75,10 @@ def format_camera(snapshot: Snapshot, camera: CameraSnapshot) -> str:
     width, height = camera.size or (0, 0)
     encoding = getattr(camera.image.newest, 'encoding', None) or 'compressed'
     depth = 'no depth' if camera.depth is None else 'depth'
+    known = (f'{depth}, TF {snapshot.base_frame} -> {camera.frame_id}' if snapshot.use_tf
+             else 'images alone (use_tf: false)')
     return (f'{camera.name}: {width}x{height} {encoding}, {camera.image.rate_hz:.1f} Hz, '
-            f'{1000 * camera.image.age_s:.0f} ms old, {depth}, TF {snapshot.base_frame} -> '
-            f'{camera.frame_id}')
+            f'{1000 * camera.image.age_s:.0f} ms old, {known}')
 
 
 def build_report(snapshot: Snapshot, findings: Sequence[Finding]) -> dict[str, Any]:

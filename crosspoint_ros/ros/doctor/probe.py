@@ -347,7 +347,7 @@ class SystemProbe:
 
     def wait_for_poses(self, spin_until: SpinUntil) -> None:
         """Look each camera up at the stamp of its newest image, as long as the node would wait."""
-        if self._config is None:
+        if self._config is None or not self._config.use_tf:
             return
         base = self._config.base_frame.lstrip('/')
         for camera in self.cameras:

@@ -190,3 +190,8 @@ class Snapshot:
         """The node's base frame, likewise."""
         assert isinstance(self.config, Config)
         return self.config.base_frame.lstrip('/')
+
+    @property
+    def use_tf(self) -> bool:
+        """Whether poses are used; where the parameters are unknown, too."""
+        return not isinstance(self.config, Config) or self.config.use_tf

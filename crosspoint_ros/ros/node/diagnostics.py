@@ -63,7 +63,7 @@ class Diagnostics:
             return self._build_status(name, DiagnosticStatus.ERROR,
                                       f'no image has come on {topics.image_topic}', **values)
         tf = self._explain_tf(camera)
-        values['tf'] = tf or 'yes'
+        values['tf'] = tf or ('yes' if self._config.use_tf else 'not used')
         limit_s = self._config.times.max_image_age_s
         problems = [
             f'no camera info on {topics.info_topic}' * (not buffer.has_info),
@@ -77,6 +77,8 @@ class Diagnostics:
         return self._build_status(name, level, message or f'{camera.rate_hz:.1f} Hz', **values)
 
     def _explain_tf(self, camera: Camera) -> str:
+        if not self._config.use_tf:
+            return ''
         newest_ns = camera.buffer.get_newest_stamp_ns() or 0
         try:
             self._server.transforms.lookup(self._config.base_frame, camera.frame_id, newest_ns)

@@ -46,7 +46,7 @@ from crosspoint_ros.ros.node.query_queue import (
 )
 from crosspoint_ros.ros.node.review import ReviewServer
 from crosspoint_ros.ros.node.twins import TwinDetector
-from crosspoint_ros.ros.node.views import ViewCollector, locate_query
+from crosspoint_ros.ros.node.views import ViewCollector, explain_images_only, locate_query
 from crosspoint_ros.ros.rviz.image_markers import ImageMarkers
 from crosspoint_ros.ros.tf import make_transform_lookup
 from crosspoint_ros.srv import Correct
@@ -274,8 +274,9 @@ class QueryServer:
         if correction is not None:
             assert correction.locate_result is not None
             task.enter_stage('verify')
-            return apply_correction(correction.locate_result, correction.camera, correction.pixel,
-                                    self.limits)
+            corrected = apply_correction(correction.locate_result, correction.camera,
+                                         correction.pixel, self.limits)
+            return corrected if self._config.use_tf else explain_images_only(corrected)
         assert self.loader.matchers is not None
         self.transforms.tree.max_gap_m = self.limits.max_target_sigma_m
         return locate_query(task, self._views, self.loader.matchers, self.limits)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from crosspoint_ros.ros.node.matcher_runtime import Matchers
 
 
+IMAGES_ONLY = ('use_tf is false: images alone, without 3D; for a target set use_tf: true and send '
+               'the transform from base_frame to the frame of each camera')
+
+
 @dataclass(frozen=True, eq=False)
 class QueryViews:
     """The input of `locate`; pixel is None when an instruction has yet to be grounded."""
@@ -53,9 +57,9 @@ class ViewCollector:
         self._now_s = now_s
 
     @property
-    def allow_unconfirmed(self) -> bool:
-        """Whether a target may rest on the clicked view alone."""
-        return self._config.allow_unconfirmed
+    def config(self) -> Config:
+        """The parameters of the node."""
+        return self._config
 
     def collect(self, task: QueryTask) -> QueryViews:
         """Return the views of a request. Raises `Rejected` if the clicked one is missing.
@@ -83,8 +87,9 @@ class ViewCollector:
 
     def _add_pose_if_known(self, view: View) -> View:
         try:
-            return replace(view, base_from_cam=self._transforms.lookup(
-                self._config.base_frame, view.frame_id, view.stamp_ns))
+            return view if not self._config.use_tf else replace(
+                view, base_from_cam=self._transforms.lookup(
+                    self._config.base_frame, view.frame_id, view.stamp_ns))
         except Rejected:  # no query yet: a matcher prepares what it can without a pose
             return view
 
@@ -115,6 +120,8 @@ class ViewCollector:
                            'and there is no instruction')
         if request.point_m is not None and not np.isfinite(request.point_m).all():
             raise Rejected(Code.BAD_REQUEST, f'the 3D point {request.point_m} is not finite')
+        if request.point_m is not None and not self._config.use_tf:
+            raise Rejected(Code.NO_TF, f'a 3D point is in no image: {IMAGES_ONLY}')
 
     def _list_other_cameras(self, request: QueryRequest) -> tuple[str, ...]:
         return request.other_cameras or tuple(n for n in self._cameras if n != request.camera)
@@ -163,6 +170,8 @@ class ViewCollector:
                      _get_view(view.camera, partial(self._add_pose, view, task)) for view in views)
 
     def _add_pose(self, view: View, task: QueryTask) -> View:
+        if not self._config.use_tf:
+            return view
         topics = self._cameras[view.camera].buffer.topics
         for fault in (*check_frame_id(topics, view.frame_id), *check_stamp(topics, view.stamp_ns)):
             raise fault
@@ -203,7 +212,13 @@ def locate_query(task: QueryTask, views: ViewCollector, matchers: Matchers, limi
     if pixel is None:
         grounded = ground(collected.clicked, task.request.instruction, matchers.matcher)
         pixel, pixel_confidence = grounded.pixel, grounded.confidence
-    return locate(collected.clicked, collected.others, pixel, matchers.matcher, limits,
-                  refiner=matchers.refiner, pixel_confidence=pixel_confidence,
-                  allow_unconfirmed=views.allow_unconfirmed,
-                  on_stage=task.enter_stage)
+    result = locate(collected.clicked, collected.others, pixel, matchers.matcher, limits,
+                    refiner=matchers.refiner, pixel_confidence=pixel_confidence,
+                    allow_unconfirmed=views.config.allow_unconfirmed,
+                    on_stage=task.enter_stage)
+    return result if views.config.use_tf else explain_images_only(result)
+
+
+def explain_images_only(result: LocateResult) -> LocateResult:
+    """Return the result of views without poses; that it has no target is by `use_tf`."""
+    return replace(result, no_target=Rejected(Code.NO_DEPTH, IMAGES_ONLY))

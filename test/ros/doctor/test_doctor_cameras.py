@@ -191,3 +191,19 @@ def test_in_simulated_time_the_cameras_that_follow_it_are_well_and_the_others_ar
     agree(found, [('clocks-differ', 'ahead of /clock (limits', 'use_sim_time: true')])
     assert found[0].camera == 'walled'
     assert is_documented('clocks-differ', found[0].message)
+
+
+def test_where_tf_is_not_used_a_camera_needs_neither_a_frame_nor_a_pose(monkeypatch):
+    domain = next(DOMAINS)
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
+    cameras = {'adrift': CameraFault(tf='none'), 'nameless': CameraFault(frame=''),
+               'alias': CameraFault(frame='adrift_optical')}
+    with run_faulty_cameras(domain, cameras), run_rig(
+            cameras=list(cameras), domain=domain, front__depth_topic=None, side__depth_topic=None,
+            history_s=0.0, use_tf=False) as rig:
+        rig.until(lambda: rig.node._state_machine.current_state[1] == 'active')
+        snapshot = collect_snapshot('/crosspoint', 2.0)
+    found = diagnose(snapshot)
+    assert [f for f in found if f.is_error and f.camera] == []
+    assert 'same-frame' not in {f.code.value for f in found}
+    assert 'images alone (use_tf: false)' in '\n'.join(format_report(snapshot, ()))
