@@ -10,11 +10,10 @@ import pytest
 from pair_folders import outcome, write_pair_folder
 
 from crosspoint_ros.bench.pairs import report
-from crosspoint_ros.bench.pairs.bootstrap import PairBootstrap
 from crosspoint_ros.bench.pairs.cli import EvaluationRun, pool_runs
 from crosspoint_ros.bench.pairs.dataset import SITUATIONS, InputConfig
 from crosspoint_ros.bench.pairs.evaluate import measure_target
-from crosspoint_ros.bench.pairs.metrics import compute_score
+from crosspoint_ros.bench.pairs.metrics import PairBootstrap, compute_score
 from crosspoint_ros.cli import main
 from crosspoint_ros.core.datatypes import Code, GraspTarget, Method, Transform
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.bench.pairs.bootstrap import Interval, PairBootstrap
 from crosspoint_ros.bench.pairs.evaluate import Outcome
 
 Z_95 = 1.959963984540054
@@ -23,6 +23,9 @@ CAMERA_PX = 10.0
 PLACE_MM = 50.0  # a target further off is wrong
 MAX_ANGLE_DEG = 40.0
 RECALL = 0.9
+DRAWS, TAILS = 1000, (0.025, 0.975)  # of the bootstrap
+Interval = tuple[float, float]
+UNKNOWN: Interval = (math.nan, math.nan)
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
@@ -36,6 +39,49 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half_width = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     return max(centre - half_width, 0.0), min(centre + half_width, 1.0)
+
+
+class PairBootstrap:
+    """95 % percentile intervals over resampled pairs (B. Efron, Bootstrap methods, 1979).
+
+    Each draw takes as many pairs as there are, with replacement, and all clicks of each. It does
+    not cover how scenes differ: that needs more scenes.
+    """
+
+    def __init__(self, pairs: Sequence[int]) -> None:
+        """pairs: the pair of each click."""
+        names, self._pair = np.unique(np.asarray(pairs, dtype=int), return_inverse=True)
+        rng = np.random.default_rng(0)
+        self._weights = rng.multinomial(
+            len(names), np.full(len(names), 1 / max(len(names), 1)), DRAWS).astype(np.float64)
+
+    def mean(self, values: npt.ArrayLike, among: npt.NDArray[np.bool_]) -> Interval:
+        """Return the interval of the mean of the values (n,) of the chosen clicks (n,)."""
+        if not among.any():
+            return UNKNOWN
+        chosen = np.where(among, np.asarray(values, dtype=np.float64), 0.0)
+        count = self._weights.shape[1]
+        total, number = (self._weights @ np.bincount(self._pair, each, count)
+                         for each in (chosen, among.astype(np.float64)))
+        return _take_tails(total[number > 0] / number[number > 0])
+
+    def quantile(self, values: npt.ArrayLike, among: npt.NDArray[np.bool_], level: float
+                 ) -> Interval:
+        """Return the interval of a quantile of the values (n,) of the chosen clicks (n,)."""
+        rows = np.flatnonzero(among)
+        if not len(rows):
+            return UNKNOWN
+        rows = rows[np.argsort(np.asarray(values)[rows])]
+        below = self._weights[:, self._pair[rows]].cumsum(axis=1)
+        at = (below < level * below[:, -1:]).sum(axis=1)
+        return _take_tails(np.asarray(values)[rows][at[below[:, -1] > 0]])
+
+
+def _take_tails(drawn: npt.NDArray[np.float64]) -> Interval:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # between two infinite medians: NaN
+        low, high = np.quantile(drawn, TAILS)
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from crosspoint_ros.bench.environment import describe_machine
 from crosspoint_ros.bench.pairs import metrics
-from crosspoint_ros.bench.pairs.bootstrap import Interval
-from crosspoint_ros.bench.pairs.metrics import MatchingScore, PointAccuracy, TargetScore
+from crosspoint_ros.bench.pairs.metrics import Interval, MatchingScore, PointAccuracy, TargetScore
 
 DEFINITIONS = """\
 In brackets: 95 % interval, of resampled image pairs. Right: visible, and within 20 px of the ground
