@@ -183,6 +183,8 @@ def _focal_px(intrinsics: Intrinsics) -> float:
 
 
 PNP_PIXEL_SIGMA = 2.0  # a matcher's own noise, px
+# Of a match among hundreds, whose errors are alike: measured by the errors of corrected poses.
+PNP_COVARIANCE_SIGMA_PX = 6.0
 PNP_INLIER_PX = 6.0
 PNP_MIN_POINTS = 6
 PNP_SURE_POINTS = 20  # more than agree by chance that the given pose is wrong
@@ -191,11 +193,12 @@ PNP_MAX_SIGMAS = 3.0  # a correction beyond this is not noise
 
 def refine_pose_pnp(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics,
                     b_from_a: Transform, sigma_cm: float, sigma_deg: float,
-                    ) -> tuple[Transform, npt.NDArray[np.bool_]]:
+                    ) -> tuple[Transform, npt.NDArray[np.bool_], Array]:
     """Refine `b_from_a` by points (n, 3) of a, m, and their pixels (n, 2) in b.
 
     `sigma_cm` and `sigma_deg` are the expected lengths (rms) of its error. Returns the refined
-    transform and the inliers (n,). Robust least squares with the given transform as a prior:
+    transform, the inliers (n,), and the covariance (6, 6) of what it is still off: a rotation, rad,
+    then a translation, m, in b. Robust least squares with the given transform as a prior:
     Geman-McClure weights 1 / (1 + (r/s)^2)^2, whose scale s shrinks from the noise's size to the
     pixels' (graduated non-convexity). Raises `Rejected`: LOW_CONFIDENCE for fewer than 6 inliers
     (20 for a correction beyond 3 sigma), INCONSISTENT when 20 or more show that the given transform
@@ -225,26 +228,36 @@ def refine_pose_pnp(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics
                     PNP_SURE_POINTS if contradiction else PNP_MIN_POINTS)
     if contradiction:
         raise Rejected(Code.INCONSISTENT, f'{agree.sum()} points agree that {contradiction}')
-    return corrected, agree
+    information, _ = _pnp_equations(given_b_m[usable], rays_b[usable], correction, focal_px,
+                                    PNP_PIXEL_SIGMA)
+    return corrected, agree, np.linalg.inv(
+        information * PNP_COVARIANCE_SIGMA_PX ** -2 + np.diag(sigmas ** -2))
 
 
 def _pnp_step(given_b_m: Array, rays_b: Array, correction: Transform, sigmas: Array,
               focal_px: float, scale_px: float) -> Transform:
     """One Gauss-Newton step of the correction, on the left: rotation, then translation."""
+    information, gradient = (part * PNP_PIXEL_SIGMA ** -2 for part in _pnp_equations(
+        given_b_m, rays_b, correction, focal_px, scale_px))
+    so_far = np.concatenate([cv2.Rodrigues(correction.R)[0].ravel(), correction.t_m])
+    step = -np.linalg.solve(information + np.diag(sigmas ** -2),
+                            gradient + so_far / sigmas ** 2)
+    return Transform(cv2.Rodrigues(step[:3])[0] @ correction.R, correction.t_m + step[3:])
+
+
+def _pnp_equations(given_b_m: Array, rays_b: Array, correction: Transform, focal_px: float,
+                   scale_px: float) -> tuple[Array, Array]:
+    """Normal matrix (6, 6) and gradient (6,) of the weighted errors, px^2."""
     points_b_m = correction.transform_points(given_b_m)
     residual, d_point = _ray_errors(points_b_m, rays_b)
     residual, d_point = residual * focal_px, d_point * focal_px
     ahead = (points_b_m * rays_b).sum(axis=1) > 0
-    weight = ahead / (1 + (residual ** 2).sum(axis=1) / scale_px ** 2) ** 2 / PNP_PIXEL_SIGMA ** 2
+    weight = ahead / (1 + (residual ** 2).sum(axis=1) / scale_px ** 2) ** 2
     turned = points_b_m - correction.t_m
     d_turn = np.cross(turned[:, None, :], d_point)  # d(w x p)/dw, row by row
     jacobian = np.concatenate([d_turn, d_point], axis=2).reshape(-1, 6)
     weighted = jacobian * np.repeat(weight, 2)[:, None]
-    so_far = np.concatenate([cv2.Rodrigues(correction.R)[0].ravel(), correction.t_m])
-    information = weighted.T @ jacobian + np.diag(sigmas ** -2)
-    gradient = weighted.T @ residual.ravel() + so_far / sigmas ** 2
-    step = -np.linalg.solve(information, gradient)
-    return Transform(cv2.Rodrigues(step[:3])[0] @ correction.R, correction.t_m + step[3:])
+    return weighted.T @ jacobian, weighted.T @ residual.ravel()
 
 
 def _require_enough(agreeing: int, total: int, what: str, least: int) -> None:

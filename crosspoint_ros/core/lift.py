@@ -1,8 +1,14 @@
-"""Lifts matched pixels to one 3D target, or refuses when depths and rays contradict each other."""
+"""Lifts matched pixels to one 3D target, or refuses when depths and rays contradict each other.
+
+The click leads: every estimate is of the point relative to the clicked camera, placed in the base
+by that camera's pose, and so is its covariance. What the clicked camera's own pose is off moves
+all targets of that camera alike. The error of another camera's pose relative to it is the match's
+own (`CorrectedPose`), else `limits.pose_sigma_m` and `limits.pose_sigma_rad`.
+"""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -30,17 +36,82 @@ from crosspoint_ros.core.verify import (
     Limits,
     find_click_doubt,
     find_doubt,
+    gap_limit_m,
     lower_confidence,
+    sigmas_along_m,
 )
 
 CLICK_SIGMA_PX = 1.0
 MATCH_SIGMA_PX = 3.0  # where a matcher gives no covariance
 NO_NORMAL_SIGMA_RAD = 1.0
 YAW_SIGMA_RAD = np.pi / np.sqrt(3)  # unknown: any angle is as likely
-AGREE_SIGMAS = 3.0
 MAX_FUSED_GAP_M = 0.02  # half of it is the error of a mean, if they are of two surfaces
+MAX_AGREED_CONFIDENCE = 0.98  # however many views agree: they may share a mistake
 
 MatchedViews = Sequence[tuple[View, Match]]
+
+
+@dataclass(frozen=True, eq=False)
+class Sighting:
+    """A view, placed relative to the clicked one, and the pixel (2,) where it shows the point.
+
+    covariance_px2: (2, 2) of the pixel. pose_covariance: (6, 6) as in `CorrectedPose`.
+    """
+
+    view: View
+    pixel: Array
+    covariance_px2: Array
+    pose_covariance: Array
+
+    @classmethod
+    def from_click(cls, clicked: View, pixel: Array) -> Sighting:
+        return cls(clicked, pixel, np.eye(2) * CLICK_SIGMA_PX ** 2, np.zeros((6, 6)))
+
+    @classmethod
+    def from_match(cls, clicked: View, view: View, match: Match, limits: Limits) -> Sighting:
+        """Place the view by the match's corrected pose, if better known than TF's at a metre."""
+        pixel_px2 = match.covariance_px2
+        if not np.isfinite(pixel_px2).all():
+            pixel_px2 = np.eye(2) * MATCH_SIGMA_PX ** 2
+        given = cls(view, match.pixel, pixel_px2, np.diag(
+            np.repeat([limits.pose_sigma_rad, limits.pose_sigma_m], 3) ** 2))
+        if match.corrected_pose is None:
+            return given
+        placed = require_pose(clicked) @ match.corrected_pose.other_from_clicked.inverse
+        corrected = replace(given, view=replace(view, base_from_cam=placed),
+                            pose_covariance=match.corrected_pose.covariance)
+        return min(given, corrected, key=lambda one: float(np.trace(one._pose_noise_cam_m2(
+            one.view.intrinsics.unproject(one.pixel)))))
+
+    def _pose_noise_cam_m2(self, point_cam_m: Array) -> Array:
+        by_turn = np.cross(np.eye(3), point_cam_m).T
+        slope = np.concatenate([by_turn, np.eye(3)], axis=1)
+        return np.asarray(slope @ self.pose_covariance @ slope.T)
+
+    def pose_noise_m2(self, point_base_m: Array) -> Array:
+        """Propagate the error of the pose to a point (3,): (3, 3) m^2, base."""
+        pose = require_pose(self.view)
+        in_cam_m2 = self._pose_noise_cam_m2(pose.inverse.transform_points(point_base_m))
+        return np.asarray(pose.R @ in_cam_m2 @ pose.R.T)
+
+    def depth_noise_m2(self, point_base_m: Array) -> Array:
+        """Propagate the errors of pixel and depth to a point (3,): (3, 3) m^2, base."""
+        pose, lens = require_pose(self.view), self.view.intrinsics
+        point_cam_m = pose.inverse.transform_points(point_base_m)
+        depth_m = point_cam_m[2]
+        px = np.array([[depth_m / lens.fx_px, 0], [0, depth_m / lens.fy_px], [0, 0]])
+        along = (point_cam_m / depth_m)[:, None] * predict_depth_sigma_m(depth_m)
+        return np.asarray(pose.R @ (px @ self.covariance_px2 @ px.T + along @ along.T) @ pose.R.T)
+
+    def pixel_noise_px2(self, point_base_m: Array) -> Array:
+        """Return the covariance (2, 2) of the pixel, the error of the pose included."""
+        point_cam_m = require_pose(self.view).inverse.transform_points(point_base_m)
+        step_m = 1e-5 * float(np.linalg.norm(point_cam_m))
+        ahead, behind = (self.view.intrinsics.project(point_cam_m + step)
+                         for step in (step_m * np.eye(3), -step_m * np.eye(3)))
+        slope = (ahead - behind).T / (2 * step_m)
+        return np.asarray(
+            self.covariance_px2 + slope @ self._pose_noise_cam_m2(point_cam_m) @ slope.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +129,11 @@ class Estimate3D:
     source: str
     doubt: str = ''
 
+    @property
+    def sigma_m(self) -> float:
+        """The standard deviation along the worst axis, m."""
+        return float(np.sqrt(np.linalg.eigvalsh(self.covariance_m2)[-1]))
+
 
 def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> GraspTarget:
     """Lift a click and its matches to a target in the base frame.
@@ -69,66 +145,70 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
     One that the poses' error does not explain either, or that contradicts a target without depth at
     the click, makes it one to be checked.
 
-    The confidence is that of the best match, below `limits.sure_confidence` with a doubt; without
-    any match (a target that no view confirms) too. Raises `Rejected`: NO_DEPTH when there is no
-    estimate, two cameras are at the same place, or the point is less exact than
-    `limits.max_target_sigma_m`; INCONSISTENT when the estimates disagree.
+    The confidence is that of the matches together (`combine_confidences`), below
+    `limits.sure_confidence` with a doubt; without any match (a target that no view confirms) too.
+    Raises `Rejected`: NO_DEPTH when there is no estimate, two cameras are at the same place, the
+    point is less exact than `limits.max_target_sigma_m`, or nothing but matches that are not sure
+    says where it is; INCONSISTENT when the estimates disagree.
     """
+    click, sightings = sight(clicked, pixel, found, limits)
+    measured = collect_estimates(click, sightings, limits)
+    gap_m = max_gap_m(measured, limits)
+    agreeing, doubt = select_agreeing(measured)
+    if not found:
+        doubt = find_click_doubt(clicked, pixel)
+    point_base_m, covariance_m2 = fuse_estimates(agreeing)
+    sources = ' and '.join(one.source for one in agreeing)
+    sigma_m = float(np.sqrt(np.linalg.eigvalsh(covariance_m2)[-1]))
+    if sigma_m > limits.max_target_sigma_m:
+        raise Rejected(Code.NO_DEPTH, f'no 3D: by {sources} the point is known to '
+                       f'±{1000 * sigma_m:.0f} mm only (limit '
+                       f'{1000 * limits.max_target_sigma_m:.0f} mm, limits.max_target_sigma_m): a '
+                       'wider baseline or depth, or better extrinsics (limits.pose_sigma_m, '
+                       'limits.pose_sigma_rad)')
+    confidence = combine_confidences(click, found, limits)
+    by_matches = agreeing[0].method != Method.DEPTH_CLICKED
+    if by_matches and confidence < DOUBTED_SHARE * limits.sure_confidence:
+        raise Rejected(Code.NO_DEPTH, f'no 3D: {sources} says where the point is only if the '
+                       f'match is right, and its confidence is {confidence:.2f} '
+                       f'(limits.sure_confidence {limits.sure_confidence:g}): depth at the click '
+                       'or another view')
+    rotation, normal_sigma_rad = approach_frame(clicked, pixel, sightings)
+    turns_rad = rotation * (normal_sigma_rad, normal_sigma_rad, YAW_SIGMA_RAD)
+    covariance = np.zeros((6, 6))
+    covariance[:3, :3], covariance[3:, 3:] = covariance_m2, turns_rad @ turns_rad.T
+    method = agreeing[0].method if len(agreeing) == 1 else Method.FUSED
+    if doubt or not found:
+        confidence = min(confidence, DOUBTED_SHARE * limits.sure_confidence)
+    return GraspTarget(Transform(rotation, point_base_m), covariance, method, gap_m, confidence,
+                       doubt)
+
+
+def sight(clicked: View, pixel: Array, found: MatchedViews, limits: Limits
+          ) -> tuple[Sighting, list[Sighting]]:
+    """Return the click and the matches whose rays are known; raise `Rejected` (NO_DEPTH)."""
     located = [(view, match) for view, match in found if view.ray_pose is not None]
     try:
         require_pose(clicked)
         require_baselines([clicked, *(view for view, _ in located)])
     except Rejected as why:
         raise Rejected(Code.NO_DEPTH, f'no 3D: {why.message}') from None
-    measured = collect_estimates(clicked, pixel, located, limits)
-    gap_m = max_gap_m(measured, limits)
-    agreeing, doubt = select_agreeing(measured)
-    if not found:
-        doubt = find_click_doubt(clicked, pixel)
-    point_base_m, covariance_m2 = fuse_estimates(agreeing)
-    sigma_m = float(np.sqrt(np.linalg.eigvalsh(covariance_m2)[-1]))
-    if sigma_m > limits.max_target_sigma_m:
-        raise Rejected(Code.NO_DEPTH, f'no 3D: {" and ".join(one.source for one in agreeing)} '
-                       f'give the point to {sigma_m:.3f} m only (limits.max_target_sigma_m '
-                       f'{limits.max_target_sigma_m:g}): look from nearer or from further apart, '
-                       'use depth, or state how exact the extrinsics are (limits.pose_sigma_m, '
-                       'limits.pose_sigma_rad)')
-    rotation, normal_sigma_rad = approach_frame(clicked, pixel, located)
-    turns_rad = rotation * (normal_sigma_rad, normal_sigma_rad, YAW_SIGMA_RAD)
-    covariance = np.zeros((6, 6))
-    covariance[:3, :3], covariance[3:, 3:] = covariance_m2, turns_rad @ turns_rad.T
-    method = agreeing[0].method if len(agreeing) == 1 else Method.FUSED
-    at_most = DOUBTED_SHARE * limits.sure_confidence if doubt or not found else 1.0
-    confidence = min(at_most, max((lower_confidence(match, find_doubt(
-        Query(clicked, view, pixel), match), limits).confidence for view, match in found),
-        default=1.0))
-    return GraspTarget(Transform(rotation, point_base_m), covariance, method, gap_m, confidence,
-                       doubt)
+    return Sighting.from_click(clicked, pixel), [
+        Sighting.from_match(clicked, view, match, limits) for view, match in located]
 
 
-def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: Limits
+def collect_estimates(click: Sighting, sightings: Sequence[Sighting], limits: Limits
                       ) -> list[Estimate3D]:
     """Return all estimates of the point; raise `Rejected` (NO_DEPTH), with reasons, if none."""
     measured, why_not = [], []
-    surfaces_m = surface_points_m(clicked, pixel)
-    seen = [(Method.DEPTH_CLICKED, clicked, pixel, np.eye(2) * CLICK_SIGMA_PX ** 2)]
-    seen += [(Method.DEPTH_FOUND, view, match.pixel, _covariance(match)) for view, match in found]
-    for method, view, at, covariance_px2 in seen:
-        points_m = surface_points_m(view, at)
-        if not len(points_m):
-            why_not.append(explain_missing_depth(view, at))
-            continue
-        # Of several surfaces, the one nearest to that of the click, if it has depth.
-        away_m = np.linalg.norm(points_m - (surfaces_m if len(surfaces_m) else points_m)[0], axis=1)
-        point_base_m = points_m[away_m.argmin()]
-        doubt = '' if view is clicked else find_doubt(Query(clicked, view, pixel), Match(at))
-        noise_m2 = _depth_noise(view, point_base_m, covariance_px2)
-        pose_m2 = np.eye(3) * _pose_sigma_m(view, point_base_m, limits) ** 2
-        measured.append(Estimate3D(
-            method, point_base_m, noise_m2 + pose_m2, noise_m2,
-            f'the depth of {view.camera}', doubt))
+    for sighting in (click, *sightings):
+        estimate = estimate_by_depth(click, sighting)
+        if estimate is not None:
+            measured.append(estimate)
+        else:
+            why_not.append(explain_missing_depth(sighting.view, sighting.pixel))
     try:
-        measured.append(triangulate_matches(clicked, pixel, found, limits))
+        measured.append(triangulate_sightings(click, sightings, limits))
     except Rejected as rejected:
         if rejected.code != Code.NO_DEPTH:
             raise
@@ -138,22 +218,34 @@ def collect_estimates(clicked: View, pixel: Array, found: MatchedViews, limits: 
     return measured
 
 
-def triangulate_matches(clicked: View, pixel: Array, found: MatchedViews, limits: Limits
-                        ) -> Estimate3D:
-    """Triangulate, the covariance widened by the error of the poses.
+def estimate_by_depth(click: Sighting, sighting: Sighting) -> Estimate3D | None:
+    """Estimate the point by the depth of a view: of several surfaces the nearest to the click's."""
+    view, pixel = sighting.view, sighting.pixel
+    points_m, clicked_m = surface_points_m(view, pixel), surface_points_m(click.view, click.pixel)
+    if not len(points_m):
+        return None
+    away_m = np.linalg.norm(points_m - (clicked_m if len(clicked_m) else points_m)[0], axis=1)
+    point_base_m = points_m[away_m.argmin()]
+    noise_m2, is_click = sighting.depth_noise_m2(point_base_m), sighting is click
+    return Estimate3D(
+        Method.DEPTH_CLICKED if is_click else Method.DEPTH_FOUND, point_base_m,
+        noise_m2 + sighting.pose_noise_m2(point_base_m), noise_m2, f'the depth of {view.camera}',
+        '' if is_click else find_doubt(Query(click.view, view, click.pixel), Match(pixel)))
+
+
+def triangulate_sightings(click: Sighting, sightings: Sequence[Sighting], limits: Limits
+                          ) -> Estimate3D:
+    """Triangulate, the covariance widened by the error of the poses relative to the click's.
 
     Raises `Rejected`: NO_DEPTH when the rays are too parallel (below 20 deg depth is some 5 % of
     the range off: the covariance says so), INCONSISTENT when they miss each other.
     """
-    views = [clicked, *(view for view, _ in found)]
-    if len(views) < 2:
+    if not sightings:
         raise Rejected(Code.NO_DEPTH, 'no other view has a known pose and intrinsics')
-    pixels = [pixel, *(match.pixel for _, match in found)]
-    sigmas = [np.eye(2) * CLICK_SIGMA_PX ** 2, *(_covariance(match) for _, match in found)]
-    about = triangulate(views, pixels, sigmas)
-    met = triangulate(views, pixels, [
-        covariance + np.eye(2) * _pose_sigma_px(view, about.point_base_m, limits) ** 2
-        for view, covariance in zip(views, sigmas, strict=True)])
+    several = [click, *sightings]
+    views, pixels = [one.view for one in several], [one.pixel for one in several]
+    about = triangulate(views, pixels, [one.covariance_px2 for one in several])
+    met = triangulate(views, pixels, [one.pixel_noise_px2(about.point_base_m) for one in several])
     if met.angle_deg < limits.min_ray_angle_deg:
         raise Rejected(Code.NO_DEPTH, f'the rays meet at {met.angle_deg:.1f} deg, too parallel to '
                        f'triangulate (limits.min_ray_angle_deg {limits.min_ray_angle_deg:g})')
@@ -166,20 +258,97 @@ def triangulate_matches(clicked: View, pixel: Array, found: MatchedViews, limits
                       'the triangulation')
 
 
+def find_outliers(clicked: View, pixel: Array, found: MatchedViews, limits: Limits
+                  ) -> dict[str, Rejected]:
+    """Return the cameras whose matches the others outvote, and why.
+
+    The depth at the click, and of each match the more exact of its depth and its ray's meeting with
+    the clicked one, are independent estimates of the point. Those of the largest set that agree
+    with each other (`gap_limit_m`) decide, if they are more, and of more confidence (the click's
+    depth counts 1), than any set that a contradicting estimate belongs to. Raises `Rejected`
+    (INCONSISTENT) if two matches contradict each other and neither that nor the click's depth
+    decides, or if the matches outvote the click's depth.
+    """
+    try:
+        click, sightings = sight(clicked, pixel, found, limits)
+    except Rejected:
+        return {}  # no 3D
+    weights = {view.camera: match.confidence for view, match in found}
+    votes = [(one, weights.get(camera, 1.0), camera) for camera, one in [
+        ('', estimate_by_depth(click, click)),
+        *((each.view.camera, _estimate_alone(click, each, limits)) for each in sightings)]
+        if one is not None]
+    agree = np.ones((len(votes), len(votes)), dtype=bool)
+    for i, j in combinations(range(len(votes)), 2):
+        gap_m, limit_m = measure_gap_m(votes[i][0], votes[j][0], limits)
+        agree[i, j] = agree[j, i] = gap_m <= limit_m
+    if agree.all() or (len(votes) == 2 and not votes[0][2]):
+        return {}  # with one other view alone `lift` refuses
+    sets = [(size, sum(votes[i][1] for i in members), members) for size in range(1, len(votes))
+            for members in combinations(range(len(votes)), size)
+            if agree[np.ix_(members, members)].all()]
+    count, weight, chosen = max(sets)
+    rivals = [one for one in sets if not set(one[2]) <= set(chosen)]
+    is_decided = all(count > size and weight > other for size, other, _ in rivals)
+    inside = _mean_estimate([votes[i][0] for i in chosen])
+    outside = [votes[i] for i in range(len(votes)) if i not in chosen]
+    refused = {}
+    for one, _, camera in outside:
+        gap_m, limit_m = measure_gap_m(one, inside, limits)
+        refused[camera] = Rejected(Code.INCONSISTENT, f'{one.source} puts the point {gap_m:.3f} m '
+                                   f'from where {inside.source} put it (limit {limit_m:.3f} m): a '
+                                   'look-alike, or wrong poses')
+    if not is_decided or '' in refused:
+        raise Rejected(Code.INCONSISTENT, f'no 3D: {next(iter(refused.values())).message}'
+                       f'{"" if is_decided else "; which, no further view decides"}')
+    return refused
+
+
+def _estimate_alone(click: Sighting, sighting: Sighting, limits: Limits) -> Estimate3D | None:
+    """The more exact estimate of one match, by its depth unless in doubt or by its ray."""
+    estimates = [estimate_by_depth(click, sighting)]
+    try:
+        met = triangulate_sightings(click, [sighting], limits)
+        estimates.append(replace(met, source=f'the ray of {sighting.view.camera}'))
+    except Rejected:
+        pass  # too parallel, or they miss each other
+    return min((one for one in estimates if one is not None),
+               key=lambda one: (bool(one.doubt), one.sigma_m), default=None)
+
+
+def combine_confidences(click: Sighting, found: MatchedViews, limits: Limits) -> float:
+    """Return the confidence of matches that agree, 1 without any.
+
+    That of the best; where several would each place the point within `limits.max_depth_gap_m` and
+    none has a doubt, their odds multiply, since wrong matches seldom agree in 3D.
+    """
+    confidences, odds = [1.0] if not found else [], 1.0
+    for view, match in found:
+        doubt = find_doubt(Query(click.view, view, click.pixel), match)
+        confidence = lower_confidence(match, doubt, limits).confidence
+        confidences.append(confidence)
+        alone = None if view.ray_pose is None else _estimate_alone(
+            click, Sighting.from_match(click.view, view, match, limits), limits)
+        if not doubt and alone is not None and alone.sigma_m <= limits.max_depth_gap_m:
+            odds *= max(1.0, confidence / max(1 - confidence, 1e-6))
+    return max(*confidences, min(odds / (1 + odds), MAX_AGREED_CONFIDENCE))
+
+
+def measure_gap_m(one: Estimate3D, other: Estimate3D, limits: Limits) -> tuple[float, float]:
+    """Return the distance of two estimates and the distance up to which they agree, m."""
+    apart_m = one.point_base_m - other.point_base_m
+    return float(np.linalg.norm(apart_m)), gap_limit_m(
+        apart_m, one.covariance_m2 + other.covariance_m2, limits)
+
+
 def max_gap_m(measured: Sequence[Estimate3D], limits: Limits) -> float:
     """Return the largest distance between two estimates, m (NaN for one).
 
-    Two depths agree within `limits.max_depth_gap_m`; a triangulation may be off by three sigma of
-    the gap where that is wider: at a small angle it cannot contradict depth. Raises `Rejected`
-    (INCONSISTENT) beyond.
+    Raises `Rejected` (INCONSISTENT) beyond `gap_limit_m`.
     """
     gaps_m = [np.nan]
     for one, other in combinations(measured, 2):
-        apart_m = one.point_base_m - other.point_base_m
-        gap_m, limit_m = float(np.linalg.norm(apart_m)), limits.max_depth_gap_m
-        if Method.TRIANGULATED in (one.method, other.method):
-            limit_m = max(limit_m, _agree_within_m(
-                apart_m, one.covariance_m2 + other.covariance_m2))
+        gap_m, limit_m = measure_gap_m(one, other, limits)
         if gap_m > limit_m:
             raise Rejected(Code.INCONSISTENT, f'{one.source} and {other.source} are {gap_m:.3f} m '
                            f'apart (limit {limit_m:.3f} m, limits.max_depth_gap_m '
@@ -195,30 +364,23 @@ def select_agreeing(measured: Sequence[Estimate3D]) -> tuple[list[Estimate3D], s
     of two depths by more than 2 cm: one is then wrong by at least 1 cm, and which is unknown.
     """
     lead = min(measured, key=lambda one: (
-        one.method != Method.DEPTH_CLICKED, bool(one.doubt),
-        float(np.linalg.eigvalsh(one.covariance_m2)[-1])))
+        one.method != Method.DEPTH_CLICKED, bool(one.doubt), one.sigma_m))
     agreeing, doubt = [lead], lead.doubt
     for one in measured:
         if one is lead or one.doubt:
             continue
         apart_m = one.point_base_m - lead.point_base_m
         gap_m = float(np.linalg.norm(apart_m))
-        limit_m = _agree_within_m(apart_m, lead.covariance_m2 + one.covariance_m2)
+        limit_m = sigmas_along_m(apart_m, lead.covariance_m2 + one.covariance_m2)
         if Method.TRIANGULATED not in (lead.method, one.method):
             limit_m = min(limit_m, MAX_FUSED_GAP_M)
-        if gap_m <= min(MAX_FUSED_GAP_M, _agree_within_m(apart_m, lead.noise_m2 + one.noise_m2)):
+        if gap_m <= min(MAX_FUSED_GAP_M, sigmas_along_m(apart_m, lead.noise_m2 + one.noise_m2)):
             agreeing.append(one)
         elif gap_m > limit_m or lead.method != Method.DEPTH_CLICKED:
             doubt = doubt or (f'{lead.source} and {one.source} are {gap_m:.3f} m apart (limit '
                               f'{limit_m:.3f} m: three sigmas, of depths at most '
                               f'{MAX_FUSED_GAP_M:g})')
     return agreeing, doubt
-
-
-def _agree_within_m(apart_m: Array, covariance_m2: Array) -> float:
-    """Three sigmas of a difference (3,) along it, m."""
-    along = apart_m / max(float(np.linalg.norm(apart_m)), 1e-12)
-    return AGREE_SIGMAS * float(np.sqrt(along @ covariance_m2 @ along))
 
 
 def fuse_estimates(measured: Sequence[Estimate3D]) -> tuple[Array, Array]:
@@ -229,7 +391,14 @@ def fuse_estimates(measured: Sequence[Estimate3D]) -> tuple[Array, Array]:
     return covariance_m2 @ np.sum(weighted, axis=0), covariance_m2
 
 
-def approach_frame(clicked: View, pixel: Array, found: MatchedViews) -> tuple[Array, float]:
+def _mean_estimate(measured: Sequence[Estimate3D]) -> Estimate3D:
+    point_base_m, covariance_m2 = fuse_estimates(measured)
+    return replace(measured[0], point_base_m=point_base_m, covariance_m2=covariance_m2,
+                   source=' and '.join(one.source for one in measured))
+
+
+def approach_frame(clicked: View, pixel: Array, sightings: Sequence[Sighting]
+                   ) -> tuple[Array, float]:
     """Return the target's axes in the base as columns (3, 3), and their uncertainty, rad.
 
     +z points into the surface, along the normal of the depth around the point, the clicked view's
@@ -238,7 +407,7 @@ def approach_frame(clicked: View, pixel: Array, found: MatchedViews) -> tuple[Ar
     how the thing is turned about z: YAW_SIGMA_RAD.
     """
     normals = (surface_normal_base(view, at) for view, at in
-               ((clicked, pixel), *((view, match.pixel) for view, match in found)))
+               ((clicked, pixel), *((one.view, one.pixel) for one in sightings)))
     z_base, sigma_rad = next((n for n in normals if n is not None),
                              (ray_base(clicked, pixel)[1], NO_NORMAL_SIGMA_RAD))
     image_x, image_y, _ = require_pose(clicked).R.T
@@ -246,30 +415,3 @@ def approach_frame(clicked: View, pixel: Array, found: MatchedViews) -> tuple[Ar
     x_base = aside - z_base * (z_base @ aside)
     x_base /= np.linalg.norm(x_base)
     return np.stack([x_base, np.cross(z_base, x_base), z_base], axis=1), sigma_rad
-
-
-def _depth_noise(view: View, point_base_m: Array, covariance_px2: Array) -> Array:
-    """Propagate the errors of pixel and depth to the point: (3, 3) m^2, base."""
-    pose, intrinsics = require_pose(view), view.intrinsics
-    point_cam_m = pose.inverse.transform_points(point_base_m)
-    depth_m = point_cam_m[2]
-    px = np.array([[depth_m / intrinsics.fx_px, 0], [0, depth_m / intrinsics.fy_px], [0, 0]])
-    along = (point_cam_m / depth_m)[:, None]
-    in_cam = px @ covariance_px2 @ px.T + along @ along.T * predict_depth_sigma_m(depth_m) ** 2
-    return np.asarray(pose.R @ in_cam @ pose.R.T)
-
-
-def _pose_sigma_m(view: View, point_base_m: Array, limits: Limits) -> float:
-    """The error of a point from that of a camera's pose, m along each axis."""
-    range_m = float(np.linalg.norm(point_base_m - require_pose(view).t_m))
-    return float(np.hypot(limits.pose_sigma_m, limits.pose_sigma_rad * range_m))
-
-
-def _pose_sigma_px(view: View, point_base_m: Array, limits: Limits) -> float:
-    range_m = float(np.linalg.norm(point_base_m - require_pose(view).t_m))
-    return view.intrinsics.fx_px * _pose_sigma_m(view, point_base_m, limits) / range_m
-
-
-def _covariance(match: Match) -> Array:
-    known = np.isfinite(match.covariance_px2).all()
-    return match.covariance_px2 if known else np.eye(2) * MATCH_SIGMA_PX ** 2

@@ -21,8 +21,9 @@ from crosspoint_ros.core.datatypes import (
     View,
 )
 from crosspoint_ros.core.fusion import FusionParams, fuse_matches
-from crosspoint_ros.core.lift import lift
+from crosspoint_ros.core.lift import find_outliers, lift
 from crosspoint_ros.core.verify import (
+    Check,
     Consistency,
     Limits,
     enforce_limits,
@@ -126,10 +127,10 @@ def locate(clicked: View, others: Sequence[View | MissingView], pixel: npt.Array
     on_stage('verify')
     correspondences = tuple(verify_match(clicked, pixel, found, limits) for found in matched)
     on_stage('lift')
-    target, no_target = lift_target(clicked, pixel, correspondences, limits, allow_unconfirmed)
+    correspondences, target, no_target = lift_target(clicked, pixel, correspondences, limits,
+                                                     allow_unconfirmed)
     if target is not None:
         target = replace(target, confidence=min(target.confidence, pixel_confidence))
-        correspondences = lower_all(correspondences, target.doubt, limits)
     return LocateResult(clicked, pixel, correspondences, target, no_target)
 
 
@@ -151,10 +152,8 @@ def apply_correction(result: LocateResult, camera: str, pixel: npt.ArrayLike, li
     manual = verify_match(result.clicked, result.pixel, manual, limits)
     if manual.rejected is not None:
         raise manual.rejected
-    correspondences = tuple(manual if c.camera == camera else c for c in result.correspondences)
-    target, no_target = lift_target(result.clicked, result.pixel, correspondences, limits)
-    if target is not None:
-        correspondences = lower_all(correspondences, target.doubt, limits)
+    correspondences, target, no_target = lift_target(result.clicked, result.pixel, tuple(
+        manual if c.camera == camera else c for c in result.correspondences), limits)
     return replace(result, correspondences=correspondences, target=target, no_target=no_target)
 
 
@@ -245,15 +244,33 @@ def lower_all(correspondences: Sequence[ViewCorrespondence], doubt: str, limits:
 
 def lift_target(clicked: View, pixel: Array, correspondences: Sequence[ViewCorrespondence],
                 limits: Limits, allow_unconfirmed: bool = False
-                ) -> tuple[GraspTarget | None, Rejected | None]:
-    """Lift the click and the accepted matches; without any there is no target, unless allowed."""
-    matched = [(c.view, c.match) for c in correspondences
-               if c.rejected is None and c.view is not None and c.match is not None]
+                ) -> tuple[tuple[ViewCorrespondence, ...], GraspTarget | None, Rejected | None]:
+    """Lift the click and the accepted matches; without any there is no target, unless allowed.
+
+    Returns the correspondences too: those that the other views outvote are refused, and a doubt of
+    the target, or views of which one must be wrong, makes the accepted ones to be checked.
+    """
+    correspondences = tuple(correspondences)
+    try:
+        outliers = find_outliers(clicked, pixel, _select_accepted(correspondences), limits)
+    except Rejected as why:
+        return lower_all(correspondences, why.message, limits), None, why
+    correspondences = tuple(
+        replace(c, rejected=outliers[c.camera], consistency=replace(
+            c.consistency, check=Check.FAIL)) if c.camera in outliers else c
+        for c in correspondences)
+    matched = _select_accepted(correspondences)
     is_contradicted = any(c.rejected is not None and c.rejected.code in NO_TARGET_CODES
                           for c in correspondences)
     if not matched and (is_contradicted or not allow_unconfirmed):
-        return None, Rejected(Code.NO_DEPTH, 'no view was accepted')
+        return correspondences, None, Rejected(Code.NO_DEPTH, 'no view was accepted')
     try:
-        return lift(clicked, pixel, matched, limits), None
+        target = lift(clicked, pixel, matched, limits)
     except Rejected as why:
-        return None, why
+        return correspondences, None, why
+    return lower_all(correspondences, target.doubt, limits), target, None
+
+
+def _select_accepted(correspondences: Sequence[ViewCorrespondence]) -> list[tuple[View, Match]]:
+    return [(c.view, c.match) for c in correspondences
+            if c.rejected is None and c.view is not None and c.match is not None]

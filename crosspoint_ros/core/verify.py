@@ -24,6 +24,7 @@ from crosspoint_ros.core.geometry import (
 
 log = logging.getLogger(__name__)
 MIN_FACING = -0.1  # cosine; below: the clicked surface faces away, with room for a normal's error
+GAP_SIGMAS = 3.0  # beyond it two estimates are of different points
 DOUBTED_SHARE = 0.99  # of sure_confidence: the most that an answer with a doubt is given
 
 
@@ -125,6 +126,21 @@ def find_click_doubt(clicked: View, pixel: Array) -> str:
             and is_on_rim(clicked, pixel, depths_m[0]):
         return f'the click is on a rim: the depth of {clicked.camera} jumps there'
     return ''
+
+
+def gap_limit_m(apart_m: Array, covariance_m2: Array, limits: Limits) -> float:
+    """Return the distance, m, up to which two estimates of a point may be of the same one.
+
+    Three sigmas of their difference (3,), whose covariance (3, 3) is given, along it; at least
+    `limits.max_depth_gap_m`.
+    """
+    return max(limits.max_depth_gap_m, sigmas_along_m(apart_m, covariance_m2))
+
+
+def sigmas_along_m(apart_m: Array, covariance_m2: Array) -> float:
+    """Return three sigmas of a difference (3,) along it, m."""
+    along = apart_m / max(float(np.linalg.norm(apart_m)), 1e-12)
+    return GAP_SIGMAS * float(np.sqrt(along @ covariance_m2 @ along))
 
 
 def lower_confidence(match: Match, doubt: str, limits: Limits) -> Match:

@@ -203,7 +203,7 @@ def reprojection_px(b_from_a, truth, points_a_m, lens=raycast_scenes.BARREL):
 def test_a_pose_that_is_off_by_the_noise_is_put_right(lens, wrong):
     points, pixels, truth, right = cloud(wrong=wrong, lens=lens)
     given = raycast_scenes.add_pose_noise(truth, 1, 1, 3)
-    corrected, agree = refine_pose_pnp(points, pixels, lens, given, 1.0, 1.0)
+    corrected, agree, _ = refine_pose_pnp(points, pixels, lens, given, 1.0, 1.0)
     before = np.median(reprojection_px(given, truth, points, lens))
     after = np.median(reprojection_px(corrected, truth, points, lens))
     assert after < 0.7 < 2 < before
@@ -213,14 +213,14 @@ def test_a_pose_that_is_off_by_the_noise_is_put_right(lens, wrong):
 
 def test_a_right_pose_is_left_as_it_is():
     points, pixels, truth, _ = cloud(noise_px=0.0)
-    corrected, agree = refine_pose_pnp(points, pixels, raycast_scenes.BARREL, truth, 1.0, 1.0)
+    corrected, agree, _ = refine_pose_pnp(points, pixels, raycast_scenes.BARREL, truth, 1.0, 1.0)
     assert agree.all()
     np.testing.assert_allclose(corrected.matrix, truth.matrix, atol=1e-6)
 
 
 def test_few_noisy_points_do_not_drag_a_pose_beyond_its_noise():
     points, pixels, truth, _ = cloud(points=6, noise_px=3.0, seed=2)
-    corrected, _ = refine_pose_pnp(points, pixels, raycast_scenes.BARREL, truth, 0.2, 0.2)
+    corrected, _, _ = refine_pose_pnp(points, pixels, raycast_scenes.BARREL, truth, 0.2, 0.2)
     change = corrected @ truth.inverse
     assert np.linalg.norm(change.t_m) < 0.004
     assert np.degrees(np.arccos((np.trace(change.R) - 1) / 2)) < 0.4

@@ -1,24 +1,30 @@
 """From pixels to a target: every way to the point, their agreement, and the refusals."""
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import raycast_scenes
 
-from crosspoint_ros.core.datatypes import Code, Match, Method, Rejected
-from crosspoint_ros.core.lift import lift
+from crosspoint_ros.core.datatypes import Code, CorrectedPose, Match, Method, Rejected, Transform
+from crosspoint_ros.core.lift import find_outliers, lift
 from crosspoint_ros.core.verify import Limits
 
 BOX = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
 ON_TOP = np.array([0.02, 0.01, 0.12])
 LIMITS, ANY_SIGMA = Limits(), Limits(max_target_sigma_m=1.0)
 CLOSE = (-0.30, -0.72, 0.60)  # 3.5 deg from the left camera
+BETWEEN = (0.0, -0.75, 0.60)  # 24 deg from it
+PLACES = (raycast_scenes.LEFT, raycast_scenes.RIGHT, (0.0, -0.9, 0.9), (-0.4, 0.5, 0.8),
+          (0.5, 0.4, 0.7))
+EXACT = Limits(pose_sigma_m=0.001, pose_sigma_rad=0.001)
 
 
 def views(*places, lens=raycast_scenes.PINHOLE):
-    names = ('left', 'right', 'third')
+    names = ('left', 'right', 'third', 'fourth', 'fifth')
     return [raycast_scenes.render_depth(name, raycast_scenes.look_at(at), (BOX,), lens)
             for name,
             at in zip(names, places or (raycast_scenes.LEFT, raycast_scenes.RIGHT), strict=False)]
@@ -70,7 +76,7 @@ def test_rays_alone_are_triangulated():
 
 
 def test_rays_of_cameras_that_are_known_exactly_give_a_target_that_others_do_not():
-    blind = without_depth(*views())
+    blind = without_depth(*views(raycast_scenes.LEFT, BETWEEN))
     with pytest.raises(Rejected, match=r'limits\.pose_sigma_m, limits\.pose_sigma_rad'):
         lifted(*blind)
     target = lifted(*blind, limits=Limits(pose_sigma_m=0.002, pose_sigma_rad=0.002))
@@ -246,23 +252,170 @@ def test_a_match_of_unknown_covariance_still_lifts():
     assert np.isfinite(target.covariance).all()
 
 
-def test_the_target_is_as_sure_as_the_surest_match():
-    left, right, third = views(raycast_scenes.LEFT, raycast_scenes.RIGHT, (0.0, -0.9, 0.9))
+@pytest.mark.parametrize(('confidences', 'expected'), [
+    ((0.6,), 0.6), ((0.6, 0.85), 8.5 / 9.5), ((0.85, 0.5), 0.85), ((0.95, 0.95, 0.95), 0.98)])
+def test_the_odds_of_matches_that_agree_multiply_up_to_a_bound(confidences, expected):
+    left, *others = views(*PLACES[:1 + len(confidences)])
     found = [(view, Match(raycast_scenes.project_point(view, ON_TOP), np.eye(2), confidence))
-             for view, confidence in ((right, 0.6), (third, 0.85))]
-    assert lift(left, raycast_scenes.project_point(left, ON_TOP), found, LIMITS).confidence == 0.85
+             for view, confidence in zip(others, confidences, strict=True)]
+    target = lift(left, raycast_scenes.project_point(left, ON_TOP), found, LIMITS)
+    assert target.confidence == pytest.approx(expected)
+
+
+def test_views_whose_rays_hardly_cross_do_not_confirm_each_other():
+    left, near, nearer = without_depth(*views(raycast_scenes.LEFT, CLOSE, (-0.32, -0.71, 0.6)))
+    left = replace(left, depth_m=views()[0].depth_m)
+    assert lifted(left, near, nearer, confidence=0.7).confidence == 0.7
+
+
+def test_agreement_does_not_outweigh_a_doubt():
+    left, right, third = views(*PLACES[:3])
+    target = lifted(left, replace(right, depth_m=right.depth_m + np.float32(0.03)), third)
+    assert 'apart' in target.doubt
+    assert target.confidence < LIMITS.sure_confidence
 
 
 def test_a_third_view_makes_the_target_surer():
-    left, right, third = views(raycast_scenes.LEFT, raycast_scenes.RIGHT, (0.0, -0.9, 0.9))
+    left, right, third = without_depth(*views(*PLACES[:2], PLACES[3]))
     two, three = lifted(left, right), lifted(left, right, third)
     assert np.trace(three.covariance[:3, :3]) < 0.8 * np.trace(two.covariance[:3, :3])
 
 
-def test_a_target_known_less_exactly_than_the_limit_is_refused_with_both_numbers():
+def test_the_pose_of_the_clicked_camera_itself_is_taken_as_given():
+    left, near = views(raycast_scenes.LEFT, CLOSE)
+    loose = Limits(pose_sigma_m=0.1, pose_sigma_rad=0.1)
+    covariances = [lifted(left, *without_depth(near), limits=one).covariance
+                   for one in (LIMITS, loose)]
+    np.testing.assert_array_equal(*covariances)
+
+
+def corrected(view, clicked, sigma):
+    """The exact relative pose of two views, of the sigma in rad and m."""
+    return CorrectedPose(view.base_from_cam.inverse @ clicked.base_from_cam, np.eye(6) * sigma ** 2)
+
+
+def test_a_pose_corrected_by_the_images_places_the_other_view():
     left, right = without_depth(*views())
-    with pytest.raises(Rejected, match=r'give the point to 0\.02\d m only '
-                       r'\(limits\.max_target_sigma_m 0\.02\)') as refused:
+    off = replace(right, base_from_cam=raycast_scenes.add_pose_noise(
+        right.base_from_cam.inverse, 2, 2, 0).inverse)
+    matches = [Match(raycast_scenes.project_point(right, ON_TOP), np.eye(2), 0.9,
+                     corrected_pose=pose) for pose in (None, corrected(right, left, 0.002))]
+    given, better = (lift(left, raycast_scenes.project_point(left, ON_TOP), [(off, match)],
+                          ANY_SIGMA) for match in matches)
+    assert error_m(better) < 1e-6 < 0.005 < error_m(given)
+    assert np.trace(better.covariance[:3, :3]) < 0.2 * np.trace(given.covariance[:3, :3])
+
+
+def test_a_corrected_pose_that_is_known_less_than_the_declared_one_takes_no_part():
+    left, right = without_depth(*views())
+    vague = CorrectedPose(Transform(np.eye(3), np.zeros(3)), np.eye(6) * 0.05 ** 2)
+    match = Match(raycast_scenes.project_point(right, ON_TOP), np.eye(2), 0.9, '', vague)
+    target = lift(left, raycast_scenes.project_point(left, ON_TOP), [(right, match)], LIMITS)
+    assert error_m(target) < 1e-6
+
+
+def test_the_covariance_is_the_scatter_of_targets_under_the_noise_of_the_pose():
+    left, right = without_depth(*views())
+    other_from_clicked = right.base_from_cam.inverse @ left.base_from_cam
+    spread = np.diag([2e-3, 3e-3, 2e-3, 2e-3, 1e-3, 3e-3])
+    points, rng = [], np.random.default_rng(0)
+    for step in rng.normal(size=(300, 6)) @ spread:
+        turn = cv2.Rodrigues(step[:3])[0]
+        pose = CorrectedPose(Transform(turn, step[3:]) @ other_from_clicked, spread ** 2)
+        found = [(right, Match(raycast_scenes.project_point(right, ON_TOP), np.eye(2) * 1e-4, 0.9,
+                               corrected_pose=pose))]
+        clicked = raycast_scenes.project_point(left, ON_TOP) + rng.normal(size=2)
+        target = lift(left, clicked, found, LIMITS)
+        points.append(target.base_from_target.t_m)
+    scatter, stated = np.cov(np.array(points).T), target.covariance[:3, :3]
+    assert np.linalg.eigvalsh(scatter)[-1] == pytest.approx(np.linalg.eigvalsh(stated)[-1], rel=0.3)
+
+
+def outliers(found_at, depth=(), limits=EXACT, confidence=0.9):
+    """The cameras that are refused: each shows the point given for it, those of `depth` with depth.
+
+    The first is clicked.
+    """
+    left, *others = views(*PLACES[:1 + len(found_at)])
+    several = [view if view.camera in depth else replace(view, depth_m=None)
+               for view in (left, *others)]
+    found = [(view, Match(raycast_scenes.project_point(view, at), np.eye(2), confidence))
+             for view, at in zip(several[1:], found_at, strict=True)]
+    return find_outliers(several[0], raycast_scenes.project_point(left, ON_TOP), found, limits)
+
+
+def on_ray(further_m):
+    """A point on the ray of the click, further away: a look-alike that its epipolar line allows."""
+    ray = (ON_TOP - raycast_scenes.LEFT) / np.linalg.norm(ON_TOP - raycast_scenes.LEFT)
+    return ON_TOP + further_m * ray
+
+
+WRONG, OTHER_WRONG = on_ray(-0.1), on_ray(0.12)
+
+
+@pytest.mark.parametrize(('found_at', 'expected'), [
+    ((ON_TOP, ON_TOP), []), ((ON_TOP, ON_TOP, ON_TOP, ON_TOP), []),
+    ((ON_TOP, WRONG, ON_TOP), ['third']), ((WRONG, ON_TOP, ON_TOP, ON_TOP), ['right']),
+    ((ON_TOP, WRONG, ON_TOP, OTHER_WRONG), ['third', 'fifth'])])
+def test_the_views_that_the_others_outvote_are_refused_by_name(found_at, expected):
+    refused = outliers(found_at)
+    assert list(refused) == expected
+    for camera, why in refused.items():
+        assert why.code == Code.INCONSISTENT
+        assert re.search(rf'the ray of {camera} puts the point 0\.1\d\d m from where .* put it '
+                         r'\(limit 0\.0\d\d m\): a look-alike, or wrong poses', why.message)
+
+
+def test_two_views_wrong_in_the_same_way_are_outvoted_by_three():
+    assert list(outliers((ON_TOP, WRONG, ON_TOP, WRONG), depth=('left',))) == ['third', 'fifth']
+
+
+@pytest.mark.parametrize('found_at', [(ON_TOP, WRONG), (ON_TOP, WRONG, ON_TOP, WRONG),
+                                      (WRONG, ON_TOP, OTHER_WRONG)])
+def test_without_a_majority_there_is_no_target(found_at):
+    with pytest.raises(Rejected, match=r'0\.\d+ m from .*; which, no further view decides'
+                       ) as refused:
+        outliers(found_at)
+    assert refused.value.code == Code.INCONSISTENT
+
+
+def test_the_depth_of_the_click_decides_between_two_views():
+    assert list(outliers((ON_TOP, WRONG), depth=('left',))) == ['third']
+
+
+def test_views_that_outvote_the_depth_of_the_click_leave_no_target():
+    with pytest.raises(Rejected, match='the depth of left puts the point 0'):
+        outliers((WRONG, WRONG, WRONG), depth=('left',))
+
+
+def test_more_views_of_less_confidence_do_not_decide():
+    left, *others = without_depth(*views(*PLACES[:4]))
+    found = [(view, Match(raycast_scenes.project_point(view, at), np.eye(2), confidence))
+             for view, at, confidence in zip(others, (ON_TOP, ON_TOP, WRONG), (0.4, 0.4, 0.9),
+                                             strict=True)]
+    with pytest.raises(Rejected, match='no further view decides'):
+        find_outliers(left, raycast_scenes.project_point(left, ON_TOP), found, EXACT)
+
+
+def test_a_ray_that_the_poses_make_vague_contradicts_nobody():
+    assert outliers((ON_TOP, WRONG, ON_TOP), limits=Limits(pose_sigma_rad=0.1)) == {}
+
+
+def test_without_depth_at_the_click_a_match_that_is_not_sure_gives_no_target():
+    blind = without_depth(*views())
+    with pytest.raises(Rejected, match=r'only if the match is right, and its confidence is 0\.70 '
+                       r'\(limits\.sure_confidence 0\.8\)') as refused:
+        lifted(*blind, confidence=0.7)
+    assert refused.value.code == Code.NO_DEPTH
+    assert lifted(*views(), confidence=0.7).confidence == 0.7
+    third = replace(views(*PLACES[:3])[2], depth_m=None)
+    assert lifted(*blind, third, confidence=0.7).confidence > LIMITS.sure_confidence
+
+
+def test_a_target_known_less_exactly_than_the_limit_is_refused_with_both_numbers():
+    left, right = without_depth(*views(raycast_scenes.LEFT, BETWEEN))
+    with pytest.raises(Rejected, match=r'known to ±3\d mm only \(limit 20 mm, '
+                       r'limits\.max_target_sigma_m\): a wider baseline or depth') as refused:
         lifted(left, right)
     assert refused.value.code == Code.NO_DEPTH
 

@@ -88,7 +88,7 @@ class XFeatMatcher:
             require_near_prior(pair, found, prior)
         return Match(other.scaled.to_image(found.pixel),
                      predict_covariance_px2(found) / other.scaled.scale ** 2,
-                     predict_confidence(found), pair.basis)
+                     predict_confidence(found), pair.basis, pair.corrected_pose)
 
     def warm(self, views: tuple[View, ...]) -> None:
         """Compute the features of frames before anyone clicks on them."""

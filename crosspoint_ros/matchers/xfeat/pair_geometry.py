@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.core.datatypes import Array, Code, Rejected, Transform
+from crosspoint_ros.core.datatypes import Array, Code, CorrectedPose, Rejected, Transform
 from crosspoint_ros.core.depth import surface_depths_m
 from crosspoint_ros.core.geometry import refine_pose_pnp
 from crosspoint_ros.matchers.xfeat import matching, two_view
@@ -36,8 +36,9 @@ Parallel = Callable[..., Iterable[Any]]  # `map`, or one that uses several threa
 class PairGeometry:
     """Two frames and the geometry between them.
 
-    motion: other_from_clicked for matching only, with a unit baseline where no poses are known;
-    None where the images give none. min_depth, max_depth: in the clicked view, in the motion's
+    motion: other_from_clicked, with a unit baseline where no poses are known; None where the images
+    give none. motion_covariance: (6, 6) as in `CorrectedPose` of given poses that were corrected,
+    else None. min_depth, max_depth: in the clicked view, in the motion's
     unit. pose_confidence: 0..1, of the motion. reprojection_sigma_px: of a point of known depth.
     has_poses: whether poses were given. basis: what it is based on, for messages. contradiction:
     why the given poses must be wrong, or ''.
@@ -55,6 +56,14 @@ class PairGeometry:
     has_poses: bool = False
     basis: str = 'matches alone'
     contradiction: str = ''
+    motion_covariance: Array | None = None
+
+    @property
+    def corrected_pose(self) -> CorrectedPose | None:
+        """The given poses, corrected; None without any, or where nothing could correct them."""
+        if self.motion is None or self.motion_covariance is None:
+            return None
+        return CorrectedPose(self.motion, self.motion_covariance)
 
     @cached_property
     def pinholes(self) -> PinholePair:
@@ -134,7 +143,7 @@ def pair_from_poses(clicked: FeatureFrame, other: FeatureFrame, given: Transform
                         matching.mutual_matches(candidates, options.min_cosine), given,
                         options.posed_near_m, options.posed_far_m, 1.0, has_poses=True)
     pinholes, depth_range_m = pair.pinholes, (options.posed_near_m, options.posed_far_m)
-    motion, first_band_px = given, _noise_gate_px(options)
+    motion, covariance, first_band_px = given, None, _noise_gate_px(options)
     if options.refine_pose:
         F = fundamental_matrix(given, pinholes)
         gate = two_view.epipolar_distance(F, pair.matches) < first_band_px
@@ -146,13 +155,15 @@ def pair_from_poses(clicked: FeatureFrame, other: FeatureFrame, given: Transform
                                options.posed_guided)
         ok = two_view.is_in_front(motion, pinholes, matches, *depth_range_m)
         if ok.sum() >= MIN_TO_REFINE:
-            motion = two_view.refine_motion(given, pinholes, matches.select(ok),
-                                            noise_prior(options))
+            prior, matches = noise_prior(options), matches.select(ok)
+            motion = two_view.refine_motion(given, pinholes, matches, prior)
+            covariance = two_view.motion_covariance(motion, pinholes, matches, prior)
     matches = match_guided(candidates, motion, pinholes, options.posed_guided_band_px, options,
                            options.posed_guided)
     ok = two_view.is_in_front(motion, pinholes, matches, *depth_range_m)
-    return _filter_consistent(replace(pair, matches=matches.select(ok), motion=motion,
-                                      basis=f'poses, {ok.sum()} matches'), options)
+    return _filter_consistent(replace(
+        pair, matches=matches.select(ok), motion=motion, motion_covariance=covariance,
+        basis=f'poses, {ok.sum()} matches'), options)
 
 
 def pair_from_depth(clicked: FeatureFrame, other: FeatureFrame, given: Transform,
@@ -249,15 +260,19 @@ def _correct_pose(pair: PairGeometry, given: Transform, options: XFeatOptions) -
     points, points_other = backproject(clicked, matches.clicked), backproject(other, matches.other)
     known, known_other = (np.isfinite(p).all(axis=1) for p in (points, points_other))
     if known.sum() >= known_other.sum():
-        motion, inliers = refine_pose_pnp(
+        motion, inliers, covariance = refine_pose_pnp(
             points[known], other.scaled.to_image(matches.other[known]),
             other.view.intrinsics, given, *noise)
     else:
-        reverse, inliers = refine_pose_pnp(
+        reverse, inliers, covariance = refine_pose_pnp(
             points_other[known_other], clicked.scaled.to_image(matches.clicked[known_other]),
             clicked.view.intrinsics, given.inverse, *noise)
         motion = reverse.inverse
-    return replace(pair, motion=motion, reprojection_sigma_px=CORRECTED_SIGMA_PX,
+        turn, shift = motion.R, two_view.cross_matrix(motion.t_m) @ motion.R
+        adjoint = np.block([[turn, np.zeros((3, 3))], [shift, turn]])
+        covariance = adjoint @ covariance @ adjoint.T
+    return replace(pair, motion=motion, motion_covariance=covariance,
+                   reprojection_sigma_px=CORRECTED_SIGMA_PX,
                    basis=f'poses corrected by {inliers.sum()} matches with depth')
 
 

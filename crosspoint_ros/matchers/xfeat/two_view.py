@@ -1,7 +1,6 @@
 """Relative pose of two cameras from matches of ideal pixels.
 
-Sampson residuals after Hartley & Zisserman, Multiple View Geometry, 11.4.3. The result is used for
-matching alone: 3D targets are built on the given poses.
+Sampson residuals after Hartley & Zisserman, Multiple View Geometry, 11.4.3.
 """
 from __future__ import annotations
 
@@ -16,7 +15,8 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, Transform
 from crosspoint_ros.matchers.xfeat.matching import Mask, Matches
 
-DATA_SIGMA_PX = 6.0
+LEAST_SCALE_PX = 1.5  # of the robust weights
+DATA_SIGMA_PX = 6.0  # of a match among hundreds, whose errors are alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,11 @@ class PosePrior:
 
     rotation_rad: float
     translation: float
+
+    @property
+    def stiffness(self) -> Array:
+        """The information (6,) of rotation and translation."""
+        return np.repeat([self.rotation_rad, self.translation], 3) ** -2.0
 
 
 def cross_matrix(vector: Array) -> Array:
@@ -98,23 +103,34 @@ def refine_motion(motion: Transform, pinholes: PinholePair, matches: Matches, pr
 
     Gauss-Newton on six parameters with robust weights whose scale shrinks, and a prior.
     """
-    clicked, other = to_homogeneous(matches.clicked_ideal), to_homogeneous(matches.other_ideal)
-    stiffness = np.repeat([prior.rotation_rad, prior.translation], 3) ** -2.0
-    generators = cross_matrix(np.eye(3))
-    step = np.zeros(6)
+    stiffness, step = prior.stiffness, np.zeros(6)
     for index in range(rounds):
-        scale_px = max(1.5, 12 * 0.75 ** index)
-        now = apply_update(motion, step)
-        turned_m = now.t_m - step[3:]
-        by_turn = cross_matrix(np.cross(np.eye(3), turned_m)) @ now.R \
-            + cross_matrix(now.t_m) @ generators @ now.R
-        slopes = _to_fundamental(np.concatenate([by_turn, generators @ now.R]), pinholes)
-        residual, slope = _sampson_jacobian(fundamental_matrix(now, pinholes), slopes, clicked,
-                                            other)
-        weighted = slope * ((1 + (residual / scale_px) ** 2) ** -2 / DATA_SIGMA_PX ** 2)[:, None]
-        curvature = weighted.T @ slope + np.diag(stiffness)
-        step = step - np.linalg.solve(curvature, weighted.T @ residual + stiffness * step)
+        scale_px = max(LEAST_SCALE_PX, 12 * 0.75 ** index)
+        curvature, gradient = _sampson_equations(apply_update(motion, step), step[3:], pinholes,
+                                                 matches, scale_px)
+        step = step - np.linalg.solve(curvature + np.diag(stiffness), gradient + stiffness * step)
     return apply_update(motion, step)
+
+
+def motion_covariance(motion: Transform, pinholes: PinholePair, matches: Matches, prior: PosePrior
+                      ) -> Array:
+    """Return the covariance (6, 6) of a refined motion, as in `CorrectedPose`."""
+    curvature, _ = _sampson_equations(motion, np.zeros(3), pinholes, matches, LEAST_SCALE_PX)
+    return np.linalg.inv(curvature + np.diag(prior.stiffness))
+
+
+def _sampson_equations(now: Transform, shift: Array, pinholes: PinholePair, matches: Matches,
+                       scale_px: float) -> tuple[Array, Array]:
+    """Normal matrix (6, 6) and gradient (6,) of a motion that was turned, then shifted."""
+    generators = cross_matrix(np.eye(3))
+    by_turn = cross_matrix(np.cross(np.eye(3), now.t_m - shift)) @ now.R \
+        + cross_matrix(now.t_m) @ generators @ now.R
+    slopes = _to_fundamental(np.concatenate([by_turn, generators @ now.R]), pinholes)
+    residual, slope = _sampson_jacobian(
+        fundamental_matrix(now, pinholes), slopes, to_homogeneous(matches.clicked_ideal),
+        to_homogeneous(matches.other_ideal))
+    weighted = slope * ((1 + (residual / scale_px) ** 2) ** -2 / DATA_SIGMA_PX ** 2)[:, None]
+    return weighted.T @ slope, weighted.T @ residual
 
 
 def triangulate_depths(motion: Transform, pinholes: PinholePair, matches: Matches

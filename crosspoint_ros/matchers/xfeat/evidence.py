@@ -1,0 +1,79 @@
+"""Evidence that a place is the click's, from cues that do not depend on how rich a scene is."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from crosspoint_ros.core.datatypes import Array
+from crosspoint_ros.matchers.xfeat import score_map
+from crosspoint_ros.matchers.xfeat.features import FeatureFrame
+from crosspoint_ros.matchers.xfeat.matching import LocalAffine
+from crosspoint_ros.matchers.xfeat.pair_geometry import PairGeometry
+
+RADIUS_PX, REACH_PX = 15.0, 75.0  # weights of keypoints fall by e; farther ones do not count
+ALIKE_PX, ALIKE_SHARE = 6.0, 0.15  # sigma of a keypoint's motion, and its growth with distance
+FEW, FEW_ON_A_SIDE = 0.5, 0.7  # weight of keypoints below which a share is not known
+SIDES = np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)])
+
+
+@dataclass(frozen=True)
+class LocalEvidence:
+    """Whether the surroundings of a click and of a place in the other view are the same surface.
+
+    support: share 0..1 of the keypoints around that are matched as the local affine map says; those
+    that are hidden in the other view, or move otherwise, are not. worst_side: the same on the worst
+    of eight half-planes through the point: low at the edge of a surface. Both are the smaller of
+    the two views. reverse_margin: by how much the click resembles the place more than anything else
+    does in its own view, more than 24 px away; negative where another point fits better.
+    """
+
+    support: float
+    worst_side: float
+    reverse_margin: float
+
+
+def measure_local_evidence(pair: PairGeometry, pixel: Array, found: Array, there: LocalAffine,
+                           back: LocalAffine, with_second: bool) -> LocalEvidence:
+    """Measure the evidence for a scaled pixel and a place (2,).
+
+    there, back: the affine maps at both. with_second: the second descriptor is to be used too.
+    """
+    clicked, other = pair.keypoints
+    partners, partners_back = pair.partners
+    support = np.minimum(measure_support(clicked - pixel, partners - found, there.linear),
+                         measure_support(other - found, partners_back - pixel, back.linear))
+    return LocalEvidence(*map(float, support), _reverse_margin(pair, pixel, found, with_second))
+
+
+def measure_support(away: Array, partners_away: Array, linear: Array) -> Array:
+    """Return the support (2,) of keypoints around a place: their share, and on the worst side.
+
+    away, partners_away: (n, 2) from the place, and from where it is mapped; NaN: not matched.
+    """
+    distance = np.linalg.norm(away, axis=1)
+    near = distance < REACH_PX
+    away, distance = away[near], distance[near]
+    off = np.linalg.norm(partners_away[near] - away @ linear.T, axis=1)
+    alike = np.exp(-0.5 * (off / (ALIKE_PX + ALIKE_SHARE * distance)) ** 2)
+    weight = np.exp(-distance / RADIUS_PX)
+    agreeing = weight * np.nan_to_num(alike)
+    share = agreeing.sum() / (weight.sum() + FEW)
+    on_side = away @ SIDES > 0
+    sides = (agreeing @ on_side + share * FEW_ON_A_SIDE) / (weight @ on_side + FEW_ON_A_SIDE)
+    return np.array([share, sides.min()])
+
+
+def _reverse_margin(pair: PairGeometry, pixel: Array, found: Array, with_second: bool) -> float:
+    size = pair.clicked.fine_grid.shape[1::-1]
+    networks = [pair.descriptors, *([pair.second_descriptors] if with_second else [])]
+    similar = sum(cv2.resize(clicked.coarse @ other.sample(found[None])[0], size,
+                             interpolation=cv2.INTER_CUBIC) for clicked, other in networks)
+    return score_map.score_at(exclude_masked(pair.clicked, similar / np.float32(len(networks))),
+                              pair.clicked.fine_grid, pixel)[1]
+
+
+def exclude_masked(frame: FeatureFrame, scores: Array) -> Array:
+    """Return a score map whose places on the robot's own body cannot be chosen."""
+    return np.where(frame.fine_masked, np.float32(score_map.MASKED_SCORE), scores)

@@ -1,0 +1,36 @@
+"""The evidence around a place: keypoints that move with it, and those on one side that do not."""
+import numpy as np
+import pytest
+
+from crosspoint_ros.matchers.xfeat import evidence
+from crosspoint_ros.matchers.xfeat.matching import find_partners
+
+AROUND = np.stack(np.meshgrid(np.arange(-30, 31, 6.0), np.arange(-30, 31, 6.0)), -1).reshape(-1, 2)
+TURN = np.array([[0.8, -0.6], [0.6, 0.8]])
+
+
+def test_keypoints_that_all_move_with_the_place_support_it_on_every_side():
+    share, worst = evidence.measure_support(AROUND, AROUND @ TURN.T, TURN)
+    assert share > 0.95
+    assert worst > 0.95
+
+
+@pytest.mark.parametrize('moved', [np.array([25.0, 0]), np.full(2, np.nan)])
+def test_an_edge_is_a_side_whose_keypoints_move_otherwise_or_are_hidden(moved):
+    far_side = AROUND[:, 0] > 3
+    partners = AROUND @ TURN.T + np.where(far_side[:, None], moved, 0)
+    share, worst = evidence.measure_support(AROUND, partners, TURN)
+    assert 0.4 < share < 0.7
+    assert worst < 0.1
+
+
+def test_without_keypoints_nothing_supports_a_place():
+    none = np.zeros((0, 2))
+    assert evidence.measure_support(none, none, np.eye(2)).tolist() == [0, 0]
+
+
+def test_the_partner_of_a_keypoint_is_that_of_the_match_within_3_px():
+    found = find_partners(np.array([[10.0, 10], [50, 50]]), np.array([[11.0, 10], [54, 50]]),
+                          np.array([[1.0, 2], [3, 4]]))
+    np.testing.assert_equal(found, [[1, 2], [np.nan, np.nan]])
+    assert np.isnan(find_partners(np.zeros((2, 2)), np.zeros((0, 2)), np.zeros((0, 2)))).all()
