@@ -20,7 +20,7 @@ from crosspoint_ros.data.qa.point_visibility import Visibility
 log = logging.getLogger(__name__)
 INDEX, QUERIES = 'index.json', 'queries.npz'
 TURN_STREAM = 1  # of the random numbers: apart from the noise of the poses
-MAX_TURNED_VIEWS = 100
+MAX_TURNED_VIEWS = 16
 MAX_STRETCH = 1e-3  # of a rotation that was written with few digits
 ANGLE_BINS = ('0-15', '15-30', '30-45', '45+', 'unknown')
 STATUS_CODES = (Visibility.OCCLUDED, Visibility.VISIBLE, Visibility.OUTSIDE)  # of queries.npz
