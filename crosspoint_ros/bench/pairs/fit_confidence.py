@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from crosspoint_ros.bench.environment import describe_machine
 from crosspoint_ros.bench.pairs import metrics
-from crosspoint_ros.bench.pairs.bootstrap import PairBootstrap
 from crosspoint_ros.bench.pairs.cli import parse_options
 from crosspoint_ros.bench.pairs.dataset import SITUATIONS, InputConfig
+from crosspoint_ros.bench.pairs.metrics import PairBootstrap
 from crosspoint_ros.bench.pairs.sources import add_source_arguments, open_source
 from crosspoint_ros.core.datatypes import Array, Rejected
 from crosspoint_ros.core.image_io import write_image
