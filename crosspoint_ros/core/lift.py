@@ -48,6 +48,8 @@ YAW_SIGMA_RAD = np.pi / np.sqrt(3)  # unknown: any angle is as likely
 MAX_FUSED_GAP_M = 0.02  # half of it is the error of a mean, if they are of two surfaces
 MAX_AGREED_CONFIDENCE = 0.98  # however many views agree: they may share a mistake
 
+IDENTITY = Transform(np.eye(3), np.zeros(3))
+
 MatchedViews = Sequence[tuple[View, Match]]
 
 
@@ -56,12 +58,14 @@ class Sighting:
     """A view, placed relative to the clicked one, and the pixel (2,) where it shows the point.
 
     covariance_px2: (2, 2) of the pixel. pose_covariance: (6, 6) as in `CorrectedPose`.
+    given_from_base: from where the view is placed to where its given pose places it.
     """
 
     view: View
     pixel: Array
     covariance_px2: Array
     pose_covariance: Array
+    given_from_base: Transform = IDENTITY
 
     @classmethod
     def from_click(cls, clicked: View, pixel: Array) -> Sighting:
@@ -79,7 +83,8 @@ class Sighting:
             return given
         placed = require_pose(clicked) @ match.corrected_pose.other_from_clicked.inverse
         corrected = replace(given, view=replace(view, base_from_cam=placed),
-                            pose_covariance=match.corrected_pose.covariance)
+                            pose_covariance=match.corrected_pose.covariance,
+                            given_from_base=require_pose(view) @ placed.inverse)
         return min(given, corrected, key=lambda one: float(np.trace(one._pose_noise_cam_m2(
             one.view.intrinsics.unproject(one.pixel)))))
 
@@ -118,8 +123,9 @@ class Sighting:
 class Estimate3D:
     """An estimate of the point (3,), m in the base, and its covariance (3, 3) m^2.
 
-    noise_m2: the part of the covariance (3, 3) that is of pixels and depth, not of poses. doubt:
-    why it may be of another surface; '': nothing found.
+    noise_m2: the part of the covariance (3, 3) that is of pixels and depth, not of poses.
+    moved_m: (3,) by how much a corrected pose moved it. doubt: why it may be of another surface;
+    '': nothing found.
     """
 
     method: Method
@@ -127,6 +133,7 @@ class Estimate3D:
     covariance_m2: Array
     noise_m2: Array
     source: str
+    moved_m: Array
     doubt: str = ''
 
     @property
@@ -230,6 +237,7 @@ def estimate_by_depth(click: Sighting, sighting: Sighting) -> Estimate3D | None:
     return Estimate3D(
         Method.DEPTH_CLICKED if is_click else Method.DEPTH_FOUND, point_base_m,
         noise_m2 + sighting.pose_noise_m2(point_base_m), noise_m2, f'the depth of {view.camera}',
+        point_base_m - sighting.given_from_base.transform_points(point_base_m),
         '' if is_click else find_doubt(Query(click.view, view, click.pixel), Match(pixel)))
 
 
@@ -255,7 +263,7 @@ def triangulate_sightings(click: Sighting, sightings: Sequence[Sighting], limits
                        f'{met.errors_px[worst]:.1f} px (limits.max_epipolar_px '
                        f'{limits.max_epipolar_px:g})')
     return Estimate3D(Method.TRIANGULATED, met.point_base_m, met.covariance_m2, about.covariance_m2,
-                      'the triangulation')
+                      'the triangulation', np.zeros(3))
 
 
 def find_outliers(clicked: View, pixel: Array, found: MatchedViews, limits: Limits
@@ -361,7 +369,8 @@ def select_agreeing(measured: Sequence[Estimate3D]) -> tuple[list[Estimate3D], s
     """Return the estimate that leads and those to fuse with it, and a doubt about the result.
 
     The doubt is that of the leading one, or a gap to another that three sigmas do not explain, or
-    of two depths by more than 2 cm: one is then wrong by at least 1 cm, and which is unknown.
+    of two depths by more than 2 cm, by the given poses too: one is then wrong by at least 1 cm, and
+    which is unknown.
     """
     lead = min(measured, key=lambda one: (
         one.method != Method.DEPTH_CLICKED, bool(one.doubt), one.sigma_m))
@@ -380,6 +389,11 @@ def select_agreeing(measured: Sequence[Estimate3D]) -> tuple[list[Estimate3D], s
             doubt = doubt or (f'{lead.source} and {one.source} are {gap_m:.3f} m apart (limit '
                               f'{limit_m:.3f} m: three sigmas, of depths at most '
                               f'{MAX_FUSED_GAP_M:g})')
+        given_m = float(np.linalg.norm(apart_m - one.moved_m + lead.moved_m))
+        if Method.TRIANGULATED not in (lead.method, one.method) and given_m > MAX_FUSED_GAP_M:
+            doubt = doubt or (f'by TF {lead.source} and {one.source} are {given_m:.3f} m apart '
+                              f'(limit {MAX_FUSED_GAP_M:g} m), by the images {gap_m:.3f} m: the '
+                              'pose of one camera is off')
     return agreeing, doubt
 
 

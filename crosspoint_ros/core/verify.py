@@ -8,7 +8,15 @@ from enum import IntEnum
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, View
+from crosspoint_ros.core.datatypes import (
+    Array,
+    Code,
+    CorrectedPose,
+    Match,
+    Query,
+    Rejected,
+    View,
+)
 from crosspoint_ros.core.depth import (
     is_on_rim,
     surface_depths_m,
@@ -191,11 +199,12 @@ def validate_match(match: object, matcher: object) -> Match:
     """Return a matcher's match with its numbers as arrays of float64.
 
     Raises `Rejected` (MATCHER_FAILED) unless it is a `Match` with a finite pixel (2,), a confidence
-    of 0 to 1 and a covariance (2, 2) that is NaN, or symmetric and positive definite.
+    of 0 to 1, a covariance (2, 2) that is NaN, or symmetric and positive definite, and no corrected
+    pose or one with a finite covariance (6, 6).
     """
     name = type(matcher).__name__
     if (not isinstance(match, Match) or not _is_numeric(match.pixel, (2,))
-            or not _is_numeric(match.covariance_px2, (2, 2))
+            or not _is_numeric(match.covariance_px2, (2, 2)) or not _is_pose(match.corrected_pose)
             or not _is_numeric(match.confidence, ())):
         raise Rejected(Code.MATCHER_FAILED, f'{name} returned {match!r} (must be a Match with a '
                        'numeric pixel (2,), covariance (2, 2) and confidence)')
@@ -210,6 +219,11 @@ def validate_match(match: object, matcher: object) -> Match:
                        'unknown)')
     return replace(match, pixel=np.asarray(match.pixel, dtype=np.float64),
                    covariance_px2=spread_px2, confidence=float(match.confidence))
+
+
+def _is_pose(value: object) -> bool:
+    return value is None or (isinstance(value, CorrectedPose) and _is_numeric(
+        value.covariance, (6, 6)) and bool(np.isfinite(value.covariance).all()))
 
 
 def _is_numeric(value: object, shape: tuple[int, ...]) -> bool:

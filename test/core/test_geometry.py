@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import raycast_scenes
@@ -209,6 +210,20 @@ def test_a_pose_that_is_off_by_the_noise_is_put_right(lens, wrong):
     assert after < 0.7 < 2 < before
     assert agree[right].mean() > 0.95
     assert agree[~right].mean() < 0.1 if wrong else True
+
+
+def test_the_covariance_of_a_corrected_pose_covers_its_error_and_is_less_than_the_noise():
+    squared, noise = [], np.repeat([np.radians(1), 0.01], 3) / np.sqrt(3)
+    for seed in range(20):
+        points, pixels, truth, _ = cloud(seed=seed)
+        given = raycast_scenes.add_pose_noise(truth, 1, 1, seed)
+        corrected, _, covariance = refine_pose_pnp(points, pixels, raycast_scenes.BARREL, given,
+                                                   1.0, 1.0)
+        left = truth @ corrected.inverse
+        error = np.concatenate([cv2.Rodrigues(left.R)[0].ravel(), left.t_m])
+        squared.append(error @ np.linalg.solve(covariance, error))
+        assert (np.sqrt(np.diag(covariance)) < noise).all()
+    assert np.mean(squared) < 6  # the stated sigma is that of errors that are alike
 
 
 def test_a_right_pose_is_left_as_it_is():

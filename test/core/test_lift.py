@@ -306,6 +306,20 @@ def test_a_pose_corrected_by_the_images_places_the_other_view():
     assert np.trace(better.covariance[:3, :3]) < 0.2 * np.trace(given.covariance[:3, :3])
 
 
+def test_a_pose_that_had_to_be_corrected_by_more_than_2_cm_is_to_be_checked():
+    left, right = views()
+    for off_cm, doubt in ((1.0, ''), (3.0, r'by TF .* are 0\.0[23]\d m apart \(limit 0\.02 m\), '
+                                      r'by the images 0\.00\d m: the pose of one camera is off')):
+        off = replace(right, base_from_cam=raycast_scenes.add_pose_noise(
+            right.base_from_cam, off_cm, 0, 0))
+        match = Match(raycast_scenes.project_point(right, ON_TOP), np.eye(2), 0.9, '',
+                      corrected(right, left, 0.002))
+        target = lift(left, raycast_scenes.project_point(left, ON_TOP), [(off, match)], LIMITS)
+        assert re.fullmatch(doubt, target.doubt)
+        assert (target.confidence < LIMITS.sure_confidence) == bool(doubt)
+        assert error_m(target) < 0.004
+
+
 def test_a_corrected_pose_that_is_known_less_than_the_declared_one_takes_no_part():
     left, right = without_depth(*views())
     vague = CorrectedPose(Transform(np.eye(3), np.zeros(3)), np.eye(6) * 0.05 ** 2)

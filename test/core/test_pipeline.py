@@ -11,6 +11,7 @@ import raycast_scenes
 
 from crosspoint_ros.core.datatypes import (
     Code,
+    CorrectedPose,
     Intrinsics,
     Match,
     Method,
@@ -147,8 +148,10 @@ def test_a_matcher_that_breaks_fails_alone_and_says_how(views):
     Match(np.full(2, np.nan), confidence=0.9), Match(np.zeros((1, 2)), confidence=0.9),
     Match(np.array([3.0, 3.0]), confidence=math.nan), (3.0, 3.0),
     Match(np.array([3.0, 3.0]), np.ones(2), 0.9),
-    Match(np.array([3.0, 3.0]), np.zeros((2, 2)), 0.9)],
-    ids=['nan', 'shape', 'confidence', 'tuple', 'covariance', 'no spread'])
+    Match(np.array([3.0, 3.0]), np.zeros((2, 2)), 0.9),
+    Match(np.array([3.0, 3.0]), np.eye(2), 0.9, '', CorrectedPose(
+        Transform(np.eye(3), np.zeros(3)), np.full((6, 6), np.nan)))],
+    ids=['nan', 'shape', 'confidence', 'tuple', 'covariance', 'no spread', 'pose'])
 def test_nonsense_from_a_matcher_is_its_failure(views, nonsense):
     answer = located(views, Oracle(right=nonsense, top=nonsense))
     assert answer.status[0] == Code.MATCHER_FAILED
@@ -216,6 +219,43 @@ def test_a_click_with_nowhere_to_look_is_a_bad_request(views):
     with pytest.raises(Rejected) as refused:
         located(views[:1])
     assert refused.value.code == Code.BAD_REQUEST
+
+
+def without_depth(views):
+    return [replace(view, depth_m=None) for view in views]
+
+
+def look_alike(view, further_m=-0.1):
+    """Where a view shows a point before the clicked one on the ray of the click."""
+    ray = (ON_TOP - raycast_scenes.LEFT) / np.linalg.norm(ON_TOP - raycast_scenes.LEFT)
+    return Match(raycast_scenes.project_point(view, ON_TOP + further_m * ray), np.eye(2), 0.9)
+
+
+EXACT = Limits(pose_sigma_m=0.001, pose_sigma_rad=0.001)
+
+
+def test_a_view_that_two_others_outvote_is_refused_by_name_and_the_target_is_theirs(views):
+    back = raycast_scenes.render_depth('back', raycast_scenes.look_at((0.5, 0.4, 0.7)), (BOX,))
+    blind = without_depth([*views, back])
+    wrong = Oracle(top=look_alike(blind[2]))
+    answer = located(blind, wrong, limits=EXACT)
+    assert answer.status[0] == Code.PARTIAL
+    assert 'top: the ray of top puts the point 0.1' in answer.status[1]
+    assert answer['top'].rejected.code == Code.INCONSISTENT
+    assert answer['top'].consistency.check == Check.FAIL
+    assert np.linalg.norm(answer.target.base_from_target.t_m - ON_TOP) < 1e-6
+    assert answer.target.confidence > 0.9
+
+
+def test_two_views_that_contradict_each_other_are_to_be_checked_and_have_no_target(views):
+    blind = without_depth(views)
+    answer = located(blind, Oracle(top=look_alike(blind[2])), limits=EXACT)
+    assert answer.status[0] == Code.INCONSISTENT
+    assert 'no further view decides' in answer.status[1]
+    assert answer.target is None
+    assert all(0.5 < c.confidence < EXACT.sure_confidence for c in answer.correspondences)
+    assert located([views[0], *blind[1:]], Oracle(top=look_alike(blind[2])), limits=EXACT
+                   ).target is not None
 
 
 def test_correspondences_stand_without_3d(views):

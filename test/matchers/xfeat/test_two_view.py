@@ -1,6 +1,7 @@
 """Claims about the motion between two views, on points whose motion is known."""
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from raycast_scenes import add_pose_noise
@@ -15,6 +16,7 @@ from crosspoint_ros.matchers.xfeat.two_view import (
     cross_matrix,
     epipolar_distance,
     fundamental_matrix,
+    motion_covariance,
     refine_motion,
     sampson_residual,
     to_homogeneous,
@@ -61,6 +63,19 @@ def test_a_slightly_wrong_pose_is_bent_until_the_lines_meet_the_matches():
     true = matches.select(np.arange(200) >= 60)
     assert np.median(epipolar_distance(fundamental_matrix(given, LENSES), true)) > 3
     assert np.median(epipolar_distance(fundamental_matrix(bent, LENSES), true)) < 0.5
+
+
+def test_the_covariance_of_a_refined_motion_covers_its_error_and_is_less_than_the_noise():
+    prior, squared = PosePrior(np.radians(1) / 1.7, 0.01 / 1.7), []
+    for seed in range(20):
+        _, matches = scene(seed=seed)
+        bent = refine_motion(add_pose_noise(MOTION, 1, 1, seed), LENSES, matches, prior)
+        covariance = motion_covariance(bent, LENSES, matches, prior)
+        left = MOTION @ bent.inverse
+        error = np.concatenate([cv2.Rodrigues(left.R)[0].ravel(), left.t_m])
+        squared.append(error @ np.linalg.solve(covariance, error))
+        assert (np.diag(covariance) < 1 / prior.stiffness).all()
+    assert 1 < np.mean(squared) < 9  # six are expected; the scale is not measured
 
 
 def test_without_matches_to_the_contrary_the_given_pose_stays():
