@@ -87,6 +87,9 @@ COMMANDS = {
                          'turn the clock back', '--minutes 2 --seed 1'),
     'dev restarts': Command('dev', 'bench.node.ends', 'start and end the node again and again; it '
                             'must leave nothing', '--count 10'),
+    'dev fit-confidence': Command('dev', 'bench.pairs.fit_confidence', "fit the weights of xfeat's "
+                                  'confidence on one set, and show them on another',
+                                  'apc_shelf bin_toys --plot reliability.png'),
     'dev fusion': Command('dev', 'bench.pairs.fusion', 'score a matcher that refines a simulated '
                           'model', 'apc_shelf'),
 }

@@ -175,7 +175,8 @@ class Match:
 
     pixel: (2,) in the other view. covariance_px2: (2, 2), NaN where unknown. confidence: 0..1.
     basis: what it is based on, for messages ("depth reprojection, 212 inliers"). corrected_pose:
-    of the two cameras, from a matcher that measures it; the poses must be known too.
+    of the two cameras, from a matcher that measures it; the poses must be known too. doubt: why it
+    is to be checked, however confident; '': none.
     """
 
     pixel: Array
@@ -183,6 +184,7 @@ class Match:
     confidence: float = 0.0
     basis: str = ''
     corrected_pose: CorrectedPose | None = None
+    doubt: str = ''
 
 
 class Method(IntEnum):

@@ -105,11 +105,13 @@ def measure_consistency(query: Query, match: Match, limits: Limits) -> Consisten
 
 
 def find_doubt(query: Query, match: Match) -> str:
-    """Return why the depths of a pair of pixels may be of different surfaces; '': nothing found.
+    """Return why a pair of pixels may be of different surfaces; '': nothing found.
 
-    Either is on the rim of a surface, or the clicked surface faces away from the other camera,
-    which then sees the front of the same object where the point is hidden behind it.
+    The matcher doubts it, either is on the rim of a surface, or the clicked surface faces away from
+    the other camera, which then sees the front of the same object where the point is hidden behind.
     """
+    if match.doubt:
+        return match.doubt
     clicked, other = query.clicked, query.other
     if doubt := find_click_doubt(clicked, query.pixel):
         return doubt

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import cv2
@@ -15,7 +15,6 @@ from crosspoint_ros.bench.environment import describe_machine
 from crosspoint_ros.bench.pairs import metrics
 from crosspoint_ros.bench.pairs.cli import parse_options
 from crosspoint_ros.bench.pairs.dataset import SITUATIONS, InputConfig
-from crosspoint_ros.bench.pairs.metrics import PairBootstrap
 from crosspoint_ros.bench.pairs.sources import add_source_arguments, open_source
 from crosspoint_ros.core.datatypes import Array, Rejected
 from crosspoint_ros.core.image_io import write_image
@@ -23,6 +22,7 @@ from crosspoint_ros.core.pipeline import check_click
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.data.qa.point_visibility import Visibility
 from crosspoint_ros.matchers.xfeat.confidence import (
+    MIN_SIDE,
     AppearanceWeights,
     describe_appearance,
     predict_confidence,
@@ -31,7 +31,6 @@ from crosspoint_ros.matchers.xfeat.matcher import XFeatMatcher
 
 RIDGE = 3.0  # of the weights of standardised evidence
 SURE_RIGHT = 0.98  # of the answers of the scene that is fitted
-RECALL = 0.9  # of its right answers, kept by min_confidence
 BINS = np.linspace(0, 1, 11)
 FITTED = ('images', 'noisy-poses')  # situations in which appearance finds the place
 
@@ -110,23 +109,25 @@ def collect_evidence(args: argparse.Namespace, folder: Path, inputs: InputConfig
 
 
 def fit(tables: Sequence[EvidenceTable], limits: Limits) -> AppearanceWeights:
-    """Fit the probability of a right match, and stretch it to the limits of confidence.
+    """Fit the probability of a right match, and temper it; scenes weigh the same.
 
-    Scenes weigh the same. The stretch is linear in the logit: `min_confidence` keeps RECALL of the
-    right answers of each scene, and of those above `sure_confidence` SURE_RIGHT are right in each.
+    The logit is divided such that, in each scene, SURE_RIGHT of the answers above `sure_confidence`
+    and without doubt are right: between 0.5, which stays, and 1 the confidence is then below the
+    probability, by what a scene that was not fitted may cost.
     """
     each = np.concatenate([np.full(len(t.right), 1 / len(t.right)) for t in tables])
     weights, bias = fit_logistic(np.concatenate([t.evidence for t in tables]),
                                  np.concatenate([t.right for t in tables]), each / each.mean())
-    logits = [t.evidence @ weights + bias for t in tables]
-    keep = min(float(np.quantile(z[t.right], 1 - RECALL))
-               for z, t in zip(logits, tables, strict=True))
-    sure = max(find_sure_logit(z, t.right) for z, t in zip(logits, tables, strict=True))
-    low, high = (float(np.log(c / (1 - c))) for c in (limits.min_confidence,
-                                                      limits.sure_confidence))
-    slope = (high - low) / max(sure - keep, 1e-6)
-    return AppearanceWeights(*(round(float(w), 3) for w in slope * weights),
-                             bias=round(float(slope * (bias - keep) + low), 3))
+    high = float(np.log(limits.sure_confidence / (1 - limits.sure_confidence)))
+    sure = max(high, *(find_sure_logit((t.evidence @ weights + bias)[~is_doubtful(t)],
+                                       t.right[~is_doubtful(t)]) for t in tables))
+    return AppearanceWeights(*(round(float(w) * high / sure, 3) for w in (*weights, bias)))
+
+
+def is_doubtful(table: EvidenceTable) -> Mask:
+    """Return which answers (n,) are never sure: on one side few keypoints move with them."""
+    worst_side = [field.name for field in fields(AppearanceWeights)].index('worst_side')
+    return np.asarray(table.evidence[:, worst_side] < MIN_SIDE)
 
 
 def find_sure_logit(logit: Array, right: Mask) -> float:
@@ -161,7 +162,8 @@ def format_figures(table: EvidenceTable, confidence: Array, limits: Limits) -> s
     """Format how well a confidence (n,) separates right answers of a set from the others."""
     right, visible = table.right, table.visible
     answered, sure = (confidence >= c for c in (limits.min_confidence, limits.sure_confidence))
-    low, high = PairBootstrap(table.pair).mean(right, sure)
+    sure &= ~is_doubtful(table)
+    low, high = metrics.PairBootstrap(table.pair).mean(right, sure)
     at_75 = confidence >= np.quantile(confidence[visible], 0.25)
     counts, shares = measure_reliability(confidence, right)
     return '\n    '.join([

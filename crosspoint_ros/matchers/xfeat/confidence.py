@@ -1,7 +1,7 @@
 """Confidence and covariance of a candidate, by logistic regression on its evidence."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from crosspoint_ros.matchers.xfeat.search import ACCURATE_SIGMA_PX, Candidate, E
 
 CYCLE_SCALE_PX = 8.0  # of the forward-backward error
 MIN_DENSITY = 0.02
+MIN_SIDE = 0.4  # share of the keypoints on the worst side; below it a place is to be checked
 DEPTH_SIGMA_PX = 1.6
 APPEARANCE_SIGMA_PX = 3.0
 MAX_SIGMA_PX = 40.0
@@ -31,17 +32,39 @@ class LogisticWeights:
     bias: float
 
 
+@dataclass(frozen=True)
+class AppearanceWeights:
+    """Logistic weights of what `describe_appearance` returns, for places found by appearance.
+
+    Fitted by `crosspoint dev fit-confidence` to the probability that a match is right (visible,
+    within 20 px); then the logit was divided so that, of those above 0.8 that are not at an edge,
+    98 in 100 are right in each scene that was fitted.
+    """
+
+    support: float
+    worst_side: float
+    reverse_margin: float
+    density: float
+    cycle_error: float
+    bias: float
+
+    def logit(self, evidence: Array) -> Array:
+        """Return the logits (n,) of the confidence of evidence (n, 5)."""
+        return np.asarray(evidence @ np.array(astuple(self)[:-1]) + self.bias)
+
+    def predict(self, evidence: Array) -> Array:
+        """Return the confidence (n,) of evidence (n, 5)."""
+        return np.asarray(1 / (1 + np.exp(-self.logit(evidence))))
+
+
 WEIGHTS = {
-    EvidenceKind.IMAGES: LogisticWeights(1.55, 0.25, 0.82, 0.65, -4.75),
-    EvidenceKind.LINES: LogisticWeights(0.9, 0.3, 0.25, 1.0, -1.05),
     EvidenceKind.DEPTH_OF_OTHER: LogisticWeights(3.0, 1.5, 0.05, 0.7, -3.2),
     EvidenceKind.DEPTH_OF_CLICKED: LogisticWeights(1.0, 2.6, 0.2, 1.0, -0.4),
     EvidenceKind.BOTH_DEPTHS: LogisticWeights(0.9, 2.8, 0.5, 0.75, 0.2),
 }
-# Of matches that the second descriptor took part in.
-WEIGHTS_WITH_SECOND = {
-    EvidenceKind.IMAGES: LogisticWeights(1.06, 1.45, 0.8, 0.44, -5.8),
-    EvidenceKind.LINES: LogisticWeights(0.18, 1.43, 0.56, 0.69, -1.75),
+APPEARANCE_WEIGHTS = {
+    EvidenceKind.IMAGES: AppearanceWeights(0.775, 1.459, 3.675, 0.295, 0.052, -1.258),
+    EvidenceKind.LINES: AppearanceWeights(0.567, 0.527, 5.749, 0.048, 0.338, 0.165),
 }
 # The wrong matches to which BOTH_DEPTHS was fitted had poses that could not be corrected.
 CORRECTED_POSE_BONUS = 0.8
@@ -52,9 +75,32 @@ def predict_confidence(found: Candidate) -> float:
     return float(1 / (1 + np.exp(-_logit(found))))
 
 
+def describe_appearance(found: Candidate) -> Array:
+    """Return the evidence (5,) for a place that was found by appearance.
+
+    Each entry grows with the probability: the names of `AppearanceWeights`, in their order.
+    """
+    local = found.local
+    if local is None:
+        raise ValueError(f'{found.evidence.name}: the click\'s depth gave this place')
+    return np.array([local.support, local.worst_side, np.clip(local.reverse_margin, -0.3, 0.3),
+                     np.log(found.density + MIN_DENSITY),
+                     -np.log1p(found.cycle_error_px / CYCLE_SCALE_PX)])
+
+
+def find_appearance_doubt(found: Candidate) -> str:
+    """Return why a place that was found by appearance may be on another surface than the click."""
+    local = found.local
+    if found.evidence not in APPEARANCE_WEIGHTS or local is None or local.worst_side >= MIN_SIDE:
+        return ''
+    return (f'on one side {local.worst_side:.0%} of the keypoints around move with it (at least '
+            f'{MIN_SIDE:.0%}): at the edge of a surface, or partly hidden')
+
+
 def _logit(found: Candidate) -> float:
-    table = WEIGHTS if np.isnan(found.second_score) else WEIGHTS_WITH_SECOND
-    weights, cycle_error = table[found.evidence], np.log1p(found.cycle_error_px / CYCLE_SCALE_PX)
+    if found.evidence in APPEARANCE_WEIGHTS:
+        return float(APPEARANCE_WEIGHTS[found.evidence].logit(describe_appearance(found)))
+    weights, cycle_error = WEIGHTS[found.evidence], np.log1p(found.cycle_error_px / CYCLE_SCALE_PX)
     is_corrected = (found.evidence == EvidenceKind.BOTH_DEPTHS
                     and found.reprojection_sigma_px <= ACCURATE_SIGMA_PX)
     return (weights.score * found.score + weights.margin * min(max(found.margin, -1.0), 1.0)

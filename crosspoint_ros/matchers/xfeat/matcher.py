@@ -13,7 +13,11 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, Transform, View
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers.xfeat.aliked import Aliked
-from crosspoint_ros.matchers.xfeat.confidence import predict_confidence, predict_covariance_px2
+from crosspoint_ros.matchers.xfeat.confidence import (
+    find_appearance_doubt,
+    predict_confidence,
+    predict_covariance_px2,
+)
 from crosspoint_ros.matchers.xfeat.features import FeatureFrame
 from crosspoint_ros.matchers.xfeat.matching import (
     find_candidates,
@@ -78,7 +82,11 @@ class XFeatMatcher:
                              f'{near.covariance_px2.tolist()} px^2')
         return self._match(query, near)
 
-    def _match(self, query: Query, near: Match | None) -> Match:
+    def search(self, query: Query, near: Match | None = None) -> tuple[PairGeometry, Candidate]:
+        """Return the pair's geometry and the candidate, with its evidence, behind a match.
+
+        Raises `Rejected` as `match` and `refine` do.
+        """
         with self._lock:
             clicked, other = self._frame(query.clicked), self._frame(query.other)
             prior = None if near is None else SearchPrior(
@@ -86,9 +94,15 @@ class XFeatMatcher:
             pair, found = self._find(query, clicked, other, prior)
         if prior is not None:
             require_near_prior(pair, found, prior)
-        return Match(other.scaled.to_image(found.pixel),
-                     predict_covariance_px2(found) / other.scaled.scale ** 2,
-                     predict_confidence(found), pair.basis, pair.corrected_pose)
+        return pair, found
+
+    def _match(self, query: Query, near: Match | None) -> Match:
+        pair, found = self.search(query, near)
+        scaled = pair.other.scaled
+        return Match(scaled.to_image(found.pixel),
+                     predict_covariance_px2(found) / scaled.scale ** 2,
+                     predict_confidence(found), pair.basis, pair.corrected_pose,
+                     find_appearance_doubt(found))
 
     def warm(self, views: tuple[View, ...]) -> None:
         """Compute the features of frames before anyone clicks on them."""
@@ -141,6 +155,7 @@ class XFeatMatcher:
             found = search_by_appearance(pair, pixel, self.options, near)
             if self._aliked is None or by_depth or (
                     predict_confidence(found) >= Limits.sure_confidence
+                    and not find_appearance_doubt(found)
                     and not found.viewing_angle_deg > WIDE_ANGLE_DEG):
                 return found
         list(self._workers.map(lambda frame: frame.ensure_second(self._aliked),

@@ -107,16 +107,32 @@ def mutual_matches(scales: list[CandidateMatches], min_cosine: float) -> Matches
     return concatenate([s.select(s.mutual(s.cosine > min_cosine)) for s in scales])
 
 
+def find_partners(keypoints: Array, matched: Array, partners: Array) -> Array:
+    """Return the matched pixels (n, 2) of keypoints (n, 2), NaN where the matches have none.
+
+    matched, partners: (m, 2); a match counts within 3 px of the keypoint.
+    """
+    if not len(matched) or not len(keypoints):
+        return np.full((len(keypoints), 2), np.nan)
+    centre = matched.mean(axis=0)
+    a, b = ((points - centre).astype(np.float32) for points in (keypoints, matched))
+    square = (a ** 2).sum(axis=1)[:, None] + (b ** 2).sum(axis=1) - 2 * a @ b.T
+    nearest = square.argmin(axis=1)
+    is_near = np.take_along_axis(square, nearest[:, None], axis=1) < DUPLICATE_PX ** 2
+    return np.where(is_near, partners[nearest], np.nan)
+
+
 def neighbourhood_consensus(matches: Matches) -> Mask:
     """Return the mask of matches that move like the median of their 8 neighbours."""
     if len(matches) < 12:
         return np.ones(len(matches), bool)
     points = (matches.clicked - matches.clicked.mean(axis=0)).astype(np.float32)
-    square = (points ** 2).sum(axis=1)
-    distance = square[:, None] + square - 2 * points @ points.T
-    np.fill_diagonal(distance, np.inf)
-    near = np.argpartition(distance, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
-    reach = np.sqrt(np.maximum(np.take_along_axis(distance, near, axis=1), 0)).mean(axis=1)
+    distance, near = cv2.batchDistance(points, points, cv2.CV_32F, normType=cv2.NORM_L2,
+                                       K=NEIGHBOURS + 1)
+    others = near != np.arange(len(points))[:, None]
+    others[:, -1] &= ~others.all(axis=1)  # so many at the same pixel that it is not among them
+    near = near[others].reshape(-1, NEIGHBOURS)
+    reach = distance[others].reshape(-1, NEIGHBOURS).mean(axis=1)
     moved = matches.other - matches.clicked
     off = np.linalg.norm(moved - np.median(moved[near], axis=1), axis=1)
     return np.asarray(off < 2 * (12 + 0.5 * reach))

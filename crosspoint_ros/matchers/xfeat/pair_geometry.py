@@ -69,6 +69,19 @@ class PairGeometry:
     def pinholes(self) -> PinholePair:
         return PinholePair(self.clicked.scaled.ideal_matrix, self.other.scaled.ideal_matrix)
 
+    @property
+    def keypoints(self) -> tuple[Array, Array]:
+        """Keypoints (n, 2) of the clicked and (m, 2) of the other view, at the scale nearest 1."""
+        scale = min(self.scales, key=lambda scale: abs(np.log(scale)))
+        return self.clicked.levels[scale].pixels, self.other.levels[scale].pixels
+
+    @cached_property
+    def partners(self) -> tuple[Array, Array]:
+        """Pixels in the opposite view that the `keypoints` are matched to, NaN where to none."""
+        (clicked, other), found = self.keypoints, self.matches
+        return (matching.find_partners(clicked, found.clicked, found.other),
+                matching.find_partners(other, found.other, found.clicked))
+
     @cached_property
     def global_linear(self) -> Array:
         """The linear map (2, 2) of the matches."""

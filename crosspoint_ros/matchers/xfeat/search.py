@@ -8,6 +8,11 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
 from crosspoint_ros.matchers.xfeat import score_map
+from crosspoint_ros.matchers.xfeat.evidence import (
+    LocalEvidence,
+    exclude_masked,
+    measure_local_evidence,
+)
 from crosspoint_ros.matchers.xfeat.matching import LocalAffine, fit_local_affine
 from crosspoint_ros.matchers.xfeat.network import FloatMap
 from crosspoint_ros.matchers.xfeat.options import XFeatOptions
@@ -42,7 +47,8 @@ class Candidate:
     minus expected depth, NaN where unknown. reprojection_sigma_px: of a place found by depth, else
     infinite. evidence: the strongest that led here. viewing_angle_deg: between the rays of both
     views, NaN without a relative pose. second_score: cosine of the second descriptor there, which
-    `score` and `margin` then contain; NaN where it was not used.
+    `score` and `margin` then contain; NaN where it was not used. local: None of a place that the
+    click's depth gave.
     """
 
     pixel: Array
@@ -55,6 +61,7 @@ class Candidate:
     evidence: EvidenceKind = EvidenceKind.IMAGES
     viewing_angle_deg: float = np.nan
     second_score: float = np.nan
+    local: LocalEvidence | None = None
 
 
 def search_by_appearance(pair: PairGeometry, pixel: Array, options: XFeatOptions,
@@ -79,8 +86,11 @@ def search_by_appearance(pair: PairGeometry, pixel: Array, options: XFeatOptions
         second = score_map.similarity_term(pair, pair.second_descriptors, pixel, local.linear, 0)
         scores = scores + score_map.W_SECOND * second
     peak = _find_peak(pair, scores, near)
+    back = _reverse_affine(pair, peak.pixel)
     found = Candidate(peak.pixel, peak.score, peak.margin, local.density,
-                      _cycle_error_px(pair, pixel, peak.pixel),
+                      float(np.linalg.norm(back.pixel - pixel)),
+                      local=measure_local_evidence(pair, pixel, peak.pixel, local, back,
+                                                   with_second),
                       viewing_angle_deg=pair.measure_angle_deg(pixel, peak.pixel),
                       second_score=float(second[peak.cell]))
     if np.isfinite(distance[peak.cell]):
@@ -106,7 +116,7 @@ def search_by_depth(pair: PairGeometry, pixel: Array, depth_m: float, options: X
     if pair.reprojection_sigma_px > ACCURATE_SIGMA_PX:
         distance = np.linalg.norm(grid - expected, axis=-1)
         at = _find_peak(pair, scores + score_map.reprojection_term(pair, distance), near).pixel
-    score, margin = score_map.score_at(_exclude_masked(pair, scores), grid, at)
+    score, margin = score_map.score_at(exclude_masked(pair.other, scores), grid, at)
     gap_m = _require_not_occluded(pair, at, float(point_m[2]), options)
     return Candidate(at, score, margin, local.density, _cycle_error_px(pair, pixel, at),
                      pair.reprojection_sigma_px, gap_m, EvidenceKind.DEPTH_OF_CLICKED
@@ -153,10 +163,13 @@ def _local_affine(pair: PairGeometry, pixel: Array) -> LocalAffine:
     return fit_local_affine(pair.matches.clicked, pair.matches.other, pixel, pair.global_linear)
 
 
-def _cycle_error_px(pair: PairGeometry, pixel: Array, found: Array) -> float:
-    back = fit_local_affine(pair.matches.other, pair.matches.clicked, found,
+def _reverse_affine(pair: PairGeometry, found: Array) -> LocalAffine:
+    return fit_local_affine(pair.matches.other, pair.matches.clicked, found,
                             pair.global_linear_reverse)
-    return float(np.linalg.norm(back.pixel - pixel))
+
+
+def _cycle_error_px(pair: PairGeometry, pixel: Array, found: Array) -> float:
+    return float(np.linalg.norm(_reverse_affine(pair, found).pixel - pixel))
 
 
 def _appearance_scores(pair: PairGeometry, pixel: Array, local: LocalAffine,
@@ -167,14 +180,10 @@ def _appearance_scores(pair: PairGeometry, pixel: Array, local: LocalAffine,
 
 
 def _find_peak(pair: PairGeometry, scores: FloatMap, near: SearchPrior | None) -> score_map.Peak:
-    grid, masked = pair.other.fine_grid, _exclude_masked(pair, scores)
+    grid, masked = pair.other.fine_grid, exclude_masked(pair.other, scores)
     if near is None:
         return score_map.find_peak(masked, grid)
-    near_scores = _exclude_masked(pair, scores + score_map.search_prior_term(pair, near))
+    near_scores = exclude_masked(pair.other, scores + score_map.search_prior_term(pair, near))
     best = score_map.find_peak(near_scores, grid)
     score, margin = score_map.score_at(masked, grid, best.pixel)
     return replace(best, score=score, margin=margin)
-
-
-def _exclude_masked(pair: PairGeometry, scores: FloatMap) -> FloatMap:
-    return np.where(pair.other.fine_masked, np.float32(score_map.MASKED_SCORE), scores)

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 
 from crosspoint_ros.matchers.xfeat import evidence
+from crosspoint_ros.matchers.xfeat.confidence import (
+    APPEARANCE_WEIGHTS,
+    find_appearance_doubt,
+    predict_confidence,
+)
 from crosspoint_ros.matchers.xfeat.matching import find_partners
+from crosspoint_ros.matchers.xfeat.search import Candidate
 
 AROUND = np.stack(np.meshgrid(np.arange(-30, 31, 6.0), np.arange(-30, 31, 6.0)), -1).reshape(-1, 2)
 TURN = np.array([[0.8, -0.6], [0.6, 0.8]])
@@ -34,3 +40,18 @@ def test_the_partner_of_a_keypoint_is_that_of_the_match_within_3_px():
                           np.array([[1.0, 2], [3, 4]]))
     np.testing.assert_equal(found, [[1, 2], [np.nan, np.nan]])
     assert np.isnan(find_partners(np.zeros((2, 2)), np.zeros((0, 2)), np.zeros((0, 2)))).all()
+
+
+def test_a_place_at_an_edge_is_to_be_checked_however_confident():
+    at_edge, inside = (Candidate(
+        np.zeros(2), 3.0, 0.5, 20.0, 0.0, local=evidence.LocalEvidence(0.9, side, 0.3))
+        for side in (0.2, 0.9))
+    assert predict_confidence(at_edge) > 0.5
+    assert '20% of the keypoints' in find_appearance_doubt(at_edge)
+    assert find_appearance_doubt(inside) == ''
+
+
+def test_each_piece_of_evidence_raises_the_confidence():
+    for weights in APPEARANCE_WEIGHTS.values():
+        weak = np.array([0.2, 0.2, 0.0, 0.0, -1.0])
+        assert (weights.predict(weak + 0.2 * np.eye(5)) > weights.predict(weak)).all()
