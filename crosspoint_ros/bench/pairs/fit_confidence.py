@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from crosspoint_ros.bench.environment import describe_machine
 from crosspoint_ros.bench.pairs import metrics
-from crosspoint_ros.bench.pairs.cli import parse_options
-from crosspoint_ros.bench.pairs.dataset import SITUATIONS, InputConfig
+from crosspoint_ros.bench.pairs.cli import parse_options, parse_situations
+from crosspoint_ros.bench.pairs.dataset import InputConfig
 from crosspoint_ros.bench.pairs.sources import add_source_arguments, open_source
 from crosspoint_ros.core.datatypes import Array, Rejected
 from crosspoint_ros.core.image_io import write_image
@@ -68,9 +68,9 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError('give two sets or more: what was fitted on one is shown on another')
     matcher, limits = XFeatMatcher(**parse_options(args.option)), Limits()
     diagrams = {}
-    for situation in args.situation or FITTED:
-        tables = [collect_evidence(args, folder, SITUATIONS[situation], matcher)
-                  for folder in args.folder]
+    args.situation = args.situation or list(FITTED)
+    for situation, inputs in parse_situations(args).items():
+        tables = [collect_evidence(args, folder, inputs, matcher) for folder in args.folder]
         print(f'{situation}, second image turned: {args.roll}')
         for table in tables:
             others = [other for other in tables if other is not table]
