@@ -174,10 +174,12 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
                        'wider baseline or depth, or better extrinsics (limits.pose_sigma_m, '
                        'limits.pose_sigma_rad)')
     confidence = combine_confidences(click, found, limits)
-    by_matches = agreeing[0].method != Method.DEPTH_CLICKED
-    if by_matches and confidence < DOUBTED_SHARE * limits.sure_confidence:
+    is_unsure = confidence < DOUBTED_SHARE * limits.sure_confidence or (
+        found and all(match.doubt for _, match in found))
+    if is_unsure and agreeing[0].method != Method.DEPTH_CLICKED:
         raise Rejected(Code.NO_DEPTH, f'no 3D: {sources} says where the point is only if the '
-                       f'match is right, and its confidence is {confidence:.2f} '
+                       f'match is right, and its confidence is {confidence:.2f}'
+                       f'{"".join(f", {match.doubt}" for _, match in found if match.doubt)} '
                        f'(limits.sure_confidence {limits.sure_confidence:g}): depth at the click '
                        'or another view')
     rotation, normal_sigma_rad = approach_frame(clicked, pixel, sightings)

@@ -426,6 +426,18 @@ def test_without_depth_at_the_click_a_match_that_is_not_sure_gives_no_target():
     assert lifted(*blind, third, confidence=0.7).confidence > LIMITS.sure_confidence
 
 
+def test_without_depth_at_the_click_a_match_that_its_matcher_doubts_gives_no_target():
+    for clicked, right, refused in ((*without_depth(*views()), True), (*views(), False)):
+        match = Match(raycast_scenes.project_point(right, ON_TOP), np.eye(2), 0.9,
+                      doubt='two surfaces')
+        arguments = clicked, raycast_scenes.project_point(clicked, ON_TOP), [(right, match)], LIMITS
+        if refused:
+            with pytest.raises(Rejected, match=r'its confidence is 0\.79, two surfaces \(limits'):
+                lift(*arguments)
+        else:
+            assert lift(*arguments).confidence < LIMITS.sure_confidence
+
+
 def test_a_target_known_less_exactly_than_the_limit_is_refused_with_both_numbers():
     left, right = without_depth(*views(raycast_scenes.LEFT, BETWEEN))
     with pytest.raises(Rejected, match=r'known to ±3\d mm only \(limit 20 mm, '
