@@ -19,7 +19,7 @@ from crosspoint_ros.matchers.xfeat.network import (
 )
 
 MODEL = Path(__file__).with_name('aliked.npz')
-SHA256 = '3d2309dd16050b9d78260bc30159a761e84aedbc5eefb5d316b4c475491ad331'
+SHA256 = '9a0eea1a1018e5363309b26bbf9b4b305a1b70c355a37d8148d0c6e2c75174d3'
 CHUNK = 256  # descriptors at a time, so that what they gather fits the processor's cache
 SELU_SCALE, SELU_ALPHA = np.float32(1.0507009873554805), np.float32(1.6732632423543772)
 # Offsets (9, 2), x and y, of a 3x3 neighbourhood, row by row.
@@ -53,16 +53,19 @@ class Aliked:
         return np.concatenate(found).reshape(rows, columns, -1)
 
     def _extract(self, image: npt.NDArray[np.uint8]) -> list[list[FloatMap]]:
-        """Return the features of four resolutions, 1 to 1/32, in layers of four channels."""
+        """Return the features of four resolutions, 1 to 1/32, in layers of four channels.
+
+        The network leaves the scale of its last activations, which OpenCV 4.5.4 lacks, to us.
+        """
         if not hasattr(self._local, 'net'):
             self._local.net = cv2.dnn.readNetFromONNX(self._weights['backbone'])
         self._local.net.setInput(cv2.dnn.blobFromImage(image, 1 / 255))
         full, half, eighth = (x[0] for x in self._local.net.forward(['full', 'half', 'eighth']))
-        eighth = self._deform_block('block3', np.ascontiguousarray(eighth.transpose(1, 2, 0)))
+        eighth = self._deform_block('block3', SELU_SCALE * eighth.transpose(1, 2, 0))
         rows, columns, channels = eighth.shape
         last = self._deform_block('block4', eighth.reshape(
             rows // 4, 4, columns // 4, 4, channels).mean(axis=(1, 3)))
-        return [_merge_planes(full), _merge_planes(half),
+        return [_merge_planes(full), _merge_planes(SELU_SCALE * half),
                 split_channels(selu(eighth @ self._weights['reduce3'])),
                 split_channels(selu(last @ self._weights['reduce4']))]
 

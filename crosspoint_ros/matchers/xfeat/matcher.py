@@ -150,15 +150,15 @@ class XFeatMatcher:
 
         Where the other view has depth, one is enough.
         """
-        by_depth = np.isfinite(pair.reprojection_sigma_px)
-        if self.options.second_descriptor != 'always' or by_depth:
-            found = search_by_appearance(pair, pixel, self.options, near)
-            if self._aliked is None or by_depth or (
-                    predict_confidence(found) >= Limits.sure_confidence
-                    and not find_appearance_doubt(found)
-                    and not found.viewing_angle_deg > WIDE_ANGLE_DEG):
-                return found
-        list(self._workers.map(lambda frame: frame.ensure_second(self._aliked),
+        aliked, by_depth = self._aliked, np.isfinite(pair.reprojection_sigma_px)
+        found = search_by_appearance(pair, pixel, self.options, near)
+        if aliked is None or by_depth or (
+                self.options.second_descriptor == 'auto'
+                and predict_confidence(found) >= Limits.sure_confidence
+                and not find_appearance_doubt(found)
+                and not found.viewing_angle_deg > WIDE_ANGLE_DEG):
+            return found
+        list(self._workers.map(lambda frame: frame.ensure_second(aliked),
                                (pair.clicked, pair.other)))
         return search_by_appearance(pair, pixel, self.options, near, with_second=True)
 

@@ -46,7 +46,7 @@ class XFeatOptions:
     patch_consensus: bool = True
     affine_prior: bool = True
     epipolar_band: bool = True
-    second_descriptor: str = 'never'  # auto: where the first is not sure or the angle wide; always
+    second_descriptor: str = 'auto'  # where one is not sure or the angle is wide; always; never
     # Depth.
     correct_pose: bool = True
     max_depth_gap_m: float = Limits.max_depth_gap_m

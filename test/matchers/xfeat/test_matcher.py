@@ -346,12 +346,14 @@ def test_an_image_just_thick_enough_is_prepared(matcher, left):
     matcher.warm((View('slit', image, intrinsics), left))
 
 
-@pytest.mark.parametrize(('confidence', 'wide_deg', 'used'), [
-    (0.9, 90, []), (0.5, 90, ['left', 'right']), (0.9, 30, ['left', 'right'])])
+@pytest.mark.parametrize(('confidence', 'doubt', 'wide_deg', 'used'), [
+    (0.9, '', 90, []), (0.5, '', 90, ['left', 'right']), (0.9, 'an edge', 90, ['left', 'right']),
+    (0.9, '', 30, ['left', 'right'])])
 def test_the_second_descriptor_is_used_where_one_is_not_sure_or_the_angle_is_wide(
-        monkeypatch, left, right, confidence, wide_deg, used):
+        monkeypatch, left, right, confidence, doubt, wide_deg, used):
     matcher = XFeatMatcher(second_descriptor='auto')
     monkeypatch.setattr(matcher_module, 'predict_confidence', lambda found: confidence)
+    monkeypatch.setattr(matcher_module, 'find_appearance_doubt', lambda found: doubt)
     monkeypatch.setattr(matcher_module, 'WIDE_ANGLE_DEG', wide_deg)
     pixel = project_point(left, VISIBLE_BASE_M[0])
     found = matcher.match(Query(without_depth(left), without_depth(right), pixel))
