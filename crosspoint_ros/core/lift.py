@@ -173,7 +173,7 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
                        f'{1000 * limits.max_target_sigma_m:.0f} mm, limits.max_target_sigma_m): a '
                        'wider baseline or depth, or better extrinsics (limits.pose_sigma_m, '
                        'limits.pose_sigma_rad)')
-    confidence = combine_confidences(click, found, limits)
+    confidence, _ = combine_confidences(clicked, pixel, found, limits)
     is_unsure = confidence < DOUBTED_SHARE * limits.sure_confidence or (
         found and all(match.doubt for _, match in found))
     if is_unsure and agreeing[0].method != Method.DEPTH_CLICKED:
@@ -326,22 +326,29 @@ def _estimate_alone(click: Sighting, sighting: Sighting, limits: Limits) -> Esti
                key=lambda one: (bool(one.doubt), one.sigma_m), default=None)
 
 
-def combine_confidences(click: Sighting, found: MatchedViews, limits: Limits) -> float:
-    """Return the confidence of matches that agree, 1 without any.
+def combine_confidences(clicked: View, pixel: Array, found: MatchedViews, limits: Limits
+                        ) -> tuple[float, set[str]]:
+    """Return the confidence of matches that agree, 1 without any, and the cameras it rests on.
 
     That of the best; where several would each place the point within `limits.max_depth_gap_m` and
     none has a doubt, their odds multiply, since wrong matches seldom agree in 3D.
     """
-    confidences, odds = [1.0] if not found else [], 1.0
+    confidences, odds = {'': 1.0} if not found else {}, {}
     for view, match in found:
-        doubt = find_doubt(Query(click.view, view, click.pixel), match)
+        doubt = find_doubt(Query(clicked, view, pixel), match)
         confidence = lower_confidence(match, doubt, limits).confidence
-        confidences.append(confidence)
+        confidences[view.camera] = confidence
         alone = None if view.ray_pose is None else _estimate_alone(
-            click, Sighting.from_match(click.view, view, match, limits), limits)
+            Sighting.from_click(clicked, pixel), Sighting.from_match(clicked, view, match, limits),
+            limits)
         if not doubt and alone is not None and alone.sigma_m <= limits.max_depth_gap_m:
-            odds *= max(1.0, confidence / max(1 - confidence, 1e-6))
-    return max(*confidences, min(odds / (1 + odds), MAX_AGREED_CONFIDENCE))
+            odds[view.camera] = max(1.0, confidence / max(1 - confidence, 1e-6))
+    together = float(np.prod(list(odds.values())))
+    agreed = min(together / (1 + together), MAX_AGREED_CONFIDENCE)
+    best = max(confidences, key=lambda camera: confidences[camera])
+    if len(odds) > 1 and agreed > confidences[best]:
+        return agreed, set(odds)
+    return confidences[best], {best}
 
 
 def measure_gap_m(one: Estimate3D, other: Estimate3D, limits: Limits) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from crosspoint_ros.core.datatypes import (
     View,
 )
 from crosspoint_ros.core.fusion import FusionParams, fuse_matches
-from crosspoint_ros.core.lift import find_outliers, lift
+from crosspoint_ros.core.lift import combine_confidences, find_outliers, lift
 from crosspoint_ros.core.verify import (
     Check,
     Consistency,
@@ -128,9 +128,7 @@ def locate(clicked: View, others: Sequence[View | MissingView], pixel: npt.Array
     correspondences = tuple(verify_match(clicked, pixel, found, limits) for found in matched)
     on_stage('lift')
     correspondences, target, no_target = lift_target(clicked, pixel, correspondences, limits,
-                                                     allow_unconfirmed)
-    if target is not None:
-        target = replace(target, confidence=min(target.confidence, pixel_confidence))
+                                                     allow_unconfirmed, pixel_confidence)
     return LocateResult(clicked, pixel, correspondences, target, no_target)
 
 
@@ -243,12 +241,13 @@ def lower_all(correspondences: Sequence[ViewCorrespondence], doubt: str, limits:
 
 
 def lift_target(clicked: View, pixel: Array, correspondences: Sequence[ViewCorrespondence],
-                limits: Limits, allow_unconfirmed: bool = False
+                limits: Limits, allow_unconfirmed: bool = False, pixel_confidence: float = 1.0
                 ) -> tuple[tuple[ViewCorrespondence, ...], GraspTarget | None, Rejected | None]:
     """Lift the click and the accepted matches; without any there is no target, unless allowed.
 
     Returns the correspondences too: those that the other views outvote are refused, and a doubt of
-    the target, or views of which one must be wrong, makes the accepted ones to be checked.
+    the target, or views of which one must be wrong, makes the accepted ones to be checked; those
+    that agree are of their common confidence. Neither is above `pixel_confidence`.
     """
     correspondences = tuple(correspondences)
     try:
@@ -268,6 +267,15 @@ def lift_target(clicked: View, pixel: Array, correspondences: Sequence[ViewCorre
         target = lift(clicked, pixel, matched, limits)
     except Rejected as why:
         return correspondences, None, why
+    confidence, agreeing = combine_confidences(clicked, pixel, matched, limits)
+    confidence = min(confidence, pixel_confidence)
+    target = replace(target, confidence=min(target.confidence, pixel_confidence))
+    correspondences = tuple(
+        replace(c, match=replace(c.match, confidence=confidence, basis=(
+            f'{c.match.basis} ({c.match.confidence:.2f} before {len(agreeing)} views agreed)')))
+        if c.match is not None and len(agreeing) > 1 and c.camera in agreeing
+        and c.match.confidence < confidence else c
+        for c in correspondences)
     return lower_all(correspondences, target.doubt, limits), target, None
 
 

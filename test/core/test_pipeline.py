@@ -247,6 +247,17 @@ def test_a_view_that_two_others_outvote_is_refused_by_name_and_the_target_is_the
     assert answer.target.confidence > 0.9
 
 
+def test_views_that_agree_are_surer_than_each_alone_and_say_so(views):
+    alone, both = located(views[:2], Oracle(confidence=0.7)), located(views, Oracle(confidence=0.7))
+    assert alone.target.confidence == alone['right'].confidence == 0.7
+    assert both.target.confidence == pytest.approx(0.49 / 0.58)
+    for found in both.correspondences:
+        assert found.confidence == both.target.confidence > LIMITS.sure_confidence
+        assert '(0.70 before 2 views agreed)' in found.match.basis
+    named = located(views, Oracle(confidence=0.95), pixel_confidence=0.75)
+    assert [named.target.confidence, named['top'].confidence] == [0.75, 0.75]
+
+
 def test_two_views_that_contradict_each_other_are_to_be_checked_and_have_no_target(views):
     blind = without_depth(views)
     answer = located(blind, Oracle(top=look_alike(blind[2])), limits=EXACT)
