@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,7 +40,7 @@ class Aliked:
 
     def __init__(self, model: Path = MODEL) -> None:
         with np.load(io.BytesIO(read_model(model, SHA256))) as weights:
-            self._weights: dict[str, FloatMap] = dict(weights)
+            self._weights: dict[str, npt.NDArray[Any]] = dict(weights)
         self._local = threading.local()
         check_golden_output(self, GOLDEN_DESCRIPTORS, MAX_DESCRIPTOR_ERROR)
 
@@ -89,7 +90,7 @@ class Aliked:
 class AlikedFeatures:
     """The features of an image: 128 channels at any pixel, 32 of each of four resolutions."""
 
-    def __init__(self, layers: list[list[FloatMap]], weights: dict[str, FloatMap]) -> None:
+    def __init__(self, layers: list[list[FloatMap]], weights: dict[str, npt.NDArray[Any]]) -> None:
         self._layers, self._weights = layers, weights
         self._size = np.array(layers[0][0].shape[1::-1], np.float32)
 
@@ -142,7 +143,7 @@ def _gather(layers: list[FloatMap], places: FloatMap) -> FloatMap:
     x, y = np.moveaxis(places.reshape(rows, columns * count, 2), -1, 0)
     seen = [cv2.remap(layer, np.ascontiguousarray(x), np.ascontiguousarray(y), cv2.INTER_LINEAR,
                       borderMode=cv2.BORDER_CONSTANT) for layer in layers]
-    return np.concatenate(seen, axis=-1).reshape(rows, columns, -1)
+    return np.concatenate(seen, axis=-1, dtype=np.float32).reshape(rows, columns, -1)
 
 
 def _merge_planes(x: FloatMap) -> list[FloatMap]:
