@@ -30,7 +30,7 @@ from crosspoint_ros.matchers.xfeat.confidence import (
 from crosspoint_ros.matchers.xfeat.matcher import XFeatMatcher
 
 RIDGE = 3.0  # of the weights of standardised evidence
-SURE_RIGHT = 0.98  # of the answers of the scene that is fitted
+SURE_RIGHT = 0.97  # of the answers of the scene that is fitted
 BINS = np.linspace(0, 1, 11)
 FITTED = ('images', 'noisy-poses')  # situations in which appearance finds the place
 

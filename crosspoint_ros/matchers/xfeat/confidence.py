@@ -38,7 +38,7 @@ class AppearanceWeights:
 
     Fitted by `crosspoint dev fit-confidence` to the probability that a match is right (visible,
     within 20 px); then the logit was divided so that, of those above 0.8 that are not at an edge,
-    98 in 100 are right in each scene that was fitted.
+    97 in 100 are right in each scene that was fitted.
     """
 
     support: float
@@ -63,8 +63,8 @@ WEIGHTS = {
     EvidenceKind.BOTH_DEPTHS: LogisticWeights(0.9, 2.8, 0.5, 0.75, 0.2),
 }
 APPEARANCE_WEIGHTS = {
-    EvidenceKind.IMAGES: AppearanceWeights(0.775, 1.459, 3.675, 0.295, 0.052, -1.258),
-    EvidenceKind.LINES: AppearanceWeights(0.567, 0.527, 5.749, 0.048, 0.338, 0.165),
+    EvidenceKind.IMAGES: AppearanceWeights(0.934, 1.758, 4.429, 0.356, 0.063, -1.516),
+    EvidenceKind.LINES: AppearanceWeights(1.893, 0.897, 5.844, 0.0, 0.28, -0.208),
 }
 # The wrong matches to which BOTH_DEPTHS was fitted had poses that could not be corrected.
 CORRECTED_POSE_BONUS = 0.8

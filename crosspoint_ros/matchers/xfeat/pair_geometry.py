@@ -23,6 +23,7 @@ FIRST_BAND_PX = 6.0
 POSED_FIRST_BAND_PX = 10.0
 GATE_PX_PER_NOISE = 20.0
 MIN_TO_REFINE = 6
+DEPTH_PERCENTILES, DEPTH_ROOM = (5, 90), (0.4, 2.5)  # of matches: the depths that others may have
 # A motion supported by about 12 matches may be chance; 10 more make its confidence 0.5.
 CHANCE_SUPPORT, HALF_CONFIDENCE_SUPPORT = 12.0, 10.0
 MAX_REPROJECTION_PX = 10.0
@@ -41,7 +42,7 @@ class PairGeometry:
     else None. min_depth, max_depth: in the clicked view, in the motion's
     unit. pose_confidence: 0..1, of the motion. reprojection_sigma_px: of a point of known depth.
     has_poses: whether poses were given. basis: what it is based on, for messages. contradiction:
-    why the given poses must be wrong, or ''.
+    why the given poses must be wrong, or ''. guided: more matches, less exact: to count by.
     """
 
     clicked: FeatureFrame
@@ -56,6 +57,7 @@ class PairGeometry:
     has_poses: bool = False
     basis: str = 'matches alone'
     contradiction: str = ''
+    guided: Matches | None = None
     motion_covariance: Array | None = None
 
     @property
@@ -78,7 +80,7 @@ class PairGeometry:
     @cached_property
     def partners(self) -> tuple[Array, Array]:
         """Pixels in the opposite view that the `keypoints` are matched to, NaN where to none."""
-        (clicked, other), found = self.keypoints, self.matches
+        (clicked, other), found = self.keypoints, self.guided or self.matches
         return (matching.find_partners(clicked, found.clicked, found.other),
                 matching.find_partners(other, found.other, found.clicked))
 
@@ -139,7 +141,7 @@ def pair_from_images(clicked: FeatureFrame, other: FeatureFrame, options: XFeatO
     z, z_other = two_view.triangulate_depths(motion, pinholes, matches)
     ok = (z > 0) & (z_other > 0) & np.isfinite(z)
     if ok.sum() >= two_view.MIN_MATCHES:
-        near, far = np.percentile(z[ok], [5, 90]) * (0.4, 2.5)
+        near, far = np.percentile(z[ok], DEPTH_PERCENTILES) * DEPTH_ROOM
         ok &= (z > near) & (z < far)
     support = max(0.0, found.support - CHANCE_SUPPORT)
     return _filter_consistent(replace(
@@ -174,9 +176,10 @@ def pair_from_poses(clicked: FeatureFrame, other: FeatureFrame, given: Transform
     matches = match_guided(candidates, motion, pinholes, options.posed_guided_band_px, options,
                            options.posed_guided)
     ok = two_view.is_in_front(motion, pinholes, matches, *depth_range_m)
-    return _filter_consistent(replace(
+    pair = _filter_consistent(replace(
         pair, matches=matches.select(ok), motion=motion, motion_covariance=covariance,
         basis=f'poses, {ok.sum()} matches'), options)
+    return replace(pair, guided=_match_where_plausible(candidates, pair, motion, options, parallel))
 
 
 def pair_from_depth(clicked: FeatureFrame, other: FeatureFrame, given: Transform,
@@ -214,6 +217,21 @@ def noise_prior(options: XFeatOptions) -> PosePrior:
     """Return the prior of the poses' noise: its length is within 1.7 of its sigma per axis."""
     return PosePrior(np.radians(max(options.pose_noise_deg, 0.1)) / 1.7,
                      max(options.pose_noise_cm, 0.1) / 100 / 1.7)
+
+
+def _match_where_plausible(candidates: list[CandidateMatches], pair: PairGeometry,
+                           motion: Transform, options: XFeatOptions, parallel: Parallel
+                           ) -> Matches:
+    """Match again, within the band of the motion and the depths of the pair's matches."""
+    pinholes = pair.pinholes
+    near, far = options.posed_near_m, options.posed_far_m
+    if len(pair.matches) >= two_view.MIN_MATCHES:
+        depths_m, _ = two_view.triangulate_depths(motion, pinholes, pair.matches)
+        near, far = np.percentile(depths_m, DEPTH_PERCENTILES) * DEPTH_ROOM
+    found = matching.concatenate(list(parallel(lambda scale: match_guided(
+        [scale], motion, pinholes, options.posed_guided_band_px, options, True), candidates)))
+    found = found.select(two_view.is_in_front(motion, pinholes, found, near, far))
+    return found.select(matching.neighbourhood_consensus(found))
 
 
 def _find_candidates(clicked: FeatureFrame, other: FeatureFrame, scales: tuple[float, ...],
