@@ -24,31 +24,47 @@ MIN_RAY_Z = 0.2
 
 
 class ScaledCamera:
-    """A camera whose image is resized to a long side of `long_side_px`.
+    """A camera whose image is resized to a long side of `long_side_px` and turned clockwise.
 
-    Three kinds of pixels: *image* (as published), *scaled* (resized: of descriptors) and *ideal*
-    (scaled and undistorted: of two-view geometry).
+    Three kinds of pixels: *image* (as published), *scaled* (resized and turned: of descriptors)
+    and *ideal* (resized and undistorted, not turned: of two-view geometry).
     """
 
-    def __init__(self, intrinsics: Intrinsics, long_side_px: float) -> None:
+    def __init__(self, intrinsics: Intrinsics, long_side_px: float, turn_deg: int = 0) -> None:
         if intrinsics.model != 'equidistant' and not any(intrinsics.distortion):
             intrinsics = replace(intrinsics, distortion=())
         self.intrinsics = intrinsics
         self.scale = long_side_px / max(intrinsics.width_px, intrinsics.height_px)
-        self.width_px = intrinsics.width_px * self.scale
-        self.height_px = intrinsics.height_px * self.scale
+        self.turn_deg = turn_deg
+        cos, sin = np.round([np.cos(np.radians(turn_deg)), np.sin(np.radians(turn_deg))], 12)
+        turn = np.array([[cos, -sin], [sin, cos]])
+        size = np.array([intrinsics.width_px, intrinsics.height_px])
+        self.width_px, self.height_px = (float(side) for side in np.abs(turn) @ size * self.scale)
+        self.scaled_from_image: Array = turn * self.scale  # (2, 2), of offsets
+        self._centre = np.array([self.width_px, self.height_px]) / 2 \
+            - self.scaled_from_image @ size / 2
         self.ideal_matrix: Array = np.array([
-            [intrinsics.fx_px * self.scale, 0, self.to_scaled(intrinsics.cx_px)],
-            [0, intrinsics.fy_px * self.scale, self.to_scaled(intrinsics.cy_px)],
+            [intrinsics.fx_px * self.scale, 0, (intrinsics.cx_px + 0.5) * self.scale - 0.5],
+            [0, intrinsics.fy_px * self.scale, (intrinsics.cy_px + 0.5) * self.scale - 0.5],
             [0, 0, 1]])
 
     def to_scaled(self, pixel: npt.ArrayLike) -> Array:
         """Map image pixels (..., 2) to scaled ones; (0, 0) is the centre of the first pixel."""
-        return (np.asarray(pixel, dtype=np.float64) + 0.5) * self.scale - 0.5
+        at = np.asarray(pixel, dtype=np.float64) + 0.5
+        return np.asarray(at @ self.scaled_from_image.T + self._centre - 0.5)
 
     def to_image(self, scaled: npt.ArrayLike) -> Array:
         """Map scaled pixels (..., 2) to image pixels."""
-        return (np.asarray(scaled, dtype=np.float64) + 0.5) / self.scale - 0.5
+        at = np.asarray(scaled, dtype=np.float64) + 0.5 - self._centre
+        return np.asarray(at @ self.scaled_from_image / self.scale ** 2 - 0.5)
+
+    def covariance_to_scaled(self, covariance_px2: Array) -> Array:
+        """Map the covariance (2, 2) of an image pixel to that of its scaled one."""
+        return self.scaled_from_image @ covariance_px2 @ self.scaled_from_image.T
+
+    def covariance_to_image(self, covariance_px2: Array) -> Array:
+        """Map the covariance (2, 2) of a scaled pixel to that of its image pixel."""
+        return self.scaled_from_image.T @ covariance_px2 @ self.scaled_from_image / self.scale ** 4
 
     def unproject(self, scaled: npt.ArrayLike) -> Array:
         """Map scaled pixels (..., 2) to rays (..., 3) with z = 1; NaN far off the optical axis."""
@@ -63,14 +79,18 @@ class ScaledCamera:
         """Project points (..., 3) to scaled pixels; NaN where the camera cannot."""
         return self.to_scaled(self.intrinsics.project(point_cam_m))
 
-    def contains(self, scaled: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Return which scaled pixels (..., 2) are on the image."""
-        x, y = np.moveaxis(np.asarray(scaled, dtype=np.float64), -1, 0)
-        return np.asarray((x >= -0.5) & (y >= -0.5)
-                          & (x <= self.width_px - 0.5) & (y <= self.height_px - 0.5))
+    def contains(self, scaled: npt.ArrayLike, margin_px: float = -1e-6
+                 ) -> npt.NDArray[np.bool_]:
+        """Return which scaled pixels (..., 2) are on the image, `margin_px` within its border."""
+        at, margin = self.to_image(scaled) + 0.5, margin_px / self.scale
+        size = np.array([self.intrinsics.width_px, self.intrinsics.height_px])
+        return np.asarray(((at >= margin) & (at <= size - margin)).all(axis=-1))
 
     def grid(self, step_px: float) -> Array:
-        """Return scaled pixels (rows, columns, 2), about `step_px` apart, that tile the image."""
+        """Return scaled pixels (rows, columns, 2), about `step_px` apart, that tile the image.
+
+        Turned by other than a multiple of 90 deg they tile the rectangle around it.
+        """
         columns, rows = self.grid_size(step_px)
         x = (np.arange(columns) + 0.5) * self.width_px / columns - 0.5
         y = (np.arange(rows) + 0.5) * self.height_px / rows - 0.5
@@ -85,6 +105,7 @@ class ScaledCamera:
 COARSE_PX = 8.0
 SECOND_SCALE = 0.75  # of the image that the second descriptor sees: half the cost of 1
 FINE_PX = 4.0
+SLANT_BORDER_PX = 8.0  # a slanted border has keypoints of its own
 REMAP_ROW = 256
 EDGE_M, EDGE_SHARE = 0.02, 0.03
 
@@ -121,15 +142,20 @@ class FeatureLevel:
     descriptors: FloatMap
     dense: DescriptorMap
 
+    def strongest(self, count: int) -> FeatureLevel:
+        return replace(self, pixels=self.pixels[:count], ideal=self.ideal[:count],
+                       descriptors=self.descriptors[:count])
+
 
 class FeatureFrame:
     """A view prepared for matching; its levels are computed once, by `ensure`."""
 
-    def __init__(self, view: View, options: XFeatOptions) -> None:
+    def __init__(self, view: View, options: XFeatOptions, turn_deg: int = 0) -> None:
         """Raise `Rejected` (BAD_REQUEST) for an image too thin for a row of descriptors."""
         self.view = view
         self.options = options
-        self.scaled = ScaledCamera(view.intrinsics, options.working_px)
+        self.scaled = ScaledCamera(view.intrinsics, options.working_px, turn_deg)
+        self._turned: dict[int, FeatureFrame] = {}
         if min(self.scaled.grid_size(COARSE_PX)) < 1:
             size = view.intrinsics
             raise Rejected(Code.BAD_REQUEST, f'{view.camera}: {size.width_px}x{size.height_px} px '
@@ -145,6 +171,15 @@ class FeatureFrame:
                 and self.view.intrinsics == view.intrinsics
                 and (not self.options.use_depth or self.view.depth_m is view.depth_m))
 
+    def turn(self, turn_deg: int) -> FeatureFrame:
+        """Return the frame turned clockwise from the image as published, made once."""
+        turn_deg %= 360
+        if not turn_deg:
+            return self
+        if turn_deg not in self._turned:
+            self._turned[turn_deg] = FeatureFrame(self.view, self.options, turn_deg)
+        return self._turned[turn_deg]
+
     def ensure(self, scale: float, backbone: Backbone) -> FeatureLevel:
         if scale not in self.levels:
             self.levels[scale] = self._level(backbone(self._network_image(scale)))
@@ -158,11 +193,30 @@ class FeatureFrame:
     def _network_image(self, scale: float) -> npt.NDArray[np.uint8]:
         size = (self.scaled.width_px * scale, self.scaled.height_px * scale)
         width, height = (max(round(side / SIDE_PX), 1) * SIDE_PX for side in size)
-        image = self.view.image
+        quarters, slant = divmod(self.scaled.turn_deg, 90)
+        if slant:
+            return self._slanted_image(width, height)
+        image = np.ascontiguousarray(np.rot90(self.view.image, -quarters))
         if image.shape[:2] == (height, width):
             return image
         how = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(image, (width, height), interpolation=how))
+
+    def _slanted_image(self, width: int, height: int) -> npt.NDArray[np.uint8]:
+        """Warp the image, mirrored beyond its border, to the rectangle around it."""
+        image, corners = self.view.image, np.array([[0.0, 0], [1, 0], [0, 1]])
+        stretch = np.array([self.scaled.width_px / width, self.scaled.height_px / height])
+        at = self.scaled.to_image((corners + 0.5) * stretch - 0.5)
+        shrink = self.scaled.scale / stretch.min()
+        if shrink < 1:
+            before = np.array(image.shape[1::-1])
+            image = np.asarray(cv2.resize(image, None, fx=shrink, fy=shrink,
+                                          interpolation=cv2.INTER_AREA), dtype=np.uint8)
+            at = (at + 0.5) * image.shape[1::-1] / before - 0.5
+        image_from_slanted = np.column_stack([at[1] - at[0], at[2] - at[0], at[0]])
+        return np.asarray(cv2.warpAffine(
+            image, image_from_slanted, (width, height), borderMode=cv2.BORDER_REFLECT,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP))
 
     def _level(self, output: NetworkOutput) -> FeatureLevel:
         rows, columns = output.heat.shape
@@ -174,18 +228,22 @@ class FeatureFrame:
         strength = output.heat[y, x] * reliability
         ideal = self.scaled.to_ideal(pixels)
         strength[self.is_masked(pixels) | ~np.isfinite(ideal).all(axis=1)] = -1
+        if self.scaled.turn_deg % 90:
+            strength[~self.scaled.contains(pixels, SLANT_BORDER_PX)] = -1
         order = np.argsort(-strength, kind='stable')[:self.options.max_keypoints]
         order = order[strength[order] >= 0]
         dense = DescriptorMap(output.descriptors, self.scaled)
         return FeatureLevel(pixels[order], ideal[order], dense.sample(pixels[order]), dense)
 
     def is_masked(self, pixel: Array) -> npt.NDArray[np.bool_]:
-        """Return which scaled pixels (..., 2) the robot's own body covers."""
-        pixel = np.asarray(pixel)
+        """Return which scaled pixels (..., 2) the robot's own body covers, or are not of the
+        image."""
+        outside = ~self.scaled.contains(pixel)
         if self.mask is None:
-            return np.zeros(pixel.shape[:-1], bool)
+            return outside
         x, y = np.moveaxis(np.round(self.scaled.to_image(pixel)).astype(int), -1, 0)
-        return self.mask[y.clip(0, self.mask.shape[0] - 1), x.clip(0, self.mask.shape[1] - 1)]
+        return outside | self.mask[y.clip(0, self.mask.shape[0] - 1),
+                                   x.clip(0, self.mask.shape[1] - 1)]
 
     @cached_property
     def has_depth(self) -> bool:
@@ -213,7 +271,7 @@ class FeatureFrame:
 
     @cached_property
     def fine_masked(self) -> npt.NDArray[np.bool_]:
-        """Which places (rows, columns) of the score map the robot's own body covers."""
+        """Which places (rows, columns) of the score map are no answer: see `is_masked`."""
         return self.is_masked(self.fine_grid)
 
 

@@ -40,6 +40,12 @@ from crosspoint_ros.matchers.xfeat.search import (
     search_by_appearance,
     search_by_depth,
 )
+from crosspoint_ros.matchers.xfeat.turn import (
+    CHANCE_SUPPORT,
+    require_turn,
+    turn_from_images,
+    turn_from_rotation,
+)
 
 IMAGE_SCALES = (1.0,)  # of `match_images`
 WIDE_ANGLE_DEG = 30.0  # beyond it a sure match of one descriptor is checked by the second
@@ -60,7 +66,8 @@ class XFeatMatcher:
         self._aliked = None if self.options.second_descriptor == 'never' else Aliked()
         self._workers = ThreadPoolExecutor(2, 'xfeat')
         self._frames: OrderedDict[tuple[str, int], FeatureFrame] = OrderedDict()
-        self._pairs: OrderedDict[tuple[int, int, bool], tuple[bytes, PairGeometry]] = OrderedDict()
+        self._pairs: OrderedDict[tuple[FeatureFrame, FeatureFrame, bool],
+                                 tuple[bytes, PairGeometry | Rejected]] = OrderedDict()
         self._lock = threading.Lock()
 
     def match(self, query: Query) -> Match:
@@ -89,9 +96,13 @@ class XFeatMatcher:
         """
         with self._lock:
             clicked, other = self._frame(query.clicked), self._frame(query.other)
+            pixel = clicked.scaled.to_scaled(query.pixel)
+            pair, depth_m = self._find_pair(query, clicked, other, pixel)
+            scaled = pair.other.scaled
             prior = None if near is None else SearchPrior(
-                other.scaled.to_scaled(near.pixel), near.covariance_px2 * other.scaled.scale ** 2)
-            pair, found = self._find(query, clicked, other, prior)
+                scaled.to_scaled(near.pixel), scaled.covariance_to_scaled(near.covariance_px2))
+            found = self._search_by_appearance(pair, pixel, prior) if depth_m is None \
+                else search_by_depth(pair, pixel, depth_m, self.options, prior)
         if prior is not None:
             require_near_prior(pair, found, prior)
         return pair, found
@@ -100,7 +111,7 @@ class XFeatMatcher:
         pair, found = self.search(query, near)
         scaled = pair.other.scaled
         return Match(scaled.to_image(found.pixel),
-                     predict_covariance_px2(found) / scaled.scale ** 2,
+                     scaled.covariance_to_image(predict_covariance_px2(found)),
                      predict_confidence(found), pair.basis, pair.corrected_pose,
                      find_appearance_doubt(found))
 
@@ -115,34 +126,31 @@ class XFeatMatcher:
     def match_images(self, a: View, b: View) -> tuple[Array, Array]:
         """Match keypoints by the images alone: pixels (n, 2) in a and in b.
 
-        Mutual matches that move like their neighbours. Neither intrinsics nor poses nor depth take
-        part. Raises `Rejected` as `match` does.
+        Mutual matches that move like their neighbours, at the turn that they support. Neither
+        intrinsics nor poses nor depth take part. Raises `Rejected` as `match` does.
         """
         bare = [View(view.camera, view.image, stamp_ns=view.stamp_ns, mask=view.mask)
                 for view in (a, b)]
         with self._lock:
             frames = [self._frame(view) for view in bare]
-            self._ensure(frames, IMAGE_SCALES)
+            frames[1] = self._turn_by_images(frames[0], frames[1], IMAGE_SCALES)
             level, other = (frame.levels[IMAGE_SCALES[0]] for frame in frames)
             candidates = find_candidates(level, other, self.options.min_cosine)
             found = mutual_matches([candidates], self.options.min_cosine)
             found = found.select(neighbourhood_consensus(found))
         return (frames[0].scaled.to_image(found.clicked), frames[1].scaled.to_image(found.other))
 
-    def _find(self, query: Query, clicked: FeatureFrame, other: FeatureFrame,
-              near: SearchPrior | None) -> tuple[PairGeometry, Candidate]:
-        """Search by the best that is known: the click's depth, the other's, poses, images."""
-        pixel = clicked.scaled.to_scaled(query.pixel)
+    def _find_pair(self, query: Query, clicked: FeatureFrame, other: FeatureFrame, pixel: Array
+                   ) -> tuple[PairGeometry, float | None]:
+        """Return the pair by the best that is known, and the click's depth where it is known:
+        that, the other's, poses, images."""
         pose, other_pose = query.clicked.ray_pose, query.other.ray_pose
         if not self.options.use_poses or pose is None or other_pose is None:
-            pair = self._pair(clicked, other, None, False)
-            return pair, self._search_by_appearance(pair, pixel, near)
+            return self._pair(clicked, other, None, False), None
         given, depth_m = other_pose.inverse @ pose, depth_at(clicked, pixel)
         if np.isfinite(depth_m):
-            pair = self._pair(clicked, other, given, True)
-            return pair, search_by_depth(pair, pixel, depth_m, self.options, near)
-        pair = self._pair(clicked, other, given, other.has_depth)
-        return pair, self._search_by_appearance(pair, pixel, near)
+            return self._pair(clicked, other, given, True), depth_m
+        return self._pair(clicked, other, given, other.has_depth), None
 
     def _search_by_appearance(self, pair: PairGeometry, pixel: Array, near: SearchPrior | None
                               ) -> Candidate:
@@ -183,17 +191,21 @@ class XFeatMatcher:
 
     def _pair(self, clicked: FeatureFrame, other: FeatureFrame, given: Transform | None,
               by_depth: bool) -> PairGeometry:
-        """Return the geometry of two frames, cached by frames and poses."""
-        key = (id(clicked), id(other), by_depth)
+        """Return the geometry of two frames, or raise its refusal, cached by frames and poses."""
+        key = (clicked, other, by_depth)
         pose = b'' if given is None else given.matrix.tobytes()
         known_pose, pair = self._pairs.get(key, (b'', None))
-        if pair is None or not (pair.clicked is clicked and pair.other is other
-                                and known_pose == pose):
-            pair = self._compute_pair(clicked, other, given, by_depth)
+        if pair is None or known_pose != pose:
+            try:
+                pair = self._compute_pair(clicked, other, given, by_depth)
+            except Rejected as rejected:
+                pair = rejected
             self._pairs[key] = pose, pair
         self._pairs.move_to_end(key)
         while len(self._pairs) > self.options.remembered_frames:
             self._pairs.popitem(last=False)
+        if isinstance(pair, Rejected):
+            raise Rejected(pair.code, pair.message)
         if pair.contradiction:
             raise Rejected(Code.INCONSISTENT, f'{clicked.view.camera} and {other.view.camera}: '
                            f'{pair.contradiction}, or raise xfeat.pose_noise_cm and _deg')
@@ -201,10 +213,24 @@ class XFeatMatcher:
 
     def _compute_pair(self, clicked: FeatureFrame, other: FeatureFrame, given: Transform | None,
                       by_depth: bool) -> PairGeometry:
-        frames, options, parallel = (clicked, other), self.options, self._workers.map
-        self._ensure(frames, options.depth_scales if by_depth else options.scales)
-        if given is not None and by_depth:
-            return pair_from_depth(*frames, given, options, parallel)
-        if given is None or np.linalg.norm(given.t_m) < options.min_baseline_m:
-            return pair_from_images(*frames, options, parallel)
-        return pair_from_poses(*frames, given, options, parallel)
+        options, parallel = self.options, self._workers.map
+        if given is None or (not by_depth
+                             and np.linalg.norm(given.t_m) < options.min_baseline_m):
+            turned = self._turn_by_images(clicked, other, options.scales)
+            return pair_from_images(clicked, turned, options, parallel)
+        turned = other.turn(turn_from_rotation(given.R))
+        self._ensure((clicked, turned), options.depth_scales if by_depth else options.scales)
+        from_poses = pair_from_depth if by_depth else pair_from_poses
+        pair = from_poses(clicked, turned, given, options, parallel)
+        if len(pair.matches) < 2 * CHANCE_SUPPORT and not pair.contradiction:
+            require_turn(clicked, other, given.R, min(options.scales), options.min_cosine,
+                         self._ensure)
+        return pair
+
+    def _turn_by_images(self, clicked: FeatureFrame, other: FeatureFrame,
+                        scales: Sequence[float]) -> FeatureFrame:
+        """Return the other frame, turned as the images match, with the features of both."""
+        turned = other.turn(turn_from_images(clicked, other, min(scales), self.options.min_cosine,
+                                             self._ensure))
+        self._ensure((clicked, turned), scales)
+        return turned

@@ -173,10 +173,11 @@ class RelativePose:
 
 
 def estimate_relative_pose(matches: Matches, pinholes: PinholePair,
-                           parallel: Callable[..., Iterable[Any]] = map) -> RelativePose | None:
-    """Return the motion with the largest support; None below 8."""
+                           parallel: Callable[..., Iterable[Any]] = map,
+                           estimators: int = 5) -> RelativePose | None:
+    """Return the motion with the largest support, of that many estimators; None below 8."""
     best: RelativePose | None = None
-    for essential, fits in _estimate_essentials(matches, pinholes, parallel):
+    for essential, fits in _estimate_essentials(matches, pinholes, parallel, estimators):
         candidate = _decompose(essential, matches.select(fits), pinholes)
         _, ok = measure_support(candidate, pinholes, matches, 6.0)
         if ok.sum() < MIN_MATCHES:
@@ -205,7 +206,8 @@ def refine_unit_baseline(motion: Transform, pinholes: PinholePair, matches: Matc
 
 
 def _estimate_essentials(matches: Matches, pinholes: PinholePair,
-                         parallel: Callable[..., Iterable[Any]]) -> list[tuple[Array, Mask]]:
+                         parallel: Callable[..., Iterable[Any]], estimators: int
+                         ) -> list[tuple[Array, Mask]]:
     """Essential matrices of several robust estimators, each with its inliers."""
     if len(matches) < MIN_MATCHES:
         return []
@@ -224,7 +226,7 @@ def _estimate_essentials(matches: Matches, pinholes: PinholePair,
 
     jobs = [(by_rays, cv2.USAC_MAGSAC), (by_rays, cv2.USAC_ACCURATE),
             *((by_pixels, limit_px) for limit_px in FUNDAMENTAL_PX)]
-    found = parallel(lambda job: job[0](job[1]), jobs)
+    found = parallel(lambda job: job[0](job[1]), jobs[:estimators])
     return [(E, mask.ravel() > 0) for E, mask in found if E is not None and mask.sum() >= 6]
 
 
