@@ -105,7 +105,7 @@ class ScaledCamera:
 COARSE_PX = 8.0
 SECOND_SCALE = 0.75  # of the image that the second descriptor sees: half the cost of 1
 FINE_PX = 4.0
-SLANT_BORDER_PX = 8.0  # a slanted border has keypoints of its own
+SLANT_BORDER_PX = 8.0  # a slanted border makes keypoints
 REMAP_ROW = 256
 EDGE_M, EDGE_SHARE = 0.02, 0.03
 

@@ -119,7 +119,7 @@ def test_a_camera_turned_by_any_angle_finds_the_point(matcher, left, prepare, de
 
 @pytest.mark.parametrize('prepare', [without_depth, lambda view: view], ids=['poses', 'depth'])
 @pytest.mark.parametrize('is_image_turned', [True, False])
-def test_poses_that_wrongly_tell_or_hide_a_camera_upside_down_are_refused(
+def test_poses_that_are_wrong_about_a_camera_upside_down_are_refused(
         matcher, left, right, prepare, is_image_turned):
     turned = right.turn(2)
     wrong = replace(turned if is_image_turned else right, camera=f'wrong {is_image_turned}',
