@@ -271,7 +271,7 @@ class FeatureFrame:
 
     @cached_property
     def fine_masked(self) -> npt.NDArray[np.bool_]:
-        """Which places (rows, columns) of the score map are no answer: see `is_masked`."""
+        """Which places (rows, columns) of the score map are excluded: see `is_masked`."""
         return self.is_masked(self.fine_grid)
 
 

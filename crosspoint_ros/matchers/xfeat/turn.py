@@ -1,6 +1,6 @@
-"""By how much to turn the other image so that its content stands as in the clicked one.
+"""By how much to turn the other image to show things the way up the clicked one does.
 
-Descriptors stand some 25 deg of roll between two images. A turn is clockwise, in whole degrees: the
+Descriptors tolerate some 25 deg of roll. A turn is clockwise, in whole degrees: the
 nearest multiple of 90, which costs no interpolation, unless more than those would be left and the
 cameras look in about the same direction: else the roll differs between the surfaces.
 """
