@@ -222,7 +222,7 @@ def refine_pose_pnp(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics
     projected = intrinsics_b.project(corrected.transform_points(points_a_m))
     error_px = np.linalg.norm(projected - pixels_b, axis=1)
     agree = error_px < PNP_INLIER_PX
-    contradiction = _exceeds_prior(correction, sigma_cm, sigma_deg)
+    contradiction = exceeds_prior(correction, sigma_cm, sigma_deg)
     _require_enough(int(agree.sum()), len(agree),
                     f'agree with one correction of the pose within {PNP_INLIER_PX:g} px',
                     PNP_SURE_POINTS if contradiction else PNP_MIN_POINTS)
@@ -266,7 +266,7 @@ def _require_enough(agreeing: int, total: int, what: str, least: int) -> None:
                                             f'{least})')
 
 
-def _exceeds_prior(correction: Transform, sigma_cm: float, sigma_deg: float) -> str:
+def exceeds_prior(correction: Transform, sigma_cm: float, sigma_deg: float) -> str:
     """Return by how much a correction exceeds the noise, as text; '' if it does not."""
     moved_cm = 100 * float(np.linalg.norm(correction.t_m))
     turned_deg = float(np.degrees(np.linalg.norm(cv2.Rodrigues(correction.R)[0])))

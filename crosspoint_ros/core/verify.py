@@ -19,6 +19,7 @@ from crosspoint_ros.core.datatypes import (
 )
 from crosspoint_ros.core.depth import (
     is_on_rim,
+    predict_depth_sigma_m,
     surface_depths_m,
     surface_normal_base,
     surface_points_m,
@@ -28,6 +29,7 @@ from crosspoint_ros.core.geometry import (
     NEAREST_M,
     distance_to_segment_px,
     epipolar_segment,
+    require_pose,
 )
 
 log = logging.getLogger(__name__)
@@ -49,12 +51,13 @@ class Limits:
     """When a match is refused. The only place of these defaults.
 
     min_confidence, sure_confidence: of a match, 0..1; below the first it is refused.
-    max_epipolar_px: from the found pixel to where the other view shows the clicked ray. The default
-    leaves room for extrinsics that are 1 cm / 1 deg off, at 0.6 m in an image 640 px wide.
+    max_epipolar_px: from the found pixel to where the other view shows the clicked ray.
     max_depth_gap_m: between the surfaces at the clicked and at the found pixel, and between depth
-    and triangulation. min_ray_angle_deg: between rays that are triangulated. max_target_sigma_m:
-    of the position of a target, along its worst axis. pose_sigma_m, pose_sigma_rad: how exact the
-    extrinsics are, along and about each axis; the default is 1 cm / 1 deg in all.
+    and triangulation. Where three sigmas of the poses and of the measured depths are more, these
+    are the limit: they grow with range and focal length. min_ray_angle_deg: between rays that are
+    triangulated. max_target_sigma_m: of the position of a target, along its worst axis.
+    pose_sigma_m, pose_sigma_rad: how exact the extrinsics are, along and about each axis; the
+    default is 1 cm / 1 deg in all.
     """
 
     min_confidence: float = 0.5
@@ -69,7 +72,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Consistency:
-    """The geometric errors of a match. NaN: could not be measured.
+    """The geometric errors of a match, and their limits. NaN: could not be measured.
 
     doubt: why an answer within the limits is to be checked all the same; '': none.
     """
@@ -78,13 +81,15 @@ class Consistency:
     epipolar_error_px: float = np.nan
     depth_gap_m: float = np.nan
     doubt: str = ''
+    epipolar_limit_px: float = np.nan
+    depth_gap_limit_m: float = np.nan
 
 
 def measure_consistency(query: Query, match: Match, limits: Limits) -> Consistency:
     """Measure how well a match agrees with the poses and depths of its two views.
 
     The epipolar error is the distance of the found pixel from the clicked ray, in px of the other
-    view; with depth at the click, from the part of the ray within `max_depth_gap_m` of it. The
+    view; with depth at the click, from the part of the ray within its error. The
     depth gap is the distance, m, between the nearest surface at the click and the best-fitting
     surface around the found pixel: on an edge a right match may touch the background. Neither can
     be measured without poses and intrinsics, nor the first between cameras at the same place.
@@ -96,12 +101,18 @@ def measure_consistency(query: Query, match: Match, limits: Limits) -> Consisten
         x, y = match.pixel
         raise Rejected(Code.NOT_VISIBLE, f"found at ({x:.1f}, {y:.1f}) on the robot's own body in "
                        f'{query.other.camera} (its mask)')
-    epipolar_px, gap_m = _epipolar_error_px(query, match.pixel, limits), _depth_gap_m(query, match)
-    agree = [error <= limit for error, limit in ((epipolar_px, limits.max_epipolar_px),
-                                                 (gap_m, limits.max_depth_gap_m))
-             if not np.isnan(error)]
-    check = Check.UNKNOWN if not agree else Check.PASS if all(agree) else Check.FAIL
-    return Consistency(check, epipolar_px, gap_m, find_doubt(query, match))
+    measured = Consistency(
+        Check.UNKNOWN, _epipolar_error_px(query, match.pixel, limits),
+        epipolar_limit_px=_epipolar_limit_px(query, limits), doubt=find_doubt(query, match))
+    gap_m = _measure_gap_m(query, match)
+    if gap_m is not None:
+        measured = replace(measured, depth_gap_m=float(np.linalg.norm(gap_m)),
+                           depth_gap_limit_m=_depth_gap_limit_m(query, gap_m, limits))
+    agree = [error <= limit for error, limit in (
+        (measured.epipolar_error_px, measured.epipolar_limit_px),
+        (measured.depth_gap_m, measured.depth_gap_limit_m)) if not np.isnan(error)]
+    return replace(measured, check=Check.UNKNOWN if not agree else
+                   Check.PASS if all(agree) else Check.FAIL)
 
 
 def find_doubt(query: Query, match: Match) -> str:
@@ -130,14 +141,6 @@ def find_doubt(query: Query, match: Match) -> str:
     return ''
 
 
-def find_click_doubt(clicked: View, pixel: Array) -> str:
-    """Return why the depth at the click may be of another surface; '': nothing found."""
-    if clicked.ray_pose is not None and len(depths_m := surface_depths_m(clicked, pixel)) \
-            and is_on_rim(clicked, pixel, depths_m[0]):
-        return f'the click is on a rim: the depth of {clicked.camera} jumps there'
-    return ''
-
-
 def gap_limit_m(apart_m: Array, covariance_m2: Array, limits: Limits) -> float:
     """Return the distance, m, up to which two estimates of a point may be of the same one.
 
@@ -151,6 +154,14 @@ def sigmas_along_m(apart_m: Array, covariance_m2: Array) -> float:
     """Return three sigmas of a difference (3,) along it, m."""
     along = apart_m / max(float(np.linalg.norm(apart_m)), 1e-12)
     return GAP_SIGMAS * float(np.sqrt(along @ covariance_m2 @ along))
+
+
+def find_click_doubt(clicked: View, pixel: Array) -> str:
+    """Return why the depth at the click may be of another surface; '': nothing found."""
+    if clicked.ray_pose is not None and len(depths_m := surface_depths_m(clicked, pixel)) \
+            and is_on_rim(clicked, pixel, depths_m[0]):
+        return f'the click is on a rim: the depth of {clicked.camera} jumps there'
+    return ''
 
 
 def lower_confidence(match: Match, doubt: str, limits: Limits) -> Match:
@@ -168,15 +179,19 @@ def enforce_limits(query: Query, match: Match, consistency: Consistency, limits:
         raise Rejected(Code.LOW_CONFIDENCE, f'confidence {match.confidence:.2f} in {other} '
                        f'(limits.min_confidence {limits.min_confidence:g})'
                        f'{": " if match.basis else ""}{match.basis}')
-    error_px, gap_m = consistency.epipolar_error_px, consistency.depth_gap_m
-    if error_px > limits.max_epipolar_px:
+    error_px, limit_px = consistency.epipolar_error_px, consistency.epipolar_limit_px
+    poses = (f'{GAP_SIGMAS:g} sigmas of poses that are {limits.pose_sigma_m:g} m and '
+             f'{limits.pose_sigma_rad:g} rad off')
+    if error_px > limit_px:
         raise Rejected(Code.INCONSISTENT, f'the found point is {error_px:.1f} px off the clicked '
-                       f'ray in {other} (limits.max_epipolar_px {limits.max_epipolar_px:g}): a '
-                       'look-alike, or wrong poses')
-    if gap_m > limits.max_depth_gap_m:
+                       f'ray in {other} (limit {limit_px:.1f} px: limits.max_epipolar_px '
+                       f'{limits.max_epipolar_px:g}, or {poses}): a look-alike, or wrong poses')
+    gap_m, limit_m = consistency.depth_gap_m, consistency.depth_gap_limit_m
+    if gap_m > limit_m:
         raise Rejected(Code.INCONSISTENT, f'the surfaces at the clicked and at the found point in '
-                       f'{other} are {gap_m:.3f} m apart (limits.max_depth_gap_m '
-                       f'{limits.max_depth_gap_m:g}): occluded there, or wrong poses')
+                       f'{other} are {gap_m:.3f} m apart (limit {limit_m:.3f} m: '
+                       f'limits.max_depth_gap_m {limits.max_depth_gap_m:g}, or {poses}, and of both'
+                       ' depths): occluded there, or wrong poses')
 
 
 def run_matcher(matcher: object, find: Callable[[], object]) -> Match:
@@ -255,19 +270,50 @@ def _epipolar_error_px(query: Query, found: Array, limits: Limits) -> float:
     depths_m = surface_depths_m(clicked, query.pixel)
     nearest_m, farthest_m = NEAREST_M, np.inf
     if len(depths_m):
-        nearest_m = max(NEAREST_M, depths_m[0] - limits.max_depth_gap_m)
-        farthest_m = depths_m[0] + limits.max_depth_gap_m
+        room_m = max(limits.max_depth_gap_m, GAP_SIGMAS * predict_depth_sigma_m(depths_m[0]))
+        nearest_m, farthest_m = max(NEAREST_M, depths_m[0] - room_m), depths_m[0] + room_m
     segment = epipolar_segment(clicked.intrinsics, other.intrinsics, other_from_clicked,
                                query.pixel, nearest_m, farthest_m)
     return distance_to_segment_px(segment, found)
 
 
-def _depth_gap_m(query: Query, match: Match) -> float:
+def _epipolar_limit_px(query: Query, limits: Limits) -> float:
+    """Three sigmas of the poses, px of the other view, at least `limits.max_epipolar_px`."""
+    lens, points_m = query.other.intrinsics, surface_points_m(query.clicked, query.pixel)
+    shift_rad = 0.0
+    if len(points_m) and query.other.ray_pose is not None:
+        range_m = float(np.linalg.norm(points_m[0] - query.other.ray_pose.t_m))
+        shift_rad = limits.pose_sigma_m / max(range_m, NEAREST_M)
+    focal_px = np.sqrt(lens.fx_px * lens.fy_px)
+    sigma_px = float(focal_px * np.hypot(limits.pose_sigma_rad, shift_rad))
+    return max(limits.max_epipolar_px, GAP_SIGMAS * sigma_px)
+
+
+def _measure_gap_m(query: Query, match: Match) -> Array | None:
+    """From the clicked surface to the best-fitting one around the found pixel: (3,), base."""
     clicked_m = surface_points_m(query.clicked, query.pixel)
     found_m = surface_points_m(query.other, match.pixel)
     if not len(clicked_m) or not len(found_m):
-        return np.nan
-    return float(np.linalg.norm(found_m - clicked_m[0], axis=1).min())
+        return None
+    gaps_m = found_m - clicked_m[0]
+    return np.asarray(gaps_m[np.linalg.norm(gaps_m, axis=1).argmin()])
+
+
+def _depth_gap_limit_m(query: Query, gap_m: Array, limits: Limits) -> float:
+    """The limit of a gap (3,) from the clicked surface: `gap_limit_m` of poses and both depths.
+
+    A turned camera moves points across its rays, by more the further they are.
+    """
+    point_m = surface_points_m(query.clicked, query.pixel)[0]
+    covariance_m2 = np.eye(3) * limits.pose_sigma_m ** 2
+    for view, at_m in ((query.clicked, point_m), (query.other, point_m + gap_m)):
+        pose = require_pose(view)
+        ray_m = at_m - pose.t_m
+        depth_m = float(ray_m @ pose.R[:, 2])
+        covariance_m2 = covariance_m2 \
+            + np.outer(ray_m, ray_m) * (predict_depth_sigma_m(depth_m) / depth_m) ** 2
+    across_m2 = ray_m @ ray_m * np.eye(3) - np.outer(ray_m, ray_m)
+    return gap_limit_m(gap_m, covariance_m2 + across_m2 * limits.pose_sigma_rad ** 2, limits)
 
 
 def _find_nearest_surface(query: Query, match: Match) -> int:

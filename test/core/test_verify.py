@@ -97,8 +97,10 @@ def test_an_answer_for_a_hidden_point_is_refused_by_the_depth_in_front_of_it():
     assert evidence.depth_gap_m > 0.1
     refused = refusal(asked, match)
     assert refused.code == Code.INCONSISTENT
-    assert f'{evidence.depth_gap_m:.3f} m apart (limits.max_depth_gap_m 0.05)' in refused.message
-    enforce_limits(asked, match, evidence, Limits(max_depth_gap_m=1.0))
+    assert f'{evidence.depth_gap_m:.3f} m apart (limit {evidence.depth_gap_limit_m:.3f} m: ' \
+           'limits.max_depth_gap_m 0.05, or 3 sigmas' in refused.message
+    wide = Limits(max_depth_gap_m=1.0)
+    enforce_limits(asked, match, measure_consistency(asked, match, wide), wide)
 
 
 def test_a_right_match_beside_an_object_is_not_refused_for_what_hangs_in_front():

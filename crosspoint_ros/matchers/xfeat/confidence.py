@@ -6,12 +6,14 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array
+from crosspoint_ros.matchers.xfeat.pair_geometry import CORRECTED_SIGMA_PX
 from crosspoint_ros.matchers.xfeat.search import ACCURATE_SIGMA_PX, Candidate, EvidenceKind
 
 CYCLE_SCALE_PX = 8.0  # of the forward-backward error
 MIN_DENSITY = 0.02
 MIN_SIDE = 0.4  # share of the keypoints on the worst side; below it a place is to be checked
-DEPTH_SIGMA_PX = 1.6
+DEPTH_SIGMA_PX = 2.0
+MIN_LOOKS = 1.0  # score of the map; below it looks do not raise what geometry says
 APPEARANCE_SIGMA_PX = 3.0
 MAX_SIGMA_PX = 40.0
 
@@ -57,17 +59,40 @@ class AppearanceWeights:
         return np.asarray(1 / (1 + np.exp(-self.logit(evidence))))
 
 
+@dataclass(frozen=True)
+class GeometryWeights:
+    """Logistic weights of a place where the depths of both views agree; set by hand.
+
+    agreement: share of the clicked surface that the other depth confirms: alone, with confirmed
+    poses, all of it is sure and half of it is the least accepted. spread: of the poses' error, in
+    powers of e. Looks only raise it, but for a rival that scores higher where geometry allows it.
+    """
+
+    agreement: float
+    confirmed: float
+    spread: float
+    rival: float
+    looks: float
+    bias: float
+
+    def logit(self, found: Candidate) -> float:
+        """Return the logit of the confidence; unknown agreement counts half."""
+        spread = float(np.log(max(found.reprojection_sigma_px / CORRECTED_SIGMA_PX, 1.0)))
+        return (self.agreement * (0.5 if np.isnan(found.agreement) else found.agreement)
+                + self.confirmed * found.is_confirmed - self.spread * spread
+                + self.rival * min(max(found.margin, -1.0), 0.0)
+                + self.looks * min(max(found.score - MIN_LOOKS, 0.0), 1.0) + self.bias)
+
+
 WEIGHTS = {
     EvidenceKind.DEPTH_OF_OTHER: LogisticWeights(3.0, 1.5, 0.05, 0.7, -3.2),
     EvidenceKind.DEPTH_OF_CLICKED: LogisticWeights(1.0, 2.6, 0.2, 1.0, -0.4),
-    EvidenceKind.BOTH_DEPTHS: LogisticWeights(0.9, 2.8, 0.5, 0.75, 0.2),
 }
 APPEARANCE_WEIGHTS = {
     EvidenceKind.IMAGES: AppearanceWeights(0.934, 1.758, 4.429, 0.356, 0.063, -1.516),
     EvidenceKind.LINES: AppearanceWeights(1.893, 0.897, 5.844, 0.0, 0.28, -0.208),
 }
-# The wrong matches to which BOTH_DEPTHS was fitted had poses that could not be corrected.
-CORRECTED_POSE_BONUS = 0.8
+GEOMETRY_WEIGHTS = GeometryWeights(6.0, 1.0, 1.0, 3.0, 1.0, -4.0)
 
 
 def predict_confidence(found: Candidate) -> float:
@@ -100,19 +125,18 @@ def find_appearance_doubt(found: Candidate) -> str:
 def _logit(found: Candidate) -> float:
     if found.evidence in APPEARANCE_WEIGHTS:
         return float(APPEARANCE_WEIGHTS[found.evidence].logit(describe_appearance(found)))
+    if found.evidence == EvidenceKind.BOTH_DEPTHS:
+        return GEOMETRY_WEIGHTS.logit(found)
     weights, cycle_error = WEIGHTS[found.evidence], np.log1p(found.cycle_error_px / CYCLE_SCALE_PX)
-    is_corrected = (found.evidence == EvidenceKind.BOTH_DEPTHS
-                    and found.reprojection_sigma_px <= ACCURATE_SIGMA_PX)
     return (weights.score * found.score + weights.margin * min(max(found.margin, -1.0), 1.0)
             + weights.density * float(np.log(found.density + MIN_DENSITY))
-            - weights.cycle_error * float(cycle_error) + weights.bias
-            + CORRECTED_POSE_BONUS * is_corrected)
+            - weights.cycle_error * float(cycle_error) + weights.bias)
 
 
 def predict_covariance_px2(found: Candidate) -> Array:
     """Return the covariance (2, 2) of the candidate's pixel, in scaled px, if it is right.
 
-    From the median errors on real pairs: 1.6 px with depth and a corrected pose; by appearance
+    From the median errors on real pairs: 2 px with depth and a corrected pose; by appearance
     3 px at full confidence, and more with less.
     """
     by_depth = found.evidence in (EvidenceKind.DEPTH_OF_CLICKED, EvidenceKind.BOTH_DEPTHS)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, View
+from crosspoint_ros.matchers.xfeat.depth_alignment import Surfels
 from crosspoint_ros.matchers.xfeat.network import (
     CELL_PX,
     SIDE_PX,
@@ -108,6 +109,7 @@ FINE_PX = 4.0
 SLANT_BORDER_PX = 8.0  # a slanted border makes keypoints
 REMAP_ROW = 256
 EDGE_M, EDGE_SHARE = 0.02, 0.03
+MIN_KNOWN_NEIGHBOURS = 4  # of 3x3 px
 
 
 class DescriptorMap:
@@ -251,13 +253,25 @@ class FeatureFrame:
 
     @cached_property
     def smooth_depth_m(self) -> FloatMap:
-        """Depth (h, w), NaN where its 3x3 neighbours jump or are unknown."""
+        """Depth (h, w), NaN where its 3x3 neighbours jump or fewer than four are known.
+
+        A depth registered to colour lacks rows and columns: there it is the mean of those known.
+        """
         assert self.view.depth_m is not None
         depth_m = np.nan_to_num(self.view.depth_m, nan=0.0, posinf=0.0, neginf=0.0)
-        kernel = np.ones((3, 3), np.uint8)
-        low, high = cv2.erode(depth_m, kernel), cv2.dilate(depth_m, kernel)
-        smooth = (low > 0) & (high - low < EDGE_M + EDGE_SHARE * low)
-        return np.where(smooth, depth_m, np.float32(np.nan))
+        known, kernel = depth_m > 0, np.ones((3, 3), np.uint8)
+        low = cv2.erode(np.where(known, depth_m, np.float32(np.inf)), kernel)
+        count = cv2.boxFilter(known.astype(np.float32), -1, (3, 3), normalize=False)
+        with np.errstate(invalid='ignore'):
+            smooth = (count > MIN_KNOWN_NEIGHBOURS - 0.5) & (
+                cv2.dilate(depth_m, kernel) - low < EDGE_M + EDGE_SHARE * low)
+        mean = cv2.boxFilter(depth_m * known, -1, (3, 3), normalize=False) / np.maximum(count, 1)
+        return np.where(smooth, np.where(known, depth_m, mean), np.float32(np.nan))
+
+    @cached_property
+    def surfels(self) -> Surfels:
+        """Planes around the places of a grid of 8 px."""
+        return Surfels.fit(self)
 
     @cached_property
     def fine_grid(self) -> Array:

@@ -222,7 +222,7 @@ class XFeatMatcher:
         self._ensure((clicked, turned), options.depth_scales if by_depth else options.scales)
         from_poses = pair_from_depth if by_depth else pair_from_poses
         pair = from_poses(clicked, turned, given, options, parallel)
-        if len(pair.matches) < 2 * CHANCE_SUPPORT and not pair.contradiction:
+        if len(pair.matches) < 2 * CHANCE_SUPPORT and not (pair.contradiction or pair.is_confirmed):
             require_turn(clicked, other, given.R, min(options.scales), options.min_cosine,
                          self._ensure)
         return pair

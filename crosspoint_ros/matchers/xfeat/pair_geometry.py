@@ -11,9 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Code, CorrectedPose, Rejected, Transform
-from crosspoint_ros.core.depth import surface_depths_m
-from crosspoint_ros.core.geometry import refine_pose_pnp
+from crosspoint_ros.core.depth import (
+    SPLIT_M,
+    SPLIT_RATIO,
+    predict_depth_sigma_m,
+    surface_depths_m,
+)
+from crosspoint_ros.core.geometry import PNP_SURE_POINTS, exceeds_prior, refine_pose_pnp
+from crosspoint_ros.core.verify import GAP_SIGMAS
 from crosspoint_ros.matchers.xfeat import matching, two_view
+from crosspoint_ros.matchers.xfeat.depth_alignment import (
+    Alignment,
+    MatchedPoints,
+    align_depths,
+)
 from crosspoint_ros.matchers.xfeat.features import ConcatenatedDescriptors, FeatureFrame
 from crosspoint_ros.matchers.xfeat.matching import CandidateMatches, Matches
 from crosspoint_ros.matchers.xfeat.options import XFeatOptions
@@ -28,6 +39,8 @@ DEPTH_PERCENTILES, DEPTH_ROOM = (5, 90), (0.4, 2.5)  # of matches: the depths th
 CHANCE_SUPPORT, HALF_CONFIDENCE_SUPPORT = 12.0, 10.0
 MAX_REPROJECTION_PX = 10.0
 CORRECTED_SIGMA_PX = 3.0
+FREE_SIGMAS = 5.0  # of a prior that holds nothing back
+AGREEMENT_PX = 4.0 * np.array([(x, y) for y in range(-3, 4) for x in range(-3, 4)])
 
 DescriptorPair = tuple[ConcatenatedDescriptors, ConcatenatedDescriptors]
 Parallel = Callable[..., Iterable[Any]]  # `map`, or one that uses several threads
@@ -42,7 +55,8 @@ class PairGeometry:
     else None. min_depth, max_depth: in the clicked view, in the motion's
     unit. pose_confidence: 0..1, of the motion. reprojection_sigma_px: of a point of known depth.
     has_poses: whether poses were given. basis: what it is based on, for messages. contradiction:
-    why the given poses must be wrong, or ''. guided: more matches, less exact: to count by.
+    why the given poses must be wrong, or ''. is_confirmed: whether the depths of both frames agree
+    with the motion. depth_noise_ratio: what they differ by then, in sigmas of the sensors.
     """
 
     clicked: FeatureFrame
@@ -59,6 +73,8 @@ class PairGeometry:
     contradiction: str = ''
     guided: Matches | None = None
     motion_covariance: Array | None = None
+    is_confirmed: bool = False
+    depth_noise_ratio: float = 1.0
 
     @property
     def corrected_pose(self) -> CorrectedPose | None:
@@ -196,15 +212,72 @@ def pair_from_depth(clicked: FeatureFrame, other: FeatureFrame, given: Transform
     if not options.correct_pose:
         return _keep_given_pose(pair, 'not to be corrected', options)
     try:
-        corrected = _correct_pose(pair, given, options)
-        close = [scale.select(scale.mutual(
-            reprojection_error_px(corrected, scale) < MAX_REPROJECTION_PX)) for scale in candidates]
-        corrected = replace(corrected, matches=matching.concatenate(close))
-        return _filter_consistent(_correct_pose(corrected, given, options), options)
+        corrected = _match_reprojected(_correct_pose(pair, given, options), candidates)
+        corrected = _filter_consistent(_correct_pose(corrected, given, options), options)
+        return _align_depths(corrected, given, corrected.matches, options)
     except Rejected as rejected:
         if rejected.code == Code.INCONSISTENT:
             return replace(pair, contradiction=rejected.message)
-        return _keep_given_pose(pair, rejected.message, options)
+        kept = _keep_given_pose(pair, rejected.message, options)
+    aligned = _align_depths(kept, given, kept.matches.select(slice(0)), options)
+    if not aligned.is_confirmed:
+        return aligned
+    aligned = _filter_consistent(_match_reprojected(aligned, candidates), options)
+    return _align_depths(aligned, given, aligned.matches, options)
+
+
+def _match_reprojected(pair: PairGeometry, candidates: list[CandidateMatches]) -> PairGeometry:
+    """Match again those whose depth reprojects one near the other."""
+    return replace(pair, matches=matching.concatenate([scale.select(scale.mutual(
+        reprojection_error_px(pair, scale) < MAX_REPROJECTION_PX)) for scale in candidates]))
+
+
+def _align_depths(pair: PairGeometry, given: Transform, matches: Matches, options: XFeatOptions
+                  ) -> PairGeometry:
+    """Correct the poses by the depths of both views too, where these agree then."""
+    assert pair.motion is not None
+    if not (pair.clicked.has_depth and pair.other.has_depth):
+        return pair
+    prior = noise_prior(options)
+    points, points_other = (backproject(frame, pixels) for frame, pixels in (
+        (pair.clicked, matches.clicked), (pair.other, matches.other)))
+    known = np.isfinite(points).all(axis=1)
+    reverse = np.isfinite(points_other).all(axis=1) & ~known
+    points_by_side = (MatchedPoints(points[known], matches.other_ideal[known]),
+                      MatchedPoints(points_other[reverse], matches.clicked_ideal[reverse]))
+    found = align_depths(pair.clicked, pair.other, given, pair.motion, prior, *points_by_side)
+    if found.is_contradicted:
+        return replace(pair, contradiction='with the poses as given or near them, '
+                       f'{found.seen_through} places of one depth are in front of the other and '
+                       f'{found.agreeing} on it')
+    if not found.is_confirmed:
+        return pair
+    free = found
+    if len(matches) < PNP_SURE_POINTS:  # too few to overrule the prior
+        wide = PosePrior(FREE_SIGMAS * prior.rotation_rad, FREE_SIGMAS * prior.translation)
+        free = align_depths(pair.clicked, pair.other, given, found.motion, wide, *points_by_side)
+    off = exceeds_prior(free.motion @ given.inverse, *_noise(options))
+    if off:
+        return replace(pair, contradiction=f'{found.agreeing} places of both depths agree that '
+                       f'{off}')
+    return replace(pair, motion=found.motion, motion_covariance=found.covariance,
+                   reprojection_sigma_px=max(CORRECTED_SIGMA_PX, _spread_px(pair, found)),
+                   is_confirmed=True, depth_noise_ratio=found.noise_ratio,
+                   basis=f'poses corrected by {len(matches)} matches with depth and '
+                         f'{found.agreeing} places of both depths')
+
+
+def _spread_px(pair: PairGeometry, found: Alignment) -> float:
+    """The reprojection error that the covariance of a corrected pose leaves, px."""
+    point_m = np.array([0.0, 0.0, _scene_depth_m(pair)])
+    slope = np.concatenate([np.cross(np.eye(3), point_m).T, np.eye(3)], axis=1)[:2]
+    worst_m2 = np.linalg.eigvalsh(slope @ found.covariance @ slope.T)[-1]
+    return float(pair.pinholes.other[0, 0] * np.sqrt(worst_m2) / point_m[2])
+
+
+def _noise(options: XFeatOptions) -> tuple[float, float]:
+    """The poses' noise, cm and deg; none is without any."""
+    return max(options.pose_noise_cm, 0.1), max(options.pose_noise_deg, 0.1)
 
 
 def _noise_gate_px(options: XFeatOptions) -> float:
@@ -286,7 +359,7 @@ def _correct_pose(pair: PairGeometry, given: Transform, options: XFeatOptions) -
 
     Raises `Rejected` if too few of them agree with a motion near the given one.
     """
-    noise = max(options.pose_noise_cm, 0.1), max(options.pose_noise_deg, 0.1)
+    noise = _noise(options)
     matches, clicked, other = pair.matches, pair.clicked, pair.other
     points, points_other = backproject(clicked, matches.clicked), backproject(other, matches.other)
     known, known_other = (np.isfinite(p).all(axis=1) for p in (points, points_other))
@@ -322,13 +395,16 @@ def reprojection_error_px(pair: PairGeometry, candidates: CandidateMatches) -> A
 
 def _noise_px(pair: PairGeometry, options: XFeatOptions) -> float:
     """The reprojection error that the poses' noise causes, px."""
+    turn_rad, shift_m = np.radians(options.pose_noise_deg), options.pose_noise_cm / 100
+    off_px = pair.pinholes.other[0, 0] * np.hypot(turn_rad, shift_m / _scene_depth_m(pair))
+    return max(float(off_px), CORRECTED_SIGMA_PX)
+
+
+def _scene_depth_m(pair: PairGeometry) -> float:
     known_m = np.concatenate([f.view.depth_m.ravel()[::101] for f in (pair.clicked, pair.other)
                               if f.view.depth_m is not None])
     known_m = known_m[np.isfinite(known_m) & (known_m > 0)]
-    scene_m = float(np.median(known_m)) if len(known_m) else options.posed_near_m
-    turn_rad, shift_m = np.radians(options.pose_noise_deg), options.pose_noise_cm / 100
-    off_px = pair.pinholes.other[0, 0] * np.hypot(turn_rad, shift_m / scene_m)
-    return max(float(off_px), CORRECTED_SIGMA_PX)
+    return float(np.median(known_m)) if len(known_m) else pair.min_depth
 
 
 def backproject(frame: FeatureFrame, pixel: Array) -> Array:
@@ -365,6 +441,38 @@ def depth_gap_m(frame: FeatureFrame, pixel: Array, expected_m: float, radius_px:
                                 max(x - radius, 0):x + radius + 1]
     gaps = expected_m - window[np.isfinite(window) & (window > 0)].astype(np.float64)
     return float(gaps[np.abs(gaps).argmin()]) if len(gaps) else np.nan
+
+
+def depth_gap_limit_m(pair: PairGeometry, expected_m: Array, least_m: float) -> Array:
+    """Return what a depth may differ from the expected (...): three sigmas, at least `least_m`.
+
+    Of what the pose leaves, and of both depths, whose noise the pair's own depths measure.
+    """
+    pose_m = pair.reprojection_sigma_px * expected_m / pair.pinholes.other[0, 0]
+    sensor_m = min(pair.depth_noise_ratio, 1.0) * np.sqrt(2) * predict_depth_sigma_m(expected_m)
+    return np.asarray(np.maximum(least_m, GAP_SIGMAS * np.hypot(pose_m, sensor_m)))
+
+
+def measure_agreement(pair: PairGeometry, pixel: Array, depth_m: float, shift_px: Array,
+                      least_gap_m: float) -> float:
+    """Return the share of the clicked surface around a click where the other depth agrees.
+
+    shift_px: of the found place from where the pose puts the click. NaN where fewer than five
+    places have depth in both views.
+    """
+    assert pair.motion is not None
+    near = pixel + AGREEMENT_PX
+    points_m = backproject(pair.clicked, near[pair.clicked.scaled.contains(near)])
+    with np.errstate(invalid='ignore'):
+        same = np.abs(points_m[:, 2] - depth_m) < SPLIT_M + SPLIT_RATIO * depth_m
+    seen_m = pair.motion.transform_points(points_m[same])
+    at = pair.other.scaled.project(seen_m) + shift_px
+    shown = np.isfinite(at).all(axis=1) & ~pair.other.is_masked(np.nan_to_num(at, nan=-1e6))
+    gaps_m = np.array([depth_gap_m(pair.other, place, expected, 1.0)
+                       for place, expected in zip(at[shown], seen_m[shown, 2], strict=True)])
+    limit_m = depth_gap_limit_m(pair, seen_m[shown, 2], least_gap_m)
+    known = np.isfinite(gaps_m)
+    return float((np.abs(gaps_m) <= limit_m)[known].mean()) if known.sum() >= 5 else np.nan
 
 
 def reprojection_distance(other: FeatureFrame, clicked: FeatureFrame,

@@ -7,6 +7,7 @@ from enum import Enum, auto
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
+from crosspoint_ros.core.verify import GAP_SIGMAS
 from crosspoint_ros.matchers.xfeat import score_map
 from crosspoint_ros.matchers.xfeat.evidence import (
     LocalEvidence,
@@ -18,13 +19,17 @@ from crosspoint_ros.matchers.xfeat.network import FloatMap
 from crosspoint_ros.matchers.xfeat.options import XFeatOptions
 from crosspoint_ros.matchers.xfeat.pair_geometry import (
     PairGeometry,
+    depth_gap_limit_m,
     depth_gap_m,
+    measure_agreement,
     reprojection_distance,
 )
 from crosspoint_ros.matchers.xfeat.score_map import SearchPrior
 
 ACCURATE_SIGMA_PX = 4.0
 OCCLUSION_WINDOW_PX = 4.0
+ALLOWED_SIGMAS = 3.0  # of the reprojection: geometry excludes rivals beyond it
+AGREEMENT_M = 0.02  # depths of one surface, where the sensors and the pose are better
 MAX_PRIOR_SIGMAS = 3.0  # further from a coarse match is another place
 
 
@@ -48,7 +53,8 @@ class Candidate:
     infinite. evidence: the strongest that led here. viewing_angle_deg: between the rays of both
     views, NaN without a relative pose. second_score: cosine of the second descriptor there, which
     `score` and `margin` then contain; NaN where it was not used. local: None of a place that the
-    click's depth gave.
+    click's depth gave. agreement: of that, the share of the surface around the click that the other
+    depth confirms, NaN where unknown. is_confirmed: whether the pair's depths confirm its poses.
     """
 
     pixel: Array
@@ -62,6 +68,8 @@ class Candidate:
     viewing_angle_deg: float = np.nan
     second_score: float = np.nan
     local: LocalEvidence | None = None
+    agreement: float = np.nan
+    is_confirmed: bool = False
 
 
 def search_by_appearance(pair: PairGeometry, pixel: Array, options: XFeatOptions,
@@ -116,11 +124,20 @@ def search_by_depth(pair: PairGeometry, pixel: Array, depth_m: float, options: X
     if pair.reprojection_sigma_px > ACCURATE_SIGMA_PX:
         distance = np.linalg.norm(grid - expected, axis=-1)
         at = _find_peak(pair, scores + score_map.reprojection_term(pair, distance), near).pixel
-    score, margin = score_map.score_at(exclude_masked(pair.other, scores), grid, at)
+    away_px = np.linalg.norm(grid - expected, axis=-1)
+    allowed = away_px <= max(ALLOWED_SIGMAS * pair.reprojection_sigma_px,
+                             float(np.linalg.norm(at - expected)))
+    masked = exclude_masked(pair.other, scores)
+    score, _ = score_map.score_at(masked, grid, at)
+    agreement = measure_agreement(pair, pixel, depth_m, at - expected,
+                                  min(AGREEMENT_M, options.max_depth_gap_m))
     gap_m = _require_not_occluded(pair, at, float(point_m[2]), options)
-    return Candidate(at, score, margin, local.density, _cycle_error_px(pair, pixel, at),
-                     pair.reprojection_sigma_px, gap_m, EvidenceKind.DEPTH_OF_CLICKED
-                     if np.isnan(gap_m) else EvidenceKind.BOTH_DEPTHS)
+    has_both = not np.isnan(gap_m)
+    rivals = np.where(allowed, masked, np.float32(score_map.MASKED_SCORE)) if has_both else masked
+    return Candidate(at, score, score_map.score_at(rivals, grid, at)[1], local.density,
+                     _cycle_error_px(pair, pixel, at), pair.reprojection_sigma_px, gap_m,
+                     EvidenceKind.BOTH_DEPTHS if has_both else EvidenceKind.DEPTH_OF_CLICKED,
+                     agreement=agreement, is_confirmed=pair.is_confirmed)
 
 
 def require_projection_visible(pair: PairGeometry, expected: Array) -> None:
@@ -149,13 +166,16 @@ def require_near_prior(pair: PairGeometry, found: Candidate, near: SearchPrior) 
 def _require_not_occluded(pair: PairGeometry, at: Array, expected_m: float,
                           options: XFeatOptions) -> float:
     radius_px = max(OCCLUSION_WINDOW_PX, pair.reprojection_sigma_px)
-    gap_m, limit_m = depth_gap_m(pair.other, at, expected_m, radius_px), options.max_depth_gap_m
+    gap_m = depth_gap_m(pair.other, at, expected_m, radius_px)
+    limit_m = float(depth_gap_limit_m(pair, np.array(expected_m), options.max_depth_gap_m))
+    limits = (f'limit {limit_m:.3f} m: xfeat.max_depth_gap_m {options.max_depth_gap_m:g}, or '
+              f'{GAP_SIGMAS:g} sigmas of poses and depths; point at {expected_m:.3f} m')
     if gap_m > limit_m:
         raise Rejected(Code.NOT_VISIBLE, f'occluded by something {gap_m:.3f} m in front of the '
-                       f'point (xfeat.max_depth_gap_m {limit_m:g}, point at {expected_m:.3f} m)')
+                       f'point ({limits})')
     if gap_m < -limit_m:
         raise Rejected(Code.INCONSISTENT, f'the surface is {-gap_m:.3f} m behind the point of the '
-                       f'clicked view (xfeat.max_depth_gap_m {limit_m:g})')
+                       f'clicked view ({limits})')
     return gap_m
 
 
