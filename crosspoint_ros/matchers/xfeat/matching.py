@@ -110,16 +110,19 @@ def mutual_matches(scales: list[CandidateMatches], min_cosine: float) -> Matches
 def find_partners(keypoints: Array, matched: Array, partners: Array) -> Array:
     """Return the matched pixels (n, 2) of keypoints (n, 2), NaN where the matches have none.
 
-    matched, partners: (m, 2); a match counts within 3 px of the keypoint.
+    matched, partners: (m, 2); a match counts within 3 px of the keypoint, both rounded.
     """
     if not len(matched) or not len(keypoints):
         return np.full((len(keypoints), 2), np.nan)
-    centre = matched.mean(axis=0)
-    a, b = ((points - centre).astype(np.float32) for points in (keypoints, matched))
-    square = (a ** 2).sum(axis=1)[:, None] + (b ** 2).sum(axis=1) - 2 * a @ b.T
-    nearest = square.argmin(axis=1)
-    is_near = np.take_along_axis(square, nearest[:, None], axis=1) < DUPLICATE_PX ** 2
-    return np.where(is_near, partners[nearest], np.nan)
+    reach = int(DUPLICATE_PX)
+    cells, sought = (np.round(pixels).astype(int) + reach for pixels in (matched, keypoints))
+    nearest = np.full(np.maximum(cells.max(axis=0), sought.max(axis=0)) + reach + 1, -1)
+    offsets = np.mgrid[-reach:reach + 1, -reach:reach + 1].reshape(2, -1).T
+    square = (offsets ** 2).sum(axis=1)
+    for offset in offsets[np.argsort(-square)][(square > DUPLICATE_PX ** 2).sum():]:  # nearest last
+        nearest[tuple((cells + offset).T)] = np.arange(len(cells))
+    found = nearest[tuple(sought.T)]
+    return np.where(found[:, None] >= 0, partners[found], np.nan)
 
 
 def neighbourhood_consensus(matches: Matches) -> Mask:
