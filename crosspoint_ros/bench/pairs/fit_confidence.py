@@ -104,8 +104,7 @@ def collect_evidence(args: argparse.Namespace, folder: Path, inputs: InputConfig
                      visible, labelled.pair, predict_confidence(found)))
     if not rows:
         raise ValueError(f'{folder}: the matcher found no candidate to be fitted')
-    evidence, right, visible, pair, shipped = map(np.array, zip(*rows, strict=True))
-    return EvidenceTable(folder.resolve().name, evidence, right, visible, pair, shipped)
+    return EvidenceTable(folder.resolve().name, *map(np.array, zip(*rows, strict=True)))
 
 
 def fit(tables: Sequence[EvidenceTable], limits: Limits) -> AppearanceWeights:
@@ -163,7 +162,7 @@ def format_figures(table: EvidenceTable, confidence: Array, limits: Limits) -> s
     right, visible = table.right, table.visible
     answered, sure = (confidence >= c for c in (limits.min_confidence, limits.sure_confidence))
     sure &= ~is_doubtful(table)
-    low, high = metrics.PairBootstrap(table.pair).mean(right, sure)
+    low, high = metrics.PairBootstrap(table.pair.tolist()).mean(right, sure)
     at_75 = confidence >= np.quantile(confidence[visible], 0.25)
     counts, shares = measure_reliability(confidence, right)
     return '\n    '.join([

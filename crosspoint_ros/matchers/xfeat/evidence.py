@@ -10,6 +10,7 @@ from crosspoint_ros.core.datatypes import Array
 from crosspoint_ros.matchers.xfeat import score_map
 from crosspoint_ros.matchers.xfeat.features import FeatureFrame
 from crosspoint_ros.matchers.xfeat.matching import LocalAffine
+from crosspoint_ros.matchers.xfeat.network import FloatMap
 from crosspoint_ros.matchers.xfeat.pair_geometry import PairGeometry
 
 RADIUS_PX, REACH_PX = 15.0, 75.0  # weights of keypoints fall by e; farther ones do not count
@@ -44,7 +45,8 @@ def measure_local_evidence(pair: PairGeometry, pixel: Array, found: Array, there
     partners, partners_back = pair.partners
     support = np.minimum(measure_support(clicked - pixel, partners - found, there.linear),
                          measure_support(other - found, partners_back - pixel, back.linear))
-    return LocalEvidence(*map(float, support), _reverse_margin(pair, pixel, found, with_second))
+    return LocalEvidence(float(support[0]), float(support[1]),
+                         _reverse_margin(pair, pixel, found, with_second))
 
 
 def measure_support(away: Array, partners_away: Array, linear: Array) -> Array:
@@ -70,10 +72,10 @@ def _reverse_margin(pair: PairGeometry, pixel: Array, found: Array, with_second:
     networks = [pair.descriptors, *([pair.second_descriptors] if with_second else [])]
     similar = sum(cv2.resize(clicked.coarse @ other.sample(found[None])[0], size,
                              interpolation=cv2.INTER_CUBIC) for clicked, other in networks)
-    return score_map.score_at(exclude_masked(pair.clicked, similar / np.float32(len(networks))),
+    return score_map.score_at(exclude_mask(pair.clicked, similar / np.float32(len(networks))),
                               pair.clicked.fine_grid, pixel)[1]
 
 
-def exclude_masked(frame: FeatureFrame, scores: Array) -> Array:
+def exclude_mask(frame: FeatureFrame, scores: FloatMap) -> FloatMap:
     """Return a score map whose places on the robot's own body cannot be chosen."""
     return np.where(frame.fine_masked, np.float32(score_map.MASKED_SCORE), scores)

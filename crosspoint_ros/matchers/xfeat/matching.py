@@ -133,7 +133,7 @@ def neighbourhood_consensus(matches: Matches) -> Mask:
     distance, near = cv2.batchDistance(points, points, cv2.CV_32F, normType=cv2.NORM_L2,
                                        K=NEIGHBOURS + 1)
     others = near != np.arange(len(points))[:, None]
-    others[:, -1] &= ~others.all(axis=1)  # so many at the same pixel that it is not among them
+    others[:, -1] &= ~others.all(axis=1)  # crowded out at its own pixel
     near = near[others].reshape(-1, NEIGHBOURS)
     reach = distance[others].reshape(-1, NEIGHBOURS).mean(axis=1)
     moved = matches.other - matches.clicked

@@ -11,7 +11,7 @@ from crosspoint_ros.core.verify import GAP_SIGMAS
 from crosspoint_ros.matchers.xfeat import score_map
 from crosspoint_ros.matchers.xfeat.evidence import (
     LocalEvidence,
-    exclude_masked,
+    exclude_mask,
     measure_local_evidence,
 )
 from crosspoint_ros.matchers.xfeat.matching import LocalAffine, fit_local_affine
@@ -127,7 +127,7 @@ def search_by_depth(pair: PairGeometry, pixel: Array, depth_m: float, options: X
     away_px = np.linalg.norm(grid - expected, axis=-1)
     allowed = away_px <= max(ALLOWED_SIGMAS * pair.reprojection_sigma_px,
                              float(np.linalg.norm(at - expected)))
-    masked = exclude_masked(pair.other, scores)
+    masked = exclude_mask(pair.other, scores)
     score, _ = score_map.score_at(masked, grid, at)
     agreement = measure_agreement(pair, pixel, depth_m, at - expected,
                                   min(AGREEMENT_M, options.max_depth_gap_m))
@@ -200,10 +200,10 @@ def _appearance_scores(pair: PairGeometry, pixel: Array, local: LocalAffine,
 
 
 def _find_peak(pair: PairGeometry, scores: FloatMap, near: SearchPrior | None) -> score_map.Peak:
-    grid, masked = pair.other.fine_grid, exclude_masked(pair.other, scores)
+    grid, masked = pair.other.fine_grid, exclude_mask(pair.other, scores)
     if near is None:
         return score_map.find_peak(masked, grid)
-    near_scores = exclude_masked(pair.other, scores + score_map.search_prior_term(pair, near))
+    near_scores = exclude_mask(pair.other, scores + score_map.search_prior_term(pair, near))
     best = score_map.find_peak(near_scores, grid)
     score, margin = score_map.score_at(masked, grid, best.pixel)
     return replace(best, score=score, margin=margin)
