@@ -59,7 +59,7 @@ class ScaledCamera:
         at = np.asarray(scaled, dtype=np.float64) + 0.5 - self._centre
         return np.asarray(at @ self.scaled_from_image / self.scale ** 2 - 0.5)
 
-    def covariance_to_scaled(self, covariance_px2: Array) -> Array:
+    def scale_covariance(self, covariance_px2: Array) -> Array:
         """Map the covariance (2, 2) of an image pixel to that of its scaled one."""
         return self.scaled_from_image @ covariance_px2 @ self.scaled_from_image.T
 

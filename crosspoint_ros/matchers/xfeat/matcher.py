@@ -100,7 +100,7 @@ class XFeatMatcher:
             pair, depth_m = self._find_pair(query, clicked, other, pixel)
             scaled = pair.other.scaled
             prior = None if near is None else SearchPrior(
-                scaled.to_scaled(near.pixel), scaled.covariance_to_scaled(near.covariance_px2))
+                scaled.to_scaled(near.pixel), scaled.scale_covariance(near.covariance_px2))
             found = self._search_by_appearance(pair, pixel, prior) if depth_m is None \
                 else search_by_depth(pair, pixel, depth_m, self.options, prior)
         if prior is not None:

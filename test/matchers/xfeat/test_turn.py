@@ -65,7 +65,7 @@ def test_turned_pixels_map_back_and_a_ray_gives_its_pixel(intrinsics, turn_deg):
     assert scaled.to_image(scaled.project(3 * rays)) == pytest.approx(pixels, abs=0.05)
     assert scaled.contains(scaled.to_scaled(pixels)).all()
     assert not scaled.contains(scaled.to_scaled([[-1.0, 40.0], [100.0, 240.0]])).any()
-    assert scaled.covariance_to_image(scaled.covariance_to_scaled(np.diag([4.0, 1.0]))) \
+    assert scaled.covariance_to_image(scaled.scale_covariance(np.diag([4.0, 1.0]))) \
         == pytest.approx(np.diag([4.0, 1.0]))
 
 
