@@ -230,8 +230,8 @@ def refine_pose_pnp(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics
         raise Rejected(Code.INCONSISTENT, f'{agree.sum()} points agree that {contradiction}')
     information, _ = _pnp_equations(given_b_m[usable], rays_b[usable], correction, focal_px,
                                     PNP_PIXEL_SIGMA)
-    return corrected, agree, np.linalg.inv(
-        information * PNP_COVARIANCE_SIGMA_PX ** -2 + np.diag(sigmas ** -2))
+    return corrected, agree, np.asarray(np.linalg.inv(
+        information * PNP_COVARIANCE_SIGMA_PX ** -2 + np.diag(sigmas ** -2)), dtype=np.float64)
 
 
 def _pnp_step(given_b_m: Array, rays_b: Array, correction: Transform, sigmas: Array,

@@ -116,7 +116,7 @@ def motion_covariance(motion: Transform, pinholes: PinholePair, matches: Matches
                       ) -> Array:
     """Return the covariance (6, 6) of a refined motion, as in `CorrectedPose`."""
     curvature, _ = _sampson_equations(motion, np.zeros(3), pinholes, matches, LEAST_SCALE_PX)
-    return np.linalg.inv(curvature + np.diag(prior.stiffness))
+    return np.asarray(np.linalg.inv(curvature + np.diag(prior.stiffness)), dtype=np.float64)
 
 
 def _sampson_equations(now: Transform, shift: Array, pinholes: PinholePair, matches: Matches,
