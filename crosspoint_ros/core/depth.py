@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from crosspoint_ros.core.datatypes import (
     View,
 )
 from crosspoint_ros.core.geometry import require_pose
+
+Metres = TypeVar('Metres', float, Array)
 
 # Windows are for images 640 px wide, and scale with the width.
 WINDOW_PX = 13
@@ -77,8 +80,8 @@ def explain_missing_depth(view: View, pixel: npt.ArrayLike) -> str:
             f'{MIN_SURFACE_SHARE:.0%} of its {len(depths)} depths')
 
 
-def predict_depth_sigma_m(depth_m: float) -> float:
-    """Return the standard deviation of a measured depth, m."""
+def predict_depth_sigma_m(depth_m: Metres) -> Metres:
+    """Return the standard deviation of a measured depth, or of depths (...), m."""
     return DEPTH_SIGMA_M + DEPTH_SIGMA_RATIO * depth_m ** 2
 
 

@@ -65,7 +65,8 @@ class GeometryWeights:
 
     agreement: share of the clicked surface that the other depth confirms: alone, with confirmed
     poses, all of it is sure and half of it is the least accepted. spread: of the poses' error, in
-    powers of e. Looks only raise it, but for a rival that scores higher where geometry allows it.
+    powers of e. Looks raise it from there on; only a rival that scores higher, where geometry
+    allows it, lowers it.
     """
 
     agreement: float
@@ -78,10 +79,12 @@ class GeometryWeights:
     def logit(self, found: Candidate) -> float:
         """Return the logit of the confidence; unknown agreement counts half."""
         spread = float(np.log(max(found.reprojection_sigma_px / CORRECTED_SIGMA_PX, 1.0)))
-        return (self.agreement * (0.5 if np.isnan(found.agreement) else found.agreement)
+        agreement = 0.5 if np.isnan(found.agreement) else found.agreement
+        looks = min(max(found.score - MIN_LOOKS, 0.0), 1.0) * (agreement >= 0.5)
+        return (self.agreement * agreement
                 + self.confirmed * found.is_confirmed - self.spread * spread
                 + self.rival * min(max(found.margin, -1.0), 0.0)
-                + self.looks * min(max(found.score - MIN_LOOKS, 0.0), 1.0) + self.bias)
+                + self.looks * looks + self.bias)
 
 
 WEIGHTS = {

@@ -190,7 +190,8 @@ def align_depths(clicked: FeatureFrame, other: FeatureFrame, given: Transform, s
         turned = np.asarray(cv2.Rodrigues(np.ascontiguousarray(step[:3]))[0], dtype=np.float64)
         motion = Transform(turned, step[3:]) @ motion
     information, _ = _limit_and_sum(terms, TRUSTED_INDEPENDENT)
-    return _assess(clicked, other, motion, np.linalg.inv(information + np.diag(stiffness)))
+    covariance = np.asarray(np.linalg.inv(information + np.diag(stiffness)), dtype=np.float64)
+    return _assess(clicked, other, motion, covariance)
 
 
 def _limit_and_sum(terms: list[NormalEquations], most: float) -> tuple[Array, Array]:

@@ -40,6 +40,8 @@ CHANCE_SUPPORT, HALF_CONFIDENCE_SUPPORT = 12.0, 10.0
 MAX_REPROJECTION_PX = 10.0
 CORRECTED_SIGMA_PX = 3.0
 FREE_SIGMAS = 5.0  # of a prior that holds nothing back
+AROUND_PX = np.array([(x, y) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0)])
+MIN_COMPARED = 5
 AGREEMENT_PX = 4.0 * np.array([(x, y) for y in range(-3, 4) for x in range(-3, 4)])
 
 DescriptorPair = tuple[ConcatenatedDescriptors, ConcatenatedDescriptors]
@@ -219,7 +221,7 @@ def pair_from_depth(clicked: FeatureFrame, other: FeatureFrame, given: Transform
         if rejected.code == Code.INCONSISTENT:
             return replace(pair, contradiction=rejected.message)
         kept = _keep_given_pose(pair, rejected.message, options)
-    aligned = _align_depths(kept, given, kept.matches.select(slice(0)), options)
+    aligned = _align_depths(kept, given, kept.matches.select(np.arange(0)), options)
     if not aligned.is_confirmed:
         return aligned
     aligned = _filter_consistent(_match_reprojected(aligned, candidates), options)
@@ -468,11 +470,16 @@ def measure_agreement(pair: PairGeometry, pixel: Array, depth_m: float, shift_px
     seen_m = pair.motion.transform_points(points_m[same])
     at = pair.other.scaled.project(seen_m) + shift_px
     shown = np.isfinite(at).all(axis=1) & ~pair.other.is_masked(np.nan_to_num(at, nan=-1e6))
-    gaps_m = np.array([depth_gap_m(pair.other, place, expected, 1.0)
-                       for place, expected in zip(at[shown], seen_m[shown, 2], strict=True)])
-    limit_m = depth_gap_limit_m(pair, seen_m[shown, 2], least_gap_m)
+    depth_map_m, expected_m = pair.other.view.depth_m, seen_m[shown, 2]
+    if depth_map_m is None or not shown.any():
+        return np.nan
+    x, y = _nearest_pixel(pair.other, (at[shown, None] + AROUND_PX).reshape(-1, 2))
+    around_m = depth_map_m[y, x].reshape(-1, len(AROUND_PX)).astype(np.float64)
+    around_m[~(around_m > 0)] = np.inf
+    gaps_m = np.abs(around_m - expected_m[:, None]).min(axis=1)
     known = np.isfinite(gaps_m)
-    return float((np.abs(gaps_m) <= limit_m)[known].mean()) if known.sum() >= 5 else np.nan
+    agree = gaps_m <= depth_gap_limit_m(pair, expected_m, least_gap_m)
+    return float(agree[known].mean()) if known.sum() >= MIN_COMPARED else np.nan
 
 
 def reprojection_distance(other: FeatureFrame, clicked: FeatureFrame,
