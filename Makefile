@@ -113,15 +113,18 @@ ruff: $(TEST_VENV)/.wheels-$(KIND)
 mypy: $(TEST_VENV)/.wheels-$(KIND)
 	$(TEST_VENV)/bin/mypy
 
-# DATA is the folder that holds apc_shelf. Records hold relative paths only. A command that fails is
+# DATA is the folder that holds apc_shelf and bin_toys. Records hold relative paths only. A command that fails is
 # recorded, and shown, as failing.
 RECORD = PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" crosspoint dev record $(CURDIR)/docs/benchmarks/results
 WITHIN_20 = --figure 'all +\d+ +\S+ +\S+ +([\d.]+)%' --unit ' % within 20 px'
+SURE_RIGHT = --figure 'all sets[\s\S]*SURE: right +([\d.]+)' --unit ' % of the sure answers right, images alone' --least 97
 results: $(TEST_VENV)/.package-$(KIND)
-	test -d '$(DATA)/apc_shelf' || { echo 'make results DATA=FOLDER, which holds apc_shelf'; exit 2; }
+	test -d '$(DATA)/bin_toys' -a -d '$(DATA)/apc_shelf' || { echo 'make results DATA=FOLDER, which holds apc_shelf and bin_toys'; exit 2; }
 	-cd '$(DATA)' && $(RECORD)/10.json --title 'Shelf, images alone' $(WITHIN_20) --least 84 -- bench pairs apc_shelf --no-poses --no-depth
 	-cd '$(DATA)' && $(RECORD)/11.json --title 'Shelf, poses off by 1 cm and 1 degree' $(WITHIN_20) --least 91 -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1 --no-depth
 	-cd '$(DATA)' && $(RECORD)/12.json --title 'Shelf, such poses and depth' $(WITHIN_20) --least 96 -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1
+	-cd '$(DATA)' && $(RECORD)/13.json --title 'Shelf and bin, all situations' $(SURE_RIGHT) -- bench pairs apc_shelf bin_toys --situation all
+	-cd '$(DATA)' && $(RECORD)/14.json --title 'Shelf and bin, all situations, turned' $(SURE_RIGHT) -- bench pairs apc_shelf bin_toys --situation all --roll random
 	-$(RECORD)/20.json --title 'Kitchen' --figure 'accepted, within 10 px .* ([\d.]+) %' --unit ' % within 10 px, wrist' --least 90 -- bench pairs crosspoint_ros/scenes/kitchen
 	-$(RECORD)/30.json --title 'Labels built of the kitchen, against ground truth' --figure 'within 3 px .*, ([\d.]+)%' --unit ' % within 3 px' --least 99 -- bench data crosspoint_ros/scenes/kitchen
 	-$(RECORD)/31.json --title 'Labels built of the kitchen, visible or not' --figure 'visibility correct: .*, ([\d.]+)%' --unit ' % right' --least 99 -- bench data crosspoint_ros/scenes/kitchen
