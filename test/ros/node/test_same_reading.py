@@ -155,5 +155,5 @@ def test_node_data_build_and_bench_read_the_same_mask(tmp_path):
     expected = pixels > 127
     config = CameraConfig('front', '', '', '', 'raw', str(path), False)
     options = argparse.Namespace(mask=path, folder=tmp_path, no_mask=False)
-    for mask in (load_mask(config), read_mask(path), sources.load_mask(options)):
+    for mask in (load_mask(config), read_mask(path), sources.load_mask(options, tmp_path)):
         np.testing.assert_array_equal(mask, expected)
