@@ -196,7 +196,8 @@ def find_disagreements(views: Sequence[View]) -> list[Disagreement]:
 
 def _match_views(views: Sequence[View]) -> Iterator[ViewPair]:
     """Yield the pairs of views whose images have enough matches that fit one geometry."""
-    matcher = XFeatMatcher(use_poses=False, use_depth=False, remembered_frames=max(len(views), 1))
+    matcher = XFeatMatcher(use_poses=False, use_depth=False, second_descriptor='never',
+                           remembered_frames=max(len(views), 1))
     for a, b in _list_pairs(len(views)):
         pair = views[a], views[b]
         if _measure_baseline_m(*(view.base_from_cam for view in pair)) < MIN_BASELINE_M:
