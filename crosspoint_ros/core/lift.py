@@ -180,8 +180,8 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
         raise Rejected(Code.NO_DEPTH, f'no 3D: {sources} says where the point is only if the '
                        f'match is right, and its confidence is {confidence:.2f}'
                        f'{"".join(f", {match.doubt}" for _, match in found if match.doubt)} '
-                       f'(limits.sure_confidence {limits.sure_confidence:g}): depth at the click '
-                       'or another view')
+                       f'(limits.sure_confidence {limits.sure_confidence:g}): use depth at the '
+                       'click or another view')
     rotation, normal_sigma_rad = approach_frame(clicked, pixel, sightings)
     turns_rad = rotation * (normal_sigma_rad, normal_sigma_rad, YAW_SIGMA_RAD)
     covariance = np.zeros((6, 6))
@@ -310,7 +310,7 @@ def find_outliers(clicked: View, pixel: Array, found: MatchedViews, limits: Limi
                                    'look-alike, or wrong poses')
     if not is_decided or '' in refused:
         raise Rejected(Code.INCONSISTENT, f'no 3D: {next(iter(refused.values())).message}'
-                       f'{"" if is_decided else "; which, no further view decides"}')
+                       f'{"" if is_decided else "; no further view decides which is right"}')
     return refused
 
 

@@ -387,7 +387,7 @@ def test_two_views_wrong_in_the_same_way_are_outvoted_by_three():
 @pytest.mark.parametrize('found_at', [(ON_TOP, WRONG), (ON_TOP, WRONG, ON_TOP, WRONG),
                                       (WRONG, ON_TOP, OTHER_WRONG)])
 def test_without_a_majority_there_is_no_target(found_at):
-    with pytest.raises(Rejected, match=r'0\.\d+ m from .*; which, no further view decides'
+    with pytest.raises(Rejected, match=r'0\.\d+ m from .*; no further view decides which is right'
                        ) as refused:
         outliers(found_at)
     assert refused.value.code == Code.INCONSISTENT
