@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from raycast_scenes import BARREL, LEFT, RIGHT, Box, add_pose_noise, look_at, project_point
-from textured_scenes import render_view
+from raycast_scenes import BARREL, RIGHT, add_pose_noise, look_at, project_point
+from textured_scenes import BOX, images_only, render_view, without_depth
 
 from crosspoint_ros.core.datatypes import (
     Code,
@@ -24,7 +24,6 @@ from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.xfeat import XFeatMatcher
 from crosspoint_ros.matchers.xfeat import matcher as matcher_module
 
-BOX = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
 VISIBLE_BASE_M = ((-0.06, -0.05, 0.10), (0.02, -0.05, 0.05), (0.0, 0.02, 0.15), (0.02, -0.2, 0.0),
                   (-0.12, -0.2, 0.0))
 # On the table behind the box, for the right camera only.
@@ -35,24 +34,6 @@ WIDE = Intrinsics(640.0, 640.0, 423.5, 239.5, 848, 480)
 @pytest.fixture(scope='module')
 def matcher():
     return XFeatMatcher()
-
-
-@pytest.fixture(scope='module')
-def left():
-    return render_view('left', look_at(LEFT), BOX)
-
-
-@pytest.fixture(scope='module')
-def right():
-    return render_view('right', look_at(RIGHT), BOX)
-
-
-def images_only(view):
-    return replace(view, depth_m=None, base_from_cam=None)
-
-
-def without_depth(view):
-    return replace(view, depth_m=None)
 
 
 def off_by(view, cm, deg):

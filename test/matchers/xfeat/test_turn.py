@@ -6,15 +6,14 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from raycast_scenes import BARREL, LEFT, RIGHT, Box, look_at, project_point
-from textured_scenes import render_view
+from raycast_scenes import BARREL, look_at, project_point
+from textured_scenes import BOX, images_only, render_view, without_depth
 
 from crosspoint_ros.core.datatypes import Code, Query, Rejected, Transform, View
 from crosspoint_ros.matchers.xfeat import XFeatMatcher
 from crosspoint_ros.matchers.xfeat.features import ScaledCamera
 from crosspoint_ros.matchers.xfeat.turn import turn_from_rotation
 
-BOX = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
 BESIDE_LEFT = (-0.15, -0.75, 0.6)
 POINTS_BASE_M = ((-0.06, -0.05, 0.10), (0.02, -0.05, 0.05), (0.0, 0.02, 0.15), (0.02, -0.2, 0.0))
 
@@ -22,24 +21,6 @@ POINTS_BASE_M = ((-0.06, -0.05, 0.10), (0.02, -0.05, 0.05), (0.0, 0.02, 0.15), (
 @pytest.fixture(scope='module')
 def matcher():
     return XFeatMatcher(second_descriptor='never')
-
-
-@pytest.fixture(scope='module')
-def left():
-    return render_view('left', look_at(LEFT), BOX)
-
-
-@pytest.fixture(scope='module')
-def right():
-    return render_view('right', look_at(RIGHT), BOX)
-
-
-def images_only(view):
-    return replace(view, depth_m=None, base_from_cam=None)
-
-
-def without_depth(view):
-    return replace(view, depth_m=None)
 
 
 def roll(deg):
