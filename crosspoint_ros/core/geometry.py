@@ -103,13 +103,14 @@ def triangulate(views: Sequence[View], pixels: Sequence[Array],
     point = np.linalg.solve(across.sum(axis=0), np.einsum('nij,nj->i', across, origins))
     weights = np.linalg.inv([_ray_covariance(*each) for each in zip(
         views, directions, covariances_px2, strict=True)])
+    tangents = _tangents(directions)
     for _ in range(5):
-        residual, jacobian = _ray_errors(point - origins, directions)
+        residual, jacobian = _ray_errors(point - origins, tangents)
         information = np.einsum('nij,nik,nkl->jl', jacobian, weights, jacobian)
         gradient = np.einsum('nij,nik,nk->j', jacobian, weights, residual)
         point = point - np.linalg.solve(information, gradient)
     _require_in_front(views, point, origins, directions)
-    residual, _ = _ray_errors(point - origins, directions)
+    residual, _ = _ray_errors(point - origins, tangents)
     focal_px = np.array([_focal_px(view.intrinsics) for view in views])
     return Triangulation(
         point, np.linalg.inv(information), angle_deg,
@@ -153,12 +154,11 @@ def _ray_covariance(view: View, direction_base: Array, covariance_px2: Array) ->
     return np.asarray(rad_per_px @ covariance_px2 @ rad_per_px.T)
 
 
-def _ray_errors(offsets_m: Array, rays: Array) -> tuple[Array, Array]:
-    """Angles of points (n, 3) from rays (n, 3) of a camera: rad (n, 2), and d/dpoint (n, 2, 3).
+def _ray_errors(offsets_m: Array, tangents: Array) -> tuple[Array, Array]:
+    """Angles of points (n, 3) from rays of a camera: rad (n, 2), and d/dpoint (n, 2, 3).
 
-    Measured in the plane tangent to the unit sphere at the ray.
+    Measured in the plane tangent to the unit sphere at the ray: along `_tangents`.
     """
-    tangents = _tangents(rays)
     range_m = np.linalg.norm(offsets_m, axis=1)
     unit = offsets_m / range_m[:, None]
     residual = np.einsum('nij,ni->nj', tangents, unit)
@@ -213,11 +213,11 @@ def refine_pose_pnp(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics
     _require_enough(int(usable.sum()), len(usable), 'are usable', PNP_MIN_POINTS)
     range_m = float(np.median(np.linalg.norm(given_b_m[usable], axis=1)))
     start_px = 2 * focal_px * (np.radians(sigma_deg) + sigma_cm / 100 / range_m)
+    sight = rays_b[usable], _tangents(rays_b[usable])
     correction = Transform(np.eye(3), np.zeros(3))
     for turn in range(20):
         scale_px = max(PNP_PIXEL_SIGMA, start_px * 0.7 ** turn)
-        correction = _pnp_step(given_b_m[usable], rays_b[usable], correction, sigmas, focal_px,
-                               scale_px)
+        correction = _pnp_step(given_b_m[usable], sight, correction, sigmas, focal_px, scale_px)
     corrected = correction @ b_from_a
     projected = intrinsics_b.project(corrected.transform_points(points_a_m))
     error_px = np.linalg.norm(projected - pixels_b, axis=1)
@@ -228,28 +228,32 @@ def refine_pose_pnp(points_a_m: Array, pixels_b: Array, intrinsics_b: Intrinsics
                     PNP_SURE_POINTS if contradiction else PNP_MIN_POINTS)
     if contradiction:
         raise Rejected(Code.INCONSISTENT, f'{agree.sum()} points agree that {contradiction}')
-    information, _ = _pnp_equations(given_b_m[usable], rays_b[usable], correction, focal_px,
+    information, _ = _pnp_equations(given_b_m[usable], sight, correction, focal_px,
                                     PNP_PIXEL_SIGMA)
     return corrected, agree, np.asarray(np.linalg.inv(
         information * PNP_COVARIANCE_SIGMA_PX ** -2 + np.diag(sigmas ** -2)), dtype=np.float64)
 
 
-def _pnp_step(given_b_m: Array, rays_b: Array, correction: Transform, sigmas: Array,
+def _pnp_step(given_b_m: Array, sight: tuple[Array, Array], correction: Transform, sigmas: Array,
               focal_px: float, scale_px: float) -> Transform:
-    """One Gauss-Newton step of the correction, on the left: rotation, then translation."""
+    """One Gauss-Newton step of the correction, on the left: rotation, then translation.
+
+    sight: the rays (n, 3) of b, and their tangents.
+    """
     information, gradient = (part * PNP_PIXEL_SIGMA ** -2 for part in _pnp_equations(
-        given_b_m, rays_b, correction, focal_px, scale_px))
+        given_b_m, sight, correction, focal_px, scale_px))
     so_far = np.concatenate([cv2.Rodrigues(correction.R)[0].ravel(), correction.t_m])
     step = -np.linalg.solve(information + np.diag(sigmas ** -2),
                             gradient + so_far / sigmas ** 2)
     return Transform(cv2.Rodrigues(step[:3])[0] @ correction.R, correction.t_m + step[3:])
 
 
-def _pnp_equations(given_b_m: Array, rays_b: Array, correction: Transform, focal_px: float,
-                   scale_px: float) -> tuple[Array, Array]:
+def _pnp_equations(given_b_m: Array, sight: tuple[Array, Array], correction: Transform,
+                   focal_px: float, scale_px: float) -> tuple[Array, Array]:
     """Normal matrix (6, 6) and gradient (6,) of the weighted errors, px^2."""
     points_b_m = correction.transform_points(given_b_m)
-    residual, d_point = _ray_errors(points_b_m, rays_b)
+    rays_b, tangents = sight
+    residual, d_point = _ray_errors(points_b_m, tangents)
     residual, d_point = residual * focal_px, d_point * focal_px
     ahead = (points_b_m * rays_b).sum(axis=1) > 0
     weight = ahead / (1 + (residual ** 2).sum(axis=1) / scale_px ** 2) ** 2

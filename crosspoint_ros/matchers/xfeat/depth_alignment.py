@@ -27,6 +27,7 @@ MIN_TAPS = 15
 SAME_SURFACE_M, SAME_SURFACE_SHARE = 0.02, 0.03
 MIN_FACING, MIN_COSINE = 0.1, 0.7
 ROUNDS, SHRINK, ROOM_SIGMAS, SCALE_SIGMAS = 12, 0.6, 3.5, 1.5
+SETTLED_ROUND, SETTLED = 6, 1e-4  # the scale is the sensors' by then; rad and m
 # Errors of neighbouring depths, and of neighbouring matches, are alike: more say no more. What is
 # left of them is as large as of fewer: errors of the lens and of the depth's scale.
 MAX_INDEPENDENT, TRUSTED_INDEPENDENT = 100.0, 12.0
@@ -189,6 +190,8 @@ def align_depths(clicked: FeatureFrame, other: FeatureFrame, given: Transform, s
         step = -np.linalg.solve(information + np.diag(stiffness), gradient + stiffness * so_far)
         turned = np.asarray(cv2.Rodrigues(np.ascontiguousarray(step[:3]))[0], dtype=np.float64)
         motion = Transform(turned, step[3:]) @ motion
+        if turn >= SETTLED_ROUND and (np.abs(step) < SETTLED).all():
+            break
     information, _ = _limit_and_sum(terms, TRUSTED_INDEPENDENT)
     covariance = np.asarray(np.linalg.inv(information + np.diag(stiffness)), dtype=np.float64)
     return _assess(clicked, other, motion, covariance)

@@ -391,8 +391,9 @@ def reprojection_error_px(pair: PairGeometry, candidates: CandidateMatches) -> A
                    for frame, pixels, to, motion in (
                        (pair.clicked, a, pair.other, pair.motion),
                        (pair.other, b, pair.clicked, pair.motion.inverse)))
-    return np.asarray(np.fmin(np.linalg.norm(there[i] - b[j], axis=1),
-                              np.linalg.norm(back[j] - a[i], axis=1)))
+    squares = [sum((x.take(one) - y.take(two)) ** 2 for x, y in zip(moved.T, seen.T, strict=True))
+               for moved, one, seen, two in ((there, i, b, j), (back, j, a, i))]
+    return np.asarray(np.sqrt(np.fmin(*squares)))
 
 
 def _noise_px(pair: PairGeometry, options: XFeatOptions) -> float:

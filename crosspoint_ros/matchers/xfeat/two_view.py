@@ -17,6 +17,8 @@ from crosspoint_ros.matchers.xfeat.matching import Mask, Matches
 
 LEAST_SCALE_PX = 1.5  # of the robust weights
 DATA_SIGMA_PX = 6.0  # of a match among hundreds, whose errors are alike
+GENERATORS = np.array([[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]],
+                       [[0, -1, 0], [1, 0, 0], [0, 0, 0]]], dtype=np.float64)  # of rotations
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +44,7 @@ class PosePrior:
 
 def cross_matrix(vector: Array) -> Array:
     """Return the cross-product matrices (..., 3, 3) of vectors (..., 3)."""
-    x, y, z = np.moveaxis(vector, -1, 0)
-    zero = np.zeros_like(x)
-    rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
-    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
+    return np.asarray((vector @ GENERATORS.reshape(3, 9)).reshape(*vector.shape, 3))
 
 
 def fundamental_matrix(other_from_clicked: Transform, pinholes: PinholePair) -> Array:
@@ -78,17 +77,17 @@ def sampson_residual(F: Array, clicked: Array, other: Array) -> Array:
 
 
 def _sampson_jacobian(F: Array, slopes: Array, clicked: Array, other: Array) -> tuple[Array, Array]:
-    """Sampson residuals (n,) and their derivatives (n, k) along the slopes (k, 3, 3) of F."""
-    line_other, line_clicked = clicked @ F.T, other @ F
-    square = (line_other[:, :2] ** 2).sum(1) + (line_clicked[:, :2] ** 2).sum(1) + 1e-12
+    """Sampson residuals (n,) and their derivatives (k, n) along the slopes (k, 3, 3) of F."""
+    a, b = np.ascontiguousarray(clicked.T), np.ascontiguousarray(other.T)
+    line_other, line_clicked = F @ a, F.T @ b
+    line_other[2] = line_clicked[2] = 0.0  # of the lines' normals alone
+    square = (line_other ** 2).sum(axis=0) + (line_clicked ** 2).sum(axis=0) + 1e-12
     norm = np.sqrt(square)
-    residual = (other * line_other).sum(axis=1) / norm
-    turn_other = clicked @ np.swapaxes(slopes, 1, 2)          # (k, n, 3)
-    turn_clicked = other @ slopes
-    top = (turn_other * other).sum(axis=2)
-    bottom = (turn_other[..., :2] * line_other[:, :2]).sum(2) \
-        + (turn_clicked[..., :2] * line_clicked[:, :2]).sum(2)
-    return residual, (top / norm - residual * bottom / square).T
+    product = b[:, None] * a[None]
+    residual = np.tensordot(F, product) / norm
+    # Numerator and norm change linearly with the entries of F.
+    norm_slope = line_other[:, None] * a[None] + b[:, None] * line_clicked[None]
+    return residual, np.tensordot(slopes, product / norm - norm_slope * (residual / square))
 
 
 def apply_update(motion: Transform, step: Array) -> Transform:
@@ -122,15 +121,13 @@ def motion_covariance(motion: Transform, pinholes: PinholePair, matches: Matches
 def _sampson_equations(now: Transform, shift: Array, pinholes: PinholePair, matches: Matches,
                        scale_px: float) -> tuple[Array, Array]:
     """Normal matrix (6, 6) and gradient (6,) of a motion that was turned, then shifted."""
-    generators = cross_matrix(np.eye(3))
-    by_turn = cross_matrix(np.cross(np.eye(3), now.t_m - shift)) @ now.R \
-        + cross_matrix(now.t_m) @ generators @ now.R
-    slopes = _to_fundamental(np.concatenate([by_turn, generators @ now.R]), pinholes)
+    by_turn = cross_matrix(GENERATORS @ (now.t_m - shift)) + cross_matrix(now.t_m) @ GENERATORS
+    slopes = _to_fundamental(np.concatenate([by_turn, GENERATORS]) @ now.R, pinholes)
     residual, slope = _sampson_jacobian(
         fundamental_matrix(now, pinholes), slopes, to_homogeneous(matches.clicked_ideal),
         to_homogeneous(matches.other_ideal))
-    weighted = slope * ((1 + (residual / scale_px) ** 2) ** -2 / DATA_SIGMA_PX ** 2)[:, None]
-    return weighted.T @ slope, weighted.T @ residual
+    weighted = slope * ((1 + (residual / scale_px) ** 2) ** -2 / DATA_SIGMA_PX ** 2)
+    return weighted @ slope.T, weighted @ residual
 
 
 def triangulate_depths(motion: Transform, pinholes: PinholePair, matches: Matches
@@ -235,8 +232,9 @@ def _rays(ideal: Array, pinhole: Array) -> Array:
 
 
 def _decompose(essential: Array, matches: Matches, pinholes: PinholePair) -> Transform:
-    U, _, Vt = np.linalg.svd(essential)
-    E = U @ np.diag([1.0, 1.0, 0.0]) @ Vt
-    _, R, t, _ = cv2.recoverPose(E, _rays(matches.clicked_ideal, pinholes.clicked),
-                                 _rays(matches.other_ideal, pinholes.other), np.eye(3))
-    return Transform(np.asarray(R, np.float64), np.asarray(t, np.float64).ravel())
+    """Return the one of the four motions that puts the most matches in front of both cameras."""
+    turn, other_turn, t = cv2.decomposeEssentialMat(essential)
+    motions = [Transform(np.asarray(R, np.float64), sign * np.asarray(t, np.float64).ravel())
+               for R in (turn, other_turn) for sign in (1, -1)]
+    return max(motions, key=lambda motion: is_in_front(motion, pinholes, matches, NEAREST,
+                                                       FARTHEST).sum())

@@ -102,7 +102,12 @@ class Client(RosSession):
                                           y=nan, instruction=text), timeout_s)
 
     def _send(self, goal: Correspond.Goal, timeout_s: float) -> QueryResult:
-        self.wait_for(self._action.server_is_ready, 'offered its action')
+        self.wait_for(lambda: self._action.server_is_ready() and self._info.is_ready(),
+                      'offered its action')
+        # A node that has not discovered this client yet takes the goal, and its reply is lost. Its
+        # state is asked for until it replies: from then on it has.
+        if not self._info.query_state(self.spin_until, DISCOVERY_TIMEOUT_S):
+            raise TimeoutError(f'{self._name} has not replied after {DISCOVERY_TIMEOUT_S:g} s')
         handle = self._wait_for_result(self._action.send_goal_async(goal), timeout_s,
                                        'accepted the click')
         if not handle.accepted:

@@ -11,6 +11,7 @@ import pytest
 from crosspoint_ros.action import Correspond
 from crosspoint_ros.msg import QueryResult, Status, TargetState
 from rclpy.action import ActionClient, ActionServer
+from rclpy.lifecycle import LifecycleNode
 from two_camera_rig import run_rig
 
 from crosspoint_ros.cli import main
@@ -174,8 +175,8 @@ def test_the_client_raises_when_there_is_no_result():
         return Correspond.Result()
 
     with Client('/empty') as client:
-        server = ActionServer(client.create_node('empty'), Correspond, '/empty/correspond',
-                              answer_nothing)
+        node = client.add_node(LifecycleNode('empty', context=client.context))
+        server = ActionServer(node, Correspond, '/empty/correspond', answer_nothing)
         with pytest.raises(RuntimeError, match='no answer'):
             client.click('front', (1.0, 1.0))
         server.destroy()
