@@ -25,7 +25,8 @@ PURE := build/without_ros/$(VERSION)
 SOURCES := CMakeLists.txt package.xml setup.py pyproject.toml \
   $(shell find cmake config crosspoint_ros launch msg srv action tf2_msgs -type f -not -path '*__pycache__*')
 TESTS := $(shell find test -name "test_*.py")
-PYTEST := PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$(TEST_VENV) pytest
+# Several tests run at once: more threads in each only wait for each other.
+PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$(TEST_VENV) pytest
 
 .PHONY: results help demo test test-without-ros test-cropond test-libraries test-training smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
 .NOTPARALLEL:

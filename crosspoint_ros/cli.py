@@ -112,6 +112,7 @@ def format_overview(*groups: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return its exit code."""
+    os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # as the node does
     try:
         code = dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

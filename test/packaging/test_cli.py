@@ -34,6 +34,17 @@ def test_help_imports_neither_ros_nor_numpy_nor_opencv():
     assert 'crosspoint COMMAND' in run.stdout
 
 
+@pytest.mark.parametrize(('given', 'threads'), [({}, '1'), ({'OPENBLAS_NUM_THREADS': '3'}, '3')])
+@pytest.mark.parametrize('start', ['import crosspoint_ros.ros.node.matcher_runtime',
+                                   'from crosspoint_ros.cli import main; main(["--version"])'])
+def test_numpy_gets_one_thread_in_the_node_and_the_command_unless_told(start, given, threads):
+    code = f'import os\nassert "numpy" not in __import__("sys").modules\n{start}\n' \
+        'print(os.environ["OPENBLAS_NUM_THREADS"])'
+    env = {k: v for k, v in os.environ.items() if k != 'OPENBLAS_NUM_THREADS'} | given
+    done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert done.stdout.split()[-1] == threads, done.stderr
+
+
 def test_help_lists_the_commands_in_groups_and_the_exit_codes(capsys):
     assert cli.main(['--help']) == 0
     overview = capsys.readouterr().out
