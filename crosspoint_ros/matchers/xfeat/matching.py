@@ -15,6 +15,7 @@ Mask = npt.NDArray[np.bool_]
 
 DUPLICATE_PX = 3.0
 NEIGHBOURS = 8
+KD_TREE_OF_ONE = 4  # FLANN's KDTREE_SINGLE: exact in two dimensions
 # A scene without texture has millions of similar pairs; the most similar are enough.
 MAX_CANDIDATES = 300_000
 
@@ -128,12 +129,12 @@ def neighbourhood_consensus(matches: Matches) -> Mask:
     if len(matches) < 12:
         return np.ones(len(matches), bool)
     points = (matches.clicked - matches.clicked.mean(axis=0)).astype(np.float32)
-    distance, near = cv2.batchDistance(points, points, cv2.CV_32F, normType=cv2.NORM_L2,
-                                       K=NEIGHBOURS + 1)
+    tree = cv2.flann_Index(points, {'algorithm': KD_TREE_OF_ONE})
+    near, square = tree.knnSearch(points, NEIGHBOURS + 1, params={'checks': -1})
     others = near != np.arange(len(points))[:, None]
     others[:, -1] &= ~others.all(axis=1)  # crowded out at its own pixel
     near = near[others].reshape(-1, NEIGHBOURS)
-    reach = distance[others].reshape(-1, NEIGHBOURS).mean(axis=1)
+    reach = np.sqrt(square[others]).reshape(-1, NEIGHBOURS).mean(axis=1)
     moved = matches.other - matches.clicked
     off = np.linalg.norm(moved - np.median(moved[near], axis=1), axis=1)
     return np.asarray(off < 2 * (12 + 0.5 * reach))
