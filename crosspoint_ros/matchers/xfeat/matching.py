@@ -129,7 +129,7 @@ def neighbourhood_consensus(matches: Matches) -> Mask:
     if len(matches) < 12:
         return np.ones(len(matches), bool)
     points = (matches.clicked - matches.clicked.mean(axis=0)).astype(np.float32)
-    tree = cv2.flann_Index(points, {'algorithm': KD_TREE_OF_ONE})
+    tree = cv2.flann_Index(points, {'algorithm': KD_TREE_OF_ONE})  # type: ignore[attr-defined]
     near, square = tree.knnSearch(points, NEIGHBOURS + 1, params={'checks': -1})
     others = near != np.arange(len(points))[:, None]
     others[:, -1] &= ~others.all(axis=1)  # crowded out at its own pixel
