@@ -48,6 +48,9 @@ COMMANDS = {
                       'report what changed', 'click.mcap --params robot.yaml'),
     'mask': Command('check', 'data.self_mask', "find the robot's own body in a moving camera",
                     'recording.mcap --camera wrist --out wrist_mask.png'),
+    'calibrate': Command('check', 'data.calibration.cli', 'measure and correct where a camera is '
+                         'mounted, without a board',
+                         'recording.mcap --camera wrist --hand-frame tool0'),
     'data build': Command('data', 'data.qa.build', "build questions in CrossPoint-378K's format "
                           'from recordings', 'scenes/* --out dataset'),
     'data check': Command('data', 'data.qa.check', 'validate a data set against its files and the '
@@ -68,6 +71,9 @@ COMMANDS = {
                             'CrossPoint-Bench', 'apc_shelf --out shelf_bench'),
     'bench data': Command('bench', 'bench.data.accuracy', 'measure the accuracy of `data build` '
                           'against ground truth', 'apc_shelf'),
+    'bench calibrate': Command('bench', 'bench.calibrate.cli', 'perturb where a camera is mounted, '
+                               'and measure how well `calibrate` finds it again',
+                               'crosspoint_ros/scenes/kitchen --draws 5'),
     'bench node': Command('bench', 'bench.node.cli', "measure the node's idle load and overhead",
                           '--clicks 30'),
     'dev record': Command('dev', 'bench.record', 'run a benchmark and record what it prints',

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 import cv2
@@ -10,6 +10,7 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Transform
 from crosspoint_ros.core.extrinsics.residuals import (
+    Noise,
     PosedMatches,
     exp_pose,
     log_pose,
@@ -30,10 +31,11 @@ from crosspoint_ros.core.extrinsics.solve import (
 MIN_PAIRS, MIN_MATCHES = 8, 20
 HELD_OUT = 4  # every fourth pair
 MIN_TURN_DEG, MIN_SECOND_TURN_DEG = 3.0, 1.0  # rms about the best axes; below they are noise
-# A pair moves otherwise if a pose of its own fits it that much better than the common one.
+# A pair moves otherwise if a pose fitted to it alone is that much better than the common one.
 OTHERWISE_RATIO, OTHERWISE_PX, MAX_OTHERWISE = 3.0, 2.0, 0.4
 PLANE_PX, PLANE_SHARE, MAX_PLANAR = 2.0, 0.95, 0.8
 MAX_WORSE = 1.05
+CHI2_6_99 = 16.8
 AXES = ('right', 'down', 'along the optical axis')
 
 
@@ -86,6 +88,12 @@ class Calibration:
     missing: str
 
     @property
+    def is_significant(self) -> bool:
+        """Whether the correction is more than chance (1 % of right poses), by its covariance."""
+        step = log_pose(self.correction)
+        return bool(step @ np.linalg.solve(self.covariance, step) > CHI2_6_99)
+
+    @property
     def sigma_m(self) -> float:
         """Of the position, along its worst axis."""
         return float(np.sqrt(np.linalg.eigvalsh(self.covariance[3:, 3:])[-1]))
@@ -123,23 +131,28 @@ def calibrate_mount(pairs: Sequence[PosedMatches], mounts: Mapping[str, CameraMo
     fitted, _ = fit_mounts([p for i, p in enumerate(pairs) if i % HELD_OUT], mounts, target)
     before, after = (PairError(px, 1000 * plane_m) for px, plane_m in (
         measure_error(held_out, poses) for poses in (given, fitted.body_from_cam)))
-    covariance = bootstrap(estimate, pairs, target, seen)
     correction = given[target].inverse @ estimate.body_from_cam[target]
-    _require_better(before, after, correction)
-    return Calibration(target, estimate.body_from_cam[target], correction, covariance, seen,
-                       before, after, len(pairs), missing)
+    result = Calibration(target, estimate.body_from_cam[target], correction,
+                         bootstrap(estimate, pairs, target, seen), seen, before, after, len(pairs),
+                         missing)
+    _require_better(result)
+    return result
 
 
-def _require_better(before: PairError, after: PairError, correction: Transform) -> None:
+def _require_better(result: Calibration) -> None:
+    before, after, correction = result.before, result.after, result.correction
     ratios = np.array([after.px / before.px, after.plane_mm / before.plane_mm])
     ratios = ratios[np.isfinite(ratios)]
     if np.prod(ratios) < 1 and ratios.max() < MAX_WORSE:
         return
     turn_deg = np.degrees(np.linalg.norm(cv2.Rodrigues(correction.R)[0]))
+    verdict = 'keep the pose as given' if result.is_significant else (
+        'the pose as given is right, as far as can be measured (sigma '
+        f'{1000 * result.sigma_m:.1f} mm, {np.degrees(result.sigma_rad):.2f} deg)')
     raise CalibrationRefused(Refusal.NOT_BETTER, (
         f'a correction of {1000 * np.linalg.norm(correction.t_m):.1f} mm and {turn_deg:.2f} deg '
         f'changes the error of the pairs that were held out from {format_error(before)} to '
-        f'{format_error(after)}: keep the pose as given'))
+        f'{format_error(after)}: {verdict}'))
 
 
 def format_error(error: PairError) -> str:
@@ -248,25 +261,25 @@ def _is_planar(pair: PosedMatches) -> bool:
 
 
 def _require_still_scene(pairs: Sequence[PosedMatches], estimate: MountEstimate) -> None:
-    """Refuse if most pairs fit a motion of their own, but not the common one."""
+    """Refuse if most pairs fit some rigid motion, but not the common one."""
     otherwise = []
-    for pair in pairs:
+    for pair, noise in zip(pairs, estimate.noises, strict=True):
         common = pair.relative_pose(*(estimate.body_from_cam[name] for name in pair.cameras))
         pooled_px, own_px = (_median_px(pair, pose) for pose in (
-            common, _fit_own(pair, common, estimate)))
+            common, _fit_own(pair, common, noise)))
         otherwise.append(pooled_px > max(OTHERWISE_PX, OTHERWISE_RATIO * own_px))
     if np.mean(otherwise) > MAX_OTHERWISE:
         raise CalibrationRefused(Refusal.MOVING_SCENE, (
-            f'{sum(otherwise)} of {len(pairs)} pairs fit a motion of their own, and not any one '
+            f'{sum(otherwise)} of {len(pairs)} pairs each fit another motion, and not any one '
             f'place of the camera (limit {MAX_OTHERWISE:.0%}): the scene moves, or the stamps of '
             'the images are not those of TF'))
 
 
-def _fit_own(pair: PosedMatches, pose: Transform, estimate: MountEstimate) -> Transform:
+def _fit_own(pair: PosedMatches, pose: Transform, noise: Noise) -> Transform:
     """Return b_from_a that fits this pair alone."""
     scale, prior = ROOM, np.diag(np.repeat([1.0, 0.3], 3) ** -2.0)
     for _ in range(10):
-        white, slopes = measure_slopes(pair, pose, estimate.noise, with_lenses=False)
+        white, slopes = measure_slopes(pair, pose, noise, with_lenses=False)
         known = np.isfinite(white) & np.isfinite(slopes).all(axis=2)
         white, slopes = np.where(known, white, 0), np.where(known[..., None], slopes, 0)
         weight = known.any(axis=1) / (1 + (white ** 2).sum(axis=1) / scale ** 2) ** 2
@@ -283,5 +296,3 @@ def _median_px(pair: PosedMatches, pose: Transform) -> float:
     px = np.sqrt(np.nansum(raw[:, :2] ** 2, axis=1))[np.isfinite(raw[:, 0])]
     return float(np.median(px)) if len(px) else 0.0
 
-
-_ = (log_pose, replace)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Transform, View
 from crosspoint_ros.core.depth import predict_depth_sigma_m

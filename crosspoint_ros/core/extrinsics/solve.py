@@ -26,7 +26,7 @@ from crosspoint_ros.core.extrinsics.residuals import (
     whiten_residuals,
 )
 
-ROUNDS, SHRINK, LEAST_SCALE, ROOM = 20, 0.7, 3.0, 60.0  # scale of the weights, in sigmas
+ROUNDS, SHRINK, LEAST_SCALE, ROOM = 14, 0.65, 3.0, 60.0  # scale of the weights, in sigmas
 # Matches of a pair share the errors of its lens, depth and keypoints: more say no more.
 MAX_INDEPENDENT = 40.0
 UNSEEN_SHARE = 0.5  # of the declared noise: a direction that is not known better is not moved
@@ -37,7 +37,7 @@ NOISE_RANGE = (0.1, 5.0)
 
 @dataclass(frozen=True, eq=False)
 class CameraMount:
-    """Where a camera is said to be on its body, and how well that is known, per axis."""
+    """A camera's declared pose on its body, and how well that is known, per axis."""
 
     body_from_cam: Transform
     sigma_m: float
@@ -68,7 +68,7 @@ class MountEstimate:
 
     information, gradient: of each pair, (n, P, P) and (n, P), for the rotations and translations of
     all cameras. lens_information: (P, 4 cameras), with the errors of the lenses; empty until the
-    end. noise: of the residuals. stiffness: of the declared mounts (P,).
+    end. noises: of each pair. stiffness: of the declared mounts (P,).
     """
 
     mounts: Mapping[str, CameraMount]
@@ -76,7 +76,7 @@ class MountEstimate:
     information: Array
     gradient: Array
     lens_information: Array
-    noise: Noise
+    noises: Sequence[Noise]
 
     def slots(self, camera: str) -> npt.NDArray[np.intp]:
         """Return the indices (6,) of a camera's rotation and translation."""
@@ -97,29 +97,30 @@ def fit_mounts(pairs: Sequence[PosedMatches], mounts: Mapping[str, CameraMount],
                ) -> tuple[MountEstimate, Observability]:
     """Fit all mounts to the matches; see the module."""
     poses = {name: mount.body_from_cam for name, mount in mounts.items()}
-    distance_m, scale, noise = measure_distance_m(pairs, poses), ROOM, Noise()
+    distance_m, scale = measure_distance_m(pairs, poses), ROOM
+    noises = [Noise()] * len(pairs)
     for _ in range(ROUNDS):
-        estimate = linearize_pairs(pairs, mounts, poses, scale, noise)
+        estimate = linearize_pairs(pairs, mounts, poses, scale, noises)
         step = _solve(estimate, estimate.information.sum(axis=0), estimate.gradient.sum(axis=0),
                       target, observe(estimate, target, distance_m)).reshape(-1, 6)
         poses = {name: poses[name] @ exp_pose(part)
                  for name, part in zip(mounts, step, strict=True)}
         scale = max(LEAST_SCALE, scale * SHRINK)
         if scale < MEASURED_FROM:
-            noise = measure_noise(pairs, poses)
-    estimate = linearize_pairs(pairs, mounts, poses, scale, noise, with_lenses=True)
+            noises = [measure_noise(pair, poses) for pair in pairs]
+    estimate = linearize_pairs(pairs, mounts, poses, scale, noises, with_lenses=True)
     return estimate, observe(estimate, target, distance_m)
 
 
 def linearize_pairs(pairs: Sequence[PosedMatches], mounts: Mapping[str, CameraMount],
-                    poses: dict[str, Transform], scale: float, noise: Noise,
+                    poses: dict[str, Transform], scale: float, noises: Sequence[Noise],
                     with_lenses: bool = False) -> MountEstimate:
     """Return the normal equations of each pair at these poses."""
     names = list(mounts)
     size = 6 * len(names)
     information, gradient = np.zeros((len(pairs), size, size)), np.zeros((len(pairs), size))
     lens_information = np.zeros((size, 4 * len(names)))
-    for index, pair in enumerate(pairs):
+    for index, (pair, noise) in enumerate(zip(pairs, noises, strict=True)):
         a, b = pair.cameras
         b_from_a = pair.relative_pose(poses[a], poses[b])
         white, slopes = measure_slopes(pair, b_from_a, noise, with_lenses)
@@ -140,13 +141,16 @@ def linearize_pairs(pairs: Sequence[PosedMatches], mounts: Mapping[str, CameraMo
                 start = 4 * names.index(name)
                 lens_information[:, start:start + 4] += \
                     weighted.T @ slopes[..., first:first + 4].reshape(-1, 4)
-    return MountEstimate(mounts, poses, information, gradient, lens_information, noise)
+    return MountEstimate(mounts, poses, information, gradient, lens_information, noises)
 
 
-def measure_noise(pairs: Sequence[PosedMatches], poses: Mapping[str, Transform]) -> Noise:
-    """Return the sizes of the residuals, robustly: 1.48 times the median."""
-    white = np.abs(np.concatenate([whiten_residuals(pair, pair.relative_pose(
-        *(poses[name] for name in pair.cameras)), Noise()) for pair in pairs]))
+def measure_noise(pair: PosedMatches, poses: Mapping[str, Transform]) -> Noise:
+    """Return the sizes of a pair's residuals, robustly: 1.48 times the median.
+
+    By pair: matches of distant views, and depth at a distance, are worse than others.
+    """
+    white = np.abs(whiten_residuals(pair, pair.relative_pose(
+        *(poses[name] for name in pair.cameras)), Noise()))
     across = np.where(np.isfinite(white[:, 1]), white[:, 1], white[:, 0])
     px, plane = (1.48 * float(np.median(each[each < ROOM])) if (each < ROOM).any() else 1.0
                  for each in (across, white[:, 2]))
@@ -215,6 +219,19 @@ def bootstrap(estimate: MountEstimate, pairs: Sequence[PosedMatches], target: st
     lenses = gain @ estimate.lens_information * np.tile(LENS_SIGMAS, len(estimate.mounts))
     return np.asarray(np.cov(np.array(steps).T)
                       + (declared + lenses @ lenses.T)[np.ix_(at, at)])
+
+
+def measure_prospect(pairs: Sequence[PosedMatches], mounts: Mapping[str, CameraMount], target: str
+                     ) -> Array:
+    """Return the covariance (6, 6) that these pairs promise, at the poses as given: to show while
+    more are gathered."""
+    used = {camera for pair in pairs for camera in pair.cameras} | {target}
+    mounts = {name: mount for name, mount in mounts.items() if name in used}
+    poses = {name: mount.body_from_cam for name, mount in mounts.items()}
+    estimate = linearize_pairs(pairs, mounts, poses, ROOM, [Noise()] * len(pairs))
+    whole = estimate.information.sum(axis=0) + np.diag(estimate.stiffness)
+    at = estimate.slots(target)
+    return np.asarray(np.linalg.inv(whole)[np.ix_(at, at)])
 
 
 def measure_distance_m(pairs: Sequence[PosedMatches], poses: Mapping[str, Transform]) -> float:
