@@ -1,0 +1,1 @@
+"""Follows a target after the click, without ROS: `tracker.Tracker`."""

@@ -1,0 +1,166 @@
+"""Estimates how a rigid object has moved, from pixels and depths of its points in some views."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from crosspoint_ros.core.datatypes import Array, Transform, View
+from crosspoint_ros.core.depth import predict_depth_sigma_m
+from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.verify import Limits
+
+ROBUST_SCALES = (8.0, 4.0, 2.0, 1.0, 1.0)  # graduated non-convexity, of MAX_SIGMAS
+FINAL_SCALES = (1.0, 1.0)  # of a motion that is almost right
+MAX_SIGMAS = 3.0  # a pixel or depth further off is not of this motion
+LEAST_SIGMA_PX = 0.7  # of a pixel that is off by the error of its own 3D point
+INDEPENDENT_DEPTHS = 4.0  # neighbouring depths err alike: any number counts as these
+STEP_M = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedPoints:
+    """Points of an object in one view.
+
+    points_m: (n, 3) in the base when the object was clicked. pixels: (n, 2) now, NaN: not found.
+    information: (n, 2, 2) of the pixels, px^-2. depths_m: (n,) measured there, NaN: unknown.
+    weights: (n,) 0..1. pose_covariance: (6, 6) of the movement that a wrong pose of the camera
+    would feign, a rotation, rad, then a translation of the object, m, in the base.
+    """
+
+    view: View
+    points_m: Array
+    pixels: Array
+    information: Array
+    depths_m: Array
+    weights: Array
+    pose_covariance: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """How an object has moved since it was clicked.
+
+    base_from_clicked: takes a point of the object, in the base then, to where it is now.
+    covariance: (6, 6) of a small rotation about `centre_m` (3,), rad, then a translation, m, in the
+    base.
+    """
+
+    base_from_clicked: Transform
+    covariance: Array
+    centre_m: Array
+
+    @property
+    def sigma_m(self) -> float:
+        """The standard deviation of the centre along its worst axis, m."""
+        return float(np.sqrt(max(np.linalg.eigvalsh(self.covariance[3:, 3:])[-1], 0.0)))
+
+    def spread(self, position_sigma_m: float, rotation_sigma_rad: float) -> Motion:
+        """Return the same motion, less certain by so much along and about each axis."""
+        added = np.diag(np.repeat([rotation_sigma_rad, position_sigma_m], 3) ** 2)
+        return Motion(self.base_from_clicked, self.covariance + added, self.centre_m)
+
+
+def predict_pose_noise(reference: View, view: View, centre_m: Array, limits: Limits) -> Array:
+    """Return the covariance (6, 6) of the movement that wrong extrinsics feign.
+
+    A camera that has not moved since the reference feigns none, whatever its error; one that has
+    turned by an angle a and moved by b feigns 2 sin(a/2) of its error along, and that times the
+    range, and b, times its error about each axis. Rotation first, as in `Motion`.
+    """
+    moved = require_pose(view).inverse @ require_pose(reference)
+    angle_rad = float(np.linalg.norm(cv2.Rodrigues(moved.R)[0]))
+    share, moved_m = 2 * np.sin(angle_rad / 2), float(np.linalg.norm(moved.t_m))
+    range_m = float(np.linalg.norm(centre_m - require_pose(view).t_m))
+    turn = share * limits.pose_sigma_rad
+    shift = np.hypot(share * limits.pose_sigma_m,
+                     (share * range_m + moved_m) * limits.pose_sigma_rad)
+    return np.diag(np.repeat([turn, shift], 3) ** 2)
+
+
+def estimate_motion(prior: Motion, seen: Sequence[TrackedPoints],
+                    scales: Sequence[float] = ROBUST_SCALES) -> Motion:
+    """Return the motion that explains pixels and depths best, near the prior.
+
+    scales: of the weights, for each step.
+
+    An iterated extended Kalman update with Geman-McClure weights whose scale shrinks, so that
+    points of another surface do not take part.
+    """
+    centre_m = prior.centre_m
+    turn, shift = np.zeros(3), np.zeros(3)
+    prior_information = np.linalg.inv(prior.covariance)
+    information = prior_information
+    for scale in scales:
+        correction = _correct(turn, shift, centre_m)
+        information = prior_information
+        gradient = prior_information @ np.concatenate([turn, shift])
+        for points in seen:
+            part, slope = _build_equations(points, correction @ prior.base_from_clicked,
+                                           centre_m + shift, scale * MAX_SIGMAS)
+            blur = np.linalg.inv(np.eye(6) + part @ points.pose_covariance)
+            information = information + blur @ part
+            gradient = gradient + blur @ slope
+        step = -np.linalg.solve(information, gradient)
+        turn, shift = turn + step[:3], shift + step[3:]
+    moved = _correct(turn, shift, centre_m) @ prior.base_from_clicked
+    covariance = np.linalg.inv((information + information.T) / 2)
+    return Motion(moved, covariance, centre_m + shift)
+
+
+def _correct(turn: Array, shift: Array, centre_m: Array) -> Transform:
+    R = cv2.Rodrigues(turn)[0]
+    return Transform(R, centre_m - R @ centre_m + shift)
+
+
+def measure_errors(points: TrackedPoints, base_from_clicked: Transform) -> tuple[Array, Array]:
+    """Return how far pixels (n,) and depths (n,) are off, in sigmas; depths are signed: negative
+    is nearer to the camera than the object."""
+    residual, _, weight, depth_error_m, _, depth_weight = _measure(points, base_from_clicked)
+    pixel_sigmas = np.sqrt(np.einsum('ni,nij,nj->n', residual, weight, residual))
+    return pixel_sigmas, depth_error_m * np.sqrt(depth_weight)
+
+
+def _measure(points: TrackedPoints, base_from_clicked: Transform
+             ) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Errors, derivatives by the point in the base, and information, of pixels and of depths."""
+    pose, lens = require_pose(points.view), points.view.intrinsics
+    at_cam = pose.inverse.transform_points(base_from_clicked.transform_points(points.points_m))
+    steps = STEP_M * np.concatenate([np.eye(3), -np.eye(3)])
+    pixels = lens.project(at_cam[:, None] + np.concatenate([np.zeros((1, 3)), steps]))  # (n, 7, 2)
+    d_cam = (pixels[:, 1:4] - pixels[:, 4:]).transpose(0, 2, 1) / (2 * STEP_M)  # (n, 2, 3)
+    residual = pixels[:, 0] - points.pixels
+    spread = np.linalg.inv(points.information + 1e-9 * np.eye(2)) + LEAST_SIGMA_PX ** 2 * np.eye(2)
+    depth_error_m = points.depths_m - at_cam[:, 2]
+    depth_weight = 1 / predict_depth_sigma_m(np.maximum(at_cam[:, 2], 0.05)) ** 2
+    return (residual, d_cam @ pose.R.T, np.linalg.inv(spread), depth_error_m,
+            np.broadcast_to(pose.R[:, 2], at_cam.shape), depth_weight)
+
+
+def _build_equations(points: TrackedPoints, base_from_clicked: Transform, centre_m: Array,
+                     max_sigmas: float) -> tuple[Array, Array]:
+    """Normal matrix (6, 6) and gradient (6,), rotation about `centre_m` first."""
+    residual, d_base, weight, depth_error_m, ahead, depth_weight = _measure(
+        points, base_from_clicked)
+    arms_m = base_from_clicked.transform_points(points.points_m) - centre_m
+    squared = ((weight @ residual[..., None])[..., 0] * residual).sum(axis=1)
+    agrees = points.weights / (1 + squared / max_sigmas ** 2) ** 2
+    agrees = np.where(np.isfinite(squared), agrees, 0.0)
+    jacobian = np.concatenate([np.cross(arms_m[:, None, :], d_base), d_base], axis=2)
+    usable = agrees > 1e-6
+    J, W, r = jacobian[usable], weight[usable] * agrees[usable, None, None], residual[usable]
+    weighted = (W @ J).reshape(-1, 6)
+    normal = weighted.T @ J.reshape(-1, 6)
+    gradient = weighted.T @ r.ravel()
+    off = depth_error_m ** 2 * depth_weight
+    share = np.where(np.isfinite(off), agrees / (1 + off / max_sigmas ** 2) ** 2, 0.0)
+    total = share.sum()
+    if total > 1e-6:
+        share = share * depth_weight * min(1.0, INDEPENDENT_DEPTHS / total)
+        J = np.concatenate([np.cross(arms_m, ahead), ahead], axis=1)
+        used = share > 0
+        normal += (J[used] * share[used, None]).T @ J[used]
+        gradient += J[used].T @ (share[used] * -depth_error_m[used])
+    return normal, gradient

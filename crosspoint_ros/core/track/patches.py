@@ -1,0 +1,147 @@
+"""Aligns patches of a reference image with a newer one: sub-pixel, whatever the exposure."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.core.datatypes import Array
+
+PYRAMID_LEVELS = 4
+PATCH_HALF = 6  # 13x13 samples
+STEPS = 6
+MIN_CONTRAST = 2.0  # grey levels, standard deviation: a flatter patch is noise
+PIXEL_SIGMA_PX = 0.3  # what interpolation and lens leave of an exact alignment
+NOISE_CORRELATION = 4.0  # neighbouring residuals are alike: as many samples count as one
+FLAT_PX2 = 1e4  # variance along a direction without texture
+
+_OFFSETS = np.stack(np.meshgrid(np.arange(-PATCH_HALF, PATCH_HALF + 1),
+                                np.arange(-PATCH_HALF, PATCH_HALF + 1)), axis=-1
+                    ).reshape(-1, 2).astype(np.float64)
+_SIDE = 2 * PATCH_HALF + 1
+
+
+class GreyPyramid:
+    """An image as grey levels, float32, at full, half, quarter and an eighth of its size."""
+
+    def __init__(self, image: npt.NDArray[np.uint8]) -> None:
+        self.grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        self._levels = [self.grey.astype(np.float32)]
+
+    def level(self, index: int) -> npt.NDArray[np.float32]:
+        """Return a level, made when it is first needed."""
+        index = min(max(index, 0), PYRAMID_LEVELS - 1)
+        while len(self._levels) <= index:
+            self._levels.append(np.asarray(cv2.pyrDown(self._levels[-1]), np.float32))
+        return self._levels[index]
+
+    def sample(self, pixels: Array, spacing_px: float) -> Array:
+        """Interpolate at pixels (n, k, 2) that are about `spacing_px` apart; NaN outside."""
+        index = min(max(int(np.log2(max(spacing_px, 1.0)) + 1e-9), 0), PYRAMID_LEVELS - 1)
+        at = (pixels / 2 ** index).astype(np.float32)
+        return np.asarray(cv2.remap(
+            self.level(index), np.ascontiguousarray(at[..., 0]),
+            np.ascontiguousarray(at[..., 1]), cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=np.nan), dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Where patches were found: pixels (n, 2), correlation (n,) -1..1 with the reference, and the
+    information (n, 2, 2) of the pixels, px^-2: little along an edge. NaN and 0: not found."""
+
+    pixels: Array
+    correlation: Array
+    information: Array
+
+
+def align_patches(reference: GreyPyramid, surface: npt.NDArray[np.float32], pixels: Array,
+                  current: GreyPyramid, near: Array, current_from_reference: Array,
+                  scales: Sequence[int] = (2, 1)) -> Alignment:
+    """Find patches around pixels (n, 2) of a reference near pixels (n, 2) of another image.
+
+    surface: (h, w) 1 where the reference shows the object: what is behind it moves otherwise.
+    current_from_reference: (n, 2, 2) how each patch is seen there, to first order. scales: of the
+    patches, the coarsest first. Inverse compositional Gauss-Newton (Baker & Matthews, IJCV 2004) on
+    patches of zero mean and unit variance, so that exposure does not matter.
+    """
+    found = np.array(near, dtype=np.float64)
+    count = len(found)
+    if not count:
+        return Alignment(found, np.zeros(0), np.zeros((0, 2, 2)))
+    stretch = float(np.median(np.sqrt(np.abs(np.linalg.det(current_from_reference)))))
+    reference_from_current = np.linalg.pinv(current_from_reference)
+    correlation, information = np.full(count, np.nan), np.zeros((count, 2, 2))
+    for scale in scales:
+        spacing_px = scale * max(1.0, stretch)
+        offsets = _OFFSETS * spacing_px
+        at = pixels[:, None] + offsets @ reference_from_current.transpose(0, 2, 1)
+        share = cv2.remap(surface, at[..., 0].astype(np.float32), at[..., 1].astype(np.float32),
+                          cv2.INTER_LINEAR).astype(np.float64)
+        share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-6)
+        template, contrast = _normalize(
+            reference.sample(at, spacing_px / max(stretch, 1e-3)), share)
+        slope = np.stack(_differentiate(template), axis=-1)  # (n, k, 2) per sample
+        slope *= np.sqrt(share * share.shape[1])[..., None]
+        hessian = slope.transpose(0, 2, 1) @ slope + 1e-3 * np.eye(2)
+        inverse = np.linalg.inv(np.where(np.isfinite(hessian), hessian, np.eye(2)))
+        for step in range(STEPS + 1):
+            seen, _ = _normalize(current.sample(found[:, None] + offsets, spacing_px), share)
+            error = (seen - template) * np.sqrt(share * share.shape[1])
+            if step == STEPS:
+                break
+            change = (inverse @ (slope.transpose(0, 2, 1) @ error[..., None]))[..., 0]
+            found = found - np.clip(change, -2.0, 2.0) * spacing_px
+            if not np.nanmax(np.abs(change), initial=0.0) > 0.02:
+                break
+        correlation = (seen * template * share).sum(axis=1)
+        correlation[~(contrast > MIN_CONTRAST)] = np.nan
+        noise = 2 * np.maximum(1 - correlation, 0.02) * NOISE_CORRELATION * spacing_px ** 2
+        values, axes = np.linalg.eigh(np.where(np.isfinite(hessian), hessian, np.eye(2)))
+        spread = np.minimum(noise[:, None] / np.maximum(values, 1e-9), FLAT_PX2) \
+            + PIXEL_SIGMA_PX ** 2
+        information = (axes / spread[:, None]) @ axes.transpose(0, 2, 1)
+    lost = ~np.isfinite(correlation) | ~np.isfinite(found).all(axis=1)
+    information[lost] = 0.0
+    return Alignment(np.where(lost[:, None], np.nan, found),
+                     np.where(lost, np.nan, correlation), information)
+
+
+def _normalize(patches: Array, share: Array) -> tuple[Array, Array]:
+    """Patches (n, k) of zero mean and unit variance, and their standard deviations (n,).
+
+    share: (n, k) of each sample, with the sum 1.
+    """
+    centred = patches - (patches * share).sum(axis=1, keepdims=True)
+    contrast = np.sqrt((centred ** 2 * share).sum(axis=1))
+    return centred / np.maximum(contrast, 1e-6)[:, None], contrast
+
+
+def _differentiate(patches: Array) -> tuple[Array, Array]:
+    """Derivatives (n, k) along x and y, per sample."""
+    square = patches.reshape(-1, _SIDE, _SIDE)
+    along_y, along_x = np.gradient(square, axis=(1, 2))
+    return along_x.reshape(patches.shape), along_y.reshape(patches.shape)
+
+
+def flow_patches(previous: GreyPyramid, pixels: Array, current: GreyPyramid, near: Array,
+                 max_return_px: float = 1.0) -> Array:
+    """Follow pixels (n, 2) from one image to the next by pyramidal Lucas-Kanade, there and back.
+
+    near: (n, 2) where to begin. Returns the pixels (n, 2), NaN where the return misses by more.
+    """
+    if not len(pixels):
+        return np.zeros((0, 2))
+    start, guess = (np.ascontiguousarray(each, dtype=np.float32).reshape(-1, 1, 2)
+                    for each in (pixels, near))
+    options = {'winSize': (15, 15), 'maxLevel': 3, 'flags': cv2.OPTFLOW_USE_INITIAL_FLOW}
+    there, ok, _ = cv2.calcOpticalFlowPyrLK(previous.grey, current.grey, start, guess.copy(),
+                                            **options)
+    back, ok_back, _ = cv2.calcOpticalFlowPyrLK(current.grey, previous.grey, there, start.copy(),
+                                                **options)
+    off_px = np.linalg.norm((back - start).reshape(-1, 2), axis=1)
+    good = (ok.ravel() > 0) & (ok_back.ravel() > 0) & (off_px < max_return_px)
+    return np.where(good[:, None], there.reshape(-1, 2).astype(np.float64), np.nan)

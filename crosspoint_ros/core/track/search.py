@@ -1,0 +1,142 @@
+"""Searches whole images for an object that is not where it was: candidates, to be verified."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from crosspoint_ros.core.datatypes import Array, Matcher, Query, Rejected, Transform, View
+from crosspoint_ros.core.depth import surface_depths_m
+from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.track.motion import Motion
+from crosspoint_ros.core.track.observation import project, sample_depth_m
+from crosspoint_ros.core.track.patches import GreyPyramid
+from crosspoint_ros.core.track.reference import ReferenceView
+from crosspoint_ros.core.verify import run_matcher
+
+SEARCH_LEVEL = 1  # of the pyramid: half the size
+TURNS_RAD = (0.0, -0.5, 0.5)  # about the base's z: what is pushed on a table turns about it
+MIN_SCORE = 0.5
+PEAKS = 2
+MIN_TEMPLATE_PX, MAX_TEMPLATE_PX = 8, 60  # of the level that is searched
+MATCHED_POINTS = 6
+MATCH_CONFIDENCE = 0.3
+POSITION_SIGMA_M, ROTATION_SIGMA_RAD = 0.02, 0.4  # of a candidate
+AGREE_M = 0.03
+
+
+def sweep(reference: ReferenceView, view: View, pyramid: GreyPyramid, motion: Motion
+          ) -> list[Motion]:
+    """Return the places where a view looks most like a reference, anywhere in the image.
+
+    The object is rendered as it would be seen where it was last, turned by some angles, and
+    correlated with the image at half its size.
+    """
+    found: list[tuple[float, Motion]] = []
+    scale = 2.0 ** SEARCH_LEVEL
+    image = pyramid.level(SEARCH_LEVEL)
+    for turn_rad in TURNS_RAD:
+        turned = turn_about(motion, turn_rad)
+        pixels = project(view, turned.base_from_clicked.transform_points(reference.points_m))
+        shown = np.isfinite(pixels).all(axis=1)
+        if shown.sum() < 4:
+            continue
+        affine, _ = cv2.estimateAffine2D(reference.pixels[shown], pixels[shown] / scale,
+                                         ransacReprojThreshold=3.0)
+        if affine is None:
+            continue
+        low = np.floor((pixels[shown] / scale).min(axis=0)) - 2
+        size = np.ceil((pixels[shown] / scale).max(axis=0)).astype(int) + 3 - low.astype(int)
+        if size.min() < MIN_TEMPLATE_PX or size.max() > MAX_TEMPLATE_PX or (
+                size[0] >= image.shape[1] or size[1] >= image.shape[0]):
+            continue
+        affine[:, 2] -= low
+        template = cv2.warpAffine(reference.pyramid.level(0), affine, tuple(size.tolist()),
+                                  flags=cv2.INTER_AREA)
+        scores = cv2.matchTemplate(image, template.astype(np.float32), cv2.TM_CCOEFF_NORMED)
+        centre_px = project(view, turned.centre_m[None])[0]
+        for _ in range(PEAKS):
+            _, score, _, (x, y) = cv2.minMaxLoc(scores)
+            if not score > MIN_SCORE:
+                break
+            moved_px = (np.array([x, y]) - low) * scale
+            found.append((score, place_at(view, turned, centre_px + moved_px)))
+            cv2.circle(scores, (x, y), int(size.min() // 2), -1.0, -1)
+    found.sort(key=lambda one: -one[0])
+    return [candidate for _, candidate in found[:PEAKS + 1]]
+
+
+def turn_about(motion: Motion, turn_rad: float) -> Motion:
+    """Return the motion, turned about its centre and the base's z."""
+    R = cv2.Rodrigues(np.array([0.0, 0.0, turn_rad]))[0]
+    about = Transform(R, motion.centre_m - R @ motion.centre_m)
+    return replace(motion, base_from_clicked=about @ motion.base_from_clicked)
+
+
+def place_at(view: View, motion: Motion, pixel: Array) -> Motion:
+    """Return the motion, shifted so that a view shows its centre at a pixel.
+
+    At the depth that the view measures there; without any, as far away as before.
+    """
+    pose = require_pose(view)
+    depth_m = float(pose.inverse.transform_points(motion.centre_m)[2])
+    measured_m = sample_depth_m(view, pixel[None])[0]
+    at_m = pose.transform_points(view.backproject(
+        pixel, measured_m if np.isfinite(measured_m) else depth_m))
+    return shift_to(motion, at_m)
+
+
+def shift_to(motion: Motion, at_m: Array) -> Motion:
+    """Return the motion, shifted so that its centre is at a point (3,)."""
+    shifted = Transform(np.eye(3), at_m - motion.centre_m) @ motion.base_from_clicked
+    covariance = np.diag(np.repeat([ROTATION_SIGMA_RAD, POSITION_SIGMA_M], 3) ** 2)
+    return Motion(shifted, covariance, at_m)
+
+
+def search_by_matches(references: Sequence[ReferenceView], views: Sequence[View],
+                      motion: Motion, matcher: Matcher) -> list[Motion]:
+    """Return the places that the matcher gives for some points of the object in each view.
+
+    The object alone is matched: around it the reference is masked. The images alone are matched:
+    poses and depth would put the point where it was. Points whose matches agree on a place, within
+    3 cm, are one candidate.
+    """
+    candidates = []
+    for view in views:
+        reference = next((each for each in references if each.view.camera == view.camera),
+                         references[0])
+        candidates += _match_in_view(reference, view, motion, matcher)
+    return candidates
+
+
+def _match_in_view(reference: ReferenceView, view: View, motion: Motion, matcher: Matcher
+                   ) -> list[Motion]:
+    clicked = View(f'{reference.view.camera}_clicked', reference.view.image,
+                   reference.view.intrinsics, reference.view.stamp_ns,
+                   mask=reference.surface < 0.5)
+    bare = View(view.camera, view.image, view.intrinsics, view.stamp_ns, mask=view.mask)
+    chosen = np.argsort(-reference.weights)[:MATCHED_POINTS]
+    places, clicked_m = [], []
+    for index in chosen:
+        query = Query(clicked, bare, reference.pixels[index])
+        try:
+            match = run_matcher(matcher, lambda query=query: matcher.match(query))
+        except Rejected:
+            continue
+        if match.confidence < MATCH_CONFIDENCE or not view.intrinsics.contains(match.pixel):
+            continue
+        before_m = motion.base_from_clicked.transform_points(reference.points_m[index])
+        depths_m = surface_depths_m(view, match.pixel)
+        depth_m = depths_m[0] if len(depths_m) else float(
+            require_pose(view).inverse.transform_points(before_m)[2])
+        at_m = require_pose(view).transform_points(view.backproject(match.pixel, depth_m))
+        places.append(at_m - before_m)
+        clicked_m.append(reference.points_m[index])
+    if not places:
+        return []
+    shifts = np.array(places)
+    agreeing = np.linalg.norm(shifts[:, None] - shifts, axis=2) < AGREE_M
+    best = agreeing[agreeing.sum(axis=1).argmax()]
+    return [shift_to(motion, motion.centre_m + np.median(shifts[best], axis=0))]

@@ -1,0 +1,396 @@
+"""Follows a target after the click: where it is now, or that it is hidden, moved or lost."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+
+from crosspoint_ros.core.datatypes import (
+    Array,
+    Code,
+    Matcher,
+    MissingView,
+    Rejected,
+    Transform,
+    View,
+)
+from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.track.lookalike import explain_jump
+from crosspoint_ros.core.track.motion import (
+    FINAL_SCALES,
+    ROBUST_SCALES,
+    Motion,
+    TrackedPoints,
+    estimate_motion,
+    predict_pose_noise,
+)
+from crosspoint_ros.core.track.observation import (
+    Observation,
+    Verification,
+    observe,
+    project,
+    verify,
+)
+from crosspoint_ros.core.track.patches import GreyPyramid, flow_patches
+from crosspoint_ros.core.track.reference import (
+    ReferenceView,
+    build_by_depth,
+    build_by_matches,
+)
+from crosspoint_ros.core.track.search import search_by_matches, sweep
+from crosspoint_ros.core.verify import Limits
+
+SPEED_M_S, TURN_RAD_S = 0.5, 2.0  # of an object that a person or a robot pushes
+MAX_STEP_M, MAX_STEP_RAD = 0.1, 0.5  # further than this no alignment reaches
+COAST_SPEED_M_S = 0.05  # by how much a hidden target becomes less certain
+MOVED_M = 0.01  # at least, and three sigmas
+MOVED_RAD = 0.1
+MOVED_SIGMAS = 3.0
+SETTLED_M, SETTLED_RAD = 2e-3, 0.02
+MAX_FLOW_AGE_S = 1.5
+JUMP_M = 0.03  # a reappearance further away must not be a thing that was there at the click
+BETTER_BY = 1.5  # a searched place must have that many times the agreeing points
+NEW_SIDE_RAD = 0.2
+SURE_SHARE = 0.7  # of the points that should be seen
+MAX_REFERENCES = 12
+SEARCH_PERIOD_S = 1.0
+DOUBT_PERIOD_S = 0.25
+
+
+class TrackingState(Enum):
+    """What is known about a followed target."""
+
+    TRACKING = 'tracking'
+    COASTING = 'coasting'
+    MOVED = 'moved'
+    LOST = 'lost'
+
+
+@dataclass(frozen=True)
+class FollowLimits:
+    """When a target is lost. The only place of these defaults.
+
+    coast_s: how long it may be hidden, outside of all images, or without images. lost_s: how long
+    its place may be seen without it.
+    """
+
+    coast_s: float = 5.0
+    lost_s: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """The state of a followed target.
+
+    base_from_target, covariance: as in `GraspTarget`; where it was seen last, if it is not seen.
+    stamp_ns: of the newest image that shows it. since_ns: when the state began. evidence: what
+    each camera saw, a `Rejected` where it has no usable image. message: value and limit.
+    """
+
+    state: TrackingState
+    base_from_target: Transform
+    covariance: Array
+    stamp_ns: int
+    since_ns: int
+    evidence: dict[str, Verification | Rejected]
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class _LastFrame:
+    """The last image of a camera in which the object was verified."""
+
+    view: View
+    pyramid: GreyPyramid
+    points_m: Array  # (n, 3) in the base at the click
+    pixels: Array
+
+
+class Tracker:
+    """Follows one target. Not thread-safe; `references` may be read by another thread.
+
+    A place is only ever reported as seen where the patches of the click are found again, in one
+    rigid movement, with the depth that belongs to it.
+    """
+
+    def __init__(self, views: Sequence[View], pixels: Sequence[Array],
+                 base_from_target: Transform, covariance: Array, matcher: Matcher,
+                 follow: FollowLimits | None = None, limits: Limits | None = None) -> None:
+        """Take the views of an accepted answer, the clicked one first, and the pixel (2,) of each.
+
+        Raises `Rejected` (NO_DEPTH, NOT_VISIBLE) if no view has enough texture around the target.
+        """
+        self.follow, self.limits = follow or FollowLimits(), limits or Limits()
+        self._base_from_target, self._covariance = base_from_target, covariance
+        self._target_m = base_from_target.t_m
+        self._clicked = tuple(build_references(views, pixels, self._target_m, matcher))
+        self.references = self._clicked
+        stamp_ns = max(view.stamp_ns for view in views)
+        self._motion = Motion(
+            Transform(np.eye(3), np.zeros(3)), np.diag(np.repeat([1e-3, 1e-4], 3) ** 2),
+            self._target_m)
+        self._frames: dict[str, _LastFrame] = {}
+        self._candidates: list[Motion] = []
+        self._seen_ns = self._gone_since_ns = self._now_ns = stamp_ns
+        self._is_gone = False
+        self._searched_ns = stamp_ns
+        self.track = Track(TrackingState.TRACKING, base_from_target, covariance, stamp_ns,
+                           stamp_ns, {}, 'as clicked')
+
+    @property
+    def motion(self) -> Motion:
+        """Where the object was when it was last seen."""
+        return self._motion
+
+    # --- frames
+
+    def update(self, views: Sequence[View | MissingView], now_ns: int) -> Track:
+        """Take the newest image of each camera, with its pose, and return the state at that time.
+
+        An image that is not newer than the last update's is evidence of nothing new.
+        """
+        usable = [view for view in views if isinstance(view, View) and view.ray_pose is not None]
+        evidence: dict[str, Verification | Rejected] = {
+            view.camera: view.rejected for view in views if isinstance(view, MissingView)}
+        evidence |= {view.camera: Rejected(Code.NO_TF, f'the pose of {view.camera} is unknown')
+                     for view in views if isinstance(view, View) and view.ray_pose is None}
+        pyramids = {view.camera: GreyPyramid(view.image) for view in usable}
+        motion, found, is_jump = self._locate(usable, pyramids, now_ns)
+        evidence |= {camera: seen for camera, (_, seen) in found.items()}
+        reason = self._explain_doubt(motion, found, is_jump)
+        self._now_ns = now_ns
+        if count_agreeing(found) and not reason:
+            self._accept(motion, found, now_ns)
+            return self._report_seen(evidence)
+        return self._report_unseen(evidence, reason, now_ns)
+
+    def _locate(self, usable: Sequence[View], pyramids: dict[str, GreyPyramid], now_ns: int
+                ) -> tuple[Motion, dict[str, tuple[Observation, Verification]], bool]:
+        """Return the best motion, what each view says of it, and whether it is a jump."""
+        elapsed_s = max(now_ns - self._seen_ns, 0) * 1e-9
+        prior = self._motion.spread(min(SPEED_M_S * elapsed_s, MAX_STEP_M) + 1e-3,
+                                    min(TURN_RAD_S * elapsed_s, MAX_STEP_RAD) + 1e-2)
+        best = self._fit(prior, usable, pyramids, (4, 2, 1) if elapsed_s > 0.3 else (2, 1),
+                         with_flow=True)
+        score, is_jump = count_agreeing(best[1]), elapsed_s > 0.3
+        candidates, self._candidates = self._candidates, []
+        if not score:
+            for view in usable:
+                candidates += sweep(self._select_reference(view, self._motion), view,
+                                    pyramids[view.camera], self._motion)
+        for candidate in candidates:
+            tried = self._fit(candidate, usable, pyramids, (4, 2, 1), with_flow=False)
+            if count_agreeing(tried[1]) > BETTER_BY * score:
+                best, score, is_jump = tried, count_agreeing(tried[1]), True
+        return best[0], best[1], is_jump
+
+    def _fit(self, prior: Motion, usable: Sequence[View], pyramids: dict[str, GreyPyramid],
+             scales: tuple[int, ...], with_flow: bool
+             ) -> tuple[Motion, dict[str, tuple[Observation, Verification]]]:
+        """Fit a motion to the views near a prior, and verify it in each of them."""
+        motion = prior
+        if with_flow:
+            flowed = [points for view in usable
+                      if (points := self._flow(view, pyramids[view.camera], prior)) is not None]
+            if flowed:
+                motion = replace(estimate_motion(prior, flowed), covariance=prior.covariance)
+        found: dict[str, tuple[Observation, Verification]] = {}
+        for turn in range(3):
+            found = self._observe(motion, usable, pyramids, scales if turn == 0 else (1,))
+            points = [seen.points for seen, verdict in found.values()
+                      if turn == 0 or verdict.shows_object]
+            if not points:
+                break
+            before = motion
+            motion = estimate_motion(
+                replace(prior, base_from_clicked=motion.base_from_clicked,
+                        centre_m=motion.centre_m), points,
+                ROBUST_SCALES if turn == 0 else FINAL_SCALES)
+            found = {camera: (seen, verify(seen, motion.base_from_clicked, self._target_m))
+                     for camera, (seen, _) in found.items()}
+            changed = before.base_from_clicked.inverse @ motion.base_from_clicked
+            is_near = np.linalg.norm(motion.centre_m - before.centre_m) < SETTLED_M and (
+                np.trace(changed.R) > 1 + 2 * np.cos(SETTLED_RAD))
+            if is_near and (turn or all(verdict.shows_object for _, verdict in found.values())):
+                break
+        return motion, found
+
+    def _observe(self, motion: Motion, usable: Sequence[View], pyramids: dict[str, GreyPyramid],
+                 scales: tuple[int, ...]) -> dict[str, tuple[Observation, Verification]]:
+        found = {}
+        for view in usable:
+            reference = self._select_reference(view, motion)
+            noise = predict_pose_noise(reference.view, view, motion.centre_m, self.limits)
+            seen = observe(reference, view, pyramids[view.camera], motion.base_from_clicked, noise,
+                           scales)
+            found[view.camera] = seen, verify(seen, motion.base_from_clicked, self._target_m)
+        return found
+
+    def _select_reference(self, view: View, motion: Motion) -> ReferenceView:
+        """Return the reference that saw the object from the most similar side."""
+        ray = _view_direction(view, motion.base_from_clicked, self._target_m)
+        return max(self.references, key=lambda ref: float(ray @ _view_direction(
+            ref.view, ref.base_from_clicked, self._target_m))
+            + 0.1 * (ref.view.camera == view.camera))
+
+    def _flow(self, view: View, pyramid: GreyPyramid, prior: Motion) -> TrackedPoints | None:
+        """Follow the points from the camera's last verified image, TF's part predicted."""
+        last = self._frames.get(view.camera)
+        if last is None or not 0 < view.stamp_ns - last.view.stamp_ns < MAX_FLOW_AGE_S * 1e9 or (
+                last.view.image.shape != view.image.shape):
+            return None
+        predicted = project(view, prior.base_from_clicked.transform_points(last.points_m))
+        usable = np.isfinite(predicted).all(axis=1)
+        pixels = np.full_like(predicted, np.nan)
+        pixels[usable] = flow_patches(last.pyramid, last.pixels[usable], pyramid,
+                                      predicted[usable])
+        if np.isfinite(pixels[:, 0]).sum() < 4:
+            return None
+        count = len(pixels)
+        return TrackedPoints(view, last.points_m, pixels, np.tile(np.eye(2), (count, 1, 1)),
+                             np.full(count, np.nan), np.ones(count), np.zeros((6, 6)))
+
+    # --- states
+
+    def _explain_doubt(self, motion: Motion,
+                       found: dict[str, tuple[Observation, Verification]], is_jump: bool) -> str:
+        """Return why a verified place is not taken; '' if it is, or none is verified."""
+        if not count_agreeing(found):
+            return ''
+        limit_m = self.limits.max_target_sigma_m / 2  # so that two sigmas are within it
+        if motion.sigma_m > limit_m:
+            return (f'seen, but its movement is known to ±{1000 * motion.sigma_m:.0f} mm only '
+                    f'(limit {1000 * limit_m:.0f} mm, half of limits.max_target_sigma_m)')
+        jumped_m = float(np.linalg.norm(motion.centre_m - self._motion.centre_m))
+        returned_m = float(np.linalg.norm(motion.centre_m - self._target_m))
+        if is_jump and jumped_m > JUMP_M and returned_m > JUMP_M:
+            return explain_jump(self._clicked, motion, list(found.values()), jumped_m)
+        return ''
+
+    def _accept(self, motion: Motion, found: dict[str, tuple[Observation, Verification]],
+                now_ns: int) -> None:
+        self._motion, self._seen_ns, self._is_gone = motion, now_ns, False
+        self._add_references(found)
+        for camera, (seen, verdict) in found.items():
+            if verdict.shows_object:
+                good = np.isfinite(seen.points.pixels).all(axis=1)
+                self._frames[camera] = _LastFrame(seen.points.view, seen.pyramid,
+                                                  seen.points.points_m[good],
+                                                  seen.points.pixels[good])
+
+    def _add_references(self, found: dict[str, tuple[Observation, Verification]]) -> None:
+        """Keep a view that shows the object from another side, while most of it is verified."""
+        for seen, verdict in found.values():
+            view = seen.points.view
+            direction = _view_direction(view, self._motion.base_from_clicked, self._target_m)
+            nearest = max((float(direction @ _view_direction(
+                each.view, each.base_from_clicked, self._target_m)) for each in self.references
+                if each.view.camera == view.camera), default=-1.0)
+            if (view.depth_m is None or not verdict.is_verified or nearest > np.cos(NEW_SIDE_RAD)
+                    or verdict.agreeing < SURE_SHARE * verdict.expected
+                    or len(self.references) >= MAX_REFERENCES):
+                continue
+            try:
+                added = build_by_depth(view, self._motion.centre_m,
+                                       self._motion.base_from_clicked)
+            except Rejected:
+                continue
+            self.references = (*self.references, added)
+
+    def _report_seen(self, evidence: dict[str, Verification | Rejected]) -> Track:
+        moved_m = float(np.linalg.norm(self._motion.centre_m - self._target_m))
+        limit_m = MOVED_M + MOVED_SIGMAS * self._motion.sigma_m
+        is_moved = moved_m > limit_m
+        seen = '; '.join(str(one) for one in evidence.values()
+                         if isinstance(one, Verification) and one.shows_object)
+        return self._report(
+            TrackingState.MOVED if is_moved else TrackingState.TRACKING, evidence,
+            f'seen {1000 * moved_m:.0f} mm from where it was clicked (limit '
+            f'{1000 * limit_m:.0f} mm): {seen}')
+
+    def _report_unseen(self, evidence: dict[str, Verification | Rejected], reason: str, now_ns: int
+                       ) -> Track:
+        looked = [one for one in evidence.values() if isinstance(one, Verification)]
+        is_gone = not reason and any(one.target == 'gone' for one in looked) and not any(
+            one.target in ('hidden', 'seen') for one in looked)
+        if is_gone and not self._is_gone:
+            self._gone_since_ns = now_ns
+        self._is_gone = is_gone
+        unseen_s, gone_s = ((now_ns - begun_ns) * 1e-9 for begun_ns in (
+            self._seen_ns, self._gone_since_ns))
+        each = reason or '; '.join(
+            str(one) if isinstance(one, Verification) else one.message
+            for one in evidence.values()) or 'no camera has an image'
+        if self.track.state is TrackingState.LOST:
+            return self._report(TrackingState.LOST, evidence, self.track.message)
+        if is_gone and gone_s >= self.follow.lost_s:
+            return self._report(TrackingState.LOST, evidence, 'its place has been seen without it '
+                                f'for {gone_s:.1f} s (follow.lost_s {self.follow.lost_s:g}): '
+                                f'{each}')
+        if unseen_s >= self.follow.coast_s:
+            return self._report(TrackingState.LOST, evidence, f'not seen for {unseen_s:.1f} s '
+                                f'(follow.coast_s {self.follow.coast_s:g}): {each}')
+        return self._report(TrackingState.COASTING, evidence, f'not seen for {unseen_s:.1f} s (at '
+                            f'most {self.follow.coast_s:g}): {each}')
+
+    def _report(self, state: TrackingState, evidence: dict[str, Verification | Rejected],
+                message: str) -> Track:
+        since_ns = self.track.since_ns if state is self.track.state else self._now_ns
+        unseen_s = max(self._now_ns - self._seen_ns, 0) * 1e-9
+        motion = self._motion.spread(COAST_SPEED_M_S * unseen_s, 0.0)
+        moved = motion.base_from_clicked @ self._base_from_target
+        covariance = np.array(self._covariance)
+        covariance[:3, :3] = covariance[:3, :3] + motion.covariance[3:, 3:]
+        covariance[3:, 3:] = covariance[3:, 3:] + motion.covariance[:3, :3]
+        self.track = Track(state, moved, covariance, self._seen_ns, since_ns, evidence, message)
+        return self.track
+
+    # --- search
+
+    def wants_search(self, now_ns: int) -> bool:
+        """Return whether a search by the matcher is due: often in doubt, else once a second."""
+        is_sure = self.track.state in (TrackingState.TRACKING, TrackingState.MOVED)
+        period_s = SEARCH_PERIOD_S if is_sure else DOUBT_PERIOD_S
+        return now_ns - self._searched_ns >= period_s * 1e9
+
+    def search(self, views: Sequence[View], matcher: Matcher) -> list[Motion]:
+        """Return where the matcher finds the object; may run in another thread than `update`."""
+        return search_by_matches(self.references, views, self._motion, matcher)
+
+    def offer(self, candidates: Sequence[Motion], now_ns: int) -> None:
+        """Take the places that a search found: the next update verifies them."""
+        self._candidates, self._searched_ns = list(candidates), now_ns
+
+
+def count_agreeing(found: dict[str, tuple[Observation, Verification]]) -> int:
+    """Return how many points agree in the views that show the object."""
+    return sum(verdict.agreeing for _, verdict in found.values() if verdict.is_verified)
+
+
+def _view_direction(view: View, moved: Transform, target_m: Array) -> Array:
+    """The direction (3,) from the target to a camera, in the object as it was when clicked."""
+    ray = require_pose(view).t_m - moved.transform_points(target_m)
+    return np.asarray(moved.inverse.rotate(ray / np.linalg.norm(ray)))
+
+
+def build_references(views: Sequence[View], pixels: Sequence[Array], target_m: Array,
+                     matcher: Matcher) -> list[ReferenceView]:
+    """Return the references of the views that show a target; raise `Rejected` without any."""
+    references, refused = [], []
+    for view in views:
+        if view.depth_m is not None and view.ray_pose is not None:
+            try:
+                references.append(build_by_depth(view, target_m))
+            except Rejected as why:
+                refused.append(why)
+    bare = [(view, pixel) for view, pixel in zip(views, pixels, strict=True)
+            if view.depth_m is None and view.ray_pose is not None]
+    if bare and not references:
+        return build_by_matches([view for view, _ in bare], [pixel for _, pixel in bare], target_m,
+                                matcher)
+    if not references:
+        raise Rejected(refused[0].code if refused else Code.NO_TF, '; '.join(
+            why.message for why in refused) or 'no view has a pose')
+    return references
