@@ -17,13 +17,13 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from crosspoint_ros.core.track.tracker import FollowLimits
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import MATCHERS, get_matcher_options, select_refiner
 
 LIMITS_PREFIX = 'limits.'
 MIN_NAME_SIMILARITY = 0.8  # of a misspelt name, by difflib; below it a suggestion misleads
-# The only parameters that may change while the node is configured.
-LIVE_PARAMETERS = frozenset(f'{LIMITS_PREFIX}{f.name}' for f in fields(Limits))
+FOLLOW_PREFIX = 'follow.'
 
 
 class ConfigError(ValueError):
@@ -40,6 +40,27 @@ class TimeLimits:
     wait_images_s: float = 1.0
     wait_tf_s: float = 0.5
     max_query_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class FollowConfig:
+    """Whether and how a target is followed; its limits are those of the core."""
+
+    mode: str = 'watch'
+    rate_hz: float = 10.0
+    coast_s: float = FollowLimits.coast_s
+    lost_s: float = FollowLimits.lost_s
+
+    @property
+    def limits(self) -> FollowLimits:
+        """When a target is lost."""
+        return FollowLimits(self.coast_s, self.lost_s)
+
+
+# The only parameters that may change while the node is configured.
+LIVE_PARAMETERS = frozenset((
+    *(f'{LIMITS_PREFIX}{f.name}' for f in fields(Limits)),
+    *(f'{FOLLOW_PREFIX}{f.name}' for f in fields(FollowConfig))))
 
 
 @dataclass(frozen=True)
@@ -74,6 +95,7 @@ class Config:
     warm_share: float
     limits: Limits
     times: TimeLimits
+    follow: FollowConfig
     history_s: float
     busy: str
     use_tf: bool
@@ -155,6 +177,19 @@ NODE_PARAMETERS = (
          'manager'),
 )
 
+FOLLOW_SPECS = (
+    Spec('follow.mode', FollowConfig.mode, 'whether a target is followed after the click. watch: '
+         'its place is verified once a second, and it is withdrawn where it is no longer true; '
+         'track: it is kept up to date; off: it stays where it was clicked',
+         choices=('off', 'watch', 'track')),
+    Spec('follow.rate_hz', FollowConfig.rate_hz, 'how often `track` looks at new images, Hz',
+         0.5, 60.0),
+    Spec('follow.coast_s', FollowConfig.coast_s, 'how long a target may be hidden, outside of all '
+         'images, or without images, before it is lost, s', 0.1, 3600.0),
+    Spec('follow.lost_s', FollowConfig.lost_s, 'how long its place may be seen without it before '
+         'it is lost, s', 0.1, 3600.0),
+)
+
 # name -> (low, high, meaning); the defaults are the dataclasses' own
 LIMIT_RANGES = {
     'min_confidence': (0.0, 1.0, 'an answer below it is refused, 0..1'),
@@ -203,8 +238,8 @@ def list_camera_specs(camera: str) -> tuple[Spec, ...]:
 
 
 def list_limit_specs() -> tuple[Spec, ...]:
-    """Return the parameters `limits.*`, with the defaults of the dataclasses."""
-    return tuple(
+    """Return the parameters `limits.*` and `follow.*`, with the defaults of the dataclasses."""
+    return FOLLOW_SPECS + tuple(
         Spec(f'{LIMITS_PREFIX}{f.name}', f.default, meaning, low, high)
         for owner, ranges in ((Limits, LIMIT_RANGES), (TimeLimits, TIME_LIMIT_RANGES))
         for f in fields(owner) for low, high, meaning in (ranges[f.name],))
@@ -336,6 +371,13 @@ class Parameters:
         return replace(limits, **{f.name: changes[f.name] for f in fields(Limits)
                                   if f.name in changes})
 
+    def merge_follow(self, parameters: list[Parameter]) -> FollowConfig:
+        """Return the `FollowConfig` with these changes."""
+        changes = {p.name: p.value for p in parameters}
+        return FollowConfig(**{f.name: changes.get(f'{FOLLOW_PREFIX}{f.name}',
+                                                   self._value(f'{FOLLOW_PREFIX}{f.name}'))
+                               for f in fields(FollowConfig)})
+
     def read(self) -> Config:
         """Return the current Config. Raises ConfigError for frames that contradict each other."""
         value = self._value
@@ -352,7 +394,8 @@ class Parameters:
             matcher_options=self._read_options(value('matcher')),
             refiner=self._refiner,
             refiner_options=self._read_options(self._refiner) if self._refiner else {},
-            limits=self._read_limits(Limits), times=self._read_limits(TimeLimits))
+            limits=self._read_limits(Limits), times=self._read_limits(TimeLimits),
+            follow=self.merge_follow([]))
 
     def _read_options(self, matcher: str) -> dict[str, Any]:
         return {s.name.rpartition('.')[2]: _list_to_tuple(self._value(s.name), s.default)

@@ -116,28 +116,32 @@ class Tracker:
     """
 
     def __init__(self, views: Sequence[View], pixels: Sequence[Array],
-                 base_from_target: Transform, covariance: Array, matcher: Matcher,
-                 follow: FollowLimits | None = None, limits: Limits | None = None) -> None:
+                 base_from_target: Transform, covariance: Array,
+                 matcher: Matcher | None,
+                 follow: FollowLimits | None = None, limits: Limits | None = None,
+                 now_ns: int | None = None) -> None:
         """Take the views of an accepted answer, the clicked one first, and the pixel (2,) of each.
 
-        Raises `Rejected` (NO_DEPTH, NOT_VISIBLE) if no view has enough texture around the target.
+        matcher: for views without depth. now_ns: by the clock of `update`; by default that of the
+        images. Raises `Rejected` (NO_DEPTH, NOT_VISIBLE) if no view has enough texture around the
+        target.
         """
         self.follow, self.limits = follow or FollowLimits(), limits or Limits()
         self._base_from_target, self._covariance = base_from_target, covariance
         self._target_m = base_from_target.t_m
         self._clicked = tuple(build_references(views, pixels, self._target_m, matcher))
         self.references = self._clicked
-        stamp_ns = max(view.stamp_ns for view in views)
+        self._image_ns = max(view.stamp_ns for view in views)
+        begun_ns = self._image_ns if now_ns is None else now_ns
         self._motion = Motion(
             Transform(np.eye(3), np.zeros(3)), np.diag(np.repeat([1e-3, 1e-4], 3) ** 2),
             self._target_m)
         self._frames: dict[str, _LastFrame] = {}
         self._candidates: list[Motion] = []
-        self._seen_ns = self._gone_since_ns = self._now_ns = stamp_ns
+        self._seen_ns = self._gone_since_ns = self._now_ns = self._searched_ns = begun_ns
         self._is_gone = False
-        self._searched_ns = stamp_ns
-        self.track = Track(TrackingState.TRACKING, base_from_target, covariance, stamp_ns,
-                           stamp_ns, {}, 'as clicked')
+        self.track = Track(TrackingState.TRACKING, base_from_target, covariance, self._image_ns,
+                           begun_ns, {}, 'as clicked')
 
     @property
     def motion(self) -> Motion:
@@ -149,7 +153,7 @@ class Tracker:
     def update(self, views: Sequence[View | MissingView], now_ns: int) -> Track:
         """Take the newest image of each camera, with its pose, and return the state at that time.
 
-        An image that is not newer than the last update's is evidence of nothing new.
+        now_ns: by the clock of the first update; stamps of images may be of another.
         """
         usable = [view for view in views if isinstance(view, View) and view.ray_pose is not None]
         evidence: dict[str, Verification | Rejected] = {
@@ -272,6 +276,8 @@ class Tracker:
     def _accept(self, motion: Motion, found: dict[str, tuple[Observation, Verification]],
                 now_ns: int) -> None:
         self._motion, self._seen_ns, self._is_gone = motion, now_ns, False
+        self._image_ns = max(seen.points.view.stamp_ns for seen, verdict in found.values()
+                             if verdict.is_verified)
         self._add_references(found)
         for camera, (seen, verdict) in found.items():
             if verdict.shows_object:
@@ -344,10 +350,14 @@ class Tracker:
         covariance = np.array(self._covariance)
         covariance[:3, :3] = covariance[:3, :3] + motion.covariance[3:, 3:]
         covariance[3:, 3:] = covariance[3:, 3:] + motion.covariance[:3, :3]
-        self.track = Track(state, moved, covariance, self._seen_ns, since_ns, evidence, message)
+        self.track = Track(state, moved, covariance, self._image_ns, since_ns, evidence, message)
         return self.track
 
     # --- search
+
+    def set_limits(self, follow: FollowLimits, limits: Limits) -> None:
+        """Take other limits from now on."""
+        self.follow, self.limits = follow, limits
 
     def wants_search(self, now_ns: int) -> bool:
         """Return whether a search by the matcher is due: often in doubt, else once a second."""
@@ -376,7 +386,7 @@ def _view_direction(view: View, moved: Transform, target_m: Array) -> Array:
 
 
 def build_references(views: Sequence[View], pixels: Sequence[Array], target_m: Array,
-                     matcher: Matcher) -> list[ReferenceView]:
+                     matcher: Matcher | None) -> list[ReferenceView]:
     """Return the references of the views that show a target; raise `Rejected` without any."""
     references, refused = [], []
     for view in views:
@@ -387,7 +397,7 @@ def build_references(views: Sequence[View], pixels: Sequence[Array], target_m: A
                 refused.append(why)
     bare = [(view, pixel) for view, pixel in zip(views, pixels, strict=True)
             if view.depth_m is None and view.ray_pose is not None]
-    if bare and not references:
+    if bare and not references and matcher is not None:
         return build_by_matches([view for view, _ in bare], [pixel for _, pixel in bare], target_m,
                                 matcher)
     if not references:

@@ -10,7 +10,13 @@ from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult, TargetState
+from crosspoint_ros.msg import (
+    GraspTarget,
+    HistoryEntry,
+    QueryResult,
+    TargetSighting,
+    TargetState,
+)
 from crosspoint_ros.msg import History as HistoryMsg
 
 MAX_STEPS = 20
@@ -35,6 +41,23 @@ class TargetRays:
         return cls(tuple(view.base_from_cam.t_m for view in views
                          if view is not None and view.base_from_cam is not None),
                    result.target.base_from_target.t_m)
+
+
+@dataclass(frozen=True, eq=False)
+class FollowedTarget:
+    """What following says of the active target.
+
+    target: where it is, None to leave it where the step has it. state, message: as in
+    TargetState.msg. is_withdrawn: it must not be used. sightings: one per camera, with the
+    stamp of the newest image that shows it, ns.
+    """
+
+    target: GraspTarget | None
+    state: int
+    message: str
+    is_withdrawn: bool
+    sightings: tuple[TargetSighting, ...]
+    last_seen_ns: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +268,8 @@ class ActiveTarget:
     """The one active target. Every change calls the `listeners`, which publish what differs.
 
     step: the history step whose target is active, None without one. preview: the target where a
-    drag has it; the TF alias alone follows it. show_rays: whether RViz shows the rays. state,
+    drag has it; the TF alias alone follows it. followed: what following says of it, if anything;
+    the target may then be elsewhere, or withdrawn. show_rays: whether RViz shows the rays. state,
     message: as in TargetState.msg. since_ns: when the state or the target last changed.
     valid_until_ns: when the target expires, 0: never.
     """
@@ -256,6 +280,7 @@ class ActiveTarget:
         self.step: HistoryStep | None = None
         self.last_step: HistoryStep | None = None  # the active one, else the one before it ended
         self.preview: GraspTarget | None = None
+        self.followed: FollowedTarget | None = None
         self.show_rays = True
         self.state, self.message = int(TargetState.NONE), 'there has been no target yet'
         self.since_ns, self.valid_until_ns = now_ns(), 0
@@ -263,8 +288,19 @@ class ActiveTarget:
 
     @property
     def active_target(self) -> GraspTarget | None:
-        """The target of the step."""
-        return None if self.step is None or self.step.result is None else self.step.result.target
+        """The target of the step, or where it was followed to; None if it is withdrawn."""
+        if self.step is None or self.step.result is None:
+            return None
+        if self.followed is None:
+            return self.step.result.target
+        return None if self.followed.is_withdrawn else (
+            self.followed.target or self.step.result.target)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether a pipeline may go on with the target."""
+        return self.active_target is not None and self.preview is None and self.state in (
+            TargetState.STANDING, TargetState.TRACKING, TargetState.COASTING, TargetState.MOVED)
 
     @property
     def has_expired(self) -> bool:
@@ -277,8 +313,12 @@ class ActiveTarget:
         message: what happened; None: nothing that people must know.
         """
         previous, was_dragged = self.active_target, self.preview is not None
+        if _get_put_target(step) is not _get_put_target(self.step):
+            self.followed = None
         self.step, self.preview = step, None
         self.last_step = step or self.last_step
+        if self.followed is not None and step is not None:
+            state = self.followed.state
         if was_dragged or self.active_target is not previous:
             self._restart_ttl()
         self._notify(state, message, is_new=self.active_target is not previous)
@@ -295,6 +335,17 @@ class ActiveTarget:
                                     atol=1e-4)
         self._notify(TargetState.PENDING if has_moved else TargetState.STANDING)
 
+    def set_followed(self, followed: FollowedTarget | None) -> None:
+        """Take what following says of the target; during a drag the person decides."""
+        if self.step is None or self.preview is not None:
+            return
+        self.followed = followed
+        if followed is None:
+            self._notify(TargetState.STANDING)
+        else:
+            self._notify(followed.state, followed.message if followed.state != self.state
+                         else None)
+
     def announce(self, message: str) -> None:
         """Say what happened that leaves the target as it is."""
         self._notify(self.state, message)
@@ -302,7 +353,7 @@ class ActiveTarget:
     def toggle_rays(self) -> None:
         """Show the rays, or hide them; a drag ends."""
         self.show_rays = not self.show_rays
-        state = self.state if self.step is None else int(TargetState.STANDING)
+        state = self.state if self.step is None else int(TargetState.STANDING)  # unless followed
         self.set_target(self.step, state)
 
     def _restart_ttl(self) -> None:
@@ -316,6 +367,11 @@ class ActiveTarget:
         self.message = self.message if message is None else message
         for listener in self.listeners:
             listener(self)
+
+
+def _get_put_target(step: HistoryStep | None) -> GraspTarget | None:
+    """Where the answer or a person put the target of a step."""
+    return None if step is None or step.result is None else step.result.target
 
 
 def _list_numbers(target: GraspTarget) -> list[float]:

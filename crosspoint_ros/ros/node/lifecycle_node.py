@@ -168,6 +168,8 @@ class CrosspointNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=reason)
         if self._server is not None:
             self._server.limits = self._config_parameters.merge_limits(parameters)
+            self._server.follow.set_limits(self._server.limits)
+            self._server.follow.set_config(self._config_parameters.merge_follow(parameters))
         return SetParametersResult(successful=True)
 
 

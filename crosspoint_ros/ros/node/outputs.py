@@ -32,6 +32,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
 LEAD_NS = 10**9
 UNKNOWN_NAME = '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_'  # until it is discovered
 UNNAMED = 'a node whose name has not come yet'
+LIVE_STATES = (TargetState.TRACKING, TargetState.MOVED)  # of a target that is kept up to date
 MAX_SENT = 400  # some 20 s; of a drag, 3 s
 
 
@@ -46,10 +47,11 @@ class TargetBroadcaster:
 
     def __init__(self, node: Node, target_frame: str) -> None:
         self._node, self._alias = node, target_frame.lstrip('/')
-        self._frame, self._newest_number = '', 0
+        self._frame, self._newest_number, self._number = '', 0, 0
         self._target: GraspTarget | None = None  # of the frame
         self._alias_target: GraspTarget | None = None  # during a drag, another one
-        self._last_stamp_ns = self._alias_stamp_ns = -1
+        self._last_stamp_ns = self._alias_stamp_ns = self._frame_stamp_ns = -1
+        self._is_live = False  # sent with each image that shows it
         self.guard = TargetFrameGuard(node, self._alias)
         # The topic and depth of tf2_ros's own broadcaster, which is not on every machine.
         self._publisher = node.create_publisher(TFMessage, '/tf', QoSProfile(depth=100))
@@ -58,11 +60,16 @@ class TargetBroadcaster:
         """Broadcast a new target at once."""
         target, alias_target = state.active_target, state.preview or state.active_target
         is_same = target is self._target and alias_target is self._alias_target
+        self._is_live = state.state in LIVE_STATES and state.preview is None
         if is_same or target is None or alias_target is None:
             self._target, self._alias_target = target, alias_target
             return
         assert state.step is not None
         number, now_ns = state.step.target_number, self._now_ns()
+        if state.followed is not None and number == self._number:
+            self._update_followed(target, alias_target, now_ns)
+            return
+        self._number, self._frame_stamp_ns = number, -1
         # A camera's clock may be ahead of ours: what comes after it would be a jump back in time.
         stamp_ns = min(stamp_to_ns(target.header.stamp), now_ns)
         stamps_ns = sorted({max(stamp_ns - LEAD_NS, 1), stamp_ns, now_ns})
@@ -78,11 +85,20 @@ class TargetBroadcaster:
         self._frame, self._target, self._alias_target = frame, target, alias_target
         self._send(sent)
 
+    def _update_followed(self, target: GraspTarget, alias_target: GraspTarget, now_ns: int) -> None:
+        """Send where the target was at the stamp of the image that shows it."""
+        self._target, self._alias_target = target, alias_target
+        stamp_ns = min(stamp_to_ns(target.header.stamp), now_ns)
+        self._send([(self._frame, stamp_ns, target)] * (stamp_ns > self._frame_stamp_ns)
+                   + [(self._alias, stamp_ns, alias_target)] * (stamp_ns > self._alias_stamp_ns))
+
     def broadcast(self) -> None:
         """Send the transforms, if there is a target."""
         now_ns = self._now_ns()
         # While a simulation is paused, listeners would warn about the repeated stamp.
         if self._target is None or self._alias_target is None or now_ns == self._last_stamp_ns:
+            return
+        if self._is_live:
             return
         self._last_stamp_ns = now_ns
         self._send([(self._frame, now_ns, self._target)] + (
@@ -94,17 +110,20 @@ class TargetBroadcaster:
             transforms.append(TransformStamped(
                 header=make_header(at_ns, target.header.frame_id), child_frame_id=frame,
                 transform=transform_to_msg(transform_from_pose(target.pose.pose))))
+            if frame == self._frame:
+                self._frame_stamp_ns = max(self._frame_stamp_ns, at_ns)
             if frame == self._alias:
                 self._alias_stamp_ns = max(self._alias_stamp_ns, at_ns)
             self.guard.remember(transforms[-1])
-        self._publisher.publish(TFMessage(transforms=transforms))
+        if transforms:
+            self._publisher.publish(TFMessage(transforms=transforms))
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
 
     def reset(self) -> None:
         """Forget the stamps of another time."""
-        self._alias_stamp_ns = -1
+        self._alias_stamp_ns = self._frame_stamp_ns = -1
 
     def close(self) -> None:
         """Leave the topic."""
@@ -234,7 +253,7 @@ class Outputs:
                 self._markers.publish(delete_all_markers())
             return
         assert state.step is not None
-        if has_new_target:
+        if has_new_target and state.state != TargetState.COASTING:
             self._grasp_target.publish(PoseStamped(header=target.header, pose=target.pose.pose))
         if has_new_target or has_new_rays:
             self._markers.publish(build_target_markers(
@@ -243,7 +262,9 @@ class Outputs:
     def _publish_state(self, target: ActiveTarget) -> None:
         """Publish `~/target_state` if it has changed."""
         step = target.last_step
-        state = (target.state, target.message, step, target.valid_until_ns)
+        is_live = target.followed is not None and target.followed.target is not None
+        state = (target.state, target.message, step, target.valid_until_ns, target.is_valid,
+                 target.followed if is_live else None)
         if state != self._state:
             self._state = state
             frame = step and get_target_frame(self._target_frame, step.target_number)

@@ -194,7 +194,7 @@ def build_target_state(target: ActiveTarget, base_frame: str, frame: str) -> Tar
     """Return the state of a target whose own TF frame is `frame`."""
     state = TargetState(
         header=Header(frame_id=base_frame), frame=frame, state=target.state,
-        valid=target.state == TargetState.STANDING, pose=NAN_POSE, message=target.message,
+        valid=target.is_valid, pose=NAN_POSE, message=target.message,
         since=time_from_ns(target.since_ns), valid_until=time_from_ns(target.valid_until_ns))
     if target.last_step is None or target.last_step.result is None:
         return state
@@ -203,6 +203,13 @@ def build_target_state(target: ActiveTarget, base_frame: str, frame: str) -> Tar
     state.sightings = _build_sightings(result)
     state.last_seen = max((seen.header.stamp for seen in state.sightings
                            if seen.status.code == Status.OK), key=stamp_to_ns)
+    followed = target.followed
+    if followed is not None:
+        state.sightings = list(followed.sightings)
+        state.last_seen = time_from_ns(followed.last_seen_ns)
+        state.header.stamp = state.last_seen
+        if followed.target is not None:
+            state.pose = followed.target.pose
     if target.active_target is not None:
         state.pose = (target.preview or target.active_target).pose
     return state

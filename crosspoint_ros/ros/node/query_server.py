@@ -19,13 +19,14 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 
 from crosspoint_ros.action import Correspond as CorrespondAction
-from crosspoint_ros.core.datatypes import Code, Rejected, Transform
+from crosspoint_ros.core.datatypes import Code, Matcher, Rejected, Transform
 from crosspoint_ros.core.pipeline import LocateResult, apply_correction
 from crosspoint_ros.core.tf_tree import list_ancestors
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.results import is_accepted
 from crosspoint_ros.ros.config import Config, is_target_frame
+from crosspoint_ros.ros.follow.server import FollowServer
 from crosspoint_ros.ros.node.camera import JUMP_WINDOW_S, Camera
 from crosspoint_ros.ros.node.history import ActiveTarget, HistoryStep
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
@@ -119,6 +120,9 @@ class QueryServer:
                                            self.submit, self._call_in_executor)
         self.review = ReviewServer(node, config, self.target, self.explain_unavailable,
                                    self._on_clear, last_target_number)
+        self.follow = FollowServer(
+            node, config, self.target, self._views, self._thread, self._get_fine_matcher,
+            self.review.history.find_locate_result, self._call_in_executor)
         # All wait for their result, and must not block other callbacks meanwhile.
         group = ReentrantCallbackGroup()
         self._action = ActionServer(
@@ -159,10 +163,11 @@ class QueryServer:
     def close(self) -> None:
         """Take everything off the graph; a matcher that hangs is left behind."""
         self._thread.close()
+        self.follow.close()
         with self._callback_lock:
             self._is_closed = True
         self._run_callbacks()
-        if self.target.active_target is not None:  # after an error, without deactivation
+        if self.target.step is not None:  # after an error, without deactivation
             self.review.reset('the node has ended')
         self._jump.unregister()
         self._action.destroy()
@@ -263,6 +268,11 @@ class QueryServer:
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
+
+    def _get_fine_matcher(self) -> Matcher | None:
+        """Return the matcher that finds exact places: the refiner, if there is one."""
+        matchers = self.loader.matchers
+        return matchers and (matchers.refiner or matchers.matcher)
 
     def _load(self) -> bool:
         is_loaded = self.loader.load()
@@ -419,7 +429,7 @@ class QueryServer:
         if self.state is ServerState.ACTIVE:
             self._prefetcher.submit()
         # A query that has ended may still have its target to publish: until then it has a callback.
-        if not (self.target.active_target or self._result_callbacks
+        if not (self.target.step or self._result_callbacks
                 or self._prefetcher.is_enabled):
             self._timer.cancel()
 

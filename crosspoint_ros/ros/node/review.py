@@ -183,7 +183,7 @@ class ReviewServer:
     def clear(self) -> str:
         """Clear the target, and end the open queries; `undo` brings the target back."""
         self._on_clear()
-        target = self._target.active_target
+        target = self.history.target_step
         self.history.clear()
         return self._publish_history('there was no target' if target is None
                                      else f'cleared target {target.query_id}')

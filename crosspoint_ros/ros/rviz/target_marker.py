@@ -152,14 +152,15 @@ class TargetMarker:
         if state.preview is not None:
             return
         self._last_feedback_s = None
-        step, shown = state.step, self._step
+        target, shown = state.active_target, self._step
+        step = None if target is None else state.step
         is_same = (shown is not None and step is not None and state.show_rays == self._shows_rays
                    and (step.number, step.decision) == (shown.number, shown.decision))
         if shown is not None and (step is None or step.number != shown.number):
             self._markers.remove(_get_marker_name(shown))
         if step is not None:
-            assert step.result is not None
-            pose = step.result.target.pose.pose
+            assert target is not None
+            pose = target.pose.pose
             self._base_from_target = transform_from_pose(pose)
             if is_same:
                 self._markers.move(_get_marker_name(step), pose, self._header)

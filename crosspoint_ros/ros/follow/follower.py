@@ -1,0 +1,247 @@
+"""Follows the active target in a thread: verifies its place, or keeps it up to date."""
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from crosspoint_ros.core.datatypes import Code, Matcher, MissingView, Rejected, Transform, View
+from crosspoint_ros.core.pipeline import LocateResult
+from crosspoint_ros.core.track.tracker import Track, Tracker, TrackingState
+from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.ros.config import FollowConfig
+from crosspoint_ros.ros.node.query_queue import QueryThread
+from crosspoint_ros.ros.node.views import ViewCollector
+
+log = logging.getLogger(__name__)
+WATCH_PERIOD_S = 1.0
+DOUBT_PERIOD_S = 0.25  # of `watch`, while the target is not where it should be
+STALE_PERIODS, MIN_STALE_S = 3.0, 0.5  # an image that stays the newest for longer is no evidence
+JOIN_S = 0.5
+MAX_SEARCH_S = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class FollowJob:
+    """A target to follow: the answer with its images, and where it was put (base_from_target)."""
+
+    key: object
+    located: LocateResult
+    base_from_target: Transform
+
+
+@dataclass(frozen=True, eq=False)
+class FollowReport:
+    """What the thread found about a target.
+
+    track: None where it cannot be followed, for `reason`. base_from_target: where it is.
+    """
+
+    key: object
+    track: Track | None
+    base_from_target: Transform
+    reason: str = ''
+
+
+class Follower:
+    """Owns the thread. `follow`, `set_config` and the like come from the executor's thread.
+
+    The matcher runs in the query thread alone, as idle work; its finds are verified here.
+    """
+
+    def __init__(self, config: FollowConfig, views: ViewCollector, queries: QueryThread,
+                 get_matcher: Callable[[], Matcher | None], now_ns: Callable[[], int],
+                 on_report: Callable[[FollowReport], None]) -> None:
+        """on_report: called in the follow thread."""
+        self._config, self._views, self._queries = config, views, queries
+        self._get_matcher, self._now_ns, self._on_report = get_matcher, now_ns, on_report
+        self.limits = Limits()
+        self._job: FollowJob | None = None
+        self._is_held = self._is_closed = False
+        self._condition = threading.Condition()
+        self._tracker: Tracker | None = None
+        self._tracked: FollowJob | None = None
+        self._found: list[tuple[Tracker, list, int]] = []  # of searches
+        self._searching_since_s = -math.inf
+        self._stamps: dict[str, tuple[int, float]] = {}  # of a camera's newest image, and since
+        self.cycle_s = 0.0
+        self._thread = threading.Thread(target=self._run, name='crosspoint-follow', daemon=True)
+        self._thread.start()
+
+    # --- the executor's side
+
+    @property
+    def config(self) -> FollowConfig:
+        """The parameters `follow.*`."""
+        return self._config
+
+    @property
+    def is_held(self) -> bool:
+        """Whether following is on hold."""
+        return self._is_held
+
+    def follow(self, job: FollowJob | None) -> None:
+        """Follow another target, or none."""
+        with self._condition:
+            self._job = job
+            self._condition.notify()
+
+    def set_config(self, config: FollowConfig) -> None:
+        """Take other parameters."""
+        with self._condition:
+            self._config = config
+            self._condition.notify()
+
+    def set_hold(self, is_held: bool) -> None:
+        """Stop looking at images, or go on."""
+        with self._condition:
+            self._is_held = is_held
+            self._condition.notify()
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._condition:
+            self._is_closed, self._job = True, None
+            self._condition.notify()
+        self._thread.join(JOIN_S)
+
+    # --- the thread
+
+    def _run(self) -> None:
+        due_s = 0.0
+        while True:
+            with self._condition:
+                while not self._is_closed and (
+                        self._job is None or self._is_held or self._config.mode == 'off'):
+                    self._forget()
+                    self._condition.wait()
+                if self._is_closed:
+                    return
+                job, config = self._job, self._config
+                wait_s = due_s - time.monotonic()
+                if job is self._tracked and wait_s > 0:
+                    self._condition.wait(wait_s)
+                    continue
+            assert job is not None
+            started_s = time.monotonic()
+            try:
+                self._step(job, config)
+            except Exception as error:
+                log.exception('following failed')
+                self._fail(job, f'{type(error).__name__}: {error}')
+            self.cycle_s = time.monotonic() - started_s
+            due_s = started_s + self._get_period_s(config)
+
+    def _forget(self) -> None:
+        if self._job is None or self._config.mode == 'off':
+            self._tracker = self._tracked = None
+        self._found.clear()
+
+    def _get_period_s(self, config: FollowConfig) -> float:
+        if config.mode == 'track':
+            return 1.0 / config.rate_hz
+        state = TrackingState.TRACKING if self._tracker is None else self._tracker.track.state
+        return WATCH_PERIOD_S if state is TrackingState.TRACKING else DOUBT_PERIOD_S
+
+    def _step(self, job: FollowJob, config: FollowConfig) -> None:
+        if job is not self._tracked:
+            self._begin(job, config)
+        tracker = self._tracker
+        if tracker is None:
+            return
+        tracker.set_limits(config.limits, self.limits)
+        now_ns = self._now_ns()
+        for searched, candidates, began_ns in self._found:
+            if searched is tracker:
+                tracker.offer(candidates, began_ns)
+        self._found.clear()
+        views = self._collect(config)
+        if views is None:
+            return
+        track = tracker.update(views, now_ns)
+        if job is self._job:
+            self._on_report(FollowReport(job.key, track, compose(track, job)))
+        is_sure = track.state in (TrackingState.TRACKING, TrackingState.MOVED)
+        if tracker.wants_search(now_ns) and not (is_sure and config.mode == 'watch'):
+            self._search(tracker, [view for view in views if isinstance(view, View)])
+
+    def _begin(self, job: FollowJob, config: FollowConfig) -> None:
+        located = job.located
+        accepted = [c for c in located.correspondences if c.rejected is None
+                    and c.view is not None and c.match is not None]
+        views = [located.clicked, *(c.view for c in accepted if c.view is not None)]
+        pixels = [located.pixel, *(c.match.pixel for c in accepted if c.match is not None)]
+        assert located.target is not None
+        target, begun_ns = located.target, self._now_ns()
+        if self._tracked is not None and self._tracked.located is located and self._tracker:
+            self._tracked = job  # put elsewhere by hand
+            return
+        self._tracked, self._tracker, self._stamps = job, None, {}
+
+        def build(matcher: Matcher | None) -> None:
+            try:
+                tracker = Tracker(views, pixels, target.base_from_target, target.covariance,
+                                  matcher, config.limits, self.limits, begun_ns)
+            except Rejected as why:
+                self._fail(job, why.message)
+                return
+            if self._tracked is job:
+                self._tracker = tracker
+
+        if any(view.depth_m is not None for view in views):
+            build(None)
+        else:  # its corners are matched
+            self._queries.submit_idle(lambda: build(self._get_matcher()))
+
+    def _fail(self, job: FollowJob, reason: str) -> None:
+        if self._tracked is job:
+            self._tracker = None
+        self._on_report(FollowReport(job.key, None, job.base_from_target, reason))
+
+    def _collect(self, config: FollowConfig) -> list[View | MissingView] | None:
+        """Return each camera's newest image if it is new; None if there is nothing new to say."""
+        period_s = 1 / config.rate_hz if config.mode == 'track' else DOUBT_PERIOD_S
+        stale_s = max(MIN_STALE_S, STALE_PERIODS * period_s)
+        collected, is_new, now_s = [], False, time.monotonic()
+        for view in self._views.collect_for_following():
+            if isinstance(view, View):
+                stamp_ns, since_s = self._stamps.get(view.camera, (0, now_s))
+                if view.stamp_ns != stamp_ns:
+                    self._stamps[view.camera] = view.stamp_ns, now_s
+                    is_new = True
+                elif now_s - since_s > stale_s:
+                    view = MissingView(view.camera, Rejected(
+                        Code.STALE, f'{view.camera}: no new image for {now_s - since_s:.1f} s '
+                        f'(limit {stale_s:.1f} s)'))
+                else:
+                    continue
+            collected.append(view)
+        has_images = any(isinstance(view, View) for view in collected)
+        waits = len(collected) < len(self._views.cameras) and not is_new
+        return None if waits and not has_images else collected
+
+    def _search(self, tracker: Tracker, views: Sequence[View]) -> None:
+        matcher = self._get_matcher()
+        # A search may be dropped for other idle work.
+        if matcher is None or not views or \
+                time.monotonic() - self._searching_since_s < MAX_SEARCH_S:
+            return
+        self._searching_since_s, began_ns = time.monotonic(), self._now_ns()
+
+        def work() -> None:
+            try:
+                self._found.append((tracker, tracker.search(views, matcher), began_ns))
+            finally:
+                self._searching_since_s = -math.inf
+        tracker.offer([], began_ns)
+        self._queries.submit_idle(work)
+
+
+def compose(track: Track, job: FollowJob) -> Transform:
+    """Return where the target of a job is: a person may have moved it from the answer's place."""
+    assert job.located.target is not None
+    clicked_from_put = job.located.target.base_from_target.inverse @ job.base_from_target
+    return track.base_from_target @ clicked_from_put

@@ -1,0 +1,192 @@
+"""Following in the node: `~/hold`, `~/resume`, and what becomes of the active target."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+from geometry_msgs.msg import PoseWithCovariance
+from rclpy.lifecycle import LifecycleNode
+from std_srvs.srv import Trigger
+
+from crosspoint_ros.core.datatypes import Matcher, Rejected
+from crosspoint_ros.core.pipeline import LocateResult
+from crosspoint_ros.core.track.observation import Verification
+from crosspoint_ros.core.track.tracker import Track, TrackingState
+from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.msg import GraspTarget, Status, TargetSighting, TargetState
+from crosspoint_ros.ros.config import Config, FollowConfig
+from crosspoint_ros.ros.conversions import pose_from_transform, transform_from_pose
+from crosspoint_ros.ros.follow.follower import Follower, FollowJob, FollowReport
+from crosspoint_ros.ros.node.history import ActiveTarget, FollowedTarget
+from crosspoint_ros.ros.node.query_messages import make_header
+from crosspoint_ros.ros.node.query_queue import QueryThread
+from crosspoint_ros.ros.node.views import ViewCollector
+
+STATES = {TrackingState.TRACKING: TargetState.TRACKING, TrackingState.MOVED: TargetState.MOVED,
+          TrackingState.COASTING: TargetState.COASTING, TrackingState.LOST: TargetState.LOST}
+NO_HISTORY = 'not followed: with history_s 0 the node has images only while it answers a query'
+
+
+class FollowServer:
+    """Gives the follow thread the active target, and the target what that finds.
+
+    All but the thread's own work runs in the executor.
+    """
+
+    def __init__(self, node: LifecycleNode, config: Config, target: ActiveTarget,
+                 views: ViewCollector, queries: QueryThread,
+                 get_matcher: Callable[[], Matcher | None],
+                 find_located: Callable[[str], LocateResult | None],
+                 call_in_executor: Callable[[Callable[[], None]], None]) -> None:
+        """find_located: an answer with its images, by query; None if they are no longer kept."""
+        self._node, self._target, self._find_located = node, target, find_located
+        self._can_follow = config.history_s > 0 and config.use_tf
+        self._put: GraspTarget | None = None  # the active target, as it was answered or moved
+        self._job: FollowJob | None = None
+        self.last_report: FollowReport | None = None
+        self._follower = Follower(
+            config.follow, views, queries, get_matcher,
+            lambda: int(node.get_clock().now().nanoseconds),
+            lambda report: call_in_executor(lambda: self._take(report)))
+        self._follower.limits = config.limits
+        target.listeners.append(self._on_target)
+        self._services = [node.create_service(Trigger, '~/hold', self._on_hold),
+                          node.create_service(Trigger, '~/resume', self._on_resume)]
+
+    def close(self) -> None:
+        """End the thread, and take the services off the graph."""
+        self._follower.close()
+        for service in self._services:
+            self._node.destroy_service(service)
+
+    @property
+    def config(self) -> FollowConfig:
+        """The parameters `follow.*`."""
+        return self._follower.config
+
+    @property
+    def cycle_s(self) -> float:
+        """How long the last look at the images took, s."""
+        return self._follower.cycle_s
+
+    @property
+    def is_held(self) -> bool:
+        """Whether following is on hold."""
+        return self._follower.is_held
+
+    def set_config(self, config: FollowConfig) -> None:
+        """Take other parameters; with `off` the target is where it was clicked."""
+        has_changed = config.mode != self.config.mode
+        self._follower.set_config(config)
+        if has_changed:  # what one mode says of the target is not what the other does
+            self._target.set_followed(None)
+
+    def set_limits(self, limits: Limits) -> None:
+        """Take other limits."""
+        self._follower.limits = limits
+
+    def _on_target(self, target: ActiveTarget) -> None:
+        step = target.step
+        put = None if step is None or step.result is None else step.result.target
+        if put is self._put:
+            return
+        self._put = put
+        located = None if step is None or put is None else self._find_located(step.query_id)
+        previous, self._job = self._job, None
+        if put is not None and located is not None and located.target is not None \
+                and self._can_follow:
+            placed = transform_from_pose(put.pose.pose)
+            report = self.last_report
+            if previous is not None and previous.located is located and report is not None \
+                    and report.track is not None:  # it was moved by hand after it had moved itself
+                moved = report.track.base_from_target @ located.target.base_from_target.inverse
+                placed = moved.inverse @ placed
+            self._job = FollowJob(put, located, placed)
+        self.last_report = None
+        self._follower.follow(self._job)
+
+    def _take(self, report: FollowReport) -> None:
+        """Apply what the thread found, if it is of the target that is still the active one."""
+        if self._job is None or report.key is not self._put or self.config.mode == 'off' \
+                or self.is_held:
+            return
+        self.last_report = report
+        if report.track is None:
+            if self._target.followed is not None:
+                self._target.set_followed(None)
+            return
+        self._target.set_followed(self._build(report, report.track))
+
+    def _build(self, report: FollowReport, track: Track) -> FollowedTarget | None:
+        assert self._put is not None
+        is_watched = self.config.mode == 'watch'
+        state = STATES[track.state]
+        if is_watched and track.state is TrackingState.TRACKING:
+            state = TargetState.STANDING
+        is_withdrawn = track.state is TrackingState.LOST or (
+            is_watched and track.state is TrackingState.MOVED)
+        stays = is_watched and track.state in (TrackingState.TRACKING, TrackingState.COASTING)
+        target = None if stays else self._move_target(report, track)
+        return FollowedTarget(target, int(state), track.message, is_withdrawn,
+                              tuple(self._build_sightings(track)), track.stamp_ns)
+
+    def _move_target(self, report: FollowReport, track: Track) -> GraspTarget:
+        assert self._put is not None
+        target = copy.copy(self._put)
+        target.header = make_header(track.stamp_ns, self._put.header.frame_id)
+        target.pose = PoseWithCovariance(pose=pose_from_transform(report.base_from_target),
+                                         covariance=np.asarray(track.covariance).ravel())
+        return target
+
+    def _build_sightings(self, track: Track) -> list[TargetSighting]:
+        sightings = []
+        for camera, seen in track.evidence.items():
+            if isinstance(seen, Rejected):
+                status, confidence = Status(code=int(seen.code), message=seen.message), 0.0
+            else:
+                status = Status(code=Status.OK if seen.is_verified else Status.NOT_VISIBLE,
+                                message=str(seen))
+                confidence = _measure_confidence(seen)
+            sightings.append(TargetSighting(header=make_header(track.stamp_ns, ''), camera=camera,
+                                            status=status, confidence=confidence))
+        return sightings
+
+    def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._follower.set_hold(True)
+        self._target.announce('held: the target is not followed until ~/resume')
+        response.success, response.message = True, 'held'
+        return response
+
+    def _on_resume(self, request: Trigger.Request, response: Trigger.Response
+                   ) -> Trigger.Response:
+        was_held = self.is_held
+        self._follower.set_hold(False)
+        response.success = was_held
+        response.message = 'resumed' if was_held else 'it was not held'
+        if was_held:
+            self._target.announce('resumed')
+        return response
+
+    def explain(self) -> str:
+        """Say what is followed, or why nothing is, for diagnostics."""
+        if self.config.mode == 'off':
+            return 'off'
+        if not self._can_follow:
+            return NO_HISTORY
+        if self._put is None:
+            return 'no target'
+        if self.is_held:
+            return 'held'
+        if self._job is None:
+            return 'not followed: the images of its answer are no longer kept'
+        report = self.last_report
+        if report is None:
+            return 'not looked at yet'
+        if report.track is None:
+            return f'not followed: {report.reason}'
+        return f'{report.track.state.value}: {report.track.message}'
+
+
+def _measure_confidence(seen: Verification) -> float:
+    return float(seen.agreeing / seen.expected) if seen.is_verified else 0.0
