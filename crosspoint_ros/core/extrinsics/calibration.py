@@ -165,12 +165,14 @@ def format_error(error: PairError) -> str:
 
 @dataclass(frozen=True, eq=False)
 class BodyMotion:
-    """How the body of a camera turns: rms angles (3,) about the axes (3, 3) of its frame, and the
-    largest angle between two frames."""
+    """How the body of a camera turns: rms angles (3,) about the axes (3, 3) of its frame.
+
+    is_still: it does not move at all, as the base.
+    """
 
     turns_deg: Array
     axes: Array
-    largest_deg: float
+    is_still: bool
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[PosedMatches], camera: str) -> BodyMotion:
@@ -182,11 +184,8 @@ class BodyMotion:
         _, sizes, axes = np.linalg.svd(turns, full_matrices=False)
         sizes, axes = np.pad(sizes, (0, 3 - len(sizes))), np.vstack([axes, np.eye(3)])[:3]
         return cls(sizes / np.sqrt(len(turns)), axes,
-                   2 * float(np.linalg.norm(turns, axis=1).max()))
-
-    @property
-    def is_still(self) -> bool:
-        return self.largest_deg < 1e-3
+                   all(np.allclose(pose.matrix, first.matrix, atol=1e-9)
+                       for pose in poses.values()))
 
 
 def explain_unseen(pairs: Sequence[PosedMatches], target: str, seen: Observability) -> str:
@@ -210,7 +209,7 @@ def explain_unseen(pairs: Sequence[PosedMatches], target: str, seen: Observabili
     else:
         cure = ('turn the hand further about axes other than '
                 f'({axis}), and look at nearer things')
-    return f'not seen, and not moved: {names}. {cure[0].upper()}{cure[1:]}'
+    return f'not seen, and not moved: {names}. To see it: {cure}'
 
 
 def _name_direction(direction: Array) -> str:

@@ -64,6 +64,12 @@ class PosedMatches:
     def has_depth(self) -> bool:
         return bool(np.isfinite(self.depths_m).any())
 
+    def select(self, keep: Array) -> PosedMatches:
+        """Return some of the matches, by a mask or indices."""
+        rays, depths_m, normals = (tuple(each[keep] for each in both) for both in (
+            self.rays, self.depths_m, self.normals))
+        return replace(self, rays=rays, depths_m=depths_m, normals=normals)
+
     def without_depth(self) -> PosedMatches:
         """Return the same matches as cameras without depth see them."""
         unknown = np.full(len(self), np.nan)

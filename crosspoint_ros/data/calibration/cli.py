@@ -171,10 +171,10 @@ def _calibrate(args: argparse.Namespace, data: CalibrationData) -> int:
     print(f'written to {args.out}')
     if args.picture:
         given = {name: mount.body_from_cam for name, mount in data.mounts.items()}
-        pair = choose_picture_pair(data.pairs, given, args.camera)
+        poses = given, {**given, args.camera: calibration.body_from_cam}
+        pair = choose_picture_pair(data.pairs, poses, args.camera)
         first, second = (data.views[number].view for number in pair.frames)
-        write_image(args.picture, draw_epipolar_lines(
-            (first, second), pair, (given, {**given, args.camera: calibration.body_from_cam})))
+        write_image(args.picture, draw_epipolar_lines((first, second), pair, poses))
         print(f'inspect {args.picture}: points should lie on the lines of their colour')
     return 0
 

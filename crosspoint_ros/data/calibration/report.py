@@ -22,6 +22,7 @@ LINES = 10
 COLOURS = [tuple(int(c) for c in cv2.cvtColor(np.uint8([[[18 * i, 230, 255]]]),
                                                cv2.COLOR_HSV2RGB)[0, 0]) for i in range(LINES)]
 NEAR_M, FAR_M = 0.2, 5.0
+MAX_WRONG = 4.0  # times the median error of a pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,11 +192,14 @@ def _spread_out(rays: Array, count: int) -> list[int]:
     return chosen
 
 
-def choose_picture_pair(pairs: Sequence[PosedMatches], poses: Mapping[str, Transform], target: str
-                        ) -> PosedMatches:
-    """Return the pair of the target whose error is largest at these poses, among those with
-    at least the median number of matches."""
+def choose_picture_pair(pairs: Sequence[PosedMatches], poses: Sequence[Mapping[str, Transform]],
+                        target: str) -> PosedMatches:
+    """Return the pair of the target that changes most from before to after, of the better half
+    after; without the matches that are wrong after."""
     own = [pair for pair in pairs if target in pair.cameras]
-    least = np.median([len(pair) for pair in own])
-    return max((pair for pair in own if len(pair) >= least), key=lambda pair: float(np.nanmedian(
-        _line_errors_px(pair, pair.relative_pose(*(poses[name] for name in pair.cameras))))))
+    before, after = (np.array([np.nanmedian(_line_errors_px(pair, pair.relative_pose(
+        *(given[name] for name in pair.cameras)))) for pair in own]) for given in poses)
+    good = np.flatnonzero(after <= np.median(after))
+    best = own[good[(before - after)[good].argmax()]]
+    errors = _line_errors_px(best, best.relative_pose(*(poses[1][name] for name in best.cameras)))
+    return best.select(errors < MAX_WRONG * np.nanmedian(errors))
