@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -74,6 +75,8 @@ COMMANDS = {
     'bench calibrate': Command('bench', 'bench.calibrate.cli', 'perturb where a camera is mounted, '
                                'and measure how well `calibrate` finds it again',
                                'crosspoint_ros/scenes/kitchen --draws 5'),
+    'bench follow': Command('bench', 'bench.follow.cli', 'score following on recordings of moving '
+                            'objects', 'kitchen_moving --no-depth'),
     'bench node': Command('bench', 'bench.node.cli', "measure the node's idle load and overhead",
                           '--clicks 30'),
     'dev record': Command('dev', 'bench.record', 'run a benchmark and record what it prints',
@@ -207,8 +210,11 @@ def run_command(name: str, arguments: list[str]) -> int:
 
 def build_inputs(name: str, args: argparse.Namespace) -> list[Any]:
     """Return the arguments of a command that its own module must not import."""
-    if name != 'mask' or args.live is None:
+    if name not in ('mask', 'calibrate') or args.live is None:
         return []
+    if name == 'calibrate':
+        live_messages = import_module(f'{PACKAGE}.ros.tools.live_messages')
+        return [partial(live_messages.open_live, args.camera, args.live)]
     live_camera = import_module(f'{PACKAGE}.ros.tools.live_camera')
     return [live_camera.stream_images(args.camera, args.live, args.topic, args.depth_topic)]
 

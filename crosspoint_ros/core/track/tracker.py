@@ -39,6 +39,7 @@ from crosspoint_ros.core.track.reference import (
     build_by_depth,
     build_by_matches,
 )
+from crosspoint_ros.core.track.rest import RestDetector
 from crosspoint_ros.core.track.search import search_by_matches, sweep
 from crosspoint_ros.core.verify import Limits
 
@@ -136,6 +137,7 @@ class Tracker:
         self._motion = Motion(
             Transform(np.eye(3), np.zeros(3)), np.diag(np.repeat([1e-3, 1e-4], 3) ** 2),
             self._target_m)
+        self._rest = RestDetector(self._motion)
         self._frames: dict[str, _LastFrame] = {}
         self._candidates: list[Motion] = []
         self._seen_ns = self._gone_since_ns = self._now_ns = self._searched_ns = begun_ns
@@ -145,8 +147,8 @@ class Tracker:
 
     @property
     def motion(self) -> Motion:
-        """Where the object was when it was last seen."""
-        return self._motion
+        """Where the object was when it was last seen; one at rest does not drift."""
+        return self._rest.motion
 
     # --- frames
 
@@ -276,6 +278,7 @@ class Tracker:
     def _accept(self, motion: Motion, found: dict[str, tuple[Observation, Verification]],
                 now_ns: int) -> None:
         self._motion, self._seen_ns, self._is_gone = motion, now_ns, False
+        self._rest.update(motion, now_ns)
         self._image_ns = max(seen.points.view.stamp_ns for seen, verdict in found.values()
                              if verdict.is_verified)
         self._add_references(found)
@@ -306,7 +309,7 @@ class Tracker:
             self.references = (*self.references, added)
 
     def _report_seen(self, evidence: dict[str, Verification | Rejected]) -> Track:
-        moved_m = float(np.linalg.norm(self._motion.centre_m - self._target_m))
+        moved_m = float(np.linalg.norm(self.motion.centre_m - self._target_m))
         limit_m = MOVED_M + MOVED_SIGMAS * self._motion.sigma_m
         is_moved = moved_m > limit_m
         seen = '; '.join(str(one) for one in evidence.values()
@@ -345,7 +348,7 @@ class Tracker:
                 message: str) -> Track:
         since_ns = self.track.since_ns if state is self.track.state else self._now_ns
         unseen_s = max(self._now_ns - self._seen_ns, 0) * 1e-9
-        motion = self._motion.spread(COAST_SPEED_M_S * unseen_s, 0.0)
+        motion = self.motion.spread(COAST_SPEED_M_S * unseen_s, 0.0)
         moved = motion.base_from_clicked @ self._base_from_target
         covariance = np.array(self._covariance)
         covariance[:3, :3] = covariance[:3, :3] + motion.covariance[3:, 3:]

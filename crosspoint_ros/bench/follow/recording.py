@@ -1,0 +1,92 @@
+"""Reads recordings of moving objects whose true places are known: a bag and its truth.json."""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crosspoint_ros.core.datatypes import Array, View
+from crosspoint_ros.data.scenes import open_scene
+from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, RgbdScene
+
+TRUTH = 'truth.json'
+
+
+@dataclass(frozen=True, eq=False)
+class TruePlace:
+    """Where a point is at a stamp: (3,) m in the base, and the cameras that show it."""
+
+    stamp_ns: int
+    point_base_m: Array
+    visible: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class TruePoint:
+    """A point to click, and its place in every frame."""
+
+    name: str
+    moves: bool
+    camera: str
+    stamp_ns: int
+    pixel: Array
+    places: tuple[TruePlace, ...]
+
+
+class MovingRecording:
+    """One recording: `views_at` gives the images of all cameras at a stamp."""
+
+    def __init__(self, folder: Path, cameras: tuple[str, ...], with_depth: bool) -> None:
+        """Index it. cameras: to follow in; empty: all. Raises ValueError, UnusableData."""
+        self.name, self._with_depth = folder.name, with_depth
+        self._scene: RgbdScene = open_scene(folder, ReadOptions())
+        self._frames: dict[int, list] = {}
+        for frame in self._scene.frames:
+            self._frames.setdefault(frame.stamp_ns, []).append(frame)
+        known = sorted({frame.camera for frame in self._scene.frames})
+        if unknown := set(cameras) - set(known):
+            raise ValueError(f'{folder}: it has no camera {", ".join(unknown)}; it has: '
+                             f'{", ".join(known)}')
+        self.cameras = cameras or tuple(known)
+        self.points = tuple(_read_points(folder / TRUTH))
+
+    @property
+    def stamps_ns(self) -> list[int]:
+        """The stamps of the images."""
+        return sorted(self._frames)
+
+    def views_at(self, stamp_ns: int) -> list[View]:
+        """Return the views of a stamp, without depth if that is how it is used."""
+        views = [self._scene.view(frame) for frame in self._frames[stamp_ns]]
+        return views if self._with_depth else [replace_depth(view) for view in views]
+
+
+def replace_depth(view: View) -> View:
+    """Return the view without its depth."""
+    return View(view.camera, view.image, view.intrinsics, view.stamp_ns, view.frame_id, None,
+                view.base_from_cam, view.mask)
+
+
+def _read_points(path: Path) -> Iterator[TruePoint]:
+    truth: dict[str, Any] = json.loads(path.read_text())
+    for point in truth['points']:
+        clicked = point['clicked']
+        yield TruePoint(
+            point['name'], bool(point['moves']), clicked['camera'], int(clicked['stamp_ns']),
+            np.array(clicked['pixel'], dtype=np.float64),
+            tuple(TruePlace(int(place['stamp_ns']), np.array(place['point_base_m']), frozenset(
+                camera for camera, view in place['views'].items() if view['visible']))
+                for place in point['track']))
+
+
+def find_recordings(path: Path) -> list[Path]:
+    """Return the recordings in a folder, or the folder itself. Raises ValueError without any."""
+    found = [path] if (path / TRUTH).is_file() else sorted(
+        each.parent for each in path.glob(f'*/{TRUTH}'))
+    if not found:
+        raise ValueError(f'{path}: there is no {TRUTH} in it, nor in a folder in it')
+    return found

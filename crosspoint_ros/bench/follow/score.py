@@ -1,0 +1,121 @@
+"""Follows a point of a recording frame by frame, and compares every state with the truth."""
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from crosspoint_ros.bench.follow.recording import MovingRecording, TruePlace, TruePoint
+from crosspoint_ros.core.datatypes import Matcher, Rejected
+from crosspoint_ros.core.pipeline import locate
+from crosspoint_ros.core.track.motion import Motion
+from crosspoint_ros.core.track.tracker import FollowLimits, Tracker, TrackingState
+from crosspoint_ros.core.verify import Limits
+
+FALSE_M = 0.02  # further off while it says that it sees the target
+SEEN = (TrackingState.TRACKING, TrackingState.MOVED)
+
+
+@dataclass
+class FollowScore:
+    """What following one point came to.
+
+    errors_m: in the frames where some camera shows it, with whether the state was TRACKING or
+    MOVED. alarms_s: from hiding to the first frame that is not called seen. refound_s: from each
+    reappearance to the first frame that is; NaN: never. states: a letter a frame, small where it is
+    hidden.
+    """
+
+    name: str
+    moves: bool
+    refused: str = ''
+    errors_m: list[float] = field(default_factory=list)
+    tracked: list[bool] = field(default_factory=list)
+    false_frames: int = 0
+    drift_m: float = 0.0
+    alarms_s: list[float] = field(default_factory=list)
+    refound_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    states: str = ''
+    clicked_error_m: float = np.nan
+
+
+def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
+                 follow: FollowLimits, limits: Limits) -> FollowScore:
+    """Click the point, and follow it to the end of the recording.
+
+    A search of the matcher takes the time that it takes here: its places are offered that much
+    later.
+    """
+    score = FollowScore(point.name, point.moves)
+    views = recording.views_at(point.stamp_ns)
+    clicked = next((view for view in views if view.camera == point.camera), None)
+    if clicked is None:
+        score.refused = f'{point.camera} has no image of the click'
+        return score
+    try:
+        result = locate(clicked, [view for view in views if view is not clicked], point.pixel,
+                        matcher, limits)
+    except Rejected as why:
+        score.refused = why.message
+        return score
+    if result.target is None:
+        score.refused = result.status[1]
+        return score
+    accepted = [c for c in result.correspondences if c.rejected is None]
+    places = {place.stamp_ns: place for place in point.places}
+    score.clicked_error_m = float(np.linalg.norm(
+        result.target.base_from_target.t_m - places[point.stamp_ns].point_base_m))
+    try:
+        tracker = Tracker([clicked, *(c.view for c in accepted if c.view)],
+                          [result.pixel, *(c.pixel for c in accepted if c.pixel is not None)],
+                          result.target.base_from_target, result.target.covariance, matcher,
+                          follow, limits)
+    except Rejected as why:
+        score.refused = why.message
+        return score
+    _follow(recording, tracker, places, matcher, score, [
+        stamp for stamp in recording.stamps_ns if stamp > point.stamp_ns and stamp in places])
+    return score
+
+
+def _follow(recording: MovingRecording, tracker: Tracker, places: dict[int, TruePlace],
+            matcher: Matcher, score: FollowScore, stamps_ns: Sequence[int]) -> None:
+    pending: tuple[int, list[Motion]] | None = None
+    was_visible, since_ns, is_open = True, 0, False
+    for stamp_ns in stamps_ns:
+        place, views = places[stamp_ns], [
+            view for view in recording.views_at(stamp_ns) if view.camera in recording.cameras]
+        begun_s = time.process_time()
+        if pending is not None and stamp_ns >= pending[0]:
+            tracker.offer(pending[1], stamp_ns)
+            pending = None
+        track = tracker.update(views, stamp_ns)
+        score.cpu_s.append(time.process_time() - begun_s)
+        if pending is None and tracker.wants_search(stamp_ns):
+            begun_s = time.monotonic()
+            found = tracker.search(views, matcher)
+            pending = stamp_ns + int((time.monotonic() - begun_s) * 1e9), found
+        error_m = float(np.linalg.norm(track.base_from_target.t_m - place.point_base_m))
+        visible = bool(place.visible & set(recording.cameras))
+        is_seen = track.state in SEEN
+        score.states += track.state.name[0] if visible else track.state.name[0].lower()
+        score.false_frames += is_seen and error_m > FALSE_M
+        if not score.moves:
+            score.drift_m = max(score.drift_m, float(np.linalg.norm(
+                tracker.motion.base_from_clicked.transform_points(place.point_base_m)
+                - place.point_base_m)))
+        if visible:
+            score.errors_m.append(error_m)
+            score.tracked.append(is_seen)
+        if visible != was_visible:
+            if is_open:
+                (score.refound_s if was_visible else score.alarms_s).append(np.nan)
+            since_ns, is_open, was_visible = stamp_ns, True, visible
+        if is_open and is_seen == visible:
+            (score.refound_s if visible else score.alarms_s).append((stamp_ns - since_ns) * 1e-9)
+            is_open = False
+    if is_open:
+        (score.refound_s if was_visible else score.alarms_s).append(np.nan)

@@ -1,0 +1,44 @@
+"""Keeps an object at rest where it is: what is measured of it from a moving camera wanders."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from crosspoint_ros.core.track.motion import Motion
+
+LEAVE_M, LEAVE_RAD = 0.005, 0.15  # from where it rests: then it moves
+SETTLE_S, SETTLE_M, SETTLE_RAD = 0.6, 0.002, 0.05  # so still for so long: then it rests
+
+
+class RestDetector:
+    """Says where an object is: as measured while it moves, in one place while it rests.
+
+    motion: the place. An object moves away from its rest by 5 mm or 0.15 rad before it counts as
+    moving, and comes to rest where it has stayed within 2 mm and 0.05 rad for 0.6 s.
+    """
+
+    def __init__(self, motion: Motion) -> None:
+        """Begin at rest."""
+        self.motion, self._is_at_rest = motion, True
+        self._recent: list[tuple[int, Motion]] = []
+
+    def update(self, measured: Motion, now_ns: int) -> None:
+        """Take the newest measurement."""
+        self._recent = [(at_ns, motion) for at_ns, motion in self._recent
+                        if now_ns - SETTLE_S * 1e9 <= at_ns <= now_ns] + [(now_ns, measured)]
+        if self._is_at_rest and not _is_near(self.motion, measured, LEAVE_M, LEAVE_RAD):
+            self._is_at_rest, self._recent = False, [(now_ns, measured)]
+        if self._is_at_rest:
+            self.motion = replace(self.motion, covariance=measured.covariance)
+            return
+        self.motion = measured
+        self._is_at_rest = now_ns - self._recent[0][0] > 0.8 * SETTLE_S * 1e9 and all(
+            _is_near(motion, measured, SETTLE_M, SETTLE_RAD) for _, motion in self._recent)
+
+
+def _is_near(one: Motion, other: Motion, limit_m: float, limit_rad: float) -> bool:
+    turned = one.base_from_clicked.R.T @ other.base_from_clicked.R
+    return bool(np.linalg.norm(one.centre_m - other.centre_m) <= limit_m
+                and np.linalg.norm(cv2.Rodrigues(turned)[0]) <= limit_rad)
