@@ -2,12 +2,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pytest
+from posed_matches import (
+    DECLARED,
+    ERROR,
+    HAND_FROM_CAM,
+    HERE,
+    KNOWN,
+    POINTS_M,
+    hand_pairs,
+    look,
+    match,
+    rich_views,
+)
 
-from crosspoint_ros.core.datatypes import Intrinsics, Transform, View
+from crosspoint_ros.core.datatypes import Intrinsics, View
 from crosspoint_ros.core.extrinsics.calibration import (
     CalibrationRefused,
     Refusal,
@@ -15,7 +26,6 @@ from crosspoint_ros.core.extrinsics.calibration import (
 )
 from crosspoint_ros.core.extrinsics.residuals import (
     Noise,
-    PosedMatches,
     adjoint,
     exp_pose,
     fit_planes,
@@ -24,53 +34,6 @@ from crosspoint_ros.core.extrinsics.residuals import (
     whiten_residuals,
 )
 from crosspoint_ros.core.extrinsics.solve import CameraMount
-from crosspoint_ros.core.transform import Transform as Pose
-
-FOCAL_PX, DISTANCE_M, NOISE_PX, NOISE_M = 500.0, 0.7, 0.4, 0.001
-RNG = np.random.default_rng(5)
-POINTS_M = RNG.uniform((-0.35, -0.3, -0.12), (0.35, 0.3, 0.12), (80, 3))
-NORMALS = RNG.normal(size=(80, 3)) * 0.4 + (0, 0, 1)
-NORMALS /= np.linalg.norm(NORMALS, axis=1, keepdims=True)
-HAND_FROM_CAM = exp_pose(np.array([0.2, -0.1, 0.3, 0.03, -0.05, 0.06]))
-ERROR = np.array([0.03, -0.035, 0.025, 0.012, -0.01, 0.012])  # 3 deg, 2 cm
-DECLARED = CameraMount(HAND_FROM_CAM @ exp_pose(ERROR), 0.03, np.radians(3))
-KNOWN = replace(DECLARED, sigma_m=0.003, sigma_rad=np.radians(0.3))
-HERE = exp_pose(np.zeros(6))
-
-
-def look(turn_deg=(0.0, 0.0, 0.0), shift_m=(0.0, 0.0, 0.0)) -> Transform:
-    """base_from_cam above the middle of the scene, turned about its middle, then shifted."""
-    around = exp_pose(np.concatenate([np.radians(turn_deg), np.zeros(3)]))
-    return Pose(np.eye(3), np.asarray(shift_m)) @ around @ Pose(
-        np.eye(3), np.array([0, 0, -DISTANCE_M]))
-
-
-def match(cameras, poses, bodies, frames, points_m=POINTS_M, depth=True) -> PosedMatches:
-    """Observe the points from base_from_cam `poses`; bodies: base_from_body."""
-    rng = np.random.default_rng(frames)
-    rays, depths_m, normals = [], [], []
-    for pose in poses:
-        seen = pose.inverse.transform_points(points_m)
-        ray = seen / seen[:, 2:]
-        ray[:, :2] += rng.normal(size=(len(ray), 2)) * NOISE_PX / FOCAL_PX
-        rays.append(ray)
-        depths_m.append(seen[:, 2] + rng.normal(size=len(ray)) * NOISE_M)
-        normals.append(pose.inverse.rotate(NORMALS))
-    found = PosedMatches(cameras, bodies, tuple(rays), tuple(depths_m), tuple(normals),
-                         (FOCAL_PX, FOCAL_PX), frames)
-    return found if depth else found.without_depth()
-
-
-def hand_pairs(views, depth=True, points_m=lambda index: POINTS_M) -> list[PosedMatches]:
-    """All pairs of a hand camera's views."""
-    bodies = [view @ HAND_FROM_CAM.inverse for view in views]
-    return [match(('wrist', 'wrist'), (views[i], views[j]), (bodies[i], bodies[j]), (i, j),
-                  points_m((i, j)), depth) for i, j in combinations(range(len(views)), 2)]
-
-
-def rich_views(count=7):
-    rng = np.random.default_rng(1)
-    return [look(rng.uniform(-18, 18, 3), rng.uniform(-0.08, 0.08, 3)) for _ in range(count)]
 
 
 def refuse(pairs, mounts=None) -> CalibrationRefused:
@@ -122,7 +85,7 @@ def test_too_few_pairs_are_refused():
 
 @pytest.mark.parametrize('depth', [True, False])
 def test_pure_translation_is_refused_as_too_little_rotation(depth):
-    views = [look(shift_m=shift) for shift in RNG.uniform(-0.12, 0.12, (8, 3))]
+    views = [look(shift_m=shift) for shift in np.random.default_rng(7).uniform(-0.12, 0.12, (8, 3))]
     refused = refuse(hand_pairs(views, depth))
     assert refused.refusal is Refusal.TOO_LITTLE_ROTATION
     assert 'position along' in str(refused)

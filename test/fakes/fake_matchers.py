@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
+from crosspoint_ros.core.datatypes import (
+    Code,
+    CorrectedPose,
+    Match,
+    Query,
+    Rejected,
+    Transform,
+    View,
+)
 
 
 class ExactMatcher:
@@ -40,6 +48,18 @@ class SamePixelMatcher:
     def match(self, query: Query) -> Match:
         """The same pixel."""
         return Match(query.pixel, np.eye(2), 0.9, 'double')
+
+
+class BumpedMatcher(ExactMatcher):
+    """Finds, like `ExactMatcher`, and measures that the clicked camera is off by 15 mm."""
+
+    def match(self, query: Query) -> Match:
+        """Return the projection, and the corrected pose of the two cameras."""
+        given = query.other.base_from_cam.inverse @ query.clicked.base_from_cam
+        sigmas = np.repeat([np.radians(0.1), 0.001], 3)
+        off = Transform(np.eye(3), np.array([0.015, 0.0, 0.0]))
+        return replace(super().match(query), corrected_pose=CorrectedPose(
+            given @ off, np.diag(sigmas ** 2)))
 
 
 class SlowMatcher(ExactMatcher):

@@ -237,7 +237,7 @@ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _crosspoint; printf '%s\\n' "${COMPRE
 @pytest.mark.parametrize(('words', 'offered'), [
     (['crosspoint', 'd'], ['demo', 'doctor', 'data', 'dev']),
     (['crosspoint', 'data', ''], ['build', 'check', 'train-config']),
-    (['crosspoint', 'bench', 'c'], ['crosspoint']),
+    (['crosspoint', 'bench', 'c'], ['crosspoint', 'calibrate']),
     (['crosspoint', 'click', 'fr'], []),  # bash's own completion of files
 ])
 def test_bash_completes_commands(words, offered):

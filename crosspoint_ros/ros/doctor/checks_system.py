@@ -169,6 +169,14 @@ def check_target_frame(snapshot: Snapshot) -> Iterator[Finding]:
             return
 
 
+def check_mounts(snapshot: Snapshot) -> Iterator[Finding]:
+    """The clicks of the node find the cameras where TF says."""
+    for camera, message in snapshot.node.moved_mounts:
+        yield Finding(FindingCode.MOUNT_MOVED, message, (
+            f'look whether it was bumped; record a bag in which it moves and run crosspoint '
+            f'calibrate BAG --camera {camera}'), camera)
+
+
 VIEW_CODES = {
     Misreading.DEPTH_UNIT: FindingCode.DEPTH_UNIT,
     Misreading.DISPARITY: FindingCode.DEPTH_DISPARITY,
@@ -211,4 +219,4 @@ def check_views(snapshot: Snapshot) -> Iterator[Finding]:
 
 CHECKS = (check_node, check_parameters, check_unique_node_names, check_matcher, check_clock,
           check_qos, check_unique_topics, check_unique_frames, check_baselines, check_tf_senders,
-          check_target_frame, check_views)
+          check_target_frame, check_views, check_mounts)

@@ -59,6 +59,7 @@ class FindingCode(Enum):
     CAMERA_AXES = 'camera-axes'
     POSE_INVERTED = 'pose-inverted'
     VIEWS_DISAGREE = 'views-disagree'
+    MOUNT_MOVED = 'mount-moved'
     # TF
     NO_FRAME_ID = 'no-frame-id'
     NO_TF = 'no-tf'
@@ -71,7 +72,7 @@ class FindingCode(Enum):
 
 WARNINGS = frozenset({FindingCode.STAMPS_AHEAD, FindingCode.INFO_CLOCK, FindingCode.IMAGES_LOST,
                       FindingCode.DEFAULT_TRANSPORT, FindingCode.SAME_PLACE,
-                      FindingCode.VIEWS_DISAGREE})
+                      FindingCode.VIEWS_DISAGREE, FindingCode.MOUNT_MOVED})
 
 
 @dataclass(frozen=True)

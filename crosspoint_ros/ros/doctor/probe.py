@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.context import Context
 from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
@@ -115,7 +115,8 @@ def _assemble_snapshot(probe: SystemProbe, name: str, reply: NodeReply,
     is_crosspoint = reply.parameters is None or bool(reply.parameters)
     return Snapshot(
         NodeSnapshot(name, graph.nodes.count(name) - probe.dead_count, reply.is_responding,
-                     reply.state, is_crosspoint, probe.matcher),
+                     reply.state, is_crosspoint, probe.matcher,
+                     tuple(sorted(probe.moved_mounts.items()))),
         graph, config, probe.use_sim_time, cameras,
         find_qos_mismatches(probe.node, name, expected), probe.tree.frames(),
         probe.tree.conflicts(), tuple(find_disagreements(views)), probe.clock.stream(), start_ns)
@@ -316,6 +317,8 @@ class SystemProbe:
         self.clock = TopicProbe(node, 'use_sim_time', '/clock', Clock)
         self.use_sim_time = bool(node.get_parameter('use_sim_time').value)
         self.matcher: tuple[bytes, str] | None = None
+        self._mount_prefix = f'{name.lstrip("/")}: mount '
+        self.moved_mounts: dict[str, str] = {}
         self.dead_count = 0  # nodes of that name that were killed and are not yet off the graph
         node.create_subscription(
             Empty, f'{name}/_alive', lambda message: None, ALIVE_QOS,
@@ -330,6 +333,11 @@ class SystemProbe:
         for status in message.status:
             if status.name == self._matcher_name:
                 self.matcher = status.level, status.message
+            elif status.name.startswith(self._mount_prefix):
+                camera = status.name[len(self._mount_prefix):]
+                self.moved_mounts.pop(camera, None)
+                if status.level != DiagnosticStatus.OK:
+                    self.moved_mounts[camera] = status.message
 
     def subscribe_again(self) -> bool:
         """Take what publishers offer on topics where nothing has arrived; return False."""

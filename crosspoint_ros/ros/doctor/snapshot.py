@@ -141,6 +141,7 @@ class NodeSnapshot:
     state: str  # of its life cycle; '': unknown
     is_crosspoint: bool
     matcher: tuple[bytes, str] | None  # level and message of its diagnostics
+    moved_mounts: tuple[tuple[str, str], ...] = ()  # cameras and their alarms, of its diagnostics
 
 
 @dataclass(frozen=True)

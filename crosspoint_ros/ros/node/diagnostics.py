@@ -37,6 +37,7 @@ class Diagnostics:
         array = DiagnosticArray()
         array.header.stamp = self._node.get_clock().now().to_msg()
         array.status = [*(self._build_camera_status(c) for c in self._server.cameras.values()),
+                        *(self._build_mount_status(c) for c in self._server.cameras),
                         self._build_matcher_status(), self._build_result_status(),
                         self._build_follow_status()]
         self._publisher.publish(array)
@@ -76,6 +77,16 @@ class Diagnostics:
         message = '; '.join(problem for problem in problems if problem)
         level = DiagnosticStatus.WARN if message else DiagnosticStatus.OK
         return self._build_status(name, level, message or f'{camera.rate_hz:.1f} Hz', **values)
+
+    def _build_mount_status(self, camera: str) -> DiagnosticStatus:
+        health, name = self._server.mount_health, f'mount {camera}'
+        drift, alarm = health.drifts.get(camera), health.explain(camera)
+        if drift is None:
+            return self._build_status(name, DiagnosticStatus.OK, 'no evidence yet', hardware=camera)
+        return self._build_status(
+            name, DiagnosticStatus.WARN if alarm else DiagnosticStatus.OK,
+            alarm or 'where TF says', hardware=camera, off=drift, score=f'{drift.score:.1f}',
+            cost_ms=f'{1000 * health.cost_s:.2f}')
 
     def _explain_tf(self, camera: Camera) -> str:
         if not self._config.use_tf:

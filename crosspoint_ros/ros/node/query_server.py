@@ -27,6 +27,7 @@ from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.results import is_accepted
 from crosspoint_ros.ros.config import Config, is_target_frame
 from crosspoint_ros.ros.follow.server import FollowServer
+from crosspoint_ros.ros.mount_health import MountHealth
 from crosspoint_ros.ros.node.camera import JUMP_WINDOW_S, Camera
 from crosspoint_ros.ros.node.history import ActiveTarget, HistoryStep
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
@@ -85,6 +86,7 @@ class QueryServer:
         self._node, self._config, self._on_loaded = node, config, on_loaded
         self.limits: Limits = config.limits
         self.last_result: QueryResult | None = None
+        self.mount_health = MountHealth(config)
         # First: a mask that cannot be read must leave nothing on the graph.
         self.cameras = {c.name: Camera(node, c, config, self._on_stamp_jump, self._lookup_transform)
                         for c in config.cameras}
@@ -289,7 +291,9 @@ class QueryServer:
             return corrected if self._config.use_tf else explain_images_only(corrected)
         assert self.loader.matchers is not None
         self.transforms.tree.max_gap_m = self.limits.max_target_sigma_m
-        return locate_query(task, self._views, self.loader.matchers, self.limits)
+        result = locate_query(task, self._views, self.loader.matchers, self.limits)
+        self.mount_health.add(result)
+        return result
 
     def _publish_overlays(self, task: QueryTask) -> None:
         result = task.locate_result

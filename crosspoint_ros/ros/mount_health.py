@@ -1,0 +1,64 @@
+"""Feeds the matches of every click to the drift monitor, and words its alarm."""
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from crosspoint_ros.core.datatypes import Array
+from crosspoint_ros.core.extrinsics.drift import DriftMonitor, MountDrift, PairEvidence
+from crosspoint_ros.core.pipeline import LocateResult
+from crosspoint_ros.ros.config import Config
+
+# The prior of a matcher's corrected poses, per axis: its declared noise is a length (xfeat).
+PER_AXIS = 1.7
+
+
+class MountHealth:
+    """Whether the cameras are where TF says; used by the query thread, read by any."""
+
+    def __init__(self, config: Config) -> None:
+        options = {**config.refiner_options, **config.matcher_options}
+        self._monitor = DriftMonitor(
+            max(float(options.get('pose_noise_cm', 1.0)), 0.1) / 100 / PER_AXIS,
+            float(np.radians(max(float(options.get('pose_noise_deg', 1.0)), 0.1))) / PER_AXIS)
+        self.cost_s = 0.0  # of the last click
+
+    def add(self, result: LocateResult) -> None:
+        """Take the poses that a matcher corrected; TF stays as it is."""
+        started_s = time.perf_counter()
+        clicked = result.clicked
+        evidence = []
+        for found in result.correspondences:
+            corrected = found.match.corrected_pose if found.match is not None else None
+            if corrected is not None and found.view is not None and clicked.ray_pose is not None \
+                    and found.view.ray_pose is not None and is_positive(corrected.covariance):
+                evidence.append(PairEvidence(
+                    (clicked.camera, found.camera),
+                    found.view.ray_pose.inverse @ clicked.ray_pose, corrected))
+        if evidence:
+            self._monitor.add(evidence, time.time())
+        self.cost_s = time.perf_counter() - started_s
+
+    @property
+    def drifts(self) -> Mapping[str, MountDrift]:
+        """What is known of each camera."""
+        return self._monitor.drifts
+
+    def explain(self, camera: str) -> str:
+        """Return the alarm of a camera; '' without one."""
+        drift = self.drifts.get(camera)
+        return explain_drift(drift) if drift is not None and drift.is_alarm else ''
+
+
+def is_positive(covariance: Array) -> bool:
+    """Return whether a covariance can be inverted: another matcher may not know it."""
+    return bool(np.isfinite(covariance).all() and np.linalg.eigvalsh(covariance)[0] > 0)
+
+
+def explain_drift(drift: MountDrift) -> str:
+    """Return the alarm in one sentence."""
+    since = time.strftime('%H:%M', time.localtime(drift.since_s))
+    rivals = f'; if not it, then {" or ".join(drift.rivals)}' if drift.rivals else ''
+    return f'not where TF says since {since}: {drift}{rivals}'

@@ -1,0 +1,80 @@
+"""Streams TF and all cameras' messages from the graph, without a crosspoint node."""
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
+
+from crosspoint_ros.data.calibration.frames import TF, TF_STATIC, find_camera_topics
+from crosspoint_ros.data.rosbag import COMPRESSED, INFO, RAW
+from crosspoint_ros.ros.client.session import RosSession
+
+TYPES = {RAW: Image, COMPRESSED: CompressedImage, INFO: CameraInfo}
+MAX_QUEUED = 200  # older messages are dropped
+DISCOVERY_S, SIBLINGS_S = 10.0, 0.5
+Messages = Iterator[tuple[str, Any]]
+
+
+def open_live(camera: str, seconds: float) -> tuple[dict[str, str], Callable[[set[str]], Messages]]:
+    """Return the topics and types of the graph, and what iterates over messages for that long.
+
+    Raises ValueError if the camera is not found in ten seconds, or `seconds` is out of range.
+    """
+    if not 0 < seconds <= 3600:
+        raise ValueError(f'--live takes more than 0 and at most 3600 seconds, got {seconds:g}')
+    session = RosSession()
+    try:
+        node = session.create_node('crosspoint_calibrate')
+        types = _find_types(session, node, camera)
+    except BaseException:
+        session.close()
+        raise
+    return types, lambda topics: _iter_messages(session, node, types, topics, seconds)
+
+
+def _find_types(session: RosSession, node: Node, camera: str) -> dict[str, str]:
+    end_s = time.monotonic() + DISCOVERY_S
+    while True:
+        types = {name: kinds[0] for name, kinds in node.get_topic_names_and_types()
+                 if node.count_publishers(name)}
+        try:
+            find_camera_topics(types, camera)
+        except ValueError as error:
+            if time.monotonic() > end_s:
+                raise ValueError(f'{error} (waited {DISCOVERY_S:g} s)') from error
+            session.spin_for(0.1)
+            continue
+        session.spin_for(SIBLINGS_S)
+        return {name: kinds[0] for name, kinds in node.get_topic_names_and_types()
+                if node.count_publishers(name)}
+
+
+def _iter_messages(session: RosSession, node: Node, types: dict[str, str], topics: set[str],
+                   seconds: float) -> Messages:
+    received: deque[tuple[str, Any]] = deque(maxlen=MAX_QUEUED)
+    transforms: deque[tuple[str, Any]] = deque()  # small, and none may be lost
+
+    def on_message(topic: str, message: Any) -> None:
+        (transforms if topic in (TF, TF_STATIC) else received).append((topic, message))
+
+    latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    try:
+        for topic in topics:
+            kind = TFMessage if topic in (TF, TF_STATIC) else TYPES[types[topic]]
+            qos = latched if topic == TF_STATIC else QoSProfile(depth=100) if topic == TF \
+                else qos_profile_sensor_data
+            node.create_subscription(kind, topic, partial(on_message, topic), qos)
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            session.spin_until(lambda: bool(received or transforms), 0.1)
+            while transforms or received:
+                yield (transforms or received).popleft()
+    finally:
+        session.close()
