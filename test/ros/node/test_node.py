@@ -309,6 +309,7 @@ def test_diagnostics_name_every_camera_the_matcher_and_the_last_result(rig):
     matcher = 'fake_matchers:ExactMatcher'
     assert {name: s.hardware_id for name, s in found.items()} == {
         'crosspoint: camera front': 'front', 'crosspoint: camera side': 'side',
+        'crosspoint: mount front': 'front', 'crosspoint: mount side': 'side',
         'crosspoint: matcher': matcher, 'crosspoint: last result': matcher}
     values = {v.key: v.value for v in found['crosspoint: camera front'].values}
     assert float(values['rate_hz']) > 0
