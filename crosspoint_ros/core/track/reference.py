@@ -22,7 +22,7 @@ from crosspoint_ros.core.verify import run_matcher
 OBJECT_RADIUS_M = 0.08  # of the surface around the click: what a hand or a gripper holds
 MAX_CORNERS = 50
 MIN_CORNERS, ENOUGH_CORNERS = 6, 12
-JUMP_SIGMAS = 4.0
+JUMP_SIGMAS, FAR_M = 4.0, 1e6
 MIN_GRADIENT = 12.0  # grey levels over the Sobel kernel
 SUPPORT_RING_M = 0.15  # where the surface that carries the object is looked for
 SUPPORT_SIGMAS = 3.0
@@ -153,8 +153,8 @@ def get_points_around(view: View, pixel: Array, half_angle: float
 def _find_jumps(depth_m: Array, range_m: float) -> npt.NDArray[np.bool_]:
     """Return where depths (h, w) jump within 5x5 px: the contour of something."""
     known, kernel = np.isfinite(depth_m), np.ones((5, 5), np.uint8)
-    farthest = cv2.dilate(np.where(known, depth_m, -np.inf).astype(np.float32), kernel)
-    nearest = cv2.erode(np.where(known, depth_m, np.inf).astype(np.float32), kernel)
+    farthest = cv2.dilate(np.where(known, depth_m, -FAR_M).astype(np.float32), kernel)
+    nearest = cv2.erode(np.where(known, depth_m, FAR_M).astype(np.float32), kernel)
     return np.asarray(farthest - nearest > JUMP_SIGMAS * predict_depth_sigma_m(range_m))
 
 

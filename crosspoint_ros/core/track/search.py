@@ -7,7 +7,15 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Matcher, Query, Rejected, Transform, View
+from crosspoint_ros.core.datatypes import (
+    Array,
+    Code,
+    Matcher,
+    Query,
+    Rejected,
+    Transform,
+    View,
+)
 from crosspoint_ros.core.depth import surface_depths_m
 from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.core.track.motion import Motion
@@ -101,7 +109,7 @@ def search_by_matches(references: Sequence[ReferenceView], views: Sequence[View]
 
     The object alone is matched: around it the reference is masked. The images alone are matched:
     poses and depth would put the point where it was. Points whose matches agree on a place, within
-    3 cm, are one candidate.
+    3 cm, are one candidate. Raises `Rejected` (MATCHER_FAILED) if the matcher fails on bare images.
     """
     candidates = []
     for view in views:
@@ -123,7 +131,9 @@ def _match_in_view(reference: ReferenceView, view: View, motion: Motion, matcher
         query = Query(clicked, bare, reference.pixels[index])
         try:
             match = run_matcher(matcher, lambda query=query: matcher.match(query))
-        except Rejected:
+        except Rejected as why:
+            if why.code == Code.MATCHER_FAILED:
+                raise
             continue
         if match.confidence < MATCH_CONFIDENCE or not view.intrinsics.contains(match.pixel):
             continue

@@ -49,6 +49,8 @@ COAST_SPEED_M_S = 0.05  # by how much a hidden target becomes less certain
 MOVED_M = 0.01  # at least, and three sigmas
 MOVED_RAD = 0.1
 MOVED_SIGMAS = 3.0
+UNSEEN_S = 0.3  # after which a place nearby is a jump, too
+SWEEP_PERIOD_S = 0.3
 SETTLED_M, SETTLED_RAD = 2e-3, 0.02
 MAX_FLOW_AGE_S = 1.5
 JUMP_M = 0.03  # a reappearance further away must not be a thing that was there at the click
@@ -109,6 +111,9 @@ class _LastFrame:
     pixels: Array
 
 
+_Fit = tuple[Motion, dict[str, tuple[Observation, Verification]]]
+
+
 class Tracker:
     """Follows one target. Not thread-safe; `references` may be read by another thread.
 
@@ -139,6 +144,7 @@ class Tracker:
             self._target_m)
         self._rest = RestDetector(self._motion)
         self._frames: dict[str, _LastFrame] = {}
+        self._swept_ns = 0
         self._candidates: list[Motion] = []
         self._seen_ns = self._gone_since_ns = self._now_ns = self._searched_ns = begun_ns
         self._is_gone = False
@@ -163,9 +169,11 @@ class Tracker:
         evidence |= {view.camera: Rejected(Code.NO_TF, f'the pose of {view.camera} is unknown')
                      for view in views if isinstance(view, View) and view.ray_pose is None}
         pyramids = {view.camera: GreyPyramid(view.image) for view in usable}
-        motion, found, is_jump = self._locate(usable, pyramids, now_ns)
-        evidence |= {camera: seen for camera, (_, seen) in found.items()}
+        stayed, best, is_jump = self._locate(usable, pyramids, now_ns)
+        motion, found = best
         reason = self._explain_doubt(motion, found, is_jump)
+        evidence |= {camera: seen for camera, (_, seen) in (
+            stayed[1] if reason and is_jump else found).items()}
         self._now_ns = now_ns
         if count_agreeing(found) and not reason:
             self._accept(motion, found, now_ns)
@@ -173,16 +181,17 @@ class Tracker:
         return self._report_unseen(evidence, reason, now_ns)
 
     def _locate(self, usable: Sequence[View], pyramids: dict[str, GreyPyramid], now_ns: int
-                ) -> tuple[Motion, dict[str, tuple[Observation, Verification]], bool]:
-        """Return the best motion, what each view says of it, and whether it is a jump."""
+                ) -> tuple[_Fit, _Fit, bool]:
+        """Return the fit near the last place, the best one, and whether that is a jump."""
         elapsed_s = max(now_ns - self._seen_ns, 0) * 1e-9
         prior = self._motion.spread(min(SPEED_M_S * elapsed_s, MAX_STEP_M) + 1e-3,
                                     min(TURN_RAD_S * elapsed_s, MAX_STEP_RAD) + 1e-2)
-        best = self._fit(prior, usable, pyramids, (4, 2, 1) if elapsed_s > 0.3 else (2, 1),
-                         with_flow=True)
-        score, is_jump = count_agreeing(best[1]), elapsed_s > 0.3
+        best = stayed = self._fit(prior, usable, pyramids,
+                                  (4, 2, 1) if elapsed_s > UNSEEN_S else (2, 1), with_flow=True)
+        score, is_jump = count_agreeing(best[1]), elapsed_s > UNSEEN_S
         candidates, self._candidates = self._candidates, []
-        if not score:
+        if not score and abs(now_ns - self._swept_ns) >= SWEEP_PERIOD_S * 1e9:
+            self._swept_ns = now_ns
             for view in usable:
                 candidates += sweep(self._select_reference(view, self._motion), view,
                                     pyramids[view.camera], self._motion)
@@ -190,11 +199,10 @@ class Tracker:
             tried = self._fit(candidate, usable, pyramids, (4, 2, 1), with_flow=False)
             if count_agreeing(tried[1]) > BETTER_BY * score:
                 best, score, is_jump = tried, count_agreeing(tried[1]), True
-        return best[0], best[1], is_jump
+        return stayed, best, is_jump
 
     def _fit(self, prior: Motion, usable: Sequence[View], pyramids: dict[str, GreyPyramid],
-             scales: tuple[int, ...], with_flow: bool
-             ) -> tuple[Motion, dict[str, tuple[Observation, Verification]]]:
+             scales: tuple[int, ...], with_flow: bool) -> _Fit:
         """Fit a motion to the views near a prior, and verify it in each of them."""
         motion = prior
         if with_flow:
@@ -322,7 +330,7 @@ class Tracker:
     def _report_unseen(self, evidence: dict[str, Verification | Rejected], reason: str, now_ns: int
                        ) -> Track:
         looked = [one for one in evidence.values() if isinstance(one, Verification)]
-        is_gone = not reason and any(one.target == 'gone' for one in looked) and not any(
+        is_gone = any(one.target == 'gone' for one in looked) and not any(
             one.target in ('hidden', 'seen') for one in looked)
         if is_gone and not self._is_gone:
             self._gone_since_ns = now_ns

@@ -13,10 +13,16 @@ import cv2
 from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.image_io import write_image
 from crosspoint_ros.core.visualization import concatenate_images
-from crosspoint_ros.msg import QueryResult
+from crosspoint_ros.msg import QueryResult, TargetState
 from crosspoint_ros.ros.client.client import NODE_NAME, Client
-from crosspoint_ros.ros.client.results import format_result, is_accepted, result_to_json
+from crosspoint_ros.ros.client.results import (
+    format_result,
+    format_state,
+    is_accepted,
+    result_to_json,
+)
 
+ENDED = (TargetState.NONE, TargetState.EXPIRED, TargetState.CLEARED)
 ANSWERED, FAILURE, USAGE, REFUSED, NO_NODE = 0, 1, 2, 3, 4  # exit codes
 
 
@@ -29,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='what to find instead of a pixel: "the drawer handle"')
     parser.add_argument('--picture', type=Path, metavar='FILE',
                         help='write the views with the answer drawn into them, as PNG or JPEG')
+    parser.add_argument('--follow', action='store_true', help='then print the state of the target '
+                        'whenever it changes, until it has ended or Ctrl-C')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     parser.add_argument('--node', default=NODE_NAME,
                         help=f'name of the node (default: {NODE_NAME})')
@@ -52,6 +60,8 @@ def main(args: argparse.Namespace) -> int:
                   flush=True)
             if args.picture and result.correspondences:  # else it had no images to draw into
                 problem = _draw(client, overlays, result, args.picture)
+            if args.follow and result.has_target:
+                _follow(client, result.query_id)
     except (TimeoutError, RuntimeError) as error:
         print(f'crosspoint click: {error}', file=sys.stderr)
         return NO_NODE if isinstance(error, TimeoutError) else FAILURE
@@ -75,6 +85,22 @@ def _find_usage_error(args: argparse.Namespace) -> str:
     if not args.picture.suffix or not cv2.haveImageWriter(str(args.picture)):
         return f'--picture: unknown image format {args.picture.suffix!r}; use .png or .jpg'
     return ''
+
+
+def _follow(client: Client, query_id: str) -> None:
+    """Print the states of the target of a query, one a line, until there is another or none."""
+    states: list[TargetState] = []
+    client.subscribe_target_state(states.append)
+    last, is_over = '', False
+    while not is_over:
+        client.spin_for(0.1)
+        while states:
+            state = states.pop(0)
+            is_over = state.query_id != query_id or state.state in ENDED
+            line = format_state(state)
+            if line != last:
+                print(line, flush=True)
+            last = line
 
 
 def _draw(client: Client, overlays: dict[str, Rgb], result: QueryResult, path: Path) -> str:

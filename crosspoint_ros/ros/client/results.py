@@ -6,7 +6,7 @@ from typing import Any
 
 from crosspoint_ros.core.datatypes import Code
 from crosspoint_ros.core.tf_tree import stamp_to_ns
-from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult, Status
+from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult, Status, TargetState
 
 VERDICTS = {Correspondence.REFUSED: 'refused', Correspondence.TO_BE_CHECKED: 'check',
             Correspondence.SURE: 'sure'}
@@ -70,6 +70,18 @@ def format_result(result: QueryResult) -> str:
     if result.status.message:
         lines.append(f'  {result.status.message}')
     return '\n'.join(lines)
+
+
+STATE_NAMES = {getattr(TargetState, name): name for name in (
+    'NONE', 'PENDING', 'STANDING', 'TRACKING', 'COASTING', 'MOVED', 'LOST', 'EXPIRED', 'CLEARED')}
+
+
+def format_state(state: TargetState) -> str:
+    """Return a target's state in one line: whether to go on, where it is, and why."""
+    at = state.pose.pose.position
+    place = '' if math.isnan(at.x) else f' at ({at.x:.3f}, {at.y:.3f}, {at.z:.3f}) m'
+    return (f'{STATE_NAMES.get(state.state, state.state)}{place}, '
+            f'{"go on" if state.valid else "stop"}: {state.message}')
 
 
 def result_to_json(result: QueryResult) -> Json:

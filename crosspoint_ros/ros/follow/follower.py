@@ -19,9 +19,10 @@ from crosspoint_ros.ros.node.views import ViewCollector
 log = logging.getLogger(__name__)
 WATCH_PERIOD_S = 1.0
 DOUBT_PERIOD_S = 0.25  # of `watch`, while the target is not where it should be
+SAME_TIME_PERIODS = 1.5
 STALE_PERIODS, MIN_STALE_S = 3.0, 0.5  # an image that stays the newest for longer is no evidence
 JOIN_S = 0.5
-MAX_SEARCH_S = 5.0
+MAX_SEARCH_S = 30.0  # a search that has not come back, or has failed
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,12 +217,12 @@ class Follower:
                     view = MissingView(view.camera, Rejected(
                         Code.STALE, f'{view.camera}: no new image for {now_s - since_s:.1f} s '
                         f'(limit {stale_s:.1f} s)'))
-                else:
-                    continue
+                elif now_s - since_s > SAME_TIME_PERIODS * period_s:
+                    continue  # another camera's image is newer: it may show another moment
             collected.append(view)
-        has_images = any(isinstance(view, View) for view in collected)
-        waits = len(collected) < len(self._views.cameras) and not is_new
-        return None if waits and not has_images else collected
+        waits = any(isinstance(view, View) for view in collected) or len(
+            collected) < len(self._views.cameras)
+        return None if waits and not is_new else collected
 
     def _search(self, tracker: Tracker, views: Sequence[View]) -> None:
         matcher = self._get_matcher()
@@ -234,8 +235,9 @@ class Follower:
         def work() -> None:
             try:
                 self._found.append((tracker, tracker.search(views, matcher), began_ns))
-            finally:
                 self._searching_since_s = -math.inf
+            except Rejected as why:  # it would fail again, and fill the log
+                log.warning('no search for %g s: %s', MAX_SEARCH_S, why.message)
         tracker.offer([], began_ns)
         self._queries.submit_idle(work)
 

@@ -1,0 +1,236 @@
+"""Following in the node, seen from TF: what is not true is not sent."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from crosspoint_ros.msg import TargetState
+from moving_scenes import TARGET_M, Thing, move, render
+from operator_client import Operator
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.qos import QoSProfile
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+from two_camera_rig import LATCHED_QOS, LENS, POSES, Rig, make_image_message, run_rig
+
+from crosspoint_ros.core.tf_tree import stamp_to_ns
+from crosspoint_ros.ros.node.query_queue import QueryRequest
+
+PERIOD_S = 0.1
+GOING = (TargetState.TRACKING, TargetState.MOVED)
+
+
+class Stage(Operator):
+    """Shows a scene to the node's cameras at 10 Hz, and listens to the target."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.states: list[TargetState] = []
+        self.sent: list = []
+        self.is_sending, self._sent_s = True, 0.0
+        deep = QoSProfile(depth=200, durability=LATCHED_QOS.durability)
+        rig.cameras.create_subscription(TargetState, '/crosspoint/target_state',
+                                        self.states.append, deep)
+        rig.cameras.create_subscription(TFMessage, '/tf', self._on_any_tf, QoSProfile(depth=200))
+        self._trigger = {name: rig.cameras.create_client(Trigger, f'/crosspoint/{name}')
+                         for name in ('hold', 'resume')}
+        self._set = rig.cameras.create_client(SetParameters, '/crosspoint/set_parameters')
+        super().__init__(rig)
+        self.show((Thing(),))
+
+    def _on_any_tf(self, message: TFMessage) -> None:
+        self.sent += [t for t in message.transforms if t.child_frame_id == 'crosspoint_target']
+
+    def show(self, things: tuple[Thing, ...]) -> None:
+        for camera, pose in POSES.items():
+            view = render(camera, things, pose=pose, lens=LENS)
+            frame = f'{camera}_optical'
+            self.rig.cameras.pictures[camera] = make_image_message(0, frame, 'rgb8', view.image)
+            self.rig.cameras.depth_images[camera] = make_image_message(0, frame, '32FC1',
+                                                                       view.depth_m)
+
+    def until(self, condition: Callable[[], object], what: str = '') -> None:
+        """Go on sending images until the condition holds."""
+        def step() -> object:
+            if self.is_sending and time.monotonic() - self._sent_s > PERIOD_S:
+                self._sent_s = time.monotonic()
+                self.rig.cameras.send_all()
+            return condition()
+        self.rig.until(step, what=what)
+
+    def until_state(self, *states: int) -> TargetState:
+        self.until(lambda: self.states and self.states[-1].state in states,
+                   f'{states}, not {self.states[-1:]}')
+        return self.states[-1]
+
+    def click_box(self) -> str:
+        pixel = LENS.project(POSES['front'].inverse.transform_points(TARGET_M))
+        earlier = len(self.rig.results)
+        self.until(lambda: all(c.buffer.is_ready() for c in
+                               self.rig.node._server.cameras.values()))
+        self.rig.run_in_executor(lambda: self.rig.node._server.submit(
+            QueryRequest(camera='front', pixel=pixel)))
+        self.until(lambda: self.rig.results[earlier:])
+        assert self.rig.results[-1].has_target, self.rig.results[-1].status.message
+        return self.rig.results[-1].query_id
+
+    def call_trigger(self, name: str) -> Trigger.Response:
+        future = self._trigger[name].call_async(Trigger.Request())
+        self.until(future.done)
+        return future.result()
+
+    def set_mode(self, mode: str) -> None:
+        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=mode)
+        future = self._set.call_async(SetParameters.Request(
+            parameters=[Parameter(name='follow.mode', value=value)]))
+        self.until(future.done)
+        assert future.result().results[0].successful
+
+    def assert_tf_is_silent(self) -> None:
+        self.until(lambda: True)
+        ticks = self.rig.ticks
+        self.until(lambda: self.rig.ticks > ticks + 2)
+        before, ticks = len(self.sent), self.rig.ticks
+        self.until(lambda: self.rig.ticks > ticks + 4)
+        assert len(self.sent) == before, 'stale TF'
+
+    def tf_error_m(self, place_m: np.ndarray) -> float:
+        at = self.sent[-1].transform.translation
+        return float(np.linalg.norm(np.array([at.x, at.y, at.z]) - place_m))
+
+
+@contextmanager
+def run_stage(mode: str, **parameters) -> Iterator[Stage]:
+    with run_rig(follow__mode=mode, **parameters) as rig:
+        rig.discover()
+        yield Stage(rig)
+
+
+@pytest.fixture(scope='module')
+def shared() -> Iterator[Stage]:
+    with run_stage('track', follow__coast_s=1.0, follow__lost_s=0.6) as stage:
+        yield stage
+
+
+@pytest.fixture
+def stage(shared: Stage) -> Stage:
+    shared.is_sending = True
+    shared.show((Thing(),))
+    shared.call('clear')
+    shared.until_state(TargetState.CLEARED, TargetState.NONE)
+    ticks = shared.rig.ticks
+    shared.until(lambda: shared.rig.ticks > ticks + 3)  # until the node has images of the box
+    shared.click_box()
+    shared.until_state(*GOING)
+    return shared
+
+
+def test_tf_and_grasp_target_follow_at_the_stamp_of_the_image(stage):
+    moved = move(0.03, -0.02, 8)
+    for share in (0.33, 0.66, 1.0):
+        stage.show((Thing(base_from_thing=move(0.03 * share, -0.02 * share, 8 * share)),))
+        ticks = stage.rig.ticks
+        stage.until(lambda ticks=ticks: stage.rig.ticks > ticks + 3)
+    place_m = moved.transform_points(TARGET_M)
+    stage.until(lambda: stage.states[-1].state == TargetState.MOVED
+                and stage.tf_error_m(place_m) < 8e-3, 'TF at the new place')
+    state = stage.states[-1]
+    assert state.valid
+    assert {s.camera for s in state.sightings} <= {'front', 'side'}
+    assert stamp_to_ns(state.last_seen) == stamp_to_ns(state.header.stamp)
+    at = stage.rig.targets[-1].pose.position
+    assert np.linalg.norm(np.array([at.x, at.y, at.z]) - place_m) < 8e-3
+    assert stamp_to_ns(stage.rig.targets[-1].header.stamp) <= stage.rig.cameras.now_ns()
+
+
+def test_a_lost_target_is_withdrawn_and_comes_back_when_it_is_seen(stage):
+    stage.show(())
+    state = stage.until_state(TargetState.LOST)
+    assert not state.valid
+    assert 'follow.lost_s 0.6' in state.message
+    stage.assert_tf_is_silent()
+    stage.show((Thing(),))
+    assert stage.until_state(*GOING).valid
+    count = len(stage.sent)
+    stage.until(lambda: len(stage.sent) > count + 2)
+
+
+def test_when_the_cameras_stop_it_coasts_and_is_lost_and_tf_is_silent(stage):
+    stage.is_sending = False
+    assert stage.until_state(TargetState.COASTING).valid
+    state = stage.until_state(TargetState.LOST)
+    assert 'follow.coast_s 1' in state.message
+    stage.assert_tf_is_silent()
+
+
+def test_when_tf_stops_it_coasts_and_says_so(stage, monkeypatch):
+    monkeypatch.setattr(stage.rig.cameras, 'send_tf', lambda *args: None)
+    stage.until_state(TargetState.COASTING)
+    assert 'TF' in stage.states[-1].message or 'transform' in stage.states[-1].message
+
+
+def test_when_depth_stops_it_coasts_and_says_so(stage, monkeypatch):
+    monkeypatch.setattr(stage.rig.cameras, 'send_depth', lambda *args: None)
+    state = stage.until_state(TargetState.COASTING)
+    stage.until_state(TargetState.LOST)
+    assert 'image' in state.message or 'depth' in state.message
+
+
+def test_hold_and_resume(stage):
+    assert stage.call_trigger('hold').success
+    stage.show(())
+    ticks = stage.rig.ticks
+    stage.until(lambda: stage.rig.ticks > ticks + 12)
+    assert stage.states[-1].state in GOING
+    assert stage.call_trigger('resume').success
+    stage.until_state(TargetState.LOST)
+    assert not stage.call_trigger('resume').success
+
+
+def test_the_mode_may_change_while_it_is_followed(stage):
+    stage.set_mode('off')
+    stage.until_state(TargetState.STANDING)
+    stage.show(())
+    ticks = stage.rig.ticks
+    stage.until(lambda: stage.rig.ticks > ticks + 10)
+    assert stage.states[-1].state == TargetState.STANDING
+    stage.set_mode('watch')
+    stage.until_state(TargetState.LOST)
+    stage.show((Thing(),))
+    stage.until_state(TargetState.STANDING)
+    stage.set_mode('track')
+    stage.until_state(*GOING)
+
+
+def test_time_that_goes_back_clears_the_target(stage):
+    stage.rig.run_in_executor(lambda: stage.rig.node._server.reset(-5.0))
+    stage.until_state(TargetState.CLEARED)
+    stage.assert_tf_is_silent()
+
+
+def test_watch_withdraws_a_target_that_was_moved_and_gives_it_back_where_it_was():
+    with run_stage('watch') as stage:
+        stage.click_box()
+        assert stage.until_state(TargetState.STANDING).valid
+        stage.show((Thing(base_from_thing=move(0.035, 0.0)),))
+        state = stage.until_state(TargetState.MOVED)
+        assert not state.valid
+        stage.assert_tf_is_silent()
+        stage.show((Thing(),))
+        assert stage.until_state(TargetState.STANDING).valid
+        count = len(stage.sent)
+        stage.until(lambda: len(stage.sent) > count + 2)
+
+
+@pytest.mark.parametrize('state', ['TRACKING', 'COASTING', 'LOST'])
+def test_the_node_ends_in_every_state(state):
+    with run_stage('track', follow__coast_s=0.8 if state == 'LOST' else 5.0) as stage:
+        stage.click_box()
+        stage.until_state(*GOING)
+        stage.is_sending = state == 'TRACKING'
+        stage.until_state(getattr(TargetState, state))
+        stage.rig.run_in_executor(stage.rig.node.stop)
+        stage.until_state(TargetState.CLEARED)
