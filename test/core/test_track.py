@@ -1,0 +1,244 @@
+"""Following: where the object is, or that it is not seen; never a place that is not true."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from fake_matchers import ExactMatcher
+from moving_scenes import BOX, IDENTITY, LENS, POSES, TARGET_M, Thing, move, render
+from raycast_scenes import Box, look_at
+
+from crosspoint_ros.core.datatypes import Code, MissingView, Rejected, Transform, View
+from crosspoint_ros.core.track.observation import project
+from crosspoint_ros.core.track.tracker import FollowLimits, Track, Tracker, TrackingState
+
+TRACKING, COASTING, MOVED, LOST = (TrackingState.TRACKING, TrackingState.COASTING,
+                                   TrackingState.MOVED, TrackingState.LOST)
+STEP_NS = 10**8
+BOARD = Thing(Box((-0.15, -0.14, 0.0), (0.15, -0.12, 0.25)), is_plain=True)  # before the box
+COVARIANCE = np.eye(6) * 1e-6
+
+
+class Follow:
+    """A tracker, and the scene that it sees frame by frame, 10 Hz."""
+
+    def __init__(self, with_depth: bool = True, target_m: np.ndarray = TARGET_M,
+                 things: tuple[Thing, ...] = (Thing(),), limits: FollowLimits | None = None,
+                 cameras: tuple[str, ...] = ('front', 'side')) -> None:
+        self.with_depth, self.target_m, self.cameras = with_depth, target_m, cameras
+        self.now_ns = 10**9
+        views = [render(c, things, self.now_ns) for c in ('front', 'side')]
+        pixels = [project(view, target_m[None])[0] for view in views]
+        if not with_depth:
+            views = [render(c, things, self.now_ns, with_depth=False) for c in ('front', 'side')]
+        self.tracker = Tracker(views, pixels, Transform(np.eye(3), target_m), COVARIANCE,
+                               PlaneMatcher(things), limits)
+        self.states: list[TrackingState] = []
+
+    def see(self, things: tuple[Thing, ...], count: int = 1, **rendered) -> Track:
+        """Show the scene for so many frames."""
+        for _ in range(count):
+            self.now_ns += STEP_NS
+            views = [render(c, things, self.now_ns, **{'with_depth': self.with_depth, **rendered})
+                     for c in self.cameras]
+            self.show(views)
+        return self.tracker.track
+
+    def show(self, views: list[View | MissingView]) -> Track:
+        track = self.tracker.update(views, self.now_ns)
+        self.states.append(track.state)
+        return track
+
+    def error_m(self, moved: Transform = IDENTITY) -> float:
+        at_m = self.tracker.track.base_from_target.t_m
+        return float(np.linalg.norm(at_m - moved.transform_points(self.target_m)))
+
+
+class PlaneMatcher(ExactMatcher):
+    """Knows the depth of the scene, also for views that have none."""
+
+    def __init__(self, things: tuple[Thing, ...]) -> None:
+        super().__init__()
+        self.things = things
+
+    def match(self, query):
+        seen = render(query.clicked.camera, self.things, pose=query.clicked.base_from_cam)
+        return super().match(replace(query, clicked=seen))
+
+
+def steps(x_m: float, y_m: float, turn_deg: float, count: int = 12) -> list[Transform]:
+    return [move(x_m * k / count, y_m * k / count, turn_deg * k / count)
+            for k in range(1, count + 1)]
+
+
+# --- where it is
+
+def test_at_rest_it_stays_where_it_was_clicked():
+    follow = Follow()
+    follow.see((Thing(),), 5)
+    assert set(follow.states) == {TRACKING}
+    assert follow.error_m() < 1e-6
+
+
+@pytest.mark.parametrize('with_depth', [True, False])
+def test_a_pushed_and_turned_object_is_followed(with_depth):
+    follow = Follow(with_depth)
+    for moved in steps(0.06, -0.05, 25, 8):
+        track = follow.see((Thing(base_from_thing=moved),))
+        if track.state in (TRACKING, MOVED):
+            assert follow.error_m(moved) < (0.006 if with_depth else 0.02)
+    assert track.state is MOVED
+    assert LOST not in follow.states
+
+
+def test_the_camera_moves_and_nothing_else():
+    follow = Follow(cameras=('side',))
+    for k in range(7):
+        follow.see((Thing(),), pose=look_at((0.3 - 0.02 * k, -0.38 - 0.01 * k, 0.35 + 0.01 * k)))
+        assert follow.error_m() < 2e-3
+    assert set(follow.states) == {TRACKING}
+
+
+def test_camera_and_object_move():
+    follow = Follow(cameras=('side',))
+    for k, moved in enumerate(steps(0.05, -0.04, 15, 7)):
+        follow.see((Thing(base_from_thing=moved),),
+                   pose=look_at((0.3 - 0.01 * k, -0.38, 0.35 + 0.01 * k)))
+        assert follow.error_m(moved) < 6e-3
+    assert follow.states[-1] is MOVED
+
+
+# --- not seen
+
+def test_a_hidden_object_coasts_at_once_with_growing_covariance_and_is_found_elsewhere():
+    follow = Follow(cameras=('front',))
+    follow.see((Thing(),), 2)
+    assert follow.see((Thing(), BOARD)).state is COASTING
+    before = follow.tracker.track.covariance[0, 0]
+    moved = move(0.03, 0.0, 8)
+    track = follow.see((Thing(base_from_thing=moved), BOARD), 5)
+    assert (track.state, track.covariance[0, 0] > before) == (COASTING, True)
+    assert 'hidden' in track.message
+    track = follow.see((Thing(base_from_thing=moved),), 3)
+    assert track.state in (TRACKING, MOVED)
+    assert follow.error_m(moved) < 6e-3
+
+
+def test_an_object_that_was_taken_away_is_lost_after_lost_s_and_found_again():
+    follow = Follow(limits=FollowLimits(coast_s=5.0, lost_s=0.5))
+    follow.see((Thing(),), 2)
+    track = follow.see((), 4)
+    assert track.state is COASTING
+    track = follow.see((), 3)
+    assert track.state is LOST
+    assert 'follow.lost_s 0.5' in track.message
+    assert follow.see((Thing(),), 3).state is TRACKING
+
+
+def test_hidden_for_longer_than_coast_s_is_lost():
+    follow = Follow(limits=FollowLimits(coast_s=0.5, lost_s=5.0))
+    track = follow.see((Thing(), BOARD), 6)
+    assert track.state is LOST
+    assert 'follow.coast_s 0.5' in track.message
+
+
+def test_an_identical_object_next_to_the_first_is_not_taken_for_it():
+    twin = Thing(base_from_thing=move(0.16, 0.02))
+    follow = Follow(things=(Thing(), twin), limits=FollowLimits(lost_s=0.4))
+    follow.see((Thing(), twin), 2)
+    follow.see((twin,), 8)
+    assert MOVED not in follow.states
+    assert follow.states[-1] is LOST
+
+
+def test_without_images_or_poses_it_coasts_and_says_why():
+    follow = Follow()
+    follow.now_ns += STEP_NS
+    track = follow.show([MissingView(c, Rejected(Code.STALE, f'{c}: no new image'))
+                         for c in POSES])
+    assert (track.state, 'no new image' in track.message) == (COASTING, True)
+    view = render('front', (Thing(),), follow.now_ns)
+    bare = View(view.camera, view.image, view.intrinsics, view.stamp_ns, depth_m=view.depth_m)
+    assert follow.show([bare]).state is COASTING
+    assert 'pose of front' in follow.tracker.track.message
+    assert follow.see((Thing(),)).state is TRACKING
+
+
+def test_behind_the_robots_own_mask_it_coasts():
+    follow = Follow(cameras=('front',))
+    view = render('front', (Thing(),), follow.now_ns + STEP_NS)
+    follow.now_ns += STEP_NS
+    track = follow.show([replace(view, mask=np.ones(view.image.shape[:2], dtype=bool))])
+    assert (track.state, 'outside' in track.message) == (COASTING, True)
+
+
+# --- images that change
+
+@pytest.mark.parametrize('exposure', [0.25, 1.5])
+def test_exposure_may_jump_by_two_stops(exposure):
+    follow = Follow()
+    follow.see((Thing(),), 2)
+    moved = move(0.02, 0.0)
+    follow.see((Thing(base_from_thing=moved),), 2, exposure=exposure)
+    assert COASTING not in follow.states
+    assert follow.error_m(moved) < 5e-3
+
+
+def test_depth_may_disappear_and_come_back():
+    follow = Follow()
+    follow.see((Thing(),), 2)
+    moved = move(0.015, 0.0)
+    follow.see((Thing(base_from_thing=moved),), 3, with_depth=False)
+    if follow.states[-1] in (TRACKING, MOVED):
+        assert follow.error_m(moved) < 0.01
+    follow.see((Thing(base_from_thing=moved),), 2)
+    assert follow.states[-1] in (TRACKING, MOVED)
+    assert follow.error_m(moved) < 6e-3
+
+
+def test_the_resolution_may_change():
+    follow = Follow()
+    half = replace(LENS, fx_px=150.0, fy_px=150.0, cx_px=79.5, cy_px=59.5, width_px=160,
+                   height_px=120)
+    follow.see((Thing(),), 2)
+    follow.see((Thing(),), 3, lens=half)
+    assert LOST not in follow.states
+    assert follow.error_m() < 5e-3
+    assert follow.see((Thing(),)).state is TRACKING
+
+
+def test_a_blurred_image_is_never_a_wrong_place():
+    follow = Follow()
+    moved = move(0.03, 0.01)
+    for _ in range(4):
+        follow.now_ns += STEP_NS
+        views = [render(c, (Thing(base_from_thing=moved),), follow.now_ns) for c in POSES]
+        track = follow.show([replace(v, image=cv2.blur(v.image, (15, 1))) for v in views])
+        assert track.state not in (TRACKING, MOVED) or follow.error_m(moved) < 0.01
+    follow.see((Thing(base_from_thing=moved),), 2)
+    assert follow.states[-1] is MOVED
+    assert follow.error_m(moved) < 6e-3
+
+
+def test_time_that_goes_back_does_not_break_it():
+    follow = Follow()
+    follow.see((Thing(),), 2)
+    follow.now_ns -= 10**9
+    assert follow.see((Thing(),), 2).state is TRACKING
+
+
+def test_ten_targets_in_a_row_are_followed_each_from_its_own_click():
+    for k in range(10):
+        target_m = np.array([-0.02 + 0.004 * k, BOX.low_base_m[1], 0.03 + 0.003 * k])
+        follow = Follow(target_m=target_m)
+        moved = move(0.02, -0.01, 5)
+        follow.see((Thing(base_from_thing=moved),), 2)
+        assert follow.error_m(moved) < 6e-3
+
+
+def test_a_flat_grey_target_is_refused_with_the_number_of_corners():
+    with pytest.raises(Rejected, match=r'corners .* \(at least 6\)'):
+        Follow(things=(Thing(Box((-2.0, -0.14, -2.0), (2.0, -0.12, 2.0)), is_plain=True),),
+               target_m=np.array([0.0, -0.14, 0.22]))
