@@ -32,8 +32,9 @@ MIN_PAIRS, MIN_MATCHES = 8, 20
 HELD_OUT = 4  # every fourth pair
 MIN_TURN_DEG, MIN_SECOND_TURN_DEG = 3.0, 1.0  # rms about the best axes; below they are noise
 # A pair moves otherwise if a pose fitted to it alone is that much better than the common one.
-OTHERWISE_RATIO, OTHERWISE_PX, MAX_OTHERWISE = 3.0, 2.0, 0.4
-PLANE_PX, PLANE_SHARE, MAX_PLANAR = 2.0, 0.95, 0.8
+# The poses of an arm may be wrong by some millimetres, which is not a moving scene.
+OTHERWISE_RATIO, OTHERWISE_RAD, MAX_OTHERWISE = 3.0, 0.016, 0.4
+PLANE_RAD, PLANE_SHARE, MAX_PLANAR = 0.004, 0.95, 0.8
 MAX_WORSE = 1.05
 CHI2_6_99 = 16.8
 AXES = ('right', 'down', 'along the optical axis')
@@ -250,10 +251,8 @@ def _require_relief(pairs: Sequence[PosedMatches]) -> None:
 
 def _is_planar(pair: PosedMatches) -> bool:
     a, b = (np.ascontiguousarray(ray[:, :2]) for ray in pair.rays)
-    limit = PLANE_PX / pair.focals_px[1]
-    _, fits = cv2.findHomography(a, b, cv2.RANSAC, limit)
-    _, agree = cv2.findFundamentalMat(pair.focals_px[0] * a, pair.focals_px[0] * b, cv2.FM_RANSAC,
-                                      PLANE_PX, 0.999)
+    _, fits = cv2.findHomography(500 * a, 500 * b, cv2.RANSAC, 500 * PLANE_RAD)
+    _, agree = cv2.findFundamentalMat(500 * a, 500 * b, cv2.FM_RANSAC, 500 * PLANE_RAD, 0.999)
     if fits is None or agree is None or not agree.any():
         return True
     return bool(fits.sum() >= PLANE_SHARE * agree.sum())
@@ -266,7 +265,8 @@ def _require_still_scene(pairs: Sequence[PosedMatches], estimate: MountEstimate)
         common = pair.relative_pose(*(estimate.body_from_cam[name] for name in pair.cameras))
         pooled_px, own_px = (_median_px(pair, pose) for pose in (
             common, _fit_own(pair, common, noise)))
-        otherwise.append(pooled_px > max(OTHERWISE_PX, OTHERWISE_RATIO * own_px))
+        otherwise.append(pooled_px > max(
+            OTHERWISE_RAD * pair.focals_px[1], OTHERWISE_RATIO * own_px))
     if np.mean(otherwise) > MAX_OTHERWISE:
         raise CalibrationRefused(Refusal.MOVING_SCENE, (
             f'{sum(otherwise)} of {len(pairs)} pairs each fit another motion, and not any one '

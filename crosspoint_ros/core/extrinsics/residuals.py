@@ -14,7 +14,7 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Transform, View
 from crosspoint_ros.core.depth import predict_depth_sigma_m
 
-MATCH_SIGMA_PX = 1.0  # of a keypoint, in each image
+MATCH_SIGMA_RAD = 0.002  # of a keypoint, in each image: 1 px at 500 px, as images are resized
 MIN_BASELINE_M = 0.01  # below it two rays say nothing of where the cameras are
 TAPS_PX = 2.0 * np.array([(x, y) for y in range(-2, 3) for x in range(-2, 3)])
 MIN_TAPS, MAX_PLANE_ERROR = 15, 0.01  # of the 25; of the depth
@@ -112,7 +112,7 @@ def fit_planes(view: View, pixels: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Noise:
-    """Measured sizes of the residuals, in multiples of what `MATCH_SIGMA_PX` and depth allow."""
+    """Measured sizes of the residuals, in multiples of what `MATCH_SIGMA_RAD` and depth allow."""
 
     px: float = 1.0
     plane: float = 1.0
@@ -168,8 +168,7 @@ class _Geometry:
             length = np.linalg.norm(along, axis=1)
             unit = np.where(length[:, None] > 1e-9, along / length[:, None], [1.0, 0.0])
             off_m = predict_depth_sigma_m(depth_m)
-            sigma_px = MATCH_SIGMA_PX * np.hypot(
-                1, focal_px / matches.focals_px[a] * depth_m / points[:, 2])
+            sigma_px = MATCH_SIGMA_RAD * focal_px * np.hypot(1, depth_m / points[:, 2])
         self.across = np.stack([-unit[:, 1], unit[:, 0]], axis=1)
         self.unit, self.sigma_px, self.along_px = unit, sigma_px, length * off_m
         self.plane_m = np.hypot(off_m, predict_depth_sigma_m(matches.depths_m[b]))
@@ -201,7 +200,7 @@ class _Geometry:
         white[:, 1] = (raw[:, :2] * self.across).sum(axis=1) / sigma_px
         white[:, 2] = raw[:, 2] / (noise.plane * self.plane_m)
         flat = np.isfinite(raw[:, 0]) & ~np.isfinite(raw[:, 1])
-        white[flat, 0] = raw[flat, 0] / (noise.px * MATCH_SIGMA_PX)
+        white[flat, 0] = raw[flat, 0] / (noise.px * MATCH_SIGMA_RAD * max(self.matches.focals_px))
         return white
 
 

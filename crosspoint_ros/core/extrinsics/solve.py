@@ -29,7 +29,7 @@ from crosspoint_ros.core.extrinsics.residuals import (
 ROUNDS, SHRINK, LEAST_SCALE, ROOM = 14, 0.65, 3.0, 60.0  # scale of the weights, in sigmas
 # Matches of a pair share the errors of its lens, depth and keypoints: more say no more.
 MAX_INDEPENDENT = 40.0
-UNSEEN_SHARE = 0.5  # of the declared noise: a direction that is not known better is not moved
+UNSEEN_SHARE = 0.25  # of the declared noise: a direction that is not known better is not moved
 RESAMPLES = 200
 MEASURED_FROM = 10.0  # scale below which the noise is measured, not assumed
 NOISE_RANGE = (0.1, 5.0)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from crosspoint_ros.data.calibration.report import (
 from crosspoint_ros.data.rosbag import open_bag
 
 REFUSED = 3  # as in crosspoint_ros.cli
+LOG_PERIOD_S = 5.0  # where the bars cannot be drawn in place
 Messages = Iterator[tuple[str, Any]]
 OpenStream = Callable[[], tuple[Mapping[str, str], Callable[[set[str]], Messages]]]
 
@@ -185,7 +187,7 @@ class _Progress:
     def __init__(self, args: argparse.Namespace, collector: FrameCollector) -> None:
         self._args, self._collector = args, collector
         self._pairs: list[PosedMatches] = []
-        self._lines = 0
+        self._lines, self._shown_s = 0, 0.0
 
     def add(self, kept: Sequence[PosedView], matcher: PairMatcher) -> None:
         """Match new frames with two of the earlier ones."""
@@ -195,8 +197,10 @@ class _Progress:
             partners = [a for a, b in choose_pairs([*earlier, view], self._args.camera)
                         if b is view]
             self._pairs += matcher.match_all((a, view) for a in partners[::-1][:2])
-        if self._pairs:
+        pause_s = 0.0 if sys.stderr.isatty() else LOG_PERIOD_S
+        if self._pairs and time.monotonic() - self._shown_s >= pause_s:
             self._show()
+            self._shown_s = time.monotonic()
 
     def _show(self) -> None:
         mounts = declare_mounts(self._args, self._collector)

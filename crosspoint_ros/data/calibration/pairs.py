@@ -16,7 +16,7 @@ from crosspoint_ros.matchers.xfeat import XFeatMatcher
 MAX_PAIRS, MAX_MATCHES = 90, 200
 MIN_TURN_DEG, MIN_SHIFT_M, MAX_ANGLE_DEG = 4.0, 0.05, 60.0  # between two frames of a pair
 WINDOW_PX = (15, 15)
-MAX_RETURN_PX, MAX_MOVED_PX, MIN_REFINED = 0.3, 5.0, 60
+MAX_RETURN_PX, MAX_MOVED_PX, MIN_REFINED = 0.3, 5.0, 60  # the second at 640 px of width
 CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
 
 
@@ -80,17 +80,20 @@ def refine_subpixel(a: View, b: View, at_a: Array, at_b: Array) -> tuple[Array, 
         return at_a, at_b
     grey = [cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY) for view in (a, b)]
     start_a, start_b = (at.astype(np.float32).reshape(-1, 1, 2) for at in (at_a, at_b))
-    there, ok = _track(grey[0], grey[1], start_a, start_b)
-    back, ok_back = _track(grey[1], grey[0], there, start_a)
+    scale = max(b.image.shape[1] / 640, 1.0)  # XFeat sees larger images at 640 px
+    levels = round(np.log2(scale))
+    there, ok = _track(grey[0], grey[1], start_a, start_b, levels)
+    back, ok_back = _track(grey[1], grey[0], there, start_a, levels)
     good = ok & ok_back & (np.linalg.norm(back - start_a, axis=2).ravel() < MAX_RETURN_PX) & (
-        np.linalg.norm(there - start_b, axis=2).ravel() < MAX_MOVED_PX)
+        np.linalg.norm(there - start_b, axis=2).ravel() < scale * MAX_MOVED_PX)
     if good.sum() < MIN_REFINED:
         return at_a, at_b
     return at_a[good], there.reshape(-1, 2)[good].astype(np.float64)
 
 
-def _track(grey_a: Array, grey_b: Array, start: Array, guess: Array) -> tuple[Array, Array]:
+def _track(grey_a: Array, grey_b: Array, start: Array, guess: Array, levels: int
+           ) -> tuple[Array, Array]:
     found, status, _ = cv2.calcOpticalFlowPyrLK(
-        grey_a, grey_b, start, guess.copy(), winSize=WINDOW_PX, maxLevel=0, criteria=CRITERIA,
+        grey_a, grey_b, start, guess.copy(), winSize=WINDOW_PX, maxLevel=levels, criteria=CRITERIA,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW)
     return found, status.ravel() > 0

@@ -1,6 +1,7 @@
 """Streams TF and all cameras' messages from the graph, without a crosspoint node."""
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from crosspoint_ros.ros.client.session import RosSession
 
 TYPES = {RAW: Image, COMPRESSED: CompressedImage, INFO: CameraInfo}
 MAX_QUEUED = 200  # older messages are dropped
-DISCOVERY_S, SIBLINGS_S = 10.0, 0.5
+DISCOVERY_S, SIBLINGS_S, POLL_S = 10.0, 0.5, 0.02
 Messages = Iterator[tuple[str, Any]]
 
 
@@ -64,17 +65,25 @@ def _iter_messages(session: RosSession, node: Node, types: dict[str, str], topic
     def on_message(topic: str, message: Any) -> None:
         (transforms if topic in (TF, TF_STATIC) else received).append((topic, message))
 
+    stopped = threading.Event()
+    spinner = threading.Thread(target=session.spin_until, args=(stopped.is_set, 2 * seconds + 60),
+                               daemon=True)
     latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     try:
         for topic in topics:
             kind = TFMessage if topic in (TF, TF_STATIC) else TYPES[types[topic]]
-            qos = latched if topic == TF_STATIC else QoSProfile(depth=100) if topic == TF \
+            qos = latched if topic == TF_STATIC else QoSProfile(depth=1000) if topic == TF \
                 else qos_profile_sensor_data
             node.create_subscription(kind, topic, partial(on_message, topic), qos)
+        # TF must not wait while images are matched: a gap in it would be interpolated.
+        spinner.start()
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
-            session.spin_until(lambda: bool(received or transforms), 0.1)
             while transforms or received:
                 yield (transforms or received).popleft()
+            time.sleep(POLL_S)
     finally:
+        stopped.set()
+        if spinner.is_alive():
+            spinner.join()
         session.close()
