@@ -251,10 +251,16 @@ def _require_relief(pairs: Sequence[PosedMatches]) -> None:
 
 def _is_planar(pair: PosedMatches) -> bool:
     a, b = (np.ascontiguousarray(ray[:, :2]) for ray in pair.rays)
-    _, fits = cv2.findHomography(500 * a, 500 * b, cv2.RANSAC, 500 * PLANE_RAD)
     _, agree = cv2.findFundamentalMat(500 * a, 500 * b, cv2.FM_RANSAC, 500 * PLANE_RAD, 0.999)
-    if fits is None or agree is None or not agree.any():
-        return True
+    homography, fits = cv2.findHomography(500 * a, 500 * b, cv2.RANSAC, 500 * PLANE_RAD)
+    for _ in range(2):  # RANSAC's own is of four noisy matches
+        if homography is None or agree is None or not agree.any():
+            return True
+        mapped = cv2.perspectiveTransform(500 * a[:, None], homography)[:, 0]
+        fits = np.linalg.norm(mapped - 500 * b, axis=1) < 500 * PLANE_RAD
+        if fits.sum() >= PLANE_SHARE * agree.sum() or fits.sum() < 4:
+            break
+        homography, _ = cv2.findHomography(500 * a[fits], 500 * b[fits], 0)
     return bool(fits.sum() >= PLANE_SHARE * agree.sum())
 
 

@@ -208,7 +208,7 @@ def _bend(rays: Array, lens: Array, focal_px: float) -> Array:
     """Return rays (n, 3) of a lens with an offset of its principal point, px, and a scale."""
     bent = rays.copy()
     bent[:, :2] = rays[:, :2] * (1 + lens[2]) + lens[:2] / focal_px
-    return bent
+    return np.asarray(bent)
 
 
 def _sampson_px(motion: Transform, ray_a: Array, ray_b: Array, focal_a_px: float,
@@ -224,7 +224,8 @@ def _sampson_px(motion: Transform, ray_a: Array, ray_b: Array, focal_a_px: float
 
 def exp_pose(step: Array) -> Transform:
     """Return the transform of a rotation vector step[:3], rad, and a translation step[3:], m."""
-    return Transform(cv2.Rodrigues(np.ascontiguousarray(step[:3]))[0], step[3:])
+    turn = np.asarray(cv2.Rodrigues(np.ascontiguousarray(step[:3]))[0], dtype=np.float64)
+    return Transform(turn, step[3:])
 
 
 def log_pose(pose: Transform) -> Array:

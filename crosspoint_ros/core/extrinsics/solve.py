@@ -250,7 +250,7 @@ def _triangulate(pair: PosedMatches, b_from_a: Transform) -> Array:
     rr, rs, ss = (ray * ray).sum(1), (ray * seen).sum(1), (seen * seen).sum(1)
     with np.errstate(divide='ignore', invalid='ignore'):
         z = (rs * (seen @ t) - ss * (ray @ t)) / (rr * ss - rs * rs)
-    return z[(z > 0.05) & (z < 20) & (rr * ss - rs * rs > 1e-3)]
+    return np.asarray(z[(z > 0.05) & (z < 20) & (rr * ss - rs * rs > 1e-3)])
 
 
 def measure_error(pairs: Sequence[PosedMatches], poses: Mapping[str, Transform]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -91,8 +92,7 @@ def refine_subpixel(a: View, b: View, at_a: Array, at_b: Array) -> tuple[Array, 
     return at_a[good], there.reshape(-1, 2)[good].astype(np.float64)
 
 
-def _track(grey_a: Array, grey_b: Array, start: Array, guess: Array, levels: int
-           ) -> tuple[Array, Array]:
+def _track(grey_a: Any, grey_b: Any, start: Any, guess: Any, levels: int) -> tuple[Any, Any]:
     found, status, _ = cv2.calcOpticalFlowPyrLK(
         grey_a, grey_b, start, guess.copy(), winSize=WINDOW_PX, maxLevel=levels, criteria=CRITERIA,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW)

@@ -19,8 +19,8 @@ BAR = 20  # characters
 BEST_M, BEST_RAD = 0.001, np.radians(0.05)  # a full bar
 DIRECTIONS = ('x right', 'y down', 'z ahead', 'about x', 'about y', 'about z')
 LINES = 10
-COLOURS = [tuple(int(c) for c in cv2.cvtColor(np.uint8([[[18 * i, 230, 255]]]),
-                                               cv2.COLOR_HSV2RGB)[0, 0]) for i in range(LINES)]
+COLOURS = cv2.cvtColor(np.array([[(18 * i, 230, 255) for i in range(LINES)]], np.uint8),
+                       cv2.COLOR_HSV2RGB)[0].tolist()
 NEAR_M, FAR_M = 0.2, 5.0
 MAX_WRONG = 4.0  # times the median error of a pair
 
