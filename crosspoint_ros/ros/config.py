@@ -305,13 +305,16 @@ class Parameters:
         return self._node.get_parameter(name).value
 
     def _declare(self, spec: Spec) -> Any:
+        overrides = self._node._parameter_overrides  # it has no public accessor
+        if 'off' in spec.choices and spec.name in overrides and overrides[spec.name].value is False:
+            overrides[spec.name] = Parameter(spec.name, value='off')  # YAML reads off as false
         try:
             self._node.declare_parameter(spec.name, spec.default, spec.descriptor())
             value = self._value(spec.name)
         except ParameterUninitializedException:
             value = None
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            given = self._node._parameter_overrides[spec.name]  # it has no public accessor
+            given = overrides[spec.name]
             raise ConfigError(spec.explain_type_error(given)) from error
         if isinstance(spec.default, Parameter.Type) and not value:
             raise ConfigError(f'{spec.name} is required: {spec.meaning}')

@@ -13,9 +13,9 @@ from std_srvs.srv import Trigger
 
 from crosspoint_ros.action import Correspond
 from crosspoint_ros.core.tf_tree import stamp_to_ns
-from crosspoint_ros.msg import History, HistoryEntry, QueryResult
+from crosspoint_ros.msg import History, HistoryEntry, QueryResult, TargetState
 from crosspoint_ros.ros.client.node_info import NodeCamera, NodeHealth, NodeInfo
-from crosspoint_ros.ros.client.results import Json, is_accepted, result_to_json
+from crosspoint_ros.ros.client.results import STATE_NAMES, Json, is_accepted, result_to_json
 from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.srv import Accept as AcceptService
 from crosspoint_ros.srv import Correct as CorrectService
@@ -28,6 +28,8 @@ from crosspoint_ros.web.ros_bridge import NodeUnavailableError, RosBridge
 from crosspoint_ros.web.session import MAX_OPEN_REQUESTS, BrowserSession
 
 PERIOD_S = 0.25
+
+FOLLOW_STATES = (TargetState.TRACKING, TargetState.COASTING, TargetState.MOVED, TargetState.LOST)
 
 
 def select_displayed_result(last: QueryResult | None, history: History | None,
@@ -86,10 +88,12 @@ class Hub:
         self._history: History | None = None
         self._is_result_newer = True
         self._displayed: Json = {'result': None}
+        self._target: Json = {}  # what following says of it, if anything
         latched = partial(QoSProfile, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         for kind, topic, callback, qos in (
                 (QueryResult, f'{bridge.name}/result', self._on_result, latched(depth=10)),
                 (History, f'{bridge.name}/history', self._on_history, latched(depth=1)),
+                (TargetState, f'{bridge.name}/target_state', self._on_target, latched(depth=1)),
                 (DiagnosticArray, '/diagnostics', self._on_diagnostics, QoSProfile(depth=10))):
             bridge.subscribe(topic, kind, topic, callback, qos)
 
@@ -119,6 +123,14 @@ class Hub:
         self._history, self._is_result_newer = history, False
         self._broadcast(protocol.encode_event('history', protocol.history_to_json(history)))
         self._update_displayed()
+
+    def _on_target(self, target: TargetState) -> None:
+        """Forward what following says: each new state, not each new place."""
+        previous, self._target = self._target, {} if target.state not in FOLLOW_STATES else {
+            'state': STATE_NAMES[target.state], 'valid': target.valid, 'message': target.message}
+        if [self._target.get(key) for key in ('state', 'valid')] != [
+                previous.get(key) for key in ('state', 'valid')]:
+            self._broadcast(protocol.encode_event('target', self._target))
 
     def _on_image(self, image: CameraImage) -> None:
         for session in self.sessions:
@@ -169,6 +181,8 @@ class Hub:
         session.send_event(self._displayed_event())
         session.send_event(protocol.encode_event(
             'scene', self._scene or self.overlay.build_scene({})))
+        if self._target:
+            session.send_event(protocol.encode_event('target', self._target))
         self._poses.set_active(True)
 
     def remove_session(self, session: BrowserSession) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from crosspoint_ros.bench.environment import describe_machine
-from crosspoint_ros.bench.follow.recording import MovingRecording, find_recordings
+from crosspoint_ros.bench.follow.moving_scene import MovingRecording, find_recordings
 from crosspoint_ros.bench.follow.score import FollowScore, follow_point
 from crosspoint_ros.core.track.tracker import FollowLimits
 from crosspoint_ros.core.verify import Limits

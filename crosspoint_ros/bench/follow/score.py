@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from crosspoint_ros.bench.follow.recording import MovingRecording, TruePlace, TruePoint
+from crosspoint_ros.bench.follow.moving_scene import MovingRecording, TruePlace, TruePoint
 from crosspoint_ros.core.datatypes import Matcher, Rejected
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.track.motion import Motion

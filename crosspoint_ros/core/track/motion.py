@@ -15,7 +15,7 @@ from crosspoint_ros.core.verify import Limits
 ROBUST_SCALES = (8.0, 4.0, 2.0, 1.0, 1.0)  # graduated non-convexity, of MAX_SIGMAS
 FINAL_SCALES = (1.0, 1.0)  # of a motion that is almost right
 MAX_SIGMAS = 3.0  # a pixel or depth further off is not of this motion
-LEAST_SIGMA_PX = 0.7  # of a pixel that is off by the error of its own 3D point
+LEAST_SIGMA_PX = 0.7  # of a pixel, by the error of the 3D point
 INDEPENDENT_DEPTHS = 4.0  # neighbouring depths err alike: any number counts as these
 STEP_M = 1e-4
 

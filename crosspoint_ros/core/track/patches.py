@@ -49,7 +49,7 @@ class GreyPyramid:
 
 
 @dataclass(frozen=True, eq=False)
-class Alignment:
+class PatchAlignment:
     """Where patches were found: pixels (n, 2), correlation (n,) -1..1 with the reference, and the
     information (n, 2, 2) of the pixels, px^-2: little along an edge. NaN and 0: not found."""
 
@@ -60,7 +60,7 @@ class Alignment:
 
 def align_patches(reference: GreyPyramid, surface: npt.NDArray[np.float32], pixels: Array,
                   current: GreyPyramid, near: Array, current_from_reference: Array,
-                  scales: Sequence[int] = (2, 1)) -> Alignment:
+                  scales: Sequence[int] = (2, 1)) -> PatchAlignment:
     """Find patches around pixels (n, 2) of a reference near pixels (n, 2) of another image.
 
     surface: (h, w) 1 where the reference shows the object: what is behind it moves otherwise.
@@ -71,7 +71,7 @@ def align_patches(reference: GreyPyramid, surface: npt.NDArray[np.float32], pixe
     found = np.array(near, dtype=np.float64)
     count = len(found)
     if not count:
-        return Alignment(found, np.zeros(0), np.zeros((0, 2, 2)))
+        return PatchAlignment(found, np.zeros(0), np.zeros((0, 2, 2)))
     stretch = float(np.median(np.sqrt(np.abs(np.linalg.det(current_from_reference)))))
     reference_from_current = np.linalg.pinv(current_from_reference)
     correlation, information = np.full(count, np.nan), np.zeros((count, 2, 2))
@@ -106,7 +106,7 @@ def align_patches(reference: GreyPyramid, surface: npt.NDArray[np.float32], pixe
         information = (axes / spread[:, None]) @ axes.transpose(0, 2, 1)
     lost = ~np.isfinite(correlation) | ~np.isfinite(found).all(axis=1)
     information[lost] = 0.0
-    return Alignment(np.where(lost[:, None], np.nan, found),
+    return PatchAlignment(np.where(lost[:, None], np.nan, found),
                      np.where(lost, np.nan, correlation), information)
 
 

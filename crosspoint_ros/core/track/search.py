@@ -104,28 +104,35 @@ def shift_to(motion: Motion, at_m: Array) -> Motion:
 
 
 def search_by_matches(references: Sequence[ReferenceView], views: Sequence[View],
-                      motion: Motion, matcher: Matcher) -> list[Motion]:
+                      motion: Motion, matcher: Matcher, near: bool = False) -> list[Motion]:
     """Return the places that the matcher gives for some points of the object in each view.
 
-    The object alone is matched: around it the reference is masked. The images alone are matched:
-    poses and depth would put the point where it was. Points whose matches agree on a place, within
-    3 cm, are one candidate. Raises `Rejected` (MATCHER_FAILED) if the matcher fails on bare images.
+    The object alone is matched: around it the reference is masked. near: it should be where the
+    motion puts it; then one point is matched, with poses and depth, which is far cheaper. Else the
+    images alone are matched: poses and depth would put the point where it was. Points whose
+    matches agree on a place, within 3 cm, are one candidate. Raises `Rejected` (MATCHER_FAILED) if
+    the matcher fails on bare images.
     """
     candidates = []
     for view in views:
         reference = next((each for each in references if each.view.camera == view.camera),
                          references[0])
-        candidates += _match_in_view(reference, view, motion, matcher)
+        candidates += _match_in_view(reference, view, motion, matcher, near)
     return candidates
 
 
-def _match_in_view(reference: ReferenceView, view: View, motion: Motion, matcher: Matcher
-                   ) -> list[Motion]:
-    clicked = View(f'{reference.view.camera}_clicked', reference.view.image,
-                   reference.view.intrinsics, reference.view.stamp_ns,
+def _match_in_view(reference: ReferenceView, view: View, motion: Motion, matcher: Matcher,
+                   near: bool) -> list[Motion]:
+    then = reference.view
+    clicked = View(f'{then.camera}_clicked', then.image, then.intrinsics, then.stamp_ns,
                    mask=reference.surface < 0.5)
     bare = View(view.camera, view.image, view.intrinsics, view.stamp_ns, mask=view.mask)
-    chosen = np.argsort(-reference.weights)[:MATCHED_POINTS]
+    if near:  # a camera that moved with the object sees it as before
+        moved = motion.base_from_clicked @ reference.base_from_clicked.inverse
+        clicked = replace(clicked, depth_m=then.depth_m,
+                          base_from_cam=moved @ require_pose(then))
+        bare = view
+    chosen = np.argsort(-reference.weights)[:1 if near else MATCHED_POINTS]
     places, clicked_m = [], []
     for index in chosen:
         query = Query(clicked, bare, reference.pixels[index])

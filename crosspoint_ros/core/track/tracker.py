@@ -377,7 +377,13 @@ class Tracker:
         return now_ns - self._searched_ns >= period_s * 1e9
 
     def search(self, views: Sequence[View], matcher: Matcher) -> list[Motion]:
-        """Return where the matcher finds the object; may run in another thread than `update`."""
+        """Return where the matcher finds the object; may run in another thread than `update`.
+
+        While it is seen, one view is searched near its place: an independent check.
+        """
+        if self.track.state in (TrackingState.TRACKING, TrackingState.MOVED):
+            shown = [view for view in views if view.camera in self._frames][:1]
+            return search_by_matches(self._clicked, shown, self._motion, matcher, near=True)
         return search_by_matches(self.references, views, self._motion, matcher)
 
     def offer(self, candidates: Sequence[Motion], now_ns: int) -> None:

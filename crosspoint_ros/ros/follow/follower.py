@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 WATCH_PERIOD_S = 1.0
 DOUBT_PERIOD_S = 0.25  # of `watch`, while the target is not where it should be
 SAME_TIME_PERIODS = 1.5
-STALE_PERIODS, MIN_STALE_S = 3.0, 0.5  # an image that stays the newest for longer is no evidence
+STALE_PERIODS, MIN_STALE_S = 3.0, 0.5  # older: evidence of nothing
 JOIN_S = 0.5
 MAX_SEARCH_S = 30.0  # a search that has not come back, or has failed
 
@@ -204,8 +204,10 @@ class Follower:
 
     def _collect(self, config: FollowConfig) -> list[View | MissingView] | None:
         """Return each camera's newest image if it is new; None if there is nothing new to say."""
-        period_s = 1 / config.rate_hz if config.mode == 'track' else DOUBT_PERIOD_S
-        stale_s = max(MIN_STALE_S, STALE_PERIODS * period_s)
+        stale_s = same_time_s = self._views.config.times.max_image_age_s
+        if config.mode == 'track':
+            same_time_s = SAME_TIME_PERIODS / config.rate_hz
+            stale_s = min(stale_s, max(MIN_STALE_S, STALE_PERIODS / config.rate_hz))
         collected, is_new, now_s = [], False, time.monotonic()
         for view in self._views.collect_for_following():
             if isinstance(view, View):
@@ -217,7 +219,7 @@ class Follower:
                     view = MissingView(view.camera, Rejected(
                         Code.STALE, f'{view.camera}: no new image for {now_s - since_s:.1f} s '
                         f'(limit {stale_s:.1f} s)'))
-                elif now_s - since_s > SAME_TIME_PERIODS * period_s:
+                elif now_s - since_s > same_time_s:
                     continue  # another camera's image is newer: it may show another moment
             collected.append(view)
         waits = any(isinstance(view, View) for view in collected) or len(

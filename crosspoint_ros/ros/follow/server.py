@@ -124,8 +124,11 @@ class FollowServer:
         state = STATES[track.state]
         if is_watched and track.state is TrackingState.TRACKING:
             state = TargetState.STANDING
-        is_withdrawn = track.state is TrackingState.LOST or (
-            is_watched and track.state is TrackingState.MOVED)
+        previous = self._target.followed
+        is_withdrawn = track.state is TrackingState.LOST or (is_watched and (
+            track.state is TrackingState.MOVED or (  # not seen now, and last seen elsewhere
+                track.state is TrackingState.COASTING and previous is not None
+                and previous.is_withdrawn)))
         stays = is_watched and track.state in (TrackingState.TRACKING, TrackingState.COASTING)
         target = None if stays else self._move_target(report, track)
         return FollowedTarget(target, int(state), track.message, is_withdrawn,

@@ -19,6 +19,7 @@ from crosspoint_ros.core.tf_conflict import LIVE_HISTORY_NS
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult, TargetState
+from crosspoint_ros.ros.client.results import STATE_NAMES
 from crosspoint_ros.ros.config import Config, is_target_frame
 from crosspoint_ros.ros.conversions import image_from_rgb, transform_from_pose, transform_to_msg
 from crosspoint_ros.ros.node.history import ActiveTarget
@@ -220,7 +221,7 @@ class Outputs:
             camera.name: node.create_publisher(Image, f'~/{camera.name}/overlay', 1)
             for camera in config.cameras}
         self._target: GraspTarget | None = None  # as published
-        self._shows_rays = True
+        self._shows_rays, self._verdict = True, ''
         self.broadcaster = TargetBroadcaster(node, config.target_frame)
         self._base_frame, self._target_frame = config.base_frame, config.target_frame.lstrip('/')
         self._state: tuple[object, ...] = ()  # as published
@@ -242,8 +243,13 @@ class Outputs:
     def _publish_target(self, state: ActiveTarget) -> None:
         """Publish a new target's pose and markers, or withdraw the last one's."""
         target, previous = state.active_target, self._target
-        has_new_target, has_new_rays = target is not previous, state.show_rays != self._shows_rays
-        self._target, self._shows_rays = target, state.show_rays
+        verdict = '' if state.step is None else state.step.verdict
+        if state.followed is not None and state.state != TargetState.STANDING:
+            verdict = STATE_NAMES[state.state].lower()
+        has_new_target = target is not previous
+        has_new_markers = has_new_target or (state.show_rays, verdict) != (
+            self._shows_rays, self._verdict)
+        self._target, self._shows_rays, self._verdict = target, state.show_rays, verdict
         if target is None:
             if previous is not None:
                 # A latched message is withdrawn with its publisher alone, and a planner that
@@ -255,9 +261,9 @@ class Outputs:
         assert state.step is not None
         if has_new_target and state.state != TargetState.COASTING:
             self._grasp_target.publish(PoseStamped(header=target.header, pose=target.pose.pose))
-        if has_new_target or has_new_rays:
+        if has_new_markers:
             self._markers.publish(build_target_markers(
-                target, state.step.verdict, state.step.rays if state.show_rays else None))
+                target, verdict, state.step.rays if state.show_rays else None))
 
     def _publish_state(self, target: ActiveTarget) -> None:
         """Publish `~/target_state` if it has changed."""

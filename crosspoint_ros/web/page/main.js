@@ -42,6 +42,11 @@ const HANDLERS = {
   },
   history(event) { history.show(event); },
   scene(event) { scene.show(event); },
+  target({ state: name, valid, message }) {
+    const line = byId('target');
+    line.textContent = name ? `${name.toLowerCase()}, ${valid ? 'go on' : 'stop'}: ${message}` : '';
+    line.className = `note ${valid ? 'good' : 'bad'}`;
+  },
   no_past({ camera }) { views.get(camera)?.onImageMissing(); },
   progress({ id, stage, elapsed_s }) {
     const request = pending.get(id);
