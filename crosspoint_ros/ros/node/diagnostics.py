@@ -81,12 +81,12 @@ class Diagnostics:
     def _build_mount_status(self, camera: str) -> DiagnosticStatus:
         health, name = self._server.mount_health, f'mount {camera}'
         drift, alarm = health.drifts.get(camera), health.explain(camera)
+        level = DiagnosticStatus.WARN if alarm else DiagnosticStatus.OK
         if drift is None:
-            return self._build_status(name, DiagnosticStatus.OK, 'no evidence yet', hardware=camera)
-        return self._build_status(
-            name, DiagnosticStatus.WARN if alarm else DiagnosticStatus.OK,
-            alarm or 'where TF says', hardware=camera, off=drift, score=f'{drift.score:.1f}',
-            cost_ms=f'{1000 * health.cost_s:.2f}')
+            return self._build_status(name, level, alarm or 'no evidence yet', hardware=camera)
+        return self._build_status(name, level, alarm or 'where TF says', hardware=camera, off=drift,
+                                  score=f'{drift.score:.1f}',
+                                  cost_ms=f'{1000 * health.cost_s:.2f}')
 
     def _explain_tf(self, camera: Camera) -> str:
         if not self._config.use_tf:

@@ -2,14 +2,20 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Point, PointStamped
 from two_camera_rig import project_point, run_rig
 
+from crosspoint_ros.core.datatypes import Code, Rejected, View
+from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
+from crosspoint_ros.core.verify import Consistency
 from crosspoint_ros.ros.doctor.checks_system import check_mounts
 from crosspoint_ros.ros.doctor.finding import FindingCode
 from crosspoint_ros.ros.doctor.snapshot import NodeSnapshot
+from crosspoint_ros.ros.mount_health import MountHealth
 
 
 def test_a_bump_warns_in_diagnostics_and_tf_stays():
@@ -35,6 +41,22 @@ def test_a_bump_warns_in_diagnostics_and_tf_stays():
         assert re.match(r'not where TF says since \d\d:\d\d: \d+\.\d \+- \d+\.\d mm, .* largest '
                         r'along .*, by \d clicks', alarm.message)
         assert float({v.key: v.value for v in alarm.values}['cost_ms']) < 5
+
+
+def test_a_bump_too_large_to_be_measured_is_reported_by_its_refusals():
+    def find(camera: str, code: Code | None) -> ViewCorrespondence:
+        view = View(camera, np.zeros((4, 4, 3), np.uint8))
+        return ViewCorrespondence(camera, view, None, Consistency(), None if code is None else
+                                  Rejected(code, 'the pose is off by 5.2 cm'))
+
+    health = MountHealth(SimpleNamespace(matcher_options={}, refiner_options={}))
+    for number in range(5):
+        assert not health.explain('wrist') or number >= 4
+        others = [find('wrist', Code.INCONSISTENT), find('side', Code.NOT_VISIBLE)]
+        health.add(LocateResult(View('front', np.zeros((4, 4, 3), np.uint8)), np.zeros(2),
+                                tuple(others), None, None))
+    assert 'by the last 5 clicks, which are refused: the pose is off' in health.explain('wrist')
+    assert health.explain('front') == health.explain('side') == ''
 
 
 def test_the_doctor_reports_the_alarm_with_its_cure():
