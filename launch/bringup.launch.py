@@ -30,6 +30,8 @@ PARAMETERS = {
     'target_ttl_s': 'how long a target stays on TF, s; 0: until replaced or cleared',
     'on_refusal': 'what a click without a 3D target does to the target that is there: keep or '
                   'clear',
+    'publish_target': 'which answers send their target by themselves, the others wait for '
+                      '~/accept: always, sure or on_accept',
     'use_tf': 'false: images alone, for cameras whose poses are not known; without any 3D',
     'allow_unconfirmed': 'true: where no other camera shows the point and none contradicts it, a '
                          'target by the clicked depth alone, to be checked',

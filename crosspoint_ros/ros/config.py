@@ -87,6 +87,7 @@ class Config:
     target_frame: str
     target_ttl_s: float
     on_refusal: str
+    publish_target: str
     matcher: str
     matcher_options: dict[str, Any]
     refine: str
@@ -158,6 +159,9 @@ NODE_PARAMETERS = (
          0.0, 86400.0),
     Spec('on_refusal', 'keep', 'what a click without a 3D target does to the target that is there',
          choices=('keep', 'clear')),
+    Spec('publish_target', 'always', 'which answers send their target to /tf and ~/grasp_target by '
+         'themselves: all, the sure ones, or none; the others wait for ~/accept',
+         choices=('always', 'sure', 'on_accept')),
     Spec('matcher', 'xfeat', 'xfeat, cropond, cropond_remote, or any module:Class', fixed=True),
     Spec('refine', 'auto', 'the matcher that refines or refuses what `matcher` finds: xfeat, any '
          'module:Class, or none; auto: xfeat for cropond and cropond_remote', fixed=True),

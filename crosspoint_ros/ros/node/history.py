@@ -66,7 +66,8 @@ class HistoryStep:
 
     inherited: the earlier step whose target stays active, None if this answer has one.
     target_number: counts the targets, 0 for a step without one. end_state: how the target ended
-    where `result` is None.
+    where `result` is None. is_sent: whether TF and `~/grasp_target` may have its target; else it
+    waits for a person.
     """
 
     number: int
@@ -76,6 +77,12 @@ class HistoryStep:
     inherited: HistoryStep | None
     target_number: int = 0
     end_state: int = TargetState.NONE
+    is_sent: bool = True
+
+    @property
+    def state(self) -> int:
+        """The state of its target, if that is active."""
+        return int(TargetState.STANDING if self.is_sent else TargetState.PENDING)
 
     @property
     def target_step(self) -> HistoryStep | None:
@@ -136,18 +143,19 @@ class History:
 
     @property
     def target_state(self) -> int:
-        """STANDING, or why there is no target."""
+        """STANDING, PENDING until a person accepts it, or why there is no target."""
         if self.target_step is not None:
-            return int(TargetState.STANDING)
+            return self.target_step.state
         return int(TargetState.NONE) if self.current is None else self.current.end_state
 
     # --- steps
 
     def add(self, result: QueryResult, decision: int, rays: TargetRays | None,
-            inherits: bool = True) -> HistoryStep:
+            inherits: bool = True, is_sent: bool = True) -> HistoryStep:
         """Append an answer, a correction or a move; the undone steps are dropped.
 
-        inherits: if it has no target itself, it keeps the one that is active.
+        inherits: if it has no target itself, it keeps the one that is active, unless that one
+        waits for a person: only the current answer can be accepted. is_sent: as in `HistoryStep`.
         """
         self._last_number += 1
         self.last_target_number += result.has_target
@@ -156,11 +164,11 @@ class History:
         # would keep the one before it, for as long as the node runs.
         is_correction = decision == HistoryEntry.CORRECTED
         inherited = (self.target_step if inherits and not is_correction and not result.has_target
-                     else None)
+                     and self.target_state == TargetState.STANDING else None)
         return self._append(HistoryStep(
             self._last_number, result, decision, rays, inherited,
             self.last_target_number if result.has_target else 0,
-            self.target_state if self.target_step is None else TargetState.CLEARED))
+            self.target_state if self.target_step is None else TargetState.CLEARED, is_sent))
 
     def clear(self, end_state: int = TargetState.CLEARED) -> None:
         """Append that the target was cleared, or has expired, if there is one."""
@@ -188,8 +196,9 @@ class History:
             named = f'step {number}' if number else f'query {query_id!r}'
             raise Rejected(Code.STALE, f'{named} is not the current answer; that is {step.label}: '
                            'check that one')
-        if step.decision == HistoryEntry.UNREVIEWED:
-            step = replace(step, decision=HistoryEntry.ACCEPTED)
+        if step.decision == HistoryEntry.UNREVIEWED or not step.is_sent:
+            step = replace(step, is_sent=True, decision=HistoryEntry.ACCEPTED if (
+                step.decision == HistoryEntry.UNREVIEWED) else step.decision)
             self._steps[self._position - 1] = step
         return step
 
@@ -268,15 +277,19 @@ class ActiveTarget:
     """The one active target. Every change calls the `listeners`, which publish what differs.
 
     step: the history step whose target is active, None without one. preview: the target where a
-    drag has it; the TF alias alone follows it. followed: what following says of it, if anything;
-    the target may then be elsewhere, or withdrawn. show_rays: whether RViz shows the rays. state,
-    message: as in TargetState.msg. since_ns: when the state or the target last changed.
-    valid_until_ns: when the target expires, 0: never.
+    drag has it; the TF alias alone follows it, if `sends_drags`. followed: what following says of
+    it, if anything; the target may then be elsewhere, or withdrawn. show_rays: whether RViz shows
+    the rays. state, message: as in TargetState.msg. since_ns: when the state or the target last
+    changed. valid_until_ns: when the target expires, 0: never.
     """
 
-    def __init__(self, now_ns: Callable[[], int], ttl_s: float = 0.0) -> None:
-        """now_ns: the node's clock. ttl_s: a target expires after this time; 0: never."""
-        self._now_ns, self._ttl_s = now_ns, ttl_s
+    def __init__(self, now_ns: Callable[[], int], ttl_s: float = 0.0, sends_drags: bool = True
+                 ) -> None:
+        """now_ns: the node's clock. ttl_s: a target expires after this time; 0: never.
+
+        sends_drags: TF follows a drag before a person accepts it.
+        """
+        self._now_ns, self._ttl_s, self._sends_drags = now_ns, ttl_s, sends_drags
         self.step: HistoryStep | None = None
         self.last_step: HistoryStep | None = None  # the active one, else the one before it ended
         self.preview: GraspTarget | None = None
@@ -299,8 +312,19 @@ class ActiveTarget:
     @property
     def is_valid(self) -> bool:
         """Whether a pipeline may go on with the target."""
-        return self.active_target is not None and self.preview is None and self.state in (
+        return self.sent_target is not None and self.preview is None and self.state in (
             TargetState.STANDING, TargetState.TRACKING, TargetState.COASTING, TargetState.MOVED)
+
+    @property
+    def sent_target(self) -> GraspTarget | None:
+        """The target for TF and `~/grasp_target`; None while it waits for a person."""
+        return self.active_target if self.step is not None and self.step.is_sent else None
+
+    @property
+    def alias_target(self) -> GraspTarget | None:
+        """The target for the TF alias: during a drag, another one."""
+        dragged = self.preview if self._sends_drags and self.sent_target is not None else None
+        return dragged or self.sent_target
 
     @property
     def has_expired(self) -> bool:
@@ -313,13 +337,15 @@ class ActiveTarget:
         message: what happened; None: nothing that people must know.
         """
         previous, was_dragged = self.active_target, self.preview is not None
+        previous_sent = self.sent_target
         if _get_put_target(step) is not _get_put_target(self.step):
             self.followed = None
         self.step, self.preview = step, None
         self.last_step = step or self.last_step
         if self.followed is not None and step is not None:
-            state = self.followed.state
-        if was_dragged or self.active_target is not previous:
+            state = self._followed_state
+        if was_dragged or self.active_target is not previous or (
+                self.sent_target is not previous_sent):
             self._restart_ttl()
         self._notify(state, message, is_new=self.active_target is not previous)
 
@@ -331,20 +357,26 @@ class ActiveTarget:
         self.preview = preview
         self._restart_ttl()
         assert self.active_target is not None
+        assert self.step is not None
         has_moved = not np.allclose(_list_numbers(preview), _list_numbers(self.active_target),
                                     atol=1e-4)
-        self._notify(TargetState.PENDING if has_moved else TargetState.STANDING)
+        self._notify(TargetState.PENDING if has_moved else self.step.state)
 
     def set_followed(self, followed: FollowedTarget | None) -> None:
         """Take what following says of the target; during a drag the person decides."""
         if self.step is None or self.preview is not None:
             return
         self.followed = followed
-        if followed is None:
-            self._notify(TargetState.STANDING)
-        else:
-            self._notify(followed.state, followed.message if followed.state != self.state
-                         else None)
+        state = self._followed_state
+        self._notify(state, None if followed is None or state == self.state else followed.message)
+
+    @property
+    def _followed_state(self) -> int:
+        """What following says; while the target waits for a person, that, unless it is lost."""
+        assert self.step is not None
+        if self.followed is None or not (self.step.is_sent or self.followed.is_withdrawn):
+            return self.step.state
+        return self.followed.state
 
     def announce(self, message: str) -> None:
         """Say what happened that leaves the target as it is."""
@@ -353,7 +385,7 @@ class ActiveTarget:
     def toggle_rays(self) -> None:
         """Show the rays, or hide them; a drag ends."""
         self.show_rays = not self.show_rays
-        state = self.state if self.step is None else int(TargetState.STANDING)  # unless followed
+        state = self.state if self.step is None else self.step.state
         self.set_target(self.step, state)
 
     def _restart_ttl(self) -> None:

@@ -34,6 +34,7 @@ LEAD_NS = 10**9
 UNKNOWN_NAME = '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_'  # until it is discovered
 UNNAMED = 'a node whose name has not come yet'
 LIVE_STATES = (TargetState.TRACKING, TargetState.MOVED)  # of a target that is kept up to date
+FOLLOWED_STATES = (*LIVE_STATES, TargetState.COASTING, TargetState.LOST)
 MAX_SENT = 400  # some 20 s; of a drag, 3 s
 
 
@@ -59,7 +60,7 @@ class TargetBroadcaster:
 
     def update(self, state: ActiveTarget) -> None:
         """Broadcast a new target at once."""
-        target, alias_target = state.active_target, state.preview or state.active_target
+        target, alias_target = state.sent_target, state.alias_target
         is_same = target is self._target and alias_target is self._alias_target
         self._is_live = state.state in LIVE_STATES and state.preview is None
         if is_same or target is None or alias_target is None:
@@ -78,7 +79,7 @@ class TargetBroadcaster:
         sent = [(frame, at_ns, target) for at_ns in stamps_ns
                 if number > self._newest_number or at_ns == now_ns]
         first_ns = self._alias_stamp_ns + 1
-        if state.preview is not None:  # a drag is a movement
+        if alias_target is not target:  # a drag is a movement
             stamps_ns, first_ns = [now_ns], max(first_ns, now_ns)
         sent += [(self._alias, at_ns, alias_target) for at_ns in sorted(
             {first_ns or stamps_ns[0], *(max(at_ns, first_ns) for at_ns in stamps_ns)})]
@@ -220,8 +221,9 @@ class Outputs:
         self._overlays: dict[str, Publisher] = {
             camera.name: node.create_publisher(Image, f'~/{camera.name}/overlay', 1)
             for camera in config.cameras}
-        self._target: GraspTarget | None = None  # as published
-        self._shows_rays, self._verdict = True, ''
+        self._sent_target: GraspTarget | None = None  # as published
+        # The target, what the markers say of it, and whether they show its rays.
+        self._drawn: tuple[GraspTarget | None, str, bool] = None, '', True
         self.broadcaster = TargetBroadcaster(node, config.target_frame)
         self._base_frame, self._target_frame = config.base_frame, config.target_frame.lstrip('/')
         self._state: tuple[object, ...] = ()  # as published
@@ -242,26 +244,26 @@ class Outputs:
 
     def _publish_target(self, state: ActiveTarget) -> None:
         """Publish a new target's pose and markers, or withdraw the last one's."""
-        target, previous = state.active_target, self._target
+        sent, previous = state.sent_target, self._sent_target
+        self._sent_target = sent
+        if sent is None and previous is not None:
+            # A latched message is withdrawn with its publisher alone, and a planner that starts
+            # later must not be given a cleared target.
+            self._node.destroy_publisher(self._grasp_target)
+            self._grasp_target = self._create_target_publisher()
+        elif sent is not None and sent is not previous and state.state != TargetState.COASTING:
+            self._grasp_target.publish(PoseStamped(header=sent.header, pose=sent.pose.pose))
+        target, (drawn, *was_drawn) = state.active_target, self._drawn
         verdict = '' if state.step is None else state.step.verdict
-        if state.followed is not None and state.state != TargetState.STANDING:
+        if state.state in FOLLOWED_STATES:
             verdict = STATE_NAMES[state.state].lower()
-        has_new_target = target is not previous
-        has_new_markers = has_new_target or (state.show_rays, verdict) != (
-            self._shows_rays, self._verdict)
-        self._target, self._shows_rays, self._verdict = target, state.show_rays, verdict
-        if target is None:
-            if previous is not None:
-                # A latched message is withdrawn with its publisher alone, and a planner that
-                # starts later must not be given a cleared target.
-                self._node.destroy_publisher(self._grasp_target)
-                self._grasp_target = self._create_target_publisher()
-                self._markers.publish(delete_all_markers())
-            return
-        assert state.step is not None
-        if has_new_target and state.state != TargetState.COASTING:
-            self._grasp_target.publish(PoseStamped(header=target.header, pose=target.pose.pose))
-        if has_new_markers:
+        elif target is not None and sent is None:
+            verdict = f'not sent: accept it first; {verdict}'
+        self._drawn = target, verdict, state.show_rays
+        if target is None and drawn is not None:
+            self._markers.publish(delete_all_markers())
+        elif target is not None and (target is not drawn or [*self._drawn[1:]] != was_drawn):
+            assert state.step is not None
             self._markers.publish(build_target_markers(
                 target, verdict, state.step.rays if state.show_rays else None))
 

@@ -92,7 +92,8 @@ class QueryServer:
                         for c in config.cameras}
         self._log_forwarder = LogForwarder(node.get_logger())
         self._answer_log = AnswerLog(node.get_logger())
-        self.target = ActiveTarget(self._now_ns, config.target_ttl_s)
+        self.target = ActiveTarget(self._now_ns, config.target_ttl_s,
+                                   sends_drags=config.publish_target != 'on_accept')
         self.outputs = Outputs(node, config, self.target)
         guard = self.outputs.broadcaster.guard
         guard.on_conflict = self._on_frame_conflict

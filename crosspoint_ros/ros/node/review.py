@@ -15,7 +15,7 @@ from crosspoint_ros.core.datatypes import Code, Rejected, Transform
 from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult, TargetState
 from crosspoint_ros.msg import History as HistoryMsg
-from crosspoint_ros.ros.client.results import is_accepted
+from crosspoint_ros.ros.client.results import is_accepted, is_target_sure
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.conversions import pose_from_transform, transform_from_pose
 from crosspoint_ros.ros.node.history import (
@@ -69,6 +69,7 @@ class ReviewServer:
         self._on_clear = on_clear
         self._base_frame, self._ttl_s = config.base_frame, config.target_ttl_s
         self._keeps_target = config.on_refusal == 'keep'
+        self._publish_target = config.publish_target
         self.history = History(last_target_number)
         self._step_logger = StepLogger(config.record_dir) if config.record_dir else None
         self.step_listeners: list[StepListener] = [self._step_logger] if self._step_logger else []
@@ -105,7 +106,8 @@ class ReviewServer:
             decision = (HistoryEntry.UNREVIEWED if task.request.correction is None
                         else HistoryEntry.CORRECTED)
             step = self.history.add(result, decision, TargetRays.from_result(located),
-                                    inherits=self._keeps_target)
+                                    inherits=self._keeps_target,
+                                    is_sent=self._sends_by_itself(result))
         elif not self._keeps_target and self.history.target_step is not None:
             self.history.clear()
             self._publish_history(self._describe_result(result))
@@ -158,7 +160,9 @@ class ReviewServer:
         step = self.history.accept(query_id, number)
         message = f'accepted: {step.label}'
         if step is not previous:
-            self.publish_step(step, message)
+            if previous is None or step.decision != previous.decision:
+                self._notify(step)
+            self._publish_history(message)
         return message
 
     def undo(self) -> str:
@@ -205,7 +209,8 @@ class ReviewServer:
         assert target_step.result is not None
         result = copy.copy(target_step.result)
         result.target = _move_target(result.target, base_from_target)
-        step = self.history.add(result, HistoryEntry.MOVED, target_step.rays)
+        step = self.history.add(result, HistoryEntry.MOVED, target_step.rays, is_sent=(
+            target_step.is_sent and self._publish_target != 'on_accept'))
         self.publish_step(step, f'moved by hand: {step.label}')
 
     def restore_target(self) -> None:
@@ -222,6 +227,10 @@ class ReviewServer:
         reason = self._explain_unavailable()
         if reason:
             raise Rejected(Code.BUSY, reason)
+
+    def _sends_by_itself(self, result: QueryResult) -> bool:
+        return self._publish_target == 'always' or (
+            self._publish_target == 'sure' and is_target_sure(result))
 
     def _notify(self, step: HistoryStep, undone: bool = False) -> None:
         if step.result is not None:
@@ -242,13 +251,18 @@ class ReviewServer:
     def _describe_result(self, result: QueryResult) -> str:
         reason = f': {result.status.message}' if result.status.message else ''
         if result.has_target:
-            return f'query {result.query_id} is answered{reason}'
+            waiting = self.history.target_state == TargetState.PENDING
+            return (f'query {result.query_id} is answered{reason}'
+                    + f'; {self._describe_target()}' * waiting)
         failure = 'has no 3D target' if is_accepted(result) else 'is refused'
         return f'query {result.query_id} {failure}{reason}; {self._describe_target()}'
 
     def _describe_target(self) -> str:
         step = self.history.target_step
-        return 'no target is active' if step is None else f'the target of {step.label} is active'
+        if step is None:
+            return 'no target is active'
+        return f'the target of {step.label} ' + (
+            'is active' if step.is_sent else 'is not sent: it waits for ~/accept')
 
 
 def _run(action: Callable[[], str]) -> tuple[bool, str]:

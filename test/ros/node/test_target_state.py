@@ -15,11 +15,12 @@ import rclpy
 from crosspoint_ros.msg import QueryResult, Status, TargetState
 from crosspoint_ros.srv import Correspond
 from geometry_msgs.msg import PoseStamped
-from operator_client import POINT_BASE_M, Operator
+from operator_client import POINT_BASE_M
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 from rclpy.time import Time
+from target_listener import MS, OTHER_BASE_M, Pipeline, assert_stands, run_pipeline
 from tf2_msgs.msg import TFMessage
 from two_camera_rig import (
     LATCHED_QOS,
@@ -41,58 +42,6 @@ from crosspoint_ros.ros.node.query_messages import make_header
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 from crosspoint_ros.ros.process import NodeProcess
 
-OTHER_BASE_M = (-0.06, -0.03, 0.0)
-OFF_IMAGE = np.array([900.0, 10.0])
-MS = 10**6
-
-
-class Pipeline(Operator):
-    """An operator, and a program that listens to the target's state and to TF."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.states: list[TargetState] = []
-        self.tree = TfTree()
-        self.sent: list = []
-        deep = QoSProfile(depth=200, durability=LATCHED_QOS.durability)
-        rig.cameras.create_subscription(TargetState, '/crosspoint/target_state',
-                                        self.states.append, deep)
-        rig.cameras.create_subscription(TFMessage, '/tf', self._on_any_tf, QoSProfile(depth=200))
-        super().__init__(rig)
-
-    def _on_any_tf(self, message: TFMessage) -> None:
-        self.tree.add(message)
-        self.sent += message.transforms
-
-    def wait_for_state(self, state: int, words: str = '') -> TargetState:
-        """Wait until the newest state is this one, and its message has these words."""
-        def find() -> TargetState | None:
-            newest = self.states[-1] if self.states else TargetState()
-            return newest if newest.state == state and words in newest.message else None
-        return self.rig.until(find, what=f'state {state} {words!r}, not {self.states[-1:]}')
-
-    def refuse(self) -> str:
-        """Click outside the image, and return the query's id."""
-        request = QueryRequest(camera='front', pixel=OFF_IMAGE)
-        job = self.rig.run_in_executor(lambda: self.rig.node._server.submit(request))
-        return self.wait_for_result(job).query_id
-
-    def look_up(self, frame: str, at_ns: int) -> np.ndarray:
-        """Return where a frame is at a stamp; NaN where that is not known."""
-        found = self.tree.lookup('base_link', frame, at_ns)
-        return np.full(3, np.nan) if found is None else found.t_m
-
-    def wait_on_tf(self, frame: str) -> None:
-        """Wait until a frame has been sent a few times."""
-        self.rig.until(lambda: len({stamp_to_ns(t.header.stamp) for t in self.sent
-                                    if t.child_frame_id == frame}) > 4, what=frame)
-
-
-@contextmanager
-def run_pipeline(**parameters) -> Iterator[Pipeline]:
-    with run_rig(**parameters) as rig:
-        rig.discover()
-        yield Pipeline(rig)
-
 
 @pytest.fixture(scope='module')
 def shared() -> Iterator[Pipeline]:
@@ -105,12 +54,6 @@ def pipeline(shared: Pipeline) -> Pipeline:
     shared.call('clear')
     shared.wait_for_history(current='')
     return shared
-
-
-def assert_stands(state: TargetState, result) -> None:
-    assert (state.state, state.valid, state.query_id) == (
-        TargetState.STANDING, True, result.query_id)
-    assert state.pose.pose == result.target.pose.pose
 
 
 def assert_ended(state: TargetState) -> None:
