@@ -5,7 +5,6 @@ import asyncio
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -15,7 +14,7 @@ from crosspoint_ros.action import Correspond
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import History, HistoryEntry, QueryResult, TargetState
 from crosspoint_ros.ros.client.node_info import NodeCamera, NodeHealth, NodeInfo
-from crosspoint_ros.ros.client.results import STATE_NAMES, Json, is_accepted, result_to_json
+from crosspoint_ros.ros.client.results import Json, is_accepted, result_to_json
 from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.srv import Accept as AcceptService
 from crosspoint_ros.srv import Correct as CorrectService
@@ -24,12 +23,14 @@ from crosspoint_ros.web.camera_poses import CameraPoses
 from crosspoint_ros.web.image_streams import CameraImage, ImageStreams
 from crosspoint_ros.web.node_monitor import NodeMonitor
 from crosspoint_ros.web.overlay import Overlay
+from crosspoint_ros.web.plain_text import make_plain
+from crosspoint_ros.web.robot_clock import RobotClock, target_to_json
 from crosspoint_ros.web.ros_bridge import NodeUnavailableError, RosBridge
 from crosspoint_ros.web.session import MAX_OPEN_REQUESTS, BrowserSession
 
 PERIOD_S = 0.25
-
-FOLLOW_STATES = (TargetState.TRACKING, TargetState.COASTING, TargetState.MOVED, TargetState.LOST)
+BEAT_PERIODS = 8  # the page takes the server for dead after two beats without one
+MAX_RESULTS = 50  # whose verdicts are remembered: a target may outlive its place in the history
 
 
 def select_displayed_result(last: QueryResult | None, history: History | None,
@@ -62,10 +63,15 @@ def _click_key(result: QueryResult) -> tuple[str, int, float, float]:
 
 def find_current_entry(history: History) -> HistoryEntry | None:
     """Return the newest entry that is not undone; None if its target was cleared."""
-    kept = list(history.entries)[:len(history.entries) - history.undone]
+    kept = list_kept_entries(history)
     if not kept or (kept[-1].result.has_target and not history.current):
         return None
     return kept[-1]
+
+
+def list_kept_entries(history: History) -> list[HistoryEntry]:
+    """Return the entries that are not undone, the newest last."""
+    return list(history.entries)[:len(history.entries) - history.undone]
 
 
 class Hub:
@@ -88,19 +94,26 @@ class Hub:
         self._history: History | None = None
         self._is_result_newer = True
         self._displayed: Json = {'result': None}
-        self._target: Json = {}  # what following says of it, if anything
+        self._target_state: TargetState | None = None
+        self._standing: Json = {'result': None}  # the answer whose target is active
+        self.standing_overlay = Overlay(self._poses, self._find_camera)
+        self._known: dict[str, QueryResult] = {}  # by query_id
+        self._clock = RobotClock()
         latched = partial(QoSProfile, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         for kind, topic, callback, qos in (
                 (QueryResult, f'{bridge.name}/result', self._on_result, latched(depth=10)),
                 (History, f'{bridge.name}/history', self._on_history, latched(depth=1)),
-                (TargetState, f'{bridge.name}/target_state', self._on_target, latched(depth=1)),
+                (TargetState, f'{bridge.name}/target_state', self._on_target_state,
+                 latched(depth=1)),
                 (DiagnosticArray, '/diagnostics', self._on_diagnostics, QoSProfile(depth=10))):
             bridge.subscribe(topic, kind, topic, callback, qos)
 
     # Messages of the node
 
     def _on_node(self, node_info: NodeInfo) -> None:
-        self._node_info, self.overlay.base_frame = node_info, node_info.base_frame
+        self._node_info = node_info
+        for overlay in (self.overlay, self.standing_overlay):
+            overlay.base_frame = node_info.base_frame
         self._broadcast(self._state_event())
 
     def _on_status(self, status: str) -> None:
@@ -111,26 +124,34 @@ class Hub:
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         health = NodeHealth.from_diagnostics(array, self._bridge.name)
+        if health is not None:
+            self._clock.add(stamp_to_ns(array.header.stamp))
         if health is not None and health != self._health:
             self._health = health
             self._broadcast(self._state_event())
 
     def _on_result(self, result: QueryResult) -> None:
         self._result, self._is_result_newer = result, True
+        self._remember([result])
         self._update_displayed()
+
+    def _on_target_state(self, state: TargetState) -> None:
+        self._target_state = state
+        self._update_standing()
+        self._broadcast(self._target_event())
+
+    def _remember(self, results: list[QueryResult]) -> None:
+        self._known.update({result.query_id: result for result in results})
+        while len(self._known) > MAX_RESULTS:
+            del self._known[next(iter(self._known))]
+        self._update_standing()
 
     def _on_history(self, history: History) -> None:
         self._history, self._is_result_newer = history, False
+        self._remember([entry.result for entry in list_kept_entries(history)])
         self._broadcast(protocol.encode_event('history', protocol.history_to_json(history)))
+        self._broadcast(self._target_event())  # its click may have got a number
         self._update_displayed()
-
-    def _on_target(self, target: TargetState) -> None:
-        """Forward what following says: each new state, not each new place."""
-        previous, self._target = self._target, {} if target.state not in FOLLOW_STATES else {
-            'state': STATE_NAMES[target.state], 'valid': target.valid, 'message': target.message}
-        if [self._target.get(key) for key in ('state', 'valid')] != [
-                previous.get(key) for key in ('state', 'valid')]:
-            self._broadcast(protocol.encode_event('target', self._target))
 
     def _on_image(self, image: CameraImage) -> None:
         for session in self.sessions:
@@ -141,16 +162,55 @@ class Hub:
         return protocol.encode_event('state', {
             'node': self._bridge.name, 'words': self._status, 'matcher': self._health.matcher,
             'can_ground': self._health.can_ground, 'target_frame': self._node_info.target_frame,
-            'cameras': [{'name': camera.name, 'problem': problems.get(camera.name, '')}
-                        for camera in self._node_info.cameras]})
+            'publish_target': self._node_info.publish_target,
+            'cameras': [{'name': camera.name, 'problem': self._make_plain(
+                problems.get(camera.name, ''))} for camera in self._node_info.cameras]})
+
+    def _make_plain(self, text: str) -> str:
+        entries = () if self._history is None else self._history.entries
+        return make_plain(text, {entry.result.query_id: entry.number for entry in entries})
 
     def _displayed_event(self) -> str:
         return protocol.encode_event('shown', {**self._displayed, 'now': {
-            name: self.overlay.track_mark(image) for name, image in self.streams.newest.items()}})
+            name: self.track_marks(image) for name, image in self.streams.newest.items()}})
+
+    def _target_event(self) -> str:
+        state = self._target_state or TargetState(message='not known yet')
+        entries = () if self._history is None else list_kept_entries(self._history)
+        number = next((entry.number for entry in reversed(entries)
+                       if entry.result.query_id == state.query_id), None)
+        return protocol.encode_event('target', {
+            **target_to_json(state, self._known.get(state.query_id), number),
+            'message': self._make_plain(state.message), 'answer': self._standing['result']})
+
+    def _beat_event(self) -> str:
+        now_ns = self._clock.now_ns
+        return protocol.encode_event('beat', {'now_ms': now_ns and now_ns / 1e6})
+
+    def track_marks(self, image: CameraImage) -> Json:
+        """Return the marks of the displayed answer, and of the active target, on an image."""
+        standing = self.standing_overlay.track_mark(image)
+        return {**self.overlay.track_mark(image), **({'standing': standing} if standing else {})}
+
+    def _update_standing(self) -> None:
+        """Take the answer whose target is active, so that its marks stay in sight."""
+        state = self._target_state
+        is_active = state is not None and state.state not in (
+            TargetState.NONE, TargetState.EXPIRED, TargetState.CLEARED)
+        result = self._known.get(state.query_id) if state is not None and is_active else None
+        standing = {'result': None if result is None else result_to_json(result)}
+        if standing != self._standing:
+            self._standing = standing
+            self.standing_overlay.set_result(result)
+            if result is not None:
+                self.streams.pin([result.clicked, *(c.found for c in result.correspondences)])
 
     def _update_displayed(self) -> None:
         result = select_displayed_result(self._result, self._history, self._is_result_newer)
         displayed = {'result': None if result is None else result_to_json(result)}
+        if result is not None:
+            for each in (displayed['result'], *displayed['result']['found']):
+                each['message'] = self._make_plain(each['message'])
         if displayed == self._displayed:  # a repeated event would overwrite later messages
             return
         self._displayed = displayed
@@ -162,6 +222,8 @@ class Hub:
 
     def _broadcast_scene(self) -> None:
         scene = self.overlay.build_scene(self.streams.newest)
+        if scene['target'] is None:  # the last click was refused, but there is a target
+            scene['target'] = self.standing_overlay.build_target()
         if scene != self._scene:
             self._scene = scene
             self._broadcast(protocol.encode_event('scene', scene))
@@ -178,11 +240,11 @@ class Hub:
         if self._history is not None:
             session.send_event(protocol.encode_event(
                 'history', protocol.history_to_json(self._history)))
+        session.send_event(self._target_event())
         session.send_event(self._displayed_event())
+        session.send_event(self._beat_event())
         session.send_event(protocol.encode_event(
             'scene', self._scene or self.overlay.build_scene({})))
-        if self._target:
-            session.send_event(protocol.encode_event('target', self._target))
         self._poses.set_active(True)
 
     def remove_session(self, session: BrowserSession) -> None:
@@ -191,10 +253,15 @@ class Hub:
 
     async def run(self) -> None:
         """Update the scene and drop unused subscriptions, periodically, until cancelled."""
+        periods = 0
         while True:
             await asyncio.sleep(PERIOD_S)
+            periods += 1
+            if periods % BEAT_PERIODS == 0:
+                self._broadcast(self._beat_event())
             self._poses.set_active(bool(self.sessions))
             self.overlay.resolve_poses()
+            self.standing_overlay.resolve_poses()
             self._broadcast_scene()
             self.streams.drop_unused({name for session in self.sessions
                                       for name in session.awaited})
@@ -239,7 +306,7 @@ class Hub:
             reply = protocol.encode_event('reply', {
                 'id': request.id, **await self._call_node(session, request)})
         except NodeUnavailableError as error:
-            reply = _encode_refusal(request.id, str(error))
+            reply = _encode_refusal(request.id, self._make_plain(str(error)))
         session.send_event(reply)
 
     async def _call_node(self, session: BrowserSession, request: protocol.NodeRequest) -> Json:
@@ -248,13 +315,13 @@ class Hub:
         if isinstance(request, protocol.CorrectRequest):
             reply = await self._bridge.call('correct', CorrectService.Request(
                 query_id=request.query_id, camera=request.camera, x=request.x, y=request.y))
-            return _summarize_result(reply.result)
+            return self._summarize_result(reply.result)
         if isinstance(request, protocol.AcceptRequest):
             reply = await self._bridge.call('accept', AcceptService.Request(
                 query_id=request.query_id))
         else:
             reply = await self._bridge.call(request.step, Trigger.Request())
-        return {'ok': reply.success, 'message': reply.message}
+        return {'ok': reply.success, 'message': self._make_plain(reply.message)}
 
     async def _send_query(self, session: BrowserSession,
                           request: protocol.ClickRequest | protocol.InstructRequest) -> Json:
@@ -268,12 +335,12 @@ class Hub:
             session.send_event(protocol.encode_event('progress', {
                 'id': request.id, 'stage': stage, 'elapsed_s': round(elapsed_s, 3)}))
 
-        return _summarize_result(
+        return self._summarize_result(
             await self._bridge.correspond(goal, asyncio.current_task(), on_stage))
 
-
-def _summarize_result(result: Any) -> Json:
-    return {'ok': is_accepted(result), 'message': result.status.message}
+    def _summarize_result(self, result: QueryResult) -> Json:
+        return {'ok': is_accepted(result), 'code': result_to_json(result)['code'],
+                'message': self._make_plain(result.status.message)}
 
 
 def _encode_refusal(request_id: int, message: str) -> str:

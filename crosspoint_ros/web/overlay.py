@@ -10,7 +10,7 @@ from crosspoint_ros.core.datatypes import Array, Transform
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import Correspondence, ImagePoint, QueryResult
 from crosspoint_ros.ros.client.node_info import NodeCamera
-from crosspoint_ros.ros.client.results import VERDICTS, Json
+from crosspoint_ros.ros.client.results import VERDICTS, Json, is_target_sure
 from crosspoint_ros.ros.conversions import transform_from_pose
 from crosspoint_ros.web.camera_poses import CameraPoses, project_point, unproject_corners
 from crosspoint_ros.web.image_streams import CameraImage
@@ -39,6 +39,7 @@ class Overlay:
         self._poses, self._find_camera = poses, find_camera
         self._marks: dict[str, TrackedMark] = {}
         self._target: Transform | None = None  # base_from_target
+        self._verdict = 'check'  # of the target
         self.base_frame = ''
 
     def set_result(self, result: QueryResult | None) -> None:
@@ -47,6 +48,7 @@ class Overlay:
             return
         if result.has_target:
             self._target = transform_from_pose(result.target.pose.pose)
+            self._verdict = 'sure' if is_target_sure(result) else 'check'
         self._add_mark('clicked', result.clicked)
         for answer in result.correspondences:
             if answer.verdict != Correspondence.REFUSED:
@@ -71,7 +73,8 @@ class Overlay:
     def track_mark(self, image: CameraImage) -> Json:
         """Return the mark's pixel on an image and whether it moved; {} if there is no mark.
 
-        The pixel is None where the point is outside the image or cannot be reprojected.
+        The pixel is None where the point is outside the image or cannot be reprojected; `moved` is
+        None where that is not known, as long as TF is behind the image.
         """
         mark, camera = self._marks.get(image.camera), self._find_camera(image.camera)
         if mark is None or camera is None:
@@ -79,7 +82,7 @@ class Overlay:
         before, intrinsics = mark.base_from_cam, self._poses.get_intrinsics(camera)
         after = self._poses.lookup(self.base_frame, image.frame_id, int(image.stamp))
         if before is None or after is None or intrinsics is None:
-            return {'moved': True, 'mark': None}
+            return {'moved': None, 'mark': None}
         if self._target is None:
             return {'moved': _has_moved(before, after), 'mark': None}
         old, new = (project_point(self._target.t_m, pose, intrinsics) for pose in (before, after))
@@ -92,11 +95,15 @@ class Overlay:
     def build_scene(self, newest: dict[str, CameraImage]) -> Json:
         """Return the cameras at their newest images, the rays and the target, in the base frame."""
         rays = [self._build_ray(name, mark) for name, mark in self._marks.items()]
-        target = None if self._target is None else {  # +z points into the surface
-            'position': _round(self._target.t_m), 'approach': _round(self._target.R[:, 2])}
         cameras = [self._build_camera(name, image) for name, image in sorted(newest.items())]
         return {'frame': self.base_frame, 'cameras': [c for c in cameras if c],
-                'rays': [ray for ray in rays if ray], 'target': target}
+                'rays': [ray for ray in rays if ray], 'target': self.build_target()}
+
+    def build_target(self) -> Json | None:
+        """Return the target in the base frame; None without one."""
+        return None if self._target is None else {  # +z points into the surface
+            'position': _round(self._target.t_m), 'approach': _round(self._target.R[:, 2]),
+            'kind': self._verdict}
 
     def _build_camera(self, name: str, image: CameraImage) -> Json | None:
         camera = self._find_camera(name)

@@ -88,7 +88,7 @@ class PageServer:
                                        compress=False)
         await socket.prepare(request)
         session = BrowserSession(socket, request, self._hub.streams,
-                                 self._hub.overlay.track_mark, self._pool)
+                                 self._hub.track_marks, self._pool)
         self._hub.add_session(session)
         writer = asyncio.ensure_future(session.write())
         writer.add_done_callback(lambda task: session.abort())

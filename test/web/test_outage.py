@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import chromium
 import pytest
@@ -49,6 +50,30 @@ def test_a_restarted_server_brings_the_result_back(browser, node, folder):
     page.close()
 
 
+def test_a_server_that_hangs_turns_the_status_red_within_5_s(browser, node, folder):
+    with chromium.run_web_server(folder / 'hung.log') as server:
+        page = Page(browser, server.address)
+        page.wait_for_images()
+        click(page)
+        page.wait_for_text('#status', 'is ready')
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            hung_s = time.monotonic()
+            page.wait_for_text('#status', 'does not answer')
+            assert time.monotonic() - hung_s < 5
+            assert 'lost' in page.tab.get_attribute('#status', 'class')
+            page.click('front', HANDLE)
+            page.wait_for_text('[data-camera=front] .message', 'nothing was sent')
+            page.wait_for_text('#target-state', 'last known')
+            page.screenshot('server_hung')
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        page.wait_for_text('#status', 'is ready')
+        page.wait(lambda: 'last known' not in page.tab.inner_text('#target-state'), 'certainty')
+        click(page)
+        page.close()
+
+
 def test_a_camera_that_stops_is_shown_as_frozen_and_takes_no_clicks(
         browser, node, cameras, folder):
     with chromium.run_web_server(folder / 'frozen.log') as server:
@@ -75,10 +100,14 @@ def test_a_node_that_hangs_or_dies_is_reported_and_used_again_once_back(browser,
         found = click(page)
         page.wait(lambda: page.tab.is_enabled('#accept'), 'something to accept')
         os.kill(node.pid, signal.SIGSTOP)  # it hangs, but stays on the graph
+        hung_s = time.monotonic()
         try:
             page.click('front', HANDLE)
             assert page.tab.is_disabled('#accept'), 'a result that is not displayed can be accepted'
+            page.wait_for_text('[data-camera=side] .message', 'previous answer')
             page.wait_for_text('#status', 'has not replied for 3 s')
+            assert time.monotonic() - hung_s < 5
+            page.wait_for_text('#target-state', 'last known')
             page.wait_for_text('[data-camera=front] .message', 'has not replied')
             assert page.wait_for_mark('side') == found, 'the current result is not displayed'
             assert page.tab.is_enabled('#accept')

@@ -73,3 +73,22 @@ def test_a_backward_time_jump_discards_the_images_of_that_camera():
     after = image(12 * SECOND_NS)
     streams.record_sent(after)
     assert streams.find_sent('front', before.stamp) is after
+
+
+class LatePoses(StaticPoses):
+    """TF that has not arrived for images after a stamp."""
+
+    until_ns = 5 * SECOND_NS
+
+    def lookup(self, base_frame, frame_id, stamp_ns):
+        return look_at(LEFT) if stamp_ns <= self.until_ns else None
+
+
+def test_a_mark_has_not_moved_before_that_is_known():
+    poses = LatePoses()
+    overlay = Overlay(poses, lambda name: CAMERA)
+    overlay.set_result(clicked(320.0, 240.0))
+    assert overlay.track_mark(image(4 * SECOND_NS)) == {'moved': False, 'mark': None}
+    assert overlay.track_mark(image(6 * SECOND_NS)) == {'moved': None, 'mark': None}
+    poses.until_ns = 7 * SECOND_NS
+    assert overlay.track_mark(image(6 * SECOND_NS)) == {'moved': False, 'mark': None}

@@ -87,8 +87,9 @@ class NodeInfo:
     cameras: tuple[NodeCamera, ...] = ()
     base_frame: str = ''
     target_frame: str = ''
+    publish_target: str = ''
 
-    PARAMETERS = ('cameras', 'base_frame', 'target_frame')
+    PARAMETERS = ('cameras', 'base_frame', 'target_frame', 'publish_target')
     CAMERA_PARAMETERS = ('image_topic', 'info_topic', 'transport', 'rectified')
 
     @classmethod
@@ -102,7 +103,8 @@ class NodeInfo:
             cameras.append(NodeCamera(
                 name, resolve_topic(image, node) + '/compressed' * compressed,
                 resolve_topic(info, node), compressed, bool(rectified)))
-        return cls(tuple(cameras), values['base_frame'] or '', values['target_frame'] or '')
+        return cls(tuple(cameras), values['base_frame'] or '', values['target_frame'] or '',
+                   values['publish_target'] or '')
 
     def camera(self, name: str) -> NodeCamera | None:
         """Return the camera of that name, None if there is none."""

@@ -1,6 +1,10 @@
 """Publishes `/diagnostics`: every camera, the matcher, the last result."""
 from __future__ import annotations
 
+import time
+from collections import deque
+from collections.abc import Callable
+
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
@@ -13,7 +17,41 @@ from crosspoint_ros.ros.node.operator_log import CameraWatch
 from crosspoint_ros.ros.node.query_server import QueryServer
 
 PERIOD_S = 1.0
+TF_FAULT_S = 2.0  # how long queries must have been without TF before it is reported
 Level = bytes  # DiagnosticStatus.OK and its siblings are single bytes
+
+
+class TransformWatch:
+    """Whether a query on a camera's newest images would be refused for want of TF.
+
+    TF may arrive later than the image, as a query allows (`limits.wait_tf_s`).
+    """
+
+    def __init__(self, wait_tf_s: float) -> None:
+        self._wait_s = wait_tf_s
+        self._stamps: deque[tuple[float, int]] = deque(maxlen=100)  # first noticed at, stamp
+        self._failing_since_s: float | None = None
+
+    def explain(self, stamp_ns: int, lookup: Callable[[int], object], now_s: float) -> str:
+        """Return why queries have been refused for TF_FAULT_S; '' if they have not.
+
+        stamp_ns: of the newest image. lookup: takes a stamp, raises `Rejected`. now_s: monotonic.
+        """
+        if not self._stamps or self._stamps[-1][1] != stamp_ns:
+            self._stamps.append((now_s, stamp_ns))
+        while len(self._stamps) > 1 and now_s - self._stamps[1][0] >= self._wait_s:
+            self._stamps.popleft()  # a newer one has waited for long enough too
+        noticed_s, oldest_ns = self._stamps[0]
+        try:
+            lookup(oldest_ns)
+        except Rejected as rejected:
+            if now_s - noticed_s < self._wait_s:
+                return ''
+            if self._failing_since_s is None:
+                self._failing_since_s = now_s
+            return rejected.message if now_s - self._failing_since_s >= TF_FAULT_S else ''
+        self._failing_since_s = None
+        return ''
 
 
 class Diagnostics:
@@ -22,6 +60,8 @@ class Diagnostics:
     def __init__(self, node: LifecycleNode, config: Config, server: QueryServer) -> None:
         self._node, self._config, self._server = node, config, server
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._transform_watches = {camera.name: TransformWatch(config.times.wait_tf_s)
+                                   for camera in config.cameras}
         self._camera_watch = CameraWatch(node.get_logger(), config.times.max_image_age_s)
         self._timer = node.create_timer(PERIOD_S, self._publish,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -91,12 +131,10 @@ class Diagnostics:
     def _explain_tf(self, camera: Camera) -> str:
         if not self._config.use_tf:
             return ''
-        newest_ns = camera.buffer.get_newest_stamp_ns() or 0
-        try:
-            self._server.transforms.lookup(self._config.base_frame, camera.frame_id, newest_ns)
-        except Rejected as rejected:
-            return rejected.message
-        return ''
+        return self._transform_watches[camera.config.name].explain(
+            camera.buffer.get_newest_stamp_ns() or 0, lambda stamp_ns:
+            self._server.transforms.lookup(self._config.base_frame, camera.frame_id, stamp_ns),
+            time.monotonic())
 
     def _build_matcher_status(self) -> DiagnosticStatus:
         loader, busy_for_s = self._server.loader, self._server.busy_for_s

@@ -1,12 +1,22 @@
-// One camera: its live image, with the marks and message of the current result.
+// One camera: its live image, with the marks and message of the current result. The focused view is
+// large and takes clicks; the others are small, and a click makes one of them the focused view.
 
 import { createElement } from './dom.js';
 import { createEllipse, createMark, createSvg, placeMark } from './marks.js';
 import { PointerInput } from './pointer_input.js';
+import { formatAge, getAge_ms, OLD_MS } from './robot_clock.js';
 import { codeText, formatPercent, formatPixel, VERDICT_TEXT } from './text.js';
 
 const FROZEN_MS = 3500; // or three times the camera's mean period, if that is longer
 const MAX_PERIOD_MS = 10000; // longer gaps are our own: a hidden page requests nothing
+const MAX_ZOOM = 16;
+
+const UNTRACKED = { moved: false, mark: null, isLate: false };
+
+// Where a mark is on the live image. While TF is behind the image, it stays at its last place.
+function track(last, { moved = false, mark = null }) {
+  return moved === null ? { ...last, isLate: true } : { moved, mark, isLate: false };
+}
 
 export class CameraView {
   #actions;
@@ -14,13 +24,19 @@ export class CameraView {
   #isOnScreen = true;
   #received_ms = performance.now();
   #period_ms = 0;
-  #tracked = { moved: false, mark: null }; // where the mark is on the live image
+  #tracked = UNTRACKED;
+  #trackedStanding = UNTRACKED;
+  #standing = null; // the active target's point in this view: {kind, camera, x, y, stamp, label}
+  #isPrevious = false; // the answer belongs to the click before the one that runs
   stamp = '0'; // of the displayed image
   size = { width: 4, height: 3 }; // of the camera's image, px
+  region = { x: 0, y: 0, width: 4, height: 3 }; // the part of it that is visible, px
   answer = null; // {kind: 'clicked' | 'found', camera, stamp, x, y, …}
   isPaused = false; // the matched image is displayed instead of the live one
+  isFocused = false;
 
-  // actions: {next(camera, after), past(camera, stamp), click(…), correct(camera, point)}
+  // actions: {next(camera, after), past(camera, stamp), click(…), correct(camera, point),
+  // focus(camera), loupe}
   constructor(camera, index, actions) {
     this.camera = camera;
     this.#actions = actions;
@@ -46,11 +62,24 @@ export class CameraView {
     const header = createElement('header', '', createElement('h3', '', this.camera),
       createElement('kbd', '', String(index + 1)), this.badge, this.toggle);
     this.canvas = createElement('canvas', 'image');
-    this.svg = createSvg('svg', { class: 'marks', tabindex: 0, role: 'application',
-      'aria-label': `image of ${this.camera}: arrow keys move the crosshair, Enter clicks` });
-    this.stage = createElement('div', 'stage', this.canvas, this.svg);
+    this.svg = createSvg('svg', { class: 'marks', tabindex: 0, role: 'application' });
+    this.stage = createElement('div', 'stage', this.canvas, this.svg, header);
     this.message = createElement('p', 'message');
-    this.root.append(header, this.stage, this.message);
+    this.root.append(this.stage, this.message);
+    this.setFocused(false);
+  }
+
+  setFocused(isFocused) {
+    this.isFocused = isFocused;
+    this.root.classList.toggle('focused', isFocused);
+    this.svg.setAttribute('aria-label', isFocused
+      ? `image of ${this.camera}: arrow keys move the crosshair, Enter clicks, plus and minus zoom`
+      : `image of ${this.camera}: Enter or a click makes it the large one`);
+    if (!isFocused) {
+      this.input?.reset();
+      this.setRegion({ x: 0, y: 0, ...this.size });
+      if (this.isPaused) this.showLive();
+    }
   }
 
   // Images: the next one is requested once the last one is drawn.
@@ -89,61 +118,97 @@ export class CameraView {
     this.canvas.getContext('2d', { alpha: false }).drawImage(bitmap, 0, 0);
     this.stamp = header.stamp;
     this.root.dataset.stamp = header.stamp;
+    this.input.onImage();
     if (header.past) return;
     this.#updatePeriod();
     this.setTracked(header);
   }
 
   #updatePeriod() {
-    const elapsed_ms = Math.min(this.#age_ms, MAX_PERIOD_MS);
+    const elapsed_ms = Math.min(this.#silent_ms, MAX_PERIOD_MS);
     this.#period_ms += 0.3 * (elapsed_ms - this.#period_ms);
     this.#received_ms = performance.now();
   }
 
-  get #age_ms() {
+  get #silent_ms() {
     return performance.now() - this.#received_ms;
   }
 
   get ageText() {
-    return `${Math.round(this.#age_ms / 1000)} s`;
+    return `${Math.round(this.#silent_ms / 1000)} s`;
   }
 
   // Whether images have stopped although we request them.
   get isFrozen() {
-    return !this.isPaused && this.#age_ms > Math.max(FROZEN_MS, 3 * this.#period_ms);
+    return !this.isPaused && this.#silent_ms > Math.max(FROZEN_MS, 3 * this.#period_ms);
   }
 
   #resize(width, height) {
     if (width === this.size.width && height === this.size.height) return;
     this.size = { width, height };
-    this.stage.style.aspectRatio = `${width} / ${height}`;
+    this.stage.style.setProperty('--aspect', width / height);
+    this.setRegion({ x: 0, y: 0, width, height });
+  }
+
+  // Zoom
+
+  get zoom() { return this.size.width / this.region.width; }
+
+  setRegion({ x, y, width, height }) {
+    const inside = (value, length, whole) => Math.min(Math.max(value, 0), whole - length);
+    this.region = { x: inside(x, width, this.size.width), y: inside(y, height, this.size.height),
+      width, height };
+    const { zoom, region, size } = this;
+    this.canvas.style.transform = `scale(${zoom}) translate(${(-100 * region.x) / size.width}%, ${
+      (-100 * region.y) / size.height}%)`;
+    const pixelSize = this.stage.clientWidth / region.width;
+    this.canvas.classList.toggle('pixels', pixelSize > 3);
     // (0, 0) is the centre of the first pixel.
-    this.svg.setAttribute('viewBox', `-0.5 -0.5 ${width} ${height}`);
+    this.svg.setAttribute('viewBox', `${region.x - 0.5} ${region.y - 0.5} ${width} ${height}`);
     this.draw();
   }
 
-  setTracked({ moved = false, mark = null }) {
-    const before = this.#tracked;
-    this.#tracked = { moved, mark };
-    this.toggle.hidden = !this.isPaused && !(moved && this.#isMarked);
-    this.toggle.textContent = this.isPaused ? 'Live' : 'Matched';
-    if (moved || before.moved) this.draw();
+  // Zooms by a factor, and keeps the pixel where it is on the screen.
+  zoomAt(pixel, factor) {
+    const zoom = Math.min(Math.max(this.zoom * factor, 1), MAX_ZOOM);
+    const change = this.zoom / zoom;
+    const { x, y } = this.region;
+    this.setRegion({ x: pixel.x + 0.5 - (pixel.x + 0.5 - x) * change,
+      y: pixel.y + 0.5 - (pixel.y + 0.5 - y) * change,
+      width: this.size.width / zoom, height: this.size.height / zoom });
   }
 
-  // The image that was matched, or the live one
+  setTracked(header) {
+    const { moved: before, isLate: beforeLate } = this.#tracked;
+    this.#tracked = track(this.#tracked, header);
+    this.#trackedStanding = track(this.#trackedStanding, header.standing ?? {});
+    const { moved, isLate } = this.#tracked;
+    this.toggle.hidden = !this.isPaused && !((moved || isLate) && this.#isMarked);
+    this.toggle.textContent = this.isPaused ? 'Live' : 'Matched';
+    // A correction would otherwise end at a place to which no one dragged it.
+    if ((moved && !before) || (isLate && !beforeLate)) this.input.reset();
+    this.draw();
+  }
 
   showMatched() {
     if (!this.#isMarked) return;
     this.isPaused = true;
     this.#actions.past(this.camera, this.answer.stamp);
-    this.setTracked(this.#tracked);
+    this.#updateToggle();
   }
 
   showLive() {
     this.isPaused = false;
     this.input.reset();
-    this.setTracked(this.#tracked);
+    this.#updateToggle();
     this.requestNext();
+  }
+
+  #updateToggle() {
+    const { moved, isLate } = this.#tracked;
+    this.toggle.hidden = !this.isPaused && !((moved || isLate) && this.#isMarked);
+    this.toggle.textContent = this.isPaused ? 'Live' : 'Matched';
+    this.draw();
   }
 
   onImageMissing() {
@@ -151,13 +216,16 @@ export class CameraView {
     this.setBadge('the matched image is no longer stored', 'bad');
   }
 
-  // Called twice a second, so that a frozen image is not mistaken for a live one.
+  // Called several times a second, so that an old image is not mistaken for a live one.
   updateBadge(problem) {
+    const age_ms = getAge_ms(Number(this.stamp) / 1e6);
     this.root.classList.toggle('frozen', this.isFrozen);
     if (this.isPaused) this.setBadge('matched image', '');
     else if (this.isFrozen) this.setBadge(`frozen for ${this.ageText}`, 'bad');
     else if (problem) this.setBadge(problem, 'bad');
-    else this.setBadge(this.stamp === '0' ? 'waiting for an image' : 'live', '');
+    else if (this.stamp === '0') this.setBadge('waiting for an image', '');
+    else if (age_ms > OLD_MS) this.setBadge(`${formatAge(age_ms)} old`, 'old');
+    else this.setBadge('live', '');
   }
 
   setBadge(text, kind) {
@@ -175,30 +243,57 @@ export class CameraView {
 
   // Corrections refer to the matched image, so it must be displayed, or the camera unmoved.
   get isCorrectable() {
-    return this.#isMarked && this.answer.kind === 'found'
-      && (this.isPaused || !this.#tracked.moved);
+    const { moved, isLate } = this.#tracked;
+    return this.#isMarked && this.answer.kind === 'found' && !this.#isPrevious
+      && (this.isPaused || !(moved || isLate));
   }
 
   setAnswer(answer, tracked = {}) {
+    const isSame = answer !== null && answer.stamp === this.answer?.stamp
+      && answer.x === this.answer.x && answer.y === this.answer.y;
     this.answer = answer;
+    this.#setPrevious(false);
+    if (!isSame) this.#tracked = UNTRACKED;
     if (this.isPaused) this.showLive();
     this.input.reset();
     this.setTracked(tracked);
     this.showCaption();
+  }
+
+  // The point of the active target, where it is not that of the displayed answer; or null.
+  setStanding(standing) {
+    if (standing?.stamp !== this.#standing?.stamp) this.#trackedStanding = UNTRACKED;
+    this.#standing = standing;
     this.draw();
+  }
+
+  // A new click runs: what is displayed is dimmed, and named so.
+  markPrevious() {
+    if (this.answer === null) return;
+    this.#setPrevious(true);
+    this.input.reset();
+    this.showCaption();
+    this.draw();
+  }
+
+  #setPrevious(isPrevious) {
+    this.#isPrevious = isPrevious;
+    this.root.classList.toggle('previous', isPrevious);
   }
 
   showCaption() {
     const { answer } = this;
     this.message.className = `message ${answer?.verdict ?? answer?.kind ?? ''}`;
-    this.message.replaceChildren(...this.#createCaption(answer));
+    this.message.replaceChildren(...(this.#isPrevious ? ['previous answer: '] : []),
+      ...this.#createCaption(answer));
+    this.message.title = this.message.textContent;
   }
 
   // Replaces the caption; the answer and its marks stay.
   showMessage(text) {
     this.input.reset();
     this.message.className = 'message';
-    this.message.textContent = text;
+    this.message.textContent = this.message.title = text;
   }
 
   #createCaption(answer) {
@@ -217,40 +312,59 @@ export class CameraView {
   get #markPixel() {
     if (!this.#isMarked) return null;
     if (this.input.dragged) return this.input.dragged;
-    const { moved, mark } = this.#tracked;
-    if (!moved || this.isPaused) return { x: this.answer.x, y: this.answer.y };
+    return this.isPaused ? this.answer : this.#place(this.answer, this.#tracked);
+  }
+
+  #place({ x, y }, { moved, mark }) {
+    if (!moved) return { x, y };
     return mark ? { x: mark[0], y: mark[1] } : null;
   }
 
   draw() {
+    if (!this.input) return;
     const marks = [];
     const pixel = this.#markPixel;
+    const standing = this.#standing && !this.isPaused
+      ? this.#place(this.#standing, this.#trackedStanding) : null;
+    if (standing) {
+      const { kind, label } = this.#standing;
+      marks.push(this.#createMark(kind, standing, label, this.#standing, this.#trackedStanding));
+      marks[0].classList.add('standing');
+      marks[0].classList.remove('sure', 'check', 'clicked');
+      marks[0].classList.add(`of-${kind}`);
+    }
     if (pixel) marks.push(...this.#createMarks(pixel));
-    if (this.input.crosshair) marks.push(this.#createMark('crosshair', this.input.crosshair, ''));
+    if (this.input.crosshair) {
+      marks.push(this.#createMark('crosshair', this.input.crosshair, '', this.input.crosshair,
+        UNTRACKED));
+    }
     this.svg.replaceChildren(...marks);
   }
 
   #createMarks(pixel) {
-    if (this.answer.kind === 'clicked') return [this.#createMark('clicked', pixel, '')];
+    const { answer, isCorrectable } = this;
+    if (answer.kind === 'clicked') {
+      return [this.#createMark('clicked', pixel, '', answer, this.#tracked)];
+    }
     const { dragged } = this.input;
-    const { verdict, covariance_px2 } = this.answer;
+    const { verdict, covariance_px2 } = answer;
     const marks = [];
-    if (this.isCorrectable && covariance_px2 && !dragged) {
+    if (isCorrectable && covariance_px2 && !dragged) {
       marks.push(createEllipse(pixel, covariance_px2));
     }
-    const found = this.#createMark(
-      verdict, pixel, dragged ? formatPixel(dragged) : VERDICT_TEXT[verdict]);
+    const found = this.#createMark(verdict, pixel,
+      dragged ? formatPixel(dragged) : VERDICT_TEXT[verdict], answer, this.#tracked);
     found.append(createSvg('circle', { class: 'grip', r: 22 }));
     return [...marks, found];
   }
 
-  #createMark(kind, point, label) {
-    const group = createMark(kind, label);
-    const isTracked = this.#tracked.moved && !this.isPaused && kind !== 'crosshair';
-    group.classList.toggle('tracked', isTracked);
-    const { x, y, stamp } = this.answer ?? point;
+  #createMark(kind, point, label, { x, y, stamp }, { moved, isLate }) {
+    const group = createMark(kind, this.isFocused ? label : '');
+    group.classList.toggle('tracked', moved && !this.isPaused);
+    group.classList.toggle('late', isLate && !this.isPaused);
     Object.assign(group.dataset, { x, y, stamp, at: `${point.x} ${point.y}` });
-    placeMark(group, point, this.size.width / (this.stage.clientWidth || this.size.width));
+    const perPixel = this.region.width / (this.stage.clientWidth || this.region.width);
+    placeMark(group, point, perPixel * (this.isFocused ? 1 : 0.7));
     return group;
   }
 }

@@ -2,6 +2,8 @@
 
 const FIRST_RETRY_MS = 300;
 const MAX_RETRY_MS = 3000;
+const MAX_SILENT_MS = 4200; // the server sends a beat every 2 s
+const CHECK_MS = 200;
 
 // The token is in the URL fragment, which browsers never send; it is exchanged for a cookie.
 function takeToken() {
@@ -15,17 +17,28 @@ export class Connection {
   #token = '';
   #retry_ms = FIRST_RETRY_MS;
   #last_id = 0;
+  #heard_ms = 0;
+  #isSilent = false;
   #handlers;
 
   // handlers: {event(content), image(header, blob), status(kind, text)}
   constructor(handlers) {
     this.#handlers = handlers;
     addEventListener('hashchange', () => this.open());
+    setInterval(() => this.#checkSilence(), CHECK_MS);
     this.open();
   }
 
   get isOpen() {
-    return this.#socket?.readyState === WebSocket.OPEN;
+    return this.#socket?.readyState === WebSocket.OPEN && !this.#isSilent;
+  }
+
+  // A server that hangs keeps the connection open.
+  #checkSilence() {
+    const silent_ms = performance.now() - this.#heard_ms;
+    if (!this.isOpen || silent_ms < MAX_SILENT_MS) return;
+    this.#isSilent = true;
+    this.#handlers.status('lost', 'The server does not answer; nothing here is up to date');
   }
 
   async open() {
@@ -61,6 +74,8 @@ export class Connection {
     socket.binaryType = 'arraybuffer';
     socket.onopen = () => {
       this.#retry_ms = FIRST_RETRY_MS;
+      this.#heard_ms = performance.now();
+      this.#isSilent = false;
       this.#handlers.status('open', '');
     };
     socket.onmessage = ({ data }) => this.#receive(data);
@@ -72,6 +87,11 @@ export class Connection {
 
   // Text: an event. Binary: header length (uint32, big-endian), JSON header, encoded image.
   #receive(data) {
+    this.#heard_ms = performance.now();
+    if (this.#isSilent) {
+      this.#isSilent = false;
+      this.#handlers.status('open', '');
+    }
     if (typeof data === 'string') {
       this.#handlers.event(JSON.parse(data));
       return;

@@ -1,4 +1,4 @@
-// The last 20 results and the current undo position.
+// The last 20 answers and the current undo position. Rows stay in place, only their text changes.
 
 import { createElement } from './dom.js';
 import { DECISION_TEXT, formatPixel } from './text.js';
@@ -7,6 +7,7 @@ export class HistoryPanel {
   #list;
   #undo;
   #redo;
+  current = null; // {query_id, decided, …} of the newest answer that is not undone
 
   constructor(list, undo, redo) {
     this.#list = list;
@@ -19,19 +20,28 @@ export class HistoryPanel {
     this.#undo.disabled = !can_undo;
     this.#redo.disabled = !can_redo;
     const kept = entries.length - undone;
-    const rows = entries.map((entry, index) => this.#createRow(
-      entry, entry.number === current, index >= kept));
-    this.#list.replaceChildren(...rows.reverse());
-    this.#list.classList.toggle('none', !rows.length);
+    this.current = entries[kept - 1] ?? null;
+    while (this.#list.children.length < entries.length) {
+      this.#list.append(createElement('li', '', createElement('b'), createElement('span'),
+        createElement('em')));
+    }
+    while (this.#list.children.length > entries.length) this.#list.lastChild.remove();
+    [...this.#list.children].forEach((row, place) => {
+      const index = entries.length - 1 - place;
+      const entry = entries[index];
+      this.#fill(row, entry, entry.number === current, index >= kept);
+    });
+    this.#list.classList.toggle('none', !entries.length);
   }
 
-  #createRow({ number, query_id, decided, clicked }, isCurrent, isUndone) {
-    const row = createElement('li', isUndone ? 'undone' : isCurrent ? 'current' : '',
-      createElement('b', '', `${number}`),
-      createElement('span', '', `${clicked.camera} ${formatPixel(clicked, 0)}`),
-      createElement('em', '', isUndone ? 'undone' : DECISION_TEXT[decided]));
+  #fill(row, { number, query_id, decided, clicked }, isCurrent, isUndone) {
+    const [name, point, decision] = row.children;
+    row.className = isUndone ? 'undone' : isCurrent ? 'current' : '';
+    name.textContent = number;
+    point.textContent = `${clicked.camera} ${formatPixel(clicked, 0)}`;
+    decision.textContent = isUndone ? 'undone' : DECISION_TEXT[decided];
     row.dataset.query = query_id;
     if (isCurrent) row.setAttribute('aria-current', 'step');
-    return row;
+    else row.removeAttribute('aria-current');
   }
 }

@@ -3,11 +3,14 @@
 import { CameraView } from './camera_view.js';
 import { Connection } from './connection.js';
 import { HistoryPanel } from './history_panel.js';
-import { fitViews } from './layout.js';
+import { Loupe } from './loupe.js';
 import { ResultPanel } from './result_panel.js';
+import { addBeat } from './robot_clock.js';
 import { Scene3D } from './scene_3d.js';
+import { nameClick, TargetPanel } from './target_panel.js';
 import { codeText, describeResult } from './text.js';
 
+const NOTE_MS = 1500; // the reply to an act may come before the target that it changes
 const byId = (id) => document.getElementById(id);
 const views = new Map();
 const pending = new Map(); // request id -> {kind, camera}
@@ -15,8 +18,15 @@ let state = { cameras: [], words: 'connecting…' };
 let result = null;
 let connection = null;
 let announcedQuery = '';
+let focused = ''; // camera
+let standing = null; // the answer whose target is active
+let refusal = ''; // of the last click, as a sentence
+let isMatching = false; // a query of this page runs, and its result is not displayed yet
+let noted_ms = 0; // when the note was set
 
 const panel = new ResultPanel(byId('result'), byId('note'));
+const targetPanel = new TargetPanel(byId('target'), byId('target-state'));
+const loupe = new Loupe();
 const history = new HistoryPanel(byId('history'), byId('undo'), byId('redo'));
 const scene = new Scene3D(byId('scene'), byId('scene-frame'));
 
@@ -29,24 +39,35 @@ const HANDLERS = {
       state.words || state.matcher || `${state.node} is ready`);
     updateViews();
     byId('instruct').hidden = !state.can_ground;
-    fit();
     panel.setTargetFrame(state.target_frame);
+    updateTools();
   },
   shown(event) {
     result = event.result;
+    isMatching = false;
     showResult(event);
     if (result && result.query_id !== announcedQuery) {
       byId('live').textContent = describeResult(result);
     }
     announcedQuery = result?.query_id ?? '';
   },
-  history(event) { history.show(event); },
-  scene(event) { scene.show(event); },
-  target({ state: name, valid, message }) {
-    const line = byId('target');
-    line.textContent = name ? `${name.toLowerCase()}, ${valid ? 'go on' : 'stop'}: ${message}` : '';
-    line.className = `note ${valid ? 'good' : 'bad'}`;
+  history(event) {
+    history.show(event);
+    updateTools();
   },
+  target(event) {
+    const { query_id, state: before } = targetPanel.target;
+    // An older note about the target is no longer true.
+    if ((event.query_id !== query_id || event.state !== before)
+      && performance.now() - noted_ms > NOTE_MS && !refusal) setNote('');
+    standing = event.answer;
+    targetPanel.show(event);
+    showStanding();
+    showRefusalNote();
+    updateTools();
+  },
+  beat({ now_ms }) { addBeat(now_ms); },
+  scene(event) { scene.show(event); },
   no_past({ camera }) { views.get(camera)?.onImageMissing(); },
   progress({ id, stage, elapsed_s }) {
     const request = pending.get(id);
@@ -55,25 +76,43 @@ const HANDLERS = {
         `${stage.replace('_', ' ')} … ${elapsed_s.toFixed(1)} s`);
     }
   },
-  reply({ id, ok, message }) {
+  reply({ id, ok, code, message }) {
     const request = pending.get(id);
     const isQuery = ['click', 'instruct'].includes(request?.kind);
     pending.delete(id);
+    if (isQuery) isMatching = false;
     // A failed query may produce no result event: show the current result again.
     if (isQuery && !ok) showResult({ result });
+    updateTools();
     // Progress may arrive after the result and overwrite its caption.
     if (isQuery && ok) views.get(request.camera)?.showCaption();
-    if (ok) panel.setNote(isQuery ? '' : message, 'good');
+    if (ok) setNote(isQuery ? '' : message, 'good');
     else showRefusal(request, message);
+    if (isQuery && !ok) {
+      refusal = code === 'CANCELLED' ? 'This click was cancelled.'
+        : `This click was refused: ${message.replace(/[.;]*$/, '')}.`;
+      showRefusalNote();
+    }
   },
-  bad_request({ message }) { panel.setNote(message, 'bad'); },
+  bad_request({ message }) { setNote(message, 'bad'); },
 };
 
 // On the view concerned, or below the result.
 function showRefusal(request, message) {
   const view = views.get(request?.camera);
   if (view && message) view.showMessage(message);
-  else panel.setNote(message, 'bad');
+  else setNote(message, 'bad');
+}
+
+function setNote(text, kind = '') {
+  refusal = '';
+  noted_ms = performance.now();
+  panel.setNote(text, kind);
+}
+
+// What became of the click, then of the target: a refused click leaves the target as it is.
+function showRefusalNote() {
+  if (refusal) panel.setNote(`${targetPanel.sentence} ${refusal}`, 'bad');
 }
 
 function showStatus(kind, text) {
@@ -81,6 +120,22 @@ function showStatus(kind, text) {
   status.className = `status ${kind}`;
   status.querySelector('.text').textContent = text;
   status.title = text;
+  targetPanel.setDoubt(['away', 'lost', 'refused'].includes(kind) ? text : '');
+}
+
+// Accept names the current answer, which must be in sight: displayed, or that of the target's card.
+function updateTools() {
+  const { current } = history;
+  const { target } = targetPanel;
+  const isDisplayed = current && result?.query_id === current.query_id
+    && result.found.some((answer) => answer.verdict !== 'refused');
+  const isTarget = current && targetPanel.isActive && target.query_id === current.query_id;
+  const isDecided = current?.decided === 'accepted' && target.state !== 'PENDING';
+  byId('accept').disabled = isMatching || isDecided || !(isDisplayed || isTarget);
+  byId('accept').textContent = state.publish_target === 'on_accept'
+    || (state.publish_target === 'sure' && target.state === 'PENDING')
+    ? 'Send to robot' : 'Confirm';
+  byId('clear').disabled = !targetPanel.isActive;
 }
 
 function updateViews() {
@@ -88,13 +143,24 @@ function updateViews() {
   if (names.join() !== [...views.keys()].join()) {
     views.clear();
     names.forEach((name, index) => views.set(name, new CameraView(name, index, viewActions)));
-    byId('views').replaceChildren(...[...views.values()].map((view) => view.root));
     byId('where').replaceChildren(...names.map((name) => new Option(name)));
+    focusView(views.has(focused) ? focused : names[0]);
     showResult({ result });
-    fit();
+    showStanding();
     for (const view of views.values()) view.requestNext();
   }
   updateBadges();
+}
+
+function focusView(camera) {
+  focused = camera;
+  loupe.hide();
+  for (const [name, view] of views) view.setFocused(name === camera);
+  const chips = [...views.values()].filter((view) => !view.isFocused);
+  byId('focus').replaceChildren(...(camera ? [views.get(camera).root] : []));
+  byId('chips').replaceChildren(...chips.map((view) => view.root));
+  byId('chips').dataset.count = chips.length;
+  if (camera) byId('where').value = camera;
 }
 
 function updateBadges() {
@@ -113,8 +179,21 @@ function showResult({ result: shown, now = {} }) {
     } else view.setAnswer(null);
   }
   panel.show(shown);
-  byId('accept').disabled = !shown?.found.some((answer) => answer.verdict !== 'refused');
-  byId('clear').disabled = !shown?.target;
+  showStanding();
+  updateTools();
+}
+
+// The marks of the active target stay, dimmed, where the displayed answer is another.
+function showStanding() {
+  const isOther = standing && standing.query_id !== result?.query_id;
+  const points = isOther ? [{ kind: 'clicked', ...standing.clicked },
+    ...standing.found.filter((answer) => answer.verdict !== 'refused')
+      .map((answer) => ({ kind: answer.verdict, ...answer }))] : [];
+  for (const [name, view] of views) {
+    const point = points.find(({ camera, x }) => camera === name && x !== null);
+    view.setStanding(point ? { ...point,
+      label: `target of ${nameClick(targetPanel.target.number)}` } : null);
+  }
 }
 
 // Requests of the user
@@ -128,8 +207,10 @@ function sendRequest(kind, content, camera = '') {
 
 // A result that is no longer displayed must not be accepted.
 function showPending() {
+  isMatching = true;
   panel.showPending();
-  byId('accept').disabled = true;
+  setNote('');
+  updateTools();
 }
 
 const viewActions = {
@@ -142,17 +223,22 @@ const viewActions = {
       return;
     }
     if (!sendRequest('click', { camera, stamp, x, y }, camera)) return;
-    for (const view of views.values()) view.setAnswer(null);
-    clicked.setAnswer({ kind: 'clicked', x, y, stamp });
+    for (const view of views.values()) view.markPrevious();
+    clicked.setAnswer({ kind: 'clicked', camera, x, y, stamp });
     showPending();
   },
   correct(camera, { x, y }) {
     sendRequest('correct', { query_id: result.query_id, camera, x, y }, camera);
   },
+  focus(camera) {
+    focusView(camera);
+    views.get(camera).svg.focus();
+  },
+  loupe,
 };
 
 const buttonActions = {
-  accept: () => sendRequest('accept', { query_id: result.query_id }),
+  accept: () => sendRequest('accept', { query_id: history.current.query_id }),
   undo: () => sendRequest('step', { step: 'undo' }),
   redo: () => sendRequest('step', { step: 'redo' }),
   clear: () => sendRequest('step', { step: 'clear' }),
@@ -167,7 +253,9 @@ byId('instruct').addEventListener('submit', (event) => {
   const camera = byId('where').value;
   const instruction = byId('instruction').value.trim();
   if (!instruction) return;
-  if (sendRequest('instruct', { camera, instruction }, camera)) showPending();
+  if (!sendRequest('instruct', { camera, instruction }, camera)) return;
+  for (const view of views.values()) view.markPrevious();
+  showPending();
 });
 
 const KEYS = { a: 'accept', u: 'undo', r: 'redo', x: 'clear' };
@@ -176,11 +264,15 @@ addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.matches('input, select, textarea')) return;
   if (KEYS[event.key]) byId(KEYS[event.key]).click();
-  else if (event.key === 'Escape') {
+  else if (event.key === 'l') {
+    loupe.isOn = !loupe.isOn;
+    loupe.hide();
+  } else if (event.key === 'Escape') {
     connection.request({ type: 'cancel' });
     for (const view of views.values()) view.input.reset();
   } else if (/^[1-9]$/.test(event.key)) {
-    [...views.values()][event.key - 1]?.svg.focus();
+    const camera = [...views.keys()][event.key - 1];
+    if (camera) viewActions.focus(camera);
   }
 });
 
@@ -188,10 +280,7 @@ document.addEventListener('visibilitychange', () => {
   for (const view of views.values()) view.requestNext();
 });
 
-const narrow = matchMedia('(max-width: 900px)');
-const fit = () => fitViews(byId('views'), narrow.matches);
-addEventListener('resize', fit);
-setInterval(updateBadges, 500);
+setInterval(updateBadges, 250);
 
 connection = new Connection({
   event: (event) => HANDLERS[event.type]?.(event),
@@ -199,7 +288,9 @@ connection = new Connection({
   status(kind, text) {
     if (kind === 'open') {
       pending.clear();
-      panel.setNote('');
+      isMatching = false;
+      setNote('');
+      if (state.node) HANDLERS.state(state);
       for (const view of views.values()) view.onReconnect();
     } else showStatus(kind, text);
     document.body.classList.toggle('offline', kind !== 'open');

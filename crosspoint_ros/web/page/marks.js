@@ -1,4 +1,4 @@
-// SVG marks on an image. Verdicts differ in shape as well as colour.
+// SVG marks on an image. Verdicts differ in shape as well as colour; all leave their pixel free.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -18,8 +18,8 @@ function createHaloed(kind, shapes) {
 
 const SHAPES = {
   clicked: [['path', { d: 'M-13 0H-4M4 0H13M0-13V-4M0 4V13' }]],
-  sure: [['circle', { r: 9 }], ['circle', { r: 1.5 }]],
-  check: [['path', { d: 'M0-11L10.5 7.5H-10.5Z' }], ['circle', { r: 1.5 }]],
+  sure: [['circle', { r: 10 }]],
+  check: [['path', { d: 'M0-15L13.5 9H-13.5Z' }]],
   crosshair: [['path', { d: 'M-22 0H-3M3 0H22M0-22V-3M0 3V22' }]],
 };
 
@@ -27,7 +27,7 @@ const SHAPES = {
 export function createMark(kind, label) {
   const group = createHaloed(kind, SHAPES[kind]);
   if (label) {
-    const text = { class: 'label', x: 15, y: 5 };
+    const text = { class: 'label', x: 18, y: 5 };
     group.append(createSvg('text', { ...text, class: 'label back' }, label),
       createSvg('text', text, label));
   }

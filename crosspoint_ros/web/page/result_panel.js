@@ -14,7 +14,8 @@ function createRow(name, ...values) {
 function createVerdict(answer) {
   const sign = createElement('i', '', SIGNS[answer.verdict]);
   sign.ariaHidden = 'true';
-  const text = answer.verdict === 'refused' ? codeText(answer.code)
+  const text = answer.verdict === 'refused'
+    ? [codeText(answer.code), answer.message].filter(Boolean).join(': ')
     : `${VERDICT_TEXT[answer.verdict]}, ${formatPercent(answer.confidence)}`;
   return createElement('span', `verdict ${answer.verdict}`, sign, ` ${text}`);
 }
@@ -38,7 +39,6 @@ export class ResultPanel {
 
   showPending() {
     this.#result = null;
-    this.setNote('');
     this.#showText('Matching…', 'pending');
   }
 
@@ -68,7 +68,7 @@ export class ResultPanel {
         ` ${formatMetres(target.position_m[index])}`))));
     position.dataset.position = target.position_m.join(' ');
     const spread = target.spread_mm === null ? '' : `, ±${Math.round(target.spread_mm)} mm (1σ)`;
-    return [createRow('target, m', position), createRow('in frame', `${target.frame}${spread}`),
+    return [createRow('at, m', position), createRow('in frame', `${target.frame}${spread}`),
       createRow('TF frame', this.#target_frame), createRow('method', target.method)];
   }
 
@@ -77,7 +77,7 @@ export class ResultPanel {
   }
 
   setNote(text, kind = '') {
-    this.#note.textContent = text;
+    this.#note.textContent = this.#note.title = text;
     this.#note.className = `note ${kind}`;
   }
 }

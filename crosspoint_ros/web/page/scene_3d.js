@@ -170,16 +170,17 @@ export class Scene3D {
     context.restore();
   }
 
-  #drawTarget(context, view, { position, approach }) {
+  #drawTarget(context, view, { position, approach, kind }) {
     const [x, y] = view.project(position);
     context.save();
     context.lineWidth = 2;
-    context.strokeStyle = context.fillStyle = COLOURS.sure;
+    context.strokeStyle = context.fillStyle = COLOURS[kind];
     if (approach) {
       this.#drawLine(context, view, [position, add(position, approach, -0.3 * view.radius)]);
     }
     context.beginPath();
-    context.arc(x, y, 5, 0, 7);
+    if (kind === 'sure') context.arc(x, y, 5, 0, 7);
+    else [[0, -7], [7, 5], [-7, 5]].forEach(([dx, dy]) => context.lineTo(x + dx, y + dy));
     context.fill();
     context.restore();
   }

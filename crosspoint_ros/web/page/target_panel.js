@@ -1,0 +1,87 @@
+// The target that the robot has, or that waits for a person: always in sight.
+
+import { createElement } from './dom.js';
+import { formatAge, getAge_ms } from './robot_clock.js';
+import { formatMetres, formatPercent, VERDICT_TEXT } from './text.js';
+
+const STATE_TEXT = {
+  NONE: 'none yet', PENDING: 'not sent: waits for a person', STANDING: 'sent, as clicked',
+  TRACKING: 'sent, seen and followed', COASTING: 'sent, not seen for a moment',
+  MOVED: 'stop: seen elsewhere', LOST: 'stop: not seen for too long', EXPIRED: 'none: expired',
+  CLEARED: 'none: cleared' };
+const ENDED = ['NONE', 'EXPIRED', 'CLEARED'];
+const SIGNS = { sure: '●', check: '▲' };
+
+export const nameClick = (number) => (number === null ? 'an earlier click' : `click ${number}`);
+
+export class TargetPanel {
+  #root;
+  #state;
+  #target = { state: 'NONE', valid: false, query_id: '', number: null, position_m: null,
+    message: '', since_ms: 0 };
+  #doubt = ''; // why it is not known whether this is still so
+  #shown = '';
+
+  constructor(root, state) {
+    this.#root = root;
+    this.#state = state;
+    this.#draw();
+    setInterval(() => this.#draw(), 1000);
+  }
+
+  get target() { return this.#target; }
+
+  get isActive() { return !ENDED.includes(this.#target.state); }
+
+  // What remains after a refused click, as a sentence.
+  get sentence() {
+    if (!this.isActive) return 'The robot has no target.';
+    const name = nameClick(this.#target.number);
+    return this.#target.state === 'PENDING' ? `The target of ${name} still waits for you.`
+      : `The target of ${name} is still active.`;
+  }
+
+  show(target) {
+    this.#target = target;
+    this.#draw();
+  }
+
+  setDoubt(reason) {
+    this.#doubt = reason;
+    this.#draw();
+  }
+
+  #draw() {
+    const { state, valid, message } = this.#target;
+    const lines = this.isActive ? this.#describe() : [];
+    const shown = JSON.stringify([state, lines, message, this.#doubt]);
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    this.#root.dataset.state = this.#state.dataset.state = state;
+    this.#root.classList.toggle('doubtful', Boolean(this.#doubt));
+    this.#state.className = `state ${this.#doubt ? 'check' : valid ? 'sure'
+      : ENDED.includes(state) ? '' : 'check'}`;
+    this.#state.textContent = this.#doubt ? `last known: ${state}`
+      : `${state} · ${STATE_TEXT[state] ?? ''}`;
+    this.#state.title = this.#doubt;
+    const last = createElement('p', 'latest', this.#doubt
+      ? `Not known whether this is still so: ${this.#doubt}` : message);
+    last.title = message;
+    this.#root.replaceChildren(...lines.map(([kind, text]) => createElement('p', kind, text)), last);
+  }
+
+  #describe() {
+    const { position_m, base_frame, verdict, confidence, sigma_mm, number, since, since_ms, frame }
+      = this.#target;
+    const place = position_m ? `${[...'xyz'].map((axis, i) => (
+      `${axis} ${formatMetres(position_m[i])}`)).join('   ')} m` : 'place unknown';
+    const sure = [verdict ? `${SIGNS[verdict]} ${VERDICT_TEXT[verdict]}` : 'not known how sure',
+      ...(confidence === null ? [] : [formatPercent(confidence)]),
+      sigma_mm === null ? 'exactness not measured' : `±${Math.round(sigma_mm)} mm`];
+    const age_ms = getAge_ms(since_ms);
+    const ago = age_ms > -1000 ? ` (${formatAge(Math.floor(Math.max(age_ms, 0) / 1000) * 1000)
+      .replace('.0', '')} ago)` : '';
+    return [['place', place], [`verdict ${verdict ?? ''}`, sure.join(' · ')],
+      ['', `${nameClick(number)} · since ${since}${ago}`], ['fine', `${frame} in ${base_frame}`]];
+  }
+}
