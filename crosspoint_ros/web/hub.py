@@ -207,10 +207,10 @@ class Hub:
 
     def _update_displayed(self) -> None:
         result = select_displayed_result(self._result, self._history, self._is_result_newer)
-        displayed = {'result': None if result is None else result_to_json(result)}
-        if result is not None:
-            for each in (displayed['result'], *displayed['result']['found']):
-                each['message'] = self._make_plain(each['message'])
+        shown = None if result is None else result_to_json(result)
+        for each in () if shown is None else (shown, *shown['found']):
+            each['message'] = self._make_plain(each['message'])
+        displayed = {'result': shown}
         if displayed == self._displayed:  # a repeated event would overwrite later messages
             return
         self._displayed = displayed

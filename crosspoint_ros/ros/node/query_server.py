@@ -275,7 +275,7 @@ class QueryServer:
     def _get_fine_matcher(self) -> Matcher | None:
         """Return the matcher that finds exact places: the refiner, if there is one."""
         matchers = self.loader.matchers
-        return matchers and (matchers.refiner or matchers.matcher)
+        return None if matchers is None else matchers.refiner or matchers.matcher
 
     def _load(self) -> bool:
         is_loaded = self.loader.load()

@@ -310,7 +310,8 @@ def test_diagnostics_name_every_camera_the_matcher_and_the_last_result(rig):
     assert {name: s.hardware_id for name, s in found.items()} == {
         'crosspoint: camera front': 'front', 'crosspoint: camera side': 'side',
         'crosspoint: mount front': 'front', 'crosspoint: mount side': 'side',
-        'crosspoint: matcher': matcher, 'crosspoint: last result': matcher}
+        'crosspoint: matcher': matcher, 'crosspoint: last result': matcher,
+        'crosspoint: follow': matcher}
     values = {v.key: v.value for v in found['crosspoint: camera front'].values}
     assert float(values['rate_hz']) > 0
     assert values['tf'] == 'yes'
