@@ -144,7 +144,7 @@ def _require_better(result: Calibration) -> None:
     before, after, correction = result.before, result.after, result.correction
     ratios = np.array([after.px / before.px, after.plane_mm / before.plane_mm])
     ratios = ratios[np.isfinite(ratios)]
-    if np.prod(ratios) < 1 and ratios.max() < MAX_WORSE:
+    if np.prod(ratios) < 1 and ratios.max() < MAX_WORSE and result.is_significant:
         return
     turn_deg = np.degrees(np.linalg.norm(cv2.Rodrigues(correction.R)[0]))
     verdict = 'keep the pose as given' if result.is_significant else (

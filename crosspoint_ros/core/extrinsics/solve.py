@@ -7,6 +7,7 @@ A direction of the wanted camera that the data do not see is not moved.
 """
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -196,17 +197,15 @@ def bootstrap(estimate: MountEstimate, pairs: Sequence[PosedMatches], target: st
               seen: Observability, seed: int = 0) -> Array:
     """Return the covariance (6, 6) of the target's pose: rotation, rad, translation, m.
 
-    Frames are drawn with replacement, and a pair counts as often as both of its frames: pairs that
-    share an image share its errors (Owen, The pigeonhole bootstrap, 2007). The errors of what was
-    declared come on top: other cameras, lenses, and the directions that are not seen.
+    Frames of moving cameras are drawn with replacement, and a pair counts as often as both of its
+    frames: pairs that share an image share its errors (Owen, The pigeonhole bootstrap, 2007).
+    Between still cameras the pairs themselves are drawn. The errors of what was declared come on
+    top: other cameras, lenses, and the directions that are not seen.
     """
     at, draw = estimate.slots(target), np.random.default_rng(seed)
-    numbers = np.unique([pair.frames for pair in pairs], return_inverse=True)[1].reshape(-1, 2)
-    count = int(numbers.max()) + 1
     steps = []
     for _ in range(RESAMPLES):
-        times = np.bincount(draw.integers(count, size=count), minlength=count)
-        weight = (times[numbers[:, 0]] * times[numbers[:, 1]]).astype(float)
+        weight = _resample(pairs, draw)
         if weight.any():
             weight *= len(pairs) / weight.sum()
             steps.append(_solve(estimate, np.tensordot(weight, estimate.information, 1),
@@ -219,6 +218,22 @@ def bootstrap(estimate: MountEstimate, pairs: Sequence[PosedMatches], target: st
     lenses = gain @ estimate.lens_information * np.tile(LENS_SIGMAS, len(estimate.mounts))
     return np.asarray(np.cov(np.array(steps).T)
                       + (declared + lenses @ lenses.T)[np.ix_(at, at)])
+
+
+def _resample(pairs: Sequence[PosedMatches], draw: np.random.Generator) -> Array:
+    """Return how often each pair (n,) counts in one resample."""
+    poses = {frame: (camera, pose.matrix.tobytes()) for pair in pairs
+             for camera, frame, pose in zip(pair.cameras, pair.frames, pair.base_from_body,
+                                            strict=True)}
+    places = Counter(camera for camera, _ in set(poses.values()))
+    moving = [frame for frame, (camera, _) in poses.items() if places[camera] > 1]
+    if not moving:
+        return np.bincount(draw.integers(len(pairs), size=len(pairs)),
+                           minlength=len(pairs)).astype(float)
+    times = dict.fromkeys(moving, 0) | dict(Counter(
+        moving[i] for i in draw.integers(len(moving), size=len(moving))))
+    return np.array([float(times.get(a, 1) * times.get(b, 1)) for a, b in (
+        pair.frames for pair in pairs)])
 
 
 def measure_prospect(pairs: Sequence[PosedMatches], mounts: Mapping[str, CameraMount], target: str

@@ -94,9 +94,8 @@ def format_report(calibration: Calibration, link: MountLink, views: int, matches
     turn_deg = np.degrees(cv2.Rodrigues(calibration.correction.R)[0].ravel())
     shift_mm = 1000 * calibration.correction.t_m
     sigmas = measure_sigmas(calibration.covariance)
-    size = 'moved' if calibration.is_significant else 'confirmed within what can be measured'
     return '\n'.join([
-        f'{calibration.camera}: {size} from {calibration.pairs} pairs of {views} images, {matches} '
+        f'{calibration.camera}, from {calibration.pairs} pairs of {views} images, {matches} '
         'matches',
         f'  correction  {np.linalg.norm(shift_mm):.1f} mm, {np.linalg.norm(turn_deg):.2f} deg',
         *(f'    {name:8} {value:+8.2f} {unit} +- {sigma:.2f}' for name, value, sigma, unit in zip(
@@ -126,7 +125,6 @@ def format_yaml(calibration: Calibration, link: MountLink, frames: CameraFrames)
         'residuals:  # median of the pairs that were held out',
         f'  before: {{px: {before.px:.4f}, plane_mm: {_format_number(before.plane_mm)}}}',
         f'  after: {{px: {after.px:.4f}, plane_mm: {_format_number(after.plane_mm)}}}',
-        f'significant: {str(calibration.is_significant).lower()}',
         f'not_seen: "{calibration.missing}"', ''])
 
 
