@@ -91,4 +91,6 @@ def _format(scores: Sequence[FollowScore]) -> str:
             parts.append(f'{what} {len(values) - missed} of {len(values)}, at most {worst}')
     parts.append(f'CPU {1000 * np.mean([c for score in scores for c in score.cpu_s]):.1f} ms a '
                  'frame')
+    if searches := [s for score in scores for s in score.search_cpu_s]:
+        parts.append(f'{len(searches)} searches, {1000 * np.median(searches):.0f} ms each')
     return '; '.join(parts)

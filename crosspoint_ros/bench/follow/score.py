@@ -38,6 +38,7 @@ class FollowScore:
     alarms_s: list[float] = field(default_factory=list)
     refound_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
+    search_cpu_s: list[float] = field(default_factory=list)
     states: str = ''
     clicked_error_m: float = np.nan
 
@@ -95,8 +96,9 @@ def _follow(recording: MovingRecording, tracker: Tracker, places: dict[int, True
         track = tracker.update(views, stamp_ns)
         score.cpu_s.append(time.process_time() - begun_s)
         if pending is None and tracker.wants_search(stamp_ns):
-            begun_s = time.monotonic()
+            begun_s, begun_cpu_s = time.monotonic(), time.process_time()
             found = tracker.search(views, matcher)
+            score.search_cpu_s.append(time.process_time() - begun_cpu_s)
             pending = stamp_ns + int((time.monotonic() - begun_s) * 1e9), found
         error_m = float(np.linalg.norm(track.base_from_target.t_m - place.point_base_m))
         visible = bool(place.visible & set(recording.cameras))

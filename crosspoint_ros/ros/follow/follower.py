@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,10 +18,12 @@ from crosspoint_ros.ros.node.views import ViewCollector
 log = logging.getLogger(__name__)
 WATCH_PERIOD_S = 1.0
 DOUBT_PERIOD_S = 0.25  # of `watch`, while the target is not where it should be
+PAUSES = {'off': 0.0, 'watch': 5.0, 'track': 0.5}  # of a cycle's time, before the next
 SAME_TIME_PERIODS = 1.5
 STALE_PERIODS, MIN_STALE_S = 3.0, 0.5  # older: evidence of nothing
 JOIN_S = 0.5
 MAX_SEARCH_S = 30.0  # a search that has not come back, or has failed
+SEARCH_PAUSES = 4.0  # of the time of a search, before the next
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class Follower:
         self._tracker: Tracker | None = None
         self._tracked: FollowJob | None = None
         self._found: list[tuple[Tracker, list, int]] = []  # of searches
-        self._searching_since_s = -math.inf
+        self._search_after_s, self._turn = 0.0, 0
         self._stamps: dict[str, tuple[int, float]] = {}  # of a camera's newest image, and since
         self.cycle_s = 0.0
         self._thread = threading.Thread(target=self._run, name='crosspoint-follow', daemon=True)
@@ -128,13 +129,17 @@ class Follower:
                     continue
             assert job is not None
             started_s = time.monotonic()
+            if config.mode == 'watch' and self._queries.open_tasks and self._tracker:
+                due_s = started_s + DOUBT_PERIOD_S  # a person waits for an answer
+                continue
             try:
                 self._step(job, config)
             except Exception as error:
                 log.exception('following failed')
                 self._fail(job, f'{type(error).__name__}: {error}')
             self.cycle_s = time.monotonic() - started_s
-            due_s = started_s + self._get_period_s(config)
+            pauses = PAUSES[config.mode] * self.cycle_s
+            due_s = max(started_s + self._get_period_s(config), started_s + self.cycle_s + pauses)
 
     def _forget(self) -> None:
         if self._job is None or self._config.mode == 'off':
@@ -228,16 +233,19 @@ class Follower:
 
     def _search(self, tracker: Tracker, views: Sequence[View]) -> None:
         matcher = self._get_matcher()
-        # A search may be dropped for other idle work.
-        if matcher is None or not views or \
-                time.monotonic() - self._searching_since_s < MAX_SEARCH_S:
+        if matcher is None or not views or time.monotonic() < self._search_after_s:
             return
-        self._searching_since_s, began_ns = time.monotonic(), self._now_ns()
+        started_s, began_ns = time.monotonic(), self._now_ns()
+        self._search_after_s = started_s + MAX_SEARCH_S  # it may be dropped for other idle work
+        self._turn += 1
+        view = views[self._turn % len(views)]  # one at a time: a click must not wait for long
 
         def work() -> None:
             try:
-                self._found.append((tracker, tracker.search(views, matcher), began_ns))
-                self._searching_since_s = -math.inf
+                begun_s = time.monotonic()
+                self._found.append((tracker, tracker.search([view], matcher), began_ns))
+                ended_s = time.monotonic()
+                self._search_after_s = ended_s + (ended_s - begun_s) * SEARCH_PAUSES
             except Rejected as why:  # it would fail again, and fill the log
                 log.warning('no search for %g s: %s', MAX_SEARCH_S, why.message)
         tracker.offer([], began_ns)
