@@ -111,7 +111,7 @@ def estimate_motion(prior: Motion, seen: Sequence[TrackedPoints],
 
 
 def _correct(turn: Array, shift: Array, centre_m: Array) -> Transform:
-    R = cv2.Rodrigues(turn)[0]
+    R = np.asarray(cv2.Rodrigues(turn)[0], dtype=np.float64)
     return Transform(R, centre_m - R @ centre_m + shift)
 
 
@@ -131,11 +131,12 @@ def _measure(points: TrackedPoints, base_from_clicked: Transform
     steps = STEP_M * np.concatenate([np.eye(3), -np.eye(3)])
     pixels = lens.project(at_cam[:, None] + np.concatenate([np.zeros((1, 3)), steps]))  # (n, 7, 2)
     d_cam = (pixels[:, 1:4] - pixels[:, 4:]).transpose(0, 2, 1) / (2 * STEP_M)  # (n, 2, 3)
-    residual = pixels[:, 0] - points.pixels
+    residual = np.asarray(pixels[:, 0] - points.pixels)
     spread = np.linalg.inv(points.information + 1e-9 * np.eye(2)) + LEAST_SIGMA_PX ** 2 * np.eye(2)
     depth_error_m = points.depths_m - at_cam[:, 2]
     depth_weight = 1 / predict_depth_sigma_m(np.maximum(at_cam[:, 2], 0.05)) ** 2
-    return (residual, d_cam @ pose.R.T, np.linalg.inv(spread), depth_error_m,
+    return (residual, np.asarray(d_cam @ pose.R.T), np.asarray(
+        np.linalg.inv(spread), dtype=np.float64), depth_error_m,
             np.broadcast_to(pose.R[:, 2], at_cam.shape), depth_weight)
 
 

@@ -108,8 +108,8 @@ def is_shown(view: View, pixels: Array) -> npt.NDArray[np.bool_]:
     lens = view.intrinsics
     size = np.array([lens.width_px, lens.height_px])
     with np.errstate(invalid='ignore'):
-        inside = np.isfinite(pixels).all(axis=1) & (pixels >= 0).all(axis=1) & (
-            pixels <= size - 1).all(axis=1)
+        inside = np.asarray((np.isfinite(pixels) & (pixels >= 0) & (pixels <= size - 1)
+                             ).all(axis=1), dtype=np.bool_)
     if view.mask is not None:
         columns, rows = np.rint(np.where(inside[:, None], pixels, 0)).astype(int).T
         inside &= ~view.mask[rows, columns]

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -123,7 +124,7 @@ def _normalize(patches: Array, share: Array) -> tuple[Array, Array]:
 def _differentiate(patches: Array) -> tuple[Array, Array]:
     """Derivatives (n, k) along x and y, per sample."""
     square = patches.reshape(-1, _SIDE, _SIDE)
-    along_y, along_x = np.gradient(square, axis=(1, 2))
+    along_y, along_x = (np.asarray(np.gradient(square, axis=axis)) for axis in (1, 2))
     return along_x.reshape(patches.shape), along_y.reshape(patches.shape)
 
 
@@ -137,7 +138,8 @@ def flow_patches(previous: GreyPyramid, pixels: Array, current: GreyPyramid, nea
         return np.zeros((0, 2))
     start, guess = (np.ascontiguousarray(each, dtype=np.float32).reshape(-1, 1, 2)
                     for each in (pixels, near))
-    options = {'winSize': (15, 15), 'maxLevel': 3, 'flags': cv2.OPTFLOW_USE_INITIAL_FLOW}
+    options: dict[str, Any] = {'winSize': (15, 15), 'maxLevel': 3,
+                               'flags': cv2.OPTFLOW_USE_INITIAL_FLOW}
     there, ok, _ = cv2.calcOpticalFlowPyrLK(previous.grey, current.grey, start, guess.copy(),
                                             **options)
     back, ok_back, _ = cv2.calcOpticalFlowPyrLK(current.grey, previous.grey, there, start.copy(),

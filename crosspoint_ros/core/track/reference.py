@@ -169,7 +169,7 @@ def _select_connected(region: npt.NDArray[np.bool_], pixel: Array) -> npt.NDArra
     if not len(rows):
         return np.zeros(region.shape, dtype=bool)
     nearest = np.hypot(columns - pixel[0], rows - pixel[1]).argmin()
-    return region & (labels == labels[rows[nearest], columns[nearest]])
+    return np.asarray(region & (labels == labels[rows[nearest], columns[nearest]]))
 
 
 def _find_support(around_m: Array, points_m: Array, target_m: Array, range_m: float
@@ -206,7 +206,8 @@ def _find_support(around_m: Array, points_m: Array, target_m: Array, range_m: fl
 
 
 def _weigh(points_m: Array, target_m: Array) -> Array:
-    return np.exp(-((points_m - target_m) ** 2).sum(axis=1) / (2 * OBJECT_RADIUS_M ** 2))
+    return np.asarray(np.exp(
+        -((points_m - target_m) ** 2).sum(axis=1) / (2 * OBJECT_RADIUS_M ** 2)))
 
 
 def _find_corners(pyramid: GreyPyramid, view: View, corner: npt.NDArray[np.int64],

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -78,7 +79,7 @@ def sweep(reference: ReferenceView, view: View, pyramid: GreyPyramid, motion: Mo
 
 def turn_about(motion: Motion, turn_rad: float) -> Motion:
     """Return the motion, turned about its centre and the base's z."""
-    R = cv2.Rodrigues(np.array([0.0, 0.0, turn_rad]))[0]
+    R = np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, turn_rad]))[0], dtype=np.float64)
     about = Transform(R, motion.centre_m - R @ motion.centre_m)
     return replace(motion, base_from_clicked=about @ motion.base_from_clicked)
 
@@ -137,7 +138,7 @@ def _match_in_view(reference: ReferenceView, view: View, motion: Motion, matcher
     for index in chosen:
         query = Query(clicked, bare, reference.pixels[index])
         try:
-            match = run_matcher(matcher, lambda query=query: matcher.match(query))
+            match = run_matcher(matcher, partial(matcher.match, query))
         except Rejected as why:
             if why.code == Code.MATCHER_FAILED:
                 raise

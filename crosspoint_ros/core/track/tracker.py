@@ -206,8 +206,8 @@ class Tracker:
         """Fit a motion to the views near a prior, and verify it in each of them."""
         motion = prior
         if with_flow:
-            flowed = [points for view in usable
-                      if (points := self._flow(view, pyramids[view.camera], prior)) is not None]
+            flowed = [flow for view in usable
+                      if (flow := self._flow(view, pyramids[view.camera], prior)) is not None]
             if flowed:
                 motion = replace(estimate_motion(prior, flowed), covariance=prior.covariance)
         found: dict[str, tuple[Observation, Verification]] = {}
