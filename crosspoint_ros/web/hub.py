@@ -133,6 +133,8 @@ class Hub:
     def _on_result(self, result: QueryResult) -> None:
         self._result, self._is_result_newer = result, True
         self._remember([result])
+        if self._target_state is not None and self._target_state.query_id == result.query_id:
+            self._broadcast(self._target_event())  # it came first
         self._update_displayed()
 
     def _on_target_state(self, state: TargetState) -> None:
@@ -207,10 +209,11 @@ class Hub:
 
     def _update_displayed(self) -> None:
         result = select_displayed_result(self._result, self._history, self._is_result_newer)
-        shown = None if result is None else result_to_json(result)
-        for each in () if shown is None else (shown, *shown['found']):
-            each['message'] = self._make_plain(each['message'])
-        displayed = {'result': shown}
+        content = None if result is None else result_to_json(result)
+        if content is not None:
+            for each in (content, *content['found']):
+                each['message'] = self._make_plain(each['message'])
+        displayed = {'result': content}
         if displayed == self._displayed:  # a repeated event would overwrite later messages
             return
         self._displayed = displayed

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import numpy as np
-from crosspoint_ros.msg import ImagePoint, QueryResult
+import pytest
+from crosspoint_ros.msg import Correspondence, ImagePoint, QueryResult
 from raycast_scenes import LEFT, look_at
 from two_camera_rig import make_image_message
 
@@ -92,3 +93,13 @@ def test_a_mark_has_not_moved_before_that_is_known():
     assert overlay.track_mark(image(6 * SECOND_NS)) == {'moved': None, 'mark': None}
     poses.until_ns = 7 * SECOND_NS
     assert overlay.track_mark(image(6 * SECOND_NS)) == {'moved': False, 'mark': None}
+
+
+@pytest.mark.parametrize(('verdict', 'kind'), [
+    (Correspondence.SURE, 'sure'), (Correspondence.TO_BE_CHECKED, 'check')])
+def test_the_target_in_the_3d_view_has_the_colour_of_the_verdict(verdict, kind):
+    overlay, result = make_overlay(), clicked(320.0, 240.0)
+    result.has_target = True
+    result.correspondences = [Correspondence(verdict=verdict, found=ImagePoint(camera='side'))]
+    overlay.set_result(result)
+    assert overlay.build_scene({})['target']['kind'] == kind

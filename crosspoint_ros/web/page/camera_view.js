@@ -62,7 +62,7 @@ export class CameraView {
     const header = createElement('header', '', createElement('h3', '', this.camera),
       createElement('kbd', '', String(index + 1)), this.badge, this.toggle);
     this.canvas = createElement('canvas', 'image');
-    this.svg = createSvg('svg', { class: 'marks', tabindex: 0, role: 'application' });
+    this.svg = createSvg('svg', { class: 'marks', tabindex: 0 });
     this.stage = createElement('div', 'stage', this.canvas, this.svg, header);
     this.message = createElement('p', 'message');
     this.root.append(this.stage, this.message);
@@ -72,6 +72,7 @@ export class CameraView {
   setFocused(isFocused) {
     this.isFocused = isFocused;
     this.root.classList.toggle('focused', isFocused);
+    this.svg.setAttribute('role', isFocused ? 'application' : 'button');
     this.svg.setAttribute('aria-label', isFocused
       ? `image of ${this.camera}: arrow keys move the crosshair, Enter clicks, plus and minus zoom`
       : `image of ${this.camera}: Enter or a click makes it the large one`);

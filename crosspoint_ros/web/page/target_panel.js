@@ -5,14 +5,14 @@ import { formatAge, getAge_ms } from './robot_clock.js';
 import { formatMetres, formatPercent, VERDICT_TEXT } from './text.js';
 
 const STATE_TEXT = {
-  NONE: 'none yet', PENDING: 'not sent: waits for a person', STANDING: 'sent, as clicked',
+  NONE: 'none yet', PENDING: 'waits for a person', STANDING: 'sent, as clicked',
   TRACKING: 'sent, seen and followed', COASTING: 'sent, not seen for a moment',
   MOVED: 'stop: seen elsewhere', LOST: 'stop: not seen for too long', EXPIRED: 'none: expired',
   CLEARED: 'none: cleared' };
 const ENDED = ['NONE', 'EXPIRED', 'CLEARED'];
 const SIGNS = { sure: '●', check: '▲' };
 
-export const nameClick = (number) => (number === null ? 'an earlier click' : `click ${number}`);
+export const nameClick = (number) => (number === null ? 'a click' : `click ${number}`);
 
 export class TargetPanel {
   #root;
@@ -36,9 +36,9 @@ export class TargetPanel {
   // What remains after a refused click, as a sentence.
   get sentence() {
     if (!this.isActive) return 'The robot has no target.';
-    const name = nameClick(this.#target.number);
-    return this.#target.state === 'PENDING' ? `The target of ${name} still waits for you.`
-      : `The target of ${name} is still active.`;
+    const { number, state } = this.#target;
+    const name = number === null ? 'The target' : `The target of ${nameClick(number)}`;
+    return `${name} ${state === 'PENDING' ? 'still waits for a person' : 'is still active'}.`;
   }
 
   show(target) {
