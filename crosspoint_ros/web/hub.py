@@ -86,7 +86,7 @@ class Hub:
         self.streams = ImageStreams(bridge, self._on_image)
         self._monitor = NodeMonitor(bridge, self._on_node, self._on_status)
         self._node_info, self._health = NodeInfo(), NodeHealth()
-        self._status = f'looking for {bridge.name}'
+        self._status, self._is_silent = f'looking for {bridge.name}', True
         self._poses = CameraPoses(bridge)
         self.overlay = Overlay(self._poses, self._find_camera)
         self._scene: Json = {}
@@ -116,8 +116,8 @@ class Hub:
             overlay.base_frame = node_info.base_frame
         self._broadcast(self._state_event())
 
-    def _on_status(self, status: str) -> None:
-        self._status = status
+    def _on_status(self, status: str, is_silent: bool) -> None:
+        self._status, self._is_silent = status, is_silent
         if status:
             self._bridge.fail_pending(status)
         self._broadcast(self._state_event())
@@ -162,7 +162,8 @@ class Hub:
     def _state_event(self) -> str:
         problems = dict(self._health.cameras)
         return protocol.encode_event('state', {
-            'node': self._bridge.name, 'words': self._status, 'matcher': self._health.matcher,
+            'node': self._bridge.name, 'words': self._status, 'is_silent': self._is_silent,
+            'matcher': self._health.matcher,
             'can_ground': self._health.can_ground, 'target_frame': self._node_info.target_frame,
             'publish_target': self._node_info.publish_target,
             'cameras': [{'name': camera.name, 'problem': self._make_plain(
@@ -177,13 +178,14 @@ class Hub:
             name: self.track_marks(image) for name, image in self.streams.newest.items()}})
 
     def _target_event(self) -> str:
-        state = self._target_state or TargetState(message='not known yet')
+        state = self._target_state or TargetState()
         entries = () if self._history is None else list_kept_entries(self._history)
         number = next((entry.number for entry in reversed(entries)
                        if entry.result.query_id == state.query_id), None)
         return protocol.encode_event('target', {
             **target_to_json(state, self._known.get(state.query_id), number),
-            'message': self._make_plain(state.message), 'answer': self._standing['result']})
+            'message': self._make_plain(state.message), 'answer': self._standing['result'],
+            **({'state': 'UNKNOWN'} if self._target_state is None else {})})
 
     def _beat_event(self) -> str:
         now_ns = self._clock.now_ns

@@ -19,8 +19,8 @@ class NodeMonitor:
     """Reports changes of the node's status and info to asyncio; runs in the ROS thread."""
 
     def __init__(self, bridge: RosBridge, on_node: Callable[[NodeInfo], None],
-                 on_status: Callable[[str], None]) -> None:
-        """`on_status` gets why the node cannot answer, '' if it can."""
+                 on_status: Callable[[str, bool], None]) -> None:
+        """`on_status` gets why the node cannot answer, '' if it can, and whether it is silent."""
         self._bridge, self._on_node, self._on_status = bridge, on_node, on_status
         self._client = NodeInfoClient(bridge.node, bridge.name)
         self._sent_s = 0.0
@@ -37,13 +37,14 @@ class NodeMonitor:
         name, now_s = self._bridge.name, time.monotonic()
         if not self._client.is_ready():
             self._drop_request()
-            self._set_status(f'{name} not found: is crosspoint_node running in this ROS_DOMAIN_ID?')
+            self._set_status(f'{name} not found: is crosspoint_node running in this ROS_DOMAIN_ID?',
+                             is_silent=True)
         elif self._pending is None:
             self._sent_s = now_s
             self._pending = self._client.request_state(self._on_state)
         elif now_s - self._sent_s > TIMEOUT_S:
             self._drop_request()
-            self._set_status(f'{name} has not replied for {TIMEOUT_S:g} s')
+            self._set_status(f'{name} has not replied for {TIMEOUT_S:g} s', is_silent=True)
 
     def _drop_request(self) -> None:
         if self._pending is not None:
@@ -64,9 +65,9 @@ class NodeMonitor:
             self._node_info = info
             self._bridge.run_in_asyncio(self._on_node, info)
 
-    def _set_status(self, status: str) -> None:
+    def _set_status(self, status: str, is_silent: bool = False) -> None:
         if status != self._status:
             if self._status:  # the node is back, perhaps with other parameters
                 self._read_s = -PARAMETER_PERIOD_S
             self._status = status
-            self._bridge.run_in_asyncio(self._on_status, status)
+            self._bridge.run_in_asyncio(self._on_status, status, is_silent)

@@ -132,6 +132,7 @@ def test_the_token_leaves_the_address_bar_and_no_request_contains_it(browser, fo
         page.tab.goto(f'http://127.0.0.1:{server.port}/#token={token}')
         page.wait_for_text('#status', '/crosspoint not found')
         assert page.tab.url == f'http://127.0.0.1:{server.port}/'
+        assert page.tab.inner_text('#target-state') == 'not known yet'
         assert len(requests) > 8
         for url, headers in requests:
             assert token not in url

@@ -345,7 +345,10 @@ export class CameraView {
   #createMarks(pixel) {
     const { answer, isCorrectable } = this;
     if (answer.kind === 'clicked') {
-      return [this.#createMark('clicked', pixel, '', answer, this.#tracked)];
+      const clicked = this.#createMark('clicked', pixel, answer.isRefused ? 'refused' : '', answer,
+        this.#tracked);
+      clicked.classList.toggle('refused', Boolean(answer.isRefused));
+      return [clicked];
     }
     const { dragged } = this.input;
     const { verdict, covariance_px2 } = answer;

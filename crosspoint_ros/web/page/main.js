@@ -120,7 +120,8 @@ function showStatus(kind, text) {
   status.className = `status ${kind}`;
   status.querySelector('.text').textContent = text;
   status.title = text;
-  targetPanel.setDoubt(['away', 'lost', 'refused'].includes(kind) ? text : '');
+  const isSilent = ['lost', 'refused'].includes(kind) || (kind === 'away' && state.is_silent);
+  targetPanel.setDoubt(isSilent ? text : '');
 }
 
 // Accept names the current answer, which must be in sight: displayed, or that of the target's card.
@@ -174,7 +175,8 @@ function showResult({ result: shown, now = {} }) {
     const found = shown?.found.find((answer) => answer.camera === name);
     if (found) view.setAnswer({ kind: 'found', ...found }, now[name]);
     else if (shown?.clicked.camera === name) {
-      view.setAnswer({ kind: 'clicked', ...shown.clicked }, now[name]);
+      view.setAnswer({ kind: 'clicked', isRefused: !shown.target && shown.found.every(
+        (answer) => answer.verdict === 'refused'), ...shown.clicked }, now[name]);
       if (!shown.found.length) view.showMessage(`${codeText(shown.code)}: ${shown.message}`);
     } else view.setAnswer(null);
   }

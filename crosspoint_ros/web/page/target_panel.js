@@ -5,11 +5,11 @@ import { formatAge, getAge_ms } from './robot_clock.js';
 import { formatMetres, formatPercent, VERDICT_TEXT } from './text.js';
 
 const STATE_TEXT = {
-  NONE: 'none yet', PENDING: 'waits for a person', STANDING: 'sent, as clicked',
+  UNKNOWN: 'not known yet', NONE: 'none yet', PENDING: 'waits for a person', STANDING: 'sent, as clicked',
   TRACKING: 'sent, seen and followed', COASTING: 'sent, not seen for a moment',
   MOVED: 'stop: seen elsewhere', LOST: 'stop: not seen for too long', EXPIRED: 'none: expired',
   CLEARED: 'none: cleared' };
-const ENDED = ['NONE', 'EXPIRED', 'CLEARED'];
+const ENDED = ['UNKNOWN', 'NONE', 'EXPIRED', 'CLEARED'];
 const SIGNS = { sure: '●', check: '▲' };
 
 export const nameClick = (number) => (number === null ? 'a click' : `click ${number}`);
@@ -17,7 +17,7 @@ export const nameClick = (number) => (number === null ? 'a click' : `click ${num
 export class TargetPanel {
   #root;
   #state;
-  #target = { state: 'NONE', valid: false, query_id: '', number: null, position_m: null,
+  #target = { state: 'UNKNOWN', valid: false, query_id: '', number: null, position_m: null,
     message: '', since_ms: 0 };
   #doubt = ''; // why it is not known whether this is still so
   #shown = '';
@@ -35,8 +35,9 @@ export class TargetPanel {
 
   // What remains after a refused click, as a sentence.
   get sentence() {
-    if (!this.isActive) return 'The robot has no target.';
     const { number, state } = this.#target;
+    if (this.#doubt || state === 'UNKNOWN') return 'Whether the robot has a target is not known.';
+    if (!this.isActive) return 'The robot has no target.';
     const name = number === null ? 'The target' : `The target of ${nameClick(number)}`;
     return `${name} ${state === 'PENDING' ? 'still waits for a person' : 'is still active'}.`;
   }
@@ -61,8 +62,8 @@ export class TargetPanel {
     this.#root.classList.toggle('doubtful', Boolean(this.#doubt));
     this.#state.className = `state ${this.#doubt ? 'check' : valid ? 'sure'
       : ENDED.includes(state) ? '' : 'check'}`;
-    this.#state.textContent = this.#doubt ? `last known: ${state}`
-      : `${state} · ${STATE_TEXT[state] ?? ''}`;
+    this.#state.textContent = this.#doubt && state !== 'UNKNOWN' ? `last known: ${state}`
+      : state === 'UNKNOWN' ? STATE_TEXT[state] : `${state} · ${STATE_TEXT[state] ?? ''}`;
     this.#state.title = this.#doubt;
     const last = createElement('p', 'latest', this.#doubt
       ? `Not known whether this is still so: ${this.#doubt}` : message);
