@@ -112,7 +112,7 @@ WATCH = """() => {
   window.pressed_ms = window.marked_ms = 0;
   document.addEventListener('pointerdown', e => { window.pressed_ms = e.timeStamp; }, true);
   new MutationObserver(() => {
-    if (!window.marked_ms && document.querySelector('[data-camera=side] .grip')) {
+    if (!window.marked_ms && document.querySelector('[data-camera=side]:not(.previous) .grip')) {
       requestAnimationFrame(() => { window.marked_ms = performance.now(); });
     }
   }).observe(document.querySelector('[data-camera=side] svg'), { childList: true });
