@@ -92,6 +92,7 @@ export class CameraView {
 
   onReconnect() {
     this.#isRequested = false;
+    if (this.isPaused) this.#actions.past(this.camera, this.answer.stamp);
     this.requestNext();
   }
 

@@ -101,15 +101,17 @@ export class Connection {
     this.#handlers.image(header, new Blob([new Uint8Array(data, 4 + length)]));
   }
 
-  // Returns false if not connected.
+  // Returns false if not connected. A server that is silent gets it when it is back.
   send(content) {
-    if (this.isOpen) this.#socket.send(JSON.stringify(content));
-    return this.isOpen;
+    const isConnected = this.#socket?.readyState === WebSocket.OPEN;
+    if (isConnected) this.#socket.send(JSON.stringify(content));
+    return isConnected;
   }
 
-  // Sends a request and returns its id, which the reply carries; 0 if not connected.
+  // Sends a person's request and returns its id, which the reply carries; 0 if no one would answer.
   request(content) {
     this.#last_id += 1;
+    if (!this.isOpen) return 0;
     return this.send({ ...content, id: this.#last_id }) ? this.#last_id : 0;
   }
 }
