@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -22,9 +22,9 @@ from crosspoint_ros.core.pipeline import check_click
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.data.qa.point_visibility import Visibility
 from crosspoint_ros.matchers.xfeat.confidence import (
-    MIN_SIDE,
     AppearanceWeights,
     describe_appearance,
+    find_appearance_doubt,
     predict_confidence,
 )
 from crosspoint_ros.matchers.xfeat.matcher import XFeatMatcher
@@ -41,7 +41,8 @@ Mask = npt.NDArray[np.bool_]
 class EvidenceTable:
     """The evidence of the candidates of one set: (n, k), and what became of them, (n,).
 
-    shipped: the confidence by the weights in `confidence.py`. right: visible, and within 20 px.
+    right: visible, and within 20 px. shipped: the confidence by the weights in `confidence.py`.
+    doubtful: never sure, as on one side few keypoints move with them.
     """
 
     name: str
@@ -50,6 +51,7 @@ class EvidenceTable:
     visible: Mask
     pair: npt.NDArray[np.int_]
     shipped: Array
+    doubtful: Mask
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +103,8 @@ def collect_evidence(args: argparse.Namespace, folder: Path, inputs: InputConfig
         error_px = np.linalg.norm(pair.other.scaled.to_image(found.pixel) - labelled.ground_truth)
         visible = labelled.visibility == Visibility.VISIBLE
         rows.append((describe_appearance(found), visible and error_px <= metrics.CORRECT_PX,
-                     visible, labelled.pair, predict_confidence(found)))
+                     visible, labelled.pair, predict_confidence(found),
+                     bool(find_appearance_doubt(found))))
     if not rows:
         raise ValueError(f'{folder}: the matcher found no candidate to be fitted')
     return EvidenceTable(folder.resolve().name, *map(np.array, zip(*rows, strict=True)))
@@ -118,15 +121,9 @@ def fit(tables: Sequence[EvidenceTable], limits: Limits) -> AppearanceWeights:
     weights, bias = fit_logistic(np.concatenate([t.evidence for t in tables]),
                                  np.concatenate([t.right for t in tables]), each / each.mean())
     high = float(np.log(limits.sure_confidence / (1 - limits.sure_confidence)))
-    sure = max(high, *(find_sure_logit((t.evidence @ weights + bias)[~is_doubtful(t)],
-                                       t.right[~is_doubtful(t)]) for t in tables))
+    sure = max(high, *(find_sure_logit((t.evidence @ weights + bias)[~t.doubtful],
+                                       t.right[~t.doubtful]) for t in tables))
     return AppearanceWeights(*(round(float(w) * high / sure, 3) for w in (*weights, bias)))
-
-
-def is_doubtful(table: EvidenceTable) -> Mask:
-    """Return which answers (n,) are never sure: on one side few keypoints move with them."""
-    worst_side = [field.name for field in fields(AppearanceWeights)].index('worst_side')
-    return np.asarray(table.evidence[:, worst_side] < MIN_SIDE)
 
 
 def find_sure_logit(logit: Array, right: Mask) -> float:
@@ -161,7 +158,7 @@ def format_figures(table: EvidenceTable, confidence: Array, limits: Limits) -> s
     """Format how well a confidence (n,) separates right answers of a set from the others."""
     right, visible = table.right, table.visible
     answered, sure = (confidence >= c for c in (limits.min_confidence, limits.sure_confidence))
-    sure &= ~is_doubtful(table)
+    sure &= ~table.doubtful
     low, high = metrics.PairBootstrap(table.pair.tolist()).mean(right, sure)
     at_75 = confidence >= np.quantile(confidence[visible], 0.25)
     counts, shares = measure_reliability(confidence, right)

@@ -11,7 +11,7 @@ from crosspoint_ros.matchers.xfeat.search import ACCURATE_SIGMA_PX, Candidate, E
 
 CYCLE_SCALE_PX = 8.0  # of the forward-backward error
 MIN_DENSITY = 0.02
-MIN_SIDE = 0.4  # share of the keypoints on the worst side; below it a place is to be checked
+MIN_SIDE = 0.75  # of the support on the worst side to that all around; below it: to be checked
 DEPTH_SIGMA_PX = 2.0
 MIN_LOOKS = 1.0  # score of the map; below it looks do not raise what geometry says
 APPEARANCE_SIGMA_PX = 3.0
@@ -43,19 +43,17 @@ class AppearanceWeights:
     97 in 100 are right in each scene that was fitted.
     """
 
-    support: float
     worst_side: float
     reverse_margin: float
-    density: float
-    cycle_error: float
+    patch_correlation: float
     bias: float
 
     def logit(self, evidence: Array) -> Array:
-        """Return the logits (n,) of the confidence of evidence (n, 5)."""
+        """Return the logits (n,) of the confidence of evidence (n, 3)."""
         return np.asarray(evidence @ np.array(astuple(self)[:-1]) + self.bias)
 
     def predict(self, evidence: Array) -> Array:
-        """Return the confidence (n,) of evidence (n, 5)."""
+        """Return the confidence (n,) of evidence (n, 3)."""
         return np.asarray(1 / (1 + np.exp(-self.logit(evidence))))
 
 
@@ -92,8 +90,8 @@ WEIGHTS = {
     EvidenceKind.DEPTH_OF_CLICKED: LogisticWeights(1.0, 2.6, 0.2, 1.0, -0.4),
 }
 APPEARANCE_WEIGHTS = {
-    EvidenceKind.IMAGES: AppearanceWeights(0.934, 1.758, 4.429, 0.356, 0.063, -1.516),
-    EvidenceKind.LINES: AppearanceWeights(1.893, 0.897, 5.844, 0.0, 0.28, -0.208),
+    EvidenceKind.IMAGES: AppearanceWeights(1.974, 4.565, 0.78, -1.001),
+    EvidenceKind.LINES: AppearanceWeights(1.327, 5.8, 1.09, -1.08),
 }
 GEOMETRY_WEIGHTS = GeometryWeights(6.0, 1.0, 1.0, 3.0, 1.0, -4.0)
 
@@ -104,25 +102,26 @@ def predict_confidence(found: Candidate) -> float:
 
 
 def describe_appearance(found: Candidate) -> Array:
-    """Return the evidence (5,) for a place that was found by appearance.
+    """Return the evidence (3,) for a place that was found by appearance.
 
     Each entry grows with the probability: the names of `AppearanceWeights`, in their order.
     """
     local = found.local
     if local is None:
         raise ValueError(f'{found.evidence.name}: the click\'s depth gave this place')
-    return np.array([local.support, local.worst_side, np.clip(local.reverse_margin, -0.3, 0.3),
-                     np.log(found.density + MIN_DENSITY),
-                     -np.log1p(found.cycle_error_px / CYCLE_SCALE_PX)])
+    return np.array([local.worst_side, np.clip(local.reverse_margin, -0.3, 0.3),
+                     local.patch_correlation])
 
 
 def find_appearance_doubt(found: Candidate) -> str:
     """Return why a place that was found by appearance may be on another surface than the click."""
     local = found.local
-    if found.evidence not in APPEARANCE_WEIGHTS or local is None or local.worst_side >= MIN_SIDE:
+    if found.evidence not in APPEARANCE_WEIGHTS or local is None \
+            or local.worst_side > MIN_SIDE * local.support:
         return ''
-    return (f'on one side {local.worst_side:.0%} of the keypoints around move with it (at least '
-            f'{MIN_SIDE:.0%}): at the edge of a surface, or partly hidden')
+    return (f'on one side {local.worst_side:.0%} of the keypoints around move with it, of all '
+            f'{local.support:.0%} (at least {MIN_SIDE:.0%} of that): at the edge of a surface, or '
+            'partly hidden')
 
 
 def _logit(found: Candidate) -> float:

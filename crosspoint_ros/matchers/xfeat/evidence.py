@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from crosspoint_ros.core.datatypes import Array
 from crosspoint_ros.matchers.xfeat import score_map
@@ -17,6 +18,8 @@ RADIUS_PX, REACH_PX = 15.0, 75.0  # weights of keypoints fall by e; farther ones
 ALIKE_PX, ALIKE_SHARE = 6.0, 0.15  # sigma of a keypoint's motion, and its growth with distance
 FEW, FEW_ON_A_SIDE = 0.5, 0.7  # weight of keypoints below which a share is not known
 SIDES = np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)])
+PATCH_PX, SHIFT_PX, SHIFT_STEP = 15, 4, 2  # half of the patch's side; how far off a place may be
+GREY_NOISE = 1.0  # grey levels, after the smoothing: contrast below it shows nothing
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,16 @@ class LocalEvidence:
 
     support: share 0..1 of the keypoints around that are matched as the local affine map says; those
     that are hidden in the other view, or move otherwise, are not. worst_side: the same on the worst
-    of eight half-planes through the point: low at the edge of a surface. Both are the smaller of
+    of eight half-planes through the point: lower at the edge of a surface. Both are the smaller of
     the two views. reverse_margin: by how much the click resembles the place more than anything else
-    does in its own view, more than 24 px away; negative where another point fits better.
+    does in its own view, more than 24 px away, what is off the epipolar line less so; negative
+    where another point fits better. patch_correlation: -1..1, of the grey levels around both.
     """
 
     support: float
     worst_side: float
     reverse_margin: float
+    patch_correlation: float
 
 
 def measure_local_evidence(pair: PairGeometry, pixel: Array, found: Array, there: LocalAffine,
@@ -45,8 +50,10 @@ def measure_local_evidence(pair: PairGeometry, pixel: Array, found: Array, there
     partners, partners_back = pair.partners
     support = np.minimum(measure_support(clicked - pixel, partners - found, there.linear),
                          measure_support(other - found, partners_back - pixel, back.linear))
-    return LocalEvidence(float(support[0]), float(support[1]),
-                         _reverse_margin(pair, pixel, found, with_second))
+    return LocalEvidence(
+        float(support[0]), float(support[1]), _reverse_margin(pair, pixel, found, with_second),
+        correlate_patches(pair.clicked.sample_grey(pixel + PATCH),
+                          pair.other.sample_grey(found + WIDE_PATCH @ there.linear.T)))
 
 
 def measure_support(away: Array, partners_away: Array, linear: Array) -> Array:
@@ -67,13 +74,35 @@ def measure_support(away: Array, partners_away: Array, linear: Array) -> Array:
     return np.array([share, sides.min()])
 
 
+def _patch(half_px: int) -> Array:
+    """Offsets (n, n, 2) of a square patch."""
+    side = np.arange(-half_px, half_px + 1.0)
+    return np.stack(np.meshgrid(side, side), axis=-1)
+
+
+PATCH, WIDE_PATCH = _patch(PATCH_PX), _patch(PATCH_PX + SHIFT_PX)
+
+
+def correlate_patches(sought: FloatMap, seen: FloatMap) -> float:
+    """Return the normalised correlation of a patch (n, n) with the best place in one (m, m) >= n.
+
+    Grey levels less `GREY_NOISE` in variance, so that patches without contrast count nothing.
+    """
+    there = sliding_window_view(seen, sought.shape)[::SHIFT_STEP, ::SHIFT_STEP]
+    there = there - there.mean(axis=(2, 3), keepdims=True)
+    sought = sought - sought.mean()
+    contrast = (np.mean(there ** 2, axis=(2, 3)) + GREY_NOISE ** 2) \
+        * (np.mean(sought ** 2) + GREY_NOISE ** 2)
+    return float((np.mean(there * sought, axis=(2, 3)) / np.sqrt(contrast)).max())
+
+
 def _reverse_margin(pair: PairGeometry, pixel: Array, found: Array, with_second: bool) -> float:
     size = pair.clicked.fine_grid.shape[1::-1]
     networks = [pair.descriptors, *([pair.second_descriptors] if with_second else [])]
     similar = sum(cv2.resize(clicked.coarse @ other.sample(found[None])[0], size,
                              interpolation=cv2.INTER_CUBIC) for clicked, other in networks)
-    return score_map.score_at(exclude_mask(pair.clicked, similar / np.float32(len(networks))),
-                              pair.clicked.fine_grid, pixel)[1]
+    scores = similar / np.float32(len(networks)) + score_map.reverse_epipolar_term(pair, found) / 2
+    return score_map.score_at(exclude_mask(pair.clicked, scores), pair.clicked.fine_grid, pixel)[1]
 
 
 def exclude_mask(frame: FeatureFrame, scores: FloatMap) -> FloatMap:

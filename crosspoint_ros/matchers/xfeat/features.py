@@ -108,6 +108,7 @@ SECOND_SCALE = 0.75  # of the image that the second descriptor sees: half the co
 FINE_PX = 4.0
 SLANT_BORDER_PX = 8.0  # a slanted border makes keypoints
 REMAP_ROW = 256
+GREY_SIGMA_PX = 1.0
 EDGE_M, EDGE_SHARE = 0.02, 0.03
 MIN_KNOWN_NEIGHBOURS = 4  # of 3x3 px
 
@@ -267,6 +268,20 @@ class FeatureFrame:
                 cv2.dilate(depth_m, kernel) - low < EDGE_M + EDGE_SHARE * low)
         mean = cv2.boxFilter(depth_m * known, -1, (3, 3), normalize=False) / np.maximum(count, 1)
         return np.where(smooth, np.where(known, depth_m, mean), np.float32(np.nan))
+
+    @cached_property
+    def _grey(self) -> FloatMap:
+        """Smoothed grey levels of the image that the network sees at scale 1."""
+        grey = cv2.cvtColor(self._network_image(1.0), cv2.COLOR_RGB2GRAY)
+        return np.asarray(cv2.GaussianBlur(grey.astype(np.float32), (0, 0), GREY_SIGMA_PX))
+
+    def sample_grey(self, pixel: Array) -> FloatMap:
+        """Return smoothed grey levels (n, m) at scaled pixels (n, m, 2), borders repeated."""
+        size = np.array(self._grey.shape[1::-1])
+        at = (pixel + 0.5) * size / (self.scaled.width_px, self.scaled.height_px) - 0.5
+        x, y = np.moveaxis(at.astype(np.float32), -1, 0)
+        return np.asarray(cv2.remap(self._grey, np.ascontiguousarray(x), np.ascontiguousarray(y),
+                                    cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
     @cached_property
     def surfels(self) -> Surfels:

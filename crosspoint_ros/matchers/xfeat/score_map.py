@@ -11,6 +11,7 @@ from crosspoint_ros.matchers.xfeat.features import COARSE_PX
 from crosspoint_ros.matchers.xfeat.matching import LocalAffine
 from crosspoint_ros.matchers.xfeat.network import FloatMap
 from crosspoint_ros.matchers.xfeat.pair_geometry import DescriptorPair, PairGeometry
+from crosspoint_ros.matchers.xfeat.two_view import fundamental_matrix, to_homogeneous
 
 # Offsets (24, 2) of the patch around the click.
 NEIGHBOURS_PX = 10.0 * np.array([(x, y) for y in range(-2, 3) for x in range(-2, 3) if x or y])
@@ -95,7 +96,21 @@ def epipolar_term(pair: PairGeometry, pixel: Array) -> FloatMap:
     """Score the distance from the epipolar segment between the possible depths."""
     if pair.motion is None or not np.isfinite(pair.max_depth):
         return np.zeros(pair.other.fine_grid.shape[:2], np.float32)
-    distance = epipolar_segment_distance(pair, pixel)
+    return _score_distance(pair, epipolar_segment_distance(pair, pixel))
+
+
+def reverse_epipolar_term(pair: PairGeometry, found: Array) -> FloatMap:
+    """Score the distance, in the clicked view, from the epipolar line of a place in the other."""
+    if pair.motion is None:
+        return np.zeros(pair.clicked.fine_grid.shape[:2], np.float32)
+    line = to_homogeneous(pair.other.scaled.to_ideal(found)) \
+        @ fundamental_matrix(pair.motion, pair.pinholes)
+    line = line / (np.linalg.norm(line[:2]) + 1e-12)
+    distance = np.abs(pair.clicked.fine_ideal @ line[:2] + line[2])
+    return _score_distance(pair, np.nan_to_num(distance, nan=FAR_PX))
+
+
+def _score_distance(pair: PairGeometry, distance: Array) -> FloatMap:
     fits = np.log(FLOOR + np.exp(-distance ** 2 / (2 * BAND_SIGMA_PX ** 2)))
     return (W_EPIPOLAR * pair.pose_confidence * fits).astype(np.float32)
 

@@ -35,6 +35,19 @@ def test_without_keypoints_nothing_supports_a_place():
     assert evidence.measure_support(none, none, np.eye(2)).tolist() == [0, 0]
 
 
+def test_patches_correlate_where_the_place_is_a_few_px_off_and_brighter():
+    wide = np.random.default_rng(0).uniform(0, 200, (39, 39)).astype(np.float32)
+    assert evidence.correlate_patches(wide[2:33, 6:37], 0.5 * wide + 40) > 0.99
+    assert evidence.correlate_patches(wide[2:33, 6:37], wide[::-1]) < 0.3
+
+
+def test_patches_without_contrast_show_nothing():
+    noise = np.random.default_rng(0).normal(90, 0.2, (39, 39)).astype(np.float32)
+    assert evidence.correlate_patches(noise[4:35, 4:35], noise) < 0.1
+    flat = np.full((39, 39), 90, np.float32)
+    assert evidence.correlate_patches(flat[:31, :31], flat) == 0
+
+
 def test_the_partner_of_a_keypoint_is_that_of_the_match_within_3_px():
     found = find_partners(np.array([[10.0, 10], [50, 50]]), np.array([[11.0, 10], [54, 50]]),
                           np.array([[1.0, 2], [3, 4]]))
@@ -44,16 +57,22 @@ def test_the_partner_of_a_keypoint_is_that_of_the_match_within_3_px():
 
 def test_a_place_at_an_edge_is_to_be_checked_however_confident():
     at_edge, inside = (Candidate(
-        np.zeros(2), 3.0, 0.5, 20.0, 0.0, local=evidence.LocalEvidence(0.9, side, 0.3))
+        np.zeros(2), 3.0, 0.5, 20.0, 0.0, local=evidence.LocalEvidence(0.9, side, 0.3, 0.9))
         for side in (0.2, 0.9))
     assert predict_confidence(at_edge) > 0.5
     assert '20% of the keypoints' in find_appearance_doubt(at_edge)
     assert find_appearance_doubt(inside) == ''
 
 
+def test_few_matched_keypoints_on_all_sides_are_no_edge_but_none_at_all_may_hide_one():
+    thin, none = (Candidate(
+        np.zeros(2), 3.0, 0.5, 20.0, 0.0, local=evidence.LocalEvidence(share, share, 0.3, 0.9))
+        for share in (0.3, 0.0))
+    assert find_appearance_doubt(thin) == ''
+    assert find_appearance_doubt(none)
+
+
 def test_no_piece_of_evidence_lowers_the_confidence():
     for weights in APPEARANCE_WEIGHTS.values():
-        weak = np.array([0.2, 0.2, 0.0, 0.0, -1.0])
-        more = weights.predict(weak + 0.2 * np.eye(5)) - weights.predict(weak)
-        assert (more >= 0).all()
-        assert (more > 0).sum() >= 4
+        weak = np.array([0.2, 0.0, 0.0])
+        assert (weights.predict(weak + 0.2 * np.eye(3)) > weights.predict(weak)).all()

@@ -121,7 +121,9 @@ def test_the_robots_own_body_is_never_the_answer(matcher, left, right):
     expected = project_point(right, np.array(VISIBLE_BASE_M[0]))
     column, row = np.rint(expected).astype(int)
     mask[row - 30:row + 31, column - 30:column + 31] = True
-    masked = replace(images_only(right), mask=mask)
+    image = right.image.copy()
+    image[mask] = 0
+    masked = replace(images_only(right), image=image, mask=mask)
     match = matcher.match(Query(images_only(left), masked, project_point(left, VISIBLE_BASE_M[0])))
     assert not masked.is_masked(match.pixel)
     assert match.confidence < 0.5
