@@ -79,7 +79,7 @@ class FollowLimits:
     its place may be seen without it.
     """
 
-    coast_s: float = 5.0
+    coast_s: float = 10.0  # an arm that reaches for it hides it
     lost_s: float = 1.0
 
 

@@ -19,11 +19,13 @@ from crosspoint_ros.ros.client.node_info import (
 def test_topics_are_resolved_as_the_node_resolves_them():
     info = NodeInfo.from_parameters({
         'cameras': ['front'], 'base_frame': 'base', 'target_frame': 'target',
+        'publish_target': 'sure',
         'front.image_topic': 'rgb', 'front.info_topic': '/front/info',
         'front.transport': 'compressed', 'front.rectified': False}, '/arm/crosspoint')
     assert info.cameras[0].image_topic == '/arm/rgb/compressed'
     assert info.cameras[0].info_topic == '/front/info'
     assert info.camera('side') is None
+    assert info.publish_target == 'sure'
 
 
 def test_diagnostics_give_faults_and_whether_the_matcher_takes_instructions():
