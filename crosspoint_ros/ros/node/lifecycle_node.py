@@ -57,10 +57,15 @@ class CrosspointNode(LifecycleNode):
         """Override rclpy's: the service answers also when its callback raises."""
         return super().create_service(srv_type, srv_name, refuse_on_error(callback), **options)
 
-    def destroy_node(self) -> None:
+    def destroy_node(self, farewell_s: float = 0.0) -> None:
         """Override rclpy's, which leaves the state machine, and with it the participant, to the
-        garbage collector: it stays in /dev/shm if a matcher's thread still refers to the node."""
+        garbage collector: it stays in /dev/shm if a matcher's thread still refers to the node.
+
+        farewell_s: how long the participant stays for others to read what the node's last entities
+        sent. Who reads that after the participant has gone keeps the node on its graph for ever.
+        """
         super().destroy_node()
+        time.sleep(farewell_s)
         self._state_machine.destroy_when_not_in_use()
 
     def start(self) -> bool:
@@ -207,7 +212,7 @@ def main(args: list[str] | None = None) -> int:
         node.close()
     finally:  # whatever fails: what a participant leaves in /dev/shm and on the graph
         executor.shutdown()
-        node.destroy_node()
+        node.destroy_node(farewell_s=REPLY_FLUSH_S)
         rclpy.try_shutdown()
     return exit_process(0 if started else 1)
 
