@@ -53,14 +53,14 @@ test: pip-test colcon-smoke
 smoke: $(TEST_VENV)/.package-$(KIND) colcon-smoke
 	$(PYTEST) test/packaging/test_smoke.py
 
-# Three at a time, a file each: half of the tests mostly wait for other processes.
+# Four at a time, a file each: half of the tests mostly wait for other processes.
 pip-test: $(TEST_VENV)/.package-$(KIND)
-	$(PYTEST) -n 3 --dist loadfile test
+	$(PYTEST) -n 4 --dist loadfile test
 
 # What computes with NumPy and OpenCV, and the node; the rest is the same on all.
 test-libraries: $(TEST_VENV)/.package-$(KIND)
 	$(if $(LIBRARIES),,$(error make test-libraries LIBRARIES=jammy PYTHON=python3.10, or LIBRARIES=noble))
-	$(PYTEST) -n 3 --dist loadfile test/core test/data test/matchers/xfeat test/ros/rviz \
+	$(PYTEST) -n 4 --dist loadfile test/core test/data test/matchers/xfeat test/ros/rviz \
 	  $(addprefix test/ros/node/test_,node.py node_refusals.py same_reading.py errors.py conversions.py camera_checks.py image_buffer.py tf.py)
 
 # A clean environment, as on a machine without ROS; no compiler may be called.
