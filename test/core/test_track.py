@@ -93,6 +93,16 @@ def test_a_pushed_and_turned_object_is_followed(with_depth):
     assert LOST not in follow.states
 
 
+def test_an_object_that_is_turned_about_the_click_has_moved():
+    follow = Follow()
+    for moved in steps(0.0, 0.0, 20, 8):
+        to_target = Transform(np.eye(3), TARGET_M - moved.transform_points(TARGET_M))
+        track = follow.see((Thing(base_from_thing=to_target @ moved),))
+    assert (track.state, track.is_moved) == (MOVED, True)
+    assert follow.error_m(to_target @ moved) < 5e-3
+    assert 'deg' in track.message
+
+
 def test_the_camera_moves_and_nothing_else():
     follow = Follow(cameras=('side',))
     for k in range(7):
@@ -142,6 +152,21 @@ def test_hidden_for_longer_than_coast_s_is_lost():
     track = follow.see((Thing(), BOARD), 6)
     assert track.state is LOST
     assert 'follow.coast_s 0.5' in track.message
+
+
+def test_without_depth_what_covers_the_target_hides_it():
+    follow = Follow(with_depth=False, limits=FollowLimits(coast_s=5.0, lost_s=0.3))
+    follow.see((Thing(), BOARD), 6)
+    assert LOST not in follow.states
+
+
+def test_a_pause_is_no_time_without_the_object():
+    follow = Follow(limits=FollowLimits(coast_s=0.5, lost_s=5.0))
+    follow.see((Thing(), BOARD), 2)
+    follow.now_ns += 10 * 10**9
+    follow.tracker.resume(follow.now_ns)
+    assert follow.see((Thing(), BOARD)).state is COASTING
+    assert follow.see((Thing(), BOARD), 6).state is LOST
 
 
 def test_an_identical_object_next_to_the_first_is_not_taken_for_it():

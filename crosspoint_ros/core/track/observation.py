@@ -192,4 +192,6 @@ def _verify_place(observation: Observation, agrees: npt.NDArray[np.bool_],
     nearest = expected[np.argsort(away_m)[:MIN_AGREEING]]
     if agrees[nearest].sum() * 2 >= len(nearest):
         return 'seen'
-    return 'hidden' if hidden[nearest].sum() * 2 >= len(nearest) else 'gone'
+    # Where no depth is known, an arm in front looks like a place without the object.
+    is_known = np.isfinite(observation.points.depths_m[nearest]).sum() * 2 >= len(nearest)
+    return 'hidden' if not is_known or hidden[nearest].sum() * 2 >= len(nearest) else 'gone'

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+import cv2
 import numpy as np
 
 from crosspoint_ros.core.datatypes import (
@@ -88,8 +89,9 @@ class Track:
     """The state of a followed target.
 
     base_from_target, covariance: as in `GraspTarget`; where it was seen last, if it is not seen.
-    stamp_ns: of the newest image that shows it. since_ns: when the state began. evidence: what
-    each camera saw, a `Rejected` where it has no usable image. message: value and limit.
+    is_moved: whether that is elsewhere than at the click. stamp_ns: of the newest image that shows
+    it. since_ns: when the state began. evidence: what each camera saw, a `Rejected` where it has no
+    usable image. message: value and limit.
     """
 
     state: TrackingState
@@ -99,6 +101,7 @@ class Track:
     since_ns: int
     evidence: dict[str, Verification | Rejected]
     message: str
+    is_moved: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +150,8 @@ class Tracker:
         self._swept_ns = 0
         self._candidates: list[Motion] = []
         self._seen_ns = self._gone_since_ns = self._now_ns = self._searched_ns = begun_ns
-        self._is_gone = False
+        self._unseen_since_ns = begun_ns  # the first look that did not show it
+        self._is_gone = self._is_moved = False
         self.track = Track(TrackingState.TRACKING, base_from_target, covariance, self._image_ns,
                            begun_ns, {}, 'as clicked')
 
@@ -319,13 +323,17 @@ class Tracker:
     def _report_seen(self, evidence: dict[str, Verification | Rejected]) -> Track:
         moved_m = float(np.linalg.norm(self.motion.centre_m - self._target_m))
         limit_m = MOVED_M + MOVED_SIGMAS * self._motion.sigma_m
-        is_moved = moved_m > limit_m
+        turned_rad = float(np.linalg.norm(cv2.Rodrigues(self.motion.base_from_clicked.R)[0]))
+        limit_rad = MOVED_RAD + MOVED_SIGMAS * float(np.sqrt(np.linalg.eigvalsh(
+            self._motion.covariance[:3, :3])[-1]))
+        self._is_moved = moved_m > limit_m or turned_rad > limit_rad
         seen = '; '.join(str(one) for one in evidence.values()
                          if isinstance(one, Verification) and one.shows_object)
         return self._report(
-            TrackingState.MOVED if is_moved else TrackingState.TRACKING, evidence,
+            TrackingState.MOVED if self._is_moved else TrackingState.TRACKING, evidence,
             f'seen {1000 * moved_m:.0f} mm from where it was clicked (limit '
-            f'{1000 * limit_m:.0f} mm): {seen}')
+            f'{1000 * limit_m:.0f} mm), turned by {np.degrees(turned_rad):.0f} deg (limit '
+            f'{np.degrees(limit_rad):.0f} deg): {seen}')
 
     def _report_unseen(self, evidence: dict[str, Verification | Rejected], reason: str, now_ns: int
                        ) -> Track:
@@ -335,8 +343,10 @@ class Tracker:
         if is_gone and not self._is_gone:
             self._gone_since_ns = now_ns
         self._is_gone = is_gone
+        if self.track.state in (TrackingState.TRACKING, TrackingState.MOVED):
+            self._unseen_since_ns = now_ns
         unseen_s, gone_s = ((now_ns - begun_ns) * 1e-9 for begun_ns in (
-            self._seen_ns, self._gone_since_ns))
+            self._unseen_since_ns, self._gone_since_ns))
         each = reason or '; '.join(
             str(one) if isinstance(one, Verification) else one.message
             for one in evidence.values()) or 'no camera has an image'
@@ -361,8 +371,13 @@ class Tracker:
         covariance = np.array(self._covariance)
         covariance[:3, :3] = covariance[:3, :3] + motion.covariance[3:, 3:]
         covariance[3:, 3:] = covariance[3:, 3:] + motion.covariance[:3, :3]
-        self.track = Track(state, moved, covariance, self._image_ns, since_ns, evidence, message)
+        self.track = Track(state, moved, covariance, self._image_ns, since_ns, evidence, message,
+                           self._is_moved)
         return self.track
+
+    def resume(self, now_ns: int) -> None:
+        """Go on after a pause, which does not count as time without the object."""
+        self._unseen_since_ns = self._gone_since_ns = now_ns
 
     # --- search
 

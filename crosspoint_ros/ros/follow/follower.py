@@ -22,6 +22,7 @@ PAUSES = {'off': 0.0, 'watch': 5.0, 'track': 0.5}  # of a cycle's time, before t
 SAME_TIME_PERIODS = 1.5
 STALE_PERIODS, MIN_STALE_S = 3.0, 0.5  # older: evidence of nothing
 JOIN_S = 0.5
+MAX_POSTPONED_S = 3.0  # by queries
 MAX_SEARCH_S = 30.0  # a search that has not come back, or has failed
 SEARCH_PAUSES = 4.0  # of the time of a search, before the next
 
@@ -69,6 +70,8 @@ class Follower:
         self._found: list[tuple[Tracker, list, int]] = []  # of searches
         self._search_after_s, self._turn = 0.0, 0
         self._stamps: dict[str, tuple[int, float]] = {}  # of a camera's newest image, and since
+        self._build: Callable[[], None] | None = None  # waits for the query thread
+        self._was_paused = False
         self.cycle_s = 0.0
         self._thread = threading.Thread(target=self._run, name='crosspoint-follow', daemon=True)
         self._thread.start()
@@ -113,7 +116,7 @@ class Follower:
     # --- the thread
 
     def _run(self) -> None:
-        due_s = 0.0
+        due_s = looked_s = 0.0
         while True:
             with self._condition:
                 while not self._is_closed and (
@@ -129,14 +132,17 @@ class Follower:
                     continue
             assert job is not None
             started_s = time.monotonic()
-            if config.mode == 'watch' and self._queries.open_tasks and self._tracker:
-                due_s = started_s + DOUBT_PERIOD_S  # a person waits for an answer
+            if config.mode == 'watch' and self._queries.open_tasks and self._tracker \
+                    and started_s - looked_s < MAX_POSTPONED_S:  # a person waits for an answer
+                with self._condition:
+                    self._condition.wait(DOUBT_PERIOD_S)
                 continue
+            looked_s = started_s
             try:
                 self._step(job, config)
             except Exception as error:
                 log.exception('following failed')
-                self._fail(job, f'{type(error).__name__}: {error}')
+                self._report_unusable(job, f'{type(error).__name__}: {error}')
             self.cycle_s = time.monotonic() - started_s
             pauses = PAUSES[config.mode] * self.cycle_s
             due_s = max(started_s + self._get_period_s(config), started_s + self.cycle_s + pauses)
@@ -144,6 +150,7 @@ class Follower:
     def _forget(self) -> None:
         if self._job is None or self._config.mode == 'off':
             self._tracker = self._tracked = None
+        self._was_paused = True
         self._found.clear()
 
     def _get_period_s(self, config: FollowConfig) -> float:
@@ -157,9 +164,14 @@ class Follower:
             self._begin(job, config)
         tracker = self._tracker
         if tracker is None:
+            if self._build is not None:
+                self._queries.submit_idle(self._build)  # it may have been replaced
             return
         tracker.set_limits(config.limits, self.limits)
         now_ns = self._now_ns()
+        if self._was_paused:
+            tracker.resume(now_ns)
+        self._was_paused = False
         for searched, candidates, began_ns in self._found:
             if searched is tracker:
                 tracker.offer(candidates, began_ns)
@@ -185,26 +197,45 @@ class Follower:
         if self._tracked is not None and self._tracked.located is located and self._tracker:
             self._tracked = job  # put elsewhere by hand
             return
-        self._tracked, self._tracker, self._stamps = job, None, {}
+        with self._condition:
+            self._tracked, self._tracker, self._stamps, self._build = job, None, {}, None
 
         def build(matcher: Matcher | None) -> None:
+            if self._tracked is not job or self._tracker is not None:
+                return  # of another target by now, or done
             try:
                 tracker = Tracker(views, pixels, target.base_from_target, target.covariance,
                                   matcher, config.limits, self.limits, begun_ns)
             except Rejected as why:
                 self._fail(job, why.message)
                 return
-            if self._tracked is job:
-                self._tracker = tracker
+            except Exception as error:
+                log.exception('this target cannot be followed')
+                self._fail(job, f'{type(error).__name__}: {error}')
+                return
+            with self._condition:
+                if self._tracked is job:
+                    self._tracker, self._build = tracker, None
 
         if any(view.depth_m is not None for view in views):
             build(None)
         else:  # its corners are matched
-            self._queries.submit_idle(lambda: build(self._get_matcher()))
+            self._build = lambda: build(self._get_matcher())
+
+    def _report_unusable(self, job: FollowJob, reason: str) -> None:
+        """Report a look that failed: it showed nothing."""
+        if self._tracker is None:
+            self._fail(job, reason)
+            return
+        views = [MissingView(camera, Rejected(Code.MATCHER_FAILED, reason))
+                 for camera in self._views.cameras]
+        track = self._tracker.update(views, self._now_ns())
+        self._on_report(FollowReport(job.key, track, compose(track, job)))
 
     def _fail(self, job: FollowJob, reason: str) -> None:
-        if self._tracked is job:
-            self._tracker = None
+        with self._condition:
+            if self._tracked is job:
+                self._tracker = self._build = None
         self._on_report(FollowReport(job.key, None, job.base_from_target, reason))
 
     def _collect(self, config: FollowConfig) -> list[View | MissingView] | None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -18,7 +19,7 @@ from crosspoint_ros.msg import GraspTarget, Status, TargetSighting, TargetState
 from crosspoint_ros.ros.config import Config, FollowConfig
 from crosspoint_ros.ros.conversions import pose_from_transform, transform_from_pose
 from crosspoint_ros.ros.follow.follower import Follower, FollowJob, FollowReport
-from crosspoint_ros.ros.node.history import ActiveTarget, FollowedTarget
+from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS, ActiveTarget, FollowedTarget
 from crosspoint_ros.ros.node.query_messages import make_header
 from crosspoint_ros.ros.node.query_queue import QueryThread
 from crosspoint_ros.ros.node.views import ViewCollector
@@ -44,6 +45,8 @@ class FollowServer:
         self._can_follow = config.history_s > 0 and config.use_tf
         self._put: GraspTarget | None = None  # the active target, as it was answered or moved
         self._job: FollowJob | None = None
+        self._query_id = ''  # of the job
+        self._jobs: deque[FollowJob] = deque(maxlen=MAX_LOCATE_RESULTS)  # with their images
         self.last_report: FollowReport | None = None
         self._follower = Follower(
             config.follow, views, queries, get_matcher,
@@ -77,9 +80,8 @@ class FollowServer:
 
     def set_config(self, config: FollowConfig) -> None:
         """Take other parameters; with `off` the target is where it was clicked."""
-        has_changed = config.mode != self.config.mode
         self._follower.set_config(config)
-        if has_changed:  # what one mode says of the target is not what the other does
+        if config.mode == 'off':
             self._target.set_followed(None)
 
     def set_limits(self, limits: Limits) -> None:
@@ -92,17 +94,26 @@ class FollowServer:
         if put is self._put:
             return
         self._put = put
-        located = None if step is None or put is None else self._find_located(step.query_id)
         previous, self._job = self._job, None
-        if put is not None and located is not None and located.target is not None \
-                and self._can_follow:
-            placed = transform_from_pose(put.pose.pose)
-            report = self.last_report
-            if previous is not None and previous.located is located and report is not None \
-                    and report.track is not None:  # it was moved by hand after it had moved itself
-                moved = report.track.base_from_target @ located.target.base_from_target.inverse
-                placed = moved.inverse @ placed
-            self._job = FollowJob(put, located, placed)
+        known = next((job for job in self._jobs if job.key is put), None)
+        if put is None or step is None or not self._can_follow:
+            pass
+        elif known is not None:  # undone, or redone
+            self._job = known
+        else:
+            located = self._find_located(step.query_id)
+            is_same = previous is not None and self._query_id == step.query_id
+            if is_same and previous is not None:  # it was moved by hand
+                located = previous.located
+            if located is not None and located.target is not None:
+                placed, report = transform_from_pose(put.pose.pose), self.last_report
+                if is_same and report is not None and report.track is not None:
+                    # It had moved itself before.
+                    moved = report.track.base_from_target @ located.target.base_from_target.inverse
+                    placed = moved.inverse @ placed
+                self._job = FollowJob(put, located, placed)
+                self._jobs.append(self._job)
+            self._query_id = step.query_id
         self.last_report = None
         self._follower.follow(self._job)
 
@@ -112,8 +123,9 @@ class FollowServer:
                 or self.is_held:
             return
         self.last_report = report
+        followed = self._target.followed
         if report.track is None:
-            if self._target.followed is not None:
+            if followed is not None and not followed.is_withdrawn:
                 self._target.set_followed(None)
             return
         self._target.set_followed(self._build(report, report.track))
@@ -125,10 +137,10 @@ class FollowServer:
         if is_watched and track.state is TrackingState.TRACKING:
             state = TargetState.STANDING
         previous = self._target.followed
-        is_withdrawn = track.state is TrackingState.LOST or (is_watched and (
-            track.state is TrackingState.MOVED or (  # not seen now, and last seen elsewhere
-                track.state is TrackingState.COASTING and previous is not None
-                and previous.is_withdrawn)))
+        is_unseen = track.state is TrackingState.COASTING
+        is_withdrawn = (
+            track.state is TrackingState.LOST or (is_watched and track.is_moved)
+            or (is_unseen and previous is not None and previous.is_withdrawn))
         stays = is_watched and track.state in (TrackingState.TRACKING, TrackingState.COASTING)
         target = None if stays else self._move_target(report, track)
         return FollowedTarget(target, int(state), track.message, is_withdrawn,
@@ -157,6 +169,7 @@ class FollowServer:
 
     def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._follower.set_hold(True)
+        self._target.is_held = True
         self._target.announce('held: the target is not followed until ~/resume')
         response.success, response.message = True, 'held'
         return response
@@ -165,6 +178,7 @@ class FollowServer:
                    ) -> Trigger.Response:
         was_held = self.is_held
         self._follower.set_hold(False)
+        self._target.is_held = False
         response.success = was_held
         response.message = 'resumed' if was_held else 'it was not held'
         if was_held:

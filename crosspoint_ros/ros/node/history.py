@@ -278,7 +278,8 @@ class ActiveTarget:
 
     step: the history step whose target is active, None without one. preview: the target where a
     drag has it; the TF alias alone follows it, if `sends_drags`. followed: what following says of
-    it, if anything; the target may then be elsewhere, or withdrawn. show_rays: whether RViz shows
+    it, if anything; the target may then be elsewhere, or withdrawn. is_held: following is on hold.
+    show_rays: whether RViz shows
     the rays. state, message: as in TargetState.msg. since_ns: when the state or the target last
     changed. valid_until_ns: when the target expires, 0: never.
     """
@@ -294,6 +295,9 @@ class ActiveTarget:
         self.last_step: HistoryStep | None = None  # the active one, else the one before it ended
         self.preview: GraspTarget | None = None
         self.followed: FollowedTarget | None = None
+        # By target, as put: a withdrawn one stays so, after an undo too, until it is seen again.
+        self._withdrawn: deque[tuple[GraspTarget, FollowedTarget]] = deque(maxlen=MAX_STEPS)
+        self.is_held = False
         self.show_rays = True
         self.state, self.message = int(TargetState.NONE), 'there has been no target yet'
         self.since_ns, self.valid_until_ns = now_ns(), 0
@@ -339,7 +343,7 @@ class ActiveTarget:
         previous, was_dragged = self.active_target, self.preview is not None
         previous_sent = self.sent_target
         if _get_put_target(step) is not _get_put_target(self.step):
-            self.followed = None
+            self._exchange_followed(_get_put_target(self.step), _get_put_target(step))
         self.step, self.preview = step, None
         self.last_step = step or self.last_step
         if self.followed is not None and step is not None:
@@ -364,11 +368,21 @@ class ActiveTarget:
 
     def set_followed(self, followed: FollowedTarget | None) -> None:
         """Take what following says of the target; during a drag the person decides."""
-        if self.step is None or self.preview is not None:
+        if self.step is None or (self.preview is not None and followed is not None):
             return
         self.followed = followed
+        if self.preview is not None:
+            return
         state = self._followed_state
         self._notify(state, None if followed is None or state == self.state else followed.message)
+
+    def _exchange_followed(self, previous: GraspTarget | None, target: GraspTarget | None) -> None:
+        if previous is not None:
+            kept = [each for each in self._withdrawn if each[0] is not previous]
+            if self.followed is not None and self.followed.is_withdrawn:
+                kept.append((previous, self.followed))
+            self._withdrawn = deque(kept, maxlen=MAX_STEPS)
+        self.followed = next((found for put, found in self._withdrawn if put is target), None)
 
     @property
     def _followed_state(self) -> int:

@@ -62,7 +62,8 @@ class TargetBroadcaster:
         """Broadcast a new target at once."""
         target, alias_target = state.sent_target, state.alias_target
         is_same = target is self._target and alias_target is self._alias_target
-        self._is_live = state.state in LIVE_STATES and state.preview is None
+        self._is_live = (state.state in LIVE_STATES and state.preview is None
+                         and not state.is_held)
         if is_same or target is None or alias_target is None:
             self._target, self._alias_target = target, alias_target
             return
@@ -251,7 +252,8 @@ class Outputs:
             # later must not be given a cleared target.
             self._node.destroy_publisher(self._grasp_target)
             self._grasp_target = self._create_target_publisher()
-        elif sent is not None and sent is not previous and state.state != TargetState.COASTING:
+        elif sent is not None and sent is not previous and (
+                previous is None or state.state != TargetState.COASTING):
             self._grasp_target.publish(PoseStamped(header=sent.header, pose=sent.pose.pose))
         target, (drawn, *was_drawn) = state.active_target, self._drawn
         verdict = '' if state.step is None else state.step.verdict

@@ -293,7 +293,10 @@ class QueryServer:
         assert self.loader.matchers is not None
         self.transforms.tree.max_gap_m = self.limits.max_target_sigma_m
         result = locate_query(task, self._views, self.loader.matchers, self.limits)
-        self.mount_health.add(result)
+        try:
+            self.mount_health.add(result)
+        except Exception:  # the answer is none the worse
+            log.exception('the mounts of the cameras were not measured')
         return result
 
     def _publish_overlays(self, task: QueryTask) -> None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from crosspoint_ros.ros.node.matcher_runtime import Matchers
 
 
-FOLLOW_TF_WAIT_S = 0.05
 IMAGES_ONLY = ('use_tf is false: images alone, without 3D; for a target set use_tf: true and send '
                'the transform from base_frame to the frame of each camera')
 
@@ -94,11 +93,12 @@ class ViewCollector:
     def collect_for_following(self) -> tuple[View | MissingView, ...]:
         """Return the newest view of each camera with its pose, or why it is missing.
 
-        Waits for TF a little: it may come after its image.
+        Waits for TF as a query does: it may come after its image.
         """
         def add_pose(view: View) -> View:
             return replace(view, base_from_cam=self._transforms.lookup(
-                self._config.base_frame, view.frame_id, view.stamp_ns, FOLLOW_TF_WAIT_S))
+                self._config.base_frame, view.frame_id, view.stamp_ns,
+                self._config.times.wait_tf_s))
 
         newest = [self._get_newest_view(name) for name in self._cameras]
         return tuple(view if isinstance(view, MissingView) else

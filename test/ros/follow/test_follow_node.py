@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 from two_camera_rig import LATCHED_QOS, LENS, POSES, Rig, make_image_message, run_rig
 
+from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 
@@ -188,6 +189,57 @@ def test_hold_and_resume(stage):
     assert stage.call_trigger('resume').success
     stage.until_state(TargetState.LOST)
     assert not stage.call_trigger('resume').success
+
+
+def test_tf_stays_at_the_last_place_while_held(stage):
+    assert stage.call_trigger('hold').success
+    ticks = stage.rig.ticks
+    stage.until(lambda: stage.rig.ticks > ticks + 2)
+    count = len(stage.sent)
+    stage.until(lambda: len(stage.sent) > count + 3, 'TF goes on')
+    assert stage.states[-1].valid
+    assert stage.call_trigger('resume').success
+
+
+def test_a_lost_target_stays_withdrawn_when_it_is_cleared_and_brought_back(stage):
+    stage.show(())
+    stage.until_state(TargetState.LOST)
+    stage.call('clear')
+    stage.until_state(TargetState.CLEARED)
+    count = len(stage.states)
+    stage.call('undo')
+    ticks = stage.rig.ticks
+    stage.until(lambda: stage.states[count:] and stage.rig.ticks > ticks + 10)
+    assert not any(state.valid for state in stage.states[count:])
+    stage.assert_tf_is_silent()
+    stage.show((Thing(),))
+    assert stage.until_state(*GOING).valid
+
+
+def test_a_drag_that_is_undone_leaves_the_target_on_the_object(stage):
+    moved = move(0.03, -0.02)
+    place_m = moved.transform_points(TARGET_M)
+    stage.show((Thing(base_from_thing=moved),))
+    stage.until(lambda: stage.states[-1].state == TargetState.MOVED
+                and stage.tf_error_m(place_m) < 8e-3, 'TF at the new place')
+    above_m = place_m + (0.0, 0.0, 0.05)
+    stage.rig.run_in_executor(lambda: stage.rig.node._server.review.commit_move(
+        Transform(np.eye(3), above_m)))
+    stage.until(lambda: stage.states[-1].state == TargetState.MOVED
+                and stage.tf_error_m(above_m) < 8e-3, 'TF where it was dragged to')
+    stage.call('undo')
+    stage.until(lambda: stage.states[-1].state == TargetState.MOVED
+                and stage.tf_error_m(place_m) < 8e-3, 'TF on the object again')
+
+
+def test_a_look_that_fails_shows_nothing_and_following_goes_on(stage, monkeypatch):
+    stage.rig.allows_errors = True
+    views = stage.rig.node._server._views
+    monkeypatch.setattr(views, 'collect_for_following', lambda: 1 / 0)
+    state = stage.until_state(TargetState.COASTING)
+    assert 'ZeroDivisionError' in state.message
+    monkeypatch.undo()
+    stage.until_state(*GOING)
 
 
 def test_the_mode_may_change_while_it_is_followed(stage):
