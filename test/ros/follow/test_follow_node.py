@@ -222,7 +222,7 @@ def test_a_drag_that_is_undone_leaves_the_target_on_the_object(stage):
     stage.show((Thing(base_from_thing=moved),))
     stage.until(lambda: stage.states[-1].state == TargetState.MOVED
                 and stage.tf_error_m(place_m) < 8e-3, 'TF at the new place')
-    above_m = place_m + (0.0, 0.0, 0.05)
+    above_m = place_m + np.array([0.0, 0.0, 0.05])
     stage.rig.run_in_executor(lambda: stage.rig.node._server.review.commit_move(
         Transform(np.eye(3), above_m)))
     stage.until(lambda: stage.states[-1].state == TargetState.MOVED
