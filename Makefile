@@ -60,7 +60,7 @@ pip-test: $(TEST_VENV)/.package-$(KIND)
 # What computes with NumPy and OpenCV, and the node; the rest is the same on all.
 test-libraries: $(TEST_VENV)/.package-$(KIND)
 	$(if $(LIBRARIES),,$(error make test-libraries LIBRARIES=jammy PYTHON=python3.10, or LIBRARIES=noble))
-	$(PYTEST) -n 4 --dist loadfile test/core test/data test/matchers/xfeat test/ros/rviz \
+	$(PYTEST) -n 4 --dist loadfile test/core test/data test/matchers/xfeat test/ros/rviz test/ros/follow \
 	  $(addprefix test/ros/node/test_,node.py node_refusals.py same_reading.py errors.py conversions.py camera_checks.py image_buffer.py tf.py)
 
 # A clean environment, as on a machine without ROS; no compiler may be called.

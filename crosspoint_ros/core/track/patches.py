@@ -96,7 +96,7 @@ def align_patches(reference: GreyPyramid, surface: npt.NDArray[np.float32], pixe
                 break
             change = (inverse @ (slope.transpose(0, 2, 1) @ error[..., None]))[..., 0]
             found = found - np.clip(change, -2.0, 2.0) * spacing_px
-            if not np.nanmax(np.abs(change), initial=0.0) > 0.02:
+            if not (np.abs(change) > 0.02).any():
                 break
         correlation = (seen * template * share).sum(axis=1)
         correlation[~(contrast > MIN_CONTRAST)] = np.nan

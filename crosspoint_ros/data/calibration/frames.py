@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Intrinsics, Rejected, Transform, View
 from crosspoint_ros.core.extrinsics.calibration import CalibrationRefused, Refusal
@@ -32,7 +33,7 @@ SPACING_DEG, SPACING_M, SPACING_NS = 3.0, 0.03, 300_000_000  # between the frame
 MAX_MOVING, MAX_STILL = 36, 4  # frames of a camera
 LOOSE_M, LOOSE_DEG = 0.002, 0.2  # by which a mount may change
 MIN_POSED_SHARE = 0.5
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
