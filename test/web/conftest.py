@@ -14,3 +14,11 @@ def browser():
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp('web')
+
+
+@pytest.fixture
+def page(tab):
+    """The one tab of a module's tests; each must leave no script error."""
+    yield tab
+    tab.tab.keyboard.press('Escape')
+    assert tab.errors == []

@@ -32,13 +32,6 @@ def tab(browser, server):
     tab.close()
 
 
-@pytest.fixture
-def page(tab):
-    yield tab
-    tab.tab.keyboard.press('Escape')
-    assert tab.errors == []
-
-
 def state_of(page: Page) -> str:
     return page.tab.get_attribute('#target', 'data-state')
 

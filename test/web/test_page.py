@@ -31,14 +31,6 @@ def tab(browser, server):
     tab.close()
 
 
-@pytest.fixture
-def page(tab):
-    """One tab for all tests; each must leave no script error."""
-    yield tab
-    tab.tab.keyboard.press('Escape')
-    assert tab.errors == []
-
-
 def answered(page, pixel=HANDLE):
     """Click in front, and return the point found in side."""
     page.click_until_answered(pixel)

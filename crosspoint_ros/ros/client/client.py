@@ -107,7 +107,8 @@ class Client(RosSession):
         # A node that has not discovered this client yet takes the goal, and its reply is lost. Its
         # state is asked for until it replies: from then on it has.
         if not self._info.query_state(self.spin_until, DISCOVERY_TIMEOUT_S):
-            raise TimeoutError(f'{self._name} has not replied after {DISCOVERY_TIMEOUT_S:g} s')
+            raise TimeoutError(f'{self._name} has not replied after {DISCOVERY_TIMEOUT_S:g} s: it '
+                               'is stopped or busy; see its log, or `crosspoint doctor`')
         handle = self._wait_for_result(self._action.send_goal_async(goal), timeout_s,
                                        'accepted the click')
         if not handle.accepted:
