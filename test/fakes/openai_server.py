@@ -23,6 +23,7 @@ COMMON = {'model', 'messages', 'temperature', 'stream', 'max_tokens'}
 BEFORE = '```json\n[\n\t{"point_2d": ['
 PAGE = b'<!DOCTYPE html><html><title>Please log in</title></html>'
 STEP_S = 0.02
+TOKEN = re.compile(r'\d|\D+')
 
 
 @dataclass
@@ -100,6 +101,12 @@ class FakeOpenAIServer:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
+
+    @property
+    def forced(self) -> list[dict]:
+        """The questions about images whose reply is begun, or held to a form."""
+        return [r for r in self.find_requests('first image') if 'structured_outputs' in r
+                or r['messages'][-1]['role'] == 'assistant']
 
     def find_requests(self, text: str) -> list[dict]:
         """Return the requests whose question contains a text."""
@@ -188,12 +195,14 @@ class _RequestHandler(BaseHTTPRequestHandler):
             tokens = self._prompt_tokens(body, 'continue_final_message' in honoured)
         except KeyError as missing:
             return 400, {'error': {'message': f'no image is cached as {missing}'}}
-        text = self._text(body, honoured)
+        written = TOKEN.findall(self._text(body, honoured))
+        text = ''.join(written[:body['max_tokens']])
         choice = {'index': 0, 'message': {'role': 'assistant', 'content': text},
-                  'finish_reason': 'stop', 'unknown': {'nested': [1, None]}}
+                  'finish_reason': 'stop' if len(written) <= body['max_tokens'] else 'length',
+                  'unknown': {'nested': [1, None]}}
         if 'top_logprobs' in honoured:
             choice['logprobs'] = self.behaviour.tokens(text) if self.behaviour.tokens else {
-                'content': list(map(self._token, re.findall(r'\d|\D+', text)))}
+                'content': list(map(self._token, TOKEN.findall(text)))}
         return 200, {'id': 'chat-1', 'model': behaviour.model, 'choices': [choice],
                      'surprise': True,
                      'usage': {'prompt_tokens': tokens, 'completion_tokens': 9}}

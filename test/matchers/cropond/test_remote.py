@@ -1,13 +1,21 @@
 """The matcher on a server, against a scripted double that has no model but repeats the click."""
 from __future__ import annotations
 
+import json
 import logging
+import math
 import threading
 import time
 
 import numpy as np
 import pytest
-from openai_server import MODEL, FakeOpenAIServer, ServerBehaviour, make_transformers_serve
+from openai_server import (
+    MODEL,
+    TOKEN,
+    FakeOpenAIServer,
+    ServerBehaviour,
+    make_transformers_serve,
+)
 
 pytest.importorskip('PIL')
 try:
@@ -122,7 +130,7 @@ def test_an_unsure_server_makes_an_unsure_match(start, query):
 
 def test_images_come_first_and_nothing_may_punish_repeated_digits(server, query):
     matcher(server).match(query)
-    click = server.requests[-1]
+    click = server.forced[-1]
     parts = click['messages'][1]['content']
     assert [part['type'] for part in parts] == ['image_url', 'image_url', 'text']
     assert '[625, 500]' in parts[2]['text']
@@ -133,7 +141,7 @@ def test_images_come_first_and_nothing_may_punish_repeated_digits(server, query)
 
 def test_the_reply_is_begun_and_held_to_its_form(server, query):
     matcher(server).match(query)
-    click = server.requests[-1]
+    click = server.forced[-1]
     assert click['messages'][-1] == {'role': 'assistant', 'content': FREE}
     assert click['continue_final_message'] is True
     assert click['add_generation_prompt'] is False
@@ -161,9 +169,8 @@ def test_images_that_the_server_has_forgotten_are_sent_again_for_the_same_click(
         server, asked, query):
     asked.match(query)
     server.cached.clear()
-    before = len(server.requests)
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
-    assert len(server.requests) == before + 2
+    assert server.forced[-1]['messages'][1]['content'][0]['image_url'] is not None
 
 
 def test_a_server_that_drops_named_images_in_silence_is_found_out(server, asked, query):
@@ -339,8 +346,8 @@ def test_without_probabilities_a_refiner_that_finds_the_same_confirms_it(start, 
 def test_a_constraint_without_a_begun_reply_covers_the_whole_of_it(start, query):
     server = start(ServerBehaviour(ignores={'continue_final_message'}))
     np.testing.assert_allclose(matcher(server).match(query).pixel, CLICK, atol=1.0)
-    assert server.requests[-1]['structured_outputs']['regex'].startswith('```json')
-    assert server.requests[-1]['messages'][-1]['role'] == 'user'
+    assert server.forced[-1]['structured_outputs']['regex'].startswith('```json')
+    assert server.forced[-1]['messages'][-1]['role'] == 'user'
 
 
 def test_a_begun_reply_without_a_constraint_is_read_too(start, query):
@@ -379,6 +386,58 @@ def test_numbers_with_a_sign_say_that_it_is_not_visible(start, query, behaviour,
             in refused.message)
 
 
+UNSEEN = 'The point is not visible in the second image.'
+
+
+@pytest.mark.parametrize('unseen', [UNSEEN, '```json\n[]\n```', '```json\n[\n\t{"point_2d": null}'])
+@pytest.mark.parametrize('fields', [
+    (), ('continue_final_message', 'add_generation_prompt'), ('structured_outputs',),
+    ('top_logprobs', 'logprobs')])
+def test_what_the_model_would_not_say_by_itself_is_no_answer(start, query, unseen, fields):
+    """The reply is begun and held to a form: both hide that the model names no point."""
+    behaviour = ServerBehaviour()
+    behaviour.fields -= set(fields)
+    server = start(behaviour)
+    asked = matcher(server)
+    assert asked.match(query)
+    server.behaviour.free = lambda x, y: unseen
+    count = len(server.forced)
+    refused = refusal(asked, query)
+    assert refused.code == Code.NOT_VISIBLE
+    assert 'the model replied' in refused.message
+    assert len(server.forced) > count  # whose numbers are not read
+
+
+def test_a_model_that_rarely_begins_so_is_less_sure(start, query):
+    """Confidence counts the replies that would name no point."""
+    server = start()
+    asked = matcher(server)
+    sure = asked.match(query).confidence
+
+    def hesitate(text: str) -> dict:
+        tokens = [{'token': t, 'logprob': 0.0, 'top_logprobs': [{'token': t, 'logprob': 0.0}]}
+                  for t in TOKEN.findall(text)]
+        if text.startswith(FREE):
+            tokens[0] |= {'logprob': math.log(0.6), 'top_logprobs': [
+                {'token': 'The', 'logprob': math.log(0.4)}]}
+        return {'content': tokens}
+
+    server.behaviour.tokens = hesitate
+    assert asked.match(query).confidence == pytest.approx(0.6, abs=0.01)
+    assert sure > 0.9
+
+
+def test_a_reply_in_other_words_is_read_as_it_is(start, query):
+    server = start()
+    asked = matcher(server)
+    server.behaviour.free = lambda x, y: f'It is the handle at [{x}, {y}].'
+    server.behaviour.answer = lambda x, y: ('300', '400')
+    match = asked.match(query)
+    np.testing.assert_allclose(match.pixel, (96, 96), atol=1.0)
+    assert server.requests[-1]['messages'][-1]['role'] == 'user'
+    assert 'structured_outputs' not in server.requests[-1]
+
+
 @pytest.mark.parametrize('said', ['0.625, 0.5', '62.5, 50'])
 def test_fractions_are_no_thousandths(start, query, said):
     server = start(make_transformers_serve())
@@ -402,7 +461,7 @@ def test_the_form_that_the_model_uses_by_itself_is_learnt(start, query):
     server = start(ServerBehaviour(free=lambda x, y: f'<point>[{x},{y}]</point>'))
     asked = matcher(server)
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
-    assert server.requests[-1]['messages'][-1]['content'] == '<point>['
+    assert server.forced[-1]['messages'][-1]['content'] == '<point>['
     assert '<point>[' in asked.describe()['template']
 
 
@@ -503,7 +562,7 @@ def test_a_successor_by_the_same_name_need_not_take_the_self_test_again(server, 
     refusal(asked, query)
     successor = start(port=server.port)
     asked.match(query)
-    assert len(successor.find_requests('first image')) == 1
+    assert len(successor.forced) == 1
 
 
 def test_another_model_by_the_same_name_takes_the_self_test(start, query):
@@ -513,7 +572,7 @@ def test_another_model_by_the_same_name_takes_the_self_test(start, query):
     refusal(asked, query)
     successor = start(ServerBehaviour(root='/models/another'), port=server.port)
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
-    assert len(successor.find_requests('first image')) > 1
+    assert len(successor.forced) > 1
 
 
 def test_a_reply_by_another_model_is_refused_and_that_one_takes_the_self_test(start, query):
@@ -578,7 +637,7 @@ def test_an_overloaded_server_is_not_examined_on_top_of_it(server, asked, query)
     assert 'Retry-After: 7' in refusal(asked, query).message
     before = len(server.requests)
     asked.match(query)
-    assert len(server.requests) == before + 1
+    assert all('first image' in json.dumps(request) for request in server.requests[before:])
 
 
 def test_absent_libraries_are_named_with_the_command_that_brings_them(monkeypatch):
@@ -597,13 +656,13 @@ def test_absent_libraries_are_named_with_the_command_that_brings_them(monkeypatc
 @pytest.mark.parametrize(('reply', 'convention', 'around'), [
     (FREE + '12, 345]}', CoordinateFormat.RELATIVE_1000, (FREE, ', ', ']')),
     ('(0.012, 0.345)', CoordinateFormat.RELATIVE_1, ('(', ', ', ')')),
-    ('The point [7, 8] is at [12, 345].', CoordinateFormat.ABSOLUTE,
-     ('The point [7, 8] is at [', ', ', ']'))])
+    ('<point>[12,345]</point>', CoordinateFormat.ABSOLUTE, ('<point>[', ',', ']'))])
 def test_a_form_is_what_stands_around_the_numbers(reply, convention, around):
     form = infer_template(reply, ('7', '8'), convention)
     assert (form.before, form.between, form.after) == around
 
 
-@pytest.mark.parametrize('reply', ['none', '12, 345', '{"point_2d": [-12, 345]}', '[1.5, 2]'])
+@pytest.mark.parametrize('reply', ['none', '12, 345', '{"point_2d": [-12, 345]}', '[1.5, 2]',
+                                   'The point [7, 8] is at [12, 345].', 'It is at [12, 345].'])
 def test_without_plain_numbers_and_an_end_there_is_no_form(reply):
     assert infer_template(reply, ('7', '8'), CoordinateFormat.RELATIVE_1000) is None

@@ -1,12 +1,15 @@
 """Asks a chat server for points, with the extensions that it supports."""
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Match, Rejected
 from crosspoint_ros.matchers.cropond import coordinate_distribution, prompt
@@ -40,7 +43,21 @@ from crosspoint_ros.matchers.cropond.server.protocol import (
 )
 
 MAX_CACHED_UUIDS = 64  # an image that the server has dropped since is sent again
+# What may stand before the numbers of every reply: a fence, brackets, a key, a tag. No words.
+TEMPLATE_BEFORE = re.compile(r'(```\w*)?[\s\[{(]*("\w+"\s*:\s*|<\w+>|\w+\s*[=:]\s*)?[\s\[({]*')
 PointText = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as it is sent.
+
+    is_forced: the reply is begun, or held to the template, where the server supports that.
+    """
+
+    text: str
+    max_tokens: int = FREE_REPLY_TOKENS
+    is_forced: bool = False
 
 
 class ImageNotCached(Exception):  # noqa: N818  (internal: the request is repeated with the image)
@@ -56,6 +73,7 @@ class PointClient:
     encoder: ImageEncoder
     capabilities: Capabilities
     template: ReplyTemplate = field(default_factory=ReplyTemplate)
+    template_tokens: int = len(ReplyTemplate().before)  # at most: until the server shows them
     # uuids of the images that the server was sent, latest last.
     _cached_uuids: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -72,18 +90,33 @@ class PointClient:
         clicks = [PointCodec(coord_format, clicked.sizes).encode(pixel) for pixel in pixels]
         questions = [prompt.build_pointing_prompt(*click, self.options.question)
                      for click in clicks]
+        can_force = self.capabilities.prefill or self.capabilities.regex_field
+        if not can_force:
+            free = self._request_replies(encoded, list(map(Question, questions)), '', deadline)
+            return [self._read_reply(reply, click, codec)
+                    for reply, click in zip(free, clicks, strict=True)]
         regex = build_reply_regex(self.template, coord_format, codec.digits,
                                   self.capabilities.prefill)
-        replies = self._request_replies(encoded, questions, regex, deadline)
-        return [self._read_reply(reply, click, codec)
-                for reply, click in zip(replies, clicks, strict=True)]
+        replies = self._request_replies(encoded, [
+            *(Question(text, FORCED_REPLY_TOKENS, is_forced=True) for text in questions),
+            *(Question(text, self.template_tokens + 1) for text in questions)], regex, deadline)
+        answers: list[Match | Rejected] = []
+        for text, click, forced, begun in zip(questions, clicks, replies[:len(questions)],
+                                              replies[len(questions):], strict=True):
+            p_template = measure_template_probability(begun, self.template)
+            if p_template:
+                answers.append(self._read_reply(forced, click, codec, p_template))
+                continue
+            (own,) = self._request_replies(encoded, [Question(text)], '', deadline)
+            answers.append(self._read_reply(own, click, codec))
+        return answers
 
     def ground(self, image: Image, instruction: str, coord_format: CoordinateFormat,
                deadline: Deadline) -> Match | Rejected:
         """Ask where an image shows what an instruction names."""
         encoded = self.encoder.encode(image)
-        (reply,) = self._request_replies([encoded], [prompt.build_grounding_prompt(instruction)],
-                                         '', deadline)
+        (reply,) = self._request_replies(
+            [encoded], [Question(prompt.build_grounding_prompt(instruction))], '', deadline)
         return self._read_reply(reply, None, PointCodec(coord_format, encoded.sizes))
 
     def prefetch(self, images: Sequence[Image], deadline: Deadline) -> None:
@@ -97,20 +130,21 @@ class PointClient:
 
     def learn_template(self, image: Image, pixel: Array, coord_format: CoordinateFormat,
                        deadline: Deadline) -> None:
-        """Adopt the format of the model's own reply; the default if that names no point."""
+        """Adopt the format of the model's own reply; the default if `infer_template` finds none."""
         encoded = self.encoder.encode(image)
         click = PointCodec(coord_format, encoded.sizes).encode(pixel)
         question = prompt.build_pointing_prompt(*click, self.options.question)
-        (reply,) = self._request_replies([encoded, encoded], [question], '', deadline)
+        (reply,) = self._request_replies([encoded, encoded], [Question(question)], '', deadline)
         self.template = infer_template(reply.text, click, coord_format) or ReplyTemplate()
+        self.template_tokens = count_tokens(reply, self.template.before)
 
     # --- requests
 
-    def _request_replies(self, images: Sequence[EncodedImage], questions: Sequence[str],
+    def _request_replies(self, images: Sequence[EncodedImage], questions: Sequence[Question],
                          regex: str, deadline: Deadline) -> list[Completion]:
         """Send the questions, and each image only once if the server caches it.
 
-        regex: of the reply, if the server supports that; '' for a free reply.
+        regex: of the forced replies.
         """
         replies = []
         by_uuid = self.capabilities.image_by_uuid
@@ -130,29 +164,31 @@ class PointClient:
                 self._cached_uuids.clear()
         return replies + self._send_batch(images, remaining, regex, False, deadline)
 
-    def _send_batch(self, images: Sequence[EncodedImage], questions: Sequence[str],
+    def _send_batch(self, images: Sequence[EncodedImage], questions: Sequence[Question],
                     regex: str, by_uuid: bool, deadline: Deadline) -> list[Completion]:
-        prefix = self.template.before if regex and self.capabilities.prefill else ''
         parts = [image.to_message_part(by_uuid, self.capabilities.image_by_uuid)
                  for image in images]
-        fields = {**self.capabilities.request_fields, **self._format_fields(regex)}
-        replies = self.chat.complete([
-            {**fields, 'messages': build_messages(parts, question, prefix)}
-            for question in questions], deadline)
+        replies = self.chat.complete([self._build_body(parts, question, regex)
+                                      for question in questions], deadline)
         expected_tokens = sum(image.token_count for image in images)
         if by_uuid and any(reply.prompt_tokens < expected_tokens for reply in replies):
             raise ImageNotCached
-        for reply in replies:
-            self._check_reply(reply, regex)
+        for reply, question in zip(replies, questions, strict=True):
+            self._check_reply(reply, regex if question.is_forced else '')
         return replies
 
-    def _format_fields(self, regex: str) -> Mapping[str, Any]:
-        fields: dict[str, Any] = {'max_tokens': FREE_REPLY_TOKENS}
-        if regex and self.capabilities.prefill:
-            fields = {'max_tokens': FORCED_REPLY_TOKENS, **CONTINUE_FIELDS}
-        if regex and self.capabilities.regex_field:
-            fields |= build_regex_field(self.capabilities.regex_field, regex)
-        return fields
+    def _build_body(self, parts: Sequence[Mapping[str, Any]], question: Question, regex: str
+                    ) -> dict[str, Any]:
+        body: dict[str, Any] = {**self.capabilities.request_fields,
+                                'max_tokens': question.max_tokens}
+        prefix = ''
+        if question.is_forced and self.capabilities.prefill:
+            prefix, body = self.template.before, {**body, **CONTINUE_FIELDS}
+        elif question.is_forced:
+            body['max_tokens'] = FREE_REPLY_TOKENS
+        if question.is_forced and self.capabilities.regex_field:
+            body |= build_regex_field(self.capabilities.regex_field, regex)
+        return {**body, 'messages': build_messages(parts, question.text, prefix)}
 
     def _check_reply(self, reply: Completion, regex: str) -> None:
         """Raise `ServerError` for another model or format: the server has changed."""
@@ -175,12 +211,15 @@ class PointClient:
 
     # --- replies
 
-    def _read_reply(self, reply: Completion, click: PointText | None, codec: PointCodec
-                    ) -> Match | Rejected:
-        """Parse the point; estimate its covariance and confidence from log-probabilities."""
+    def _read_reply(self, reply: Completion, click: PointText | None, codec: PointCodec,
+                    p_template: float | None = None) -> Match | Rejected:
+        """Parse the point; estimate its covariance and confidence from log-probabilities.
+
+        p_template: of a forced reply, the probability that the model begins one so by itself.
+        """
         # After a prefill, the reply begins with the numbers.
         bare = re.match(r'\s*(-?[0-9.]+)\s*,\s*(-?[0-9.]+)\s*[^0-9.\s]', reply.text)
-        is_bare = bare is not None and self.capabilities.prefill
+        is_bare = bare is not None and self.capabilities.prefill and p_template is not None
         try:
             numbers = parse_visible_point(f'{bare[1]}, {bare[2]}' if bare and is_bare
                                           else reply.text, None if is_bare else click)
@@ -192,10 +231,12 @@ class PointClient:
                             f'{numbers[1]:g}): {codec.coord_format.value} has whole numbers. Does '
                             'the server run another model now? cleanup and configure test it again')
         basis = f'{self.chat.model} on {self.chat.url}'
-        return self._estimate_from_logprobs(reply, numbers, codec, basis) or Match(
+        match = self._estimate_from_logprobs(reply, numbers, codec, basis) or Match(
             codec.decode(*numbers), confidence=self.options.confidence_unknown,
             basis=f'{basis}, which returns no log-probabilities: refine can confirm a match, and '
                   'the option confidence_unknown sets the confidence')
+        return match if p_template is None else replace(
+            match, confidence=match.confidence * p_template)
 
     def _estimate_from_logprobs(self, reply: Completion, numbers: tuple[float, float],
                                 codec: PointCodec, basis: str) -> Match | None:
@@ -210,9 +251,41 @@ class PointClient:
             distribution, window, codec.unit_px, basis)
 
 
+def count_tokens(reply: Completion, before: str) -> int:
+    """Return how many tokens of a reply reach into the text before; at most its characters."""
+    starts = np.cumsum([0, *(len(token.text) for token in reply.tokens)])[:-1]
+    is_known = reply.tokens and reply.text.startswith(before)
+    return int((starts < len(before)).sum()) if is_known else len(before)
+
+
+def measure_template_probability(reply: Completion, template: ReplyTemplate) -> float:
+    """Return how probable it is that a model begins a reply with the template and a number.
+
+    0 where its own reply begins otherwise: forced numbers would hide what it says, as that the
+    point is not visible. 1 where it begins so, and the server gives no log-probabilities.
+    """
+    before, text = template.before, reply.text
+    if not re.match(r'-?[0-9]', text[len(before):]) or not text.startswith(before):
+        return 0.0
+    if ''.join(token.text for token in reply.tokens)[:len(text)] != text:
+        return 1.0
+    probability, at = 1.0, 0
+    for token in reply.tokens:
+        if at >= len(before):
+            return probability * min(1.0, sum(math.exp(logprob) for choice, logprob in
+                                              token.choices.items() if choice[:1] in '-0123456789'))
+        probability *= math.exp(token.choices[token.text])
+        at += len(token.text)
+    return probability
+
+
 def infer_template(text: str, click: PointText, coord_format: CoordinateFormat
                    ) -> ReplyTemplate | None:
-    """Return the text around the numbers of a free reply; None if they are not found."""
+    """Return the text around the numbers of a free reply.
+
+    None if they are not found, or follow words: those speak of one click, and no other reply may
+    be begun with them.
+    """
     try:
         point = parse_point(text, click)
     except ParseError:
@@ -221,5 +294,6 @@ def infer_template(text: str, click: PointText, coord_format: CoordinateFormat
     if spans is None or not spans[1].terminator:
         return None
     (x, y), lead = spans, len('0.') if coord_format is CoordinateFormat.RELATIVE_1 else 0
-    return ReplyTemplate(text[:x.start - lead], text[x.start + len(x.digits):y.start - lead],
-                         y.terminator)
+    before, between = text[:x.start - lead], text[x.start + len(x.digits):y.start - lead]
+    return ReplyTemplate(before, between, y.terminator) if TEMPLATE_BEFORE.fullmatch(before) \
+        else None
