@@ -129,7 +129,8 @@ def test_a_letter_is_a_situation_and_a_single_run_has_its_own_table(shelves, tmp
     assert main([*words, '--situation', 'a', '--json', str(tmp_path / 'o.json')]) == 0
     assert 'images only' in capsys.readouterr().out
     assert json.loads((tmp_path / 'o.json').read_text())['given']['poses'] is False
-    assert main([*words, '--situation', 'c', '--no-depth']) == 1
+    for option in (['--no-depth'], ['--depth-of', 'other']):
+        assert main([*words, '--situation', 'c', *option]) == 1
     assert 'leave out --no-poses' in capsys.readouterr().err
 
 

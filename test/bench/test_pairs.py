@@ -74,6 +74,13 @@ def test_what_is_kept_from_the_matcher_is_not_in_the_views(folder):
         assert view.base_from_cam is None
 
 
+@pytest.mark.parametrize(('depth_of', 'kept'), [
+    ('both', (True, True)), ('clicked', (True, False)), ('other', (False, True))])
+def test_depth_can_be_of_one_view_alone(folder, depth_of, kept):
+    query = next(iter(PairFolderSource(folder, InputConfig(depth_of=depth_of), None))).query
+    assert tuple(view.depth_m is not None for view in (query.clicked, query.other)) == kept
+
+
 def test_noise_has_the_lengths_that_were_asked_for():
     moved = sample_pose_noise(np.random.default_rng(1), 2.0, 3.0)
     assert np.linalg.norm(moved.t_m) == pytest.approx(0.02)

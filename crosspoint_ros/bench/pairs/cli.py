@@ -181,9 +181,9 @@ def parse_situations(args: argparse.Namespace) -> dict[str, InputConfig]:
     """Return the situations to evaluate by name; a single one without a name if none is chosen."""
     if not args.situation:
         return {'': parse_inputs(args)}
-    if args.no_poses or args.no_depth or args.noise_cm or args.noise_deg:
+    if parse_inputs(args) != InputConfig(seed=args.seed):
         raise ValueError('--situation defines what the matcher gets; leave out --no-poses, '
-                         '--no-depth, --noise-cm and --noise-deg')
+                         '--no-depth, --depth-of, --noise-cm and --noise-deg')
     chosen = {LETTERS.get(name, name) for name in args.situation}
     return {name: replace(inputs, seed=args.seed) for name, inputs in SITUATIONS.items()
             if name in chosen or 'all' in chosen}
@@ -214,5 +214,7 @@ def describe_inputs(inputs: InputConfig) -> str:
     if not inputs.poses:
         return 'images and depth' if inputs.depth else 'images only'
     names = 'images, poses and depth' if inputs.depth else 'images and poses'
+    if inputs.depth and inputs.depth_of != 'both':
+        names += f' of the {inputs.depth_of} view'
     return (f'{names}; poses off by {inputs.noise_cm:g} cm, {inputs.noise_deg:g} deg, seed '
             f'{inputs.seed}')

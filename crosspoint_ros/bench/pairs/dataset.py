@@ -28,10 +28,14 @@ STATUS_CODES = (Visibility.OCCLUDED, Visibility.VISIBLE, Visibility.OUTSIDE)  # 
 
 @dataclass(frozen=True)
 class InputConfig:
-    """The inputs of the matcher in addition to the images, and the error of the poses."""
+    """The inputs of the matcher in addition to the images, and the error of the poses.
+
+    depth_of: `both` views, or the `clicked` or the `other` alone; only where `depth` is given.
+    """
 
     poses: bool = True
     depth: bool = True
+    depth_of: str = 'both'
     noise_cm: float = 0.0
     noise_deg: float = 0.0
     seed: int = 0
@@ -196,8 +200,10 @@ def apply_inputs(views: tuple[View, View], inputs: InputConfig, pair: int) -> tu
     The pose of the other view is off by `sample_pose_noise`, drawn once per pair.
     """
     clicked, other = views
-    if not inputs.depth:
-        clicked, other = replace(clicked, depth_m=None), replace(other, depth_m=None)
+    if not inputs.depth or inputs.depth_of == 'other':
+        clicked = replace(clicked, depth_m=None)
+    if not inputs.depth or inputs.depth_of == 'clicked':
+        other = replace(other, depth_m=None)
     if not inputs.poses:
         return replace(clicked, base_from_cam=None), replace(other, base_from_cam=None)
     if clicked.base_from_cam is None or other.base_from_cam is None:

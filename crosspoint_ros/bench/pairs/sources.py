@@ -219,6 +219,8 @@ def add_source_arguments(parser: argparse.ArgumentParser, nargs: str | None = No
     parser.add_argument('--seed', type=int, default=0,
                         help='random seed of noise and sampling (default: 0)')
     parser.add_argument('--no-depth', action='store_true', help='withhold the depth')
+    parser.add_argument('--depth-of', choices=('both', 'clicked', 'other'), default='both',
+                        help='the views that keep their depth (default: both)')
     parser.add_argument('--no-poses', action='store_true', help='withhold the poses')
     parser.add_argument('--roll', choices=('0', '90', '180', '270', 'random'), default='0',
                         help='turn the second image of each pair by this many degrees (np.rot90), '
@@ -231,8 +233,8 @@ def add_source_arguments(parser: argparse.ArgumentParser, nargs: str | None = No
 
 def parse_inputs(args: argparse.Namespace) -> InputConfig:
     """Return the inputs of the matcher in addition to the images."""
-    return InputConfig(not args.no_poses, not args.no_depth, args.noise_cm, args.noise_deg,
-                       args.seed)
+    return InputConfig(not args.no_poses, not args.no_depth, args.depth_of, args.noise_cm,
+                       args.noise_deg, args.seed)
 
 
 def find_sets(folders: Sequence[Path]) -> list[Path]:
