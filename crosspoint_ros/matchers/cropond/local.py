@@ -53,8 +53,7 @@ class CropondMatcher:
             self.options.model, self.options.revision, self.options.device, self.options.weights)
         with explain_memory_errors(loaded.folder.name, loaded.required_bytes, loaded.device):
             self._start(Engine(loaded.model, loaded.tokenizer, EngineOptions(
-                max_pixels=self.options.max_pixels, max_pairs=self.options.max_pairs,
-                cuda_graphs=self.options.cuda_graphs)))
+                max_pixels=self.options.max_pixels, max_pairs=self.options.max_pairs)))
 
     def _start(self, engine: Engine) -> None:
         self.engine, self._lock = engine, threading.Lock()

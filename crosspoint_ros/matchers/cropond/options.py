@@ -74,7 +74,6 @@ class LocalOptions(CropondOptions):
     weights: str = AUTO
     template: str = AUTO
     max_pairs: int = 4
-    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

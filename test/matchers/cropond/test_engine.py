@@ -263,18 +263,18 @@ def test_the_template_is_greedy_only_when_the_model_would_have_written_it(engine
     assert check.logprob < -1.0
 
 
-def test_passes_of_fixed_shape_say_the_same(loaded, engine):
-    """What a GPU records as CUDA graphs, run here without recording."""
-    images, form = (make_image(1), make_image(2)), form_of(engine)
-    fixed = engine_of(loaded, static_shapes=True)
-    for questions in ([QUESTIONS[0]], QUESTIONS):
-        assert answers(fixed, images, questions, form) == answers(
-            engine, images, questions, form)
-    (a, *_), = fixed.decode_distributions(images, QUESTIONS[:1], form)
-    (b, *_), = engine.decode_distributions(images, QUESTIONS[:1], form)
-    np.testing.assert_allclose(a.p_x, b.p_x, atol=1e-5)
-    assert fixed.generate(images, QUESTIONS[0], 8).tokens == engine.generate(
-        images, QUESTIONS[0], 8).tokens
+def test_half_precision_agrees_with_full_in_what_is_likely(tmp_path):
+    """bfloat16 is what a GPU runs: near ties may fall the other way, probabilities hardly move."""
+    model, tokenizer = tiny_qwen.load(tiny_qwen.build(tmp_path / 'tiny'))
+    images = make_image(1), make_image(2)
+    full, half = ([spread for spread, *_ in engine.decode_distributions(
+        images, QUESTIONS[:2], form_of(engine))] for engine in (
+            engine_of((model.to(dtype), tokenizer)) for dtype in (torch.float32, torch.bfloat16)))
+    for exact, rounded in zip(full, half, strict=True):
+        assert rounded.p_x.dtype == np.float64
+        # Hundreds of x, distinguished by their first digit.
+        first = [p.p_x.reshape(10, 100).sum(axis=1) for p in (exact, rounded)]
+        np.testing.assert_allclose(first[1], first[0], atol=0.15)
 
 
 @pytest.mark.parametrize('ask', ['decode_greedy', 'decode_distributions', 'generate'])

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[3] / 'crosspoint_ros'
 BLOCKED = 'import sys\nsys.modules.update(torch=None, transformers=None, tokenizers=None)\n'
 NEED_TORCH = {*(f'crosspoint_ros.matchers.cropond.engine.{name}' for name in (
-    'checkpoint', 'coordinate_decoding', 'cuda_graphs', 'decoder', 'engine', 'kv_cache', 'memory',
+    'checkpoint', 'coordinate_decoding', 'decoder', 'engine', 'kv_cache', 'memory',
     'prefix_cache')),
     *(f'crosspoint_ros.bench.latency.{name}' for name in ('baseline', 'dummy_model', 'roofline'))}
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from crosspoint_ros.core.datatypes import Code, Rejected
-from crosspoint_ros.matchers.cropond.engine.cuda_graphs import CudaGraphRunner
 from crosspoint_ros.matchers.cropond.engine.kv_cache import (
     StaticKVCache,
     build_additive_mask,
@@ -18,16 +17,11 @@ from crosspoint_ros.matchers.cropond.engine.token_tree import TreeStep
 
 
 class Decoder:
-    """Appends tokens or embedded images to the KV cache, and counts its passes.
+    """Appends tokens or embedded images to the KV cache, and counts its passes."""
 
-    graph_runner: runs short steps in fixed shapes; None: each step in its own shape.
-    """
-
-    def __init__(self, model: Any, kv_cache: StaticKVCache,
-                 graph_runner: CudaGraphRunner | None = None) -> None:
+    def __init__(self, model: Any, kv_cache: StaticKVCache) -> None:
         self._text_model = model.model.language_model
         self._embedding = model.get_input_embeddings()
-        self._graph_runner = graph_runner
         self.kv_cache = kv_cache
         self.passes = 0
 
@@ -56,10 +50,6 @@ class Decoder:
         """
         self.kv_cache.set_length(prefix_length + step.first_node)
         self._check_capacity(len(step.tokens))
-        if self._graph_runner is not None and self._graph_runner.can_run(step):
-            self.passes += 1
-            self.kv_cache.set_length(prefix_length + step.first_node + len(step.tokens))
-            return self._graph_runner.run(step, prefix_length, first_position)
         positions = torch.tensor(step.depths, device=self.device) + first_position
         mask = None
         if not (step.is_chain and len(step.tokens) == 1):

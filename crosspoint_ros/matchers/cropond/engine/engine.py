@@ -23,7 +23,6 @@ from crosspoint_ros.matchers.cropond.engine.coordinate_decoding import (
     GreedyReply,
     require_finite,
 )
-from crosspoint_ros.matchers.cropond.engine.cuda_graphs import CudaGraphRunner
 from crosspoint_ros.matchers.cropond.engine.decoder import Decoder
 from crosspoint_ros.matchers.cropond.engine.kv_cache import StaticKVCache
 from crosspoint_ros.matchers.cropond.engine.prefix_cache import Prefix, PrefixCache
@@ -45,8 +44,7 @@ class EngineOptions:
     """Limits of the engine.
 
     max_pairs: frame pairs whose prefix is cached (37 kB a token for a 3B model). max_questions:
-    questions decoded in the same passes. question_tokens: KV cache for them. cuda_graphs: capture
-    the passes on a GPU. static_shapes: the same passes uncaptured, for tests on a CPU.
+    questions decoded in the same passes. question_tokens: KV cache for them.
     """
 
     max_pixels: int = TRAINED_MAX_PIXELS
@@ -54,8 +52,6 @@ class EngineOptions:
     beam: BeamOptions = field(default_factory=BeamOptions)
     max_questions: int = 16
     question_tokens: int = QUESTION_TOKENS
-    cuda_graphs: bool = True
-    static_shapes: bool = False
 
     @property
     def cache_tokens(self) -> int:
@@ -81,9 +77,7 @@ class Engine:
         weight = model.get_input_embeddings().weight
         kv_cache = StaticKVCache(model.model.language_model.config, options.cache_tokens,
                                  weight.dtype, weight.device)
-        capture = weight.device.type == 'cuda' and options.cuda_graphs
-        self.decoder = Decoder(model, kv_cache, CudaGraphRunner(model, kv_cache, capture)
-                               if capture or options.static_shapes else None)
+        self.decoder = Decoder(model, kv_cache)
         self._head = model.lm_head
         self._prefix_cache = PrefixCache(model, self.decoder, self.tokenizer, options.max_pixels,
                                          options.max_pairs)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,6 @@ from transformers import AttentionInterface, DynamicCache
 
 # A copy of keys and values, (layers, 1, heads, tokens, size) each.
 KVSnapshot = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class SlotMapping:
-    """For a pass of fixed shape: the slots (n,) of its tokens, and how many slots it attends to."""
-
-    slots: torch.Tensor
-    context: int
 
 
 class StaticKVCache(DynamicCache):
@@ -35,13 +26,11 @@ class StaticKVCache(DynamicCache):
         super().__init__()
         head_dim = getattr(config, 'head_dim', None) \
             or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, 1, config.num_key_value_heads, capacity + 1, head_dim)
+        shape = (config.num_hidden_layers, 1, config.num_key_value_heads, capacity, head_dim)
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
         self._values = torch.zeros(shape, dtype=dtype, device=device)
         self._lengths = [0] * config.num_hidden_layers
-        self._slot_mapping: SlotMapping | None = None
         self.capacity = capacity
-        self.pad_slot = capacity  # beyond the capacity: never attended to
 
     @property
     def length(self) -> int:
@@ -50,25 +39,12 @@ class StaticKVCache(DynamicCache):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int,
                *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a layer's new keys and values (1, heads, n, size); return those to attend to."""
-        keys, values, mapping = self._keys[layer_idx], self._values[layer_idx], self._slot_mapping
-        if mapping is not None:
-            keys.index_copy_(2, mapping.slots, key_states)
-            values.index_copy_(2, mapping.slots, value_states)
-            return keys[:, :, :mapping.context], values[:, :, :mapping.context]
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
         start = self._lengths[layer_idx]
         end = start + key_states.shape[2]
         keys[:, :, start:end], values[:, :, start:end] = key_states, value_states
         self._lengths[layer_idx] = end
         return keys[:, :, :end], values[:, :, :end]
-
-    @contextmanager
-    def use_slots(self, mapping: SlotMapping) -> Iterator[None]:
-        """Let a pass write to the mapping's slots; lengths do not change."""
-        self._slot_mapping = mapping
-        try:
-            yield
-        finally:
-            self._slot_mapping = None
 
     def get_seq_length(self, layer_idx: int | None = 0) -> int:
         return self._lengths[layer_idx or 0]
