@@ -295,6 +295,12 @@ class _RequestHandler(BaseHTTPRequestHandler):
     def _bad_gateway(self) -> None:
         self._reply(502, b'<html><title>502 Bad Gateway</title></html>', 'text/html')
 
+    def _nginx_413(self) -> None:
+        self._reply(413, b'<html><title>413 Request Entity Too Large</title></html>', 'text/html')
+
+    def _nginx_429(self) -> None:
+        self._reply(429, b'<html><title>429 Too Many Requests</title></html>', 'text/html')
+
     def _redirect(self) -> None:
         self.send_response(302)
         self.send_header('Location', self.behaviour.location)

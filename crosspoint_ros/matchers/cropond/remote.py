@@ -37,7 +37,7 @@ class CropondRemoteMatcher:
             raise ValueError('cropond_remote needs Pillow: pip install pillow')
         self._chat = ChatClient(given.url, given.model, given.key_env, given.ca_file, given.proxy)
         self._encoder = ImageEncoder(given.max_pixels)
-        self._instruction_blamed = False
+        self._forgiven = False
         self._handshake = handshake.ServerHandshake(self._chat, given, self._encoder)
         try:
             self._handshake.wait_ready(Deadline.after(handshake.HANDSHAKE_TIMEOUT_S))
@@ -111,19 +111,22 @@ class CropondRemoteMatcher:
                     ) -> Iterator[tuple[handshake.ServerProfile, Deadline]]:
         """Yield the server's profile and the query's deadline; repeat the handshake after errors.
 
-        has_instruction: a bad request may be caused by its text; the second in a row is not.
+        has_instruction: a bad request may be caused by its text; the second in a row is not. An
+        error of the server may pass: the second in a row does not, and a whole fleet that examines
+        the server after each would keep it from recovering.
         """
         deadline = Deadline.after(self.options.deadline_s)
         profile = self._handshake.wait_ready(deadline)
         try:
             yield profile, deadline
         except errors.ServerError as error:
-            was_blamed = self._instruction_blamed
-            self._instruction_blamed = has_instruction and error.status in errors.REQUEST_STATUSES
-            if self._instruction_blamed and not was_blamed:
+            was_forgiven = self._forgiven
+            self._forgiven = error.status >= errors.SERVER_STATUS or (
+                has_instruction and error.status in errors.REQUEST_STATUSES)
+            if self._forgiven and not was_forgiven:
                 raise
             # The dozen requests of a handshake would not help an overloaded server.
             if error.code is not Code.TIMEOUT and error.status != errors.TOO_MANY_REQUESTS:
                 self._handshake.invalidate(error)
             raise
-        self._instruction_blamed = False
+        self._forgiven = False

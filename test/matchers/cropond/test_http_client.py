@@ -83,6 +83,7 @@ def test_no_server_stretches_the_deadline(server, chat, fault):
 @pytest.mark.parametrize(('fault', 'words', 'passing'), [
     ('500', r'\(500\): scripted 500', True), ('429', 'overloaded .*429', True),
     ('503', 'overloaded .*503', True), ('413', 'client_max_body_size', False),
+    ('nginx_413', 'client_max_body_size', False), ('nginx_429', 'overloaded .*Too Many', True),
     ('403', 'the key was refused', False), ('400', 'scripted 400', False),
     ('page', 'HTML page .*"Please log in".*proxy', False),
     ('bad_gateway', 'HTML page .*502 Bad Gateway', True),

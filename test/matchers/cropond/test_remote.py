@@ -640,6 +640,22 @@ def test_an_overloaded_server_is_not_examined_on_top_of_it(server, asked, query)
     assert all('first image' in json.dumps(request) for request in server.requests[before:])
 
 
+@pytest.mark.parametrize('fault', ['503', 'bad_gateway'])
+def test_a_passing_error_of_the_server_starts_no_examination(server, asked, query, fault):
+    """A fleet that examined it at once would keep it from recovering; two in a row do not pass."""
+    before = len(server.requests)
+    server.behaviour.faults = [fault]
+    refusal(asked, query)
+    asked.match(query)
+    assert all('first image' in json.dumps(request) for request in server.requests[before:])
+    server.behaviour.always = fault
+    refusal(asked, query)
+    refusal(asked, query)
+    server.behaviour.always = ''
+    assert asked.describe()['state'] != 'ready'
+    assert asked.match(query)
+
+
 def test_absent_libraries_are_named_with_the_command_that_brings_them(monkeypatch):
     import sys
     for name in ('httpx', 'httpx2', 'crosspoint_ros.matchers.cropond.remote',

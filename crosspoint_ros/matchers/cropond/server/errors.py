@@ -11,6 +11,7 @@ from crosspoint_ros.core.datatypes import Code, Rejected
 
 QUOTED_CHARS = 300
 TOO_MANY_REQUESTS, TOO_LARGE, NOT_FOUND = 429, 413, 404
+SERVER_STATUS = 500  # and above: the fault is the server's
 OVERLOADED = (TOO_MANY_REQUESTS, 503)
 UNAUTHORIZED = (401, 403)
 REQUEST_STATUSES = (400, TOO_LARGE, 422)  # may be caused by the content of a request
@@ -91,7 +92,7 @@ class ErrorFormatter:
         if 300 <= status < 400:
             return self.error(f'it redirects to {self.sanitize(response.location)} ({status}): '
                               'set that address as url, if you trust it', status=status)
-        if response.is_html:
+        if response.is_html and status not in (TOO_LARGE, *OVERLOADED):  # of a proxy: nginx
             return self.html_error(response)
         if status == NOT_FOUND:
             if model_names and model not in model_names:
@@ -107,7 +108,7 @@ class ErrorFormatter:
         wait = self.sanitize(response.retry_after)
         later = f'; it requests a pause (Retry-After: {wait})' if wait else ''
         return self.error(f'{busy}({status}): {message}{later}', status=status,
-                          retryable=status >= 500 or status in OVERLOADED)
+                          retryable=status >= SERVER_STATUS or status in OVERLOADED)
 
     def unknown_model_error(self, model: str, names: str, status: int = 0) -> ServerError:
         return self.error(f'it has no model {model!r}; option model can be: {names}',
@@ -117,7 +118,7 @@ class ErrorFormatter:
         title = self.sanitize(_extract_message(response))
         return self.error(f'an HTML page came ({response.status}, "{title}"), not a reply: a '
                           'proxy or a login page answers, or the url is of something else',
-                          retryable=response.status >= 500, status=response.status)
+                          retryable=response.status >= SERVER_STATUS, status=response.status)
 
     def protocol_error(self, what: str) -> ServerError:
         return self.error(f'{self.sanitize(what)}: the server is broken or not OpenAI-compatible')
