@@ -196,9 +196,9 @@ class _RequestHandler(BaseHTTPRequestHandler):
         except KeyError as missing:
             return 400, {'error': {'message': f'no image is cached as {missing}'}}
         written = TOKEN.findall(self._text(body, honoured))
-        text = ''.join(written[:body['max_tokens']])
+        text = ''.join(written[:body.get('max_tokens')])
         choice = {'index': 0, 'message': {'role': 'assistant', 'content': text},
-                  'finish_reason': 'stop' if len(written) <= body['max_tokens'] else 'length',
+                  'finish_reason': 'stop' if text == ''.join(written) else 'length',
                   'unknown': {'nested': [1, None]}}
         if 'top_logprobs' in honoured:
             choice['logprobs'] = self.behaviour.tokens(text) if self.behaviour.tokens else {
@@ -294,6 +294,11 @@ class _RequestHandler(BaseHTTPRequestHandler):
 
     def _bad_gateway(self) -> None:
         self._reply(502, b'<html><title>502 Bad Gateway</title></html>', 'text/html')
+
+    def _twice(self) -> None:
+        """Answer twice on one connection, as a broken proxy does; the second time (1, 1)."""
+        for text in (f'{BEFORE}42, 7]', f'{BEFORE}1, 1]'):
+            self._reply(200, {'choices': [{'message': {'content': text}}]})
 
     def _nginx_413(self) -> None:
         self._reply(413, b'<html><title>413 Request Entity Too Large</title></html>', 'text/html')

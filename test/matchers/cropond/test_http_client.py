@@ -55,10 +55,11 @@ def test_a_reply_is_read_past_fields_that_nobody_knows(chat):
     assert chat.list_models(Deadline.after(5)) == (ModelInfo(MODEL, '/models/one'),)
 
 
-def test_requests_go_over_one_connection(server, chat):
-    for _ in range(3):
-        chat.complete([HELLO], Deadline.after(5))
-    assert server.connections == 1
+def test_a_second_reply_is_not_the_answer_to_the_next_question(server, chat):
+    server.behaviour.faults = ['twice']
+    chat.complete([HELLO], Deadline.after(5))
+    (reply,) = chat.complete([HELLO], Deadline.after(5))
+    assert reply.text.startswith('42-Q') or '42, 7' in reply.text
 
 
 def test_requests_sent_at_once_come_back_in_order(server, chat):

@@ -30,7 +30,6 @@ except ModuleNotFoundError:
 MAX_REPLY_BYTES = 4 << 20
 # A server may quote the key: without these it is never escaped, and can be removed.
 FORBIDDEN_IN_KEY = ' "\'\\'
-KEEP_ALIVE_S = 60.0
 RETRY_PAUSE_S = 0.1
 MAX_ATTEMPTS = 2
 # A redirect, or a name of a host. (httpx leaves the errors of idna as they are.)
@@ -56,7 +55,7 @@ class Deadline:
 
 
 class ChatClient:
-    """Requests to one server over persistent connections; thread-safe, one call at a time.
+    """Requests to one server, each over its own connection; thread-safe, one call at a time.
 
     The key is read from the environment variable `key_env`; without it none is sent. Proxies and
     passwords of the environment (HTTP_PROXY, .netrc) are not used and redirects not followed: a
@@ -70,12 +69,12 @@ class ChatClient:
         key = read_key(key_env)
         self.errors = errors.ErrorFormatter(self.url, key_env, key)
         self._client = httpx.AsyncClient(
-            # No compression: a few bytes could expand to gigabytes.
-            headers={'Accept-Encoding': 'identity',
+            # No compression: a few bytes could expand to gigabytes. On a kept connection a second
+            # reply would be read as the answer to the next click.
+            headers={'Accept-Encoding': 'identity', 'Connection': 'close',
                      **({'Authorization': f'Bearer {key}'} if key else {})},
             verify=create_tls_context(ca_file), trust_env=False, timeout=None,
-            proxy=check_proxy(proxy) or None,
-            limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_S))
+            proxy=check_proxy(proxy) or None)
         self._loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
         self.close = weakref.finalize(self, _close, self._client, self._loop)
@@ -136,8 +135,7 @@ class ChatClient:
     async def _send(self, method: str, path: str, content: bytes | None) -> HttpResponse:
         """Send a request; repeat it once if the connection broke before a response.
 
-        That is safe: requests do not change the server. It happens if the server closes an idle
-        connection just when it is used again, or restarts.
+        That is safe: requests do not change the server. It happens if the server restarts.
         """
         for attempts_left in reversed(range(MAX_ATTEMPTS)):
             try:
