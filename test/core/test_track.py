@@ -46,6 +46,14 @@ class Follow:
             self.show(views)
         return self.tracker.track
 
+    def see_in(self, things: tuple[Thing, ...], camera: str, due: set[str]) -> Track:
+        """Show a frame to one camera; the next image of the others is due, or overdue."""
+        self.now_ns += STEP_NS
+        view = render(camera, things, self.now_ns, with_depth=self.with_depth)
+        track = self.tracker.update([view], self.now_ns, due)
+        self.states.append(track.state)
+        return track
+
     def show(self, views: list[View | MissingView]) -> Track:
         track = self.tracker.update(views, self.now_ns)
         self.states.append(track.state)
@@ -197,6 +205,45 @@ def test_behind_the_robots_own_mask_it_coasts():
     follow.now_ns += STEP_NS
     track = follow.show([replace(view, mask=np.ones(view.image.shape[:2], dtype=bool))])
     assert (track.state, 'outside' in track.message) == (COASTING, True)
+
+
+# --- cameras that send at different rates
+
+def test_what_a_slow_camera_saw_holds_until_its_next_image_is_due():
+    hides_front = Thing(Box((-0.1, -0.3, 0.0), (0.06, -0.28, 0.4)), is_plain=True)
+    things = (Thing(), hides_front)
+    follow = Follow()
+    follow.see(things, 2)
+    assert {c for c, seen in follow.tracker.track.evidence.items() if seen.is_verified} == {'side'}
+    for _ in range(3):
+        for _ in range(4):
+            track = follow.see_in(things, 'front', due={'side'})
+            assert set(track.evidence) == {'front', 'side'}
+        follow.see(things)
+    assert set(follow.states) == {TRACKING}
+    assert follow.see_in(things, 'front', due=set()).state is COASTING
+
+
+def test_a_new_image_that_contradicts_a_slow_camera_ends_tracking_at_once():
+    for things in ((), (Thing(base_from_thing=move(0.04, 0.0)),)):
+        follow = Follow()
+        follow.see((Thing(),), 3)
+        track = follow.see_in(things, 'front', due={'side'})
+        assert track.state is COASTING or follow.error_m(move(0.04, 0.0)) < 6e-3
+
+
+def test_without_depth_one_new_image_keeps_what_rests_and_nothing_else():
+    follow = Follow(with_depth=False)
+    follow.see((Thing(),), 2)
+    for k in range(12):
+        camera, other = ('front', 'side') if k % 3 else ('side', 'front')
+        follow.see_in((Thing(),), camera, due={other})
+        assert follow.error_m() < 5e-3
+    assert set(follow.states) == {TRACKING}
+    moved = move(0.04, 0.0)
+    for _ in range(2):
+        track = follow.see_in((Thing(base_from_thing=moved),), 'front', due={'side'})
+        assert track.state is COASTING or follow.error_m(moved) < 0.01
 
 
 # --- images that change

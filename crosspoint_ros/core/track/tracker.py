@@ -1,7 +1,7 @@
 """Follows a target after the click: where it is now, or that it is hidden, moved or lost."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -53,6 +53,7 @@ MOVED_SIGMAS = 3.0
 UNSEEN_S = 0.3  # after which a place nearby is a jump, too
 SWEEP_PERIOD_S = 0.3
 SETTLED_M, SETTLED_RAD = 2e-3, 0.02
+HELD_SIGMAS = 3.0
 MAX_FLOW_AGE_S = 1.5
 JUMP_M = 0.03  # a reappearance further away must not be a thing that was there at the click
 BETTER_BY = 1.5  # a searched place must have that many times the agreeing points
@@ -151,6 +152,7 @@ class Tracker:
         self._candidates: list[Motion] = []
         self._seen_ns = self._gone_since_ns = self._now_ns = self._searched_ns = begun_ns
         self._unseen_since_ns = begun_ns  # the first look that did not show it
+        self._looked: dict[str, Verification] = {}  # what the newest image of each camera shows
         self._is_gone = self._is_moved = False
         self.track = Track(TrackingState.TRACKING, base_from_target, covariance, self._image_ns,
                            begun_ns, {}, 'as clicked')
@@ -162,10 +164,13 @@ class Tracker:
 
     # --- frames
 
-    def update(self, views: Sequence[View | MissingView], now_ns: int) -> Track:
-        """Take the newest image of each camera, with its pose, and return the state at that time.
+    def update(self, views: Sequence[View | MissingView], now_ns: int,
+               due: Set[str] = frozenset()) -> Track:
+        """Take the new image of each camera, with its pose, and return the state at that time.
 
-        now_ns: by the clock of the first update; stamps of images may be of another.
+        now_ns: by the clock of the first update; stamps of images may be of another. due: cameras
+        without a new image that could not have sent one yet: what they saw last still holds, unless
+        a new image contradicts it.
         """
         usable = [view for view in views if isinstance(view, View) and view.ray_pose is not None]
         evidence: dict[str, Verification | Rejected] = {
@@ -176,13 +181,39 @@ class Tracker:
         stayed, best, is_jump = self._locate(usable, pyramids, now_ns)
         motion, found = best
         reason = self._explain_doubt(motion, found, is_jump)
-        evidence |= {camera: seen for camera, (_, seen) in (
+        looked = {camera: seen for camera, (_, seen) in (
             stayed[1] if reason and is_jump else found).items()}
+        before = {camera: self._looked[camera] for camera in due if camera in self._looked}
+        holds = self._holds(stayed, before)
+        evidence |= {**before, **looked}
+        self._looked = {**before, **looked}
         self._now_ns = now_ns
         if count_agreeing(found) and not reason:
             self._accept(motion, found, now_ns)
             return self._report_seen(evidence)
+        if holds:
+            return self._report(self.track.state, evidence, self.track.message)
         return self._report_unseen(evidence, reason, now_ns)
+
+    def _holds(self, stayed: _Fit, before: Mapping[str, Verification]) -> bool:
+        """Return whether cameras whose next image is due have seen the target, and no new image
+        shows that it has left its place since."""
+        if self.track.state not in (TrackingState.TRACKING, TrackingState.MOVED) or not any(
+                verdict.is_verified for verdict in before.values()):
+            return False
+        motion, found = stayed
+        if count_agreeing(found):
+            moved_m = motion.centre_m - self._motion.centre_m
+            spread = motion.covariance[3:, 3:] + SETTLED_M ** 2 * np.eye(3)
+            if moved_m @ np.linalg.solve(spread, moved_m) > HELD_SIGMAS ** 2:
+                return False
+        for camera, (_, verdict) in found.items():
+            earlier = self._looked.get(camera)
+            was_so = earlier is not None and not earlier.is_verified and (
+                earlier.target == verdict.target)
+            if not verdict.is_verified and verdict.target in ('gone', 'seen') and not was_so:
+                return False
+        return True
 
     def _locate(self, usable: Sequence[View], pyramids: dict[str, GreyPyramid], now_ns: int
                 ) -> tuple[_Fit, _Fit, bool]:

@@ -5,13 +5,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crosspoint_ros.core.datatypes import Code, Matcher, MissingView, Rejected, Transform, View
 from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.core.track.tracker import Track, Tracker, TrackingState
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.ros.config import FollowConfig
+from crosspoint_ros.ros.follow.fresh_views import FreshLook, FreshViews
 from crosspoint_ros.ros.node.query_queue import QueryThread
 from crosspoint_ros.ros.node.views import ViewCollector
 
@@ -20,8 +21,6 @@ WATCH_PERIOD_S = 1.0
 DOUBT_PERIOD_S = 0.25  # of `watch`, while the target is not where it should be
 PAUSES = {'off': 0.0, 'watch': 5.0, 'track': 0.5}  # of a cycle's time, before the next
 SAME_TIME_PERIODS = 1.5
-STALE_PERIODS, MIN_STALE_S = 3.0, 0.5  # older: evidence of nothing
-JOIN_S = 0.5
 MAX_POSTPONED_S = 3.0  # by queries
 MAX_SEARCH_S = 30.0  # a search that has not come back, or has failed
 SEARCH_PAUSES = 4.0  # of the time of a search, before the next
@@ -69,9 +68,9 @@ class Follower:
         self._tracked: FollowJob | None = None
         self._found: list[tuple[Tracker, list, int]] = []  # of searches
         self._search_after_s, self._turn = 0.0, 0
-        self._stamps: dict[str, tuple[int, float]] = {}  # of a camera's newest image, and since
+        self._fresh = FreshViews(views, now_ns)
         self._build: Callable[[], None] | None = None  # waits for the query thread
-        self._was_paused = False
+        self._was_paused, self._is_readable = False, True
         self.cycle_s = 0.0
         self._thread = threading.Thread(target=self._run, name='crosspoint-follow', daemon=True)
         self._thread.start()
@@ -107,11 +106,10 @@ class Follower:
             self._condition.notify()
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread after the look that it is at; nothing is reported of that."""
         with self._condition:
             self._is_closed, self._job = True, None
             self._condition.notify()
-        self._thread.join(JOIN_S)
 
     # --- the thread
 
@@ -141,8 +139,9 @@ class Follower:
             try:
                 self._step(job, config)
             except Exception as error:
-                log.exception('following failed')
-                self._report_unusable(job, f'{type(error).__name__}: {error}')
+                if job is self._job:  # else the node has ended, or has another target
+                    log.exception('following failed: the target is withdrawn')
+                    self._give_up(job, f'following failed: {type(error).__name__}: {error}')
             self.cycle_s = time.monotonic() - started_s
             pauses = PAUSES[config.mode] * self.cycle_s
             due_s = max(started_s + self._get_period_s(config), started_s + self.cycle_s + pauses)
@@ -176,15 +175,15 @@ class Follower:
             if searched is tracker:
                 tracker.offer(candidates, began_ns)
         self._found.clear()
-        views = self._collect(config)
-        if views is None:
+        look = self._look(job, SAME_TIME_PERIODS / config.rate_hz)
+        if look is None or job is not self._job:
             return
-        track = tracker.update(views, now_ns)
+        track = tracker.update(look.views, self._now_ns(), look.due)
         if job is self._job:
             self._on_report(FollowReport(job.key, track, compose(track, job)))
         is_sure = track.state in (TrackingState.TRACKING, TrackingState.MOVED)
         if tracker.wants_search(now_ns) and not (is_sure and config.mode == 'watch'):
-            self._search(tracker, [view for view in views if isinstance(view, View)])
+            self._search(tracker, [view for view in look.views if isinstance(view, View)])
 
     def _begin(self, job: FollowJob, config: FollowConfig) -> None:
         located = job.located
@@ -198,7 +197,8 @@ class Follower:
             self._tracked = job  # put elsewhere by hand
             return
         with self._condition:
-            self._tracked, self._tracker, self._stamps, self._build = job, None, {}, None
+            self._tracked, self._tracker, self._build = job, None, None
+            self._fresh = FreshViews(self._views, self._now_ns)
 
         def build(matcher: Matcher | None) -> None:
             if self._tracked is not job or self._tracker is not None:
@@ -222,45 +222,37 @@ class Follower:
         else:  # its corners are matched
             self._build = lambda: build(self._get_matcher())
 
-    def _report_unusable(self, job: FollowJob, reason: str) -> None:
-        """Report a look that failed: it showed nothing."""
-        if self._tracker is None:
+    def _look(self, job: FollowJob, same_time_s: float) -> FreshLook | None:
+        """Return the new images; those that cannot be read show nothing."""
+        was_readable, self._is_readable = self._is_readable, True
+        try:
+            return self._fresh.collect(same_time_s, lambda: job is not self._job)
+        except Exception as error:
+            self._is_readable = False
+            if job is self._job and was_readable:  # else once for each look
+                log.exception('the images cannot be read')
+            why = Rejected(Code.NO_IMAGE, f'{type(error).__name__}: {error}')
+            return FreshLook(tuple(MissingView(camera, why) for camera in self._views.cameras),
+                             frozenset())
+
+    def _give_up(self, job: FollowJob, reason: str) -> None:
+        """Withdraw a target that cannot be followed any more: where it is is not known."""
+        tracker, now_ns = self._tracker, self._now_ns()
+        if tracker is None:
             self._fail(job, reason)
             return
-        views = [MissingView(camera, Rejected(Code.MATCHER_FAILED, reason))
-                 for camera in self._views.cameras]
-        track = self._tracker.update(views, self._now_ns())
-        self._on_report(FollowReport(job.key, track, compose(track, job)))
+        lost = replace(tracker.track, state=TrackingState.LOST, since_ns=now_ns, evidence={},
+                       message=reason)
+        with self._condition:
+            if self._tracked is job:
+                self._tracker = self._build = None
+        self._on_report(FollowReport(job.key, lost, compose(lost, job)))
 
     def _fail(self, job: FollowJob, reason: str) -> None:
         with self._condition:
             if self._tracked is job:
                 self._tracker = self._build = None
         self._on_report(FollowReport(job.key, None, job.base_from_target, reason))
-
-    def _collect(self, config: FollowConfig) -> list[View | MissingView] | None:
-        """Return each camera's newest image if it is new; None if there is nothing new to say."""
-        stale_s = same_time_s = self._views.config.times.max_image_age_s
-        if config.mode == 'track':
-            same_time_s = SAME_TIME_PERIODS / config.rate_hz
-            stale_s = min(stale_s, max(MIN_STALE_S, STALE_PERIODS / config.rate_hz))
-        collected, is_new, now_s = [], False, time.monotonic()
-        for view in self._views.collect_for_following():
-            if isinstance(view, View):
-                stamp_ns, since_s = self._stamps.get(view.camera, (0, now_s))
-                if view.stamp_ns != stamp_ns:
-                    self._stamps[view.camera] = view.stamp_ns, now_s
-                    is_new = True
-                elif now_s - since_s > stale_s:
-                    view = MissingView(view.camera, Rejected(
-                        Code.STALE, f'{view.camera}: no new image for {now_s - since_s:.1f} s '
-                        f'(limit {stale_s:.1f} s)'))
-                elif now_s - since_s > same_time_s:
-                    continue  # another camera's image is newer: it may show another moment
-            collected.append(view)
-        waits = any(isinstance(view, View) for view in collected) or len(
-            collected) < len(self._views.cameras)
-        return None if waits and not is_new else collected
 
     def _search(self, tracker: Tracker, views: Sequence[View]) -> None:
         matcher = self._get_matcher()

@@ -170,6 +170,12 @@ class ImageBuffer:
         with self._condition:
             return self._images[-1].stamp_ns if self._images else None
 
+    def get_period_s(self) -> float | None:
+        """Return the median time between the last usable images, s; None with fewer than two."""
+        with self._condition:
+            usable = [image.stamp_ns for image in self._images if self._has_depth(image)]
+        return float(np.median(np.diff(usable[-5:]))) * 1e-9 if len(usable) > 1 else None
+
     @property
     def has_info(self) -> bool:
         """Whether a camera info has come."""

@@ -90,7 +90,12 @@ class ViewCollector:
         """The names of the cameras."""
         return tuple(self._cameras)
 
-    def collect_for_following(self) -> tuple[View | MissingView, ...]:
+    def get_period_s(self, camera: str) -> float | None:
+        """Return the time between the usable images of a camera, s; None if it is unknown."""
+        return self._cameras[camera].buffer.get_period_s()
+
+    def collect_for_following(self, should_stop: Callable[[], bool]
+                              ) -> tuple[View | MissingView, ...]:
         """Return the newest view of each camera with its pose, or why it is missing.
 
         Waits for TF as a query does: it may come after its image.
@@ -98,7 +103,7 @@ class ViewCollector:
         def add_pose(view: View) -> View:
             return replace(view, base_from_cam=self._transforms.lookup(
                 self._config.base_frame, view.frame_id, view.stamp_ns,
-                self._config.times.wait_tf_s))
+                self._config.times.wait_tf_s, should_stop))
 
         newest = [self._get_newest_view(name) for name in self._cameras]
         return tuple(view if isinstance(view, MissingView) else
