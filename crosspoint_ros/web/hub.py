@@ -30,6 +30,7 @@ from crosspoint_ros.web.session import MAX_OPEN_REQUESTS, BrowserSession
 
 PERIOD_S = 0.25
 BEAT_PERIODS = 8  # the page takes the server for dead after two beats without one
+MAX_AWAITED = 64  # cameras, per browser
 MAX_RESULTS = 50  # whose verdicts are remembered: a target may outlive its place in the history
 
 
@@ -114,6 +115,8 @@ class Hub:
         self._node_info = node_info
         for overlay in (self.overlay, self.standing_overlay):
             overlay.base_frame = node_info.base_frame
+        for name in {name for session in self.sessions for name in session.awaited}:
+            self._stream(name)
         self._broadcast(self._state_event())
 
     def _on_status(self, status: str, is_silent: bool) -> None:
@@ -293,12 +296,19 @@ class Hub:
             session.send_event(protocol.encode_event('bad_request', {'message': str(error)}))
 
     def _request_image(self, session: BrowserSession, request: protocol.NextImageRequest) -> None:
-        camera = self._find_camera(request.camera)
-        if camera is None:
+        # A page that was open before this server began knows the cameras sooner.
+        if self._node_info.cameras and self._find_camera(request.camera) is None:
             raise protocol.RequestError(f'unknown camera {request.camera!r}')
+        if request.camera not in session.awaited and len(session.awaited) >= MAX_AWAITED:
+            raise protocol.RequestError(f'images of {MAX_AWAITED} cameras are requested, the limit')
         session.await_image(request)
-        self.streams.request(camera)
-        self._poses.request_intrinsics(camera)
+        self._stream(request.camera)
+
+    def _stream(self, name: str) -> None:
+        camera = self._find_camera(name)
+        if camera is not None:
+            self.streams.request(camera)
+            self._poses.request_intrinsics(camera)
 
     def _find_camera(self, name: str) -> NodeCamera | None:
         """Return the camera of that name, with the remapped topic that the node reports."""

@@ -94,6 +94,13 @@ def test_a_refusal_of_the_node_is_passed_on(server, given, message):
     assert message in reply['message']
 
 
+def test_a_camera_that_the_node_does_not_have_is_refused_by_name(server):
+    async def conversation(socket_):
+        await socket_.send_str(json.dumps({'type': 'next', 'camera': 'nowhere', 'after': '0'}))
+        return await wait_for_event(socket_, 'bad_request')
+    assert "unknown camera 'nowhere'" in talk(server, conversation)['message']
+
+
 @pytest.mark.parametrize('corner', [(0.0, 0.0), (639.0, 479.0)])
 def test_a_click_on_the_border_is_a_click(server, corner):
     async def conversation(socket_):

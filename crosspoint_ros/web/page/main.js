@@ -216,7 +216,7 @@ function showPending() {
 }
 
 const viewActions = {
-  next: (camera, after) => connection.send({ type: 'next', camera, after }),
+  next: (camera, after, width) => connection.send({ type: 'next', camera, after, width }),
   past: (camera, stamp) => connection.send({ type: 'past', camera, stamp }),
   click(camera, stamp, { x, y }) {
     const clicked = views.get(camera);
