@@ -100,6 +100,7 @@ class Hub:
         self.standing_overlay = Overlay(self._poses, self._find_camera)
         self._known: dict[str, QueryResult] = {}  # by query_id
         self._clock = RobotClock()
+        self._session_count = 0
         latched = partial(QoSProfile, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         for kind, topic, callback, qos in (
                 (QueryResult, f'{bridge.name}/result', self._on_result, latched(depth=10)),
@@ -244,6 +245,11 @@ class Hub:
 
     def add_session(self, session: BrowserSession) -> None:
         self.sessions.add(session)
+        self._session_count += 1
+        session.name = (f'{"operator" if session.can_act else "viewer"} {self._session_count} '
+                        f'({session.address})')
+        session.send_event(protocol.encode_event('role', {'can_act': session.can_act,
+                                                          'name': session.name}))
         session.send_event(self._state_event())
         if self._history is not None:
             session.send_event(protocol.encode_event(
@@ -284,6 +290,9 @@ class Hub:
                 self._request_image(session, request)
             elif isinstance(request, protocol.SentImageRequest):
                 session.resend_image(request)
+            elif not session.can_act:
+                session.send_event(_encode_refusal(
+                    request.id, 'You may look and not act: the token you came with is a viewer\'s'))
             elif isinstance(request, protocol.CancelRequest):
                 for task in session.tasks:
                     self._bridge.cancel(task)
@@ -316,7 +325,20 @@ class Hub:
         topic = dict(self._health.image_topics).get(name)
         return replace(camera, image_topic=topic) if camera and topic else camera
 
+    def describe_health(self) -> Json:
+        """Return the states of server and node, for probes."""
+        return {'server': 'ok', 'node': self._bridge.name, 'problem': self._status,
+                'browsers': len(self.sessions)}
+
+    def _announce(self, actor: BrowserSession, request: protocol.NodeRequest) -> None:
+        """Inform the other browsers of who acts."""
+        event = protocol.encode_event('acted', {
+            'by': actor.name, 'message': f'{actor.name} {protocol.describe_act(request)}'})
+        for session in list(self.sessions - {actor}):
+            session.send_event(event)
+
     async def _reply(self, session: BrowserSession, request: protocol.NodeRequest) -> None:
+        self._announce(session, request)
         try:
             reply = protocol.encode_event('reply', {
                 'id': request.id, **await self._call_node(session, request)})

@@ -101,6 +101,19 @@ REQUEST_TYPES: dict[str, type] = {
 STEPS = ('undo', 'redo', 'clear')
 
 
+def describe_act(request: NodeRequest) -> str:
+    """Return what a request does, to follow the operator's name."""
+    if isinstance(request, ClickRequest):
+        return f'clicks in {request.camera}'
+    if isinstance(request, InstructRequest):
+        return f'looks for {_quote(request.instruction)} in {request.camera}'
+    if isinstance(request, CorrectRequest):
+        return f'corrects the point in {request.camera}'
+    if isinstance(request, AcceptRequest):
+        return 'accepts the answer'
+    return {'undo': 'undoes', 'redo': 'redoes', 'clear': 'clears the target'}[request.step]
+
+
 def parse_request(text: str) -> Request:
     """Parse and validate one message; raise RequestError."""
     if len(text.encode(errors='replace')) > MAX_MESSAGE_BYTES:

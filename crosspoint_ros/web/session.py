@@ -31,8 +31,12 @@ class BrowserSession:
 
     def __init__(self, socket: web.WebSocketResponse, request: web.Request,
                  streams: ImageStreams, track_mark: Callable[[CameraImage], Json],
-                 pool: ThreadPoolExecutor) -> None:
-        """`track_mark` locates the result's mark on an image; `pool` encodes JPEGs."""
+                 pool: ThreadPoolExecutor, can_act: bool = True) -> None:
+        """`track_mark` locates the result's mark on an image; `pool` encodes JPEGs.
+
+        can_act: a viewer's browser may not.
+        """
+        self.can_act, self.name = can_act, ''
         self.address = request.remote or 'unknown'
         self._socket, self._request, self._pool = socket, request, pool
         self._streams, self._track_mark = streams, track_mark

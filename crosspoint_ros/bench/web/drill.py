@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,7 @@ from crosspoint_ros.ros.process import carry_images
 
 CAMERAS = ('front', 'side', 'wrist')
 MAX_UNTRUE_S = 5.0
+MAX_STARTS = 3
 WAIT_S, RETRY_S = 30.0, 5.0
 SEEN, REFUSED = (320.0, 300.0), (40.0, 300.0)  # px in front: seen by side, outside of the others
 NO_TARGET = ('NONE', 'EXPIRED', 'CLEARED', 'UNKNOWN')
@@ -39,7 +41,7 @@ IDENTIFIER = re.compile(r'[0-9a-f]{8}-[0-9a-f]{4}-|\b1\d{9}\b')
 
 @dataclass(frozen=True)
 class DrillRow:
-    """One fault: what node and page said last, how long the page was wrong, and what was untrue."""
+    """One fault: the last words of node and page, for how long it was wrong, what was untrue."""
 
     fault: str
     node: str
@@ -57,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Provoke the faults; 1 if the page said something untrue."""
+    """Provoke the faults; 1 if a statement of the page was untrue."""
     from crosspoint_ros.bench.web.drill_faults import FAULTS
     unknown = set(args.fault or ()) - FAULTS.keys()
     if unknown:
@@ -144,8 +146,8 @@ class PageDrill:
         page = self.page.read()
         state = self.robot.state
         node = 'nothing' if state is None else f'{STATE_NAMES[state.state]}: {state.message}'
-        said = f'{page["status"]}; {page["target"]["text"]}; {page["note"]}'
-        return DrillRow(name, node, said, round(self._longest_s, 1), list(self._untrue.values()))
+        words = f'{page["status"]}; {page["target"]["text"]}; {page["note"]}'
+        return DrillRow(name, node, words, round(self._longest_s, 1), list(self._untrue.values()))
 
     # Watching
 
@@ -221,21 +223,25 @@ class PageDrill:
     def start_node(self) -> None:
         """Start the node, and wait until the page can use it.
 
-        One that follows a killed one may be discovered only when the lease of that ends, 20 s.
-        Until then the page must not say anything as certain.
+        Until then the page must not say anything as certain. After a killed node, the middleware
+        may leave the next one deaf (its port in /dev/shm): such a node is started again.
         """
-        self.rig.start('node')
-        end_s = time.monotonic() + START_TIMEOUT_S
-        while not (page := self.sample())['status'].endswith('is ready'):
-            if time.monotonic() > end_s:
-                raise TimeoutError(f'the node is not ready within {START_TIMEOUT_S:g} s; the page '
-                                   f'says {page["status"]!r}')
-            self.page.tab.wait_for_timeout(50)
-        self.is_node_up = True
-        self.expect(lambda page: len(page['views']) == len(CAMERAS) and all(
-            view['stamp'] != '0' for view in page['views']), 'images')
+        for attempt in range(MAX_STARTS):
+            if attempt:
+                print('  the node is deaf: started again', flush=True)
+                self.rig.end('node', signal.SIGINT)
+            self.rig.start('node')
+            end_s = time.monotonic() + START_TIMEOUT_S / 2
+            while time.monotonic() < end_s:
+                if self.sample()['status'].endswith('is ready'):
+                    self.is_node_up = True
+                    self.expect(lambda page: len(page['views']) == len(CAMERAS) and all(
+                        view['stamp'] != '0' for view in page['views']), 'images')
+                    return
+                self.page.tab.wait_for_timeout(50)
+        raise TimeoutError(f'the node is not ready after {MAX_STARTS} starts')
 
-    def end_node(self, number: int = 2) -> None:
+    def end_node(self, number: int = signal.SIGINT) -> None:
         """End the node by a signal, SIGINT by default."""
         self.is_node_up = False
         self.rig.end('node', number)
@@ -286,13 +292,13 @@ def _compare_ages(page: dict[str, Any], now_ns: tuple[int, int]) -> dict[str, st
     found = dict[str, str]()
     for view in page['views']:
         ages_ms = [(at - int(view['stamp'])) / 1e6 for at in now_ns]
-        badge, said = f'badge of {view["camera"]}', view['badge']
-        shown = re.fullmatch(r'(\d+\.?\d*) s old', said)
-        if said == 'live' and ages_ms[0] > LIVE_MS + AGE_TOLERANCE_MS:
+        badge, words = f'badge of {view["camera"]}', view['badge']
+        shown = re.fullmatch(r'(\d+\.?\d*) s old', words)
+        if words == 'live' and ages_ms[0] > LIVE_MS + AGE_TOLERANCE_MS:
             found[badge] = f'live, but the image is {ages_ms[0] / 1000:.1f} s old'
         elif shown and not (ages_ms[0] - AGE_TOLERANCE_MS < 1000 * float(shown[1])
                             < ages_ms[1] + AGE_TOLERANCE_MS):
-            found[badge] = f'{said}, but the image is {ages_ms[0] / 1000:.1f} s old'
+            found[badge] = f'{words}, but the image is {ages_ms[0] / 1000:.1f} s old'
     return found
 
 
@@ -333,8 +339,8 @@ def _compare_target(page: dict[str, Any], robot: RobotObserver) -> dict[str, str
 
 def _measure_error_m(place: str, at_m: tuple[float, float, float]) -> float:
     """Return the largest difference along an axis; infinity if the text is not a place."""
-    said = [float(word.replace('−', '-')) for word in re.findall(r'−?\d+\.\d+', place)]
-    return max(abs(a - b) for a, b in zip(said, at_m, strict=True)) if len(said) == 3 \
+    words = [float(word.replace('−', '-')) for word in re.findall(r'−?\d+\.\d+', place)]
+    return max(abs(a - b) for a, b in zip(words, at_m, strict=True)) if len(words) == 3 \
         else float('inf')
 
 

@@ -117,7 +117,7 @@ class RobotObserver:
         self._thread.join()
 
     def forget(self) -> None:
-        """Forget what a node said that has ended."""
+        """Forget the messages of a node that has ended."""
         self.state: TargetState | None = None
         self.history: History | None = None
         self.results: dict[str, QueryResult] = {}
