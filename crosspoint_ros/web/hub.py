@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +28,7 @@ from crosspoint_ros.web.plain_text import make_plain
 from crosspoint_ros.web.robot_clock import RobotClock, target_to_json
 from crosspoint_ros.web.ros_bridge import NodeUnavailableError, RosBridge
 from crosspoint_ros.web.session import MAX_OPEN_REQUESTS, BrowserSession
+from crosspoint_ros.web.session_export import export_session
 
 PERIOD_S = 0.25
 BEAT_PERIODS = 8  # the page takes the server for dead after two beats without one
@@ -182,14 +184,16 @@ class Hub:
             name: self.track_marks(image) for name, image in self.streams.newest.items()}})
 
     def _target_event(self) -> str:
+        return protocol.encode_event('target', self._describe_target())
+
+    def _describe_target(self) -> Json:
         state = self._target_state or TargetState()
         entries = () if self._history is None else list_kept_entries(self._history)
         number = next((entry.number for entry in reversed(entries)
                        if entry.result.query_id == state.query_id), None)
-        return protocol.encode_event('target', {
-            **target_to_json(state, self._known.get(state.query_id), number),
-            'message': self._make_plain(state.message), 'answer': self._standing['result'],
-            **({'state': 'UNKNOWN'} if self._target_state is None else {})})
+        return {**target_to_json(state, self._known.get(state.query_id), number),
+                'message': self._make_plain(state.message), 'answer': self._standing['result'],
+                **({'state': 'UNKNOWN'} if self._target_state is None else {})}
 
     def _beat_event(self) -> str:
         now_ns = self._clock.now_ns
@@ -324,6 +328,11 @@ class Hub:
         camera = self._node_info.camera(name)
         topic = dict(self._health.image_topics).get(name)
         return replace(camera, image_topic=topic) if camera and topic else camera
+
+    async def export(self, pool: ThreadPoolExecutor) -> bytes:
+        """Return the history with its images as a zip; `pool` encodes JPEGs."""
+        return await export_session(self._history or History(), self._describe_target(),
+                                    self.streams, pool)
 
     def describe_health(self) -> Json:
         """Return the states of server and node, for probes."""

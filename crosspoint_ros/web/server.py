@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +46,7 @@ class PageServer:
         self.app.router.add_post('/enter', self._handle_enter)
         self.app.router.add_get('/events', self._handle_websocket)
         self.app.router.add_get('/healthz', self._handle_health)
+        self.app.router.add_get('/session.zip', self._handle_export)
         self.app.on_shutdown.append(self._close_sessions)
 
     async def _close_sessions(self, app: web.Application) -> None:
@@ -86,6 +88,13 @@ class PageServer:
     async def _handle_health(self, request: web.Request) -> web.Response:
         """Reply to a probe: 200 while the server works, with the node's state; no token needed."""
         return web.json_response(self._hub.describe_health())
+
+    async def _handle_export(self, request: web.Request) -> web.Response:
+        """Reply with the history and its images."""
+        self._check_cookie(request)
+        name = time.strftime('crosspoint_%Y-%m-%d_%H%M%S.zip')
+        return web.Response(body=await self._hub.export(self._pool), content_type='application/zip',
+                            headers={'Content-Disposition': f'attachment; filename="{name}"'})
 
     async def _handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
         self._check_origin(request)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,6 +62,11 @@ def test_a_probe_needs_no_token_and_gets_no_secret(server):
     assert health['server'] == 'ok'
     assert health['node'] == '/crosspoint'
     assert TOKEN not in str(health)
+
+
+def test_the_export_needs_the_token(server):
+    with pytest.raises(urllib.error.HTTPError, match='403'):
+        urllib.request.urlopen(f'http://127.0.0.1:{server.port}/session.zip')
 
 
 def test_a_token_in_a_file_is_in_no_list_of_processes(server):

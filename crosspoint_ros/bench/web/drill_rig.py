@@ -11,10 +11,7 @@ from typing import Any
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
-from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
@@ -84,7 +81,7 @@ class RobotObserver:
 
     def __init__(self, session: RosSession, cameras: DrillCameras) -> None:
         self.cameras, self._session = cameras, session
-        node = self._node = session.create_node('drill')
+        node = session.create_node('drill')
         self.forget()
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         for kind, name in ((TargetState, 'target_state'), (History, 'history'),
@@ -94,17 +91,11 @@ class RobotObserver:
         self._services: dict[str, Any] = {
             name: node.create_client(kind, f'{NODE}/{name}') for name, kind in {
                 'clear': Trigger, 'undo': Trigger, 'redo': Trigger, 'hold': Trigger,
-                'resume': Trigger, 'accept': Accept, 'change_state': ChangeState,
-                'set_parameters': SetParameters}.items()}
+                'resume': Trigger, 'accept': Accept, 'change_state': ChangeState}.items()}
         self._action: Any = ActionClient(node, Correspond, f'{NODE}/correspond')
         self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
-
-    @property
-    def node(self) -> Node:
-        """Its node."""
-        return self._node
 
     def _spin(self) -> None:
         while not self._is_closing.is_set():
@@ -150,11 +141,6 @@ class RobotObserver:
         """Activate or deactivate the node."""
         number = getattr(Transition, f'TRANSITION_{transition.upper()}')
         self.call('change_state', ChangeState.Request(transition=Transition(id=number)))
-
-    def set_parameter(self, name: str, value: Any) -> None:
-        """Set a parameter of the node."""
-        self.call('set_parameters', SetParameters.Request(
-            parameters=[Parameter(name, value=value).to_parameter_msg()]))
 
     def click(self, x: float, y: float, camera: str = 'front') -> QueryResult:
         """Click on the newest image and return the result. Raises TimeoutError."""
