@@ -94,6 +94,8 @@ COMMANDS = {
                         'an hour', '--minutes 15'),
     'dev drill': Command('dev', 'bench.stress.drill', 'kill processes at random, fill the disk, '
                          'turn the clock back', '--minutes 2 --seed 1'),
+    'dev page-drill': Command('dev', 'bench.web.drill', 'provoke faults, and compare what the '
+                              'page says with TF and the node', '--fault hang-server'),
     'dev restarts': Command('dev', 'bench.node.ends', 'start and end the node again and again; it '
                             'must leave nothing', '--count 10'),
     'dev fit-confidence': Command('dev', 'bench.pairs.fit_confidence', "fit the weights of xfeat's "

@@ -7,18 +7,20 @@ import logging
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from crosspoint_ros.ros.client.client import NODE_NAME
-from crosspoint_ros.web.auth import AccessControl, resolve_token
+from crosspoint_ros.web.auth import AccessControl, check_token, read_token, resolve_token
 from crosspoint_ros.web.hub import Hub
 from crosspoint_ros.web.ros_bridge import RosBridge
 from crosspoint_ros.web.server import PageServer
 
 HOST, PORT = '127.0.0.1', 8088
+TOKEN_VARIABLE, VIEWER_VARIABLE = 'CROSSPOINT_WEB_TOKEN', 'CROSSPOINT_WEB_VIEWER_TOKEN'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'TCP port (default: {PORT}; 0: any free one)')
     parser.add_argument('--token', default='',
                         help='token that browsers must present, 16 characters or more (default: '
-                        'random at each start, if one is required)')
+                        f'that of {TOKEN_VARIABLE}, or a random one at each start, if one is '
+                        'required)')
+    parser.add_argument('--token-file', type=Path, metavar='FILE',
+                        help='file with the token: options are visible to all on the machine')
+    parser.add_argument('--viewer-token', default='', metavar='TOKEN',
+                        help='another token, for browsers that may look and not act (default: '
+                        f'that of {VIEWER_VARIABLE}, or none)')
+    parser.add_argument('--viewer-token-file', type=Path, metavar='FILE',
+                        help="file with the viewers' token")
     parser.add_argument('--ros-args', nargs=argparse.REMAINDER, default=[],
                         help='arguments for ROS, to the end of the line: -r __ns:=/arm')
 
@@ -45,9 +55,13 @@ def _parse_port(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; return 1 if the server cannot start."""
-    token = resolve_token(args.host, args.token)
+    viewer_token = read_token(args.viewer_token, args.viewer_token_file, VIEWER_VARIABLE)
+    token = resolve_token(args.host, read_token(args.token, args.token_file, TOKEN_VARIABLE),
+                          is_required=bool(viewer_token))
+    if viewer_token and check_token(viewer_token) == token:
+        raise ValueError('the token and the viewer token must differ')
     try:
-        asyncio.run(serve(args.node, args.host, args.port, token, args.ros_args))
+        asyncio.run(serve(args.node, args.host, args.port, token, args.ros_args, viewer_token))
     except OSError as error:
         reason = (error.strerror or str(error)).partition(' (')[0]
         problem = (f'cannot listen on {args.host} port {args.port}: {reason}; '
@@ -61,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 async def serve(node: str, host: str, port: int, token: str,
-                ros_args: list[str] | None = None) -> None:
+                ros_args: list[str] | None = None, viewer_token: str = '') -> None:
     """Listen, print the URL, and serve until a signal.
 
     Raises OSError if the address is taken or invalid, and whatever ends a background task.
@@ -76,7 +90,8 @@ async def serve(node: str, host: str, port: int, token: str,
     bridge = RosBridge(node.rstrip('/'), loop, ros_args or [])
     hub = Hub(bridge)
     logging.getLogger('aiohttp.server').addFilter(is_server_fault)
-    runner = web.AppRunner(PageServer(hub, AccessControl(token, port)).app, access_log=None)
+    runner = web.AppRunner(PageServer(
+        hub, AccessControl(token, port, viewer_token=viewer_token)).app, access_log=None)
     running = asyncio.ensure_future(hub.run())
     stopping = asyncio.ensure_future(stop.wait())
     try:
@@ -84,6 +99,8 @@ async def serve(node: str, host: str, port: int, token: str,
         await runner.setup()
         await web.SockSite(runner, listener).start()
         print(format_url(host, port, token), flush=True)
+        if viewer_token:
+            print(f'for viewers: {format_url(host, port, viewer_token)}', flush=True)
         ends: tuple[asyncio.Future[Any], ...] = (stopping, running, bridge.failed)
         done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for future in done:

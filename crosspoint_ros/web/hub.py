@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -27,9 +28,11 @@ from crosspoint_ros.web.plain_text import make_plain
 from crosspoint_ros.web.robot_clock import RobotClock, target_to_json
 from crosspoint_ros.web.ros_bridge import NodeUnavailableError, RosBridge
 from crosspoint_ros.web.session import MAX_OPEN_REQUESTS, BrowserSession
+from crosspoint_ros.web.session_export import export_session
 
 PERIOD_S = 0.25
 BEAT_PERIODS = 8  # the page takes the server for dead after two beats without one
+MAX_AWAITED = 64  # cameras, per browser
 MAX_RESULTS = 50  # whose verdicts are remembered: a target may outlive its place in the history
 
 
@@ -99,6 +102,7 @@ class Hub:
         self.standing_overlay = Overlay(self._poses, self._find_camera)
         self._known: dict[str, QueryResult] = {}  # by query_id
         self._clock = RobotClock()
+        self._session_count = 0
         latched = partial(QoSProfile, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         for kind, topic, callback, qos in (
                 (QueryResult, f'{bridge.name}/result', self._on_result, latched(depth=10)),
@@ -114,6 +118,8 @@ class Hub:
         self._node_info = node_info
         for overlay in (self.overlay, self.standing_overlay):
             overlay.base_frame = node_info.base_frame
+        for name in {name for session in self.sessions for name in session.awaited}:
+            self._stream(name)
         self._broadcast(self._state_event())
 
     def _on_status(self, status: str, is_silent: bool) -> None:
@@ -178,14 +184,16 @@ class Hub:
             name: self.track_marks(image) for name, image in self.streams.newest.items()}})
 
     def _target_event(self) -> str:
+        return protocol.encode_event('target', self._describe_target())
+
+    def _describe_target(self) -> Json:
         state = self._target_state or TargetState()
         entries = () if self._history is None else list_kept_entries(self._history)
         number = next((entry.number for entry in reversed(entries)
                        if entry.result.query_id == state.query_id), None)
-        return protocol.encode_event('target', {
-            **target_to_json(state, self._known.get(state.query_id), number),
-            'message': self._make_plain(state.message), 'answer': self._standing['result'],
-            **({'state': 'UNKNOWN'} if self._target_state is None else {})})
+        return {**target_to_json(state, self._known.get(state.query_id), number),
+                'message': self._make_plain(state.message), 'answer': self._standing['result'],
+                **({'state': 'UNKNOWN'} if self._target_state is None else {})}
 
     def _beat_event(self) -> str:
         now_ns = self._clock.now_ns
@@ -241,6 +249,11 @@ class Hub:
 
     def add_session(self, session: BrowserSession) -> None:
         self.sessions.add(session)
+        self._session_count += 1
+        session.name = (f'{"operator" if session.can_act else "viewer"} {self._session_count} '
+                        f'({session.address})')
+        session.send_event(protocol.encode_event('role', {'can_act': session.can_act,
+                                                          'name': session.name}))
         session.send_event(self._state_event())
         if self._history is not None:
             session.send_event(protocol.encode_event(
@@ -281,6 +294,9 @@ class Hub:
                 self._request_image(session, request)
             elif isinstance(request, protocol.SentImageRequest):
                 session.resend_image(request)
+            elif not session.can_act:
+                session.send_event(_encode_refusal(
+                    request.id, 'You may look and not act: the token you came with is a viewer\'s'))
             elif isinstance(request, protocol.CancelRequest):
                 for task in session.tasks:
                     self._bridge.cancel(task)
@@ -293,12 +309,19 @@ class Hub:
             session.send_event(protocol.encode_event('bad_request', {'message': str(error)}))
 
     def _request_image(self, session: BrowserSession, request: protocol.NextImageRequest) -> None:
-        camera = self._find_camera(request.camera)
-        if camera is None:
+        # A page that was open before this server began knows the cameras sooner.
+        if self._node_info.cameras and self._find_camera(request.camera) is None:
             raise protocol.RequestError(f'unknown camera {request.camera!r}')
+        if request.camera not in session.awaited and len(session.awaited) >= MAX_AWAITED:
+            raise protocol.RequestError(f'images of {MAX_AWAITED} cameras are requested, the limit')
         session.await_image(request)
-        self.streams.request(camera)
-        self._poses.request_intrinsics(camera)
+        self._stream(request.camera)
+
+    def _stream(self, name: str) -> None:
+        camera = self._find_camera(name)
+        if camera is not None:
+            self.streams.request(camera)
+            self._poses.request_intrinsics(camera)
 
     def _find_camera(self, name: str) -> NodeCamera | None:
         """Return the camera of that name, with the remapped topic that the node reports."""
@@ -306,7 +329,25 @@ class Hub:
         topic = dict(self._health.image_topics).get(name)
         return replace(camera, image_topic=topic) if camera and topic else camera
 
+    async def export(self, pool: ThreadPoolExecutor) -> bytes:
+        """Return the history with its images as a zip; `pool` encodes JPEGs."""
+        return await export_session(self._history or History(), self._describe_target(),
+                                    self.streams, pool)
+
+    def describe_health(self) -> Json:
+        """Return the states of server and node, for probes."""
+        return {'server': 'ok', 'node': self._bridge.name, 'problem': self._status,
+                'browsers': len(self.sessions)}
+
+    def _announce(self, actor: BrowserSession, request: protocol.NodeRequest) -> None:
+        """Inform the other browsers of who acts."""
+        event = protocol.encode_event('acted', {
+            'by': actor.name, 'message': f'{actor.name} {protocol.describe_act(request)}'})
+        for session in list(self.sessions - {actor}):
+            session.send_event(event)
+
     async def _reply(self, session: BrowserSession, request: protocol.NodeRequest) -> None:
+        self._announce(session, request)
         try:
             reply = protocol.encode_event('reply', {
                 'id': request.id, **await self._call_node(session, request)})

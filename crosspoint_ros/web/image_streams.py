@@ -24,8 +24,9 @@ from crosspoint_ros.ros.client.results import Json
 from crosspoint_ros.ros.conversions import rgb_from_msg
 from crosspoint_ros.web.ros_bridge import RosBridge
 
-JPEG_QUALITY = 80
-MAX_WIDTH_PX = 1280  # wider images are sent scaled; clicks stay in pixels of the original
+# Width and JPEG quality, the best first. Wider images are sent scaled; clicks stay in pixels of the
+# original.
+JPEG_LEVELS = ((1280, 80), (640, 60), (480, 50), (320, 45), (240, 40), (160, 35))
 EXIF, MAX_EXIF_START = b'Exif\0\0', 1024
 UNUSED_TIMEOUT_S = 3.0
 MAX_SENT = 100  # per camera: about 4 MB of JPEGs
@@ -39,26 +40,36 @@ class CameraImage:
     """One image of one camera; encoded on first use, for all browsers together."""
 
     def __init__(self, camera: str, message: Image | CompressedImage) -> None:
-        self.camera, self._message = camera, message
+        self.camera = camera
+        self._message: Image | CompressedImage | None = message
         self.stamp = str(stamp_to_ns(message.header.stamp))
         self.frame_id = message.header.frame_id
-        self._encoding: asyncio.Future[tuple[Json, bytes]] | None = None
+        self._encodings: dict[int, asyncio.Future[tuple[Json, bytes]]] = {}  # by level
 
-    async def encode(self, pool: ThreadPoolExecutor) -> tuple[Json, bytes]:
-        """Return header and JPEG; for an undecodable image, `problem` in the header and no JPEG."""
-        if self._encoding is None:
-            loop = asyncio.get_running_loop()
-            self._encoding = loop.run_in_executor(pool, self._encode_blocking)
+    async def encode(self, pool: ThreadPoolExecutor, level: int = 0) -> tuple[Json, bytes]:
+        """Return header and JPEG; for an undecodable image, `problem` in the header and no JPEG.
+
+        level: of JPEG_LEVELS; once the image is released, the nearest that was encoded before.
+        """
+        if self._message is None:
+            level = min(self._encodings, key=lambda known: abs(known - level))
+        elif level not in self._encodings:
+            self._encodings[level] = asyncio.get_running_loop().run_in_executor(
+                pool, self._encode_blocking, self._message, level)
         # shield: a browser that disconnects must not cancel it for the others.
-        return await asyncio.shield(self._encoding)
+        return await asyncio.shield(self._encodings[level])
 
-    def _encode_blocking(self) -> tuple[Json, bytes]:
+    def release(self) -> None:
+        """Free the raw image, which is no longer the newest, if it has been encoded."""
+        if self._encodings:
+            self._message = None
+
+    def _encode_blocking(self, message: Image | CompressedImage, level: int) -> tuple[Json, bytes]:
         header: Json = {'camera': self.camera, 'stamp': self.stamp}
         try:
-            data, header['width'], header['height'] = encode_jpeg(self._message)
+            data, header['width'], header['height'] = encode_jpeg(message, level)
         except (Rejected, cv2.error) as error:
             data, header['problem'] = b'', str(error)
-        del self._message  # free the raw image
         return header, data
 
 
@@ -68,12 +79,13 @@ def encode_message(header: Json, data: bytes) -> bytes:
     return struct.pack('>I', len(head)) + head + data
 
 
-def encode_jpeg(message: Image | CompressedImage) -> tuple[bytes, int, int]:
+def encode_jpeg(message: Image | CompressedImage, level: int = 0) -> tuple[bytes, int, int]:
     """Return the image as a JPEG in RGB order, and the original's width and height in pixels.
 
-    A JPEG in the usual colour order is passed through. Raises `Rejected` (NO_IMAGE).
+    level: of JPEG_LEVELS. At the best one, a JPEG in the usual colour order is passed through.
+    Raises `Rejected` (NO_IMAGE).
     """
-    if isinstance(message, CompressedImage):
+    if isinstance(message, CompressedImage) and level == 0:
         size = _read_passthrough_size(message)
         if size is not None:
             check_compressed(message.data, message.format)
@@ -81,10 +93,11 @@ def encode_jpeg(message: Image | CompressedImage) -> tuple[bytes, int, int]:
     rgb = rgb_from_msg(message)
     height, width = rgb.shape[:2]
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    if width > MAX_WIDTH_PX:
-        size = (MAX_WIDTH_PX, max(round(height * MAX_WIDTH_PX / width), 1))
+    max_width_px, quality = JPEG_LEVELS[level]
+    if width > max_width_px:
+        size = (max_width_px, max(round(height * max_width_px / width), 1))
         bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-    ok, encoded = cv2.imencode('.jpg', bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    ok, encoded = cv2.imencode('.jpg', bgr, (cv2.IMWRITE_JPEG_QUALITY, quality))
     if not ok:
         raise Rejected(Code.NO_IMAGE, f'cannot encode an image of {width}x{height} px as JPEG')
     return encoded.tobytes(), width, height
@@ -166,5 +179,7 @@ class ImageStreams:
 
     def _on_message(self, camera: NodeCamera, message: Image | CompressedImage) -> None:
         if self._cameras.get(camera.name) == camera:
+            if camera.name in self.newest:
+                self.newest[camera.name].release()
             image = self.newest[camera.name] = CameraImage(camera.name, message)
             self._on_image(image)

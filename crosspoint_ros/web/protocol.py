@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -23,10 +23,11 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class NextImageRequest:
-    """Send the camera's next image whose stamp is not `after`."""
+    """Send the camera's next image whose stamp is not `after`; width: as displayed, px."""
 
     camera: str
     after: str
+    width: int = 640
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,19 @@ REQUEST_TYPES: dict[str, type] = {
 STEPS = ('undo', 'redo', 'clear')
 
 
+def describe_act(request: NodeRequest) -> str:
+    """Return what a request does, to follow the operator's name."""
+    if isinstance(request, ClickRequest):
+        return f'clicks in {request.camera}'
+    if isinstance(request, InstructRequest):
+        return f'looks for {_quote(request.instruction)} in {request.camera}'
+    if isinstance(request, CorrectRequest):
+        return f'corrects the point in {request.camera}'
+    if isinstance(request, AcceptRequest):
+        return 'accepts the answer'
+    return {'undo': 'undoes', 'redo': 'redoes', 'clear': 'clears the target'}[request.step]
+
+
 def parse_request(text: str) -> Request:
     """Parse and validate one message; raise RequestError."""
     if len(text.encode(errors='replace')) > MAX_MESSAGE_BYTES:
@@ -115,11 +129,13 @@ def parse_request(text: str) -> Request:
     if not isinstance(kind, str) or kind not in REQUEST_TYPES:
         raise RequestError(f'unknown type {_quote(kind)}; known: {", ".join(REQUEST_TYPES)}')
     names = [field.name for field in fields(REQUEST_TYPES[kind])]
-    if set(content) != set(names):
+    optional = {field.name for field in fields(REQUEST_TYPES[kind])
+                if field.default is not MISSING}
+    if not set(names) - optional <= set(content) <= set(names):
         raise RequestError(f'a message of type {kind} has the fields {", ".join(names)}, not '
                            f'{_quote(sorted(content))}')
     request: Request = REQUEST_TYPES[kind](
-        **{name: VALIDATORS[name](name, content[name]) for name in names})
+        **{name: VALIDATORS[name](name, content[name]) for name in names if name in content})
     return request
 
 
@@ -151,6 +167,12 @@ def _check_id(name: str, value: Any) -> int:
     return value
 
 
+def _check_width(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_PX:
+        raise _invalid(name, value, f'an integer of 1 to {MAX_PX:g} px')
+    return value
+
+
 def _check_stamp(name: str, value: Any) -> str:
     # A string, because JavaScript numbers cannot hold nanoseconds.
     if not isinstance(value, str) or not value.isascii() or not value.isdigit() \
@@ -167,8 +189,8 @@ def _check_step(name: str, value: Any) -> str:
 
 VALIDATORS: dict[str, Callable[[str, Any], Any]] = {
     'id': _check_id, 'camera': _check_text, 'query_id': _check_text, 'stamp': _check_stamp,
-    'after': _check_stamp, 'x': _check_pixel, 'y': _check_pixel, 'step': _check_step,
-    'instruction': partial(_check_text, limit=MAX_INSTRUCTION_LENGTH)}
+    'after': _check_stamp, 'width': _check_width, 'x': _check_pixel, 'y': _check_pixel,
+    'step': _check_step, 'instruction': partial(_check_text, limit=MAX_INSTRUCTION_LENGTH)}
 
 
 def encode_event(kind: str, content: Mapping[str, Any]) -> str:

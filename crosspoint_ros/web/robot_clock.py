@@ -6,12 +6,16 @@ from collections import deque
 
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import QueryResult, TargetState
-from crosspoint_ros.ros.client.results import Json, is_target_sure, result_to_json, round_finite
+from crosspoint_ros.ros.client.results import (
+    STATE_NAMES,
+    Json,
+    is_target_sure,
+    result_to_json,
+    round_finite,
+)
 from crosspoint_ros.web.plain_text import format_time
 
 WINDOW = 10  # messages; the one that came with the least delay counts
-STATE_NAMES = {getattr(TargetState, name): name for name in (
-    'NONE', 'PENDING', 'STANDING', 'TRACKING', 'COASTING', 'MOVED', 'LOST', 'EXPIRED', 'CLEARED')}
 
 
 class RobotClock:

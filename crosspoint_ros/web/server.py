@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +45,8 @@ class PageServer:
                                         _make_file_handler(path))
         self.app.router.add_post('/enter', self._handle_enter)
         self.app.router.add_get('/events', self._handle_websocket)
+        self.app.router.add_get('/healthz', self._handle_health)
+        self.app.router.add_get('/session.zip', self._handle_export)
         self.app.on_shutdown.append(self._close_sessions)
 
     async def _close_sessions(self, app: web.Application) -> None:
@@ -75,11 +78,23 @@ class PageServer:
         if not (token and self._access.needs_token):
             self._check_cookie(request)
             return response
-        if not self._access.is_token(token):
+        cookie = self._access.find_cookie(token)
+        if not cookie:
             self._refuse_if(request, 'wrong token')
-        response.set_cookie(self._access.cookie_name, self._access.cookie, httponly=True,
-                            samesite='Strict', path='/')
+        response.set_cookie(self._access.cookie_name, cookie, httponly=True, samesite='Strict',
+                            path='/')
         return response
+
+    async def _handle_health(self, request: web.Request) -> web.Response:
+        """Reply to a probe: 200 while the server works, with the node's state; no token needed."""
+        return web.json_response(self._hub.describe_health())
+
+    async def _handle_export(self, request: web.Request) -> web.Response:
+        """Reply with the history and its images."""
+        self._check_cookie(request)
+        name = time.strftime('crosspoint_%Y-%m-%d_%H%M%S.zip')
+        return web.Response(body=await self._hub.export(self._pool), content_type='application/zip',
+                            headers={'Content-Disposition': f'attachment; filename="{name}"'})
 
     async def _handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
         self._check_origin(request)
@@ -88,7 +103,8 @@ class PageServer:
                                        compress=False)
         await socket.prepare(request)
         session = BrowserSession(socket, request, self._hub.streams,
-                                 self._hub.track_marks, self._pool)
+                                 self._hub.track_marks, self._pool, self._access.can_act(
+                                     request.cookies.get(self._access.cookie_name)))
         self._hub.add_session(session)
         writer = asyncio.ensure_future(session.write())
         writer.add_done_callback(lambda task: session.abort())

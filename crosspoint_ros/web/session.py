@@ -12,6 +12,7 @@ from aiohttp import web
 
 from crosspoint_ros.ros.client.results import Json
 from crosspoint_ros.web.image_streams import CameraImage, ImageStreams, encode_message
+from crosspoint_ros.web.link import LinkMonitor
 from crosspoint_ros.web.protocol import NextImageRequest, SentImageRequest, encode_event
 
 MAX_QUEUED_EVENTS = 256  # a browser that is this far behind has stopped reading
@@ -30,8 +31,12 @@ class BrowserSession:
 
     def __init__(self, socket: web.WebSocketResponse, request: web.Request,
                  streams: ImageStreams, track_mark: Callable[[CameraImage], Json],
-                 pool: ThreadPoolExecutor) -> None:
-        """`track_mark` locates the result's mark on an image; `pool` encodes JPEGs."""
+                 pool: ThreadPoolExecutor, can_act: bool = True) -> None:
+        """`track_mark` locates the result's mark on an image; `pool` encodes JPEGs.
+
+        can_act: a viewer's browser may not.
+        """
+        self.can_act, self.name = can_act, ''
         self.address = request.remote or 'unknown'
         self._socket, self._request, self._pool = socket, request, pool
         self._streams, self._track_mark = streams, track_mark
@@ -39,6 +44,7 @@ class BrowserSession:
         self._queued_events: deque[str] = deque()
         self.awaited: dict[str, str] = {}  # camera -> stamp of the image that it has
         self._wakeup = asyncio.Event()
+        self._link = LinkMonitor()
         self.tasks: set[asyncio.Task[None]] = set()  # open requests to the node
 
     def send_event(self, event: str) -> None:
@@ -65,6 +71,7 @@ class BrowserSession:
     def await_image(self, request: NextImageRequest) -> None:
         """Send the camera's next image as soon as there is one with another stamp."""
         self.awaited[request.camera] = request.after
+        self._link.add_request(request.camera, request.width)
         self._wakeup.set()
 
     def resend_image(self, request: SentImageRequest) -> None:
@@ -97,9 +104,12 @@ class BrowserSession:
                 await self._write_image(self._queued_images.popleft(), past=True)
 
     async def _write_image(self, image: CameraImage, past: bool = False) -> None:
-        header, data = await image.encode(self._pool)
+        level = self._link.choose_level(image.camera)
+        header, data = await image.encode(self._pool, level)
         await self._write_events()
         more = {'past': True} if past else self._track_mark(image)
+        if not past:
+            self._link.add_image(image.camera, level, len(data))
         await self._socket.send_bytes(encode_message({**header, **more}, data))
 
     async def _write_events(self) -> None:

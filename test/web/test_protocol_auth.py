@@ -6,7 +6,7 @@ import json
 import pytest
 
 from crosspoint_ros.web import auth
-from crosspoint_ros.web.auth import AccessControl, is_loopback, resolve_token
+from crosspoint_ros.web.auth import AccessControl, is_loopback, read_token, resolve_token
 from crosspoint_ros.web.protocol import (
     MAX_MESSAGE_BYTES,
     ClickRequest,
@@ -93,8 +93,8 @@ def test_the_token_and_the_cookie_are_compared_in_constant_time(monkeypatch):
 
     monkeypatch.setattr(auth.hmac, 'compare_digest', compare)
     access = AccessControl('sixteen-letters!', 80)
-    assert access.is_token('sixteen-letters!')
-    assert not access.is_token('')
+    assert access.find_cookie('sixteen-letters!') == access.cookie
+    assert not access.find_cookie('')
     assert access.check_cookie('nonsense ü')
     assert not access.check_cookie(access.cookie)
     assert len(compared) == 4
@@ -103,8 +103,43 @@ def test_the_token_and_the_cookie_are_compared_in_constant_time(monkeypatch):
 @pytest.mark.parametrize('nonsense', ['\ud800', '\0', 'ü' * 4000])
 def test_nonsense_is_refused_as_token_and_as_cookie(nonsense):
     access = AccessControl('sixteen-letters!', 80)
-    assert not access.is_token(nonsense)
+    assert not access.find_cookie(nonsense)
     assert access.check_cookie(nonsense) == 'wrong cookie'
+
+
+def test_a_viewer_has_another_cookie_and_may_not_act():
+    access = AccessControl('sixteen-letters!', 80, viewer_token='another sixteen!')
+    viewer = access.find_cookie('another sixteen!')
+    assert viewer
+    assert viewer != access.cookie
+    assert access.check_cookie(viewer) == ''
+    assert not access.can_act(viewer)
+    assert access.can_act(access.cookie)
+
+
+def test_without_a_viewer_token_no_cookie_is_a_viewers():
+    access = AccessControl('sixteen-letters!', 80)
+    for nothing in ('', None):
+        assert access.check_cookie(nothing) == 'no token given'
+        assert not access.can_act(nothing)
+    assert access.find_cookie('') == ''
+    assert AccessControl('', 80).can_act(None), 'on this machine no token is required'
+
+
+def test_a_token_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    file = tmp_path / 'token'
+    file.write_text('sixteen-letters!\n')
+    monkeypatch.setenv('TOKEN', 'of the environment')
+    assert read_token('', file, 'TOKEN') == 'sixteen-letters!'
+    assert read_token('given directly!!', file, 'TOKEN') == 'given directly!!'
+    assert read_token('', None, 'TOKEN') == 'of the environment'
+    monkeypatch.delenv('TOKEN')
+    assert read_token('', None, 'TOKEN') == ''
+    file.write_text('\n')
+    with pytest.raises(ValueError, match='is empty'):
+        read_token('', file, 'TOKEN')
+    with pytest.raises(FileNotFoundError):
+        read_token('', tmp_path / 'nothing', 'TOKEN')
 
 
 @pytest.mark.parametrize(('origin', 'host', 'allowed'), [

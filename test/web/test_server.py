@@ -187,7 +187,7 @@ def test_every_file_is_served_with_its_security_headers(server):
 
 NONSENSE = ['', '{', 'null', '[]', '"click"', '5', '{"type": 5}', '{"type": "nothing"}',
             '{"type": "click"}', '{"type": ["click"]}', '[' * 2000, '{"type":"undo","id":1}',
-            '\u0000', '{"type":"next","camera":"nowhere","after":"0"}',
+            '\u0000', '{"type":"next","camera":"front","after":"0","width":0}',
             '{"type":"click","id":1,"camera":"front","stamp":"0","x":1e999,"y":2}',
             '{"type":"click","id":1,"camera":"front","stamp":"0","x":NaN,"y":2}']
 
@@ -235,6 +235,19 @@ def test_without_a_node_the_page_reports_it_and_every_request_gets_a_reply(serve
     assert {reply['id'] for reply in replies} == set(range(100))
     assert not any(reply['ok'] for reply in replies)
     assert any('has no action server now' in reply['message'] for reply in replies)
+
+
+def test_a_page_that_knows_the_cameras_before_the_server_is_no_error_but_has_a_limit(server):
+    async def conversation(socket_):
+        for number in range(65):
+            await socket_.send_str(json.dumps(
+                {'type': 'next', 'camera': f'camera_{number}', 'after': '0'}))
+        refusal = await wait_for_event(socket_, 'bad_request')
+        await socket_.send_str('{')
+        return refusal, await wait_for_event(socket_, 'bad_request')
+    refusal, next_one = server.run_session(conversation)
+    assert 'images of 64 cameras are requested' in refusal['message']
+    assert 'JSON' in next_one['message']
 
 
 def test_a_browser_that_stops_reading_is_dropped_and_others_are_unaffected(server):

@@ -2,10 +2,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import urllib.request
+import zipfile
 
 import aiohttp
 import chromium
+import cv2
+import numpy as np
 import pytest
 from chromium import Page, wait_for_event
 
@@ -92,6 +97,43 @@ def test_a_refusal_of_the_node_is_passed_on(server, given, message):
     reply = talk(server, conversation)
     assert not reply['ok']
     assert message in reply['message']
+
+
+def test_a_camera_that_the_node_does_not_have_is_refused_by_name(server):
+    async def conversation(socket_):
+        await socket_.send_str(json.dumps({'type': 'next', 'camera': 'nowhere', 'after': '0'}))
+        return await wait_for_event(socket_, 'bad_request')
+    assert "unknown camera 'nowhere'" in talk(server, conversation)['message']
+
+
+def test_a_session_is_exported_as_a_zip_with_the_clicked_and_matched_images(server):
+    async def conversation(socket_):
+        for camera in ('front', 'side'):
+            await socket_.send_str(json.dumps({'type': 'next', 'camera': camera, 'after': '0'}))
+        stamps = {}
+        while len(stamps) < 2:
+            message = await socket_.receive()
+            if message.type == aiohttp.WSMsgType.BINARY:
+                header = json.loads(message.data[4:4 + int.from_bytes(message.data[:4], 'big')])
+                stamps[header['camera']] = header['stamp']
+        await socket_.send_str(click(1, stamp=stamps['front']))
+        await wait_for_event(socket_, 'history', lambda e: e['entries'][-1]['clicked']['stamp']
+                             == stamps['front'])
+        return stamps
+    stamps = talk(server, conversation)
+    with urllib.request.urlopen(f'http://127.0.0.1:{server.port}/session.zip') as reply:
+        archive = zipfile.ZipFile(io.BytesIO(reply.read()))
+        assert '.zip' in reply.headers['Content-Disposition']
+    assert archive.testzip() is None
+    session = json.loads(archive.read('session.json'))
+    entry = session['entries'][-1]
+    assert entry['result']['clicked']['stamp'] == stamps['front']
+    assert entry['result']['target']
+    assert session['target']['query_id'] == entry['result']['query_id']
+    name = entry['pictures']['front']
+    assert name == f'pictures/{entry["number"]:03}_front.jpg'
+    picture = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape[1] / picture.shape[0] == 640 / 480
 
 
 @pytest.mark.parametrize('corner', [(0.0, 0.0), (639.0, 479.0)])

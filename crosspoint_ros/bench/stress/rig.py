@@ -79,7 +79,8 @@ class StressRig:
             'cameras': [f'cameras:=[{",".join(cameras)}]', f'width:={width}', f'height:={height}',
                         f'rate_hz:={float(rate_hz)}', 'kitchen:=true', *camera_parameters],
             'node': ['base_frame:=base_link', f'matcher:={node_cli.__name__}:PlaneMatcher',
-                     *node_cli.format_camera_parameters(cameras), *node_parameters]}
+                     *node_cli.format_camera_parameters(cameras)]}
+        self.node_parameters = node_parameters  # of the next start
         self._arguments = {'server': ('web', '--port', str(self.port)),
                            'browser': (str(self.port), *cameras)}
 
@@ -99,8 +100,9 @@ class StressRig:
             folder = self._folder / f'{self._starts:04}_{name}'
             folder.mkdir()
             self._stacks[name] = ExitStack()
+            more = self.node_parameters if name == 'node' else ()
             self._processes[name] = node_cli.start_process(
-                self._stacks[name], folder, MODULES[name], *self._parameters.get(name, ()),
+                self._stacks[name], folder, MODULES[name], *self._parameters.get(name, ()), *more,
                 arguments=self._arguments.get(name, ()))
             if name == 'server':
                 self._processes[name].wait_for_output('http://', START_TIMEOUT_S)

@@ -35,7 +35,7 @@ export class CameraView {
   isPaused = false; // the matched image is displayed instead of the live one
   isFocused = false;
 
-  // actions: {next(camera, after), past(camera, stamp), click(…), correct(camera, point),
+  // actions: {next(camera, after, width), past(camera, stamp), click(…), correct(camera, point),
   // focus(camera), loupe}
   constructor(camera, index, actions) {
     this.camera = camera;
@@ -87,7 +87,8 @@ export class CameraView {
 
   requestNext() {
     if (this.#isRequested || !this.#isOnScreen || document.hidden || this.isPaused) return;
-    this.#isRequested = this.#actions.next(this.camera, this.stamp);
+    const width = Math.round(this.stage.clientWidth * this.zoom * devicePixelRatio);
+    this.#isRequested = this.#actions.next(this.camera, this.stamp, Math.max(width, 1));
   }
 
   onReconnect() {

@@ -69,8 +69,10 @@ export class Connection {
   }
 
   #connect() {
-    const scheme = location.protocol === 'https:' ? 'wss' : 'ws';
-    const socket = new WebSocket(`${scheme}://${location.host}/events`);
+    const url = new URL('events', location.href); // a proxy may serve the page under a path
+    url.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:';
+    url.hash = '';
+    const socket = new WebSocket(url);
     socket.binaryType = 'arraybuffer';
     socket.onopen = () => {
       this.#retry_ms = FIRST_RETRY_MS;

@@ -22,6 +22,7 @@ let focused = ''; // camera
 let standing = null; // the answer whose target is active
 let refusal = ''; // of the last click, as a sentence
 let isMatching = false; // a query of this page runs, and its result is not displayed yet
+let canAct = true; // a viewer may only look
 let noted_ms = 0; // when the note was set
 
 const panel = new ResultPanel(byId('result'), byId('note'));
@@ -66,6 +67,11 @@ const HANDLERS = {
     showRefusalNote();
     updateTools();
   },
+  role({ can_act }) {
+    canAct = can_act;
+    byId('tools').inert = byId('instruct').inert = !canAct;
+  },
+  acted({ message }) { if (!refusal) setNote(message); }, // by another operator
   beat({ now_ms }) { addBeat(now_ms); },
   scene(event) { scene.show(event); },
   no_past({ camera }) { views.get(camera)?.onImageMissing(); },
@@ -216,7 +222,7 @@ function showPending() {
 }
 
 const viewActions = {
-  next: (camera, after) => connection.send({ type: 'next', camera, after }),
+  next: (camera, after, width) => connection.send({ type: 'next', camera, after, width }),
   past: (camera, stamp) => connection.send({ type: 'past', camera, stamp }),
   click(camera, stamp, { x, y }) {
     const clicked = views.get(camera);
@@ -296,6 +302,6 @@ connection = new Connection({
       for (const view of views.values()) view.onReconnect();
     } else showStatus(kind, text);
     document.body.classList.toggle('offline', kind !== 'open');
-    byId('tools').inert = kind !== 'open';
+    byId('tools').inert = kind !== 'open' || !canAct;
   },
 });

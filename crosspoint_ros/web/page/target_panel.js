@@ -9,6 +9,7 @@ const STATE_TEXT = {
   TRACKING: 'sent, seen and followed', COASTING: 'sent, not seen for a moment',
   MOVED: 'stop: seen elsewhere', LOST: 'stop: not seen for too long', EXPIRED: 'none: expired',
   CLEARED: 'none: cleared' };
+const FOLLOWED_TEXT = 'sent, moved and followed'; // MOVED with `follow.mode: track`
 const ENDED = ['UNKNOWN', 'NONE', 'EXPIRED', 'CLEARED'];
 const SIGNS = { sure: '●', check: '▲' };
 
@@ -55,15 +56,16 @@ export class TargetPanel {
   #draw() {
     const { state, valid, message } = this.#target;
     const lines = this.isActive ? this.#describe() : [];
-    const shown = JSON.stringify([state, lines, message, this.#doubt]);
+    const shown = JSON.stringify([state, valid, lines, message, this.#doubt]);
     if (shown === this.#shown) return;
     this.#shown = shown;
     this.#root.dataset.state = this.#state.dataset.state = state;
     this.#root.classList.toggle('doubtful', Boolean(this.#doubt));
     this.#state.className = `state ${this.#doubt ? 'check' : valid ? 'sure'
       : ENDED.includes(state) ? '' : 'check'}`;
+    const text = state === 'MOVED' && valid ? FOLLOWED_TEXT : STATE_TEXT[state] ?? '';
     this.#state.textContent = this.#doubt && state !== 'UNKNOWN' ? `last known: ${state}`
-      : state === 'UNKNOWN' ? STATE_TEXT[state] : `${state} · ${STATE_TEXT[state] ?? ''}`;
+      : state === 'UNKNOWN' ? text : `${state} · ${text}`;
     this.#state.title = this.#doubt;
     const last = createElement('p', 'latest', this.#doubt
       ? `Not known whether this is still so: ${this.#doubt}` : message);
