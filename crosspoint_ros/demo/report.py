@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from crosspoint_ros.core.visualization import (
     draw_refusal,
 )
 from crosspoint_ros.data.scenes.known_scene import FrameKey, KnownScene, LabelledPoint
+from crosspoint_ros.ros.client.results import find_refused_pixel
 
 WRONG_PX = 20.0  # an accepted answer further off is wrong, not imprecise
 COLUMNS = '{:<14} {:>10}  {:<6} {:>15} {:>8} {:>8} {:>5}  {:<38} {:>5}'
@@ -143,6 +146,32 @@ def _format_median(values: list[float], unit: str) -> str:
     return f'{np.median(values):.1f} {unit}' if values else f'- {unit}'
 
 
+STYLE = '''body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1400px;
+  padding: 16px; background: #10161d; color: #e6edf3; }
+pre { white-space: pre-wrap; } img { width: 100%; height: auto; border-radius: 6px; }
+.wrong { color: #f08a4b; } h2 { margin: 32px 0 4px; font-size: 18px; } p { margin: 0 0 8px; }'''
+LEGEND = ('blue cross: the click · green ring: found, sure · amber triangle: found, to be checked'
+          ' · grey with a hollow orange cross: refused · white cross: ground truth')
+
+
+def write_index(folder: Path, pictures: list[tuple[Path, list[ClickOutcome]]]) -> Path:
+    """Write index.html, which shows every click's picture with its verdicts; return its path."""
+    clicks = []
+    for file, outcomes in pictures:
+        verdicts = '; '.join(f'{o.camera}: {format_verdict(o)}' for o in outcomes)
+        wrong = ' class="wrong"' * any(map(is_wrong, outcomes))
+        clicks.append(f'<h2>{escape(outcomes[0].name)}</h2>\n<p{wrong}>{escape(verdicts)}</p>\n'
+                      f'<img src="{quote(file.name)}" loading="lazy" alt="{escape(verdicts)}">')
+    summary = format_summary([o for _, outcomes in pictures for o in outcomes])
+    index = folder / 'index.html'
+    index.write_text('\n'.join((
+        '<!doctype html>', '<html lang="en">', '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width">', '<title>crosspoint demo</title>',
+        f'<style>{STYLE}</style>', '<h1>Clicks in the built-in kitchen</h1>',
+        f'<pre>{escape(summary)}</pre>', f'<p>{LEGEND}</p>', *clicks, '</html>', '')))
+    return index
+
+
 def draw_result(scene: KnownScene, result: Any, point: LabelledPoint, file: Path) -> None:
     """Write the views of a click side by side, as recorded at the stamps of the answer."""
     clicked = scene.find_frame(result.clicked.camera, stamp_to_ns(result.clicked.header.stamp))
@@ -167,8 +196,10 @@ def _draw_answer(view: View, answer: Any, outcome: ClickOutcome, pixel: Array) -
     ground_truth = pixel if view.intrinsics.contains(pixel) else None
     if not outcome.accepted:
         how = 'wrongly' if outcome.visible else 'rightly'
-        return draw_refusal(view.image, f'{how} refused: {outcome.reason}', ground_truth)
+        return draw_refusal(view.image, f'{how} refused: {outcome.reason}', ground_truth,
+                            find_refused_pixel(answer))
     text = (f'found, {format_verdict(outcome)}, confidence {outcome.confidence:.2f}, '
             f'{outcome.error_px:.1f} px off')
     return draw_match(view.image, outcome.found_px, text, outcome.sure,
-                      np.reshape(answer.covariance_px2, (2, 2)), ground_truth=ground_truth)
+                      np.reshape(answer.covariance_px2, (2, 2)), ground_truth=ground_truth,
+                      inset=True)

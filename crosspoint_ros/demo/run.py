@@ -23,6 +23,7 @@ from crosspoint_ros.demo.report import (
     format_summary,
     is_wrong,
     score_result,
+    write_index,
 )
 from crosspoint_ros.ros.client.client import NODE_NAME, Client, format_result
 from crosspoint_ros.ros.process import NodeProcess, ProcessExited, find_config
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         wait_for_images(client, points[0], check_nodes)
         print(f'\nClicking {len(points)} points of the front camera to find them in the others.\n'
               f'Images: {args.output}{os.sep}\n\n{format_header()}', flush=True)
-        outcomes: list[ClickOutcome] = []
+        pictures: list[tuple[Path, list[ClickOutcome]]] = []
         image_ns = 0
         for number, point in enumerate(points, 1):
             check_nodes()
@@ -93,8 +94,10 @@ def run(args: argparse.Namespace) -> int:
                   sep='\n', flush=True)
             file = args.output / f'{number:02}_{point.name.replace(" ", "_")}.png'
             draw_result(scene, result, point, file)
-            outcomes += new
+            pictures.append((file, new))
+        outcomes = [outcome for _, new in pictures for outcome in new]
         print(f'\n{format_summary(outcomes)}', flush=True)
+        print(f'All pictures: {write_index(args.output, pictures)}', flush=True)
         if check_page:
             print(format_instructions(), flush=True)
             print_results(client, [check_nodes, check_page], last=result.query_id)

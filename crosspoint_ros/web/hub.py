@@ -21,6 +21,8 @@ from crosspoint_ros.srv import Accept as AcceptService
 from crosspoint_ros.srv import Correct as CorrectService
 from crosspoint_ros.web import protocol
 from crosspoint_ros.web.camera_poses import CameraPoses
+from crosspoint_ros.web.evidence.server import EvidenceServer
+from crosspoint_ros.web.evidence.settings import set_limit
 from crosspoint_ros.web.image_streams import CameraImage, ImageStreams
 from crosspoint_ros.web.node_monitor import NodeMonitor
 from crosspoint_ros.web.overlay import Overlay
@@ -103,6 +105,8 @@ class Hub:
         self._known: dict[str, QueryResult] = {}  # by query_id
         self._clock = RobotClock()
         self._session_count = 0
+        self._evidence = EvidenceServer(bridge, self.streams, self.overlay, self._find_result,
+                                        lambda: self._node_info.cameras, self._make_plain)
         latched = partial(QoSProfile, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         for kind, topic, callback, qos in (
                 (QueryResult, f'{bridge.name}/result', self._on_result, latched(depth=10)),
@@ -172,8 +176,14 @@ class Hub:
             'matcher': self._health.matcher,
             'can_ground': self._health.can_ground, 'target_frame': self._node_info.target_frame,
             'publish_target': self._node_info.publish_target,
-            'cameras': [{'name': camera.name, 'problem': self._make_plain(
-                problems.get(camera.name, ''))} for camera in self._node_info.cameras]})
+            'cameras': [{'name': camera.name, 'has_depth': bool(camera.depth_topic),
+                         'problem': self._make_plain(problems.get(camera.name, ''))}
+                        for camera in self._node_info.cameras]})
+
+    def _find_result(self, query_id: str) -> QueryResult | None:
+        entries = () if self._history is None else self._history.entries
+        results = {entry.result.query_id: entry.result for entry in entries}
+        return results.get(query_id) or self._known.get(query_id)
 
     def _make_plain(self, text: str) -> str:
         entries = () if self._history is None else self._history.entries
@@ -294,6 +304,8 @@ class Hub:
                 self._request_image(session, request)
             elif isinstance(request, protocol.SentImageRequest):
                 session.resend_image(request)
+            elif isinstance(request, protocol.EvidenceRequest):
+                self._evidence.serve(session, request)
             elif not session.can_act:
                 session.send_event(_encode_refusal(
                     request.id, 'You may look and not act: the token you came with is a viewer\'s'))
@@ -362,6 +374,8 @@ class Hub:
             reply = await self._bridge.call('correct', CorrectService.Request(
                 query_id=request.query_id, camera=request.camera, x=request.x, y=request.y))
             return self._summarize_result(reply.result)
+        if isinstance(request, protocol.SetLimitRequest):
+            return await set_limit(self._bridge, request.limit, request.value)
         if isinstance(request, protocol.AcceptRequest):
             reply = await self._bridge.call('accept', AcceptService.Request(
                 query_id=request.query_id))

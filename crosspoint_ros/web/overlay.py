@@ -5,12 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from crosspoint_ros.core.datatypes import Array, Transform
+from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import Correspondence, ImagePoint, QueryResult
 from crosspoint_ros.ros.client.node_info import NodeCamera
-from crosspoint_ros.ros.client.results import VERDICTS, Json, is_target_sure
+from crosspoint_ros.ros.client.results import (
+    VERDICTS,
+    Json,
+    find_refused_pixel,
+    is_target_sure,
+)
 from crosspoint_ros.ros.conversions import transform_from_pose
 from crosspoint_ros.web.camera_poses import CameraPoses, project_point, unproject_corners
 from crosspoint_ros.web.image_streams import CameraImage
@@ -40,19 +46,26 @@ class Overlay:
         self._marks: dict[str, TrackedMark] = {}
         self._target: Transform | None = None  # base_from_target
         self._verdict = 'check'  # of the target
+        self._sigmas: list[list[float]] = []
         self.base_frame = ''
 
     def set_result(self, result: QueryResult | None) -> None:
-        self._marks, self._target = {}, None
+        self._marks, self._target, self._sigmas = {}, None, []
         if result is None:
             return
         if result.has_target:
             self._target = transform_from_pose(result.target.pose.pose)
             self._verdict = 'sure' if is_target_sure(result) else 'check'
+            self._sigmas = find_sigma_axes(result.target.pose.covariance)
         self._add_mark('clicked', result.clicked)
         for answer in result.correspondences:
+            refused_px = find_refused_pixel(answer)
             if answer.verdict != Correspondence.REFUSED:
                 self._add_mark(VERDICTS[answer.verdict], answer.found)
+            elif refused_px is not None:
+                self._add_mark('refused', ImagePoint(
+                    header=answer.found.header, camera=answer.found.camera, x=refused_px[0],
+                    y=refused_px[1]))
 
     def _add_mark(self, kind: str, point: ImagePoint) -> None:
         if np.isfinite([point.x, point.y]).all():
@@ -70,6 +83,20 @@ class Overlay:
             if mark.base_from_cam is None:
                 self._marks[name] = self._with_pose(mark)
 
+    def find_lens(self, image: CameraImage) -> tuple[Intrinsics, Transform] | None:
+        """Return the intrinsics and base_from_cam of an image; None where they are unknown."""
+        return self.find_lens_at(image.camera, image.frame_id, int(image.stamp))
+
+    def find_lens_at(self, name: str, frame_id: str, stamp_ns: int
+                     ) -> tuple[Intrinsics, Transform] | None:
+        """Return the same for a camera's frame at a time."""
+        camera, mark = self._find_camera(name), self._marks.get(name)
+        intrinsics = self._poses.get_intrinsics(camera) if camera else None
+        pose = self._poses.lookup(self.base_frame, frame_id, stamp_ns)
+        if pose is None and mark is not None and mark.stamp_ns == stamp_ns:
+            pose = mark.base_from_cam  # older than what TF keeps
+        return None if intrinsics is None or pose is None else (intrinsics, pose)
+
     def track_mark(self, image: CameraImage) -> Json:
         """Return the mark's pixel on an image and whether it moved; {} if there is no mark.
 
@@ -83,7 +110,7 @@ class Overlay:
         after = self._poses.lookup(self.base_frame, image.frame_id, int(image.stamp))
         if before is None or after is None or intrinsics is None:
             return {'moved': None, 'mark': None}
-        if self._target is None:
+        if self._target is None or mark.kind == 'refused':
             return {'moved': _has_moved(before, after), 'mark': None}
         old, new = (project_point(self._target.t_m, pose, intrinsics) for pose in (before, after))
         if old is None or new is None:
@@ -94,7 +121,8 @@ class Overlay:
 
     def build_scene(self, newest: dict[str, CameraImage]) -> Json:
         """Return the cameras at their newest images, the rays and the target, in the base frame."""
-        rays = [self._build_ray(name, mark) for name, mark in self._marks.items()]
+        rays = [self._build_ray(name, mark) for name, mark in self._marks.items()
+                if mark.kind != 'refused']
         cameras = [self._build_camera(name, image) for name, image in sorted(newest.items())]
         return {'frame': self.base_frame, 'cameras': [c for c in cameras if c],
                 'rays': [ray for ray in rays if ray], 'target': self.build_target()}
@@ -103,7 +131,8 @@ class Overlay:
         """Return the target in the base frame; None without one."""
         return None if self._target is None else {  # +z points into the surface
             'position': _round(self._target.t_m), 'approach': _round(self._target.R[:, 2]),
-            'kind': self._verdict}
+            'axes': [_round(axis) for axis in self._target.R.T],
+            'sigmas': self._sigmas, 'kind': self._verdict}
 
     def _build_camera(self, name: str, image: CameraImage) -> Json | None:
         camera = self._find_camera(name)
@@ -129,6 +158,19 @@ class Overlay:
         if not np.isfinite(end_m).all():  # the pixel cannot be unprojected
             return None
         return {'kind': mark.kind, 'from': _round(pose.t_m), 'to': _round(end_m)}
+
+
+def find_sigma_axes(covariance: npt.ArrayLike) -> list[list[float]]:
+    """Return the half axes of the position's one-sigma ellipsoid, m; [] where it is unknown.
+
+    covariance: (36,) of a PoseWithCovariance.
+    """
+    position_m2 = np.reshape(np.asarray(covariance, dtype=np.float64), (6, 6))[:3, :3]
+    if not np.isfinite(position_m2).all() or not position_m2.any():
+        return []
+    variances, axes = np.linalg.eigh(position_m2)
+    return [[round(float(v), 5) for v in axis] for axis in (
+        axes * np.sqrt(np.maximum(variances, 0.0))).T]
 
 
 def _has_moved(before: Transform, after: Transform) -> bool:

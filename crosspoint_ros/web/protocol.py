@@ -7,9 +7,11 @@ from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from typing import Any
 
+from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import History
-from crosspoint_ros.ros.client.results import Json, point_to_json
+from crosspoint_ros.ros.client.results import Json, format_verdict, point_to_json
 from crosspoint_ros.ros.node.history import DECISION_NAMES
+from crosspoint_ros.web.plain_text import format_time
 
 MAX_MESSAGE_BYTES = 4096
 MAX_INSTRUCTION_LENGTH = 500
@@ -92,12 +94,72 @@ class StepRequest:
     step: str
 
 
-NodeRequest = ClickRequest | InstructRequest | AcceptRequest | CorrectRequest | StepRequest
-Request = NextImageRequest | SentImageRequest | CancelRequest | NodeRequest
+@dataclass(frozen=True)
+class SetLimitRequest:
+    """Set one of the node's limits."""
+
+    id: int
+    limit: str
+    value: float
+
+
+@dataclass(frozen=True)
+class LimitsRequest:
+    """Send the node's limits."""
+
+
+@dataclass(frozen=True)
+class DoctorRequest:
+    """Send the findings of `crosspoint doctor`."""
+
+
+@dataclass(frozen=True)
+class HoverRequest:
+    """Show the epipolar lines of a pixel of the image with that stamp."""
+
+    camera: str
+    stamp: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """Show an earlier answer of the history."""
+
+    query_id: str
+
+
+@dataclass(frozen=True)
+class ThumbnailRequest:
+    """Send the thumbnail of an answer's click."""
+
+    query_id: str
+
+
+@dataclass(frozen=True)
+class DepthRequest:
+    """Send a camera's newest depth, in colours."""
+
+    camera: str
+
+
+@dataclass(frozen=True)
+class CloudRequest:
+    """Send the depth of all cameras as points of the base frame."""
+
+
+EvidenceRequest = (HoverRequest | OpenRequest | ThumbnailRequest | DepthRequest | CloudRequest
+                   | LimitsRequest | DoctorRequest)
+NodeRequest = (ClickRequest | InstructRequest | AcceptRequest | CorrectRequest | StepRequest
+               | SetLimitRequest)
+Request = NextImageRequest | SentImageRequest | CancelRequest | EvidenceRequest | NodeRequest
 REQUEST_TYPES: dict[str, type] = {
     'next': NextImageRequest, 'past': SentImageRequest, 'click': ClickRequest,
     'instruct': InstructRequest, 'cancel': CancelRequest, 'accept': AcceptRequest,
-    'correct': CorrectRequest, 'step': StepRequest}
+    'correct': CorrectRequest, 'step': StepRequest, 'hover': HoverRequest, 'open': OpenRequest,
+    'thumbnail': ThumbnailRequest, 'depth': DepthRequest, 'cloud': CloudRequest,
+    'set_limit': SetLimitRequest, 'limits': LimitsRequest, 'doctor': DoctorRequest}
 STEPS = ('undo', 'redo', 'clear')
 
 
@@ -154,10 +216,10 @@ def _check_text(name: str, value: Any, limit: int = 64) -> str:
     return value
 
 
-def _check_pixel(name: str, value: Any) -> float:
+def _check_number(name: str, value: Any) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not abs(value) <= MAX_PX:  # also rejects NaN and ints too large for float
-        raise _invalid(name, value, 'a number of pixels')
+        raise _invalid(name, value, 'a number')
     return float(value)
 
 
@@ -188,9 +250,10 @@ def _check_step(name: str, value: Any) -> str:
 
 
 VALIDATORS: dict[str, Callable[[str, Any], Any]] = {
-    'id': _check_id, 'camera': _check_text, 'query_id': _check_text, 'stamp': _check_stamp,
-    'after': _check_stamp, 'width': _check_width, 'x': _check_pixel, 'y': _check_pixel,
-    'step': _check_step, 'instruction': partial(_check_text, limit=MAX_INSTRUCTION_LENGTH)}
+    'id': _check_id, 'limit': _check_text, 'value': _check_number, 'width': _check_width,
+    'camera': _check_text, 'query_id': _check_text, 'stamp': _check_stamp,
+    'after': _check_stamp, 'x': _check_number, 'y': _check_number, 'step': _check_step,
+    'instruction': partial(_check_text, limit=MAX_INSTRUCTION_LENGTH)}
 
 
 def encode_event(kind: str, content: Mapping[str, Any]) -> str:
@@ -201,6 +264,8 @@ def encode_event(kind: str, content: Mapping[str, Any]) -> str:
 def history_to_json(history: History) -> Json:
     return {'entries': [{'number': entry.number, 'query_id': entry.result.query_id,
                          'clicked': point_to_json(entry.result.clicked),
+                         'verdict': format_verdict(entry.result), 'time': format_time(
+                             stamp_to_ns(entry.result.clicked.header.stamp) * 1e-9),
                          'decided': DECISION_NAMES.get(entry.decided, 'unreviewed')}
                         for entry in history.entries],
             'current': history.current, 'undone': history.undone,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
@@ -54,7 +55,9 @@ class RosBridge:
         self._service_clients: dict[str, Any] = {
             service: self.node.create_client(kind, f'{name}/{service}')
             for service, kind in {'accept': Accept, 'correct': Correct, 'undo': Trigger,
-                                  'redo': Trigger, 'clear': Trigger}.items()}
+                                  'redo': Trigger, 'clear': Trigger,
+                                  'get_parameters': GetParameters,
+                                  'set_parameters': SetParameters}.items()}
 
     def start(self) -> None:
         self._thread.start()
@@ -148,7 +151,7 @@ class RosBridge:
         self.run_in_ros(cancel)
 
     async def call(self, service: str, request: Any) -> Any:
-        """Call accept, correct, undo, redo or clear. Raises NodeUnavailableError."""
+        """Call one of the node's services. Raises NodeUnavailableError."""
         def send(reply: asyncio.Future[Any]) -> None:
             client = self._service_clients[service]
             if not client.service_is_ready():

@@ -26,7 +26,7 @@ def luminance(image):
     return image @ np.array([0.2126, 0.7152, 0.0722])
 
 
-BACKGROUNDS = [(0, 0, 0), (255, 255, 255), (128, 128, 128), visualization.ORANGE,
+BACKGROUNDS = [(0, 0, 0), (255, 255, 255), (128, 128, 128), visualization.GREEN,
                visualization.BLUE, (180, 0, 0)]
 
 
@@ -72,10 +72,25 @@ def test_the_caption_does_not_cover_the_point(pixel):
     assert (without[near] == with_text[near]).all()
 
 
-def test_sure_and_to_be_checked_do_not_only_differ_by_words():
-    sure, check = (visualization.draw_match(plain((90, 90, 90)), (300, 200), '', is_sure=s)
+def has_colour(image, colour):
+    return (image == colour).all(axis=2).any()
+
+
+def test_clicked_sure_to_be_checked_and_refused_differ_by_colour_and_by_shape():
+    grey = plain((90, 90, 90))
+    clicked = visualization.draw_clicked(grey, (300, 200), '')[:400]
+    sure, check = (visualization.draw_match(grey, (300, 200), '', is_sure=s)[:400]
                    for s in (True, False))
-    assert (sure[:400] != check[:400]).any()
+    refused = visualization.draw_refusal(grey, '', refused_px=(300, 200))[:400]
+    drawn = {visualization.BLUE: clicked, visualization.GREEN: sure, visualization.AMBER: check,
+             visualization.ORANGE: refused}
+    for colour, image in drawn.items():
+        assert [has_colour(other, colour) for other in drawn.values()].count(True) == 1
+        assert has_colour(image, colour)
+    shapes = [(image != image[0, 0]).any(axis=2) for image in drawn.values()]
+    for i, shape in enumerate(shapes):
+        for other in shapes[i + 1:]:
+            assert (shape & other).sum() / (shape | other).sum() < 0.6
 
 
 def test_a_refused_view_is_grey():
@@ -83,19 +98,53 @@ def test_a_refused_view_is_grey():
     assert (image == image[..., :1]).all()
 
 
+def test_the_refused_place_itself_stays_free():
+    bare = visualization.draw_refusal(plain((200, 30, 10)), '')
+    marked = visualization.draw_refusal(plain((200, 30, 10)), '', refused_px=(300, 200))
+    assert (marked[196:205, 296:305] == bare[196:205, 296:305]).all()
+    assert (marked[180:221, 280:321] != bare[180:221, 280:321]).any()
+
+
+@pytest.mark.parametrize('pixel', [(100, 100), (500, 100), (100, 400), (500, 400)])
+def test_an_inset_shows_the_surroundings_three_times_as_large_away_from_the_point(pixel):
+    image = plain((60, 60, 60))
+    x, y = pixel
+    image[y - 6:y + 7, x - 6:x + 7] = (250, 0, 250)
+    with_inset, without = (visualization.draw_match(image, pixel, 'found', inset=i)
+                           for i in (True, False))
+    rows, columns = np.nonzero((with_inset != without).any(axis=2))
+    away = np.hypot(columns - x, rows - y).min()
+    assert away > 30
+    box = with_inset[rows.min():rows.max() + 1, columns.min():columns.max() + 1]
+    assert 110 < min(box.shape[:2]) < 140
+    magnified = np.argwhere((box == (250, 0, 250)).all(axis=2))
+    assert np.ptp(magnified, axis=0) + 1 == pytest.approx([39, 39], abs=2)
+
+
 def test_a_longer_reason_takes_more_lines_and_none_is_cut_off():
     white = plain((255, 255, 255))
     heights = [(visualization.draw_refusal(white, 'reason ' * n)[:, 600] < 100).any(axis=1).sum()
-               for n in (1, 20)]
+               for n in (1, 60)]
     assert heights[1] > 2 * heights[0]
     words = visualization.draw_refusal(plain(0), 'W' * 400)  # one word, far longer than a line
     assert (words[-100:, :600] > 150).any()
     assert not (words[-100:, 636:] > 150).any()
 
 
-def test_signs_that_the_font_lacks_are_spelled_out():
-    assert (visualization.draw_refusal(plain(0), '12.0° > 10°')
-            == visualization.draw_refusal(plain(0), '12.0 deg > 10 deg')).all()
+def test_signs_of_measurements_are_drawn_and_what_the_font_lacks_is_a_question_mark():
+    drawn = {text: visualization.draw_refusal(plain(0), text) for text in ('12°', '12±', '12?')}
+    assert (drawn['12°'] != drawn['12±']).any()
+    assert (drawn['12°'] != drawn['12?']).any()
+    assert (visualization.draw_refusal(plain(0), '12猫') == drawn['12?']).all()
+
+
+def test_text_scales_with_the_image():
+    widths = []
+    for height in (240, 480, 960):
+        strip = visualization.concatenate_images([plain(0, (height, 4 * height, 3))], ['W' * 20])
+        widths.append((strip[:height // 12].max(axis=2) > 128).any(axis=0).sum())
+    assert widths[2] == pytest.approx(2 * widths[1], rel=0.05)
+    assert widths[1] > 1.2 * widths[0]
 
 
 def test_the_covariance_ellipse_reaches_two_sigma_along_its_long_axis():
@@ -155,5 +204,8 @@ def test_a_refused_answer_is_drawn_as_refused_and_never_as_a_point():
                      Rejected(Code.LOW_CONFIDENCE, 'confidence 0.10 is below 0.50'))
     (_, image), = visualization.draw_result(located(refused), {'side'}, Limits())
     expected = visualization.draw_refusal(refused.view.image,
-                                          'refused: confidence 0.10 is below 0.50')
+                                          'refused: confidence 0.10 is below 0.50',
+                                          refused_px=match.pixel)
     assert (image == expected).all()
+    assert not has_colour(image, visualization.GREEN)
+    assert not has_colour(image, visualization.AMBER)

@@ -178,6 +178,11 @@ def test_the_demo_clicks_tells_draws_and_ends_by_itself(tmp_path):
     assert len(re.findall(r'^(?:wall tile|board edge) ', told, re.MULTILINE)) == 2, told
     assert sorted(p.name for p in tmp_path.glob('*.png')) == ['01_wall_tile.png',
                                                               '02_board_edge.png']
+    index = (tmp_path / 'index.html').read_text()
+    assert re.findall(r'<img src="([^"]+)"', index) == ['01_wall_tile.png', '02_board_edge.png']
+    assert 'wrongly answered: 0' in index
+    assert re.search('(sure|to be checked|rightly refused)', index)
+    assert f'All pictures: {tmp_path}' in told
 
 
 def test_without_aiohttp_the_demo_says_what_to_install_and_goes_on(tmp_path, monkeypatch, capsys):

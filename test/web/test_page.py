@@ -57,7 +57,7 @@ def test_a_refusal_is_explained_on_the_view_that_refuses(page):
     refused = page.view('side').locator('.message.refused')
     refused.wait_for()
     assert len(refused.inner_text()) > 20
-    assert page.view('side').locator('.mark:not(.standing)').count() == 0
+    assert page.view('side').locator('.mark.sure, .mark.check').count() == 0
 
 
 def test_a_point_is_dragged_accepted_and_undone(page):

@@ -89,6 +89,44 @@ def measure_click_overheads_ms(port: int, clicks: int) -> list[float]:
     return asyncio.run(asyncio.wait_for(click_all(), TIMEOUT_S))
 
 
+def measure_line_ms(port: int, rounds: int) -> list[float]:
+    """Return the times from a pixel under the cursor to its epipolar lines."""
+    async def hover_all() -> list[float]:
+        origin = f'http://127.0.0.1:{port}'
+        async with aiohttp.ClientSession() as session, session.ws_connect(
+                f'{origin}/events', headers={'Origin': origin}, max_msg_size=0) as socket:
+            stamp = await _receive_stamp(socket)
+            return [await _measure_line_ms(socket, stamp, number) for number in range(rounds)]
+
+    return asyncio.run(asyncio.wait_for(hover_all(), TIMEOUT_S))
+
+
+async def _receive_stamp(socket: Any) -> str:
+    """Take an image of every camera, so that all are subscribed to; return the first's stamp."""
+    stamps: dict[str, str] = {}
+    for camera in CAMERAS:
+        await socket.send_str(json.dumps({'type': 'next', 'camera': camera, 'after': '0'}))
+    async for message in socket:
+        if message.type == aiohttp.WSMsgType.BINARY:
+            length = int.from_bytes(message.data[:4], 'big')
+            header = json.loads(message.data[4:4 + length])
+            stamps[header['camera']] = header['stamp']
+        if len(stamps) == len(CAMERAS):
+            return stamps[CAMERAS[0]]
+    raise ConnectionError('the server has ended the connection')
+
+
+async def _measure_line_ms(socket: Any, stamp: str, number: int) -> float:
+    await asyncio.sleep(0.02)
+    begun_s = time.perf_counter()
+    await socket.send_str(json.dumps({'type': 'hover', 'camera': CAMERAS[0], 'stamp': stamp,
+                                      'x': 300.0 + number, 'y': 240.0}))
+    async for message in socket:
+        if message.type == aiohttp.WSMsgType.TEXT and json.loads(message.data)['type'] == 'lines':
+            return 1000 * (time.perf_counter() - begun_s)
+    raise ConnectionError('the server has ended the connection')
+
+
 async def _measure_overhead_ms(socket: Any, number: int) -> float:
     await asyncio.sleep(0.05)
     x, begun_s = 300.0 + number / 8, time.perf_counter()

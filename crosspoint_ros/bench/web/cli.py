@@ -38,8 +38,8 @@ def main(args: argparse.Namespace) -> int:
           'without matching', flush=True)
     with ExitStack() as stack:
         bench = WebBench(stack)
-        figures = bench.measure_loads(args.seconds, args.clicks) | bench.measure_chromium(
-            args.clicks)
+        figures = (bench.measure_loads(args.seconds, args.clicks)
+                   | bench.measure_lines(args.clicks) | bench.measure_chromium(args.clicks))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + '\n')
     return 0
@@ -91,6 +91,15 @@ class WebBench:
                 'a click by topic ms': statistics.median(overheads_ms),
                 'by the page ms': statistics.median(
                     browsers.measure_click_overheads_ms(self._port, clicks))}
+
+    def measure_lines(self, rounds: int) -> dict[str, float]:
+        """Measure the round trip of the epipolar lines of the pixel under the cursor."""
+        lines_ms = browsers.measure_line_ms(self._port, rounds)
+        figures = {'epipolar lines, median ms': statistics.median(lines_ms),
+                   'epipolar lines, worst ms': max(lines_ms)}
+        for what, value in figures.items():
+            print(f'  {what} {value:.1f}', flush=True)
+        return figures
 
     def measure_chromium(self, clicks: int) -> dict[str, float]:
         """Measure the page in Chromium, if it and playwright are installed."""

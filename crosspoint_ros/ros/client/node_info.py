@@ -78,6 +78,8 @@ class NodeCamera:
     info_topic: str
     compressed: bool
     rectified: bool
+    depth_topic: str = ''  # of depth that is registered to the image; '': none
+    is_depth_compressed: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,23 @@ class NodeInfo:
     publish_target: str = ''
 
     PARAMETERS = ('cameras', 'base_frame', 'target_frame', 'publish_target')
-    CAMERA_PARAMETERS = ('image_topic', 'info_topic', 'transport', 'rectified')
+    CAMERA_PARAMETERS = ('image_topic', 'info_topic', 'transport', 'rectified', 'depth_topic',
+                         'depth_info_topic', 'depth_transport')
 
     @classmethod
     def from_parameters(cls, values: Mapping[str, Any], node: str) -> NodeInfo:
         """Build it from PARAMETERS and, for each camera, `<camera>.` CAMERA_PARAMETERS."""
         cameras = []
         for name in values['cameras'] or ():
-            image, info, transport, rectified = (
+            image, info, transport, rectified, depth, depth_info, depth_transport = (
                 values[f'{name}.{each}'] for each in cls.CAMERA_PARAMETERS)
             compressed = transport == 'compressed'
+            is_depth_compressed = (depth_transport or transport) == 'compressed'
             cameras.append(NodeCamera(
                 name, resolve_topic(image, node) + '/compressed' * compressed,
-                resolve_topic(info, node), compressed, bool(rectified)))
+                resolve_topic(info, node), compressed, bool(rectified),
+                resolve_topic(depth, node) + '/compressedDepth' * is_depth_compressed
+                if depth and not depth_info else '', is_depth_compressed))
         return cls(tuple(cameras), values['base_frame'] or '', values['target_frame'] or '',
                    values['publish_target'] or '')
 

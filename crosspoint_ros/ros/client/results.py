@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from crosspoint_ros.core.datatypes import Code
@@ -17,6 +18,8 @@ METHODS = {GraspTarget.DEPTH_CLICKED: 'depth of the clicked view',
            GraspTarget.TRIANGULATED: 'triangulated', GraspTarget.FUSED: 'depth and rays agree'}
 UNSET_MESSAGE = ('no answer: this result was never filled in. A node keeps the result of a goal '
                  'for five minutes after it ended: ask for it sooner, or read ~/result')
+# Ends the messages of the node's `query_messages`, or begins those of core's `verify`.
+PLACE = re.compile(r'found at \((-?[\d.]+), (-?[\d.]+)\)')
 Json = dict[str, Any]
 
 
@@ -30,6 +33,12 @@ def is_target_sure(result: QueryResult) -> bool:
     """Whether there is a target and a view that confirms it is sure; False: to be checked."""
     return result.has_target and any(
         view.verdict == Correspondence.SURE for view in result.correspondences)
+
+
+def format_verdict(result: QueryResult) -> str:
+    """Return the verdict of the best view, or of a target without one: sure, check or refused."""
+    best = max((view.verdict for view in result.correspondences), default=Correspondence.REFUSED)
+    return VERDICTS[max(best, Correspondence.TO_BE_CHECKED) if result.has_target else best]
 
 
 def explain_unset(result: QueryResult) -> str:
@@ -117,13 +126,24 @@ def _status_to_json(status: Any) -> Json:
 
 def _correspondence_to_json(answer: Correspondence) -> Json:
     covariance = [round_finite(v, 3) for v in answer.covariance_px2]
+    is_refused = answer.verdict == Correspondence.REFUSED
     return {**point_to_json(answer.found), **_status_to_json(answer.status),
             'confidence': round_finite(answer.confidence, 3),
             'verdict': VERDICTS.get(answer.verdict, 'refused'),
             'check': CHECK_NAMES.get(answer.check, 'unknown'),
             'covariance_px2': None if None in covariance else covariance,
             'epipolar_error_px': round_finite(answer.epipolar_error_px, 2),
-            'depth_gap_m': round_finite(answer.depth_gap_m, 4)}
+            'depth_gap_m': round_finite(answer.depth_gap_m, 4),
+            'refused_px': find_refused_pixel(answer) if is_refused else None}
+
+
+def find_refused_pixel(answer: Correspondence) -> list[float] | None:
+    """Return the place [x, y] px that was refused, as the message has it; None without one.
+
+    It is not in `found`, so that no program takes it for an answer.
+    """
+    place = PLACE.search(answer.status.message)
+    return [float(place[1]), float(place[2])] if place else None
 
 
 def _target_to_json(target: GraspTarget) -> Json:

@@ -18,6 +18,7 @@ from crosspoint_ros.msg import (
     TargetState,
 )
 from crosspoint_ros.msg import History as HistoryMsg
+from crosspoint_ros.ros.client.results import is_target_sure
 
 MAX_STEPS = 20
 MAX_LOCATE_RESULTS = 3  # answers whose images are kept, so that they can be corrected
@@ -109,6 +110,12 @@ class HistoryStep:
         if self.decision == HistoryEntry.MOVED or self.result is None:
             return 'moved by hand'
         return str(self.result.status.message) or 'ok'
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether a sure view confirms the target, and no one has moved it by hand."""
+        return (self.result is not None and self.decision != HistoryEntry.MOVED
+                and is_target_sure(self.result))
 
     @property
     def entry(self) -> HistoryEntry:

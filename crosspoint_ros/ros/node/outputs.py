@@ -267,7 +267,8 @@ class Outputs:
         elif target is not None and (target is not drawn or [*self._drawn[1:]] != was_drawn):
             assert state.step is not None
             self._markers.publish(build_target_markers(
-                target, verdict, state.step.rays if state.show_rays else None))
+                target, verdict, state.step.rays if state.show_rays else None,
+                state.step.is_sure))
 
     def _publish_state(self, target: ActiveTarget) -> None:
         """Publish `~/target_state` if it has changed."""

@@ -170,6 +170,9 @@ def _build_correspondence(query_id: str, clicked: ImagePoint, found: ViewCorresp
         verdict = Correspondence.SURE if is_sure else Correspondence.TO_BE_CHECKED
     status = _build_status(found.rejected) if found.rejected is not None else Status(
         code=Status.OK, message=consistency.doubt)
+    if found.rejected is not None and match is not None and 'found at (' not in status.message:
+        x, y = match.pixel
+        status.message += f'; found at ({x:.1f}, {y:.1f})'  # for people to look at
     return Correspondence(
         header=header, query_id=query_id, status=status, clicked=clicked,
         found=_build_image_point(found.camera, header, published.pixel),

@@ -18,6 +18,7 @@ from visualization_msgs.msg import (
     MenuEntry,
 )
 
+from crosspoint_ros.core import visualization
 from crosspoint_ros.core.datatypes import Array, Rejected, Transform
 from crosspoint_ros.msg import GraspTarget
 from crosspoint_ros.ros.conversions import point_from_xyz, pose_from_transform, transform_from_pose
@@ -30,12 +31,12 @@ from crosspoint_ros.ros.node.history import (
 from crosspoint_ros.ros.rviz.interactive_markers import InteractiveMarkers
 
 log = logging.getLogger(__name__)
-# Okabe and Ito's palette, for the colour-blind.
-BLUE = ColorRGBA(r=0.0, g=0.45, b=0.70, a=1.0)
-ORANGE = ColorRGBA(r=0.90, g=0.62, b=0.0, a=1.0)
+# The colours and shapes of core/visualization.py and of the page.
+BLUE, GREEN, AMBER = (ColorRGBA(r=r / 255, g=g / 255, b=b / 255, a=1.0)
+                      for r, g, b in (visualization.BLUE, visualization.GREEN, visualization.AMBER))
 WHITE = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
 GREY = ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.5)
-APPROACH_M = 0.12
+APPROACH_M, PYRAMID_M = 0.12, 0.011
 # RViz sends nothing while the mouse does not move, nor when its window loses focus in mid-drag.
 DRAG_TIMEOUT_S = 10.0
 MAX_DRAG_M = 1.0  # along a line of sight the mouse throws a marker kilometres away
@@ -53,8 +54,12 @@ def delete_all_markers() -> MarkerArray:
     return MarkerArray(markers=[Marker(action=Marker.DELETEALL)])
 
 
-def build_target_markers(target: GraspTarget, verdict: str, rays: TargetRays | None) -> MarkerArray:
-    """Return the markers of a target, with its rays if given; the last target's are deleted."""
+def build_target_markers(target: GraspTarget, verdict: str, rays: TargetRays | None,
+                         is_sure: bool = True) -> MarkerArray:
+    """Return the markers of a target, with its rays if given; the last target's are deleted.
+
+    A sure target is a green ball, one to be checked an amber pyramid.
+    """
     header = Header(frame_id=target.header.frame_id)  # stamp 0: always the newest TF
     pose = target.pose.pose
     p = pose.position
@@ -64,10 +69,11 @@ def build_target_markers(target: GraspTarget, verdict: str, rays: TargetRays | N
     markers = [
         _make_marker(header, 'approach', Marker.ARROW, BLUE, (APPROACH_M, 0.008, 0.008),
                      _approach_pose(transform_from_pose(pose))),
-        _make_marker(header, 'target', Marker.SPHERE, ORANGE, (0.02, 0.02, 0.02), pose), text]
+        _make_marker(header, 'target', Marker.SPHERE, GREEN, (0.02, 0.02, 0.02), pose) if is_sure
+        else _make_pyramid(header, pose), text]
     if rays is not None:
         for index, origin_base_m in enumerate(rays.camera_origins_base_m):
-            ray = _make_marker(header, 'rays', Marker.LINE_STRIP, ORANGE, (0.002, 0.0, 0.0), Pose())
+            ray = _make_marker(header, 'rays', Marker.LINE_STRIP, BLUE, (0.002, 0.0, 0.0), Pose())
             ray.id = index
             ray.points = [point_from_xyz(origin_base_m), point_from_xyz(rays.point_base_m)]
             markers.append(ray)
@@ -79,6 +85,16 @@ def _make_marker(header: Header, namespace: str, kind: int, colour: ColorRGBA,
     x, y, z = scale_m
     return Marker(header=header, ns=namespace, type=kind, action=Marker.ADD, pose=pose,
                   color=colour, scale=Vector3(x=x, y=y, z=z))
+
+
+def _make_pyramid(header: Header, pose: Pose) -> Marker:
+    """Return a tetrahedron around the target, which looks like a triangle from everywhere."""
+    marker = _make_marker(header, 'target', Marker.TRIANGLE_LIST, AMBER, (1.0, 1.0, 1.0), pose)
+    corners = [point_from_xyz(PYRAMID_M * np.array(corner)) for corner in
+               ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))]
+    marker.points = [corners[i] for face in ((0, 1, 2), (0, 3, 1), (0, 2, 3), (1, 3, 2))
+                     for i in face]
+    return marker
 
 
 def _approach_pose(base_from_target: Transform) -> Pose:

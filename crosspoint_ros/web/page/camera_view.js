@@ -2,7 +2,8 @@
 // large and takes clicks; the others are small, and a click makes one of them the focused view.
 
 import { createElement } from './dom.js';
-import { createEllipse, createMark, createSvg, placeMark } from './marks.js';
+import { ImageLayers } from './image_layers.js';
+import { createEllipse, createLine, createMark, createSvg, placeMark } from './marks.js';
 import { PointerInput } from './pointer_input.js';
 import { formatAge, getAge_ms, OLD_MS } from './robot_clock.js';
 import { codeText, formatPercent, formatPixel, VERDICT_TEXT } from './text.js';
@@ -28,6 +29,9 @@ export class CameraView {
   #trackedStanding = UNTRACKED;
   #standing = null; // the active target's point in this view: {kind, camera, x, y, stamp, label}
   #isPrevious = false; // the answer belongs to the click before the one that runs
+  #opened = ''; // which earlier answer this is, where one was opened from the history
+  #line = null; // the epipolar line of the pixel under the cursor of another view
+  hasDepth = false;
   stamp = '0'; // of the displayed image
   size = { width: 4, height: 3 }; // of the camera's image, px
   region = { x: 0, y: 0, width: 4, height: 3 }; // the part of it that is visible, px
@@ -36,7 +40,7 @@ export class CameraView {
   isFocused = false;
 
   // actions: {next(camera, after, width), past(camera, stamp), click(…), correct(camera, point),
-  // focus(camera), loupe}
+  // depth(camera), focus(camera), hover(…), hoverClicked(), unhover(), loupe}
   constructor(camera, index, actions) {
     this.camera = camera;
     this.#actions = actions;
@@ -59,13 +63,15 @@ export class CameraView {
     this.toggle.hidden = true;
     this.toggle.addEventListener('click', () => (
       this.isPaused ? this.showLive() : this.showMatched()));
-    const header = createElement('header', '', createElement('h3', '', this.camera),
+    const header = createElement('header', '', createElement('h2', '', this.camera),
       createElement('kbd', '', String(index + 1)), this.badge, this.toggle);
     this.canvas = createElement('canvas', 'image');
     this.svg = createSvg('svg', { class: 'marks', tabindex: 0 });
-    this.stage = createElement('div', 'stage', this.canvas, this.svg, header);
+    this.layers = new ImageLayers(this, this.#actions);
+    this.stage = createElement('div', 'stage', this.canvas, ...this.layers.elements, this.svg,
+      header);
     this.message = createElement('p', 'message');
-    this.root.append(this.stage, this.message);
+    this.root.append(this.stage, createElement('div', 'words', this.message, this.layers.bar));
     this.setFocused(false);
   }
 
@@ -79,8 +85,9 @@ export class CameraView {
     if (!isFocused) {
       this.input?.reset();
       this.setRegion({ x: 0, y: 0, ...this.size });
-      if (this.isPaused) this.showLive();
+      if (this.isPaused && !this.#opened) this.showLive();
     }
+    this.layers.update();
   }
 
   // Images: the next one is requested once the last one is drawn.
@@ -93,6 +100,7 @@ export class CameraView {
 
   onReconnect() {
     this.#isRequested = false;
+    this.layers.onReconnect();
     if (this.isPaused) this.#actions.past(this.camera, this.answer.stamp);
     this.requestNext();
   }
@@ -104,6 +112,7 @@ export class CameraView {
       // EXIF orientation is ignored: pixel coordinates refer to the stored rows and columns.
       const bitmap = await createImageBitmap(blob, { imageOrientation: 'none' });
       if (Boolean(header.past) === this.isPaused) this.#drawImage(header, bitmap);
+      else if (header.past && this.layers.isComparing) this.layers.drawAnswered(bitmap);
       bitmap.close();
     } catch (error) {
       this.stamp = header.stamp;
@@ -162,8 +171,10 @@ export class CameraView {
     this.region = { x: inside(x, width, this.size.width), y: inside(y, height, this.size.height),
       width, height };
     const { zoom, region, size } = this;
-    this.canvas.style.transform = `scale(${zoom}) translate(${(-100 * region.x) / size.width}%, ${
+    const transform = `scale(${zoom}) translate(${(-100 * region.x) / size.width}%, ${
       (-100 * region.y) / size.height}%)`;
+    this.canvas.style.transform = transform;
+    this.layers.setTransform(transform);
     const pixelSize = this.stage.clientWidth / region.width;
     this.canvas.classList.toggle('pixels', pixelSize > 3);
     // (0, 0) is the centre of the first pixel.
@@ -186,15 +197,13 @@ export class CameraView {
     this.#tracked = track(this.#tracked, header);
     this.#trackedStanding = track(this.#trackedStanding, header.standing ?? {});
     const { moved, isLate } = this.#tracked;
-    this.toggle.hidden = !this.isPaused && !((moved || isLate) && this.#isMarked);
-    this.toggle.textContent = this.isPaused ? 'Live' : 'Matched';
+    this.#updateToggle();
     // A correction would otherwise end at a place to which no one dragged it.
     if ((moved && !before) || (isLate && !beforeLate)) this.input.reset();
-    this.draw();
   }
 
   showMatched() {
-    if (!this.#isMarked) return;
+    if (!this.isMarked) return;
     this.isPaused = true;
     this.#actions.past(this.camera, this.answer.stamp);
     this.#updateToggle();
@@ -209,14 +218,25 @@ export class CameraView {
 
   #updateToggle() {
     const { moved, isLate } = this.#tracked;
-    this.toggle.hidden = !this.isPaused && !((moved || isLate) && this.#isMarked);
+    this.toggle.hidden = !this.isPaused && !((moved || isLate) && this.isMarked);
     this.toggle.textContent = this.isPaused ? 'Live' : 'Matched';
+    this.layers.update();
     this.draw();
   }
 
   onImageMissing() {
+    if (!this.isPaused && !this.layers.isComparing) return; // it was for a thumbnail
+    const opened = this.#opened;
+    this.layers.reset();
     this.showLive();
+    if (opened) this.showMessage(`${opened}: its picture is no longer stored.`);
     this.setBadge('the matched image is no longer stored', 'bad');
+  }
+
+  setHasDepth(hasDepth) {
+    if (hasDepth === this.hasDepth) return;
+    this.hasDepth = hasDepth;
+    this.layers.update();
   }
 
   // Called several times a second, so that an old image is not mistaken for a live one.
@@ -240,25 +260,37 @@ export class CameraView {
 
   // Marks and message
 
-  get #isMarked() {
-    return this.answer !== null && this.answer.x !== null && this.answer.verdict !== 'refused';
+  get isMarked() {
+    return this.answer !== null && this.answer.x !== null;
   }
 
   // Corrections refer to the matched image, so it must be displayed, or the camera unmoved.
   get isCorrectable() {
     const { moved, isLate } = this.#tracked;
-    return this.#isMarked && this.answer.kind === 'found' && !this.#isPrevious
+    return this.isMarked && this.answer.kind === 'found' && this.answer.verdict !== 'refused'
+      && !this.#isPrevious && !this.#opened
       && (this.isPaused || !(moved || isLate));
   }
 
-  setAnswer(answer, tracked = {}) {
+  // tracked: where it is on the live image. opened: the name of an earlier answer, which is shown on
+  // its own image alone.
+  setAnswer(answer, tracked = {}, opened = '') {
+    if (answer?.refused_px) {
+      const [x, y] = answer.refused_px; // a hollow mark, where it would have been
+      answer = { ...answer, x, y };
+    }
     const isSame = answer !== null && answer.stamp === this.answer?.stamp
       && answer.x === this.answer.x && answer.y === this.answer.y;
     this.answer = answer;
     this.#setPrevious(false);
+    this.#opened = opened;
+    this.root.classList.toggle('opened', Boolean(opened));
+    this.root.classList.toggle('refuses', answer?.verdict === 'refused');
+    if (!isSame) this.layers.reset();
     if (!isSame) this.#tracked = UNTRACKED;
     if (this.isPaused) this.showLive();
     this.input.reset();
+    if (opened) this.showMatched();
     this.setTracked(tracked);
     this.showCaption();
   }
@@ -267,6 +299,13 @@ export class CameraView {
   setStanding(standing) {
     if (standing?.stamp !== this.#standing?.stamp) this.#trackedStanding = UNTRACKED;
     this.#standing = standing;
+    this.draw();
+  }
+
+  // points: [x, y] of the epipolar line, or null.
+  setLine(points) {
+    if (!points && !this.#line) return;
+    this.#line = points;
     this.draw();
   }
 
@@ -287,7 +326,9 @@ export class CameraView {
   showCaption() {
     const { answer } = this;
     this.message.className = `message ${answer?.verdict ?? answer?.kind ?? ''}`;
-    this.message.replaceChildren(...(this.#isPrevious ? ['previous answer: '] : []),
+    const whose = this.#isPrevious ? ['previous answer: '] : [];
+    if (this.#opened) whose.push(`${this.#opened}: `);
+    this.message.replaceChildren(...whose,
       ...this.#createCaption(answer));
     this.message.title = this.message.textContent;
   }
@@ -313,7 +354,7 @@ export class CameraView {
 
   // Where the mark is drawn; null if the point is not on the displayed image.
   get #markPixel() {
-    if (!this.#isMarked) return null;
+    if (!this.isMarked || (this.#opened && !this.isPaused)) return null;
     if (this.input.dragged) return this.input.dragged;
     return this.isPaused ? this.answer : this.#place(this.answer, this.#tracked);
   }
@@ -325,16 +366,16 @@ export class CameraView {
 
   draw() {
     if (!this.input) return;
-    const marks = [];
+    const marks = this.#line && !this.isPaused ? [createLine(this.#line)] : [];
     const pixel = this.#markPixel;
     const standing = this.#standing && !this.isPaused
       ? this.#place(this.#standing, this.#trackedStanding) : null;
     if (standing) {
       const { kind, label } = this.#standing;
-      marks.push(this.#createMark(kind, standing, label, this.#standing, this.#trackedStanding));
-      marks[0].classList.add('standing');
-      marks[0].classList.remove('sure', 'check', 'clicked');
-      marks[0].classList.add(`of-${kind}`);
+      const mark = this.#createMark(kind, standing, label, this.#standing, this.#trackedStanding);
+      mark.classList.add('standing', `of-${kind}`);
+      mark.classList.remove('sure', 'check', 'clicked');
+      marks.push(mark);
     }
     if (pixel) marks.push(...this.#createMarks(pixel));
     if (this.input.crosshair) {
@@ -359,8 +400,9 @@ export class CameraView {
       marks.push(createEllipse(pixel, covariance_px2));
     }
     const found = this.#createMark(verdict, pixel,
-      dragged ? formatPixel(dragged) : VERDICT_TEXT[verdict], answer, this.#tracked);
-    found.append(createSvg('circle', { class: 'grip', r: 22 }));
+      dragged ? formatPixel(dragged) : verdict === 'refused' ? `refused: ${codeText(answer.code)}`
+        : VERDICT_TEXT[verdict], answer, this.#tracked);
+    if (verdict !== 'refused') found.append(createSvg('circle', { class: 'grip', r: 22 }));
     return [...marks, found];
   }
 

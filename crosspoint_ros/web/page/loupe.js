@@ -5,6 +5,7 @@ import { createElement } from './dom.js';
 const SIZE_PX = 136;
 const ZOOM = 8;
 const GAP_PX = 26;
+const FINGER_PX = 44;
 
 export class Loupe {
   #canvas = createElement('canvas', 'loupe');
@@ -18,17 +19,22 @@ export class Loupe {
 
   hide() { this.#canvas.hidden = true; }
 
-  // pixel: of the camera's image; x, y: of the cursor in the stage, screen px.
-  show(view, pixel, x, y) {
+  // pixel: of the camera's image; x, y: of the cursor in the stage, screen px. A finger hides what
+  // is below it: then the loupe is above.
+  show(view, pixel, x, y, isFinger = false) {
     const { stage, canvas, size, region } = view;
-    if (!this.isOn || stage.clientWidth / region.width >= ZOOM) {
+    if ((!this.isOn && !isFinger) || stage.clientWidth / region.width >= ZOOM) {
       this.hide();
       return;
     }
     if (this.#canvas.parentNode !== stage) stage.append(this.#canvas);
     this.#canvas.hidden = false;
-    const left = x + GAP_PX + SIZE_PX < stage.clientWidth ? x + GAP_PX : x - GAP_PX - SIZE_PX;
-    const top = y - GAP_PX - SIZE_PX > 0 ? y - GAP_PX - SIZE_PX : y + GAP_PX;
+    let left = x + GAP_PX + SIZE_PX < stage.clientWidth ? x + GAP_PX : x - GAP_PX - SIZE_PX;
+    let top = y - GAP_PX - SIZE_PX > 0 ? y - GAP_PX - SIZE_PX : y + GAP_PX;
+    if (isFinger && y > SIZE_PX + FINGER_PX) {
+      left = Math.min(Math.max(x - SIZE_PX / 2, 0), stage.clientWidth - SIZE_PX);
+      top = y - SIZE_PX - FINGER_PX;
+    }
     this.#canvas.style.transform = `translate(${left}px, ${top}px)`;
     const context = this.#canvas.getContext('2d', { alpha: false });
     const ratio = canvas.width / size.width; // wide images are sent scaled

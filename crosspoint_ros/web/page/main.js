@@ -1,12 +1,16 @@
 // Routes server events to the views and panels, and user actions to the server.
 
 import { CameraView } from './camera_view.js';
+import { CamerasPanel } from './cameras_panel.js';
 import { Connection } from './connection.js';
+import { createElement } from './dom.js';
 import { HistoryPanel } from './history_panel.js';
+import { HoverLines } from './hover_lines.js';
 import { Loupe } from './loupe.js';
 import { ResultPanel } from './result_panel.js';
 import { addBeat } from './robot_clock.js';
 import { Scene3D } from './scene_3d.js';
+import { DoctorPanel, LimitsPanel } from './settings_panel.js';
 import { nameClick, TargetPanel } from './target_panel.js';
 import { codeText, describeResult } from './text.js';
 
@@ -23,13 +27,29 @@ let standing = null; // the answer whose target is active
 let refusal = ''; // of the last click, as a sentence
 let isMatching = false; // a query of this page runs, and its result is not displayed yet
 let canAct = true; // a viewer may only look
+let openQuery = ''; // the earlier answer that is shown instead of the current one
 let noted_ms = 0; // when the note was set
 
 const panel = new ResultPanel(byId('result'), byId('note'));
 const targetPanel = new TargetPanel(byId('target'), byId('target-state'));
 const loupe = new Loupe();
-const history = new HistoryPanel(byId('history'), byId('undo'), byId('redo'));
-const scene = new Scene3D(byId('scene'), byId('scene-frame'));
+const history = new HistoryPanel(byId('history'), byId('undo'), byId('redo'), {
+  open: (query_id) => (query_id === openQuery ? closeAnswer()
+    : connection.send({ type: 'open', query_id })),
+  thumbnail: (query_id) => connection?.send({ type: 'thumbnail', query_id }) });
+const lines = new HoverLines((request) => connection.send(request), (shown) => {
+  for (const [name, view] of views) view.setLine(shown[name] ?? null);
+});
+const limits = new LimitsPanel(byId('limits'), byId('sliders'), {
+  request: () => connection.send({ type: 'limits' }),
+  set: (limit, value) => sendRequest('set_limit', { limit, value }) });
+const doctor = new DoctorPanel(byId('examine'), byId('findings'),
+  () => connection.send({ type: 'doctor' }));
+const cameras = new CamerasPanel(byId('cameras'), () => updateViews());
+const scene = new Scene3D(byId('scene'), byId('scene-frame'), (camera) => {
+  const view = views.get(camera);
+  return view && view.stamp !== '0' && !view.isPaused ? view : null;
+});
 
 // Events of the server
 
@@ -40,15 +60,19 @@ const HANDLERS = {
       state.words || state.matcher || `${state.node} is ready`);
     updateViews();
     byId('instruct').hidden = !state.can_ground;
+    byId('points').hidden = !state.cameras.some((camera) => camera.has_depth);
     panel.setTargetFrame(state.target_frame);
     updateTools();
   },
   shown(event) {
     result = event.result;
+    openQuery = '';
+    history.setOpen('');
     isMatching = false;
     showResult(event);
+    requestPoints();
     if (result && result.query_id !== announcedQuery) {
-      byId('live').textContent = describeResult(result);
+      announce(describeResult(result));
     }
     announcedQuery = result?.query_id ?? '';
   },
@@ -63,6 +87,9 @@ const HANDLERS = {
       && performance.now() - noted_ms > NOTE_MS && !refusal) setNote('');
     standing = event.answer;
     targetPanel.show(event);
+    if (before !== 'UNKNOWN' && (event.state !== before || event.query_id !== query_id)) {
+      announce(targetPanel.announcement);
+    }
     showStanding();
     showRefusalNote();
     updateTools();
@@ -72,6 +99,16 @@ const HANDLERS = {
     byId('tools').inert = byId('instruct').inert = !canAct;
   },
   acted({ message }) { if (!refusal) setNote(message); }, // by another operator
+  lines: (event) => lines.receive(event),
+  thumbnail: (event) => history.showThumbnail(event),
+  opened: (event) => openAnswer(event),
+  limits: (event) => limits.show(event),
+  doctor: (event) => doctor.show(event),
+  depth: (event) => views.get(event.camera)?.layers.showDepth(event),
+  cloud: (event) => {
+    if (arePointsOn()) scene.showCloud(event);
+    if (arePointsOn()) byId('points').textContent = `Points: ${event.count}`;
+  },
   beat({ now_ms }) { addBeat(now_ms); },
   scene(event) { scene.show(event); },
   no_past({ camera }) { views.get(camera)?.onImageMissing(); },
@@ -92,6 +129,7 @@ const HANDLERS = {
     updateTools();
     // Progress may arrive after the result and overwrite its caption.
     if (isQuery && ok) views.get(request.camera)?.showCaption();
+    if (request?.kind === 'set_limit') connection.send({ type: 'limits' });
     if (ok) setNote(isQuery ? '' : message, 'good');
     else showRefusal(request, message);
     if (isQuery && !ok) {
@@ -102,6 +140,13 @@ const HANDLERS = {
   },
   bad_request({ message }) { setNote(message, 'bad'); },
 };
+
+// For screen readers; the last three stay, since two may come at once.
+function announce(text) {
+  const live = byId('live');
+  live.append(createElement('p', '', text));
+  while (live.children.length > 3) live.firstChild.remove();
+}
 
 // On the view concerned, or below the result.
 function showRefusal(request, message) {
@@ -135,7 +180,7 @@ function updateTools() {
   const { current } = history;
   const { target } = targetPanel;
   const isDisplayed = current && result?.query_id === current.query_id
-    && result.found.some((answer) => answer.verdict !== 'refused');
+    && !openQuery && result.found.some((answer) => answer.verdict !== 'refused');
   const isTarget = current && targetPanel.isActive && target.query_id === current.query_id;
   const isDecided = current?.decided === 'accepted' && target.state !== 'PENDING';
   byId('accept').disabled = isMatching || isDecided || !(isDisplayed || isTarget);
@@ -146,7 +191,7 @@ function updateTools() {
 }
 
 function updateViews() {
-  const names = state.cameras.map((camera) => camera.name);
+  const names = cameras.arrange(state.cameras.map((camera) => camera.name));
   if (names.join() !== [...views.keys()].join()) {
     views.clear();
     names.forEach((name, index) => views.set(name, new CameraView(name, index, viewActions)));
@@ -158,6 +203,20 @@ function updateViews() {
   }
   updateBadges();
 }
+
+const arePointsOn = () => byId('points').getAttribute('aria-pressed') === 'true';
+
+// The depth at this moment; a new answer asks again.
+function requestPoints() {
+  if (arePointsOn()) connection.send({ type: 'cloud' });
+}
+
+byId('points').addEventListener('click', () => {
+  byId('points').setAttribute('aria-pressed', String(!arePointsOn()));
+  byId('points').textContent = 'Points';
+  if (arePointsOn()) requestPoints();
+  else scene.showCloud(null);
+});
 
 function focusView(camera) {
   focused = camera;
@@ -171,22 +230,46 @@ function focusView(camera) {
 }
 
 function updateBadges() {
-  for (const { name, problem } of state.cameras) {
+  for (const { name, problem, has_depth } of state.cameras) {
+    views.get(name)?.setHasDepth(has_depth);
     views.get(name)?.updateBadge(connection?.isOpen ? problem : 'not connected');
   }
 }
 
-function showResult({ result: shown, now = {} }) {
+// An earlier answer, each point on the image where it was found; nothing can be done with it.
+function openAnswer({ query_id, result: opened }) {
+  if (!opened) {
+    setNote('This answer is no longer known.', 'bad');
+    return;
+  }
+  openQuery = query_id;
+  history.setOpen(query_id);
+  lines.clear();
+  showResult({ result: opened }, `${history.name(query_id)}, opened again`);
+  if (views.has(opened.clicked.camera)) focusView(opened.clicked.camera);
+  setNote(`${history.name(query_id)} is open; Esc returns to the last answer.`);
+}
+
+function closeAnswer() {
+  if (!openQuery) return;
+  openQuery = '';
+  history.setOpen('');
+  setNote('');
+  showResult({ result });
+}
+
+function showResult({ result: shown, now = {} }, opened = '') {
   for (const [name, view] of views) {
     const found = shown?.found.find((answer) => answer.camera === name);
-    if (found) view.setAnswer({ kind: 'found', ...found }, now[name]);
+    if (found) view.setAnswer({ kind: 'found', ...found }, now[name], opened);
     else if (shown?.clicked.camera === name) {
       view.setAnswer({ kind: 'clicked', isRefused: !shown.target && shown.found.every(
-        (answer) => answer.verdict === 'refused'), ...shown.clicked }, now[name]);
+        (answer) => answer.verdict === 'refused'), ...shown.clicked }, now[name], opened);
       if (!shown.found.length) view.showMessage(`${codeText(shown.code)}: ${shown.message}`);
     } else view.setAnswer(null);
   }
   panel.show(shown);
+  limits.setResult(shown);
   showStanding();
   updateTools();
 }
@@ -224,8 +307,20 @@ function showPending() {
 const viewActions = {
   next: (camera, after, width) => connection.send({ type: 'next', camera, after, width }),
   past: (camera, stamp) => connection.send({ type: 'past', camera, stamp }),
+  depth: (camera) => connection.send({ type: 'depth', camera }),
+  hover(camera, stamp, pixel) {
+    if (!openQuery) lines.request(camera, stamp, pixel);
+  },
+  hoverClicked() {
+    if (result) lines.request(result.clicked.camera, result.clicked.stamp, result.clicked);
+  },
+  unhover: () => lines.clear(),
   click(camera, stamp, { x, y }) {
     const clicked = views.get(camera);
+    if (openQuery) {
+      clicked.showMessage('An earlier answer is open: Esc returns to the live image.');
+      return;
+    }
     if (clicked.isFrozen) {
       clicked.showMessage(`The last image is ${clicked.ageText} old; nothing was sent.`);
       return;
@@ -276,6 +371,7 @@ addEventListener('keydown', (event) => {
     loupe.isOn = !loupe.isOn;
     loupe.hide();
   } else if (event.key === 'Escape') {
+    closeAnswer();
     connection.request({ type: 'cancel' });
     for (const view of views.values()) view.input.reset();
   } else if (/^[1-9]$/.test(event.key)) {
@@ -298,6 +394,8 @@ connection = new Connection({
       pending.clear();
       isMatching = false;
       setNote('');
+      lines.onReconnect();
+      doctor.onReconnect();
       if (state.node) HANDLERS.state(state);
       for (const view of views.values()) view.onReconnect();
     } else showStatus(kind, text);

@@ -20,6 +20,8 @@ const SHAPES = {
   clicked: [['path', { d: 'M-13 0H-4M4 0H13M0-13V-4M0 4V13' }]],
   sure: [['circle', { r: 10 }]],
   check: [['path', { d: 'M0-15L13.5 9H-13.5Z' }]],
+  refused: [['path', { d: 'M4.9 1.4L12.4 8.8L8.8 12.4L1.4 4.9ZM-1.4 4.9L-8.8 12.4L-12.4 8.8L-4.9 1.4Z'
+    + 'M-4.9 -1.4L-12.4 -8.8L-8.8 -12.4L-1.4 -4.9ZM1.4 -4.9L8.8 -12.4L12.4 -8.8L4.9 -1.4Z' }]],
   crosshair: [['path', { d: 'M-22 0H-3M3 0H22M0-22V-3M0 3V22' }]],
 };
 
@@ -36,6 +38,13 @@ export function createMark(kind, label) {
 
 export function placeMark(group, point, scale) {
   group.setAttribute('transform', `translate(${point.x} ${point.y}) scale(${scale})`);
+}
+
+// A line of pixels, dark below and light above.
+export function createLine(points) {
+  const d = points.map(([x, y], index) => `${index ? 'L' : 'M'}${x} ${y}`).join('');
+  return createSvg('g', { class: 'epipolar' }, createSvg('path', { class: 'halo', d }),
+    createSvg('path', { class: 'line', d }));
 }
 
 // Two-sigma (86 %) ellipse of a 2x2 covariance (row-major), in image pixels, as in the overlays.

@@ -2,6 +2,7 @@
 
 const STEP_PX = 10;
 const CLICK_PX = 8; // a press that moves further on the screen is not a click
+const LONG_PRESS_MS = 400; // of a finger: then a loupe shows what is below it
 const KEY_ZOOM = 1.5;
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -30,6 +31,9 @@ export class PointerInput {
     });
     svg.addEventListener('wheel', (event) => this.#onWheel(event), { passive: false });
     svg.addEventListener('click', (event) => this.#onClick(event));
+    svg.addEventListener('contextmenu', (event) => {
+      if (this.#press?.isTouch) event.preventDefault(); // a long press
+    });
     svg.addEventListener('keydown', (event) => this.#onKey(event));
     svg.addEventListener('blur', () => this.reset());
   }
@@ -37,6 +41,8 @@ export class PointerInput {
   reset() {
     if (!this.dragged && !this.crosshair && !this.#press) return;
     this.dragged = this.crosshair = this.#press = null;
+    if (!this.#cursor) this.#actions.loupe.hide();
+    if (!this.#cursor) this.#actions.unhover();
     this.#view.draw();
   }
 
@@ -53,7 +59,10 @@ export class PointerInput {
   #setCursor(event) {
     const { loupe } = this.#actions;
     if (!event || !this.#view.isFocused || event.pointerType === 'touch') {
-      if (this.#cursor) loupe.hide();
+      if (this.#cursor) {
+        loupe.hide();
+        this.#actions.unhover();
+      }
       this.#cursor = null;
       return;
     }
@@ -65,8 +74,11 @@ export class PointerInput {
 
   // The loupe shows the newest image.
   onImage() {
+    if (this.#press?.isLong) this.#showBelowFinger();
     if (!this.#cursor) return;
     this.#actions.loupe.show(this.#view, this.#cursor.pixel, this.#cursor.x, this.#cursor.y);
+    // While a found point is dragged, the line that bounds it is that of the click.
+    if (!this.dragged) this.#actions.hover(this.#view.camera, this.#view.stamp, this.#cursor.pixel);
   }
 
   #onDown(event) {
@@ -82,14 +94,39 @@ export class PointerInput {
     const onMark = event.target.classList.contains('grip');
     this.#press = { stamp: this.#view.stamp, point: this.#toPixel(event), onMark, moved: false,
       drags: onMark && this.#view.isCorrectable, x: event.clientX, y: event.clientY,
-      region: this.#view.region };
+      region: this.#view.region, isTouch: event.pointerType === 'touch', isLong: false };
+    if (this.#press.isTouch && !this.#press.drags) this.#awaitLongPress(this.#press, event);
     if (this.#press.drags || this.#view.zoom > 1) {
       this.#view.svg.setPointerCapture(event.pointerId);
     }
   }
 
+  // The finger then moves the loupe, and what is in its middle is clicked when the finger leaves.
+  #awaitLongPress(press, event) {
+    setTimeout(() => {
+      if (this.#press !== press || press.moved) return;
+      press.isLong = true;
+      this.#view.svg.setPointerCapture(event.pointerId);
+      this.#showBelowFinger();
+    }, LONG_PRESS_MS);
+  }
+
+  #showBelowFinger() {
+    const box = this.#view.svg.getBoundingClientRect();
+    const { point, x, y } = this.#press;
+    this.#press.stamp = this.#view.stamp;
+    this.#actions.loupe.show(this.#view, point, x - box.left, y - box.top, true);
+    this.#actions.hover(this.#view.camera, this.#view.stamp, point);
+  }
+
   #onMove(event) {
     this.#setCursor(event);
+    if (this.#press?.isLong && this.#touches.size === 1) {
+      Object.assign(this.#press, { point: this.#toPixel(event), x: event.clientX,
+        y: event.clientY });
+      this.#showBelowFinger();
+      return;
+    }
     if (this.#touches.size > 1) this.#pinch(event);
     else if (this.#press?.drags) this.#dragPoint(event);
     else if (this.#press) this.#pan(event);
@@ -101,6 +138,7 @@ export class PointerInput {
     const { point } = this.#press;
     this.#press.moved ||= Math.hypot(pixel.x - point.x, pixel.y - point.y) > region.width / 300;
     if (!this.#press.moved) return;
+    this.#actions.hoverClicked();
     this.dragged = { x: clamp(answer.x + pixel.x - point.x, size.width),
       y: clamp(answer.y + pixel.y - point.y, size.height) };
     this.#view.draw();
@@ -134,6 +172,12 @@ export class PointerInput {
 
   #onUp(event) {
     this.#touches.delete(event.pointerId);
+    if (this.#press?.isLong) {
+      const { stamp, point } = this.#press;
+      this.reset();
+      this.#actions.click(this.#view.camera, stamp, point);
+      return;
+    }
     if (this.#press?.moved && this.dragged) this.#actions.correct(this.#view.camera, this.dragged);
   }
 
@@ -175,6 +219,7 @@ export class PointerInput {
     }
     this.dragged = { x: answer.x, y: answer.y };
     this.crosshair = null;
+    this.#actions.hoverClicked();
     this.#view.draw();
   }
 
@@ -189,7 +234,10 @@ export class PointerInput {
     const to = { x: clamp(from.x + dx * step, size.width),
       y: clamp(from.y + dy * step, size.height) };
     if (this.dragged) this.dragged = to;
-    else this.crosshair = to;
+    else {
+      this.crosshair = to;
+      this.#actions.hover(this.#view.camera, this.#view.stamp, to);
+    }
     const { x, y, width, height } = region;
     if (to.x < x || to.y < y || to.x > x + width - 1 || to.y > y + height - 1) {
       this.#view.setRegion({ ...region, x: to.x - width / 2, y: to.y - height / 2 });

@@ -2,9 +2,7 @@
 
 import { createElement } from './dom.js';
 import {
-  codeText, formatDuration, formatMetres, formatPercent, VERDICT_TEXT } from './text.js';
-
-const SIGNS = { sure: '●', check: '▲', refused: '✕' };
+  codeText, formatDuration, formatMetres, formatPercent, SIGNS, VERDICT_TEXT } from './text.js';
 
 function createRow(name, ...values) {
   return createElement('div', '', createElement('dt', '', name),
@@ -18,6 +16,16 @@ function createVerdict(answer) {
     ? [codeText(answer.code), answer.message].filter(Boolean).join(': ')
     : `${VERDICT_TEXT[answer.verdict]}, ${formatPercent(answer.confidence)}`;
   return createElement('span', `verdict ${answer.verdict}`, sign, ` ${text}`);
+}
+
+// Why: what geometry measured, and whether it agrees.
+function createReasons({ epipolar_error_px, depth_gap_m, check, verdict, message }) {
+  const reasons = [
+    epipolar_error_px === null ? '' : `${epipolar_error_px.toFixed(1)} px off the line`,
+    depth_gap_m === null ? '' : `depths ${Math.round(1000 * depth_gap_m)} mm apart`,
+    { pass: 'geometry agrees', fail: 'geometry contradicts', unknown: 'not checked by geometry' }[
+      check], verdict === 'refused' ? '' : message].filter(Boolean);
+  return [createElement('span', 'why fine', reasons.join(' · '))];
 }
 
 export class ResultPanel {
@@ -51,7 +59,9 @@ export class ResultPanel {
       return;
     }
     const list = createElement('dl');
-    for (const answer of result.found) list.append(createRow(answer.camera, createVerdict(answer)));
+    for (const answer of result.found) {
+      list.append(createRow(answer.camera, createVerdict(answer), ...createReasons(answer)));
+    }
     if (result.target) list.append(...this.#createTargetRows(result.target));
     if (!result.found.length) list.append(createRow('refused', result.message));
     else if (!result.target && result.message) list.append(createRow('no target', result.message));

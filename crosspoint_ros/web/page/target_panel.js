@@ -2,7 +2,7 @@
 
 import { createElement } from './dom.js';
 import { formatAge, getAge_ms } from './robot_clock.js';
-import { formatMetres, formatPercent, VERDICT_TEXT } from './text.js';
+import { formatMetres, formatPercent, SIGNS, VERDICT_TEXT } from './text.js';
 
 const STATE_TEXT = {
   UNKNOWN: 'not known yet', NONE: 'none yet', PENDING: 'waits for a person', STANDING: 'sent, as clicked',
@@ -11,7 +11,6 @@ const STATE_TEXT = {
   CLEARED: 'none: cleared' };
 const FOLLOWED_TEXT = 'sent, moved and followed'; // MOVED with `follow.mode: track`
 const ENDED = ['UNKNOWN', 'NONE', 'EXPIRED', 'CLEARED'];
-const SIGNS = { sure: '●', check: '▲' };
 
 export const nameClick = (number) => (number === null ? 'a click' : `click ${number}`);
 
@@ -41,6 +40,13 @@ export class TargetPanel {
     if (!this.isActive) return 'The robot has no target.';
     const name = number === null ? 'The target' : `The target of ${nameClick(number)}`;
     return `${name} ${state === 'PENDING' ? 'still waits for a person' : 'is still active'}.`;
+  }
+
+  // What has changed, for screen readers.
+  get announcement() {
+    const { number, state } = this.#target;
+    if (!this.isActive) return `The robot has no target: ${state.toLowerCase()}.`;
+    return `Target of ${nameClick(number)}: ${STATE_TEXT[state]}.`;
   }
 
   show(target) {

@@ -2,6 +2,8 @@
 
 export const VERDICT_TEXT = { sure: 'sure', check: 'to be checked', refused: 'refused' };
 
+export const SIGNS = { sure: '○', check: '△', refused: '✕' };
+
 export const DECISION_TEXT = {
   unreviewed: 'not reviewed', accepted: 'accepted', corrected: 'corrected', moved: 'moved' };
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crosspoint_ros.msg import HistoryEntry
-from geometry_msgs.msg import Point, Pose, Quaternion
+from crosspoint_ros.msg import GraspTarget, HistoryEntry
+from geometry_msgs.msg import Point, Pose, PoseWithCovariance, Quaternion
 from operator_client import POINT_BASE_M, Operator, get_position
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
@@ -445,3 +445,18 @@ def test_the_rays_still_end_where_the_answer_was_when_the_target_is_moved(person
     rviz.let_go(marker, dragged(marker))
     person.rig.until(lambda: any('moved by hand' in m.text for m in marks[-1].markers))
     assert {(p.x, p.y, p.z) for m in marks[-1].markers if m.ns == 'rays' for p in m.points} == ends
+
+
+def test_a_sure_target_is_a_green_ball_and_one_to_be_checked_an_amber_pyramid_around_it():
+    target = GraspTarget(pose=PoseWithCovariance(pose=Pose(position=Point(x=1.0),
+                                                           orientation=Quaternion(w=1.0))))
+    sure, check = (next(m for m in target_marker.build_target_markers(
+        target, 'ok', None, is_sure).markers if m.ns == 'target') for is_sure in (True, False))
+    assert sure.type == Marker.SPHERE
+    assert sure.color.g > sure.color.r
+    assert check.type == Marker.TRIANGLE_LIST
+    assert check.color.r > check.color.g > check.color.b
+    corners = np.array([(p.x, p.y, p.z) for p in check.points])
+    assert len(corners) == 12
+    assert corners.mean(axis=0) == pytest.approx([0, 0, 0])
+    assert np.linalg.norm(corners, axis=1).max() < 0.03

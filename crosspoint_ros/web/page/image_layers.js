@@ -1,0 +1,115 @@
+// What can be put over a live image: the answered image, up to a slider, and the depth.
+
+import { createElement } from './dom.js';
+
+const DEPTH_PERIOD_MS = 500;
+
+export class ImageLayers {
+  #view;
+  #actions;
+  #isDepthRequested = false;
+
+  // actions: {past(camera, stamp), depth(camera)}
+  constructor(view, actions) {
+    this.#view = view;
+    this.#actions = actions;
+    this.answered = createElement('canvas', 'image answered');
+    this.depth = createElement('img', 'image depth');
+    this.depth.alt = '';
+    this.slider = createElement('input', 'compare');
+    Object.assign(this.slider, { type: 'range', min: 0, max: 100, value: 0, ariaLabel:
+      `answered picture of ${view.camera} against the live picture, percent answered` });
+    this.slider.addEventListener('input', () => this.#onSlide());
+    this.button = createElement('button', 'layer', 'Depth');
+    this.button.setAttribute('aria-pressed', 'false');
+    this.button.addEventListener('click', () => this.#toggleDepth());
+    this.legend = createElement('span', 'legend');
+    this.label = createElement('label', 'comparing', 'answered ', this.slider, ' live');
+    this.bar = createElement('div', 'layers', this.label, this.legend, this.button);
+    this.elements = [this.answered, this.depth];
+    this.update();
+  }
+
+  get isComparing() { return Number(this.slider.value) > 0; }
+
+  // Shows the controls that apply now.
+  update() {
+    const { isFocused, isPaused, isMarked, hasDepth } = this.#view;
+    this.label.hidden = !isFocused || isPaused || !isMarked;
+    this.button.hidden = !isFocused || !hasDepth;
+    if (this.label.hidden) this.#setShare(0);
+    if (this.button.hidden) this.#setDepth(false);
+  }
+
+  // Another answer, or none.
+  reset() { this.#setShare(0); }
+
+  #setShare(percent) {
+    this.slider.value = percent;
+    this.answered.style.clipPath = `inset(0 ${100 - percent}% 0 0)`;
+    this.answered.hidden = !percent;
+  }
+
+  #onSlide() {
+    const wasHidden = this.answered.hidden;
+    this.#clip();
+    if (wasHidden && this.isComparing) {
+      this.answered.width = this.answered.height = 0;
+      this.#actions.past(this.#view.camera, this.#view.answer.stamp);
+    }
+  }
+
+  // The share is of what is visible, not of the whole picture.
+  #clip() {
+    const { region, size } = this.#view;
+    const edge = (region.x + (region.width * this.slider.value) / 100) / size.width;
+    this.answered.style.clipPath = `inset(0 ${100 - 100 * edge}% 0 0)`;
+    this.answered.hidden = !this.isComparing;
+  }
+
+  drawAnswered(bitmap) {
+    this.answered.width = bitmap.width;
+    this.answered.height = bitmap.height;
+    this.answered.getContext('2d', { alpha: false }).drawImage(bitmap, 0, 0);
+    this.#clip();
+  }
+
+  setTransform(transform) {
+    for (const element of this.elements) element.style.transform = transform;
+    if (this.isComparing) this.#clip();
+  }
+
+  // Depth
+
+  get isDepthOn() { return this.button.getAttribute('aria-pressed') === 'true'; }
+
+  #toggleDepth() { this.#setDepth(!this.isDepthOn); }
+
+  #setDepth(isOn) {
+    this.button.setAttribute('aria-pressed', String(isOn));
+    this.depth.hidden = true;
+    this.legend.hidden = !isOn;
+    this.legend.textContent = isOn ? 'waiting for depth' : '';
+    if (isOn) this.#requestDepth();
+  }
+
+  #requestDepth() {
+    if (this.#isDepthRequested || !this.isDepthOn) return;
+    this.#isDepthRequested = this.#actions.depth(this.#view.camera);
+  }
+
+  showDepth({ png, near_m, far_m, problem }) {
+    this.#isDepthRequested = false;
+    if (!this.isDepthOn) return;
+    this.depth.hidden = !png;
+    if (png) this.depth.src = `data:image/png;base64,${png}`;
+    this.legend.textContent = png ? `${near_m.toFixed(2)} m red to ${far_m.toFixed(2)} m blue`
+      : problem;
+    setTimeout(() => this.#requestDepth(), DEPTH_PERIOD_MS);
+  }
+
+  onReconnect() {
+    this.#isDepthRequested = false;
+    this.#requestDepth();
+  }
+}
