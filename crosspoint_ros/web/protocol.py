@@ -173,6 +173,8 @@ def describe_act(request: NodeRequest) -> str:
         return f'corrects the point in {request.camera}'
     if isinstance(request, AcceptRequest):
         return 'accepts the answer'
+    if isinstance(request, SetLimitRequest):
+        return f'sets {request.limit} to {request.value:g}'
     return {'undo': 'undoes', 'redo': 'redoes', 'clear': 'clears the target'}[request.step]
 
 

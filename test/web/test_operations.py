@@ -80,6 +80,7 @@ def test_a_token_in_a_file_is_in_no_list_of_processes(server):
     {'type': 'step', 'id': 1, 'step': 'clear'}, {'type': 'accept', 'id': 1, 'query_id': 'x'},
     {'type': 'instruct', 'id': 1, 'camera': 'front', 'instruction': 'the mug'},
     {'type': 'correct', 'id': 1, 'query_id': 'x', 'camera': 'side', 'x': 1, 'y': 2},
+    {'type': 'set_limit', 'id': 1, 'limit': 'min_confidence', 'value': 0.1},
     {'type': 'cancel', 'id': 1}], ids=lambda request: request['type'])
 def test_a_viewer_sees_and_cannot_act(server, request_):
     async def conversation(socket_):
@@ -98,7 +99,8 @@ def test_a_viewers_page_has_no_buttons_to_press(browser, server):
     page = Page(browser, f'{server.address}'.partition('#')[0]
                 + f'#token={VIEWER}'.replace(' ', '%20'))
     page.wait_for_text('#status', '/crosspoint not found')
-    assert page.tab.evaluate("document.getElementById('tools').inert")
+    for part in ('tools', 'instruct', 'limits'):
+        assert page.tab.evaluate(f"document.getElementById('{part}').inert"), part
     page.close()
 
 

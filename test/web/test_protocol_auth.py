@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
+from typing import get_args
 
 import pytest
 
-from crosspoint_ros.web import auth
+from crosspoint_ros.web import auth, protocol
 from crosspoint_ros.web.auth import AccessControl, is_loopback, read_token, resolve_token
 from crosspoint_ros.web.protocol import (
     MAX_MESSAGE_BYTES,
@@ -168,3 +170,11 @@ def test_repeated_refusals_are_logged_once_a_minute(caplog):
     now_s[0] = 61.0
     access.log_refusal('10.0.0.1', 'wrong token')
     assert len(caplog.records) == 3
+
+
+@pytest.mark.parametrize('kind', get_args(protocol.NodeRequest))
+def test_every_act_has_words_for_the_other_operators(kind):
+    values = {'id': 1, 'camera': 'front', 'stamp': '0', 'x': 1.0, 'y': 2.0, 'step': 'undo',
+              'query_id': 'q', 'instruction': 'the mug', 'limit': 'min_confidence', 'value': 0.5}
+    request = kind(**{field.name: values[field.name] for field in fields(kind)})
+    assert protocol.describe_act(request)

@@ -96,7 +96,7 @@ const HANDLERS = {
   },
   role({ can_act }) {
     canAct = can_act;
-    byId('tools').inert = byId('instruct').inert = !canAct;
+    for (const id of ['tools', 'instruct', 'limits']) byId(id).inert = !canAct;
   },
   acted({ message }) { if (!refusal) setNote(message); }, // by another operator
   lines: (event) => lines.receive(event),

@@ -43,7 +43,7 @@ from crosspoint_ros.matchers.cropond.server.protocol import (
 )
 
 MAX_CACHED_UUIDS = 64  # an image that the server has dropped since is sent again
-# What may stand before the numbers of every reply: a fence, brackets, a key, a tag. No words.
+# What may precede the numbers of every reply: a fence, brackets, a key, a tag. No words.
 TEMPLATE_BEFORE = re.compile(r'(```\w*)?[\s\[{(]*("\w+"\s*:\s*|<\w+>|\w+\s*[=:]\s*)?[\s\[({]*')
 PointText = tuple[str, str]
 
@@ -283,7 +283,7 @@ def infer_template(text: str, click: PointText, coord_format: CoordinateFormat
                    ) -> ReplyTemplate | None:
     """Return the text around the numbers of a free reply.
 
-    None if they are not found, or follow words: those speak of one click, and no other reply may
+    None if they are not found, or follow words: those concern one click, and no other reply may
     be begun with them.
     """
     try:
