@@ -58,10 +58,13 @@ pip-test: $(TEST_VENV)/.package-$(KIND)
 	$(PYTEST) -n 4 --dist loadfile test
 
 # What computes with NumPy and OpenCV, and the node; the rest is the same on all.
+COMPUTE_TESTS = test/core test/data test/matchers/xfeat
+NODE_TESTS = test/ros/rviz test/ros/follow $(addprefix test/ros/node/test_, \
+  node.py node_refusals.py same_reading.py errors.py conversions.py camera_checks.py image_buffer.py tf.py)
+LIBRARY_TESTS ?= $(COMPUTE_TESTS) $(NODE_TESTS)
 test-libraries: $(TEST_VENV)/.package-$(KIND)
 	$(if $(LIBRARIES),,$(error make test-libraries LIBRARIES=jammy PYTHON=python3.10, or LIBRARIES=noble))
-	$(PYTEST) -n 4 --dist loadfile test/core test/data test/matchers/xfeat test/ros/rviz test/ros/follow \
-	  $(addprefix test/ros/node/test_,node.py node_refusals.py same_reading.py errors.py conversions.py camera_checks.py image_buffer.py tf.py)
+	$(PYTEST) -n 4 --dist loadfile $(LIBRARY_TESTS)
 
 # A clean environment, as on a machine without ROS; no compiler may be called.
 test-without-ros:
