@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
@@ -131,11 +132,19 @@ def find_missing_tool() -> str:
     return ''
 
 
-def measure_page_ms(address: str, rounds: int) -> tuple[list[float], list[float]]:
-    """Return the times to a usable page, and those from click to mark less matching."""
+@contextmanager
+def launch_chromium() -> Iterator[Any]:
+    """Run Chromium with playwright's driver until the block ends."""
     api = importlib.import_module('playwright.sync_api')
     with api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which('chromium'), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def measure_page_ms(address: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Return the times to a usable page, and those from click to mark less matching."""
+    with launch_chromium() as browser:
         usable = []
         for _ in range(rounds):
             with browser.new_context() as context:
@@ -147,7 +156,6 @@ def measure_page_ms(address: str, rounds: int) -> tuple[list[float], list[float]
             page.goto(address)
             _wait_nonzero(page, USABLE)
             marks = _measure_marks_ms(page, rounds)
-        browser.close()
     return usable, marks
 
 

@@ -104,9 +104,7 @@ def open_drill() -> Any:
         stack.callback(robot.close)
         rig = stack.enter_context(StressRig(cameras=CAMERAS))
         rig.start('server')
-        browser = drill_rig.launch_chromium(stack.enter_context(drill_rig.open_playwright()))
-        stack.callback(browser.close)
-        yield PageDrill(rig, robot, browser)
+        yield PageDrill(rig, robot, stack.enter_context(browsers.launch_chromium()))
 
 
 class PageDrill:
