@@ -147,8 +147,6 @@ class PageDrill:
         words = f'{page["status"]}; {page["target"]["text"]}; {page["note"]}'
         return DrillRow(name, node, words, round(self._longest_s, 1), list(self._untrue.values()))
 
-    # Watching
-
     def sample(self) -> dict[str, Any]:
         """Read the page, and compare it with the robot."""
         begun_ns = time.time_ns()
@@ -200,15 +198,14 @@ class PageDrill:
             self.sample()
             self.page.tab.wait_for_timeout(50)
 
-    # What faults have in common
-
     def prepare(self, *parameters: str, target: bool = True) -> None:
         """Have a node with these parameters, and a target or none."""
         if parameters != self._parameters or not self.is_node_up:
             if self.is_node_up:
                 self.end_node()
             self.rig.node_parameters = (
-                f'matcher:={drill_rig.__name__}:RowMatcher', 'limits.wait_tf_s:=2.0', *parameters)
+                f'matcher:={drill_rig.__name__}:RowMatcher', 'limits.wait_tf_s:=2.0',
+                'history_s:=6.0', *parameters)
             self._parameters = parameters
             self.start_node()
         self.page.tab.keyboard.press('Escape')
