@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from crosspoint_ros.core.datatypes import (
 from crosspoint_ros.core.geometry import require_pose
 
 Metres = TypeVar('Metres', float, Array)
+Compute = TypeVar('Compute', bound=Callable[..., Any])
+MAX_REMEMBERED = 64  # pixels of a view
 
 # Windows are for images 640 px wide, and scale with the width.
 WINDOW_PX = 13
@@ -38,6 +41,23 @@ RIM_WINDOW_PX, MIN_RIM_WINDOW_PX, MIN_RIM_PIXELS, RIM_SIGMAS = 7, 5, 3, 3.0
 SPLAT_MARGIN = 1.2  # on slopes neighbouring pixels move apart: without it the wall shows through
 
 
+def _remember(compute: Compute) -> Compute:
+    """Compute once for each view, which never changes, and pixel: a click asks a dozen times."""
+    known: WeakKeyDictionary[View, dict[tuple[float, ...], Any]] = WeakKeyDictionary()
+
+    @wraps(compute)
+    def recall(view: View, pixel: npt.ArrayLike, *more: float) -> Any:
+        results = known.setdefault(view, {})
+        key = (*np.asarray(pixel, dtype=float).ravel().tolist(), *more)
+        if len(results) >= MAX_REMEMBERED:
+            results.clear()
+        if key not in results:
+            results[key] = compute(view, pixel, *more)
+        return results[key]
+    return cast(Compute, recall)
+
+
+@_remember
 def surface_depths_m(view: View, pixel: npt.ArrayLike) -> Array:
     """Return the depths (n,) of the surfaces around a pixel (2,), the nearest first, m.
 
@@ -85,6 +105,7 @@ def predict_depth_sigma_m(depth_m: Metres) -> Metres:
     return DEPTH_SIGMA_M + DEPTH_SIGMA_RATIO * depth_m ** 2
 
 
+@_remember
 def is_on_rim(view: View, pixel: npt.ArrayLike, depth_m: float) -> bool:
     """Return whether another surface is so near to a pixel (2,) that it may be the one meant.
 
@@ -124,6 +145,7 @@ def _has_jump(view: View, pixel: npt.ArrayLike, step_m: float) -> bool:
     return bool(jumps >= MIN_RIM_PIXELS or (sizes >= MIN_RIM_PIXELS).sum() > 1)
 
 
+@_remember
 def surface_normal_base(view: View, pixel: npt.ArrayLike) -> tuple[Array, float] | None:
     """Return the unit normal (3,) of the nearest surface at a pixel, into it, and its sigma, rad.
 

@@ -17,7 +17,7 @@ from crosspoint_ros.bench.web.drill_faults import FAULTS
 
 NOW_NS = 1_000_000_000_000
 SHORT = ('refuse-click', 'cancel-click', 'clear-by-program', 'go-offline', 'stop-camera',
-         'withdraw-on-refusal', 'wait-for-person')
+         'clock-ahead', 'withdraw-on-refusal', 'wait-for-person')
 
 
 @pytest.fixture

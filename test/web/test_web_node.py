@@ -106,6 +106,20 @@ def test_a_camera_that_the_node_does_not_have_is_refused_by_name(server):
     assert "unknown camera 'nowhere'" in talk(server, conversation)['message']
 
 
+@pytest.mark.parametrize('letter', ['x', '\u00e4'])
+def test_an_instruction_of_2000_letters_is_refused_and_the_connection_stays(server, letter):
+    async def conversation(socket_):
+        request = {'type': 'instruct', 'id': 1, 'camera': 'front', 'instruction': 2000 * letter}
+        await socket_.send_str(json.dumps(request, ensure_ascii=False))
+        refusal = await wait_for_event(socket_, 'bad_request')
+        await socket_.send_str(click(2))
+        return refusal, await wait_for_event(socket_, 'reply')
+    refusal, reply = talk(server, conversation)
+    assert '1 to 500 printable' in refusal['message']
+    assert len(refusal['message']) < 200
+    assert reply['id'] == 2
+
+
 def test_a_session_is_exported_as_a_zip_with_the_clicked_and_matched_images(server):
     async def conversation(socket_):
         for camera in ('front', 'side'):

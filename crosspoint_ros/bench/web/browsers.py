@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -141,21 +142,21 @@ async def _measure_overhead_ms(socket: Any, number: int) -> float:
 
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
          '--disable-background-networking', '--disable-component-update']
-PAGE_TIMEOUT_MS = 20_000
+PAGE_TIMEOUT_S, MARK_TIMEOUT_S, MAX_TRIES = 20.0, 5.0, 5
 USABLE = """() => document.querySelectorAll('.view').length === 3
   && !document.querySelector('.view:not([data-stamp])') && document.querySelector('.status.ready')
   ? performance.now() : 0"""
 # From pointer down to the first frame with the mark; and the matcher's share of it.
 WATCH = """() => {
   window.pressed_ms = window.marked_ms = 0;
-  document.addEventListener('pointerdown', e => { window.pressed_ms = e.timeStamp; }, true);
+  document.addEventListener('pointerdown', e => {
+    window.pressed_ms = e.timeStamp; window.marked_ms = 0; }, true);
   new MutationObserver(() => {
     if (!window.marked_ms && document.querySelector('[data-camera=side]:not(.previous) .grip')) {
       requestAnimationFrame(() => { window.marked_ms = performance.now(); });
     }
   }).observe(document.querySelector('[data-camera=side] svg'), { childList: true });
 }"""
-RESET = '() => { window.marked_ms = 0; }'
 CLICK_TO_MARK = '() => window.marked_ms && window.marked_ms - window.pressed_ms'
 MATCHER_MS = "() => Number(document.querySelector('#result').dataset.matchMs)"
 
@@ -169,11 +170,19 @@ def find_missing_tool() -> str:
     return ''
 
 
-def measure_page_ms(address: str, rounds: int) -> tuple[list[float], list[float]]:
-    """Return the times to a usable page, and those from click to mark less matching."""
+@contextmanager
+def launch_chromium() -> Iterator[Any]:
+    """Run Chromium with playwright's driver until the block ends."""
     api = importlib.import_module('playwright.sync_api')
     with api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which('chromium'), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def measure_page_ms(address: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Return the times to a usable page, and those from click to mark less matching."""
+    with launch_chromium() as browser:
         usable = []
         for _ in range(rounds):
             with browser.new_context() as context:
@@ -185,27 +194,29 @@ def measure_page_ms(address: str, rounds: int) -> tuple[list[float], list[float]
             page.goto(address)
             _wait_nonzero(page, USABLE)
             marks = _measure_marks_ms(page, rounds)
-        browser.close()
     return usable, marks
 
 
 def _measure_marks_ms(page: Any, rounds: int) -> list[float]:
     page.evaluate(WATCH)
     box = page.locator('[data-camera=front] svg').bounding_box()
-    marks = []
-    for index in range(rounds):
-        page.evaluate(RESET)
-        page.mouse.click(box['x'] + box['width'] * (0.4 + 0.2 * index / rounds),
+    marks = list[float]()
+    for index in range(MAX_TRIES * rounds):  # a busy computer is late, and its clicks are refused
+        page.mouse.click(box['x'] + box['width'] * (0.4 + 0.2 * index / rounds / MAX_TRIES),
                          box['y'] + box['height'] * 0.5)
-        marks.append(_wait_nonzero(page, CLICK_TO_MARK) - float(page.evaluate(MATCHER_MS)))
+        with suppress(TimeoutError):
+            marks.append(_wait_nonzero(page, CLICK_TO_MARK, MARK_TIMEOUT_S)
+                         - float(page.evaluate(MATCHER_MS)))
+        if len(marks) == rounds:
+            break
     return marks
 
 
-def _wait_nonzero(page: Any, expression: str) -> float:
+def _wait_nonzero(page: Any, expression: str, timeout_s: float = PAGE_TIMEOUT_S) -> float:
     """Wait until an expression is not zero; return its value."""
-    end_s = time.monotonic() + PAGE_TIMEOUT_MS / 1000
+    end_s = time.monotonic() + timeout_s
     while time.monotonic() < end_s:
         if value := page.evaluate(expression):
             return float(value)
         page.wait_for_timeout(10)
-    raise TimeoutError(f'the page is not usable after {PAGE_TIMEOUT_MS / 1000:g} s: {expression}')
+    raise TimeoutError(f'the page is not usable after {timeout_s:g} s: {expression}')

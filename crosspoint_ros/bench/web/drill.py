@@ -104,9 +104,7 @@ def open_drill() -> Any:
         stack.callback(robot.close)
         rig = stack.enter_context(StressRig(cameras=CAMERAS))
         rig.start('server')
-        browser = drill_rig.launch_chromium(stack.enter_context(drill_rig.open_playwright()))
-        stack.callback(browser.close)
-        yield PageDrill(rig, robot, browser)
+        yield PageDrill(rig, robot, stack.enter_context(browsers.launch_chromium()))
 
 
 class PageDrill:
@@ -148,8 +146,6 @@ class PageDrill:
         node = 'nothing' if state is None else f'{STATE_NAMES[state.state]}: {state.message}'
         words = f'{page["status"]}; {page["target"]["text"]}; {page["note"]}'
         return DrillRow(name, node, words, round(self._longest_s, 1), list(self._untrue.values()))
-
-    # Watching
 
     def sample(self) -> dict[str, Any]:
         """Read the page, and compare it with the robot."""
@@ -202,15 +198,14 @@ class PageDrill:
             self.sample()
             self.page.tab.wait_for_timeout(50)
 
-    # What faults have in common
-
     def prepare(self, *parameters: str, target: bool = True) -> None:
         """Have a node with these parameters, and a target or none."""
         if parameters != self._parameters or not self.is_node_up:
             if self.is_node_up:
                 self.end_node()
             self.rig.node_parameters = (
-                f'matcher:={drill_rig.__name__}:RowMatcher', 'limits.wait_tf_s:=2.0', *parameters)
+                f'matcher:={drill_rig.__name__}:RowMatcher', 'limits.wait_tf_s:=2.0',
+                'history_s:=6.0', *parameters)
             self._parameters = parameters
             self.start_node()
         self.page.tab.keyboard.press('Escape')

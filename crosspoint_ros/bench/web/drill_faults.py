@@ -25,8 +25,8 @@ GATE = 'publish_target:=on_accept'
 Act = Callable[[PageDrill], Any]
 
 
-def _begin(*parameters: str, target: bool = True) -> Act:
-    return lambda drill: drill.prepare(*parameters, target=target)
+def _begin(*parameters: str, **options: bool) -> Act:
+    return lambda drill: drill.prepare(*parameters, **options)
 
 
 def _do(*acts: Act) -> Act:
@@ -45,28 +45,17 @@ def _press(button: str) -> Act:
     return lambda drill: drill.page.tab.click(f'#{button}')
 
 
+def _on(method: str, *args: Any) -> Act:
+    return lambda drill: getattr(drill, method)(*args)
+
+
+_hold, _note, _state, _status = (partial(_on, method) for method in (
+    'hold', 'expect_note', 'expect_state', 'expect_status'))
+_click_again = _on('click_sure')
+
+
 def _call(service: str) -> Act:
     return lambda drill: drill.robot.call(service)
-
-
-def _hold(seconds: float) -> Act:
-    return lambda drill: drill.hold(seconds)
-
-
-def _note(text: str) -> Act:
-    return lambda drill: drill.expect_note(text)
-
-
-def _state(*states: str) -> Act:
-    return lambda drill: drill.expect_state(*states)
-
-
-def _status(text: str) -> Act:
-    return lambda drill: drill.expect_status(text)
-
-
-def _click_again(drill: PageDrill) -> None:
-    drill.click_sure()
 
 
 def _reload(drill: PageDrill) -> None:
@@ -88,10 +77,6 @@ def _click_by_program(drill: PageDrill) -> None:
 
 def _expect_live(drill: PageDrill) -> None:
     drill.expect(lambda page: all(view['badge'] == 'live' for view in page['views']), 'live images')
-
-
-def _expect_all_accepted(drill: PageDrill) -> None:
-    drill.expect(lambda page: not page['accept']['enabled'], 'nothing left to confirm')
 
 
 def _view(page: dict[str, Any], camera: str = 'side') -> dict[str, Any]:
@@ -321,7 +306,8 @@ FAULTS: dict[str, Act] = {
                           _state(*ON_TF)),
     'clear-by-program': _do(_begin(), _call('clear'), _state('CLEARED')),
     'undo-by-program': _do(_begin(), _call('undo'), _hold(1.0), _call('redo'), _hold(1.0)),
-    'accept-by-program': _do(_begin(), _accept_by_program, _expect_all_accepted),
+    'accept-by-program': _do(_begin(), _accept_by_program, _on(
+        'expect', lambda page: not page['accept']['enabled'], 'nothing left to confirm')),
     'hold-by-program': _do(_begin(), _call('hold'), _hold(2.0), _call('resume')),
     'clear-and-undo': _do(_begin(), _press('clear'), _state('CLEARED'), _press('undo'),
                           _state(*ON_TF)),

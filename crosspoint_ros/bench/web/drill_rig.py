@@ -1,12 +1,10 @@
 """What the drill of the page works with: cameras that fail, what the robot says, a real browser."""
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 from lifecycle_msgs.msg import Transition
@@ -19,7 +17,6 @@ from tf2_msgs.msg import TFMessage
 from crosspoint_ros.action import Correspond
 from crosspoint_ros.bench.node.cli import PlaneMatcher
 from crosspoint_ros.bench.node.synthetic_cameras import SyntheticCameras
-from crosspoint_ros.bench.web.browsers import FLAGS
 from crosspoint_ros.core.datatypes import Match, Query
 from crosspoint_ros.msg import History, QueryResult, TargetState
 from crosspoint_ros.ros.client.session import RosSession
@@ -189,9 +186,8 @@ READ = """() => {
       element => element.title).join(' ') };
 }"""
 OFFSET_CLOCK = """(() => {
-  const { now } = Date;
+  const { now } = Date, Real = Date;
   Date.now = () => now() + %d;
-  const Real = Date;
   window.Date = class extends Real {
     constructor(...given) { super(...(given.length ? given : [Real.now()])); }
   };
@@ -211,7 +207,6 @@ class PageTab:
             self.tab.add_init_script(OFFSET_CLOCK % clock_offset_ms)
         self._devtools = self._context.new_cdp_session(self.tab)
         self._devtools.send('Network.enable')
-        self.address = address
         self.tab.goto(address)
 
     def read(self) -> dict[str, Any]:
@@ -248,13 +243,3 @@ class PageTab:
     def close(self) -> None:
         """Close the tab."""
         self._context.close()
-
-
-def launch_chromium(driver: Any) -> Any:
-    """Start Chromium with playwright's driver."""
-    return driver.chromium.launch(executable_path=shutil.which('chromium'), args=FLAGS)
-
-
-def open_playwright() -> Any:
-    """Return playwright's context manager; it is not needed by the node that loads RowMatcher."""
-    return import_module('playwright.sync_api').sync_playwright()
