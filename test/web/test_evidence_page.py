@@ -173,6 +173,8 @@ def test_a_row_has_a_thumbnail_a_verdict_and_a_time_and_opens_its_answer_again(p
     page.wait(lambda: page.view('side').locator('.badge').inner_text() == 'matched image',
               'its own picture')
     page.screenshot('opened')
+    assert page.tab.is_disabled('#accept'), 'the picture is not that of the target'
+    assert not page.view('front').locator('.layer').is_visible(), 'depth is of now'
     mark = page.view('front').locator('.mark.clicked')
     assert mark.get_attribute('data-at') == '300 300'
     assert page.query_id() == first

@@ -36,7 +36,7 @@ export class ImageLayers {
   update() {
     const { isFocused, isPaused, isMarked, hasDepth } = this.#view;
     this.label.hidden = !isFocused || isPaused || !isMarked;
-    this.button.hidden = !isFocused || !hasDepth;
+    this.button.hidden = !isFocused || isPaused || !hasDepth; // depth is of now
     if (this.label.hidden) this.#setShare(0);
     if (this.button.hidden) this.#setDepth(false);
   }

@@ -180,10 +180,10 @@ function updateTools() {
   const { current } = history;
   const { target } = targetPanel;
   const isDisplayed = current && result?.query_id === current.query_id
-    && !openQuery && result.found.some((answer) => answer.verdict !== 'refused');
+    && result.found.some((answer) => answer.verdict !== 'refused');
   const isTarget = current && targetPanel.isActive && target.query_id === current.query_id;
   const isDecided = current?.decided === 'accepted' && target.state !== 'PENDING';
-  byId('accept').disabled = isMatching || isDecided || !(isDisplayed || isTarget);
+  byId('accept').disabled = isMatching || isDecided || Boolean(openQuery) || !(isDisplayed || isTarget);
   byId('accept').textContent = state.publish_target === 'on_accept'
     || (state.publish_target === 'sure' && target.state === 'PENDING')
     ? 'Send to robot' : 'Confirm';

@@ -17,15 +17,23 @@ from crosspoint_ros.ros.client.node_info import (
 
 
 def test_topics_are_resolved_as_the_node_resolves_them():
-    info = NodeInfo.from_parameters({
+    values = {
         'cameras': ['front'], 'base_frame': 'base', 'target_frame': 'target',
         'publish_target': 'sure',
         'front.image_topic': 'rgb', 'front.info_topic': '/front/info',
-        'front.transport': 'compressed', 'front.rectified': False}, '/arm/crosspoint')
+        'front.transport': 'compressed', 'front.rectified': False, 'front.depth_topic': 'depth',
+        'front.depth_info_topic': '', 'front.depth_transport': ''}
+    info = NodeInfo.from_parameters(values, '/arm/crosspoint')
     assert info.cameras[0].image_topic == '/arm/rgb/compressed'
     assert info.cameras[0].info_topic == '/front/info'
     assert info.camera('side') is None
     assert info.publish_target == 'sure'
+    assert info.cameras[0].depth_topic == '/arm/depth/compressedDepth'
+    raw = NodeInfo.from_parameters({**values, 'front.depth_transport': 'raw'}, '/arm/crosspoint')
+    assert raw.cameras[0].depth_topic == '/arm/depth'
+    other_lens = NodeInfo.from_parameters(
+        {**values, 'front.depth_info_topic': 'depth_info'}, '/arm/crosspoint')
+    assert other_lens.cameras[0].depth_topic == ''
 
 
 def test_diagnostics_give_faults_and_whether_the_matcher_takes_instructions():
