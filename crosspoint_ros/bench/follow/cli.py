@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--camera', action='append', default=[],
                         help='follow in this camera alone; may be repeated')
     parser.add_argument('--staged', action='store_true', help='hide the target in all cameras from '
-                        '1 to 2 s after the click, and take it away from 3 s on')
+                        '1 to 2 s after the click, and take it away from 3 s on (points at rest)')
     parser.add_argument('--moving', action='store_true', help='only the points that move')
     parser.add_argument('--point', default='', help='only the points with this in their names')
     parser.add_argument('--coast-s', type=float, default=FollowLimits.coast_s,
@@ -51,7 +51,8 @@ def main(args: argparse.Namespace) -> int:
         print(f'{recording.name}: {", ".join(recording.cameras)}, '
               f'{"with" if not args.no_depth else "without"} depth')
         for point in recording.points:
-            if args.point in point.name and (point.moves or not args.moving):
+            if args.point in point.name and (point.moves or not args.moving) and not (
+                    point.moves and args.staged):
                 scores.append(follow_point(recording, point, matcher, follow, limits,
                                            Staging() if args.staged else None))
                 print(format_score(scores[-1]), flush=True)
