@@ -117,13 +117,13 @@ ruff: $(TEST_VENV)/.wheels-$(KIND)
 mypy: $(TEST_VENV)/.wheels-$(KIND)
 	$(TEST_VENV)/bin/mypy
 
-# DATA is the folder that holds apc_shelf and bin_toys. Records hold relative paths only. A command that fails is
+# DATA is the folder that holds apc_shelf, bin_toys and kitchen_moving. Records hold relative paths only. A command that fails is
 # recorded, and shown, as failing.
 RECORD = PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" crosspoint dev record $(CURDIR)/docs/benchmarks/results
 WITHIN_20 = --figure 'all +\d+ +\S+ +\S+ +([\d.]+)%' --unit ' % within 20 px'
 SURE_RIGHT = --figure 'all sets[\s\S]*SURE: right +([\d.]+)' --unit ' % of the sure answers right, images alone' --least 97
 results: $(TEST_VENV)/.package-$(KIND)
-	test -d '$(DATA)/bin_toys' -a -d '$(DATA)/apc_shelf' || { echo 'make results DATA=FOLDER, which holds apc_shelf and bin_toys'; exit 2; }
+	test -d '$(DATA)/bin_toys' -a -d '$(DATA)/apc_shelf' || { echo 'make results DATA=FOLDER, which holds apc_shelf, bin_toys and kitchen_moving'; exit 2; }
 	-cd '$(DATA)' && $(RECORD)/10.json --title 'Shelf, images alone' $(WITHIN_20) --least 84 -- bench pairs apc_shelf --no-poses --no-depth
 	-cd '$(DATA)' && $(RECORD)/11.json --title 'Shelf, poses off by 1 cm and 1 degree' $(WITHIN_20) --least 91 -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1 --no-depth
 	-cd '$(DATA)' && $(RECORD)/12.json --title 'Shelf, such poses and depth' $(WITHIN_20) --least 96 -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1
@@ -137,6 +137,10 @@ results: $(TEST_VENV)/.package-$(KIND)
 	-$(RECORD)/41.json --title 'Four processes against one, on two cores' --figure '([\d.]+) times as many' --unit ' times' --least 1.8 -- dev build crosspoint_ros/scenes/kitchen --rounds 5 --processes 4
 	mkdir -p build/results && $(TEST_VENV)/bin/python test/fakes/model_replies.py build/results/replies.jsonl
 	-$(RECORD)/50.json --title 'Seconds to score ten thousand replies' --figure wall_s --unit ' s' --most 10 -- bench score build/results/replies.jsonl
+	-$(RECORD)/60.json --title 'Wrist camera of the kitchen put off by 2 cm and 3 degrees, calibrated' --figure 'error after: .*largest ([\d.]+) mm' --unit ' mm, the largest error' --most 2 -- bench calibrate crosspoint_ros/scenes/kitchen
+	-cd '$(DATA)' && $(RECORD)/61.json --title 'Wrist camera of the shelf put off by 3 cm and 3 degrees, calibrated' --figure 'median [\d.]+, largest ([\d.]+)' --unit ' times the residual of the recorded poses' --most 1.3 -- bench calibrate apc_shelf/bag --cm 3 --draws 4 --mask apc_shelf/gripper_mask.png
+	-cd '$(DATA)' && $(RECORD)/70.json --title 'Followed: moving things of the kitchen' --figure 'moving points.* ([\d.]+) % within 10 mm' --unit ' % within 10 mm' --least 95 -- bench follow kitchen_moving
+	-cd '$(DATA)' && $(RECORD)/71.json --title 'Followed: hidden, and taken away' --figure 'false tracking (\d+) of' --unit ' frames of false tracking' --most 0 -- bench follow kitchen_moving --staged
 	$(TEST_VENV)/bin/crosspoint dev results docs/benchmarks/results --out docs/benchmarks/results.md
 
 size: $(VENV)/.package-$(KIND)

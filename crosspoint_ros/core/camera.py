@@ -12,6 +12,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 MAX_UNDISTORTION_ERROR_PX = 0.1
+DIFFERENCE_M = 1e-4  # of numerical derivatives
 MAX_RECTIFICATION_DEG = 0.2
 MIN_FOCAL_RATIO = 0.2  # of the width: 136 deg for a pinhole, 286 deg for a fisheye
 CORNER_RATIO = 0.1  # of width and height: where K of twice the resolution has its principal point
@@ -139,6 +140,19 @@ class Intrinsics:
                        else cv2.projectPoints)
             pixels[shown] = project(front, zero, zero, self.matrix, self._coefficients)[0][:, 0]
         return pixels.reshape(*points.shape[:-1], 2)
+
+    def project_with_jacobian(self, point_cam: Array) -> tuple[Array, Array]:
+        """Project points (n, 3), m; also return the derivatives (n, 2, 3) of the pixels."""
+        if not self._is_pinhole:
+            steps = DIFFERENCE_M * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)])
+            around = self.project(point_cam[:, None] + steps)  # (n, 7, 2)
+            return around[:, 0], np.asarray(
+                (around[:, 1:4] - around[:, 4:]).transpose(0, 2, 1) / (2 * DIFFERENCE_M))
+        pixels, focal_px = self.project(point_cam), np.array([self.fx_px, self.fy_px])
+        slopes = np.zeros((len(point_cam), 2, 3))
+        slopes[:, [0, 1], [0, 1]] = focal_px / point_cam[:, 2:]
+        slopes[:, :, 2] = -(pixels - (self.cx_px, self.cy_px)) / point_cam[:, 2:]
+        return pixels, slopes
 
     def unproject(self, pixel: npt.ArrayLike) -> Array:
         """Undistort pixels (..., 2) to unit rays (..., 3); NaN where no ray reaches the pixel."""

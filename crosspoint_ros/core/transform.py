@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -95,7 +96,7 @@ class Transform:
         m[:3, :3], m[:3, 3] = self.R, self.t_m
         return m
 
-    @property
+    @cached_property
     def inverse(self) -> Transform:
         """`b_from_a`."""
         return Transform(self.R.T, -self.R.T @ self.t_m)

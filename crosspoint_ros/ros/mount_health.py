@@ -87,5 +87,6 @@ def is_positive(covariance: Array) -> bool:
 def explain_drift(drift: MountDrift) -> str:
     """Return the alarm in one sentence."""
     since = time.strftime('%H:%M', time.localtime(drift.since_s))
-    rivals = f'; if not it, then {" or ".join(drift.rivals)}' if drift.rivals else ''
+    rivals = '; it is ' + ' or '.join(sorted((drift.camera, *drift.rivals))) + (
+        ', by the clicks either') if drift.rivals else ''
     return f'not where TF says since {since}: {drift}{rivals}'

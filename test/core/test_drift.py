@@ -92,6 +92,17 @@ def test_two_cameras_alone_name_each_other_as_rivals():
     assert len(alarm.rivals) == 1
 
 
+@pytest.mark.parametrize('bump', [*(0.012 * np.eye(6)[3:]), *(np.radians(1) * np.eye(6)[:3])])
+def test_of_two_cameras_the_wrong_one_is_never_named_alone(bump):
+    for seed in range(6):
+        rng, monitor = np.random.default_rng(seed), make_monitor()
+        for number in range(25):
+            monitor.add([click(rng, bump)], float(number))
+            for alarm in (drift for drift in monitor.drifts.values() if drift.is_alarm):
+                assert 'wrist' in (alarm.camera, *alarm.rivals)
+        assert any(drift.is_alarm for drift in monitor.drifts.values())
+
+
 def test_a_click_costs_less_than_five_milliseconds():
     rng, monitor = np.random.default_rng(0), make_monitor()
     watch(rng, monitor, RIGHT, 200)

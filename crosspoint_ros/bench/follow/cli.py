@@ -11,10 +11,12 @@ import numpy as np
 from crosspoint_ros.bench.environment import describe_machine
 from crosspoint_ros.bench.follow.moving_scene import MovingRecording, find_recordings
 from crosspoint_ros.bench.follow.score import FollowScore, follow_point
+from crosspoint_ros.bench.follow.staging import Staging
 from crosspoint_ros.core.track.tracker import FollowLimits
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import load_matcher
 
+RATE_HZ = 10.0  # of `track`
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crosspoint bench follow`."""
@@ -23,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-depth', action='store_true', help='do without the depth')
     parser.add_argument('--camera', action='append', default=[],
                         help='follow in this camera alone; may be repeated')
+    parser.add_argument('--staged', action='store_true', help='hide the target in all cameras from '
+                        '1 to 2 s after the click, and take it away from 3 s on (points at rest)')
     parser.add_argument('--moving', action='store_true', help='only the points that move')
     parser.add_argument('--point', default='', help='only the points with this in their names')
     parser.add_argument('--coast-s', type=float, default=FollowLimits.coast_s,
@@ -47,14 +51,32 @@ def main(args: argparse.Namespace) -> int:
         print(f'{recording.name}: {", ".join(recording.cameras)}, '
               f'{"with" if not args.no_depth else "without"} depth')
         for point in recording.points:
-            if args.point in point.name and (point.moves or not args.moving):
-                scores.append(follow_point(recording, point, matcher, follow, limits))
+            if args.point in point.name and (point.moves or not args.moving) and not (
+                    point.moves and args.staged):
+                scores.append(follow_point(recording, point, matcher, follow, limits,
+                                           Staging() if args.staged else None))
                 print(format_score(scores[-1]), flush=True)
     for title, chosen in (('moving points', [s for s in scores if s.moves]),
                           ('points at rest', [s for s in scores if not s.moves])):
         if any(score.errors_m for score in chosen):
             print(format_total(title, chosen))
+    if followed := [score for score in scores if score.cpu_s]:
+        print(format_shares(followed))
     return 0
+
+
+def format_shares(scores: Sequence[FollowScore]) -> str:
+    """Return which share of a core following takes, with all cameras of the recordings.
+
+    Images are received and decoded too. `watch` looks once a second, and searches in doubt
+    alone.
+    """
+    look_s = float(np.mean([c for score in scores for c in score.cpu_s]))
+    search = sum(c for score in scores for c in score.search_cpu_s) / sum(
+        score.seconds for score in scores)
+    return (f'CPU of one core: track at {RATE_HZ:g} Hz {100 * (RATE_HZ * look_s + search):.1f} % '
+            f'(looks {100 * RATE_HZ * look_s:.1f} %, searches {100 * search:.1f} %), watch '
+            f'{100 * look_s:.1f} %')
 
 
 def format_score(score: FollowScore) -> str:
@@ -84,7 +106,8 @@ def _format(scores: Sequence[FollowScore]) -> str:
     if any(not score.moves for score in scores):
         parts.append(f'drift {1000 * max(score.drift_m for score in scores):.1f} mm')
     for what, values in (('alarm', [a for score in scores for a in score.alarms_s]),
-                         ('refound', [r for score in scores for r in score.refound_s])):
+                         ('refound', [r for score in scores for r in score.refound_s]),
+                         ('lost', [lost for score in scores for lost in score.lost_s])):
         if values:
             missed = int(np.isnan(values).sum())
             worst = f'{np.nanmax(values):.2f} s' if missed < len(values) else 'never'

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from crosspoint_ros.bench.follow.moving_scene import MovingRecording, TruePlace, TruePoint
+from crosspoint_ros.bench.follow.staging import Staging
 from crosspoint_ros.core.datatypes import Matcher, Rejected
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.track.motion import Motion
 from crosspoint_ros.core.track.tracker import FollowLimits, Tracker, TrackingState
 from crosspoint_ros.core.verify import Limits
 
+ALARM_S = 0.3  # after it was taken away, no frame may say that it is seen
 FALSE_M = 0.02  # further off while it says that it sees the target
 SEEN = (TrackingState.TRACKING, TrackingState.MOVED)
 
@@ -24,7 +26,8 @@ class FollowScore:
 
     errors_m: in the frames where some camera shows it, with whether the state was TRACKING or
     MOVED. alarms_s: from hiding to the first frame that is not called seen. refound_s: from each
-    reappearance to the first frame that is; NaN: never. states: a letter a frame, small where it is
+    reappearance to the first frame that is; NaN: never. lost_s: from the moment at which the target
+    was taken away to LOST. seconds: that were followed. states: a letter a frame, small where it is
     hidden.
     """
 
@@ -39,13 +42,16 @@ class FollowScore:
     refound_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
     search_cpu_s: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    lost_s: list[float] = field(default_factory=list)
     states: str = ''
     clicked_error_m: float = np.nan
 
 
 def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
-                 follow: FollowLimits, limits: Limits) -> FollowScore:
-    """Click the point, and follow it to the end of the recording.
+                 follow: FollowLimits, limits: Limits, staging: Staging | None = None
+                 ) -> FollowScore:
+    """Click the point, and follow it to the end of the recording, or what is staged in it.
 
     A search of the matcher takes the time that it takes here: its places are offered that much
     later.
@@ -77,21 +83,28 @@ def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
     except Rejected as why:
         score.refused = why.message
         return score
-    _follow(recording, tracker, places, matcher, score, [
-        stamp for stamp in recording.stamps_ns if stamp > point.stamp_ns and stamp in places])
+    stamps_ns = [s for s in recording.stamps_ns if s > point.stamp_ns and s in places]
+    score.seconds = (stamps_ns[-1] - point.stamp_ns) * 1e-9 if stamps_ns else 0.0
+    _follow(recording, tracker, places, matcher, score, stamps_ns, staging)
     return score
 
 
 def _follow(recording: MovingRecording, tracker: Tracker, places: dict[int, TruePlace],
-            matcher: Matcher, score: FollowScore, stamps_ns: Sequence[int]) -> None:
-    pending: tuple[int, list[Motion]] | None = None
+            matcher: Matcher, score: FollowScore, stamps_ns: Sequence[int],
+            staging: Staging | None) -> None:
+    pending: tuple[int, list[Motion], float] | None = None
+    clicked_ns = tracker.track.stamp_ns
     was_visible, since_ns, is_open = True, 0, False
     for stamp_ns in stamps_ns:
         place, views = places[stamp_ns], [
             view for view in recording.views_at(stamp_ns) if view.camera in recording.cameras]
+        since_click_s, is_away = (stamp_ns - clicked_ns) * 1e-9, False
+        if staging is not None:
+            views = [staging.change(view, place.point_base_m, since_click_s) for view in views]
+            is_away = staging.is_away(since_click_s)
         begun_s = time.process_time()
         if pending is not None and stamp_ns >= pending[0]:
-            tracker.offer(pending[1], stamp_ns)
+            tracker.offer(pending[1], stamp_ns, pending[2])
             pending = None
         track = tracker.update(views, stamp_ns)
         score.cpu_s.append(time.process_time() - begun_s)
@@ -99,12 +112,17 @@ def _follow(recording: MovingRecording, tracker: Tracker, places: dict[int, True
             begun_s, begun_cpu_s = time.monotonic(), time.process_time()
             found = tracker.search(views, matcher)
             score.search_cpu_s.append(time.process_time() - begun_cpu_s)
-            pending = stamp_ns + int((time.monotonic() - begun_s) * 1e9), found
+            took_s = time.monotonic() - begun_s
+            pending = stamp_ns + int(took_s * 1e9), found, took_s
         error_m = float(np.linalg.norm(track.base_from_target.t_m - place.point_base_m))
-        visible = bool(place.visible & set(recording.cameras))
+        visible = bool(place.visible & set(recording.cameras)) and not (
+            is_away or (staging is not None and staging.is_hidden(since_click_s)))
         is_seen = track.state in SEEN
         score.states += track.state.name[0] if visible else track.state.name[0].lower()
-        score.false_frames += is_seen and error_m > FALSE_M
+        score.false_frames += is_seen and (error_m > FALSE_M or (
+            is_away and since_click_s > staging.away_s + ALARM_S if staging else False))
+        if is_away and track.state is TrackingState.LOST and not score.lost_s and staging:
+            score.lost_s.append(since_click_s - staging.away_s)
         if not score.moves:
             score.drift_m = max(score.drift_m, float(np.linalg.norm(
                 tracker.motion.base_from_clicked.transform_points(place.point_base_m)
@@ -121,3 +139,5 @@ def _follow(recording: MovingRecording, tracker: Tracker, places: dict[int, True
             is_open = False
     if is_open:
         (score.refound_s if was_visible else score.alarms_s).append(np.nan)
+    if staging is not None and not score.lost_s:
+        score.lost_s.append(np.nan)

@@ -22,7 +22,8 @@ MIN_CLICKS = 4
 ALLOWED_M, ALLOWED_RAD = 0.0015, np.radians(0.15)
 ALARM = 22.5  # chi-squared of 6, 0.1 %
 RECENT_SHARE = 0.25  # of the alarm, by the newest clicks alone: a camera set right is quiet
-RIVAL_SHARE = 0.9  # of what is explained: another camera does nearly as well
+# Another camera explains nearly as much: that share of it, or less than an alarm is worth apart.
+RIVAL_SHARE, RIVAL_CHI2 = 0.9, ALARM
 AXES = ('x (right)', 'y (down)', 'the optical axis')
 
 
@@ -139,8 +140,9 @@ class DriftMonitor:
                     for camera, drift in drifts.items()}
         explained = {camera: self._explain(camera, worst.since_s) for camera in drifts}
         culprit = max(explained, key=lambda camera: explained[camera])
-        rivals = tuple(sorted(camera for camera, energy in explained.items() if camera != culprit
-                              and energy > RIVAL_SHARE * explained[culprit]))
+        least = min(RIVAL_SHARE * explained[culprit], explained[culprit] - RIVAL_CHI2)
+        rivals = tuple(sorted(camera for camera, energy in explained.items()
+                              if camera != culprit and energy > least))
         return {camera: replace(drift, is_alarm=camera == culprit,
                                 rivals=rivals if camera == culprit else ())
                 for camera, drift in drifts.items()}

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Transform, View
 from crosspoint_ros.core.depth import predict_depth_sigma_m
 from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.track.patches import invert_2x2
 from crosspoint_ros.core.verify import Limits
 
 ROBUST_SCALES = (8.0, 4.0, 2.0, 1.0, 1.0)  # graduated non-convexity, of MAX_SIGMAS
@@ -17,7 +19,6 @@ FINAL_SCALES = (1.0, 1.0)  # of a motion that is almost right
 MAX_SIGMAS = 3.0  # a pixel or depth further off is not of this motion
 LEAST_SIGMA_PX = 0.7  # of a pixel, by the error of the 3D point
 INDEPENDENT_DEPTHS = 4.0  # neighbouring depths err alike: any number counts as these
-STEP_M = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,12 @@ class TrackedPoints:
     depths_m: Array
     weights: Array
     pose_covariance: Array
+
+    @cached_property
+    def precision(self) -> Array:
+        """The information (n, 2, 2) of the pixels, with the error of the 3D points in it."""
+        spread = invert_2x2(self.information + 1e-9 * np.eye(2)) + LEAST_SIGMA_PX ** 2 * np.eye(2)
+        return invert_2x2(spread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,16 +135,17 @@ def _measure(points: TrackedPoints, base_from_clicked: Transform
     """Errors, derivatives by the point in the base, and information, of pixels and of depths."""
     pose, lens = require_pose(points.view), points.view.intrinsics
     at_cam = pose.inverse.transform_points(base_from_clicked.transform_points(points.points_m))
-    steps = STEP_M * np.concatenate([np.eye(3), -np.eye(3)])
-    pixels = lens.project(at_cam[:, None] + np.concatenate([np.zeros((1, 3)), steps]))  # (n, 7, 2)
-    d_cam = (pixels[:, 1:4] - pixels[:, 4:]).transpose(0, 2, 1) / (2 * STEP_M)  # (n, 2, 3)
-    residual = np.asarray(pixels[:, 0] - points.pixels)
-    spread = np.linalg.inv(points.information + 1e-9 * np.eye(2)) + LEAST_SIGMA_PX ** 2 * np.eye(2)
+    pixels, d_cam = lens.project_with_jacobian(at_cam)
     depth_error_m = points.depths_m - at_cam[:, 2]
     depth_weight = 1 / predict_depth_sigma_m(np.maximum(at_cam[:, 2], 0.05)) ** 2
-    return (residual, np.asarray(d_cam @ pose.R.T), np.asarray(
-        np.linalg.inv(spread), dtype=np.float64), depth_error_m,
+    return (pixels - points.pixels, np.asarray(d_cam @ pose.R.T), points.precision, depth_error_m,
             np.broadcast_to(pose.R[:, 2], at_cam.shape), depth_weight)
+
+
+def _cross(a: Array, b: Array) -> Array:
+    """As np.cross, in a fifth of its time for few vectors."""
+    (a0, a1, a2), (b0, b1, b2) = ((v[..., 0], v[..., 1], v[..., 2]) for v in (a, b))
+    return np.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0], axis=-1)
 
 
 def _build_equations(points: TrackedPoints, base_from_clicked: Transform, centre_m: Array,
@@ -149,7 +157,7 @@ def _build_equations(points: TrackedPoints, base_from_clicked: Transform, centre
     squared = ((weight @ residual[..., None])[..., 0] * residual).sum(axis=1)
     agrees = points.weights / (1 + squared / max_sigmas ** 2) ** 2
     agrees = np.where(np.isfinite(squared), agrees, 0.0)
-    jacobian = np.concatenate([np.cross(arms_m[:, None, :], d_base), d_base], axis=2)
+    jacobian = np.concatenate([_cross(arms_m[:, None, :], d_base), d_base], axis=2)
     usable = agrees > 1e-6
     J, W, r = jacobian[usable], weight[usable] * agrees[usable, None, None], residual[usable]
     weighted = (W @ J).reshape(-1, 6)
@@ -160,7 +168,7 @@ def _build_equations(points: TrackedPoints, base_from_clicked: Transform, centre
     total = share.sum()
     if total > 1e-6:
         share = share * depth_weight * min(1.0, INDEPENDENT_DEPTHS / total)
-        J = np.concatenate([np.cross(arms_m, ahead), ahead], axis=1)
+        J = np.concatenate([_cross(arms_m, ahead), ahead], axis=1)
         used = share > 0
         normal += (J[used] * share[used, None]).T @ J[used]
         gradient += J[used].T @ (share[used] * -depth_error_m[used])

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from crosspoint_ros.core.datatypes import Array, Transform, View
 from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.core.track.motion import TrackedPoints, measure_errors
-from crosspoint_ros.core.track.patches import GreyPyramid, align_patches
+from crosspoint_ros.core.track.patches import GreyPyramid, align_patches, invert_2x2
 from crosspoint_ros.core.track.reference import ReferenceView
 
 MIN_FACING = 0.2  # cosine: a surface seen at a flatter angle is not compared
@@ -18,6 +18,7 @@ MIN_CORRELATION = 0.7
 MAX_SIGMAS = 3.0
 MIN_AGREEING = 6
 MIN_AGREEING_SHARE = 0.5  # of the points that should be seen
+CHANCE_SHARE = 0.2  # fewer agree by chance: a flat thing that was taken away leaves the same depth
 HIDING_M = 0.02  # how much nearer, beyond three sigmas of a depth, a surface hides a point
 
 
@@ -147,7 +148,7 @@ def _predict_patches(reference: ReferenceView, view: View, moved: Transform) -> 
         slopes.append((ahead - behind).transpose(0, 2, 1))  # (n, 2, 2), columns by tangent
     current, before = (np.where(np.isfinite(slope).all(axis=(1, 2), keepdims=True), slope,
                                 np.eye(2)) for slope in slopes)
-    return np.asarray(current @ np.linalg.pinv(before))
+    return np.asarray(current @ invert_2x2(before))
 
 
 def verify(observation: Observation, moved: Transform, target_m: Array) -> Verification:
@@ -183,7 +184,8 @@ def _verify_place(observation: Observation, agrees: npt.NDArray[np.bool_],
             return 'hidden'
         if depth_m > range_m + limit_m:
             return 'gone'
-        if hidden.sum() * 2 < observation.expected.sum() and agrees.any():
+        shown = observation.expected.sum() - hidden.sum()
+        if hidden.sum() * 2 < observation.expected.sum() and agrees.sum() > CHANCE_SHARE * shown:
             return 'seen'
     expected = np.flatnonzero(observation.expected)
     if not len(expected):

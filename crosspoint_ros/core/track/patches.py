@@ -14,6 +14,7 @@ from crosspoint_ros.core.datatypes import Array
 PYRAMID_LEVELS = 4
 PATCH_HALF = 6  # 13x13 samples
 STEPS = 6
+SETTLED_SAMPLES = 0.02  # a smaller step of a patch is its last
 MIN_CONTRAST = 2.0  # grey levels, standard deviation: a flatter patch is noise
 PIXEL_SIGMA_PX = 0.3  # what interpolation and lens leave of an exact alignment
 NOISE_CORRELATION = 4.0  # neighbouring residuals are alike: as many samples count as one
@@ -74,8 +75,7 @@ def align_patches(reference: GreyPyramid, surface: npt.NDArray[np.float32], pixe
     if not count:
         return PatchAlignment(found, np.zeros(0), np.zeros((0, 2, 2)))
     stretch = float(np.median(np.sqrt(np.abs(np.linalg.det(current_from_reference)))))
-    reference_from_current = np.linalg.pinv(current_from_reference)
-    correlation, information = np.full(count, np.nan), np.zeros((count, 2, 2))
+    reference_from_current = invert_2x2(current_from_reference)
     for scale in scales:
         spacing_px = scale * max(1.0, stretch)
         offsets = _OFFSETS * spacing_px
@@ -88,27 +88,50 @@ def align_patches(reference: GreyPyramid, surface: npt.NDArray[np.float32], pixe
         slope = np.stack(_differentiate(template), axis=-1)  # (n, k, 2) per sample
         slope *= np.sqrt(share * share.shape[1])[..., None]
         hessian = slope.transpose(0, 2, 1) @ slope + 1e-3 * np.eye(2)
-        inverse = np.linalg.inv(np.where(np.isfinite(hessian), hessian, np.eye(2)))
-        for step in range(STEPS + 1):
-            seen, _ = _normalize(current.sample(found[:, None] + offsets, spacing_px), share)
-            error = (seen - template) * np.sqrt(share * share.shape[1])
-            if step == STEPS:
-                break
-            change = (inverse @ (slope.transpose(0, 2, 1) @ error[..., None]))[..., 0]
-            found = found - np.clip(change, -2.0, 2.0) * spacing_px
-            if not (np.abs(change) > 0.02).any():
-                break
-        correlation = (seen * template * share).sum(axis=1)
-        correlation[~(contrast > MIN_CONTRAST)] = np.nan
-        noise = 2 * np.maximum(1 - correlation, 0.02) * NOISE_CORRELATION * spacing_px ** 2
-        values, axes = np.linalg.eigh(np.where(np.isfinite(hessian), hessian, np.eye(2)))
-        spread = np.minimum(noise[:, None] / np.maximum(values, 1e-9), FLAT_PX2) \
-            + PIXEL_SIGMA_PX ** 2
-        information = (axes / spread[:, None]) @ axes.transpose(0, 2, 1)
+        seen = _align(current, found, template, share, slope, hessian, spacing_px)
+    correlation = (seen * template * share).sum(axis=1)
+    correlation[~(contrast > MIN_CONTRAST)] = np.nan
+    noise = 2 * np.maximum(1 - correlation, 0.02) * NOISE_CORRELATION * spacing_px ** 2
+    values, axes = np.linalg.eigh(np.where(np.isfinite(hessian), hessian, np.eye(2)))
+    spread = np.minimum(noise[:, None] / np.maximum(values, 1e-9), FLAT_PX2) + PIXEL_SIGMA_PX ** 2
+    information = (axes / spread[:, None]) @ axes.transpose(0, 2, 1)
     lost = ~np.isfinite(correlation) | ~np.isfinite(found).all(axis=1)
     information[lost] = 0.0
     return PatchAlignment(np.where(lost[:, None], np.nan, found),
                      np.where(lost, np.nan, correlation), information)
+
+
+def _align(current: GreyPyramid, found: Array, template: Array, share: Array, slope: Array,
+           hessian: Array, spacing_px: float) -> Array:
+    """Move the pixels `found` (n, 2), in place; return the normalized patches (n, k) there.
+
+    A patch that has come to rest is not sampled again.
+    """
+    offsets, weight = _OFFSETS * spacing_px, np.sqrt(share * share.shape[1])
+    seen, active = np.full_like(template, np.nan), np.arange(len(found))
+    step_from_error = invert_2x2(hessian) @ (slope * weight[..., None]).transpose(0, 2, 1)
+    for step in range(STEPS + 1):
+        patches, _ = _normalize(current.sample(found[active, None] + offsets, spacing_px),
+                                share[active])
+        seen[active] = patches
+        if step == STEPS:
+            break
+        change = (step_from_error[active] @ (patches - template[active])[..., None])[..., 0]
+        found[active] -= np.clip(change, -2.0, 2.0) * spacing_px
+        active = active[(np.abs(change) > SETTLED_SAMPLES).any(axis=1)]
+        if not len(active):
+            break
+    return seen
+
+
+def invert_2x2(matrices: Array) -> Array:
+    """Invert matrices (n, 2, 2); one that is singular gives the identity."""
+    a, b, c, d = (matrices[:, i, j] for i in (0, 1) for j in (0, 1))
+    determinant = a * d - b * c
+    is_regular = np.abs(determinant) > 1e-30
+    adjugate = np.stack([d, -b, -c, a], axis=1).reshape(-1, 2, 2)
+    inverse = adjugate / np.where(is_regular, determinant, 1.0)[:, None, None]
+    return np.asarray(np.where(is_regular[:, None, None], inverse, np.eye(2)))
 
 
 def _normalize(patches: Array, share: Array) -> tuple[Array, Array]:

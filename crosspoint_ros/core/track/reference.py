@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -60,6 +61,19 @@ class ReferenceView:
     surface: npt.NDArray[np.float32]
     target_pixel: Array
     base_from_clicked: Transform
+
+    @cached_property
+    def object_view(self) -> View:
+        """The view with all but the object masked; one image, so that a matcher reads it once."""
+        then = self.view
+        return View(f'{then.camera}_clicked', then.image, then.intrinsics, then.stamp_ns,
+                    mask=self.surface < 0.5)
+
+    @cached_property
+    def posed_object_view(self) -> View:
+        """The same with depth and pose."""
+        return replace(self.object_view, camera=f'{self.view.camera}_clicked_posed',
+                       depth_m=self.view.depth_m, base_from_cam=self.view.base_from_cam)
 
     def select(self, chosen: npt.NDArray[np.bool_]) -> ReferenceView:
         """Return the view with some of its points."""

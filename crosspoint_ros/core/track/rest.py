@@ -9,32 +9,35 @@ import numpy as np
 from crosspoint_ros.core.track.motion import Motion
 
 LEAVE_M, LEAVE_RAD = 0.005, 0.15  # from where it rests: then it moves
+LEAVE_SIGMAS, MAX_LEAVE_M = 2.0, 0.012  # of the measurement: a moving camera's is less exact
 SETTLE_S, SETTLE_M, SETTLE_RAD = 0.6, 0.002, 0.05  # so still for so long: then it rests
 
 
 class RestDetector:
     """Says where an object is: as measured while it moves, in one place while it rests.
 
-    motion: the place. An object moves away from its rest by 5 mm or 0.15 rad before it counts as
-    moving, and comes to rest where it has stayed within 2 mm and 0.05 rad for 0.6 s.
+    motion: the place. An object moves away from its rest by 5 mm (two sigmas of the measurement, up
+    to 12 mm, where that is more) or 0.15 rad before it counts as moving, and comes to rest where it
+    has stayed within 2 mm and 0.05 rad for 0.6 s.
     """
 
     def __init__(self, motion: Motion) -> None:
         """Begin at rest."""
-        self.motion, self._is_at_rest = motion, True
+        self.motion, self.is_at_rest = motion, True
         self._recent: list[tuple[int, Motion]] = []
 
     def update(self, measured: Motion, now_ns: int) -> None:
         """Take the newest measurement."""
         self._recent = [(at_ns, motion) for at_ns, motion in self._recent
                         if now_ns - SETTLE_S * 1e9 <= at_ns <= now_ns] + [(now_ns, measured)]
-        if self._is_at_rest and not _is_near(self.motion, measured, LEAVE_M, LEAVE_RAD):
-            self._is_at_rest, self._recent = False, [(now_ns, measured)]
-        if self._is_at_rest:
+        leave_m = min(max(LEAVE_SIGMAS * measured.sigma_m, LEAVE_M), MAX_LEAVE_M)
+        if self.is_at_rest and not _is_near(self.motion, measured, leave_m, LEAVE_RAD):
+            self.is_at_rest, self._recent = False, [(now_ns, measured)]
+        if self.is_at_rest:
             self.motion = replace(self.motion, covariance=measured.covariance)
             return
         self.motion = measured
-        self._is_at_rest = now_ns - self._recent[0][0] > 0.8 * SETTLE_S * 1e9 and all(
+        self.is_at_rest = now_ns - self._recent[0][0] > 0.8 * SETTLE_S * 1e9 and all(
             _is_near(motion, measured, SETTLE_M, SETTLE_RAD) for _, motion in self._recent)
 
 

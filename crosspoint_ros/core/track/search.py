@@ -124,15 +124,11 @@ def search_by_matches(references: Sequence[ReferenceView], views: Sequence[View]
 
 def _match_in_view(reference: ReferenceView, view: View, motion: Motion, matcher: Matcher,
                    near: bool) -> list[Motion]:
-    then = reference.view
-    clicked = View(f'{then.camera}_clicked', then.image, then.intrinsics, then.stamp_ns,
-                   mask=reference.surface < 0.5)
+    clicked, then = reference.object_view, require_pose(reference.view)
     bare = View(view.camera, view.image, view.intrinsics, view.stamp_ns, mask=view.mask)
     if near:  # a camera that moved with the object sees it as before
         moved = motion.base_from_clicked @ reference.base_from_clicked.inverse
-        clicked = replace(clicked, depth_m=then.depth_m,
-                          base_from_cam=moved @ require_pose(then))
-        bare = view
+        clicked, bare = replace(reference.posed_object_view, base_from_cam=moved @ then), view
     chosen = np.argsort(-reference.weights)[:1 if near else MATCHED_POINTS]
     places, clicked_m = [], []
     for index in chosen:

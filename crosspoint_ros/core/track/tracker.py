@@ -54,7 +54,7 @@ UNSEEN_S = 0.3  # after which a place nearby is a jump, too
 SWEEP_PERIOD_S = 0.3
 SETTLED_M, SETTLED_RAD = 2e-3, 0.02
 HELD_SIGMAS = 3.0
-MAX_FLOW_AGE_S = 1.5
+MAX_FLOW_AGE_S, FLOW_SCALES = 1.5, (8.0, 2.0, 1.0)
 JUMP_M = 0.03  # a reappearance further away must not be a thing that was there at the click
 BETTER_BY = 1.5  # a searched place must have that many times the agreeing points
 NEW_SIDE_RAD = 0.2
@@ -62,6 +62,7 @@ SURE_SHARE = 0.7  # of the points that should be seen
 MAX_REFERENCES = 12
 SEARCH_PERIOD_S = 1.0
 DOUBT_PERIOD_S = 0.25
+SURE_PAUSES, DOUBT_PAUSES = 20.0, 4.0  # of the time of a search, from its end
 
 
 class TrackingState(Enum):
@@ -150,6 +151,7 @@ class Tracker:
         self._frames: dict[str, _LastFrame] = {}
         self._swept_ns = 0
         self._candidates: list[Motion] = []
+        self._search_s = 0.0  # of the last one
         self._seen_ns = self._gone_since_ns = self._now_ns = self._searched_ns = begun_ns
         self._unseen_since_ns = begun_ns  # the first look that did not show it
         self._looked: dict[str, Verification] = {}  # what the newest image of each camera shows
@@ -239,42 +241,52 @@ class Tracker:
     def _fit(self, prior: Motion, usable: Sequence[View], pyramids: dict[str, GreyPyramid],
              scales: tuple[int, ...], with_flow: bool) -> _Fit:
         """Fit a motion to the views near a prior, and verify it in each of them."""
-        motion = prior
+        if with_flow and self._rest.is_at_rest:  # then it mostly still is
+            fit = self._align(prior, prior, usable, pyramids, scales)
+            if fit[1] and all(_is_sure(verdict) for _, verdict in fit[1].values()):
+                return fit
+        start = prior
         if with_flow:
             flowed = [flow for view in usable
                       if (flow := self._flow(view, pyramids[view.camera], prior)) is not None]
             if flowed:
-                motion = replace(estimate_motion(prior, flowed), covariance=prior.covariance)
+                start = estimate_motion(prior, flowed, FLOW_SCALES)
+        return self._align(prior, start, usable, pyramids, scales)
+
+    def _align(self, prior: Motion, start: Motion, usable: Sequence[View],
+               pyramids: dict[str, GreyPyramid], scales: tuple[int, ...]) -> _Fit:
+        """Look for the points near a start, estimate the motion, and verify it, in turns."""
+        motion = start
         found: dict[str, tuple[Observation, Verification]] = {}
         for turn in range(3):
-            found = self._observe(motion, usable, pyramids, scales if turn == 0 else (1,))
-            points = [seen.points for seen, verdict in found.values()
-                      if turn == 0 or verdict.shows_object]
-            if not points:
-                break
             before = motion
-            motion = estimate_motion(
-                replace(prior, base_from_clicked=motion.base_from_clicked,
-                        centre_m=motion.centre_m), points,
-                ROBUST_SCALES if turn == 0 else FINAL_SCALES)
+            observed = self._observe(motion, usable, pyramids, scales if turn == 0 else (1,))
+            points = [seen.points for camera, seen in observed.items()
+                      if turn == 0 or found[camera][1].shows_object
+                      or verify(seen, motion.base_from_clicked, self._target_m).shows_object]
+            if points:
+                motion = estimate_motion(
+                    replace(prior, base_from_clicked=motion.base_from_clicked,
+                            centre_m=motion.centre_m), points,
+                    ROBUST_SCALES if turn == 0 else FINAL_SCALES)
             found = {camera: (seen, verify(seen, motion.base_from_clicked, self._target_m))
-                     for camera, (seen, _) in found.items()}
+                     for camera, seen in observed.items()}
             changed = before.base_from_clicked.inverse @ motion.base_from_clicked
             is_near = np.linalg.norm(motion.centre_m - before.centre_m) < SETTLED_M and (
                 np.trace(changed.R) > 1 + 2 * np.cos(SETTLED_RAD))
-            if is_near and (turn or all(verdict.shows_object for _, verdict in found.values())):
+            if not points or (is_near and (turn or all(
+                    verdict.shows_object for _, verdict in found.values()))):
                 break
         return motion, found
 
     def _observe(self, motion: Motion, usable: Sequence[View], pyramids: dict[str, GreyPyramid],
-                 scales: tuple[int, ...]) -> dict[str, tuple[Observation, Verification]]:
+                 scales: tuple[int, ...]) -> dict[str, Observation]:
         found = {}
         for view in usable:
             reference = self._select_reference(view, motion)
             noise = predict_pose_noise(reference.view, view, motion.centre_m, self.limits)
-            seen = observe(reference, view, pyramids[view.camera], motion.base_from_clicked, noise,
-                           scales)
-            found[view.camera] = seen, verify(seen, motion.base_from_clicked, self._target_m)
+            found[view.camera] = observe(reference, view, pyramids[view.camera],
+                                         motion.base_from_clicked, noise, scales)
         return found
 
     def _select_reference(self, view: View, motion: Motion) -> ReferenceView:
@@ -333,20 +345,22 @@ class Tracker:
                                                   seen.points.pixels[good])
 
     def _add_references(self, found: dict[str, tuple[Observation, Verification]]) -> None:
-        """Keep a view that shows the object from another side, while most of it is verified."""
+        """Keep a view that shows the object from another side, while most of it is verified.
+
+        Of an object at rest in its place of rest: what was measured would add up over the views.
+        """
+        motion = self.motion
         for seen, verdict in found.values():
             view = seen.points.view
-            direction = _view_direction(view, self._motion.base_from_clicked, self._target_m)
+            direction = _view_direction(view, motion.base_from_clicked, self._target_m)
             nearest = max((float(direction @ _view_direction(
                 each.view, each.base_from_clicked, self._target_m)) for each in self.references
                 if each.view.camera == view.camera), default=-1.0)
-            if (view.depth_m is None or not verdict.is_verified or nearest > np.cos(NEW_SIDE_RAD)
-                    or verdict.agreeing < SURE_SHARE * verdict.expected
+            if (view.depth_m is None or not _is_sure(verdict) or nearest > np.cos(NEW_SIDE_RAD)
                     or len(self.references) >= MAX_REFERENCES):
                 continue
             try:
-                added = build_by_depth(view, self._motion.centre_m,
-                                       self._motion.base_from_clicked)
+                added = build_by_depth(view, motion.centre_m, motion.base_from_clicked)
             except Rejected:
                 continue
             self.references = (*self.references, added)
@@ -417,10 +431,12 @@ class Tracker:
         self.follow, self.limits = follow, limits
 
     def wants_search(self, now_ns: int) -> bool:
-        """Return whether a search by the matcher is due: often in doubt, else once a second."""
+        """Return whether a search by the matcher is due: often in doubt, else once a second; the
+        longer it takes, the less often."""
         is_sure = self.track.state in (TrackingState.TRACKING, TrackingState.MOVED)
-        period_s = SEARCH_PERIOD_S if is_sure else DOUBT_PERIOD_S
-        return now_ns - self._searched_ns >= period_s * 1e9
+        period_s, pauses = (SEARCH_PERIOD_S, SURE_PAUSES) if is_sure else (
+            DOUBT_PERIOD_S, DOUBT_PAUSES)
+        return now_ns - self._searched_ns >= max(period_s, pauses * self._search_s) * 1e9
 
     def search(self, views: Sequence[View], matcher: Matcher) -> list[Motion]:
         """Return where the matcher finds the object; may run in another thread than `update`.
@@ -432,14 +448,18 @@ class Tracker:
             return search_by_matches(self._clicked, shown, self._motion, matcher, near=True)
         return search_by_matches(self.references, views, self._motion, matcher)
 
-    def offer(self, candidates: Sequence[Motion], now_ns: int) -> None:
-        """Take the places that a search found: the next update verifies them."""
-        self._candidates, self._searched_ns = list(candidates), now_ns
+    def offer(self, candidates: Sequence[Motion], now_ns: int, took_s: float = 0.0) -> None:
+        """Take the places that a search found, and its time: the next update verifies them."""
+        self._candidates, self._searched_ns, self._search_s = list(candidates), now_ns, took_s
 
 
 def count_agreeing(found: dict[str, tuple[Observation, Verification]]) -> int:
     """Return how many points agree in the views that show the object."""
     return sum(verdict.agreeing for _, verdict in found.values() if verdict.is_verified)
+
+
+def _is_sure(verdict: Verification) -> bool:
+    return verdict.is_verified and verdict.agreeing >= SURE_SHARE * verdict.expected
 
 
 def _view_direction(view: View, moved: Transform, target_m: Array) -> Array:

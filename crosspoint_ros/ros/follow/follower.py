@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from crosspoint_ros.core.datatypes import Code, Matcher, MissingView, Rejected, Transform, View
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.core.track.tracker import Track, Tracker, TrackingState
+from crosspoint_ros.core.track.tracker import DOUBT_PAUSES, Track, Tracker, TrackingState
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.ros.config import FollowConfig
 from crosspoint_ros.ros.follow.fresh_views import FreshLook, FreshViews
@@ -23,7 +23,6 @@ PAUSES = {'off': 0.0, 'watch': 5.0, 'track': 0.5}  # of a cycle's time, before t
 SAME_TIME_PERIODS = 1.5
 MAX_POSTPONED_S = 3.0  # by queries
 MAX_SEARCH_S = 30.0  # a search that has not come back, or has failed
-SEARCH_PAUSES = 4.0  # of the time of a search, before the next
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +65,7 @@ class Follower:
         self._condition = threading.Condition()
         self._tracker: Tracker | None = None
         self._tracked: FollowJob | None = None
-        self._found: list[tuple[Tracker, list, int]] = []  # of searches
+        self._found: list[tuple[Tracker, list, float]] = []  # of searches
         self._search_after_s, self._turn = 0.0, 0
         self._fresh = FreshViews(views, now_ns)
         self._build: Callable[[], None] | None = None  # waits for the query thread
@@ -171,9 +170,9 @@ class Follower:
         if self._was_paused:
             tracker.resume(now_ns)
         self._was_paused = False
-        for searched, candidates, began_ns in self._found:
+        for searched, candidates, took_s in self._found:
             if searched is tracker:
-                tracker.offer(candidates, began_ns)
+                tracker.offer(candidates, now_ns, took_s)
         self._found.clear()
         look = self._look(job, SAME_TIME_PERIODS / config.rate_hz)
         if look is None or job is not self._job:
@@ -266,9 +265,10 @@ class Follower:
         def work() -> None:
             try:
                 begun_s = time.monotonic()
-                self._found.append((tracker, tracker.search([view], matcher), began_ns))
+                candidates = tracker.search([view], matcher)
                 ended_s = time.monotonic()
-                self._search_after_s = ended_s + (ended_s - begun_s) * SEARCH_PAUSES
+                self._found.append((tracker, candidates, ended_s - begun_s))
+                self._search_after_s = ended_s + (ended_s - begun_s) * DOUBT_PAUSES
             except Rejected as why:  # it would fail again, and fill the log
                 log.warning('no search for %g s: %s', MAX_SEARCH_S, why.message)
         tracker.offer([], began_ns)

@@ -1,0 +1,36 @@
+"""What `bench follow --staged` shows: a board before the target, then a place without it."""
+from __future__ import annotations
+
+import numpy as np
+from moving_scenes import LENS, TARGET_M, Thing, render
+
+from crosspoint_ros.bench.follow.staging import RADIUS_M, Staging
+from crosspoint_ros.core.track.observation import project
+
+
+def depth_at_target_m(view) -> float:
+    column, row = np.rint(project(view, TARGET_M[None])[0]).astype(int)
+    return float(view.depth_m[row, column])
+
+
+def test_the_target_is_hidden_for_a_time_and_then_away():
+    staging, view = Staging(hidden_s=(1.0, 2.0), away_s=3.0), render('front', (Thing(),))
+    before_m = depth_at_target_m(view)
+    assert staging.change(view, TARGET_M, 0.5) is view
+    assert staging.change(view, TARGET_M, 2.5) is view
+    hidden = staging.change(view, TARGET_M, 1.5)
+    assert depth_at_target_m(hidden) < before_m - 0.05
+    away = staging.change(view, TARGET_M, 3.5)
+    assert depth_at_target_m(away) > before_m + 0.03
+    for changed in (hidden, away):
+        off_px = np.mgrid[:240, :320][::-1].transpose(1, 2, 0) - project(view, TARGET_M[None])[0]
+        far = np.linalg.norm(off_px, axis=2) > 1.5 * RADIUS_M * LENS.fx_px / before_m
+        assert (changed.image == view.image)[far].all()
+        assert (changed.image != view.image).any()
+
+
+def test_a_view_that_does_not_show_the_target_stays():
+    view = render('front', (Thing(),))
+    behind_m = view.base_from_cam.transform_points(np.array([0.0, 0.0, -1.0]))
+    for since_click_s in (1.5, 3.5):
+        assert Staging().change(view, behind_m, since_click_s) is view
