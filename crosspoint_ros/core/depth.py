@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache, wraps
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -49,11 +50,13 @@ def _remember(compute: Compute) -> Compute:
     def recall(view: View, pixel: npt.ArrayLike, *more: float) -> Any:
         results = known.setdefault(view, {})
         key = (*np.asarray(pixel, dtype=float).ravel().tolist(), *more)
+        with suppress(KeyError):  # another thread may clear it
+            return results[key]
+        found = compute(view, pixel, *more)
         if len(results) >= MAX_REMEMBERED:
             results.clear()
-        if key not in results:
-            results[key] = compute(view, pixel, *more)
-        return results[key]
+        results[key] = found
+        return found
     return cast(Compute, recall)
 
 
