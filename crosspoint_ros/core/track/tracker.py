@@ -62,7 +62,7 @@ SURE_SHARE = 0.7  # of the points that should be seen
 MAX_REFERENCES = 12
 SEARCH_PERIOD_S = 1.0
 DOUBT_PERIOD_S = 0.25
-SURE_PAUSES, DOUBT_PAUSES = 20.0, 4.0  # of the time of a search, from its end
+SURE_PAUSES, DOUBT_PAUSES = 20.0, 1.0  # of the time of a search, from its end
 
 
 class TrackingState(Enum):
@@ -324,6 +324,13 @@ class Tracker:
         if motion.sigma_m > limit_m:
             return (f'seen, but its movement is known to ±{1000 * motion.sigma_m:.0f} mm only '
                     f'(limit {1000 * limit_m:.0f} mm, half of limits.max_target_sigma_m)')
+        moved_m = float(np.linalg.norm(motion.centre_m - self._target_m))
+        place_m2 = self._covariance[:3, :3] + motion.covariance[3:, 3:]
+        sigma_m = float(np.sqrt(np.linalg.eigvalsh(place_m2)[-1]))
+        if sigma_m > self.limits.max_target_sigma_m and moved_m > _moved_limit_m(motion):
+            return (f'seen {1000 * moved_m:.0f} mm from where it was clicked, but its place there '
+                    f'is known to ±{1000 * sigma_m:.1f} mm only (limit '
+                    f'{1000 * self.limits.max_target_sigma_m:.0f} mm, limits.max_target_sigma_m)')
         jumped_m = float(np.linalg.norm(motion.centre_m - self._motion.centre_m))
         returned_m = float(np.linalg.norm(motion.centre_m - self._target_m))
         if is_jump and jumped_m > JUMP_M and returned_m > JUMP_M:
@@ -367,7 +374,7 @@ class Tracker:
 
     def _report_seen(self, evidence: dict[str, Verification | Rejected]) -> Track:
         moved_m = float(np.linalg.norm(self.motion.centre_m - self._target_m))
-        limit_m = MOVED_M + MOVED_SIGMAS * self._motion.sigma_m
+        limit_m = _moved_limit_m(self._motion)
         turned_rad = float(np.linalg.norm(cv2.Rodrigues(self.motion.base_from_clicked.R)[0]))
         limit_rad = MOVED_RAD + MOVED_SIGMAS * float(np.sqrt(np.linalg.eigvalsh(
             self._motion.covariance[:3, :3])[-1]))
@@ -456,6 +463,10 @@ class Tracker:
 def count_agreeing(found: dict[str, tuple[Observation, Verification]]) -> int:
     """Return how many points agree in the views that show the object."""
     return sum(verdict.agreeing for _, verdict in found.values() if verdict.is_verified)
+
+
+def _moved_limit_m(motion: Motion) -> float:
+    return MOVED_M + MOVED_SIGMAS * motion.sigma_m
 
 
 def _is_sure(verdict: Verification) -> bool:
