@@ -123,7 +123,7 @@ RECORD = PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" crosspoint dev record $(CURDIR
 WITHIN_20 = --figure 'all +\d+ +\S+ +\S+ +([\d.]+)%' --unit ' % within 20 px'
 SURE_RIGHT = --figure 'all sets[\s\S]*SURE: right +([\d.]+)' --unit ' % of the sure answers right, images alone' --least 97
 results: $(TEST_VENV)/.package-$(KIND)
-	test -d '$(DATA)/bin_toys' -a -d '$(DATA)/apc_shelf' || { echo 'make results DATA=FOLDER, which holds apc_shelf, bin_toys and kitchen_moving'; exit 2; }
+	test -d '$(DATA)/bin_toys' -a -d '$(DATA)/apc_shelf' -a -d '$(DATA)/kitchen_moving' || { echo 'make results DATA=FOLDER, which holds apc_shelf, bin_toys and kitchen_moving'; exit 2; }
 	-cd '$(DATA)' && $(RECORD)/10.json --title 'Shelf, images alone' $(WITHIN_20) --least 84 -- bench pairs apc_shelf --no-poses --no-depth
 	-cd '$(DATA)' && $(RECORD)/11.json --title 'Shelf, poses off by 1 cm and 1 degree' $(WITHIN_20) --least 91 -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1 --no-depth
 	-cd '$(DATA)' && $(RECORD)/12.json --title 'Shelf, such poses and depth' $(WITHIN_20) --least 96 -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1

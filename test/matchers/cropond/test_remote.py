@@ -36,10 +36,16 @@ from crosspoint_ros.core.datatypes import (
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.verify import Limits, validate_match
 from crosspoint_ros.matchers import load_matcher
-from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
+from crosspoint_ros.matchers.cropond.coordinate_distribution import TokenLogprobs
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat, ReplyTemplate
 from crosspoint_ros.matchers.cropond.remote import CropondRemoteMatcher
 from crosspoint_ros.matchers.cropond.server.capabilities import probe_capabilities
-from crosspoint_ros.matchers.cropond.server.point_client import MAX_CACHED_UUIDS, infer_template
+from crosspoint_ros.matchers.cropond.server.point_client import (
+    MAX_CACHED_UUIDS,
+    infer_template,
+    measure_template_probability,
+)
+from crosspoint_ros.matchers.cropond.server.protocol import Completion
 
 CLICK = np.array([200.0, 120.0])
 # How a CroPond may write; the double replies so when nothing constrains it.
@@ -425,6 +431,25 @@ def test_a_model_that_rarely_begins_so_is_less_sure(start, query):
     server.behaviour.tokens = hesitate
     assert asked.match(query).confidence == pytest.approx(0.6, abs=0.01)
     assert sure > 0.9
+
+
+def test_without_a_beginning_the_reply_is_not_begun(start, query):
+    """An empty one would have the server go on with the question."""
+    server = start(ServerBehaviour(free=lambda x, y: f'{x}, {y}\n'))
+    asked = matcher(server)
+    np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
+    assert all('continue_final_message' not in request
+               for request in server.find_requests('first image'))
+
+
+def test_an_end_is_no_digit_and_leading_blanks_are_the_servers():
+    template = ReplyTemplate('[', ', ', ']')
+    choices = {'5': math.log(0.5), '': math.log(0.5)}
+    for lead in ('', ' '):
+        begun = Completion('[5', (*((TokenLogprobs(lead, {lead: 0.0}),) if lead else ()),
+                                  TokenLogprobs('[', {'[': math.log(0.8)}),
+                                  TokenLogprobs('5', choices)))
+        assert measure_template_probability(begun, template) == pytest.approx(0.4)
 
 
 def test_a_reply_in_other_words_is_read_as_it_is(start, query):

@@ -102,6 +102,7 @@ class ServerHandshake:
         if last is not None and last.models == models \
                 and last.client.capabilities.model == client.capabilities.model:
             client.template = last.client.template
+            client.template_tokens = last.client.template_tokens
             return ServerProfile(client, last.coord_format, last.score, models)
         coord_formats = self._options.coord_formats
         client.learn_template(self_test.draw_test_image(), self_test.sample_test_points()[0],

@@ -45,6 +45,7 @@ from crosspoint_ros.matchers.cropond.server.protocol import (
 MAX_CACHED_UUIDS = 64  # an image that the server has dropped since is sent again
 # What may precede the numbers of every reply: a fence, brackets, a key, a tag. No words.
 TEMPLATE_BEFORE = re.compile(r'(```\w*)?[\s\[{(]*("\w+"\s*:\s*|<\w+>|\w+\s*[=:]\s*)?[\s\[({]*')
+DIGITS = ('-', *'0123456789')  # that a number begins with
 PointText = tuple[str, str]
 
 
@@ -90,26 +91,28 @@ class PointClient:
         clicks = [PointCodec(coord_format, clicked.sizes).encode(pixel) for pixel in pixels]
         questions = [prompt.build_pointing_prompt(*click, self.options.question)
                      for click in clicks]
-        can_force = self.capabilities.prefill or self.capabilities.regex_field
-        if not can_force:
+        if not (self.can_prefill or self.capabilities.regex_field):
             free = self._request_replies(encoded, list(map(Question, questions)), '', deadline)
             return [self._read_reply(reply, click, codec)
                     for reply, click in zip(free, clicks, strict=True)]
-        regex = build_reply_regex(self.template, coord_format, codec.digits,
-                                  self.capabilities.prefill)
+        regex = build_reply_regex(self.template, coord_format, codec.digits, self.can_prefill)
         replies = self._request_replies(encoded, [
             *(Question(text, FORCED_REPLY_TOKENS, is_forced=True) for text in questions),
             *(Question(text, self.template_tokens + 1) for text in questions)], regex, deadline)
-        answers: list[Match | Rejected] = []
-        for text, click, forced, begun in zip(questions, clicks, replies[:len(questions)],
-                                              replies[len(questions):], strict=True):
-            p_template = measure_template_probability(begun, self.template)
-            if p_template:
-                answers.append(self._read_reply(forced, click, codec, p_template))
-                continue
-            (own,) = self._request_replies(encoded, [Question(text)], '', deadline)
-            answers.append(self._read_reply(own, click, codec))
-        return answers
+        p_template = [measure_template_probability(begun, self.template)
+                      for begun in replies[len(questions):]]
+        others = [Question(text) for text, p in zip(questions, p_template, strict=True) if not p]
+        own = iter(self._request_replies(encoded, others, '', deadline) if others else ())
+        return [self._read_reply(forced, click, codec, p) if p
+                else self._read_reply(next(own), click, codec)
+                for forced, click, p in zip(replies[:len(clicks)], clicks, p_template,
+                                            strict=True)]
+
+    @property
+    def can_prefill(self) -> bool:
+        """Whether replies are begun: with an empty beginning the server would go on with the
+        question."""
+        return self.capabilities.prefill and bool(self.template.before.strip())
 
     def ground(self, image: Image, instruction: str, coord_format: CoordinateFormat,
                deadline: Deadline) -> Match | Rejected:
@@ -149,7 +152,8 @@ class PointClient:
         replies = []
         by_uuid = self.capabilities.image_by_uuid
         if not (by_uuid and all(image.uuid in self._cached_uuids for image in images)):
-            first = questions[:1] if by_uuid else questions
+            # A click and its check go together: to wait would take longer than to send both twice.
+            first = questions[:1] if by_uuid and len(questions) > 2 else questions
             replies = self._send_batch(images, first, regex, False, deadline)
             self._mark_cached(images)
         remaining = questions[len(replies):]
@@ -182,7 +186,7 @@ class PointClient:
         body: dict[str, Any] = {**self.capabilities.request_fields,
                                 'max_tokens': question.max_tokens}
         prefix = ''
-        if question.is_forced and self.capabilities.prefill:
+        if question.is_forced and self.can_prefill:
             prefix, body = self.template.before, {**body, **CONTINUE_FIELDS}
         elif question.is_forced:
             body['max_tokens'] = FREE_REPLY_TOKENS
@@ -219,7 +223,7 @@ class PointClient:
         """
         # After a prefill, the reply begins with the numbers.
         bare = re.match(r'\s*(-?[0-9.]+)\s*,\s*(-?[0-9.]+)\s*[^0-9.\s]', reply.text)
-        is_bare = bare is not None and self.capabilities.prefill and p_template is not None
+        is_bare = bare is not None and self.can_prefill and p_template is not None
         try:
             numbers = parse_visible_point(f'{bare[1]}, {bare[2]}' if bare and is_bare
                                           else reply.text, None if is_bare else click)
@@ -267,13 +271,14 @@ def measure_template_probability(reply: Completion, template: ReplyTemplate) -> 
     before, text = template.before, reply.text
     if not re.match(r'-?[0-9]', text[len(before):]) or not text.startswith(before):
         return 0.0
-    if ''.join(token.text for token in reply.tokens)[:len(text)] != text:
+    written = ''.join(token.text for token in reply.tokens)
+    if not written.lstrip().startswith(text.strip()):
         return 1.0
-    probability, at = 1.0, 0
+    probability, at = 1.0, text.find(text.strip()) - written.find(text.strip())
     for token in reply.tokens:
         if at >= len(before):
             return probability * min(1.0, sum(math.exp(logprob) for choice, logprob in
-                                              token.choices.items() if choice[:1] in '-0123456789'))
+                                              token.choices.items() if choice[:1] in DIGITS))
         probability *= math.exp(token.choices[token.text])
         at += len(token.text)
     return probability
