@@ -278,6 +278,7 @@ class Hub:
     def remove_session(self, session: BrowserSession) -> None:
         """Remove a browser; its open requests run on."""
         self.sessions.discard(session)
+        self._evidence.forget(session)
 
     async def run(self) -> None:
         """Update the scene and drop unused subscriptions, periodically, until cancelled."""
@@ -375,7 +376,9 @@ class Hub:
                 query_id=request.query_id, camera=request.camera, x=request.x, y=request.y))
             return self._summarize_result(reply.result)
         if isinstance(request, protocol.SetLimitRequest):
-            return await set_limit(self._bridge, request.limit, request.value)
+            reply = await set_limit(self._bridge, request.limit, request.value)
+            self._evidence.limits.restart()
+            return reply
         if isinstance(request, protocol.AcceptRequest):
             reply = await self._bridge.call('accept', AcceptService.Request(
                 query_id=request.query_id))

@@ -95,11 +95,24 @@ def test_a_viewer_sees_and_cannot_act(server, request_):
     assert 'look and not act' in reply['message']
 
 
+def test_a_viewers_requests_for_evidence_take_no_place_of_an_operator(server):
+    async def conversation(viewer, operator):
+        for request in ({'type': 'limits'}, {'type': 'doctor'}, {'type': 'cloud'}):
+            for _ in range(30):
+                await viewer.send_str(json.dumps(request))
+        report = await wait_for_event(viewer, 'doctor')
+        await operator.send_str(json.dumps({'type': 'step', 'id': 1, 'step': 'clear'}))
+        return report, await wait_for_event(operator, 'reply')
+    report, reply = converse(server, conversation, VIEWER, TOKEN)
+    assert 'look and not act' in report['problem']
+    assert 'clear service' in reply['message'], 'and not that requests are open'
+
+
 def test_a_viewers_page_has_no_buttons_to_press(browser, server):
     page = Page(browser, f'{server.address}'.partition('#')[0]
                 + f'#token={VIEWER}'.replace(' ', '%20'))
     page.wait_for_text('#status', '/crosspoint not found')
-    for part in ('tools', 'instruct', 'limits'):
+    for part in ('tools', 'instruct', 'limits', 'examine'):
         assert page.tab.evaluate(f"document.getElementById('{part}').inert"), part
     page.close()
 

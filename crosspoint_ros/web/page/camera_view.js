@@ -22,6 +22,7 @@ function track(last, { moved = false, mark = null }) {
 export class CameraView {
   #actions;
   #isRequested = false;
+  #isLate = false; // the next request, so that it says nothing of the link
   #isOnScreen = true;
   #received_ms = performance.now();
   #period_ms = 0;
@@ -39,7 +40,7 @@ export class CameraView {
   isPaused = false; // the matched image is displayed instead of the live one
   isFocused = false;
 
-  // actions: {next(camera, after, width), past(camera, stamp), click(…), correct(camera, point),
+  // actions: {next(camera, after, width, late), past(camera, stamp), click(…), correct(camera, point),
   // depth(camera), focus(camera), hover(…), hoverClicked(), unhover(), loupe}
   constructor(camera, index, actions) {
     this.camera = camera;
@@ -93,9 +94,14 @@ export class CameraView {
   // Images: the next one is requested once the last one is drawn.
 
   requestNext() {
-    if (this.#isRequested || !this.#isOnScreen || document.hidden || this.isPaused) return;
+    if (this.#isRequested) return;
+    if (!this.#isOnScreen || document.hidden || this.isPaused) {
+      this.#isLate = true;
+      return;
+    }
     const width = Math.round(this.stage.clientWidth * this.zoom * devicePixelRatio);
-    this.#isRequested = this.#actions.next(this.camera, this.stamp, Math.max(width, 1));
+    this.#isRequested = this.#actions.next(this.camera, this.stamp, Math.max(width, 1), this.#isLate);
+    this.#isLate = false;
   }
 
   onReconnect() {

@@ -96,7 +96,7 @@ const HANDLERS = {
   },
   role({ can_act }) {
     canAct = can_act;
-    for (const id of ['tools', 'instruct', 'limits']) byId(id).inert = !canAct;
+    for (const id of ['tools', 'instruct', 'limits', 'examine']) byId(id).inert = !canAct;
   },
   acted({ message }) { if (!refusal) setNote(message); }, // by another operator
   lines: (event) => lines.receive(event),
@@ -106,8 +106,12 @@ const HANDLERS = {
   doctor: (event) => doctor.show(event),
   depth: (event) => views.get(event.camera)?.layers.showDepth(event),
   cloud: (event) => {
-    if (arePointsOn()) scene.showCloud(event);
-    if (arePointsOn()) byId('points').textContent = `Points: ${event.count}`;
+    if (!arePointsOn()) return;
+    scene.showCloud(event);
+    const missing = Object.keys(event.missing);
+    byId('points').title = Object.values(event.missing).join('; ');
+    byId('points').textContent = `Points: ${event.count}${
+      missing.length ? `, none of ${missing.join(', ')}` : ''}`;
   },
   beat({ now_ms }) { addBeat(now_ms); },
   scene(event) { scene.show(event); },
@@ -214,6 +218,7 @@ function requestPoints() {
 byId('points').addEventListener('click', () => {
   byId('points').setAttribute('aria-pressed', String(!arePointsOn()));
   byId('points').textContent = 'Points';
+  byId('points').title = '';
   if (arePointsOn()) requestPoints();
   else scene.showCloud(null);
 });
@@ -305,7 +310,8 @@ function showPending() {
 }
 
 const viewActions = {
-  next: (camera, after, width) => connection.send({ type: 'next', camera, after, width }),
+  next: (camera, after, width, late) => connection.send({
+    type: 'next', camera, after, width, late }),
   past: (camera, stamp) => connection.send({ type: 'past', camera, stamp }),
   depth: (camera) => connection.send({ type: 'depth', camera }),
   hover(camera, stamp, pixel) {
