@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import chromium
@@ -48,10 +49,16 @@ def converse(server, conversation, *tokens):
 def test_behind_a_reverse_proxy_the_page_works_under_a_path(browser, server):
     with run_reverse_proxy(server.port) as proxy:
         page = Page(browser, f'{proxy.address}#token={TOKEN}'.replace(' ', '%20'))
+        page.tab.context.add_cookies([{  # of another robot, at the root of the host
+            'name': f'crosspoint_{server.port}', 'value': 'another', 'path': '/',
+            'domain': '127.0.0.1'}])
         page.wait_for_text('#status', '/crosspoint not found')
         assert page.tab.url == proxy.address
         page.tab.reload()  # with the cookie
         page.wait_for_text('#status', '/crosspoint not found')
+        cookies = {cookie['value']: cookie['path'] for cookie in page.tab.context.cookies()}
+        assert cookies.pop('another') == '/'
+        assert list(cookies.values()) == [urlsplit(proxy.address).path.rstrip('/')]
         page.close()
 
 
@@ -129,9 +136,10 @@ def test_an_operator_sees_who_else_acts_and_not_what_he_does_himself(server):
         return names, acted, events, await wait_for_event(other, 'acted')
     names, acted, events, other = converse(server, conversation, TOKEN, TOKEN)
     assert names[0] != names[1]
-    assert acted['message'] == f'{names[1]} clears the target'
+    assert acted['message'] == (
+        f'{names[1]} clears the target: refused, /crosspoint has no clear service now')
     assert 'acted' not in [event['type'] for event in events]
-    assert other['message'] == f'{names[0]} undoes'
+    assert other['message'].startswith(f'{names[0]} undoes: refused')
 
 
 async def wait_for_any(socket_):

@@ -208,6 +208,11 @@ export class CameraView {
     if ((moved && !before) || (isLate && !beforeLate)) this.input.reset();
   }
 
+  setUnmoved() {
+    this.#tracked = UNTRACKED;
+    this.#updateToggle();
+  }
+
   showMatched() {
     if (!this.isMarked) return;
     this.isPaused = true;
@@ -278,9 +283,10 @@ export class CameraView {
       && (this.isPaused || !(moved || isLate));
   }
 
-  // tracked: where it is on the live image. opened: the name of an earlier answer, which is shown on
+  // tracked: where it is on the live image; null if not known now, so that it is as before, or late
+  // until the next image. opened: the name of an earlier answer, which is shown on
   // its own image alone.
-  setAnswer(answer, tracked = {}, opened = '') {
+  setAnswer(answer, tracked = null, opened = '') {
     if (answer?.refused_px) {
       const [x, y] = answer.refused_px; // a hollow mark, where it would have been
       answer = { ...answer, x, y };
@@ -293,17 +299,20 @@ export class CameraView {
     this.root.classList.toggle('opened', Boolean(opened));
     this.root.classList.toggle('refuses', answer?.verdict === 'refused');
     if (!isSame) this.layers.reset();
-    if (!isSame) this.#tracked = UNTRACKED;
+    if (!isSame) this.#tracked = track(UNTRACKED, { moved: null });
     if (this.isPaused) this.showLive();
     this.input.reset();
     if (opened) this.showMatched();
-    this.setTracked(tracked);
+    if (tracked) this.setTracked(tracked);
+    else this.#updateToggle();
     this.showCaption();
   }
 
   // The point of the active target, where it is not that of the displayed answer; or null.
   setStanding(standing) {
-    if (standing?.stamp !== this.#standing?.stamp) this.#trackedStanding = UNTRACKED;
+    if (standing?.stamp !== this.#standing?.stamp) {
+      this.#trackedStanding = track(UNTRACKED, { moved: null });
+    }
     this.#standing = standing;
     this.draw();
   }
