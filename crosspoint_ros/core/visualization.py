@@ -63,9 +63,9 @@ def draw_match(image: Rgb, pixel: npt.ArrayLike, text: str, is_sure: bool = True
     (_draw_ring if is_sure else _draw_triangle)(canvas, pixel, colour)
     if ground_truth is not None:
         _draw_plus(canvas, ground_truth)
-    _draw_caption(canvas, text, colour, pixel)
+    caption = _draw_caption(canvas, text, colour, pixel)
     if inset:
-        _draw_inset(canvas, image, pixel, colour)
+        _draw_inset(canvas, image, pixel, colour, caption)
     return canvas
 
 
@@ -208,8 +208,12 @@ def _draw_dot(canvas: Rgb, centre: Array, colour: Colour) -> None:
         cv2.circle(canvas, _fixed_point(centre), radius_fixed, layer, -1, cv2.LINE_AA, SHIFT)
 
 
-def _draw_inset(canvas: Rgb, image: Rgb, pixel: npt.ArrayLike, colour: Colour) -> None:
-    """Draw the image around the pixel magnified, with a ring that leaves the pixel free."""
+def _draw_inset(canvas: Rgb, image: Rgb, pixel: npt.ArrayLike, colour: Colour,
+                caption: slice) -> None:
+    """Draw the image around the pixel magnified, with a ring that leaves the pixel free.
+
+    caption: the rows of the text, which stay free; no inset where there is no room beside them.
+    """
     height, width = canvas.shape[:2]
     side = round(INSET_SHARE * height)
     x, y = np.asarray(pixel, dtype=np.float64)
@@ -225,7 +229,10 @@ def _draw_inset(canvas: Rgb, image: Rgb, pixel: npt.ArrayLike, colour: Colour) -
     cv2.rectangle(inset, (0, 0), (side - 1, side - 1), WHITE, max(1, round(_stroke_scale(canvas))))
     gap = round(8 * _stroke_scale(canvas))
     left = width - side - gap if x < width / 2 else gap
-    top = gap if y > height / 2 else max(gap, height - side - gap - round(0.2 * height))
+    first, end = (caption.stop, height) if caption.start == 0 else (0, caption.start)
+    top = first + gap if y > height / 2 else end - side - gap
+    if top < first or top + side > end:
+        return
     canvas[top:top + side, left:left + side] = inset
 
 
@@ -328,8 +335,11 @@ def _draw_text_strip(text: str, width_px: int, line_px: float) -> Rgb:
     return strip
 
 
-def _draw_caption(canvas: Rgb, text: str, colour: Colour, avoid: npt.ArrayLike | None) -> None:
-    """Write the text on a strip along the bottom, or the top where `avoid` (2,) is low."""
+def _draw_caption(canvas: Rgb, text: str, colour: Colour, avoid: npt.ArrayLike | None) -> slice:
+    """Write the text on a strip along the bottom, or the top where `avoid` (2,) is low.
+
+    Returns its rows.
+    """
     height, width = canvas.shape[:2]
     strip = _draw_text_strip(text, width, _text_height(height))[:height]
     bar = max(2, round(4 * _stroke_scale(canvas)))
@@ -338,3 +348,4 @@ def _draw_caption(canvas: Rgb, text: str, colour: Colour, avoid: npt.ArrayLike |
     low = avoid is not None and np.asarray(avoid)[1] > free_px
     rows = slice(0, len(strip)) if low else slice(height - len(strip), height)
     canvas[rows] = np.where(strip > 0, strip, (canvas[rows] * 0.25).astype(np.uint8))
+    return rows

@@ -12,6 +12,7 @@ from crosspoint_ros.ros.client.node_info import NodeCamera
 from crosspoint_ros.ros.tf import TransformLookup, make_transform_lookup
 from crosspoint_ros.web.ros_bridge import RosBridge
 
+MAX_TF_AGE_NS = 10_000_000_000  # TF keeps that much
 MAX_TF_DELAY_NS = 300_000_000  # how much later than an image its TF may arrive
 
 
@@ -59,7 +60,10 @@ class CameraPoses:
         except Rejected:
             last = self._last_pose.get(frame_id)
             return last[1] if last and 0 <= stamp_ns - last[0] <= MAX_TF_DELAY_NS else None
-        self._last_pose[frame_id] = (stamp_ns, pose)
+        last = self._last_pose.get(frame_id)
+        # That of an answer's image is older than the newest; TF knows none so old but after a jump.
+        if last is None or stamp_ns >= last[0] or last[0] - stamp_ns > MAX_TF_AGE_NS:
+            self._last_pose[frame_id] = stamp_ns, pose
         return pose
 
     def _on_info(self, camera: NodeCamera, message: CameraInfo) -> None:

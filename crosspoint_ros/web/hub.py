@@ -105,6 +105,7 @@ class Hub:
         self._known: dict[str, QueryResult] = {}  # by query_id
         self._clock = RobotClock()
         self._session_count = 0
+        self._exporting = asyncio.Lock()
         self._evidence = EvidenceServer(bridge, self.streams, self.overlay, self._find_result,
                                         lambda: self._node_info.cameras, self._make_plain)
         latched = partial(QoSProfile, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -278,6 +279,7 @@ class Hub:
     def remove_session(self, session: BrowserSession) -> None:
         """Remove a browser; its open requests run on."""
         self.sessions.discard(session)
+        self._evidence.forget(session)
 
     async def run(self) -> None:
         """Update the scene and drop unused subscriptions, periodically, until cancelled."""
@@ -342,30 +344,34 @@ class Hub:
         return replace(camera, image_topic=topic) if camera and topic else camera
 
     async def export(self, pool: ThreadPoolExecutor) -> bytes:
-        """Return the history with its images as a zip; `pool` encodes JPEGs."""
-        return await export_session(self._history or History(), self._describe_target(),
-                                    self.streams, pool)
+        """Return the history with its images as a zip, one at a time; `pool` encodes JPEGs."""
+        async with self._exporting:
+            return await export_session(self._history or History(), self._describe_target(),
+                                        self.streams, pool)
 
     def describe_health(self) -> Json:
         """Return the states of server and node, for probes."""
         return {'server': 'ok', 'node': self._bridge.name, 'problem': self._status,
                 'browsers': len(self.sessions)}
 
-    def _announce(self, actor: BrowserSession, request: protocol.NodeRequest) -> None:
-        """Inform the other browsers of who acts."""
-        event = protocol.encode_event('acted', {
-            'by': actor.name, 'message': f'{actor.name} {protocol.describe_act(request)}'})
+    def _announce(self, actor: BrowserSession, request: protocol.NodeRequest, reply: Json) -> None:
+        """Inform the other browsers of who has acted, and what came of it."""
+        act = f'{actor.name} {protocol.describe_act(request)}'
+        if reply.get('code') == 'CANCELLED':
+            act += ': cancelled'
+        elif not reply['ok']:
+            act += f': refused, {reply["message"]}'
+        event = protocol.encode_event('acted', {'by': actor.name, 'message': act})
         for session in list(self.sessions - {actor}):
             session.send_event(event)
 
     async def _reply(self, session: BrowserSession, request: protocol.NodeRequest) -> None:
-        self._announce(session, request)
         try:
-            reply = protocol.encode_event('reply', {
-                'id': request.id, **await self._call_node(session, request)})
+            reply = await self._call_node(session, request)
         except NodeUnavailableError as error:
-            reply = _encode_refusal(request.id, self._make_plain(str(error)))
-        session.send_event(reply)
+            reply = {'ok': False, 'message': self._make_plain(str(error))}
+        session.send_event(protocol.encode_event('reply', {'id': request.id, **reply}))
+        self._announce(session, request, reply)
 
     async def _call_node(self, session: BrowserSession, request: protocol.NodeRequest) -> Json:
         if isinstance(request, (protocol.ClickRequest, protocol.InstructRequest)):
@@ -375,7 +381,9 @@ class Hub:
                 query_id=request.query_id, camera=request.camera, x=request.x, y=request.y))
             return self._summarize_result(reply.result)
         if isinstance(request, protocol.SetLimitRequest):
-            return await set_limit(self._bridge, request.limit, request.value)
+            reply = await set_limit(self._bridge, request.limit, request.value)
+            self._evidence.limits.restart()
+            return reply
         if isinstance(request, protocol.AcceptRequest):
             reply = await self._bridge.call('accept', AcceptService.Request(
                 query_id=request.query_id))

@@ -1,4 +1,4 @@
-"""Camera images for browsers: subscribed to while watched, and encoded once per image."""
+"""Camera images for browsers: subscribed to while watched, and encoded once per level."""
 from __future__ import annotations
 
 import asyncio
@@ -27,6 +27,7 @@ from crosspoint_ros.web.ros_bridge import RosBridge
 # Width and JPEG quality, the best first. Wider images are sent scaled; clicks stay in pixels of the
 # original.
 JPEG_LEVELS = ((1280, 80), (640, 60), (480, 50), (320, 45), (240, 40), (160, 35))
+ORIGINAL, ORIGINAL_QUALITY = -1, 90  # a level that no browser gets: of the camera's size
 EXIF, MAX_EXIF_START = b'Exif\0\0', 1024
 UNUSED_TIMEOUT_S = 3.0
 MAX_SENT = 100  # per camera: about 4 MB of JPEGs
@@ -49,7 +50,8 @@ class CameraImage:
     async def encode(self, pool: ThreadPoolExecutor, level: int = 0) -> tuple[Json, bytes]:
         """Return header and JPEG; for an undecodable image, `problem` in the header and no JPEG.
 
-        level: of JPEG_LEVELS; once the image is released, the nearest that was encoded before.
+        level: of JPEG_LEVELS, or ORIGINAL; once the image is released, the nearest that was
+        encoded before.
         """
         if self._message is None:
             level = min(self._encodings, key=lambda known: abs(known - level))
@@ -82,10 +84,11 @@ def encode_message(header: Json, data: bytes) -> bytes:
 def encode_jpeg(message: Image | CompressedImage, level: int = 0) -> tuple[bytes, int, int]:
     """Return the image as a JPEG in RGB order, and the original's width and height in pixels.
 
-    level: of JPEG_LEVELS. At the best one, a JPEG in the usual colour order is passed through.
+    level: of JPEG_LEVELS, or ORIGINAL. At the best one, and as ORIGINAL, a JPEG in the usual colour
+    order is passed through.
     Raises `Rejected` (NO_IMAGE).
     """
-    if isinstance(message, CompressedImage) and level == 0:
+    if isinstance(message, CompressedImage) and level <= 0:
         size = _read_passthrough_size(message)
         if size is not None:
             check_compressed(message.data, message.format)
@@ -93,7 +96,7 @@ def encode_jpeg(message: Image | CompressedImage, level: int = 0) -> tuple[bytes
     rgb = rgb_from_msg(message)
     height, width = rgb.shape[:2]
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    max_width_px, quality = JPEG_LEVELS[level]
+    max_width_px, quality = (width, ORIGINAL_QUALITY) if level == ORIGINAL else JPEG_LEVELS[level]
     if width > max_width_px:
         size = (max_width_px, max(round(height * max_width_px / width), 1))
         bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
@@ -132,7 +135,7 @@ class ImageStreams:
     def request(self, camera: NodeCamera) -> None:
         self._requested_s[camera.name] = time.monotonic()
         if self._cameras.get(camera.name) != camera:
-            self.newest.pop(camera.name, None)
+            self._drop_newest(camera.name)
             self._cameras[camera.name] = camera
             self._bridge.subscribe(('image', camera.name),
                                    CompressedImage if camera.compressed else Image,
@@ -147,8 +150,13 @@ class ImageStreams:
                 self._requested_s[name] = now_s
             elif now_s - self._requested_s[name] > UNUSED_TIMEOUT_S:
                 del self._cameras[name]
-                self.newest.pop(name, None)  # it would pass for a live image later
+                self._drop_newest(name)  # it would pass for a live image later
                 self._bridge.unsubscribe(('image', name))
+
+    def _drop_newest(self, name: str) -> None:
+        image = self.newest.pop(name, None)
+        if image is not None:
+            image.release()
 
     # Sent images: a result refers to images that were sent some time before it.
 
@@ -179,7 +187,6 @@ class ImageStreams:
 
     def _on_message(self, camera: NodeCamera, message: Image | CompressedImage) -> None:
         if self._cameras.get(camera.name) == camera:
-            if camera.name in self.newest:
-                self.newest[camera.name].release()
+            self._drop_newest(camera.name)
             image = self.newest[camera.name] = CameraImage(camera.name, message)
             self._on_image(image)

@@ -25,11 +25,15 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class NextImageRequest:
-    """Send the camera's next image whose stamp is not `after`; width: as displayed, px."""
+    """Send the camera's next image whose stamp is not `after`; width: as displayed, px.
+
+    late: it was not sent as soon as the last image was drawn, since the page was hidden meanwhile.
+    """
 
     camera: str
     after: str
     width: int = 640
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,12 @@ def _check_width(name: str, value: Any) -> int:
     return value
 
 
+def _check_flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _invalid(name, value, 'true or false')
+    return value
+
+
 def _check_stamp(name: str, value: Any) -> str:
     # A string, because JavaScript numbers cannot hold nanoseconds.
     if not isinstance(value, str) or not value.isascii() or not value.isdigit() \
@@ -253,6 +263,7 @@ def _check_step(name: str, value: Any) -> str:
 
 VALIDATORS: dict[str, Callable[[str, Any], Any]] = {
     'id': _check_id, 'limit': _check_text, 'value': _check_number, 'width': _check_width,
+    'late': _check_flag,
     'camera': _check_text, 'query_id': _check_text, 'stamp': _check_stamp,
     'after': _check_stamp, 'x': _check_number, 'y': _check_number, 'step': _check_step,
     'instruction': partial(_check_text, limit=MAX_INSTRUCTION_LENGTH)}

@@ -50,6 +50,7 @@ class RosBridge:
         self._thread = threading.Thread(target=self._spin, name='ros', daemon=True)
         self._subscriptions: dict[object, Any] = {}
         self._pending: set[asyncio.Future[Any]] = set()
+        self._acts: set[asyncio.Future[Any]] = set()  # those of them that count
         self._goals: dict[object, Any] = {}
         self._correspond_client: Any = ActionClient(self.node, Correspond, f'{name}/correspond')
         self._service_clients: dict[str, Any] = {
@@ -150,8 +151,11 @@ class RosBridge:
                 self._goals[key].cancel_goal_async()
         self.run_in_ros(cancel)
 
-    async def call(self, service: str, request: Any) -> Any:
-        """Call one of the node's services. Raises NodeUnavailableError."""
+    async def call(self, service: str, request: Any, is_act: bool = True) -> Any:
+        """Call one of the node's services. Raises NodeUnavailableError.
+
+        is_act: it counts among MAX_OPEN_REQUESTS; of others the caller has one open at a time.
+        """
         def send(reply: asyncio.Future[Any]) -> None:
             client = self._service_clients[service]
             if not client.service_is_ready():
@@ -160,16 +164,20 @@ class RosBridge:
                 return
             client.call_async(request).add_done_callback(
                 lambda done: self._settle(reply, done.result()))
-        return await self._request(send)
+        return await self._request(send, is_act)
 
-    async def _request(self, send: Callable[[asyncio.Future[Any]], None]) -> Any:
+    async def _request(self, send: Callable[[asyncio.Future[Any]], None],
+                       is_act: bool = True) -> Any:
         """Run `send` in the ROS thread, and await the reply that it settles."""
-        if len(self._pending) >= MAX_OPEN_REQUESTS:
+        if is_act and len(self._acts) >= MAX_OPEN_REQUESTS:
             raise NodeUnavailableError(f'{MAX_OPEN_REQUESTS} requests of this page are open, the '
                                        'limit: wait for one of them')
         reply: asyncio.Future[Any] = self._loop.create_future()
         self._pending.add(reply)
         reply.add_done_callback(self._pending.discard)
+        if is_act:
+            self._acts.add(reply)
+            reply.add_done_callback(self._acts.discard)
         self.run_in_ros(partial(send, reply))
         try:
             return await asyncio.wait_for(reply, REPLY_TIMEOUT_S)

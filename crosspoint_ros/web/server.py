@@ -63,8 +63,17 @@ class PageServer:
             request.headers.get('Origin'), request.headers.get('Host')))
 
     def _check_cookie(self, request: web.Request) -> None:
-        self._refuse_if(request, self._access.check_cookie(
-            request.cookies.get(self._access.cookie_name)))
+        self._refuse_if(request, self._access.check_cookie(self._get_cookie(request)))
+
+    def _get_cookie(self, request: web.Request) -> str | None:
+        """Return the cookie, where a proxy has several pages on one host: the one that is ours."""
+        name, cookies = self._access.cookie_name, list[str]()
+        for pair in request.headers.get('Cookie', '').split(';'):  # the longest path comes first
+            key, _, value = pair.strip().partition('=')
+            if key == name:
+                cookies.append(value.strip('"'))
+        return next((each for each in cookies if not self._access.check_cookie(each)),
+                    cookies[0] if cookies else None)
 
     def _refuse_if(self, request: web.Request, reason: str) -> None:
         if reason:
@@ -81,8 +90,9 @@ class PageServer:
         cookie = self._access.find_cookie(token)
         if not cookie:
             self._refuse_if(request, 'wrong token')
+        # Without a path, it holds for that under which a proxy serves the page.
         response.set_cookie(self._access.cookie_name, cookie, httponly=True, samesite='Strict',
-                            path='/')
+                            path=None)  # type: ignore[arg-type]
         return response
 
     async def _handle_health(self, request: web.Request) -> web.Response:
@@ -104,7 +114,7 @@ class PageServer:
         await socket.prepare(request)
         session = BrowserSession(socket, request, self._hub.streams,
                                  self._hub.track_marks, self._pool, self._access.can_act(
-                                     request.cookies.get(self._access.cookie_name)))
+                                     self._get_cookie(request)))
         self._hub.add_session(session)
         writer = asyncio.ensure_future(session.write())
         writer.add_done_callback(lambda task: session.abort())

@@ -19,6 +19,7 @@ MAX_QUEUED_EVENTS = 256  # a browser that is this far behind has stopped reading
 MAX_QUEUED_IMAGES = 8  # earlier images to send again
 MAX_OPEN_REQUESTS = 4  # to the node, at a time
 CLOSE_TIMEOUT_S = 0.5
+LARGE_EVENT_BYTES = 4000  # as a small image
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class BrowserSession:
         self._queued_events: deque[str] = deque()
         self.awaited: dict[str, str] = {}  # camera -> stamp of the image that it has
         self._wakeup = asyncio.Event()
-        self._link = LinkMonitor()
+        self.link = LinkMonitor()
         self.tasks: set[asyncio.Task[None]] = set()  # open requests to the node
 
     def send_event(self, event: str) -> None:
@@ -71,7 +72,7 @@ class BrowserSession:
     def await_image(self, request: NextImageRequest) -> None:
         """Send the camera's next image as soon as there is one with another stamp."""
         self.awaited[request.camera] = request.after
-        self._link.add_request(request.camera, request.width)
+        self.link.add_request(request.camera, request.width, request.late)
         self._wakeup.set()
 
     def resend_image(self, request: SentImageRequest) -> None:
@@ -104,17 +105,20 @@ class BrowserSession:
                 await self._write_image(self._queued_images.popleft(), past=True)
 
     async def _write_image(self, image: CameraImage, past: bool = False) -> None:
-        level = self._link.choose_level(image.camera)
+        level = self.link.choose_level(image.camera)
         header, data = await image.encode(self._pool, level)
         await self._write_events()
         more = {'past': True} if past else self._track_mark(image)
         if not past:
-            self._link.add_image(image.camera, level, len(data))
+            self.link.add_image(image.camera, level, len(data))
         await self._socket.send_bytes(encode_message({**header, **more}, data))
 
     async def _write_events(self) -> None:
         while self._queued_events:
-            await self._socket.send_str(self._queued_events.popleft())
+            event = self._queued_events.popleft()
+            if len(event) > LARGE_EVENT_BYTES:
+                self.link.add_event(len(event))
+            await self._socket.send_str(event)
 
     def add_task(self, task: asyncio.Task[None]) -> None:
         """Count a request as open until its task is done."""

@@ -12,7 +12,7 @@ import pytest
 from crosspoint_ros.msg import Correspondence, History, HistoryEntry, QueryResult, TargetState
 
 from crosspoint_ros.bench.web.browsers import find_missing_tool
-from crosspoint_ros.bench.web.drill import find_untruths
+from crosspoint_ros.bench.web.drill import PageDrill, find_untruths
 from crosspoint_ros.bench.web.drill_faults import FAULTS
 
 NOW_NS = 1_000_000_000_000
@@ -42,7 +42,7 @@ def button(enabled, text=''):
 def page():
     mark = {'kinds': ['mark', 'sure'], 'x': '10', 'y': '20'}
     view = {'camera': 'side', 'stamp': str(NOW_NS - 100_000_000), 'badge': 'live', 'marks': [mark],
-            'isPrevious': False}
+            'isPrevious': False, 'offersMatched': False}
     return {'all': 'words', 'status': '', 'statusKind': 'status ready', 'views': [view],
             'target': {'state': 'STANDING', 'text': 'STANDING · sent, as clicked',
                        'isDoubtful': False, 'place': 'x 0.250   y 0.000   z 0.000 m',
@@ -75,6 +75,8 @@ def test_a_true_page_has_no_untruth(page, robot):
     ('history', lambda page: page.update(rows=[])),
     ('answer', lambda page: page.update(query='b')),
     ('mark in side', lambda page: page['views'][0]['marks'][0].update(x='11')),
+    ('mark in side', lambda page: page['views'][0]['marks'].clear()),
+    ('mark in side', lambda page: page['views'][0]['marks'][0]['kinds'].append('standing')),
     ('mark in side', lambda page: page['views'][0]['marks'][0].update(kinds=['mark', 'check'])),
     ('badge of side', lambda page: page['views'][0].update(badge='3.0 s old')),
     ('badge of side', lambda page: page['views'][0].update(stamp=str(NOW_NS - 2_000_000_000)))])
@@ -99,6 +101,24 @@ def test_while_nothing_is_heard_the_target_must_be_in_doubt(page, robot):
     doubtful = copy.deepcopy(page)
     doubtful['target']['isDoubtful'] = True
     assert compare(doubtful, robot, is_node_heard=False) == {}
+
+
+def test_a_point_outside_of_the_moved_view_needs_no_mark(page, robot):
+    page['views'][0]['marks'].clear()
+    page['views'][0]['offersMatched'] = True
+    assert compare(page, robot) == {}
+
+
+def test_an_element_that_does_not_come_is_a_failed_row_and_ends_no_drill(page):
+    error = pytest.importorskip('playwright.sync_api').TimeoutError
+    drill = PageDrill.__new__(PageDrill)
+    drill.is_node_up = False
+    drill.robot = SimpleNamespace(state=None)
+    drill.page = SimpleNamespace(script_errors=[], read=lambda: page)
+
+    def fail(drill):
+        raise error('no button within 30 s')
+    assert drill.run('fault', fail).untrue == ['no button within 30 s']
 
 
 def test_there_are_at_least_forty_faults():

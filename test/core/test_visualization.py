@@ -121,6 +121,18 @@ def test_an_inset_shows_the_surroundings_three_times_as_large_away_from_the_poin
     assert np.ptp(magnified, axis=0) + 1 == pytest.approx([39, 39], abs=2)
 
 
+@pytest.mark.parametrize('y', [5, 240, 400, 460, 475])
+@pytest.mark.parametrize('text', ['found', 'words ' * 80])
+def test_an_inset_leaves_the_caption_free(y, text):
+    image = plain((60, 60, 60))
+    with_inset, without = (visualization.draw_match(image, (100, y), text, inset=i)
+                           for i in (True, False))
+    bare = visualization.draw_match(image, (100, y), '', inset=False)
+    words = (without != bare).any(axis=2)
+    assert words.sum() > 100
+    assert (with_inset == without)[words].all()
+
+
 def test_a_longer_reason_takes_more_lines_and_none_is_cut_off():
     white = plain((255, 255, 255))
     heights = [(visualization.draw_refusal(white, 'reason ' * n)[:, 600] < 100).any(axis=1).sum()

@@ -140,7 +140,7 @@ def test_depth_is_put_over_the_picture_with_its_range(page):
     view = page.view('front')
     view.locator('.layer').click()
     page.wait(lambda: 'red to' in view.locator('.legend').inner_text(), 'range of the depth')
-    near_m, far_m = map(float, re.findall(r'\d+\.\d+', view.locator('.legend').inner_text()))
+    near_m, far_m = map(float, re.findall(r'(\d+\.\d+) m', view.locator('.legend').inner_text()))
     assert 0.2 < near_m < far_m < 4
     assert view.locator('img.depth').is_visible()
     page.screenshot('depth')
@@ -181,6 +181,14 @@ def test_a_row_has_a_thumbnail_a_verdict_and_a_time_and_opens_its_answer_again(p
     page.click('front', (350.0, 250.0))
     page.wait_for_text('[data-camera=front] .message', 'Esc returns')
     assert page.query_id() == first, 'nothing is asked on an earlier picture'
+    assert page.tab.inner_text('#result-title') == f'Answer to click {number} (earlier)'
+    page.tab.evaluate('window.sent = []; const send = WebSocket.prototype.send;'
+                      'WebSocket.prototype.send = function (text) {'
+                      '  window.sent.push(JSON.parse(text).type); send.call(this, text); }; 0')
     page.tab.keyboard.press('Escape')
     page.wait(lambda: page.query_id() == second, 'the last answer')
+    assert page.tab.inner_text('#result-title') == 'Last answer'
+    assert page.tab.inner_text('#note') == ''
+    assert row.locator('button').get_attribute('aria-pressed') == 'false'
+    assert 'cancel' not in page.tab.evaluate('window.sent'), 'nothing ran'
     page.wait(lambda: page.view('front').locator('.badge').inner_text() != 'matched image', 'live')

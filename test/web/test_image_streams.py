@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,15 +16,18 @@ from sensor_msgs.msg import CompressedImage
 from two_camera_rig import make_image_message
 
 from crosspoint_ros.core.image_codecs import read_jpeg_size
+from crosspoint_ros.ros.client.node_info import NodeCamera
 from crosspoint_ros.ros.client.results import result_to_json
 from crosspoint_ros.web import image_streams
 from crosspoint_ros.web.hub import select_displayed_result
 from crosspoint_ros.web.image_streams import (
     CameraImage,
+    ImageStreams,
     encode_jpeg,
     encode_message,
 )
 from crosspoint_ros.web.protocol import encode_event
+from crosspoint_ros.web.session_export import export_session
 
 RED = np.full((48, 64, 3), (220, 30, 20), np.uint8)  # RGB
 
@@ -111,6 +117,68 @@ def test_a_binary_message_is_header_length_header_and_image():
     length = int.from_bytes(data[:4], 'big')
     assert json.loads(data[4:4 + length]) == {'camera': 'front'}
     assert data[4 + length:] == b'jpeg'
+
+
+# Stored images
+
+class Bridge:
+    """Takes the place of the ROS side, which brings no messages here."""
+
+    def subscribe(self, *_):
+        pass
+
+    unsubscribe = subscribe
+
+
+def test_an_image_that_is_no_longer_the_newest_frees_the_cameras_memory(monkeypatch):
+    monkeypatch.setattr(image_streams, 'UNUSED_TIMEOUT_S', -1.0)
+    camera = NodeCamera('front', '/front', '/info', False, True)
+
+    async def run():
+        streams = ImageStreams(Bridge(), lambda image: None)
+        for end in (lambda: streams.drop_unused(set()),
+                    lambda: streams.request(replace(camera, image_topic='/other'))):
+            streams.request(camera)
+            streams._on_message(camera, make_image_message(1, 'cam', 'rgb8', RED))
+            image = streams.newest['front']
+            with ThreadPoolExecutor(1) as pool:
+                await image.encode(pool)
+            end()
+            assert 'front' not in streams.newest
+            assert image._message is None
+    asyncio.run(run())
+
+
+def test_an_export_has_pictures_of_the_cameras_size_and_names_what_it_cannot_decode():
+    wide = np.full((1080, 1920, 3), 90, np.uint8)
+    entry = HistoryEntry(number=3, result=QueryResult(query_id='q', correspondences=[
+        Correspondence()]))
+    images = [CameraImage('front', make_image_message(5, 'cam', 'rgb8', wide)),
+              CameraImage('side', make_image_message(5, 'cam', 'nonsense', RED))]
+    streams = ImageStreams(Bridge(), lambda image: None)
+    for image, point in zip(images, (entry.result.clicked,
+                                     entry.result.correspondences[0].found), strict=True):
+        streams.record_sent(image)
+        point.camera, point.header.stamp = image.camera, image._message.header.stamp
+
+    async def run(level):
+        with ThreadPoolExecutor(1) as pool:
+            for image in images:
+                await image.encode(pool, level)
+                image.release()
+            return await export_session(History(entries=[entry]), {}, streams, pool)
+
+    def read(data):
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        pictures = json.loads(archive.read('session.json'))['entries'][0]['pictures']
+        assert archive.namelist() == ['pictures/003_front.jpg', 'session.json']
+        size = read_jpeg_size(archive.read('pictures/003_front.jpg'))
+        return pictures, size
+    pictures, size = read(asyncio.run(run(image_streams.ORIGINAL)))
+    assert size == (1920, 1080)
+    assert pictures['front'] == {'file': 'pictures/003_front.jpg', 'width': 1920, 'height': 1080,
+                                 'scale': 1.0}
+    assert 'nonsense' in pictures['side']['problem']
 
 
 # Displayed result

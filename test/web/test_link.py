@@ -16,6 +16,7 @@ class Link:
 
     def __init__(self, bytes_per_s: float, delay_s: float) -> None:
         self.bytes_per_s, self.delay_s, self.now_s = bytes_per_s, delay_s, 0.0
+        self.sent_before_bytes = 0  # of an event
         self.monitor = LinkMonitor(lambda: self.now_s)
         for camera, width in WIDTHS.items():
             self.monitor.add_request(camera, width)
@@ -23,7 +24,9 @@ class Link:
     def run(self, rounds: int) -> tuple[dict[str, int], float]:
         """Return the levels of the last round, and how long it took."""
         for _ in range(rounds):
-            begun_s, arrives_s, levels = self.now_s, self.now_s, {}
+            begun_s, levels = self.now_s, {}
+            arrives_s = self.now_s + self.sent_before_bytes / self.bytes_per_s
+            self.sent_before_bytes = 0
             arrivals = []
             for camera in WIDTHS:
                 levels[camera] = self.monitor.choose_level(camera)
@@ -72,8 +75,26 @@ def test_a_hidden_page_is_not_taken_for_a_slow_link():
         link.monitor.add_image(camera, 0, SIZES[0])
     link.now_s += 3600
     for camera, width in WIDTHS.items():
-        link.monitor.add_request(camera, width)
-    assert link.run(10)[0] == dict.fromkeys(WIDTHS, 0)
+        link.monitor.add_request(camera, width, is_late=True)
+    assert link.run(1)[0] == dict.fromkeys(WIDTHS, 0)
+
+
+def test_an_earlier_image_may_be_the_first_that_a_camera_sends():
+    link = Link(60_000, 0.1)
+    link.run(3)
+    assert link.monitor.choose_level('unasked') in range(len(JPEG_LEVELS))
+
+
+@pytest.mark.parametrize('bytes_per_s', [30_000, 60_000, 1e6])
+def test_a_link_is_measured_also_while_a_cloud_is_sent(bytes_per_s):
+    link = Link(bytes_per_s, 0.1)
+    link.run(5)
+    before = link.monitor.bytes_per_s
+    assert 0.3 * bytes_per_s < before < 3 * bytes_per_s
+    link.monitor.add_event(int(bytes_per_s))
+    link.sent_before_bytes = int(bytes_per_s)
+    link.run(1)
+    assert link.monitor.bytes_per_s > 0.3 * bytes_per_s
 
 
 def test_the_worst_level_is_the_last_resort():

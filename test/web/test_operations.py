@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import chromium
@@ -48,10 +49,16 @@ def converse(server, conversation, *tokens):
 def test_behind_a_reverse_proxy_the_page_works_under_a_path(browser, server):
     with run_reverse_proxy(server.port) as proxy:
         page = Page(browser, f'{proxy.address}#token={TOKEN}'.replace(' ', '%20'))
+        page.tab.context.add_cookies([{  # of another robot, at the root of the host
+            'name': f'crosspoint_{server.port}', 'value': 'another', 'path': '/',
+            'domain': '127.0.0.1'}])
         page.wait_for_text('#status', '/crosspoint not found')
         assert page.tab.url == proxy.address
         page.tab.reload()  # with the cookie
         page.wait_for_text('#status', '/crosspoint not found')
+        cookies = {cookie['value']: cookie['path'] for cookie in page.tab.context.cookies()}
+        assert cookies.pop('another') == '/'
+        assert list(cookies.values()) == [urlsplit(proxy.address).path.rstrip('/')]
         page.close()
 
 
@@ -95,11 +102,24 @@ def test_a_viewer_sees_and_cannot_act(server, request_):
     assert 'look and not act' in reply['message']
 
 
+def test_a_viewers_requests_for_evidence_take_no_place_of_an_operator(server):
+    async def conversation(viewer, operator):
+        for request in ({'type': 'limits'}, {'type': 'doctor'}, {'type': 'cloud'}):
+            for _ in range(30):
+                await viewer.send_str(json.dumps(request))
+        report = await wait_for_event(viewer, 'doctor')
+        await operator.send_str(json.dumps({'type': 'step', 'id': 1, 'step': 'clear'}))
+        return report, await wait_for_event(operator, 'reply')
+    report, reply = converse(server, conversation, VIEWER, TOKEN)
+    assert 'look and not act' in report['problem']
+    assert 'clear service' in reply['message'], 'and not that requests are open'
+
+
 def test_a_viewers_page_has_no_buttons_to_press(browser, server):
     page = Page(browser, f'{server.address}'.partition('#')[0]
                 + f'#token={VIEWER}'.replace(' ', '%20'))
     page.wait_for_text('#status', '/crosspoint not found')
-    for part in ('tools', 'instruct', 'limits'):
+    for part in ('tools', 'instruct', 'limits', 'examine'):
         assert page.tab.evaluate(f"document.getElementById('{part}').inert"), part
     page.close()
 
@@ -116,9 +136,10 @@ def test_an_operator_sees_who_else_acts_and_not_what_he_does_himself(server):
         return names, acted, events, await wait_for_event(other, 'acted')
     names, acted, events, other = converse(server, conversation, TOKEN, TOKEN)
     assert names[0] != names[1]
-    assert acted['message'] == f'{names[1]} clears the target'
+    assert acted['message'] == (
+        f'{names[1]} clears the target: refused, /crosspoint has no clear service now')
     assert 'acted' not in [event['type'] for event in events]
-    assert other['message'] == f'{names[0]} undoes'
+    assert other['message'].startswith(f'{names[0]} undoes: refused')
 
 
 async def wait_for_any(socket_):

@@ -7,9 +7,10 @@ from crosspoint_ros.msg import Correspondence, ImagePoint, QueryResult
 from raycast_scenes import LEFT, look_at
 from two_camera_rig import make_image_message
 
-from crosspoint_ros.core.datatypes import Intrinsics
+from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, Transform
 from crosspoint_ros.ros.client.node_info import NodeCamera
 from crosspoint_ros.ros.conversions import time_from_ns
+from crosspoint_ros.web.camera_poses import CameraPoses
 from crosspoint_ros.web.image_streams import CameraImage, ImageStreams
 from crosspoint_ros.web.overlay import Overlay
 from crosspoint_ros.web.protocol import encode_event
@@ -103,3 +104,26 @@ def test_the_target_in_the_3d_view_has_the_colour_of_the_verdict(verdict, kind):
     result.correspondences = [Correspondence(verdict=verdict, found=ImagePoint(camera='side'))]
     overlay.set_result(result)
     assert overlay.build_scene({})['target']['kind'] == kind
+
+
+class Transforms:
+    """Takes the place of TF: knows the pose until `newest_ns`."""
+
+    newest_ns = 0
+
+    def lookup(self, base_frame, frame, at_ns):
+        if at_ns > self.newest_ns:
+            raise Rejected(Code.NO_TF, 'later than TF')
+        return Transform(np.eye(3), np.array([at_ns / 1e9, 0.0, 0.0]))
+
+
+def test_an_answers_older_image_does_not_replace_the_newest_pose():
+    poses = CameraPoses(None)
+    poses._transforms = transforms = Transforms()
+    for newest_ns in (60 * 10**9, 20 * 10**9):  # the second one after a jump back
+        transforms.newest_ns = newest_ns
+        assert poses.lookup('base', 'cam', newest_ns) is not None
+        assert poses.lookup('base', 'cam', newest_ns - 5 * 10**9) is not None
+        late = poses.lookup('base', 'cam', newest_ns + 10**8)
+        assert late is not None
+        assert late.t_m[0] == pytest.approx(newest_ns / 1e9)

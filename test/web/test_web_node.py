@@ -144,10 +144,13 @@ def test_a_session_is_exported_as_a_zip_with_the_clicked_and_matched_images(serv
     assert entry['result']['clicked']['stamp'] == stamps['front']
     assert entry['result']['target']
     assert session['target']['query_id'] == entry['result']['query_id']
-    name = entry['pictures']['front']
+    header = entry['pictures']['front']
+    name = header['file']
+    assert (header['width'], header['height']) == (640, 480)
     assert name == f'pictures/{entry["number"]:03}_front.jpg'
     picture = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape[1] / picture.shape[0] == 640 / 480
+    assert picture.shape[1] == pytest.approx(header['scale'] * 640, abs=1)
 
 
 @pytest.mark.parametrize('corner', [(0.0, 0.0), (639.0, 479.0)])

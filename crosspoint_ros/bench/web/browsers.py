@@ -161,6 +161,12 @@ CLICK_TO_MARK = '() => window.marked_ms && window.marked_ms - window.pressed_ms'
 MATCHER_MS = "() => Number(document.querySelector('#result').dataset.matchMs)"
 
 
+def load_timeout_error() -> type[Exception]:
+    """Return what playwright raises for an element that does not come; no kind of TimeoutError."""
+    error: type[Exception] = importlib.import_module('playwright.sync_api').TimeoutError
+    return error
+
+
 def find_missing_tool() -> str:
     """Return what is missing to drive Chromium; '' if nothing is."""
     if shutil.which('chromium') is None:

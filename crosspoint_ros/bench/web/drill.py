@@ -134,7 +134,7 @@ class PageDrill:
             self.hold(0.5)
             self.expect(lambda page: not self._since_s, 'the truth at the end')
             self.rig.check()
-        except (TimeoutError, RuntimeError) as error:
+        except (TimeoutError, RuntimeError, browsers.load_timeout_error()) as error:
             self._untrue['expected'] = str(error)
             self.is_active = self.is_reachable = True
             if self.is_node_up:  # the next fault begins with a new one
@@ -365,4 +365,11 @@ def _compare_answer(page: dict[str, Any], robot: RobotObserver) -> dict[str, str
                     < 0.02)
                 if not is_right:
                     found[f'mark in {view["camera"]}'] = f'{verdict} at {mark["x"]} {mark["y"]}'
+        answer = answers.get(view['camera'])
+        verdict = 'refused' if answer is None else VERDICTS[answer.verdict]
+        # Where the camera has moved, the point may be outside the live image.
+        if verdict != 'refused' and not view['offersMatched'] and not any(
+                verdict in mark['kinds'] and 'standing' not in mark['kinds']
+                for mark in view['marks']):
+            found[f'mark in {view["camera"]}'] = f'none, the node says {verdict}'
     return found

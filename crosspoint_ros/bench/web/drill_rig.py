@@ -170,6 +170,7 @@ READ = """() => {
     isOld: view.querySelector('.badge').classList.contains('old'),
     isFrozen: view.classList.contains('frozen'), isPrevious: view.classList.contains('previous'),
     message: view.querySelector('.message').textContent,
+    offersMatched: !view.querySelector('.toggle').hidden,
     marks: [...view.querySelectorAll('.mark')].map(mark => ({
       kinds: [...mark.classList], ...mark.dataset })) }));
   const target = document.getElementById('target');

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,7 +27,12 @@ RANGE_PERCENT = (2, 98)  # of the depths that the colours span
 MAX_POINTS = 24_000  # of all cameras together
 UNUSED_TIMEOUT_S = 5.0
 FIRST_TIMEOUT_S = 3.0
+MAX_AGE_S = 2.0  # since it came: what moved meanwhile would be shown where it was
 Lens = tuple[Intrinsics, Transform]
+
+
+class DepthMissingError(Exception):
+    """There is no depth of now; the message is for the user."""
 
 
 class DepthStreams:
@@ -34,34 +40,51 @@ class DepthStreams:
 
     def __init__(self, bridge: RosBridge, pool: ThreadPoolExecutor) -> None:
         self._bridge, self._pool = bridge, pool
-        self._newest: dict[str, Image | CompressedImage] = {}
+        self._newest: dict[str, tuple[Image | CompressedImage, float]] = {}  # and when it came, s
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._arrivals: dict[str, asyncio.Event] = {}
 
     async def build_overlay(self, camera: NodeCamera) -> Json:
         """Return the newest depth as a PNG in colours, or the problem."""
-        message = await self._get_newest(camera)
-        if message is None:
-            return {'png': '', 'problem': f'no depth on {camera.depth_topic}'}
-        return await self._run(encode_overlay, message)
+        try:
+            message = await self._get_newest(camera)
+        except DepthMissingError as error:
+            return {'png': '', 'problem': str(error)}
+        return {'stamp': str(stamp_to_ns(message.header.stamp)),
+                **await self._run(encode_overlay, message)}
 
     async def build_cloud(self, cameras: list[NodeCamera],
-                          find_lens: Callable[[str, str, int], Lens | None]) -> Json:
-        """Return the points of all cameras with depth; find_lens(camera, frame_id, stamp_ns)."""
-        messages = await asyncio.gather(*(self._get_newest(camera) for camera in cameras))
-        views = []
-        for camera, message in zip(cameras, messages, strict=True):
-            lens = message and find_lens(camera.name, message.header.frame_id,
-                                         stamp_to_ns(message.header.stamp))
-            if message is not None and lens:
-                views.append((message, lens))
-        return await self._run(encode_cloud, views)
+                          find_lens: Callable[[str, str, int], Lens | None],
+                          max_points: int = MAX_POINTS) -> Json:
+        """Return the points of all cameras with depth; find_lens(camera, frame_id, stamp_ns).
 
-    async def _run(self, work: Callable[[Any], Json], content: Any) -> Json:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, content)
+        cameras: those whose pictures the points have. missing: why others have none, by name.
+        """
+        views, missing = dict[str, tuple[Image | CompressedImage, Lens]](), dict[str, str]()
+        for camera, message in zip(cameras, await asyncio.gather(
+                *map(self._get_newest, cameras), return_exceptions=True), strict=True):
+            if isinstance(message, DepthMissingError):
+                missing[camera.name] = str(message)
+                continue
+            if isinstance(message, BaseException):
+                raise message
+            lens = find_lens(camera.name, message.header.frame_id,
+                             stamp_to_ns(message.header.stamp))
+            if lens:
+                views[camera.name] = message, lens
+            else:
+                missing[camera.name] = f'{camera.name} has no pose or lens at the time of its depth'
+        cloud = await self._run(encode_cloud, views, max_points)
+        return {**cloud, 'missing': {**missing, **cloud['missing']}}
 
-    async def _get_newest(self, camera: NodeCamera) -> Image | CompressedImage | None:
-        """Return the newest message; subscribe, and wait for the first."""
+    async def _run(self, work: Callable[..., Json], *content: Any) -> Json:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *content)
+
+    async def _get_newest(self, camera: NodeCamera) -> Image | CompressedImage:
+        """Return the newest message; subscribe, and wait for the first.
+
+        Raises DepthMissingError for none, and for one that is no longer true.
+        """
         name, loop = camera.name, asyncio.get_running_loop()
         if name in self._ends:
             self._ends[name].cancel()
@@ -74,12 +97,18 @@ class DepthStreams:
         try:
             await asyncio.wait_for(self._arrivals[name].wait(), FIRST_TIMEOUT_S)
         except asyncio.TimeoutError:
-            return None
-        return self._newest.get(name)
+            raise DepthMissingError(f'no depth on {camera.depth_topic}') from None
+        if name not in self._newest:
+            raise DepthMissingError(f'no depth on {camera.depth_topic}')
+        message, arrived_s = self._newest[name]
+        age_s = time.monotonic() - arrived_s
+        if age_s > MAX_AGE_S:
+            raise DepthMissingError(f'no depth on {camera.depth_topic} for {age_s:.0f} s')
+        return message
 
     def _on_message(self, name: str, message: Image | CompressedImage) -> None:
         if name in self._ends:
-            self._newest[name] = message
+            self._newest[name] = message, time.monotonic()
             self._arrivals[name].set()
 
     def _drop(self, name: str) -> None:
@@ -110,30 +139,37 @@ def encode_overlay(message: Image | CompressedImage) -> Json:
             'far_m': round(far_m, 3), 'problem': ''}
 
 
-def encode_cloud(views: list[tuple[Image | CompressedImage, Lens]]) -> Json:
+def encode_cloud(views: dict[str, tuple[Image | CompressedImage, Lens]],
+                 max_points: int = MAX_POINTS) -> Json:
     """Return points of the base frame, as whole steps from an origin; blocks.
 
-    points: base64 of little-endian int16 (n, 6): x, y, z in steps of `step_m`, the index of the
-    camera, and the pixel x, y.
+    points: base64 of little-endian int16 (n, 6): x, y, z in steps of `step_m`, the index in
+    `cameras`, and the pixel x, y. missing: why cameras have none, by name.
     """
-    clouds = []
-    for index, (message, lens) in enumerate(views):
+    clouds, missing = [], dict[str, str]()
+    for index, (name, (message, lens)) in enumerate(views.items()):
         try:
             points_m, pixels = unproject_depth(depth_m_from_msg(message), lens,
-                                               MAX_POINTS // len(views))
-        except Rejected:
+                                               max(max_points // len(views), 1))
+        except Rejected as rejected:
+            missing[name] = rejected.message
+            continue
+        if not len(points_m):
+            missing[name] = f'the depth of {name} is empty or of another size than its image'
             continue
         clouds.append(np.column_stack([points_m, np.full(len(points_m), index), pixels]))
     cloud = np.concatenate(clouds) if clouds else np.empty((0, 6))
+    names = {'cameras': list(views), 'missing': missing}
     if not len(cloud):
-        return {'points': '', 'count': 0, 'origin_m': [0, 0, 0], 'step_m': 1.0}
+        return {'points': '', 'count': 0, 'origin_m': [0, 0, 0], 'step_m': 1.0, **names}
     low, high = np.percentile(cloud[:, :3], (0.5, 99.5), axis=0)  # a far wall is of no use
     cloud = cloud[((cloud[:, :3] >= low) & (cloud[:, :3] <= high)).all(axis=1)]
     origin_m = (low + high) / 2
     step_m = max(float((high - low).max()) / 60_000, 1e-6)
     steps = np.column_stack([np.round((cloud[:, :3] - origin_m) / step_m), cloud[:, 3:]])
     return {'points': base64.b64encode(steps.astype('<i2').tobytes()).decode(),
-            'count': len(cloud), 'origin_m': np.round(origin_m, 4).tolist(), 'step_m': step_m}
+            'count': len(cloud), 'origin_m': np.round(origin_m, 4).tolist(), 'step_m': step_m,
+            **names}
 
 
 def unproject_depth(depth_m: npt.NDArray[np.float32], lens: Lens, max_points: int

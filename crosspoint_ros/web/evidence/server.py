@@ -3,10 +3,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,8 +21,8 @@ from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.node_info import NodeCamera
 from crosspoint_ros.ros.client.results import Json, result_to_json
 from crosspoint_ros.web import protocol
-from crosspoint_ros.web.evidence.depth import DepthStreams
-from crosspoint_ros.web.evidence.settings import Doctor, read_limits
+from crosspoint_ros.web.evidence.depth import MAX_POINTS, DepthStreams, Lens
+from crosspoint_ros.web.evidence.settings import SharedTask, read_limits, run_doctor
 from crosspoint_ros.web.image_streams import CameraImage, ImageStreams
 from crosspoint_ros.web.overlay import Overlay
 from crosspoint_ros.web.ros_bridge import NodeUnavailableError, RosBridge
@@ -27,7 +30,25 @@ from crosspoint_ros.web.session import BrowserSession
 
 THUMBNAIL_PX = (96, 72)
 THUMBNAIL_SHARE = 0.3  # of the image's width, around the click
+MAX_OPEN = 4  # requests of one browser in work, besides the newest hover
+MAX_WAITING = 40  # and others: the thumbnails of a whole history, twice
+MAX_CLOUD_S = 0.8  # of the link: the page takes a server that it has not heard for 4 s for dead
+POINT_BYTES = 16  # six int16 in base64
+DEPTH_SHARE = 0.25  # of the link
 FindResult = Callable[[str], QueryResult | None]
+
+log = logging.getLogger(__name__)
+
+
+class _Asked:
+    """What one browser has asked for."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[protocol.EvidenceRequest] = deque()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.workers = 0  # those of the tasks that serve `waiting`
+        self.hover: protocol.HoverRequest | None = None  # the newest, not yet served
+        self.is_hovering = False
 
 
 class EvidenceServer:
@@ -40,63 +61,112 @@ class EvidenceServer:
         self._streams, self._overlay = streams, overlay
         self._find_result, self._make_plain = find_result, make_plain
         self._list_cameras = list_cameras
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix='evidence')
-        self._bridge, self._doctor = bridge, Doctor(bridge.name)
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix='evidence')
+        self.limits = SharedTask(partial(read_limits, bridge))
+        self._doctor = SharedTask(partial(run_doctor, bridge.name))
         self._depth = DepthStreams(bridge, self._pool)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: dict[BrowserSession, _Asked] = {}
 
     def serve(self, session: BrowserSession, request: protocol.EvidenceRequest) -> None:
-        """Send the reply, at once or when it is ready."""
+        """Send the reply, at once or when it is ready; raise RequestError where too many wait."""
+        asked = self._asked.setdefault(session, _Asked())
         if isinstance(request, protocol.HoverRequest):
-            session.send_event(protocol.encode_event('lines', {
-                'camera': request.camera, 'x': request.x, 'y': request.y,
-                'lines': self._build_lines(request)}))
+            asked.hover = request  # instead of an older one that waits
+            if not asked.is_hovering:
+                asked.is_hovering = True
+                self._start(asked, self._serve_hover(session, asked))
         elif isinstance(request, protocol.OpenRequest):
             session.send_event(protocol.encode_event('opened', self._open(request.query_id)))
+        elif request in asked.waiting:
+            return  # one reply will do
+        elif len(asked.waiting) >= MAX_WAITING:
+            raise protocol.RequestError(f'{MAX_WAITING} requests of this page wait, the limit')
         else:
-            task = asyncio.ensure_future(self._serve_later(session, request))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            asked.waiting.append(request)
+            if asked.workers < MAX_OPEN:
+                asked.workers += 1
+                self._start(asked, self._serve_waiting(session, asked))
 
-    async def _serve_later(self, session: BrowserSession,
-                           request: protocol.EvidenceRequest) -> None:
+    def forget(self, session: BrowserSession) -> None:
+        """End what a browser that has gone has asked for."""
+        for task in self._asked.pop(session, _Asked()).tasks:
+            task.cancel()
+
+    @staticmethod
+    def _start(asked: _Asked, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        asked.tasks.add(task)
+        task.add_done_callback(asked.tasks.discard)
+
+    async def _serve_hover(self, session: BrowserSession, asked: _Asked) -> None:
+        try:
+            while asked.hover is not None:
+                request, asked.hover = asked.hover, None
+                await self._send_reply(session, request)
+        finally:
+            asked.is_hovering = False
+
+    async def _serve_waiting(self, session: BrowserSession, asked: _Asked) -> None:
+        try:
+            while asked.waiting:
+                await self._send_reply(session, asked.waiting.popleft())
+        finally:
+            asked.workers -= 1
+
+    async def _send_reply(self, session: BrowserSession,
+                          request: protocol.EvidenceRequest) -> None:
+        """Send the reply, or what went wrong in a form that ends the page's wait for it."""
+        try:
+            kind, content = await self._answer(session, request)
+        except NodeUnavailableError:
+            return  # of the limits, for which the page asks again
+        except Exception as error:  # a bug: the page must not wait for ever
+            log.exception('cannot serve %s', request)
+            problem = f'the server failed ({type(error).__name__}); its log says more'
+            kind, content = _describe_failure(request, problem)
+        session.send_event(protocol.encode_event(kind, content))
+
+    async def _answer(self, session: BrowserSession,
+                      request: protocol.EvidenceRequest) -> tuple[str, Json]:
+        """Return the event, and its content."""
+        if isinstance(request, protocol.HoverRequest):
+            return 'lines', {'camera': request.camera, 'x': request.x, 'y': request.y,
+                             'lines': await self._build_lines(request)}
         if isinstance(request, protocol.ThumbnailRequest):
-            await self._send_thumbnail(session, request.query_id)
-            return
+            return 'thumbnail', {'query_id': request.query_id,
+                                 'jpeg': await self._build_thumbnail(request.query_id)}
         if isinstance(request, protocol.LimitsRequest):
-            with contextlib.suppress(NodeUnavailableError):  # the page asks again
-                session.send_event(protocol.encode_event('limits', {
-                    'limits': await read_limits(self._bridge)}))
-            return
+            return 'limits', {'limits': await self.limits.run()}
         if isinstance(request, protocol.DoctorRequest):
-            session.send_event(protocol.encode_event('doctor', await self._doctor.examine()))
-            return
+            return 'doctor', await self._doctor.run() if session.can_act else {
+                'problem': 'You may look and not act: a check starts processes on the robot'}
         cameras = [camera for camera in self._list_cameras() if camera.depth_topic]
-        if isinstance(request, protocol.CloudRequest):
-            session.send_event(protocol.encode_event('cloud', {
-                **await self._depth.build_cloud(cameras, self._overlay.find_lens_at),
-                'cameras': [camera.name for camera in cameras]}))
-        elif isinstance(request, protocol.DepthRequest):
-            camera = next((each for each in cameras if each.name == request.camera), None)
-            overlay = {'png': '', 'problem': f'{request.camera} has no depth'} if camera is None \
-                else await self._depth.build_overlay(camera)
-            session.send_event(protocol.encode_event('depth', {
-                'camera': request.camera, **overlay}))
+        if isinstance(request, protocol.DepthRequest):
+            return 'depth', await self._build_depth(session, request.camera, cameras)
+        max_points = int(min(MAX_CLOUD_S * session.link.bytes_per_s / POINT_BYTES, MAX_POINTS))
+        return 'cloud', await self._depth.build_cloud(cameras, self._overlay.find_lens_at,
+                                                      max(max_points, len(cameras)))
 
-    def _build_lines(self, request: protocol.HoverRequest) -> Json:
+    async def _build_depth(self, session: BrowserSession, name: str,
+                           cameras: Sequence[NodeCamera]) -> Json:
+        """Return a camera's depth, and when the link can take it again."""
+        camera = next((each for each in cameras if each.name == name), None)
+        if camera is None:
+            return {'camera': name, 'png': '', 'problem': f'{name} has no depth'}
+        overlay = await self._depth.build_overlay(camera)
+        transfer_s = len(overlay['png']) / session.link.bytes_per_s
+        return {'camera': name, **overlay, 'pause_ms': round(1000 * transfer_s / DEPTH_SHARE)}
+
+    async def _build_lines(self, request: protocol.HoverRequest) -> Json:
         """Return where the other cameras show the ray of a pixel; none without poses."""
         image = self._streams.find_sent(request.camera, request.stamp)
         clicked = image and self._overlay.find_lens(image)
         if not clicked:
             return {}
-        lines = {}
-        for name, newest in self._streams.newest.items():
-            other = self._overlay.find_lens(newest) if name != request.camera else None
-            if other is not None:
-                line = project_ray((request.x, request.y), clicked, other)
-                if len(line) > 1:
-                    lines[name] = np.round(line, 1).tolist()
-        return lines
+        lenses = {name: lens for name, newest in self._streams.newest.items()
+                  if name != request.camera and (lens := self._overlay.find_lens(newest))}
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, project_rays, (request.x, request.y), clicked, lenses)
 
     def _open(self, query_id: str) -> Json:
         """Return an earlier answer; `result` is None if it is not known any more."""
@@ -108,15 +178,13 @@ class EvidenceServer:
             each['message'] = self._make_plain(each['message'])
         return {'query_id': query_id, 'result': content}
 
-    async def _send_thumbnail(self, session: BrowserSession, query_id: str) -> None:
-        result, data = self._find_result(query_id), ''
-        if result is not None and math.isfinite(result.clicked.x):
-            clicked = result.clicked
-            image = self._streams.find_sent(clicked.camera, str(stamp_to_ns(clicked.header.stamp)))
-            if image is not None:
-                data = await self._encode_thumbnail(image, (clicked.x, clicked.y))
-        session.send_event(protocol.encode_event('thumbnail', {
-            'query_id': query_id, 'jpeg': data}))
+    async def _build_thumbnail(self, query_id: str) -> str:
+        result = self._find_result(query_id)
+        if result is None or not math.isfinite(result.clicked.x):
+            return ''
+        clicked = result.clicked
+        image = self._streams.find_sent(clicked.camera, str(stamp_to_ns(clicked.header.stamp)))
+        return '' if image is None else await self._encode_thumbnail(image, (clicked.x, clicked.y))
 
     async def _encode_thumbnail(self, image: CameraImage, pixel: tuple[float, float]) -> str:
         header, jpeg = await image.encode(self._pool)
@@ -124,6 +192,22 @@ class EvidenceServer:
             return ''
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, crop_thumbnail, jpeg, pixel, header['width'])
+
+
+def _describe_failure(request: protocol.EvidenceRequest, problem: str) -> tuple[str, Json]:
+    if isinstance(request, protocol.DoctorRequest):
+        return 'doctor', {'problem': problem}
+    if isinstance(request, protocol.DepthRequest):
+        return 'depth', {'camera': request.camera, 'png': '', 'problem': problem}
+    if isinstance(request, protocol.HoverRequest):
+        return 'lines', {'camera': request.camera, 'x': request.x, 'y': request.y, 'lines': {}}
+    return 'bad_request', {'message': problem}
+
+
+def project_rays(pixel: tuple[float, float], clicked: Lens, lenses: Mapping[str, Lens]) -> Json:
+    """Return the clicked ray in the views that see it, as lists of pixels by name."""
+    lines = {name: project_ray(pixel, clicked, other) for name, other in lenses.items()}
+    return {name: np.round(line, 1).tolist() for name, line in lines.items() if len(line) > 1}
 
 
 def project_ray(pixel: tuple[float, float], clicked: tuple[Intrinsics, Transform],

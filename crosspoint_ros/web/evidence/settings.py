@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -27,11 +28,29 @@ def list_slider_specs() -> list[Spec]:
     return [specs[LIMITS_PREFIX + name] for name in NAMES]
 
 
+class SharedTask:
+    """Runs some work once at a time; all who ask meanwhile share what it returns."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        self._work = work
+        self._task: asyncio.Task[Any] | None = None
+
+    async def run(self) -> Any:
+        """Return what the work returns, and raise what it raises."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._work())
+        return await asyncio.shield(self._task)  # one who leaves must not end it for the others
+
+    def restart(self) -> None:
+        """Let those who ask from now on wait for new work."""
+        self._task = None
+
+
 async def read_limits(bridge: RosBridge) -> list[Json]:
     """Return value, range and meaning of each limit. Raises NodeUnavailableError."""
     specs = list_slider_specs()
     reply = await bridge.call('get_parameters', GetParameters.Request(
-        names=[spec.name for spec in specs]))
+        names=[spec.name for spec in specs]), is_act=False)
     return [_describe(spec, float(value.double_value))
             for spec, value in zip(specs, reply.values, strict=False)]
 
@@ -56,31 +75,19 @@ async def set_limit(bridge: RosBridge, name: str, value: float) -> Json:
             f'{name} is {value:g} now, from the next click on'}
 
 
-class Doctor:
-    """Runs `crosspoint doctor` as a process, once at a time; all who ask share its report."""
-
-    def __init__(self, node: str) -> None:
-        self._node = node
-        self._report: asyncio.Task[Json] | None = None
-
-    async def examine(self) -> Json:
-        """Return the findings, or why there are none."""
-        if self._report is None or self._report.done():
-            self._report = asyncio.ensure_future(self._run())
-        return await asyncio.shield(self._report)
-
-    async def _run(self) -> Json:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, '-m', 'crosspoint_ros.cli', 'doctor', '--json', '--node', self._node,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
-        try:
-            output, errors = await asyncio.wait_for(process.communicate(), DOCTOR_TIMEOUT_S)
-            report: dict[str, Any] = json.loads(output)
-        except asyncio.TimeoutError:
-            return {'problem': f'the check has not ended within {DOCTOR_TIMEOUT_S:g} s'}
-        except ValueError:
-            return {'problem': errors.decode(errors='replace').strip()[-500:] or 'no report'}
-        finally:
-            if process.returncode is None:
-                process.kill()
-        return {'problem': '', 'healthy': report['healthy'], 'findings': report['findings']}
+async def run_doctor(node: str) -> Json:
+    """Run `crosspoint doctor` as a process; return the findings, or why there are none."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, '-m', 'crosspoint_ros.cli', 'doctor', '--json', '--node', node,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    try:
+        output, errors = await asyncio.wait_for(process.communicate(), DOCTOR_TIMEOUT_S)
+        report: dict[str, Any] = json.loads(output)
+    except asyncio.TimeoutError:
+        return {'problem': f'the check has not ended within {DOCTOR_TIMEOUT_S:g} s'}
+    except ValueError:
+        return {'problem': errors.decode(errors='replace').strip()[-500:] or 'no report'}
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return {'problem': '', 'healthy': report['healthy'], 'findings': report['findings']}

@@ -22,6 +22,7 @@ function track(last, { moved = false, mark = null }) {
 export class CameraView {
   #actions;
   #isRequested = false;
+  #isLate = false; // the next request, so that it says nothing of the link
   #isOnScreen = true;
   #received_ms = performance.now();
   #period_ms = 0;
@@ -39,7 +40,7 @@ export class CameraView {
   isPaused = false; // the matched image is displayed instead of the live one
   isFocused = false;
 
-  // actions: {next(camera, after, width), past(camera, stamp), click(…), correct(camera, point),
+  // actions: {next(camera, after, width, late), past(camera, stamp), click(…), correct(camera, point),
   // depth(camera), focus(camera), hover(…), hoverClicked(), unhover(), loupe}
   constructor(camera, index, actions) {
     this.camera = camera;
@@ -93,9 +94,14 @@ export class CameraView {
   // Images: the next one is requested once the last one is drawn.
 
   requestNext() {
-    if (this.#isRequested || !this.#isOnScreen || document.hidden || this.isPaused) return;
+    if (this.#isRequested) return;
+    if (!this.#isOnScreen || document.hidden || this.isPaused) {
+      this.#isLate = true;
+      return;
+    }
     const width = Math.round(this.stage.clientWidth * this.zoom * devicePixelRatio);
-    this.#isRequested = this.#actions.next(this.camera, this.stamp, Math.max(width, 1));
+    this.#isRequested = this.#actions.next(this.camera, this.stamp, Math.max(width, 1), this.#isLate);
+    this.#isLate = false;
   }
 
   onReconnect() {
@@ -202,6 +208,11 @@ export class CameraView {
     if ((moved && !before) || (isLate && !beforeLate)) this.input.reset();
   }
 
+  setUnmoved() {
+    this.#tracked = UNTRACKED;
+    this.#updateToggle();
+  }
+
   showMatched() {
     if (!this.isMarked) return;
     this.isPaused = true;
@@ -272,9 +283,10 @@ export class CameraView {
       && (this.isPaused || !(moved || isLate));
   }
 
-  // tracked: where it is on the live image. opened: the name of an earlier answer, which is shown on
+  // tracked: where it is on the live image; null if not known now, so that it is as before, or late
+  // until the next image. opened: the name of an earlier answer, which is shown on
   // its own image alone.
-  setAnswer(answer, tracked = {}, opened = '') {
+  setAnswer(answer, tracked = null, opened = '') {
     if (answer?.refused_px) {
       const [x, y] = answer.refused_px; // a hollow mark, where it would have been
       answer = { ...answer, x, y };
@@ -287,17 +299,20 @@ export class CameraView {
     this.root.classList.toggle('opened', Boolean(opened));
     this.root.classList.toggle('refuses', answer?.verdict === 'refused');
     if (!isSame) this.layers.reset();
-    if (!isSame) this.#tracked = UNTRACKED;
+    if (!isSame) this.#tracked = track(UNTRACKED, { moved: null });
     if (this.isPaused) this.showLive();
     this.input.reset();
     if (opened) this.showMatched();
-    this.setTracked(tracked);
+    if (tracked) this.setTracked(tracked);
+    else this.#updateToggle();
     this.showCaption();
   }
 
   // The point of the active target, where it is not that of the displayed answer; or null.
   setStanding(standing) {
-    if (standing?.stamp !== this.#standing?.stamp) this.#trackedStanding = UNTRACKED;
+    if (standing?.stamp !== this.#standing?.stamp) {
+      this.#trackedStanding = track(UNTRACKED, { moved: null });
+    }
     this.#standing = standing;
     this.draw();
   }

@@ -2,7 +2,7 @@
 
 import { createElement } from './dom.js';
 
-const KEY = 'crosspoint cameras';
+const KEY = `crosspoint cameras ${location.pathname}`; // a proxy may have several robots
 
 export class CamerasPanel {
   #root;

@@ -35,6 +35,10 @@ export class HistoryPanel {
       this.#fill(row, entry, entry.number === current, index >= kept);
     });
     this.#list.classList.toggle('none', !entries.length);
+    const known = new Set(entries.map(({ query_id }) => query_id));
+    for (const query_id of this.#thumbnails.keys()) {
+      if (!known.has(query_id)) this.#thumbnails.delete(query_id);
+    }
   }
 
   #createRow() {
@@ -69,7 +73,7 @@ export class HistoryPanel {
   }
 
   showThumbnail({ query_id, jpeg }) {
-    if (!jpeg) return;
+    if (!jpeg || !this.#thumbnails.has(query_id)) return;
     this.#thumbnails.set(query_id, `data:image/jpeg;base64,${jpeg}`);
     for (const row of this.#list.children) {
       if (row.dataset.query === query_id) {

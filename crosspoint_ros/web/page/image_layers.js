@@ -1,6 +1,7 @@
 // What can be put over a live image: the answered image, up to a slider, and the depth.
 
 import { createElement } from './dom.js';
+import { formatAge, getAge_ms, OLD_MS } from './robot_clock.js';
 
 const DEPTH_PERIOD_MS = 500;
 
@@ -98,14 +99,16 @@ export class ImageLayers {
     this.#isDepthRequested = this.#actions.depth(this.#view.camera);
   }
 
-  showDepth({ png, near_m, far_m, problem }) {
+  showDepth({ png, stamp, near_m, far_m, problem, pause_ms = 0 }) {
     this.#isDepthRequested = false;
     if (!this.isDepthOn) return;
     this.depth.hidden = !png;
     if (png) this.depth.src = `data:image/png;base64,${png}`;
-    this.legend.textContent = png ? `${near_m.toFixed(2)} m red to ${far_m.toFixed(2)} m blue`
-      : problem;
-    setTimeout(() => this.#requestDepth(), DEPTH_PERIOD_MS);
+    const age_ms = png ? getAge_ms(Number(stamp) / 1e6) : 0;
+    const age = age_ms > OLD_MS ? `, ${formatAge(age_ms)} old` : '';
+    this.legend.textContent = png
+      ? `${near_m.toFixed(2)} m red to ${far_m.toFixed(2)} m blue${age}` : problem;
+    setTimeout(() => this.#requestDepth(), Math.max(DEPTH_PERIOD_MS, pause_ms));
   }
 
   onReconnect() {

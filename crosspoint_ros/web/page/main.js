@@ -29,6 +29,7 @@ let isMatching = false; // a query of this page runs, and its result is not disp
 let canAct = true; // a viewer may only look
 let openQuery = ''; // the earlier answer that is shown instead of the current one
 let noted_ms = 0; // when the note was set
+let isNoteBad = false;
 
 const panel = new ResultPanel(byId('result'), byId('note'));
 const targetPanel = new TargetPanel(byId('target'), byId('target-state'));
@@ -66,10 +67,8 @@ const HANDLERS = {
   },
   shown(event) {
     result = event.result;
-    openQuery = '';
-    history.setOpen('');
     isMatching = false;
-    showResult(event);
+    showLast(event.now);
     requestPoints();
     if (result && result.query_id !== announcedQuery) {
       announce(describeResult(result));
@@ -96,9 +95,9 @@ const HANDLERS = {
   },
   role({ can_act }) {
     canAct = can_act;
-    for (const id of ['tools', 'instruct', 'limits']) byId(id).inert = !canAct;
+    for (const id of ['tools', 'instruct', 'limits', 'examine']) byId(id).inert = !canAct;
   },
-  acted({ message }) { if (!refusal) setNote(message); }, // by another operator
+  acted({ message }) { if (!refusal && !isNoteBad) setNote(message); }, // by another operator
   lines: (event) => lines.receive(event),
   thumbnail: (event) => history.showThumbnail(event),
   opened: (event) => openAnswer(event),
@@ -106,8 +105,12 @@ const HANDLERS = {
   doctor: (event) => doctor.show(event),
   depth: (event) => views.get(event.camera)?.layers.showDepth(event),
   cloud: (event) => {
-    if (arePointsOn()) scene.showCloud(event);
-    if (arePointsOn()) byId('points').textContent = `Points: ${event.count}`;
+    if (!arePointsOn()) return;
+    scene.showCloud(event);
+    const missing = Object.keys(event.missing);
+    byId('points').title = Object.values(event.missing).join('; ');
+    byId('points').textContent = `Points: ${event.count}${
+      missing.length ? `, none of ${missing.join(', ')}` : ''}`;
   },
   beat({ now_ms }) { addBeat(now_ms); },
   scene(event) { scene.show(event); },
@@ -121,18 +124,18 @@ const HANDLERS = {
   },
   reply({ id, ok, code, message }) {
     const request = pending.get(id);
-    const isQuery = ['click', 'instruct'].includes(request?.kind);
+    const wasQuery = isQuery(request?.kind);
     pending.delete(id);
-    if (isQuery) isMatching = false;
+    if (wasQuery) isMatching = false;
     // A failed query may produce no result event: show the current result again.
-    if (isQuery && !ok) showResult({ result });
+    if (wasQuery && !ok) showLast();
     updateTools();
     // Progress may arrive after the result and overwrite its caption.
-    if (isQuery && ok) views.get(request.camera)?.showCaption();
+    if (wasQuery && ok) views.get(request.camera)?.showCaption();
     if (request?.kind === 'set_limit') connection.send({ type: 'limits' });
-    if (ok) setNote(isQuery ? '' : message, 'good');
+    if (ok) setNote(wasQuery ? '' : message, 'good');
     else showRefusal(request, message);
-    if (isQuery && !ok) {
+    if (wasQuery && !ok) {
       refusal = code === 'CANCELLED' ? 'This click was cancelled.'
         : `This click was refused: ${message.replace(/[.;]*$/, '')}.`;
       showRefusalNote();
@@ -158,6 +161,7 @@ function showRefusal(request, message) {
 function setNote(text, kind = '') {
   refusal = '';
   noted_ms = performance.now();
+  isNoteBad = kind === 'bad';
   panel.setNote(text, kind);
 }
 
@@ -197,8 +201,7 @@ function updateViews() {
     names.forEach((name, index) => views.set(name, new CameraView(name, index, viewActions)));
     byId('where').replaceChildren(...names.map((name) => new Option(name)));
     focusView(views.has(focused) ? focused : names[0]);
-    showResult({ result });
-    showStanding();
+    showLast();
     for (const view of views.values()) view.requestNext();
   }
   updateBadges();
@@ -214,6 +217,7 @@ function requestPoints() {
 byId('points').addEventListener('click', () => {
   byId('points').setAttribute('aria-pressed', String(!arePointsOn()));
   byId('points').textContent = 'Points';
+  byId('points').title = '';
   if (arePointsOn()) requestPoints();
   else scene.showCloud(null);
 });
@@ -245,17 +249,33 @@ function openAnswer({ query_id, result: opened }) {
   openQuery = query_id;
   history.setOpen(query_id);
   lines.clear();
+  byId('result-title').textContent = `Answer to ${history.name(query_id)} (earlier)`;
   showResult({ result: opened }, `${history.name(query_id)}, opened again`);
   if (views.has(opened.clicked.camera)) focusView(opened.clicked.camera);
   setNote(`${history.name(query_id)} is open; Esc returns to the last answer.`);
 }
 
 function closeAnswer() {
-  if (!openQuery) return;
+  if (openQuery) showLast();
+}
+
+// The one way back to the last answer; while a click runs, to that.
+function showLast(now) {
+  if (openQuery) setNote('');
   openQuery = '';
   history.setOpen('');
-  setNote('');
-  showResult({ result });
+  byId('result-title').textContent = 'Last answer';
+  showResult({ result, now });
+  if (isMatching) showRunning();
+}
+
+function showRunning() {
+  for (const view of views.values()) view.markPrevious();
+  const { camera, point } = [...pending.values()].reverse()
+    .find(({ kind }) => isQuery(kind)) ?? {};
+  if (point) views.get(camera)?.setAnswer({ kind: 'clicked', camera, ...point });
+  panel.showPending();
+  updateTools();
 }
 
 function showResult({ result: shown, now = {} }, opened = '') {
@@ -289,23 +309,26 @@ function showStanding() {
 
 // Requests of the user
 
+const isQuery = (kind) => ['click', 'instruct'].includes(kind);
+
 function sendRequest(kind, content, camera = '') {
   const id = connection.request({ type: kind, ...content });
-  if (id) pending.set(id, { kind, camera });
+  if (id) pending.set(id, { kind, camera, point: kind === 'click' ? content : null });
   else showRefusal({ camera }, 'Not connected to the server; nothing was sent.');
   return id;
 }
 
 // A result that is no longer displayed must not be accepted.
 function showPending() {
+  if (openQuery) showLast();
   isMatching = true;
-  panel.showPending();
   setNote('');
-  updateTools();
+  showRunning();
 }
 
 const viewActions = {
-  next: (camera, after, width) => connection.send({ type: 'next', camera, after, width }),
+  next: (camera, after, width, late) => connection.send({
+    type: 'next', camera, after, width, late }),
   past: (camera, stamp) => connection.send({ type: 'past', camera, stamp }),
   depth: (camera) => connection.send({ type: 'depth', camera }),
   hover(camera, stamp, pixel) {
@@ -326,9 +349,8 @@ const viewActions = {
       return;
     }
     if (!sendRequest('click', { camera, stamp, x, y }, camera)) return;
-    for (const view of views.values()) view.markPrevious();
-    clicked.setAnswer({ kind: 'clicked', camera, x, y, stamp });
     showPending();
+    clicked.setUnmoved(); // the click is on the picture that is displayed
   },
   correct(camera, { x, y }) {
     sendRequest('correct', { query_id: result.query_id, camera, x, y }, camera);
@@ -357,7 +379,6 @@ byId('instruct').addEventListener('submit', (event) => {
   const instruction = byId('instruction').value.trim();
   if (!instruction) return;
   if (!sendRequest('instruct', { camera, instruction }, camera)) return;
-  for (const view of views.values()) view.markPrevious();
   showPending();
 });
 
@@ -372,7 +393,7 @@ addEventListener('keydown', (event) => {
     loupe.hide();
   } else if (event.key === 'Escape') {
     closeAnswer();
-    connection.request({ type: 'cancel' });
+    if (canAct && pending.size) connection.request({ type: 'cancel' });
     for (const view of views.values()) view.input.reset();
   } else if (/^[1-9]$/.test(event.key)) {
     const camera = [...views.keys()][event.key - 1];

@@ -125,7 +125,10 @@ export class DoctorPanel {
     });
   }
 
-  onReconnect() { this.#button.disabled = false; }
+  // The report of the earlier connection does not come any more.
+  onReconnect() {
+    if (this.#button.disabled) this.show({ problem: 'The connection was lost during the check.' });
+  }
 
   show({ problem, findings = [] }) {
     this.#button.disabled = false;
