@@ -1,6 +1,7 @@
 """Following: where the object is, or that it is not seen; never a place that is not true."""
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import cv2
@@ -89,6 +90,15 @@ def test_at_rest_it_stays_where_it_was_clicked():
     follow.see((Thing(),), 5)
     assert set(follow.states) == {TRACKING}
     assert follow.error_m() < 1e-6
+
+
+def test_at_rest_the_message_has_the_distance_that_was_measured():
+    follow = Follow()
+    track = follow.see((Thing(base_from_thing=move(0.004)),), 2)
+    assert (track.state, follow.error_m()) == (TRACKING, pytest.approx(0.0, abs=1e-6))
+    assert 'seen 4 mm from where it was clicked' in track.message
+    away_mm = re.search(r'at rest: measured ([\d.]+) mm from its place \(limit 5.0 mm', track.message)
+    assert float(away_mm[1]) == pytest.approx(4.0, abs=0.5)
 
 
 @pytest.mark.parametrize('with_depth', [True, False])

@@ -33,8 +33,8 @@ class RestDetector:
         older = [each for each in passed if each[0] < now_ns - SETTLE_S * 1e9]
         self._recent = [*older[1 - MIN_SETTLED:], *passed[len(older):],
                         (now_ns, measured)]
-        leave_m = min(max(LEAVE_SIGMAS * measured.sigma_m, LEAVE_M), MAX_LEAVE_M)
-        if self.is_at_rest and not _is_near(self.motion, measured, leave_m, LEAVE_RAD):
+        if self.is_at_rest and not _is_near(self.motion, measured, leave_limit_m(measured),
+                                            LEAVE_RAD):
             self.is_at_rest, self._recent = False, [(now_ns, measured)]
         if self.is_at_rest:
             self.motion = replace(self.motion, covariance=measured.covariance)
@@ -45,6 +45,11 @@ class RestDetector:
         self._recent = self._recent[far[-1] + 1 if far else 0:]
         self.is_at_rest = (now_ns - self._recent[0][0] > 0.8 * SETTLE_S * 1e9
                            and len(self._recent) >= MIN_SETTLED)
+
+
+def leave_limit_m(measured: Motion) -> float:
+    """Return how far from its place an object at rest may be measured, m."""
+    return min(max(LEAVE_SIGMAS * measured.sigma_m, LEAVE_M), MAX_LEAVE_M)
 
 
 def _is_near(one: Motion, other: Motion, limit_m: float, limit_rad: float) -> bool:

@@ -40,7 +40,7 @@ from crosspoint_ros.core.track.reference import (
     build_by_depth,
     build_by_matches,
 )
-from crosspoint_ros.core.track.rest import RestDetector
+from crosspoint_ros.core.track.rest import RestDetector, leave_limit_m
 from crosspoint_ros.core.track.search import search_by_matches, sweep
 from crosspoint_ros.core.verify import Limits
 
@@ -398,10 +398,16 @@ class Tracker:
         self._is_moved = moved_m > limit_m or turned_rad > limit_rad
         seen = '; '.join(str(one) for one in evidence.values()
                          if isinstance(one, Verification) and one.shows_object)
+        measured_m = float(np.linalg.norm(self._motion.centre_m - self._target_m))
+        rest = ''
+        if self._rest.is_at_rest:
+            away_m = float(np.linalg.norm(self._motion.centre_m - self.motion.centre_m))
+            rest = (f', at rest: measured {1000 * away_m:.1f} mm from its place (limit '
+                    f'{1000 * leave_limit_m(self._motion):.1f} mm)')
         return self._report(
             TrackingState.MOVED if self._is_moved else TrackingState.TRACKING, evidence,
-            f'seen {1000 * moved_m:.0f} mm from where it was clicked (limit '
-            f'{1000 * limit_m:.0f} mm), turned by {np.degrees(turned_rad):.0f} deg (limit '
+            f'seen {1000 * measured_m:.0f} mm from where it was clicked (limit '
+            f'{1000 * limit_m:.0f} mm){rest}, turned by {np.degrees(turned_rad):.0f} deg (limit '
             f'{np.degrees(limit_rad):.0f} deg): {seen}')
 
     def _report_unseen(self, evidence: dict[str, Verification | Rejected], reason: str, now_ns: int
