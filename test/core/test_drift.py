@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crosspoint_ros.core.datatypes import CorrectedPose
-from crosspoint_ros.core.extrinsics.drift import DriftMonitor, PairEvidence
+from crosspoint_ros.core.extrinsics.drift import DriftMonitor, MountDrift, PairEvidence
 from crosspoint_ros.core.extrinsics.residuals import adjoint, exp_pose
 
 PRIOR = np.diag(np.repeat([np.radians(1) / 1.7, 0.01 / 1.7], 3) ** -2.0)
@@ -15,6 +15,7 @@ DATA = np.diag(np.repeat([np.radians(0.3), 0.004], 3) ** -2.0)  # what one click
 RIGHT = np.zeros(6)
 FRONT = exp_pose(np.array([0.1, 0.2, 0.0, 0.0, 0.0, 0.0]))
 SIDE = exp_pose(np.array([0.0, -0.4, 0.1, 0.4, 0.0, 0.1]))
+
 
 
 def click(rng, bump, cameras=('front', 'wrist'), bias=RIGHT) -> PairEvidence:
@@ -101,6 +102,26 @@ def test_of_two_cameras_the_wrong_one_is_never_named_alone(bump):
             for alarm in (drift for drift in monitor.drifts.values() if drift.is_alarm):
                 assert 'wrist' in (alarm.camera, *alarm.rivals)
         assert any(drift.is_alarm for drift in monitor.drifts.values())
+
+
+@pytest.mark.parametrize('bump', [*(0.01 * np.eye(6)[3:]), *(np.radians(1) * np.eye(6)[:3])])
+def test_among_three_cameras_an_innocent_one_is_no_rival_after_enough_clicks(bump):
+    for seed in range(4):
+        rng, monitor = np.random.default_rng(seed), make_monitor()
+        for number in range(24):
+            clicked, *others = np.roll(['front', 'wrist', 'side'], number).tolist()
+            monitor.add([click(rng, bump, (clicked, other)) for other in others], float(number))
+        alarm, = (drift for drift in monitor.drifts.values() if drift.is_alarm)
+        assert (alarm.camera, alarm.rivals) == ('wrist', ())
+
+
+def test_a_camera_that_explains_no_more_than_noise_is_no_rival_of_a_small_alarm(monkeypatch):
+    explained = {'wrist': 23.0, 'front': 22.0, 'side': 3.0}
+    monitor = make_monitor()
+    monkeypatch.setattr(monitor, '_explain', lambda camera, since_s: explained[camera])
+    drifts = {camera: MountDrift(camera, RIGHT[:3], RIGHT[:3], np.eye(6), 0.0, 5, score, True)
+              for camera, score in explained.items()}
+    assert monitor._assign(drifts)['wrist'].rivals == ('front',)
 
 
 def test_a_click_costs_less_than_five_milliseconds():

@@ -1,6 +1,7 @@
 """Following: where the object is, or that it is not seen; never a place that is not true."""
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import cv2
@@ -18,6 +19,7 @@ TRACKING, COASTING, MOVED, LOST = (TrackingState.TRACKING, TrackingState.COASTIN
                                    TrackingState.MOVED, TrackingState.LOST)
 STEP_NS = 10**8
 BOARD = Thing(Box((-0.15, -0.14, 0.0), (0.15, -0.12, 0.25)), is_plain=True)  # before the box
+HIDES_FRONT = Thing(Box((-0.1, -0.3, 0.0), (0.06, -0.28, 0.4)), is_plain=True)
 COVARIANCE = np.eye(6) * 1e-6
 
 
@@ -88,6 +90,15 @@ def test_at_rest_it_stays_where_it_was_clicked():
     follow.see((Thing(),), 5)
     assert set(follow.states) == {TRACKING}
     assert follow.error_m() < 1e-6
+
+
+def test_at_rest_the_message_has_the_distance_that_was_measured():
+    follow = Follow()
+    track = follow.see((Thing(base_from_thing=move(0.004)),), 2)
+    assert (track.state, follow.error_m()) == (TRACKING, pytest.approx(0.0, abs=1e-6))
+    assert 'seen 4 mm from where it was clicked' in track.message
+    away_mm = re.search(r'at rest: measured ([\d.]+) mm .* \(limit 5.0 mm', track.message)
+    assert float(away_mm[1]) == pytest.approx(4.0, abs=0.5)
 
 
 @pytest.mark.parametrize('with_depth', [True, False])
@@ -210,8 +221,7 @@ def test_behind_the_robots_own_mask_it_coasts():
 # --- cameras that send at different rates
 
 def test_what_a_slow_camera_saw_holds_until_its_next_image_is_due():
-    hides_front = Thing(Box((-0.1, -0.3, 0.0), (0.06, -0.28, 0.4)), is_plain=True)
-    things = (Thing(), hides_front)
+    things = (Thing(), HIDES_FRONT)
     follow = Follow()
     follow.see(things, 2)
     assert {c for c, seen in follow.tracker.track.evidence.items() if seen.is_verified} == {'side'}
@@ -222,6 +232,28 @@ def test_what_a_slow_camera_saw_holds_until_its_next_image_is_due():
         follow.see(things)
     assert set(follow.states) == {TRACKING}
     assert follow.see_in(things, 'front', due=set()).state is COASTING
+
+
+def test_a_look_alike_that_arrives_is_not_taken_while_another_camera_sees_the_target():
+    for twin in (Thing(base_from_thing=move(0.2)), Thing(base_from_thing=move(0.1, 0.02))):
+        follow = Follow()
+        follow.see((Thing(),), 3)
+        follow.see((Thing(), HIDES_FRONT))
+        for _ in range(5):
+            follow.see_in((Thing(), HIDES_FRONT, twin), 'front', due={'side'})
+            assert follow.error_m() < 1e-6
+        follow.see((Thing(), HIDES_FRONT, twin), 2)
+        assert set(follow.states) == {TRACKING}
+
+
+def test_what_a_camera_saw_before_a_movement_proves_nothing_of_the_new_place():
+    follow = Follow()
+    follow.see((Thing(),), 3)
+    moved = move(0.04, 0.0)
+    for _ in range(3):
+        track = follow.see_in((Thing(base_from_thing=moved),), 'front', due={'side'})
+    assert (track.state, follow.error_m(moved) < 6e-3) == (MOVED, True)
+    assert set(track.evidence) == {'front'}
 
 
 def test_a_new_image_that_contradicts_a_slow_camera_ends_tracking_at_once():

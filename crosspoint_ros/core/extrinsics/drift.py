@@ -24,6 +24,7 @@ ALARM = 22.5  # chi-squared of 6, 0.1 %
 RECENT_SHARE = 0.25  # of the alarm, by the newest clicks alone: a camera set right is quiet
 # Another camera explains nearly as much: that share of it, or less than an alarm is worth apart.
 RIVAL_SHARE, RIVAL_CHI2 = 0.9, ALARM
+CHANCE_CHI2 = 16.8  # of 6, 1 %: what explains no more than noise does is no rival
 AXES = ('x (right)', 'y (down)', 'the optical axis')
 
 
@@ -140,7 +141,8 @@ class DriftMonitor:
                     for camera, drift in drifts.items()}
         explained = {camera: self._explain(camera, worst.since_s) for camera in drifts}
         culprit = max(explained, key=lambda camera: explained[camera])
-        least = min(RIVAL_SHARE * explained[culprit], explained[culprit] - RIVAL_CHI2)
+        least = max(CHANCE_CHI2, min(RIVAL_SHARE * explained[culprit],
+                                     explained[culprit] - RIVAL_CHI2))
         rivals = tuple(sorted(camera for camera, energy in explained.items()
                               if camera != culprit and energy > least))
         return {camera: replace(drift, is_alarm=camera == culprit,

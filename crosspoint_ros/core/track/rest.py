@@ -11,6 +11,7 @@ from crosspoint_ros.core.track.motion import Motion
 LEAVE_M, LEAVE_RAD = 0.005, 0.15  # from where it rests: then it moves
 LEAVE_SIGMAS, MAX_LEAVE_M = 2.0, 0.012  # of the measurement: a moving camera's is less exact
 SETTLE_S, SETTLE_M, SETTLE_RAD = 0.6, 0.002, 0.05  # so still for so long: then it rests
+MIN_SETTLED = 3  # measurements that say so
 
 
 class RestDetector:
@@ -18,7 +19,7 @@ class RestDetector:
 
     motion: the place. An object moves away from its rest by 5 mm (two sigmas of the measurement, up
     to 12 mm, where that is more) or 0.15 rad before it counts as moving, and comes to rest where it
-    has stayed within 2 mm and 0.05 rad for 0.6 s.
+    has stayed within 2 mm and 0.05 rad for about 0.6 s and three measurements, at any rate.
     """
 
     def __init__(self, motion: Motion) -> None:
@@ -28,17 +29,27 @@ class RestDetector:
 
     def update(self, measured: Motion, now_ns: int) -> None:
         """Take the newest measurement."""
-        self._recent = [(at_ns, motion) for at_ns, motion in self._recent
-                        if now_ns - SETTLE_S * 1e9 <= at_ns <= now_ns] + [(now_ns, measured)]
-        leave_m = min(max(LEAVE_SIGMAS * measured.sigma_m, LEAVE_M), MAX_LEAVE_M)
-        if self.is_at_rest and not _is_near(self.motion, measured, leave_m, LEAVE_RAD):
+        passed = [each for each in self._recent if each[0] <= now_ns]
+        older = [each for each in passed if each[0] < now_ns - SETTLE_S * 1e9]
+        self._recent = [*older[1 - MIN_SETTLED:], *passed[len(older):],
+                        (now_ns, measured)]
+        if self.is_at_rest and not _is_near(self.motion, measured, leave_limit_m(measured),
+                                            LEAVE_RAD):
             self.is_at_rest, self._recent = False, [(now_ns, measured)]
         if self.is_at_rest:
             self.motion = replace(self.motion, covariance=measured.covariance)
             return
         self.motion = measured
-        self.is_at_rest = now_ns - self._recent[0][0] > 0.8 * SETTLE_S * 1e9 and all(
-            _is_near(motion, measured, SETTLE_M, SETTLE_RAD) for _, motion in self._recent)
+        far = [index for index, (_, motion) in enumerate(self._recent)
+               if not _is_near(motion, measured, SETTLE_M, SETTLE_RAD)]
+        self._recent = self._recent[far[-1] + 1 if far else 0:]
+        self.is_at_rest = (now_ns - self._recent[0][0] > 0.8 * SETTLE_S * 1e9
+                           and len(self._recent) >= MIN_SETTLED)
+
+
+def leave_limit_m(measured: Motion) -> float:
+    """Return how far from its place an object at rest may be measured, m."""
+    return min(max(LEAVE_SIGMAS * measured.sigma_m, LEAVE_M), MAX_LEAVE_M)
 
 
 def _is_near(one: Motion, other: Motion, limit_m: float, limit_rad: float) -> bool:

@@ -40,7 +40,7 @@ from crosspoint_ros.core.track.reference import (
     build_by_depth,
     build_by_matches,
 )
-from crosspoint_ros.core.track.rest import RestDetector
+from crosspoint_ros.core.track.rest import RestDetector, leave_limit_m
 from crosspoint_ros.core.track.search import search_by_matches, sweep
 from crosspoint_ros.core.verify import Limits
 
@@ -180,52 +180,69 @@ class Tracker:
         evidence |= {view.camera: Rejected(Code.NO_TF, f'the pose of {view.camera} is unknown')
                      for view in views if isinstance(view, View) and view.ray_pose is None}
         pyramids = {view.camera: GreyPyramid(view.image) for view in usable}
-        stayed, best, is_jump = self._locate(usable, pyramids, now_ns)
+        before = {camera: self._looked[camera] for camera in due if camera in self._looked}
+        stayed, best, is_jump, holds = self._locate(usable, pyramids, before, now_ns)
         motion, found = best
         reason = self._explain_doubt(motion, found, is_jump)
         looked = {camera: seen for camera, (_, seen) in (
             stayed[1] if reason and is_jump else found).items()}
-        before = {camera: self._looked[camera] for camera in due if camera in self._looked}
-        holds = self._holds(stayed, before)
-        evidence |= {**before, **looked}
+        is_seen = count_agreeing(found) > 0 and not reason
+        if is_seen and self._has_left(motion):
+            before = {}  # what was seen of the old place proves nothing of the new one
         self._looked = {**before, **looked}
+        evidence |= self._looked
         self._now_ns = now_ns
-        if count_agreeing(found) and not reason:
+        if is_seen:
             self._accept(motion, found, now_ns)
             return self._report_seen(evidence)
         if holds:
             return self._report(self.track.state, evidence, self.track.message)
         return self._report_unseen(evidence, reason, now_ns)
 
-    def _holds(self, stayed: _Fit, before: Mapping[str, Verification]) -> bool:
-        """Return whether cameras whose next image is due have seen the target, and no new image
-        shows that it has left its place since."""
+    def _hold(self, stayed: _Fit, before: Mapping[str, Verification]) -> _Fit | None:
+        """Return what the new images show of the last place, if cameras whose next image is due
+        saw the target there `before`, and no new image shows that it has left since."""
         if self.track.state not in (TrackingState.TRACKING, TrackingState.MOVED) or not any(
                 verdict.is_verified for verdict in before.values()):
-            return False
+            return None
         motion, found = stayed
         if count_agreeing(found):
-            moved_m = motion.centre_m - self._motion.centre_m
-            spread = motion.covariance[3:, 3:] + SETTLED_M ** 2 * np.eye(3)
-            if moved_m @ np.linalg.solve(spread, moved_m) > HELD_SIGMAS ** 2:
-                return False
-        for camera, (_, verdict) in found.items():
+            if self._has_left(motion):
+                return None
+        else:  # a fit to anything: what it says of the target's place is of another one
+            motion, seen = self._motion, [one for one, _ in found.values()]
+            observed = self._observe(motion, [one.points.view for one in seen],
+                                     {one.points.view.camera: one.pyramid for one in seen}, (1,))
+            found = {camera: (one, verify(one, motion.base_from_clicked, self._target_m))
+                     for camera, one in observed.items()}
+        for camera, (one, verdict) in found.items():
             earlier = self._looked.get(camera)
             was_so = earlier is not None and not earlier.is_verified and (
                 earlier.target == verdict.target)
-            if not verdict.is_verified and verdict.target in ('gone', 'seen') and not was_so:
-                return False
-        return True
+            may_be_gone = verdict.target in ('gone', 'seen') or (
+                verdict.target == 'hidden' and one.points.view.depth_m is None)
+            if not verdict.is_verified and may_be_gone and not was_so:
+                return None
+        return motion, found
 
-    def _locate(self, usable: Sequence[View], pyramids: dict[str, GreyPyramid], now_ns: int
-                ) -> tuple[_Fit, _Fit, bool]:
-        """Return the fit near the last place, the best one, and whether that is a jump."""
+    def _has_left(self, motion: Motion) -> bool:
+        """Return whether a motion is away from where the target was seen last."""
+        moved_m = motion.centre_m - self._motion.centre_m
+        spread = motion.covariance[3:, 3:] + SETTLED_M ** 2 * np.eye(3)
+        return bool(moved_m @ np.linalg.solve(spread, moved_m) > HELD_SIGMAS ** 2)
+
+    def _locate(self, usable: Sequence[View], pyramids: dict[str, GreyPyramid],
+                before: Mapping[str, Verification], now_ns: int) -> tuple[_Fit, _Fit, bool, bool]:
+        """Return the fit near the last place, the best one, whether that is a jump, and whether
+        what the cameras that are due saw `before` holds: then nothing is looked for elsewhere."""
         elapsed_s = max(now_ns - self._seen_ns, 0) * 1e-9
         prior = self._motion.spread(min(SPEED_M_S * elapsed_s, MAX_STEP_M) + 1e-3,
                                     min(TURN_RAD_S * elapsed_s, MAX_STEP_RAD) + 1e-2)
         best = stayed = self._fit(prior, usable, pyramids,
                                   (4, 2, 1) if elapsed_s > UNSEEN_S else (2, 1), with_flow=True)
         score, is_jump = count_agreeing(best[1]), elapsed_s > UNSEEN_S
+        if held := self._hold(stayed, before):
+            return held, held, is_jump, True
         candidates, self._candidates = self._candidates, []
         if not score and abs(now_ns - self._swept_ns) >= SWEEP_PERIOD_S * 1e9:
             self._swept_ns = now_ns
@@ -236,7 +253,7 @@ class Tracker:
             tried = self._fit(candidate, usable, pyramids, (4, 2, 1), with_flow=False)
             if count_agreeing(tried[1]) > BETTER_BY * score:
                 best, score, is_jump = tried, count_agreeing(tried[1]), True
-        return stayed, best, is_jump
+        return stayed, best, is_jump, False
 
     def _fit(self, prior: Motion, usable: Sequence[View], pyramids: dict[str, GreyPyramid],
              scales: tuple[int, ...], with_flow: bool) -> _Fit:
@@ -381,10 +398,16 @@ class Tracker:
         self._is_moved = moved_m > limit_m or turned_rad > limit_rad
         seen = '; '.join(str(one) for one in evidence.values()
                          if isinstance(one, Verification) and one.shows_object)
+        measured_m = float(np.linalg.norm(self._motion.centre_m - self._target_m))
+        rest = ''
+        if self._rest.is_at_rest:
+            away_m = float(np.linalg.norm(self._motion.centre_m - self.motion.centre_m))
+            rest = (f', at rest: measured {1000 * away_m:.1f} mm from its place (limit '
+                    f'{1000 * leave_limit_m(self._motion):.1f} mm)')
         return self._report(
             TrackingState.MOVED if self._is_moved else TrackingState.TRACKING, evidence,
-            f'seen {1000 * moved_m:.0f} mm from where it was clicked (limit '
-            f'{1000 * limit_m:.0f} mm), turned by {np.degrees(turned_rad):.0f} deg (limit '
+            f'seen {1000 * measured_m:.0f} mm from where it was clicked (limit '
+            f'{1000 * limit_m:.0f} mm){rest}, turned by {np.degrees(turned_rad):.0f} deg (limit '
             f'{np.degrees(limit_rad):.0f} deg): {seen}')
 
     def _report_unseen(self, evidence: dict[str, Verification | Rejected], reason: str, now_ns: int

@@ -170,10 +170,10 @@ class Follower:
         if self._was_paused:
             tracker.resume(now_ns)
         self._was_paused = False
-        for searched, candidates, took_s in self._found:
+        found, self._found = self._found, []  # the query thread goes on adding
+        for searched, candidates, took_s in found:
             if searched is tracker:
                 tracker.offer(candidates, now_ns, took_s)
-        self._found.clear()
         look = self._look(job, SAME_TIME_PERIODS / config.rate_hz)
         if look is None or job is not self._job:
             return

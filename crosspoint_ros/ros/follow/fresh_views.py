@@ -13,6 +13,7 @@ from crosspoint_ros.core.datatypes import Code, MissingView, Rejected, View
 
 DUE_PERIODS = 2.5  # one lost image is none that is overdue
 MIN_DUE_S, MAX_DUE_S = 0.4, 1.5  # a camera slower than 1 Hz does not say where a target is now
+LATE_CODES = (Code.NO_TF, Code.NO_DEPTH)  # of an image whose transform or depth may still come
 
 
 class ViewSource(Protocol):
@@ -21,6 +22,11 @@ class ViewSource(Protocol):
     @property
     def cameras(self) -> tuple[str, ...]:
         """Their names."""
+        ...
+
+    @property
+    def max_image_age_s(self) -> float:
+        """How old an image may be to be used, s."""
         ...
 
     def get_period_s(self, camera: str) -> float | None:
@@ -66,7 +72,8 @@ class FreshViews:
             if isinstance(view, View) and view.stamp_ns != stamp_ns:
                 self._taken[view.camera] = view.stamp_ns, now_ns
                 new.append(view)
-            elif stamp_ns is not None and abs(waited_s) <= limit_s:
+            elif stamp_ns is not None and abs(waited_s) <= limit_s and self._may_hold(
+                    view, now_ns - stamp_ns):
                 known[view.camera] = view
             elif isinstance(view, View):
                 missing.append(MissingView(view.camera, Rejected(
@@ -83,6 +90,11 @@ class FreshViews:
                  and abs(newest_ns - view.stamp_ns) <= same_time_s * 1e9]
         return FreshLook((*new, *again, *missing),
                          frozenset(known) - {view.camera for view in again})
+
+    def _may_hold(self, view: View | MissingView, age_ns: int) -> bool:
+        """Return whether nothing but the next image is missing, and the last one is not too old."""
+        return abs(age_ns) <= self._source.max_image_age_s * 1e9 and (
+            isinstance(view, View) or view.rejected.code in LATE_CODES)
 
     def _get_due_s(self, camera: str) -> float:
         """Return how long after the last image the next one is overdue."""

@@ -119,8 +119,9 @@ class FollowServer:
 
     def _take(self, report: FollowReport) -> None:
         """Apply what the thread found, if it is of the target that is still the active one."""
+        is_lost = report.track is not None and report.track.state is TrackingState.LOST
         if self._job is None or report.key is not self._put or self.config.mode == 'off' \
-                or self.is_held:
+                or (self.is_held and not is_lost):
             return
         self.last_report = report
         followed = self._target.followed

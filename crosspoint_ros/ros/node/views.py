@@ -90,6 +90,11 @@ class ViewCollector:
         """The names of the cameras."""
         return tuple(self._cameras)
 
+    @property
+    def max_image_age_s(self) -> float:
+        """How old an image may be to be used, s."""
+        return self._config.times.max_image_age_s
+
     def get_period_s(self, camera: str) -> float | None:
         """Return the time between the usable images of a camera, s; None if it is unknown."""
         return self._cameras[camera].buffer.get_period_s()

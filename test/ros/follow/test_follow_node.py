@@ -1,6 +1,7 @@
 """Following in the node, seen from TF: what is not true is not sent."""
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -192,8 +193,12 @@ def test_a_slow_camera_that_alone_sees_the_target_does_not_make_it_flap(stage):
     count, ticks = len(stage.states), stage.rig.ticks
     stage.until(lambda: stage.rig.ticks > ticks + 40)
     flaps = [state.message for state in stage.states[count:] if state.state not in GOING]
-    # Of a busy machine the images are late.
-    assert all('side: no new image' in why or 'old' in why for why in flaps), flaps
+    period_s = stage.rig.node._server.cameras['side'].buffer.get_period_s()
+    for why in flaps:  # of a busy machine the images are late: that must be true
+        waited_s = re.search(r'side: no new image for ([\d.]+) s', why)
+        age_s = re.search(r'side\S* is ([\d.]+) s old', why)
+        assert (waited_s and float(waited_s[1]) > min(2.5 * period_s, 1.5) - 0.05) or (
+            age_s and float(age_s[1]) > 1.0), (why, period_s)
 
 
 def test_when_tf_stops_it_coasts_and_says_so(stage, monkeypatch):
@@ -295,6 +300,23 @@ def test_a_bug_in_the_tracker_withdraws_the_target_and_the_next_one_is_followed(
     monkeypatch.undo()
     stage.click_box()
     assert stage.until_state(*GOING).valid
+
+
+def test_a_bug_in_the_look_in_which_following_is_held_withdraws_the_target(stage, monkeypatch):
+    class HeldAndBroken(Tracker):
+        def update(self, *args):
+            if self.track.message == 'as clicked':
+                return super().update(*args)
+            stage.rig.node._server.follow._follower.set_hold(True)
+            raise ZeroDivisionError('a bug')
+
+    stage.rig.allows_errors = True
+    monkeypatch.setattr(follower, 'Tracker', HeldAndBroken)
+    stage.click_box()
+    assert not stage.until_state(TargetState.LOST).valid
+    monkeypatch.undo()
+    stage.call_trigger('resume')
+    stage.assert_tf_is_silent()
 
 
 def test_the_mode_may_change_while_it_is_followed(stage):

@@ -17,6 +17,11 @@ class FakeSource:
         self.cameras = tuple(periods_s)
         self.stopped_ns: dict[str, int] = {}
         self.refused: dict[str, Rejected] = {}
+        self.age_limit_s = 10.0
+
+    @property
+    def max_image_age_s(self) -> float:
+        return self.age_limit_s
 
     def get_period_s(self, camera: str) -> float | None:
         return self.periods_s[camera]
@@ -113,6 +118,28 @@ def test_transforms_that_come_late_are_waited_for_and_then_missing():
     assert not is_missing(looks[1])
     assert is_missing(looks[-1])
     assert looks[-1].views[0].rejected.code == Code.NO_TF
+
+
+@pytest.mark.parametrize('code', [Code.STALE, Code.NO_IMAGE])
+def test_an_image_that_may_not_be_used_holds_nothing(code):
+    watch = Watch(FakeSource(front=0.1, wrist=1.0))
+    watch.look(2.05)
+    watch.source.refused['wrist'] = Rejected(code, 'refused')
+    look, = watch.look(0.1)
+    assert 'wrist' not in look.due
+    assert [view.rejected.code for view in look.views if isinstance(view, MissingView)] == [code]
+
+
+@pytest.mark.parametrize('code', [Code.NO_TF, Code.NO_DEPTH])
+def test_a_transform_or_depth_that_is_late_is_waited_for_until_the_last_image_is_too_old(code):
+    watch = Watch(FakeSource(wrist=1.0), rate_hz=20)
+    watch.source.age_limit_s = 0.5
+    watch.source.now_ns = 3 * 10**9 - 1
+    watch.look(0.05)  # an image of 50 ms ago
+    watch.source.refused['wrist'] = Rejected(code, 'late')
+    looks = watch.look(0.6)
+    first = next(k for k, look in enumerate(looks) if is_missing(look))
+    assert 0.05 * (first + 1) + 0.05 == pytest.approx(0.5, abs=0.06)
 
 
 def test_without_depth_images_of_nearly_one_time_are_taken_together():
