@@ -212,7 +212,7 @@ def _draw_inset(canvas: Rgb, image: Rgb, pixel: npt.ArrayLike, colour: Colour,
                 caption: slice) -> None:
     """Draw the image around the pixel magnified, with a ring that leaves the pixel free.
 
-    caption: the rows of the text, which stay free; no inset where there is no room beside them.
+    caption: the rows of the text, which stay free; no inset where there is no room next to them.
     """
     height, width = canvas.shape[:2]
     side = round(INSET_SHARE * height)

@@ -24,7 +24,7 @@ ALARM = 22.5  # chi-squared of 6, 0.1 %
 RECENT_SHARE = 0.25  # of the alarm, by the newest clicks alone: a camera set right is quiet
 # Another camera explains nearly as much: that share of it, or less than an alarm is worth apart.
 RIVAL_SHARE, RIVAL_CHI2 = 0.9, ALARM
-CHANCE_CHI2 = 16.8  # of 6, 1 %: what explains no more than noise does is no rival
+CHANCE_CHI2 = 16.8  # of 6, 1 %: what explains no more than noise does does not count as one
 AXES = ('x (right)', 'y (down)', 'the optical axis')
 
 

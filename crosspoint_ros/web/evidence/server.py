@@ -30,7 +30,7 @@ from crosspoint_ros.web.session import BrowserSession
 
 THUMBNAIL_PX = (96, 72)
 THUMBNAIL_SHARE = 0.3  # of the image's width, around the click
-MAX_OPEN = 4  # requests of one browser in work, besides the newest hover
+MAX_OPEN = 4  # requests of one browser in work, in addition the newest hover
 MAX_WAITING = 40  # and others: the thumbnails of a whole history, twice
 MAX_CLOUD_S = 0.8  # of the link: the page takes a server that it has not heard for 4 s for dead
 POINT_BYTES = 16  # six int16 in base64
