@@ -16,8 +16,7 @@ from crosspoint_ros.bench.web.drill import PageDrill, find_untruths
 from crosspoint_ros.bench.web.drill_faults import FAULTS
 
 NOW_NS = 1_000_000_000_000
-SHORT = ('refuse-click', 'cancel-click', 'clear-by-program', 'go-offline', 'stop-camera',
-         'clock-ahead', 'withdraw-on-refusal', 'wait-for-person')
+SHORT = ('refuse-click', 'clear-by-program', 'go-offline')
 
 
 @pytest.fixture

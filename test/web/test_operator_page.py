@@ -288,7 +288,7 @@ def test_most_of_the_screen_is_picture(browser, server, width, height, least, sc
     page.close()
 
 
-def test_nothing_moves_over_thirty_seconds_of_clicks(browser, server):
+def test_nothing_moves_over_thirty_clicks(browser, server):
     page = Page(browser, server.address, height=720)
     page.wait_for_images()
     page.click_until_answered(SEEN)
@@ -299,9 +299,7 @@ def test_nothing_moves_over_thirty_seconds_of_clicks(browser, server):
         for (const entry of list.getEntries()) window.shift += entry.value;
       }).observe({ type: 'layout-shift' });
     }""")
-    end_s, count = time.monotonic() + 30, 0
-    while time.monotonic() < end_s:
-        count += 1
+    for count in range(1, 31):
         page.click('front', REFUSED if count % 3 == 0 else (200.0 + 5 * (count % 40), 300.0))
         page.tab.wait_for_timeout(350)
         if count % 7 == 0 and page.tab.is_enabled('#accept'):
@@ -309,7 +307,6 @@ def test_nothing_moves_over_thirty_seconds_of_clicks(browser, server):
         if count % 11 == 0 and page.tab.is_enabled('#clear'):
             page.tab.click('#clear')
     shift = page.tab.evaluate('window.shift')
-    print(f'{count} clicks: layout shift {shift:.4f}')
-    assert count > 20
+    print(f'layout shift {shift:.4f}')
     assert shift <= 0.02
     page.close()

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import chromium
 import pytest
@@ -56,11 +55,9 @@ def test_a_server_that_hangs_turns_the_status_red_within_5_s(browser, node, fold
         page.wait_for_images()
         click(page)
         page.wait_for_text('#status', 'is ready')
-        os.kill(server.process.pid, signal.SIGSTOP)
         try:
-            hung_s = time.monotonic()
-            page.wait_for_text('#status', 'does not answer')
-            assert time.monotonic() - hung_s < 5
+            assert page.time_until_status('does not answer', lambda: os.kill(
+                server.process.pid, signal.SIGSTOP)) < 5
             assert 'lost' in page.tab.get_attribute('#status', 'class')
             page.click('front', HANDLE)
             page.wait_for_text('[data-camera=front] .message', 'nothing was sent')
@@ -100,13 +97,13 @@ def test_a_node_that_hangs_or_dies_is_reported_and_used_again_once_back(browser,
         found = click(page)
         page.wait(lambda: page.tab.is_enabled('#accept'), 'something to accept')
         os.kill(node.pid, signal.SIGSTOP)  # it hangs, but stays on the graph
-        hung_s = time.monotonic()
-        try:
+
+        def click_in_vain() -> None:
             page.click('front', HANDLE)
             assert page.tab.is_disabled('#accept'), 'a result that is not displayed can be accepted'
             page.wait_for_text('[data-camera=side] .message', 'previous answer')
-            page.wait_for_text('#status', 'has not replied for 3 s')
-            assert time.monotonic() - hung_s < 5
+        try:
+            assert page.time_until_status('has not replied for 3 s', click_in_vain) < 5
             page.wait_for_text('#target-state', 'last known')
             page.wait_for_text('[data-camera=front] .message', 'has not replied')
             assert page.wait_for_mark('side') == found, 'the current result is not displayed'
@@ -130,7 +127,7 @@ def test_the_token_leaves_the_address_bar_and_no_request_contains_it(browser, fo
         requests = []
         page.tab.on('request', lambda r: requests.append((r.url, r.all_headers())))
         page.tab.goto(f'http://127.0.0.1:{server.port}/#token={token}')
-        page.wait_for_text('#status', '/crosspoint not found')
+        page.wait_for_text('#status', '/crosspoint ')  # of the node, whatever it is
         assert page.tab.url == f'http://127.0.0.1:{server.port}/'
         assert page.tab.inner_text('#target-state') == 'not known yet'
         assert len(requests) > 8
@@ -139,7 +136,7 @@ def test_the_token_leaves_the_address_bar_and_no_request_contains_it(browser, fo
             assert not any(token in value for value in headers.values())
             assert 'referer' not in headers
         page.tab.reload()  # the cookie is enough
-        page.wait_for_text('#status', '/crosspoint not found')
+        page.wait_for_text('#status', '/crosspoint ')  # of the node, whatever it is
         assert token not in server.log.read_text()
         page.close()
 
@@ -153,5 +150,5 @@ def test_a_wrong_token_is_explained_on_the_page(browser, folder, fragment):
         server.wait_for_log('refused 127.0.0.1: ')
         token = server.address.partition('#')[2]
         page.tab.goto(f'http://127.0.0.1:{server.port}/#{token}')
-        page.wait_for_text('#status', '/crosspoint not found')
+        page.wait_for_text('#status', '/crosspoint ')  # of the node, whatever it is
         page.close()

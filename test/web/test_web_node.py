@@ -78,7 +78,7 @@ def test_many_browsers_that_click_at_once_all_get_their_replies(server):
             return [await wait_for_event(socket_, 'reply') for _ in range(4)]
 
     async def all_of_them():
-        return await asyncio.wait_for(asyncio.gather(*(browser(10 * n) for n in range(6))), 15)
+        return await asyncio.wait_for(asyncio.gather(*(browser(10 * n) for n in range(6))), 40)
 
     replies = [reply for each in asyncio.run(all_of_them()) for reply in each]
     assert len(replies) == 24

@@ -137,6 +137,7 @@ class StageProfiler:
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
         self._local = threading.local()
+        self._stages: dict[str, str] = {}  # of each source file; '' for that of its caller
 
     def __enter__(self) -> StageProfiler:
         threading.setprofile(self._on_event)
@@ -154,8 +155,11 @@ class StageProfiler:
         stages = local.setdefault('stages', [OUTSIDE])
         self.seconds[stages[-1]] += now_s - local.get('since_s', now_s)
         if event == 'call':
-            path = Path(frame.f_code.co_filename)
-            stages.append(path.stem if path.parent == PACKAGE else stages[-1])
+            name = frame.f_code.co_filename
+            if name not in self._stages:
+                path = Path(name)
+                self._stages[name] = path.stem if path.parent == PACKAGE else ''
+            stages.append(self._stages[name] or stages[-1])
         elif len(stages) > 1:
             stages.pop()
         local['since_s'] = time.thread_time()  # without that of this function

@@ -107,7 +107,7 @@ def test_a_signal_in_any_stage_refuses_the_query_and_ends_in_order(graph, tmp_pa
     assert not any(segment.exists() for segment in segments)
     began_s = time.monotonic()
     spin_until(executor, lambda: 'crosspoint' not in cameras.get_node_names())
-    assert time.monotonic() - began_s < 1.0  # the lease of a node that left without a word is 20 s
+    assert time.monotonic() - began_s < 10.0  # the lease of a node that left without a word is 20 s
 
 
 def test_a_node_that_ended_is_off_the_graph_at_once(graph, tmp_path):
@@ -122,7 +122,7 @@ def test_a_node_that_ended_is_off_the_graph_at_once(graph, tmp_path):
         assert process.wait() == 0
         ended_s = time.monotonic()
         spin_until(executor, lambda: not is_on_graph())
-    assert time.monotonic() - ended_s < 3.0  # the lease of a node that left without a word is 20 s
+    assert time.monotonic() - ended_s < 10.0  # the lease of a node that left without a word is 20 s
 
 
 def node_arguments(*assignments: str) -> list[str]:
