@@ -30,7 +30,13 @@ from crosspoint_ros.core.depth import (
     surface_normal_base,
     surface_points_m,
 )
-from crosspoint_ros.core.geometry import ray_base, require_baselines, require_pose, triangulate
+from crosspoint_ros.core.geometry import (
+    cross,
+    ray_base,
+    require_baselines,
+    require_pose,
+    triangulate,
+)
 from crosspoint_ros.core.verify import (
     DOUBTED_SHARE,
     Limits,
@@ -89,7 +95,7 @@ class Sighting:
             one.view.intrinsics.unproject(one.pixel)))))
 
     def _pose_noise_cam_m2(self, point_cam_m: Array) -> Array:
-        by_turn = np.cross(np.eye(3), point_cam_m).T
+        by_turn = cross(np.eye(3), point_cam_m).T
         slope = np.concatenate([by_turn, np.eye(3)], axis=1)
         return np.asarray(slope @ self.pose_covariance @ slope.T)
 

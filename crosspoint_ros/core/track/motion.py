@@ -10,7 +10,7 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Transform, View
 from crosspoint_ros.core.depth import predict_depth_sigma_m
-from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.geometry import cross, require_pose
 from crosspoint_ros.core.track.patches import invert_2x2
 from crosspoint_ros.core.verify import Limits
 
@@ -142,12 +142,6 @@ def _measure(points: TrackedPoints, base_from_clicked: Transform
             np.broadcast_to(pose.R[:, 2], at_cam.shape), depth_weight)
 
 
-def _cross(a: Array, b: Array) -> Array:
-    """As np.cross, in a fifth of its time for few vectors."""
-    (a0, a1, a2), (b0, b1, b2) = ((v[..., 0], v[..., 1], v[..., 2]) for v in (a, b))
-    return np.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0], axis=-1)
-
-
 def _build_equations(points: TrackedPoints, base_from_clicked: Transform, centre_m: Array,
                      max_sigmas: float) -> tuple[Array, Array]:
     """Normal matrix (6, 6) and gradient (6,), rotation about `centre_m` first."""
@@ -157,7 +151,7 @@ def _build_equations(points: TrackedPoints, base_from_clicked: Transform, centre
     squared = ((weight @ residual[..., None])[..., 0] * residual).sum(axis=1)
     agrees = points.weights / (1 + squared / max_sigmas ** 2) ** 2
     agrees = np.where(np.isfinite(squared), agrees, 0.0)
-    jacobian = np.concatenate([_cross(arms_m[:, None, :], d_base), d_base], axis=2)
+    jacobian = np.concatenate([cross(arms_m[:, None, :], d_base), d_base], axis=2)
     usable = agrees > 1e-6
     J, W, r = jacobian[usable], weight[usable] * agrees[usable, None, None], residual[usable]
     weighted = (W @ J).reshape(-1, 6)
@@ -168,7 +162,7 @@ def _build_equations(points: TrackedPoints, base_from_clicked: Transform, centre
     total = share.sum()
     if total > 1e-6:
         share = share * depth_weight * min(1.0, INDEPENDENT_DEPTHS / total)
-        J = np.concatenate([_cross(arms_m, ahead), ahead], axis=1)
+        J = np.concatenate([cross(arms_m, ahead), ahead], axis=1)
         used = share > 0
         normal += (J[used] * share[used, None]).T @ J[used]
         gradient += J[used].T @ (share[used] * -depth_error_m[used])

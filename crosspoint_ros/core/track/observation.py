@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Transform, View
-from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.geometry import cross, require_pose
 from crosspoint_ros.core.track.motion import TrackedPoints, measure_errors
 from crosspoint_ros.core.track.patches import GreyPyramid, align_patches, invert_2x2
 from crosspoint_ros.core.track.reference import ReferenceView
@@ -137,9 +137,9 @@ def sample_depth_m(view: View, pixels: Array) -> Array:
 def _predict_patches(reference: ReferenceView, view: View, moved: Transform) -> Array:
     """How the surface around each point is seen, to first order: d current / d reference."""
     aside = np.where(np.abs(reference.normals[:, :1]) < 0.9, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
-    first = np.cross(reference.normals, aside)
+    first = cross(reference.normals, aside)
     first /= np.linalg.norm(first, axis=1, keepdims=True)
-    tangents = np.stack([first, np.cross(reference.normals, first)], axis=1) * TANGENT_M
+    tangents = np.stack([first, cross(reference.normals, first)], axis=1) * TANGENT_M
     points_m = reference.points_m[:, None]
     slopes = []
     for at, motion in ((view, moved), (reference.view, reference.base_from_clicked)):
