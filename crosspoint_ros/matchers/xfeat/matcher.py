@@ -42,6 +42,7 @@ from crosspoint_ros.matchers.xfeat.search import (
 )
 from crosspoint_ros.matchers.xfeat.turn import (
     CHANCE_SUPPORT,
+    measure_turn,
     require_turn,
     turn_from_images,
     turn_from_rotation,
@@ -126,19 +127,22 @@ class XFeatMatcher:
     def match_images(self, a: View, b: View) -> tuple[Array, Array]:
         """Match keypoints by the images alone: pixels (n, 2) in a and in b.
 
-        Mutual matches that move like their neighbours, at the turn that they support. Neither
-        intrinsics nor poses nor depth take part. Raises `Rejected` as `match` does.
+        Mutual matches that move like their neighbours, upright unless too few agree then, else at
+        the turn that they support. Neither intrinsics nor poses nor depth take part. Raises
+        `Rejected` as `match` does.
         """
         bare = [View(view.camera, view.image, stamp_ns=view.stamp_ns, mask=view.mask)
                 for view in (a, b)]
         with self._lock:
-            frames = [self._frame(view) for view in bare]
-            frames[1] = self._turn_by_images(frames[0], frames[1], IMAGE_SCALES)
-            level, other = (frame.levels[IMAGE_SCALES[0]] for frame in frames)
-            candidates = find_candidates(level, other, self.options.min_cosine)
-            found = mutual_matches([candidates], self.options.min_cosine)
+            first, second = (self._frame(view) for view in bare)
+            scale, min_cosine = IMAGE_SCALES[0], self.options.min_cosine
+            self._ensure((first, second), IMAGE_SCALES)
+            if not measure_turn(first, second, scale, min_cosine).is_beyond_chance:
+                second = self._turn_by_images(first, second, IMAGE_SCALES)
+            candidates = find_candidates(first.levels[scale], second.levels[scale], min_cosine)
+            found = mutual_matches([candidates], min_cosine)
             found = found.select(neighbourhood_consensus(found))
-        return (frames[0].scaled.to_image(found.clicked), frames[1].scaled.to_image(found.other))
+        return first.scaled.to_image(found.clicked), second.scaled.to_image(found.other)
 
     def _find_pair(self, query: Query, clicked: FeatureFrame, other: FeatureFrame, pixel: Array
                    ) -> tuple[PairGeometry, float | None]:

@@ -44,6 +44,11 @@ class TurnSupport:
     share: float
     other_from_clicked: Array
 
+    @property
+    def is_beyond_chance(self) -> bool:
+        """Whether twice what a wrong turn reaches agrees."""
+        return self.support >= 2 * CHANCE_SUPPORT and self.share >= 2 * CHANCE_SHARE
+
     def contradicts(self, other_from_clicked: Array) -> bool:
         """Return whether a rotation is another one."""
         cosine = (np.trace(self.other_from_clicked.T @ other_from_clicked) - 1) / 2
@@ -106,7 +111,7 @@ def rank_turns(clicked: FeatureFrame, other: FeatureFrame, first_deg: int, scale
     frames = [other.turn(first_deg + more_deg) for more_deg in (0, 90, 180, 270)]
     ensure([clicked, frames[0]], [scale])
     first = measure_turn(clicked, frames[0], scale, min_cosine)
-    if first.support >= 2 * CHANCE_SUPPORT and first.share >= 2 * CHANCE_SHARE:
+    if first.is_beyond_chance:
         scale = min(scale, RIVAL_SCALE)
     ensure([clicked, *frames[1:]], [scale])
     rivals = [measure_turn(clicked, frame, scale, min_cosine, MAX_RIVAL * first.support)
