@@ -53,9 +53,12 @@ test: pip-test colcon-smoke
 smoke: $(TEST_VENV)/.package-$(KIND) colcon-smoke
 	$(PYTEST) test/packaging/test_smoke.py
 
-# Four at a time, a file each: half of the tests mostly wait for other processes.
+# A file each: many tests mostly wait for other processes. A browser, a server, a node and cameras
+# take two cores: more of them at once would only be late, and say so.
+BROWSER_TESTS = test/web test/bench/test_page_drill.py
 pip-test: $(TEST_VENV)/.package-$(KIND)
-	$(PYTEST) -n 4 --dist loadfile test
+	$(PYTEST) -n 4 --dist loadfile test $(BROWSER_TESTS:%=--ignore=%); rest=$$?; \
+	  $(PYTEST) -n 2 --dist loadfile $(BROWSER_TESTS) && exit $$rest
 
 # What computes with NumPy and OpenCV, and the node; the rest is the same on all.
 COMPUTE_TESTS = test/core test/data test/matchers/xfeat
