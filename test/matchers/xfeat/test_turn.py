@@ -144,6 +144,14 @@ def test_images_are_matched_at_any_turn(matcher, left, right):
     assert len(turned[0]) > 0.9 * len(plain[0])
 
 
+def test_images_that_match_upright_are_looked_at_once_each(left, right):
+    matcher, asked = XFeatMatcher(second_descriptor='never'), []
+    run = matcher._backbone
+    matcher._backbone = lambda image: asked.append(image.shape) or run(image)
+    upright, _ = matcher.match_images(images_only(left), images_only(right))
+    assert (len(asked), len(upright) > 100) == (2, True)
+
+
 def test_only_images_in_doubt_are_looked_at_turned_in_more_than_half_the_size(left, right):
     matcher, asked = XFeatMatcher(second_descriptor='never'), []
     run = matcher._backbone
