@@ -139,6 +139,47 @@ def test_camera_and_object_move():
     assert follow.states[-1] is MOVED
 
 
+# --- cameras that cannot see it
+
+def count_alignments(monkeypatch) -> list[str]:
+    """Return a list that grows with each alignment: the costly part of a look."""
+    counted, align = [], Tracker._align
+
+    def count(*args):
+        counted.append('aligned')
+        return align(*args)
+    monkeypatch.setattr(Tracker, '_align', count)
+    return counted
+
+
+@pytest.mark.parametrize('why', ['looks away', 'hidden'])
+def test_at_rest_a_camera_that_cannot_see_it_costs_no_second_alignment(why, monkeypatch):
+    follow = Follow()
+    follow.see((Thing(),), 2)
+    counted = count_alignments(monkeypatch)
+    for _ in range(3):
+        follow.now_ns += STEP_NS
+        front = render('front', (Thing(),), pose=look_at(POSES['front'].t_m, (2.0, 0.0, 0.0))
+                       ) if why == 'looks away' else render('front', (Thing(), HIDES_FRONT))
+        track = follow.show([replace(front, stamp_ns=follow.now_ns),
+                             render('side', (Thing(),), follow.now_ns)])
+    assert {c: seen.target for c, seen in track.evidence.items()} == {
+        'front': 'outside' if why == 'looks away' else 'hidden', 'side': 'seen'}
+    assert set(follow.states) == {TRACKING}
+    assert len(counted) == 3
+
+
+@pytest.mark.parametrize('with_depth', [True, False])
+def test_a_pushed_object_that_is_hidden_in_one_camera_is_followed_in_the_other(with_depth):
+    follow = Follow(with_depth)
+    follow.see((Thing(), HIDES_FRONT), 2)
+    for moved in steps(0.06, -0.05, 25, 8):
+        track = follow.see((Thing(base_from_thing=moved), HIDES_FRONT))
+        if track.state in (TRACKING, MOVED):
+            assert follow.error_m(moved) < (0.006 if with_depth else 0.02)
+    assert track.state is MOVED or not with_depth
+
+
 # --- not seen
 
 def test_a_hidden_object_coasts_at_once_with_growing_covariance_and_is_found_elsewhere():

@@ -260,7 +260,9 @@ class Tracker:
         """Fit a motion to the views near a prior, and verify it in each of them."""
         if with_flow and self._rest.is_at_rest:  # then it mostly still is
             fit = self._align(prior, prior, usable, pyramids, scales)
-            if fit[1] and all(_is_sure(verdict) for _, verdict in fit[1].values()):
+            judged = [verdict for seen, verdict in fit[1].values()
+                      if not _is_out_of_sight(seen, verdict)]
+            if judged and all(_is_sure(verdict) for verdict in judged):
                 return fit
         start = prior
         if with_flow:
@@ -494,6 +496,12 @@ def _moved_limit_m(motion: Motion) -> float:
 
 def _is_sure(verdict: Verification) -> bool:
     return verdict.is_verified and verdict.agreeing >= SURE_SHARE * verdict.expected
+
+
+def _is_out_of_sight(seen: Observation, verdict: Verification) -> bool:
+    """Return whether a view could not show the target there, by its frame or by its depths."""
+    return verdict.target == 'outside' or (
+        verdict.target == 'hidden' and seen.points.view.depth_m is not None)
 
 
 def _view_direction(view: View, moved: Transform, target_m: Array) -> Array:
