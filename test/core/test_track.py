@@ -13,7 +13,8 @@ from raycast_scenes import Box, look_at
 
 from crosspoint_ros.core.datatypes import Code, MissingView, Rejected, Transform, View
 from crosspoint_ros.core.track.observation import project
-from crosspoint_ros.core.track.tracker import FollowLimits, Track, Tracker, TrackingState
+from crosspoint_ros.core.track.state import FollowLimits, Track, TrackingState
+from crosspoint_ros.core.track.tracker import Tracker
 
 TRACKING, COASTING, MOVED, LOST = (TrackingState.TRACKING, TrackingState.COASTING,
                                    TrackingState.MOVED, TrackingState.LOST)

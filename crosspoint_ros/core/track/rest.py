@@ -50,7 +50,8 @@ class RestDetector:
             self._away.clear()
         self.motion = measured
         far = [index for index, (_, motion) in enumerate(self._recent)
-               if not _is_near(motion, measured, SETTLE_M, SETTLE_RAD)]
+               if (np.linalg.norm(_compare(motion, measured), axis=1)
+                   > (SETTLE_M, SETTLE_RAD)).any()]
         self._recent = self._recent[far[-1] + 1 if far else 0:]
         self.is_at_rest = (now_ns - self._recent[0][0] > 0.8 * SETTLE_S * 1e9
                            and len(self._recent) >= MIN_SETTLED)
@@ -66,13 +67,11 @@ class RestDetector:
 
 def _measure_away(rest: Motion, measured: Motion) -> Array:
     """Return the shift and the turn (2, 3) from a rest to a measurement, in their limits."""
-    turned = measured.base_from_clicked.R @ rest.base_from_clicked.R.T
-    turn_rad = cv2.Rodrigues(turned)[0].ravel()
+    shift_m, turn_rad = _compare(rest, measured)
     axis = turn_rad / max(float(np.linalg.norm(turn_rad)), 1e-12)
     sigma_rad = float(np.sqrt(axis @ measured.covariance[:3, :3] @ axis))
     limit_rad = min(max(LEAVE_TURN_SIGMAS * sigma_rad, LEAVE_RAD), MAX_LEAVE_RAD)
-    return np.stack([(measured.centre_m - rest.centre_m) / leave_limit_m(measured),
-                     turn_rad / limit_rad])
+    return np.stack([shift_m / leave_limit_m(measured), turn_rad / limit_rad])
 
 
 def leave_limit_m(measured: Motion) -> float:
@@ -80,7 +79,7 @@ def leave_limit_m(measured: Motion) -> float:
     return min(max(LEAVE_SIGMAS * measured.sigma_m, LEAVE_M), MAX_LEAVE_M)
 
 
-def _is_near(one: Motion, other: Motion, limit_m: float, limit_rad: float) -> bool:
-    turned = one.base_from_clicked.R.T @ other.base_from_clicked.R
-    return bool(np.linalg.norm(one.centre_m - other.centre_m) <= limit_m
-                and np.linalg.norm(cv2.Rodrigues(turned)[0]) <= limit_rad)
+def _compare(one: Motion, other: Motion) -> Array:
+    """Return the shift, m, and the turn, rad, (2, 3) from one motion to another."""
+    turned = other.base_from_clicked.R @ one.base_from_clicked.R.T
+    return np.stack([other.centre_m - one.centre_m, cv2.Rodrigues(turned)[0].ravel()])
