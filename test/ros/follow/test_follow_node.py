@@ -12,6 +12,7 @@ from crosspoint_ros.msg import Status, TargetState
 from follow_stage import GOING, Stage, run_stage
 from moving_scenes import TARGET_M, Thing, move
 from raycast_scenes import Box
+from two_camera_rig import LENS, POSES
 
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.tf_tree import stamp_to_ns
@@ -154,6 +155,21 @@ def test_a_target_that_was_dragged_goes_with_the_object_and_is_lost_with_it(stag
     stage.show((Thing(base_from_thing=moved),))
     stage.until(lambda: stage.states[-1].state == TargetState.MOVED
                 and stage.tf_error_m(place_m) < 8e-3, 'TF as far from the object as before')
+    stage.show(())
+    assert not stage.until_state(TargetState.LOST).valid
+    stage.assert_tf_is_silent()
+
+
+def test_an_answer_that_was_corrected_is_followed_from_the_correction(stage):
+    x, y = LENS.project(POSES['side'].inverse.transform_points(TARGET_M))
+    earlier = stage.states[-1].query_id
+    corrected = stage.call('correct', query_id=earlier, camera='side', x=x + 1.0, y=y)
+    assert corrected.result.has_target, corrected.result.status.message
+    stage.until(lambda: stage.states[-1].query_id != earlier and stage.states[-1].state in GOING)
+    moved = move(0.03, -0.02, 8)
+    stage.show((Thing(base_from_thing=moved),))
+    stage.until(lambda: stage.states[-1].state == TargetState.MOVED
+                and stage.tf_error_m(moved.transform_points(TARGET_M)) < 8e-3, 'TF on the object')
     stage.show(())
     assert not stage.until_state(TargetState.LOST).valid
     stage.assert_tf_is_silent()
