@@ -12,7 +12,11 @@ from moving_scenes import BOX, IDENTITY, LENS, POSES, TARGET_M, Thing, move, ren
 from raycast_scenes import Box, look_at
 
 from crosspoint_ros.core.datatypes import Code, MissingView, Rejected, Transform, View
-from crosspoint_ros.core.track.observation import project
+from crosspoint_ros.core.track.motion import Motion
+from crosspoint_ros.core.track.observation import observe, project, verify
+from crosspoint_ros.core.track.patches import GreyPyramid
+from crosspoint_ros.core.track.reference import build_by_depth
+from crosspoint_ros.core.track.search import compare_with_click
 from crosspoint_ros.core.track.state import FollowLimits, Track, TrackingState
 from crosspoint_ros.core.track.tracker import Tracker
 
@@ -237,6 +241,26 @@ def test_an_identical_object_next_to_the_first_is_not_taken_for_it():
     follow.see((twin,), 8)
     assert MOVED not in follow.states
     assert follow.states[-1] is LOST
+
+
+@pytest.mark.parametrize(('was_there', 'is_blurred', 'answer'), [
+    (True, False, False), (True, True, None), (False, False, True), (False, True, True)])
+def test_a_place_has_changed_where_its_depth_has_and_not_where_it_is_not_recognised(
+        was_there, is_blurred, answer):
+    """A twin that looks different from another side has not come there since the click."""
+    there = move(0.16, 0.02)
+    twin, centre_m = Thing(base_from_thing=there), there.transform_points(TARGET_M)
+    then = render('front', (Thing(), twin) if was_there else (Thing(),))
+    if is_blurred:
+        then = replace(then, image=cv2.blur(then.image, (15, 15)))
+    now = render('front', (twin,))
+    clicked = Follow().tracker.references[0]
+    clicked = replace(clicked, view=then, pyramid=GreyPyramid(then.image))
+    motion = Motion(there, np.eye(6) * 1e-6, centre_m)
+    reference = build_by_depth(render('front', (Thing(),)), TARGET_M)
+    seen = observe(reference, now, GreyPyramid(now.image), there, np.zeros((6, 6)))
+    assert verify(seen, there, TARGET_M).is_verified
+    assert compare_with_click(clicked, seen, motion) is answer
 
 
 def test_without_images_or_poses_it_coasts_and_says_why():

@@ -193,8 +193,8 @@ def compare_with_click(reference: ReferenceView, seen: Observation, motion: Moti
                        ) -> bool | None:
     """Return whether a place has changed since the click; None if this view cannot say.
 
-    By its look from the same side: what the new view shows there is looked for in the old one. Else
-    by depth: whether the points of the object were on a surface then, too.
+    By its look from the same side: what the new view shows there is looked for in the old one. That
+    it is not found proves nothing: the depth then says whether there was nothing at its place.
     """
     view, old = seen.points.view, reference.view
     rays = [motion.centre_m - require_pose(each).t_m for each in (view, old)]
@@ -208,7 +208,8 @@ def compare_with_click(reference: ReferenceView, seen: Observation, motion: Moti
                          IDENTITY, motion.centre_m)
         if verdict.hidden * 2 > verdict.expected or not verdict.expected:
             return None
-        return not verdict.shows_object
+        if verdict.shows_object or old.depth_m is None:
+            return not verdict.shows_object
     now_m = motion.base_from_clicked.transform_points(seen.points.points_m[
         np.isfinite(seen.points.pixels[:, 0])])
     off_m = sample_depth_m(old, project(old, now_m)) - require_pose(
