@@ -142,6 +142,7 @@ results: $(TEST_VENV)/.package-$(KIND)
 	-$(RECORD)/50.json --title 'Seconds to score ten thousand replies' --figure wall_s --unit ' s' --most 10 -- bench score build/results/replies.jsonl
 	-$(RECORD)/60.json --title 'Wrist camera of the kitchen put off by 2 cm and 3 degrees, calibrated' --figure 'error after: .*largest ([\d.]+) mm' --unit ' mm, the largest error' --most 2 -- bench calibrate crosspoint_ros/scenes/kitchen
 	-cd '$(DATA)' && $(RECORD)/61.json --title 'Wrist camera of the shelf put off by 3 cm and 3 degrees, calibrated' --figure 'median [\d.]+, largest ([\d.]+)' --unit ' times the residual of the recorded poses' --most 1.3 -- bench calibrate apc_shelf/bag --cm 3 --draws 4 --mask apc_shelf/gripper_mask.png
+	-$(RECORD)/62.json --title 'Wrist camera of the kitchen bumped by 1 cm or 1 degree, noticed by clicks' --figure 'alarm within 10 clicks: (\d+) of' --unit ' of 20 bumps within 10 clicks' --least 20 -- bench calibrate crosspoint_ros/scenes/kitchen --bump --cm 1 --deg 1
 	-cd '$(DATA)' && $(RECORD)/70.json --title 'Followed: moving things of the kitchen' --figure 'moving points.* ([\d.]+) % within 10 mm' --unit ' % within 10 mm' --least 95 -- bench follow kitchen_moving
 	-cd '$(DATA)' && $(RECORD)/71.json --title 'Followed: hidden, and taken away' --figure 'false tracking (\d+) of' --unit ' frames of false tracking' --most 0 -- bench follow kitchen_moving --staged
 	$(TEST_VENV)/bin/crosspoint dev results docs/benchmarks/results --out docs/benchmarks/results.md

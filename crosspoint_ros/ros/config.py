@@ -17,7 +17,7 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from crosspoint_ros.core.track.tracker import FollowLimits
+from crosspoint_ros.core.track.state import FollowLimits
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import MATCHERS, get_matcher_options, select_refiner
 

@@ -12,8 +12,13 @@ from moving_scenes import BOX, IDENTITY, LENS, POSES, TARGET_M, Thing, move, ren
 from raycast_scenes import Box, look_at
 
 from crosspoint_ros.core.datatypes import Code, MissingView, Rejected, Transform, View
-from crosspoint_ros.core.track.observation import project
-from crosspoint_ros.core.track.tracker import FollowLimits, Track, Tracker, TrackingState
+from crosspoint_ros.core.track.motion import Motion
+from crosspoint_ros.core.track.observation import observe, project, verify
+from crosspoint_ros.core.track.patches import GreyPyramid
+from crosspoint_ros.core.track.reference import build_by_depth
+from crosspoint_ros.core.track.search import compare_with_click
+from crosspoint_ros.core.track.state import FollowLimits, Track, TrackingState
+from crosspoint_ros.core.track.tracker import Tracker
 
 TRACKING, COASTING, MOVED, LOST = (TrackingState.TRACKING, TrackingState.COASTING,
                                    TrackingState.MOVED, TrackingState.LOST)
@@ -139,6 +144,47 @@ def test_camera_and_object_move():
     assert follow.states[-1] is MOVED
 
 
+# --- cameras that cannot see it
+
+def count_alignments(monkeypatch) -> list[str]:
+    """Return a list that grows with each alignment: the costly part of a look."""
+    counted, align = [], Tracker._align
+
+    def count(*args):
+        counted.append('aligned')
+        return align(*args)
+    monkeypatch.setattr(Tracker, '_align', count)
+    return counted
+
+
+@pytest.mark.parametrize('why', ['looks away', 'hidden'])
+def test_at_rest_a_camera_that_cannot_see_it_costs_no_second_alignment(why, monkeypatch):
+    follow = Follow()
+    follow.see((Thing(),), 2)
+    counted = count_alignments(monkeypatch)
+    for _ in range(3):
+        follow.now_ns += STEP_NS
+        front = render('front', (Thing(),), pose=look_at(POSES['front'].t_m, (2.0, 0.0, 0.0))
+                       ) if why == 'looks away' else render('front', (Thing(), HIDES_FRONT))
+        track = follow.show([replace(front, stamp_ns=follow.now_ns),
+                             render('side', (Thing(),), follow.now_ns)])
+    assert {c: seen.target for c, seen in track.evidence.items()} == {
+        'front': 'outside' if why == 'looks away' else 'hidden', 'side': 'seen'}
+    assert set(follow.states) == {TRACKING}
+    assert len(counted) == 3
+
+
+@pytest.mark.parametrize('with_depth', [True, False])
+def test_a_pushed_object_that_is_hidden_in_one_camera_is_followed_in_the_other(with_depth):
+    follow = Follow(with_depth)
+    follow.see((Thing(), HIDES_FRONT), 2)
+    for moved in steps(0.06, -0.05, 25, 8):
+        track = follow.see((Thing(base_from_thing=moved), HIDES_FRONT))
+        if track.state in (TRACKING, MOVED):
+            assert follow.error_m(moved) < (0.006 if with_depth else 0.02)
+    assert track.state is MOVED or not with_depth
+
+
 # --- not seen
 
 def test_a_hidden_object_coasts_at_once_with_growing_covariance_and_is_found_elsewhere():
@@ -195,6 +241,26 @@ def test_an_identical_object_next_to_the_first_is_not_taken_for_it():
     follow.see((twin,), 8)
     assert MOVED not in follow.states
     assert follow.states[-1] is LOST
+
+
+@pytest.mark.parametrize(('was_there', 'is_blurred', 'answer'), [
+    (True, False, False), (True, True, None), (False, False, True), (False, True, True)])
+def test_a_place_has_changed_where_its_depth_has_and_not_where_it_is_not_recognised(
+        was_there, is_blurred, answer):
+    """A twin that looks different from another side has not come there since the click."""
+    there = move(0.16, 0.02)
+    twin, centre_m = Thing(base_from_thing=there), there.transform_points(TARGET_M)
+    then = render('front', (Thing(), twin) if was_there else (Thing(),))
+    if is_blurred:
+        then = replace(then, image=cv2.blur(then.image, (15, 15)))
+    now = render('front', (twin,))
+    clicked = Follow().tracker.references[0]
+    clicked = replace(clicked, view=then, pyramid=GreyPyramid(then.image))
+    motion = Motion(there, np.eye(6) * 1e-6, centre_m)
+    reference = build_by_depth(render('front', (Thing(),)), TARGET_M)
+    seen = observe(reference, now, GreyPyramid(now.image), there, np.zeros((6, 6)))
+    assert verify(seen, there, TARGET_M).is_verified
+    assert compare_with_click(clicked, seen, motion) is answer
 
 
 def test_without_images_or_poses_it_coasts_and_says_why():

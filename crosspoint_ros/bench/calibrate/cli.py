@@ -1,4 +1,4 @@
-"""`crosspoint bench calibrate`: perturbs a camera's mount and scores its correction."""
+"""`crosspoint bench calibrate`: perturbs a camera's mount, scores its correction or the alarm."""
 from __future__ import annotations
 
 import argparse
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from crosspoint_ros.bench.calibrate.bump import score_alarm
 from crosspoint_ros.bench.environment import describe_machine
 from crosspoint_ros.core.datatypes import Array
 from crosspoint_ros.core.extrinsics.calibration import CalibrationRefused, calibrate_mount
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--others', nargs='*', default=[], metavar='CAMERA',
                         help='other cameras that take part (default: all)')
     parser.add_argument('--mask', type=Path, metavar='PNG', help="the robot's own body")
+    parser.add_argument('--bump', action='store_true', help='score the alarm instead: the camera '
+                        'is shifted by --cm, or turned by --deg, between two sessions of clicks; '
+                        'needs truth.json next to the bag')
+    parser.add_argument('--clicks', type=int, default=200,
+                        help='of the session without a bump, with --bump (default: 200)')
     calibrate_cli.add_noise_arguments(parser)
     parser.set_defaults(base_frame='', topic='', depth_topic='', partial=False)
 
@@ -55,6 +61,8 @@ def main(args: argparse.Namespace) -> int:
     """Match once, then perturb and correct; 1 if every draw was refused."""
     if not 1 <= args.draws <= 1000:
         raise ValueError(f'--draws {args.draws} must be 1 to 1000')
+    if args.bump:
+        return score_alarm(args)
     data = calibrate_cli.read_bag(args)
     draws = run_draws(data.pairs, data.mounts, args.camera, args.cm / 100, np.radians(args.deg),
                       args.draws, args.seed)
@@ -116,5 +124,3 @@ def format_draws(draws: Sequence[PerturbedDraw]) -> str:
             "residual after, to that of the recording's own poses: "
             f'median {np.median(ratios):.3f}, largest {ratios.max():.3f}']
     return '\n'.join(lines)
-
-

@@ -12,7 +12,7 @@ from crosspoint_ros.bench.environment import describe_machine
 from crosspoint_ros.bench.follow.moving_scene import MovingRecording, find_recordings
 from crosspoint_ros.bench.follow.score import FollowScore, follow_point
 from crosspoint_ros.bench.follow.staging import Staging
-from crosspoint_ros.core.track.tracker import FollowLimits
+from crosspoint_ros.core.track.state import FollowLimits
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import load_matcher
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,7 @@ class MovingRecording:
     def views_at(self, stamp_ns: int) -> list[View]:
         """Return the views of a stamp, without depth if that is how it is used."""
         views = [self._scene.view(frame) for frame in self._frames[stamp_ns]]
-        return views if self._with_depth else [replace_depth(view) for view in views]
-
-
-def replace_depth(view: View) -> View:
-    """Return the view without its depth."""
-    return View(view.camera, view.image, view.intrinsics, view.stamp_ns, view.frame_id, None,
-                view.base_from_cam, view.mask)
+        return views if self._with_depth else [replace(view, depth_m=None) for view in views]
 
 
 def _read_points(path: Path) -> Iterator[TruePoint]:

@@ -12,7 +12,8 @@ from crosspoint_ros.bench.follow.staging import Staging
 from crosspoint_ros.core.datatypes import Matcher, Rejected
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.track.motion import Motion
-from crosspoint_ros.core.track.tracker import FollowLimits, Tracker, TrackingState
+from crosspoint_ros.core.track.state import FollowLimits, TrackingState
+from crosspoint_ros.core.track.tracker import Tracker
 from crosspoint_ros.core.verify import Limits
 
 ALARM_S = 0.3  # after it was taken away, no frame may say that it is seen

@@ -7,14 +7,16 @@ since which the sum contradicts the declared mount most.
 """
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, CorrectedPose, Transform
+from crosspoint_ros.core.datatypes import Array, Code, CorrectedPose, Transform
 from crosspoint_ros.core.extrinsics.residuals import adjoint, log_pose
+from crosspoint_ros.core.pipeline import LocateResult
 
 REMEMBERED = 200  # clicks of a camera
 MIN_CLICKS = 4
@@ -25,6 +27,8 @@ RECENT_SHARE = 0.25  # of the alarm, by the newest clicks alone: a camera set ri
 # Another camera explains nearly as much: that share of it, or less than an alarm is worth apart.
 RIVAL_SHARE, RIVAL_CHI2 = 0.9, ALARM
 CHANCE_CHI2 = 16.8  # of 6, 1 %: what explains no more than noise does does not count as one
+# The prior of a matcher's corrected poses, per axis: its declared noise is a length (xfeat).
+PER_AXIS = 1.7
 AXES = ('x (right)', 'y (down)', 'the optical axis')
 
 
@@ -70,6 +74,12 @@ class MountDrift:
         return (f'{np.linalg.norm(shift_mm):.1f} +- {sigma_mm:.1f} mm, '
                 f'{np.linalg.norm(turn_deg):.1f} +- {sigma_deg:.1f} deg, largest along {axis}, by '
                 f'{self.clicks} clicks')
+
+    def explain(self) -> str:
+        """Return the alarm in one sentence."""
+        since = time.strftime('%H:%M', time.localtime(self.since_s))
+        rivals = f'; it is {" or ".join(sorted((self.camera, *self.rivals)))}, by the clicks either'
+        return f'not where TF says since {since}: {self}{rivals if self.rivals else ""}'
 
 
 def _length_sigma(vector: Array, covariance: Array) -> float:
@@ -155,3 +165,74 @@ class DriftMonitor:
         information = sum((each[1] for each in clicks), np.diag(np.full(6, 0.1 ** -2)))
         vector = sum((each[2] for each in clicks), np.zeros(6))
         return float(vector @ np.linalg.solve(information, vector))
+
+
+class MountHealth:
+    """Whether the cameras are where TF says; used by the query thread, read by any."""
+
+    def __init__(self, pose_noise_cm: float = 1.0, pose_noise_deg: float = 1.0) -> None:
+        """Take the declared noise of the matcher."""
+        self._monitor = DriftMonitor(
+            max(pose_noise_cm, 0.1) / 100 / PER_AXIS,
+            float(np.radians(max(pose_noise_deg, 0.1))) / PER_AXIS)
+        self.cost_s = 0.0  # CPU time of the last click
+        self._contradicted: dict[str, tuple[int, str]] = {}  # clicks in a row, and the last reason
+
+    def add(self, result: LocateResult, now_s: float | None = None) -> None:
+        """Take the poses that a matcher corrected; TF stays as it is. now_s: by default now."""
+        started_s = time.thread_time()
+        clicked = result.clicked
+        evidence = []
+        self._count_contradictions(result)
+        for found in result.correspondences:
+            corrected = found.match.corrected_pose if found.match is not None else None
+            if corrected is not None and found.view is not None and clicked.ray_pose is not None \
+                    and found.view.ray_pose is not None and is_positive(corrected.covariance):
+                evidence.append(PairEvidence(
+                    (clicked.camera, found.camera),
+                    found.view.ray_pose.inverse @ clicked.ray_pose, corrected))
+        if evidence:
+            self._monitor.add(evidence, time.time() if now_s is None else now_s)
+        self.cost_s = time.thread_time() - started_s
+
+    def _count_contradictions(self, result: LocateResult) -> None:
+        """Count the clicks in a row in which all pairs of a camera are refused as contradictory:
+        beyond the declared noise no pose is measured any more."""
+        reasons: dict[str, list[str]] = {}
+        for found in result.correspondences:
+            if found.view is None:
+                continue
+            rejected = found.rejected
+            is_contradiction = (found.match is None and rejected is not None
+                                and rejected.code == Code.INCONSISTENT)
+            for camera in (result.clicked.camera, found.camera):
+                reasons.setdefault(camera, []).append(
+                    rejected.message if rejected is not None and is_contradiction else '')
+        self._contradicted = {**self._contradicted, **{
+            camera: (self._contradicted.get(camera, (0, ''))[0] + 1, each[0])
+            if all(each) else (0, '') for camera, each in reasons.items()}}
+
+    @property
+    def drifts(self) -> Mapping[str, MountDrift]:
+        """What is known of each camera."""
+        return self._monitor.drifts
+
+    @property
+    def suspects(self) -> frozenset[str]:
+        """The cameras that the alarms name; none without one."""
+        alarmed = {camera for camera in {*self._contradicted, *self.drifts} if self.explain(camera)}
+        return frozenset(alarmed.union(*(self.drifts[camera].rivals for camera in alarmed
+                                         if camera in self.drifts)))
+
+    def explain(self, camera: str) -> str:
+        """Return the alarm of a camera; '' without one."""
+        count, reason = self._contradicted.get(camera, (0, ''))
+        if count >= MIN_CLICKS and count == max(n for n, _ in self._contradicted.values()):
+            return f'not where TF says, by the last {count} clicks, which are refused: {reason}'
+        drift = self.drifts.get(camera)
+        return drift.explain() if drift is not None and drift.is_alarm else ''
+
+
+def is_positive(covariance: Array) -> bool:
+    """Return whether a covariance can be inverted: another matcher may not know it."""
+    return bool(np.isfinite(covariance).all() and np.linalg.eigvalsh(covariance)[0] > 0)

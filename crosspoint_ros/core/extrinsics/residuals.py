@@ -70,11 +70,6 @@ class PosedMatches:
             self.rays, self.depths_m, self.normals))
         return replace(self, rays=rays, depths_m=depths_m, normals=normals)
 
-    def without_depth(self) -> PosedMatches:
-        """Return the same matches as cameras without depth see them."""
-        unknown = np.full(len(self), np.nan)
-        return replace(self, depths_m=(unknown, unknown))
-
     def relative_pose(self, a: Transform, b: Transform) -> Transform:
         """Return b_from_a of the cameras; a, b: body_from_cam of each."""
         return (self.base_from_body[1] @ b).inverse @ self.base_from_body[0] @ a

@@ -75,11 +75,6 @@ class ReferenceView:
         return replace(self.object_view, camera=f'{self.view.camera}_clicked_posed',
                        depth_m=self.view.depth_m, base_from_cam=self.view.base_from_cam)
 
-    def select(self, chosen: npt.NDArray[np.bool_]) -> ReferenceView:
-        """Return the view with some of its points."""
-        return replace(self, points_m=self.points_m[chosen], normals=self.normals[chosen],
-                       pixels=self.pixels[chosen], weights=self.weights[chosen])
-
 
 def build_by_depth(view: View, target_m: Array, moved: Transform = IDENTITY) -> ReferenceView:
     """Return the reference of a view with depth; target_m: (3,) in the base, now.
@@ -305,9 +300,6 @@ def build_by_matches(views: Sequence[View], pixels: Sequence[Array], target_m: A
         if met.errors_px.max() < MAX_TRIANGULATION_PX and np.linalg.norm(
                 met.point_base_m - target_m) < 2 * OBJECT_RADIUS_M:
             kept.append((met.point_base_m, corner, found))
-    if len(kept) < MIN_CORNERS:
-        return [build_by_plane(view, pixel, target_m)
-                for view, pixel in zip(views, pixels, strict=True)]
     references = []
     for index, (view, pixel) in enumerate(zip(views, pixels, strict=True)):
         shown = [(point, corner if index == 0 else found[index - 1])

@@ -3,9 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from enum import Enum
 
-import cv2
 import numpy as np
 
 from crosspoint_ros.core.datatypes import (
@@ -18,7 +16,6 @@ from crosspoint_ros.core.datatypes import (
     View,
 )
 from crosspoint_ros.core.geometry import require_pose
-from crosspoint_ros.core.track.lookalike import explain_jump
 from crosspoint_ros.core.track.motion import (
     FINAL_SCALES,
     ROBUST_SCALES,
@@ -40,16 +37,13 @@ from crosspoint_ros.core.track.reference import (
     build_by_depth,
     build_by_matches,
 )
-from crosspoint_ros.core.track.rest import RestDetector, leave_limit_m
-from crosspoint_ros.core.track.search import search_by_matches, sweep
+from crosspoint_ros.core.track.rest import RestDetector
+from crosspoint_ros.core.track.search import explain_jump, search_by_matches, sweep
+from crosspoint_ros.core.track.state import FollowLimits, StateReporter, Track, movement_limit_m
 from crosspoint_ros.core.verify import Limits
 
 SPEED_M_S, TURN_RAD_S = 0.5, 2.0  # of an object that a person or a robot pushes
 MAX_STEP_M, MAX_STEP_RAD = 0.1, 0.5  # further than this no alignment reaches
-COAST_SPEED_M_S = 0.05  # by how much a hidden target becomes less certain
-MOVED_M = 0.01  # at least, and three sigmas
-MOVED_RAD = 0.1
-MOVED_SIGMAS = 3.0
 UNSEEN_S = 0.3  # after which a place nearby is a jump, too
 SWEEP_PERIOD_S = 0.3
 SETTLED_M, SETTLED_RAD = 2e-3, 0.02
@@ -63,47 +57,6 @@ MAX_REFERENCES = 12
 SEARCH_PERIOD_S = 1.0
 DOUBT_PERIOD_S = 0.25
 SURE_PAUSES, DOUBT_PAUSES = 20.0, 1.0  # of the time of a search, from its end
-
-
-class TrackingState(Enum):
-    """What is known about a followed target."""
-
-    TRACKING = 'tracking'
-    COASTING = 'coasting'
-    MOVED = 'moved'
-    LOST = 'lost'
-
-
-@dataclass(frozen=True)
-class FollowLimits:
-    """When a target is lost. The only place of these defaults.
-
-    coast_s: how long it may be hidden, outside of all images, or without images. lost_s: how long
-    its place may be seen without it.
-    """
-
-    coast_s: float = 10.0  # an arm that reaches for it hides it
-    lost_s: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Track:
-    """The state of a followed target.
-
-    base_from_target, covariance: as in `GraspTarget`; where it was seen last, if it is not seen.
-    is_moved: whether that is elsewhere than at the click. stamp_ns: of the newest image that shows
-    it. since_ns: when the state began. evidence: what each camera saw, a `Rejected` where it has no
-    usable image. message: value and limit.
-    """
-
-    state: TrackingState
-    base_from_target: Transform
-    covariance: Array
-    stamp_ns: int
-    since_ns: int
-    evidence: dict[str, Verification | Rejected]
-    message: str
-    is_moved: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,27 +90,27 @@ class Tracker:
         images. Raises `Rejected` (NO_DEPTH, NOT_VISIBLE) if no view has enough texture around the
         target.
         """
-        self.follow, self.limits = follow or FollowLimits(), limits or Limits()
-        self._base_from_target, self._covariance = base_from_target, covariance
-        self._target_m = base_from_target.t_m
+        self.limits = limits or Limits()
+        self._target_m, self._place_m2 = base_from_target.t_m, covariance[:3, :3]
         self._clicked = tuple(build_references(views, pixels, self._target_m, matcher))
         self.references = self._clicked
-        self._image_ns = max(view.stamp_ns for view in views)
-        begun_ns = self._image_ns if now_ns is None else now_ns
+        image_ns = max(view.stamp_ns for view in views)
+        begun_ns = image_ns if now_ns is None else now_ns
+        self._state = StateReporter(base_from_target, covariance, image_ns, begun_ns,
+                                    follow or FollowLimits())
         self._motion = Motion(
             Transform(np.eye(3), np.zeros(3)), np.diag(np.repeat([1e-3, 1e-4], 3) ** 2),
             self._target_m)
         self._rest = RestDetector(self._motion)
         self._frames: dict[str, _LastFrame] = {}
-        self._swept_ns = 0
         self._candidates: list[Motion] = []
-        self._search_s = 0.0  # of the last one
-        self._seen_ns = self._gone_since_ns = self._now_ns = self._searched_ns = begun_ns
-        self._unseen_since_ns = begun_ns  # the first look that did not show it
+        self._swept_ns, self._searched_ns, self._search_s = 0, begun_ns, 0.0  # the last ones
         self._looked: dict[str, Verification] = {}  # what the newest image of each camera shows
-        self._is_gone = self._is_moved = False
-        self.track = Track(TrackingState.TRACKING, base_from_target, covariance, self._image_ns,
-                           begun_ns, {}, 'as clicked')
+
+    @property
+    def track(self) -> Track:
+        """What is known after the last update."""
+        return self._state.track
 
     @property
     def motion(self) -> Motion:
@@ -191,19 +144,19 @@ class Tracker:
             before = {}  # what was seen of the old place proves nothing of the new one
         self._looked = {**before, **looked}
         evidence |= self._looked
-        self._now_ns = now_ns
         if is_seen:
             self._accept(motion, found, now_ns)
-            return self._report_seen(evidence)
+            image_ns = max(seen.points.view.stamp_ns for seen, verdict in found.values()
+                           if verdict.is_verified)
+            return self._state.report_seen(self._rest, motion, evidence, image_ns, now_ns)
         if holds:
-            return self._report(self.track.state, evidence, self.track.message)
-        return self._report_unseen(evidence, reason, now_ns)
+            return self._state.report_held(self.motion, evidence, now_ns)
+        return self._state.report_unseen(self.motion, evidence, reason, now_ns)
 
     def _hold(self, stayed: _Fit, before: Mapping[str, Verification]) -> _Fit | None:
         """Return what the new images show of the last place, if cameras whose next image is due
         saw the target there `before`, and no new image shows that it has left since."""
-        if self.track.state not in (TrackingState.TRACKING, TrackingState.MOVED) or not any(
-                verdict.is_verified for verdict in before.values()):
+        if not self._state.is_seen or not any(v.is_verified for v in before.values()):
             return None
         motion, found = stayed
         if count_agreeing(found):
@@ -235,7 +188,7 @@ class Tracker:
                 before: Mapping[str, Verification], now_ns: int) -> tuple[_Fit, _Fit, bool, bool]:
         """Return the fit near the last place, the best one, whether that is a jump, and whether
         what the cameras that are due saw `before` holds: then nothing is looked for elsewhere."""
-        elapsed_s = max(now_ns - self._seen_ns, 0) * 1e-9
+        elapsed_s = max(now_ns - self._state.seen_ns, 0) * 1e-9
         prior = self._motion.spread(min(SPEED_M_S * elapsed_s, MAX_STEP_M) + 1e-3,
                                     min(TURN_RAD_S * elapsed_s, MAX_STEP_RAD) + 1e-2)
         best = stayed = self._fit(prior, usable, pyramids,
@@ -260,14 +213,13 @@ class Tracker:
         """Fit a motion to the views near a prior, and verify it in each of them."""
         if with_flow and self._rest.is_at_rest:  # then it mostly still is
             fit = self._align(prior, prior, usable, pyramids, scales)
-            if fit[1] and all(_is_sure(verdict) for _, verdict in fit[1].values()):
+            judged = [verdict for seen, verdict in fit[1].values()
+                      if not _is_out_of_sight(seen, verdict)]
+            if judged and all(_is_sure(verdict) for verdict in judged):
                 return fit
-        start = prior
-        if with_flow:
-            flowed = [flow for view in usable
-                      if (flow := self._flow(view, pyramids[view.camera], prior)) is not None]
-            if flowed:
-                start = estimate_motion(prior, flowed, FLOW_SCALES)
+        flowed = [flow for view in usable if with_flow
+                  and (flow := self._flow(view, pyramids[view.camera], prior)) is not None]
+        start = estimate_motion(prior, flowed, FLOW_SCALES) if flowed else prior
         return self._align(prior, start, usable, pyramids, scales)
 
     def _align(self, prior: Motion, start: Motion, usable: Sequence[View],
@@ -330,7 +282,7 @@ class Tracker:
         return TrackedPoints(view, last.points_m, pixels, np.tile(np.eye(2), (count, 1, 1)),
                              np.full(count, np.nan), np.ones(count), np.zeros((6, 6)))
 
-    # --- states
+    # --- what is taken for true
 
     def _explain_doubt(self, motion: Motion,
                        found: dict[str, tuple[Observation, Verification]], is_jump: bool) -> str:
@@ -342,24 +294,21 @@ class Tracker:
             return (f'seen, but its movement is known to ±{1000 * motion.sigma_m:.0f} mm only '
                     f'(limit {1000 * limit_m:.0f} mm, half of limits.max_target_sigma_m)')
         moved_m = float(np.linalg.norm(motion.centre_m - self._target_m))
-        place_m2 = self._covariance[:3, :3] + motion.covariance[3:, 3:]
+        place_m2 = self._place_m2 + motion.covariance[3:, 3:]
         sigma_m = float(np.sqrt(np.linalg.eigvalsh(place_m2)[-1]))
-        if sigma_m > self.limits.max_target_sigma_m and moved_m > _moved_limit_m(motion):
+        if sigma_m > self.limits.max_target_sigma_m and moved_m > movement_limit_m(motion):
             return (f'seen {1000 * moved_m:.0f} mm from where it was clicked, but its place there '
                     f'is known to ±{1000 * sigma_m:.1f} mm only (limit '
                     f'{1000 * self.limits.max_target_sigma_m:.0f} mm, limits.max_target_sigma_m)')
         jumped_m = float(np.linalg.norm(motion.centre_m - self._motion.centre_m))
-        returned_m = float(np.linalg.norm(motion.centre_m - self._target_m))
-        if is_jump and jumped_m > JUMP_M and returned_m > JUMP_M:
+        if is_jump and jumped_m > JUMP_M and moved_m > JUMP_M:
             return explain_jump(self._clicked, motion, list(found.values()), jumped_m)
         return ''
 
     def _accept(self, motion: Motion, found: dict[str, tuple[Observation, Verification]],
                 now_ns: int) -> None:
-        self._motion, self._seen_ns, self._is_gone = motion, now_ns, False
+        self._motion = motion
         self._rest.update(motion, now_ns)
-        self._image_ns = max(seen.points.view.stamp_ns for seen, verdict in found.values()
-                             if verdict.is_verified)
         self._add_references(found)
         for camera, (seen, verdict) in found.items():
             if verdict.shows_object:
@@ -389,82 +338,20 @@ class Tracker:
                 continue
             self.references = (*self.references, added)
 
-    def _report_seen(self, evidence: dict[str, Verification | Rejected]) -> Track:
-        moved_m = float(np.linalg.norm(self.motion.centre_m - self._target_m))
-        limit_m = _moved_limit_m(self._motion)
-        turned_rad = float(np.linalg.norm(cv2.Rodrigues(self.motion.base_from_clicked.R)[0]))
-        limit_rad = MOVED_RAD + MOVED_SIGMAS * float(np.sqrt(np.linalg.eigvalsh(
-            self._motion.covariance[:3, :3])[-1]))
-        self._is_moved = moved_m > limit_m or turned_rad > limit_rad
-        seen = '; '.join(str(one) for one in evidence.values()
-                         if isinstance(one, Verification) and one.shows_object)
-        measured_m = float(np.linalg.norm(self._motion.centre_m - self._target_m))
-        rest = ''
-        if self._rest.is_at_rest:
-            away_m = float(np.linalg.norm(self._motion.centre_m - self.motion.centre_m))
-            rest = (f', at rest: measured {1000 * away_m:.1f} mm from its place (limit '
-                    f'{1000 * leave_limit_m(self._motion):.1f} mm)')
-        return self._report(
-            TrackingState.MOVED if self._is_moved else TrackingState.TRACKING, evidence,
-            f'seen {1000 * measured_m:.0f} mm from where it was clicked (limit '
-            f'{1000 * limit_m:.0f} mm){rest}, turned by {np.degrees(turned_rad):.0f} deg (limit '
-            f'{np.degrees(limit_rad):.0f} deg): {seen}')
-
-    def _report_unseen(self, evidence: dict[str, Verification | Rejected], reason: str, now_ns: int
-                       ) -> Track:
-        looked = [one for one in evidence.values() if isinstance(one, Verification)]
-        is_gone = any(one.target == 'gone' for one in looked) and not any(
-            one.target in ('hidden', 'seen') for one in looked)
-        if is_gone and not self._is_gone:
-            self._gone_since_ns = now_ns
-        self._is_gone = is_gone
-        if self.track.state in (TrackingState.TRACKING, TrackingState.MOVED):
-            self._unseen_since_ns = now_ns
-        unseen_s, gone_s = ((now_ns - begun_ns) * 1e-9 for begun_ns in (
-            self._unseen_since_ns, self._gone_since_ns))
-        each = reason or '; '.join(
-            str(one) if isinstance(one, Verification) else one.message
-            for one in evidence.values()) or 'no camera has an image'
-        if self.track.state is TrackingState.LOST:
-            return self._report(TrackingState.LOST, evidence, self.track.message)
-        if is_gone and gone_s >= self.follow.lost_s:
-            return self._report(TrackingState.LOST, evidence, 'its place has been seen without it '
-                                f'for {gone_s:.1f} s (follow.lost_s {self.follow.lost_s:g}): '
-                                f'{each}')
-        if unseen_s >= self.follow.coast_s:
-            return self._report(TrackingState.LOST, evidence, f'not seen for {unseen_s:.1f} s '
-                                f'(follow.coast_s {self.follow.coast_s:g}): {each}')
-        return self._report(TrackingState.COASTING, evidence, f'not seen for {unseen_s:.1f} s (at '
-                            f'most {self.follow.coast_s:g}): {each}')
-
-    def _report(self, state: TrackingState, evidence: dict[str, Verification | Rejected],
-                message: str) -> Track:
-        since_ns = self.track.since_ns if state is self.track.state else self._now_ns
-        unseen_s = max(self._now_ns - self._seen_ns, 0) * 1e-9
-        motion = self.motion.spread(COAST_SPEED_M_S * unseen_s, 0.0)
-        moved = motion.base_from_clicked @ self._base_from_target
-        covariance = np.array(self._covariance)
-        covariance[:3, :3] = covariance[:3, :3] + motion.covariance[3:, 3:]
-        covariance[3:, 3:] = covariance[3:, 3:] + motion.covariance[:3, :3]
-        self.track = Track(state, moved, covariance, self._image_ns, since_ns, evidence, message,
-                           self._is_moved)
-        return self.track
-
-    def resume(self, now_ns: int) -> None:
-        """Go on after a pause, which does not count as time without the object."""
-        self._unseen_since_ns = self._gone_since_ns = now_ns
-
     # --- search
 
     def set_limits(self, follow: FollowLimits, limits: Limits) -> None:
         """Take other limits from now on."""
-        self.follow, self.limits = follow, limits
+        self._state.follow, self.limits = follow, limits
+
+    def resume(self, now_ns: int) -> None:
+        """Go on after a pause, which does not count as time without the object."""
+        self._state.resume(now_ns)
 
     def wants_search(self, now_ns: int) -> bool:
         """Return whether a search by the matcher is due: often in doubt, else once a second; the
         longer it takes, the less often."""
-        is_sure = self.track.state in (TrackingState.TRACKING, TrackingState.MOVED)
-        period_s, pauses = (SEARCH_PERIOD_S, SURE_PAUSES) if is_sure else (
+        period_s, pauses = (SEARCH_PERIOD_S, SURE_PAUSES) if self._state.is_seen else (
             DOUBT_PERIOD_S, DOUBT_PAUSES)
         return now_ns - self._searched_ns >= max(period_s, pauses * self._search_s) * 1e9
 
@@ -473,7 +360,7 @@ class Tracker:
 
         While it is seen, one view is searched near its place: an independent check.
         """
-        if self.track.state in (TrackingState.TRACKING, TrackingState.MOVED):
+        if self._state.is_seen:
             shown = [view for view in views if view.camera in self._frames][:1]
             return search_by_matches(self._clicked, shown, self._motion, matcher, near=True)
         return search_by_matches(self.references, views, self._motion, matcher)
@@ -488,12 +375,14 @@ def count_agreeing(found: dict[str, tuple[Observation, Verification]]) -> int:
     return sum(verdict.agreeing for _, verdict in found.values() if verdict.is_verified)
 
 
-def _moved_limit_m(motion: Motion) -> float:
-    return MOVED_M + MOVED_SIGMAS * motion.sigma_m
-
-
 def _is_sure(verdict: Verification) -> bool:
     return verdict.is_verified and verdict.agreeing >= SURE_SHARE * verdict.expected
+
+
+def _is_out_of_sight(seen: Observation, verdict: Verification) -> bool:
+    """Return whether a view could not show the target there, by its frame or by its depths."""
+    return verdict.target == 'outside' or (
+        verdict.target == 'hidden' and seen.points.view.depth_m is not None)
 
 
 def _view_direction(view: View, moved: Transform, target_m: Array) -> Array:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from crosspoint_ros.core.datatypes import Code, Matcher, MissingView, Rejected, Transform, View
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.core.track.tracker import DOUBT_PAUSES, Track, Tracker, TrackingState
+from crosspoint_ros.core.track.state import Track, TrackingState
+from crosspoint_ros.core.track.tracker import DOUBT_PAUSES, Tracker
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.ros.config import FollowConfig
 from crosspoint_ros.ros.follow.fresh_views import FreshLook, FreshViews

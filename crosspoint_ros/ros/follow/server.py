@@ -13,7 +13,7 @@ from std_srvs.srv import Trigger
 from crosspoint_ros.core.datatypes import Matcher, Rejected
 from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.core.track.observation import Verification
-from crosspoint_ros.core.track.tracker import Track, TrackingState
+from crosspoint_ros.core.track.state import Track, TrackingState
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import GraspTarget, Status, TargetSighting, TargetState
 from crosspoint_ros.ros.config import Config, FollowConfig

@@ -20,6 +20,7 @@ from rclpy.task import Future
 
 from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.core.datatypes import Code, Matcher, Rejected, Transform
+from crosspoint_ros.core.extrinsics.drift import MountHealth
 from crosspoint_ros.core.pipeline import LocateResult, apply_correction
 from crosspoint_ros.core.tf_tree import list_ancestors
 from crosspoint_ros.core.verify import Limits
@@ -27,7 +28,6 @@ from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.results import is_accepted
 from crosspoint_ros.ros.config import Config, is_target_frame
 from crosspoint_ros.ros.follow.server import FollowServer
-from crosspoint_ros.ros.mount_health import MountHealth
 from crosspoint_ros.ros.node.camera import JUMP_WINDOW_S, Camera
 from crosspoint_ros.ros.node.history import ActiveTarget, HistoryStep
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
@@ -86,7 +86,9 @@ class QueryServer:
         self._node, self._config, self._on_loaded = node, config, on_loaded
         self.limits: Limits = config.limits
         self.last_result: QueryResult | None = None
-        self.mount_health = MountHealth(config)
+        options = {**config.refiner_options, **config.matcher_options}
+        self.mount_health = MountHealth(**{name: float(options[name]) for name in (
+            'pose_noise_cm', 'pose_noise_deg') if name in options})
         # First: a mask that cannot be read must leave nothing on the graph.
         self.cameras = {c.name: Camera(node, c, config, self._on_stamp_jump, self._lookup_transform)
                         for c in config.cameras}

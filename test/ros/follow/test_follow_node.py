@@ -4,126 +4,20 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from crosspoint_ros.msg import Status, TargetState
-from moving_scenes import TARGET_M, Thing, move, render
-from operator_client import Operator
+from follow_stage import GOING, Stage, run_stage
+from moving_scenes import TARGET_M, Thing, move
 from raycast_scenes import Box
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
-from rclpy.qos import QoSProfile
-from std_srvs.srv import Trigger
-from tf2_msgs.msg import TFMessage
-from two_camera_rig import LATCHED_QOS, LENS, POSES, Rig, make_image_message, run_rig
+from two_camera_rig import LENS, POSES
 
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.core.track.tracker import Tracker
 from crosspoint_ros.ros.follow import follower
-from crosspoint_ros.ros.node.query_queue import QueryRequest
-
-PERIOD_S = 0.1
-GOING = (TargetState.TRACKING, TargetState.MOVED)
-
-
-class Stage(Operator):
-    """Shows a scene to the node's cameras at 10 Hz, and listens to the target."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.states: list[TargetState] = []
-        self.sent: list = []
-        self.is_sending, self._sent_s, self._sent = True, 0.0, 0
-        self.every = {'front': 1, 'side': 1}  # which of the images a camera sends
-        deep = QoSProfile(depth=200, durability=LATCHED_QOS.durability)
-        rig.cameras.create_subscription(TargetState, '/crosspoint/target_state',
-                                        self.states.append, deep)
-        rig.cameras.create_subscription(TFMessage, '/tf', self._on_any_tf, QoSProfile(depth=200))
-        self._trigger = {name: rig.cameras.create_client(Trigger, f'/crosspoint/{name}')
-                         for name in ('hold', 'resume')}
-        self._set = rig.cameras.create_client(SetParameters, '/crosspoint/set_parameters')
-        super().__init__(rig)
-        self.show((Thing(),))
-
-    def _on_any_tf(self, message: TFMessage) -> None:
-        self.sent += [t for t in message.transforms if t.child_frame_id == 'crosspoint_target']
-
-    def show(self, things: tuple[Thing, ...]) -> None:
-        for camera, pose in POSES.items():
-            view = render(camera, things, pose=pose, lens=LENS)
-            frame = f'{camera}_optical'
-            self.rig.cameras.pictures[camera] = make_image_message(0, frame, 'rgb8', view.image)
-            self.rig.cameras.depth_images[camera] = make_image_message(0, frame, '32FC1',
-                                                                       view.depth_m)
-
-    def until(self, condition: Callable[[], object], what: str = '') -> None:
-        """Go on sending images until the condition holds."""
-        def step() -> object:
-            if self.is_sending and time.monotonic() - self._sent_s > PERIOD_S:
-                self._sent_s = time.monotonic()
-                self._sent += 1
-                self.send()
-            return condition()
-        self.rig.until(step, what=what)
-
-    def send(self) -> None:
-        cameras, stamp_ns = self.rig.cameras, self.rig.cameras.now_ns()
-        cameras.send_tf(stamp_ns)
-        for camera, every in self.every.items():
-            if self._sent % every == 0:
-                cameras.send_info(camera, stamp_ns)
-                cameras.send_depth(camera, stamp_ns)
-                cameras.send_image(camera, stamp_ns)
-
-    def until_state(self, *states: int) -> TargetState:
-        self.until(lambda: self.states and self.states[-1].state in states,
-                   f'{states}, not {self.states[-1:]}')
-        return self.states[-1]
-
-    def click_box(self) -> str:
-        pixel = LENS.project(POSES['front'].inverse.transform_points(TARGET_M))
-        earlier = len(self.rig.results)
-        self.until(lambda: all(c.buffer.is_ready() for c in
-                               self.rig.node._server.cameras.values()))
-        self.rig.run_in_executor(lambda: self.rig.node._server.submit(
-            QueryRequest(camera='front', pixel=pixel)))
-        self.until(lambda: self.rig.results[earlier:])
-        assert self.rig.results[-1].has_target, self.rig.results[-1].status.message
-        return self.rig.results[-1].query_id
-
-    def call_trigger(self, name: str) -> Trigger.Response:
-        future = self._trigger[name].call_async(Trigger.Request())
-        self.until(future.done)
-        return future.result()
-
-    def set_mode(self, mode: str) -> None:
-        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=mode)
-        future = self._set.call_async(SetParameters.Request(
-            parameters=[Parameter(name='follow.mode', value=value)]))
-        self.until(future.done)
-        assert future.result().results[0].successful
-
-    def assert_tf_is_silent(self) -> None:
-        self.until(lambda: True)
-        ticks = self.rig.ticks
-        self.until(lambda: self.rig.ticks > ticks + 2)
-        before, ticks = len(self.sent), self.rig.ticks
-        self.until(lambda: self.rig.ticks > ticks + 4)
-        assert len(self.sent) == before, 'stale TF'
-
-    def tf_error_m(self, place_m: np.ndarray) -> float:
-        at = self.sent[-1].transform.translation
-        return float(np.linalg.norm(np.array([at.x, at.y, at.z]) - place_m))
-
-
-@contextmanager
-def run_stage(mode: str, **parameters) -> Iterator[Stage]:
-    with run_rig(follow__mode=mode, **parameters) as rig:
-        rig.discover()
-        yield Stage(rig)
 
 
 @pytest.fixture(scope='module')
@@ -250,6 +144,37 @@ def test_a_lost_target_stays_withdrawn_when_it_is_cleared_and_brought_back(stage
     assert stage.until_state(*GOING).valid
 
 
+def test_a_target_that_was_dragged_goes_with_the_object_and_is_lost_with_it(stage):
+    above_m = TARGET_M + np.array([0.0, 0.0, 0.05])
+    stage.rig.run_in_executor(lambda: stage.rig.node._server.review.commit_move(
+        Transform(np.eye(3), above_m)))
+    stage.until(lambda: stage.states[-1].state in GOING and stage.tf_error_m(above_m) < 3e-3,
+                'TF where it was dragged to')
+    moved = move(0.03, -0.02, 8)
+    place_m = moved.transform_points(above_m)
+    stage.show((Thing(base_from_thing=moved),))
+    stage.until(lambda: stage.states[-1].state == TargetState.MOVED
+                and stage.tf_error_m(place_m) < 8e-3, 'TF as far from the object as before')
+    stage.show(())
+    assert not stage.until_state(TargetState.LOST).valid
+    stage.assert_tf_is_silent()
+
+
+def test_an_answer_that_was_corrected_is_followed_from_the_correction(stage):
+    x, y = LENS.project(POSES['side'].inverse.transform_points(TARGET_M))
+    earlier = stage.states[-1].query_id
+    corrected = stage.call('correct', query_id=earlier, camera='side', x=x + 1.0, y=y)
+    assert corrected.result.has_target, corrected.result.status.message
+    stage.until(lambda: stage.states[-1].query_id != earlier and stage.states[-1].state in GOING)
+    moved = move(0.03, -0.02, 8)
+    stage.show((Thing(base_from_thing=moved),))
+    stage.until(lambda: stage.states[-1].state == TargetState.MOVED
+                and stage.tf_error_m(moved.transform_points(TARGET_M)) < 8e-3, 'TF on the object')
+    stage.show(())
+    assert not stage.until_state(TargetState.LOST).valid
+    stage.assert_tf_is_silent()
+
+
 def test_a_drag_that_is_undone_leaves_the_target_on_the_object(stage):
     moved = move(0.03, -0.02)
     place_m = moved.transform_points(TARGET_M)
@@ -340,6 +265,28 @@ def test_time_that_goes_back_clears_the_target(stage):
     stage.assert_tf_is_silent()
 
 
+@pytest.mark.parametrize('clock', ['of the machine', 'of the bag'])
+def test_a_bag_that_begins_again_ends_the_target_and_the_next_one_is_followed(clock):
+    is_simulated = clock == 'of the bag'
+    with run_stage('track', use_sim_time=is_simulated, limits__max_image_age_s=60.0) as stage:
+        stage.click_box()
+        stage.until_state(*GOING)
+        stage.show((Thing(base_from_thing=move(0.03, -0.02)),))
+        stage.until_state(TargetState.MOVED)
+        stage.shift_ns = -5 * 10**9
+        stage.show((Thing(),))
+        state = stage.until_state(TargetState.CLEARED)
+        assert not state.valid
+        assert 'time jumped' in state.message
+        stage.assert_tf_is_silent()
+        if is_simulated:  # else all images are old
+            stage.click_box()
+            assert stage.until_state(*GOING).valid
+            assert stage.tf_error_m(TARGET_M) < 8e-3
+            now_ns = stage.rig.cameras.now_ns() + stage.shift_ns
+            assert stamp_to_ns(stage.sent[-1].header.stamp) <= now_ns
+
+
 def test_watch_withdraws_a_target_that_was_moved_and_gives_it_back_where_it_was():
     with run_stage('watch') as stage:
         stage.click_box()
@@ -354,15 +301,18 @@ def test_watch_withdraws_a_target_that_was_moved_and_gives_it_back_where_it_was(
         stage.until(lambda: len(stage.sent) > count + 2)
 
 
-@pytest.mark.parametrize('state', ['TRACKING', 'COASTING', 'LOST'])
+@pytest.mark.parametrize('state', ['TRACKING', 'COASTING', 'MOVED', 'LOST'])
 def test_the_node_ends_in_every_state(state):
     with run_stage('track', follow__coast_s=0.8 if state == 'LOST' else 5.0) as stage:
         stage.click_box()
         stage.until_state(*GOING)
-        stage.is_sending = state == 'TRACKING'
+        if state == 'MOVED':
+            stage.show((Thing(base_from_thing=move(0.03, -0.02)),))
+        stage.is_sending = state in ('TRACKING', 'MOVED')
         stage.until_state(getattr(TargetState, state))
         stage.rig.run_in_executor(stage.rig.node.stop)
-        stage.until_state(TargetState.CLEARED)
+        assert not stage.until_state(TargetState.CLEARED).valid
+        stage.assert_tf_is_silent()
 
 
 def test_the_end_of_following_does_not_wait_for_a_look(monkeypatch):

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -10,12 +9,12 @@ from geometry_msgs.msg import Point, PointStamped
 from two_camera_rig import project_point, run_rig
 
 from crosspoint_ros.core.datatypes import Code, Rejected, View
+from crosspoint_ros.core.extrinsics.drift import MountHealth
 from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
 from crosspoint_ros.core.verify import Consistency
 from crosspoint_ros.ros.doctor.checks_system import check_mounts
 from crosspoint_ros.ros.doctor.finding import FindingCode
 from crosspoint_ros.ros.doctor.snapshot import NodeSnapshot
-from crosspoint_ros.ros.mount_health import MountHealth
 
 
 def test_a_bump_warns_in_diagnostics_and_tf_stays():
@@ -49,7 +48,7 @@ def test_a_bump_too_large_to_be_measured_is_reported_by_its_refusals():
         return ViewCorrespondence(camera, view, None, Consistency(), None if code is None else
                                   Rejected(code, 'the pose is off by 5.2 cm'))
 
-    health = MountHealth(SimpleNamespace(matcher_options={}, refiner_options={}))
+    health = MountHealth()
     for number in range(5):
         assert not health.explain('wrist') or number >= 4
         others = [find('wrist', Code.INCONSISTENT), find('side', Code.NOT_VISIBLE)]
@@ -57,6 +56,7 @@ def test_a_bump_too_large_to_be_measured_is_reported_by_its_refusals():
                                 tuple(others), None, None))
     assert 'by the last 5 clicks, which are refused: the pose is off' in health.explain('wrist')
     assert health.explain('front') == health.explain('side') == ''
+    assert health.suspects == {'wrist'}
 
 
 def test_the_doctor_reports_the_alarm_with_its_cure():
