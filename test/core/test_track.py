@@ -243,6 +243,23 @@ def test_an_identical_object_next_to_the_first_is_not_taken_for_it():
     assert follow.states[-1] is LOST
 
 
+PANEL = Thing(Box((-0.25, 0.0, 0.0), (0.25, 0.05, 0.3)), texture_shift_m=(0.2, 0.5, 0.9))
+GRIP = Box((-0.06, -0.015, 0.15), (0.06, 0.0, 0.18))
+
+
+@pytest.mark.parametrize('lower_m', [0.05, 0.11])
+def test_a_handle_that_is_taken_off_is_lost_in_time_whatever_stands_below_it(lower_m):
+    handle, twin = Thing(GRIP), Thing(GRIP, move(z_m=-lower_m))
+    follow = Follow(target_m=np.array([0.0, -0.015, 0.165]), things=(PANEL, handle, twin),
+                    limits=FollowLimits(lost_s=0.4))
+    follow.see((PANEL, handle, twin), 3)
+    assert set(follow.states) == {TRACKING}
+    begun_ns = follow.now_ns
+    while follow.see((PANEL, twin)).state is not LOST:
+        assert follow.states[-1] is COASTING
+        assert follow.now_ns - begun_ns < 0.7e9, follow.tracker.track.message
+
+
 @pytest.mark.parametrize(('was_there', 'is_blurred', 'answer'), [
     (True, False, False), (True, True, None), (False, False, True), (False, True, True)])
 def test_a_place_has_changed_where_its_depth_has_and_not_where_it_is_not_recognised(

@@ -137,9 +137,10 @@ class Tracker:
         stayed, best, is_jump, holds = self._locate(usable, pyramids, before, now_ns)
         motion, found = best
         reason = self._explain_doubt(motion, found, is_jump)
-        looked = {camera: seen for camera, (_, seen) in (
-            stayed[1] if reason and is_jump else found).items()}
         is_seen = count_agreeing(found) > 0 and not reason
+        shown = found if is_seen or holds or (reason and not is_jump) \
+            else self._look_at_last_place(stayed[1])[1]
+        looked = {camera: seen for camera, (_, seen) in shown.items()}
         if is_seen and self._has_left(motion):
             before = {}  # what was seen of the old place proves nothing of the new one
         self._looked = {**before, **looked}
@@ -159,15 +160,10 @@ class Tracker:
         if not self._state.is_seen or not any(v.is_verified for v in before.values()):
             return None
         motion, found = stayed
-        if count_agreeing(found):
-            if self._has_left(motion):
-                return None
-        else:  # a fit to anything: what it says of the target's place is of another one
-            motion, seen = self._motion, [one for one, _ in found.values()]
-            observed = self._observe(motion, [one.points.view for one in seen],
-                                     {one.points.view.camera: one.pyramid for one in seen}, (1,))
-            found = {camera: (one, verify(one, motion.base_from_clicked, self._target_m))
-                     for camera, one in observed.items()}
+        if not count_agreeing(found):
+            motion, found = self._look_at_last_place(found)
+        elif self._has_left(motion):
+            return None
         for camera, (one, verdict) in found.items():
             earlier = self._looked.get(camera)
             was_so = earlier is not None and not earlier.is_verified and (
@@ -177,6 +173,17 @@ class Tracker:
             if not verdict.is_verified and may_be_gone and not was_so:
                 return None
         return motion, found
+
+    def _look_at_last_place(self, found: dict[str, tuple[Observation, Verification]]) -> _Fit:
+        """Return what the views show of the place where the target was seen last.
+
+        A motion that was fitted to anything, or to a look-alike, tells of another place.
+        """
+        motion, seen = self._motion, [one for one, _ in found.values()]
+        observed = self._observe(motion, [one.points.view for one in seen],
+                                 {one.points.view.camera: one.pyramid for one in seen}, (1,))
+        return motion, {camera: (one, verify(one, motion.base_from_clicked, self._target_m))
+                        for camera, one in observed.items()}
 
     def _has_left(self, motion: Motion) -> bool:
         """Return whether a motion is away from where the target was seen last."""
