@@ -133,9 +133,9 @@ def test_the_depth_is_a_cloud_of_at_most_50000_points_and_is_turned_and_zoomed(p
     page.wait(lambda: int(scene.get_attribute('data-points') or 0) > 5000, 'points')
     assert int(scene.get_attribute('data-points')) <= 50_000
     scene.scroll_into_view_if_needed()
-    colours = scene.evaluate("""canvas => new Set(new Uint32Array(canvas.getContext('2d')
-      .getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size""")
-    assert colours > 500, 'points have the colours of the pictures'
+    # Points have the colours of the pictures.
+    page.wait(lambda: scene.evaluate("""canvas => new Set(new Uint32Array(canvas.getContext('2d')
+      .getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size""") > 500, 'colours')
     page.screenshot('cloud')
     yaw, zoom = scene.get_attribute('data-yaw'), scene.get_attribute('data-zoom')
     box = scene.bounding_box()
@@ -148,6 +148,33 @@ def test_the_depth_is_a_cloud_of_at_most_50000_points_and_is_turned_and_zoomed(p
     page.wait(lambda: scene.get_attribute('data-zoom') != zoom, 'zoom')
     page.tab.click('#points')
     assert scene.get_attribute('data-points') == '0'
+
+
+def test_what_has_not_changed_is_not_drawn_again(page):
+    page.click_until_answered(SEEN, until_found=True)
+    page.tab.mouse.move(0, 0)
+    details, scene = page.tab.locator('.details'), page.tab.locator('#scene')
+    details.evaluate('details => { details.scrollTop = 1e6; }')
+    page.tab.evaluate("""() => {
+      window.drawn = { marks: 0, scene: 0 };
+      const count = (name, node, what) => new MutationObserver(() => { window.drawn[name] += 1; })
+        .observe(node, what);
+      for (const camera of ['front', 'side']) {
+        count('marks', document.querySelector(`[data-camera=${camera}] svg`),
+          { childList: true, subtree: true, attributes: true });
+      }
+      count('scene', document.querySelector('#scene'), { attributes: true }); // its size
+    }""")
+
+    def wait_for_images(count: int) -> None:
+        for _ in range(count):
+            stamp = page.view('front').get_attribute('data-stamp')
+            page.wait(lambda stamp=stamp: page.view('front').get_attribute('data-stamp') != stamp,
+                      'next image')
+    wait_for_images(8)
+    assert page.tab.evaluate('window.drawn') == {'marks': 0, 'scene': 0}
+    scene.scroll_into_view_if_needed()
+    page.wait(lambda: page.tab.evaluate('window.drawn.scene') > 1, 'the 3D view, in sight again')
 
 
 # --- touch

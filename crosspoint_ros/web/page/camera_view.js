@@ -200,8 +200,10 @@ export class CameraView {
 
   setTracked(header) {
     const { moved: before, isLate: beforeLate } = this.#tracked;
+    const drawn = JSON.stringify([this.#tracked, this.#trackedStanding]);
     this.#tracked = track(this.#tracked, header);
     this.#trackedStanding = track(this.#trackedStanding, header.standing ?? {});
+    if (drawn === JSON.stringify([this.#tracked, this.#trackedStanding])) return;
     const { moved, isLate } = this.#tracked;
     this.#updateToggle();
     // A correction would otherwise end at a place to which no one dragged it.
@@ -279,8 +281,7 @@ export class CameraView {
   get isCorrectable() {
     const { moved, isLate } = this.#tracked;
     return this.isMarked && this.answer.kind === 'found' && this.answer.verdict !== 'refused'
-      && !this.#isPrevious && !this.#opened
-      && (this.isPaused || !(moved || isLate));
+      && !this.#isPrevious && !this.#opened && (this.isPaused || !(moved || isLate));
   }
 
   // tracked: where it is on the live image; null if not known now, so that it is as before, or late
@@ -343,8 +344,7 @@ export class CameraView {
     this.message.className = `message ${answer?.verdict ?? answer?.kind ?? ''}`;
     const whose = this.#isPrevious ? ['previous answer: '] : [];
     if (this.#opened) whose.push(`${this.#opened}: `);
-    this.message.replaceChildren(...whose,
-      ...this.#createCaption(answer));
+    this.message.replaceChildren(...whose, ...this.#createCaption(answer));
     this.message.title = this.message.textContent;
   }
 

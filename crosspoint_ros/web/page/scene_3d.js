@@ -36,10 +36,11 @@ export class Scene3D {
     for (const end of ['pointerup', 'pointercancel']) {
       canvas.addEventListener(end, (event) => this.#touches.delete(event.pointerId));
     }
-    new IntersectionObserver(([entry]) => { this.#isOnScreen = entry.isIntersecting; })
-      .observe(canvas);
-    setInterval(() => { if (this.#isOnScreen && !document.hidden) this.#requestDraw(); },
-      REFRESH_MS);
+    new IntersectionObserver(([entry]) => {
+      this.#isOnScreen = entry.isIntersecting;
+      this.#requestDraw();
+    }).observe(canvas);
+    setInterval(() => this.#requestDraw(), REFRESH_MS);
     canvas.addEventListener('wheel', (event) => this.#onWheel(event), { passive: false });
     canvas.addEventListener('keydown', (event) => this.#onKey(event));
     new ResizeObserver(() => this.#requestDraw()).observe(canvas);
@@ -112,7 +113,7 @@ export class Scene3D {
   }
 
   #requestDraw() {
-    if (this.#frame_request) return;
+    if (this.#frame_request || !this.#isOnScreen || document.hidden) return;
     this.#frame_request = requestAnimationFrame(() => {
       this.#frame_request = 0;
       this.#draw();
