@@ -1,5 +1,6 @@
 // Orbit view of cameras with their pictures, depth, rays and target, drawn on a 2D canvas.
 
+import { t } from './i18n.js';
 import { PointCloud } from './point_cloud.js';
 
 const COLOURS = { clicked: '#56b4e9', sure: '#2fd1a0', check: '#f0b429', refused: '#f08a4b' };
@@ -162,7 +163,7 @@ export class Scene3D {
     context.font = style.font;
     context.strokeStyle = context.fillStyle = style.color;
     if (!this.#scene.cameras.length) {
-      context.fillText('no camera pose on TF yet', 12, 24);
+      context.fillText(t('scene.no_pose'), 12, 24);
       return;
     }
     this.#canvas.dataset.yaw = this.#orbit.yaw.toFixed(2);
