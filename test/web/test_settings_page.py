@@ -6,8 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import chromium
+import numpy as np
 import pytest
 from chromium import Page
+
+from crosspoint_ros.core.image_io import read_mask
 
 SEEN = (300.0, 300.0)
 LONG_MS = 120_000  # the doctor listens for seconds, on a busy machine for longer
@@ -122,6 +125,41 @@ def test_cameras_are_reordered_and_hidden_and_stay_so_after_a_reload(page):
               and page.view('front').locator('kbd').inner_text() == '1', 'as before')
     page.wait_for_images()
     page.focus('front')
+
+
+# --- mask
+
+def test_a_mask_is_painted_erased_undone_and_downloaded_as_the_node_reads_it(page, tmp_path):
+    page.focus('front')
+    view, before = page.view('front'), page.query_id()
+    view.get_by_role('button', name='Mask').click()
+    assert 'hides in every image' in view.locator('.message').inner_text()
+
+    def paint(start: tuple[float, float], end: tuple[float, float]) -> None:
+        page.drag('front', start, end)
+    paint((100.0, 100.0), (200.0, 100.0))
+    paint((400.0, 300.0), (500.0, 300.0))
+    page.screenshot('mask')
+    view.get_by_role('button', name='Undo').click()  # the second stroke
+    view.get_by_role('button', name='Erase').click()
+    paint((200.0, 60.0), (200.0, 140.0))
+    with page.tab.expect_download() as download:
+        view.get_by_role('button', name='Download').click()
+    assert download.value.suggested_filename == 'front_mask.png'
+    download.value.save_as(tmp_path / 'mask.png')
+    mask = read_mask(tmp_path / 'mask.png')
+    assert mask.shape == (480, 640)
+    radius_px = 640 * 0.04
+    ys, xs = np.nonzero(mask)
+    assert (ys.min(), ys.max()) == pytest.approx((100 - radius_px, 100 + radius_px), abs=1.5)
+    assert xs.min() == pytest.approx(100 - radius_px, abs=1.5)
+    assert xs.max() == pytest.approx(200 - radius_px, abs=1.5), 'the rest is erased'
+    assert mask[100, 100:170].all()
+    assert 'parameter front.mask_path' in view.locator('.message').inner_text()
+    assert page.query_id() == before, 'painting is no click'
+    view.get_by_role('button', name='Mask').click()
+    assert not view.locator('.mask').is_visible()
+    page.click_until_answered(SEEN, until_found=True)
 
 
 # --- 3D

@@ -1,7 +1,8 @@
-// What can be put over a live image: the answered image, up to a slider, and the depth.
+// What can be put over a live image: the answered image, up to a slider, the depth, and a mask.
 
 import { createElement } from './dom.js';
 import { t } from './i18n.js';
+import { MaskEditor } from './mask_editor.js';
 import { formatAge, getAge_ms, OLD_MS } from './robot_clock.js';
 
 const DEPTH_PERIOD_MS = 500;
@@ -28,8 +29,10 @@ export class ImageLayers {
     this.legend = createElement('span', 'legend');
     this.label = createElement('label', 'comparing', `${t('layers.answered')} `, this.slider,
       ` ${t('layers.live')}`);
-    this.bar = createElement('div', 'layers', this.label, this.legend, this.button);
-    this.elements = [this.answered, this.depth];
+    this.mask = new MaskEditor(view);
+    this.bar = createElement('div', 'layers', this.label, this.legend, this.mask.tools, this.button,
+      this.mask.button);
+    this.elements = [this.answered, this.depth, this.mask.canvas];
     this.update();
   }
 
@@ -38,7 +41,9 @@ export class ImageLayers {
   // Shows the controls that apply now.
   update() {
     const { isFocused, isPaused, isMarked, hasDepth } = this.#view;
-    this.label.hidden = !isFocused || isPaused || !isMarked;
+    this.mask.button.hidden = !isFocused || isPaused;
+    if (this.mask.button.hidden) this.mask.setOn(false);
+    this.label.hidden = !isFocused || isPaused || !isMarked || this.mask.isOn;
     this.button.hidden = !isFocused || isPaused || !hasDepth; // depth is of now
     if (this.label.hidden) this.#setShare(0);
     if (this.button.hidden) this.#setDepth(false);
