@@ -217,6 +217,31 @@ def test_what_has_not_changed_is_not_drawn_again(page):
 
 # --- touch
 
+def test_two_fingers_zoom_the_3d_view_and_do_not_turn_it(phone):
+    scene = phone.tab.locator('#scene')
+    scene.scroll_into_view_if_needed()
+    phone.wait(lambda: scene.get_attribute('data-zoom'), '3D view')
+    box = scene.bounding_box()
+    fingers = phone.context.new_cdp_session(phone.tab)
+
+    def at(*offsets_px: float) -> list[tuple[float, float]]:
+        return [(box['x'] + box['width'] / 2 + each, box['y'] + box['height'] / 2)
+                for each in offsets_px]
+    yaw, zoom = scene.get_attribute('data-yaw'), float(scene.get_attribute('data-zoom'))
+    touch(fingers, 'touchStart', *at(-30.0))
+    touch(fingers, 'touchStart', *at(-30.0, 30.0))
+    for apart in (35.0, 45.0, 60.0):
+        touch(fingers, 'touchMove', *at(-apart, apart))
+    touch(fingers, 'touchEnd')
+    phone.wait(lambda: float(scene.get_attribute('data-zoom')) == pytest.approx(2 * zoom, rel=0.02),
+               lambda: f'zoom of {2 * zoom}, but {scene.get_attribute("data-zoom")}')
+    assert scene.get_attribute('data-yaw') == yaw
+    touch(fingers, 'touchStart', *at(0.0))
+    touch(fingers, 'touchMove', *at(40.0))
+    touch(fingers, 'touchEnd')
+    phone.wait(lambda: scene.get_attribute('data-yaw') != yaw, 'turn by one finger')
+
+
 def touch(session: Any, kind: str, *points: tuple[float, float]) -> None:
     session.send('Input.dispatchTouchEvent', {'type': kind, 'touchPoints': [
         {'x': x, 'y': y, 'id': index} for index, (x, y) in enumerate(points)]})
