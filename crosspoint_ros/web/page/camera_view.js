@@ -66,7 +66,7 @@ export class CameraView {
     this.toggle.addEventListener('click', () => (
       this.isPaused ? this.showLive() : this.showMatched()));
     const header = createElement('header', '', createElement('h2', '', this.camera),
-      createElement('kbd', '', String(index + 1)), this.badge, this.toggle);
+      createElement('kbd', '', String(index + 1)), this.toggle, this.badge);
     this.canvas = createElement('canvas', 'image');
     this.svg = createSvg('svg', { class: 'marks', tabindex: 0 });
     this.layers = new ImageLayers(this, this.#actions);
@@ -304,7 +304,7 @@ export class CameraView {
     this.input.reset();
     if (opened) this.showMatched();
     if (tracked) this.setTracked(tracked);
-    else this.#updateToggle();
+    this.#updateToggle();
     this.showCaption();
   }
 

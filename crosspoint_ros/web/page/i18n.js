@@ -50,7 +50,11 @@ export function localize(selector) {
     return option;
   }));
   selector.addEventListener('change', () => {
-    localStorage.setItem(KEY, selector.value);
-    location.reload();
+    try {
+      localStorage.setItem(KEY, selector.value);
+      location.reload();
+    } catch { /* without storage the browser's language stays */
+      selector.value = language;
+    }
   });
 }

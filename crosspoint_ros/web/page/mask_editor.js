@@ -8,7 +8,7 @@ const RADII = { min: 1, max: 10, value: 4 }; // percent of the image's width
 const WHEEL = 0.002;
 
 function createButton(key, act) {
-  const button = createElement('button', 'layer', t(key));
+  const button = createElement('button', 'mask-tool', t(key));
   button.type = 'button';
   button.addEventListener('click', act);
   return button;

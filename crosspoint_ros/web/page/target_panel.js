@@ -9,6 +9,7 @@ const STATE_TEXT = listTexts('state', ['UNKNOWN', 'NONE', 'PENDING', 'STANDING',
   'COASTING', 'MOVED', 'LOST', 'EXPIRED', 'CLEARED']);
 const FOLLOWED_TEXT = t('state.FOLLOWED'); // MOVED with `follow.mode: track`
 const ENDED = ['UNKNOWN', 'NONE', 'EXPIRED', 'CLEARED'];
+const ENDED_TEXT = listTexts('ended', ['UNKNOWN', 'NONE', 'EXPIRED', 'CLEARED']);
 
 export const nameClick = (number) => (number === null ? t('click.unknown')
   : t('click.numbered', { number }));
@@ -43,7 +44,7 @@ export class TargetPanel {
   // What has changed, for screen readers.
   get announcement() {
     const { number, state } = this.#target;
-    if (!this.isActive) return t('target.ended', { state: STATE_TEXT[state] });
+    if (!this.isActive) return t('target.ended', { state: ENDED_TEXT[state] });
     return t('target.announced', { click: nameClick(number), state: STATE_TEXT[state] });
   }
 
