@@ -5,12 +5,11 @@ import json
 import re
 from typing import Any
 
-import chromium
 import pytest
-from chromium import ROOT, Page
+from chromium import ROOT, SEEN, Page
 
 PAGE = ROOT / 'crosspoint_ros' / 'web' / 'page'
-SEEN, REFUSED = (300.0, 300.0), (630.0, 200.0)
+REFUSED = (630.0, 200.0)
 LANGUAGES = ('en', 'de')
 UNITS = {'m', 'mm', 'px', 's', 'ms', 'min', 'h', 'x', 'y', 'z', 'crosspoint', 'English', 'Deutsch'}
 # What is read or heard: texts, and the attributes that are.
@@ -71,14 +70,6 @@ def test_the_document_itself_has_no_text():
 
 
 # --- in the browser
-
-@pytest.fixture(scope='module')
-def server(folder):
-    with chromium.run_cameras('--still'), chromium.start_node(
-            folder, 'matcher:=fake_matchers:ExactMatcher', 'refine:=none'), \
-            chromium.run_web_server(folder / 'web.log') as server:
-        yield server
-
 
 @pytest.fixture
 def open_page(browser, server):

@@ -8,29 +8,11 @@ from typing import Any
 import chromium
 import numpy as np
 import pytest
-from chromium import Page
+from chromium import SEEN, Page
 
 from crosspoint_ros.core.image_io import read_mask
 
-SEEN = (300.0, 300.0)
 LONG_MS = 120_000  # the doctor listens for seconds, on a busy machine for longer
-
-
-@pytest.fixture(scope='module')
-def server(folder):
-    with chromium.run_cameras('--still'), chromium.start_node(
-            folder, 'matcher:=fake_matchers:ExactMatcher', 'refine:=none'), \
-            chromium.run_web_server(folder / 'web.log') as server:
-        yield server
-
-
-@pytest.fixture(scope='module')
-def tab(browser, server):
-    tab = Page(browser, server.address, height=720)
-    tab.wait_for_images()
-    tab.click_until_answered(SEEN, until_found=True)
-    yield tab
-    tab.close()
 
 
 def open_panel(page: Page, name: str) -> None:
