@@ -338,24 +338,13 @@ class ScanProbe:
         not hold.
         """
         needed = wanted + 1
-        width = 8 * self.blocks[0]
+        width, height = (8 * blocks for blocks in self.blocks)
         across = needed if needed <= max(across, MAX_ROW_PX // width) else across
         down = -(-needed // across)
-        # To skip the zeros that would fill a torn image takes a third of the time.
-        counted, excess = self._count_mcus(data, wanted, (down, across), down * across - wanted)
-        if counted >= wanted and excess <= 0:
-            return counted, excess
-        return self._count_mcus(data, wanted, (down, across), down * across)
-
-    def _count_mcus(self, data: bytes, wanted: int, shape: tuple[int, int],
-                    filled: int) -> tuple[int, float]:
-        """Count in a frame of `shape` (down, across) MCUs; zeros fill that many of them."""
-        down, across = shape
-        width, height = (8 * blocks for blocks in self.blocks)
         frame = bytearray(self.frame)
         frame[5:9] = (down * height).to_bytes(2, 'big') + (across * width).to_bytes(2, 'big')
         start = b''.join((self.start, frame, self.end, data))
-        rest = bytes(self.mcu_blocks * (ZERO_BLOCK_BYTES * filled
+        rest = bytes(self.mcu_blocks * (ZERO_BLOCK_BYTES * down * across
                                         + MAX_BLOCK_BYTES * (down * across - wanted)))
         first = _decode(start + ENDINGS[0] + rest, cv2.IMREAD_GRAYSCALE)
         if first is None:

@@ -99,17 +99,17 @@ class Transform:
     @cached_property
     def inverse(self) -> Transform:
         """`b_from_a`."""
-        return _join_valid(self.R.T, -self.R.T @ self.t_m)
+        return Transform(self.R.T, -self.R.T @ self.t_m)
 
     def interpolate(self, later: Transform, ratio: float) -> Transform:
         """Interpolate: translation linearly, rotation about one axis (slerp)."""
         turn = cv2.Rodrigues(self.R.T @ later.R)[0]
-        return _join_valid(self.R @ cv2.Rodrigues(turn * ratio)[0],
-                           self.t_m + ratio * (later.t_m - self.t_m))
+        return Transform(self.R @ cv2.Rodrigues(turn * ratio)[0],
+                         self.t_m + ratio * (later.t_m - self.t_m))
 
     def __matmul__(self, other: Transform) -> Transform:
         """`a_from_b @ b_from_c == a_from_c`: neighbours cancel like fractions."""
-        return _join_valid(self.R @ other.R, self.R @ other.t_m + self.t_m)
+        return Transform(self.R @ other.R, self.R @ other.t_m + self.t_m)
 
     def transform_points(self, point_b_m: npt.ArrayLike) -> Array:
         """Transform points (..., 3) from b to a."""
@@ -118,11 +118,3 @@ class Transform:
     def rotate(self, direction_b: npt.ArrayLike) -> Array:
         """Rotate directions (..., 3) from b to a."""
         return np.asarray(np.asarray(direction_b, dtype=np.float64) @ self.R.T)
-
-
-def _join_valid(R: Array, t_m: Array) -> Transform:
-    """Return a transform made of valid ones: the checks would be most of a TF look-up's cost."""
-    transform = object.__new__(Transform)
-    object.__setattr__(transform, 'R', R)
-    object.__setattr__(transform, 't_m', t_m)
-    return transform
