@@ -1,6 +1,7 @@
 """Marks of the result, reprojected as the cameras move, and the 3D scene."""
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,7 @@ from crosspoint_ros.web.image_streams import CameraImage
 MOVED_PX = 1.0  # reprojection of the target
 MOVED_M, MOVED_RAD = 1e-3, 1e-3  # of the camera, where there is no target
 FREE_RAY_M = 2.0  # drawn length of a ray without a target
+SHARED_S = 0.05  # within which all browsers get an image; TF may know more later
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +49,13 @@ class Overlay:
         self._target: Transform | None = None  # base_from_target
         self._verdict = 'check'  # of the target
         self._sigmas: list[list[float]] = []
+        # By camera, of its last image: the image, when the mark was located, and where.
+        self._located: dict[str, tuple[CameraImage, float, Json]] = {}
         self.base_frame = ''
 
     def set_result(self, result: QueryResult | None) -> None:
         self._marks, self._target, self._sigmas = {}, None, []
+        self._located.clear()
         if result is None:
             return
         if result.has_target:
@@ -101,8 +106,17 @@ class Overlay:
         """Return the mark's pixel on an image and whether it moved; {} if there is no mark.
 
         The pixel is None where the point is outside the image or cannot be reprojected; `moved` is
-        None where that is not known, as long as TF is behind the image.
+        None where that is not known, as long as TF is behind the image. Browsers that get the image
+        at the same time share the answer.
         """
+        now_s = time.monotonic()
+        known, located_s, tracked = self._located.get(image.camera, (None, 0.0, {}))
+        if known is not image or now_s - located_s > SHARED_S:
+            tracked = self._locate_mark(image)
+            self._located[image.camera] = image, now_s, tracked
+        return tracked
+
+    def _locate_mark(self, image: CameraImage) -> Json:
         mark, camera = self._marks.get(image.camera), self._find_camera(image.camera)
         if mark is None or camera is None:
             return {}

@@ -10,28 +10,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import chromium
-import pytest
-from chromium import Page
+from chromium import SEEN, Page
 
-SEEN = (300.0, 300.0)
 ELSEWHERE = (200.0, 310.0)
-
-
-@pytest.fixture(scope='module')
-def server(folder):
-    with chromium.run_cameras('--still'), chromium.start_node(
-            folder, 'matcher:=fake_matchers:ExactMatcher', 'refine:=none'), \
-            chromium.run_web_server(folder / 'web.log') as server:
-        yield server
-
-
-@pytest.fixture(scope='module')
-def tab(browser, server):
-    tab = Page(browser, server.address, height=720)
-    tab.wait_for_images()
-    tab.click_until_answered(SEEN, until_found=True)
-    yield tab
-    tab.close()
 
 
 def line_in(page: Page, camera: str) -> list[tuple[float, float]]:

@@ -5,31 +5,13 @@ import json
 import re
 import time
 
-import chromium
 import pytest
-from chromium import Page
+from chromium import SEEN, Page
 
 UUID = re.compile(r'[0-9a-f]{8}-[0-9a-f]{4}-')
 EPOCH = re.compile(r'\b1\d{9}\b')
-SEEN = (300.0, 300.0)
+NODE_PARAMETERS = ('publish_target:=on_accept',)
 REFUSED = (630.0, 200.0)
-
-
-@pytest.fixture(scope='module')
-def server(folder):
-    with chromium.run_cameras('--still'), chromium.start_node(
-            folder, 'matcher:=fake_matchers:ExactMatcher', 'refine:=none',
-            'publish_target:=on_accept'), chromium.run_web_server(folder / 'web.log') as server:
-        yield server
-
-
-@pytest.fixture(scope='module')
-def tab(browser, server):
-    tab = Page(browser, server.address, height=720)
-    tab.wait_for_images()
-    tab.click_until_answered(SEEN, until_found=True)
-    yield tab
-    tab.close()
 
 
 def state_of(page: Page) -> str:

@@ -60,6 +60,22 @@ def image(stamp_ns, camera='front'):
     return CameraImage(camera, message)
 
 
+def test_ten_browsers_cost_one_reprojection_and_later_ones_get_what_tf_knows_by_then(monkeypatch):
+    overlay, now_s, known = make_overlay(), [100.0], []
+    monkeypatch.setattr('crosspoint_ros.web.overlay.time.monotonic', lambda: now_s[0])
+    overlay._poses.lookup = lambda *_: known.append(1) or (
+        look_at(LEFT) if len(known) > 2 else None)
+    overlay.set_result(clicked(320.0, 240.0))  # the first look-up
+    newest = image(SECOND_NS)
+    assert [overlay.track_mark(newest) for _ in range(10)] == [{'moved': None, 'mark': None}] * 10
+    assert len(known) == 2
+    now_s[0] += 0.3
+    overlay.resolve_poses()
+    assert overlay.track_mark(newest) == {'moved': False, 'mark': None}
+    overlay.set_result(None)
+    assert overlay.track_mark(newest) == {}, 'of another answer'
+
+
 def test_a_backward_time_jump_discards_the_images_of_that_camera():
     streams = ImageStreams(None, lambda image: None)
     before, side = image(12 * SECOND_NS), image(12 * SECOND_NS, 'side')

@@ -6,28 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import chromium
+import numpy as np
 import pytest
-from chromium import Page
+from chromium import SEEN, Page
 
-SEEN = (300.0, 300.0)
+from crosspoint_ros.core.image_io import read_mask
+
 LONG_MS = 120_000  # the doctor listens for seconds, on a busy machine for longer
-
-
-@pytest.fixture(scope='module')
-def server(folder):
-    with chromium.run_cameras('--still'), chromium.start_node(
-            folder, 'matcher:=fake_matchers:ExactMatcher', 'refine:=none'), \
-            chromium.run_web_server(folder / 'web.log') as server:
-        yield server
-
-
-@pytest.fixture(scope='module')
-def tab(browser, server):
-    tab = Page(browser, server.address, height=720)
-    tab.wait_for_images()
-    tab.click_until_answered(SEEN, until_found=True)
-    yield tab
-    tab.close()
 
 
 def open_panel(page: Page, name: str) -> None:
@@ -124,6 +109,41 @@ def test_cameras_are_reordered_and_hidden_and_stay_so_after_a_reload(page):
     page.focus('front')
 
 
+# --- mask
+
+def test_a_mask_is_painted_erased_undone_and_downloaded_as_the_node_reads_it(page, tmp_path):
+    page.focus('front')
+    view, before = page.view('front'), page.query_id()
+    view.get_by_role('button', name='Mask').click()
+    assert 'hides in every image' in view.locator('.message').inner_text()
+
+    def paint(start: tuple[float, float], end: tuple[float, float]) -> None:
+        page.drag('front', start, end)
+    paint((100.0, 100.0), (200.0, 100.0))
+    paint((400.0, 300.0), (500.0, 300.0))
+    page.screenshot('mask')
+    view.get_by_role('button', name='Undo').click()  # the second stroke
+    view.get_by_role('button', name='Erase').click()
+    paint((200.0, 60.0), (200.0, 140.0))
+    with page.tab.expect_download() as download:
+        view.get_by_role('button', name='Download').click()
+    assert download.value.suggested_filename == 'front_mask.png'
+    download.value.save_as(tmp_path / 'mask.png')
+    mask = read_mask(tmp_path / 'mask.png')
+    assert mask.shape == (480, 640)
+    radius_px = 640 * 0.04
+    ys, xs = np.nonzero(mask)
+    assert (ys.min(), ys.max()) == pytest.approx((100 - radius_px, 100 + radius_px), abs=1.5)
+    assert xs.min() == pytest.approx(100 - radius_px, abs=1.5)
+    assert xs.max() == pytest.approx(200 - radius_px, abs=1.5), 'the rest is erased'
+    assert mask[100, 100:170].all()
+    assert 'parameter front.mask_path' in view.locator('.message').inner_text()
+    assert page.query_id() == before, 'painting is no click'
+    view.get_by_role('button', name='Mask').click()
+    assert not view.locator('.mask').is_visible()
+    page.click_until_answered(SEEN, until_found=True)
+
+
 # --- 3D
 
 def test_the_depth_is_a_cloud_of_at_most_50000_points_and_is_turned_and_zoomed(page):
@@ -133,9 +153,9 @@ def test_the_depth_is_a_cloud_of_at_most_50000_points_and_is_turned_and_zoomed(p
     page.wait(lambda: int(scene.get_attribute('data-points') or 0) > 5000, 'points')
     assert int(scene.get_attribute('data-points')) <= 50_000
     scene.scroll_into_view_if_needed()
-    colours = scene.evaluate("""canvas => new Set(new Uint32Array(canvas.getContext('2d')
-      .getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size""")
-    assert colours > 500, 'points have the colours of the pictures'
+    # Points have the colours of the pictures.
+    page.wait(lambda: scene.evaluate("""canvas => new Set(new Uint32Array(canvas.getContext('2d')
+      .getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size""") > 500, 'colours')
     page.screenshot('cloud')
     yaw, zoom = scene.get_attribute('data-yaw'), scene.get_attribute('data-zoom')
     box = scene.bounding_box()
@@ -150,7 +170,59 @@ def test_the_depth_is_a_cloud_of_at_most_50000_points_and_is_turned_and_zoomed(p
     assert scene.get_attribute('data-points') == '0'
 
 
+def test_what_has_not_changed_is_not_drawn_again(page):
+    page.click_until_answered(SEEN, until_found=True)
+    page.tab.mouse.move(0, 0)
+    details, scene = page.tab.locator('.details'), page.tab.locator('#scene')
+    details.evaluate('details => { details.scrollTop = 1e6; }')
+    page.tab.evaluate("""() => {
+      window.drawn = { marks: 0, scene: 0 };
+      const count = (name, node, what) => new MutationObserver(() => { window.drawn[name] += 1; })
+        .observe(node, what);
+      for (const camera of ['front', 'side']) {
+        count('marks', document.querySelector(`[data-camera=${camera}] svg`),
+          { childList: true, subtree: true, attributes: true });
+      }
+      count('scene', document.querySelector('#scene'), { attributes: true }); // its size
+    }""")
+
+    def wait_for_images(count: int) -> None:
+        for _ in range(count):
+            stamp = page.view('front').get_attribute('data-stamp')
+            page.wait(lambda stamp=stamp: page.view('front').get_attribute('data-stamp') != stamp,
+                      'next image')
+    wait_for_images(8)
+    assert page.tab.evaluate('window.drawn') == {'marks': 0, 'scene': 0}
+    scene.scroll_into_view_if_needed()
+    page.wait(lambda: page.tab.evaluate('window.drawn.scene') > 1, 'the 3D view, in sight again')
+
+
 # --- touch
+
+def test_two_fingers_zoom_the_3d_view_and_do_not_turn_it(phone):
+    scene = phone.tab.locator('#scene')
+    scene.scroll_into_view_if_needed()
+    phone.wait(lambda: scene.get_attribute('data-zoom'), '3D view')
+    box = scene.bounding_box()
+    fingers = phone.context.new_cdp_session(phone.tab)
+
+    def at(*offsets_px: float) -> list[tuple[float, float]]:
+        return [(box['x'] + box['width'] / 2 + each, box['y'] + box['height'] / 2)
+                for each in offsets_px]
+    yaw, zoom = scene.get_attribute('data-yaw'), float(scene.get_attribute('data-zoom'))
+    touch(fingers, 'touchStart', *at(-30.0))
+    touch(fingers, 'touchStart', *at(-30.0, 30.0))
+    for apart in (35.0, 45.0, 60.0):
+        touch(fingers, 'touchMove', *at(-apart, apart))
+    touch(fingers, 'touchEnd')
+    phone.wait(lambda: float(scene.get_attribute('data-zoom')) == pytest.approx(2 * zoom, rel=0.02),
+               lambda: f'zoom of {2 * zoom}, but {scene.get_attribute("data-zoom")}')
+    assert scene.get_attribute('data-yaw') == yaw
+    touch(fingers, 'touchStart', *at(0.0))
+    touch(fingers, 'touchMove', *at(40.0))
+    touch(fingers, 'touchEnd')
+    phone.wait(lambda: scene.get_attribute('data-yaw') != yaw, 'turn by one finger')
+
 
 def touch(session: Any, kind: str, *points: tuple[float, float]) -> None:
     session.send('Input.dispatchTouchEvent', {'type': kind, 'touchPoints': [

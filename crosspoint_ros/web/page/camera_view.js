@@ -2,6 +2,7 @@
 // large and takes clicks; the others are small, and a click makes one of them the focused view.
 
 import { createElement } from './dom.js';
+import { t } from './i18n.js';
 import { ImageLayers } from './image_layers.js';
 import { createEllipse, createLine, createMark, createSvg, placeMark } from './marks.js';
 import { PointerInput } from './pointer_input.js';
@@ -57,15 +58,15 @@ export class CameraView {
   #build(index) {
     this.root = createElement('section', 'view');
     this.root.dataset.camera = this.camera;
-    this.root.setAttribute('aria-label', `camera ${this.camera}`);
-    this.badge = createElement('span', 'badge', 'waiting for an image');
+    this.root.setAttribute('aria-label', t('view.label', { camera: this.camera }));
+    this.badge = createElement('span', 'badge', t('badge.waiting'));
     this.toggle = createElement('button', 'toggle');
-    this.toggle.title = 'switch between the live image and the matched one';
+    this.toggle.title = t('view.toggle');
     this.toggle.hidden = true;
     this.toggle.addEventListener('click', () => (
       this.isPaused ? this.showLive() : this.showMatched()));
     const header = createElement('header', '', createElement('h2', '', this.camera),
-      createElement('kbd', '', String(index + 1)), this.badge, this.toggle);
+      createElement('kbd', '', String(index + 1)), this.toggle, this.badge);
     this.canvas = createElement('canvas', 'image');
     this.svg = createSvg('svg', { class: 'marks', tabindex: 0 });
     this.layers = new ImageLayers(this, this.#actions);
@@ -80,9 +81,7 @@ export class CameraView {
     this.isFocused = isFocused;
     this.root.classList.toggle('focused', isFocused);
     this.svg.setAttribute('role', isFocused ? 'application' : 'button');
-    this.svg.setAttribute('aria-label', isFocused
-      ? `image of ${this.camera}: arrow keys move the crosshair, Enter clicks, plus and minus zoom`
-      : `image of ${this.camera}: Enter or a click makes it the large one`);
+    this.svg.setAttribute('aria-label', t(isFocused ? 'view.large' : 'view.small', this));
     if (!isFocused) {
       this.input?.reset();
       this.setRegion({ x: 0, y: 0, ...this.size });
@@ -122,7 +121,7 @@ export class CameraView {
       bitmap.close();
     } catch (error) {
       this.stamp = header.stamp;
-      this.setBadge(`cannot display the image: ${error.message}`, 'bad');
+      this.setBadge(t('badge.unreadable', { reason: error.message }), 'bad');
     }
     this.requestNext();
   }
@@ -200,8 +199,10 @@ export class CameraView {
 
   setTracked(header) {
     const { moved: before, isLate: beforeLate } = this.#tracked;
+    const drawn = JSON.stringify([this.#tracked, this.#trackedStanding]);
     this.#tracked = track(this.#tracked, header);
     this.#trackedStanding = track(this.#trackedStanding, header.standing ?? {});
+    if (drawn === JSON.stringify([this.#tracked, this.#trackedStanding])) return;
     const { moved, isLate } = this.#tracked;
     this.#updateToggle();
     // A correction would otherwise end at a place to which no one dragged it.
@@ -230,7 +231,7 @@ export class CameraView {
   #updateToggle() {
     const { moved, isLate } = this.#tracked;
     this.toggle.hidden = !this.isPaused && !((moved || isLate) && this.isMarked);
-    this.toggle.textContent = this.isPaused ? 'Live' : 'Matched';
+    this.toggle.textContent = t(this.isPaused ? 'button.live' : 'button.matched');
     this.layers.update();
     this.draw();
   }
@@ -240,8 +241,8 @@ export class CameraView {
     const opened = this.#opened;
     this.layers.reset();
     this.showLive();
-    if (opened) this.showMessage(`${opened}: its picture is no longer stored.`);
-    this.setBadge('the matched image is no longer stored', 'bad');
+    if (opened) this.showMessage(t('view.picture_missing', { click: opened }));
+    this.setBadge(t('badge.missing'), 'bad');
   }
 
   setHasDepth(hasDepth) {
@@ -254,12 +255,12 @@ export class CameraView {
   updateBadge(problem) {
     const age_ms = getAge_ms(Number(this.stamp) / 1e6);
     this.root.classList.toggle('frozen', this.isFrozen);
-    if (this.isPaused) this.setBadge('matched image', '');
-    else if (this.isFrozen) this.setBadge(`frozen for ${this.ageText}`, 'bad');
+    if (this.isPaused) this.setBadge(t('badge.matched'), '');
+    else if (this.isFrozen) this.setBadge(t('badge.frozen', { age: this.ageText }), 'bad');
     else if (problem) this.setBadge(problem, 'bad');
-    else if (this.stamp === '0') this.setBadge('waiting for an image', '');
-    else if (age_ms > OLD_MS) this.setBadge(`${formatAge(age_ms)} old`, 'old');
-    else this.setBadge('live', '');
+    else if (this.stamp === '0') this.setBadge(t('badge.waiting'), '');
+    else if (age_ms > OLD_MS) this.setBadge(t('badge.old', { age: formatAge(age_ms) }), 'old');
+    else this.setBadge(t('badge.live'), '');
   }
 
   setBadge(text, kind) {
@@ -279,8 +280,7 @@ export class CameraView {
   get isCorrectable() {
     const { moved, isLate } = this.#tracked;
     return this.isMarked && this.answer.kind === 'found' && this.answer.verdict !== 'refused'
-      && !this.#isPrevious && !this.#opened
-      && (this.isPaused || !(moved || isLate));
+      && !this.#isPrevious && !this.#opened && (this.isPaused || !(moved || isLate));
   }
 
   // tracked: where it is on the live image; null if not known now, so that it is as before, or late
@@ -304,7 +304,7 @@ export class CameraView {
     this.input.reset();
     if (opened) this.showMatched();
     if (tracked) this.setTracked(tracked);
-    else this.#updateToggle();
+    this.#updateToggle();
     this.showCaption();
   }
 
@@ -341,10 +341,9 @@ export class CameraView {
   showCaption() {
     const { answer } = this;
     this.message.className = `message ${answer?.verdict ?? answer?.kind ?? ''}`;
-    const whose = this.#isPrevious ? ['previous answer: '] : [];
+    const whose = this.#isPrevious ? [t('view.previous')] : [];
     if (this.#opened) whose.push(`${this.#opened}: `);
-    this.message.replaceChildren(...whose,
-      ...this.#createCaption(answer));
+    this.message.replaceChildren(...whose, ...this.#createCaption(answer));
     this.message.title = this.message.textContent;
   }
 
@@ -358,13 +357,14 @@ export class CameraView {
   #createCaption(answer) {
     if (!answer) return [];
     if (answer.kind === 'clicked') {
-      return [createElement('b', '', 'clicked'), ` ${formatPixel(answer)}`];
+      return [createElement('b', '', t('view.clicked')), ` ${formatPixel(answer)}`];
     }
     if (answer.verdict === 'refused') {
       return [createElement('b', '', codeText(answer.code)), `: ${answer.message}`];
     }
     return [createElement('b', '', VERDICT_TEXT[answer.verdict]),
-      ` ${formatPixel(answer)} · confidence ${formatPercent(answer.confidence)}`];
+      ` ${formatPixel(answer)} · ${
+        t('view.confidence', { percent: formatPercent(answer.confidence) })}`];
   }
 
   // Where the mark is drawn; null if the point is not on the displayed image.
@@ -403,8 +403,8 @@ export class CameraView {
   #createMarks(pixel) {
     const { answer, isCorrectable } = this;
     if (answer.kind === 'clicked') {
-      const clicked = this.#createMark('clicked', pixel, answer.isRefused ? 'refused' : '', answer,
-        this.#tracked);
+      const clicked = this.#createMark('clicked', pixel, answer.isRefused ? VERDICT_TEXT.refused : '',
+        answer, this.#tracked);
       clicked.classList.toggle('refused', Boolean(answer.isRefused));
       return [clicked];
     }
@@ -415,8 +415,8 @@ export class CameraView {
       marks.push(createEllipse(pixel, covariance_px2));
     }
     const found = this.#createMark(verdict, pixel,
-      dragged ? formatPixel(dragged) : verdict === 'refused' ? `refused: ${codeText(answer.code)}`
-        : VERDICT_TEXT[verdict], answer, this.#tracked);
+      dragged ? formatPixel(dragged) : verdict === 'refused' ? t('view.refused_mark', {
+        reason: codeText(answer.code) }) : VERDICT_TEXT[verdict], answer, this.#tracked);
     if (verdict !== 'refused') found.append(createSvg('circle', { class: 'grip', r: 22 }));
     return [...marks, found];
   }

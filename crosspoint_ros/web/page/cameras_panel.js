@@ -1,6 +1,7 @@
 // The order of the cameras, and which are hidden: kept by this browser.
 
 import { createElement } from './dom.js';
+import { t } from './i18n.js';
 
 const KEY = `crosspoint cameras ${location.pathname}`; // a proxy may have several robots
 
@@ -37,7 +38,7 @@ export class CamerasPanel {
       box.disabled = box.checked && visible.length === 1;
       box.addEventListener('change', () => this.#hide(name, !box.checked));
       const up = createElement('button', '', '↑');
-      Object.assign(up, { type: 'button', ariaLabel: `move ${name} up`, disabled: index === 0 });
+      Object.assign(up, { type: 'button', ariaLabel: t('cameras.up', { camera: name }), disabled: index === 0 });
       up.addEventListener('click', () => this.#raise(index));
       return createElement('li', '', createElement('label', '', box, ` ${name}`), up);
     }));

@@ -1,5 +1,7 @@
 // The WebSocket connection: token exchange, reconnection, and message framing.
 
+import { t } from './i18n.js';
+
 const FIRST_RETRY_MS = 300;
 const MAX_RETRY_MS = 3000;
 const MAX_SILENT_MS = 4200; // the server sends a beat every 2 s
@@ -38,7 +40,7 @@ export class Connection {
     const silent_ms = performance.now() - this.#heard_ms;
     if (!this.isOpen || silent_ms < MAX_SILENT_MS) return;
     this.#isSilent = true;
-    this.#handlers.status('lost', 'The server does not answer; nothing here is up to date');
+    this.#handlers.status('lost', t('status.silent'));
   }
 
   async open() {
@@ -58,12 +60,12 @@ export class Connection {
   #reject(reason) {
     this.#token = '';
     const advice = /token|cookie/.test(reason)
-      ? 'Open the address that crosspoint web printed, with its token.' : '';
+      ? t('status.token') : '';
     this.#handlers.status('refused', `${reason.trim()}. ${advice}`);
   }
 
   #retry() {
-    this.#handlers.status('lost', 'Server unreachable; reconnecting…');
+    this.#handlers.status('lost', t('status.lost'));
     setTimeout(() => this.open(), this.#retry_ms);
     this.#retry_ms = Math.min(2 * this.#retry_ms, MAX_RETRY_MS);
   }

@@ -1,6 +1,7 @@
 // The last 20 answers and the current undo position. Rows stay in place; each opens its answer again.
 
 import { createElement } from './dom.js';
+import { t } from './i18n.js';
 import { DECISION_TEXT, formatPixel, SIGNS, VERDICT_TEXT } from './text.js';
 
 const PIXEL = 'data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==';
@@ -59,9 +60,9 @@ export class HistoryPanel {
     point.textContent = `${clicked.camera} ${formatPixel(clicked, 0)}`;
     how.textContent = `${SIGNS[verdict]} ${VERDICT_TEXT[verdict]}`;
     how.className = `verdict ${verdict}`;
-    decision.textContent = isUndone ? 'undone' : DECISION_TEXT[decided];
+    decision.textContent = isUndone ? t('history.undone') : DECISION_TEXT[decided];
     when.textContent = time;
-    row.firstChild.title = `open click ${number} again`;
+    row.firstChild.title = t('history.open', { click: t('click.numbered', { number }) });
     if (row.dataset.query !== query_id) {
       row.dataset.query = query_id;
       image.src = this.#thumbnails.get(query_id) || PIXEL;
@@ -84,7 +85,8 @@ export class HistoryPanel {
 
   name(query_id) {
     const row = [...this.#list.children].find((each) => each.dataset.query === query_id);
-    return row ? `click ${row.querySelector('b').textContent}` : 'an earlier click';
+    return row ? t('click.numbered', { number: row.querySelector('b').textContent })
+      : t('click.earlier');
   }
 
   // The row whose answer is open, '' for none.

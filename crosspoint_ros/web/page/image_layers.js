@@ -1,6 +1,8 @@
-// What can be put over a live image: the answered image, up to a slider, and the depth.
+// What can be put over a live image: the answered image, up to a slider, the depth, and a mask.
 
 import { createElement } from './dom.js';
+import { t } from './i18n.js';
+import { MaskEditor } from './mask_editor.js';
 import { formatAge, getAge_ms, OLD_MS } from './robot_clock.js';
 
 const DEPTH_PERIOD_MS = 500;
@@ -19,15 +21,18 @@ export class ImageLayers {
     this.depth.alt = '';
     this.slider = createElement('input', 'compare');
     Object.assign(this.slider, { type: 'range', min: 0, max: 100, value: 0, ariaLabel:
-      `answered picture of ${view.camera} against the live picture, percent answered` });
+      t('layers.slider', { camera: view.camera }) });
     this.slider.addEventListener('input', () => this.#onSlide());
-    this.button = createElement('button', 'layer', 'Depth');
+    this.button = createElement('button', 'layer', t('button.depth'));
     this.button.setAttribute('aria-pressed', 'false');
     this.button.addEventListener('click', () => this.#toggleDepth());
     this.legend = createElement('span', 'legend');
-    this.label = createElement('label', 'comparing', 'answered ', this.slider, ' live');
-    this.bar = createElement('div', 'layers', this.label, this.legend, this.button);
-    this.elements = [this.answered, this.depth];
+    this.label = createElement('label', 'comparing', `${t('layers.answered')} `, this.slider,
+      ` ${t('layers.live')}`);
+    this.mask = new MaskEditor(view);
+    this.bar = createElement('div', 'layers', this.label, this.legend, this.mask.tools, this.button,
+      this.mask.button);
+    this.elements = [this.answered, this.depth, this.mask.canvas];
     this.update();
   }
 
@@ -36,7 +41,9 @@ export class ImageLayers {
   // Shows the controls that apply now.
   update() {
     const { isFocused, isPaused, isMarked, hasDepth } = this.#view;
-    this.label.hidden = !isFocused || isPaused || !isMarked;
+    this.mask.button.hidden = !isFocused || isPaused;
+    if (this.mask.button.hidden) this.mask.setOn(false);
+    this.label.hidden = !isFocused || isPaused || !isMarked || this.mask.isOn;
     this.button.hidden = !isFocused || isPaused || !hasDepth; // depth is of now
     if (this.label.hidden) this.#setShare(0);
     if (this.button.hidden) this.#setDepth(false);
@@ -90,7 +97,7 @@ export class ImageLayers {
     this.button.setAttribute('aria-pressed', String(isOn));
     this.depth.hidden = true;
     this.legend.hidden = !isOn;
-    this.legend.textContent = isOn ? 'waiting for depth' : '';
+    this.legend.textContent = isOn ? t('layers.waiting') : '';
     if (isOn) this.#requestDepth();
   }
 
@@ -105,9 +112,9 @@ export class ImageLayers {
     this.depth.hidden = !png;
     if (png) this.depth.src = `data:image/png;base64,${png}`;
     const age_ms = png ? getAge_ms(Number(stamp) / 1e6) : 0;
-    const age = age_ms > OLD_MS ? `, ${formatAge(age_ms)} old` : '';
-    this.legend.textContent = png
-      ? `${near_m.toFixed(2)} m red to ${far_m.toFixed(2)} m blue${age}` : problem;
+    const isOld = age_ms > OLD_MS;
+    this.legend.textContent = png ? t(isOld ? 'layers.range_old' : 'layers.range', {
+      near: near_m.toFixed(2), far: far_m.toFixed(2), age: formatAge(age_ms) }) : problem;
     setTimeout(() => this.#requestDepth(), Math.max(DEPTH_PERIOD_MS, pause_ms));
   }
 

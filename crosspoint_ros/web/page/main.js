@@ -3,22 +3,25 @@
 import { CameraView } from './camera_view.js';
 import { CamerasPanel } from './cameras_panel.js';
 import { Connection } from './connection.js';
-import { createElement } from './dom.js';
+import { announce } from './dom.js';
 import { HistoryPanel } from './history_panel.js';
 import { HoverLines } from './hover_lines.js';
+import { localize, t } from './i18n.js';
 import { Loupe } from './loupe.js';
 import { ResultPanel } from './result_panel.js';
 import { addBeat } from './robot_clock.js';
 import { Scene3D } from './scene_3d.js';
+import { Shortcuts } from './shortcuts.js';
 import { DoctorPanel, LimitsPanel } from './settings_panel.js';
 import { nameClick, TargetPanel } from './target_panel.js';
-import { codeText, describeResult } from './text.js';
+import { codeText, describeResult, stageText } from './text.js';
 
 const NOTE_MS = 1500; // the reply to an act may come before the target that it changes
 const byId = (id) => document.getElementById(id);
+localize(byId('language'));
 const views = new Map();
 const pending = new Map(); // request id -> {kind, camera}
-let state = { cameras: [], words: 'connecting…' };
+let state = { cameras: [], words: t('status.connecting') };
 let result = null;
 let connection = null;
 let announcedQuery = '';
@@ -58,7 +61,7 @@ const HANDLERS = {
   state(event) {
     state = event;
     showStatus(state.words ? 'away' : state.matcher ? 'matcher' : 'ready',
-      state.words || state.matcher || `${state.node} is ready`);
+      state.words || state.matcher || t('status.ready', { node: state.node }));
     updateViews();
     byId('instruct').hidden = !state.can_ground;
     byId('points').hidden = !state.cameras.some((camera) => camera.has_depth);
@@ -109,8 +112,8 @@ const HANDLERS = {
     scene.showCloud(event);
     const missing = Object.keys(event.missing);
     byId('points').title = Object.values(event.missing).join('; ');
-    byId('points').textContent = `Points: ${event.count}${
-      missing.length ? `, none of ${missing.join(', ')}` : ''}`;
+    byId('points').textContent = t(missing.length ? 'points.missing' : 'points.count', {
+      count: event.count, cameras: missing.join(', ') });
   },
   beat({ now_ms }) { addBeat(now_ms); },
   scene(event) { scene.show(event); },
@@ -119,7 +122,7 @@ const HANDLERS = {
     const request = pending.get(id);
     if (request?.camera) {
       views.get(request.camera)?.showMessage(
-        `${stage.replace('_', ' ')} … ${elapsed_s.toFixed(1)} s`);
+        `${stageText(stage)} … ${elapsed_s.toFixed(1)} s`);
     }
   },
   reply({ id, ok, code, message }) {
@@ -136,20 +139,13 @@ const HANDLERS = {
     if (ok) setNote(wasQuery ? '' : message, 'good');
     else showRefusal(request, message);
     if (wasQuery && !ok) {
-      refusal = code === 'CANCELLED' ? 'This click was cancelled.'
-        : `This click was refused: ${message.replace(/[.;]*$/, '')}.`;
+      refusal = code === 'CANCELLED' ? t('note.cancelled')
+        : t('note.refused', { reason: message.replace(/[.;]*$/, '') });
       showRefusalNote();
     }
   },
   bad_request({ message }) { setNote(message, 'bad'); },
 };
-
-// For screen readers; the last three stay, since two may come at once.
-function announce(text) {
-  const live = byId('live');
-  live.append(createElement('p', '', text));
-  while (live.children.length > 3) live.firstChild.remove();
-}
 
 // On the view concerned, or below the result.
 function showRefusal(request, message) {
@@ -190,7 +186,7 @@ function updateTools() {
   byId('accept').disabled = isMatching || isDecided || Boolean(openQuery) || !(isDisplayed || isTarget);
   byId('accept').textContent = state.publish_target === 'on_accept'
     || (state.publish_target === 'sure' && target.state === 'PENDING')
-    ? 'Send to robot' : 'Confirm';
+    ? t('button.send') : t('button.confirm');
   byId('clear').disabled = !targetPanel.isActive;
 }
 
@@ -216,7 +212,7 @@ function requestPoints() {
 
 byId('points').addEventListener('click', () => {
   byId('points').setAttribute('aria-pressed', String(!arePointsOn()));
-  byId('points').textContent = 'Points';
+  byId('points').textContent = t('button.points');
   byId('points').title = '';
   if (arePointsOn()) requestPoints();
   else scene.showCloud(null);
@@ -236,23 +232,24 @@ function focusView(camera) {
 function updateBadges() {
   for (const { name, problem, has_depth } of state.cameras) {
     views.get(name)?.setHasDepth(has_depth);
-    views.get(name)?.updateBadge(connection?.isOpen ? problem : 'not connected');
+    views.get(name)?.updateBadge(connection?.isOpen ? problem : t('status.not_connected'));
   }
 }
 
 // An earlier answer, each point on the image where it was found; nothing can be done with it.
 function openAnswer({ query_id, result: opened }) {
   if (!opened) {
-    setNote('This answer is no longer known.', 'bad');
+    setNote(t('note.unknown_answer'), 'bad');
     return;
   }
   openQuery = query_id;
+  const click = history.name(query_id);
   history.setOpen(query_id);
   lines.clear();
-  byId('result-title').textContent = `Answer to ${history.name(query_id)} (earlier)`;
-  showResult({ result: opened }, `${history.name(query_id)}, opened again`);
+  byId('result-title').textContent = t('result.earlier', { click });
+  showResult({ result: opened }, t('view.opened', { click }));
   if (views.has(opened.clicked.camera)) focusView(opened.clicked.camera);
-  setNote(`${history.name(query_id)} is open; Esc returns to the last answer.`);
+  setNote(t('note.opened', { click }));
 }
 
 function closeAnswer() {
@@ -264,7 +261,7 @@ function showLast(now) {
   if (openQuery) setNote('');
   openQuery = '';
   history.setOpen('');
-  byId('result-title').textContent = 'Last answer';
+  byId('result-title').textContent = t('result.last');
   showResult({ result, now });
   if (isMatching) showRunning();
 }
@@ -303,7 +300,7 @@ function showStanding() {
   for (const [name, view] of views) {
     const point = points.find(({ camera, x }) => camera === name && x !== null);
     view.setStanding(point ? { ...point,
-      label: `target of ${nameClick(targetPanel.target.number)}` } : null);
+      label: t('view.standing', { click: nameClick(targetPanel.target.number) }) } : null);
   }
 }
 
@@ -314,7 +311,7 @@ const isQuery = (kind) => ['click', 'instruct'].includes(kind);
 function sendRequest(kind, content, camera = '') {
   const id = connection.request({ type: kind, ...content });
   if (id) pending.set(id, { kind, camera, point: kind === 'click' ? content : null });
-  else showRefusal({ camera }, 'Not connected to the server; nothing was sent.');
+  else showRefusal({ camera }, t('status.not_sent'));
   return id;
 }
 
@@ -341,11 +338,11 @@ const viewActions = {
   click(camera, stamp, { x, y }) {
     const clicked = views.get(camera);
     if (openQuery) {
-      clicked.showMessage('An earlier answer is open: Esc returns to the live image.');
+      clicked.showMessage(t('view.earlier_open'));
       return;
     }
     if (clicked.isFrozen) {
-      clicked.showMessage(`The last image is ${clicked.ageText} old; nothing was sent.`);
+      clicked.showMessage(t('view.not_sent', { age: clicked.ageText }));
       return;
     }
     if (!sendRequest('click', { camera, stamp, x, y }, camera)) return;
@@ -382,23 +379,22 @@ byId('instruct').addEventListener('submit', (event) => {
   showPending();
 });
 
-const KEYS = { a: 'accept', u: 'undo', r: 'redo', x: 'clear' };
-
-addEventListener('keydown', (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.matches('input, select, textarea')) return;
-  if (KEYS[event.key]) byId(KEYS[event.key]).click();
-  else if (event.key === 'l') {
+new Shortcuts(byId('shortcuts'), {
+  a: byId('accept'), u: byId('undo'), r: byId('redo'), x: byId('clear') }, (character) => {
+  if (character === 'l') {
     loupe.isOn = !loupe.isOn;
     loupe.hide();
-  } else if (event.key === 'Escape') {
-    closeAnswer();
-    if (canAct && pending.size) connection.request({ type: 'cancel' });
-    for (const view of views.values()) view.input.reset();
-  } else if (/^[1-9]$/.test(event.key)) {
-    const camera = [...views.keys()][event.key - 1];
+  } else if (/^[1-9]$/.test(character)) {
+    const camera = [...views.keys()][character - 1];
     if (camera) viewActions.focus(camera);
   }
+});
+
+addEventListener('keydown', (event) => {
+  if (event.key !== 'Escape' || event.target.matches('input:not([type=checkbox]), select')) return;
+  closeAnswer();
+  if (canAct && pending.size) connection.request({ type: 'cancel' });
+  for (const view of views.values()) view.input.reset();
 });
 
 document.addEventListener('visibilitychange', () => {

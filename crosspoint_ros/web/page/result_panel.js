@@ -1,6 +1,7 @@
 // The result next to the images: verdict per view, target, and timing.
 
 import { createElement } from './dom.js';
+import { t } from './i18n.js';
 import {
   codeText, formatDuration, formatMetres, formatPercent, SIGNS, VERDICT_TEXT } from './text.js';
 
@@ -21,10 +22,9 @@ function createVerdict(answer) {
 // Why: what geometry measured, and whether it agrees.
 function createReasons({ epipolar_error_px, depth_gap_m, check, verdict, message }) {
   const reasons = [
-    epipolar_error_px === null ? '' : `${epipolar_error_px.toFixed(1)} px off the line`,
-    depth_gap_m === null ? '' : `depths ${Math.round(1000 * depth_gap_m)} mm apart`,
-    { pass: 'geometry agrees', fail: 'geometry contradicts', unknown: 'not checked by geometry' }[
-      check], verdict === 'refused' ? '' : message].filter(Boolean);
+    epipolar_error_px === null ? '' : t('why.epipolar', { px: epipolar_error_px.toFixed(1) }),
+    depth_gap_m === null ? '' : t('why.depth', { mm: Math.round(1000 * depth_gap_m) }),
+    ['pass', 'fail', 'unknown'].includes(check) ? t(`why.${check}`) : '', verdict === 'refused' ? '' : message].filter(Boolean);
   return [createElement('span', 'why fine', reasons.join(' · '))];
 }
 
@@ -47,7 +47,7 @@ export class ResultPanel {
 
   showPending() {
     this.#result = null;
-    this.#showText('Matching…', 'pending');
+    this.#showText(t('result.matching'), 'pending');
   }
 
   show(result) {
@@ -55,7 +55,7 @@ export class ResultPanel {
     this.#root.dataset.query = result?.query_id ?? '';
     this.#root.dataset.matchMs = result?.match_ms ?? '';
     if (!result) {
-      this.#showText('Nothing clicked yet.', 'empty');
+      this.#showText(t('result.none'), 'empty');
       return;
     }
     const list = createElement('dl');
@@ -63,11 +63,11 @@ export class ResultPanel {
       list.append(createRow(answer.camera, createVerdict(answer), ...createReasons(answer)));
     }
     if (result.target) list.append(...this.#createTargetRows(result.target));
-    if (!result.found.length) list.append(createRow('refused', result.message));
-    else if (!result.target && result.message) list.append(createRow('no target', result.message));
-    list.append(createRow('total', formatDuration(result.ms)));
+    if (!result.found.length) list.append(createRow(t('result.refused'), result.message));
+    else if (!result.target && result.message) list.append(createRow(t('result.no_target'), result.message));
+    list.append(createRow(t('result.total'), formatDuration(result.ms)));
     if (result.match_ms !== null) {
-      list.append(createRow('matching', formatDuration(result.match_ms)));
+      list.append(createRow(t('result.matching_time'), formatDuration(result.match_ms)));
     }
     this.#root.replaceChildren(list);
   }
@@ -78,8 +78,8 @@ export class ResultPanel {
         ` ${formatMetres(target.position_m[index])}`))));
     position.dataset.position = target.position_m.join(' ');
     const spread = target.spread_mm === null ? '' : `, ±${Math.round(target.spread_mm)} mm (1σ)`;
-    return [createRow('at, m', position), createRow('in frame', `${target.frame}${spread}`),
-      createRow('TF frame', this.#target_frame), createRow('method', target.method)];
+    return [createRow(t('result.at'), position), createRow(t('result.frame'), `${target.frame}${spread}`),
+      createRow(t('result.tf_frame'), this.#target_frame), createRow(t('result.method'), target.method)];
   }
 
   #showText(text, kind) {

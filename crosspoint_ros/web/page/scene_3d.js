@@ -1,5 +1,6 @@
 // Orbit view of cameras with their pictures, depth, rays and target, drawn on a 2D canvas.
 
+import { t } from './i18n.js';
 import { PointCloud } from './point_cloud.js';
 
 const COLOURS = { clicked: '#56b4e9', sure: '#2fd1a0', check: '#f0b429', refused: '#f08a4b' };
@@ -36,10 +37,11 @@ export class Scene3D {
     for (const end of ['pointerup', 'pointercancel']) {
       canvas.addEventListener(end, (event) => this.#touches.delete(event.pointerId));
     }
-    new IntersectionObserver(([entry]) => { this.#isOnScreen = entry.isIntersecting; })
-      .observe(canvas);
-    setInterval(() => { if (this.#isOnScreen && !document.hidden) this.#requestDraw(); },
-      REFRESH_MS);
+    new IntersectionObserver(([entry]) => {
+      this.#isOnScreen = entry.isIntersecting;
+      this.#requestDraw();
+    }).observe(canvas);
+    setInterval(() => this.#requestDraw(), REFRESH_MS);
     canvas.addEventListener('wheel', (event) => this.#onWheel(event), { passive: false });
     canvas.addEventListener('keydown', (event) => this.#onKey(event));
     new ResizeObserver(() => this.#requestDraw()).observe(canvas);
@@ -112,7 +114,7 @@ export class Scene3D {
   }
 
   #requestDraw() {
-    if (this.#frame_request) return;
+    if (this.#frame_request || !this.#isOnScreen || document.hidden) return;
     this.#frame_request = requestAnimationFrame(() => {
       this.#frame_request = 0;
       this.#draw();
@@ -161,7 +163,7 @@ export class Scene3D {
     context.font = style.font;
     context.strokeStyle = context.fillStyle = style.color;
     if (!this.#scene.cameras.length) {
-      context.fillText('no camera pose on TF yet', 12, 24);
+      context.fillText(t('scene.no_pose'), 12, 24);
       return;
     }
     this.#canvas.dataset.yaw = this.#orbit.yaw.toFixed(2);

@@ -1,41 +1,41 @@
 // The node's limits with their effect on the shown answer, and the findings of the doctor.
 
 import { createElement } from './dom.js';
+import { listTexts, t } from './i18n.js';
 
 const REFRESH_MS = 5000; // another person, or a program, may set a limit
-const NAMES = {
-  min_confidence: 'confidence, at least', sure_confidence: 'sure from confidence',
-  max_epipolar_px: 'off the line, at most, px', max_depth_gap_m: 'depths apart, at most, m',
-  max_target_sigma_m: 'exactness of the target, m' };
+const NAMES = listTexts('limit', ['min_confidence', 'sure_confidence', 'max_epipolar_px',
+  'max_depth_gap_m', 'max_target_sigma_m']);
 
 const isRefused = (answer) => answer.verdict === 'refused';
 
-// What each view of an answer would be with that limit: [camera or 'target', sentence, differs].
+// What each view of an answer would be with that limit: [camera or target, sentence, differs].
 function predict(name, value, { found, target }) {
   const ofViews = (measure, describe) => found.filter((answer) => measure(answer) !== null)
     .map((answer) => [answer.camera, ...describe(answer, measure(answer))]);
   const ofDistance = (key, unit, scale) => ofViews((answer) => answer[key], (answer, measured) => {
-    const text = `${(scale * measured).toFixed(1)} ${unit}`;
-    if (measured <= value) return [`${text}: within`, false];
-    return [`${text}: refused, unless the poses' own error allows more`, !isRefused(answer)];
+    const text = { measured: `${(scale * measured).toFixed(1)} ${unit}` };
+    if (measured <= value) return [t('effect.within', text), false];
+    return [t('effect.beyond', text), !isRefused(answer)];
   });
   if (name === 'max_epipolar_px') return ofDistance('epipolar_error_px', 'px', 1);
   if (name === 'max_depth_gap_m') return ofDistance('depth_gap_m', 'mm', 1000);
   if (name === 'max_target_sigma_m') {
     if (!target || target.spread_mm === null) return [];
     const isExact = target.spread_mm <= 1000 * value;
-    return [['target', `±${Math.round(target.spread_mm)} mm: ${isExact ? 'kept' : 'refused'}`,
-      !isExact]];
+    return [[t('effect.target'), t(isExact ? 'effect.kept' : 'effect.refused', {
+      measured: `±${Math.round(target.spread_mm)} mm` }), !isExact]];
   }
   return ofViews((answer) => answer.confidence || null, (answer, confidence) => {
-    const percent = `${Math.round(100 * confidence)} %`;
+    const percent = { measured: `${Math.round(100 * confidence)} %` };
     const isOver = confidence >= value;
     if (name === 'min_confidence') {
-      return [`${percent}: ${isOver ? 'enough' : 'refused'}`, isOver === isRefused(answer)
+      return [t(isOver ? 'effect.enough' : 'effect.refused', percent), isOver === isRefused(answer)
         && (!isOver || answer.code === 'LOW_CONFIDENCE')];
     }
-    if (isRefused(answer)) return [`${percent}: refused all the same`, false];
-    return [`${percent}: ${isOver ? 'sure' : 'to be checked'}`, isOver !== (answer.verdict === 'sure')];
+    if (isRefused(answer)) return [t('effect.still_refused', percent), false];
+    return [t(isOver ? 'effect.sure' : 'effect.check', percent),
+      isOver !== (answer.verdict === 'sure')];
   });
 }
 
@@ -85,9 +85,9 @@ export class LimitsPanel {
     label.title = meaning;
     const output = createElement('output');
     const effect = createElement('p', 'effect');
-    const button = createElement('button', '', 'Set');
+    const button = createElement('button', '', t('button.set'));
     button.type = 'button';
-    button.setAttribute('aria-label', `set ${NAMES[name] ?? name}`);
+    button.setAttribute('aria-label', t('limits.set', { limit: NAMES[name] ?? name }));
     const row = { slider, output, effect, button, value: NaN, shown: Number(slider.value) };
     slider.addEventListener('input', () => this.#update(name));
     button.addEventListener('click', () => {
@@ -121,19 +121,19 @@ export class DoctorPanel {
     button.addEventListener('click', () => {
       if (!examine()) return;
       button.disabled = true;
-      root.replaceChildren(createElement('p', 'pending', 'Checking for some seconds…'));
+      root.replaceChildren(createElement('p', 'pending', t('doctor.running')));
     });
   }
 
   // The report of the earlier connection does not come any more.
   onReconnect() {
-    if (this.#button.disabled) this.show({ problem: 'The connection was lost during the check.' });
+    if (this.#button.disabled) this.show({ problem: t('doctor.lost') });
   }
 
   show({ problem, findings = [] }) {
     this.#button.disabled = false;
     if (problem) this.#root.replaceChildren(createElement('p', 'note bad', problem));
-    else if (!findings.length) this.#root.replaceChildren(createElement('p', '', 'No faults found.'));
+    else if (!findings.length) this.#root.replaceChildren(createElement('p', '', t('doctor.none')));
     else {
       this.#root.replaceChildren(createElement('ul', 'findings', ...findings.map((finding) => (
         createElement('li', finding.severity, createElement('b', '',

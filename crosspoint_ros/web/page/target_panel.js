@@ -1,18 +1,18 @@
 // The target that the robot has, or that waits for a person: always in sight.
 
 import { createElement } from './dom.js';
+import { listTexts, t } from './i18n.js';
 import { formatAge, getAge_ms } from './robot_clock.js';
 import { formatMetres, formatPercent, SIGNS, VERDICT_TEXT } from './text.js';
 
-const STATE_TEXT = {
-  UNKNOWN: 'not known yet', NONE: 'none yet', PENDING: 'waits for a person', STANDING: 'sent, as clicked',
-  TRACKING: 'sent, seen and followed', COASTING: 'sent, not seen for a moment',
-  MOVED: 'stop: seen elsewhere', LOST: 'stop: not seen for too long', EXPIRED: 'none: expired',
-  CLEARED: 'none: cleared' };
-const FOLLOWED_TEXT = 'sent, moved and followed'; // MOVED with `follow.mode: track`
+const STATE_TEXT = listTexts('state', ['UNKNOWN', 'NONE', 'PENDING', 'STANDING', 'TRACKING',
+  'COASTING', 'MOVED', 'LOST', 'EXPIRED', 'CLEARED']);
+const FOLLOWED_TEXT = t('state.FOLLOWED'); // MOVED with `follow.mode: track`
 const ENDED = ['UNKNOWN', 'NONE', 'EXPIRED', 'CLEARED'];
+const ENDED_TEXT = listTexts('ended', ['UNKNOWN', 'NONE', 'EXPIRED', 'CLEARED']);
 
-export const nameClick = (number) => (number === null ? 'a click' : `click ${number}`);
+export const nameClick = (number) => (number === null ? t('click.unknown')
+  : t('click.numbered', { number }));
 
 export class TargetPanel {
   #root;
@@ -36,17 +36,16 @@ export class TargetPanel {
   // What remains after a refused click, as a sentence.
   get sentence() {
     const { number, state } = this.#target;
-    if (this.#doubt || state === 'UNKNOWN') return 'Whether the robot has a target is not known.';
-    if (!this.isActive) return 'The robot has no target.';
-    const name = number === null ? 'The target' : `The target of ${nameClick(number)}`;
-    return `${name} ${state === 'PENDING' ? 'still waits for a person' : 'is still active'}.`;
+    if (this.#doubt || state === 'UNKNOWN') return t('target.not_known');
+    if (!this.isActive) return t('target.none');
+    return t(state === 'PENDING' ? 'target.pending' : 'target.active', { click: nameClick(number) });
   }
 
   // What has changed, for screen readers.
   get announcement() {
     const { number, state } = this.#target;
-    if (!this.isActive) return `The robot has no target: ${state.toLowerCase()}.`;
-    return `Target of ${nameClick(number)}: ${STATE_TEXT[state]}.`;
+    if (!this.isActive) return t('target.ended', { state: ENDED_TEXT[state] });
+    return t('target.announced', { click: nameClick(number), state: STATE_TEXT[state] });
   }
 
   show(target) {
@@ -70,11 +69,11 @@ export class TargetPanel {
     this.#state.className = `state ${this.#doubt ? 'check' : valid ? 'sure'
       : ENDED.includes(state) ? '' : 'check'}`;
     const text = state === 'MOVED' && valid ? FOLLOWED_TEXT : STATE_TEXT[state] ?? '';
-    this.#state.textContent = this.#doubt && state !== 'UNKNOWN' ? `last known: ${state}`
+    this.#state.textContent = this.#doubt && state !== 'UNKNOWN' ? t('target.last_known', { state })
       : state === 'UNKNOWN' ? text : `${state} · ${text}`;
     this.#state.title = this.#doubt;
     const last = createElement('p', 'latest', this.#doubt
-      ? `Not known whether this is still so: ${this.#doubt}` : message);
+      ? t('target.doubt', { reason: this.#doubt }) : message);
     last.title = message;
     this.#root.replaceChildren(...lines.map(([kind, text]) => createElement('p', kind, text)), last);
   }
@@ -83,14 +82,16 @@ export class TargetPanel {
     const { position_m, base_frame, verdict, confidence, sigma_mm, number, since, since_ms, frame }
       = this.#target;
     const place = position_m ? `${[...'xyz'].map((axis, i) => (
-      `${axis} ${formatMetres(position_m[i])}`)).join('   ')} m` : 'place unknown';
-    const sure = [verdict ? `${SIGNS[verdict]} ${VERDICT_TEXT[verdict]}` : 'not known how sure',
+      `${axis} ${formatMetres(position_m[i])}`)).join('   ')} m` : t('target.no_place');
+    const sure = [verdict ? `${SIGNS[verdict]} ${VERDICT_TEXT[verdict]}` : t('target.no_verdict'),
       ...(confidence === null ? [] : [formatPercent(confidence)]),
-      sigma_mm === null ? 'exactness not measured' : `±${Math.round(sigma_mm)} mm`];
+      sigma_mm === null ? t('target.no_sigma') : `±${Math.round(sigma_mm)} mm`];
     const age_ms = getAge_ms(since_ms);
-    const ago = age_ms > -1000 ? ` (${formatAge(Math.floor(Math.max(age_ms, 0) / 1000) * 1000)
-      .replace('.0', '')} ago)` : '';
+    const age = formatAge(Math.floor(Math.max(age_ms, 0) / 1000) * 1000).replace('.0', '');
+    const click = nameClick(number);
+    const when = age_ms > -1000 ? t('target.since_ago', { click, time: since, age })
+      : t('target.since', { click, time: since });
     return [['place', place], [`verdict ${verdict ?? ''}`, sure.join(' · ')],
-      ['', `${nameClick(number)} · since ${since}${ago}`], ['fine', `${frame} in ${base_frame}`]];
+      ['', when], ['fine', t('target.frame', { frame, base: base_frame })]];
   }
 }

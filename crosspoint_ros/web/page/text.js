@@ -1,21 +1,25 @@
 // Text of verdicts, decisions, status codes and numbers.
 
-export const VERDICT_TEXT = { sure: 'sure', check: 'to be checked', refused: 'refused' };
+import { listTexts, t } from './i18n.js';
+
+export const VERDICT_TEXT = listTexts('verdict', ['sure', 'check', 'refused']);
 
 export const SIGNS = { sure: '○', check: '△', refused: '✕' };
 
-export const DECISION_TEXT = {
-  unreviewed: 'not reviewed', accepted: 'accepted', corrected: 'corrected', moved: 'moved' };
+export const DECISION_TEXT = listTexts('decision', [
+  'unreviewed', 'accepted', 'corrected', 'moved']);
 
-const CODE_TEXT = {
-  OK: 'found', PARTIAL: 'found in some views', NOT_VISIBLE: 'not visible',
-  LOW_CONFIDENCE: 'confidence too low', INCONSISTENT: 'measurements disagree',
-  NO_DEPTH: 'no 3D point', NO_IMAGE: 'no image', STALE: 'image too old',
-  NO_TF: 'no transform', BAD_REQUEST: 'invalid request', BUSY: 'busy',
-  CANCELLED: 'cancelled', TIMEOUT: 'timed out', MATCHER_FAILED: 'matcher failed',
-  NOT_SUPPORTED: 'not supported' };
+const CODE_TEXT = listTexts('code', [
+  'OK', 'PARTIAL', 'NOT_VISIBLE', 'LOW_CONFIDENCE', 'INCONSISTENT', 'NO_DEPTH', 'NO_IMAGE',
+  'STALE', 'NO_TF', 'BAD_REQUEST', 'BUSY', 'CANCELLED', 'TIMEOUT', 'MATCHER_FAILED',
+  'NOT_SUPPORTED']);
 
 export const codeText = (code) => CODE_TEXT[code] ?? code;
+
+const STAGE_TEXT = listTexts('stage', [
+  'queued', 'wait_images', 'transforms', 'match', 'verify', 'lift', 'publish']);
+
+export const stageText = (stage) => STAGE_TEXT[stage] ?? stage;
 
 export const formatPixel = ({ x, y }, digits = 1) => (
   x === null ? '' : `(${x.toFixed(digits)}, ${y.toFixed(digits)})`);
@@ -30,11 +34,11 @@ export const formatPercent = (ratio) => `${Math.round(100 * ratio)} %`;
 
 // One sentence about a result, for screen readers.
 export function describeResult(result) {
-  const found = result.found.map((answer) => (answer.verdict === 'refused'
-    ? `refused in ${answer.camera}, ${codeText(answer.code)}`
-    : `found in ${answer.camera}, ${VERDICT_TEXT[answer.verdict]}`));
-  if (!found.length) found.push(`refused, ${result.message}`);
-  const target = result.target
-    ? `. Target at ${result.target.position_m.map(formatMetres).join(', ')} metres` : '';
+  const found = result.found.map(({ camera, verdict, code }) => (verdict === 'refused'
+    ? t('speech.refused', { camera, reason: codeText(code) })
+    : t('speech.found', { camera, verdict: VERDICT_TEXT[verdict] })));
+  if (!found.length) found.push(t('speech.none', { reason: result.message }));
+  const target = result.target ? t('speech.target', {
+    position: result.target.position_m.map(formatMetres).join(', ') }) : '';
   return `${found.join('; ')}${target}.`;
 }
