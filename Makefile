@@ -57,8 +57,8 @@ smoke: $(TEST_VENV)/.package-$(KIND) colcon-smoke
 # take two cores: more of them at once would only be late, and say so.
 BROWSER_TESTS = test/web test/bench/test_page_drill.py
 pip-test: $(TEST_VENV)/.package-$(KIND)
-	$(PYTEST) -n 4 --dist loadfile test $(BROWSER_TESTS:%=--ignore=%); rest=$$?; \
-	  $(PYTEST) -n 2 --dist loadfile $(BROWSER_TESTS) && exit $$rest
+	$(PYTEST) -n 3 --dist loadfile test $(BROWSER_TESTS:%=--ignore=%); rest=$$?; \
+	  $(PYTEST) $(BROWSER_TESTS) && exit $$rest
 
 # What computes with NumPy and OpenCV, and the node; the rest is the same on all.
 COMPUTE_TESTS = test/core test/data test/matchers/xfeat
