@@ -22,7 +22,7 @@ CORRECTED = HistoryEntry.CORRECTED
 
 @pytest.fixture(scope='module')
 def shared() -> Iterator[Operator]:
-    with run_rig() as rig:
+    with run_rig(limits__wait_tf_s=5.0) as rig:
         rig.discover()
         yield Operator(rig)
 
