@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.bench.crosspoint.dataset import GROUNDING, POINTING, BenchItem
+from crosspoint_ros.bench.crosspoint.rules_corrected import find_full_scale, is_written_y_first
 from crosspoint_ros.core.datatypes import Code, Grounder, Intrinsics, Match, Matcher, Rejected, View
 from crosspoint_ros.core.pipeline import FUSION, ground, match_view
 from crosspoint_ros.data.qa.questions import POINT_SUFFIX
@@ -79,8 +80,9 @@ class MatcherBackend:
             if rejected.code not in NOT_FOUND_CODES:
                 raise
             return ModelReply('', f'{rejected.code.name}: {rejected.message}', item.question)
-        x, y = ((match.pixel + HALF_PX) * self._get_scale(shown)).tolist()
-        return ModelReply(json.dumps({'point_2d': [round(x, 4), round(y, 4)]}), '', item.question)
+        x, y = ((match.pixel + HALF_PX) * self._get_scale(shown)).round(4).tolist()
+        point = [y, x] if is_written_y_first(self._coordinates) else [x, y]
+        return ModelReply(json.dumps({'point_2d': point}), '', item.question)
 
     def _match(self, item: BenchItem, views: Sequence[View]) -> Match:
         pixel = np.array(parse_points(item.question)[0]) / self._get_scale(views[0]) - HALF_PX
@@ -90,10 +92,8 @@ class MatcherBackend:
         return found.match
 
     def _get_scale(self, view: View) -> npt.NDArray[np.float64]:
-        size = np.array([view.intrinsics.width_px, view.intrinsics.height_px], dtype=np.float64)
-        if self._coordinates == 'absolute':
-            return np.ones(2)
-        return (1000.0 if self._coordinates == 'relative_1000' else 1.0) / size
+        size = view.intrinsics.width_px, view.intrinsics.height_px
+        return np.array(find_full_scale(self._coordinates, size)) / size
 
 
 class CheckpointBackend:

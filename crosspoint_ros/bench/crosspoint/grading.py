@@ -16,9 +16,12 @@ from crosspoint_ros.bench.crosspoint import dataset, rules_corrected, rules_offi
 from crosspoint_ros.bench.crosspoint.dataset import BenchItem, CrossPointBench, DataIssue
 from crosspoint_ros.bench.crosspoint.predictions import Prediction, PredictionReader
 from crosspoint_ros.bench.pairs.metrics import wilson_interval
+from crosspoint_ros.matchers.cropond.reply_parser import DIALECTS
 
 log = logging.getLogger(__name__)
 PREFETCH = 32
+# How many points are graded in other conventions, and what makes another far better.
+MAX_COMPARED, MIN_REPLIES, MIN_SIGMAS, MIN_GAIN = 300, 4, 2.0, 0.2
 FILE_FIELDS = ('idx', 'type', 'level')
 
 
@@ -66,6 +69,68 @@ class AccuracyTable:
         return self._counts[()]
 
 
+@dataclass
+class AnswerCheck:
+    """Finds faults of a model, or of the chosen coordinates, in its replies as a whole.
+
+    read: replies with words, and those of them with an answer, by whether it is a point. unread:
+    the first without. gains: replies that are right in one convention alone, minus those that are
+    right in the chosen one alone; and the sum of both.
+    """
+
+    read: dict[bool, list[int]] = field(default_factory=lambda: {False: [0, 0], True: [0, 0]})
+    unread: dict[bool, str] = field(default_factory=dict)
+    points: set[tuple[float, float]] = field(default_factory=set)
+    pixels: set[tuple[int, int]] = field(default_factory=set)
+    gains: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, record: Mapping[str, Any], verdict: rules_corrected.CorrectedVerdict,
+            coordinates: str, images: Path) -> None:
+        """Count a graded reply."""
+        is_point, reply = record.get('type') in dataset.COORDINATE_TYPES, record.get('assistant')
+        if not isinstance(reply, str) or not reply.strip():
+            return
+        self.read[is_point][0] += 1
+        if verdict.answer is None:
+            self.unread.setdefault(is_point, reply)
+            return
+        self.read[is_point][1] += 1
+        if not isinstance(verdict.answer, tuple) or verdict.pixel is None:
+            return
+        self.points.add(verdict.answer)
+        self.pixels.add(verdict.pixel)
+        if self.read[True][1] > MAX_COMPARED:
+            return
+        for name in set(rules_corrected.COORDINATES) - {coordinates}:
+            other = rules_corrected.grade(record, name, images).is_correct
+            gain = self.gains.setdefault(name, [0, 0])
+            gain[0] += other - verdict.is_correct
+            gain[1] += other != verdict.is_correct
+
+    def list_faults(self) -> list[str]:
+        """Describe what is wrong with all replies alike; empty if nothing is."""
+        faults = []
+        for is_point, (replies, read) in self.read.items():
+            if replies >= MIN_REPLIES and not read:
+                faults.append(f'no {"point" if is_point else "letter"} was read in any of '
+                              f'{replies} replies; the first: '
+                              f'{dataset.abbreviate(self.unread[is_point])}')
+        read = self.read[True][1]
+        compared = min(read, MAX_COMPARED)
+        name, (gain, differing) = max(self.gains.items(), key=lambda each: each[1],
+                                      default=('', [0, 0]))
+        if gain > MIN_SIGMAS * math.sqrt(differing) and gain >= MIN_GAIN * compared:
+            writers = next((f', as {d.writers.partition(":")[0]}' for d in DIALECTS
+                            if d.coordinates == name), '')
+            faults.append(f'--coordinates {name} makes {gain} more of {compared} points right: '
+                          f'does the model write {name}{writers}?')
+        elif read >= MIN_REPLIES and 1 in (len(self.points), len(self.pixels)):
+            point = next(iter(self.points if len(self.points) == 1 else self.pixels))
+            faults.append(f'all {read} points are the same one, {point}: does the model get the '
+                          'images?')
+        return faults
+
+
 @dataclass(frozen=True, eq=False)
 class WrongReply:
     """A reply that is wrong by the corrected rules."""
@@ -90,6 +155,7 @@ class Grader:
     differences: list[int | str] = field(default_factory=list)
     failures: list[WrongReply] = field(default_factory=list)
     issues: list[DataIssue] = field(default_factory=list)
+    check: AnswerCheck = field(default_factory=AnswerCheck)
     unanswered: int = 0
     not_asked: dict[str, int] = field(default_factory=dict)
     _crash: str = ''
@@ -98,7 +164,7 @@ class Grader:
     def add(self, prediction: Prediction) -> None:
         """Grade a prediction by both sets of rules."""
         written, merged = prediction.official_record, prediction.merged_record
-        theirs = rules_official.grade(written, self.coordinates, self.images)
+        theirs = rules_official.grade(written, self.official_coordinates, self.images)
         self.official.add(written, theirs.is_correct, theirs.answer is not None)
         self._crash = self._crash or theirs.crash or rules_official.find_write_error(written)
         self._official_lines.append({k: written[k] for k in FILE_FIELDS if k in written})
@@ -115,6 +181,7 @@ class Grader:
         if mismatch:
             self.add_issue(DataIssue(where, mismatch))
         self.corrected.add(merged, ours.is_correct, ours.answer is not None)
+        self.check.add(merged, ours, self.coordinates, self.images)
         if not ours.is_correct and prediction.item:
             reply = str(merged.get('assistant', ''))
             self.failures.append(WrongReply(prediction.item, reply, ours))
@@ -139,6 +206,12 @@ class Grader:
     def count_not_asked(self, kind: str) -> None:
         """Count an item that the backend cannot answer."""
         self.not_asked[kind] = self.not_asked.get(kind, 0) + 1
+
+    @property
+    def official_coordinates(self) -> str:
+        """The coordinates given to the authors' scripts: their default for what they lack."""
+        known = self.coordinates in rules_official.COORDINATES
+        return self.coordinates if known else rules_official.COORDINATES[0]
 
     @property
     def official_crash(self) -> str:

@@ -48,7 +48,8 @@ def format_json(name: str, by: str, grader: Grader) -> str:
         'name': name, 'by': by, 'coordinates': grader.coordinates,
         'corrected': _table_to_json(grader.corrected), 'official': _table_to_json(grader.official),
         'official_stops': grader.official_crash, 'unanswered': grader.unanswered,
-        'not_asked': grader.not_asked, 'troubles': [asdict(issue) for issue in grader.issues],
+        'faults': grader.check.list_faults(), 'not_asked': grader.not_asked,
+        'troubles': [asdict(issue) for issue in grader.issues],
         'differences': grader.differences}, indent=1, allow_nan=False)
 
 
@@ -68,6 +69,10 @@ def _list_notes(grader: Grader) -> list[str]:
     more = f' and {len(names) - MAX_NAMES} more' if len(names) > MAX_NAMES else ''
     notes.append(f'the rules differ on {len(names)} replies'
                  + (f': items {", ".join(names[:MAX_NAMES])}{more}' if names else ''))
+    notes += grader.check.list_faults()
+    if grader.official_coordinates != grader.coordinates:
+        notes.append(f'the official rules do not know {grader.coordinates}: scored as '
+                     f'{grader.official_coordinates}')
     if grader.official_crash:
         notes.append("the authors' scripts end on these replies, without a score: "
                      f'{grader.official_crash}')

@@ -91,8 +91,9 @@ def build_reply_regex(template: ReplyTemplate, coord_format: CoordinateFormat, d
 
     Numbers include -1, which models write for a point that is not visible.
     """
-    number = (r'-?0\.[0-9]{3}' if coord_format is CoordinateFormat.RELATIVE_1
-              else rf'-?(0|[1-9][0-9]{{0,{digits - 1}}})')
+    number = {CoordinateFormat.RELATIVE_1: r'-?0\.[0-9]{3}',
+              CoordinateFormat.RELATIVE_100: r'-?[0-9]{1,3}(\.[0-9]{1,2})?'}.get(
+                  coord_format, rf'-?(0|[1-9][0-9]{{0,{digits - 1}}})')
     # Some tokens hold more than the closing bracket ("]}"): a grammar that ends with the bracket
     # would forbid them, and shift their probability to the digits.
     rest = f'[^0-9]{{0,{MAX_CLOSING_CHARS}}}'
