@@ -267,6 +267,19 @@ def test_answers_that_are_all_one_point_or_none_are_named(run, made):
     assert told['faults'] == []
 
 
+def test_a_score_without_the_images_says_so_first(made, tmp_path, capsys):
+    replies = kitchen_bench.write_lines(tmp_path / 'replies.jsonl', answered(made))
+    cli.main(['bench', 'score', str(replies)])
+    assert capsys.readouterr().out.startswith('without the images (--bench was not given): ')
+    bench = tmp_path / 'bench'
+    bench.mkdir()
+    kitchen_bench.write_lines(bench / 'CrossPoint-Bench.jsonl', made[1])
+    cli.main(['bench', 'score', str(replies), '--bench', str(bench)])
+    assert capsys.readouterr().out.startswith(f'without the images ({bench / "image"} is missing)')
+    cli.main(['bench', 'score', str(replies), '--bench', str(made[0])])
+    assert capsys.readouterr().out.startswith('replies, corrected rules')
+
+
 def test_failures_are_drawn_with_the_mask_and_the_answer(run, made, tmp_path):
     lines = [{**line, 'assistant': '{"point_2d": [100, 900]}'} if line['idx'] == 3 else
              {**line, 'assistant': 'B'} if line['idx'] == 1 else line for line in answered(made)]

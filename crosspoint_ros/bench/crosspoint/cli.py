@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'environment variable of the API key (default: CROSSPOINT_API_KEY)')
     parser.add_argument('--deadline-s', type=float, default=120.0, metavar='S',
                         help='timeout of a reply from the server (default: 120)')
+    parser.add_argument('--max-wait-s', type=float, default=backends.MAX_WAIT_S, metavar='S',
+                        help='longest pause of an item for an overloaded server (429, 503), '
+                        f'which may request one (default: {backends.MAX_WAIT_S:g})')
     parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                         help='an option of the matcher, or of the checkpoint: device, weights, '
                         'max_pixels; may be repeated')
@@ -72,10 +75,10 @@ def main(args: argparse.Namespace) -> int:
           f'{len(summary.not_asked)} not asked, {len(summary.unreadable)} without their images, '
           f'{len(summary.failed)} failed; {path}\n{describe_machine()}')
     grader = grade_file(path, bench, args.coordinates, items)
-    grader.issues += summary.unreadable + summary.failed
-    for item in summary.not_asked:
-        grader.count_not_asked(item.type)
-    return write_report(args, source, grader, bench.images)
+    grader.issues += summary.unreadable
+    if summary.stopped:
+        log.error('%s; %s', summary.stopped, predictions.resume_hint)
+    return write_report(args, source, grader, bench.images) or int(bool(summary.stopped))
 
 
 def load_backend(args: argparse.Namespace, at_once: int) -> tuple[backends.AnswerBackend, str]:
@@ -94,7 +97,7 @@ def load_backend(args: argparse.Namespace, at_once: int) -> tuple[backends.Answe
                              f'{error}') from error
         return checkpoint, f'{Path(args.checkpoint).resolve()} {options}'.strip()
     server = backends.ServerBackend(args.model, args.model_name, args.key_env, args.deadline_s,
-                                    at_once)
+                                    at_once, args.max_wait_s)
     return server, f'{server.model} on {args.model}'
 
 

@@ -14,7 +14,12 @@ from tqdm import tqdm
 
 from crosspoint_ros.bench.crosspoint import dataset, rules_corrected, rules_official
 from crosspoint_ros.bench.crosspoint.dataset import BenchItem, CrossPointBench, DataIssue
-from crosspoint_ros.bench.crosspoint.predictions import Prediction, PredictionReader
+from crosspoint_ros.bench.crosspoint.predictions import (
+    FAILED,
+    SOURCE,
+    Prediction,
+    PredictionReader,
+)
 from crosspoint_ros.bench.pairs.metrics import wilson_interval
 from crosspoint_ros.matchers.cropond.reply_parser import DIALECTS
 
@@ -22,6 +27,8 @@ log = logging.getLogger(__name__)
 PREFETCH = 32
 # How many points are graded in other conventions, and what makes another far better.
 MAX_COMPARED, MIN_REPLIES, MIN_SIGMAS, MIN_GAIN = 300, 4, 2.0, 0.2
+OUTCOMES = {'failed': 'no reply of the server or matcher', 'cut off': 'at the limit of tokens',
+            'refused': 'by the matcher or a filter', 'unread': 'words without one answer'}
 FILE_FIELDS = ('idx', 'type', 'level')
 
 
@@ -145,7 +152,8 @@ class Grader:
     """The grades of a file of predictions; `add` grades one more.
 
     differences: idx of the replies on whose answer or grade the two sets of rules differ.
-    unanswered: items without a reply, of a type that was asked: wrong by the corrected rules.
+    no_answer: replies without an answer, by what happened, in OUTCOMES. unanswered: items without
+    a line, of a type that was asked: wrong by the corrected rules.
     """
 
     images: Path
@@ -156,8 +164,10 @@ class Grader:
     failures: list[WrongReply] = field(default_factory=list)
     issues: list[DataIssue] = field(default_factory=list)
     check: AnswerCheck = field(default_factory=AnswerCheck)
+    no_answer: dict[str, int] = field(default_factory=dict)
     unanswered: int = 0
     not_asked: dict[str, int] = field(default_factory=dict)
+    notice: str = ''
     _crash: str = ''
     _official_lines: list[Mapping[str, Any]] = field(default_factory=list)
 
@@ -169,6 +179,8 @@ class Grader:
         self._crash = self._crash or theirs.crash or rules_official.find_write_error(written)
         self._official_lines.append({k: written[k] for k in FILE_FIELDS if k in written})
         where = f'{prediction.where}: {prediction.name}'
+        if reason := written.get(FAILED):
+            self.issues.append(DataIssue(where, str(reason)))  # logged when it happened
         if prediction.fault:
             self.add_issue(DataIssue(where, prediction.fault))
             return
@@ -182,6 +194,9 @@ class Grader:
             self.add_issue(DataIssue(where, mismatch))
         self.corrected.add(merged, ours.is_correct, ours.answer is not None)
         self.check.add(merged, ours, self.coordinates, self.images)
+        if ours.answer is None:
+            outcome = classify_outcome(merged)
+            self.no_answer[outcome] = self.no_answer.get(outcome, 0) + 1
         if not ours.is_correct and prediction.item:
             reply = str(merged.get('assistant', ''))
             self.failures.append(WrongReply(prediction.item, reply, ours))
@@ -220,28 +235,40 @@ class Grader:
                     '') or rules_official.find_file_crash(self._official_lines)
 
 
+def classify_outcome(record: Mapping[str, Any]) -> str:
+    """Return why a line of replies has no answer, one of OUTCOMES."""
+    if record.get(FAILED):
+        return 'failed'
+    if record.get('finish') == 'length':
+        return 'cut off'
+    return 'refused' if record.get('refused') else 'unread'
+
+
 def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str,
                items: Sequence[BenchItem] | None = None) -> Grader:
-    """Grade a file of predictions.
+    """Grade a file of predictions, all of them.
 
-    items: grade those only; else items of the benchmark without a prediction are counted too.
+    An item of the benchmark (or of `items`) without a line is wrong, if its type was asked; in a
+    file of `bench crosspoint`, which has a line for each item that was asked, it was not asked.
     """
     grader = Grader(bench.images if bench else Path(), coordinates)
     for issue in bench.issues if bench else ():
         grader.add_issue(replace(issue, ends_official=''))  # their scripts read the replies alone
-    keys = None if items is None else {item.key for item in items}
     answered: dict[str, str] = {}
+    is_own_file = True
     for prediction in prefetch_masks(tqdm(PredictionReader(path, bench), unit='reply',
                                           disable=None)):
         if isinstance(prediction, DataIssue):
             grader.add_issue(prediction)
-        elif prediction.item is None or keys is None or prediction.item.key in keys:
-            grader.add(prediction)
-            if prediction.item is not None:
-                answered[prediction.item.key] = prediction.item.type
-    if bench and items is None:
-        grader.add_unanswered((item for item in bench.items if item.key not in answered),
-                              set(answered.values()))
+            continue
+        grader.add(prediction)
+        is_own_file = is_own_file and SOURCE in prediction.raw
+        if prediction.item is not None:
+            answered[prediction.item.key] = prediction.item.type
+    if bench:
+        grader.add_unanswered((item for item in (bench.items if items is None else items)
+                               if item.key not in answered),
+                              set() if is_own_file else set(answered.values()))
     return grader
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from crosspoint_ros.bench.crosspoint.grading import AccuracyTable, Grader
+from crosspoint_ros.bench.crosspoint.grading import OUTCOMES, AccuracyTable, Grader
 
 MAX_NAMES = 12
 
@@ -17,13 +17,15 @@ def format_table(name: str, by: str, grader: Grader) -> str:
         low, high = accuracy.interval
         rows.append(f'{_format_key(key, "  "):34}{accuracy.correct:6} of {accuracy.total:4} '
                     f'{accuracy.share:8.2%}  {low:6.1%}..{high:6.1%} {accuracy.no_answer:9}')
-    return '\n'.join([f'{name}, {by} rules, coordinates {grader.coordinates}', *rows,
+    return '\n'.join([*filter(None, [grader.notice]),
+                      f'{name}, {by} rules, coordinates {grader.coordinates}', *rows,
                       *_list_notes(grader)])
 
 
 def format_markdown(name: str, by: str, grader: Grader) -> str:
     """Format a score as Markdown, with the idx of every reply on which the rules differ."""
     lines = [f'# CrossPoint-Bench: {_escape_cell(name)}', '',
+             *([f'**{_escape_cell(grader.notice)}**', ''] if grader.notice else []),
              f'By the {by} rules; coordinates {grader.coordinates}.', '',
              '| | right | of | share | 95 % interval (Wilson) | no answer |',
              '|---|--:|--:|--:|--:|--:|']
@@ -48,7 +50,8 @@ def format_json(name: str, by: str, grader: Grader) -> str:
         'name': name, 'by': by, 'coordinates': grader.coordinates,
         'corrected': _table_to_json(grader.corrected), 'official': _table_to_json(grader.official),
         'official_stops': grader.official_crash, 'unanswered': grader.unanswered,
-        'faults': grader.check.list_faults(), 'not_asked': grader.not_asked,
+        'without_answer': grader.no_answer, 'faults': grader.check.list_faults(),
+        'not_asked': grader.not_asked,
         'troubles': [asdict(issue) for issue in grader.issues],
         'differences': grader.differences}, indent=1, allow_nan=False)
 
@@ -69,6 +72,10 @@ def _list_notes(grader: Grader) -> list[str]:
     more = f' and {len(names) - MAX_NAMES} more' if len(names) > MAX_NAMES else ''
     notes.append(f'the rules differ on {len(names)} replies'
                  + (f': items {", ".join(names[:MAX_NAMES])}{more}' if names else ''))
+    if grader.no_answer:
+        notes.append('without an answer, and wrong: ' + ', '.join(
+            f'{grader.no_answer[name]} {name} ({what})' for name, what in OUTCOMES.items()
+            if name in grader.no_answer))
     notes += grader.check.list_faults()
     if grader.official_coordinates != grader.coordinates:
         notes.append(f'the official rules do not know {grader.coordinates}: scored as '

@@ -41,6 +41,10 @@ def main(args: argparse.Namespace) -> int:
     """Score a file of replies; 1 if the input has any fault."""
     bench = read_bench(args.bench) if args.bench else None
     grader = grade_file(args.replies, bench, args.coordinates)
+    if bench is None or not bench.images.is_dir():
+        grader.notice = 'without the images ' + (
+            '(--bench was not given)' if bench is None else f'({bench.images} is missing)') + \
+            ': sizes are those of the masks, or of the lines; the official rules read pixels else'
     return write_report(args, args.replies.stem, grader, bench.images if bench else None)
 
 
