@@ -21,6 +21,7 @@ from openai_server import FakeOpenAIServer, ServerBehaviour, _RequestHandler
 
 from crosspoint_ros import cli
 from crosspoint_ros.bench.crosspoint.dataset import read_bench
+from crosspoint_ros.bench.crosspoint.report import paired_difference
 from crosspoint_ros.bench.crosspoint.runner import PredictionFile
 
 FAKES = Path(__file__).resolve().parents[1] / 'fakes'
@@ -302,6 +303,59 @@ def test_an_overloaded_server_gets_its_pause_up_to_a_limit(run, made, retry_afte
     assert told['without_answer'] == {}
     assert len(server.requests) == 2
     assert least_s <= time.monotonic() - begun < most_s + 20
+
+
+def test_several_are_compared_in_one_table_on_the_items_that_both_were_asked(
+        made, tmp_path, capsys, monkeypatch):
+    pytest.importorskip('httpx2')
+    monkeypatch.chdir(tmp_path)
+    suffix = ' Output the point coordinates in JSON format.'
+    right = {item['question'] + (suffix if len(item['answer']) > 1 else ''): reply
+             for item, reply in zip(made[1], made[2], strict=True)}
+    wrong = {question: '{"point_2d": [3, 3]}' if reply.startswith('{') else reply
+             for question, reply in right.items()}
+    servers = [Server(replies, expected=1) for replies in (right, wrong)]
+    words = ['bench', 'crosspoint', str(made[0]), '--matcher', 'fake_matchers:DelayedMatcher',
+             *(word for server in servers for word in ('--model', server.url))]
+    try:
+        code = cli.main([*words, '--json', 'out.json', '--markdown', 'out.md'])
+        out = capsys.readouterr().out
+        again = cli.main(words)
+        assert capsys.readouterr().out.count('0 items asked') == 3
+    finally:
+        for server in servers:
+            server.stop()
+    assert code == again == 0
+    rows = {(row['type'], row['level'], row['name'].partition(' on ')[2] or row['name']): row
+            for row in json.loads(Path('out.json').read_text())['rows']}
+    matcher, good, bad = 'fake_matchers:DelayedMatcher', *(server.url for server in servers)
+    assert [rows['', '', name]['total'] for name in (matcher, good, bad)] == [8, 32, 32]
+    assert [rows['', '', name]['right'] for name in (good, bad)] == [32, 16]
+    assert rows['', '', good]['common'] == rows[POINTING, 'Level 1', good]['common'] == 8
+    ours = rows[POINTING, '', matcher]['share']
+    assert rows[POINTING, '', good]['difference'][0] == pytest.approx(1 - ours)
+    assert rows[POINTING, '', bad]['difference'][0] == pytest.approx(-ours)
+    assert rows['Visibility Reasoning', '', good]['difference'] is None  # the first was not asked
+    assert rows[POINTING, '', good]['seconds'] > 0
+    assert 'minus the first' in out
+    assert Path('out.md').read_text().count('| all | ') == 3
+
+
+def test_paired_differences_have_the_interval_of_their_source():
+    # by hand: 12 gained, 3 lost of 30: (13 - 4) / 32, Z sqrt((17 / 32 - (9 / 32)^2) / 32)
+    first = [True] * 10 + [False] * 20
+    second = [True] * 7 + [False] * 3 + [True] * 12 + [False] * 8
+    assert paired_difference(first, second) == pytest.approx((0.3, 0.0482, 0.5143), abs=2e-3)
+    low, high = paired_difference([True] * 5, [True] * 5)[1:]
+    assert low < 0 < high  # equal on five items is not known to be equal
+
+
+@pytest.mark.parametrize('words', [
+    [], ['--matcher', 'xfeat', '--matcher', 'xfeat'],
+    ['--model', 'http://127.0.0.1:9/v1', '--model-name', 'a', '--model-name', 'b']])
+def test_a_comparison_without_or_with_equal_contestants_is_refused(made, capsys, words):
+    assert cli.main(['bench', 'crosspoint', str(made[0]), *words]) == 1
+    assert 'give --matcher, --checkpoint or --model' in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_this_machine_is_asked_every_type(run, made, tmp_path):

@@ -147,6 +147,18 @@ class WrongReply:
     verdict: rules_corrected.CorrectedVerdict
 
 
+@dataclass(frozen=True)
+class ItemResult:
+    """The grade of the line of one item. took_s, tokens: of a reply, NaN and 0 if unknown."""
+
+    kind: str
+    level: str
+    corrected: bool
+    official: bool
+    took_s: float
+    tokens: int
+
+
 @dataclass
 class Grader:
     """The grades of a file of predictions; `add` grades one more.
@@ -165,6 +177,7 @@ class Grader:
     issues: list[DataIssue] = field(default_factory=list)
     check: AnswerCheck = field(default_factory=AnswerCheck)
     no_answer: dict[str, int] = field(default_factory=dict)
+    results: dict[str, ItemResult] = field(default_factory=dict)
     unanswered: int = 0
     not_asked: dict[str, int] = field(default_factory=dict)
     notice: str = ''
@@ -194,6 +207,10 @@ class Grader:
             self.add_issue(DataIssue(where, mismatch))
         self.corrected.add(merged, ours.is_correct, ours.answer is not None)
         self.check.add(merged, ours, self.coordinates, self.images)
+        if prediction.item:
+            self.results[prediction.item.key] = ItemResult(
+                prediction.item.type, prediction.item.level, ours.is_correct, theirs.is_correct,
+                float(merged.get('took_s', math.nan)), int(merged.get('tokens', 0)))
         if ours.answer is None:
             outcome = classify_outcome(merged)
             self.no_answer[outcome] = self.no_answer.get(outcome, 0) + 1
