@@ -47,8 +47,8 @@ def format_markdown(name: str, by: str, grader: Grader) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def paired_difference(first: Sequence[bool], second: Sequence[bool]
-                      ) -> tuple[float, float, float]:
+def measure_paired_difference(first: Sequence[bool], second: Sequence[bool]
+                              ) -> tuple[float, float, float]:
     """Return the share right of the second minus that of the first on the same items, with its
     95 % interval; NaN of none.
 
@@ -78,8 +78,9 @@ def compare_graders(graders: Mapping[str, Grader], by: str) -> list[dict[str, An
             mine = {k: r for k, r in grader.results.items() if (r.kind, r.level)[:len(key)] == key}
             right = Accuracy(sum(getattr(r, by) for r in mine.values()), len(mine))
             common = [k for k in mine if k in first.results]
-            difference = paired_difference([getattr(first.results[k], by) for k in common],
-                                           [getattr(mine[k], by) for k in common])
+            difference = measure_paired_difference(
+                [getattr(first.results[k], by) for k in common],
+                [getattr(mine[k], by) for k in common])
             took_s = sorted(r.took_s for r in mine.values() if r.took_s == r.took_s)
             tokens = [r.tokens for r in mine.values() if r.tokens]
             rows.append({
@@ -115,7 +116,8 @@ def format_comparison(graders: Mapping[str, Grader], by: str, as_markdown: bool 
     if as_markdown:
         lines = [f'| {" | ".join(map(_escape_cell, row))} |' for row in cells]
         return '\n'.join([f'# CrossPoint-Bench, {title}', '', lines[0],
-                          '|---' * len(cells[0]) + '|', *lines[1:], '', *(f'* {_escape_cell(note)}' for note in notes)]) + '\n'
+                          '|---' * len(cells[0]) + '|', *lines[1:], '',
+                          *(f'* {_escape_cell(note)}' for note in notes)]) + '\n'
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return '\n'.join([title, *('  '.join(cell.ljust(width) for cell, width in zip(
         row, widths, strict=True)).rstrip() for row in cells), *notes])
