@@ -17,8 +17,11 @@ import pytest
 pytest.importorskip('PIL')
 pytest.importorskip('rosbags')
 
+from openai_server import FakeOpenAIServer, ServerBehaviour, _RequestHandler
+
 from crosspoint_ros import cli
 from crosspoint_ros.bench.crosspoint.dataset import read_bench
+from crosspoint_ros.bench.crosspoint.report import measure_paired_difference
 from crosspoint_ros.bench.crosspoint.runner import PredictionFile
 
 FAKES = Path(__file__).resolve().parents[1] / 'fakes'
@@ -120,9 +123,12 @@ def test_a_matcher_that_breaks_is_told_of_and_the_rest_goes_on(run, made):
         'no reply: EverySecondMatcher failed: RuntimeError: the double broke; run again') == 4
     assert '4 failed' in out
     assert sum('the double broke' in trouble['what'] for trouble in told['troubles']) == 4
-    assert [line['assistant'] for line in kept] == [''] * 4  # a refusal's own numbers are no answer
-    assert [line['refused'] for line in kept] == ['NOT_VISIBLE: not there, at 0.30, 0.5'] * 4
-    assert told['corrected'][0]['right'] == told['official'][0]['right'] == 0
+    assert [line['assistant'] for line in kept] == [''] * 8  # a refusal's own numbers are no answer
+    assert [line['refused'] for line in kept if 'refused' in line] == [
+        'NOT_VISIBLE: not there, at 0.30, 0.5'] * 4
+    for by in ('corrected', 'official'):  # what failed is wrong too
+        assert (told[by][0]['right'], told[by][0]['total']) == (0, 8)
+    assert told['without_answer'] == {'failed': 4, 'refused': 4}
 
 
 def test_missing_and_damaged_images_are_named_and_the_rest_is_asked(run, made, bench, tmp_path):
@@ -222,8 +228,135 @@ def test_a_server_that_is_not_there_ends_the_run_in_words(run, made):
     pytest.importorskip('httpx2')
     code, _, _, err, kept = run(made[0], '--model', 'http://127.0.0.1:9/v1', '--model-name', 'one')
     assert code == 1
-    assert 'the first 5 items all failed' in err
-    assert kept == []
+    assert 'the first 5 items all failed; 0 replies are in' in err
+    assert all('not reachable' in line['failed'] for line in kept)
+
+
+HELPERS = {'_allowed', '_reply', '_completion', '_text', '_prompt_tokens', '_image_tokens',
+           '_token', '_trickle', '_chunked', '_reply_logprobs', '_echoed', '_raw'}
+FAULTS = ['429', '500', '503', *sorted(
+    name[1:] for name in {*vars(_RequestHandler)} - HELPERS
+    if name.startswith('_') and not name.startswith('__'))]
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_both_commands_give_the_same_number_whatever_the_server_does(made, tmp_path, capsys, fault):
+    pytest.importorskip('httpx2')
+    scores = []
+    server = FakeOpenAIServer(ServerBehaviour(faults=['', *[fault] * 2]))  # a reply, then faults
+    words = ['bench', 'crosspoint', str(made[0]), '--model', server.url, '--at-once', '1',
+             '--deadline-s', '0.5', '--max-wait-s', '0', '--limit', '6', '--replies',
+             str(tmp_path / 'kept.jsonl'), '--json', str(tmp_path / 'out.json')]
+    try:
+        for always in ('', fault):
+            server.behaviour.always = always  # the second run asks what failed once more
+            cli.main(words)
+            scores.append(json.loads((tmp_path / 'out.json').read_text()))
+            cli.main(['bench', 'score', str(tmp_path / 'kept.jsonl'), '--bench', str(made[0]),
+                      '--json', str(tmp_path / 'again.json')])
+            again = json.loads((tmp_path / 'again.json').read_text())
+            for name in ('corrected', 'official', 'without_answer'):
+                assert scores[-1][name] == again[name]
+    finally:
+        server.stop()
+    for by in ('corrected', 'official'):  # no item leaves the denominator
+        assert [score[by][0]['total'] for score in scores] == [6, 6]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize('body', [
+    {'choices': [{'message': {'content': None, 'reasoning_content': '...'},
+                  'finish_reason': 'length'}]},
+    {'choices': [{'message': {'content': '<think>at (512, 307), A'}, 'finish_reason': 'length'}]},
+    {'choices': [{'message': {'content': None, 'refusal': 'no'}}]},
+    {'error': {'message': 'too many free requests today'}}])
+def test_a_server_whose_replies_hold_no_answer_ends_the_run_and_is_told_of(run, made, body):
+    pytest.importorskip('httpx2')
+    server = FakeOpenAIServer(ServerBehaviour(always='echoed', echo=json.dumps(body).encode()))
+    try:
+        code, told, out, err, _ = run(made[0], '--model', server.url, '--at-once', '1')
+    finally:
+        server.stop()
+    assert code == 1
+    assert ('the first 5 items all failed' if 'error' in body else
+            'the first 5 items have no usable reply') in err
+    assert (told['corrected'][0]['right'], told['corrected'][0]['total']) == (0, 5)
+    assert told['official'][0]['total'] == 5
+    (outcome,) = told['without_answer'].items()
+    assert outcome == ('failed' if 'error' in body else 'refused' if 'refusal' in str(body)
+                       else 'cut off', 5)
+    assert f'without an answer, and wrong: 5 {outcome[0]}' in out
+    assert ('too many free requests today' in err) == ('error' in body)
+
+
+@pytest.mark.parametrize(('retry_after', 'least_s', 'most_s'), [('0.2', 0.2, 3.0),
+                                                                ('3600', 0.4, 3.0)])
+def test_an_overloaded_server_gets_its_pause_up_to_a_limit(run, made, retry_after, least_s, most_s):
+    pytest.importorskip('httpx2')
+    server = FakeOpenAIServer(ServerBehaviour(faults=['busy'], retry_after=retry_after))
+    begun = time.monotonic()
+    try:
+        code, told, *_ = run(made[0], '--model', server.url, '--limit', '1', '--max-wait-s', '0.4')
+    finally:
+        server.stop()
+    assert code == 0
+    assert told['without_answer'] == {}
+    assert len(server.requests) == 2
+    assert least_s <= time.monotonic() - begun < most_s + 20
+
+
+def test_several_are_compared_in_one_table_on_the_items_that_both_were_asked(
+        made, tmp_path, capsys, monkeypatch):
+    pytest.importorskip('httpx2')
+    monkeypatch.chdir(tmp_path)
+    suffix = ' Output the point coordinates in JSON format.'
+    right = {item['question'] + (suffix if len(item['answer']) > 1 else ''): reply
+             for item, reply in zip(made[1], made[2], strict=True)}
+    wrong = {question: '{"point_2d": [3, 3]}' if reply.startswith('{') else reply
+             for question, reply in right.items()}
+    servers = [Server(replies, expected=1) for replies in (right, wrong)]
+    words = ['bench', 'crosspoint', str(made[0]), '--matcher', 'fake_matchers:DelayedMatcher',
+             *(word for server in servers for word in ('--model', server.url))]
+    try:
+        code = cli.main([*words, '--json', 'out.json', '--markdown', 'out.md'])
+        out = capsys.readouterr().out
+        again = cli.main(words)
+        assert capsys.readouterr().out.count('0 items asked') == 3
+    finally:
+        for server in servers:
+            server.stop()
+    assert code == again == 0
+    rows = {(row['type'], row['level'], row['name'].partition(' on ')[2] or row['name']): row
+            for row in json.loads(Path('out.json').read_text())['rows']}
+    matcher, good, bad = 'fake_matchers:DelayedMatcher', *(server.url for server in servers)
+    assert [rows['', '', name]['total'] for name in (matcher, good, bad)] == [8, 32, 32]
+    assert [rows['', '', name]['right'] for name in (good, bad)] == [32, 16]
+    assert rows['', '', good]['common'] == rows[POINTING, 'Level 1', good]['common'] == 8
+    ours = rows[POINTING, '', matcher]['share']
+    assert rows[POINTING, '', good]['difference'][0] == pytest.approx(1 - ours)
+    assert rows[POINTING, '', bad]['difference'][0] == pytest.approx(-ours)
+    assert rows['Visibility Reasoning', '', good]['difference'] is None  # the first was not asked
+    assert rows[POINTING, '', good]['seconds'] > 0
+    assert 'minus the first' in out
+    assert Path('out.md').read_text().count('| all | ') == 3
+
+
+def test_paired_differences_have_the_interval_of_their_source():
+    # by hand: 12 gained, 3 lost of 30: (13 - 4) / 32, Z sqrt((17 / 32 - (9 / 32)^2) / 32)
+    first = [True] * 10 + [False] * 20
+    second = [True] * 7 + [False] * 3 + [True] * 12 + [False] * 8
+    assert measure_paired_difference(first, second) == pytest.approx((0.3, 0.0483, 0.5142),
+                                                                     abs=1e-4)
+    low, high = measure_paired_difference([True] * 5, [True] * 5)[1:]
+    assert low < 0 < high  # equal on five items is not known to be equal
+
+
+@pytest.mark.parametrize('words', [
+    [], ['--matcher', 'xfeat', '--matcher', 'xfeat'],
+    ['--model', 'http://127.0.0.1:9/v1', '--model-name', 'a', '--model-name', 'b']])
+def test_a_comparison_without_or_with_equal_contestants_is_refused(made, capsys, words):
+    assert cli.main(['bench', 'crosspoint', str(made[0]), *words]) == 1
+    assert 'give --matcher, --checkpoint or --model' in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_this_machine_is_asked_every_type(run, made, tmp_path):

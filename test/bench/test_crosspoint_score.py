@@ -230,6 +230,56 @@ def test_absolute_pixels_and_fractions_are_read_when_told_so(run, made):
         assert told['corrected'][0]['right'] == told['official'][0]['right'] == 32
 
 
+def rewrite_points(made, write) -> list[dict]:
+    """The right replies, their points written by a function of x and y in thousandths."""
+    return [{**line, 'assistant': write(*json.loads(line['assistant'])['point_2d'])}
+            if line['assistant'].startswith('{') else line for line in answered(made)]
+
+
+@pytest.mark.parametrize(('coordinates', 'write'), [
+    ('relative_1000_yx', lambda x, y: f'{{"point": [{y}, {x}]}}'),
+    ('relative_100', lambda x, y: f'<point x="{x / 10}" y="{y / 10}">it</point>'),
+    ('relative_1', lambda x, y: f'[({x / 1000}, {y / 1000})]'),
+    ('absolute_shown', lambda x, y: f'[{x * 0.644}, {y * 0.476}]')])  # 644x476
+def test_a_convention_that_would_score_far_better_is_named(run, made, coordinates, write):
+    lines = rewrite_points(made, write)
+    _, told, out, _ = run(lines)
+    assert told['corrected'][0]['right'] <= 20
+    (fault,) = told['faults']
+    assert fault in out
+    if coordinates != 'absolute_shown':  # so near to `absolute` that either is named
+        assert fault.startswith(f'--coordinates {coordinates} makes ')
+    _, told, out, _ = run(lines, '--coordinates', coordinates)
+    assert told['corrected'][0]['right'] == 32
+    assert told['faults'] == []
+    assert ('the official rules do not know' in out) == (coordinates != 'relative_1')
+
+
+def test_answers_that_are_all_one_point_or_none_are_named(run, made):
+    _, told, out, _ = run(rewrite_points(made, lambda x, y: '[500, 500]'))
+    assert told['faults'] == ['all 16 points are the same one, (500.0, 500.0): does the model get '
+                              'the images?']
+    _, told, out, _ = run([{**line, 'assistant': 'Sorry, which?'} for line in answered(made)])
+    assert told['faults'] == [f"no {what} was read in any of 16 replies; the first: 'Sorry, which?'"
+                              for what in ('letter', 'point')]
+    assert told['faults'][0] in out
+    _, told, _, _ = run(answered(made))
+    assert told['faults'] == []
+
+
+def test_a_score_without_the_images_says_so_first(made, tmp_path, capsys):
+    replies = kitchen_bench.write_lines(tmp_path / 'replies.jsonl', answered(made))
+    cli.main(['bench', 'score', str(replies)])
+    assert capsys.readouterr().out.startswith('without the images (--bench was not given): ')
+    bench = tmp_path / 'bench'
+    bench.mkdir()
+    kitchen_bench.write_lines(bench / 'CrossPoint-Bench.jsonl', made[1])
+    cli.main(['bench', 'score', str(replies), '--bench', str(bench)])
+    assert capsys.readouterr().out.startswith(f'without the images ({bench / "image"} is missing)')
+    cli.main(['bench', 'score', str(replies), '--bench', str(made[0])])
+    assert capsys.readouterr().out.startswith('replies, corrected rules')
+
+
 def test_failures_are_drawn_with_the_mask_and_the_answer(run, made, tmp_path):
     lines = [{**line, 'assistant': '{"point_2d": [100, 900]}'} if line['idx'] == 3 else
              {**line, 'assistant': 'B'} if line['idx'] == 1 else line for line in answered(made)]

@@ -54,6 +54,7 @@ class ServerBehaviour:
     model: str = MODEL
     faults: list[str] = field(default_factory=list)
     always: str = ''
+    retry_after: str = '7'
 
 
 VLLM = ServerBehaviour
@@ -372,7 +373,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
 
     def _busy(self) -> None:
         self.send_response(429)
-        self.send_header('Retry-After', '7')
+        self.send_header('Retry-After', self.behaviour.retry_after)
         self.send_header('Content-Length', '0')
         self.end_headers()
 

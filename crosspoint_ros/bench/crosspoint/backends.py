@@ -5,6 +5,7 @@ import base64
 import json
 import math
 import queue
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,15 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.bench.crosspoint.dataset import GROUNDING, POINTING, BenchItem
+from crosspoint_ros.bench.crosspoint.rules_corrected import find_full_scale, is_written_y_first
 from crosspoint_ros.core.datatypes import Code, Grounder, Intrinsics, Match, Matcher, Rejected, View
 from crosspoint_ros.core.pipeline import FUSION, ground, match_view
 from crosspoint_ros.data.qa.questions import POINT_SUFFIX
-from crosspoint_ros.matchers.cropond.reply_parser import parse_points
+from crosspoint_ros.matchers.cropond.reply_parser import cut_thoughts, parse_points
+from crosspoint_ros.matchers.cropond.server.errors import OVERLOADED, ServerError
+from crosspoint_ros.matchers.cropond.server.protocol import FILTERED, Completion
 
 if TYPE_CHECKING:
     from crosspoint_ros.matchers.cropond.server.http_client import ChatClient
 
 Image = npt.NDArray[np.uint8]
+MAX_WAIT_S, FIRST_PAUSE_S = 60.0, 1.0  # for an overloaded server, the latter doubled each time
 MAX_TOKENS = 768  # of a reply, as the authors
 HALF_PX = 0.5  # pixel (0, 0) is the centre of the corner pixel; replies count from its edge
 # Codes of a matcher that did not find the point; any other is a failure.
@@ -31,11 +36,21 @@ NOT_FOUND_CODES = (Code.NOT_VISIBLE, Code.LOW_CONFIDENCE, Code.INCONSISTENT, Cod
 
 @dataclass(frozen=True)
 class ModelReply:
-    """A raw reply, or the message of a refusal; and the prompt."""
+    """A raw reply, or the message of a refusal; and the prompt.
+
+    finish: why a server's reply ends. tokens: of it, 0 if not reported.
+    """
 
     text: str
     refusal: str = ''
     prompt: str = ''
+    finish: str = ''
+    tokens: int = 0
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it has words after its thoughts, or a matcher's own refusal."""
+        return bool(cut_thoughts(self.text).strip()) or bool(self.refusal and not self.finish)
 
 
 class AnswerBackend(Protocol):
@@ -79,8 +94,9 @@ class MatcherBackend:
             if rejected.code not in NOT_FOUND_CODES:
                 raise
             return ModelReply('', f'{rejected.code.name}: {rejected.message}', item.question)
-        x, y = ((match.pixel + HALF_PX) * self._get_scale(shown)).tolist()
-        return ModelReply(json.dumps({'point_2d': [round(x, 4), round(y, 4)]}), '', item.question)
+        x, y = ((match.pixel + HALF_PX) * self._get_scale(shown)).round(4).tolist()
+        point = [y, x] if is_written_y_first(self._coordinates) else [x, y]
+        return ModelReply(json.dumps({'point_2d': point}), '', item.question)
 
     def _match(self, item: BenchItem, views: Sequence[View]) -> Match:
         pixel = np.array(parse_points(item.question)[0]) / self._get_scale(views[0]) - HALF_PX
@@ -90,10 +106,8 @@ class MatcherBackend:
         return found.match
 
     def _get_scale(self, view: View) -> npt.NDArray[np.float64]:
-        size = np.array([view.intrinsics.width_px, view.intrinsics.height_px], dtype=np.float64)
-        if self._coordinates == 'absolute':
-            return np.ones(2)
-        return (1000.0 if self._coordinates == 'relative_1000' else 1.0) / size
+        size = view.intrinsics.width_px, view.intrinsics.height_px
+        return np.array(find_full_scale(self._coordinates, size)) / size
 
 
 class CheckpointBackend:
@@ -127,12 +141,12 @@ class ServerBackend:
     """Asks a model on an OpenAI-compatible server; the images come before the question."""
 
     def __init__(self, url: str, model: str, key_env: str, deadline_s: float,
-                 at_once: int) -> None:
+                 at_once: int, max_wait_s: float = MAX_WAIT_S) -> None:
         """Raises ValueError for an unusable address or key, or if no model can be chosen."""
         from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
         if not 0 < deadline_s < math.inf:
             raise ValueError(f'--deadline-s must be above 0, got {deadline_s:g}')
-        self._after, self._deadline_s = Deadline.after, deadline_s
+        self._after, self._deadline_s, self._max_wait_s = Deadline.after, deadline_s, max_wait_s
         self.model = model or self._find_only_model(ChatClient(url, '', key_env))
         self._chats: queue.Queue[ChatClient] = queue.Queue()
         for _ in range(at_once):
@@ -160,10 +174,27 @@ class ServerBackend:
             'temperature': 0, 'max_tokens': MAX_TOKENS}
         chat = self._chats.get()
         try:
-            (reply,) = chat.complete([body], self._after(self._deadline_s))
+            reply = self._complete(chat, body)
         finally:
             self._chats.put(chat)
-        return ModelReply(reply.text, '', prompt)
+        refusal = 'the server filtered it' if reply.finish == FILTERED else ''
+        return ModelReply(reply.text, refusal, prompt, reply.finish, reply.completion_tokens)
+
+    def _complete(self, chat: ChatClient, body: dict[str, Any]) -> Completion:
+        """Return the reply; while the server is overloaded, pause as it requests, and ask again.
+
+        All pauses of an item together last `max_wait_s` at most.
+        """
+        left_s, pause_s = self._max_wait_s, FIRST_PAUSE_S
+        while True:
+            try:
+                return chat.complete([body], self._after(self._deadline_s))[0]
+            except ServerError as error:
+                if error.status not in OVERLOADED or left_s <= 0:
+                    raise
+                wait_s = min(error.retry_after_s or pause_s, left_s)
+            time.sleep(wait_s)
+            left_s, pause_s = left_s - wait_s, 2 * pause_s
 
 
 def encode_image_part(image: Image) -> dict[str, Any]:

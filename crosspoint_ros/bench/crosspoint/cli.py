@@ -9,13 +9,15 @@ import re
 from pathlib import Path
 
 from crosspoint_ros.bench.crosspoint import backends
-from crosspoint_ros.bench.crosspoint.dataset import read_bench
-from crosspoint_ros.bench.crosspoint.grading import grade_file
+from crosspoint_ros.bench.crosspoint.dataset import CrossPointBench, read_bench
+from crosspoint_ros.bench.crosspoint.grading import Grader, grade_file
+from crosspoint_ros.bench.crosspoint.report import compare_graders, format_comparison
 from crosspoint_ros.bench.crosspoint.rules_corrected import COORDINATES
 from crosspoint_ros.bench.crosspoint.runner import PredictionFile, run_items
 from crosspoint_ros.bench.crosspoint.score_cli import add_score_arguments, write_report
 from crosspoint_ros.bench.environment import describe_machine, parse_positive
 from crosspoint_ros.bench.pairs.cli import parse_options
+from crosspoint_ros.core.image_io import atomic_write
 from crosspoint_ros.data.io import describe_files, read_version
 from crosspoint_ros.matchers import MATCHERS, load_matcher
 
@@ -27,19 +29,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument('folder', type=Path, metavar='DIR',
                         help='folder with CrossPoint-Bench.jsonl and image/')
-    backend = parser.add_mutually_exclusive_group(required=True)
-    backend.add_argument('--matcher', help=f'{", ".join(MATCHERS)}, or module:Class; answers '
-                                           'items that ask for a point')
-    backend.add_argument('--checkpoint', metavar='FOLDER', help='a local CroPond or Qwen2.5-VL; '
-                                                                'answers every item')
-    backend.add_argument('--model', metavar='URL', help='an OpenAI-compatible server, the URL '
-                                                        'ending in /v1; answers every item')
-    parser.add_argument('--model-name', default='', help='the name of the model on the server '
-                                                         '(default: the only one)')
+    parser.add_argument('--matcher', action='append', default=[],
+                        help=f'{", ".join(MATCHERS)}, or module:Class; answers items that ask for '
+                        'a point. This and the next two may be repeated: one table compares them')
+    parser.add_argument('--checkpoint', metavar='FOLDER', action='append', default=[],
+                        help='a local CroPond or Qwen2.5-VL; answers every item')
+    parser.add_argument('--model', metavar='URL', action='append', default=[],
+                        help='an OpenAI-compatible server, the URL ending in /v1; answers every '
+                        'item')
+    parser.add_argument('--model-name', action='append', default=[],
+                        help='the name of the model on the server (default: the only one); once '
+                        'for each --model')
     parser.add_argument('--key-env', default='CROSSPOINT_API_KEY', metavar='NAME', help='the '
                         'environment variable of the API key (default: CROSSPOINT_API_KEY)')
     parser.add_argument('--deadline-s', type=float, default=120.0, metavar='S',
                         help='timeout of a reply from the server (default: 120)')
+    parser.add_argument('--max-wait-s', type=float, default=backends.MAX_WAIT_S, metavar='S',
+                        help='longest pause of an item for an overloaded server (429, 503), '
+                        f'which may request one (default: {backends.MAX_WAIT_S:g})')
     parser.add_argument('--option', action='append', default=[], metavar='KEY=VALUE',
                         help='an option of the matcher, or of the checkpoint: device, weights, '
                         'max_pixels; may be repeated')
@@ -55,6 +62,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the items without a reply, and score all replies; 1 if anything was wrong."""
     bench = read_bench(args.folder)
+    selected = split_backends(args)
+    runs = {}
+    for one in selected:
+        source, grader, is_complete = run_backend(one, bench)
+        runs[source] = (grader, is_complete)
+    all_complete = all(is_complete for _, is_complete in runs.values())
+    graders = {source: grader for source, (grader, _) in runs.items()}
+    if len(selected) == 1:
+        return write_report(args, *next(iter(graders.items())), bench.images) or int(
+            not all_complete)
+    by = 'official' if args.official else 'corrected'
+    print(format_comparison(graders, by))
+    if args.markdown:
+        atomic_write(args.markdown, format_comparison(graders, by, as_markdown=True).encode())
+    if args.json:
+        atomic_write(args.json, json.dumps({'by': by, 'rows': compare_graders(graders, by)},
+                                           indent=1).encode())
+    return int(not all_complete or any(grader.issues for grader in graders.values()))
+
+
+def split_backends(args: argparse.Namespace) -> list[argparse.Namespace]:
+    """Return the arguments of each backend alone. Raises ValueError for none, or one twice."""
+    names = args.model_name or [''] * len(args.model)
+    chosen = [*(('matcher', value, '') for value in args.matcher),
+              *(('checkpoint', value, '') for value in args.checkpoint),
+              *(('model', value, name) for value, name in zip(args.model, names, strict=False))]
+    if not chosen or len(set(chosen)) != len(chosen) or len(names) != len(args.model):
+        raise ValueError('give --matcher, --checkpoint or --model, each different one once, and '
+                         '--model-name not at all or once for each --model')
+    if len(chosen) > 1 and (args.replies or args.failures):
+        raise ValueError('--replies and --failures are of one matcher or model')
+    return [argparse.Namespace(**{**vars(args), 'matcher': '', 'checkpoint': '', 'model': '',
+                                  kind: value, 'model_name': name})
+            for kind, value, name in chosen]
+
+
+def run_backend(args: argparse.Namespace, bench: CrossPointBench) -> tuple[str, Grader, bool]:
+    """Ask one backend; return its name, the grades of its replies, and whether the run ended."""
     items = bench.items[:args.limit]
     at_once = args.at_once or (SERVER_CONCURRENCY if args.model else 1)
     backend, source = load_backend(args, at_once)
@@ -72,10 +117,10 @@ def main(args: argparse.Namespace) -> int:
           f'{len(summary.not_asked)} not asked, {len(summary.unreadable)} without their images, '
           f'{len(summary.failed)} failed; {path}\n{describe_machine()}')
     grader = grade_file(path, bench, args.coordinates, items)
-    grader.issues += summary.unreadable + summary.failed
-    for item in summary.not_asked:
-        grader.count_not_asked(item.type)
-    return write_report(args, source, grader, bench.images)
+    grader.issues += summary.unreadable
+    if summary.stopped:
+        log.error('%s; %s', summary.stopped, predictions.resume_hint)
+    return source, grader, not summary.stopped
 
 
 def load_backend(args: argparse.Namespace, at_once: int) -> tuple[backends.AnswerBackend, str]:
@@ -94,7 +139,7 @@ def load_backend(args: argparse.Namespace, at_once: int) -> tuple[backends.Answe
                              f'{error}') from error
         return checkpoint, f'{Path(args.checkpoint).resolve()} {options}'.strip()
     server = backends.ServerBackend(args.model, args.model_name, args.key_env, args.deadline_s,
-                                    at_once)
+                                    at_once, args.max_wait_s)
     return server, f'{server.model} on {args.model}'
 
 

@@ -14,11 +14,21 @@ from tqdm import tqdm
 
 from crosspoint_ros.bench.crosspoint import dataset, rules_corrected, rules_official
 from crosspoint_ros.bench.crosspoint.dataset import BenchItem, CrossPointBench, DataIssue
-from crosspoint_ros.bench.crosspoint.predictions import Prediction, PredictionReader
+from crosspoint_ros.bench.crosspoint.predictions import (
+    FAILED,
+    SOURCE,
+    Prediction,
+    PredictionReader,
+)
 from crosspoint_ros.bench.pairs.metrics import wilson_interval
+from crosspoint_ros.matchers.cropond.reply_parser import DIALECTS
 
 log = logging.getLogger(__name__)
 PREFETCH = 32
+# How many points are graded in other conventions, and what makes another far better.
+MAX_COMPARED, MIN_REPLIES, MIN_SIGMAS, MIN_GAIN = 300, 4, 2.0, 0.2
+OUTCOMES = {'failed': 'no reply of the server or matcher', 'cut off': 'at the limit of tokens',
+            'refused': 'by the matcher or a filter', 'unread': 'words without one answer'}
 FILE_FIELDS = ('idx', 'type', 'level')
 
 
@@ -66,6 +76,68 @@ class AccuracyTable:
         return self._counts[()]
 
 
+@dataclass
+class AnswerCheck:
+    """Finds faults of a model, or of the chosen coordinates, in its replies as a whole.
+
+    read: replies with words, and those of them with an answer, by whether it is a point. unread:
+    the first without. gains: replies that are right in one convention alone, minus those that are
+    right in the chosen one alone; and the sum of both.
+    """
+
+    read: dict[bool, list[int]] = field(default_factory=lambda: {False: [0, 0], True: [0, 0]})
+    unread: dict[bool, str] = field(default_factory=dict)
+    points: set[tuple[float, float]] = field(default_factory=set)
+    pixels: set[tuple[int, int]] = field(default_factory=set)
+    gains: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, record: Mapping[str, Any], verdict: rules_corrected.CorrectedVerdict,
+            coordinates: str, images: Path) -> None:
+        """Count a graded reply."""
+        is_point, reply = record.get('type') in dataset.COORDINATE_TYPES, record.get('assistant')
+        if not isinstance(reply, str) or not reply.strip():
+            return
+        self.read[is_point][0] += 1
+        if verdict.answer is None:
+            self.unread.setdefault(is_point, reply)
+            return
+        self.read[is_point][1] += 1
+        if not isinstance(verdict.answer, tuple) or verdict.pixel is None:
+            return
+        self.points.add(verdict.answer)
+        self.pixels.add(verdict.pixel)
+        if self.read[True][1] > MAX_COMPARED:
+            return
+        for name in set(rules_corrected.COORDINATES) - {coordinates}:
+            other = rules_corrected.grade(record, name, images).is_correct
+            gain = self.gains.setdefault(name, [0, 0])
+            gain[0] += other - verdict.is_correct
+            gain[1] += other != verdict.is_correct
+
+    def list_faults(self) -> list[str]:
+        """Describe what is wrong with all replies alike; empty if nothing is."""
+        faults = []
+        for is_point, (replies, read) in self.read.items():
+            if replies >= MIN_REPLIES and not read:
+                faults.append(f'no {"point" if is_point else "letter"} was read in any of '
+                              f'{replies} replies; the first: '
+                              f'{dataset.abbreviate(self.unread[is_point])}')
+        read = self.read[True][1]
+        compared = min(read, MAX_COMPARED)
+        name, (gain, differing) = max(self.gains.items(), key=lambda each: each[1],
+                                      default=('', [0, 0]))
+        if gain > MIN_SIGMAS * math.sqrt(differing) and gain >= MIN_GAIN * compared:
+            writers = next((f', as {d.writers.partition(":")[0]}' for d in DIALECTS
+                            if d.coordinates == name), '')
+            faults.append(f'--coordinates {name} makes {gain} more of {compared} points right: '
+                          f'does the model write {name}{writers}?')
+        elif read >= MIN_REPLIES and 1 in (len(self.points), len(self.pixels)):
+            point = next(iter(self.points if len(self.points) == 1 else self.pixels))
+            faults.append(f'all {read} points are the same one, {point}: does the model get the '
+                          'images?')
+        return faults
+
+
 @dataclass(frozen=True, eq=False)
 class WrongReply:
     """A reply that is wrong by the corrected rules."""
@@ -75,12 +147,25 @@ class WrongReply:
     verdict: rules_corrected.CorrectedVerdict
 
 
+@dataclass(frozen=True)
+class ItemResult:
+    """The grade of the line of one item. took_s, tokens: of a reply, NaN and 0 if unknown."""
+
+    kind: str
+    level: str
+    corrected: bool
+    official: bool
+    took_s: float
+    tokens: int
+
+
 @dataclass
 class Grader:
     """The grades of a file of predictions; `add` grades one more.
 
     differences: idx of the replies on whose answer or grade the two sets of rules differ.
-    unanswered: items without a reply, of a type that was asked: wrong by the corrected rules.
+    no_answer: replies without an answer, by what happened, in OUTCOMES. unanswered: items without
+    a line, of a type that was asked: wrong by the corrected rules.
     """
 
     images: Path
@@ -90,19 +175,25 @@ class Grader:
     differences: list[int | str] = field(default_factory=list)
     failures: list[WrongReply] = field(default_factory=list)
     issues: list[DataIssue] = field(default_factory=list)
+    check: AnswerCheck = field(default_factory=AnswerCheck)
+    no_answer: dict[str, int] = field(default_factory=dict)
+    results: dict[str, ItemResult] = field(default_factory=dict)
     unanswered: int = 0
     not_asked: dict[str, int] = field(default_factory=dict)
+    notice: str = ''
     _crash: str = ''
     _official_lines: list[Mapping[str, Any]] = field(default_factory=list)
 
     def add(self, prediction: Prediction) -> None:
         """Grade a prediction by both sets of rules."""
         written, merged = prediction.official_record, prediction.merged_record
-        theirs = rules_official.grade(written, self.coordinates, self.images)
+        theirs = rules_official.grade(written, self.official_coordinates, self.images)
         self.official.add(written, theirs.is_correct, theirs.answer is not None)
         self._crash = self._crash or theirs.crash or rules_official.find_write_error(written)
         self._official_lines.append({k: written[k] for k in FILE_FIELDS if k in written})
         where = f'{prediction.where}: {prediction.name}'
+        if reason := written.get(FAILED):
+            self.issues.append(DataIssue(where, str(reason)))  # logged when it happened
         if prediction.fault:
             self.add_issue(DataIssue(where, prediction.fault))
             return
@@ -115,6 +206,14 @@ class Grader:
         if mismatch:
             self.add_issue(DataIssue(where, mismatch))
         self.corrected.add(merged, ours.is_correct, ours.answer is not None)
+        self.check.add(merged, ours, self.coordinates, self.images)
+        if prediction.item:
+            self.results[prediction.item.key] = ItemResult(
+                prediction.item.type, prediction.item.level, ours.is_correct, theirs.is_correct,
+                float(merged.get('took_s', math.nan)), int(merged.get('tokens', 0)))
+        if ours.answer is None:
+            outcome = classify_outcome(merged)
+            self.no_answer[outcome] = self.no_answer.get(outcome, 0) + 1
         if not ours.is_correct and prediction.item:
             reply = str(merged.get('assistant', ''))
             self.failures.append(WrongReply(prediction.item, reply, ours))
@@ -141,34 +240,52 @@ class Grader:
         self.not_asked[kind] = self.not_asked.get(kind, 0) + 1
 
     @property
+    def official_coordinates(self) -> str:
+        """The coordinates given to the authors' scripts: their default for what they lack."""
+        known = self.coordinates in rules_official.COORDINATES
+        return self.coordinates if known else rules_official.COORDINATES[0]
+
+    @property
     def official_crash(self) -> str:
         """The error that ends the authors' scripts on these replies; '' if none does."""
         return next(filter(None, (self._crash, *(issue.ends_official for issue in self.issues))),
                     '') or rules_official.find_file_crash(self._official_lines)
 
 
+def classify_outcome(record: Mapping[str, Any]) -> str:
+    """Return why a line of replies has no answer, one of OUTCOMES."""
+    if record.get(FAILED):
+        return 'failed'
+    if record.get('finish') == 'length':
+        return 'cut off'
+    return 'refused' if record.get('refused') else 'unread'
+
+
 def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str,
                items: Sequence[BenchItem] | None = None) -> Grader:
-    """Grade a file of predictions.
+    """Grade a file of predictions, all of them.
 
-    items: grade those only; else items of the benchmark without a prediction are counted too.
+    An item of the benchmark (or of `items`) without a line is wrong, if its type was asked; in a
+    file of `bench crosspoint`, which has a line for each item that was asked, it was not asked.
     """
     grader = Grader(bench.images if bench else Path(), coordinates)
     for issue in bench.issues if bench else ():
         grader.add_issue(replace(issue, ends_official=''))  # their scripts read the replies alone
-    keys = None if items is None else {item.key for item in items}
     answered: dict[str, str] = {}
+    is_own_file = True
     for prediction in prefetch_masks(tqdm(PredictionReader(path, bench), unit='reply',
                                           disable=None)):
         if isinstance(prediction, DataIssue):
             grader.add_issue(prediction)
-        elif prediction.item is None or keys is None or prediction.item.key in keys:
-            grader.add(prediction)
-            if prediction.item is not None:
-                answered[prediction.item.key] = prediction.item.type
-    if bench and items is None:
-        grader.add_unanswered((item for item in bench.items if item.key not in answered),
-                              set(answered.values()))
+            continue
+        grader.add(prediction)
+        is_own_file = is_own_file and SOURCE in prediction.raw
+        if prediction.item is not None:
+            answered[prediction.item.key] = prediction.item.type
+    if bench:
+        grader.add_unanswered((item for item in (bench.items if items is None else items)
+                               if item.key not in answered),
+                              set() if is_own_file else set(answered.values()))
     return grader
 
 

@@ -12,6 +12,8 @@ from crosspoint_ros.bench.crosspoint.dataset import BenchItem, CrossPointBench, 
 
 # Fields added to the item in a line of replies: the backend, its version and files, the images.
 KEY, SOURCE, STATE, IMAGE_HASH = 'key', 'asked', 'state', 'images_sha256'
+# Why there is no reply, '' if there is one; a later reply to the item replaces such a line.
+FAILED = 'failed'
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +61,16 @@ class PredictionReader:
     def __iter__(self) -> Iterator[Prediction | DataIssue]:
         """Yield the reply of every line, or what is wrong with it."""
         contents, answered, counts = Counter[str](), set[str](), Counter[str]()
+        failed: dict[str, Prediction] = {}
         for line, record in dataset.iter_records(self._path):
             where = f'{self._path.name}:{line}'
             if isinstance(record, DataIssue):
                 yield record
+                continue
+            if record.get(FAILED) and SOURCE in record:
+                key = str(record.get(KEY))
+                item = self._by_key.get(key)
+                failed[key] = Prediction(where, record, item)
                 continue
             item = self._find_item(record, contents)
             fault = ''
@@ -71,6 +79,7 @@ class PredictionReader:
             elif item and item.key in answered:
                 fault = 'a second reply to this item; the first one counts'
             answered.add(item.key if item else '')
+            failed.pop(str(record.get(KEY)), None)
             if not self._bench and 'idx' in record:
                 idx = dataset.format_idx(record['idx'])
                 counts[idx] += 1
@@ -78,6 +87,7 @@ class PredictionReader:
                     yield DataIssue(f'{where}: item {record["idx"]}',
                                     'a second reply with this idx; each counts')
             yield Prediction(where, record, item, fault)
+        yield from (prediction for key, prediction in failed.items() if key not in answered)
 
     def _find_item(self, record: Mapping[str, Any], contents: Counter[str]) -> BenchItem | None:
         key, by_content = record.get(KEY), dataset.assign_key(record, contents)

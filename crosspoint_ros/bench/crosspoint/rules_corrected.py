@@ -12,13 +12,21 @@ from PIL import Image
 
 from crosspoint_ros.bench.crosspoint import dataset
 from crosspoint_ros.bench.crosspoint.dataset import COORDINATE_TYPES, TYPES
+from crosspoint_ros.core.datatypes import Rejected
 from crosspoint_ros.matchers.cropond import reply_parser
-from crosspoint_ros.matchers.cropond.reply_parser import MAX_REPLY_CHARS, parse_points
+from crosspoint_ros.matchers.cropond.image_processor import TRAINED_MAX_PIXELS, smart_resize
+from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
+from crosspoint_ros.matchers.cropond.reply_parser import (
+    MAX_REPLY_CHARS,
+    XY,
+    cut_thoughts,
+    parse_points,
+    select_answers,
+)
 
-XY = tuple[float, float]
-COORDINATES = ('relative_1000', 'absolute', 'relative_1')
+SHOWN = 'absolute_shown'  # pixels of the image after the model's resize to at most 768 tokens
+COORDINATES = (*(coord_format.value for coord_format in CoordinateFormat), SHOWN)
 LETTERS = 'ABCD'
-THINK_END = '</think>'  # ends the reasoning before a reply
 # An explicit statement of the answer, in several languages; the last one counts.
 EXPLICIT_ANSWER = re.compile(
     r'(?:\\boxed\{(?:\\text\{)?\s*|(?:answer|option|choice|choose|antwort|réponse|respuesta'
@@ -40,14 +48,6 @@ LONE_LETTER = re.compile(r'[\W_]*([A-D])[\W_]*', re.I)
 SINGLE_LETTER = re.compile(r"(?<![A-Za-z'’])([B-D]|A(?!\s+(?!(?:or|and|is|because|since)\b)[a-z]))"
                       r"(?![A-Za-z'’])")
 OPTION = re.compile(r'(?:^|[\s(])([A-D])[.):]\s*(.*?)(?=[\s(]+[A-D][.):]|$)', re.S)
-# A number of a point without brackets; in an unclosed bracket the last number may be cut off.
-NUMBER = re.compile(r'(?<![\w.])-?\d+(?:\.\d+)?(?![\d%])')
-Y_BEFORE_X = re.compile(r'\by\s*[:=]\s*(-?\d+(?:\.\d+)?)\W+(?:and\s+)?x\s*[:=]\s*'
-                        r'(-?\d+(?:\.\d+)?)', re.I)
-POINT_CUE = re.compile(
-    r'(?:\b(?:coordinate|coordonn|koordinat|coordenad|position|location|located|point|punkt'
-    r'|координат|точк)|座標|坐标|位置|좌표|إحداثيات|نقطة|<\w+>|boxed\{)'
-    r'(?:(?!\bnot\b|\bimage)[^\d\n(\[{]){0,40}?-?\d+(?:\.\d+)?\s*[,;，、،]\s*-?\d', re.I)
 FULL_WIDTH_LETTERS = str.maketrans('ＡＢＣＤ', 'ABCD')
 
 
@@ -75,7 +75,7 @@ def grade(record: Mapping[str, Any], coordinates: str, images: Path) -> Correcte
         raise InvalidItem(f'unknown type {dataset.abbreviate(record.get("type"))}; '
                           f'known: {", ".join(TYPES)}')
     text = record.get('assistant')
-    reply = text.rpartition(THINK_END)[2] if isinstance(text, str) else ''
+    reply = cut_thoughts(text) if isinstance(text, str) else ''
     if record.get('type') in COORDINATE_TYPES:
         return _grade_point(record, reply, coordinates, images)
     return _grade_choice(record, reply)
@@ -137,7 +137,7 @@ def parse_option_texts(question: str) -> tuple[str, ...]:
 def _grade_point(record: Mapping[str, Any], reply: str, coordinates: str, images: Path
                  ) -> CorrectedVerdict:
     mask = parse_answer_mask(record)
-    points = parse_answer_points(reply, str(record.get('question', '')))
+    points = parse_answer_points(reply, str(record.get('question', '')), coordinates)
     if len(points) != 1:
         return CorrectedVerdict(None, None, False, f'names {len(points)} points, one is needed'
                                 if points else 'names no point')
@@ -154,23 +154,29 @@ def _grade_point(record: Mapping[str, Any], reply: str, coordinates: str, images
     return CorrectedVerdict(point, pixel, is_white, '' if is_white else 'is off the mask')
 
 
-def parse_answer_points(reply: str, question: str) -> Sequence[XY]:
+def parse_answer_points(reply: str, question: str, coordinates: str = COORDINATES[0]
+                        ) -> Sequence[XY]:
     """Return the distinct points of a reply (its last part, if it is long), but for those that it
     repeats from the question."""
-    text = reply[-MAX_REPLY_CHARS:]
-    found = list(dict.fromkeys(parse_points(text))) or _parse_bare_pair(text)
-    asked = set(parse_points(question))
-    return [point for point in found if point not in asked] or found
+    is_y_first = is_written_y_first(coordinates)
+    return select_answers(cut_thoughts(reply)[-MAX_REPLY_CHARS:],
+                          parse_points(question, is_y_first), is_y_first)
 
 
-def _parse_bare_pair(text: str) -> list[XY]:
-    """Return the two numbers of a reply without brackets, if it calls them a point."""
-    numbers = [float(number) for number in NUMBER.findall(text)]
-    if len(numbers) != 2:
-        return []
-    if match := Y_BEFORE_X.search(text):
-        return [(float(match[2]), float(match[1]))]
-    return [(numbers[0], numbers[1])] if POINT_CUE.search(text) else []
+def is_written_y_first(coordinates: str) -> bool:
+    """Return whether a pair is [y, x] in one of COORDINATES."""
+    return coordinates != SHOWN and CoordinateFormat(coordinates).is_y_first
+
+
+def find_full_scale(coordinates: str, image_size: tuple[int, int]) -> tuple[float, float]:
+    """Return the numbers of the right and lower edge of an image in one of COORDINATES."""
+    if coordinates == SHOWN:
+        try:
+            return smart_resize(*image_size, TRAINED_MAX_PIXELS)
+        except Rejected:  # too thin to be shown
+            return image_size
+    scale = CoordinateFormat(coordinates).full_scale
+    return image_size if scale is None else (scale, scale)
 
 
 def to_mask_pixel(point: XY, coordinates: str, size: tuple[int, int], image_size: tuple[int, int]
@@ -181,12 +187,12 @@ def to_mask_pixel(point: XY, coordinates: str, size: tuple[int, int], image_size
     pixel.
     """
     pixel = []
-    for value, length, image_length in zip(point, size, image_size, strict=True):
-        whole = {'relative_1000': 1000.0, 'relative_1': 1.0}.get(coordinates, float(image_length))
+    scale = find_full_scale(coordinates, image_size)
+    for value, length, whole in zip(point, size, scale, strict=True):
         position = value / whole * length
         if not math.isfinite(position):
             return None
-        at_edge = coordinates != 'absolute' and value == whole
+        at_edge = not coordinates.startswith('absolute') and value == whole
         pixel.append(length - 1 if at_edge else math.floor(position))
     return pixel[0], pixel[1]
 

@@ -15,6 +15,7 @@ from crosspoint_ros.bench.crosspoint import dataset
 from crosspoint_ros.bench.crosspoint.dataset import COORDINATE_TYPES
 
 XY = tuple[float, float]
+COORDINATES = ('relative_1000', 'absolute', 'relative_1')
 THRESHOLD = 128
 FENCED = re.compile(r'```json\s*(.*?)\s*```', re.S | re.I)
 # An object without nested braces that has a key; all matches of one key precede those of the next.

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -21,9 +22,9 @@ from crosspoint_ros.bench.crosspoint import dataset
 from crosspoint_ros.bench.crosspoint.backends import AnswerBackend, ModelReply
 from crosspoint_ros.bench.crosspoint.dataset import BenchItem, CrossPointBench, DataIssue
 from crosspoint_ros.bench.crosspoint.failures import UnreadableImage, read_item_image
-from crosspoint_ros.bench.crosspoint.predictions import IMAGE_HASH, KEY, SOURCE, STATE
+from crosspoint_ros.bench.crosspoint.predictions import FAILED, IMAGE_HASH, KEY, SOURCE, STATE
 from crosspoint_ros.core.datatypes import Rejected
-from crosspoint_ros.matchers.cropond.server.errors import ServerError
+from crosspoint_ros.matchers.cropond.server.errors import REQUEST_STATUSES, ServerError
 
 log = logging.getLogger(__name__)
 LINE_START = b'{"'  # of every line that is written here
@@ -64,9 +65,18 @@ class PredictionFile:
 
         images: the hash of the item's images.
         """
-        line = {**item.record, 'assistant': reply.text, 'prompt': reply.prompt, KEY: item.key,
-                SOURCE: self._source, STATE: self._state, IMAGE_HASH: images,
-                'refused': reply.refusal, 'took_s': round(took_s, 3)}
+        self._write(item, {
+            'assistant': reply.text, 'prompt': reply.prompt, IMAGE_HASH: images,
+            'refused': reply.refusal, 'took_s': round(took_s, 3), 'finish': reply.finish,
+            'tokens': reply.tokens})
+        self.keys[item.key] = images
+
+    def add_failure(self, item: BenchItem, reason: str) -> None:
+        """Write that an item has no reply, until a later one."""
+        self._write(item, {'assistant': '', FAILED: reason})
+
+    def _write(self, item: BenchItem, fields: dict[str, Any]) -> None:
+        line = {**item.record, **fields, KEY: item.key, SOURCE: self._source, STATE: self._state}
         end = self._file.seek(0, os.SEEK_END)
         try:
             left = memoryview(json.dumps(line).encode() + b'\n')
@@ -77,7 +87,6 @@ class PredictionFile:
             os.truncate(self._path, end)
             raise OSError(error.errno, f'{error.strerror}: the reply to {item.name} is lost; '
                           f'{self.resume_hint}') from error
-        self.keys[item.key] = images
 
     def check_images(self, items: Sequence[BenchItem], hash_image: Callable[[str], str]) -> None:
         """Raise ValueError if replies are to other images than the items have now."""
@@ -112,7 +121,7 @@ class PredictionFile:
                 raise ValueError(f'{self._path.name}:{line} is a reply of other files or of '
                                  f'another version ({state!r}, now {self._state!r}); choose '
                                  'another file with --replies')
-            if not torn:
+            if not torn and not record.get(FAILED):
                 keys[str(record.get(KEY))] = str(record.get(IMAGE_HASH))
         os.truncate(self._path, whole)
         return keys
@@ -120,20 +129,21 @@ class PredictionFile:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The items of a run. failed: asked again by the next run."""
+    """The items of a run. failed: asked again by the next run. stopped: why it ended early."""
 
     asked: int
     reused: int
     not_asked: list[BenchItem]
     unreadable: list[DataIssue]
     failed: list[DataIssue]
+    stopped: str = ''
 
 
 def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: AnswerBackend,
               predictions: PredictionFile, at_once: int) -> RunSummary:
-    """Ask every item that has no reply yet, at most `at_once` at a time.
+    """Ask every item that has no reply yet, at most `at_once` at a time, up to `FailureLimit`.
 
-    Raises ValueError when `FailureLimit` is reached, or if a reply is to other images.
+    Raises ValueError if a reply is to other images.
     """
     supported = [item for item in items if backend.can_answer(item)]
     hash_images = cache(partial(_hash_image, bench.images))
@@ -141,13 +151,21 @@ def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: Answe
     waiting = [item for item in supported if item.key not in predictions.keys]
     unreadable: list[DataIssue] = []
     failed: list[DataIssue] = []
-    limit = FailureLimit(not predictions.keys)
+    limit, stopped = FailureLimit(not predictions.keys), ''
+    asked = 0
     for item, future, took_s in tqdm(_answer_concurrently(bench, waiting, backend, at_once),
                                      total=len(waiting), unit='item', disable=None):
         error = future.exception()
         if error is None:
-            predictions.add(item, future.result(), took_s, join_hashes(item, hash_images))
-            limit.on_reply()
+            reply = future.result()
+            predictions.add(item, reply, took_s, join_hashes(item, hash_images))
+            asked += 1
+            if not reply.is_usable:
+                stopped = limit.on_failure(None)
+            else:
+                limit.on_reply()
+            if stopped:
+                break
             continue
         issue = _make_issue(item, error)
         log.warning('%s', issue)
@@ -155,10 +173,12 @@ def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: Answe
             unreadable.append(issue)
             continue
         failed.append(issue)
-        if reason := limit.on_failure(error):
-            raise ValueError(f'{reason}; {predictions.resume_hint}')
-    return RunSummary(len(waiting) - len(unreadable) - len(failed), len(supported) - len(waiting),
-                      [item for item in items if not backend.can_answer(item)], unreadable, failed)
+        predictions.add_failure(item, issue.what)
+        if stopped := limit.on_failure(error):
+            break
+    return RunSummary(asked, len(supported) - len(waiting),
+                      [item for item in items if not backend.can_answer(item)], unreadable, failed,
+                      stopped)
 
 
 def join_hashes(item: BenchItem, hash_image: Callable[[str], str]) -> str:
@@ -175,7 +195,7 @@ def _hash_image(folder: Path, name: str) -> str:
 
 @dataclass
 class FailureLimit:
-    """Ends a run whose first five items all fail, or whose server is gone.
+    """Ends a run whose first five items bring nothing, or whose server is gone or brings nothing.
 
     A file that has replies is exempt from the first rule: items that always fail must not keep a
     later run from the others.
@@ -183,20 +203,27 @@ class FailureLimit:
 
     at_first: bool
     failures: int = 0
-    unreachable: int = 0
+    in_a_row: int = 0
 
     def on_reply(self) -> None:
         """Count a reply."""
-        self.at_first, self.unreachable = False, 0
+        self.at_first, self.in_a_row = False, 0
 
-    def on_failure(self, error: BaseException) -> str:
-        """Count a failure; return why the run ends, '' if it goes on."""
+    def on_failure(self, error: BaseException | None) -> str:
+        """Count a failure, or without an error a reply without an answer.
+
+        Returns why the run ends, '' if it goes on.
+        """
         self.failures += 1
-        self.unreachable += isinstance(error, ServerError) and not error.status
+        self.in_a_row += error is None or (isinstance(error, ServerError)
+                                           and error.status not in REQUEST_STATUSES)
         if self.at_first and self.failures == MAX_FIRST_FAILURES:
-            return f'the first {self.failures} items all failed'
-        if self.unreachable == MAX_UNREACHABLE:
-            return f'{self.unreachable} items in a row did not reach the server'
+            return f'the first {self.failures} items all failed' if error else \
+                f'the first {self.failures} items have no usable reply'
+        if self.in_a_row == MAX_UNREACHABLE:
+            is_gone = isinstance(error, ServerError) and not error.status
+            return f'{self.in_a_row} items in a row ' + (
+                'did not reach the server' if is_gone else 'have no usable reply')
         return ''
 
 

@@ -28,7 +28,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--official', action='store_true', help="print the score by the authors' "
                         'rules (default: by the corrected ones)')
     parser.add_argument('--coordinates', choices=COORDINATES, default='relative_1000',
-                        help='format of points in the replies (default: relative_1000)')
+                        metavar='FORMAT', help='format of points in the replies: '
+                        f'{", ".join(COORDINATES)} (default: relative_1000)')
     parser.add_argument('--json', type=Path, metavar='OUT', help='write the report as JSON')
     parser.add_argument('--markdown', type=Path, metavar='OUT', help='write it as Markdown')
     parser.add_argument('--failures', type=Path, metavar='FOLDER', help='draw wrong answers with '
@@ -41,6 +42,10 @@ def main(args: argparse.Namespace) -> int:
     """Score a file of replies; 1 if the input has any fault."""
     bench = read_bench(args.bench) if args.bench else None
     grader = grade_file(args.replies, bench, args.coordinates)
+    if bench is None or not bench.images.is_dir():
+        grader.notice = 'without the images ' + (
+            '(--bench was not given)' if bench is None else f'({bench.images} is missing)') + \
+            ': sizes are those of the masks, or of the lines; the official rules read pixels else'
     return write_report(args, args.replies.stem, grader, bench.images if bench else None)
 
 

@@ -177,7 +177,7 @@ class Tracker:
     def _look_at_last_place(self, found: dict[str, tuple[Observation, Verification]]) -> _Fit:
         """Return what the views show of the place where the target was seen last.
 
-        A motion that was fitted to anything, or to a look-alike, tells of another place.
+        A motion that was fitted to anything, or to a look-alike, is of another place.
         """
         motion, seen = self._motion, [one for one, _ in found.values()]
         observed = self._observe(motion, [one.points.view for one in seen],

@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,10 @@ class CoordinateDistribution:
     p_y: Array
     mode: tuple[int, int]
     p_format: float = 1.0
+
+    def swap_axes(self) -> CoordinateDistribution:
+        """Return the distribution of a reply in which y is written first."""
+        return replace(self, p_x=self.p_y, p_y=self.p_x, mode=self.mode[::-1])
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,12 @@ class NumberSpan:
 
 def find_number_spans(text: str, point: tuple[float, float], coord_format: CoordinateFormat
                       ) -> tuple[NumberSpan, NumberSpan] | None:
-    """Find the digits of a parsed point in its reply; None if they are written differently."""
+    """Find the digits of a point, as written, in its reply; None if they are written differently.
+
+    Those of per cent have a decimal point among them, and are not found.
+    """
+    if coord_format is CoordinateFormat.RELATIVE_100:
+        return None
     is_fixed = coord_format is CoordinateFormat.RELATIVE_1
     number = r'0\.([0-9]{3})(?![0-9])' if is_fixed else r'([0-9]+)(?![0-9.])'
     pair = re.compile(rf'(?<![0-9.-]){number}([^0-9.-]+){number}(.?)', re.DOTALL)

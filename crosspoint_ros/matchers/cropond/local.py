@@ -168,7 +168,7 @@ class CropondMatcher:
         """Let the model reply freely; infer the format of its point and decode with that."""
         reply = self.engine.generate(images, question, FREE_REPLY_TOKENS)
         try:
-            numbers = parse_visible_point(reply.text, click)
+            numbers = parse_visible_point(reply.text, click, codec.coord_format.is_y_first)
         except Rejected as rejected:
             return rejected
         unclear = Rejected(Code.LOW_CONFIDENCE, f'the model replied {reply.text[:80]!r}: the '
@@ -178,7 +178,9 @@ class CropondMatcher:
         if reply_format is None:
             return unclear
         ((distribution, *_),) = self.engine.decode_distributions(images, [question], reply_format)
-        errors = np.abs(codec.to_units(*numbers) - distribution.mode)
+        written = codec.to_units(*numbers)
+        errors = np.abs((written[::-1] if codec.coord_format.is_y_first else written)
+                        - distribution.mode)
         if errors.max() > max(codec.window_units(self.options.window)):
             return unclear  # the format's numbers are not those of the point
         self._inferred_formats[codec.coord_format] = reply_format
@@ -188,7 +190,8 @@ class CropondMatcher:
     def _estimate_point(self, distribution: coordinate_distribution.CoordinateDistribution,
                         codec: PointCodec) -> Match:
         return coordinate_distribution.estimate_point(
-            distribution, codec.window_units(self.options.window), codec.unit_px,
+            distribution.swap_axes() if codec.coord_format.is_y_first else distribution,
+            codec.window_units(self.options.window), codec.unit_px,
             self.checkpoint.folder.name)
 
     def _get_reply_format(self, codec: PointCodec) -> ReplyFormat:

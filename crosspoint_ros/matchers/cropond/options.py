@@ -46,8 +46,9 @@ class CropondOptions:
     @property
     def coord_formats(self) -> tuple[CoordinateFormat, ...]:
         """The formats to choose from: one, or all, CroPond's own first."""
-        if self.coordinates == AUTO:
-            return tuple(CoordinateFormat)
+        if self.coordinates == AUTO:  # the self-test finds out which number is first
+            return (CoordinateFormat.RELATIVE_1000, CoordinateFormat.ABSOLUTE,
+                    CoordinateFormat.RELATIVE_1)
         return (CoordinateFormat(self.coordinates),)
 
     def check_grounded(self, match: Match, instruction: str, camera: str) -> None:
@@ -83,6 +84,9 @@ class LocalOptions(CropondOptions):
         check_choice('device', self.device, (AUTO, 'cuda', 'cpu'))
         check_choice('weights', self.weights, (AUTO, 'bfloat16', 'float32', '4bit'))
         check_choice('template', self.template, (AUTO, 'json'))
+        if self.coordinates == CoordinateFormat.RELATIVE_100.value:
+            raise ValueError('coordinates: relative_100 has a decimal point among its digits, '
+                             'which this engine cannot decode: use cropond_remote')
         if self.max_pairs < 1:
             raise ValueError(f'max_pairs must be 1 or more, got {self.max_pairs}')
 
@@ -113,6 +117,12 @@ class RemoteOptions(CropondOptions):
         check_share('confidence_unknown', self.confidence_unknown)
         if not self.deadline_s > 0:
             raise ValueError(f'deadline_s must be more than 0, got {self.deadline_s}')
+
+    @property
+    def coord_formats(self) -> tuple[CoordinateFormat, ...]:
+        """Those of `cropond`, and per cent."""
+        formats = super().coord_formats
+        return (*formats, CoordinateFormat.RELATIVE_100) if self.coordinates == AUTO else formats
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -25,12 +25,31 @@ class CoordinateFormat(str, Enum):
 
     RELATIVE_1000: thousandths of width and height, integers 0..999. ABSOLUTE: pixels of the image
     after the resize to multiples of 28, as Qwen2.5-VL was trained. RELATIVE_1: fractions of width
-    and height with three decimals.
+    and height with three decimals. RELATIVE_100: per cent with one decimal, as Molmo.
+    RELATIVE_1000_YX: thousandths, y before x, as Gemini.
     """
 
     RELATIVE_1000 = 'relative_1000'
     ABSOLUTE = 'absolute'
     RELATIVE_1 = 'relative_1'
+    RELATIVE_100 = 'relative_100'
+    RELATIVE_1000_YX = 'relative_1000_yx'
+
+    @property
+    def is_y_first(self) -> bool:
+        """Whether a pair is [y, x]."""
+        return self is CoordinateFormat.RELATIVE_1000_YX
+
+    @property
+    def full_scale(self) -> float | None:
+        """The number of the right and of the lower edge; None for pixels."""
+        return {CoordinateFormat.ABSOLUTE: None, CoordinateFormat.RELATIVE_1: 1.0,
+                CoordinateFormat.RELATIVE_100: 100.0}.get(self, float(RELATIVE_UNITS))
+
+    @property
+    def decimals(self) -> int:
+        """Number of decimals of its numbers."""
+        return {CoordinateFormat.RELATIVE_1: 3, CoordinateFormat.RELATIVE_100: 1}.get(self, 0)
 
 
 @dataclass(frozen=True)
@@ -70,21 +89,21 @@ class PointCodec:
         return len(str(int(self.units.max()) - 1))
 
     def encode(self, pixel: Array) -> tuple[str, str]:
-        """Format a published pixel (2,) as the model reads it."""
+        """Format a published pixel (2,) as the model reads it: two numbers in its order."""
         units = self.units
         x, y = np.clip(np.rint(np.asarray(pixel) * units / self.sizes.size_px),
                        0, units - 1).astype(int)
-        if self.coord_format is CoordinateFormat.RELATIVE_1:
-            return f'0.{x:03d}', f'0.{y:03d}'
-        return str(x), str(y)
+        decimals = self.coord_format.decimals
+        first, second = (f'{v / 10 ** decimals:.{decimals}f}' for v in
+                         ((y, x) if self.coord_format.is_y_first else (x, y)))
+        return first, second
 
     def to_units(self, x: float, y: float) -> Array:
-        """Return two numbers of a reply in units, (2,)."""
-        is_fraction = self.coord_format is CoordinateFormat.RELATIVE_1
-        return np.array([x, y], dtype=np.float64) * (RELATIVE_UNITS if is_fraction else 1)
+        """Return two numbers of a reply, x before y, in units, (2,)."""
+        return np.array([x, y], dtype=np.float64) * 10 ** self.coord_format.decimals
 
     def decode(self, x: float, y: float) -> Array:
-        """Return the published pixel (2,) of two numbers of a reply; it may be off the image."""
+        """Return the published pixel (2,) of x and y of a reply; it may be off the image."""
         return self.to_units(x, y) * self.unit_px
 
     def window_units(self, share: float) -> tuple[float, float]:

@@ -92,6 +92,12 @@ def run_self_test(predict: PredictPoints, coord_formats: Sequence[CoordinateForm
         raise SelfTestFailed('the self-test cannot determine the coordinate format of the model: '
                              f'{_format_scores(passed)}. Set the option coordinates')
     final = _score_swapped(predict, image, best)
+    # Asked about the same image, one that means [y, x] finds each point whatever it was asked.
+    if (final.correct_swapped or 0) < MIN_CORRECT_SWAPPED and len(coord_formats) > 1 \
+            and best.coord_format is CoordinateFormat.RELATIVE_1000:
+        y_first = _score_swapped(predict, image, replace(
+            best, coord_format=CoordinateFormat.RELATIVE_1000_YX))
+        final = y_first if (y_first.correct_swapped or 0) >= MIN_CORRECT else final
     _check_swapped(final, allow_repeating)
     return final
 

@@ -100,6 +100,16 @@ def test_a_model_that_replies_in_another_form_is_understood_in_that(tagger):
     np.testing.assert_allclose(found.pixel, (120.0, 60.0), atol=0.5)
 
 
+def test_y_is_written_and_read_first_where_that_is_the_convention(copying, tagging):
+    y_first, tagged = (load_matcher('cropond', model=str(model), **HERE, self_test=False,
+                                    coordinates='relative_1000_yx') for model in (copying, tagging))
+    with pytest.raises(Rejected, match='cannot be determined'):  # it writes x="y" y="x"
+        tagged.match(Query(view('a'), view('b'), np.array([120.0, 60.0])))
+    found = y_first.match(Query(view('a'), view('b'), np.array([120.0, 60.0])))
+    np.testing.assert_allclose(found.pixel, (120.0, 60.0), atol=0.5)
+    assert found.covariance_px2[0, 0] > found.covariance_px2[1, 1]  # a unit is wider than high
+
+
 def test_a_model_that_says_it_is_not_visible_is_believed(tagger):
     with pytest.raises(Rejected, match='The point is not visible') as refused:
         tagger.match(Query(view('a'), view('b'), np.array([30.0, 60.0])))
@@ -310,6 +320,7 @@ def test_a_hub_that_cannot_be_reached_says_which_files_to_bring(monkeypatch, tmp
 
 
 @pytest.mark.parametrize(('options', 'said'), [
+    ({'coordinates': 'relative_100'}, 'which this engine cannot decode: use cropond_remote'),
     ({'coordinates': 'pixels'}, "coordinates: 'pixels' is none of auto, relative_1000"),
     ({'weights': 'int3'}, 'none of auto, bfloat16, float32, 4bit'),
     ({'device': 'tpu'}, 'none of auto, cuda, cpu'), ({'question': 'where?'}, r'needs \{x\}'),

@@ -13,13 +13,16 @@ from crosspoint_ros.matchers.cropond.prompt import (
     build_pointing_prompt,
     check_question,
 )
+from crosspoint_ros.matchers.cropond.reply_parser import parse_point
 
 HD = ImageSizes(1280, 720, 1036, 560)
 
 
 @pytest.mark.parametrize(('coord_format', 'expected'), [
     (CoordinateFormat.RELATIVE_1000, ('500', '250')), (CoordinateFormat.ABSOLUTE, ('518', '140')),
-    (CoordinateFormat.RELATIVE_1, ('0.500', '0.250'))])
+    (CoordinateFormat.RELATIVE_1, ('0.500', '0.250')),
+    (CoordinateFormat.RELATIVE_100, ('50.0', '25.0')),
+    (CoordinateFormat.RELATIVE_1000_YX, ('250', '500'))])
 def test_a_pixel_is_written_as_the_checkpoint_reads_it(coord_format, expected):
     assert PointCodec(coord_format, HD).encode(np.array([640.0, 180.0])) == expected
 
@@ -28,7 +31,8 @@ def test_a_pixel_is_written_as_the_checkpoint_reads_it(coord_format, expected):
 @pytest.mark.parametrize('pixel', [(0.0, 0.0), (1279.0, 719.0), (641.3, 17.9), (-0.4, 719.4)])
 def test_a_pixel_comes_back_within_half_a_unit(coord_format, pixel):
     codec = PointCodec(coord_format, HD)
-    x, y = (float(number) for number in codec.encode(np.array(pixel)))
+    first, second = codec.encode(np.array(pixel))
+    x, y = parse_point(f'[{first}, {second}]', is_y_first=coord_format.is_y_first)
     assert (np.abs(codec.decode(x, y) - pixel) <= codec.unit_px + 1e-9).all()
 
 
@@ -36,9 +40,10 @@ def test_a_pixel_comes_back_within_half_a_unit(coord_format, pixel):
 def test_numbers_of_the_last_pixel_stay_below_the_size(coord_format):
     codec = PointCodec(coord_format, HD)
     numbers = codec.encode(np.array([1279.4, 719.4]))
-    longest = max(len(number.removeprefix('0.')) for number in numbers)
+    longest = max(len(number.removeprefix('0.').replace('.', '')) for number in numbers)
     assert longest <= codec.digits
-    assert (codec.decode(*map(float, numbers)) < HD.size_px).all()
+    xy = numbers[::-1] if coord_format.is_y_first else numbers
+    assert (codec.decode(*map(float, xy)) < HD.size_px).all()
 
 
 def test_an_image_shown_larger_than_999_px_needs_four_digits():

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import threading
 import time
 
@@ -516,6 +517,32 @@ def test_the_convention_is_found_out(start, query):
     server.behaviour.answer = fractions
     asked = matcher(server, coordinates='auto', self_test=True)
     assert asked.describe()['coordinates'] == 'relative_1'
+    np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
+
+
+@pytest.mark.parametrize(('coordinates', 'written', 'is_known'), [
+    ('relative_1000_yx', '[500, 625]', True), ('relative_100', '[62.5, 50.0]', False),
+    ('relative_1', '[0.625, 0.500]', True), ('absolute', '[192, 126]', True)])
+@pytest.mark.parametrize('behaviour', [ServerBehaviour, make_transformers_serve])
+def test_every_convention_is_written_and_read(start, query, coordinates, written, is_known,
+                                              behaviour):
+    server = start(behaviour())
+    asked = matcher(server, coordinates=coordinates)
+    match = asked.match(query)
+    np.testing.assert_allclose(match.pixel, CLICK, atol=1.0)
+    assert f'The point at {written}' in json.dumps(server.requests[-1])
+    known = is_known and behaviour is ServerBehaviour  # a digit after a point has no distribution
+    assert (match.confidence > asked.options.confidence_unknown) == known
+    if known:  # a unit is wider than it is high
+        assert match.covariance_px2[0, 0] > match.covariance_px2[1, 1]
+
+
+def test_a_model_that_answers_in_per_cent_is_found_out(start, query):
+    server = start(make_transformers_serve())
+    server.behaviour.free = lambda x, y: f'<point x="{x}" y="{y}" alt="it">it</point>' \
+        if re.fullmatch(r'\d?\d\.\d', x) else 'Ask in per cent.'
+    asked = matcher(server, coordinates='auto', self_test=True)
+    assert asked.describe()['coordinates'] == 'relative_100'
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
 
 

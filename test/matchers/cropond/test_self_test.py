@@ -50,6 +50,33 @@ class Finder(Copier):
         return np.array([column + patch.shape[1] / 2, row + patch.shape[0] / 2])
 
 
+class YFirst(Finder):
+    """Writes [y, x]: what it is asked in [x, y] it takes for another place, and answers likewise.
+
+    About the same image every answer is right then.
+    """
+
+    def predict_points(self, first, second, pixels, convention):
+        if convention.is_y_first:
+            return super().predict_points(first, second, pixels, convention)
+        answers = super().predict_points(first, second, [self.transpose(first, pixel)
+                                                         for pixel in pixels], convention)
+        return [self.transpose(second, answer) for answer in answers]
+
+    @staticmethod
+    def transpose(image, pixel):
+        size = np.array(image.shape[1::-1])
+        return (pixel / size)[::-1] * size
+
+
+def test_one_that_writes_y_first_is_told_from_one_that_repeats_the_click():
+    with pytest.raises(SelfTestFailed, match=r'finds [0-3] of 8'):
+        run_self_test(YFirst().predict_points, THOUSANDTHS)  # its convention is given
+    score = run_self_test(YFirst().predict_points, [*THOUSANDTHS, CoordinateFormat.RELATIVE_1])
+    assert score.coord_format is CoordinateFormat.RELATIVE_1000_YX
+    assert score.correct_swapped == 8
+
+
 def test_one_that_finds_places_passes_wherever_they_went():
     score = run_self_test(Finder().predict_points, THOUSANDTHS)
     assert (score.correct_same, score.correct_downscaled) == (8, 8)

@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import ssl
+import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 from crosspoint_ros.core.datatypes import Code, Rejected
 
@@ -22,13 +25,13 @@ class ServerError(Rejected):
     """A refusal caused by the server.
 
     retryable: it may pass (a restart, a network failure); otherwise the configuration must change.
-    status: of the HTTP response; 0 without one.
+    status: of the HTTP response; 0 without one. retry_after_s: the pause that it requests, or 0.
     """
 
-    def __init__(self, code: Code, message: str, retryable: bool, status: int = 0) -> None:
+    def __init__(self, code: Code, message: str, retryable: bool, status: int = 0,
+                 retry_after_s: float = 0.0) -> None:
         super().__init__(code, message)
-        self.retryable = retryable
-        self.status = status
+        self.retryable, self.status, self.retry_after_s = retryable, status, retry_after_s
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,9 @@ class ErrorFormatter:
         busy = 'overloaded ' if status in OVERLOADED else ''
         wait = self.sanitize(response.retry_after)
         later = f'; it requests a pause (Retry-After: {wait})' if wait else ''
-        return self.error(f'{busy}({status}): {message}{later}', status=status,
-                          retryable=status >= SERVER_STATUS or status in OVERLOADED)
+        return ServerError(Code.MATCHER_FAILED, f'{self.url}: {busy}({status}): {message}{later}',
+                           status >= SERVER_STATUS or status in OVERLOADED, status,
+                           parse_retry_after(response.retry_after))
 
     def unknown_model_error(self, model: str, names: str, status: int = 0) -> ServerError:
         return self.error(f'it has no model {model!r}; option model can be: {names}',
@@ -125,6 +129,18 @@ class ErrorFormatter:
 
     def error(self, what: str, retryable: bool = False, status: int = 0) -> ServerError:
         return ServerError(Code.MATCHER_FAILED, f'{self.url}: {what}', retryable, status)
+
+
+def parse_retry_after(text: str) -> float:
+    """Return the pause of a Retry-After header, s: a number or a date; 0 for anything else."""
+    try:
+        pause_s = float(text)
+    except ValueError:
+        try:
+            pause_s = parsedate_to_datetime(text).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError):
+            return 0.0
+    return max(pause_s, 0.0) if math.isfinite(pause_s) else 0.0
 
 
 def _find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:

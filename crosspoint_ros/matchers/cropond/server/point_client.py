@@ -225,34 +225,37 @@ class PointClient:
         bare = re.match(r'\s*(-?[0-9.]+)\s*,\s*(-?[0-9.]+)\s*[^0-9.\s]', reply.text)
         is_bare = bare is not None and self.can_prefill and p_template is not None
         try:
-            numbers = parse_visible_point(f'{bare[1]}, {bare[2]}' if bare and is_bare
-                                          else reply.text, None if is_bare else click)
+            numbers = parse_visible_point(
+                f'{bare[1]}, {bare[2]}' if bare and is_bare else reply.text,
+                None if is_bare else click, codec.coord_format.is_y_first)
         except Rejected as rejected:
             return Rejected(rejected.code, self.chat.sanitize(rejected.message))
-        if codec.coord_format is not CoordinateFormat.RELATIVE_1 \
-                and not all(map(float.is_integer, numbers)):
+        if not codec.coord_format.decimals and not all(map(float.is_integer, numbers)):
             return Rejected(Code.MATCHER_FAILED, f'the model replied ({numbers[0]:g}, '
                             f'{numbers[1]:g}): {codec.coord_format.value} has whole numbers. Does '
                             'the server run another model now? cleanup and configure test it again')
         basis = f'{self.chat.model} on {self.chat.url}'
         match = self._estimate_from_logprobs(reply, numbers, codec, basis) or Match(
             codec.decode(*numbers), confidence=self.options.confidence_unknown,
-            basis=f'{basis}, which returns no log-probabilities: refine can confirm a match, and '
-                  'the option confidence_unknown sets the confidence')
+            basis=f'{basis}, which returns no log-probabilities of the digits: refine can confirm '
+                  'a match, and the option confidence_unknown sets the confidence')
         return match if p_template is None else replace(
             match, confidence=match.confidence * p_template)
 
     def _estimate_from_logprobs(self, reply: Completion, numbers: tuple[float, float],
                                 codec: PointCodec, basis: str) -> Match | None:
         """Return None if the tokens do not determine a distribution."""
-        spans = coordinate_distribution.find_number_spans(reply.text, numbers, codec.coord_format)
+        is_y_first = codec.coord_format.is_y_first
+        spans = coordinate_distribution.find_number_spans(
+            reply.text, numbers[::-1] if is_y_first else numbers, codec.coord_format)
         if spans is None or ''.join(t.text for t in reply.tokens)[:len(reply.text)] != reply.text:
             return None
         units, window = codec.units, codec.window_units(self.options.window)
         distribution = coordinate_distribution.distribution_from_logprobs(
-            reply.tokens, spans, (int(units[0]), int(units[1])), window)
+            reply.tokens, spans, (int(units[0]), int(units[1])),
+            window[::-1] if is_y_first else window)
         return None if distribution is None else coordinate_distribution.estimate_point(
-            distribution, window, codec.unit_px, basis)
+            distribution.swap_axes() if is_y_first else distribution, window, codec.unit_px, basis)
 
 
 def count_tokens(reply: Completion, before: str) -> int:
@@ -292,10 +295,11 @@ def infer_template(text: str, click: PointText, coord_format: CoordinateFormat
     be begun with them.
     """
     try:
-        point = parse_point(text, click)
+        point = parse_point(text, click, coord_format.is_y_first)
     except ParseError:
         return None
-    spans = coordinate_distribution.find_number_spans(text, point, coord_format)
+    spans = coordinate_distribution.find_number_spans(
+        text, point[::-1] if coord_format.is_y_first else point, coord_format)
     if spans is None or not spans[1].terminator:
         return None
     (x, y), lead = spans, len('0.') if coord_format is CoordinateFormat.RELATIVE_1 else 0

@@ -25,6 +25,7 @@ FORCED_REPLY_TOKENS = 16  # two numbers of at most five digits, and the text bet
 MAX_CLOSING_CHARS = 6  # of a token after the bracket that closes a reply
 PNG_PARAMS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 MAX_TEXT_CHARS = 10_000  # of a reply, which has at most 96 tokens
+CUT_OFF, FILTERED = 'length', 'content_filter'  # reasons why a reply ends
 MIN_LOGPROB = -1e6  # instead of -infinity
 LOGPROB_TOLERANCE = 1e-3  # servers may return slightly more than log(1)
 Image = npt.NDArray[np.uint8]
@@ -91,8 +92,9 @@ def build_reply_regex(template: ReplyTemplate, coord_format: CoordinateFormat, d
 
     Numbers include -1, which models write for a point that is not visible.
     """
-    number = (r'-?0\.[0-9]{3}' if coord_format is CoordinateFormat.RELATIVE_1
-              else rf'-?(0|[1-9][0-9]{{0,{digits - 1}}})')
+    number = {CoordinateFormat.RELATIVE_1: r'-?0\.[0-9]{3}',
+              CoordinateFormat.RELATIVE_100: r'-?[0-9]{1,3}(\.[0-9]{1,2})?'}.get(
+                  coord_format, rf'-?(0|[1-9][0-9]{{0,{digits - 1}}})')
     # Some tokens hold more than the closing bracket ("]}"): a grammar that ends with the bracket
     # would forbid them, and shift their probability to the digits.
     rest = f'[^0-9]{{0,{MAX_CLOSING_CHARS}}}'
@@ -125,13 +127,16 @@ def build_messages(images: Sequence[Mapping[str, Any]], question: str,
 class Completion:
     """A reply. tokens: empty without log-probabilities.
 
-    prompt_tokens: size of the prompt, 0 if not reported. model: '' if not reported.
+    prompt_tokens, completion_tokens: size of prompt and reply, 0 if not reported. model: '' if not
+    reported. finish: why the reply ends: 'stop', 'length', 'content_filter', '' if not reported.
     """
 
     text: str
     tokens: tuple[TokenLogprobs, ...] = ()
     prompt_tokens: int = 0
     model: str = ''
+    completion_tokens: int = 0
+    finish: str = ''
 
 
 @dataclass(frozen=True)
@@ -156,9 +161,17 @@ def parse_completion(body: bytes) -> Completion:
     reply = _require_object(_parse_json(body), 'the reply')
     choices = reply.get('choices')
     if not isinstance(choices, list) or not choices:
-        raise ValueError(f"the reply holds no 'choices' but {sorted(reply)}")
+        reason = f': {reply["error"]}' if reply.get('error') else ''
+        raise ValueError(f"the reply holds no 'choices' but {sorted(reply)}{reason}")
     choice = _require_object(choices[0], 'the choice')
-    text = _require_object(choice.get('message'), 'the message').get('content')
+    message = _require_object(choice.get('message'), 'the message')
+    text, finish = message.get('content'), str(choice.get('finish_reason') or '')
+    if isinstance(text, list):  # in parts
+        text = ''.join(str(part.get('text', '')) for part in text if isinstance(part, dict))
+    if text is None and message.get('refusal'):
+        finish = FILTERED
+    if text is None and finish in (CUT_OFF, FILTERED):
+        text = ''  # thoughts up to the limit, or a refusal
     if not isinstance(text, str):
         raise ValueError(f'the message holds no text but {text!r}')
     if len(text) > MAX_TEXT_CHARS:
@@ -166,10 +179,12 @@ def parse_completion(body: bytes) -> Completion:
                          'server ignores max_tokens')
     logprobs, usage, model = choice.get('logprobs'), reply.get('usage'), reply.get('model')
     tokens = logprobs.get('content') if isinstance(logprobs, dict) else ()
-    prompt_tokens = usage.get('prompt_tokens') if isinstance(usage, dict) else 0
+    usage = usage if isinstance(usage, dict) else {}
+    prompt_tokens, written = usage.get('prompt_tokens'), usage.get('completion_tokens')
     return Completion(text, tuple(map(_parse_token, tokens if isinstance(tokens, list) else ())),
                       prompt_tokens if isinstance(prompt_tokens, int) else 0,
-                      model if isinstance(model, str) else '')
+                      model if isinstance(model, str) else '',
+                      written if isinstance(written, int) else 0, finish)
 
 
 def _parse_token(token: Any) -> TokenLogprobs:
