@@ -103,6 +103,11 @@ NO_POINT = [
     # not visible
     'The point is not visible in the second image.', 'The point at [56, 323] is not visible.',
     'The point [56, 323] cannot be seen in the second image.', '{"point_2d": null}', '{}',
+    'The point is not visible in the second image.\n[{"point_2d": [512, 307]}]',
+    '{"point_2d": [512, 307], "label": "not visible"}', '{"point_2d": [512, 307], "visible": 0}',
+    '{"point_2d": [512, 307], "visible": "false"}', '{"point_2d": [512, 307], "occluded": true}',
+    # boxes by name: a corner is no point
+    '{"x1": 504, "x2": 512, "y1": 307, "y2": 310}', 'x1=504, x2=512, y1=307, y2=310',
     '{"point_2d": null, "reason": "hidden behind [512, 307]"}', '{"point_2d": []}',
     '{"visible": false, "point_2d": [512, 307]}', '{"point_2d": [56, 323], "label": "not visible"}',
     '[56, 323] is occluded by the box at [512, 307].',

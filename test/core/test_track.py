@@ -182,7 +182,11 @@ def test_a_pushed_object_that_is_hidden_in_one_camera_is_followed_in_the_other(w
         track = follow.see((Thing(base_from_thing=moved), HIDES_FRONT))
         if track.state in (TRACKING, MOVED):
             assert follow.error_m(moved) < (0.006 if with_depth else 0.02)
-    assert track.state is MOVED or not with_depth
+    if with_depth:
+        assert track.state is MOVED
+    else:  # of one camera a place that has moved is not known well enough
+        assert follow.states[:2] == [TRACKING, TRACKING]
+        assert track.state in (MOVED, COASTING)
 
 
 # --- not seen
@@ -260,14 +264,18 @@ def test_a_handle_that_is_taken_off_is_lost_in_time_whatever_stands_below_it(low
         assert follow.now_ns - begun_ns < 0.7e9, follow.tracker.track.message
 
 
-@pytest.mark.parametrize(('was_there', 'is_blurred', 'answer'), [
-    (True, False, False), (True, True, None), (False, False, True), (False, True, True)])
+@pytest.mark.parametrize(('was_there', 'is_blurred', 'has_depth', 'answer'), [
+    (True, False, True, False), (True, True, True, None), (False, False, True, True),
+    (False, True, True, True), (True, False, False, False), (True, True, False, None),
+    (False, False, False, None)])
 def test_a_place_has_changed_where_its_depth_has_and_not_where_it_is_not_recognised(
-        was_there, is_blurred, answer):
+        was_there, is_blurred, has_depth, answer):
     """A twin that looks different from another side has not come there since the click."""
     there = move(0.16, 0.02)
     twin, centre_m = Thing(base_from_thing=there), there.transform_points(TARGET_M)
     then = render('front', (Thing(), twin) if was_there else (Thing(),))
+    if not has_depth:
+        then = replace(then, depth_m=None)
     if is_blurred:
         then = replace(then, image=cv2.blur(then.image, (15, 15)))
     now = render('front', (twin,))

@@ -37,6 +37,9 @@ def score_alarm(args: argparse.Namespace) -> int:
     """Click without a bump, then bump after bump; 1 if no alarm is raised."""
     if args.clicks < EARLIER_CLICKS:
         raise ValueError(f'--clicks {args.clicks} must be at least {EARLIER_CLICKS}')
+    if unused := [name for name in ('hand_frame', 'others', 'mask') if getattr(args, name)]:
+        raise ValueError(f'--bump takes no --{", --".join(unused).replace("_", "-")}: its clicks '
+                         'are the labelled points of a scene')
     clicks = ClickSource(KnownScene(args.bag), not args.no_depth, args.seed)
     if args.camera not in clicks.cameras:
         raise ValueError(f'{args.bag} has no camera {args.camera}; it has: '

@@ -210,7 +210,7 @@ class Grader:
         if prediction.item:
             self.results[prediction.item.key] = ItemResult(
                 prediction.item.type, prediction.item.level, ours.is_correct, theirs.is_correct,
-                float(merged.get('took_s', math.nan)), int(merged.get('tokens', 0)))
+                _read_number(merged, 'took_s', math.nan), int(_read_number(merged, 'tokens', 0)))
         if ours.answer is None:
             outcome = classify_outcome(merged)
             self.no_answer[outcome] = self.no_answer.get(outcome, 0) + 1
@@ -287,6 +287,12 @@ def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str,
                                if item.key not in answered),
                               set() if is_own_file else set(answered.values()))
     return grader
+
+
+def _read_number(record: Mapping[str, Any], name: str, missing: float) -> float:
+    """Return a number of a record, which may be of another program."""
+    value = record.get(name)
+    return float(value) if isinstance(value, (int, float)) else missing
 
 
 def prefetch_masks(predictions: Iterable[Prediction | DataIssue]

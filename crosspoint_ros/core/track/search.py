@@ -208,8 +208,8 @@ def compare_with_click(reference: ReferenceView, seen: Observation, motion: Moti
                          IDENTITY, motion.centre_m)
         if verdict.hidden * 2 > verdict.expected or not verdict.expected:
             return None
-        if verdict.shows_object or old.depth_m is None:
-            return not verdict.shows_object
+        if verdict.shows_object:
+            return False
     now_m = motion.base_from_clicked.transform_points(seen.points.points_m[
         np.isfinite(seen.points.pixels[:, 0])])
     off_m = sample_depth_m(old, project(old, now_m)) - require_pose(

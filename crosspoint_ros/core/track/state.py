@@ -99,16 +99,19 @@ class StateReporter:
         self._is_moved = moved_m > limit_m or turned_rad > limit_rad
         seen = '; '.join(str(one) for one in evidence.values()
                          if isinstance(one, Verification) and one.shows_object)
-        at_rest = ''
+        at_rest, shown = '', rest.motion
         if rest.is_at_rest:
             away_m = float(np.linalg.norm(measured.centre_m - rest.motion.centre_m))
-            at_rest = (f', at rest: measured {1000 * away_m:.1f} mm from its place (limit '
-                       f'{1000 * leave_limit_m(measured):.1f} mm)')
+            turn = rest.motion.base_from_clicked.inverse @ measured.base_from_clicked
+            away_rad = float(np.linalg.norm(cv2.Rodrigues(turn.R)[0]))
+            shown = shown.spread(0.0, away_rad)  # noise of few points, or a turn that is not noticed
+            at_rest = (f', at rest: measured {1000 * away_m:.1f} mm and {np.degrees(away_rad):.0f} '
+                       f'deg from its place (limit {1000 * leave_limit_m(measured):.1f} mm)')
         message = (f'seen {1000 * measured_m:.0f} mm from where it was clicked (limit '
                    f'{1000 * limit_m:.0f} mm){at_rest}, turned by {np.degrees(turned_rad):.0f} deg '
                    f'(limit {np.degrees(limit_rad):.0f} deg): {seen}')
         return self._report(TrackingState.MOVED if self._is_moved else TrackingState.TRACKING,
-                            rest.motion, evidence, message, now_ns)
+                            shown, evidence, message, now_ns)
 
     def report_held(self, motion: Motion, evidence: Evidence, now_ns: int) -> Track:
         """Report that what was known before still holds."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +121,10 @@ DENIAL = re.compile(
     r"|\b(?:is|are|being)\s+(?:\w+\s+)?(?:occluded|hidden|outside|out\s+of)\b"
     r'|不可见|看不到|看不见|无法|没有对应|被遮挡|不在', re.I)
 POINT_KEYS = ('point_2d', 'point', 'points', 'coordinates', 'coordinate', 'position', 'points_2d')
-VISIBILITY_KEYS = ('visible', 'is_visible', 'found')
+VISIBILITY_KEYS, OCCLUSION_KEYS = ('visible', 'is_visible', 'found'), ('occluded', 'is_occluded')
+# Corners of a box by name; `<points x1= .. x2= ..>` are points.
+BOX_KEYS = re.compile(rf'(?<!<points )(?<!<point )\bx1{QUOTE}\s*[:=].*\bx2{QUOTE}\s*[:=]'
+                      r'|\bx_?min\b', re.S | re.I)
 # An option named as the answer, else a single letter, unless it is an article (`A cup`).
 LABELLED_CHOICE = re.compile(
     r'(?i:answer|option|choice)(?:\s+(?i:is))?\s*:?\s*[*("]*([A-D])(?![A-Za-z])')
@@ -154,11 +157,13 @@ def parse_points(reply: str, is_y_first: bool = False) -> list[XY]:
     """
     text = FINAL_ANSWER.split(cut_thoughts(reply))[-1][:MAX_REPLY_CHARS]
     text, reader = text.translate(ASCII_CHARACTERS), _Reader(is_y_first)
+    if DENIAL.search(text):  # also where a point has to be written, as [0, 0]
+        return []
     values = list(_iter_json(text))
     points = [point for value in values for point in reader.iter_json_points(value)]
-    if points or any(map(_has_no_point, values)) or DENIAL.search(text):
+    if points or any(map(_has_no_point, values)):
         return points
-    return reader.find_text_points(text)
+    return [] if BOX_KEYS.search(text) else reader.find_text_points(text)
 
 
 def select_answers(reply: str, asked: Sequence[XY], is_y_first: bool = False) -> list[XY]:
@@ -235,13 +240,20 @@ def _iter_json(reply: str) -> Iterator[Any]:
             yield value
 
 
+def _is_denied(keys: Mapping[str, Any]) -> bool:
+    """Return whether an object with a point says that it is not visible."""
+    return any(str(keys[name]).lower() in words for names, words in (
+        (VISIBILITY_KEYS, ('false', 'no', '0')), (OCCLUSION_KEYS, ('true', 'yes', '1')))
+        for name in names if name in keys)
+
+
 def _has_no_point(value: Any) -> bool:
     """Return whether JSON says that there is no point: an empty one, or not visible."""
     if isinstance(value, list):
         return any(map(_has_no_point, value))
     keys = {str(key).lower(): each for key, each in value.items()} \
         if isinstance(value, dict) else {}
-    return any(keys.get(name) is False for name in VISIBILITY_KEYS) or any(
+    return _is_denied(keys) or any(
         name in keys and keys[name] in (None, [], {}, '', 'null', 'none', 'None')
         for name in POINT_KEYS)
 
@@ -260,7 +272,7 @@ class _Reader:
             return
         keys = {str(key).lower(): value for key, value in data.items()} \
             if isinstance(data, dict) else {}
-        if any(keys.get(name) is False for name in VISIBILITY_KEYS):
+        if _is_denied(keys):
             return
         for name in POINT_KEYS:
             if name in keys:

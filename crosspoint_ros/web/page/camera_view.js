@@ -49,8 +49,8 @@ export class CameraView {
     this.#build(index);
     this.input = new PointerInput(this, actions);
     new ResizeObserver(() => this.draw()).observe(this.stage);
-    new IntersectionObserver(([entry]) => {
-      this.#isOnScreen = entry.isIntersecting;
+    new IntersectionObserver((entries) => {
+      this.#isOnScreen = entries.at(-1).isIntersecting;
       this.requestNext();
     }).observe(this.root);
   }

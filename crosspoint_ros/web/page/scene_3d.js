@@ -37,8 +37,8 @@ export class Scene3D {
     for (const end of ['pointerup', 'pointercancel']) {
       canvas.addEventListener(end, (event) => this.#touches.delete(event.pointerId));
     }
-    new IntersectionObserver(([entry]) => {
-      this.#isOnScreen = entry.isIntersecting;
+    new IntersectionObserver((entries) => {
+      this.#isOnScreen = entries.at(-1).isIntersecting;
       this.#requestDraw();
     }).observe(canvas);
     setInterval(() => this.#requestDraw(), REFRESH_MS);

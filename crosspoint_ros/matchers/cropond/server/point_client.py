@@ -22,6 +22,7 @@ from crosspoint_ros.matchers.cropond.prompt import (
 )
 from crosspoint_ros.matchers.cropond.reply_parser import (
     ParseError,
+    cut_thoughts,
     parse_point,
     parse_visible_point,
 )
@@ -33,6 +34,8 @@ from crosspoint_ros.matchers.cropond.server.capabilities import (
 from crosspoint_ros.matchers.cropond.server.errors import UNSUPPORTED_STATUSES, ServerError
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
 from crosspoint_ros.matchers.cropond.server.protocol import (
+    CUT_OFF,
+    FILTERED,
     FORCED_REPLY_TOKENS,
     Completion,
     EncodedImage,
@@ -224,6 +227,11 @@ class PointClient:
         # After a prefill, the reply begins with the numbers.
         bare = re.match(r'\s*(-?[0-9.]+)\s*,\s*(-?[0-9.]+)\s*[^0-9.\s]', reply.text)
         is_bare = bare is not None and self.can_prefill and p_template is not None
+        if reply.finish in (CUT_OFF, FILTERED) and not is_bare and (
+                not cut_thoughts(reply.text).strip() or reply.text[-1] in '0123456789.'):
+            return Rejected(Code.MATCHER_FAILED, self.chat.sanitize(
+                f'the reply {reply.text[-40:]!r} was cut off (finish_reason {reply.finish!r}): '
+                'let the model write more tokens, or think less'))
         try:
             numbers = parse_visible_point(
                 f'{bare[1]}, {bare[2]}' if bare and is_bare else reply.text,
