@@ -104,7 +104,7 @@ class StateReporter:
             away_m = float(np.linalg.norm(measured.centre_m - rest.motion.centre_m))
             turn = rest.motion.base_from_clicked.inverse @ measured.base_from_clicked
             away_rad = float(np.linalg.norm(cv2.Rodrigues(turn.R)[0]))
-            shown = shown.spread(0.0, away_rad)  # noise of few points, or a turn that is not noticed
+            shown = shown.spread(0.0, away_rad)  # of few points: noise, or a turn
             at_rest = (f', at rest: measured {1000 * away_m:.1f} mm and {np.degrees(away_rad):.0f} '
                        f'deg from its place (limit {1000 * leave_limit_m(measured):.1f} mm)')
         message = (f'seen {1000 * measured_m:.0f} mm from where it was clicked (limit '
