@@ -191,8 +191,8 @@ def click_visible_point(client: Client, scene: KnownScene, point: LabelledPoint,
         begun_s = time.monotonic()
         result = client.click(point.clicked.camera, point.pixel, stamp_ns=stamp_ns)
         ms = 1000 * (time.monotonic() - begun_s)
-        # A query refused before it had an image names no camera.
-        if not is_not_ready(result) and result.clicked.camera and scene.is_visible(
+        # A query that was refused as a whole, a late one too, has the stamp of no image.
+        if not is_not_ready(result) and result.correspondences and scene.is_visible(
                 scene.find_frame(result.clicked.camera,
                                  stamp_to_ns(result.clicked.header.stamp)), point.point_base_m):
             return result, ms

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.request import urlopen
 
 import cv2
@@ -31,7 +32,8 @@ from crosspoint_ros.demo.report import (
     is_wrong,
     score_result,
 )
-from crosspoint_ros.demo.run import TICK_NS, is_port_free, serve_page
+from crosspoint_ros.demo.run import TICK_NS, click_visible_point, is_port_free, serve_page
+from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.scenes import KITCHEN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,6 +158,20 @@ def test_the_summary_counts_wrong_answers_apart_from_refusals():
     assert 'refused in 1' in told
     assert '2 views do not show it: rightly refused in 1' in told
     assert 'wrongly answered: 2' in told
+
+
+def test_a_click_that_was_refused_as_a_whole_is_made_again():
+    scene = KnownScene(KITCHEN, TICK_NS)
+    point = next(p for p in scene.points if p.clicked.camera == 'front' and scene.is_visible(
+        scene.find_frame('front', START_NS), p.point_base_m))
+    late, answered = QueryResult(status=Status(code=Status.TIMEOUT)), QueryResult(
+        correspondences=[Correspondence()])
+    for result, at_ns in ((late, START_NS + 5_760_000_000), (answered, START_NS)):
+        result.clicked = ImagePoint(camera='front')
+        result.clicked.header.stamp = time_from_ns(at_ns)
+    results = iter([late, answered])
+    client = SimpleNamespace(click=lambda *at, **of: next(results), spin_for=lambda seconds: None)
+    assert click_visible_point(client, scene, point, START_NS)[0] is answered
 
 
 def start_demo(output, *options):
