@@ -67,7 +67,7 @@ NODE_TESTS = test/ros/rviz test/ros/follow $(addprefix test/ros/node/test_, \
 LIBRARY_TESTS ?= $(COMPUTE_TESTS) $(NODE_TESTS)
 test-libraries: $(TEST_VENV)/.package-$(KIND)
 	$(if $(LIBRARIES),,$(error make test-libraries LIBRARIES=jammy PYTHON=python3.10, or LIBRARIES=noble))
-	$(PYTEST) -n 4 --dist loadfile $(LIBRARY_TESTS)
+	$(PYTEST) -n 3 --dist loadfile $(LIBRARY_TESTS)
 
 # A clean environment, as on a machine without ROS; no compiler may be called.
 test-without-ros:
