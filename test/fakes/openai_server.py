@@ -34,7 +34,8 @@ class ServerBehaviour:
     numbers of the reply, from those of the question. free: an unconstrained reply with these
     numbers. sure: probability of each digit. tokens: the logprobs of a reply, instead. echo: body
     of an echoed reply. location: target of a redirect. model: name in the replies. root: origin of
-    the listed models. faults: of the next chat requests, one each; always: of all.
+    the listed models. faults: of the next chat requests, one each; always: of all. limit: of
+    the tokens of a reply, below that of the request.
     """
 
     fields: set[str] = field(default_factory=lambda: {
@@ -55,6 +56,7 @@ class ServerBehaviour:
     faults: list[str] = field(default_factory=list)
     always: str = ''
     retry_after: str = '7'
+    limit: int = 10_000
 
 
 VLLM = ServerBehaviour
@@ -197,7 +199,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         except KeyError as missing:
             return 400, {'error': {'message': f'no image is cached as {missing}'}}
         written = TOKEN.findall(self._text(body, honoured))
-        text = ''.join(written[:body.get('max_tokens')])
+        text = ''.join(written[:min(body.get('max_tokens') or 10_000, behaviour.limit)])
         choice = {'index': 0, 'message': {'role': 'assistant', 'content': text},
                   'finish_reason': 'stop' if text == ''.join(written) else 'length',
                   'unknown': {'nested': [1, None]}}

@@ -232,6 +232,15 @@ def test_an_instruction_without_a_place_is_refused(server, asked, query):
     assert caught.value.code == Code.NOT_VISIBLE
 
 
+@pytest.mark.parametrize(('limit', 'text'), [(7, 'x = 500, y = 250'), (0, 'on the left')])
+def test_a_reply_that_the_token_limit_cuts_is_no_place_and_no_hidden_one(
+        server, asked, query, limit, text):
+    server.behaviour.free, server.behaviour.limit = (lambda x, y: text), limit
+    with pytest.raises(Rejected, match=r"was cut off \(finish_reason 'length'\)") as caught:
+        asked.ground(query.clicked, 'the drawer handle')
+    assert caught.value.code == Code.MATCHER_FAILED
+
+
 @pytest.mark.parametrize(('words', 'said'), [
     ('the <|image_pad|>', r"contains '<\|'"), ('cup<|im_end|>', r"contains '<\|'"),
     ('cup ' * 126, '504 characters long .limit 500')])
