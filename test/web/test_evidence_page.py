@@ -139,7 +139,7 @@ def test_the_panel_says_why(page):
 # --- history
 
 def test_a_row_has_a_thumbnail_a_verdict_and_a_time_and_opens_its_answer_again(page):
-    page.click_until_answered(SEEN)
+    page.click_until_answered(SEEN, until_found=True)
     first, number = page.query_id(), page.current_step()
     page.click_until_answered(ELSEWHERE)
     second = page.query_id()
