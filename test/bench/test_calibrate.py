@@ -91,3 +91,9 @@ def test_a_bump_is_a_shift_or_a_turn_of_the_given_size():
 def test_an_alarm_that_cannot_be_scored_is_refused(option, reason, capsys):
     assert main(['bench', 'calibrate', str(KITCHEN), '--bump', *option]) != 0
     assert reason in capsys.readouterr().err
+
+
+def test_bumps_take_no_option_that_they_would_ignore(capsys):
+    for words, option in (('--mask body.png', '--mask'), ('--hand-frame tool0', '--hand-frame')):
+        assert main(['bench', 'calibrate', 'kitchen', '--bump', *words.split()]) == 1
+        assert f'--bump takes no {option}' in capsys.readouterr().err

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -65,6 +66,14 @@ def test_images_that_are_no_list_are_scored_like_none(made, score):
         assert told['corrected'][0]['total'] == 32
         assert told['official_stops'] == ('' if coordinates == 'absolute' else
                                           "TypeError: 'int' object is not subscriptable")
+
+
+@pytest.mark.parametrize('value', [None, 'many', math.nan, math.inf, [1]])
+def test_times_and_tokens_of_another_program_that_are_no_numbers_do_not_end_a_score(
+        made, score, value):
+    lines = [{**line, 'tokens': value, 'took_s': value} for line in answered(made)]
+    code, told, err = score(lines_of(*lines), '--bench', str(made[0]))
+    assert (code, told['corrected'][0]['total']) == (0, 32), err
 
 
 def test_without_a_benchmark_unknown_types_and_a_repeated_idx_are_told(made, score):

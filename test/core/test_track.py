@@ -106,6 +106,15 @@ def test_at_rest_the_message_has_the_distance_that_was_measured():
     assert float(away_mm[1]) == pytest.approx(4.0, abs=0.5)
 
 
+def test_a_turn_that_may_be_noise_is_in_the_message_and_in_the_covariance():
+    follow = Follow()
+    before = follow.see((Thing(),), 2).covariance
+    track = follow.see((Thing(base_from_thing=move(turn_deg=4.0)),))
+    assert (track.state, follow.error_m()) == (TRACKING, pytest.approx(0.0, abs=1e-6))
+    assert re.search(r'at rest: measured [\d.]+ mm and [345] deg from its place', track.message)
+    assert np.sqrt(track.covariance[5, 5] - before[5, 5]) > np.radians(3.0)
+
+
 @pytest.mark.parametrize('with_depth', [True, False])
 def test_a_pushed_and_turned_object_is_followed(with_depth):
     follow = Follow(with_depth)

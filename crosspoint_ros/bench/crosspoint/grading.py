@@ -292,7 +292,7 @@ def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str,
 def _read_number(record: Mapping[str, Any], name: str, missing: float) -> float:
     """Return a number of a record, which may be of another program."""
     value = record.get(name)
-    return float(value) if isinstance(value, (int, float)) else missing
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else missing
 
 
 def prefetch_masks(predictions: Iterable[Prediction | DataIssue]
