@@ -1,6 +1,7 @@
 """Compressed pictures and depth decode to the values that were encoded, or are refused by name."""
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 
@@ -166,24 +167,29 @@ def test_rvl_depth_is_what_was_encoded():
     np.testing.assert_allclose(depth_m, [[0.5, 2, np.nan]], rtol=1e-6)
 
 
-def test_rvl_of_640x480_is_decoded_in_less_than_300_ms():
-    noise = np.random.default_rng(0).integers(500, 600, (480, 640)).astype(np.uint16)
-    data = bytes(12) + encode_rvl(noise * (noise > 510))
-    start_s = time.process_time()
-    depth_m_from_compressed(data, '16UC1; compressedDepth rvl')
-    assert time.process_time() - start_s < 0.3
+def cpu_s_of_rvl(size, body):
+    """Return the least of three: what else runs here counts as little as it can."""
+    data = bytes(12) + struct.pack('<ii', *size) + body
+    taken_s = []
+    for _ in range(3):
+        start_s = time.process_time()
+        with contextlib.suppress(Rejected):
+            depth_m_from_compressed(data, '16UC1; compressedDepth rvl')
+        taken_s.append(time.process_time() - start_s)
+    return min(taken_s)
 
 
-@pytest.mark.parametrize(('size', 'octet', 'limit_s'), [
-    ((10000, 10000), 0x10, 2.5), ((10000, 10000), 0x01, 2.5), ((10000, 10000), 0x11, 2.5),
-    ((64, 48), 0x11, 0.3)],
+@pytest.mark.parametrize(('size', 'octet'), [
+    ((10000, 10000), 0x10), ((10000, 10000), 0x01), ((10000, 10000), 0x11), ((64, 48), 0x11)],
     ids=['runs without depth', 'runs without zeros', 'runs of one', 'more than the image holds'])
-def test_a_hostile_rvl_stream_of_4_mb_costs_no_more_than_a_true_one(size, octet, limit_s):
-    data = bytes(12) + struct.pack('<ii', *size) + bytes([octet]) * 4_000_000
-    start_s = time.process_time()
+def test_a_hostile_rvl_stream_costs_no_more_than_a_true_one(size, octet):
+    noise = np.random.default_rng(0).integers(500, 600, (480, 640)).astype(np.uint16)
+    true = encode_rvl(noise * (noise > 510))
+    hostile = bytes([octet]) * (len(true) - 8)
     with pytest.raises(Rejected, match='the RVL image is '):
-        depth_m_from_compressed(data, '16UC1; compressedDepth rvl')
-    assert time.process_time() - start_s < limit_s
+        depth_m_from_compressed(bytes(12) + struct.pack('<ii', *size) + hostile,
+                                '16UC1; compressedDepth rvl')
+    assert cpu_s_of_rvl(size, hostile) < 4 * cpu_s_of_rvl((640, 480), true[8:])
 
 
 def test_an_rvl_stream_that_is_cut_off_or_lost_bytes_is_refused():

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -328,9 +327,8 @@ def test_the_end_of_following_does_not_wait_for_a_look(monkeypatch):
         monkeypatch.setattr(stage.rig.node._server._views, 'collect_for_following', collect_slowly)
         stage.until(entered.is_set)
         thread = stage.rig.node._server.follow._follower._thread
-        started_s = time.monotonic()
         stage.rig.node._server.follow._follower.close()
-        assert time.monotonic() - started_s < 0.1
+        assert thread.is_alive()
         leave.set()
         thread.join(10.0)
         assert not thread.is_alive()
