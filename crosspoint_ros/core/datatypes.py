@@ -237,6 +237,15 @@ class Refiner(Matcher, Protocol):
 
 
 @runtime_checkable
+class ImageMatcher(Matcher, Protocol):
+    """Matches whole images, too."""
+
+    def match_images(self, a: View, b: View) -> tuple[Array, Array]:
+        """Return pixels (n, 2) in a and in b that show the same, by the images and masks alone."""
+        ...
+
+
+@runtime_checkable
 class Grounder(Protocol):
     """Finds the point that an instruction names."""
 

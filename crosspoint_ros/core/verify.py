@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from crosspoint_ros.core.geometry import (
 )
 
 log = logging.getLogger(__name__)
+Found = TypeVar('Found')
 MIN_FACING = -0.1  # cosine; below: the clicked surface faces away, with room for a normal's error
 GAP_SIGMAS = 3.0  # beyond it two estimates are of different points
 DOUBTED_SHARE = 0.99  # of sure_confidence: the most that an answer with a doubt is given
@@ -195,21 +197,25 @@ def enforce_limits(query: Query, match: Match, consistency: Consistency, limits:
 
 
 def run_matcher(matcher: object, find: Callable[[], object]) -> Match:
-    """Call a matcher's function and validate the match that it returns.
+    """Call a matcher's function and validate the match that it returns; see `call_matcher`."""
+    return validate_match(call_matcher(matcher, find), matcher)
+
+
+def call_matcher(matcher: object, find: Callable[[], Found]) -> Found:
+    """Return what a matcher's function returns.
 
     Whatever it raises but `Rejected` becomes `Rejected` (MATCHER_FAILED): a matcher's bug must
     neither end the node nor be hidden.
     """
     name = type(matcher).__name__
     try:
-        match = find()
+        return find()
     except Rejected:
         raise
     except Exception as error:
         log.exception('matcher %s failed', name)
         raise Rejected(Code.MATCHER_FAILED,
                        f'{name} failed: {type(error).__name__}: {error}') from error
-    return validate_match(match, matcher)
 
 
 def validate_match(match: object, matcher: object) -> Match:

@@ -16,7 +16,7 @@ from crosspoint_ros.core.track.motion import Motion
 from crosspoint_ros.core.track.observation import observe, project, verify
 from crosspoint_ros.core.track.patches import GreyPyramid
 from crosspoint_ros.core.track.reference import build_by_depth
-from crosspoint_ros.core.track.search import compare_with_click
+from crosspoint_ros.core.track.search import compare_with_click, search_by_matches
 from crosspoint_ros.core.track.state import FollowLimits, Track, TrackingState
 from crosspoint_ros.core.track.tracker import Tracker
 
@@ -446,3 +446,62 @@ def test_a_flat_grey_target_is_refused_with_the_number_of_corners():
     with pytest.raises(Rejected, match=r'corners .* \(at least 6\)'):
         Follow(things=(Thing(Box((-2.0, -0.14, -2.0), (2.0, -0.12, 2.0)), is_plain=True),),
                target_m=np.array([0.0, -0.14, 0.22]))
+
+
+# --- search by a matcher
+
+class PairMatcher(ExactMatcher):
+    """Matches whole images by the truth, and a third of them wrongly."""
+
+    def __init__(self, reference, moved: Transform) -> None:
+        super().__init__()
+        self.reference, self.moved = reference, moved
+
+    def match(self, query):
+        raise AssertionError('a point alone was matched')
+
+    def match_images(self, a, b):
+        assert a.mask is not None  # the object alone
+        assert b.base_from_cam is None
+        at_m = self.moved.transform_points(self.reference.points_m)
+        rng = np.random.default_rng(0)
+        found = project(replace(b, base_from_cam=POSES[b.camera]), at_m)
+        found[::3] = rng.uniform(0, (LENS.width_px, LENS.height_px), found[::3].shape)
+        return self.reference.pixels, found
+
+
+@pytest.mark.parametrize('with_depth', [True, False])
+def test_what_was_put_elsewhere_is_found_by_one_match_of_the_images(with_depth):
+    moved = move(0.12, -0.02, 10)
+    reference = build_by_depth(render('front', (Thing(),)), TARGET_M)
+    view = render('front', (Thing(base_from_thing=moved),), with_depth=with_depth)
+    (place,) = search_by_matches([reference], [view], reference_motion(),
+                                 PairMatcher(reference, moved))
+    off_m = place.centre_m - moved.transform_points(TARGET_M)
+    assert np.linalg.norm(off_m) < (0.01 if with_depth else 0.03)
+
+
+def test_matches_that_agree_on_nothing_are_no_place():
+    reference = build_by_depth(render('front', (Thing(),)), TARGET_M)
+
+    class Wild(PairMatcher):
+        def match_images(self, a, b):
+            return reference.pixels[:4], np.array([[40.0, 40], [40, 200], [280, 40], [280, 200]])
+    assert search_by_matches([reference], [render('side', ())], reference_motion(),
+                             Wild(reference, IDENTITY)) == []
+
+
+def test_a_matcher_that_fails_on_images_is_named():
+    reference = build_by_depth(render('front', (Thing(),)), TARGET_M)
+
+    class Broken(PairMatcher):
+        def match_images(self, a, b):
+            raise RuntimeError('out of memory')
+    with pytest.raises(Rejected, match='Broken failed: RuntimeError: out of memory') as caught:
+        search_by_matches([reference], [render('front', ())], reference_motion(),
+                          Broken(reference, IDENTITY))
+    assert caught.value.code == Code.MATCHER_FAILED
+
+
+def reference_motion() -> Motion:
+    return Motion(IDENTITY, COVARIANCE, TARGET_M)

@@ -8,13 +8,23 @@ from functools import partial
 import cv2
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Code, Matcher, Query, Rejected, Transform, View
-from crosspoint_ros.core.depth import predict_depth_sigma_m, surface_depths_m
+from crosspoint_ros.core.datatypes import (
+    Array,
+    Code,
+    ImageMatcher,
+    Matcher,
+    Query,
+    Rejected,
+    Transform,
+    View,
+)
+from crosspoint_ros.core.depth import predict_depth_sigma_m
 from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.core.track.motion import Motion
 from crosspoint_ros.core.track.observation import (
     Observation,
     Verification,
+    is_shown,
     observe,
     project,
     sample_depth_m,
@@ -28,14 +38,15 @@ from crosspoint_ros.core.track.reference import (
     build_by_plane,
     project_target,
 )
-from crosspoint_ros.core.verify import run_matcher
+from crosspoint_ros.core.verify import call_matcher, run_matcher
 
 SEARCH_LEVEL = 1  # of the pyramid: half the size
 TURNS_RAD = (0.0, -0.5, 0.5)  # about the base's z: what is pushed on a table turns about it
 MIN_SCORE = 0.5
 PEAKS = 2
 MIN_TEMPLATE_PX, MAX_TEMPLATE_PX = 8, 60  # of the level that is searched
-MATCHED_POINTS = 6
+MATCHED_POINTS = 6  # by a matcher of single points
+LEAST_MATCHES = 3  # that agree
 MATCH_CONFIDENCE = 0.3
 POSITION_SIGMA_M, ROTATION_SIGMA_RAD = 0.02, 0.4  # of a candidate
 AGREE_M = 0.03
@@ -115,54 +126,94 @@ def shift_to(motion: Motion, at_m: Array) -> Motion:
 
 def search_by_matches(references: Sequence[ReferenceView], views: Sequence[View],
                       motion: Motion, matcher: Matcher, near: bool = False) -> list[Motion]:
-    """Return the places that the matcher gives for some points of the object in each view.
+    """Return the places that the matcher gives for the object in each view.
 
     The object alone is matched: around it the reference is masked. near: it should be where the
     motion puts it; then one point is matched, with poses and depth, which is far cheaper. Else the
-    images alone are matched: poses and depth would put the point where it was. Points whose
-    matches agree on a place, within 3 cm, are one candidate. Raises `Rejected` (MATCHER_FAILED) if
-    the matcher fails on bare images.
+    images alone are matched: poses and depth would put the object where it was. Matches that agree
+    on a place, within 3 cm, are one candidate. Raises `Rejected` (MATCHER_FAILED) if the matcher
+    fails on bare images.
     """
     candidates = []
     for view in views:
         reference = next((each for each in references if each.view.camera == view.camera),
                          references[0])
-        candidates += _match_in_view(reference, view, motion, matcher, near)
+        try:
+            places = _match_near(reference, view, motion, matcher) if near else \
+                _match_anywhere(reference, view, matcher)
+        except Rejected as why:
+            if why.code == Code.MATCHER_FAILED:
+                raise
+            continue
+        candidates += _place_by_matches(reference, view, motion, *places,
+                                        1 if near else LEAST_MATCHES)
     return candidates
 
 
-def _match_in_view(reference: ReferenceView, view: View, motion: Motion, matcher: Matcher,
-                   near: bool) -> list[Motion]:
-    clicked, then = reference.object_view, require_pose(reference.view)
+def _match_near(reference: ReferenceView, view: View, motion: Motion, matcher: Matcher
+                ) -> tuple[Array, Array]:
+    """Match the most telling point: pixels (n, 2) in the reference and in the view, n at most 1.
+
+    A camera that moved with the object sees it as before.
+    """
+    moved = motion.base_from_clicked @ reference.base_from_clicked.inverse
+    clicked = replace(reference.posed_object_view,
+                      base_from_cam=moved @ require_pose(reference.view))
+    return _match_points(clicked, view, reference.pixels[[reference.weights.argmax()]], matcher)
+
+
+def _match_anywhere(reference: ReferenceView, view: View, matcher: Matcher
+                    ) -> tuple[Array, Array]:
     bare = View(view.camera, view.image, view.intrinsics, view.stamp_ns, mask=view.mask)
-    if near:  # a camera that moved with the object sees it as before
-        moved = motion.base_from_clicked @ reference.base_from_clicked.inverse
-        clicked, bare = replace(reference.posed_object_view, base_from_cam=moved @ then), view
-    chosen = np.argsort(-reference.weights)[:1 if near else MATCHED_POINTS]
-    places, clicked_m = [], []
-    for index in chosen:
-        query = Query(clicked, bare, reference.pixels[index])
+    if isinstance(matcher, ImageMatcher):
+        return call_matcher(matcher, partial(matcher.match_images, reference.object_view, bare))
+    chosen = np.argsort(-reference.weights)[:MATCHED_POINTS]
+    return _match_points(reference.object_view, bare, reference.pixels[chosen], matcher)
+
+
+def _match_points(clicked: View, other: View, pixels: Array, matcher: Matcher
+                  ) -> tuple[Array, Array]:
+    kept: list[tuple[Array, Array]] = []
+    for pixel in pixels:
+        query = Query(clicked, other, pixel)
         try:
             match = run_matcher(matcher, partial(matcher.match, query))
         except Rejected as why:
             if why.code == Code.MATCHER_FAILED:
                 raise
             continue
-        if match.confidence < MATCH_CONFIDENCE or not view.intrinsics.contains(match.pixel):
-            continue
-        before_m = motion.base_from_clicked.transform_points(reference.points_m[index])
-        depths_m = surface_depths_m(view, match.pixel)
-        depth_m = depths_m[0] if len(depths_m) else float(
-            require_pose(view).inverse.transform_points(before_m)[2])
-        at_m = require_pose(view).transform_points(view.backproject(match.pixel, depth_m))
-        places.append(at_m - before_m)
-        clicked_m.append(reference.points_m[index])
-    if not places:
+        if match.confidence >= MATCH_CONFIDENCE:
+            kept.append((pixel, match.pixel))
+    return (np.array([a for a, _ in kept]).reshape(-1, 2),
+            np.array([b for _, b in kept]).reshape(-1, 2))
+
+
+def _place_by_matches(reference: ReferenceView, view: View, motion: Motion, before_px: Array,
+                      now_px: Array, at_least: int) -> list[Motion]:
+    """Return the motion, shifted as most matches agree, each at the depth that the view measures.
+
+    Without depth there, as far away as before.
+    """
+    shown = is_shown(view, now_px)
+    before_px, now_px = before_px[shown], now_px[shown]
+    if not len(now_px):
         return []
-    shifts = np.array(places)
-    agreeing = np.linalg.norm(shifts[:, None] - shifts, axis=2) < AGREE_M
+    away_px = np.linalg.norm(before_px[:, None] - reference.pixels, axis=2)
+    near_m = require_pose(reference.view).inverse.transform_points(
+        reference.base_from_clicked.transform_points(reference.points_m[away_px.argmin(axis=1)]))
+    clicked_m = reference.base_from_clicked.inverse.transform_points(
+        require_pose(reference.view).transform_points(
+            reference.view.backproject(before_px, near_m[:, 2])))
+    before_m = motion.base_from_clicked.transform_points(clicked_m)
+    pose, measured_m = require_pose(view), sample_depth_m(view, now_px)
+    depths_m = np.where(np.isfinite(measured_m), measured_m,
+                        pose.inverse.transform_points(before_m)[:, 2])
+    shifts_m = pose.transform_points(view.backproject(now_px, depths_m)) - before_m
+    agreeing = np.linalg.norm(shifts_m[:, None] - shifts_m, axis=2) < AGREE_M
     best = agreeing[agreeing.sum(axis=1).argmax()]
-    return [shift_to(motion, motion.centre_m + np.median(shifts[best], axis=0))]
+    if best.sum() < at_least:
+        return []
+    return [shift_to(motion, motion.centre_m + np.median(shifts_m[best], axis=0))]
 
 
 def explain_jump(clicked: Sequence[ReferenceView], motion: Motion,
