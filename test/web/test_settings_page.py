@@ -279,3 +279,16 @@ def test_every_act_and_its_feedback_is_in_sight_without_scrolling(browser, serve
     page.tab.locator('#clear').tap()
     page.wait(lambda: page.tab.get_attribute('#target', 'data-state') == 'CLEARED', 'cleared')
     page.close()
+
+
+def test_the_first_stroke_after_a_change_of_the_image_size_is_kept(page):
+    page.focus('front')
+    view = page.view('front')
+    view.get_by_role('button', name='Mask').click()
+    view.locator('.mask').evaluate('canvas => { canvas.width = 320; canvas.height = 240; }')
+    page.drag('front', (100.0, 100.0), (200.0, 100.0))
+    assert view.locator('.mask').evaluate('canvas => canvas.width') == 640
+    undo = view.get_by_role('button', name='Undo')
+    assert undo.is_enabled()
+    undo.click()
+    view.get_by_role('button', name='Mask').click()

@@ -230,14 +230,14 @@ def explain_jump(clicked: Sequence[ReferenceView], motion: Motion,
             answer = compare_with_click(reference, seen, motion)
             if answer is False:
                 return (f'{jumped_m:.2f} m away {reference.view.camera} saw the same when it was '
-                        'clicked: a look-alike')
+                        'clicked: a look-alike; click on it again if it is the same')
             changed |= answer is True
     least, points = (JUMP_SHARE, 0) if changed else (BLIND_JUMP_SHARE, BLIND_JUMP_POINTS)
     best = max((verdict for _, verdict in verified), key=lambda verdict: verdict.agreeing)
     share = best.agreeing / max(best.expected - best.hidden, 1)
     return '' if share >= least and best.agreeing >= points else (
         f'{best.agreeing} of its points, {share:.0%}, agree at a new place (at least {points}, '
-        f'{least:.0%})')
+        f'{least:.0%}): click on it again if it is the same')
 
 
 def compare_with_click(reference: ReferenceView, seen: Observation, motion: Motion

@@ -72,6 +72,7 @@ export class MaskEditor {
   #begin(event) {
     if (event.button !== 0) return;
     this.canvas.setPointerCapture(event.pointerId);
+    this.#fitSize();
     this.#stroke = { erases: this.#erases, points: [this.#toPoint(event)],
       radius_px: (this.#view.size.width * this.radius.value) / 100 };
     this.#strokes.push(this.#stroke);
@@ -89,11 +90,15 @@ export class MaskEditor {
     this.#draw();
   }
 
-  #draw() {
+  #fitSize() {
     const { width, height } = this.#view.size;
     // A mask is for one size.
     if (this.canvas.width !== width || this.canvas.height !== height) this.#strokes = [];
     Object.assign(this.canvas, { width, height }); // clears it
+  }
+
+  #draw() {
+    this.#fitSize();
     for (const stroke of this.#strokes) this.#drawStroke(stroke);
     this.undo.disabled = this.save.disabled = !this.#strokes.length;
   }
