@@ -35,6 +35,9 @@ PARAMETERS = {
     'use_tf': 'false: images alone, for cameras whose poses are not known; without any 3D',
     'allow_unconfirmed': 'true: where no other camera shows the point and none contradicts it, a '
                          'target by the clicked depth alone, to be checked',
+    'approach': 'direction of the +z of a target, unless a goal says another: auto, from_above, '
+                'horizontal or normal',
+    'approach_m': 'how far before the target its pre-grasp frame is, m',
     'matcher': 'xfeat, cropond, cropond_remote, or any module:Class',
     'refine': 'the matcher that refines or refuses what that finds: auto, xfeat, none',
     'warm_share': 'share of its time that the matcher may spend on preparing for the newest '

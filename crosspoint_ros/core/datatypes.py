@@ -10,6 +10,7 @@ Conventions, everywhere in this package:
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -200,10 +201,12 @@ class Method(IntEnum):
 class GraspTarget:
     """The 3D target.
 
-    base_from_target: +z points into the surface (approach). covariance: (6, 6) of x, y, z (m) and
-    rotations about x, y, z (rad), in the base frame; about the approach it is that of an unknown
-    angle. gap_m: largest distance between the estimates; NaN with a single one. doubt: why it is to
-    be checked, whatever the matches say; '': nothing found.
+    base_from_target: +z is the approach, into the thing; the jaws close along x. covariance: (6, 6)
+    of x, y, z (m) and rotations about x, y, z (rad), in the base frame. gap_m: largest distance
+    between the estimates; NaN with a single one. doubt: why it is to be checked, whatever the
+    matches say; '': nothing found. normal_measured, sigma_normal_rad, sigma_yaw_rad: as in
+    `ApproachFrame`. standoff_m: how far before the target the pre-grasp pose is. width_m: of the
+    thing along x; NaN: unknown.
     """
 
     base_from_target: Transform
@@ -212,6 +215,16 @@ class GraspTarget:
     gap_m: float
     confidence: float
     doubt: str = ''
+    normal_measured: bool = False
+    sigma_normal_rad: float = math.nan
+    sigma_yaw_rad: float = math.nan
+    standoff_m: float = 0.0
+    width_m: float = math.nan
+
+    @property
+    def base_from_pregrasp(self) -> Transform:
+        """The pose from which the target is approached along its +z."""
+        return self.base_from_target @ Transform(np.eye(3), np.array([0, 0, -self.standoff_m]))
 
 
 @runtime_checkable

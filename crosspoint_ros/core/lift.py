@@ -27,16 +27,15 @@ from crosspoint_ros.core.datatypes import (
 from crosspoint_ros.core.depth import (
     explain_missing_depth,
     predict_depth_sigma_m,
-    surface_normal_base,
     surface_points_m,
 )
 from crosspoint_ros.core.geometry import (
     cross,
-    ray_base,
     require_baselines,
     require_pose,
     triangulate,
 )
+from crosspoint_ros.core.grasp.approach import Approach, choose_frame
 from crosspoint_ros.core.verify import (
     DOUBTED_SHARE,
     Limits,
@@ -49,12 +48,11 @@ from crosspoint_ros.core.verify import (
 
 CLICK_SIGMA_PX = 1.0
 MATCH_SIGMA_PX = 3.0  # where a matcher gives no covariance
-NO_NORMAL_SIGMA_RAD = 1.0
-YAW_SIGMA_RAD = np.pi / np.sqrt(3)  # unknown: any angle is as likely
 MAX_FUSED_GAP_M = 0.02  # half of it is the error of a mean, if they are of two surfaces
 MAX_AGREED_CONFIDENCE = 0.98  # however many views agree: they may share a mistake
 
 IDENTITY = Transform(np.eye(3), np.zeros(3))
+ANY_APPROACH = Approach()
 
 MatchedViews = Sequence[tuple[View, Match]]
 
@@ -148,7 +146,8 @@ class Estimate3D:
         return float(np.sqrt(np.linalg.eigvalsh(self.covariance_m2)[-1]))
 
 
-def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> GraspTarget:
+def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits,
+         approach: Approach = ANY_APPROACH) -> GraspTarget:
     """Lift a click and its matches to a target in the base frame.
 
     Depth at the click, depth at each match and the triangulation of all rays are estimates of the
@@ -161,8 +160,9 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
     The confidence is that of the matches together (`combine_confidences`), below
     `limits.sure_confidence` with a doubt; without any match (a target that no view confirms) too.
     Raises `Rejected`: NO_DEPTH when there is no estimate, two cameras are at the same place, the
-    point is less exact than `limits.max_target_sigma_m`, or nothing but matches that are not sure
-    says where it is; INCONSISTENT when the estimates disagree.
+    point is less exact than `limits.max_target_sigma_m`, nothing but matches that are not sure says
+    where it is, or the approach needs a normal that was not measured; INCONSISTENT when the
+    estimates disagree.
     """
     click, sightings = sight(clicked, pixel, found, limits)
     measured = collect_estimates(click, sightings, limits)
@@ -188,15 +188,15 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits) -> Gr
                        f'{"".join(f", {match.doubt}" for _, match in found if match.doubt)} '
                        f'(limits.sure_confidence {limits.sure_confidence:g}): use depth at the '
                        'click or another view')
-    rotation, normal_sigma_rad = approach_frame(clicked, pixel, sightings)
-    turns_rad = rotation * (normal_sigma_rad, normal_sigma_rad, YAW_SIGMA_RAD)
+    frame = choose_frame(approach, clicked, pixel, [(one.view, one.pixel) for one in sightings])
     covariance = np.zeros((6, 6))
-    covariance[:3, :3], covariance[3:, 3:] = covariance_m2, turns_rad @ turns_rad.T
+    covariance[:3, :3], covariance[3:, 3:] = covariance_m2, frame.covariance_rad2
     method = agreeing[0].method if len(agreeing) == 1 else Method.FUSED
     if doubt or not found:
         confidence = min(confidence, DOUBTED_SHARE * limits.sure_confidence)
-    return GraspTarget(Transform(rotation, point_base_m), covariance, method, gap_m, confidence,
-                       doubt)
+    return GraspTarget(Transform(frame.rotation, point_base_m), covariance, method, gap_m,
+                       confidence, doubt, frame.normal_measured, frame.sigma_normal_rad,
+                       frame.sigma_yaw_rad, approach.standoff_m)
 
 
 def sight(clicked: View, pixel: Array, found: MatchedViews, limits: Limits
@@ -424,23 +424,3 @@ def _mean_estimate(measured: Sequence[Estimate3D]) -> Estimate3D:
     point_base_m, covariance_m2 = fuse_estimates(measured)
     return replace(measured[0], point_base_m=point_base_m, covariance_m2=covariance_m2,
                    source=' and '.join(one.source for one in measured))
-
-
-def approach_frame(clicked: View, pixel: Array, sightings: Sequence[Sighting]
-                   ) -> tuple[Array, float]:
-    """Return the target's axes in the base as columns (3, 3), and their uncertainty, rad.
-
-    +z points into the surface, along the normal of the depth around the point, the clicked view's
-    first; without depth along the clicked ray, with an uncertainty of a radian. +x is the clicked
-    image's x projected onto the surface; its y where the surface faces along x. Nothing measures
-    how the thing is turned about z: YAW_SIGMA_RAD.
-    """
-    normals = (surface_normal_base(view, at) for view, at in
-               ((clicked, pixel), *((one.view, one.pixel) for one in sightings)))
-    z_base, sigma_rad = next((n for n in normals if n is not None),
-                             (ray_base(clicked, pixel)[1], NO_NORMAL_SIGMA_RAD))
-    image_x, image_y, _ = require_pose(clicked).R.T
-    aside = image_x if abs(z_base @ image_x) < 0.99 else image_y
-    x_base = aside - z_base * (z_base @ aside)
-    x_base /= np.linalg.norm(x_base)
-    return np.stack([x_base, np.cross(z_base, x_base), z_base], axis=1), sigma_rad

@@ -21,7 +21,8 @@ from crosspoint_ros.core.datatypes import (
     View,
 )
 from crosspoint_ros.core.fusion import FusionParams, fuse_matches
-from crosspoint_ros.core.lift import combine_confidences, find_outliers, lift
+from crosspoint_ros.core.grasp.approach import Approach
+from crosspoint_ros.core.lift import ANY_APPROACH, combine_confidences, find_outliers, lift
 from crosspoint_ros.core.verify import (
     Check,
     Consistency,
@@ -73,6 +74,7 @@ class LocateResult:
     correspondences: tuple[ViewCorrespondence, ...]
     target: GraspTarget | None
     no_target: Rejected | None
+    approach: Approach = ANY_APPROACH
 
     def __getitem__(self, camera: str) -> ViewCorrespondence:
         """Return the correspondence of a camera. Raises KeyError, naming those there are."""
@@ -104,7 +106,7 @@ class LocateResult:
 def locate(clicked: View, others: Sequence[View | MissingView], pixel: npt.ArrayLike,
            matcher: Matcher, limits: Limits = LIMITS, *, refiner: Refiner | None = None,
            fusion: FusionParams = FUSION, pixel_confidence: float = 1.0,
-           allow_unconfirmed: bool = False,
+           allow_unconfirmed: bool = False, approach: Approach = ANY_APPROACH,
            on_stage: Callable[[str], None] = lambda stage: None) -> LocateResult:
     """Find the clicked pixel (2,) in every other view, verify it, and lift it to 3D.
 
@@ -112,8 +114,9 @@ def locate(clicked: View, others: Sequence[View | MissingView], pixel: npt.Array
     (core/fusion.py). pixel_confidence: of the clicked pixel, below 1 where an instruction named it;
     scales the confidence of every match. allow_unconfirmed: where no view is accepted and none
     contradicts (INCONSISTENT), lift the click by its own depth and pose; such a target is never
-    sure. on_stage: called with 'match' for each view, then 'verify'
-    and 'lift', as each begins; an exception that it raises (a cancelled query) propagates.
+    sure. approach: what the +z of the target is bound to, and its standoff. on_stage: called with
+    'match' for each view, then 'verify' and 'lift', as each begins; an exception that it raises (a
+    cancelled query) propagates.
     A `MissingView` becomes a refused correspondence. Raises `Rejected` if the click itself cannot
     be used (BAD_REQUEST: outside the image, NaN, no other view; NOT_VISIBLE: on the robot's own
     body).
@@ -128,8 +131,8 @@ def locate(clicked: View, others: Sequence[View | MissingView], pixel: npt.Array
     correspondences = tuple(verify_match(clicked, pixel, found, limits) for found in matched)
     on_stage('lift')
     correspondences, target, no_target = lift_target(clicked, pixel, correspondences, limits,
-                                                     allow_unconfirmed, pixel_confidence)
-    return LocateResult(clicked, pixel, correspondences, target, no_target)
+                                                     allow_unconfirmed, pixel_confidence, approach)
+    return LocateResult(clicked, pixel, correspondences, target, no_target, approach)
 
 
 def apply_correction(result: LocateResult, camera: str, pixel: npt.ArrayLike, limits: Limits
@@ -151,7 +154,8 @@ def apply_correction(result: LocateResult, camera: str, pixel: npt.ArrayLike, li
     if manual.rejected is not None:
         raise manual.rejected
     correspondences, target, no_target = lift_target(result.clicked, result.pixel, tuple(
-        manual if c.camera == camera else c for c in result.correspondences), limits)
+        manual if c.camera == camera else c for c in result.correspondences), limits,
+        approach=result.approach)
     return replace(result, correspondences=correspondences, target=target, no_target=no_target)
 
 
@@ -241,7 +245,8 @@ def lower_all(correspondences: Sequence[ViewCorrespondence], doubt: str, limits:
 
 
 def lift_target(clicked: View, pixel: Array, correspondences: Sequence[ViewCorrespondence],
-                limits: Limits, allow_unconfirmed: bool = False, pixel_confidence: float = 1.0
+                limits: Limits, allow_unconfirmed: bool = False, pixel_confidence: float = 1.0,
+                approach: Approach = ANY_APPROACH
                 ) -> tuple[tuple[ViewCorrespondence, ...], GraspTarget | None, Rejected | None]:
     """Lift the click and the accepted matches; without any there is no target, unless allowed.
 
@@ -264,7 +269,7 @@ def lift_target(clicked: View, pixel: Array, correspondences: Sequence[ViewCorre
     if not matched and (is_contradicted or not allow_unconfirmed):
         return correspondences, None, Rejected(Code.NO_DEPTH, 'no view was accepted')
     try:
-        target = lift(clicked, pixel, matched, limits)
+        target = lift(clicked, pixel, matched, limits, approach)
     except Rejected as why:
         return correspondences, None, why
     confidence, agreeing = combine_confidences(clicked, pixel, matched, limits)

@@ -17,6 +17,7 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from crosspoint_ros.core.grasp.approach import MAX_STANDOFF_M, Approach, ApproachMode
 from crosspoint_ros.core.track.state import FollowLimits
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import MATCHERS, get_matcher_options, select_refiner
@@ -24,6 +25,7 @@ from crosspoint_ros.matchers import MATCHERS, get_matcher_options, select_refine
 LIMITS_PREFIX = 'limits.'
 MIN_NAME_SIMILARITY = 0.8  # of a misspelt name, by difflib; below it a suggestion misleads
 FOLLOW_PREFIX = 'follow.'
+PREGRASP = '_pregrasp'  # behind the name of a target's frame
 
 
 class ConfigError(ValueError):
@@ -101,8 +103,15 @@ class Config:
     busy: str
     use_tf: bool
     allow_unconfirmed: bool
+    approach: str
+    approach_m: float
     record_dir: str
     autostart: bool
+
+    @property
+    def default_approach(self) -> Approach:
+        """That of a click, and of a request that leaves it open."""
+        return Approach(ApproachMode[self.approach.upper()], standoff_m=self.approach_m)
 
 
 @dataclass(frozen=True)
@@ -175,6 +184,14 @@ NODE_PARAMETERS = (
          'point in the other cameras, without any 3D; neither TF nor depth is used'),
     Spec('allow_unconfirmed', False, 'where no other camera shows the point and none contradicts '
          'it: a target by the clicked depth alone, to be checked'),
+    Spec('approach', 'auto', 'direction of the +z of a target, unless a goal says another. auto: '
+         'the measured normal of the surface, else the clicked ray; from_above: -z of base_frame; '
+         'horizontal: the horizontal direction nearest to the normal, else to the ray; normal: as '
+         'auto, and no target where no normal is measured',
+         choices=('auto', 'from_above', 'horizontal', 'normal')),
+    Spec('approach_m', Approach.standoff_m, 'how far before the target the frame '
+         '<target_frame>_pregrasp is, against +z, unless a goal says another, m',
+         0.0, MAX_STANDOFF_M),
     Spec('record_dir', '', 'folder to which every answer is appended with its images, and what '
          "people decided about it; '': none"),
     Spec('autostart', True, 'configure and activate at start-up; false: wait for a lifecycle '
@@ -413,8 +430,9 @@ class Parameters:
 
 
 def is_target_frame(frame: str, target_frame: str) -> bool:
-    """Return whether a frame is `target_frame`, or the frame of one of the targets."""
-    return bool(re.fullmatch(f'/*{re.escape(target_frame.lstrip("/"))}(_[0-9]+)?', frame))
+    """Return whether a frame is `target_frame`, that of one of the targets, or a pre-grasp."""
+    name = re.escape(target_frame.lstrip('/'))
+    return bool(re.fullmatch(f'/*{name}(_[0-9]+)?({PREGRASP})?', frame))
 
 
 def _prefix_frame(spec: Spec, namespace: str) -> Spec:

@@ -15,7 +15,6 @@ from crosspoint_ros.ros.client.node_info import NodeCamera
 from crosspoint_ros.ros.client.results import (
     VERDICTS,
     Json,
-    find_refused_pixel,
     is_target_sure,
 )
 from crosspoint_ros.ros.conversions import transform_from_pose
@@ -64,13 +63,9 @@ class Overlay:
             self._sigmas = find_sigma_axes(result.target.pose.covariance)
         self._add_mark('clicked', result.clicked)
         for answer in result.correspondences:
-            refused_px = find_refused_pixel(answer)
-            if answer.verdict != Correspondence.REFUSED:
-                self._add_mark(VERDICTS[answer.verdict], answer.found)
-            elif refused_px is not None:
-                self._add_mark('refused', ImagePoint(
-                    header=answer.found.header, camera=answer.found.camera, x=refused_px[0],
-                    y=refused_px[1]))
+            is_refused = answer.verdict == Correspondence.REFUSED
+            self._add_mark(VERDICTS[answer.verdict],
+                           answer.refused_at if is_refused else answer.found)
 
     def _add_mark(self, kind: str, point: ImagePoint) -> None:
         if np.isfinite([point.x, point.y]).all():

@@ -4,13 +4,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
-from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult, Status
+from crosspoint_ros.msg import Correspondence, GraspTarget, ImagePoint, QueryResult, Status
 from sensor_msgs.msg import Image
 
 from crosspoint_ros.core.datatypes import Intrinsics, Transform
@@ -308,16 +309,16 @@ def make_answer(verdict: int, message: str = '') -> Correspondence:
     return Correspondence(verdict=verdict, status=Status(message=message))
 
 
-@pytest.mark.parametrize(('message', 'pixel'), [
-    ('confidence 0.31 in side (limits.min_confidence 0.5); found at (312.4, 20.0)', [312.4, 20.0]),
-    ("found at (-3.0, 7.5) on the robot's own body in side (its mask)", [-3.0, 7.5]),
-    ('no image of side', None), ('', None)])
-def test_the_refused_place_is_read_from_the_message(message, pixel):
-    answer = make_answer(Correspondence.REFUSED, message)
+@pytest.mark.parametrize(('at', 'pixel'), [
+    ((312.4, 20.0), [312.4, 20.0]), ((-3.0, 7.5), [-3.0, 7.5]), ((math.nan, math.nan), None)])
+def test_the_refused_place_is_read_from_its_field(at, pixel):
+    answer = make_answer(Correspondence.REFUSED)
+    answer.refused_at = ImagePoint(x=at[0], y=at[1])
     assert find_refused_pixel(answer) == pixel
     found = result_to_json(QueryResult(query_id='q', correspondences=[answer]))['found'][0]
     assert found['refused_px'] == pixel
-    accepted = make_answer(Correspondence.SURE, message)
+    accepted = make_answer(Correspondence.SURE)
+    accepted.refused_at = answer.refused_at
     found = result_to_json(QueryResult(query_id='q', correspondences=[accepted]))['found'][0]
     assert found['refused_px'] is None
 

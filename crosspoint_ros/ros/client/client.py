@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from geometry_msgs.msg import Vector3
 from rclpy.action.client import ActionClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 
 from crosspoint_ros.action import Correspond
+from crosspoint_ros.core.grasp.approach import OPEN_APPROACH, Approach
 from crosspoint_ros.msg import QueryResult, TargetState
 from crosspoint_ros.ros.client.node_info import NodeInfoClient, suggest_cure
 from crosspoint_ros.ros.client.results import (
@@ -84,24 +86,30 @@ class Client(RosSession):
                 raise
 
     def click(self, camera: str, pixel: Iterable[float], *, stamp_ns: int = 0,
-              timeout_s: float = RESULT_TIMEOUT_S) -> QueryResult:
+              approach: Approach = OPEN_APPROACH, timeout_s: float = RESULT_TIMEOUT_S
+              ) -> QueryResult:
         """Find, in all other cameras, the point at a pixel (x, y) of one camera.
 
-        stamp_ns: the image that was clicked; 0: the newest. Raises TimeoutError, or RuntimeError
+        stamp_ns: the image that was clicked; 0: the newest. approach: from where the target is to
+        be approached; without it as the node's parameters say. Raises TimeoutError, or RuntimeError
         if the node does not accept the goal, or no longer has its result.
         """
         x, y = map(float, pixel)
         return self._send(Correspond.Goal(camera=camera, stamp=time_from_ns(stamp_ns), x=x, y=y),
-                          timeout_s)
+                          approach, timeout_s)
 
     def instruct(self, camera: str, text: str, *, stamp_ns: int = 0,
-                 timeout_s: float = RESULT_TIMEOUT_S) -> QueryResult:
+                 approach: Approach = OPEN_APPROACH, timeout_s: float = RESULT_TIMEOUT_S
+                 ) -> QueryResult:
         """Like `click`, at the pixel that the matcher finds for the text in that camera."""
         nan = float('nan')
         return self._send(Correspond.Goal(camera=camera, stamp=time_from_ns(stamp_ns), x=nan,
-                                          y=nan, instruction=text), timeout_s)
+                                          y=nan, instruction=text), approach, timeout_s)
 
-    def _send(self, goal: Correspond.Goal, timeout_s: float) -> QueryResult:
+    def _send(self, goal: Correspond.Goal, approach: Approach, timeout_s: float) -> QueryResult:
+        x, y, z = approach.vector_base.tolist()
+        goal.approach, goal.approach_m = int(approach.mode), approach.standoff_m
+        goal.approach_vector = Vector3(x=x, y=y, z=z)
         self.wait_for(lambda: self._action.server_is_ready() and self._info.is_ready(),
                       'offered its action')
         # A node that has not discovered this client yet takes the goal, and its reply is lost. Its

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 from crosspoint_ros.core.datatypes import Code
@@ -18,8 +17,6 @@ METHODS = {GraspTarget.DEPTH_CLICKED: 'depth of the clicked view',
            GraspTarget.TRIANGULATED: 'triangulated', GraspTarget.FUSED: 'depth and rays agree'}
 UNSET_MESSAGE = ('no answer: this result was never filled in. A node keeps the result of a goal '
                  'for five minutes after it ended: ask for it sooner, or read ~/result')
-# Ends the messages of the node's `query_messages`, or begins those of core's `verify`.
-PLACE = re.compile(r'found at \((-?[\d.]+), (-?[\d.]+)\)')
 Json = dict[str, Any]
 
 
@@ -138,12 +135,12 @@ def _correspondence_to_json(answer: Correspondence) -> Json:
 
 
 def find_refused_pixel(answer: Correspondence) -> list[float] | None:
-    """Return the place [x, y] px that was refused, as the message has it; None without one.
+    """Return the place [x, y] px that was refused; None without one.
 
     It is not in `found`, so that no program takes it for an answer.
     """
-    place = PLACE.search(answer.status.message)
-    return [float(place[1]), float(place[2])] if place else None
+    place = [answer.refused_at.x, answer.refused_at.y]
+    return [round(v, 2) for v in place] if all(map(math.isfinite, place)) else None
 
 
 def _target_to_json(target: GraspTarget) -> Json:
@@ -153,7 +150,14 @@ def _target_to_json(target: GraspTarget) -> Json:
             'quaternion_xyzw': [round_finite(v, 5) for v in (q.x, q.y, q.z, q.w)],
             'spread_mm': round_finite(1000 * _target_sigma_m(target), 1),
             'confidence': round_finite(target.confidence, 3),
-            'method': METHODS.get(target.method, 'unknown')}
+            'method': METHODS.get(target.method, 'unknown'),
+            'normal_measured': target.normal_measured,
+            'sigma_normal_rad': round_finite(target.sigma_normal_rad, 3),
+            'sigma_yaw_rad': round_finite(target.sigma_yaw_rad, 3),
+            'width_m': round_finite(target.width_m),
+            'pregrasp_m': [round_finite(v) for v in (
+                target.pregrasp.position.x, target.pregrasp.position.y,
+                target.pregrasp.position.z)]}
 
 
 def _target_sigma_m(target: GraspTarget) -> float:

@@ -1,12 +1,10 @@
 """Following in the node: `~/hold`, `~/resume`, and what becomes of the active target."""
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable
 
 import numpy as np
-from geometry_msgs.msg import PoseWithCovariance
 from rclpy.lifecycle import LifecycleNode
 from std_srvs.srv import Trigger
 
@@ -17,10 +15,10 @@ from crosspoint_ros.core.track.state import Track, TrackingState
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import GraspTarget, Status, TargetSighting, TargetState
 from crosspoint_ros.ros.config import Config, FollowConfig
-from crosspoint_ros.ros.conversions import pose_from_transform, transform_from_pose
+from crosspoint_ros.ros.conversions import transform_from_pose
 from crosspoint_ros.ros.follow.follower import Follower, FollowJob, FollowReport
 from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS, ActiveTarget, FollowedTarget
-from crosspoint_ros.ros.node.query_messages import make_header
+from crosspoint_ros.ros.node.query_messages import make_header, place_target
 from crosspoint_ros.ros.node.query_queue import QueryThread
 from crosspoint_ros.ros.node.views import ViewCollector
 
@@ -149,10 +147,8 @@ class FollowServer:
 
     def _move_target(self, report: FollowReport, track: Track) -> GraspTarget:
         assert self._put is not None
-        target = copy.copy(self._put)
+        target = place_target(self._put, report.base_from_target, np.asarray(track.covariance))
         target.header = make_header(track.stamp_ns, self._put.header.frame_id)
-        target.pose = PoseWithCovariance(pose=pose_from_transform(report.base_from_target),
-                                         covariance=np.asarray(track.covariance).ravel())
         return target
 
     def _build_sightings(self, track: Track) -> list[TargetSighting]:

@@ -20,7 +20,7 @@ from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult, TargetState
 from crosspoint_ros.ros.client.results import STATE_NAMES
-from crosspoint_ros.ros.config import Config, is_target_frame
+from crosspoint_ros.ros.config import PREGRASP, Config, is_target_frame
 from crosspoint_ros.ros.conversions import image_from_rgb, transform_from_pose, transform_to_msg
 from crosspoint_ros.ros.node.history import ActiveTarget
 from crosspoint_ros.ros.node.query_messages import build_target_state, make_header
@@ -35,7 +35,7 @@ UNKNOWN_NAME = '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_'  # until it is dis
 UNNAMED = 'a node whose name has not come yet'
 LIVE_STATES = (TargetState.TRACKING, TargetState.MOVED)  # of a target that is kept up to date
 FOLLOWED_STATES = (*LIVE_STATES, TargetState.COASTING, TargetState.LOST)
-MAX_SENT = 400  # some 20 s; of a drag, 3 s
+MAX_SENT = 800  # some 20 s; of a drag, 3 s
 
 
 class TargetBroadcaster:
@@ -45,6 +45,7 @@ class TargetBroadcaster:
     image: at the answer's own stamp it is never another target. The alias `<target_frame>` is the
     newest target. TF interpolates between two stamps and cannot say that a frame ended; the alias
     therefore jumps within a nanosecond, right after the last stamp of the target before.
+    With each frame comes that of its pre-grasp pose, `<frame>_pregrasp`.
     """
 
     def __init__(self, node: Node, target_frame: str) -> None:
@@ -110,14 +111,18 @@ class TargetBroadcaster:
     def _send(self, sent: list[tuple[str, int, GraspTarget]]) -> None:
         transforms = []
         for frame, at_ns, target in sent:
-            transforms.append(TransformStamped(
-                header=make_header(at_ns, target.header.frame_id), child_frame_id=frame,
-                transform=transform_to_msg(transform_from_pose(target.pose.pose))))
+            header = make_header(at_ns, target.header.frame_id)
+            transforms += [TransformStamped(
+                header=header, child_frame_id=child,
+                transform=transform_to_msg(transform_from_pose(pose)))
+                for child, pose in ((frame, target.pose.pose),
+                                    (f'{frame}{PREGRASP}', target.pregrasp))]
             if frame == self._frame:
                 self._frame_stamp_ns = max(self._frame_stamp_ns, at_ns)
             if frame == self._alias:
                 self._alias_stamp_ns = max(self._alias_stamp_ns, at_ns)
-            self.guard.remember(transforms[-1])
+        for transform in transforms:
+            self.guard.remember(transform)
         if transforms:
             self._publisher.publish(TFMessage(transforms=transforms))
 

@@ -1,6 +1,7 @@
 """Messages of a query: clicks and goals to `QueryRequest`, answers to `QueryResult`."""
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from rclpy.subscription import Subscription
 from std_msgs.msg import Header
 
 from crosspoint_ros.action import Correspond as CorrespondAction
-from crosspoint_ros.core.datatypes import Array, Code, Match, Rejected
+from crosspoint_ros.core.datatypes import Array, Code, Match, Rejected, Transform
+from crosspoint_ros.core.grasp.approach import Approach, ApproachMode
 from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.core.verify import Limits
@@ -30,7 +32,7 @@ from crosspoint_ros.msg import (
     TargetState,
 )
 from crosspoint_ros.ros.config import CameraConfig
-from crosspoint_ros.ros.conversions import pose_from_transform, time_from_ns
+from crosspoint_ros.ros.conversions import pose_from_transform, time_from_ns, transform_from_pose
 from crosspoint_ros.ros.node.history import ActiveTarget
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 from crosspoint_ros.srv import Correspond as CorrespondService
@@ -49,9 +51,19 @@ NAN_POSE = PoseWithCovariance(
 def request_from_goal(goal: CorrespondAction.Goal | CorrespondService.Request) -> QueryRequest:
     """Return the request of an action goal or a service call, which have the same fields."""
     pixel = None if goal.instruction else np.array([goal.x, goal.y])
-    return QueryRequest(camera=goal.camera, stamp_ns=stamp_to_ns(goal.stamp), pixel=pixel,
-                        instruction=goal.instruction,
-                        other_cameras=tuple(dict.fromkeys(goal.other_cameras)))
+    return QueryRequest.build(goal.camera, lambda: QueryRequest(
+        camera=goal.camera, stamp_ns=stamp_to_ns(goal.stamp), pixel=pixel,
+        instruction=goal.instruction, other_cameras=tuple(dict.fromkeys(goal.other_cameras)),
+        approach=_approach_from_goal(goal)))
+
+
+def _approach_from_goal(goal: CorrespondAction.Goal | CorrespondService.Request) -> Approach:
+    if goal.approach not in set(ApproachMode):
+        raise Rejected(Code.BAD_REQUEST, f'approach {goal.approach} is not one of ' + ', '.join(
+            f'{mode.name} {mode.value}' for mode in ApproachMode))
+    vector = goal.approach_vector
+    return Approach(ApproachMode(goal.approach), np.array([vector.x, vector.y, vector.z]),
+                    goal.approach_m)
 
 
 def request_from_click(camera: str, click: PointStamped) -> QueryRequest:
@@ -176,6 +188,8 @@ def _build_correspondence(query_id: str, clicked: ImagePoint, found: ViewCorresp
     return Correspondence(
         header=header, query_id=query_id, status=status, clicked=clicked,
         found=_build_image_point(found.camera, header, published.pixel),
+        refused_at=_build_image_point(found.camera, header, None if found.rejected is None or
+                                      match is None else match.pixel),
         covariance_px2=np.asarray(published.covariance_px2, dtype=np.float64).ravel(),
         confidence=0.0 if match is None else float(match.confidence), verdict=verdict,
         check=int(consistency.check), epipolar_error_px=float(consistency.epipolar_error_px),
@@ -187,10 +201,28 @@ def _build_grasp_target(query_id: str, located: LocateResult, base_frame: str) -
     assert target is not None
     message = GraspTarget(
         header=make_header(located.clicked.stamp_ns, base_frame), query_id=query_id,
-        confidence=float(target.confidence), method=int(target.method))
+        confidence=float(target.confidence), method=int(target.method),
+        normal_measured=target.normal_measured, sigma_normal_rad=target.sigma_normal_rad,
+        sigma_yaw_rad=target.sigma_yaw_rad, width_m=target.width_m,
+        pregrasp=pose_from_transform(target.base_from_pregrasp))
     message.pose.pose = pose_from_transform(target.base_from_target)
     message.pose.covariance = target.covariance.ravel()
     return message
+
+
+def place_target(target: GraspTarget, base_from_target: Transform, covariance: Array
+                 ) -> GraspTarget:
+    """Return the target at another pose of that covariance (6, 6), NaN where it is not known."""
+    placed = copy.copy(target)
+    placed.pose = PoseWithCovariance(pose=pose_from_transform(base_from_target),
+                                     covariance=np.asarray(covariance).ravel())
+    target_from_pregrasp = (transform_from_pose(target.pose.pose).inverse
+                            @ transform_from_pose(target.pregrasp))
+    placed.pregrasp = pose_from_transform(base_from_target @ target_from_pregrasp)
+    turns = base_from_target.R.T @ np.reshape(covariance, (6, 6))[3:, 3:] @ base_from_target.R
+    about_x, about_y, about_z = np.sqrt(np.maximum(np.diag(turns), 0.0))
+    placed.sigma_normal_rad, placed.sigma_yaw_rad = float(max(about_x, about_y)), float(about_z)
+    return placed
 
 
 def build_target_state(target: ActiveTarget, base_frame: str, frame: str) -> TargetState:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
+from crosspoint_ros.core.grasp.approach import OPEN_APPROACH, Approach
 from crosspoint_ros.core.pipeline import LocateResult
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,9 @@ class QueryRequest:
 
     stamp_ns: of the clicked image, 0 for the newest. With `point_m` (3,), given in `point_frame`,
     the camera with the best view is chosen and `camera` is empty. clamp: move a pixel just past the
-    border onto the image. correction: needs no matcher and no new image. rejected: set if the
-    request is invalid; it is answered without running.
+    border onto the image. approach: AUTO and a standoff of 0 are left to the node. correction:
+    needs no matcher and no new image. rejected: set if the request is invalid; it is answered
+    without running.
     """
 
     camera: str = ''
@@ -49,6 +51,7 @@ class QueryRequest:
     point_m: Array | None = None
     point_frame: str = ''
     clamp: bool = False
+    approach: Approach = OPEN_APPROACH
     correction: Correction | None = None
     rejected: Rejected | None = None
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from geometry_msgs.msg import PoseWithCovariance
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -17,7 +16,7 @@ from crosspoint_ros.msg import GraspTarget, HistoryEntry, QueryResult, TargetSta
 from crosspoint_ros.msg import History as HistoryMsg
 from crosspoint_ros.ros.client.results import is_accepted, is_target_sure
 from crosspoint_ros.ros.config import Config
-from crosspoint_ros.ros.conversions import pose_from_transform, transform_from_pose
+from crosspoint_ros.ros.conversions import transform_from_pose
 from crosspoint_ros.ros.node.history import (
     DECISION_NAMES,
     ActiveTarget,
@@ -26,6 +25,7 @@ from crosspoint_ros.ros.node.history import (
     TargetRays,
 )
 from crosspoint_ros.ros.node.outputs import LATCHED_QOS
+from crosspoint_ros.ros.node.query_messages import place_target
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 from crosspoint_ros.ros.rviz.target_marker import TargetMarker
 from crosspoint_ros.srv import Accept
@@ -283,7 +283,6 @@ def _make_trigger_callback(action: Callable[[], str]) -> Callable[
 
 def _move_target(target: GraspTarget, base_from_target: Transform) -> GraspTarget:
     """Return the target at another pose, whose covariance is unknown."""
-    moved = copy.copy(target)
-    moved.pose = PoseWithCovariance(pose=pose_from_transform(base_from_target),
-                                    covariance=np.full(36, np.nan))
+    moved = place_target(target, base_from_target, np.full((6, 6), np.nan))
+    moved.normal_measured, moved.width_m = False, float('nan')
     return moved

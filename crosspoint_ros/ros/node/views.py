@@ -244,6 +244,7 @@ def locate_query(task: QueryTask, views: ViewCollector, matchers: Matchers, limi
     result = locate(collected.clicked, collected.others, pixel, matchers.matcher, limits,
                     refiner=matchers.refiner, pixel_confidence=pixel_confidence,
                     allow_unconfirmed=views.config.allow_unconfirmed,
+                    approach=task.request.approach.fill(views.config.default_approach),
                     on_stage=task.enter_stage)
     return result if views.config.use_tf else explain_images_only(result)
 

@@ -97,7 +97,7 @@ def test_every_answer_topic_carries_the_same_query_and_keeps_the_last(rig):
               'markers': MarkerArray}
     late = {name: heard(rig, kind, f'/crosspoint/{name}') for name, kind in topics.items()}
     rig.until(lambda: all(late.values()), what='the last messages, for a late subscriber')
-    assert late['correspondence'][0] == result.correspondences[0]
+    assert str(late['correspondence'][0]) == str(result.correspondences[0])  # NaN is not NaN
     assert late['grasp_target'][0].pose == result.target.pose.pose
     assert late['grasp_target'][0].header == result.target.header
     kinds = [marker.type for marker in late['markers'][0].markers if marker.action == Marker.ADD]
@@ -212,7 +212,7 @@ def test_the_action_reports_its_stages_and_gives_the_typed_result(rig):
     rig.until(given.done)
     assert given.result().status == 4  # SUCCEEDED
     result = given.result().result.result
-    assert result == rig.wait_for_result()
+    assert str(result) == str(rig.wait_for_result())
     assert stages  # rclpy's client stops listening once it knows the end: the last may be missing
     assert stages == list(result.stages)[:len(stages)]
     client.destroy()
@@ -233,7 +233,7 @@ def test_the_service_gives_the_same_answer_and_publishes_it_once(rig):
     rig.send_frames()
     result = call(rig)
     assert result.status.code == Status.OK
-    assert rig.wait_for_result() == result
+    assert str(rig.wait_for_result()) == str(result)
     assert len(rig.results) == 1
 
 

@@ -405,7 +405,7 @@ def test_two_arms_in_two_namespaces_each_have_their_target():
         assert places == {frame: {place} for place, frames in (
             ((0.05, 0.02), ('crosspoint_target', 'crosspoint_target_1')),
             ((-0.06, -0.03), ('arm_crosspoint_target', 'arm_crosspoint_target_1')))
-            for frame in frames}
+            for name in frames for frame in (name, f'{name}_pregrasp')}
 
 
 def test_of_two_nodes_with_one_frame_the_second_refuses_and_names_the_first():
@@ -511,7 +511,7 @@ def test_two_arms_as_processes_keep_their_targets_and_say_when_they_end(tmp_path
 
             until(has_target)
         sent.clear()
-        until(lambda: len(sent) == 6)  # two cameras, two targets, two aliases
+        until(lambda: len(sent) == 10)  # two cameras; of two targets frame, alias and pre-grasps
         os.kill(processes['left'].pid, signal.SIGTERM)
         until(lambda: states['left'][-1].state == TargetState.CLEARED)
         assert processes['left'].wait() == 0
@@ -520,7 +520,8 @@ def test_two_arms_as_processes_keep_their_targets_and_say_when_they_end(tmp_path
     rclpy.try_shutdown(context=context)
     assert {frame: places for frame, places in sent.items() if 'target' in frame} == {
         frame: {place} for arm, place in (('left', (0.05, 0.02)), ('right', (-0.06, -0.03)))
-        for frame in (f'{arm}_crosspoint_target', f'{arm}_crosspoint_target_1')}
+        for name in (f'{arm}_crosspoint_target', f'{arm}_crosspoint_target_1')
+        for frame in (name, f'{name}_pregrasp')}
     assert_ended(states['left'][-1])
     assert 'the node has ended' in states['left'][-1].message
     assert states['right'][-1].valid

@@ -1,0 +1,1 @@
+"""From a point to a grasp: the approach, and the thing that was clicked."""
