@@ -21,6 +21,7 @@ TEST_VENV := .venv-test-$(KIND)
 COLCON := build/colcon/$(KIND)
 CROPOND := build/cropond/$(KIND)
 TRAINING := build/training/$(KIND)
+EXTRAS := build/extras/$(KIND)
 PURE := build/without_ros/$(VERSION)
 SOURCES := CMakeLists.txt package.xml setup.py pyproject.toml \
   $(shell find cmake config crosspoint_ros launch msg srv action tf2_msgs -type f -not -path '*__pycache__*')
@@ -28,7 +29,7 @@ TESTS := $(shell find test -name "test_*.py")
 # Several tests run at once: more threads in each only wait for each other.
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$(TEST_VENV) pytest
 
-.PHONY: results help demo test test-without-ros test-cropond test-libraries test-training smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
+.PHONY: results help demo test test-without-ros test-cropond test-libraries test-training test-extras smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -38,6 +39,7 @@ help:
 	@echo 'make test-without-ros  install into a clean environment, without ROS or a compiler, and match two images'
 	@echo 'make test-cropond  the tests of CroPond that need PyTorch, on the oldest and newest transformers'
 	@echo 'make test-libraries LIBRARIES=jammy|noble  the tests on the NumPy and OpenCV of Ubuntu 22.04 or 24.04'
+	@echo 'make test-extras  the tests of `crosspoint mcp`, and of picking in MuJoCo (needs libegl1)'
 	@echo 'make test-training  two steps of training with the real LLaMA-Factory, on this CPU'
 	@echo 'make smoke   the same builds, the smoke test alone'
 	@echo 'make lint    ruff and mypy'
@@ -86,6 +88,17 @@ test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
 	for end in oldest newest; do \
 	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch:$(CURDIR)/$(CROPOND)/bitsandbytes \
 	  CROSSPOINT_TAUGHT=$(CURDIR)/$(CROPOND)/taught CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -n 2 --dist loadfile -o faulthandler_timeout=400 test/matchers/cropond test/bench/test_latency_baseline.py || exit 1; done
+
+# In one process: both render, or talk to a node.
+test-extras: $(TEST_VENV)/.package-$(KIND) $(EXTRAS)/.installed
+	PYTHONPATH=$(CURDIR)/$(EXTRAS) CROSSPOINT_NEEDS_EXTRAS=1 $(PYTEST) -o faulthandler_timeout=400 \
+	  test/bench/test_pick.py test/ros/client/test_mcp_server.py
+
+$(EXTRAS)/.installed: requirements/extras.txt $(TEST_VENV)/.wheels-$(KIND)
+	@echo '== extras into $(@D): half a minute, once'
+	rm -rf $(@D)
+	$(TEST_VENV)/bin/python -m pip install -q --no-deps --target $(@D) -r $<
+	@touch $@
 
 # LLaMA-Factory needs another transformers than the matcher's newest: a separate environment.
 test-training: $(TRAINING)/.installed

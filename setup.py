@@ -153,6 +153,8 @@ setup(
         'cropond': ['torch>=2.5', 'transformers>=4.57,<6', 'pillow>=9'],
         'remote': ["httpx2>=2; python_version >= '3.11'", "httpx>=0.22; python_version < '3.11'",
                    'pillow>=9'],
+        'mcp': ['mcp>=2'],  # `crosspoint mcp`
+        'sim': ['mujoco>=3.2'],  # `crosspoint bench pick`
         'test': read_requirements('test'),
     },
     entry_points={'console_scripts': ['crosspoint = crosspoint_ros.cli:main']},

@@ -42,6 +42,8 @@ COMMANDS = {
     'click': Command('use', 'ros.client.cli', 'click once on a camera of a running node',
                      'front 320 240'),
     'web': Command('use', 'web.cli', 'serve a page to click on, for any browser', '--port 8080'),
+    'mcp': Command('use', 'ros.client.mcp_server', 'serve tools for a language-model agent',
+                   '--node /crosspoint'),
     'completion': Command('use', 'completion', 'print the completion script of a shell', 'bash'),
     'doctor': Command('check', 'ros.doctor.cli', 'find what keeps a node from answering clicks',
                       '--json'),
@@ -77,6 +79,8 @@ COMMANDS = {
                                'crosspoint_ros/scenes/kitchen --draws 5'),
     'bench follow': Command('bench', 'bench.follow.cli', 'score following on recordings of moving '
                             'objects', 'kitchen_moving --no-depth'),
+    'bench pick': Command('bench', 'bench.pick.cli', 'click on objects in MuJoCo, and count those '
+                          'that get lifted', '--trials 5 --pictures failures'),
     'bench node': Command('bench', 'bench.node.cli', "measure the node's idle load and overhead",
                           '--clicks 30'),
     'dev record': Command('dev', 'bench.record', 'run a benchmark and record what it prints',

@@ -7,13 +7,21 @@ from typing import Any
 
 from geometry_msgs.msg import Vector3
 from rclpy.action.client import ActionClient
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import Image
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
 
 from crosspoint_ros.action import Correspond
+from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.grasp.approach import OPEN_APPROACH, Approach
+from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import QueryResult, TargetState
-from crosspoint_ros.ros.client.node_info import NodeInfoClient, suggest_cure
+from crosspoint_ros.ros.client.node_info import (
+    NodeCamera,
+    NodeInfo,
+    NodeInfoClient,
+    suggest_cure,
+)
 from crosspoint_ros.ros.client.results import (
     explain_unset,
     find_view,
@@ -127,6 +135,45 @@ class Client(RosSession):
         if unset:
             raise RuntimeError(f'{self._name}: {unset}')
         return result
+
+    def query_info(self) -> NodeInfo:
+        """Return the node's cameras and frames. Raises TimeoutError."""
+        replies: list[NodeInfo] = []
+        self.wait_for(self._info.is_discovered, 'offered its parameters')
+        self._info.request_info(replies.append)
+        self.wait_for(lambda: bool(replies), 'returned its parameters')
+        return replies[0]
+
+    def receive_image(self, camera: NodeCamera, timeout_s: float = DISCOVERY_TIMEOUT_S
+                      ) -> tuple[Rgb, int]:
+        """Return the next image of a camera, (h, w, 3) RGB, and its stamp in ns.
+
+        Raises TimeoutError, and `Rejected` (NO_IMAGE) for one that cannot be read.
+        """
+        received: list[Any] = []
+        subscription = self._node.create_subscription(
+            CompressedImage if camera.compressed else Image, camera.image_topic, received.append,
+            qos_profile_sensor_data)
+        try:
+            if not self.spin_until(lambda: bool(received), timeout_s):
+                raise TimeoutError(f'no image on {camera.image_topic} within {timeout_s:g} s: is '
+                                   f'the camera {camera.name} running? crosspoint doctor')
+        finally:
+            self._node.destroy_subscription(subscription)
+        return rgb_from_msg(received[-1]), stamp_to_ns(received[-1].header.stamp)
+
+    def clear(self) -> str:
+        """Clear the target; return what the node says. Raises TimeoutError or RuntimeError."""
+        service = self._node.create_client(Trigger, f'{self._name}/clear')
+        try:
+            self.wait_for(service.service_is_ready, 'offered ~/clear')
+            reply = self._wait_for_result(service.call_async(Trigger.Request()),
+                                          RESULT_TIMEOUT_S, 'cleared the target')
+        finally:
+            self._node.destroy_client(service)
+        if not reply.success:
+            raise RuntimeError(f'{self._name} cleared nothing: {reply.message}')
+        return str(reply.message)
 
     def subscribe_results(self, callback: Callable[[QueryResult], None]) -> None:
         """Call back with the results of all clients; the last one arrives at once."""

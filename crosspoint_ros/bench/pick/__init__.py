@@ -1,0 +1,1 @@
+"""`crosspoint bench pick`: clicks become lifted objects in MuJoCo, scored."""

@@ -1,0 +1,105 @@
+"""The node as a process, and a client that publishes what the cameras of a world see."""
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from geometry_msgs.msg import TransformStamped
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, Image
+from tf2_msgs.msg import TFMessage
+
+from crosspoint_ros.bench.node.cli import CROSSPOINT_NODE, format_camera_parameters, start_process
+from crosspoint_ros.bench.node.synthetic_cameras import make_image
+from crosspoint_ros.bench.pick.world import CAMERAS, PickWorld, Shot
+from crosspoint_ros.core.datatypes import Transform
+from crosspoint_ros.core.image_io import write_image
+from crosspoint_ros.msg import QueryResult
+from crosspoint_ros.ros.client.client import Client
+from crosspoint_ros.ros.conversions import time_from_ns, transform_to_msg
+
+DEPTH_SIGMA_PER_M = 0.002  # of a depth of 1 m; it grows with the square
+MAX_DEPTH_M = 5.0
+START_TIMEOUT_S = 60.0
+FRAMES, FRAME_S = 3, 0.15  # before a click, so that the node has the newest and its poses
+
+
+class PickRig:
+    """Publishes the cameras of a world, clicks, and returns what the node answers."""
+
+    def __init__(self, world: PickWorld, *parameters: str) -> None:
+        """Start the node; world: its gripper's mask is the wrist camera's."""
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            mask = folder / 'gripper.png'
+            covered = (world.shoot('wrist').things == -2).astype(np.uint8)
+            write_image(mask, 255 * cv2.dilate(covered, np.ones((9, 9), np.uint8)))
+            self._node = start_process(
+                stack, folder, CROSSPOINT_NODE, 'base_frame:=base_link',
+                *format_camera_parameters(CAMERAS), f'wrist.mask_path:={mask}', *parameters)
+            self._client = stack.enter_context(Client())
+            node = self._client.create_node('pick_cameras')
+            self._tf = node.create_publisher(TFMessage, '/tf', QoSProfile(depth=100))
+            self._clock = node.get_clock()
+            self._topics = {
+                (camera, topic): node.create_publisher(kind, f'/{camera}/{topic}',
+                                                       qos_profile_sensor_data)
+                for camera in CAMERAS for topic, kind in (
+                    ('color/image_raw', Image), ('aligned_depth_to_color/image_raw', Image),
+                    ('color/camera_info', CameraInfo))}
+            self._client.wait_until_active(START_TIMEOUT_S, self._node.check)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> PickRig:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self._stack.close()
+
+    def click(self, world: PickWorld, shots: dict[str, Shot], pixel: tuple[float, float],
+              error: dict[str, Transform], rng: np.random.Generator) -> QueryResult:
+        """Publish what a still world shows, and click in `front`.
+
+        error: by camera, what its published pose is wrong by, in its own frame.
+        """
+        stamp_ns = 0
+        for _ in range(FRAMES):
+            stamp_ns = self._publish(world, shots, error, rng)
+            self._client.spin_for(FRAME_S)
+        self._node.check()
+        return self._client.click('front', pixel, stamp_ns=stamp_ns)
+
+    def _publish(self, world: PickWorld, shots: dict[str, Shot], error: dict[str, Transform],
+                 rng: np.random.Generator) -> int:
+        stamp_ns: int = self._clock.now().nanoseconds
+        stamp = time_from_ns(stamp_ns)
+        poses = []
+        for camera in CAMERAS:
+            pose = TransformStamped(child_frame_id=f'{camera}_optical', transform=transform_to_msg(
+                world.get_pose(camera) @ error[camera]))
+            pose.header.stamp, pose.header.frame_id = stamp, 'base_link'
+            poses.append(pose)
+        self._tf.publish(TFMessage(transforms=poses))
+        for camera in CAMERAS:
+            for topic, message in _make_messages(world, camera, shots[camera], rng).items():
+                message.header.stamp, message.header.frame_id = stamp, f'{camera}_optical'
+                self._topics[camera, topic].publish(message)
+        return stamp_ns
+
+
+def _make_messages(world: PickWorld, camera: str, shot: Shot, rng: np.random.Generator
+                   ) -> dict[str, Any]:
+    lens, depth_m = world.get_lens(camera), shot.depth_m
+    noisy_m = depth_m + DEPTH_SIGMA_PER_M * depth_m ** 2 * rng.normal(size=depth_m.shape)
+    depth_mm = np.where(depth_m < MAX_DEPTH_M, 1000 * noisy_m, 0).round().astype(np.uint16)
+    return {'color/image_raw': make_image('rgb8', shot.image),
+            'aligned_depth_to_color/image_raw': make_image('16UC1', depth_mm),
+            'color/camera_info': CameraInfo(
+                width=lens.width_px, height=lens.height_px, distortion_model='plumb_bob',
+                d=[0.0] * 5, k=list(lens.matrix.ravel()))}

@@ -1,0 +1,138 @@
+"""A table with eight objects, two cameras and a gripper as a MuJoCo model, drawn at random."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from crosspoint_ros.core.datatypes import Array
+
+WIDTH_PX, HEIGHT_PX = 640, 480
+TEXTURE_PX, TEXTURE_CONTRAST = 256, 60.0
+FRONT_AT_M, FRONT_LOOKS_AT_M = np.array([-0.15, -0.55, 0.65]), np.array([0.5, 0.0, 0.02])
+LOW_M, HIGH_M = np.array([0.36, -0.2]), np.array([0.68, 0.2])  # where objects stand, base frame
+LEAST_APART_M = 0.13  # between centres: the open fingers fit in
+HOME_M = (0.45, -0.2, 0.62)
+MAX_OPENING_M = 0.084  # between the fingers' inner sides
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object: its geoms in MJCF, and how high its origin is above the table, m."""
+
+    name: str
+    height_m: float
+    geoms: tuple[str, ...]
+
+
+THINGS = (
+    Thing('can', 0.05, ('type="cylinder" size=".025 .05"',)),
+    Thing('box', 0.03, ('type="box" size=".03 .02 .03"',)),
+    Thing('cube', 0.025, ('type="box" size=".025 .025 .025"',)),
+    Thing('bar', 0.02, ('type="box" size=".07 .016 .02"',)),
+    Thing('tin', 0.03, ('type="ellipsoid" size=".045 .026 .03"',)),
+    Thing('bottle', 0.055, ('type="cylinder" size=".026 .055"',
+                            'type="cylinder" size=".012 .025" pos="0 0 .08"')),
+    Thing('mug', 0.045, ('type="cylinder" size=".032 .045"',
+                         'type="box" size=".012 .005 .025" pos=".042 0 0"')),
+    Thing('roll', 0.022, ('type="capsule" size=".022 .04" euler="0 1.5708 0"',)),
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """MJCF and the files that it names."""
+
+    xml: str
+    assets: dict[str, bytes]
+
+
+def draw_scene(rng: np.random.Generator) -> Scene:
+    """Draw colours, places, turns and lights."""
+    places_m = _draw_places(rng, len(THINGS))
+    assets = {f'{name}.png': _draw_texture(rng) for name in
+              ('table', 'wall', *(thing.name for thing in THINGS))}
+    bodies = ''.join(
+        f'<body name="{thing.name}" pos="{x:.4f} {y:.4f} {thing.height_m + 0.001:.4f}" '
+        f'euler="0 0 {rng.uniform(-np.pi, np.pi):.4f}"><freejoint/>'
+        + ''.join(f'<geom {geom} density="400" material="{thing.name}"/>' for geom in thing.geoms)
+        + '</body>' for thing, (x, y) in zip(THINGS, places_m, strict=True))
+    lights = ''.join(
+        f'<light pos="{x:.2f} {y:.2f} 1.8" dir="{0.5 - x:.2f} {-y:.2f} -1.8" '
+        f'diffuse="{bright:.2f} {bright:.2f} {bright:.2f}" specular="0 0 0" castshadow="{shadow}"/>'
+        for (x, y), bright, shadow in zip(rng.uniform((-0.5, -1.0), (1.0, 0.5), (2, 2)),
+                                          rng.uniform(0.25, 0.5, 2), ('true', 'false'),
+                                          strict=True))
+    materials = ''.join(
+        f'<texture name="{name[:-4]}" type="2d" file="{name}"/><material name="{name[:-4]}" '
+        f'texture="{name[:-4]}" texrepeat="{repeat} {repeat}" specular="0.1"/>'
+        for name, repeat in ((name, 3 if name in ('table.png', 'wall.png') else 1)
+                             for name in assets))
+    return Scene(MODEL.format(materials=materials, lights=lights, bodies=bodies, width=WIDTH_PX,
+                              height=HEIGHT_PX, front='{} {} {}'.format(*FRONT_AT_M),
+                              front_axes=_look_at(FRONT_AT_M, FRONT_LOOKS_AT_M),
+                              home='{} {} {}'.format(*HOME_M)), assets)
+
+
+def _draw_places(rng: np.random.Generator, count: int) -> Array:
+    places = list[Array]()
+    while len(places) < count:
+        place = rng.uniform(LOW_M, HIGH_M)
+        if all(np.linalg.norm(place - other) > LEAST_APART_M for other in places):
+            places.append(place)
+        elif rng.random() < 0.002:  # the last does not fit anywhere
+            places.clear()
+    return np.array(places)
+
+
+def _draw_texture(rng: np.random.Generator) -> bytes:
+    noise = sum(sigma * cv2.GaussianBlur(rng.normal(size=(TEXTURE_PX, TEXTURE_PX)), (0, 0), sigma)
+                for sigma in (1, 3, 9))
+    noise = (noise - noise.mean()) / noise.std()
+    colour = rng.uniform(60, 150) + rng.uniform(-40, 40, 3) + TEXTURE_CONTRAST * noise[..., None] * (1.0, 0.8, 0.6)
+    return cv2.imencode('.png', np.clip(colour, 0, 255).astype(np.uint8))[1].tobytes()
+
+
+def _look_at(at_m: Array, target_m: Array) -> str:
+    """Return x and y of a camera of MuJoCo: it looks along -z, and y is up."""
+    forward = (target_m - at_m) / np.linalg.norm(target_m - at_m)
+    right = np.cross(forward, (0, 0, 1))
+    right /= np.linalg.norm(right)
+    return ' '.join(f'{value:.6f}' for value in (*right, *np.cross(right, forward)))
+
+
+# The gripper hangs on a mocap body. The origin of `hand` is between the fingertips; its z is the
+# approach, and its x the direction in which the fingers close.
+MODEL = '''<mujoco model="pick">
+<compiler angle="radian"/>
+<option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10"/>
+<visual><global offwidth="{width}" offheight="{height}"/><map znear="0.02" zfar="10"/>
+ <headlight ambient=".35 .35 .35" diffuse=".2 .2 .2" specular="0 0 0"/></visual>
+<asset>{materials}<texture type="skybox" builtin="gradient" rgb1=".7 .72 .75"
+ rgb2=".4 .4 .42" width="64" height="384"/></asset>
+<default><geom condim="4" friction="1.2 0.02 0.001" solref="0.004 1"/></default>
+<worldbody>
+ {lights}
+ <geom name="table" type="box" size=".6 .5 .02" pos=".5 0 -.02" material="table"/>
+ <geom name="wall" type="box" size=".6 .01 .4" pos=".5 .51 .38" material="wall"/>
+ <camera name="front" pos="{front}" xyaxes="{front_axes}" fovy="38"/>
+ {bodies}
+ <body name="mocap" mocap="true" pos="{home}" quat="0 1 0 0"/>
+ <body name="hand" pos="{home}" quat="0 1 0 0"><freejoint/>
+  <geom type="box" size=".06 .02 .02" pos="0 0 -.12" mass=".5" rgba=".2 .2 .2 1"/>
+  <camera name="wrist" pos="0 .07 -.11" xyaxes="1 0 0 0 -.92 -.4" fovy="55"/>
+  <body name="left" pos=".048 0 -.05"><joint name="left" type="slide" axis="-1 0 0"
+   range="0 .045" damping="20"/><geom type="box" size=".006 .012 .05" mass=".05"
+   rgba=".5 .5 .5 1" friction="2 .05 .001"/></body>
+  <body name="right" pos="-.048 0 -.05"><joint name="right" type="slide" axis="1 0 0"
+   range="0 .045" damping="20"/><geom type="box" size=".006 .012 .05" mass=".05"
+   rgba=".5 .5 .5 1" friction="2 .05 .001"/></body>
+ </body>
+</worldbody>
+<equality><weld body1="mocap" body2="hand" solref="0.01 1"/>
+ <joint joint1="left" joint2="right"/></equality>
+<actuator>
+ <position joint="left" kp="400" ctrlrange="0 .045" forcerange="-15 15"/>
+ <position joint="right" kp="400" ctrlrange="0 .045" forcerange="-15 15"/></actuator>
+</mujoco>'''

@@ -1,0 +1,173 @@
+"""One trial: a click on an object, the node's target, and an attempt to lift it there."""
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.bench.pick.rig import PickRig
+from crosspoint_ros.bench.pick.scene import THINGS, draw_scene
+from crosspoint_ros.bench.pick.world import CAMERAS, PickWorld, Shot
+from crosspoint_ros.core.datatypes import Array, Code, Transform
+from crosspoint_ros.core.image_io import write_image
+from crosspoint_ros.core.visualization import (
+    concatenate_images,
+    draw_clicked,
+    draw_match,
+    draw_refusal,
+)
+from crosspoint_ros.msg import QueryResult
+from crosspoint_ros.ros.conversions import transform_from_pose
+
+EDGE_PX = 3  # a click is at least this far inside of the object
+SAME_PLACE_M = 0.008
+STAND_OFF_M, BEYOND_M, LEAST_HEIGHT_M = 0.1, 0.025, 0.008
+LIFT_M, LIFTED_M, SAFE_HEIGHT_M = 0.15, 0.08, 0.4
+
+
+@dataclass(frozen=True)
+class Click:
+    """Where a person clicks in `front`: the number of the object, pixel, and the point, m."""
+
+    thing: int
+    pixel: tuple[float, float]
+    point_m: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of a click. refusal: empty, or code and reason. off_m: of the target from the
+    clicked point. lifted: the objects that were lifted."""
+
+    click: Click
+    result: QueryResult
+    shots: dict[str, Shot]
+    answer_s: float
+    refusal: str = ''
+    off_m: float = np.nan
+    lifted: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return THINGS[self.click.thing].name
+
+    @property
+    def is_picked(self) -> bool:
+        return self.lifted == (self.name,)
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether another object was lifted."""
+        return any(name != self.name for name in self.lifted)
+
+    def __str__(self) -> str:
+        if self.refusal:
+            return f'{self.name}: refused as {self.refusal}'
+        end = 'picked' if self.is_picked else 'lifted ' + (' and '.join(self.lifted) or 'nothing')
+        return f'{self.name}: {1000 * self.off_m:.1f} mm off, {end}'
+
+    def describe(self) -> dict[str, object]:
+        """Return it as JSON."""
+        return {'object': self.name, 'pixel': self.click.pixel, 'refusal': self.refusal,
+                'off_m': None if self.refusal else self.off_m, 'lifted': self.lifted,
+                'answer_s': self.answer_s}
+
+    def draw(self, path: Path) -> None:
+        """Draw the click and what came of it."""
+        images = [draw_clicked(self.shots['front'].image, self.click.pixel, 'clicked')]
+        for found in self.result.correspondences:
+            at_px, is_sure = (found.found.x, found.found.y), found.verdict == found.SURE
+            image = self.shots[found.found.camera or 'wrist'].image
+            images.append(draw_match(image, at_px, f'confidence {found.confidence:.2f}', is_sure)
+                          if np.isfinite(at_px).all() else draw_refusal(
+                              image, found.status.message))
+        write_image(path, concatenate_images(images, CAMERAS, str(self)))
+
+
+def draw_world(seed: int) -> PickWorld:
+    """Draw a scene."""
+    return PickWorld(draw_scene(np.random.default_rng([seed, 0])))
+
+
+def run_trial(rig: PickRig, seed: int, noise_m: float, noise_rad: float) -> Outcome:
+    """Click on an object that both cameras show, and pick it at the target that is published.
+
+    noise_m, noise_rad: how far off the published pose of each camera is.
+    """
+    rng = np.random.default_rng([seed, 1])
+    with closing(draw_world(seed)) as world:
+        shots = {camera: world.shoot(camera) for camera in CAMERAS}
+        click = draw_click(world, shots, rng)
+        error = {camera: _draw_error(noise_m, noise_rad, rng) for camera in CAMERAS}
+        begun_s = time.monotonic()
+        result = rig.click(world, shots, click.pixel, error, rng)
+        answer_s = time.monotonic() - begun_s
+        if not result.has_target:
+            return Outcome(click, result, shots, answer_s,
+                           f'{Code(result.status.code).name}: {result.status.message}')
+        target = transform_from_pose(result.target.pose.pose)
+        off_m = float(np.linalg.norm(target.t_m - click.point_m))
+        return Outcome(click, result, shots, answer_s, '', off_m, pick(world, target))
+
+
+def draw_click(world: PickWorld, shots: dict[str, Shot], rng: np.random.Generator) -> Click:
+    """Draw an object, and a pixel of it in `front` whose point `wrist` shows as well."""
+    front, wrist = shots['front'], shots['wrist']
+    points_m = back_project(world, 'front', front.depth_m)
+    seen = world.get_pose('wrist').inverse.transform_points(points_m.reshape(-1, 3))
+    at = np.rint(world.get_lens('wrist').project(seen)).reshape(*front.depth_m.shape, 2)
+    height, width = wrist.depth_m.shape
+    with np.errstate(invalid='ignore'):
+        inside = ((at >= 0) & (at < (width, height))).all(axis=2)
+    columns, rows = np.where(inside[..., None], at, 0).astype(int).transpose(2, 0, 1)
+    depth_m = seen[:, 2].reshape(front.depth_m.shape)
+    visible = inside & (wrist.things[rows, columns] == front.things) & (
+        np.abs(wrist.depth_m[rows, columns] - depth_m) < SAME_PLACE_M)
+    kernel = np.ones((2 * EDGE_PX + 1, 2 * EDGE_PX + 1), np.uint8)
+    for thing in rng.permutation(len(THINGS)):
+        surface = (front.things == thing).astype(np.uint8)
+        choices = np.argwhere((cv2.erode(surface, kernel) > 0) & visible)
+        if len(choices):
+            row, column = choices[rng.integers(len(choices))]
+            return Click(int(thing), (float(column), float(row)), points_m[row, column])
+    raise ValueError('both cameras show no point of any object: draw another scene')
+
+
+def back_project(world: PickWorld, camera: str, depth_m: npt.NDArray[np.float32]) -> Array:
+    """Return the points (h, w, 3) of a depth image in the base, m."""
+    height, width = depth_m.shape
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    rays = world.get_lens(camera).unproject(np.stack([columns, rows], axis=-1))
+    return np.asarray(world.get_pose(camera).transform_points(
+        (rays / rays[..., 2:] * depth_m[..., None]).reshape(-1, 3)).reshape(height, width, 3))
+
+
+def _draw_error(noise_m: float, noise_rad: float, rng: np.random.Generator) -> Transform:
+    axes = rng.normal(size=(2, 3))
+    turn, shift = axes / np.linalg.norm(axes, axis=1, keepdims=True)
+    return Transform(np.asarray(cv2.Rodrigues(noise_rad * turn)[0], dtype=np.float64),
+                     noise_m * shift)
+
+
+def pick(world: PickWorld, base_from_grasp: Transform) -> tuple[str, ...]:
+    """Close the fingers at a pose, +z of which is the approach; return which objects rise.
+
+    The hand comes from high above the table and goes to `STAND_OFF_M` before the pose first.
+    """
+    before_m = {thing.name: world.get_place(thing.name)[2] for thing in THINGS}
+    R, at_m = base_from_grasp.R, base_from_grasp.t_m.copy()
+    at_m[2] = max(at_m[2], LEAST_HEIGHT_M)
+    before_at_m = at_m - STAND_OFF_M * R[:, 2]
+    world.open_fingers()
+    world.move(Transform(R, np.array([*before_at_m[:2], SAFE_HEIGHT_M])), 700)
+    world.move(Transform(R, before_at_m), 400)
+    world.move(Transform(R, at_m), 400)
+    world.close_fingers()
+    world.move(Transform(R, at_m + (0.0, 0.0, LIFT_M)), 500)
+    return tuple(name for name, z_m in before_m.items()
+                 if world.get_place(name)[2] - z_m > LIFTED_M)
