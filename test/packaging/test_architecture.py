@@ -33,7 +33,8 @@ ROS_PACKAGES = ('rclpy', 'tf2_ros', 'tf2_msgs', 'sensor_msgs', 'geometry_msgs', 
                 'std_srvs', 'visualization_msgs', 'diagnostic_msgs', 'lifecycle_msgs',
                 'action_msgs', 'rcl_interfaces', 'rosgraph_msgs', 'builtin_interfaces',
                 'ament_index_python', 'cv_bridge')
-ROS_FOLDERS = ('ros', 'web', 'bench/node', 'bench/web', 'bench/stress', 'demo', 'cli.py')
+ROS_FOLDERS = ('ros', 'web', 'bench/node', 'bench/web', 'bench/stress', 'bench/pick', 'demo',
+               'cli.py')
 TORCH_FOLDERS = ('matchers/cropond/engine', 'bench/latency')
 
 MAX_MODULES_PER_FOLDER = 15

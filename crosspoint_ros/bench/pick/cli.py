@@ -17,7 +17,7 @@ from crosspoint_ros.bench.environment import describe_machine, parse_positive
 from crosspoint_ros.bench.pairs.metrics import wilson_interval
 
 if TYPE_CHECKING:
-    from crosspoint_ros.bench.pick.trial import Outcome
+    from crosspoint_ros.bench.pick.trial import PickOutcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run all trials, each in a scene of its own, and print what came of them."""
+    """Run all trials, each in another scene, and print what came of them."""
     if importlib.util.find_spec('mujoco') is None:
         print('crosspoint bench pick: MuJoCo is not installed: pip install "crosspoint_ros[sim]"')
         return 1
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     from crosspoint_ros.bench.pick.rig import PickRig
     from crosspoint_ros.bench.pick.trial import draw_world, run_trial
     print(describe_machine())
-    outcomes: list[Outcome] = []
+    outcomes: list[PickOutcome] = []
     with closing(draw_world(args.seed)) as world, PickRig(world) as rig:
         for number in range(args.seed, args.seed + args.trials):
             outcomes.append(run_trial(rig, number, args.noise_cm / 100,
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def summarize(outcomes: Sequence[Outcome]) -> list[str]:
+def summarize(outcomes: Sequence[PickOutcome]) -> list[str]:
     """Return the figures as lines."""
     answered = [each for each in outcomes if not each.refusal]
     picked = [each for each in answered if each.is_picked]
@@ -77,4 +77,5 @@ def summarize(outcomes: Sequence[Outcome]) -> list[str]:
 
 def _format_share(count: int, of: int) -> str:
     low, high = wilson_interval(count, of)
-    return f'{count} of {of} ({100 * count / max(of, 1):.0f} %, {100 * low:.0f} to {100 * high:.0f})'
+    return (f'{count} of {of} ({100 * count / max(of, 1):.0f} %, {100 * low:.0f} to '
+            f'{100 * high:.0f})')

@@ -11,7 +11,7 @@ from crosspoint_ros.core.datatypes import Array
 WIDTH_PX, HEIGHT_PX = 640, 480
 TEXTURE_PX, TEXTURE_CONTRAST = 256, 60.0
 FRONT_AT_M, FRONT_LOOKS_AT_M = np.array([-0.15, -0.55, 0.65]), np.array([0.5, 0.0, 0.02])
-LOW_M, HIGH_M = np.array([0.36, -0.2]), np.array([0.68, 0.2])  # where objects stand, base frame
+LOW_M, HIGH_M = np.array([0.36, -0.2]), np.array([0.68, 0.2])  # where objects are, base frame
 LEAST_APART_M = 0.13  # between centres: the open fingers fit in
 HOME_M = (0.45, -0.2, 0.62)
 MAX_OPENING_M = 0.084  # between the fingers' inner sides
@@ -87,10 +87,11 @@ def _draw_places(rng: np.random.Generator, count: int) -> Array:
 
 
 def _draw_texture(rng: np.random.Generator) -> bytes:
-    noise = sum(sigma * cv2.GaussianBlur(rng.normal(size=(TEXTURE_PX, TEXTURE_PX)), (0, 0), sigma)
-                for sigma in (1, 3, 9))
+    noise = np.sum([sigma * cv2.GaussianBlur(rng.normal(size=(TEXTURE_PX, TEXTURE_PX)), (0, 0),
+                                             sigma) for sigma in (1, 3, 9)], axis=0)
     noise = (noise - noise.mean()) / noise.std()
-    colour = rng.uniform(60, 150) + rng.uniform(-40, 40, 3) + TEXTURE_CONTRAST * noise[..., None] * (1.0, 0.8, 0.6)
+    base = rng.uniform(60, 150) + rng.uniform(-40, 40, 3)
+    colour = base + TEXTURE_CONTRAST * noise[..., None] * (1.0, 0.8, 0.6)
     return cv2.imencode('.png', np.clip(colour, 0, 255).astype(np.uint8))[1].tobytes()
 
 

@@ -40,7 +40,7 @@ class Click:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class PickOutcome:
     """What came of a click. refusal: empty, or code and reason. off_m: of the target from the
     clicked point. lifted: the objects that were lifted."""
 
@@ -94,7 +94,7 @@ def draw_world(seed: int) -> PickWorld:
     return PickWorld(draw_scene(np.random.default_rng([seed, 0])))
 
 
-def run_trial(rig: PickRig, seed: int, noise_m: float, noise_rad: float) -> Outcome:
+def run_trial(rig: PickRig, seed: int, noise_m: float, noise_rad: float) -> PickOutcome:
     """Click on an object that both cameras show, and pick it at the target that is published.
 
     noise_m, noise_rad: how far off the published pose of each camera is.
@@ -108,11 +108,11 @@ def run_trial(rig: PickRig, seed: int, noise_m: float, noise_rad: float) -> Outc
         result = rig.click(world, shots, click.pixel, error, rng)
         answer_s = time.monotonic() - begun_s
         if not result.has_target:
-            return Outcome(click, result, shots, answer_s,
+            return PickOutcome(click, result, shots, answer_s,
                            f'{Code(result.status.code).name}: {result.status.message}')
         target = transform_from_pose(result.target.pose.pose)
         off_m = float(np.linalg.norm(target.t_m - click.point_m))
-        return Outcome(click, result, shots, answer_s, '', off_m, pick(world, target))
+        return PickOutcome(click, result, shots, answer_s, '', off_m, pick(world, target))
 
 
 def draw_click(world: PickWorld, shots: dict[str, Shot], rng: np.random.Generator) -> Click:
@@ -123,15 +123,16 @@ def draw_click(world: PickWorld, shots: dict[str, Shot], rng: np.random.Generato
     at = np.rint(world.get_lens('wrist').project(seen)).reshape(*front.depth_m.shape, 2)
     height, width = wrist.depth_m.shape
     with np.errstate(invalid='ignore'):
-        inside = ((at >= 0) & (at < (width, height))).all(axis=2)
+        inside = np.asarray(((at >= 0) & (at < (width, height))).all(axis=2))
     columns, rows = np.where(inside[..., None], at, 0).astype(int).transpose(2, 0, 1)
     depth_m = seen[:, 2].reshape(front.depth_m.shape)
     visible = inside & (wrist.things[rows, columns] == front.things) & (
         np.abs(wrist.depth_m[rows, columns] - depth_m) < SAME_PLACE_M)
     kernel = np.ones((2 * EDGE_PX + 1, 2 * EDGE_PX + 1), np.uint8)
     for thing in rng.permutation(len(THINGS)):
-        surface = (front.things == thing).astype(np.uint8)
-        choices = np.argwhere((cv2.erode(surface, kernel) > 0) & visible)
+        surface = np.equal(front.things, thing).astype(np.uint8)
+        inner = np.asarray(cv2.erode(surface, kernel), dtype=bool)
+        choices = np.argwhere(np.asarray(inner & visible))
         if len(choices):
             row, column = choices[rng.integers(len(choices))]
             return Click(int(thing), (float(column), float(row)), points_m[row, column])
@@ -168,6 +169,6 @@ def pick(world: PickWorld, base_from_grasp: Transform) -> tuple[str, ...]:
     world.move(Transform(R, before_at_m), 400)
     world.move(Transform(R, at_m), 400)
     world.close_fingers()
-    world.move(Transform(R, at_m + (0.0, 0.0, LIFT_M)), 500)
+    world.move(Transform(R, at_m + np.array([0.0, 0.0, LIFT_M])), 500)
     return tuple(name for name, z_m in before_m.items()
                  if world.get_place(name)[2] - z_m > LIFTED_M)

@@ -164,7 +164,7 @@ class Client(RosSession):
 
     def clear(self) -> str:
         """Clear the target; return what the node says. Raises TimeoutError or RuntimeError."""
-        service = self._node.create_client(Trigger, f'{self._name}/clear')
+        service: Any = self._node.create_client(Trigger, f'{self._name}/clear')
         try:
             self.wait_for(service.service_is_ready, 'offered ~/clear')
             reply = self._wait_for_result(service.call_async(Trigger.Request()),

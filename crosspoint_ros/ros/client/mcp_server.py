@@ -88,8 +88,8 @@ class AgentTools:
             self._check_gate()
             return self._report(self._client.instruct(camera, instruction))
 
-    def why_refused(self) -> str:
-        """Explain the last click: each camera's answer or refusal, with measured value and limit."""
+    def explain(self) -> str:
+        """Return the last click's answer or refusal in each camera, with value and limit."""
         with self._lock:
             self._client.spin_until(lambda: bool(self._results), STATE_S)
             return format_result(self._results[-1]) if self._results else 'no click so far'
@@ -194,7 +194,7 @@ def build_server(tools: AgentTools) -> Any:
     @server.tool()
     def why_refused() -> str:
         """Explain the last click: each camera's answer or refusal, with value and limit."""
-        return run(tools.why_refused)  # type: ignore[no-any-return]
+        return run(tools.explain)  # type: ignore[no-any-return]
 
     @server.tool()
     def targets() -> str:

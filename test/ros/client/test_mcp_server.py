@@ -70,13 +70,13 @@ def test_a_click_before_a_look_is_refused(agent):
 
 
 def test_a_click_on_the_picture_is_answered_and_waits_for_a_person(agent):
-    tools, rig = agent
+    tools, _ = agent
     jpeg, width, height = tools.look('front')
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape == (height, width, 3)
     answer = tools.click('front', *CENTRE)
     assert 'in side: (' in answer
     assert answer.endswith('a person has to accept it before the robot gets it')
-    assert tools.why_refused() in answer
+    assert tools.explain() in answer
     assert 'PENDING' in tools.targets()
     assert 'stop' in tools.targets()
     tools.clear()
@@ -112,7 +112,7 @@ def test_a_node_without_the_gate_takes_no_click_of_an_agent(monkeypatch):
     with run_tools(monkeypatch) as (tools, _):
         tools.look('front')
         for act in (lambda: tools.click('front', *CENTRE), lambda: tools.point_at('front', 'it')):
-            with pytest.raises(ValueError, match='without a person .publish_target: always.'):
+            with pytest.raises(ValueError, match=r'without a person \(publish_target: always\)'):
                 act()
         allowed = AgentTools(tools._client, publish_at_once=True)
         allowed.look('front')
