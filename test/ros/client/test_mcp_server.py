@@ -4,7 +4,6 @@ from __future__ import annotations
 import array
 import asyncio
 import importlib.util
-import json
 import os
 import sys
 import threading
@@ -126,12 +125,18 @@ def test_without_the_package_it_says_what_to_install(monkeypatch, capsys):
 
 
 @needs_mcp
-def test_a_client_of_the_protocol_sees_tools_pictures_and_errors(agent):
+@pytest.mark.parametrize('transport', ['in memory', 'standard input and output'])
+def test_a_client_of_the_protocol_sees_tools_pictures_and_errors(agent, transport):
     from mcp import Client as McpClient
-    tools, _ = agent
+    from mcp.client.stdio import StdioServerParameters
+    tools, rig = agent
+    code = 'import sys; from crosspoint_ros.cli import main; sys.exit(main())'
+    server = build_server(tools) if transport == 'in memory' else StdioServerParameters(
+        command=sys.executable, args=['-c', code, 'mcp'],
+        env={**os.environ, 'ROS_DOMAIN_ID': str(rig.domain)})
 
     async def talk():
-        async with McpClient(build_server(tools)) as client:
+        async with McpClient(server) as client:
             names = {tool.name for tool in (await client.list_tools()).tools}
             seen = await client.call_tool('look', {'camera': 'front'})
             answer = await client.call_tool('click', {'camera': 'front', 'x': 159.5, 'y': 119.5})
@@ -143,4 +148,4 @@ def test_a_client_of_the_protocol_sees_tools_pictures_and_errors(agent):
     assert '320x240 px' in seen.content[1].text
     assert 'in side: (' in answer.content[0].text
     assert refused.is_error
-    assert 'outside of the 320x240 px picture' in json.dumps(refused.content[0].text)
+    assert 'outside of the 320x240 px picture' in refused.content[0].text
