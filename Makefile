@@ -39,7 +39,7 @@ help:
 	@echo 'make test-without-ros  install into a clean environment, without ROS or a compiler, and match two images'
 	@echo 'make test-cropond  the tests of CroPond that need PyTorch, on the oldest and newest transformers'
 	@echo 'make test-libraries LIBRARIES=jammy|noble  the tests on the NumPy and OpenCV of Ubuntu 22.04 or 24.04'
-	@echo 'make test-extras  the tests of `crosspoint mcp`, and of picking in MuJoCo (needs libegl1)'
+	@echo 'make test-extras  the tests of `crosspoint mcp`, py_trees, and of picking in MuJoCo (needs libegl1)'
 	@echo 'make test-training  two steps of training with the real LLaMA-Factory, on this CPU'
 	@echo 'make smoke   the same builds, the smoke test alone'
 	@echo 'make lint    ruff and mypy'
@@ -92,7 +92,7 @@ test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
 # In one process: both render, or talk to a node.
 test-extras: $(TEST_VENV)/.package-$(KIND) $(EXTRAS)/.installed
 	PYTHONPATH=$(CURDIR)/$(EXTRAS) CROSSPOINT_NEEDS_EXTRAS=1 $(PYTEST) -o faulthandler_timeout=400 \
-	  test/bench/test_pick.py test/ros/client/test_mcp_server.py
+	  test/bench/test_pick.py test/ros/client/test_mcp_server.py test/examples/test_frameworks.py
 
 $(EXTRAS)/.installed: requirements/extras.txt $(TEST_VENV)/.wheels-$(KIND)
 	@echo '== extras into $(@D): half a minute, once'

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from chromium import run_cameras, start_node
@@ -84,8 +85,33 @@ def test_consume_target(node):
                     rf'{number}\) m in base_link\n', printed)
 
 
+def test_the_forty_lines_of_the_documentation_pick(node):
+    text = (EXAMPLES / 'pick.py').read_text()
+    assert f'```python\n{text}```' in (ROOT / 'docs' / 'pipelines.md').read_text()
+    printed = run('examples/pick.py').splitlines()
+    assert re.match(r'grip 0\.\d{3} m', printed[0])
+    before, at = (re.match(r'move to \((-?[\d.]+), (-?[\d.]+), (-?[\d.]+)\) m in base_link', line)
+                  for line in printed[1:3])
+    assert [float(a) - float(b) for a, b in zip(before.groups(), at.groups(), strict=True)] == \
+        pytest.approx([0.0, 0.0, 0.1], abs=2e-3), 'from above'
+    assert printed[3:] == ['grip 0.000 m', 'picked']
+
+
+def test_the_forty_lines_print_a_refusal(node):
+    assert run('examples/pick.py', 'front', '-5', '0').startswith('refused: ')
+
+
+def test_the_ports_of_the_behaviour_tree_are_fields_of_the_goal():
+    goal = {line.split()[1] for line in (ROOT / 'action' / 'Correspond.action').read_text().split(
+        '---')[0].splitlines() if re.match(r'[\w/\[\]]+ \w+( |$)', line)}
+    tree = ElementTree.parse(EXAMPLES / 'pick_bt.xml')
+    (node,) = tree.iter('Correspond')
+    assert set(node.attrib) - {'action_name'} - {'target', 'query_id'} <= goal
+    assert node.attrib['approach'] == str(int(cp.ApproachMode.FROM_ABOVE))
+
+
 def test_every_example_has_a_test():
-    tested = Path(__file__).read_text()
+    tested = Path(__file__).read_text() + Path(__file__).with_name('test_frameworks.py').read_text()
     assert [p.name for p in EXAMPLES.glob('*.py')
             if p.name != 'kitchen.py' and f'examples/{p.name}' not in tested] == []
 

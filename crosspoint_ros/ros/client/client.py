@@ -39,6 +39,50 @@ LATCHED_QOS = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RESULT_TIMEOUT_S = 20.0  # a node gives up after limits.max_query_s, 10 s by default
 
 
+class PendingClick:
+    """A click whose answer is to come, while its client spins."""
+
+    def __init__(self, node: str, accepted: Any) -> None:
+        """accepted: the future of the goal's handle."""
+        self._node, self._is_cancelled = node, False
+        self._handle: Any = None
+        self._reply: Any = None
+        accepted.add_done_callback(self._on_handle)
+
+    def _on_handle(self, accepted: Any) -> None:
+        self._handle = accepted.result()
+        if self._handle.accepted:
+            self._reply = self._handle.get_result_async()
+            if self._is_cancelled:
+                self._handle.cancel_goal_async()
+
+    def is_received(self) -> bool:
+        """Whether the node has accepted or rejected it."""
+        return self._handle is not None
+
+    def done(self) -> bool:
+        """Whether `result` returns or raises."""
+        return self._handle is not None and (self._reply is None or self._reply.done())
+
+    def result(self) -> QueryResult:
+        """Return the answer or refusal, once it is done.
+
+        Raises RuntimeError if the node does not accept the goal, or no longer has its result.
+        """
+        if self._reply is None:
+            raise RuntimeError(f'{self._node} rejected the goal: is it a crosspoint_node?')
+        result: QueryResult = self._reply.result().result.result
+        if unset := explain_unset(result):
+            raise RuntimeError(f'{self._node}: {unset}')
+        return result
+
+    def cancel(self) -> None:
+        """Let the node drop it; its result reports that."""
+        self._is_cancelled = True
+        if self._reply is not None and self._handle is not None:
+            self._handle.cancel_goal_async()
+
+
 class Client(RosSession):
     """Client of one crosspoint node; discovery takes a moment, so use one for many clicks.
 
@@ -114,10 +158,8 @@ class Client(RosSession):
         return self._send(Correspond.Goal(camera=camera, stamp=time_from_ns(stamp_ns), x=nan,
                                           y=nan, instruction=text), approach, timeout_s)
 
-    def _send(self, goal: Correspond.Goal, approach: Approach, timeout_s: float) -> QueryResult:
-        x, y, z = approach.vector_base.tolist()
-        goal.approach, goal.approach_m = int(approach.mode), approach.standoff_m
-        goal.approach_vector = Vector3(x=x, y=y, z=z)
+    def send(self, goal: Correspond.Goal) -> PendingClick:
+        """Send a goal; its answer comes while the client spins. Raises TimeoutError."""
         self.wait_for(lambda: self._action.server_is_ready() and self._info.is_ready(),
                       'offered its action')
         # A node that has not discovered this client yet takes the goal, and its reply is lost. Its
@@ -125,16 +167,16 @@ class Client(RosSession):
         if not self._info.query_state(self.spin_until, DISCOVERY_TIMEOUT_S):
             raise TimeoutError(f'{self._name} has not replied after {DISCOVERY_TIMEOUT_S:g} s: it '
                                'is stopped or busy; see its log, or `crosspoint doctor`')
-        handle = self._wait_for_result(self._action.send_goal_async(goal), timeout_s,
-                                       'accepted the click')
-        if not handle.accepted:
-            raise RuntimeError(f'{self._name} rejected the goal: is it a crosspoint_node?')
-        reply = self._wait_for_result(handle.get_result_async(), timeout_s, 'answered')
-        result: QueryResult = reply.result.result
-        unset = explain_unset(result)
-        if unset:
-            raise RuntimeError(f'{self._name}: {unset}')
-        return result
+        return PendingClick(self._name, self._action.send_goal_async(goal))
+
+    def _send(self, goal: Correspond.Goal, approach: Approach, timeout_s: float) -> QueryResult:
+        x, y, z = approach.vector_base.tolist()
+        goal.approach, goal.approach_m = int(approach.mode), approach.standoff_m
+        goal.approach_vector = Vector3(x=x, y=y, z=z)
+        click = self.send(goal)
+        self.wait_for(click.is_received, 'accepted the click', timeout_s)
+        self.wait_for(click.done, 'answered', timeout_s)
+        return click.result()
 
     def query_info(self) -> NodeInfo:
         """Return the node's cameras and frames. Raises TimeoutError."""
