@@ -1,7 +1,8 @@
 """Behaviours of py_trees that click and check the target: `pip install py_trees`.
 
     root = py_trees.composites.Sequence('pick', memory=True, children=[
-        PointAt(client, 'front', (500, 280)), YourMove('pregrasp'), TargetHolds(client), YourMove(…)])
+        PointAt(client, 'front', (500, 280)), YourMove('pregrasp'), TargetHolds(client),
+        YourMove('target')])
 
 Ticking spins the client, so nothing else may spin it.
 """

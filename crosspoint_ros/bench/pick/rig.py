@@ -18,6 +18,7 @@ from crosspoint_ros.bench.node.cli import CROSSPOINT_NODE, format_camera_paramet
 from crosspoint_ros.bench.node.synthetic_cameras import make_image
 from crosspoint_ros.bench.pick.world import CAMERAS, PickWorld, Shot
 from crosspoint_ros.core.datatypes import Transform
+from crosspoint_ros.core.grasp.approach import Approach, ApproachMode
 from crosspoint_ros.core.image_io import write_image
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.client import Client
@@ -26,6 +27,7 @@ from crosspoint_ros.ros.conversions import time_from_ns, transform_to_msg
 DEPTH_SIGMA_PER_M = 0.002  # of a depth of 1 m; it grows with the square
 MAX_DEPTH_M = 5.0
 START_TIMEOUT_S = 60.0
+FROM_ABOVE = Approach(ApproachMode.FROM_ABOVE)
 FRAMES, FRAME_S = 3, 0.15  # before a click, so that the node has the newest and its poses
 
 
@@ -73,7 +75,7 @@ class PickRig:
             stamp_ns = self._publish(world, shots, error, rng)
             self._client.spin_for(FRAME_S)
         self._node.check()
-        return self._client.click('front', pixel, stamp_ns=stamp_ns)
+        return self._client.click('front', pixel, stamp_ns=stamp_ns, approach=FROM_ABOVE)
 
     def _publish(self, world: PickWorld, shots: dict[str, Shot], error: dict[str, Transform],
                  rng: np.random.Generator) -> int:
