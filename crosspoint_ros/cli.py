@@ -77,6 +77,8 @@ COMMANDS = {
                                'crosspoint_ros/scenes/kitchen --draws 5'),
     'bench follow': Command('bench', 'bench.follow.cli', 'score following on recordings of moving '
                             'objects', 'kitchen_moving --no-depth'),
+    'bench segment': Command('bench', 'bench.segment.cli', 'score the masks and widths of clicked '
+                             'things on the built-in kitchen', '--clicks 3 --pictures masks'),
     'bench node': Command('bench', 'bench.node.cli', "measure the node's idle load and overhead",
                           '--clicks 30'),
     'dev record': Command('dev', 'bench.record', 'run a benchmark and record what it prints',
