@@ -85,8 +85,9 @@ def test_an_extent_whose_end_no_view_shows_is_no_width():
 @pytest.mark.parametrize(('point', 'boxes', 'unclear', 'words'), [
     ((0.1, -0.1, 0.0), (CARTON,), Unclear.SUPPORT, 'that supports things'),
     ((0.0, 0.3, 0.2), (CARTON, WALL), Unclear.SUPPORT, 'that supports things'),
-    ((0.0, 0.0, 0.1), (Box((-0.5, -0.3, 0.0), (0.5, 0.3, 0.1)),), Unclear.SUPPORT, 'not an object')])
-def test_what_things_stand_on_or_before_is_no_thing(point, boxes, unclear, words):
+    ((0.0, 0.0, 0.1), (Box((-0.5, -0.3, 0.0), (0.5, 0.3, 0.1)),), Unclear.SUPPORT,
+     'not an object')])
+def test_a_table_a_wall_and_a_shelf_are_no_things(point, boxes, unclear, words):
     thing = click(point, look(LEFT, *boxes))
     assert thing.unclear == unclear, thing.message
     assert words in thing.message

@@ -28,6 +28,7 @@ from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.results import is_accepted
 from crosspoint_ros.ros.config import Config, is_target_frame
 from crosspoint_ros.ros.follow.server import FollowServer
+from crosspoint_ros.ros.grasp.server import ShapeServer
 from crosspoint_ros.ros.node.camera import JUMP_WINDOW_S, Camera
 from crosspoint_ros.ros.node.history import ActiveTarget, HistoryStep
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
@@ -128,6 +129,8 @@ class QueryServer:
         self.follow = FollowServer(
             node, config, self.target, self._views, self._thread, self._get_fine_matcher,
             self.review.history.find_locate_result, self._call_in_executor)
+        self._shape = ShapeServer(node, config, self.target,
+                                  self.review.history.find_locate_result, self._call_in_executor)
         # All wait for their result, and must not block other callbacks meanwhile.
         group = ReentrantCallbackGroup()
         self._action = ActionServer(
@@ -186,6 +189,7 @@ class QueryServer:
         self.transforms.close()
         self._image_markers.close()
         self.review.close()
+        self._shape.close()
         self.outputs.close()
         self._log_forwarder.close()
 
@@ -435,6 +439,7 @@ class QueryServer:
     def _on_tick(self) -> None:
         self._thread.expire_overdue()
         self.review.tick()
+        self._shape.tick()
         self.outputs.broadcaster.broadcast()
         if self.state is ServerState.ACTIVE:
             self._prefetcher.submit()
