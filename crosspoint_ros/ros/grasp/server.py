@@ -8,16 +8,13 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Image, PointCloud2
 
-from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.core.grasp.segment import Thing, segment
-from crosspoint_ros.core.grasp.shape import Box, Closing, choose_closing, fit_box
+from crosspoint_ros.core.grasp.target_thing import TargetThing, measure_thing
 from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.msg import GraspTarget, TargetShape
 from crosspoint_ros.ros.config import Config
@@ -35,32 +32,6 @@ from crosspoint_ros.ros.node.query_messages import make_header
 
 log = logging.getLogger(__name__)
 THREAD = 'crosspoint_shape'
-
-
-@dataclass(frozen=True, eq=False)
-class TargetThing:
-    """A target, the views that show it, and what was cut out of them."""
-
-    target: GraspTarget
-    views: tuple[View, ...]
-    thing: Thing
-    box: Box | None
-    closing: Closing | None
-
-
-def measure_thing(target: GraspTarget, located: LocateResult) -> TargetThing:
-    """Cut out the thing of a target, and choose how jaws close along the target's +z."""
-    seen: list[tuple[View, Array]] = [(located.clicked, located.pixel)]
-    for found in located.correspondences:
-        if found.view is not None and found.pixel is not None:
-            seen.append((found.view, found.pixel))
-    seen = [(view, pixel) for view, pixel in seen if view.depth_m is not None] or seen[:1]
-    thing, views = segment(seen), tuple(view for view, _ in seen)
-    if thing.unclear:
-        return TargetThing(target, views, thing, None, None)
-    rotation = transform_from_pose(target.pose.pose).R
-    return TargetThing(target, views, thing, fit_box(thing),
-                       choose_closing(thing, views, rotation[:, 2], rotation[:, 0]))
 
 
 class ShapeServer:
@@ -136,15 +107,15 @@ class ShapeServer:
     def _measure(self, put: GraspTarget, located: LocateResult) -> None:
         if put is not self._put:  # a newer one waits
             return
-        found = measure_thing(put, located)
-        self._call_in_executor(lambda: self._publish(found))
+        found = measure_thing(located, transform_from_pose(put.pose.pose).R)
+        self._call_in_executor(lambda: self._publish(put, found))
 
-    def _publish(self, found: TargetThing) -> None:
+    def _publish(self, target: GraspTarget, found: TargetThing) -> None:
         """Publish what was found, if it is of the target that is still the active one."""
-        target, thing = found.target, found.thing
-        if found.target is not self._put:
+        header, thing = target.header, found.thing
+        if target is not self._put:
             return
-        self._is_published, header = True, target.header
+        self._is_published = True
         for view in found.views:
             mask = thing.masks.get(view.camera)
             if view.camera in self._masks:

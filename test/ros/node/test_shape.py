@@ -18,13 +18,12 @@ from two_camera_rig import LATCHED_QOS
 
 from crosspoint_ros.core.datatypes import Match
 from crosspoint_ros.core.grasp.shape import Box
-from crosspoint_ros.core.lift import lift
+from crosspoint_ros.core.grasp.target_thing import measure_thing
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.transform import Transform
-from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.ros.conversions import pose_from_transform
 from crosspoint_ros.ros.grasp import messages
-from crosspoint_ros.ros.grasp.server import THREAD, measure_thing
+from crosspoint_ros.ros.grasp.server import THREAD
 
 CARTON = raycast_scenes.Box((-0.04, -0.03, 0.0), (0.04, 0.03, 0.12))
 ON_CARTON = np.array([0.0, -0.01, 0.12])
@@ -46,11 +45,10 @@ def listen(pipeline: Pipeline, kind: type, name: str) -> tuple[list, object]:
 def test_nothing_is_computed_until_somebody_subscribes_and_then_of_the_present_target(
         shared, monkeypatch):
     threads: list[str] = []
-    real = messages.build_shape
 
-    def spy(target, located):
+    def spy(located, rotation):
         threads.append(threading.current_thread().name)
-        return measure_thing(target, located)
+        return measure_thing(located, rotation)
 
     monkeypatch.setattr('crosspoint_ros.ros.grasp.server.measure_thing', spy)
     result = shared.click(POINT_BASE_M)
@@ -62,7 +60,6 @@ def test_nothing_is_computed_until_somebody_subscribes_and_then_of_the_present_t
     masks, third = listen(shared, Image, 'front/mask')
     shared.rig.until(lambda: shapes and clouds and masks, what='the thing')
     assert set(threads) == {THREAD}
-    assert real is messages.build_shape
     assert shapes[-1].query_id == result.query_id
     assert shapes[-1].header == result.target.header
     assert shapes[-1].code == TargetShape.SUPPORT  # the rig has a table alone
@@ -93,17 +90,16 @@ def measure_carton():
     views = [textured_scenes.render_view(name, raycast_scenes.look_at(place, (0, 0, 0.05)),
                                          (CARTON,))
              for name, place in (('left', raycast_scenes.LEFT), ('right', raycast_scenes.RIGHT))]
-    pixel = raycast_scenes.project_point(views[0], ON_CARTON)
-    located = locate(views[0], views[1:], pixel, Oracle())
-    lifted = lift(views[0], pixel, [], Limits())
+    located = locate(views[0], views[1:], raycast_scenes.project_point(views[0], ON_CARTON),
+                     Oracle())
     target = GraspTarget(header=Header(frame_id='base_link'), query_id='q')
-    target.pose.pose = pose_from_transform(lifted.base_from_target)
-    return measure_thing(target, located)
+    target.pose.pose = pose_from_transform(located.target.base_from_target)
+    return target, measure_thing(located, located.target.base_from_target.R)
 
 
 def test_the_shape_of_a_carton_turns_the_jaws_across_its_smaller_side():
-    found = measure_carton()
-    shape = messages.build_shape(found.target, found.thing, found.box, found.closing)
+    target, found = measure_carton()
+    shape = messages.build_shape(target, found.thing, found.box, found.closing)
     assert shape.code == TargetShape.OK
     assert not shape.message
     assert shape.width_m == pytest.approx(0.06, abs=0.006)
@@ -114,12 +110,12 @@ def test_the_shape_of_a_carton_turns_the_jaws_across_its_smaller_side():
     x_axis = (1 - 2 * (q.y ** 2 + q.z ** 2), 2 * (q.x * q.y + q.w * q.z))
     assert abs(x_axis[1]) > 0.98, 'along y, the smaller side'
     assert shape.sigma_yaw_rad < 0.2
-    at = found.target.pose.pose.position
+    at = target.pose.pose.position
     assert (shape.grasp.position.x, shape.grasp.position.z) == (at.x, at.z)
 
 
 def test_the_cloud_has_colours_and_normals_as_pcl_reads_them():
-    found = measure_carton()
+    _, found = measure_carton()
     cloud = messages.build_cloud(Header(frame_id='base_link'), found.thing)
     rows = np.frombuffer(bytes(cloud.data), np.float32).reshape(-1, 7)
     assert len(rows) == cloud.width == len(found.thing.points_base_m)
@@ -153,3 +149,12 @@ def test_the_box_is_a_detection_where_vision_msgs_is_installed(monkeypatch):
 
     monkeypatch.setattr(messages.importlib, 'import_module', fail)
     assert messages.load_box_type() is None
+
+
+def test_with_yaw_by_shape_an_unclear_thing_leaves_the_target_as_it_is():
+    with run_pipeline(yaw='shape') as pipeline:
+        result = pipeline.click(POINT_BASE_M)
+        assert list(result.stages)[-2:] == ['shape', 'publish']
+        assert result.has_target
+        assert np.isnan(result.target.width_m)
+        assert result.target.sigma_yaw_rad == pytest.approx(1.81, abs=0.01)
