@@ -81,6 +81,8 @@ COMMANDS = {
                             'objects', 'kitchen_moving --no-depth'),
     'bench pick': Command('bench', 'bench.pick.cli', 'click on objects in MuJoCo, and count those '
                           'that get lifted', '--trials 5 --pictures failures'),
+    'bench segment': Command('bench', 'bench.segment.cli', 'score the masks and widths of clicked '
+                             'things on the built-in kitchen', '--clicks 3 --pictures masks'),
     'bench node': Command('bench', 'bench.node.cli', "measure the node's idle load and overhead",
                           '--clicks 30'),
     'dev record': Command('dev', 'bench.record', 'run a benchmark and record what it prints',

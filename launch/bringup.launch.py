@@ -38,6 +38,7 @@ PARAMETERS = {
     'approach': 'direction of the +z of a target, unless a goal says another: auto, from_above, '
                 'horizontal or normal',
     'approach_m': 'how far before the target its pre-grasp frame is, m',
+    'yaw': 'what turns a target about its +z: image, or shape, across the clicked thing',
     'matcher': 'xfeat, cropond, cropond_remote, or any module:Class',
     'refine': 'the matcher that refines or refuses what that finds: auto, xfeat, none',
     'warm_share': 'share of its time that the matcher may spend on preparing for the newest '

@@ -71,7 +71,7 @@ def surface_depths_m(view: View, pixel: npt.ArrayLike) -> Array:
     """
     if view.depth_m is None:
         return np.zeros(0)
-    pixels, depths, total = _depth_window(view, pixel, WINDOW_PX)
+    pixels, depths, total = depth_window(view, pixel, WINDOW_PX)
     if len(depths) < MIN_KNOWN_SHARE * total:
         return np.zeros(0)
     order = np.argsort(depths)
@@ -95,7 +95,7 @@ def explain_missing_depth(view: View, pixel: npt.ArrayLike) -> str:
     """Return why there is no surface at a pixel, with the counts."""
     if view.depth_m is None:
         return f'{view.camera} has no depth'
-    (x, y), (_, depths, total) = np.asarray(pixel), _depth_window(view, pixel, WINDOW_PX)
+    (x, y), (_, depths, total) = np.asarray(pixel), depth_window(view, pixel, WINDOW_PX)
     if len(depths) < MIN_KNOWN_SHARE * total:
         return (f'{len(depths)} of the {total} pixels around ({x:.0f}, {y:.0f}) in {view.camera} '
                 f'have a depth (at least {MIN_KNOWN_SHARE:.0%})')
@@ -119,7 +119,7 @@ def is_on_rim(view: View, pixel: npt.ArrayLike, depth_m: float) -> bool:
     step_m = min(SPLIT_M + SPLIT_RATIO * depth_m, RIM_SIGMAS * predict_depth_sigma_m(depth_m))
     if _has_jump(view, pixel, step_m):
         return True
-    pixels, depths, _ = _depth_window(view, pixel, WINDOW_PX)
+    pixels, depths, _ = depth_window(view, pixel, WINDOW_PX)
     nearest = np.argsort(np.linalg.norm(pixels - np.asarray(pixel), axis=1))[:NEAREST_PIXELS]
     return bool(abs(np.median(depths[nearest]) - depth_m) > step_m)
 
@@ -130,7 +130,7 @@ def _has_jump(view: View, pixel: npt.ArrayLike, step_m: float) -> bool:
     The slope is the median of the steps between neighbours: on the rim of a table seen at an angle,
     table and floor have depths in common. At a corner of three surfaces no slope fits them all.
     """
-    pixels, depths, _ = _depth_window(
+    pixels, depths, _ = depth_window(
         view, pixel, max(RIM_WINDOW_PX, MIN_RIM_WINDOW_PX * 640 / view.intrinsics.width_px))
     if not len(depths):
         return False
@@ -160,7 +160,7 @@ def surface_normal_base(view: View, pixel: npt.ArrayLike) -> tuple[Array, float]
     if not len(depths_m):
         return None
     size_px = max(NORMAL_WINDOW_PX, MIN_NORMAL_WINDOW_PX * 640 / view.intrinsics.width_px)
-    pixels, depths, _ = _depth_window(view, pixel, size_px)
+    pixels, depths, _ = depth_window(view, pixel, size_px)
     here = np.abs(depths - depths_m[0]) < SPLIT_M + SPLIT_RATIO * depths_m[0]
     if here.sum() < MIN_NORMAL_POINTS:
         return None
@@ -184,8 +184,8 @@ def _plane_inliers(points: Array) -> npt.NDArray[np.bool_]:
     return best if best.sum() >= 3 else np.ones(len(points), dtype=bool)
 
 
-def _depth_window(view: View, pixel: npt.ArrayLike, size_px: float) -> tuple[Array, Array, int]:
-    """Pixels (n, 2) with depth around a pixel, their depths (n,), and the size of the window."""
+def depth_window(view: View, pixel: npt.ArrayLike, size_px: float) -> tuple[Array, Array, int]:
+    """Return the pixels (n, 2) with depth around one, their depths (n,), and the window's size."""
     assert view.depth_m is not None
     half = max(1, round(size_px * view.intrinsics.width_px / 640 - 1) // 2)
     column, row = np.rint(np.asarray(pixel, dtype=np.float64)).astype(int)

@@ -105,6 +105,7 @@ class Config:
     allow_unconfirmed: bool
     approach: str
     approach_m: float
+    yaw: str
     record_dir: str
     autostart: bool
 
@@ -192,6 +193,10 @@ NODE_PARAMETERS = (
     Spec('approach_m', Approach.standoff_m, 'how far before the target the frame '
          '<target_frame>_pregrasp is, against +z, unless a goal says another, m',
          0.0, MAX_STANDOFF_M),
+    Spec('yaw', 'image', 'what turns a target about its +z. image: the x of the clicked image; '
+         'shape: the jaws, which close along x, go across the smaller extent of the clicked thing, whose '
+         'width is given; each answer then takes some 100 ms longer',
+         choices=('image', 'shape')),
     Spec('record_dir', '', 'folder to which every answer is appended with its images, and what '
          "people decided about it; '': none"),
     Spec('autostart', True, 'configure and activate at start-up; false: wait for a lifecycle '

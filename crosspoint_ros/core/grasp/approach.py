@@ -11,12 +11,11 @@ from enum import IntEnum
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected, View
-from crosspoint_ros.core.depth import surface_normal_base
 from crosspoint_ros.core.geometry import ray_base, require_pose
+from crosspoint_ros.core.grasp.normal import MAX_SIGMA_RAD, measure_normal
 
 DOWN_BASE = np.array([0.0, 0.0, -1.0])  # z of the base is up (REP-103)
 NO_NORMAL_SIGMA_RAD = 1.0
-MAX_NORMAL_SIGMA_RAD = 0.15  # above it a normal is not called measured
 YAW_SIGMA_RAD = np.pi / np.sqrt(3)  # unknown: any angle is as likely
 MIN_HORIZONTAL = 0.35  # of a unit vector, some 20 deg from the vertical: less has no side
 MIN_VECTOR = 1e-9
@@ -101,7 +100,7 @@ def choose_frame(approach: Approach, clicked: View, pixel: Array,
     image's x projected along the approach, its y where it looks along x: nothing measures here how
     the thing is turned. Raises `Rejected` (NO_DEPTH) if the approach needs what was not measured.
     """
-    normals = (surface_normal_base(view, at) for view, at in ((clicked, pixel), *found))
+    normals = (measure_normal(view, at) for view, at in ((clicked, pixel), *found))
     normal = next((n for n in normals if n is not None), None)
     z_base, sigma_rad, is_normal = _choose_direction(
         approach, normal, ray_base(clicked, pixel)[1])
@@ -121,7 +120,7 @@ def _choose_direction(approach: Approach, normal: tuple[Array, float] | None, ra
                       ) -> tuple[Array, float, bool]:
     """Return +z (3,), its sigma, rad, and whether it is the measured normal."""
     mode = approach.mode
-    is_measured = normal is not None and normal[1] <= MAX_NORMAL_SIGMA_RAD
+    is_measured = normal is not None and normal[1] <= MAX_SIGMA_RAD
     if mode == ApproachMode.FROM_ABOVE:
         return DOWN_BASE, 0.0, False
     if mode == ApproachMode.ALONG:
@@ -132,7 +131,7 @@ def _choose_direction(approach: Approach, normal: tuple[Array, float] | None, ra
         raise Rejected(Code.NO_DEPTH, 'no 3D: the approach NORMAL needs the normal of the surface, '
                        + ('and there is too little depth around the point' if normal is None else
                           f'which is known to {np.degrees(normal[1]):.0f} deg only (limit '
-                          f'{np.degrees(MAX_NORMAL_SIGMA_RAD):.0f} deg)')
+                          f'{np.degrees(MAX_SIGMA_RAD):.0f} deg)')
                        + ': ask for AUTO, FROM_ABOVE or HORIZONTAL')
     return (ray, NO_NORMAL_SIGMA_RAD, False) if normal is None else (*normal, is_measured)
 

@@ -21,6 +21,7 @@ from rclpy.task import Future
 from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.core.datatypes import Code, Matcher, Rejected, Transform
 from crosspoint_ros.core.extrinsics.drift import MountHealth
+from crosspoint_ros.core.grasp.target_thing import turn_target
 from crosspoint_ros.core.pipeline import LocateResult, apply_correction
 from crosspoint_ros.core.tf_tree import list_ancestors
 from crosspoint_ros.core.verify import Limits
@@ -28,6 +29,7 @@ from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.results import is_accepted
 from crosspoint_ros.ros.config import Config, is_target_frame
 from crosspoint_ros.ros.follow.server import FollowServer
+from crosspoint_ros.ros.grasp.server import ShapeServer
 from crosspoint_ros.ros.node.camera import JUMP_WINDOW_S, Camera
 from crosspoint_ros.ros.node.history import ActiveTarget, HistoryStep
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
@@ -128,6 +130,8 @@ class QueryServer:
         self.follow = FollowServer(
             node, config, self.target, self._views, self._thread, self._get_fine_matcher,
             self.review.history.find_locate_result, self._call_in_executor)
+        self._shape = ShapeServer(node, config, self.target,
+                                  self.review.history.find_locate_result, self._call_in_executor)
         # All wait for their result, and must not block other callbacks meanwhile.
         group = ReentrantCallbackGroup()
         self._action = ActionServer(
@@ -186,6 +190,7 @@ class QueryServer:
         self.transforms.close()
         self._image_markers.close()
         self.review.close()
+        self._shape.close()
         self.outputs.close()
         self._log_forwarder.close()
 
@@ -291,7 +296,8 @@ class QueryServer:
             task.enter_stage('verify')
             corrected = apply_correction(correction.locate_result, correction.camera,
                                          correction.pixel, self.limits)
-            return corrected if self._config.use_tf else explain_images_only(corrected)
+            return self._turn_target(task, corrected) if self._config.use_tf else (
+                explain_images_only(corrected))
         assert self.loader.matchers is not None
         self.transforms.tree.max_gap_m = self.limits.max_target_sigma_m
         result = locate_query(task, self._views, self.loader.matchers, self.limits)
@@ -299,7 +305,18 @@ class QueryServer:
             self.mount_health.add(result)
         except Exception:  # the answer is none the worse
             log.exception('the mounts of the cameras were not measured')
-        return result
+        return self._turn_target(task, result)
+
+    def _turn_target(self, task: QueryTask, result: LocateResult) -> LocateResult:
+        """Turn the target across the clicked thing, with the parameter `yaw` on shape."""
+        if self._config.yaw != 'shape' or result.target is None:
+            return result
+        task.enter_stage('shape')
+        try:
+            return turn_target(result)
+        except Exception:  # its yaw is then the image's, and its sigma says so
+            log.exception('the target was not turned')
+            return result
 
     def _publish_overlays(self, task: QueryTask) -> None:
         result = task.locate_result
@@ -435,6 +452,7 @@ class QueryServer:
     def _on_tick(self) -> None:
         self._thread.expire_overdue()
         self.review.tick()
+        self._shape.tick()
         self.outputs.broadcaster.broadcast()
         if self.state is ServerState.ACTIVE:
             self._prefetcher.submit()

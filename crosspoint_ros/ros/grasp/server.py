@@ -1,0 +1,130 @@
+"""The clicked thing in the node: `~/<camera>/mask`, `~/target_cloud`, `~/target_shape` and the box.
+
+Computed while one of them has a subscriber, for the target that is sent, in another thread.
+"""
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from sensor_msgs.msg import Image, PointCloud2
+
+from crosspoint_ros.core.grasp.target_thing import TargetThing, measure_thing
+from crosspoint_ros.core.pipeline import LocateResult
+from crosspoint_ros.msg import GraspTarget, TargetShape
+from crosspoint_ros.ros.config import Config
+from crosspoint_ros.ros.conversions import transform_from_pose
+from crosspoint_ros.ros.grasp.messages import (
+    build_box_array,
+    build_cloud,
+    build_mask,
+    build_shape,
+    load_box_type,
+)
+from crosspoint_ros.ros.node.history import ActiveTarget
+from crosspoint_ros.ros.node.outputs import LATCHED_QOS
+from crosspoint_ros.ros.node.query_messages import make_header
+
+log = logging.getLogger(__name__)
+THREAD = 'crosspoint_shape'
+
+
+class ShapeServer:
+    """Publishes the clicked thing; all but the thread's own work runs in the executor."""
+
+    def __init__(self, node: Node, config: Config, target: ActiveTarget,
+                 find_located: Callable[[str], LocateResult | None],
+                 call_in_executor: Callable[[Callable[[], None]], None]) -> None:
+        """find_located: an answer with its images, by query; None if they are no longer kept."""
+        self._node, self._target, self._find_located = node, target, find_located
+        self._call_in_executor = call_in_executor
+        self._masks: dict[str, Publisher] = {
+            camera.name: node.create_publisher(Image, f'~/{camera.name}/mask', LATCHED_QOS)
+            for camera in config.cameras}
+        box_type = load_box_type()
+        self._types = {'~/target_shape': TargetShape, '~/target_cloud': PointCloud2,
+                       **({'~/target_box': box_type} if box_type is not None else {})}
+        self._latched = {name: self._create(name) for name in self._types}
+        self._put: GraspTarget | None = None  # of which the thing is published, or computed
+        self._is_published = False
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+        self._thread.start()
+        target.listeners.append(self._on_target)
+
+    def close(self) -> None:
+        """End the thread when its work is done, and take everything off the graph."""
+        self._jobs.put(None)
+        for publisher in (*self._masks.values(), *self._latched.values()):
+            self._node.destroy_publisher(publisher)
+
+    def tick(self) -> None:
+        """Begin for a subscriber that came after the answer."""
+        self._on_target(self._target)
+
+    def _create(self, name: str) -> Publisher:
+        return self._node.create_publisher(self._types[name], name, LATCHED_QOS)
+
+    def _on_target(self, target: ActiveTarget) -> None:
+        step = target.step
+        is_sent = target.sent_target is not None and step is not None and step.result is not None
+        put = step.result.target if is_sent and step is not None and step.result else None
+        if put is self._put:
+            return
+        if self._is_published:
+            self._withdraw()
+        self._put = None
+        if put is None or step is None or not self._has_subscriber():
+            return
+        located = self._find_located(step.query_id)
+        if located is not None:
+            self._put = put
+            self._jobs.put(partial(self._measure, put, located))
+
+    def _has_subscriber(self) -> bool:
+        return any(publisher.get_subscription_count()
+                   for publisher in (*self._masks.values(), *self._latched.values()))
+
+    def _withdraw(self) -> None:
+        """A latched message ends with its publisher alone: no later subscriber gets it."""
+        self._is_published = False
+        for name, publisher in self._latched.items():
+            self._node.destroy_publisher(publisher)
+            self._latched[name] = self._create(name)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except Exception:  # the target is none the worse
+                log.exception('the clicked thing was not measured')
+
+    def _measure(self, put: GraspTarget, located: LocateResult) -> None:
+        if put is not self._put:  # a newer one waits
+            return
+        found = measure_thing(located, transform_from_pose(put.pose.pose).R)
+        self._call_in_executor(lambda: self._publish(put, found))
+
+    def _publish(self, target: GraspTarget, found: TargetThing) -> None:
+        """Publish what was found, if it is of the target that is still the active one."""
+        header, thing = target.header, found.thing
+        if target is not self._put:
+            return
+        self._is_published = True
+        for view in found.views:
+            mask = thing.masks.get(view.camera)
+            if view.camera in self._masks:
+                self._masks[view.camera].publish(build_mask(
+                    make_header(view.stamp_ns, view.frame_id),
+                    view.image[..., 0] < 0 if mask is None else mask))
+        self._latched['~/target_cloud'].publish(build_cloud(header, thing))
+        if '~/target_box' in self._latched:
+            self._latched['~/target_box'].publish(build_box_array(
+                header, found.box, float(target.confidence)))
+        self._latched['~/target_shape'].publish(build_shape(
+            target, thing, found.box, found.closing))
