@@ -20,13 +20,13 @@ from crosspoint_ros.bench.pick.world import CAMERAS, PickWorld, Shot
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.grasp.approach import Approach, ApproachMode
 from crosspoint_ros.core.image_io import write_image
-from crosspoint_ros.msg import QueryResult
-from crosspoint_ros.ros.client.client import Client
+from crosspoint_ros.msg import QueryResult, TargetShape
+from crosspoint_ros.ros.client.client import LATCHED_QOS, Client
 from crosspoint_ros.ros.conversions import time_from_ns, transform_to_msg
 
 DEPTH_SIGMA_PER_M = 0.002  # of a depth of 1 m; it grows with the square
 MAX_DEPTH_M = 5.0
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S, SHAPE_S = 60.0, 10.0
 FROM_ABOVE = Approach(ApproachMode.FROM_ABOVE)
 FRAMES, FRAME_S = 3, 0.15  # before a click, so that the node has the newest and its poses
 
@@ -43,7 +43,8 @@ class PickRig:
             write_image(mask, 255 * cv2.dilate(covered, np.ones((9, 9), np.uint8)))
             self._node = start_process(
                 stack, folder, CROSSPOINT_NODE, 'base_frame:=base_link',
-                *format_camera_parameters(CAMERAS), f'wrist.mask_path:={mask}', *parameters)
+                *format_camera_parameters(CAMERAS), f'wrist.mask_path:={mask}', 'yaw:=shape',
+                *parameters)
             self._client = stack.enter_context(Client())
             node = self._client.create_node('pick_cameras')
             self._tf = node.create_publisher(TFMessage, '/tf', QoSProfile(depth=100))
@@ -54,6 +55,9 @@ class PickRig:
                 for camera in CAMERAS for topic, kind in (
                     ('color/image_raw', Image), ('aligned_depth_to_color/image_raw', Image),
                     ('color/camera_info', CameraInfo))}
+            self._shapes: list[TargetShape] = []
+            node.create_subscription(TargetShape, '/crosspoint/target_shape', self._shapes.append,
+                                     LATCHED_QOS)
             self._client.wait_until_active(START_TIMEOUT_S, self._node.check)
             self._stack = stack.pop_all()
 
@@ -65,8 +69,9 @@ class PickRig:
         self._stack.close()
 
     def click(self, world: PickWorld, shots: dict[str, Shot], pixel: tuple[float, float],
-              error: dict[str, Transform], rng: np.random.Generator) -> QueryResult:
-        """Publish what a still world shows, and click in `front`.
+              error: dict[str, Transform], rng: np.random.Generator
+              ) -> tuple[QueryResult, TargetShape | None]:
+        """Publish what a still world shows, and click in `front`; return the answer and the thing.
 
         error: by camera, what its published pose is wrong by, in its own frame.
         """
@@ -75,7 +80,14 @@ class PickRig:
             stamp_ns = self._publish(world, shots, error, rng)
             self._client.spin_for(FRAME_S)
         self._node.check()
-        return self._client.click('front', pixel, stamp_ns=stamp_ns, approach=FROM_ABOVE)
+        result = self._client.click('front', pixel, stamp_ns=stamp_ns, approach=FROM_ABOVE)
+        if not result.has_target:
+            return result, None
+        self._client.spin_until(lambda: self._has_shape(result), SHAPE_S)
+        return result, self._shapes[-1] if self._has_shape(result) else None
+
+    def _has_shape(self, result: QueryResult) -> bool:
+        return bool(self._shapes) and self._shapes[-1].query_id == result.query_id
 
     def _publish(self, world: PickWorld, shots: dict[str, Shot], error: dict[str, Transform],
                  rng: np.random.Generator) -> int:

@@ -31,7 +31,7 @@ THINGS = (
     Thing('box', 0.03, ('type="box" size=".03 .02 .03"',)),
     Thing('cube', 0.025, ('type="box" size=".025 .025 .025"',)),
     Thing('bar', 0.02, ('type="box" size=".07 .016 .02"',)),
-    Thing('tin', 0.03, ('type="ellipsoid" size=".045 .026 .03"',)),
+    Thing('tin', 0.022, ('type="ellipsoid" size=".045 .028 .022"',)),
     Thing('bottle', 0.055, ('type="cylinder" size=".026 .055"',
                             'type="cylinder" size=".012 .025" pos="0 0 .08"')),
     Thing('mug', 0.045, ('type="cylinder" size=".032 .045"',
@@ -112,7 +112,7 @@ MODEL = '''<mujoco model="pick">
  <headlight ambient=".35 .35 .35" diffuse=".2 .2 .2" specular="0 0 0"/></visual>
 <asset>{materials}<texture type="skybox" builtin="gradient" rgb1=".7 .72 .75"
  rgb2=".4 .4 .42" width="64" height="384"/></asset>
-<default><geom condim="4" friction="1.2 0.02 0.001" solref="0.004 1"/></default>
+<default><geom condim="6" friction="1.2 0.02 0.002" solref="0.004 1"/></default>
 <worldbody>
  {lights}
  <geom name="table" type="box" size=".6 .5 .02" pos=".5 0 -.02" material="table"/>

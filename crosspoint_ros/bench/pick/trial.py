@@ -21,12 +21,14 @@ from crosspoint_ros.core.visualization import (
     draw_match,
     draw_refusal,
 )
-from crosspoint_ros.msg import QueryResult
+from crosspoint_ros.msg import QueryResult, TargetShape
 from crosspoint_ros.ros.conversions import transform_from_pose
 
 EDGE_PX = 3  # a click is at least this far inside of the object
 SAME_PLACE_M = 0.008
 STAND_OFF_M, BEYOND_M, LEAST_HEIGHT_M = 0.1, 0.025, 0.008
+MIDDLE = 0.3  # of the half length: ends are round, and tip the thing
+DEPTH_M = 0.05  # how far the fingers go below the top
 LIFT_M, LIFTED_M, SAFE_HEIGHT_M = 0.15, 0.08, 0.4
 
 
@@ -105,14 +107,34 @@ def run_trial(rig: PickRig, seed: int, noise_m: float, noise_rad: float) -> Pick
         click = draw_click(world, shots, rng)
         error = {camera: _draw_error(noise_m, noise_rad, rng) for camera in CAMERAS}
         begun_s = time.monotonic()
-        result = rig.click(world, shots, click.pixel, error, rng)
+        result, shape = rig.click(world, shots, click.pixel, error, rng)
         answer_s = time.monotonic() - begun_s
         if not result.has_target:
             return PickOutcome(click, result, shots, answer_s,
                            f'{Code(result.status.code).name}: {result.status.message}')
         target = transform_from_pose(result.target.pose.pose)
         off_m = float(np.linalg.norm(target.t_m - click.point_m))
-        return PickOutcome(click, result, shots, answer_s, '', off_m, pick(world, target))
+        return PickOutcome(click, result, shots, answer_s, '', off_m,
+                           pick(world, plan_grasp(target, shape)))
+
+
+def plan_grasp(base_from_target: Transform, shape: TargetShape | None) -> Transform:
+    """Return where the fingertips meet: x is the closing direction, z the approach from above.
+
+    Across the thing in its middle, along it as near to the click as `MIDDLE` allows.
+    """
+    R, at_m = base_from_target.R, base_from_target.t_m.copy()
+    if shape is None or shape.code != TargetShape.OK:
+        return Transform(R, at_m + BEYOND_M * R[:, 2])
+    box = transform_from_pose(shape.box)
+    size_m = np.array([shape.size_m.x, shape.size_m.y, shape.size_m.z])
+    half_m = np.abs(R.T @ box.R) @ size_m / 2
+    off_m = R.T @ (box.t_m - at_m)  # from the click to the middle
+    along_m = MIDDLE * half_m[1]
+    at_m += off_m[0] * R[:, 0] + (off_m[1] - np.clip(off_m[1], -along_m, along_m)) * R[:, 1]
+    top_m, bottom_m = box.t_m[2] + half_m[2], box.t_m[2] - half_m[2]
+    at_m[2] = max(top_m - DEPTH_M, bottom_m + LEAST_HEIGHT_M)
+    return Transform(R, at_m)
 
 
 def draw_click(world: PickWorld, shots: dict[str, Shot], rng: np.random.Generator) -> Click:
