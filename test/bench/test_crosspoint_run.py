@@ -275,6 +275,12 @@ def test_a_server_whose_replies_hold_no_answer_ends_the_run_and_is_told_of(run, 
     server = FakeOpenAIServer(ServerBehaviour(always='echoed', echo=json.dumps(body).encode()))
     try:
         code, told, out, err, _ = run(made[0], '--model', server.url, '--at-once', '1')
+        before = len(server.requests)
+        server.behaviour.always = ''  # it works again: what had no answer is asked again
+        again = run(made[0], '--model', server.url, '--at-once', '1')
+        assert len([r for r in server.requests[before:] if 'messages' in r]) == 32
+        assert again[1]['corrected'][0]['total'] == 32
+        assert again[1]['without_answer'].keys() <= {'unread'}
     finally:
         server.stop()
     assert code == 1

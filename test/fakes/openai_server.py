@@ -35,7 +35,8 @@ class ServerBehaviour:
     numbers. sure: probability of each digit. tokens: the logprobs of a reply, instead. echo: body
     of an echoed reply. location: target of a redirect. model: name in the replies. root: origin of
     the listed models. faults: of the next chat requests, one each; always: of all. limit: of
-    the tokens of a reply, below that of the request.
+    the tokens of a reply, below that of the request. together: a reply waits until as many requests
+    about images are in progress.
     """
 
     fields: set[str] = field(default_factory=lambda: {
@@ -57,6 +58,7 @@ class ServerBehaviour:
     always: str = ''
     retry_after: str = '7'
     limit: int = 10_000
+    together: int = 0
 
 
 VLLM = ServerBehaviour
@@ -79,6 +81,8 @@ class FakeOpenAIServer:
         self.connections = 0
         self.cached: dict[str, int] = {}
         self.stopped = threading.Event()
+        self.in_progress = self.most_in_progress = 0  # of the requests about images
+        self._arrived = threading.Condition()
         self._sockets: list[socket.socket] = []
         self._http = (_Http6 if ':' in host else _Http)((host, port), _RequestHandler)
         self._http.owner = self
@@ -94,6 +98,22 @@ class FakeOpenAIServer:
     def on_connect(self, connection: socket.socket) -> None:
         self.connections += 1
         self._sockets.append(connection)
+
+    @contextlib.contextmanager
+    def overlap(self, body: dict):
+        """Count a request about images while it is answered; wait for others as specified."""
+        if 'image_url' not in json.dumps(body):
+            yield
+            return
+        with self._arrived:
+            self.in_progress += 1
+            self.most_in_progress = max(self.most_in_progress, self.in_progress)
+            self._arrived.notify_all()
+            self._arrived.wait_for(lambda: self.stopped.is_set() or (
+                self.most_in_progress >= self.behaviour.together), 30)
+        yield
+        with self._arrived:
+            self.in_progress -= 1
 
     def stop(self) -> None:
         """End at once, as when the process is killed."""
@@ -167,8 +187,9 @@ class _RequestHandler(BaseHTTPRequestHandler):
             getattr(self, f'_{fault}')() if not fault.isdigit() else self._reply(
                 int(fault), {'error': {'message': f'scripted {fault}'}})
             return
-        status, reply = self._completion(body)
-        self._reply(status, reply)
+        with owner.overlap(body):
+            status, reply = self._completion(body)
+            self._reply(status, reply)
 
     def _allowed(self) -> bool:
         given = self.headers.get('Authorization', '')

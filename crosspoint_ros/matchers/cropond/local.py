@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
-from itertools import permutations
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, permutations
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,17 +80,18 @@ class CropondMatcher:
             raise match
         return match
 
-    def match_all(self, queries: Sequence[Query]) -> list[Match | Rejected]:
-        """Answer many clicks on the same two frames in one pass."""
-        views = {(id(q.clicked.image), id(q.other.image)) for q in queries}
-        if len(views) != 1:
-            raise ValueError(f'queries on {len(views)} pairs of frames, one is needed')
-        clicked, other = queries[0].clicked, queries[0].other
-        codecs = (self._make_codec(clicked), self._make_codec(other))
+    def match_all(self, queries: Sequence[Query]) -> Iterator[Match | Rejected]:
+        """Answer the clicks on each pair of frames in one pass, pair after pair."""
+        for _, pair in groupby(queries, attrgetter('frames')):
+            yield from self._match_pair(list(pair))
+
+    def _match_pair(self, queries: Sequence[Query]) -> list[Match | Rejected]:
+        views = (queries[0].clicked, queries[0].other)
         with self._lock:
             return self._estimate_matches(
-                (self._make_input(clicked), self._make_input(other)), [q.pixel for q in queries],
-                codecs)
+                (self._make_input(views[0]), self._make_input(views[1])),
+                [q.pixel for q in queries],
+                (self._make_codec(views[0]), self._make_codec(views[1])))
 
     def ground(self, view: View, instruction: str) -> Match:
         """Return the point that an instruction names.

@@ -4,7 +4,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Any
 
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
@@ -13,6 +17,7 @@ from crosspoint_ros.matchers.cropond.server import errors, handshake
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
 from crosspoint_ros.matchers.cropond.server.protocol import ImageEncoder
 
+MAX_PAIRS_AT_ONCE = 16
 log = logging.getLogger(__name__)
 
 
@@ -58,14 +63,18 @@ class CropondRemoteMatcher:
         return match
 
     def match_all(self, queries: Sequence[Query]) -> list[Match | Rejected]:
-        """Answer many clicks on the same two frames at once, batched by the server."""
-        views = {(id(q.clicked.image), id(q.other.image)) for q in queries}
-        if len(views) != 1:
-            raise ValueError(f'queries on {len(views)} pairs of frames, one is needed')
-        with self._use_server() as (profile, deadline):
-            return profile.client.match_points(
-                (queries[0].clicked.image, queries[0].other.image), [q.pixel for q in queries],
-                profile.coord_format, deadline)
+        """Answer clicks, on any frames, at once, batched by the server, within one deadline."""
+        pairs = [list(pair) for _, pair in groupby(queries, attrgetter('frames'))]
+        answers: list[list[Match | Rejected]] = []
+        try:
+            with self._use_server() as (profile, deadline), \
+                    ThreadPoolExecutor(min(len(pairs), MAX_PAIRS_AT_ONCE) or 1) as pool:
+                answers = list(pool.map(partial(_match_pair, profile, deadline), pairs))
+                for failed in (a[0] for a in answers if isinstance(a[0], errors.ServerError)):
+                    raise failed  # counted once, however many pairs failed
+        except errors.ServerError as error:
+            answers = answers or [[error] * len(queries)]
+        return list(chain.from_iterable(answers))
 
     def ground(self, view: View, instruction: str) -> Match:
         """Return the point that an instruction names.
@@ -103,9 +112,6 @@ class CropondRemoteMatcher:
                 'template': self._chat.sanitize(repr(profile.client.template)),
                 'self_test': 'off' if profile.score is None else str(profile.score)}
 
-    def close(self) -> None:
-        self._chat.close()
-
     @contextmanager
     def _use_server(self, has_instruction: bool = False
                     ) -> Iterator[tuple[handshake.ServerProfile, Deadline]]:
@@ -130,3 +136,14 @@ class CropondRemoteMatcher:
                 self._handshake.invalidate(error)
             raise
         self._forgiven = False
+
+
+def _match_pair(profile: handshake.ServerProfile, deadline: Deadline, queries: Sequence[Query]
+                ) -> list[Match | Rejected]:
+    """Answer queries on one pair of frames; an error refuses all of them."""
+    try:
+        return profile.client.match_points(
+            (queries[0].clicked.image, queries[0].other.image), [q.pixel for q in queries],
+            profile.coord_format, deadline)
+    except Rejected as error:
+        return [error] * len(queries)

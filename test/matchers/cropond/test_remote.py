@@ -7,6 +7,7 @@ import math
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -214,6 +215,53 @@ def test_many_clicks_on_one_pair_go_out_at_once(server, query):
     np.testing.assert_allclose([m.pixel for m in found], clicks, atol=1.0)
 
 
+def test_three_other_cameras_are_asked_at_once(server, asked, query):
+    others = [view(name, seed) for seed, name in enumerate('bcd', 2)]
+    asked.match(query)  # the handshake is over
+    server.most_in_progress, server.behaviour.together = 0, 6  # the questions and their checks
+    result = locate(query.clicked, others, CLICK, asked, Limits())
+    assert server.most_in_progress == 6
+    assert [found.camera for found in result.correspondences] == ['b', 'c', 'd']
+    for found in result.correspondences:
+        np.testing.assert_allclose(found.match.pixel, CLICK, atol=1.0)
+
+
+def test_clicks_of_several_threads_are_asked_at_once(server, asked, query):
+    asked.match(query)
+    server.most_in_progress, server.behaviour.together = 0, 8
+    clicks = [CLICK + np.array([10 * n, 0]) for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda c: asked.match(Query(query.clicked, query.other, c)), clicks))
+    assert server.most_in_progress == 8
+    np.testing.assert_allclose([m.pixel for m in found], clicks, atol=1.0)
+
+
+def test_three_other_cameras_have_one_deadline_and_the_server_is_examined_once(server, query):
+    asked = matcher(server, deadline_s=1.0)
+    others = [view(name, seed) for seed, name in enumerate('bcd', 2)]
+    server.behaviour.always = 'silent'
+    begun_s = time.monotonic()
+    result = locate(query.clicked, others, CLICK, asked, Limits())
+    assert time.monotonic() - begun_s < 3  # of three deadlines in turn
+    assert {found.rejected.code for found in result.correspondences} == {Code.TIMEOUT}
+    server.behaviour.always, server.behaviour.faults = '', 2 * ['500']
+    before = len(server.find_requests('Name a number'))
+    result = locate(query.clicked, others, CLICK, asked, Limits())
+    assert any(found.rejected and found.rejected.code == Code.MATCHER_FAILED
+               for found in result.correspondences)
+    assert asked.describe()['state'] == 'ready'  # one failed click, however many cameras
+    assert locate(query.clicked, others, CLICK, asked, Limits()).correspondences[0].match
+    assert len(server.find_requests('Name a number')) == before
+
+
+def test_a_camera_about_which_the_server_fails_leaves_the_others(server, asked, query):
+    asked.match(query)
+    thin = view('thin', 3, 3000, 10)  # no model takes it
+    result = locate(query.clicked, [query.other, thin, view('d', 4)], CLICK, asked, Limits())
+    assert [found.match is not None for found in result.correspondences] == [True, False, True]
+    assert result['thin'].rejected.code == Code.BAD_REQUEST
+
+
 def test_an_instruction_is_grounded_in_one_image(start, query):
     server = start(ServerBehaviour(answer=lambda x, y: ('500', '250')))
     asked = matcher(server)
@@ -280,10 +328,7 @@ def test_a_guess_at_an_instruction_is_refused(server, asked, query):
 # --- what it makes of servers that can less
 
 def can(server: FakeOpenAIServer):
-    chat = ChatClient(server.url, MODEL)
-    found = probe_capabilities(chat, Deadline.after(10))
-    chat.close()
-    return found
+    return probe_capabilities(ChatClient(server.url, MODEL), Deadline.after(10))
 
 
 def test_all_that_a_server_can_is_found_out(start):
