@@ -118,12 +118,13 @@ class CheckpointBackend:
         try:
             from crosspoint_ros.matchers.cropond.engine import checkpoint
             from crosspoint_ros.matchers.cropond.engine.engine import Engine, EngineOptions
+            from crosspoint_ros.matchers.cropond.image_processor import TRAINED_MAX_PIXELS
         except ModuleNotFoundError as error:
             raise ValueError(f'a checkpoint needs {error.name}: pip install torch '
                              '"transformers>=4.57,<6" pillow') from error
         loaded = checkpoint.load_checkpoint(model, '', device, weights)
-        options = EngineOptions(max_pixels=max_pixels) if max_pixels else EngineOptions()
-        self._engine = Engine(loaded.model, loaded.tokenizer, options)
+        self._engine = Engine(loaded.model, loaded.tokenizer, EngineOptions(
+            max_pixels=max_pixels or TRAINED_MAX_PIXELS, preprocessor=loaded.preprocessor))
 
     def can_answer(self, _item: BenchItem) -> bool:
         """Return True."""

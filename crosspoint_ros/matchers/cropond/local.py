@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class CropondMatcher:
-    """Asks CroPond, or any Qwen2.5-VL, where the other view shows the click."""
+    """Asks CroPond, or any Qwen2.5-VL or Qwen3-VL, where the other view shows the click."""
 
     Options = LocalOptions
     refined_by = 'xfeat'
@@ -54,7 +54,8 @@ class CropondMatcher:
             self.options.model, self.options.revision, self.options.device, self.options.weights)
         with explain_memory_errors(loaded.folder.name, loaded.required_bytes, loaded.device):
             self._start(Engine(loaded.model, loaded.tokenizer, EngineOptions(
-                max_pixels=self.options.max_pixels, max_pairs=self.options.max_pairs)))
+                max_pixels=self.options.max_pixels, max_pairs=self.options.max_pairs,
+                preprocessor=loaded.preprocessor)))
 
     def _start(self, engine: Engine) -> None:
         self.engine, self._lock = engine, threading.Lock()
@@ -131,8 +132,8 @@ class CropondMatcher:
         """Return the pixel of the second image for each of the first, for the self-test."""
         images = (ImageInput('self-test', first),
                   ImageInput('self-test' if second is first else 'self-test, changed', second))
-        codecs = [PointCodec(coord_format, ImageSizes.from_image_size(
-            image.rgb.shape[1], image.rgb.shape[0], self.options.max_pixels)) for image in images]
+        codecs = [PointCodec(coord_format, self._get_sizes(*image.rgb.shape[1::-1]))
+                  for image in images]
         estimates = self._estimate_matches(images, pixels, (codecs[0], codecs[1]))
         return [None if isinstance(e, Rejected) else e.pixel for e in estimates]
 
@@ -204,8 +205,12 @@ class CropondMatcher:
                                                   codec.digits)
 
     def _make_codec(self, view: View) -> PointCodec:
-        return PointCodec(self.coord_format, ImageSizes.from_image_size(
-            view.intrinsics.width_px, view.intrinsics.height_px, self.options.max_pixels))
+        return PointCodec(self.coord_format, self._get_sizes(
+            view.intrinsics.width_px, view.intrinsics.height_px))
+
+    def _get_sizes(self, width_px: int, height_px: int) -> ImageSizes:
+        return ImageSizes.from_image_size(width_px, height_px, self.options.max_pixels,
+                                          self.checkpoint.preprocessor)
 
     @staticmethod
     def _make_input(view: View) -> ImageInput:

@@ -82,8 +82,9 @@ def run_self_test(predict: PredictPoints, coord_formats: Sequence[CoordinateForm
     passed = [score for score in scores if score.correct_same >= MIN_CORRECT]
     if not passed:
         raise SelfTestFailed(f'the model failed its self-test ({MIN_CORRECT} of {POINT_COUNT} are '
-                             f'needed): {_format_scores(scores)}. It must be a CroPond or '
-                             'Qwen2.5-VL checkpoint, with the right coordinates and template')
+                             f'needed): {_format_scores(scores)}. It must be a CroPond, '
+                             'Qwen2.5-VL or Qwen3-VL checkpoint, with the right coordinates '
+                             'and template')
     best = max(passed, key=lambda score: score.correct)
     # In which the same numbers mean other pixels.
     rivals = [score for score in passed if (score.coord_format is CoordinateFormat.ABSOLUTE)
