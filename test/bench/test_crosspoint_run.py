@@ -233,7 +233,7 @@ def test_a_server_that_is_not_there_ends_the_run_in_words(run, made):
 
 
 HELPERS = {'_allowed', '_reply', '_completion', '_text', '_prompt_tokens', '_image_tokens',
-           '_token', '_trickle', '_chunked', '_reply_logprobs', '_echoed', '_raw'}
+           '_token', '_native', '_trickle', '_chunked', '_reply_logprobs', '_echoed', '_raw'}
 FAULTS = ['429', '500', '503', *sorted(
     name[1:] for name in {*vars(_RequestHandler)} - HELPERS
     if name.startswith('_') and not name.startswith('__'))]

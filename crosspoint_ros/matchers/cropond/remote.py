@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,12 +18,12 @@ from crosspoint_ros.matchers.cropond.server import errors, handshake
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
 from crosspoint_ros.matchers.cropond.server.protocol import ImageEncoder
 
-MAX_PAIRS_AT_ONCE = 16
+MAX_PAIRS_AT_ONCE, WAIT_PERIOD_S = 16, 1.0
 log = logging.getLogger(__name__)
 
 
 class CropondRemoteMatcher:
-    """Asks CroPond, or any Qwen2.5-VL, on an OpenAI-compatible server where the click is.
+    """Asks CroPond, or any other pointing model, on a chat server where the click is.
 
     Every query is answered or refused within the option `deadline_s`. A server that is absent at
     the start, or fails later, is used again from the first click after its return.
@@ -41,15 +42,26 @@ class CropondRemoteMatcher:
         if importlib.util.find_spec('PIL') is None:
             raise ValueError('cropond_remote needs Pillow: pip install pillow')
         self._chat = ChatClient(given.url, given.model, given.key_env, given.ca_file, given.proxy)
-        self._encoder = ImageEncoder(given.max_pixels)
+        self._encoder = ImageEncoder(given.max_pixels, given.jpeg_quality)
         self._forgiven = False
         self._handshake = handshake.ServerHandshake(self._chat, given, self._encoder)
+        wait, error = Deadline.after(given.wait_s), self._connect()
+        while error is not None and wait.left_s:
+            log.info('waiting for the server, %.0f s left: %s', wait.left_s, error.message)
+            time.sleep(min(WAIT_PERIOD_S, wait.left_s))
+            error = self._connect()
+        if error is not None:
+            log.warning('%s (the next query tries again)', error.message)
+
+    def _connect(self) -> errors.ServerError | None:
+        """Return an error that may pass, None if the server is ready; raise any other."""
         try:
             self._handshake.wait_ready(Deadline.after(handshake.HANDSHAKE_TIMEOUT_S))
         except errors.ServerError as error:
             if not error.retryable:
                 raise ValueError(error.message) from error
-            log.warning('%s (the next query tries again)', error.message)
+            return error
+        return None
 
     def match(self, query: Query) -> Match:
         """Ask where the other view shows the click.

@@ -51,7 +51,7 @@ def test_a_reply_is_read_past_fields_that_nobody_knows(chat):
     (reply,) = chat.complete([HELLO], Deadline.after(5))
     assert '42, 7' in reply.text
     assert reply.prompt_tokens == 20
-    assert chat.list_models(Deadline.after(5)) == (ModelInfo(MODEL, '/models/one'),)
+    assert chat.list_models(Deadline.after(5)) == (ModelInfo(MODEL, '/models/one', 'vllm'),)
 
 
 def test_a_second_reply_is_not_the_answer_to_the_next_question(server, chat):

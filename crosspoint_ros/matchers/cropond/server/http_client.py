@@ -66,6 +66,7 @@ class ChatClient:
                  proxy: str = '') -> None:
         """Raise ValueError for an invalid url, key, ca_file or proxy. Sends nothing."""
         self.url, self.model = normalize_url(url), model
+        self.is_ollama = self._has_new_limit = False  # is_ollama: use Ollama's own protocol
         key = read_key(key_env)
         self.errors = errors.ErrorFormatter(self.url, key_env, key)
         tls, proxy = create_tls_context(ca_file), check_proxy(proxy)
@@ -112,21 +113,32 @@ class ChatClient:
             loop.close()
 
     async def _request_models(self, client: Any) -> tuple[ModelInfo, ...]:
-        response = await self._send(client, 'GET', '/models', None)
+        response = await self._send(client, 'GET', self.url + '/models', None)
         if response.status != 200:
             raise self.errors.http_error(response, (), self.model)
         return self._parse(protocol.parse_models, response)
 
     async def _request_completion(self, client: Any, body: Mapping[str, Any]) -> Completion:
-        content = json.dumps({'model': self.model, **body}).encode()
-        response = await self._send(client, 'POST', '/chat/completions', content)
+        request = {'model': self.model, **body}
+        if self._has_new_limit and 'max_tokens' in request:
+            request['max_completion_tokens'] = request.pop('max_tokens')
+        url = self.url + '/chat/completions'
+        if self.is_ollama:
+            url = self.url.removesuffix('/v1') + '/api/chat'
+            request = protocol.build_ollama_request(request)
+        response = await self._send(client, 'POST', url, json.dumps(request).encode())
+        if response.status == 400 and b'max_completion_tokens' in response.body \
+                and not self._has_new_limit:  # OpenAI's newer models
+            self._has_new_limit = True
+            return await self._request_completion(client, body)
         if response.status != 200:
             names: tuple[str, ...] = ()
             if response.status == errors.NOT_FOUND:  # list the models in the error
                 with contextlib.suppress(ServerError):
                     names = tuple(model.name for model in await self._request_models(client))
             raise self.errors.http_error(response, names, self.model)
-        return self._parse(protocol.parse_completion, response)
+        return self._parse(protocol.parse_ollama if self.is_ollama else protocol.parse_completion,
+                           response)
 
     def _parse(self, parse: Callable[[bytes], T], response: HttpResponse) -> T:
         if response.is_html:
@@ -136,7 +148,7 @@ class ChatClient:
         except ValueError as error:
             raise self.errors.protocol_error(str(error)) from None  # it may quote the key
 
-    async def _send(self, client: Any, method: str, path: str, content: bytes | None
+    async def _send(self, client: Any, method: str, url: str, content: bytes | None
                     ) -> HttpResponse:
         """Send a request; repeat it once if the connection broke before a response.
 
@@ -145,7 +157,7 @@ class ChatClient:
         for attempts_left in reversed(range(MAX_ATTEMPTS)):
             try:
                 request = client.build_request(
-                    method, self.url + path, content=content,
+                    method, url, content=content,
                     headers={'Content-Type': 'application/json'} if content else {})
                 response = await client.send(request, stream=True)
             except (httpx.TransportError, *UNUSABLE_URL) as error:
