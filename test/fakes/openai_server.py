@@ -40,7 +40,9 @@ class ServerBehaviour:
     digit. tokens: the logprobs of a reply, instead. echo: body of an echoed reply. location:
     target of a redirect. model: name in the replies. root: origin of the listed models. faults: of
     the next chat requests, one each; always: of all. limit: of the tokens of a reply, below that of
-    the request. together: a reply waits until as many requests about images are in progress.
+    the request. writes: a model instead of all that: the probabilities of the next token after a
+    reply so far, '' for its end. together: a reply waits until as many requests about images are in
+    progress.
     """
 
     fields: set[str] = field(default_factory=lambda: {
@@ -63,6 +65,7 @@ class ServerBehaviour:
     always: str = ''
     retry_after: str = '7'
     limit: int = 10_000
+    writes: Callable[[str], dict[str, float]] | None = None
     together: int = 0
     continues: bool = False
     repeats: bool = False
@@ -116,6 +119,7 @@ class FakeOpenAIServer:
         self.behaviour = behaviour or ServerBehaviour()
         self.requests: list[dict] = []
         self.authorizations: list[str] = []
+        self.image_tokens: dict[str, int] = {}  # by data url
         self.connections = 0
         self.stopped = threading.Event()
         self.in_progress = self.most_in_progress = 0  # of the requests about images
@@ -139,7 +143,8 @@ class FakeOpenAIServer:
     @contextlib.contextmanager
     def overlap(self, body: dict):
         """Count a request about images while it is answered; wait for others as specified."""
-        if not re.search('image_url|"images": .."', json.dumps(body)):
+        if not any(message.get('images') or (isinstance(message['content'], list)
+                   and len(message['content']) > 1) for message in body['messages']):
             yield
             return
         with self._arrived:
@@ -177,6 +182,7 @@ class FakeOpenAIServer:
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # with 5, of 16 connections at once some wait a second
     owner: FakeOpenAIServer
 
     def handle_error(self, request, client_address) -> None:
@@ -281,8 +287,13 @@ class _RequestHandler(BaseHTTPRequestHandler):
                 behaviour.continues or 'continue_final_message' in honoured):
             begun = body['messages'][-1]['content']
         tokens = self._prompt_tokens(body, bool(begun))
-        written = TOKEN.findall(self._text(body, honoured, begun))
         limit = body.get('max_tokens') or body.get('max_completion_tokens') or 10_000
+        logged = None
+        if behaviour.writes:
+            logged = self._write(begun, limit)
+            written = [token['token'] for token in logged]
+        else:
+            written = TOKEN.findall(self._text(body, honoured, begun))
         text = ''.join(written[:min(limit, behaviour.limit)])
         choice = {'index': 0, 'message': {
             'role': 'assistant', 'content': (begun if behaviour.repeats else '') + text},
@@ -290,13 +301,30 @@ class _RequestHandler(BaseHTTPRequestHandler):
                   'unknown': {'nested': [1, None]}}
         if 'top_logprobs' in honoured:
             choice['logprobs'] = self.behaviour.tokens(text) if self.behaviour.tokens else {
-                'content': list(map(self._token, TOKEN.findall(text)))}
+                'content': logged or list(map(self._token, TOKEN.findall(text)))}
         return 200, {'id': 'chat-1', 'model': behaviour.model, 'choices': [choice],
                      'surprise': True,
                      'usage': {'prompt_tokens': tokens, 'completion_tokens': 9}}
 
+    def _write(self, text: str, limit: int) -> list[dict]:
+        """Take the likeliest token each time; return the tokens with their alternatives."""
+        tokens: list[dict] = []
+        while len(tokens) < limit:
+            following = self.behaviour.writes(text)
+            best = max(following, key=following.__getitem__)
+            if not best:
+                break
+            listed = [{'token': t, 'logprob': math.log(p) if p > 0 else -9999.0}
+                      for t, p in following.items()]
+            tokens.append({'token': best, 'logprob': math.log(following[best]),
+                           'top_logprobs': listed})
+            text += best
+        return tokens
+
     def _text(self, body: dict, honoured: set[str], begun: str) -> str:
-        question = json.dumps(body['messages'])
+        question = ' '.join(part['text'] for message in body['messages'] for part in (
+            message['content'] if isinstance(message['content'], list) else [
+                {'type': 'text', 'text': message['content']}]) if part['type'] == 'text')
         asked = re.search(r'\[([\d.]+), ([\d.]+)\]', question)
         x, y = self.behaviour.answer(*(asked.groups() if asked else ('42', '7')))
         regex = next((body[name]['regex'] if name == 'structured_outputs' else body[name]
@@ -324,9 +352,12 @@ class _RequestHandler(BaseHTTPRequestHandler):
         return count
 
     def _image_tokens(self, part: dict) -> int:
-        data = base64.b64decode(part['image_url']['url'].partition(',')[2])
-        height, width = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
-        return width * height // 784
+        known, url = self.server.owner.image_tokens, part['image_url']['url']
+        if url not in known:
+            data = np.frombuffer(base64.b64decode(url.partition(',')[2]), np.uint8)
+            height, width = cv2.imdecode(data, cv2.IMREAD_COLOR).shape[:2]
+            known[url] = width * height // 784
+        return known[url]
 
     def _token(self, text: str) -> dict:
         sure = self.behaviour.sure

@@ -100,9 +100,9 @@ class RemoteOptions(CropondOptions):
     one. key_env: environment variable with the API key. deadline_s: maximum duration of a query.
     ca_file: certificate authority of a server with a private one. proxy: for a server outside of
     the robot's network; proxies of the environment are not used. confidence_unknown: confidence
-    of an answer from a server that returns no log-probabilities. server: what it is, or 'auto' to
-    probe what it supports. wait_s: how long to wait at the start for a server that is still absent,
-    as while it loads its model. jpeg_quality: of images whose PNG exceeds 300 kB; 0: always PNG.
+    of an answer from a server that returns no log-probabilities. server: what it is, 'auto' to
+    probe it. wait_s: how long to wait at the start for one that is absent, or loads its model.
+    jpeg_quality: of images whose PNG exceeds 300 kB; 0: always PNG.
     """
 
     url: str = 'http://127.0.0.1:8000/v1'

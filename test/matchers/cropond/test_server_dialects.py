@@ -201,6 +201,45 @@ def test_an_unknown_kind_of_server_is_refused_with_those_there_are():
         CropondRemoteMatcher(server='tgi')
 
 
+def make_writer(p_x: np.ndarray, p_y: np.ndarray):
+    """Return a model that writes a point by the distributions of its numbers, digit by digit."""
+    numbers = np.array([str(v) for v in range(1000)])
+
+    def write_number(p: np.ndarray, begun: str, end: str) -> dict[str, float]:
+        mass = {d: p[np.char.startswith(numbers, begun + d)].sum() for d in '0123456789'}
+        mass[end] = p[numbers == begun].sum()
+        return {text: float(m / sum(mass.values())) for text, m in mass.items()}
+
+    def write(reply: str) -> dict[str, float]:
+        if not reply.startswith(BEFORE):
+            return {BEFORE[len(reply):]: 1.0}
+        first, comma, second = reply.removeprefix(BEFORE).partition(', ')
+        if not comma:
+            return write_number(p_x, first, ', ')
+        return {'': 1.0} if second.endswith(']') else write_number(p_y, second, ']')
+
+    return write
+
+
+def test_the_confidence_is_that_of_the_whole_distribution(start, query):
+    """As `cropond` computes it from the same model: at 499 or 500 half of it begins otherwise."""
+    v = np.arange(1000)
+    p_x, p_y = (np.exp(-((v - centre) / 3) ** 2 / 2) for centre in (499.5, 345.0))
+    p_x, p_y = p_x / p_x.sum(), p_y / p_y.sum()
+    make, _ = SERVERS['vllm']
+    server = start(make(writes=make_writer(p_x, p_y)))
+    matcher = connect(server, 'vllm')
+    before = len(server.requests)
+    match = matcher.match(query)
+    others = server.requests[before + 2:]  # after the question and its check
+    assert [request['messages'][-1]['content'].removeprefix(BEFORE) for request in others] in (
+        ['5'], ['4'])  # one more, begun with the other hundreds
+    reply = int(np.argmax(p_x))
+    near = [p[np.abs(v - mode) <= 0.025 * 1000].sum() for p, mode in ((p_x, reply), (p_y, 345))]
+    assert match.confidence == pytest.approx(near[0] * near[1], abs=0.02)
+    np.testing.assert_allclose(match.pixel, (499.5 * 0.32, 345 * 0.24), atol=0.5)
+
+
 TEMPLATES = [ReplyTemplate(), ReplyTemplate('<point x="', '" y="', '"')]
 
 

@@ -239,14 +239,13 @@ def read_architecture(folder: Path) -> str:
                              f'{transformers.__version__} does not have: update it')
         return architecture
     reason = next((why for name, why in UNSUPPORTED.items() if architecture.startswith(name)), '')
-    layers = config.get('text_config', {}).get('layer_types') or ()
-    reason = reason or (RECURRENT if 'linear_attention' in layers else '')
-    if 'vision_config' not in config and not reason:
-        raise ValueError(f'{folder} is a {architecture}, a model without image input; cropond runs '
-                         f'CroPond, Qwen2.5-VL and Qwen3-VL ({", ".join(ARCHITECTURES)})')
-    raise ValueError(f'{folder} is a {architecture}{f", which {reason}" if reason else ""}; '
-                     f'cropond runs CroPond, Qwen2.5-VL and Qwen3-VL ({", ".join(ARCHITECTURES)}): '
-                     'start a server with this model and use cropond_remote')
+    if 'linear_attention' in (config.get('text_config', {}).get('layer_types') or ()):
+        reason = RECURRENT
+    what = f', which {reason}' if reason else '' if 'vision_config' in config else \
+        ', a model without image input'
+    raise ValueError(f'{folder} is a {architecture}{what}; cropond runs CroPond, Qwen2.5-VL and '
+                     f'Qwen3-VL ({", ".join(ARCHITECTURES)}): for another pointing model start a '
+                     'server and use cropond_remote')
 
 
 def read_preprocessor(folder: Path) -> PreprocessorConfig:

@@ -19,8 +19,7 @@ COMMON_FIELDS: Mapping[str, Any] = {'temperature': 0.0, 'stream': False}
 # Qwen2.5-VL's generation_config penalises repeated tokens, and digits repeat.
 PENALTY_FIELDS: tuple[Mapping[str, Any], ...] = ({'repetition_penalty': 1.0},
                                                  {'frequency_penalty': 0.0})
-# vLLM since 0.11; SGLang; vLLM before 0.12; llama.cpp; portable. Servers silently ignore unknown
-# fields.
+# vLLM; SGLang; vLLM before 0.12; llama.cpp; portable. Servers silently ignore unknown fields.
 CONSTRAINTS = ('structured_outputs', 'regex', 'guided_regex', 'grammar', SCHEMA_FIELD)
 CONTINUE_FIELDS: Mapping[str, Any] = {'add_generation_prompt': False,
                                       'continue_final_message': True}
@@ -58,9 +57,8 @@ class Capabilities:
         return {**COMMON_FIELDS, **dict(self.penalty), **(LOGPROB_FIELDS if self.logprobs else {})}
 
     def __str__(self) -> str:
-        features = {self.constraint: self.constraint, 'prefill': self.prefill,
-                    'logprobs': self.logprobs}
-        return ', '.join(name for name, value in features.items() if value) or 'free text'
+        features = (self.constraint, 'prefill' * self.prefill, 'logprobs' * self.logprobs)
+        return ', '.join(filter(None, features)) or 'free text'
 
 
 # By the option `server`. Only llama.cpp continues a last message of the assistant by itself.

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,11 @@ from crosspoint_ros.matchers.cropond.server.protocol import (
 
 # What may precede the numbers of every reply: a fence, brackets, a key, a tag. No words.
 TEMPLATE_BEFORE = re.compile(r'(```\w*)?[\s\[{(]*("\w+"\s*:\s*|<\w+>|\w+\s*[=:]\s*)?[\s\[({]*')
+# Batches, and requests of each; what is left out makes the confidence a lower bound.
+MAX_BRANCH_ROUNDS, MAX_BRANCHES = 2, 24
 DIGITS = ('-', *'0123456789')  # that a number begins with
 PointText = tuple[str, str]
+CompleteReplies = Callable[[Sequence[str]], Sequence[Completion]]
 ReplyForm = tuple[ReplyTemplate, CoordinateFormat, int, bool]  # as of build_reply_regex
 
 
@@ -55,12 +59,14 @@ ReplyForm = tuple[ReplyTemplate, CoordinateFormat, int, bool]  # as of build_rep
 class Question:
     """A question as it is sent.
 
-    is_forced: the reply is begun, or held to the template, where the server supports that.
+    is_forced: the reply is begun, or held to the template, where the server supports that. begun:
+    how the reply begins, where the server supports that.
     """
 
     text: str
     max_tokens: int = FREE_REPLY_TOKENS
     is_forced: bool = False
+    begun: str = ''
 
 
 @dataclass(eq=False)
@@ -92,17 +98,23 @@ class PointClient:
             return [self._read_reply(reply, click, codec)
                     for reply, click in zip(free, clicks, strict=True)]
         form = (self.template, coord_format, codec.digits, self.can_prefill)
+        begun = self.template.before if self.can_prefill else ''
         replies = self._request_replies(encoded, [
-            *(Question(text, FORCED_REPLY_TOKENS, is_forced=True) for text in questions),
+            *(Question(text, FORCED_REPLY_TOKENS, True, begun) for text in questions),
             *(Question(text, self.template_tokens + 1) for text in questions)], deadline, form)
         p_template = [measure_template_probability(begun, self.template)
                       for begun in replies[len(questions):]]
         others = [Question(text) for text, p in zip(questions, p_template, strict=True) if not p]
         own = iter(self._request_replies(encoded, others, deadline) if others else ())
-        return [self._read_reply(forced, click, codec, p) if p
+        def complete(question: str, begun: Sequence[str]) -> list[Completion]:
+            return self._request_replies(encoded, [Question(
+                question, FORCED_REPLY_TOKENS, begun=self.template.before + text)
+                for text in begun], deadline) if begun and self.can_prefill else []
+
+        return [self._read_reply(forced, click, codec, p, partial(complete, question)) if p
                 else self._read_reply(next(own), click, codec)
-                for forced, click, p in zip(replies[:len(clicks)], clicks, p_template,
-                                            strict=True)]
+                for forced, question, click, p in zip(replies[:len(clicks)], questions, clicks,
+                                                      p_template, strict=True)]
 
     @property
     def can_prefill(self) -> bool:
@@ -158,8 +170,7 @@ class PointClient:
         replies = self.chat.complete([self._build_body(parts, question, constraint)
                                       for question in questions], deadline)
         # llama.cpp repeats the beginning that it was given, or not, by version.
-        replies = [replace(reply, text=reply.text.removeprefix(self.template.before))
-                   if question.is_forced and self.can_prefill else reply
+        replies = [replace(reply, text=reply.text.removeprefix(question.begun))
                    for reply, question in zip(replies, questions, strict=True)]
         for reply, question in zip(replies, questions, strict=True):
             self._check_reply(reply, regex if question.is_forced else '')
@@ -169,14 +180,13 @@ class PointClient:
                     constraint: Mapping[str, Any]) -> dict[str, Any]:
         body: dict[str, Any] = {**self.capabilities.request_fields,
                                 'max_tokens': question.max_tokens}
-        prefix = ''
-        if question.is_forced and self.can_prefill:
-            prefix, body = self.template.before, {**body, **self.capabilities.prefill_fields}
+        if question.begun:
+            body |= self.capabilities.prefill_fields
         elif question.is_forced:
             body['max_tokens'] = FREE_REPLY_TOKENS
         if question.is_forced:
             body |= constraint
-        return {**body, 'messages': build_messages(parts, question.text, prefix)}
+        return {**body, 'messages': build_messages(parts, question.text, question.begun)}
 
     def _check_reply(self, reply: Completion, regex: str) -> None:
         """Raise `ServerError` for another model or format: the server has changed."""
@@ -193,10 +203,12 @@ class PointClient:
     # --- replies
 
     def _read_reply(self, reply: Completion, click: PointText | None, codec: PointCodec,
-                    p_template: float | None = None) -> Match | Rejected:
+                    p_template: float | None = None, complete: CompleteReplies = lambda begun: []
+                    ) -> Match | Rejected:
         """Parse the point; estimate its covariance and confidence from log-probabilities.
 
         p_template: of a forced reply, the probability that the model begins one so by itself.
+        complete: asks again for replies that begin otherwise.
         """
         # After a prefill, the reply begins with the numbers.
         bare = re.match(r'\s*(-?[0-9.]+)\s*,\s*(-?[0-9.]+)\s*[^0-9.\s]', reply.text)
@@ -217,7 +229,7 @@ class PointClient:
                             f'{numbers[1]:g}): {codec.coord_format.value} has whole numbers. Does '
                             'the server run another model now? cleanup and configure test it again')
         basis = f'{self.chat.model} on {self.chat.url}'
-        match = self._estimate_from_logprobs(reply, numbers, codec, basis) or Match(
+        match = self._estimate_from_logprobs(reply, numbers, codec, basis, complete) or Match(
             codec.decode(*numbers), confidence=self.options.confidence_unknown,
             basis=f'{basis}, which returns no log-probabilities of the digits: refine can confirm '
                   'a match, and the option confidence_unknown sets the confidence')
@@ -225,18 +237,32 @@ class PointClient:
             match, confidence=match.confidence * p_template)
 
     def _estimate_from_logprobs(self, reply: Completion, numbers: tuple[float, float],
-                                codec: PointCodec, basis: str) -> Match | None:
-        """Return None if the tokens do not determine a distribution."""
+                                codec: PointCodec, basis: str, complete: CompleteReplies
+                                ) -> Match | None:
+        """Return None if the tokens do not determine a distribution.
+
+        What follows another digit, of which the window holds a part, is asked for in a batch.
+        """
         is_y_first = codec.coord_format.is_y_first
         spans = coordinate_distribution.find_number_spans(
             reply.text, numbers[::-1] if is_y_first else numbers, codec.coord_format)
         if spans is None or ''.join(t.text for t in reply.tokens)[:len(reply.text)] != reply.text:
             return None
         units, window = codec.units, codec.window_units(self.options.window)
+        radii = window[::-1] if is_y_first else window
+        branches: list[coordinate_distribution.Branch] = []
         distribution = coordinate_distribution.distribution_from_logprobs(
-            reply.tokens, spans, (int(units[0]), int(units[1])),
-            window[::-1] if is_y_first else window)
-        return None if distribution is None else coordinate_distribution.estimate_point(
+            reply.tokens, spans, (int(units[0]), int(units[1])), radii, branches)
+        if distribution is None:
+            return None
+        for _ in range(MAX_BRANCH_ROUNDS):
+            asked = sorted(branches, key=lambda b: -b.probability)[:MAX_BRANCHES]
+            branches = []
+            for branch, rest in zip(asked, complete([b.begun for b in asked]), strict=False):
+                distribution = coordinate_distribution.add_branch(
+                    distribution, branch, spans[branch.axis], rest.tokens, radii[branch.axis],
+                    branches)
+        return coordinate_distribution.estimate_point(
             distribution.swap_axes() if is_y_first else distribution, window, codec.unit_px, basis)
 
 
