@@ -26,6 +26,8 @@ COMMON = {'model', 'messages', 'temperature', 'stream', 'max_tokens'}
 BEFORE = '```json\n[\n\t{"point_2d": ['
 PAGE = b'<!DOCTYPE html><html><title>Please log in</title></html>'
 STEP_S = 0.02
+# What may complete the beginning of two numbers and a bracket.
+COMPLETIONS = ('', ']', '0]', '1]', ' 0]', ', 0]', '0, 0]', '1, 1]')
 TOKEN = re.compile(r'\d|\D+')
 
 
@@ -41,8 +43,8 @@ class ServerBehaviour:
     target of a redirect. model: name in the replies. root: origin of the listed models. faults: of
     the next chat requests, one each; always: of all. limit: of the tokens of a reply, below that of
     the request. writes: a model instead of all that: the probabilities of the next token after a
-    reply so far, '' for its end. together: a reply waits until as many requests about images are in
-    progress.
+    reply so far to a request, '' for its end. together: a reply waits until as many requests about
+    images are in progress.
     """
 
     fields: set[str] = field(default_factory=lambda: {
@@ -65,7 +67,7 @@ class ServerBehaviour:
     always: str = ''
     retry_after: str = '7'
     limit: int = 10_000
-    writes: Callable[[str], dict[str, float]] | None = None
+    writes: Callable[[str, dict], dict[str, float]] | None = None
     together: int = 0
     continues: bool = False
     repeats: bool = False
@@ -290,7 +292,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         limit = body.get('max_tokens') or body.get('max_completion_tokens') or 10_000
         logged = None
         if behaviour.writes:
-            logged = self._write(begun, limit)
+            logged = self._write(begun, limit, body)
             written = [token['token'] for token in logged]
         else:
             written = TOKEN.findall(self._text(body, honoured, begun))
@@ -306,16 +308,23 @@ class _RequestHandler(BaseHTTPRequestHandler):
                      'surprise': True,
                      'usage': {'prompt_tokens': tokens, 'completion_tokens': 9}}
 
-    def _write(self, text: str, limit: int) -> list[dict]:
-        """Take the likeliest token each time; return the tokens with their alternatives."""
+    def _write(self, text: str, limit: int, body: dict) -> list[dict]:
+        """Take the likeliest token each time; return the tokens with their alternatives.
+
+        What a regular expression does not allow has no probability, as with vLLM.
+        """
         tokens: list[dict] = []
+        regex, begun = body.get('structured_outputs', {}).get('regex', '(?s).*'), len(text)
         while len(tokens) < limit:
-            following = self.behaviour.writes(text)
+            following = {token: p for token, p in self.behaviour.writes(text, body).items() if any(
+                re.fullmatch(regex, text[begun:] + token + rest)
+                for rest in (COMPLETIONS if token else ('',)))}
+            following = {token: p / sum(following.values()) for token, p in following.items()}
             best = max(following, key=following.__getitem__)
             if not best:
                 break
-            listed = [{'token': t, 'logprob': math.log(p) if p > 0 else -9999.0}
-                      for t, p in following.items()]
+            listed = [{'token': t, 'logprob': math.log(p) if p > 0 else -9999.0} for t, p in
+                      sorted(following.items(), key=lambda item: -item[1])[:20]]
             tokens.append({'token': best, 'logprob': math.log(following[best]),
                            'top_logprobs': listed})
             text += best

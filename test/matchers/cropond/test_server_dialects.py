@@ -210,7 +210,7 @@ def make_writer(p_x: np.ndarray, p_y: np.ndarray):
         mass[end] = p[numbers == begun].sum()
         return {text: float(m / sum(mass.values())) for text, m in mass.items()}
 
-    def write(reply: str) -> dict[str, float]:
+    def write(reply: str, _request: dict) -> dict[str, float]:
         if not reply.startswith(BEFORE):
             return {BEFORE[len(reply):]: 1.0}
         first, comma, second = reply.removeprefix(BEFORE).partition(', ')
