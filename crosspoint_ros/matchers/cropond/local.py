@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby, permutations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -87,12 +89,11 @@ class CropondMatcher:
             yield from self._match_pair(list(pair))
 
     def _match_pair(self, queries: Sequence[Query]) -> list[Match | Rejected]:
-        views = (queries[0].clicked, queries[0].other)
+        clicked, other = queries[0].clicked, queries[0].other
         with self._lock:
             return self._estimate_matches(
-                (self._make_input(views[0]), self._make_input(views[1])),
-                [q.pixel for q in queries],
-                (self._make_codec(views[0]), self._make_codec(views[1])))
+                (self._make_input(clicked), self._make_input(other)), [q.pixel for q in queries],
+                (self._make_codec(clicked), self._make_codec(other)))
 
     def ground(self, view: View, instruction: str) -> Match:
         """Return the point that an instruction names.
@@ -162,7 +163,7 @@ class CropondMatcher:
                 estimates.append(Rejected(Code.NOT_VISIBLE, f'the model prefers {preferred!r} to '
                                           'a number: it names no point'))
             else:
-                estimates.append(self._estimate_point(distribution, codec))
+                estimates.append(self._estimate_point(distribution, codec, stats[0]))
         return estimates
 
     def _estimate_from_free_reply(self, images: tuple[ImageInput, ...], question: str,
@@ -180,7 +181,8 @@ class CropondMatcher:
                                                           codec.digits)
         if reply_format is None:
             return unclear
-        ((distribution, *_),) = self.engine.decode_distributions(images, [question], reply_format)
+        ((distribution, before, _),) = self.engine.decode_distributions(images, [question],
+                                                                    reply_format)
         written = codec.to_units(*numbers)
         errors = np.abs((written[::-1] if codec.coord_format.is_y_first else written)
                         - distribution.mode)
@@ -188,10 +190,14 @@ class CropondMatcher:
             return unclear  # the format's numbers are not those of the point
         self._inferred_formats[codec.coord_format] = reply_format
         log.info('the model uses its own reply format: %r', reply.text)
-        return self._estimate_point(distribution, codec)
+        return self._estimate_point(distribution, codec, before)
 
     def _estimate_point(self, distribution: coordinate_distribution.CoordinateDistribution,
-                        codec: PointCodec) -> Match:
+                        codec: PointCodec, before: coordinate_distribution.ForcedTokenStats
+                        ) -> Match:
+        if self.options.template == AUTO:  # a reply that begins otherwise may name no point
+            distribution = replace(distribution, p_format=(
+                distribution.p_format * math.exp(before.logprob)))
         return coordinate_distribution.estimate_point(
             distribution.swap_axes() if codec.coord_format.is_y_first else distribution,
             codec.window_units(self.options.window), codec.unit_px,

@@ -77,7 +77,8 @@ def outcome(matcher, query: Query) -> Match | Rejected:
 def test_points_and_confidence_through_a_server_are_the_engines(both):
     local, remote = both
     found = 0
-    for seed, (x, y) in enumerate([(120, 60), (99.8, 75), (140, 120), (180, 31), (101, 30)]):
+    for seed, (x, y) in enumerate([(120, 60), (99.8, 75), (140, 120), (180, 31), (101, 30),
+                                    (62, 40), (64, 90)]):
         query = Query(view('a', seed), view('b', seed + 10), np.array([x, y], float))
         ours, theirs = outcome(local, query), outcome(remote, query)
         assert type(ours) is type(theirs), (ours, theirs)

@@ -270,6 +270,10 @@ def test_what_is_no_reply_of_ollama_is_an_error(body):
 
 # --- images
 
+def get_url(encoded) -> str:
+    return encoded.message_part['image_url']['url']
+
+
 def decode(url: str) -> tuple[str, np.ndarray]:
     kind, _, data = url.partition(';base64,')
     image = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
@@ -281,10 +285,10 @@ def test_a_large_image_is_sent_as_jpeg_and_a_small_one_exactly():
     smooth[..., 0] = np.arange(644) % 256
     noise = np.random.default_rng(0).integers(0, 256, smooth.shape, dtype=np.uint8)
     photo = cv2.addWeighted(smooth, 0.7, cv2.GaussianBlur(noise, (0, 0), 0.7), 0.3, 0)
-    kind, image = decode(encode_image(smooth, TRAINED_MAX_PIXELS).data_url)
+    kind, image = decode(get_url(encode_image(smooth, TRAINED_MAX_PIXELS)))
     assert kind == 'data:image/png'
     np.testing.assert_array_equal(image, smooth)
-    as_jpeg, as_png = (encode_image(photo, TRAINED_MAX_PIXELS, quality).data_url
+    as_jpeg, as_png = (get_url(encode_image(photo, TRAINED_MAX_PIXELS, quality))
                        for quality in (95, 0))
     kind, image = decode(as_jpeg)
     assert kind == 'data:image/jpeg'
@@ -302,6 +306,6 @@ def test_the_quality_is_an_option(start, query):
         connect(server, 'vllm', jpeg_quality=quality).match(Query(large, query.other, CLICK))
         part = server.requests[-1]['messages'][1]['content'][0]
         assert part['image_url']['url'].startswith(f'data:{kind}')
-    assert ImageEncoder(TRAINED_MAX_PIXELS).encode(noise).data_url.startswith('data:image/jpeg')
+    assert get_url(ImageEncoder(TRAINED_MAX_PIXELS).encode(noise)).startswith('data:image/jpeg')
     with pytest.raises(ValueError, match='jpeg_quality must be 0'):
         connect(server, 'vllm', jpeg_quality=101)

@@ -34,7 +34,7 @@ from crosspoint_ros.matchers.cropond.image_processor import (
 INDEX_FILE = 'model.safetensors.index.json'
 SINGLE_FILE = 'model.safetensors'
 REQUIRED_FILES = ('config.json', 'tokenizer_config.json')
-DOWNLOAD_PATTERNS = ('*.json', '*.safetensors', 'merges.txt', 'vocab.json')
+DOWNLOAD_PATTERNS = ('*.json', '*.safetensors', 'merges.txt', '*.jinja')
 MAX_HEADER_BYTES = 100_000_000
 LFS_POINTER = b'version https://git-lfs'
 # Each with the preprocessor of its family, for a checkpoint that comes without.

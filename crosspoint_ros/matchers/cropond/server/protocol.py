@@ -35,15 +35,10 @@ Image = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """An image as it is sent, in the size that the model receives."""
+    """An image as the part of a message, in the size that the model receives."""
 
-    data_url: str
+    message_part: Mapping[str, Any]
     sizes: ImageSizes
-
-    @property
-    def message_part(self) -> dict[str, Any]:
-        """Its part of a message."""
-        return {'type': 'image_url', 'image_url': {'url': self.data_url}}
 
 
 class ImageEncoder:
@@ -83,8 +78,8 @@ def encode_image(image: Image, max_pixels: int, jpeg_quality: int = 95) -> Encod
                                            [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
     if not is_encoded:
         raise Rejected(Code.MATCHER_FAILED, f'encoding an image of {width}x{height} px failed')
-    return EncodedImage(f'data:image/{kind};base64,'
-                        + base64.b64encode(content.tobytes()).decode(), sizes)
+    url = f'data:image/{kind};base64,{base64.b64encode(content.tobytes()).decode()}'
+    return EncodedImage({'type': 'image_url', 'image_url': {'url': url}}, sizes)
 
 
 def build_reply_regex(template: ReplyTemplate, coord_format: CoordinateFormat, digits: int,
