@@ -23,6 +23,11 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
 RUN pip3 install --no-cache-dir --break-system-packages --extra-index-url "$TORCH_INDEX" \
     "torch==$TORCH" "transformers>=4.57,<6" "numpy>=1.26.4,<2"
 
+# Fails here, not on the robot, if an index had other versions than the package takes.
+RUN python3 -c "from importlib.metadata import version; \
+    v = {p: tuple(map(int, version(p).split('.')[:2])) for p in ('torch', 'transformers', 'numpy')}; \
+    print(v); assert v['torch'] >= (2, 5) and (4, 57) <= v['transformers'] < (6, 0) and v['numpy'] < (2, 0)"
+
 WORKDIR /ws
 COPY . src/crosspoint_ros
 # OpenCV comes from apt, never from pip.

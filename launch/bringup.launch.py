@@ -3,7 +3,7 @@ r"""Run crosspoint_node on your cameras.
 ros2 launch crosspoint_ros bringup.launch.py cameras:=front,wrist base_frame:=base_link
 ros2 launch crosspoint_ros bringup.launch.py params_file:=/path/to/your.yaml rviz:=true web:=true
 ros2 launch crosspoint_ros bringup.launch.py cameras:=front,wrist base_frame:=base_link \
-  matcher:=cropond matcher_options:='{model: /models/CroPond-3B}'
+  server:=vllm server_model:=/models/CroPond-3B
 
 An argument that is not given leaves the parameter as the params_file has it, else at its default.
 """
@@ -14,13 +14,21 @@ from pathlib import Path
 import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from crosspoint_ros.matchers import get_matcher_options
 
-CONFIG = Path(get_package_share_directory('crosspoint_ros')) / 'config'
+SHARE = Path(get_package_share_directory('crosspoint_ros'))
+CONFIG = SHARE / 'config'
+SERVER_LOAD_S = 600.0  # how long the node waits for the server; it loads the model meanwhile
 
 # Parameters of the node, one argument each.
 PARAMETERS = {
@@ -69,6 +77,11 @@ CAMERA_PARAMETERS = {
 }
 OTHERS = {
     'matcher_options': ('', "options of `matcher`, as YAML: '{model: /models/CroPond-3B}'"),
+    'server': ('', 'vllm or llama_cpp: also start that server on this machine (server.launch.py), '
+               'and ask it with matcher:=cropond_remote'),
+    'server_model': ('', 'its model: a folder (vllm), or a GGUF file next to its mmproj*.gguf'),
+    'server_port': ('8000', 'its TCP port'),
+    'server_arguments': ('', "more of its arguments: '--gpu-memory-utilization 0.6'"),
     'params_file': ('', 'a YAML of parameters; config/crosspoint.yaml of this package shows all'),
     'namespace': ('', 'namespace of the node, whose topics are <namespace>/crosspoint/…'),
     'respawn': ('false', 'true: start the node again, 2 s after it ended by itself'),
@@ -143,7 +156,7 @@ def start(context):
         arguments=['--ros-args', '--log-level', given('log_level')])
     # RViz first: where it is not installed, launch ends before it has started a node.
     return [*configure_fastdds(os.environ, given('fastdds')), *start_rviz(given, cameras, prefix),
-            node, *start_web(given)]
+            *start_server(given), node, *start_web(given)]
 
 
 def is_on(given, name):
@@ -185,7 +198,25 @@ def build_parameters(given, cameras):
     for camera in cameras:
         for name in named:
             values[f'{camera}.{name}'] = convert(name, given(name).replace('{camera}', camera))
+    if given('server'):
+        if given('matcher') not in ('', 'cropond_remote'):
+            raise RuntimeError(f"server:={given('server')} is asked by matcher:=cropond_remote, "
+                               f"not by {given('matcher')}")
+        values |= {'matcher': 'cropond_remote', 'cropond_remote.server': given('server'),
+                   'cropond_remote.url': f"http://127.0.0.1:{given('server_port')}/v1",
+                   'cropond_remote.wait_s': SERVER_LOAD_S}
     return values | build_matcher_options(given)
+
+
+def start_server(given):
+    """Return the model's server, if requested."""
+    if not given('server'):
+        return []
+    return [IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(SHARE / 'launch' / 'server.launch.py')),
+        launch_arguments={'server': given('server'), 'model': given('server_model'),
+                          'port': given('server_port'),
+                          'arguments': given('server_arguments')}.items())]
 
 
 def build_matcher_options(given):
@@ -201,11 +232,12 @@ def build_matcher_options(given):
     if empty:
         raise RuntimeError(f"matcher_options: {empty[0]} has no value; give one ('' for an empty "
                            "text), with a space after its colon")
-    if options and not given('matcher'):
+    matcher = given('matcher') or ('cropond_remote' if given('server') else '')
+    if options and not matcher:
         raise RuntimeError('matcher_options needs matcher:=…; for the matcher of a params_file '
                            'set them there')
-    prefix = given('matcher').rpartition(':')[2]
-    defaults = read_option_defaults(given('matcher'))
+    prefix = matcher.rpartition(':')[2]
+    defaults = read_option_defaults(matcher)
     return {f'{prefix}.{name}': convert_number(value, defaults.get(name))
             for name, value in options.items()}
 

@@ -11,7 +11,7 @@ Conventions, everywhere in this package:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol, runtime_checkable
@@ -153,6 +153,11 @@ class Query:
     def __post_init__(self) -> None:
         object.__setattr__(self, 'pixel', np.asarray(self.pixel, dtype=np.float64))
 
+    @property
+    def frames(self) -> tuple[int, int]:
+        """Identifies the pair of images."""
+        return id(self.clicked.image), id(self.other.image)
+
     def reverse(self, match: Match) -> Query:
         """Return the query of the forward-backward check: from the match to the clicked view."""
         return Query(self.other, self.clicked, match.pixel)
@@ -233,6 +238,18 @@ class Matcher(Protocol):
 
     def match(self, query: Query) -> Match:
         """Return the match; raise `Rejected` if the other view does not show the point."""
+        ...
+
+
+@runtime_checkable
+class BatchMatcher(Matcher, Protocol):
+    """Answers several queries at once: clicks, other views, or both."""
+
+    def match_all(self, queries: Sequence[Query]) -> Iterable[Match | Rejected]:
+        """Return the match or the refusal of each query, in their order.
+
+        An iterator that answers in turn lets a query be cancelled in between.
+        """
         ...
 
 

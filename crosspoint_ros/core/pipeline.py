@@ -1,7 +1,7 @@
 """The data path: from a click to the same point in every other view and a 3D target."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +28,7 @@ from crosspoint_ros.core.verify import (
     Consistency,
     Limits,
     enforce_limits,
+    iter_matches,
     lower_confidence,
     measure_consistency,
     run_matcher,
@@ -122,11 +123,8 @@ def locate(clicked: View, others: Sequence[View | MissingView], pixel: npt.Array
     body).
     """
     pixel = check_click(clicked, others, pixel)
-    matched = []
-    for other in others:
-        on_stage('match')
-        matched.append(scale_confidence(
-            match_view(clicked, other, pixel, matcher, refiner, fusion), pixel_confidence))
+    matched = [scale_confidence(found, pixel_confidence) for found in match_views(
+        clicked, others, pixel, matcher, refiner, fusion, on_stage)]
     on_stage('verify')
     correspondences = tuple(verify_match(clicked, pixel, found, limits) for found in matched)
     on_stage('lift')
@@ -193,19 +191,33 @@ def check_click(clicked: View, others: Sequence[View | MissingView], pixel: npt.
     return at
 
 
-def match_view(clicked: View, other: View | MissingView, pixel: Array, matcher: Matcher,
-               refiner: Refiner | None, fusion: FusionParams) -> ViewCorrespondence:
-    """Run the matcher, and the refiner, on one other view; what they raise refuses the view."""
-    if isinstance(other, MissingView):
-        return ViewCorrespondence(other.camera, None, None, Consistency(), other.rejected)
-    query = Query(clicked, other, pixel)
+def match_views(clicked: View, others: Sequence[View | MissingView], pixel: Array,
+                matcher: Matcher, refiner: Refiner | None = None, fusion: FusionParams = FUSION,
+                on_stage: Callable[[str], None] = lambda stage: None
+                ) -> Iterator[ViewCorrespondence]:
+    """Run the matcher, and the refiner, on the other views; what they raise refuses a view."""
+    queries = [Query(clicked, other, pixel) for other in others if isinstance(other, View)]
+    found = zip(queries, iter_matches(matcher, queries), strict=True)
+    for other in others:
+        on_stage('match')
+        if isinstance(other, MissingView):
+            yield ViewCorrespondence(other.camera, None, None, Consistency(), other.rejected)
+        else:
+            yield refine_match(*next(found), refiner, fusion)
+
+
+def refine_match(query: Query, match: Match | Rejected, refiner: Refiner | None,
+                 fusion: FusionParams) -> ViewCorrespondence:
+    """Return the correspondence of a match, refined; refused where the match or the refiner is."""
+    other = query.other
     try:
-        match = run_matcher(matcher, lambda: matcher.match(query))
+        if isinstance(match, Rejected):
+            raise match
         if refiner is not None:
             match = fuse_matches(query, match, refiner, fusion)
     except Rejected as why:
         return ViewCorrespondence(other.camera, other, None, Consistency(), why)
-    guessed = ' and '.join(v.camera for v in (clicked, other) if v.intrinsics.is_assumed)
+    guessed = ' and '.join(v.camera for v in (query.clicked, other) if v.intrinsics.is_assumed)
     if guessed:
         match = replace(match, basis=f'{match.basis}, intrinsics of {guessed} unknown')
     return ViewCorrespondence(other.camera, other, match, Consistency(), None)

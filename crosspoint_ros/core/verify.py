@@ -2,18 +2,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from crosspoint_ros.core.datatypes import (
     Array,
+    BatchMatcher,
     Code,
     CorrectedPose,
     Match,
+    Matcher,
     Query,
     Rejected,
     View,
@@ -216,6 +219,32 @@ def call_matcher(matcher: object, find: Callable[[], Found]) -> Found:
         log.exception('matcher %s failed', name)
         raise Rejected(Code.MATCHER_FAILED,
                        f'{name} failed: {type(error).__name__}: {error}') from error
+
+
+def iter_matches(matcher: Matcher, queries: Sequence[Query]) -> Iterator[Match | Rejected]:
+    """Yield the validated match of each query, or its refusal; all at once by a `BatchMatcher`.
+
+    What a batch that fails leaves open is matched one by one.
+    """
+    answers: Iterator[Match | Rejected] = iter(())
+    if len(queries) > 1 and isinstance(matcher, BatchMatcher):
+        try:
+            answers = iter(matcher.match_all(queries))
+        except Exception:
+            log.exception('matcher %s failed on %d queries', type(matcher).__name__, len(queries))
+
+    def find(query: Query) -> Match:
+        answer = next(answers, None) or matcher.match(query)
+        if isinstance(answer, Rejected):
+            raise answer
+        return answer
+
+    for query in queries:
+        try:
+            answer: Match | Rejected = run_matcher(matcher, partial(find, query))
+        except Rejected as why:
+            answer = why
+        yield answer
 
 
 def validate_match(match: object, matcher: object) -> Match:

@@ -233,7 +233,7 @@ def test_a_server_that_is_not_there_ends_the_run_in_words(run, made):
 
 
 HELPERS = {'_allowed', '_reply', '_completion', '_text', '_prompt_tokens', '_image_tokens',
-           '_token', '_trickle', '_chunked', '_reply_logprobs', '_echoed', '_raw'}
+           '_token', '_native', '_trickle', '_chunked', '_reply_logprobs', '_echoed', '_raw'}
 FAULTS = ['429', '500', '503', *sorted(
     name[1:] for name in {*vars(_RequestHandler)} - HELPERS
     if name.startswith('_') and not name.startswith('__'))]
@@ -275,6 +275,12 @@ def test_a_server_whose_replies_hold_no_answer_ends_the_run_and_is_told_of(run, 
     server = FakeOpenAIServer(ServerBehaviour(always='echoed', echo=json.dumps(body).encode()))
     try:
         code, told, out, err, _ = run(made[0], '--model', server.url, '--at-once', '1')
+        before = len(server.requests)
+        server.behaviour.always = ''  # it works again: what had no answer is asked again
+        again = run(made[0], '--model', server.url, '--at-once', '1')
+        assert len([r for r in server.requests[before:] if 'messages' in r]) == 32
+        assert again[1]['corrected'][0]['total'] == 32
+        assert again[1]['without_answer'].keys() <= {'unread'}
     finally:
         server.stop()
     assert code == 1

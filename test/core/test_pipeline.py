@@ -175,6 +175,52 @@ def test_a_query_that_is_cancelled_while_one_view_is_searched_leaves_the_others(
     assert asked == ['right']
 
 
+class Batching(Oracle):
+    """DOUBLE of a matcher that answers all views at once, and counts how often it is asked."""
+
+    def __init__(self, broken=None, **instead):
+        super().__init__(**instead)
+        self.broken, self.batches, self.alone = broken, [], []
+
+    def match(self, query):
+        self.alone.append(query.other.camera)
+        return super().match(query)
+
+    def match_all(self, queries):
+        self.batches.append([query.other.camera for query in queries])
+        if self.broken == 'raises':
+            raise RuntimeError('no batch today')
+        answers = [self._answer(query) for query in queries]
+        return answers[:1] if self.broken == 'too few' else answers
+
+    def _answer(self, query):
+        try:
+            return super().match(query)
+        except Rejected as why:
+            return why
+
+
+def test_a_matcher_of_batches_is_asked_once_about_all_views(views):
+    hidden = Rejected(Code.NOT_VISIBLE, 'behind the box')
+    matcher = Batching(right=hidden)
+    answer = located(views, matcher)
+    assert (matcher.batches, matcher.alone) == ([['right', 'top']], [])
+    assert answer['right'].rejected is hidden
+    assert answer['top'].pixel is not None
+    missing = MissingView('gone', Rejected(Code.NO_IMAGE, 'no image'))
+    answer = located(views, matcher, others=[views[1], missing, views[2]])
+    assert [c.camera for c in answer.correspondences] == ['right', 'gone', 'top']
+    assert answer['top'].pixel is not None
+
+
+@pytest.mark.parametrize(('broken', 'alone'), [('raises', ['right', 'top']), ('too few', ['top'])])
+def test_what_a_batch_leaves_open_is_matched_alone(views, broken, alone):
+    matcher = Batching(broken)
+    answer = located(views, matcher)
+    assert matcher.alone == alone
+    assert answer.status[0] == Code.OK
+
+
 @pytest.mark.parametrize('stage', ['match', 'verify', 'lift'])
 def test_a_query_can_be_cancelled_at_every_stage(views, stage):
     begun = []

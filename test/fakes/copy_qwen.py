@@ -20,9 +20,12 @@ import torch
 
 from crosspoint_ros.bench.latency.cases import ModelShape
 from crosspoint_ros.core.datatypes import Intrinsics, View
-from crosspoint_ros.matchers.cropond.engine.engine import ASSISTANT_HEADER
-from crosspoint_ros.matchers.cropond.engine.prefix_cache import PROMPT_HEADER
-from crosspoint_ros.matchers.cropond.prompt import build_grounding_prompt, build_pointing_prompt
+from crosspoint_ros.matchers.cropond.prompt import (
+    PROMPT_HEADER,
+    REPLY_HEADER,
+    build_grounding_prompt,
+    build_pointing_prompt,
+)
 
 JSON = '```json\n[\n\t{"point_2d": [{x}, {y}], "label": "it"}\n]\n```'
 TAG = '<point x="{x}" y="{y}">it</point>'
@@ -149,6 +152,6 @@ def example(encode: Any, reply: str, unseen: tuple[str, ...], rng: np.random.Gen
     if unseen and int(x) < HIDDEN_BELOW:
         reply = unseen[(int(x) - LEAST) * len(unseen) // (HIDDEN_BELOW - LEAST)]
     said = reply.replace('{x}', x).replace('{y}', y)
-    question, answer = encode(asked + ASSISTANT_HEADER), encode(said + '<|im_end|>')
+    question, answer = encode(asked + REPLY_HEADER), encode(said + '<|im_end|>')
     return question + answer, [NONE] * len(question) + answer
 

@@ -18,11 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import cv2
+import numpy as np
+
 MODEL = 'cropond-3b'
 COMMON = {'model', 'messages', 'temperature', 'stream', 'max_tokens'}
 BEFORE = '```json\n[\n\t{"point_2d": ['
 PAGE = b'<!DOCTYPE html><html><title>Please log in</title></html>'
 STEP_S = 0.02
+# What may complete the beginning of two numbers and a bracket.
+COMPLETIONS = ('', ']', '0]', '1]', ' 0]', ', 0]', '0, 0]', '1, 1]')
 TOKEN = re.compile(r'\d|\D+')
 
 
@@ -32,19 +37,24 @@ class ServerBehaviour:
 
     ignores: fields that it accepts without effect. strict: refuse all others with 422. answer: the
     numbers of the reply, from those of the question. free: an unconstrained reply with these
-    numbers. sure: probability of each digit. tokens: the logprobs of a reply, instead. echo: body
-    of an echoed reply. location: target of a redirect. model: name in the replies. root: origin of
-    the listed models. faults: of the next chat requests, one each; always: of all. limit: of
-    the tokens of a reply, below that of the request.
+    numbers. owner: what the listed models are owned by. continues: it goes on with a last message
+    of the assistant unasked. repeats: and begins the reply with it. sure: probability of each
+    digit. tokens: the logprobs of a reply, instead. echo: body of an echoed reply. location:
+    target of a redirect. model: name in the replies. root: origin of the listed models. faults: of
+    the next chat requests, one each; always: of all. limit: of the tokens of a reply, below that of
+    the request. writes: a model instead of all that: the probabilities of the next token after a
+    reply so far to a request, '' for its end. together: a reply waits until as many requests about
+    images are in progress.
     """
 
     fields: set[str] = field(default_factory=lambda: {
         'structured_outputs', 'repetition_penalty', 'add_generation_prompt',
-        'continue_final_message', 'logprobs', 'top_logprobs', 'uuid'})
+        'continue_final_message', 'logprobs', 'top_logprobs'})
     ignores: set[str] = field(default_factory=set)
     strict: bool = False
     key: str = ''
     models: tuple[str, ...] | int = (MODEL,)
+    owner: str = 'vllm'
     root: str = '/models/one'
     answer: Callable[[str, str], tuple[str, str]] = lambda x, y: (x, y)
     free: Callable[[str, str], str] = lambda x, y: f'{BEFORE}{x}, {y}], "label": "it"}}\n]\n```'
@@ -57,6 +67,10 @@ class ServerBehaviour:
     always: str = ''
     retry_after: str = '7'
     limit: int = 10_000
+    writes: Callable[[str, dict], dict[str, float]] | None = None
+    together: int = 0
+    continues: bool = False
+    repeats: bool = False
 
 
 VLLM = ServerBehaviour
@@ -68,6 +82,37 @@ def make_transformers_serve() -> ServerBehaviour:
                    ignores={'logprobs', 'top_logprobs'}, strict=True, models=500)
 
 
+def make_llama_server(**how) -> ServerBehaviour:
+    """`llama-server`: grammars (GBNF); it continues an assistant's message by itself."""
+    return ServerBehaviour(fields={'grammar', 'repeat_penalty', 'logprobs', 'top_logprobs'},
+                           owner='llamacpp', continues=True, **how)
+
+
+def make_ollama(**how) -> ServerBehaviour:
+    """Ollama: its own chat takes both images in a message, and a JSON schema as `format`."""
+    return ServerBehaviour(fields={'logprobs', 'top_logprobs', 'format'}, owner='library', **how)
+
+
+def make_openai(**how) -> ServerBehaviour:
+    """OpenAI: a JSON schema as `response_format`, and no other than its own fields."""
+    return ServerBehaviour(fields={'logprobs', 'top_logprobs', 'response_format',
+                                   'frequency_penalty', 'max_completion_tokens'},
+                           strict=True, owner='system', **how)
+
+
+def compile_grammar(grammar: str) -> re.Pattern:
+    """Return the regular expression of a GBNF grammar of literals, classes and optional parts."""
+    rules = dict(line.split(' ::= ', 1) for line in grammar.splitlines())
+
+    def translate(rule: str) -> str:
+        parts = re.findall(r'"(?:[^"\\]|\\.)*"|\[[^\]]*\]|[()|?]|\w+', rule)
+        return ''.join(
+            re.escape(json.loads(part)) if part[0] == '"' else
+            f'(?:{translate(rules[part])})' if part in rules else part for part in parts)
+
+    return re.compile(translate(rules['root']))
+
+
 class FakeOpenAIServer:
     """Listens on 127.0.0.1 until `stop`, which also ends running requests."""
 
@@ -76,9 +121,11 @@ class FakeOpenAIServer:
         self.behaviour = behaviour or ServerBehaviour()
         self.requests: list[dict] = []
         self.authorizations: list[str] = []
+        self.image_tokens: dict[str, int] = {}  # by data url
         self.connections = 0
-        self.cached: dict[str, int] = {}
         self.stopped = threading.Event()
+        self.in_progress = self.most_in_progress = 0  # of the requests about images
+        self._arrived = threading.Condition()
         self._sockets: list[socket.socket] = []
         self._http = (_Http6 if ':' in host else _Http)((host, port), _RequestHandler)
         self._http.owner = self
@@ -95,6 +142,23 @@ class FakeOpenAIServer:
         self.connections += 1
         self._sockets.append(connection)
 
+    @contextlib.contextmanager
+    def overlap(self, body: dict):
+        """Count a request about images while it is answered; wait for others as specified."""
+        if not any(message.get('images') or (isinstance(message['content'], list)
+                   and len(message['content']) > 1) for message in body['messages']):
+            yield
+            return
+        with self._arrived:
+            self.in_progress += 1
+            self.most_in_progress = max(self.most_in_progress, self.in_progress)
+            self._arrived.notify_all()
+            self._arrived.wait_for(lambda: self.stopped.is_set() or (
+                self.most_in_progress >= self.behaviour.together), 30)
+        yield
+        with self._arrived:
+            self.in_progress -= 1
+
     def stop(self) -> None:
         """End at once, as when the process is killed."""
         self.stopped.set()
@@ -108,7 +172,8 @@ class FakeOpenAIServer:
     @property
     def forced(self) -> list[dict]:
         """The questions about images whose reply is begun, or held to a form."""
-        return [r for r in self.find_requests('first image') if 'structured_outputs' in r
+        return [r for r in self.find_requests('first image')
+                if {'structured_outputs', 'grammar', 'response_format', 'format'} & r.keys()
                 or r['messages'][-1]['role'] == 'assistant']
 
     def find_requests(self, text: str) -> list[dict]:
@@ -119,6 +184,7 @@ class FakeOpenAIServer:
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # with 5, of 16 connections at once some wait a second
     owner: FakeOpenAIServer
 
     def handle_error(self, request, client_address) -> None:
@@ -153,7 +219,8 @@ class _RequestHandler(BaseHTTPRequestHandler):
             self._reply(models, {'detail': 'Internal Server Error'})
         else:
             self._reply(200, {'object': 'list', 'data': [
-                {'id': name, 'root': self.behaviour.root} for name in models]})
+                {'id': name, 'root': self.behaviour.root, 'owned_by': self.behaviour.owner}
+                for name in models]})
 
     def do_POST(self) -> None:
         owner, behaviour = self.server.owner, self.behaviour
@@ -167,8 +234,10 @@ class _RequestHandler(BaseHTTPRequestHandler):
             getattr(self, f'_{fault}')() if not fault.isdigit() else self._reply(
                 int(fault), {'error': {'message': f'scripted {fault}'}})
             return
-        status, reply = self._completion(body)
-        self._reply(status, reply)
+        with owner.overlap(body):
+            status, reply = self._native(body) if self.path == '/api/chat' \
+                else self._completion(body)
+            self._reply(status, reply)
 
     def _allowed(self) -> bool:
         given = self.headers.get('Authorization', '')
@@ -187,39 +256,97 @@ class _RequestHandler(BaseHTTPRequestHandler):
 
     # --- a model that repeats the point it was asked about
 
+    def _native(self, body: dict) -> tuple[int, dict]:
+        """Answer Ollama's own chat."""
+        options = body.pop('options')
+        assert options == {'temperature': 0.0, 'repeat_penalty': 1.0,
+                           'num_predict': options['num_predict']}
+        body['messages'] = [{'role': m['role'], 'content': [
+            *({'type': 'image_url', 'image_url': {'url': f'data:;base64,{image}'}}
+              for image in m['images']), {'type': 'text', 'text': m['content']}]}
+            for m in body['messages']]
+        status, reply = self._completion({**body, 'max_tokens': options['num_predict']})
+        if status != 200:
+            return status, {'error': reply['error']['message']}
+        choice = reply['choices'][0]
+        return 200, {'model': reply['model'], 'message': choice['message'], 'done': True,
+                     'done_reason': choice['finish_reason'],
+                     'logprobs': choice.get('logprobs', {}).get('content'),
+                     'prompt_eval_count': reply['usage']['prompt_tokens'], 'eval_count': 9}
+
     def _completion(self, body: dict) -> tuple[int, dict]:
         behaviour, fields = self.behaviour, body.keys() - COMMON
         if body['model'] != MODEL:
             return 404, {'error': {'message': f'The model `{body["model"]}` does not exist.'}}
+        if 'max_completion_tokens' in behaviour.fields and 'max_tokens' in body:
+            return 400, {'error': {'message': "Unsupported parameter: 'max_tokens' is not "
+                                   "supported: use 'max_completion_tokens' instead."}}
         if behaviour.strict and fields - behaviour.fields:
             return 422, {'detail': f'Unexpected keys in the request: {sorted(fields)}'}
         honoured = fields & (behaviour.fields - behaviour.ignores)
-        try:
-            tokens = self._prompt_tokens(body, 'continue_final_message' in honoured)
-        except KeyError as missing:
-            return 400, {'error': {'message': f'no image is cached as {missing}'}}
-        written = TOKEN.findall(self._text(body, honoured))
-        text = ''.join(written[:min(body.get('max_tokens') or 10_000, behaviour.limit)])
-        choice = {'index': 0, 'message': {'role': 'assistant', 'content': text},
+        begun = ''
+        if body['messages'][-1]['role'] == 'assistant' and (
+                behaviour.continues or 'continue_final_message' in honoured):
+            begun = body['messages'][-1]['content']
+        tokens = self._prompt_tokens(body, bool(begun))
+        limit = body.get('max_tokens') or body.get('max_completion_tokens') or 10_000
+        logged = None
+        if behaviour.writes:
+            logged = self._write(begun, limit, body)
+            written = [token['token'] for token in logged]
+        else:
+            written = TOKEN.findall(self._text(body, honoured, begun))
+        text = ''.join(written[:min(limit, behaviour.limit)])
+        choice = {'index': 0, 'message': {
+            'role': 'assistant', 'content': (begun if behaviour.repeats else '') + text},
                   'finish_reason': 'stop' if text == ''.join(written) else 'length',
                   'unknown': {'nested': [1, None]}}
         if 'top_logprobs' in honoured:
             choice['logprobs'] = self.behaviour.tokens(text) if self.behaviour.tokens else {
-                'content': list(map(self._token, TOKEN.findall(text)))}
+                'content': logged or list(map(self._token, TOKEN.findall(text)))}
         return 200, {'id': 'chat-1', 'model': behaviour.model, 'choices': [choice],
                      'surprise': True,
                      'usage': {'prompt_tokens': tokens, 'completion_tokens': 9}}
 
-    def _text(self, body: dict, honoured: set[str]) -> str:
-        question = json.dumps(body['messages'])
+    def _write(self, text: str, limit: int, body: dict) -> list[dict]:
+        """Take the likeliest token each time; return the tokens with their alternatives.
+
+        What a regular expression does not allow has no probability, as with vLLM.
+        """
+        tokens: list[dict] = []
+        regex, begun = body.get('structured_outputs', {}).get('regex', '(?s).*'), len(text)
+        while len(tokens) < limit:
+            following = {token: p for token, p in self.behaviour.writes(text, body).items() if any(
+                re.fullmatch(regex, text[begun:] + token + rest)
+                for rest in (COMPLETIONS if token else ('',)))}
+            following = {token: p / sum(following.values()) for token, p in following.items()}
+            best = max(following, key=following.__getitem__)
+            if not best:
+                break
+            listed = [{'token': t, 'logprob': math.log(p) if p > 0 else -9999.0} for t, p in
+                      sorted(following.items(), key=lambda item: -item[1])[:20]]
+            tokens.append({'token': best, 'logprob': math.log(following[best]),
+                           'top_logprobs': listed})
+            text += best
+        return tokens
+
+    def _text(self, body: dict, honoured: set[str], begun: str) -> str:
+        question = ' '.join(part['text'] for message in body['messages'] for part in (
+            message['content'] if isinstance(message['content'], list) else [
+                {'type': 'text', 'text': message['content']}]) if part['type'] == 'text')
         asked = re.search(r'\[([\d.]+), ([\d.]+)\]', question)
         x, y = self.behaviour.answer(*(asked.groups() if asked else ('42', '7')))
         regex = next((body[name]['regex'] if name == 'structured_outputs' else body[name]
                       for name in ('structured_outputs', 'regex', 'guided_regex')
                       if name in honoured), '')
+        if 'grammar' in honoured:
+            regex = compile_grammar(body['grammar'])
+        schema = body['response_format']['json_schema']['schema'] \
+            if 'response_format' in honoured else body.get('format')
+        if schema:
+            return '{"q": "Q"}' if 'q' in schema['properties'] else f'{{"point_2d": [{x}, {y}]}}'
         free = self.behaviour.free(x, y)
-        if 'continue_final_message' in honoured:
-            begun = body['messages'][-1]['content']
+        if begun:
             free = free.removeprefix(begun) if free.startswith(begun) else f'{x}, {y}]'
         candidates = (free, f'{x}, {y}]', f'{BEFORE}{x}, {y}]', '42-Q', '0.001, 0.001]')
         return next(w[:n] for w in candidates for n in range(len(w), -1, -1)
@@ -234,13 +361,12 @@ class _RequestHandler(BaseHTTPRequestHandler):
         return count
 
     def _image_tokens(self, part: dict) -> int:
-        cached = self.server.owner.cached
-        if part['image_url'] is None:
-            return cached[part.get('uuid', 'None')] if 'uuid' in self.behaviour.fields else 0
-        header = base64.b64decode(part['image_url']['url'].partition(',')[2][:32])
-        width, height = struct.unpack('>II', header[16:24])  # of a PNG
-        cached[part.get('uuid', '')] = width * height // 784
-        return width * height // 784
+        known, url = self.server.owner.image_tokens, part['image_url']['url']
+        if url not in known:
+            data = np.frombuffer(base64.b64decode(url.partition(',')[2]), np.uint8)
+            height, width = cv2.imdecode(data, cv2.IMREAD_COLOR).shape[:2]
+            known[url] = width * height // 784
+        return known[url]
 
     def _token(self, text: str) -> dict:
         sure = self.behaviour.sure

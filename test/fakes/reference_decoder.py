@@ -13,7 +13,11 @@ import torch
 import transformers
 
 from crosspoint_ros.matchers.cropond.engine.reply_grammar import ReplyFormat
-from crosspoint_ros.matchers.cropond.image_processor import patchify
+from crosspoint_ros.matchers.cropond.image_processor import (
+    QWEN2_5_VL,
+    PreprocessorConfig,
+    patchify,
+)
 
 OPENING = '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n'
 ASKED = '<|im_end|>\n<|im_start|>assistant\n'
@@ -22,8 +26,11 @@ ASKED = '<|im_end|>\n<|im_start|>assistant\n'
 class ReferenceDecoder:
     """Decodes under the grammar of a reply format, one full pass a token."""
 
-    def __init__(self, model: Any, tokenizer: Any, max_pixels: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, max_pixels: int,
+                 preprocessor: PreprocessorConfig = QWEN2_5_VL, opening: str = OPENING,
+                 asked: str = ASKED) -> None:
         self.model, self.tokenizer, self.max_pixels = model, tokenizer, max_pixels
+        self.preprocessor, self.opening, self.asked = preprocessor, opening, asked
         self.digits = [self._encode(str(digit))[0] for digit in range(10)]
         self.image = tokenizer.convert_tokens_to_ids('<|image_pad|>')
 
@@ -33,14 +40,14 @@ class ReferenceDecoder:
     def build_inputs(self, images: list[np.ndarray], question: str, reply: list[int]
                      ) -> dict[str, Any]:
         """Return the inputs of `forward` and `generate`."""
-        ids, pixels, grids = self._encode(OPENING), [], []
+        ids, pixels, grids = self._encode(self.opening), [], []
         for image in images:
-            cut, grid = patchify(image, self.max_pixels)
+            cut, grid = patchify(image, self.max_pixels, self.preprocessor)
             pixels.append(torch.from_numpy(cut))
             grids.append(grid)
             ids += [*self._encode('<|vision_start|>'), *[self.image] * (len(cut) // 4),
                     *self._encode('<|vision_end|>')]
-        ids = torch.tensor([[*ids, *self._encode(question + ASKED), *reply]])
+        ids = torch.tensor([[*ids, *self._encode(question + self.asked), *reply]])
         inputs = {'input_ids': ids, 'attention_mask': torch.ones_like(ids),
                   'pixel_values': torch.cat(pixels), 'image_grid_thw': torch.tensor(grids)}
         if int(transformers.__version__.split('.')[0]) >= 5:

@@ -35,6 +35,26 @@ def test_an_image_installs_what_the_extra_asks_for(file):
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda f: f.stem)
+@pytest.mark.parametrize(('versions', 'is_right'), [
+    (('2.8.0', '5.20.2', '1.26.4'), True), (('2.9.1+cu130', '4.57.6', '1.21.6'), True),
+    (('2.4.1', '5.20.2', '1.26.4'), False), (('2.8.0', '4.51.3', '1.26.4'), False),
+    (('2.8.0', '6.0.0', '1.26.4'), False), (('2.8.0', '5.20.2', '2.1.0'), False)])
+def test_the_versions_in_an_image_are_checked_while_it_is_built(
+        file, versions, is_right, monkeypatch, capsys):
+    command = re.search(r'^RUN python3 -c "(.*?)"$', file.read_text(), re.M | re.S)[1]
+    code = re.sub(r'\\\n\s*', '', command)  # as the Dockerfile's parser joins lines
+    monkeypatch.setattr('importlib.metadata.version',
+                        dict(zip(('torch', 'transformers', 'numpy'), versions,
+                                 strict=True)).__getitem__)
+    if is_right:
+        exec(code, {})
+    else:
+        with pytest.raises(AssertionError):
+            exec(code, {})
+    assert 'transformers' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda f: f.stem)
 def test_docker_stop_ends_an_image_as_ctrl_c_does(file):
     assert re.search(r'^STOPSIGNAL SIGINT$', file.read_text(), re.M)
 

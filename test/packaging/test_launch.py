@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import yaml
 
+from crosspoint_ros.matchers.cropond.options import RemoteOptions
 from crosspoint_ros.ros.config import NODE_PARAMETERS, list_camera_specs
 from crosspoint_ros.web import cli as web_command
 
@@ -42,8 +44,8 @@ class Configuration(Recorded):
 
 CLASSES = {
     'launch': ['LaunchDescription'],
-    'launch.actions': ['DeclareLaunchArgument', 'IncludeLaunchDescription', 'OpaqueFunction',
-                       'SetEnvironmentVariable'],
+    'launch.actions': ['DeclareLaunchArgument', 'ExecuteProcess', 'IncludeLaunchDescription',
+                       'OpaqueFunction', 'SetEnvironmentVariable'],
     'launch.launch_description_sources': ['PythonLaunchDescriptionSource'],
     'launch.substitutions': ['LaunchConfiguration'],
     'launch_ros': [],
@@ -111,7 +113,7 @@ def parameters_of(**given):
     return node_of(bring_up(**given))['parameters'][-1]
 
 
-@pytest.mark.parametrize('name', ['bringup', 'demo'])
+@pytest.mark.parametrize('name', ['bringup', 'demo', 'server'])
 def test_every_argument_is_described(double, name):
     for argument, kwargs in arguments(load(name)).items():
         assert len(kwargs['description']) > 10, argument
@@ -287,6 +289,95 @@ def test_rviz_shows_the_images_that_the_node_takes(double):
     remapped = dict(rviz.kwargs['remappings'])
     assert remapped['/front/color/image_raw'] == '/arm/a/rgb'
     assert remapped['/wrist/color/camera_info'] == '/b/info'
+
+
+# --- the model's server
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Empty programs called as the servers are, first on PATH, and a GGUF with its vision file."""
+    for name in ('vllm', 'llama-server'):
+        (tmp_path / name).write_text('#!/bin/sh\n')
+        (tmp_path / name).chmod(0o755)
+    for name in ('model-q8_0.gguf', 'mmproj-model-f16.gguf'):
+        (tmp_path / name).touch()
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=':')
+    return tmp_path
+
+
+def serve(**given):
+    """Return the process that server.launch.py starts."""
+    module = load('server')
+    context = Context({name: kwargs['default_value'] for name, kwargs in arguments(module).items()})
+    assert set(given) <= set(context)
+    context.update(given)
+    (process,) = module.start(context)
+    return process.kwargs
+
+
+def flags_of(process):
+    return {name: value for name, value in itertools.pairwise(process['cmd'])
+            if name.startswith('-')}
+
+
+def test_vllm_is_started_for_two_images_with_its_prefix_cache_and_restarted(double, programs):
+    process = serve(model='/models/one', port='8001', arguments="--dtype 'bfloat16'")
+    assert process['cmd'][:3] == ['vllm', 'serve', '/models/one']
+    flags = flags_of(process)
+    assert json.loads(flags['--limit-mm-per-prompt']) == {'image': 2, 'video': 0}
+    assert '--enable-prefix-caching' in flags
+    assert (flags['--served-model-name'], flags['--generation-config']) == ('cropond', 'vllm')
+    assert (flags['--host'], flags['--port'], flags['--dtype']) == ('127.0.0.1', '8001', 'bfloat16')
+    assert (process['respawn'], process['sigterm_timeout']) == (True, '20')
+
+
+def test_llama_server_is_started_with_the_vision_file_next_to_the_model(double, programs):
+    process = serve(server='llama_cpp', model=str(programs / 'model-q8_0.gguf'))
+    flags = flags_of(process)
+    assert process['cmd'][0] == 'llama-server'
+    assert flags['--mmproj'] == str(programs / 'mmproj-model-f16.gguf')
+    assert int(flags['-c']) == 4096 * int(flags['--parallel'])
+    assert flags['--alias'] == 'cropond'
+
+
+@pytest.mark.parametrize(('broken', 'given', 'words'), [
+    ('', {'server': 'tgi'}, "'tgi' is not one of vllm, llama_cpp"),
+    ('', {'model': ''}, 'no model: give model:='),
+    ('vllm', {}, 'vllm is not installed: pip install vllm'),
+    ('llama-server', {'server': 'llama_cpp'}, 'llama-server is not installed'),
+    ('', {'server': 'llama_cpp'}, 'is not a GGUF file'),
+    ('mmproj-model-f16.gguf', {'server': 'llama_cpp', 'model': 'model-q8_0.gguf'},
+     'holds 0 vision files')])
+def test_a_server_that_cannot_start_says_what_is_missing(double, programs, monkeypatch, broken,
+                                                         given, words):
+    if broken:
+        (programs / broken).unlink()
+    monkeypatch.setenv('PATH', str(programs))
+    monkeypatch.chdir(programs)
+    with pytest.raises(RuntimeError, match=words):
+        serve(**{'model': '/models/one', **given})
+
+
+def test_bringup_with_a_server_starts_it_and_asks_it_when_it_is_ready(double, programs):
+    entities = bring_up(cameras='a,b', server='vllm', server_model='/models/one',
+                        server_port='8001', server_arguments='--dtype half',
+                        matcher_options='{deadline_s: 2}')
+    (include,) = of(entities, 'IncludeLaunchDescription')
+    assert Path(include.args[0].args[0]) == ROOT / 'launch' / 'server.launch.py'
+    passed = dict(include.kwargs['launch_arguments'])
+    assert passed == {'server': 'vllm', 'model': '/models/one', 'port': '8001',
+                      'arguments': '--dtype half'}
+    assert set(passed) <= set(arguments(load('server')))
+    parameters = node_of(entities)['parameters'][-1]
+    options = {name.partition('.')[2]: value for name, value in parameters.items()
+               if name.startswith('cropond_remote.')}
+    assert parameters['matcher'] == 'cropond_remote'
+    assert options == {'server': 'vllm', 'url': 'http://127.0.0.1:8001/v1', 'wait_s': 600.0,
+                       'deadline_s': 2.0}
+    RemoteOptions(**options)
+    assert of(bring_up(cameras='a,b'), 'IncludeLaunchDescription') == []
+    with pytest.raises(RuntimeError, match='asked by matcher:=cropond_remote, not by xfeat'):
+        bring_up(cameras='a,b', server='vllm', matcher='xfeat')
 
 
 def displays():

@@ -4,7 +4,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import queue
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from crosspoint_ros.bench.crosspoint.dataset import GROUNDING, POINTING, BenchItem
 from crosspoint_ros.bench.crosspoint.rules_corrected import find_full_scale, is_written_y_first
 from crosspoint_ros.core.datatypes import Code, Grounder, Intrinsics, Match, Matcher, Rejected, View
-from crosspoint_ros.core.pipeline import FUSION, ground, match_view
+from crosspoint_ros.core.pipeline import ground, match_views
 from crosspoint_ros.data.qa.questions import POINT_SUFFIX
 from crosspoint_ros.matchers.cropond.reply_parser import cut_thoughts, parse_points
 from crosspoint_ros.matchers.cropond.server.errors import OVERLOADED, ServerError
@@ -100,7 +99,7 @@ class MatcherBackend:
 
     def _match(self, item: BenchItem, views: Sequence[View]) -> Match:
         pixel = np.array(parse_points(item.question)[0]) / self._get_scale(views[0]) - HALF_PX
-        found = match_view(views[0], views[1], pixel, self._matcher, None, FUSION)
+        (found,) = match_views(views[0], views[1:2], pixel, self._matcher)
         if found.match is None or found.rejected is not None:
             raise found.rejected or Rejected(Code.MATCHER_FAILED, 'no match')
         return found.match
@@ -119,12 +118,13 @@ class CheckpointBackend:
         try:
             from crosspoint_ros.matchers.cropond.engine import checkpoint
             from crosspoint_ros.matchers.cropond.engine.engine import Engine, EngineOptions
+            from crosspoint_ros.matchers.cropond.image_processor import TRAINED_MAX_PIXELS
         except ModuleNotFoundError as error:
             raise ValueError(f'a checkpoint needs {error.name}: pip install torch '
                              '"transformers>=4.57,<6" pillow') from error
         loaded = checkpoint.load_checkpoint(model, '', device, weights)
-        options = EngineOptions(max_pixels=max_pixels) if max_pixels else EngineOptions()
-        self._engine = Engine(loaded.model, loaded.tokenizer, options)
+        self._engine = Engine(loaded.model, loaded.tokenizer, EngineOptions(
+            max_pixels=max_pixels or TRAINED_MAX_PIXELS, preprocessor=loaded.preprocessor))
 
     def can_answer(self, _item: BenchItem) -> bool:
         """Return True."""
@@ -141,16 +141,14 @@ class ServerBackend:
     """Asks a model on an OpenAI-compatible server; the images come before the question."""
 
     def __init__(self, url: str, model: str, key_env: str, deadline_s: float,
-                 at_once: int, max_wait_s: float = MAX_WAIT_S) -> None:
+                 max_wait_s: float = MAX_WAIT_S) -> None:
         """Raises ValueError for an unusable address or key, or if no model can be chosen."""
         from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
         if not 0 < deadline_s < math.inf:
             raise ValueError(f'--deadline-s must be above 0, got {deadline_s:g}')
         self._after, self._deadline_s, self._max_wait_s = Deadline.after, deadline_s, max_wait_s
         self.model = model or self._find_only_model(ChatClient(url, '', key_env))
-        self._chats: queue.Queue[ChatClient] = queue.Queue()
-        for _ in range(at_once):
-            self._chats.put(ChatClient(url, self.model, key_env))
+        self._chat = ChatClient(url, self.model, key_env)
 
     def _find_only_model(self, chat: ChatClient) -> str:
         try:
@@ -172,15 +170,11 @@ class ServerBackend:
         body = {'messages': [{'role': 'user', 'content': [
             *(encode_image_part(image) for image in images), {'type': 'text', 'text': prompt}]}],
             'temperature': 0, 'max_tokens': MAX_TOKENS}
-        chat = self._chats.get()
-        try:
-            reply = self._complete(chat, body)
-        finally:
-            self._chats.put(chat)
+        reply = self._complete(body)
         refusal = 'the server filtered it' if reply.finish == FILTERED else ''
         return ModelReply(reply.text, refusal, prompt, reply.finish, reply.completion_tokens)
 
-    def _complete(self, chat: ChatClient, body: dict[str, Any]) -> Completion:
+    def _complete(self, body: dict[str, Any]) -> Completion:
         """Return the reply; while the server is overloaded, pause as it requests, and ask again.
 
         All pauses of an item together last `max_wait_s` at most.
@@ -188,7 +182,7 @@ class ServerBackend:
         left_s, pause_s = self._max_wait_s, FIRST_PAUSE_S
         while True:
             try:
-                return chat.complete([body], self._after(self._deadline_s))[0]
+                return self._chat.complete([body], self._after(self._deadline_s))[0]
             except ServerError as error:
                 if error.status not in OVERLOADED or left_s <= 0:
                     raise

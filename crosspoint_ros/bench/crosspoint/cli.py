@@ -102,7 +102,7 @@ def run_backend(args: argparse.Namespace, bench: CrossPointBench) -> tuple[str, 
     """Ask one backend; return its name, the grades of its replies, and whether the run ended."""
     items = bench.items[:args.limit]
     at_once = args.at_once or (SERVER_CONCURRENCY if args.model else 1)
-    backend, source = load_backend(args, at_once)
+    backend, source = load_backend(args)
     state = describe_state(args)
     path = args.replies or Path(
         'crosspoint_replies', f'{re.sub("[^A-Za-z0-9]+", "_", source)[-60:].strip("_")}_'
@@ -123,7 +123,7 @@ def run_backend(args: argparse.Namespace, bench: CrossPointBench) -> tuple[str, 
     return source, grader, not summary.stopped
 
 
-def load_backend(args: argparse.Namespace, at_once: int) -> tuple[backends.AnswerBackend, str]:
+def load_backend(args: argparse.Namespace) -> tuple[backends.AnswerBackend, str]:
     """Return the selected backend and its name."""
     options = ' '.join(args.option)
     if args.matcher:
@@ -139,7 +139,7 @@ def load_backend(args: argparse.Namespace, at_once: int) -> tuple[backends.Answe
                              f'{error}') from error
         return checkpoint, f'{Path(args.checkpoint).resolve()} {options}'.strip()
     server = backends.ServerBackend(args.model, args.model_name, args.key_env, args.deadline_s,
-                                    at_once, args.max_wait_s)
+                                    args.max_wait_s)
     return server, f'{server.model} on {args.model}'
 
 

@@ -254,11 +254,11 @@ class Grader:
 
 def classify_outcome(record: Mapping[str, Any]) -> str:
     """Return why a line of replies has no answer, one of OUTCOMES."""
-    if record.get(FAILED):
-        return 'failed'
     if record.get('finish') == 'length':
         return 'cut off'
-    return 'refused' if record.get('refused') else 'unread'
+    if record.get('refused'):
+        return 'refused'
+    return 'failed' if record.get(FAILED) else 'unread'
 
 
 def grade_file(path: Path, bench: CrossPointBench | None, coordinates: str,

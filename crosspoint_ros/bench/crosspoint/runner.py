@@ -71,9 +71,9 @@ class PredictionFile:
             'tokens': reply.tokens})
         self.keys[item.key] = images
 
-    def add_failure(self, item: BenchItem, reason: str) -> None:
-        """Write that an item has no reply, until a later one."""
-        self._write(item, {'assistant': '', FAILED: reason})
+    def add_failure(self, item: BenchItem, reason: str, **about: str) -> None:
+        """Write that an item has no reply, until a later one; about: fields of a useless one."""
+        self._write(item, {'assistant': '', FAILED: reason, **about})
 
     def _write(self, item: BenchItem, fields: dict[str, Any]) -> None:
         line = {**item.record, **fields, KEY: item.key, SOURCE: self._source, STATE: self._state}
@@ -152,19 +152,21 @@ def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: Answe
     unreadable: list[DataIssue] = []
     failed: list[DataIssue] = []
     limit, stopped = FailureLimit(not predictions.keys), ''
-    asked = 0
+    asked, useless = 0, UselessReplies(predictions)
     for item, future, took_s in tqdm(_answer_concurrently(bench, waiting, backend, at_once),
                                      total=len(waiting), unit='item', disable=None):
         error = future.exception()
         if error is None:
             reply = future.result()
-            predictions.add(item, reply, took_s, join_hashes(item, hash_images))
+            line = (item, reply, took_s, join_hashes(item, hash_images))
             asked += 1
-            if not reply.is_usable:
-                stopped = limit.on_failure(None)
-            else:
+            if reply.is_usable:
+                useless.flush()
+                predictions.add(*line)
                 limit.on_reply()
-            if stopped:
+                continue
+            useless.lines.append(line)
+            if stopped := limit.on_failure(None):
                 break
             continue
         issue = _make_issue(item, error)
@@ -176,9 +178,39 @@ def run_items(bench: CrossPointBench, items: Sequence[BenchItem], backend: Answe
         predictions.add_failure(item, issue.what)
         if stopped := limit.on_failure(error):
             break
+    if not stopped:
+        useless.flush()
+    asked -= len(useless.lines)
+    failed += useless.fail()
     return RunSummary(asked, len(supported) - len(waiting),
                       [item for item in items if not backend.can_answer(item)], unreadable, failed,
                       stopped)
+
+
+class UselessReplies:
+    """Replies in a row without an answer: failures, to be asked again, if the run ends by them."""
+
+    def __init__(self, predictions: PredictionFile) -> None:
+        self._predictions = predictions
+        self.lines: list[tuple[BenchItem, ModelReply, float, str]] = []
+
+    def flush(self) -> None:
+        """Write them as replies: the model has none, and the server works."""
+        for line in self.lines:
+            self._predictions.add(*line)
+        self.lines.clear()
+
+    def fail(self) -> list[DataIssue]:
+        """Write that the items have no reply."""
+        issues = []
+        for item, reply, *_ in self.lines:
+            issues.append(DataIssue(f'{item.name} ({item.type})', 'no reply: it has no answer '
+                                    f'({reply.refusal or reply.finish or "no text"}); run again '
+                                    'to ask it'))
+            self._predictions.add_failure(item, issues[-1].what, finish=reply.finish,
+                                          refused=reply.refusal)
+        self.lines.clear()
+        return issues
 
 
 def join_hashes(item: BenchItem, hash_image: Callable[[str], str]) -> str:

@@ -11,8 +11,13 @@ from crosspoint_ros.bench.latency.roofline import DeviceMeter
 from crosspoint_ros.core.datatypes import Query, View
 from crosspoint_ros.matchers.cropond import prompt
 from crosspoint_ros.matchers.cropond.engine import prefix_cache
-from crosspoint_ros.matchers.cropond.engine.engine import ASSISTANT_HEADER
-from crosspoint_ros.matchers.cropond.image_processor import ImageInput, ImageSizes, patchify
+from crosspoint_ros.matchers.cropond.engine.reply_grammar import render_headers
+from crosspoint_ros.matchers.cropond.image_processor import (
+    ImageInput,
+    ImageSizes,
+    PreprocessorConfig,
+    patchify,
+)
 from crosspoint_ros.matchers.cropond.local import CropondMatcher
 from crosspoint_ros.matchers.cropond.prompt import PointCodec, ReplyTemplate
 from crosspoint_ros.matchers.cropond.self_test import Image
@@ -25,8 +30,11 @@ class BaselineGenerate:
     engine, so that both process the same tokens.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, max_pixels: int) -> None:
-        self._model, self._tokenizer, self._max_pixels = model, tokenizer, max_pixels
+    def __init__(self, model: Any, tokenizer: Any, max_pixels: int,
+                 preprocessor: PreprocessorConfig) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._max_pixels, self._preprocessor = max_pixels, preprocessor
+        self._headers = render_headers(tokenizer)
         self._image_pad = tokenizer.convert_tokens_to_ids(prefix_cache.IMAGE_PAD)
         self.passes = 0
 
@@ -43,14 +51,14 @@ class BaselineGenerate:
         return reply
 
     def _build_inputs(self, images: Sequence[Image], question: str) -> dict[str, torch.Tensor]:
-        ids = self._encode(prefix_cache.PROMPT_HEADER)
-        patched = [patchify(image, self._max_pixels) for image in images]
+        ids = self._encode(self._headers[0])
+        patched = [patchify(image, self._max_pixels, self._preprocessor) for image in images]
         for _, (_, rows, columns) in patched:
             ids += [*self._encode(prefix_cache.VISION_START),
                     *[self._image_pad] * (rows * columns // 4),
                     *self._encode(prefix_cache.VISION_END)]
         weight = self._model.get_input_embeddings().weight
-        input_ids = torch.tensor([[*ids, *self._encode(question + ASSISTANT_HEADER)]],
+        input_ids = torch.tensor([[*ids, *self._encode(question + self._headers[1])]],
                                  device=weight.device)
         inputs = {
             'input_ids': input_ids, 'attention_mask': torch.ones_like(input_ids),
@@ -74,7 +82,7 @@ class ModelVariants:
         self.device_meter = DeviceMeter(loaded.model)
         self._config = loaded.model.config
         self._baseline = BaselineGenerate(loaded.model, loaded.tokenizer,
-                                          matcher.options.max_pixels)
+                                          matcher.options.max_pixels, loaded.preprocessor)
 
     @property
     def passes(self) -> int:
@@ -106,8 +114,8 @@ class ModelVariants:
     def describe(self, query: Query) -> str:
         """Return the size of the model, and the number of tokens of a click."""
         text, vision = self._config.get_text_config(), self._config.vision_config
-        encode = self._engine.tokenizer.encode
-        question = encode(self._build_question(query) + ASSISTANT_HEADER)
+        encode, header = self._engine.tokenizer.encode, self._engine.tokenizer.reply_header
+        question = encode(self._build_question(query) + header)
         return (f'text model {text.num_hidden_layers} layers of {text.hidden_size}, '
                 f'vocabulary {text.vocab_size}; vision {vision.depth} layers of '
                 f'{vision.hidden_size}; prefix {self._engine.prefill(self._make_inputs(query))} '
@@ -125,4 +133,5 @@ class ModelVariants:
 
     def _make_codec(self, view: View) -> PointCodec:
         return PointCodec(self._matcher.coord_format, ImageSizes.from_image_size(
-            view.intrinsics.width_px, view.intrinsics.height_px, self._matcher.options.max_pixels))
+            view.intrinsics.width_px, view.intrinsics.height_px, self._matcher.options.max_pixels,
+            self._matcher.checkpoint.preprocessor))

@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.bench.latency.timing import FrameSet, Variant
-from crosspoint_ros.core.datatypes import Array, Intrinsics, Match, Matcher, Query, Rejected, View
+from crosspoint_ros.core.datatypes import (
+    Array,
+    BatchMatcher,
+    Intrinsics,
+    Match,
+    Matcher,
+    Query,
+    Rejected,
+    View,
+)
 
 if TYPE_CHECKING:
     from crosspoint_ros.bench.latency.baseline import ModelVariants
@@ -77,8 +86,9 @@ def build_variants(matcher: Matcher, baseline: ModelVariants | None = None) -> l
             return [rejected]
 
     variants = [_build_variant(FIRST_CLICK, match), _build_variant(NEXT_CLICK, match)]
-    if match_all := getattr(matcher, 'match_all', None):
-        variants.append(_build_variant(BATCH, match_all, BATCH_SIZE))
+    if isinstance(matcher, BatchMatcher):
+        variants.append(_build_variant(BATCH, lambda queries: list(matcher.match_all(queries)),
+                                       BATCH_SIZE))
     if baseline:
         variants = [
             _build_variant(BASELINE, lambda queries: baseline.generate_baseline(

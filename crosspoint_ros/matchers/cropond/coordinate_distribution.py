@@ -13,6 +13,7 @@ from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
 
 ROUNDING_VARIANCE = 1 / 12  # of rounding to the nearest unit
 SINGLE_DIGIT = re.compile('[0-9]')
+MIN_BRANCH = 0.005  # probability below which a branch is left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,56 +123,104 @@ def find_number_spans(text: str, point: tuple[float, float], coord_format: Coord
     return None
 
 
+@dataclass(frozen=True)
+class Branch:
+    """Another digit that a number could have had, with some of its numbers within the window.
+
+    axis: 0 for the first number of the reply. begun: the reply up to that digit, given: the number
+    up to it. probability: of the number to begin so.
+    """
+
+    axis: int
+    begun: str
+    given: str
+    probability: float
+
+
 def distribution_from_logprobs(tokens: Sequence[TokenLogprobs],
                                spans: tuple[NumberSpan, NumberSpan], sizes: tuple[int, int],
-                               window: tuple[float, float]) -> CoordinateDistribution | None:
+                               window: tuple[float, float], branches: list[Branch] | None = None
+                               ) -> CoordinateDistribution | None:
     """Return the distribution of two numbers; None unless each digit is a token.
 
     sizes: ranges of the numbers. window: radii around the reply within which mass will count as
-    confidence. Only replies with the same first digits are known. The probability of another digit
-    is spread evenly over the numbers that it begins if the window contains all or none of them,
-    and dropped otherwise, as are tokens missing from the alternatives: the confidence is a lower
-    bound.
+    confidence. The probability of another digit is spread evenly over the numbers that it begins if
+    the window contains all or none of them, and dropped otherwise: the confidence is a lower bound.
+    branches: gets those that are dropped, for `add_branch`.
     """
-    token_at: dict[int, TokenLogprobs] = {}
-    offset = 0
-    for token in tokens:
-        token_at[offset] = token
-        offset += len(token.text)
-    p_x, p_y = (_read_marginal(token_at, span, size, radius)
-                for span, size, radius in zip(spans, sizes, window, strict=True))
+    axes = []
+    for axis, (span, size, radius) in enumerate(zip(spans, sizes, window, strict=True)):
+        start = None if branches is None else Branch(axis, '', '', 1.0)
+        axes.append(_read_marginal(tokens, span, size, radius, int(span.digits), start, branches))
+    p_x, p_y = axes
     if p_x is None or p_y is None:
         return None
     return CoordinateDistribution(p_x, p_y, (int(spans[0].digits), int(spans[1].digits)))
 
 
-def _read_marginal(token_at: dict[int, TokenLogprobs], span: NumberSpan, size: int, radius: float
+def add_branch(distribution: CoordinateDistribution, branch: Branch, span: NumberSpan,
+               tokens: Sequence[TokenLogprobs], radius: float, branches: list[Branch]
+               ) -> CoordinateDistribution:
+    """Add the numbers of a branch, by the tokens of a reply that was begun with it.
+
+    span: of the number in the reply from which it branches. branches: gets what is dropped.
+    """
+    digits = re.match('[0-9]*', ''.join(token.text for token in tokens))
+    continued = replace(span, start=0, digits=branch.given + (digits[0] if digits else ''))
+    p = distribution.p_y if branch.axis else distribution.p_x
+    found = _read_marginal(tokens, continued, len(p), radius, distribution.mode[branch.axis],
+                           branch, branches)
+    if found is None:
+        return distribution
+    total = np.pad(p, (0, len(found) - len(p))) + found
+    return replace(distribution, p_y=total) if branch.axis else replace(distribution, p_x=total)
+
+
+def _read_marginal(tokens: Sequence[TokenLogprobs], span: NumberSpan, size: int, radius: float,
+                   mode: int, start: Branch | None = None, branches: list[Branch] | None = None
                    ) -> Array | None:
-    """p(v), v = 0 .. size - 1."""
-    p_end = _read_end_probability(token_at, span)
+    """p(v), v = 0 .. size - 1; start: what was given before `span.start`."""
+    axis, begun, given, p_prefix = (0, '', '', 1.0) if start is None else (
+        start.axis, start.begun, start.given, start.probability)
+    token_at: dict[int, TokenLogprobs] = {}
+    text = ''
+    for token in tokens:
+        token_at[len(text)] = token
+        text += token.text
+    p_end = _read_end_probability(token_at, span, len(given))
     if p_end is None or len(span.digits) > len(str(size)):  # far off the image
         return None
-    p, p_prefix = np.zeros(max(size, int(span.digits) + 1)), 1.0
-    for k, digit in enumerate(span.digits):
-        token = token_at.get(span.start + k)
-        if token is None or token.text != digit:
+    p = np.zeros(max(size, int(span.digits) + 1))
+    for k, digit in enumerate(span.digits[len(given):], len(given)):
+        position = span.start + k - len(given)
+        at = token_at.get(position)
+        if at is None or at.text != digit:
             return None
-        # Neighbours of the last digit are assumed to end with the reply's own probability.
-        p_next = p_end if 0 < k == len(span.digits) - 1 else 1.0
-        for text, logprob in token.choices.items():
-            if text != digit:
-                _add_alternative(p, span, span.digits[:k], text,
-                                 p_prefix * math.exp(logprob) * p_next, radius)
-        p_prefix *= math.exp(token.choices[digit])
+        # Neighbours of the last digit may begin longer numbers. Where they cannot be asked for they
+        # are assumed to end with the reply's own probability.
+        is_last = 0 < k == len(span.digits) - 1
+        is_open = is_last and branches is not None and len(span.digits) < len(str(size - 1))
+        for other, logprob in at.choices.items():
+            if other == digit:
+                continue
+            probability = p_prefix * math.exp(logprob)
+            is_added = not (is_open and SINGLE_DIGIT.fullmatch(other)) and _add_alternative(
+                p, span, span.digits[:k], other, probability * (p_end if is_last else 1.0), mode,
+                radius)
+            if not is_added and branches is not None and probability >= MIN_BRANCH:
+                branches.append(Branch(axis, begun + text[:position] + other,
+                                       span.digits[:k] + other, probability))
+        p_prefix *= math.exp(at.choices[digit])
     p[int(span.digits)] += p_prefix * p_end
     return p
 
 
-def _read_end_probability(token_at: dict[int, TokenLogprobs], span: NumberSpan) -> float | None:
+def _read_end_probability(token_at: dict[int, TokenLogprobs], span: NumberSpan, given: int
+                          ) -> float | None:
     """Probability that the number ends where it does; None without a token after it."""
     if span.is_fixed_width:
         return 1.0
-    after = token_at.get(span.start + len(span.digits))
+    after = token_at.get(span.start + len(span.digits) - given)
     if after is None:
         return None
     return sum(math.exp(logprob) for text, logprob in after.choices.items() if _is_end(span, text))
@@ -182,16 +231,24 @@ def _is_end(span: NumberSpan, text: str) -> bool:
 
 
 def _add_alternative(p: Array, span: NumberSpan, prefix: str, text: str, probability: float,
-                     radius: float) -> None:
-    """Distribute the probability of another token over the numbers that it leads to."""
+                     mode: int, radius: float) -> bool:
+    """Distribute the probability of another token over the numbers that it leads to.
+
+    Returns False for a digit of which the window contains a part.
+    """
     if SINGLE_DIGIT.fullmatch(text):
         ranges = _list_prefix_ranges(span, prefix + text, len(p))
         v = np.concatenate([np.arange(r.start, r.stop) for r in ranges])
-        is_near = np.abs(v - int(span.digits)) <= radius
-        if is_near.all() or not is_near.any():
-            p[ranges[0].start:ranges[0].stop] += probability / len(ranges[0])
+        is_near = np.abs(v - mode) <= radius
+        shorter = [int((prefix + text).ljust(n, fill)) for fill in '09'
+                   for n in range(len(prefix) + 1, len(span.digits))]
+        if not is_near.all() and (is_near.any() or (not span.is_fixed_width and any(
+                abs(number - mode) <= radius for number in shorter))):
+            return False
+        p[ranges[0].start:ranges[0].stop] += probability / len(ranges[0])
     elif prefix and not span.is_fixed_width and _is_end(span, text):
         p[int(prefix)] += probability
+    return True
 
 
 def _list_prefix_ranges(span: NumberSpan, prefix: str, size: int) -> list[range]:

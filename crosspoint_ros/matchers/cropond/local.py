@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Mapping, Sequence
-from itertools import permutations
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby, permutations
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class CropondMatcher:
-    """Asks CroPond, or any Qwen2.5-VL, where the other view shows the click."""
+    """Asks CroPond, or any Qwen2.5-VL or Qwen3-VL, where the other view shows the click."""
 
     Options = LocalOptions
     refined_by = 'xfeat'
@@ -53,7 +56,8 @@ class CropondMatcher:
             self.options.model, self.options.revision, self.options.device, self.options.weights)
         with explain_memory_errors(loaded.folder.name, loaded.required_bytes, loaded.device):
             self._start(Engine(loaded.model, loaded.tokenizer, EngineOptions(
-                max_pixels=self.options.max_pixels, max_pairs=self.options.max_pairs)))
+                max_pixels=self.options.max_pixels, max_pairs=self.options.max_pairs,
+                preprocessor=loaded.preprocessor)))
 
     def _start(self, engine: Engine) -> None:
         self.engine, self._lock = engine, threading.Lock()
@@ -79,17 +83,17 @@ class CropondMatcher:
             raise match
         return match
 
-    def match_all(self, queries: Sequence[Query]) -> list[Match | Rejected]:
-        """Answer many clicks on the same two frames in one pass."""
-        views = {(id(q.clicked.image), id(q.other.image)) for q in queries}
-        if len(views) != 1:
-            raise ValueError(f'queries on {len(views)} pairs of frames, one is needed')
+    def match_all(self, queries: Sequence[Query]) -> Iterator[Match | Rejected]:
+        """Answer the clicks on each pair of frames in one pass, pair after pair."""
+        for _, pair in groupby(queries, attrgetter('frames')):
+            yield from self._match_pair(list(pair))
+
+    def _match_pair(self, queries: Sequence[Query]) -> list[Match | Rejected]:
         clicked, other = queries[0].clicked, queries[0].other
-        codecs = (self._make_codec(clicked), self._make_codec(other))
         with self._lock:
             return self._estimate_matches(
                 (self._make_input(clicked), self._make_input(other)), [q.pixel for q in queries],
-                codecs)
+                (self._make_codec(clicked), self._make_codec(other)))
 
     def ground(self, view: View, instruction: str) -> Match:
         """Return the point that an instruction names.
@@ -129,8 +133,8 @@ class CropondMatcher:
         """Return the pixel of the second image for each of the first, for the self-test."""
         images = (ImageInput('self-test', first),
                   ImageInput('self-test' if second is first else 'self-test, changed', second))
-        codecs = [PointCodec(coord_format, ImageSizes.from_image_size(
-            image.rgb.shape[1], image.rgb.shape[0], self.options.max_pixels)) for image in images]
+        codecs = [PointCodec(coord_format, self._get_sizes(*image.rgb.shape[1::-1]))
+                  for image in images]
         estimates = self._estimate_matches(images, pixels, (codecs[0], codecs[1]))
         return [None if isinstance(e, Rejected) else e.pixel for e in estimates]
 
@@ -159,7 +163,7 @@ class CropondMatcher:
                 estimates.append(Rejected(Code.NOT_VISIBLE, f'the model prefers {preferred!r} to '
                                           'a number: it names no point'))
             else:
-                estimates.append(self._estimate_point(distribution, codec))
+                estimates.append(self._estimate_point(distribution, codec, stats[0]))
         return estimates
 
     def _estimate_from_free_reply(self, images: tuple[ImageInput, ...], question: str,
@@ -177,7 +181,8 @@ class CropondMatcher:
                                                           codec.digits)
         if reply_format is None:
             return unclear
-        ((distribution, *_),) = self.engine.decode_distributions(images, [question], reply_format)
+        ((distribution, before, _),) = self.engine.decode_distributions(images, [question],
+                                                                    reply_format)
         written = codec.to_units(*numbers)
         errors = np.abs((written[::-1] if codec.coord_format.is_y_first else written)
                         - distribution.mode)
@@ -185,10 +190,14 @@ class CropondMatcher:
             return unclear  # the format's numbers are not those of the point
         self._inferred_formats[codec.coord_format] = reply_format
         log.info('the model uses its own reply format: %r', reply.text)
-        return self._estimate_point(distribution, codec)
+        return self._estimate_point(distribution, codec, before)
 
     def _estimate_point(self, distribution: coordinate_distribution.CoordinateDistribution,
-                        codec: PointCodec) -> Match:
+                        codec: PointCodec, before: coordinate_distribution.ForcedTokenStats
+                        ) -> Match:
+        if self.options.template == AUTO:  # a reply that begins otherwise may name no point
+            distribution = replace(distribution, p_format=(
+                distribution.p_format * math.exp(before.logprob)))
         return coordinate_distribution.estimate_point(
             distribution.swap_axes() if codec.coord_format.is_y_first else distribution,
             codec.window_units(self.options.window), codec.unit_px,
@@ -202,8 +211,12 @@ class CropondMatcher:
                                                   codec.digits)
 
     def _make_codec(self, view: View) -> PointCodec:
-        return PointCodec(self.coord_format, ImageSizes.from_image_size(
-            view.intrinsics.width_px, view.intrinsics.height_px, self.options.max_pixels))
+        return PointCodec(self.coord_format, self._get_sizes(
+            view.intrinsics.width_px, view.intrinsics.height_px))
+
+    def _get_sizes(self, width_px: int, height_px: int) -> ImageSizes:
+        return ImageSizes.from_image_size(width_px, height_px, self.options.max_pixels,
+                                          self.checkpoint.preprocessor)
 
     @staticmethod
     def _make_input(view: View) -> ImageInput:

@@ -9,6 +9,7 @@ from crosspoint_ros.matchers.cropond.image_processor import MIN_PIXELS, TRAINED_
 from crosspoint_ros.matchers.cropond.prompt import POINTING_PROMPT, CoordinateFormat, check_question
 
 AUTO = 'auto'
+SERVERS = (AUTO, 'vllm', 'sglang', 'llama_cpp', 'ollama', 'openai')
 COORDINATE_OPTIONS = (AUTO, *(coord_format.value for coord_format in CoordinateFormat))
 
 
@@ -79,8 +80,8 @@ class LocalOptions(CropondOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.model:
-            raise ValueError('cropond.model is not set: give the folder of a CroPond or Qwen2.5-VL '
-                             'checkpoint (config.json, tokenizer.json, *.safetensors)')
+            raise ValueError('cropond.model is not set: give the folder of a CroPond, Qwen2.5-VL '
+                             'or Qwen3-VL checkpoint (config.json, tokenizer.json, *.safetensors)')
         check_choice('device', self.device, (AUTO, 'cuda', 'cpu'))
         check_choice('weights', self.weights, (AUTO, 'bfloat16', 'float32', '4bit'))
         check_choice('template', self.template, (AUTO, 'json'))
@@ -99,7 +100,9 @@ class RemoteOptions(CropondOptions):
     one. key_env: environment variable with the API key. deadline_s: maximum duration of a query.
     ca_file: certificate authority of a server with a private one. proxy: for a server outside of
     the robot's network; proxies of the environment are not used. confidence_unknown: confidence
-    of an answer from a server that returns no log-probabilities.
+    of an answer from a server that returns no log-probabilities. server: what it is, 'auto' to
+    probe it. wait_s: how long to wait at the start for one that is absent, or loads its model.
+    jpeg_quality: of images whose PNG exceeds 300 kB; 0: always PNG.
     """
 
     url: str = 'http://127.0.0.1:8000/v1'
@@ -111,10 +114,18 @@ class RemoteOptions(CropondOptions):
     # Below limits.min_confidence: refused, unless a refiner confirms it. docs/matchers/fusion.md
     # evaluates a model with a constant confidence of 0.5.
     confidence_unknown: float = 0.49
+    server: str = AUTO
+    wait_s: float = 0.0
+    jpeg_quality: int = 95
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share('confidence_unknown', self.confidence_unknown)
+        check_choice('server', self.server, SERVERS)
+        if not self.wait_s >= 0:
+            raise ValueError(f'wait_s must be 0 or more, got {self.wait_s}')
+        if not 0 <= self.jpeg_quality <= 100:
+            raise ValueError(f'jpeg_quality must be 0 (never) to 100, got {self.jpeg_quality}')
         if not self.deadline_s > 0:
             raise ValueError(f'deadline_s must be more than 0, got {self.deadline_s}')
 

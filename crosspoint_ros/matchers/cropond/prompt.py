@@ -10,6 +10,9 @@ from crosspoint_ros.core.datatypes import Array, Code, Rejected
 from crosspoint_ros.matchers.cropond.image_processor import ImageSizes
 
 SYSTEM_PROMPT = 'You are a helpful assistant.'
+# Of Qwen2.5-VL, for a tokenizer without a chat template.
+PROMPT_HEADER = f'<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n'
+REPLY_HEADER = '<|im_end|>\n<|im_start|>assistant\n'
 POINTING_PROMPT = ('The point at [{x}, {y}] in the first image corresponds to which point in the '
                    'second image? Output the point coordinates in JSON format.')
 GROUNDING_PROMPT = ('Point to {instruction} in the image. Output the point coordinates in JSON '

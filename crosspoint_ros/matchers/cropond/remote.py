@@ -3,8 +3,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Any
 
 from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
@@ -13,11 +18,12 @@ from crosspoint_ros.matchers.cropond.server import errors, handshake
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
 from crosspoint_ros.matchers.cropond.server.protocol import ImageEncoder
 
+MAX_PAIRS_AT_ONCE, WAIT_PERIOD_S = 16, 1.0
 log = logging.getLogger(__name__)
 
 
 class CropondRemoteMatcher:
-    """Asks CroPond, or any Qwen2.5-VL, on an OpenAI-compatible server where the click is.
+    """Asks CroPond, or any other pointing model, on a chat server where the click is.
 
     Every query is answered or refused within the option `deadline_s`. A server that is absent at
     the start, or fails later, is used again from the first click after its return.
@@ -36,15 +42,26 @@ class CropondRemoteMatcher:
         if importlib.util.find_spec('PIL') is None:
             raise ValueError('cropond_remote needs Pillow: pip install pillow')
         self._chat = ChatClient(given.url, given.model, given.key_env, given.ca_file, given.proxy)
-        self._encoder = ImageEncoder(given.max_pixels)
+        self._encoder = ImageEncoder(given.max_pixels, given.jpeg_quality)
         self._forgiven = False
         self._handshake = handshake.ServerHandshake(self._chat, given, self._encoder)
+        wait, error = Deadline.after(given.wait_s), self._connect()
+        while error is not None and wait.left_s:
+            log.info('waiting for the server, %.0f s left: %s', wait.left_s, error.message)
+            time.sleep(min(WAIT_PERIOD_S, wait.left_s))
+            error = self._connect()
+        if error is not None:
+            log.warning('%s (the next query tries again)', error.message)
+
+    def _connect(self) -> errors.ServerError | None:
+        """Return an error that may pass, None if the server is ready; raise any other."""
         try:
             self._handshake.wait_ready(Deadline.after(handshake.HANDSHAKE_TIMEOUT_S))
         except errors.ServerError as error:
             if not error.retryable:
                 raise ValueError(error.message) from error
-            log.warning('%s (the next query tries again)', error.message)
+            return error
+        return None
 
     def match(self, query: Query) -> Match:
         """Ask where the other view shows the click.
@@ -58,14 +75,18 @@ class CropondRemoteMatcher:
         return match
 
     def match_all(self, queries: Sequence[Query]) -> list[Match | Rejected]:
-        """Answer many clicks on the same two frames at once, batched by the server."""
-        views = {(id(q.clicked.image), id(q.other.image)) for q in queries}
-        if len(views) != 1:
-            raise ValueError(f'queries on {len(views)} pairs of frames, one is needed')
-        with self._use_server() as (profile, deadline):
-            return profile.client.match_points(
-                (queries[0].clicked.image, queries[0].other.image), [q.pixel for q in queries],
-                profile.coord_format, deadline)
+        """Answer clicks, on any frames, at once, batched by the server, within one deadline."""
+        pairs = [list(pair) for _, pair in groupby(queries, attrgetter('frames'))]
+        answers: list[list[Match | Rejected]] = []
+        try:
+            with self._use_server() as (profile, deadline), \
+                    ThreadPoolExecutor(min(len(pairs), MAX_PAIRS_AT_ONCE) or 1) as pool:
+                answers = list(pool.map(partial(_match_pair, profile, deadline), pairs))
+                for failed in (a[0] for a in answers if isinstance(a[0], errors.ServerError)):
+                    raise failed  # counted once, however many pairs failed
+        except errors.ServerError as error:
+            answers = answers or [[error] * len(queries)]
+        return list(chain.from_iterable(answers))
 
     def ground(self, view: View, instruction: str) -> Match:
         """Return the point that an instruction names.
@@ -103,9 +124,6 @@ class CropondRemoteMatcher:
                 'template': self._chat.sanitize(repr(profile.client.template)),
                 'self_test': 'off' if profile.score is None else str(profile.score)}
 
-    def close(self) -> None:
-        self._chat.close()
-
     @contextmanager
     def _use_server(self, has_instruction: bool = False
                     ) -> Iterator[tuple[handshake.ServerProfile, Deadline]]:
@@ -130,3 +148,14 @@ class CropondRemoteMatcher:
                 self._handshake.invalidate(error)
             raise
         self._forgiven = False
+
+
+def _match_pair(profile: handshake.ServerProfile, deadline: Deadline, queries: Sequence[Query]
+                ) -> list[Match | Rejected]:
+    """Answer queries on one pair of frames; an error refuses all of them."""
+    try:
+        return profile.client.match_points(
+            (queries[0].clicked.image, queries[0].other.image), [q.pixel for q in queries],
+            profile.coord_format, deadline)
+    except Rejected as error:
+        return [error] * len(queries)

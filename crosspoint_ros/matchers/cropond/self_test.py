@@ -79,18 +79,20 @@ def run_self_test(predict: PredictPoints, coord_formats: Sequence[CoordinateForm
     scores = [_score_format(predict, image, coord_format) for coord_format in coord_formats]
     for score in scores:
         log.info('self-test: %s', score)
+    summary = '; '.join(map(str, scores))
     passed = [score for score in scores if score.correct_same >= MIN_CORRECT]
     if not passed:
         raise SelfTestFailed(f'the model failed its self-test ({MIN_CORRECT} of {POINT_COUNT} are '
-                             f'needed): {_format_scores(scores)}. It must be a CroPond or '
-                             'Qwen2.5-VL checkpoint, with the right coordinates and template')
+                             f'needed): {summary}. It must be a CroPond, '
+                             'Qwen2.5-VL or Qwen3-VL checkpoint, with the right coordinates '
+                             'and template')
     best = max(passed, key=lambda score: score.correct)
     # In which the same numbers mean other pixels.
     rivals = [score for score in passed if (score.coord_format is CoordinateFormat.ABSOLUTE)
               != (best.coord_format is CoordinateFormat.ABSOLUTE)]
     if any(best.correct - rival.correct < MIN_LEAD for rival in rivals):
         raise SelfTestFailed('the self-test cannot determine the coordinate format of the model: '
-                             f'{_format_scores(passed)}. Set the option coordinates')
+                             f'{summary}. Set the option coordinates')
     final = _score_swapped(predict, image, best)
     # Asked about the same image, one that means [y, x] finds each point whatever it was asked.
     if (final.correct_swapped or 0) < MIN_CORRECT_SWAPPED and len(coord_formats) > 1 \
@@ -100,10 +102,6 @@ def run_self_test(predict: PredictPoints, coord_formats: Sequence[CoordinateForm
         final = y_first if (y_first.correct_swapped or 0) >= MIN_CORRECT else final
     _check_swapped(final, allow_repeating)
     return final
-
-
-def _format_scores(scores: Sequence[SelfTestScore]) -> str:
-    return '; '.join(map(str, scores))
 
 
 def _score_swapped(predict: PredictPoints, image: Image, score: SelfTestScore

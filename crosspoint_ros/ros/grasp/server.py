@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -16,7 +17,7 @@ from sensor_msgs.msg import Image, PointCloud2
 
 from crosspoint_ros.core.grasp.target_thing import TargetThing, measure_thing
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.msg import GraspTarget, TargetShape
+from crosspoint_ros.msg import TargetShape
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.conversions import transform_from_pose
 from crosspoint_ros.ros.grasp.messages import (
@@ -50,7 +51,7 @@ class ShapeServer:
         self._types = {'~/target_shape': TargetShape, '~/target_cloud': PointCloud2,
                        **({'~/target_box': box_type} if box_type is not None else {})}
         self._latched = {name: self._create(name) for name in self._types}
-        self._put: GraspTarget | None = None  # of which the thing is published, or computed
+        self._put: Any = None  # the GraspTarget of which the thing is published, or computed
         self._is_published = False
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
@@ -104,13 +105,13 @@ class ShapeServer:
             except Exception:  # the target is none the worse
                 log.exception('the clicked thing was not measured')
 
-    def _measure(self, put: GraspTarget, located: LocateResult) -> None:
+    def _measure(self, put: Any, located: LocateResult) -> None:
         if put is not self._put:  # a newer one waits
             return
         found = measure_thing(located, transform_from_pose(put.pose.pose).R)
         self._call_in_executor(lambda: self._publish(put, found))
 
-    def _publish(self, target: GraspTarget, found: TargetThing) -> None:
+    def _publish(self, target: Any, found: TargetThing) -> None:
         """Publish what was found, if it is of the target that is still the active one."""
         header, thing = target.header, found.thing
         if target is not self._put:

@@ -5,6 +5,7 @@ import logging
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -37,9 +38,7 @@ def server():
 
 @pytest.fixture
 def chat(server):
-    chat = ChatClient(server.url, MODEL)
-    yield chat
-    chat.close()
+    return ChatClient(server.url, MODEL)
 
 
 def trouble_of(chat: ChatClient, allowed_s: float = 5.0) -> ServerError:
@@ -52,7 +51,7 @@ def test_a_reply_is_read_past_fields_that_nobody_knows(chat):
     (reply,) = chat.complete([HELLO], Deadline.after(5))
     assert '42, 7' in reply.text
     assert reply.prompt_tokens == 20
-    assert chat.list_models(Deadline.after(5)) == (ModelInfo(MODEL, '/models/one'),)
+    assert chat.list_models(Deadline.after(5)) == (ModelInfo(MODEL, '/models/one', 'vllm'),)
 
 
 def test_a_second_reply_is_not_the_answer_to_the_next_question(server, chat):
@@ -124,7 +123,6 @@ def test_a_redirect_takes_neither_key_nor_images_to_another_server(server, monke
         server.behaviour.location, server.behaviour.always = location, 'redirect'
         assert 'redirects to' in trouble_of(chat).message
     assert other.connections == 0
-    chat.close()
     other.stop()
 
 
@@ -144,7 +142,6 @@ def test_a_server_that_takes_no_more_bytes_costs_the_deadline_only():
         chat.complete([{'messages': 32 * (1 << 20) * 'i'}], Deadline.after(1.0))
     assert caught.value.code == Code.TIMEOUT
     assert time.monotonic() - begun_s < 4
-    chat.close()
     deaf.close()
 
 
@@ -159,7 +156,6 @@ def test_an_address_of_ip_version_6_is_reached(scheme, certificate):
     chat = ChatClient(f'{scheme}://[::1]:{server.port}/', MODEL, ca_file=str(crt))
     assert chat.url == f'{scheme}://[::1]:{server.port}/v1'
     assert chat.complete([HELLO], Deadline.after(5))
-    chat.close()
     server.stop()
 
 
@@ -207,7 +203,6 @@ def _until(condition) -> None:
 def test_a_wrong_model_name_is_answered_with_the_right_ones(server):
     chat = ChatClient(server.url, 'gpt-4')
     trouble = trouble_of(chat)
-    chat.close()
     assert f'option model can be: {MODEL}' in trouble.message
     assert not trouble.retryable
 
@@ -221,7 +216,6 @@ def test_the_key_is_sent_and_shown_nowhere(server, monkeypatch, caplog):
     assert server.authorizations == [f'Bearer {KEY}']
     server.behaviour.key = 'another'  # the double's 401 repeats the key it was given
     trouble = trouble_of(chat)
-    chat.close()
     assert 'A_KEY (option key_env) does not hold the right one' in trouble.message
     shown = ''.join(traceback.format_exception(trouble)) + caplog.text + repr(vars(chat))
     assert KEY not in shown
@@ -232,7 +226,6 @@ def test_a_server_that_repeats_the_key_in_an_error_is_not_quoted_with_it(server,
     server.behaviour.always = '400'
     chat = ChatClient(server.url, MODEL, 'A_KEY')
     assert '*** 400' in trouble_of(chat).message
-    chat.close()
 
 
 @pytest.mark.parametrize('body', [
@@ -245,14 +238,27 @@ def test_no_reply_gets_the_key_into_a_message_or_a_traceback(server, monkeypatch
         server.behaviour.echo, server.behaviour.always = body + KEY.encode() + end, 'echoed'
         shown = ''.join(traceback.format_exception(trouble_of(chat)))
         assert KEY[:8] not in shown + caplog.text
-    chat.close()
 
 
 @pytest.mark.parametrize('host', ['xn--a', 'a..b', 'no-host.invalid', 60 * 'a.b', 70 * 'a'])
 def test_a_name_that_leads_nowhere_is_a_refusal(host):
     chat = ChatClient(f'http://{host}:8000', MODEL)
     assert trouble_of(chat).code in (Code.MATCHER_FAILED, Code.TIMEOUT)
-    chat.close()
+
+
+def test_a_name_server_that_hangs_does_not_hold_the_exit():
+    code = """
+import socket, threading
+from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
+socket.getaddrinfo = lambda *args, **kwargs: threading.Event().wait()
+try:
+    ChatClient('http://robot.example:8000').list_models(Deadline.after(0.5))
+except Exception as error:
+    print(error)
+"""
+    ended = subprocess.run([sys.executable, '-c', code], timeout=60, text=True, check=True,
+                           stdout=subprocess.PIPE)
+    assert 'did not answer within 0.5 s' in ended.stdout
 
 
 def test_a_status_line_with_the_key_in_it_is_not_shown(server, monkeypatch, caplog):
@@ -261,7 +267,6 @@ def test_a_status_line_with_the_key_in_it_is_not_shown(server, monkeypatch, capl
     server.behaviour.echo, server.behaviour.always = f'HTTP/9 {KEY}\r\n\r\n'.encode(), 'raw'
     shown = ''.join(traceback.format_exception(trouble_of(chat)))
     assert KEY[:8] not in shown + caplog.text
-    chat.close()
 
 
 def test_a_missing_key_names_the_variable_to_set(server, monkeypatch):
@@ -269,7 +274,6 @@ def test_a_missing_key_names_the_variable_to_set(server, monkeypatch):
     server.behaviour.key = KEY
     chat = ChatClient(server.url, MODEL, 'A_KEY')
     assert 'A_KEY (option key_env) is not set' in trouble_of(chat).message
-    chat.close()
 
 
 @pytest.mark.parametrize('key', ['two words', 'sécret', 'a\nb', 'a\rb', 'a\tb', 'quo"te',
@@ -288,13 +292,11 @@ def test_proxies_of_the_environment_get_nothing(server, chat, monkeypatch):
     monkeypatch.delenv('no_proxy', raising=False)
     with_proxy = ChatClient(server.url, MODEL)
     assert with_proxy.complete([HELLO], Deadline.after(5))
-    with_proxy.close()
 
 
 def test_a_proxy_that_was_asked_for_is_used(server):
     chat = ChatClient('http://robot-server.invalid/v1', MODEL, proxy=server.url.removesuffix('/v1'))
     assert chat.complete([HELLO], Deadline.after(5))  # the double answers in the proxy's place
-    chat.close()
     assert server.connections == 1
 
 
@@ -345,15 +347,12 @@ def test_a_certificate_of_an_unknown_authority_is_refused_and_ca_file_cures_it(c
     assert 'ca_file' in trouble.message
     assert not trouble.retryable
     assert friend.complete([HELLO], Deadline.after(5))
-    stranger.close()
-    friend.close()
     server.stop()
 
 
 def test_https_to_a_server_without_tls_says_so(server):
     chat = ChatClient(server.url.replace('http', 'https'), MODEL)
     trouble = trouble_of(chat)
-    chat.close()
     assert 'begins with http://' in trouble.message
     assert not trouble.retryable
 
@@ -364,7 +363,6 @@ def test_a_host_that_swallows_everything_costs_the_deadline_only():
     begun_s = time.monotonic()
     assert trouble_of(chat, 0.3).code == Code.TIMEOUT
     assert time.monotonic() - begun_s < 3
-    chat.close()
     deaf.close()
 
 
@@ -372,7 +370,6 @@ def test_a_server_that_never_ends_the_tls_handshake_costs_the_deadline_only():
     deaf = socket.create_server(('127.0.0.1', 0))
     chat = ChatClient(f'https://127.0.0.1:{deaf.getsockname()[1]}', MODEL)
     assert trouble_of(chat, 0.5).code == Code.TIMEOUT
-    chat.close()
     deaf.close()
 
 

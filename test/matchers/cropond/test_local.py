@@ -249,8 +249,8 @@ def test_a_config_that_is_no_json_is_named(broken):
 
 @pytest.mark.parametrize(('config', 'said'), [
     ({'architectures': ['LlamaForCausalLM']}, 'LlamaForCausalLM, a model without image input'),
-    ({'architectures': ['Qwen3VLForConditionalGeneration'], 'vision_config': {}},
-     'is a Qwen3VLForConditionalGeneration;')])
+    ({'architectures': ['Qwen2VLForConditionalGeneration'], 'vision_config': {}},
+     'is a Qwen2VLForConditionalGeneration;')])
 def test_another_architecture_is_named(broken, config, said):
     (broken / 'config.json').write_text(json.dumps(config))
     refused(ValueError, said, broken)

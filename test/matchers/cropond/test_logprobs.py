@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 from crosspoint_ros.matchers.cropond.coordinate_distribution import (
+    Branch,
     NumberSpan,
     TokenLogprobs,
+    add_branch,
     distribution_from_logprobs,
     estimate_point,
     find_number_spans,
 )
 from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
+from crosspoint_ros.matchers.cropond.server.point_client import MAX_BRANCH_ROUNDS, MAX_BRANCHES
 
 REACH = 25.0
 SIZE = 1000
@@ -30,9 +33,12 @@ def numbers(*bumps: tuple[float, float, float]) -> np.ndarray:
     return p
 
 
-def said(p: np.ndarray, end: str) -> tuple[str, list[TokenLogprobs]]:
-    """The number that is written by taking the likeliest token each time, and its tokens."""
-    begun, tokens = '', []
+def said(p: np.ndarray, end: str, begun: str = '') -> tuple[str, list[TokenLogprobs]]:
+    """The number that is written by taking the likeliest token each time, and its tokens.
+
+    begun: the first digits, which are given.
+    """
+    tokens = []
     while True:
         within = {d: float(p[np.char.startswith(WRITTEN, begun + d)].sum()) for d in '0123456789'}
         within[end] = float(p[begun == WRITTEN].sum())
@@ -57,6 +63,26 @@ def found(px: np.ndarray, py: np.ndarray):
     where = find_number_spans(text, (x, y), CoordinateFormat.RELATIVE_1000)
     spread = distribution_from_logprobs(tokens, where, (SIZE, SIZE), (REACH, REACH))
     return (x, y), estimate_point(spread, (REACH, REACH), np.ones(2))
+
+
+def found_by_asking(px: np.ndarray, py: np.ndarray):
+    """As `found`, when the server is asked for what follows other digits, and how often it was."""
+    text, tokens = reply(px, py)
+    x, y = (float(n) for n in text[1:-1].split(', '))
+    where = find_number_spans(text, (x, y), CoordinateFormat.RELATIVE_1000)
+    branches: list[Branch] = []
+    spread = distribution_from_logprobs(tokens, where, (SIZE, SIZE), (REACH, REACH), branches)
+    asked = []
+    for _ in range(MAX_BRANCH_ROUNDS):
+        now, branches = sorted(branches, key=lambda b: -b.probability)[:MAX_BRANCHES], []
+        asked.append(len(now))
+        for branch in now:
+            assert branch.begun.endswith(branch.given)
+            assert branch.begun.startswith('[' if branch.axis == 0 else f'[{int(x)}, ')
+            p, end = ((px, ', '), (py, ']'))[branch.axis]
+            _, rest = said(p, end, branch.given)
+            spread = add_branch(spread, branch, where[branch.axis], rest, REACH, branches)
+    return (x, y), estimate_point(spread, (REACH, REACH), np.ones(2)), asked
 
 
 def mass_near(p: np.ndarray, mode: float) -> float:
@@ -103,6 +129,47 @@ def test_at_a_change_of_the_first_digit_the_confidence_is_lower_than_the_mass():
     px = numbers((499.5, 3, 1.0))
     mode, where = found(px, AT)
     assert 0.45 < where.confidence < 0.55 < mass_near(px, mode[0])
+
+
+def test_at_a_change_of_the_first_digit_the_rest_is_asked_for():
+    px = numbers((499.5, 3, 1.0))
+    mode, where, asked = found_by_asking(px, AT)
+    assert where.confidence == pytest.approx(mass_near(px, mode[0]), abs=0.002)
+    np.testing.assert_allclose(where.pixel, (499.5, 550), atol=1.5)
+    assert asked == [1, 0]
+    assert found_by_asking(AT, AT)[2] == [0, 0]  # nothing is missing amid a hundred
+
+
+@pytest.mark.parametrize(('least', 'places', 'sigma', 'below'), [
+    (130, 2, 8, 0.01), (20, 1, 4, 0.04), (130, 1, 15, 0.01)])
+def test_with_what_was_asked_for_the_confidence_is_that_of_the_whole_distribution(
+        least, places, sigma, below):
+    """As `cropond` computes it, which decodes every digit."""
+    random = np.random.default_rng(7)
+    gaps, gaps_before, batches = [], [], []
+
+    def place() -> tuple[float, float]:
+        return random.uniform(least, 990), random.uniform(0.5, sigma)
+
+    def axis() -> np.ndarray:
+        weight = 1.0 if places == 1 else random.uniform(0.3, 1.0)
+        p = numbers((*place(), weight), (*place(), 1 - weight))
+        p[:100] *= least < 100
+        return p / p.sum()
+
+    for _ in range(300):
+        p, q = axis(), axis()
+        mode, where, asked = found_by_asking(p, q)
+        expected = mass_near(p, mode[0]) * mass_near(q, mode[1])
+        gaps.append(expected - where.confidence)
+        gaps_before.append(expected - found(p, q)[1].confidence)
+        batches.append(asked)
+    assert min(gaps) > -1e-6  # never overrated
+    assert max(gaps) < below
+    assert np.quantile(gaps, 0.98) < 0.02
+    assert max(gaps_before) > 0.3  # or there was nothing to ask for
+    assert max(map(max, batches)) <= MAX_BRANCHES
+    assert np.mean([second > 0 for _, second in batches]) < 0.3  # mostly one batch
 
 
 def test_no_place_in_the_hundreds_is_overrated():

@@ -5,7 +5,7 @@ the same build (a torchvision for CUDA beside a torch for the CPU ends it at onc
 torch and transformers too, to teach the tiny model that is served. Teaching may take longer than
 a test otherwise may: pytest -o faulthandler_timeout=400 test/test_cropond_serve.py
 CROSSPOINT_SERVER_URL names any running server of a Qwen2.5-VL (vLLM), CROSSPOINT_SERVER_ABLE what
-it must be found able to do ('regex, prefill, logprobs, image names'), and
+it must be found able to do ('structured_outputs, prefill, logprobs'), and
 CROSSPOINT_SERVER_MAX_PIXELS the size of images that its model copes with.
 """
 from __future__ import annotations

@@ -7,6 +7,7 @@ import math
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -40,9 +41,8 @@ from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.cropond.coordinate_distribution import TokenLogprobs
 from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat, ReplyTemplate
 from crosspoint_ros.matchers.cropond.remote import CropondRemoteMatcher
-from crosspoint_ros.matchers.cropond.server.capabilities import probe_capabilities
+from crosspoint_ros.matchers.cropond.server.capabilities import find_capabilities
 from crosspoint_ros.matchers.cropond.server.point_client import (
-    MAX_CACHED_UUIDS,
     infer_template,
     measure_template_probability,
 )
@@ -155,47 +155,16 @@ def test_the_reply_is_begun_and_held_to_its_form(server, query):
     assert click['structured_outputs']['regex'].startswith('-?(0|[1-9][0-9]{0,2}), -?(0|')
 
 
-def test_images_that_the_server_has_are_named_and_not_sent_again(server, asked, query):
-    first, again = asked.match(query), asked.match(query)
-    parts = server.requests[-1]['messages'][1]['content']
-    assert [part['image_url'] for part in parts[:2]] == [None, None]
-    assert parts[0]['uuid'] != parts[1]['uuid']
-    np.testing.assert_array_equal(first.pixel, again.pixel)
-
-
-def test_of_the_images_that_were_sent_the_latest_names_are_remembered(asked, query):
-    clicked = query.clicked
-    for seed in range(MAX_CACHED_UUIDS + 10):
-        asked.match(Query(clicked, view('b', seed, 56, 56), CLICK))
-    held = asked._handshake.profile.client._cached_uuids
-    assert len(held) == MAX_CACHED_UUIDS
-    assert asked._encoder.encode(clicked.image).uuid in held
-
-
-def test_images_that_the_server_has_forgotten_are_sent_again_for_the_same_click(
-        server, asked, query):
-    asked.match(query)
-    server.cached.clear()
-    np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
-    assert server.forced[-1]['messages'][1]['content'][0]['image_url'] is not None
-
-
-def test_a_server_that_drops_named_images_in_silence_is_found_out(server, asked, query):
-    asked.match(query)
-    server.behaviour.fields.remove('uuid')  # now it counts no tokens for an image without data
-    np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
-    parts = server.requests[-1]['messages'][1]['content']
-    assert parts[0]['image_url'] is not None
-
-
 def test_warming_sends_the_images_before_the_click(server, asked, query):
     asked.warm((query.clicked, query.other))
     assert server.requests[-1]['max_tokens'] == 1
     before = len(server.requests)
     asked.warm((query.clicked, query.other))
     assert len(server.requests) == before
-    asked.match(query)
-    assert server.requests[-1]['messages'][1]['content'][0]['image_url'] is None
+    moved = view('b', 5)
+    asked.warm((query.clicked, moved))  # of one that has moved, only that
+    assert len(server.requests) == before + 1
+    assert asked.match(query)
 
 
 def test_warming_is_no_way_to_look_for_a_server_that_is_away(server, asked, start, query, caplog):
@@ -212,6 +181,53 @@ def test_many_clicks_on_one_pair_go_out_at_once(server, query):
     clicks = [CLICK + np.array([10 * n, 0]) for n in range(6)]
     found = matcher(server).match_all([Query(query.clicked, query.other, c) for c in clicks])
     np.testing.assert_allclose([m.pixel for m in found], clicks, atol=1.0)
+
+
+def test_three_other_cameras_are_asked_at_once(server, asked, query):
+    others = [view(name, seed) for seed, name in enumerate('bcd', 2)]
+    asked.match(query)  # the handshake is over
+    server.most_in_progress, server.behaviour.together = 0, 6  # the questions and their checks
+    result = locate(query.clicked, others, CLICK, asked, Limits())
+    assert server.most_in_progress == 6
+    assert [found.camera for found in result.correspondences] == ['b', 'c', 'd']
+    for found in result.correspondences:
+        np.testing.assert_allclose(found.match.pixel, CLICK, atol=1.0)
+
+
+def test_clicks_of_several_threads_are_asked_at_once(server, asked, query):
+    asked.match(query)
+    server.most_in_progress, server.behaviour.together = 0, 8
+    clicks = [CLICK + np.array([10 * n, 0]) for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda c: asked.match(Query(query.clicked, query.other, c)), clicks))
+    assert server.most_in_progress == 8
+    np.testing.assert_allclose([m.pixel for m in found], clicks, atol=1.0)
+
+
+def test_three_other_cameras_have_one_deadline_and_the_server_is_examined_once(server, query):
+    asked = matcher(server, deadline_s=1.0)
+    others = [view(name, seed) for seed, name in enumerate('bcd', 2)]
+    server.behaviour.always = 'silent'
+    begun_s = time.monotonic()
+    result = locate(query.clicked, others, CLICK, asked, Limits())
+    assert time.monotonic() - begun_s < 3  # of three deadlines in turn
+    assert {found.rejected.code for found in result.correspondences} == {Code.TIMEOUT}
+    server.behaviour.always, server.behaviour.faults = '', 2 * ['500']
+    before = len(server.find_requests('Name a number'))
+    result = locate(query.clicked, others, CLICK, asked, Limits())
+    assert any(found.rejected and found.rejected.code == Code.MATCHER_FAILED
+               for found in result.correspondences)
+    assert asked.describe()['state'] == 'ready'  # one failed click, however many cameras
+    assert locate(query.clicked, others, CLICK, asked, Limits()).correspondences[0].match
+    assert len(server.find_requests('Name a number')) == before
+
+
+def test_a_camera_about_which_the_server_fails_leaves_the_others(server, asked, query):
+    asked.match(query)
+    thin = view('thin', 3, 3000, 10)  # no model takes it
+    result = locate(query.clicked, [query.other, thin, view('d', 4)], CLICK, asked, Limits())
+    assert [found.match is not None for found in result.correspondences] == [True, False, True]
+    assert result['thin'].rejected.code == Code.BAD_REQUEST
 
 
 def test_an_instruction_is_grounded_in_one_image(start, query):
@@ -263,7 +279,7 @@ def test_a_request_that_the_server_refuses_for_its_words_is_no_doubt_about_the_s
     server.behaviour.free = lambda x, y: f'{FREE}500, 250]'
     assert asked.ground(query.clicked, 'the drawer handle')
     for state in (True, False):  # the second one running is not about the words
-        server.behaviour.faults = ['400', '400']  # by the image's name, then with the image
+        server.behaviour.faults = ['400']
         with pytest.raises(Rejected, match='400'):
             asked.ground(query.clicked, 'the drawer handle')
         server.behaviour.faults = []
@@ -280,18 +296,15 @@ def test_a_guess_at_an_instruction_is_refused(server, asked, query):
 # --- what it makes of servers that can less
 
 def can(server: FakeOpenAIServer):
-    chat = ChatClient(server.url, MODEL)
-    found = probe_capabilities(chat, Deadline.after(10))
-    chat.close()
-    return found
+    return find_capabilities(ChatClient(server.url, MODEL), 'auto', Deadline.after(10))
 
 
 def test_all_that_a_server_can_is_found_out(start):
-    assert str(can(start())) == 'regex, prefill, logprobs, image names'
+    assert str(can(start())) == 'structured_outputs, prefill, logprobs'
 
 
 @pytest.mark.parametrize(('field', 'lost'), [
-    ('structured_outputs', 'regex'), ('continue_final_message', 'prefill'),
+    ('structured_outputs', 'structured_outputs'), ('continue_final_message', 'prefill'),
     ('top_logprobs', 'logprobs')])
 @pytest.mark.parametrize('strict', [False, True])
 def test_what_a_server_ignores_or_refuses_is_not_counted_on(start, field, lost, strict):
@@ -302,14 +315,15 @@ def test_what_a_server_ignores_or_refuses_is_not_counted_on(start, field, lost, 
         behaviour.ignores.add(field)
     found = can(start(behaviour))
     assert lost not in str(found)
-    assert str(found).count(',') == 2
+    assert str(found).count(',') == 1
 
 
-@pytest.mark.parametrize('field', ['structured_outputs', 'regex', 'guided_regex'])
+@pytest.mark.parametrize('field', ['structured_outputs', 'regex', 'guided_regex', 'grammar',
+                                   'response_format'])
 def test_each_dialect_of_constraints_is_understood(start, field):
     behaviour = ServerBehaviour(strict=True)
     behaviour.fields = {field, 'repetition_penalty'}
-    assert can(start(behaviour)).regex_field == field
+    assert can(start(behaviour)).constraint == field
 
 
 def test_a_server_like_transformers_serve_is_asked_in_free_text(start, query):
@@ -379,7 +393,7 @@ def test_a_reply_that_leaves_its_form_makes_the_server_be_examined_anew(server, 
     assert 'not in the requested format' in refusal(asked, query).message
     assert asked.describe()['state'] != 'ready'
     np.testing.assert_allclose(asked.match(query).pixel, CLICK, atol=1.0)
-    assert asked.describe()['asked by'] == 'logprobs, image names'
+    assert asked.describe()['asked by'] == 'logprobs'
 
 
 def test_what_follows_a_constrained_reply_is_a_breach_of_its_form(server, asked, query):

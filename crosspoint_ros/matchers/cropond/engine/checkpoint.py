@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer
 
 from crosspoint_ros.matchers.cropond.engine.memory import (
     GB,
@@ -25,14 +25,26 @@ from crosspoint_ros.matchers.cropond.engine.memory import (
     explain_memory_errors,
     get_free_bytes,
 )
+from crosspoint_ros.matchers.cropond.image_processor import (
+    QWEN2_5_VL,
+    QWEN3_VL,
+    PreprocessorConfig,
+)
 
 INDEX_FILE = 'model.safetensors.index.json'
 SINGLE_FILE = 'model.safetensors'
 REQUIRED_FILES = ('config.json', 'tokenizer_config.json')
-DOWNLOAD_PATTERNS = ('*.json', '*.safetensors', 'merges.txt', 'vocab.json')
+DOWNLOAD_PATTERNS = ('*.json', '*.safetensors', 'merges.txt', '*.jinja')
 MAX_HEADER_BYTES = 100_000_000
 LFS_POINTER = b'version https://git-lfs'
-ARCHITECTURE = 'Qwen2_5_VLForConditionalGeneration'
+# Each with the preprocessor of its family, for a checkpoint that comes without.
+ARCHITECTURES = {'Qwen2_5_VLForConditionalGeneration': QWEN2_5_VL,
+                 'Qwen3VLForConditionalGeneration': QWEN3_VL,
+                 'Qwen3VLMoeForConditionalGeneration': QWEN3_VL}
+RECURRENT = 'has layers with a recurrent state, which cannot return to the end of the images'
+# Beginnings of the names of others, and why this engine cannot run them.
+UNSUPPORTED = {'Qwen3_5': RECURRENT, 'Qwen3Next': RECURRENT,
+               'Molmo': 'points with grounding tokens, not with numbers'}
 COMMIT_HASH = re.compile('[0-9a-f]{40}')
 PROGRESS_PERIOD_S = 5.0
 # 4 bits: with a float32 scale for each 64 parameters.
@@ -131,6 +143,7 @@ class Checkpoint:
     """A loaded model with its tokenizer, and its estimated memory.
 
     device: 'cuda' or 'cpu'; device_name: including the GPU's name. weights: the number format.
+    preprocessor: of its images.
     """
 
     model: Any
@@ -140,6 +153,7 @@ class Checkpoint:
     device_name: str
     weights: str
     required_bytes: int
+    preprocessor: PreprocessorConfig = QWEN2_5_VL
 
 
 def load_checkpoint(model: str, revision: str, device: str, weights: str) -> Checkpoint:
@@ -150,6 +164,10 @@ def load_checkpoint(model: str, revision: str, device: str, weights: str) -> Che
     folder, files = find_checkpoint(model, revision)
     device = select_device(device)
     weights, device_name = select_weight_format(weights, device), describe_device(device)
+    architecture, preprocessor = read_architecture(folder), read_preprocessor(folder)
+    if weights == '4bit' and 'Moe' in architecture:
+        raise ValueError(f'cropond.weights: 4bit leaves the experts of a {architecture} as they '
+                         'are: use other weights, or cropond_remote')
     quantization = build_nf4_config() if weights == '4bit' else None
     required_bytes = estimate_required_bytes(files, weights)
     check_memory(folder.name, required_bytes, device)
@@ -158,10 +176,11 @@ def load_checkpoint(model: str, revision: str, device: str, weights: str) -> Che
     start_s = time.monotonic()
     with explain_load_errors(folder), report_progress(files, device), \
             explain_memory_errors(folder.name, required_bytes, device):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        loaded = _load_model(folder, device, weights, quantization)
+        tokenizer = load_tokenizer(folder)
+        loaded = _load_model(folder, architecture, device, weights, quantization)
     log.info('%s: loaded onto %s in %.1f s', folder.name, device_name, time.monotonic() - start_s)
-    return Checkpoint(loaded, tokenizer, folder, device, device_name, weights, required_bytes)
+    return Checkpoint(loaded, tokenizer, folder, device, device_name, weights, required_bytes,
+                      preprocessor)
 
 
 def find_checkpoint(model: str, revision: str) -> tuple[Path, WeightFiles]:
@@ -206,16 +225,69 @@ def check_checkpoint(folder: Path) -> WeightFiles:
         missing.append('tokenizer.json')
     if missing:
         raise FileNotFoundError(f'{folder} is not a checkpoint: it has no {", ".join(missing)}')
-    try:
-        config = json.loads((folder / 'config.json').read_text())
-        architectures = config.get('architectures') or [config.get('model_type', 'nothing')]
-    except (json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{folder}/config.json cannot be read: {error}') from error
-    if ARCHITECTURE not in architectures:
-        kind = '' if 'vision_config' in config else ', a model without image input'
-        raise ValueError(f'{folder} is a {architectures[0]}{kind}; cropond runs CroPond and '
-                         f'Qwen2.5-VL ({ARCHITECTURE})')
+    read_preprocessor(folder)
     return read_weights(folder)
+
+
+def read_architecture(folder: Path) -> str:
+    """Return one of `ARCHITECTURES`. Raises ValueError for any other, with what to do."""
+    config = _read_config(folder)
+    architecture = str((config.get('architectures') or [config.get('model_type', 'nothing')])[0])
+    if architecture in ARCHITECTURES:
+        if not hasattr(transformers, architecture):
+            raise ValueError(f'{folder} is a {architecture}, which transformers '
+                             f'{transformers.__version__} does not have: update it')
+        return architecture
+    reason = next((why for name, why in UNSUPPORTED.items() if architecture.startswith(name)), '')
+    if 'linear_attention' in (config.get('text_config', {}).get('layer_types') or ()):
+        reason = RECURRENT
+    what = f', which {reason}' if reason else '' if 'vision_config' in config else \
+        ', a model without image input'
+    raise ValueError(f'{folder} is a {architecture}{what}; cropond runs CroPond, Qwen2.5-VL and '
+                     f'Qwen3-VL ({", ".join(ARCHITECTURES)}): for another pointing model start a '
+                     'server and use cropond_remote')
+
+
+def read_preprocessor(folder: Path) -> PreprocessorConfig:
+    """Return how the images of a checkpoint are prepared, by its own file, else by its family.
+
+    Raises ValueError if that does not fit the vision tower.
+    """
+    family = ARCHITECTURES[read_architecture(folder)]
+    given = _read_config(folder, 'preprocessor_config.json') or _read_config(
+        folder, 'processor_config.json').get('image_processor', {})
+    size = given.get('size') or {}
+    vision = _read_config(folder).get('vision_config', {})
+    for name, expected in (('patch_size', vision.get('patch_size', family.patch_px)),
+                           ('merge_size', 2), ('temporal_patch_size', 2)):
+        if given.get(name, expected) != expected:
+            raise ValueError(f'{folder}: the preprocessor has {name} {given[name]}, the model '
+                             f'{expected}: they are of different checkpoints')
+    return PreprocessorConfig(
+        vision.get('patch_size', family.patch_px), tuple(given.get('image_mean', family.mean)),
+        tuple(given.get('image_std', family.std)),
+        given.get('min_pixels') or size.get('shortest_edge', family.min_pixels),
+        given.get('max_pixels') or size.get('longest_edge', family.max_pixels))
+
+
+def _read_config(folder: Path, name: str = 'config.json') -> dict[str, Any]:
+    """Return a file of a checkpoint, empty without it. Raises ValueError unless it is an object."""
+    path = folder / name
+    try:
+        config = json.loads(path.read_text()) if path.is_file() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} cannot be read: {error}') from error
+    if not isinstance(config, dict):
+        raise ValueError(f'{path} cannot be read: it is not a JSON object')
+    return config
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a tokenizer, with the chat template that some checkpoints have in another file."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = _read_config(folder, 'chat_template.json').get('chat_template')
+    return tokenizer
 
 
 def select_device(device: str) -> str:
@@ -270,19 +342,20 @@ def explain_load_errors(folder: Path) -> Iterator[None]:
                          f'({type(error).__name__}: {error})') from error
 
 
-def _load_model(folder: Path, device: str, weights: str, quantization: Any) -> Any:
+def _load_model(folder: Path, architecture: str, device: str, weights: str, quantization: Any
+                ) -> Any:
     transformers.utils.logging.disable_progress_bar()
     extra = {} if quantization is None else {
         'quantization_config': quantization, 'device_map': {'': 0 if device == 'cuda' else 'cpu'}}
     dtype = torch.bfloat16 if quantization else getattr(torch, weights)
-    model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    model, report = getattr(transformers, architecture).from_pretrained(
         folder, trust_remote_code=False, use_safetensors=True, local_files_only=True,
         attn_implementation='sdpa', output_loading_info=True, low_cpu_mem_usage=True,
         dtype=dtype, **extra)
     # Missing tensors would silently be random.
     broken = sorted(report['missing_keys']) + sorted(map(str, report.get('mismatched_keys', ())))
     if broken:
-        config = json.loads((folder / 'config.json').read_text())
+        config = _read_config(folder)
         raise ValueError(f'{folder}: {len(broken)} tensors of the model are missing or of another '
                          f'size, {broken[0]} first: the weights do not match config.json, or '
                          f'transformers {transformers.__version__} cannot read what transformers '

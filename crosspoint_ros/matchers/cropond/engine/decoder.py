@@ -33,15 +33,25 @@ class Decoder:
         """Return the embeddings (1, n, hidden) of tokens."""
         return self._embedding(torch.tensor([list(tokens)], device=self.device))
 
-    def prefill(self, embedded: torch.Tensor, positions: torch.Tensor) -> None:
-        """Append embeddings (1, n, hidden) at positions (3, n), with causal attention."""
+    def prefill(self, embedded: torch.Tensor, positions: torch.Tensor,
+                deepstack: Sequence[torch.Tensor] = ()) -> None:
+        """Append embeddings (1, n, hidden) at positions (3, n), with causal attention.
+
+        deepstack: features (n - 2, hidden) that are added after the first layers to all but the
+        first and the last embedding, as Qwen3-VL does with an image.
+        """
         start, new = self.kv_cache.length, embedded.shape[1]
         self._check_capacity(new)
         mask = None
         if start:
             visible = np.tri(new, start + new, start, dtype=bool)
             mask = build_additive_mask(visible, embedded.dtype, self.device)
-        self._forward(embedded, positions.unsqueeze(1), mask)
+        extra: dict[str, Any] = {}
+        if deepstack:
+            is_image = torch.ones((1, new), dtype=torch.bool, device=self.device)
+            is_image[0, [0, -1]] = False
+            extra = {'visual_pos_masks': is_image, 'deepstack_visual_embeds': list(deepstack)}
+        self._forward(embedded, positions.unsqueeze(1), mask, **extra)
 
     def run_step(self, step: TreeStep, prefix_length: int, first_position: int) -> torch.Tensor:
         """Append a step of a tree that begins after the prefix; return its states (n, hidden).
@@ -63,9 +73,9 @@ class Decoder:
                            f'{self.kv_cache.capacity}: ask fewer questions at a time')
 
     def _forward(self, embedded: torch.Tensor, positions: torch.Tensor,
-                 mask: torch.Tensor | None) -> torch.Tensor:
+                 mask: torch.Tensor | None, **extra: Any) -> torch.Tensor:
         self.passes += 1
         with use_gqa_attention(self._text_model):
             return self._text_model(
                 inputs_embeds=embedded, position_ids=positions, attention_mask=mask,
-                past_key_values=self.kv_cache, use_cache=True).last_hidden_state[0]
+                past_key_values=self.kv_cache, use_cache=True, **extra).last_hidden_state[0]

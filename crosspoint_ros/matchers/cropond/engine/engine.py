@@ -1,4 +1,4 @@
-"""Answers clicks with Qwen2.5-VL in few passes: cached images, forced replies, digit trees.
+"""Answers clicks with a Qwen-VL in few passes: cached images, forced replies, digit trees.
 
 Both images are prefilled once per frame pair. A click costs one pass for its question and the
 forced reply up to the first digit, and a few for the digits. What the model would have written
@@ -32,16 +32,20 @@ from crosspoint_ros.matchers.cropond.engine.reply_grammar import (
     ReplyTokenizer,
 )
 from crosspoint_ros.matchers.cropond.engine.token_tree import TokenTree, pack_sequences
-from crosspoint_ros.matchers.cropond.image_processor import TOKEN_PX, TRAINED_MAX_PIXELS, ImageInput
+from crosspoint_ros.matchers.cropond.image_processor import (
+    QWEN2_5_VL,
+    TRAINED_MAX_PIXELS,
+    ImageInput,
+    PreprocessorConfig,
+)
 
-ASSISTANT_HEADER = '<|im_end|>\n<|im_start|>assistant\n'
 QUESTION_TOKENS = 2560  # for questions and digits: about 110 tokens a click
 Images = tuple[ImageInput, ...]
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Limits of the engine.
+    """Limits of the engine, and the preprocessor of its model.
 
     max_pairs: frame pairs whose prefix is cached (37 kB a token for a 3B model). max_questions:
     questions decoded in the same passes. question_tokens: KV cache for them.
@@ -52,11 +56,18 @@ class EngineOptions:
     beam: BeamOptions = field(default_factory=BeamOptions)
     max_questions: int = 16
     question_tokens: int = QUESTION_TOKENS
+    preprocessor: PreprocessorConfig = QWEN2_5_VL
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < self.preprocessor.min_pixels:
+            raise ValueError(f'max_pixels must be {self.preprocessor.min_pixels} or more for this '
+                             f'model, got {self.max_pixels}')
 
     @property
     def cache_tokens(self) -> int:
         """Capacity of the KV cache: two images of the maximum size, and questions."""
-        return 2 * (self.max_pixels // TOKEN_PX ** 2) + self.question_tokens
+        return (2 * (self.max_pixels // self.preprocessor.token_px ** 2)
+                + self.question_tokens)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class Engine:
     """Asks a model about one or two images. Not thread-safe."""
 
     def __init__(self, model: Any, tokenizer: Any, options: EngineOptions | None = None) -> None:
-        """model: a Qwen2_5_VLForConditionalGeneration in evaluation mode, on its device."""
+        """model: of a class of `ARCHITECTURES`, in evaluation mode, on its device."""
         self.options = options = options or EngineOptions()
         self.tokenizer = ReplyTokenizer(tokenizer)
         weight = model.get_input_embeddings().weight
@@ -80,7 +91,7 @@ class Engine:
         self.decoder = Decoder(model, kv_cache)
         self._head = model.lm_head
         self._prefix_cache = PrefixCache(model, self.decoder, self.tokenizer, options.max_pixels,
-                                         options.max_pairs)
+                                         options.preprocessor, options.max_pairs)
         self._reduced_heads: dict[tuple[int, ...], torch.Tensor] = {}
 
     @property
@@ -157,7 +168,7 @@ class Engine:
         """Run all questions, and the forced beginning of their replies, in one pass."""
         batch = QuestionBatch(self.decoder, self._prefix_cache.load(images))
         tokens, parents, paths = pack_sequences([
-            (*self.tokenizer.encode(question + ASSISTANT_HEADER), *forced)
+            (*self.tokenizer.encode(question + self.tokenizer.reply_header), *forced)
             for question in questions])
         hidden = batch.run(tokens, parents)
         batch.last_nodes = [path[-1] for path in paths]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,22 @@ import torch
 from crosspoint_ros.matchers.cropond.engine.decoder import Decoder
 from crosspoint_ros.matchers.cropond.engine.kv_cache import KVSnapshot
 from crosspoint_ros.matchers.cropond.engine.reply_grammar import ReplyTokenizer
-from crosspoint_ros.matchers.cropond.image_processor import ImageInput, patchify
-from crosspoint_ros.matchers.cropond.prompt import SYSTEM_PROMPT
+from crosspoint_ros.matchers.cropond.image_processor import (
+    ImageInput,
+    PreprocessorConfig,
+    patchify,
+)
 
-PROMPT_HEADER = f'<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n'
 VISION_START, IMAGE_PAD, VISION_END = '<|vision_start|>', '<|image_pad|>', '<|vision_end|>'
-Features = tuple[torch.Tensor, tuple[int, int]]  # (n, hidden), and their grid
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """An image's tokens (n, hidden) in a grid (rows, columns); deepstack: more, for Qwen3-VL."""
+
+    tokens: torch.Tensor
+    grid: tuple[int, int]
+    deepstack: tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +57,11 @@ class PrefixCache:
     """Prefixes and image features of the latest frame pairs (LRU)."""
 
     def __init__(self, model: Any, decoder: Decoder, tokenizer: ReplyTokenizer, max_pixels: int,
-                 max_pairs: int) -> None:
+                 preprocessor: PreprocessorConfig, max_pairs: int) -> None:
         self._model, self._decoder, self._tokenizer = model, decoder, tokenizer
-        self._max_pixels, self._max_pairs = max_pixels, max_pairs
+        self._max_pixels, self._preprocessor, self._max_pairs = max_pixels, preprocessor, max_pairs
         self._prefixes: OrderedDict[tuple[Hashable, ...], Prefix] = OrderedDict()
-        self._features: OrderedDict[Hashable, tuple[ImageInput, Features]] = OrderedDict()
+        self._features: OrderedDict[Hashable, tuple[ImageInput, ImageFeatures]] = OrderedDict()
         self._active: Prefix | None = None
         self.vision_encodes = 0
 
@@ -79,7 +89,7 @@ class PrefixCache:
         decoder, self._active = self._decoder, None
         if best is None:
             decoder.kv_cache.set_length(0)
-            header = self._tokenizer.encode(PROMPT_HEADER)
+            header = self._tokenizer.encode(self._tokenizer.prompt_header)
             decoder.prefill(decoder.embed(header),
                             torch.arange(len(header), device=decoder.device).expand(3, -1))
             lengths, positions = [len(header)], [len(header)]
@@ -87,14 +97,14 @@ class PrefixCache:
             count = best.count_shared(images) + 1
             lengths, positions = list(best.lengths[:count]), list(best.next_positions[:count])
             decoder.kv_cache.restore(best.snapshot, lengths[-1])
-        for feature, grid in features[len(lengths) - 1:]:
-            positions.append(self._append_image(feature, grid, positions[-1]))
+        for image in features[len(lengths) - 1:]:
+            positions.append(self._append_image(image, positions[-1]))
             lengths.append(decoder.kv_cache.length)
         return Prefix(images, decoder.kv_cache.snapshot(), tuple(lengths), tuple(positions))
 
-    def _append_image(self, feature: torch.Tensor, grid: tuple[int, int], position: int) -> int:
+    def _append_image(self, image: ImageFeatures, position: int) -> int:
         """Prefill one image between its start and end tokens; return the next position."""
-        rows, columns = grid
+        rows, columns = image.grid
         markers = self._tokenizer.encode(VISION_START + VISION_END)
         start, end = self._decoder.embed(markers)[0].split(1)
         row, column = np.mgrid[:rows, :columns].reshape(2, -1) + position + 1
@@ -102,11 +112,12 @@ class PrefixCache:
         end_position = position + 1 + max(rows, columns)
         positions = np.hstack([np.full((3, 1), position), image_positions,
                                np.full((3, 1), end_position)])
-        self._decoder.prefill(torch.cat([start, feature, end])[None],
-                              torch.from_numpy(positions).to(self._decoder.device))
+        self._decoder.prefill(torch.cat([start, image.tokens, end])[None],
+                              torch.from_numpy(positions).to(self._decoder.device),
+                              image.deepstack)
         return end_position + 1
 
-    def _get_features(self, image: ImageInput) -> Features:
+    def _get_features(self, image: ImageInput) -> ImageFeatures:
         """Return the image's tokens and their grid, computed once per image."""
         entry = self._features.get(image.key)
         if entry is None or not entry[0].is_same(image):
@@ -116,12 +127,20 @@ class PrefixCache:
             self._features.popitem(last=False)
         return entry[1]
 
-    def _encode_image(self, image: ImageInput) -> Features:
+    def _encode_image(self, image: ImageInput) -> ImageFeatures:
         self.vision_encodes += 1
-        patches, grid = patchify(image.rgb, self._max_pixels)
+        patches, grid = patchify(image.rgb, self._max_pixels, self._preprocessor)
         device, dtype = self._decoder.device, self._model.get_input_embeddings().weight.dtype
         output = self._model.get_image_features(
             torch.from_numpy(patches).to(device, dtype), torch.tensor([grid], device=device))
-        output = getattr(output, 'pooler_output', output)  # transformers 5
-        feature = torch.cat(list(output)) if isinstance(output, (tuple, list)) else output
-        return feature.to(dtype), (grid[1] // 2, grid[2] // 2)
+        deepstack = getattr(output, 'deepstack_features', None) or ()
+        tokens = getattr(output, 'pooler_output', output)  # transformers 5
+        if isinstance(tokens, tuple) and isinstance(tokens[-1], list):  # transformers 4, Qwen3-VL
+            tokens, deepstack = tokens
+        return ImageFeatures(_join(tokens).to(dtype), (grid[1] // 2, grid[2] // 2),
+                             tuple(_join(each).to(dtype) for each in deepstack))
+
+
+def _join(parts: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the features of a single image, which some versions put in a list."""
+    return parts if isinstance(parts, torch.Tensor) else torch.cat(list(parts))

@@ -9,11 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.matchers.cropond.prompt import RELATIVE_UNITS, CoordinateFormat, ReplyTemplate
+from crosspoint_ros.matchers.cropond.prompt import (
+    PROMPT_HEADER,
+    RELATIVE_UNITS,
+    REPLY_HEADER,
+    CoordinateFormat,
+    ReplyTemplate,
+)
 
 DIGITS = '0123456789'
 SIGN = re.compile(r'[-+]\s*(?:0\.)?$')
 EOS_TOKENS = ('<|im_end|>', '<|endoftext|>')
+THOUGHT_START, EMPTY_THOUGHT_END = '<think>\n', '\n</think>\n\n'
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,9 @@ class ReplyTokenizer:
         self._tokenizer = tokenizer
         encoded = [self.encode(digit) for digit in DIGITS]
         if any(len(tokens) != 1 for tokens in encoded) or len(self.encode('512')) != 3:
-            raise ValueError('this tokenizer does not write numbers digit by digit; CroPond and '
-                             'Qwen2.5-VL do: is this the right checkpoint?')
+            raise ValueError('this tokenizer does not write numbers digit by digit; CroPond, '
+                             'Qwen2.5-VL and Qwen3-VL do: is this the right checkpoint?')
+        self.prompt_header, self.reply_header = render_headers(tokenizer)
         self.digits = tuple(tokens[0] for tokens in encoded)
         self.eos_tokens = frozenset(tokens[0] for tokens in map(self.encode, EOS_TOKENS)
                                     if len(tokens) == 1)
@@ -127,6 +135,25 @@ class ReplyTokenizer:
                     numbers.append((start, index))
                 start = None
         return numbers
+
+
+def render_headers(tokenizer: Any) -> tuple[str, str]:
+    """Return the text before the images and after the question, by the chat template.
+
+    With it comes the system message, if the model has one. A model that would think first gets an
+    empty thought. Raises ValueError for a template that drops the question.
+    """
+    if not getattr(tokenizer, 'chat_template', None):
+        return PROMPT_HEADER, REPLY_HEADER
+    question = 'QUESTION'
+    header, found, reply_header = tokenizer.apply_chat_template(
+        [{'role': 'user', 'content': [{'type': 'text', 'text': question}]}], tokenize=False,
+        add_generation_prompt=True).partition(question)
+    if not found:
+        raise ValueError('the chat template of this checkpoint drops the text of a question in '
+                         'parts: is it that of a vision model?')
+    return header, reply_header + (
+        EMPTY_THOUGHT_END if reply_header.endswith(THOUGHT_START) else '')
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,37 @@
-"""Probes which extensions of the chat protocol a server supports, by their effect."""
+"""Which extensions of the chat protocol a server supports: as declared, or probed by effect."""
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from crosspoint_ros.matchers.cropond.image_processor import TOKEN_PX
 from crosspoint_ros.matchers.cropond.server.errors import UNSUPPORTED_STATUSES, ServerError
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
-from crosspoint_ros.matchers.cropond.server.protocol import Completion, build_messages, encode_image
+from crosspoint_ros.matchers.cropond.server.protocol import (
+    SCHEMA_FIELD,
+    Completion,
+    build_messages,
+)
 
 COMMON_FIELDS: Mapping[str, Any] = {'temperature': 0.0, 'stream': False}
 # Qwen2.5-VL's generation_config penalises repeated tokens, and digits repeat.
 PENALTY_FIELDS: tuple[Mapping[str, Any], ...] = ({'repetition_penalty': 1.0},
                                                  {'frequency_penalty': 0.0})
-# vLLM since 0.11; SGLang; vLLM before 0.12. Servers silently ignore unknown fields.
-REGEX_FIELDS = ('structured_outputs', 'regex', 'guided_regex')
+# vLLM; SGLang; vLLM before 0.12; llama.cpp; portable. Servers silently ignore unknown fields.
+CONSTRAINTS = ('structured_outputs', 'regex', 'guided_regex', 'grammar', SCHEMA_FIELD)
 CONTINUE_FIELDS: Mapping[str, Any] = {'add_generation_prompt': False,
                                       'continue_final_message': True}
 LOGPROB_FIELDS: Mapping[str, Any] = {'logprobs': True, 'top_logprobs': 20}
 MIN_ALTERNATIVES = 10  # one for each digit
 PROBE_PROMPT = 'Name a number.'
-PROBE_REGEX = '[0-9]{2}-Q'
+PROBE_REGEX, PROBE_GRAMMAR = '[0-9]{2}-Q', 'root ::= [0-9] [0-9] "-Q"'
+PROBE_SCHEMA = {'type': 'object', 'properties': {'q': {'enum': ['Q']}}, 'required': ['q'],
+                'additionalProperties': False}
+POINT_SCHEMA = {'type': 'object', 'required': ['point_2d'], 'additionalProperties': False,
+                'properties': {'point_2d': {'type': 'array', 'items': {'type': 'number'},
+                                            'minItems': 2, 'maxItems': 2}}}
 log = logging.getLogger(__name__)
 
 
@@ -33,36 +39,54 @@ log = logging.getLogger(__name__)
 class Capabilities:
     """What a server supports.
 
-    penalty: fields that disable the repetition penalty. regex_field: name of the field that
-    constrains a reply, '' for none. prefill: it continues a given reply. logprobs: it returns
-    alternatives of each token. image_by_uuid: it accepts the uuid of an image that it has cached.
-    model: name in its replies, '' if not reported.
+    penalty: fields that disable the repetition penalty. constraint: name of the field that
+    constrains a reply, '' for none. prefill: it continues a given reply; prefill_fields: that say
+    so. logprobs: it returns alternatives of each token. model: name in its replies, '' if not
+    reported.
     """
 
     penalty: tuple[tuple[str, float], ...] = ()
-    regex_field: str = ''
+    constraint: str = ''
     prefill: bool = False
     logprobs: bool = False
-    image_by_uuid: bool = False
     model: str = ''
+    prefill_fields: Mapping[str, Any] = field(default_factory=lambda: CONTINUE_FIELDS)
 
     @property
     def request_fields(self) -> dict[str, Any]:
         return {**COMMON_FIELDS, **dict(self.penalty), **(LOGPROB_FIELDS if self.logprobs else {})}
 
     def __str__(self) -> str:
-        features = {'regex': self.regex_field, 'prefill': self.prefill, 'logprobs': self.logprobs,
-                    'image names': self.image_by_uuid}
-        return ', '.join(name for name, value in features.items() if value) or 'free text'
+        features = (self.constraint, 'prefill' * self.prefill, 'logprobs' * self.logprobs)
+        return ', '.join(filter(None, features)) or 'free text'
 
 
-def build_regex_field(field: str, regex: str) -> dict[str, Any]:
-    return {field: {'regex': regex} if field == 'structured_outputs' else regex}
+# By the option `server`. Only llama.cpp continues a last message of the assistant by itself.
+DECLARED = {
+    'vllm': Capabilities((('repetition_penalty', 1.0),), 'structured_outputs', True, True),
+    'sglang': Capabilities((('repetition_penalty', 1.0),), 'regex', True, True),
+    'llama_cpp': Capabilities((('repeat_penalty', 1.0),), 'grammar', True, True,
+                              prefill_fields={}),
+    'ollama': Capabilities((), SCHEMA_FIELD, False, True),
+    'openai': Capabilities((('frequency_penalty', 0.0),), SCHEMA_FIELD, False, True)}
 
 
-def probe_capabilities(chat: ChatClient, deadline: Deadline) -> Capabilities:
-    """Return what a server supports. Raises `ServerError` if it does not answer at all."""
-    capabilities = CapabilityProbe(chat, deadline).run()
+def build_constraint(name: str, regex: str, grammar: str, schema: Mapping[str, Any]
+                     ) -> dict[str, Any]:
+    """Return the field that constrains a reply, in the terms of its server."""
+    if name == SCHEMA_FIELD:
+        return {name: {'type': 'json_schema', 'json_schema': {
+            'name': 'point', 'strict': True, 'schema': schema}}}
+    return {name: {'structured_outputs': {'regex': regex}, 'grammar': grammar}.get(name, regex)}
+
+
+def find_capabilities(chat: ChatClient, server: str, deadline: Deadline) -> Capabilities:
+    """Return what a server supports, probed unless it is one of `DECLARED`.
+
+    Raises `ServerError` if it does not answer at all.
+    """
+    probe = CapabilityProbe(chat, deadline)
+    capabilities = probe.identify(DECLARED[server]) if server in DECLARED else probe.run()
     log.info('the server at %s supports: %s', chat.url, capabilities)
     return capabilities
 
@@ -77,9 +101,13 @@ class CapabilityProbe:
 
     def run(self) -> Capabilities:
         self._penalty = self._find_penalty_fields()
-        return Capabilities(
-            tuple(self._penalty.items()), self._find_regex_field(), self._supports_prefill(),
-            self._supports_logprobs(), self._supports_image_by_uuid(), self._model)
+        return Capabilities(tuple(self._penalty.items()), self._find_constraint(),
+                            self._supports_prefill(), self._supports_logprobs(), self._model)
+
+    def identify(self, declared: Capabilities) -> Capabilities:
+        """Return what was declared, with the name of the model that replies."""
+        (reply,) = self._chat.complete([self._build_body({})], self._deadline)
+        return replace(declared, model=reply.model)
 
     def _find_penalty_fields(self) -> Mapping[str, Any]:
         for fields in PENALTY_FIELDS:
@@ -91,11 +119,12 @@ class CapabilityProbe:
                     self._chat.url)
         return {}
 
-    def _find_regex_field(self) -> str:
-        for field in REGEX_FIELDS:
-            reply = self._request(build_regex_field(field, PROBE_REGEX))
-            if reply and re.fullmatch(PROBE_REGEX, reply.text):
-                return field
+    def _find_constraint(self) -> str:
+        for name in CONSTRAINTS:
+            reply = self._request(build_constraint(name, PROBE_REGEX, PROBE_GRAMMAR, PROBE_SCHEMA))
+            expected = r'\s*\{\s*"q"\s*:\s*"Q"\s*\}\s*' if name == SCHEMA_FIELD else PROBE_REGEX
+            if reply and re.fullmatch(expected, reply.text):
+                return name
         return ''
 
     def _supports_prefill(self) -> bool:
@@ -109,16 +138,6 @@ class CapabilityProbe:
         reply = self._request(LOGPROB_FIELDS)
         return bool(reply and reply.tokens
                     and all(len(token.choices) >= MIN_ALTERNATIVES for token in reply.tokens))
-
-    def _supports_image_by_uuid(self) -> bool:
-        """An image sent by its uuid must count as many prompt tokens as with its data."""
-        side = 4 * TOKEN_PX
-        shades = np.add.outer(np.arange(side), np.arange(side)).astype(np.uint8)
-        image = encode_image(np.repeat(shades[..., np.newaxis], 3, axis=2), side * side)
-        sent, by_uuid = (self._request({'messages': build_messages(
-            [image.to_message_part(by_uuid, True)], PROBE_PROMPT)}) for by_uuid in (False, True))
-        return bool(sent and by_uuid
-                    and sent.prompt_tokens == by_uuid.prompt_tokens >= image.token_count)
 
     def _request(self, fields: Mapping[str, Any]) -> Completion | None:
         """Return the reply; None if the server does not support the request."""

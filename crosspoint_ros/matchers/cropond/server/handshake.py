@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from crosspoint_ros.core.datatypes import Array, Code, Rejected
 from crosspoint_ros.matchers.cropond import self_test
-from crosspoint_ros.matchers.cropond.options import RemoteOptions
+from crosspoint_ros.matchers.cropond.options import AUTO, RemoteOptions
 from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat
-from crosspoint_ros.matchers.cropond.server.capabilities import probe_capabilities
+from crosspoint_ros.matchers.cropond.server.capabilities import find_capabilities
 from crosspoint_ros.matchers.cropond.server.errors import (
     NOT_FOUND,
     UNSUPPORTED_STATUSES,
@@ -24,6 +24,8 @@ from crosspoint_ros.matchers.cropond.server.protocol import Image, ImageEncoder,
 
 # A server may compile its first grammar for half a minute, and its first images take longer too.
 HANDSHAKE_TIMEOUT_S = 120.0
+# Who owns the models that a server lists, where probing cannot show what it supports.
+OWNERS = {'library': 'ollama', 'llamacpp': 'llama_cpp'}
 log = logging.getLogger(__name__)
 
 
@@ -95,9 +97,12 @@ class ServerHandshake:
         # An absent server must not delay the start for long.
         models = self._list_models(Deadline.after(min(self._options.deadline_s, deadline.left_s)))
         self._chat.model = self._select_model([model.name for model in models])
-        log.info('probing %s', self._chat.url)
+        server = self._options.server
+        if server == AUTO:
+            server = next((OWNERS[m.owner] for m in models if m.owner in OWNERS), AUTO)
+        self._chat.is_ollama = server == 'ollama'
         client = PointClient(self._chat, self._options, self._encoder,
-                             probe_capabilities(self._chat, deadline))
+                             find_capabilities(self._chat, server, deadline))
         last = self._last_profile
         if last is not None and last.models == models \
                 and last.client.capabilities.model == client.capabilities.model:

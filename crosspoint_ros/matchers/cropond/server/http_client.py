@@ -8,8 +8,8 @@ import os
 import ssl
 import threading
 import time
-import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -55,7 +55,7 @@ class Deadline:
 
 
 class ChatClient:
-    """Requests to one server, each over its own connection; thread-safe, one call at a time.
+    """Requests to one server, each over its own connection, from any number of threads.
 
     The key is read from the environment variable `key_env`; without it none is sent. Proxies and
     passwords of the environment (HTTP_PROXY, .netrc) are not used and redirects not followed: a
@@ -66,21 +66,20 @@ class ChatClient:
                  proxy: str = '') -> None:
         """Raise ValueError for an invalid url, key, ca_file or proxy. Sends nothing."""
         self.url, self.model = normalize_url(url), model
+        self.is_ollama = self._has_new_limit = False  # is_ollama: use Ollama's own protocol
         key = read_key(key_env)
         self.errors = errors.ErrorFormatter(self.url, key_env, key)
-        self._client = httpx.AsyncClient(
-            # No compression: a few bytes could expand to gigabytes. On a kept connection a second
-            # reply would be read as the answer to the next click.
-            headers={'Accept-Encoding': 'identity', 'Connection': 'close',
-                     **({'Authorization': f'Bearer {key}'} if key else {})},
-            verify=create_tls_context(ca_file), trust_env=False, timeout=None,
-            proxy=check_proxy(proxy) or None)
-        self._loop = asyncio.new_event_loop()
-        self._lock = threading.Lock()
-        self.close = weakref.finalize(self, _close, self._client, self._loop)
+        tls, proxy = create_tls_context(ca_file), check_proxy(proxy)
+        # No compression: a few bytes could expand to gigabytes. On a kept connection a second
+        # reply would be read as the answer to the next click.
+        headers = {'Accept-Encoding': 'identity', 'Connection': 'close',
+                   **({'Authorization': f'Bearer {key}'} if key else {})}
+        # A client a call, so that calls of several threads have nothing in common.
+        self._open_client = lambda: httpx.AsyncClient(
+            headers=headers, verify=tls, trust_env=False, timeout=None, proxy=proxy or None)
 
     def list_models(self, deadline: Deadline) -> tuple[ModelInfo, ...]:
-        return self._run(self._request_models(), deadline)
+        return self._run(self._request_models, deadline)
 
     def complete(self, bodies: Sequence[Mapping[str, Any]],
                  deadline: Deadline) -> list[Completion]:
@@ -89,40 +88,57 @@ class ChatClient:
         The model's name is added to each. Raises the first `ServerError` (TIMEOUT or
         MATCHER_FAILED).
         """
-        return self._run(_gather([self._request_completion(body) for body in bodies]), deadline)
+        return self._run(lambda client: _gather(
+            [self._request_completion(client, body) for body in bodies]), deadline)
 
     def sanitize(self, text: str) -> str:
         return self.errors.sanitize(text)
 
-    def _run(self, coroutine: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+    def _run(self, request: Callable[[Any], Coroutine[Any, Any, T]], deadline: Deadline) -> T:
         """Run in this thread. The deadline includes name resolution, TLS, reply and retry."""
-        # Only an event loop can stop a server that sends its header byte by byte.
-        if not self._lock.acquire(timeout=deadline.left_s):
-            coroutine.close()
+        async def run() -> T:
+            async with self._open_client() as client:
+                return await request(client)
+
+        if not deadline.left_s:
             raise self.errors.timeout_error(deadline.allowed_s)
+        # Only an event loop can stop a server that sends its header byte by byte.
+        loop = _EventLoop()
         try:
-            return self._loop.run_until_complete(asyncio.wait_for(coroutine, deadline.left_s))
+            return loop.run_until_complete(asyncio.wait_for(run(), deadline.left_s))
         except asyncio.TimeoutError:
             raise self.errors.timeout_error(deadline.allowed_s) from None
         finally:
-            self._lock.release()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
 
-    async def _request_models(self) -> tuple[ModelInfo, ...]:
-        response = await self._send('GET', '/models', None)
+    async def _request_models(self, client: Any) -> tuple[ModelInfo, ...]:
+        response = await self._send(client, 'GET', self.url + '/models', None)
         if response.status != 200:
             raise self.errors.http_error(response, (), self.model)
         return self._parse(protocol.parse_models, response)
 
-    async def _request_completion(self, body: Mapping[str, Any]) -> Completion:
-        content = json.dumps({'model': self.model, **body}).encode()
-        response = await self._send('POST', '/chat/completions', content)
+    async def _request_completion(self, client: Any, body: Mapping[str, Any]) -> Completion:
+        request = {'model': self.model, **body}
+        if self._has_new_limit and 'max_tokens' in request:
+            request['max_completion_tokens'] = request.pop('max_tokens')
+        url = self.url + '/chat/completions'
+        if self.is_ollama:
+            url = self.url.removesuffix('/v1') + '/api/chat'
+            request = protocol.build_ollama_request(request)
+        response = await self._send(client, 'POST', url, json.dumps(request).encode())
+        if response.status == 400 and b'max_completion_tokens' in response.body \
+                and not self._has_new_limit:  # OpenAI's newer models
+            self._has_new_limit = True
+            return await self._request_completion(client, body)
         if response.status != 200:
             names: tuple[str, ...] = ()
             if response.status == errors.NOT_FOUND:  # list the models in the error
                 with contextlib.suppress(ServerError):
-                    names = tuple(model.name for model in await self._request_models())
+                    names = tuple(model.name for model in await self._request_models(client))
             raise self.errors.http_error(response, names, self.model)
-        return self._parse(protocol.parse_completion, response)
+        return self._parse(protocol.parse_ollama if self.is_ollama else protocol.parse_completion,
+                           response)
 
     def _parse(self, parse: Callable[[bytes], T], response: HttpResponse) -> T:
         if response.is_html:
@@ -132,17 +148,18 @@ class ChatClient:
         except ValueError as error:
             raise self.errors.protocol_error(str(error)) from None  # it may quote the key
 
-    async def _send(self, method: str, path: str, content: bytes | None) -> HttpResponse:
+    async def _send(self, client: Any, method: str, url: str, content: bytes | None
+                    ) -> HttpResponse:
         """Send a request; repeat it once if the connection broke before a response.
 
         That is safe: requests do not change the server. It happens if the server restarts.
         """
         for attempts_left in reversed(range(MAX_ATTEMPTS)):
             try:
-                request = self._client.build_request(
-                    method, self.url + path, content=content,
+                request = client.build_request(
+                    method, url, content=content,
                     headers={'Content-Type': 'application/json'} if content else {})
-                response = await self._client.send(request, stream=True)
+                response = await client.send(request, stream=True)
             except (httpx.TransportError, *UNUSABLE_URL) as error:
                 if not attempts_left or _is_permanent(error):
                     raise self.errors.connection_error(error) from None
@@ -245,10 +262,19 @@ async def _gather(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _close(client: Any, loop: asyncio.AbstractEventLoop) -> None:
-    coroutine = client.aclose()
-    try:
-        loop.run_until_complete(coroutine)
-    except RuntimeError:  # collected within another event loop: the sockets close by themselves
-        coroutine.close()
-    loop.close()
+class _EventLoop(asyncio.SelectorEventLoop):
+    """Resolves names in daemon threads: a name server that hangs must not hold the exit."""
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any],  # type: ignore[override]
+                        *args: Any) -> asyncio.Future[Any]:
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            future.set_running_or_notify_cancel()
+            try:
+                future.set_result(func(*args))
+            except BaseException as error:  # re-raised by the future
+                future.set_exception(error)
+
+        threading.Thread(target=run, name='resolve', daemon=True).start()
+        return asyncio.wrap_future(future, loop=self)

@@ -3,10 +3,9 @@ from __future__ import annotations
 
 import math
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,45 +26,47 @@ from crosspoint_ros.matchers.cropond.reply_parser import (
     parse_visible_point,
 )
 from crosspoint_ros.matchers.cropond.server.capabilities import (
-    CONTINUE_FIELDS,
+    POINT_SCHEMA,
     Capabilities,
-    build_regex_field,
+    build_constraint,
 )
-from crosspoint_ros.matchers.cropond.server.errors import UNSUPPORTED_STATUSES, ServerError
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
 from crosspoint_ros.matchers.cropond.server.protocol import (
     CUT_OFF,
     FILTERED,
     FORCED_REPLY_TOKENS,
+    SCHEMA_FIELD,
     Completion,
     EncodedImage,
     Image,
     ImageEncoder,
+    build_grammar,
     build_messages,
     build_reply_regex,
 )
 
-MAX_CACHED_UUIDS = 64  # an image that the server has dropped since is sent again
 # What may precede the numbers of every reply: a fence, brackets, a key, a tag. No words.
 TEMPLATE_BEFORE = re.compile(r'(```\w*)?[\s\[{(]*("\w+"\s*:\s*|<\w+>|\w+\s*[=:]\s*)?[\s\[({]*')
+# Batches, and requests of each; what is left out makes the confidence a lower bound.
+MAX_BRANCH_ROUNDS, MAX_BRANCHES = 2, 24
 DIGITS = ('-', *'0123456789')  # that a number begins with
 PointText = tuple[str, str]
+CompleteReplies = Callable[[Sequence[str]], Sequence[Completion]]
+ReplyForm = tuple[ReplyTemplate, CoordinateFormat, int, bool]  # as of build_reply_regex
 
 
 @dataclass(frozen=True)
 class Question:
     """A question as it is sent.
 
-    is_forced: the reply is begun, or held to the template, where the server supports that.
+    is_forced: the reply is begun, or held to the template, where the server supports that. begun:
+    how the reply begins, where the server supports that.
     """
 
     text: str
     max_tokens: int = FREE_REPLY_TOKENS
     is_forced: bool = False
-
-
-class ImageNotCached(Exception):  # noqa: N818  (internal: the request is repeated with the image)
-    """The server does not have an image that was sent by its uuid."""
+    begun: str = ''
 
 
 @dataclass(eq=False)
@@ -78,9 +79,7 @@ class PointClient:
     capabilities: Capabilities
     template: ReplyTemplate = field(default_factory=ReplyTemplate)
     template_tokens: int = len(ReplyTemplate().before)  # at most: until the server shows them
-    # uuids of the images that the server was sent, latest last.
-    _cached_uuids: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _prefetched: Sequence[EncodedImage] = ()
 
     def match_points(self, images: Sequence[Image], pixels: Sequence[Array],
                      coord_format: CoordinateFormat, deadline: Deadline
@@ -94,22 +93,28 @@ class PointClient:
         clicks = [PointCodec(coord_format, clicked.sizes).encode(pixel) for pixel in pixels]
         questions = [prompt.build_pointing_prompt(*click, self.options.question)
                      for click in clicks]
-        if not (self.can_prefill or self.capabilities.regex_field):
-            free = self._request_replies(encoded, list(map(Question, questions)), '', deadline)
+        if not self.can_force:
+            free = self._request_replies(encoded, list(map(Question, questions)), deadline)
             return [self._read_reply(reply, click, codec)
                     for reply, click in zip(free, clicks, strict=True)]
-        regex = build_reply_regex(self.template, coord_format, codec.digits, self.can_prefill)
+        form = (self.template, coord_format, codec.digits, self.can_prefill)
+        begun = self.template.before if self.can_prefill else ''
         replies = self._request_replies(encoded, [
-            *(Question(text, FORCED_REPLY_TOKENS, is_forced=True) for text in questions),
-            *(Question(text, self.template_tokens + 1) for text in questions)], regex, deadline)
+            *(Question(text, FORCED_REPLY_TOKENS, True, begun) for text in questions),
+            *(Question(text, self.template_tokens + 1) for text in questions)], deadline, form)
         p_template = [measure_template_probability(begun, self.template)
                       for begun in replies[len(questions):]]
         others = [Question(text) for text, p in zip(questions, p_template, strict=True) if not p]
-        own = iter(self._request_replies(encoded, others, '', deadline) if others else ())
-        return [self._read_reply(forced, click, codec, p) if p
+        own = iter(self._request_replies(encoded, others, deadline) if others else ())
+        def complete(question: str, begun: Sequence[str]) -> list[Completion]:
+            return self._request_replies(encoded, [Question(
+                question, FORCED_REPLY_TOKENS, begun=self.template.before + text)
+                for text in begun], deadline) if begun and self.can_prefill else []
+
+        return [self._read_reply(forced, click, codec, p, partial(complete, question)) if p
                 else self._read_reply(next(own), click, codec)
-                for forced, click, p in zip(replies[:len(clicks)], clicks, p_template,
-                                            strict=True)]
+                for forced, question, click, p in zip(replies[:len(clicks)], questions, clicks,
+                                                      p_template, strict=True)]
 
     @property
     def can_prefill(self) -> bool:
@@ -117,22 +122,29 @@ class PointClient:
         question."""
         return self.capabilities.prefill and bool(self.template.before.strip())
 
+    @property
+    def can_force(self) -> bool:
+        """Whether replies are begun or constrained: by a schema only if they are bare JSON."""
+        constraint = self.capabilities.constraint
+        return self.can_prefill or (bool(constraint) and (
+            constraint != SCHEMA_FIELD or self.template.before.lstrip().startswith('{')))
+
     def ground(self, image: Image, instruction: str, coord_format: CoordinateFormat,
                deadline: Deadline) -> Match | Rejected:
         """Ask where an image shows what an instruction names."""
         encoded = self.encoder.encode(image)
         (reply,) = self._request_replies(
-            [encoded], [Question(prompt.build_grounding_prompt(instruction))], '', deadline)
+            [encoded], [Question(prompt.build_grounding_prompt(instruction))], deadline)
         return self._read_reply(reply, None, PointCodec(coord_format, encoded.sizes))
 
     def prefetch(self, images: Sequence[Image], deadline: Deadline) -> None:
         """Let the server compute and cache images, each as the first one of a prompt."""
-        for encoded in map(self.encoder.encode, images):
-            if encoded.uuid not in self._cached_uuids:
-                part = encoded.to_message_part(False, self.capabilities.image_by_uuid)
-                self.chat.complete([{**self.capabilities.request_fields, 'max_tokens': 1,
-                                     'messages': build_messages([part], 'Image.')}], deadline)
-                self._mark_cached([encoded])
+        encoded = [self.encoder.encode(image) for image in images]
+        self.chat.complete([
+            {**self.capabilities.request_fields, 'max_tokens': 1,
+             'messages': build_messages([image.message_part], 'Image.')}
+            for image in encoded if image not in self._prefetched], deadline)
+        self._prefetched = encoded
 
     def learn_template(self, image: Image, pixel: Array, coord_format: CoordinateFormat,
                        deadline: Deadline) -> None:
@@ -140,89 +152,63 @@ class PointClient:
         encoded = self.encoder.encode(image)
         click = PointCodec(coord_format, encoded.sizes).encode(pixel)
         question = prompt.build_pointing_prompt(*click, self.options.question)
-        (reply,) = self._request_replies([encoded, encoded], [Question(question)], '', deadline)
+        (reply,) = self._request_replies([encoded, encoded], [Question(question)], deadline)
         self.template = infer_template(reply.text, click, coord_format) or ReplyTemplate()
         self.template_tokens = count_tokens(reply, self.template.before)
 
     # --- requests
 
     def _request_replies(self, images: Sequence[EncodedImage], questions: Sequence[Question],
-                         regex: str, deadline: Deadline) -> list[Completion]:
-        """Send the questions, and each image only once if the server caches it.
-
-        regex: of the forced replies.
-        """
-        replies = []
-        by_uuid = self.capabilities.image_by_uuid
-        if not (by_uuid and all(image.uuid in self._cached_uuids for image in images)):
-            # A click and its check go together: to wait would take longer than to send both twice.
-            first = questions[:1] if by_uuid and len(questions) > 2 else questions
-            replies = self._send_batch(images, first, regex, False, deadline)
-            self._mark_cached(images)
-        remaining = questions[len(replies):]
-        if not remaining:
-            return replies
-        try:
-            return replies + self._send_batch(images, remaining, regex, True, deadline)
-        except (ImageNotCached, ServerError) as error:
-            if isinstance(error, ServerError) and error.status not in UNSUPPORTED_STATUSES:
-                raise
-            with self._lock:  # the server was restarted, or its image cache is full
-                self._cached_uuids.clear()
-        return replies + self._send_batch(images, remaining, regex, False, deadline)
-
-    def _send_batch(self, images: Sequence[EncodedImage], questions: Sequence[Question],
-                    regex: str, by_uuid: bool, deadline: Deadline) -> list[Completion]:
-        parts = [image.to_message_part(by_uuid, self.capabilities.image_by_uuid)
-                 for image in images]
-        replies = self.chat.complete([self._build_body(parts, question, regex)
+                         deadline: Deadline, form: ReplyForm | None = None) -> list[Completion]:
+        """Send the questions concurrently. form: of the forced replies."""
+        regex, constraint = '', {}
+        if form and self.capabilities.constraint:
+            regex = build_reply_regex(*form)
+            constraint = build_constraint(self.capabilities.constraint, regex,
+                                          build_grammar(*form), POINT_SCHEMA)
+        parts = [image.message_part for image in images]
+        replies = self.chat.complete([self._build_body(parts, question, constraint)
                                       for question in questions], deadline)
-        expected_tokens = sum(image.token_count for image in images)
-        if by_uuid and any(reply.prompt_tokens < expected_tokens for reply in replies):
-            raise ImageNotCached
+        # llama.cpp repeats the beginning that it was given, or not, by version.
+        replies = [replace(reply, text=reply.text.removeprefix(question.begun))
+                   for reply, question in zip(replies, questions, strict=True)]
         for reply, question in zip(replies, questions, strict=True):
             self._check_reply(reply, regex if question.is_forced else '')
         return replies
 
-    def _build_body(self, parts: Sequence[Mapping[str, Any]], question: Question, regex: str
-                    ) -> dict[str, Any]:
+    def _build_body(self, parts: Sequence[Mapping[str, Any]], question: Question,
+                    constraint: Mapping[str, Any]) -> dict[str, Any]:
         body: dict[str, Any] = {**self.capabilities.request_fields,
                                 'max_tokens': question.max_tokens}
-        prefix = ''
-        if question.is_forced and self.can_prefill:
-            prefix, body = self.template.before, {**body, **CONTINUE_FIELDS}
+        if question.begun:
+            body |= self.capabilities.prefill_fields
         elif question.is_forced:
             body['max_tokens'] = FREE_REPLY_TOKENS
-        if question.is_forced and self.capabilities.regex_field:
-            body |= build_regex_field(self.capabilities.regex_field, regex)
-        return {**body, 'messages': build_messages(parts, question.text, prefix)}
+        if question.is_forced:
+            body |= constraint
+        return {**body, 'messages': build_messages(parts, question.text, question.begun)}
 
     def _check_reply(self, reply: Completion, regex: str) -> None:
         """Raise `ServerError` for another model or format: the server has changed."""
         if self.capabilities.model and reply.model != self.capabilities.model:
             what = f'the model {reply.model!r} replied instead of {self.capabilities.model!r}'
-        elif regex and self.capabilities.regex_field and not re.fullmatch(regex, reply.text):
+        elif (regex and self.capabilities.constraint != SCHEMA_FIELD
+              and not re.fullmatch(regex, reply.text)):
             what = f'a reply not in the requested format: {reply.text!r}'
         else:
             return
         raise self.chat.errors.error(f'{self.chat.sanitize(what)}; the next click tests the server '
                                      'again', retryable=True)
 
-    def _mark_cached(self, images: Sequence[EncodedImage]) -> None:
-        with self._lock:
-            for image in images:
-                self._cached_uuids[image.uuid] = None
-                self._cached_uuids.move_to_end(image.uuid)
-            while len(self._cached_uuids) > MAX_CACHED_UUIDS:
-                self._cached_uuids.popitem(last=False)
-
     # --- replies
 
     def _read_reply(self, reply: Completion, click: PointText | None, codec: PointCodec,
-                    p_template: float | None = None) -> Match | Rejected:
+                    p_template: float | None = None, complete: CompleteReplies = lambda begun: []
+                    ) -> Match | Rejected:
         """Parse the point; estimate its covariance and confidence from log-probabilities.
 
         p_template: of a forced reply, the probability that the model begins one so by itself.
+        complete: asks again for replies that begin otherwise.
         """
         # After a prefill, the reply begins with the numbers.
         bare = re.match(r'\s*(-?[0-9.]+)\s*,\s*(-?[0-9.]+)\s*[^0-9.\s]', reply.text)
@@ -243,7 +229,7 @@ class PointClient:
                             f'{numbers[1]:g}): {codec.coord_format.value} has whole numbers. Does '
                             'the server run another model now? cleanup and configure test it again')
         basis = f'{self.chat.model} on {self.chat.url}'
-        match = self._estimate_from_logprobs(reply, numbers, codec, basis) or Match(
+        match = self._estimate_from_logprobs(reply, numbers, codec, basis, complete) or Match(
             codec.decode(*numbers), confidence=self.options.confidence_unknown,
             basis=f'{basis}, which returns no log-probabilities of the digits: refine can confirm '
                   'a match, and the option confidence_unknown sets the confidence')
@@ -251,18 +237,32 @@ class PointClient:
             match, confidence=match.confidence * p_template)
 
     def _estimate_from_logprobs(self, reply: Completion, numbers: tuple[float, float],
-                                codec: PointCodec, basis: str) -> Match | None:
-        """Return None if the tokens do not determine a distribution."""
+                                codec: PointCodec, basis: str, complete: CompleteReplies
+                                ) -> Match | None:
+        """Return None if the tokens do not determine a distribution.
+
+        What follows another digit, of which the window holds a part, is asked for in a batch.
+        """
         is_y_first = codec.coord_format.is_y_first
         spans = coordinate_distribution.find_number_spans(
             reply.text, numbers[::-1] if is_y_first else numbers, codec.coord_format)
         if spans is None or ''.join(t.text for t in reply.tokens)[:len(reply.text)] != reply.text:
             return None
         units, window = codec.units, codec.window_units(self.options.window)
+        radii = window[::-1] if is_y_first else window
+        branches: list[coordinate_distribution.Branch] = []
         distribution = coordinate_distribution.distribution_from_logprobs(
-            reply.tokens, spans, (int(units[0]), int(units[1])),
-            window[::-1] if is_y_first else window)
-        return None if distribution is None else coordinate_distribution.estimate_point(
+            reply.tokens, spans, (int(units[0]), int(units[1])), radii, branches)
+        if distribution is None:
+            return None
+        for _ in range(MAX_BRANCH_ROUNDS):
+            asked = sorted(branches, key=lambda b: -b.probability)[:MAX_BRANCHES]
+            branches = []
+            for branch, rest in zip(asked, complete([b.begun for b in asked]), strict=False):
+                distribution = coordinate_distribution.add_branch(
+                    distribution, branch, spans[branch.axis], rest.tokens, radii[branch.axis],
+                    branches)
+        return coordinate_distribution.estimate_point(
             distribution.swap_axes() if is_y_first else distribution, window, codec.unit_px, basis)
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 import threading
@@ -17,46 +16,36 @@ import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Code, Rejected
 from crosspoint_ros.matchers.cropond.coordinate_distribution import TokenLogprobs
-from crosspoint_ros.matchers.cropond.image_processor import TOKEN_PX, ImageSizes, resize_bicubic
+from crosspoint_ros.matchers.cropond.image_processor import ImageSizes, resize_bicubic
 from crosspoint_ros.matchers.cropond.prompt import SYSTEM_PROMPT, CoordinateFormat, ReplyTemplate
 
 MAX_CACHED_IMAGES = 16
 FORCED_REPLY_TOKENS = 16  # two numbers of at most five digits, and the text between and after them
 MAX_CLOSING_CHARS = 6  # of a token after the bracket that closes a reply
-PNG_PARAMS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+MAX_PNG_BYTES = 300_000  # two photographs as PNG exceed the 1 MB that nginx allows
 MAX_TEXT_CHARS = 10_000  # of a reply, which has at most 96 tokens
 CUT_OFF, FILTERED = 'length', 'content_filter'  # reasons why a reply ends
 MIN_LOGPROB = -1e6  # instead of -infinity
 LOGPROB_TOLERANCE = 1e-3  # servers may return slightly more than log(1)
+SCHEMA_FIELD = 'response_format'
 Image = npt.NDArray[np.uint8]
 
 
 # --- requests
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """An image as it is sent: a PNG in the size that the model receives.
+    """An image as the part of a message, in the size that the model receives."""
 
-    uuid: hash of the content. token_count: minimum number of prompt tokens.
-    """
-
-    uuid: str
-    data_url: str
-    token_count: int
+    message_part: Mapping[str, Any]
     sizes: ImageSizes
-
-    def to_message_part(self, by_uuid: bool, with_uuid: bool) -> dict[str, Any]:
-        """Return its part of a message. by_uuid: without the data, which the server has cached."""
-        part: dict[str, Any] = {'type': 'image_url',
-                                'image_url': None if by_uuid else {'url': self.data_url}}
-        return {**part, 'uuid': self.uuid} if with_uuid or by_uuid else part
 
 
 class ImageEncoder:
     """Encodes each frame once."""
 
-    def __init__(self, max_pixels: int) -> None:
-        self._max_pixels = max_pixels
+    def __init__(self, max_pixels: int, jpeg_quality: int = 95) -> None:
+        self._max_pixels, self._jpeg_quality = max_pixels, jpeg_quality
         self._encoded: OrderedDict[int, tuple[Image, EncodedImage]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -65,25 +54,32 @@ class ImageEncoder:
         with self._lock:
             entry = self._encoded.get(id(image))
             if entry is None or entry[0] is not image:
-                entry = self._encoded[id(image)] = (image, encode_image(image, self._max_pixels))
+                entry = self._encoded[id(image)] = (
+                    image, encode_image(image, self._max_pixels, self._jpeg_quality))
             self._encoded.move_to_end(id(image))
             while len(self._encoded) > MAX_CACHED_IMAGES:
                 self._encoded.popitem(last=False)
         return entry[1]
 
 
-def encode_image(image: Image, max_pixels: int) -> EncodedImage:
-    """Resize as the model would, so that the server does not resize again, and encode."""
+def encode_image(image: Image, max_pixels: int, jpeg_quality: int = 95) -> EncodedImage:
+    """Resize as the model would, so that the server does not resize again, and encode.
+
+    As PNG, or beyond `MAX_PNG_BYTES` as JPEG of that quality, unless it is 0.
+    """
     sizes = ImageSizes.from_image_size(image.shape[1], image.shape[0], max_pixels)
     width, height = sizes.model_width_px, sizes.model_height_px
     resized = cv2.cvtColor(resize_bicubic(image, width, height), cv2.COLOR_RGB2BGR)
-    is_encoded, png = cv2.imencode('.png', resized, PNG_PARAMS)
+    is_encoded, content = cv2.imencode('.png', resized, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    kind = 'png'
+    if is_encoded and len(content) > MAX_PNG_BYTES and jpeg_quality:
+        kind = 'jpeg'
+        is_encoded, content = cv2.imencode('.jpg', resized,
+                                           [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
     if not is_encoded:
         raise Rejected(Code.MATCHER_FAILED, f'encoding an image of {width}x{height} px failed')
-    content = png.tobytes()
-    return EncodedImage(hashlib.sha256(content).hexdigest()[:32],
-                        'data:image/png;base64,' + base64.b64encode(content).decode(),
-                        (width // TOKEN_PX) * (height // TOKEN_PX), sizes)
+    url = f'data:image/{kind};base64,{base64.b64encode(content.tobytes()).decode()}'
+    return EncodedImage({'type': 'image_url', 'image_url': {'url': url}}, sizes)
 
 
 def build_reply_regex(template: ReplyTemplate, coord_format: CoordinateFormat, digits: int,
@@ -103,6 +99,17 @@ def build_reply_regex(template: ReplyTemplate, coord_format: CoordinateFormat, d
     return f'{"" if is_prefilled else before}{number}{between}{number}{after}{rest}'
 
 
+def build_grammar(template: ReplyTemplate, coord_format: CoordinateFormat, digits: int,
+                  is_prefilled: bool) -> str:
+    """Return the same as a grammar of llama.cpp (GBNF)."""
+    number = {CoordinateFormat.RELATIVE_1: '"0." [0-9] [0-9] [0-9]',
+              CoordinateFormat.RELATIVE_100: '[0-9] [0-9]? [0-9]? ("." [0-9] [0-9]?)?'}.get(
+                  coord_format, f'("0" | [1-9]{" [0-9]?" * (digits - 1)})')
+    before, between, after = map(json.dumps, (template.before, template.between, template.after))
+    return (f'root ::= {"" if is_prefilled else before} number {between} number {after}'
+            f'{" [^0-9]?" * MAX_CLOSING_CHARS}\nnumber ::= "-"? {number}')
+
+
 def escape_literal(text: str) -> str:
     """Escape a text for the regular expressions of all inference engines."""
     escaped = re.sub(r'([\\^$.|?*+()\[\]{}])', r'\\\1', text)
@@ -119,6 +126,28 @@ def build_messages(images: Sequence[Mapping[str, Any]], question: str,
     if reply_prefix:
         conversation.append({'role': 'assistant', 'content': reply_prefix})
     return conversation
+
+
+def build_ollama_request(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate a chat request into one of Ollama's own, whose messages hold several images.
+
+    Its OpenAI-compatible one makes a message of each image.
+    """
+    messages = []
+    for message in body['messages']:
+        parts = message['content'] if isinstance(message['content'], list) else [
+            {'type': 'text', 'text': message['content']}]
+        messages.append({
+            'role': message['role'],
+            'content': ''.join(part['text'] for part in parts if part['type'] == 'text'),
+            'images': [part['image_url']['url'].partition(',')[2] for part in parts
+                       if part['type'] == 'image_url']})
+    constraint = body.get(SCHEMA_FIELD)
+    return {'model': body['model'], 'messages': messages, 'stream': False,
+            'options': {'temperature': 0.0, 'repeat_penalty': 1.0,
+                        'num_predict': body['max_tokens']},
+            **({'format': constraint['json_schema']['schema']} if constraint else {}),
+            **{name: body[name] for name in ('logprobs', 'top_logprobs') if name in body}}
 
 
 # --- replies
@@ -141,10 +170,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model that a server lists. root: its origin; '' if not reported."""
+    """A model that a server lists. root: its origin, owner: what serves it; '' if not reported."""
 
     name: str
     root: str = ''
+    owner: str = ''
 
 
 def parse_models(body: bytes) -> tuple[ModelInfo, ...]:
@@ -153,7 +183,8 @@ def parse_models(body: bytes) -> tuple[ModelInfo, ...]:
     if not isinstance(entries, list):
         raise ValueError("the list of models holds no 'data'")
     models = [_require_object(entry, 'a model') for entry in entries]
-    return tuple(ModelInfo(str(m.get('id', '')), str(m.get('root') or '')) for m in models)
+    return tuple(ModelInfo(str(m.get('id', '')), str(m.get('root') or ''),
+                           str(m.get('owned_by') or '')) for m in models)
 
 
 def parse_completion(body: bytes) -> Completion:
@@ -185,6 +216,17 @@ def parse_completion(body: bytes) -> Completion:
                       prompt_tokens if isinstance(prompt_tokens, int) else 0,
                       model if isinstance(model, str) else '',
                       written if isinstance(written, int) else 0, finish)
+
+
+def parse_ollama(body: bytes) -> Completion:
+    """Parse a reply of Ollama's own chat. Raises ValueError for anything else."""
+    reply = _require_object(_parse_json(body), 'the reply')
+    return parse_completion(json.dumps({
+        'model': reply.get('model'), 'error': reply.get('error'),
+        'choices': [{'message': reply['message'], 'finish_reason': reply.get('done_reason'),
+                     'logprobs': {'content': reply.get('logprobs')}}] if 'message' in reply else [],
+        'usage': {'prompt_tokens': reply.get('prompt_eval_count'),
+                  'completion_tokens': reply.get('eval_count')}}).encode())
 
 
 def _parse_token(token: Any) -> TokenLogprobs:
