@@ -267,7 +267,7 @@ def _require_bounded(region: Region, grown: Mask, own_planes: list[Plane]) -> No
     """Raise if the surface is the support itself, or goes on beyond what is looked at."""
     is_cut = bool(grown[[0, -1]].any() or grown[:, [0, -1]].any())
     points = region.points_base_m[grown]
-    extent_m = float(np.linalg.norm(np.ptp(points, axis=0)))
+    extent_m = float(np.linalg.norm(np.ptp(np.percentile(points, (1, 99), axis=0), axis=0)))
     if not is_cut and extent_m <= MAX_EXTENT_M:
         return
     flat = max((float((np.abs(plane.height_m(points)) < 2 * plane.clearance_m).mean())
