@@ -194,8 +194,8 @@ NODE_PARAMETERS = (
          '<target_frame>_pregrasp is, against +z, unless a goal says another, m',
          0.0, MAX_STANDOFF_M),
     Spec('yaw', 'image', 'what turns a target about its +z. image: the x of the clicked image; '
-         'shape: the jaws, which close along x, go across the smaller extent of the clicked '
-         'thing, whose width is given; each answer then takes some 100 ms longer',
+         'shape: the jaws, which close along x, go across the smaller extent of the clicked thing, '
+         'whose width is given; each answer then takes some 100 ms longer',
          choices=('image', 'shape')),
     Spec('record_dir', '', 'folder to which every answer is appended with its images, and what '
          "people decided about it; '': none"),

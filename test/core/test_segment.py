@@ -102,6 +102,13 @@ def test_a_thing_larger_than_the_image_is_too_large():
     assert 'goes on beyond the image of left' in thing.message
 
 
+def test_a_thing_of_half_a_metre_is_too_large_though_all_of_it_is_seen():
+    thing = click((0.0, 0.0, 0.25), look((-0.7, -1.4, 1.2), Box((-0.15, -0.12, 0.0),
+                                                               (0.15, 0.12, 0.25))))
+    assert thing.unclear == Unclear.TOO_LARGE
+    assert 'from corner to corner in left (limit 0.42 m)' in thing.message
+
+
 def test_no_depth_and_a_hole_in_it_are_told_apart():
     view = look(LEFT, CARTON)
     assert click(ON_CARTON, view, depth_m=None).unclear == Unclear.NO_DEPTH

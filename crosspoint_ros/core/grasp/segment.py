@@ -31,6 +31,7 @@ from crosspoint_ros.core.grasp.planes import (
 )
 
 REACH_M = 0.32  # from the point: a thing of 25 cm clicked at its end, and its support
+MAX_EXTENT_M = 0.42  # of what is one thing, from corner to corner
 MAX_SIDE_PX = 320  # of the region that is looked at; a larger one is thinned out
 JUMP_M, JUMP_RATIO = 0.004, 0.010  # between neighbouring pixels: two surfaces; of the depth
 MIN_CREASE = 0.55  # bend of a concave crease, over some 8 mm to either side
@@ -145,7 +146,7 @@ def _read_region(view: View, pixel: Array) -> Region:
     right, bottom = np.minimum(np.rint(pixel + reach_px).astype(int) + 1, (width, height))
     step = max(1, int(np.ceil(max(right - left, bottom - top) / MAX_SIDE_PX)))
     depth_m = np.nan_to_num(view.depth_m[top:bottom:step, left:right:step])
-    depth_m = np.where(depth_m > 0, depth_m, cv2.medianBlur(np.ascontiguousarray(depth_m), 5))
+    depth_m = _fill_holes(depth_m)
     rows, columns = np.mgrid[top:bottom:step, left:right:step]
     places = np.stack([columns, rows], axis=-1).astype(np.float64)
     points = view.backproject(places.reshape(-1, 2), depth_m.ravel())
@@ -153,6 +154,21 @@ def _read_region(view: View, pixel: Array) -> Region:
     seed = _find_seed(depth_m, (pixel - (left, top)) / step, float(depths_m[0]))
     return Region(view, int(left), int(top), step, depth_m, points_base_m.astype(np.float32), seed,
                    points_base_m[seed].astype(np.float32))
+
+
+def _fill_holes(depth_m: Points) -> Points:
+    """Fill holes of up to two pixels within a surface, as in depth that was warped.
+
+    Then small ones on edges, by the median of what is around.
+    """
+    filled, kernel = np.ascontiguousarray(depth_m), np.ones((3, 3), np.uint8)
+    for _ in range(2):
+        high = cv2.dilate(filled, kernel)
+        low = cv2.erode(np.where(filled > 0, filled, np.float32(np.inf)), kernel)
+        inner = (filled <= 0) & (high > 0) & (high - low < JUMP_M + JUMP_RATIO * high)
+        filled = np.where(inner, (low + high) / 2, filled)
+    filled = np.asarray(filled, dtype=np.float32)
+    return np.where(filled > 0, filled, cv2.medianBlur(filled, 5))
 
 
 def _find_seed(depth_m: Points, at: Array, surface_m: float) -> tuple[int, int]:
@@ -251,8 +267,8 @@ def _require_bounded(region: Region, grown: Mask, own_planes: list[Plane]) -> No
     """Raise if the surface is the support itself, or goes on beyond what is looked at."""
     is_cut = bool(grown[[0, -1]].any() or grown[:, [0, -1]].any())
     points = region.points_base_m[grown]
-    extent_m = float(np.linalg.norm(np.ptp(points, axis=0)))
-    if not is_cut:
+    extent_m = float(np.linalg.norm(np.ptp(np.percentile(points, (1, 99), axis=0), axis=0)))
+    if not is_cut and extent_m <= MAX_EXTENT_M:
         return
     flat = max((float((np.abs(plane.height_m(points)) < 2 * plane.clearance_m).mean())
                 for plane in own_planes
@@ -262,6 +278,9 @@ def _require_bounded(region: Region, grown: Mask, own_planes: list[Plane]) -> No
     if flat > 0.5 and extent_m > REACH_M:
         raise _Unsure(Unclear.SUPPORT, f'the point is on a surface of {extent_m:.2f} m in {camera} '
                       'that supports things: it is not an object')
+    if not is_cut:
+        raise _Unsure(Unclear.TOO_LARGE, f'it is {extent_m:.2f} m from corner to corner in '
+                      f'{camera} (limit {MAX_EXTENT_M:g} m)')
     raise _Unsure(Unclear.TOO_LARGE, f'it goes on beyond the image of {camera}, or beyond '
                   f'{REACH_M:g} m from the point ({extent_m:.2f} m of it are seen)')
 

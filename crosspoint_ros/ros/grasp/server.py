@@ -106,14 +106,15 @@ class ShapeServer:
                 log.exception('the clicked thing was not measured')
 
     def _measure(self, put: Any, located: LocateResult) -> None:
+        rotation = transform_from_pose(put.pose.pose).R
         if put is not self._put:  # a newer one waits
             return
-        found = measure_thing(located, transform_from_pose(put.pose.pose).R)
+        found = measure_thing(located, rotation)
         self._call_in_executor(lambda: self._publish(put, found))
 
     def _publish(self, target: Any, found: TargetThing) -> None:
         """Publish what was found, if it is of the target that is still the active one."""
-        header, thing = target.header, found.thing
+        header, confidence, thing = target.header, float(target.confidence), found.thing
         if target is not self._put:
             return
         self._is_published = True
@@ -126,6 +127,6 @@ class ShapeServer:
         self._latched['~/target_cloud'].publish(build_cloud(header, thing))
         if '~/target_box' in self._latched:
             self._latched['~/target_box'].publish(build_box_array(
-                header, found.box, float(target.confidence)))
+                header, found.box, confidence))
         self._latched['~/target_shape'].publish(build_shape(
             target, thing, found.box, found.closing))
