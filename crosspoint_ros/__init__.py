@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 __path__ = extend_path(__path__, __name__)
 
 _MODULES = {
+    'Approach': 'core.grasp.approach',
+    'ApproachMode': 'core.grasp.approach',
     'Client': 'ros.client.client',
     'Intrinsics': 'core.camera',
     'Limits': 'core.verify',
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from crosspoint_ros.core.datatypes import Rejected as Rejected
     from crosspoint_ros.core.datatypes import Transform as Transform
     from crosspoint_ros.core.datatypes import View as View
+    from crosspoint_ros.core.grasp.approach import Approach as Approach
+    from crosspoint_ros.core.grasp.approach import ApproachMode as ApproachMode
     from crosspoint_ros.core.image_io import read_image as read_image
     from crosspoint_ros.core.pipeline import LocateResult as LocateResult
     from crosspoint_ros.core.pipeline import locate as locate
