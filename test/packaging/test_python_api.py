@@ -10,8 +10,8 @@ import pytest
 import crosspoint_ros as cp
 
 PAGE = (Path(__file__).resolve().parents[2] / 'docs' / 'python_api.md').read_text()
-NAMES = ['Client', 'Intrinsics', 'Limits', 'LocateResult', 'Rejected', 'Transform', 'View',
-         'load_matcher', 'locate', 'read_image']
+NAMES = ['Approach', 'ApproachMode', 'Client', 'Intrinsics', 'Limits', 'LocateResult', 'Rejected',
+         'Transform', 'View', 'load_matcher', 'locate', 'read_image']
 
 
 def imported_by(code: str) -> set[str]:

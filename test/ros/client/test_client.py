@@ -15,6 +15,7 @@ from rclpy.lifecycle import LifecycleNode
 from two_camera_rig import run_rig
 
 from crosspoint_ros.cli import main
+from crosspoint_ros.core.grasp.approach import Approach, ApproachMode
 from crosspoint_ros.ros.client import cli
 from crosspoint_ros.ros.client import client as client_module
 from crosspoint_ros.ros.client.client import Client, find_view, is_accepted
@@ -63,6 +64,15 @@ def test_an_instruction_goes_to_the_matcher(rig):
         result = client.instruct('front', 'the drawer handle')
     assert result.status.code == Status.OK
     assert np.isfinite([result.clicked.x, result.clicked.y]).all()
+
+
+def test_an_approach_goes_with_the_click(rig):
+    along = Approach(ApproachMode.ALONG, np.array([1.0, 0.0, -1.0]), 0.2)
+    with Client() as client:
+        target = client.click('front', (159.5, 119.5), approach=along).target
+    at, before = target.pose.pose.position, target.pregrasp.position
+    assert (at.x - before.x, at.y - before.y, before.z - at.z) == pytest.approx(
+        (0.2 / np.sqrt(2), 0.0, 0.2 / np.sqrt(2)))
 
 
 CLICK = ['click', 'front', '159.5', '119.5']
