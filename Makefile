@@ -138,7 +138,7 @@ mypy: $(TEST_VENV)/.wheels-$(KIND)
 RECORD = PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" crosspoint dev record $(CURDIR)/docs/benchmarks/results
 WITHIN_20 = --figure 'all +\d+ +\S+ +\S+ +([\d.]+)%' --unit ' % within 20 px'
 SURE_RIGHT = --figure 'all sets[\s\S]*SURE: right +([\d.]+)' --unit ' % of the sure answers right, images alone' --least 97
-results: $(TEST_VENV)/.package-$(KIND)
+results: $(TEST_VENV)/.package-$(KIND) $(EXTRAS)/.installed
 	test -d '$(DATA)/bin_toys' -a -d '$(DATA)/apc_shelf' -a -d '$(DATA)/kitchen_moving' || { echo 'make results DATA=FOLDER, which holds apc_shelf, bin_toys and kitchen_moving'; exit 2; }
 	-cd '$(DATA)' && $(RECORD)/10.json --title 'Shelf, images alone' $(WITHIN_20) --least 84 -- bench pairs apc_shelf --no-poses --no-depth
 	-cd '$(DATA)' && $(RECORD)/11.json --title 'Shelf, poses off by 1 cm and 1 degree' $(WITHIN_20) --least 91 -- bench pairs apc_shelf --noise-cm 1 --noise-deg 1 --no-depth
@@ -158,6 +158,8 @@ results: $(TEST_VENV)/.package-$(KIND)
 	-$(RECORD)/62.json --title 'Wrist camera of the kitchen bumped by 1 cm or 1 degree, noticed by clicks' --figure 'alarm within 10 clicks: (\d+) of' --unit ' of 20 bumps within 10 clicks' --least 20 -- bench calibrate crosspoint_ros/scenes/kitchen --bump --cm 1 --deg 1
 	-cd '$(DATA)' && $(RECORD)/70.json --title 'Followed: moving things of the kitchen' --figure 'moving points.* ([\d.]+) % within 10 mm' --unit ' % within 10 mm' --least 95 -- bench follow kitchen_moving
 	-cd '$(DATA)' && $(RECORD)/71.json --title 'Followed: hidden, and taken away' --figure 'false tracking (\d+) of' --unit ' frames of false tracking' --most 0 -- bench follow kitchen_moving --staged
+	-PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" PYTHONPATH=$(CURDIR)/$(EXTRAS) $(RECORD)/80.json --title 'Clicked and picked in MuJoCo, exact extrinsics' --figure 'picked .* of .* \((\d+) %' --unit ' % of the answered clicks' --least 95 -- bench pick --trials 100
+	-$(RECORD)/82.json --title 'Masks and widths of clicked things' --figure 'width median ([\d.]+)' --unit ' mm, median error of the width' --most 5 -- bench segment --clicks 6
 	$(TEST_VENV)/bin/crosspoint dev results docs/benchmarks/results --out docs/benchmarks/results.md
 
 size: $(VENV)/.package-$(KIND)

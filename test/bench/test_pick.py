@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from contextlib import closing
 
+import cv2
 import numpy as np
 import pytest
 
@@ -65,3 +67,15 @@ def test_the_gripper_lifts_what_is_between_its_fingers_and_nothing_else():
         assert pick(world, Transform(FROM_ABOVE, np.array([x_m, y_m, 0.05]))) == ('can',)
     with closing(draw_world(0)) as world:
         assert pick(world, Transform(FROM_ABOVE, np.array([0.2, -0.35, 0.05]))) == ()
+
+
+@needs_mujoco
+def test_a_click_gets_its_object_lifted_and_filmed(tmp_path, capsys):
+    """Through the real node; both cameras' poses are exact."""
+    film, outcomes = tmp_path / 'pick.webp', tmp_path / 'outcomes.json'
+    assert main(['bench', 'pick', '--trials', '1', '--film', str(film), '--json',
+                 str(outcomes)]) == 0
+    (outcome,) = json.loads(outcomes.read_text())
+    assert outcome['off_m'] < 0.01
+    assert outcome['lifted'] == [outcome['object']], capsys.readouterr().out
+    assert len(cv2.imreadanimation(str(film))[1].frames) > 30

@@ -11,13 +11,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from crosspoint_ros.bench.environment import describe_machine, parse_positive
 from crosspoint_ros.bench.pairs.metrics import wilson_interval
+from crosspoint_ros.core.encodings import Rgb
 
 if TYPE_CHECKING:
     from crosspoint_ros.bench.pick.trial import PickOutcome
+
+FRAME_MS, FILM_SCALE = 120, 0.65
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seed', type=int, default=0, help='of the first scene (default: 0)')
     parser.add_argument('--pictures', type=Path, metavar='FOLDER',
                         help='draw each click that does not end in its object being lifted')
+    parser.add_argument('--film', type=Path, metavar='WEBP', help='an animation of the first trial')
     parser.add_argument('--json', type=Path, help='write the outcomes')
 
 
@@ -44,8 +49,11 @@ def main(args: argparse.Namespace) -> int:
     outcomes: list[PickOutcome] = []
     with closing(draw_world(args.seed)) as world, PickRig(world) as rig:
         for number in range(args.seed, args.seed + args.trials):
+            film: list[Rgb] | None = [] if args.film and not outcomes else None
             outcomes.append(run_trial(rig, number, args.noise_cm / 100,
-                                      float(np.radians(args.noise_deg))))
+                                      float(np.radians(args.noise_deg)), film))
+            if film:
+                write_film(args.film, film)
             print(f'  {number:4} {outcomes[-1]}', flush=True)
             if args.pictures and not outcomes[-1].is_picked:
                 args.pictures.mkdir(parents=True, exist_ok=True)
@@ -54,6 +62,16 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         args.json.write_text(json.dumps([each.describe() for each in outcomes], indent=1) + '\n')
     return 0
+
+
+def write_film(path: Path, pictures: Sequence[Rgb]) -> None:
+    """Write pictures (h, w, 3) RGB as an animation."""
+    animation = cv2.Animation()
+    animation.frames = [cv2.resize(picture, None, fx=FILM_SCALE, fy=FILM_SCALE, interpolation=cv2.INTER_AREA)[
+        ..., ::-1].copy() for picture in pictures]
+    animation.durations = [FRAME_MS] * len(pictures)
+    if not cv2.imwriteanimation(str(path), animation, [cv2.IMWRITE_WEBP_QUALITY, 50]):
+        raise OSError(f'cannot write {path}')
 
 
 def summarize(outcomes: Sequence[PickOutcome]) -> list[str]:

@@ -14,6 +14,7 @@ from crosspoint_ros.bench.pick.rig import PickRig
 from crosspoint_ros.bench.pick.scene import THINGS, draw_scene
 from crosspoint_ros.bench.pick.world import CAMERAS, PickWorld, Shot
 from crosspoint_ros.core.datatypes import Array, Code, Transform
+from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.image_io import write_image
 from crosspoint_ros.core.visualization import (
     concatenate_images,
@@ -27,6 +28,8 @@ from crosspoint_ros.ros.conversions import transform_from_pose
 EDGE_PX = 3  # a click is at least this far inside of the object
 SAME_PLACE_M = 0.008
 STAND_OFF_M, BEYOND_M, LEAST_HEIGHT_M = 0.1, 0.025, 0.008
+TITLES = ('front: the click', 'wrist: the answer')
+ANSWER_FRAMES = 25  # of a film, for which the answer is shown
 MIDDLE = 0.3  # of the half length: ends are round, and tip the thing
 DEPTH_M = 0.05  # how far the fingers go below the top
 LIFT_M, LIFTED_M, SAFE_HEIGHT_M = 0.15, 0.08, 0.4
@@ -81,14 +84,8 @@ class PickOutcome:
 
     def draw(self, path: Path) -> None:
         """Draw the click and what came of it."""
-        images = [draw_clicked(self.shots['front'].image, self.click.pixel, 'clicked')]
-        for found in self.result.correspondences:
-            at_px, is_sure = (found.found.x, found.found.y), found.verdict == found.SURE
-            image = self.shots[found.found.camera or 'wrist'].image
-            images.append(draw_match(image, at_px, f'confidence {found.confidence:.2f}', is_sure)
-                          if np.isfinite(at_px).all() else draw_refusal(
-                              image, found.status.message))
-        write_image(path, concatenate_images(images, CAMERAS, str(self)))
+        picture = _draw_answer(self.shots, self.click, self.result)
+        write_image(path, concatenate_images([picture], [''], str(self)))
 
 
 def draw_world(seed: int) -> PickWorld:
@@ -96,10 +93,12 @@ def draw_world(seed: int) -> PickWorld:
     return PickWorld(draw_scene(np.random.default_rng([seed, 0])))
 
 
-def run_trial(rig: PickRig, seed: int, noise_m: float, noise_rad: float) -> PickOutcome:
+def run_trial(rig: PickRig, seed: int, noise_m: float, noise_rad: float,
+              film: list[Rgb] | None = None) -> PickOutcome:
     """Click on an object that both cameras show, and pick it at the target that is published.
 
-    noise_m, noise_rad: how far off the published pose of each camera is.
+    noise_m, noise_rad: how far off the published pose of each camera is. film: takes the pictures
+    of the click, the answer and the pick.
     """
     rng = np.random.default_rng([seed, 1])
     with closing(draw_world(seed)) as world:
@@ -113,6 +112,9 @@ def run_trial(rig: PickRig, seed: int, noise_m: float, noise_rad: float) -> Pick
             return PickOutcome(click, result, shots, answer_s,
                            f'{Code(result.status.code).name}: {result.status.message}')
         target = transform_from_pose(result.target.pose.pose)
+        if film is not None:
+            film += [_draw_answer(shots, click, result)] * ANSWER_FRAMES
+            world.on_frame = lambda: film.append(_draw_hand(world))
         off_m = float(np.linalg.norm(target.t_m - click.point_m))
         return PickOutcome(click, result, shots, answer_s, '', off_m,
                            pick(world, plan_grasp(target, shape)))
@@ -168,6 +170,21 @@ def back_project(world: PickWorld, camera: str, depth_m: npt.NDArray[np.float32]
     rays = world.get_lens(camera).unproject(np.stack([columns, rows], axis=-1))
     return np.asarray(world.get_pose(camera).transform_points(
         (rays / rays[..., 2:] * depth_m[..., None]).reshape(-1, 3)).reshape(height, width, 3))
+
+
+def _draw_answer(shots: dict[str, Shot], click: Click, result: QueryResult) -> Rgb:
+    (found,) = result.correspondences
+    is_sure = found.verdict == found.SURE
+    return concatenate_images([
+        draw_clicked(shots['front'].image, click.pixel, 'clicked'),
+        draw_match(shots['wrist'].image, (found.found.x, found.found.y),
+                   f'found, confidence {found.confidence:.2f}', is_sure)
+        if np.isfinite(found.found.x) else draw_refusal(
+            shots['wrist'].image, found.status.message)], TITLES)
+
+
+def _draw_hand(world: PickWorld) -> Rgb:
+    return concatenate_images([world.shoot(camera).image for camera in CAMERAS], CAMERAS)
 
 
 def _draw_error(noise_m: float, noise_rad: float, rng: np.random.Generator) -> Transform:

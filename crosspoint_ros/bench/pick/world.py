@@ -1,6 +1,7 @@
 """Physics and cameras of a scene in MuJoCo: the gripper moves, the cameras render RGB-D."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mujoco
@@ -13,6 +14,7 @@ from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform
 OPTICAL_FROM_MUJOCO = np.diag([1.0, -1.0, -1.0])  # MuJoCo's cameras look along -z, and y is up
 CLOSED_M = 0.045  # travel of each finger
 CAMERAS = ('front', 'wrist')
+FRAME_STEPS = 60  # of a film: 0.12 s
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,8 @@ class PickWorld:
             root = int(self.model.body_rootid[body])
             self._numbers[geom] = bodies.index(root) if root in bodies else -2 if (
                 root == self.model.body('hand').id) else -1
+        self.on_frame: Callable[[], None] | None = None  # called every FRAME_STEPS steps
+        self._steps = 0
         self.step(400)  # until the objects rest
 
     def close(self) -> None:
@@ -49,6 +53,9 @@ class PickWorld:
         """Advance by 2 ms each."""
         for _ in range(count):
             mujoco.mj_step(self.model, self.data)
+            self._steps += 1
+            if self.on_frame is not None and self._steps % FRAME_STEPS == 0:
+                self.on_frame()
 
     def get_lens(self, camera: str) -> Intrinsics:
         """Return the intrinsics of a camera."""
@@ -102,5 +109,5 @@ class PickWorld:
             quaternion = start_q + smooth * (end_q - start_q)
             self.data.mocap_pos[0] = start_m + smooth * (base_from_hand.t_m - start_m)
             self.data.mocap_quat[0] = quaternion / np.linalg.norm(quaternion)
-            mujoco.mj_step(self.model, self.data)
+            self.step(1)
         self.step(200)
