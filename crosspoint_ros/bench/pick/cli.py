@@ -42,6 +42,9 @@ def main(args: argparse.Namespace) -> int:
     if importlib.util.find_spec('mujoco') is None:
         print('crosspoint bench pick: MuJoCo is not installed: pip install "crosspoint_ros[sim]"')
         return 1
+    if args.film and not hasattr(cv2, 'Animation'):
+        print(f'crosspoint bench pick: --film needs OpenCV 4.11 or newer, this is {cv2.__version__}')
+        return 1
     os.environ.setdefault('MUJOCO_GL', 'egl')  # renders without a display, on a CPU as well
     from crosspoint_ros.bench.pick.rig import PickRig
     from crosspoint_ros.bench.pick.trial import draw_world, run_trial
@@ -67,8 +70,9 @@ def main(args: argparse.Namespace) -> int:
 def write_film(path: Path, pictures: Sequence[Rgb]) -> None:
     """Write pictures (h, w, 3) RGB as an animation."""
     animation = cv2.Animation()
-    animation.frames = [cv2.resize(picture, None, fx=FILM_SCALE, fy=FILM_SCALE, interpolation=cv2.INTER_AREA)[
-        ..., ::-1].copy() for picture in pictures]
+    animation.frames = [cv2.resize(
+        picture[..., ::-1], None, fx=FILM_SCALE, fy=FILM_SCALE, interpolation=cv2.INTER_AREA)
+        for picture in pictures]
     animation.durations = [FRAME_MS] * len(pictures)
     if not cv2.imwriteanimation(str(path), animation, [cv2.IMWRITE_WEBP_QUALITY, 50]):
         raise OSError(f'cannot write {path}')
