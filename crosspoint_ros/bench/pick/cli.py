@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
         print('crosspoint bench pick: MuJoCo is not installed: pip install "crosspoint_ros[sim]"')
         return 1
     if args.film and not hasattr(cv2, 'Animation'):
-        print(f'crosspoint bench pick: --film needs OpenCV 4.11 or newer, this is {cv2.__version__}')
+        print(f'crosspoint bench pick: --film needs OpenCV 4.11 or newer (this: {cv2.__version__})')
         return 1
     os.environ.setdefault('MUJOCO_GL', 'egl')  # renders without a display, on a CPU as well
     from crosspoint_ros.bench.pick.rig import PickRig
