@@ -5,7 +5,11 @@
 """
 import sys
 
+from crosspoint_ros.msg import TargetState
+
 import crosspoint_ros as cp
+
+STANDOFF_M, OPEN_M = 0.1, 0.08
 
 
 class Arm:
@@ -23,18 +27,20 @@ def pick(client: cp.Client, arm: Arm, camera: str, pixel: tuple[float, float]) -
     result = client.click(camera, pixel, approach=cp.Approach(cp.ApproachMode.FROM_ABOVE))
     if not result.has_target:
         return f'refused: {result.status.message}'
-
-    def holds() -> bool:
+    arm.grip(OPEN_M)  # fully: the click need not be in the middle of the thing
+    for above_m in (STANDOFF_M, 0.0):
         client.spin_until(lambda: bool(states) and states[-1].query_id == result.query_id, 2.0)
         client.spin_for(0.05)  # what has come meanwhile
-        return bool(states) and states[-1].query_id == result.query_id and states[-1].valid
-
-    target = result.target
-    arm.grip(target.width_m + 0.02 if target.width_m > 0 else 0.08)  # NaN: unknown
-    for pose in (target.pregrasp, target.pose.pose):
-        if not holds():
-            return f'stopped: {states[-1].message if states else "the node is silent"}'
-        arm.move(pose, target.header.frame_id)
+        if not (states and client.has_node()):
+            return 'stopped: the node is gone'
+        state = states[-1]
+        if state.query_id != result.query_id or not state.valid:
+            return f'stopped: {state.message}'
+        if state.state == TargetState.COASTING:
+            return f'not seen at the moment: {state.message}'
+        pose = state.pose.pose  # where it is now: it may have been moved since the click
+        pose.position.z += above_m
+        arm.move(pose, state.header.frame_id)
     arm.grip(0.0)
     return 'picked'
 

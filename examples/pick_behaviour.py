@@ -1,8 +1,9 @@
 """Behaviours of py_trees that click and check the target: `pip install py_trees`.
 
+    guarded = py_trees.composites.Sequence('move', memory=False, children=[
+        TargetHolds(client), YourMove()])  # at each tick: the move is interrupted when it fails
     root = py_trees.composites.Sequence('pick', memory=True, children=[
-        PointAt(client, 'front', (500, 280)), YourMove('pregrasp'), TargetHolds(client),
-        YourMove('target')])
+        PointAt(client, 'front', (500, 280)), guarded])
 
 Ticking spins the client, so nothing else may spin it.
 """
@@ -54,9 +55,13 @@ class TargetHolds(py_trees.behaviour.Behaviour):
 
     def update(self) -> Status:
         self.client.spin_for(SPIN_S)
-        state = self.states[-1] if self.states else None
-        if state is None:
+        query_id = self.blackboard.get('/target').query_id
+        if not self.client.has_node():
+            self.feedback_message = 'the node is gone'
+            return Status.FAILURE
+        states = [state for state in self.states if state.query_id == query_id]
+        if not states:  # the latest is still of an earlier target
             return Status.RUNNING
-        self.feedback_message = state.message
-        holds = state.valid and state.query_id == self.blackboard.get('/target').query_id
+        self.feedback_message = self.states[-1].message
+        holds = self.states[-1] is states[-1] and states[-1].valid
         return Status.SUCCESS if holds else Status.FAILURE

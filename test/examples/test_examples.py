@@ -106,7 +106,7 @@ def test_the_ports_of_the_behaviour_tree_are_fields_of_the_goal():
         '---')[0].splitlines() if re.match(r'[\w/\[\]]+ \w+( |$)', line)}
     tree = ElementTree.parse(EXAMPLES / 'pick_bt.xml')
     (node,) = tree.iter('Correspond')
-    assert set(node.attrib) - {'action_name'} - {'target', 'query_id'} <= goal
+    assert set(node.attrib) - {'action_name'} - {'pregrasp', 'pose', 'query_id'} <= goal
     assert node.attrib['approach'] == str(int(cp.ApproachMode.FROM_ABOVE))
 
 

@@ -87,6 +87,8 @@ def summarize(outcomes: Sequence[PickOutcome]) -> list[str]:
              'cameras show',
              f'picked {_format_share(len(picked), len(answered))} of the answered',
              f'another object picked: {wrong} of {len(outcomes)}']
+    if unclear := sum(bool(each.unclear) for each in answered):
+        lines.append(f'closed at the click, of an unclear shape: {unclear}')
     if answered:
         off_mm = 1000 * np.array([each.off_m for each in answered])
         lines.append(f'target to clicked point: median {np.median(off_mm):.1f} mm, p90 '

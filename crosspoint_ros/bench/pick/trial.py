@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.bench.pick.rig import PickRig
+from crosspoint_ros.bench.pick.rig import SHAPE_S, PickRig
 from crosspoint_ros.bench.pick.scene import THINGS, draw_scene
 from crosspoint_ros.bench.pick.world import CAMERAS, PickWorld, Shot
 from crosspoint_ros.core.datatypes import Array, Code, Transform
@@ -47,7 +47,8 @@ class Click:
 @dataclass(frozen=True, eq=False)
 class PickOutcome:
     """What came of a click. refusal: empty, or code and reason. off_m: of the target from the
-    clicked point. lifted: the objects that were lifted."""
+    clicked point. lifted: the objects that were lifted. unclear:
+    why the shape was not known, and the fingers closed at the click."""
 
     click: Click
     result: QueryResult
@@ -56,6 +57,7 @@ class PickOutcome:
     refusal: str = ''
     off_m: float = np.nan
     lifted: tuple[str, ...] = ()
+    unclear: str = ''
 
     @property
     def name(self) -> str:
@@ -74,7 +76,8 @@ class PickOutcome:
         if self.refusal:
             return f'{self.name}: refused as {self.refusal}'
         end = 'picked' if self.is_picked else 'lifted ' + (' and '.join(self.lifted) or 'nothing')
-        return f'{self.name}: {1000 * self.off_m:.1f} mm off, {end}'
+        unclear = f'; its shape: {self.unclear}' if self.unclear else ''
+        return f'{self.name}: {1000 * self.off_m:.1f} mm off, {end}{unclear}'
 
     def describe(self) -> dict[str, object]:
         """Return it as JSON."""
@@ -117,7 +120,8 @@ def run_trial(rig: PickRig, seed: int, noise_m: float, noise_rad: float,
             world.on_frame = lambda: film.append(_draw_hand(world))
         off_m = float(np.linalg.norm(target.t_m - click.point_m))
         return PickOutcome(click, result, shots, answer_s, '', off_m,
-                           pick(world, plan_grasp(target, shape)))
+                           pick(world, plan_grasp(target, shape)),
+                           f'no shape within {SHAPE_S:g} s' if shape is None else shape.message)
 
 
 def plan_grasp(base_from_target: Transform, shape: TargetShape | None) -> Transform:

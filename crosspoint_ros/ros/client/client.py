@@ -102,7 +102,7 @@ class Client(RosSession):
     def __init__(self, node: str = NODE_NAME) -> None:
         """Join the graph without waiting for the node of that name."""
         super().__init__()
-        self._name = node
+        self._name = self.name = node
         self._node = self.create_node('crosspoint_client')
         self._action: Any = ActionClient(self._node, Correspond, f'{node}/correspond')
         self._info = NodeInfoClient(self._node, node)
@@ -228,6 +228,10 @@ class Client(RosSession):
         """
         self._node.create_subscription(TargetState, f'{self._name}/target_state', callback,
                                        LATCHED_QOS)
+
+    def has_node(self) -> bool:
+        """Whether a node publishes the target's state: one that was killed says nothing more."""
+        return self._node.count_publishers(f'{self._name}/target_state') > 0
 
     def subscribe_overlays(self) -> dict[str, Any]:
         """Subscribe to the node's overlays; they arrive in the dict, (h, w, 3) RGB by camera."""

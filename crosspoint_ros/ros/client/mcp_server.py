@@ -21,7 +21,9 @@ from crosspoint_ros.ros.client.node_info import NodeCamera
 from crosspoint_ros.ros.client.results import format_result, format_state
 
 SMALL_PX, JPEG_QUALITY = 640, 80  # of a picture for the agent, its long side
-MAX_CHANGE = 8.0  # of a picture since the agent looked, mean grey levels; noise is below 3
+# Of a picture, and of what is around the click, since the agent looked, mean grey levels; noise is
+# below 3.
+MAX_CHANGE, PATCH_PX = 8.0, 48
 STATE_S = 2.0  # for the latched state to arrive
 INSTRUCTIONS = (
     'A click on a point of one camera becomes the same point in the other cameras and a 3D grasp '
@@ -38,10 +40,12 @@ class AgentTools:
         self._client, self._publish_at_once = client, publish_at_once
         self._lock = threading.Lock()
         self._looked: dict[str, npt.NDArray[np.uint8]] = {}  # the last picture, by camera
-        self._results: list[QueryResult] = []
-        self._states: list[TargetState] = []
-        client.subscribe_results(self._results.append)
-        client.subscribe_target_state(self._states.append)
+        self._result: QueryResult | None = None
+        self._state: TargetState | None = None
+        client.subscribe_target_state(self._take_state)
+
+    def _take_state(self, state: TargetState) -> None:
+        self._state = state
 
     def cameras(self) -> list[dict[str, Any]]:
         """List the cameras."""
@@ -74,10 +78,7 @@ class AgentTools:
             picture, scale, stamp_ns = self._take_picture(found)
             if picture.shape != looked.shape:
                 raise ValueError(f'the images of {camera} have another size now: look again')
-            change = float(np.abs(picture.astype(np.int16) - looked).mean())
-            if change > MAX_CHANGE:
-                raise ValueError(f'{camera} shows something else than when you looked ({change:.1f}'
-                                 f' grey levels on average, at most {MAX_CHANGE:g}): look again')
+            _check_unchanged(camera, looked, picture, x, y)
             pixel = ((x + 0.5) / scale - 0.5, (y + 0.5) / scale - 0.5)  # pixel centres
             return self._report(self._client.click(camera, pixel, stamp_ns=stamp_ns))
 
@@ -89,25 +90,24 @@ class AgentTools:
             return self._report(self._client.instruct(camera, instruction))
 
     def explain(self) -> str:
-        """Return the last click's answer or refusal in each camera, with value and limit."""
+        """Return the agent's last click's answer or refusal in each camera, with value and limit."""
         with self._lock:
-            self._client.spin_until(lambda: bool(self._results), STATE_S)
-            return format_result(self._results[-1]) if self._results else 'no click so far'
+            return 'no click so far' if self._result is None else format_result(self._result)
 
     def targets(self) -> str:
         """Return the state of the target, and whether the robot may go on with it."""
         with self._lock:
-            self._client.spin_until(lambda: bool(self._states), STATE_S)
+            self._client.spin_until(lambda: self._state is not None, STATE_S)
             self._client.spin_for(0.05)  # what has arrived since the last call
-            return format_state(self._states[-1]) if self._states else 'no target so far'
+            return 'no target so far' if self._state is None else format_state(self._state)
 
     def clear(self) -> str:
-        """Clear the target, so that the robot stops."""
-        with self._lock:
-            return self._client.clear()
+        """Clear the target, so that the robot stops; does not wait for a click that runs."""
+        with Client(self._client.name) as client:
+            return client.clear()
 
     def _report(self, result: QueryResult) -> str:
-        self._results.append(result)
+        self._result = result
         text = format_result(result)
         if result.has_target and not self._publish_at_once:
             text += '\n  a person has to accept it before the robot gets it'
@@ -134,6 +134,18 @@ class AgentTools:
         size = round(image.shape[1] * scale), round(image.shape[0] * scale)
         small: Rgb = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
         return small, scale, stamp_ns
+
+
+def _check_unchanged(camera: str, looked: Rgb, now: Rgb, x: float, y: float) -> None:
+    """Raise ValueError if the picture, or what is around the pixel, differs from what was seen."""
+    column, row = (max(round(at) - PATCH_PX // 2, 0) for at in (x, y))
+    around = slice(row, row + PATCH_PX), slice(column, column + PATCH_PX)
+    for where, part in (('', (slice(None),)), (f' around ({x:g}, {y:g})', around)):
+        change = float(np.abs(now[part].astype(np.int16) - looked[part]).mean())
+        if change > MAX_CHANGE:
+            raise ValueError(f'{camera} shows something else{where} than when you looked '
+                             f'({change:.1f} grey levels on average, at most {MAX_CHANGE:g}): '
+                             'look again')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -57,7 +57,7 @@ def build_shape(target: GraspTarget, thing: Thing, box: Box | None, closing: Clo
         shape.support = [*thing.support.normal_base.tolist(), thing.support.offset_m]
     if closing is not None:
         shape.width_m, shape.sigma_yaw_rad = closing.width_m, closing.sigma_yaw_rad
-        shape.grasp = _build_grasp(target.pose.pose, closing)
+        shape.grasp = _build_grasp(target.pose.pose, closing, box)
     return shape
 
 
@@ -66,8 +66,13 @@ def _build_size(box: Box) -> Vector3:
     return Vector3(x=x, y=y, z=z)
 
 
-def _build_grasp(pose: Pose, closing: Closing) -> Pose:
-    return pose_from_transform(Transform(closing.rotation, transform_from_pose(pose).t_m))
+def _build_grasp(pose: Pose, closing: Closing, box: Box | None) -> Pose:
+    """The click need not be in the middle of the thing, where both jaws are as far away."""
+    at_m = transform_from_pose(pose).t_m
+    if box is not None:
+        x_base = closing.rotation[:, 0]
+        at_m = at_m + x_base * (x_base @ (box.base_from_box.t_m - at_m))
+    return pose_from_transform(Transform(closing.rotation, at_m))
 
 
 def load_box_type() -> Any:

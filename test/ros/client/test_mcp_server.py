@@ -107,6 +107,40 @@ def test_what_has_changed_since_the_agent_looked_is_not_clicked_on(agent):
         rig.cameras.pictures['front'].data = picture
 
 
+def test_a_small_thing_that_was_exchanged_is_not_clicked_on(agent):
+    """It changes the whole picture by less than a grey level."""
+    tools, rig = agent
+    tools.look('front')
+    before = rig.cameras.pictures['front'].data
+    try:
+        pixels = np.frombuffer(before, np.uint8).reshape(240, 320, 3).copy()
+        pixels[110:130, 150:170] ^= 0xFF
+        rig.cameras.pictures['front'].data = array.array('B', pixels.tobytes())
+        with pytest.raises(ValueError, match=r'something else around \(159.5, 119.5\)'):
+            tools.click('front', *CENTRE)
+        assert 'in side: (' in tools.click('front', 60.0, 60.0)
+    finally:
+        rig.cameras.pictures['front'].data = before
+
+
+def test_what_a_person_clicks_is_not_the_agents_last_click(agent):
+    tools, _ = agent
+    tools.look('front')
+    tools.click('front', *CENTRE)
+    with Client() as person:
+        person.click('front', (20.0, 30.0))
+    assert '(159.5, 119.5)' in tools.explain()
+
+
+def test_the_target_is_cleared_while_a_click_runs(agent):
+    tools, _ = agent
+    tools.look('front')
+    tools.click('front', *CENTRE)
+    with tools._lock:
+        tools.clear()
+    assert 'CLEARED' in tools.targets()
+
+
 def test_a_node_without_the_gate_takes_no_click_of_an_agent(monkeypatch):
     with run_tools(monkeypatch) as (tools, _):
         tools.look('front')

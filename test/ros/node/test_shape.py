@@ -111,7 +111,8 @@ def test_the_shape_of_a_carton_turns_the_jaws_across_its_smaller_side():
     assert abs(x_axis[1]) > 0.98, 'along y, the smaller side'
     assert shape.sigma_yaw_rad < 0.2
     at = target.pose.pose.position
-    assert (shape.grasp.position.x, shape.grasp.position.z) == (at.x, at.z)
+    assert (shape.grasp.position.x, shape.grasp.position.z) == pytest.approx((at.x, at.z), abs=1e-3)
+    assert shape.grasp.position.y == pytest.approx(shape.box.position.y, abs=1e-3), 'the middle'
 
 
 def test_the_cloud_has_colours_and_normals_as_pcl_reads_them():
