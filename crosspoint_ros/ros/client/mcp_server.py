@@ -90,7 +90,7 @@ class AgentTools:
             return self._report(self._client.instruct(camera, instruction))
 
     def explain(self) -> str:
-        """Return the agent's last click's answer or refusal in each camera, with value and limit."""
+        """Return the answer or refusal of the agent's last click in each camera."""
         with self._lock:
             return 'no click so far' if self._result is None else format_result(self._result)
 
