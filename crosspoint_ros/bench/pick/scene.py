@@ -18,7 +18,7 @@ MAX_OPENING_M = 0.084  # between the fingers' inner sides
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """An object: its geoms in MJCF, and how high its origin is above the table, m."""
 
     name: str
@@ -27,16 +27,16 @@ class Thing:
 
 
 THINGS = (
-    Thing('can', 0.05, ('type="cylinder" size=".025 .05"',)),
-    Thing('box', 0.03, ('type="box" size=".03 .02 .03"',)),
-    Thing('cube', 0.025, ('type="box" size=".025 .025 .025"',)),
-    Thing('bar', 0.02, ('type="box" size=".07 .016 .02"',)),
-    Thing('tin', 0.022, ('type="ellipsoid" size=".045 .028 .022"',)),
-    Thing('bottle', 0.055, ('type="cylinder" size=".026 .055"',
+    SceneObject('can', 0.05, ('type="cylinder" size=".025 .05"',)),
+    SceneObject('box', 0.03, ('type="box" size=".03 .02 .03"',)),
+    SceneObject('cube', 0.025, ('type="box" size=".025 .025 .025"',)),
+    SceneObject('bar', 0.02, ('type="box" size=".07 .016 .02"',)),
+    SceneObject('tin', 0.022, ('type="ellipsoid" size=".045 .028 .022"',)),
+    SceneObject('bottle', 0.055, ('type="cylinder" size=".026 .055"',
                             'type="cylinder" size=".012 .025" pos="0 0 .08"')),
-    Thing('mug', 0.045, ('type="cylinder" size=".032 .045"',
+    SceneObject('mug', 0.045, ('type="cylinder" size=".032 .045"',
                          'type="box" size=".012 .005 .025" pos=".042 0 0"')),
-    Thing('roll', 0.022, ('type="capsule" size=".022 .04" euler="0 1.5708 0"',)),
+    SceneObject('roll', 0.022, ('type="capsule" size=".022 .04" euler="0 1.5708 0"',)),
 )
 
 
