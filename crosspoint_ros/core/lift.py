@@ -35,7 +35,7 @@ from crosspoint_ros.core.geometry import (
     require_pose,
     triangulate,
 )
-from crosspoint_ros.core.grasp.approach import Approach, choose_frame
+from crosspoint_ros.core.grasp.approach import STANDOFF_M, Approach, choose_frame
 from crosspoint_ros.core.verify import (
     DOUBTED_SHARE,
     Limits,
@@ -52,7 +52,7 @@ MAX_FUSED_GAP_M = 0.02  # half of it is the error of a mean, if they are of two 
 MAX_AGREED_CONFIDENCE = 0.98  # however many views agree: they may share a mistake
 
 IDENTITY = Transform(np.eye(3), np.zeros(3))
-ANY_APPROACH = Approach()
+ANY_APPROACH = Approach(standoff_m=STANDOFF_M)
 
 MatchedViews = Sequence[tuple[View, Match]]
 
@@ -161,8 +161,8 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits,
     `limits.sure_confidence` with a doubt; without any match (a target that no view confirms) too.
     Raises `Rejected`: NO_DEPTH when there is no estimate, two cameras are at the same place, the
     point is less exact than `limits.max_target_sigma_m`, nothing but matches that are not sure says
-    where it is, or the approach needs a normal that was not measured; INCONSISTENT when the
-    estimates disagree.
+    where it is, or the approach needs a normal that was not measured; BAD_REQUEST when it comes out
+    of the measured surface; INCONSISTENT when the estimates disagree.
     """
     click, sightings = sight(clicked, pixel, found, limits)
     measured = collect_estimates(click, sightings, limits)

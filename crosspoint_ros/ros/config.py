@@ -17,7 +17,7 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from crosspoint_ros.core.grasp.approach import MAX_STANDOFF_M, Approach, ApproachMode
+from crosspoint_ros.core.grasp.approach import MAX_STANDOFF_M, STANDOFF_M, Approach, ApproachMode
 from crosspoint_ros.core.track.state import FollowLimits
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.matchers import MATCHERS, get_matcher_options, select_refiner
@@ -190,7 +190,7 @@ NODE_PARAMETERS = (
          'horizontal: the horizontal direction nearest to the normal, else to the ray; normal: as '
          'auto, and no target where no normal is measured',
          choices=('auto', 'from_above', 'horizontal', 'normal')),
-    Spec('approach_m', Approach.standoff_m, 'how far before the target the frame '
+    Spec('approach_m', STANDOFF_M, 'how far before the target the frame '
          '<target_frame>_pregrasp is, against +z, unless a goal says another, m',
          0.0, MAX_STANDOFF_M),
     Spec('yaw', 'image', 'what turns a target about its +z. image: the x of the clicked image; '

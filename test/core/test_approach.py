@@ -1,6 +1,8 @@
 """From where a target is approached: bound by the request, and what is known of it."""
 from __future__ import annotations
 
+import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -106,11 +108,53 @@ def test_an_approach_along_the_normal_needs_one_and_leaves_the_correspondences()
     ('ALONG', (0, np.nan, 1), 0.1, 'is not finite'), ('ALONG', (0, np.inf, 1), 0.1, 'not finite'),
     ('AUTO', (0, 0, -1), 0.1, 'is for ALONG alone; the approach is AUTO'),
     ('AUTO', (0, 0, 0), -0.1, 'approach_m -0.1 is not between 0 and 2 m'),
+    ('ALONG', (0, 1), 0.1, 'is not three numbers'), ('ALONG', 1.0, 0.1, 'is not three numbers'),
+    ('ALONG', ((1, 0, 0),), 0.1, 'is not three numbers'), ('ALONG', 'down', 0.1, 'not three'),
+    ('ALONG', (1e200, 1e200, 0), 0.1, 'nor is its length'),
     ('AUTO', (0, 0, 0), 3.0, 'approach_m 3'), ('AUTO', (0, 0, 0), np.nan, 'approach_m nan')])
 def test_an_approach_that_cannot_be_is_refused_in_words(mode, vector, standoff_m, words):
     with pytest.raises(Rejected, match=words) as why:
-        Approach(ApproachMode[mode], np.array(vector), standoff_m)
+        Approach(ApproachMode[mode], vector, standoff_m)
     assert why.value.code == Code.BAD_REQUEST
+
+
+@pytest.mark.parametrize('mode', ['FROM_ABOVE', 9, 1, None])
+def test_a_mode_that_is_none_is_refused_in_words(mode):
+    with pytest.raises(Rejected, match=r'is not one of AUTO 0, FROM_ABOVE 1') as why:
+        Approach(mode)
+    assert why.value.code == Code.BAD_REQUEST
+
+
+def test_a_direction_that_comes_out_of_the_surface_is_no_target_and_leaves_the_correspondences():
+    up = locate_on_top(approach=Approach(ApproachMode.ALONG, (0.2, 0, 1)))
+    assert up['right'].rejected is None
+    assert up.target is None
+    assert up.no_target.code == Code.BAD_REQUEST
+    assert re.search(r'ALONG comes out of the surface: .* is 0\.98 \(limit 0\.\d\d\)',
+                     up.no_target.message)
+    shelf = raycast_scenes.Box((-0.3, -0.1, 0.5), (0.3, 0.3, 0.52))
+    below = raycast_scenes.render_depth('left', raycast_scenes.look_at(
+        (-0.1, -0.6, 0.2), (0.0, 0.1, 0.5)), (shelf,))
+    for mode in (ApproachMode.FROM_ABOVE, ApproachMode.AUTO):
+        with nullcontext() if mode == ApproachMode.AUTO else pytest.raises(
+                Rejected, match=r'FROM_ABOVE comes out of the surface: .* is 1\.00'):
+            assert frame(mode, np.array([0.0, 0.1, 0.5]), below).normal_measured
+    frame(ApproachMode.FROM_ABOVE, ON_FRONT)  # a vertical face
+    for slope_deg, is_fine in ((5, True), (25, False)):
+        slope = np.radians(slope_deg)
+        with nullcontext() if is_fine else pytest.raises(Rejected, match='comes out'):
+            frame(ApproachMode.ALONG, ON_FRONT, vector_base=(0, -np.sin(slope), -np.cos(slope)))
+
+
+def test_a_measured_normal_of_another_view_goes_before_one_that_is_hardly_known(monkeypatch):
+    known = {'left': (np.array([0.6, 0, -0.8]), 0.4), 'right': (np.array([0.0, 0, -1]), 0.05)}
+    monkeypatch.setattr('crosspoint_ros.core.grasp.approach.measure_normal',
+                        lambda view, pixel: known[view.camera])
+    seen = [(view, raycast_scenes.project_point(view, ON_TOP)) for view in (LEFT, RIGHT)]
+    found = choose_frame(Approach(), *seen[0], seen[1:])
+    assert (found.normal_measured, found.sigma_normal_rad) == (True, 0.05)
+    alone = choose_frame(Approach(), *seen[0])
+    assert (alone.normal_measured, alone.sigma_normal_rad) == (False, 0.4)
 
 
 def test_what_a_request_leaves_open_is_as_the_default_says():
@@ -122,6 +166,8 @@ def test_what_a_request_leaves_open_is_as_the_default_says():
     assert (given.mode, given.standoff_m, tuple(given.vector_base)) == (
         ApproachMode.ALONG, 0.2, (1, 0, 0))
     assert Approach(standoff_m=0.05).fill(above).standoff_m == 0.05
+    assert Approach(ApproachMode.ALONG, (1, 0, 0)).fill(above).standoff_m == 0.2
+    assert locate_on_top().target.standoff_m == 0.1
 
 
 def test_the_pregrasp_is_the_standoff_before_the_target_and_survives_a_correction():

@@ -74,12 +74,13 @@ def test_its_box_and_the_width_across_the_smaller_side():
     assert closing.sigma_yaw_rad < 0.2
 
 
-def test_an_extent_whose_end_no_view_shows_is_no_width():
+def test_an_extent_whose_end_no_view_shows_is_no_width_but_the_other_is():
     front = (0.0, -0.9, 0.06)  # level with it: how deep it is cannot be seen
     view = look(front, CARTON, WALL)
     thing = click((0.0, -0.03, 0.06), view)
     closing = choose_closing(thing, [view], DOWN_BASE, np.array([1.0, 0, 0]))
-    assert closing is None or closing.width_m == pytest.approx(0.08, abs=0.006)
+    assert closing.width_m == pytest.approx(0.08, abs=0.006)
+    assert abs(closing.rotation[:, 0]) == pytest.approx((1, 0, 0), abs=0.1), 'across x'
 
 
 @pytest.mark.parametrize(('point', 'boxes', 'unclear', 'words'), [
@@ -137,6 +138,60 @@ def test_a_view_in_which_it_is_cut_off_is_left_out():
     assert find_truth(cut, CARTON)[:, -1].any(), 'the border cuts it'
     thing = click((-0.02, -0.01, 0.12), whole, cut)
     assert thing.masks.keys() == {'left'}
+
+
+def test_a_view_without_a_pose_is_left_out():
+    left, right = look(LEFT, CARTON), look(RIGHT, CARTON)
+    assumed = replace(right, intrinsics=replace(right.intrinsics, is_assumed=True))
+    for blind in (assumed, replace(right, base_from_cam=None)):
+        thing = segment([(view, raycast_scenes.project_point(right if view is blind else view,
+                                                             ON_CARTON))
+                         for view in (left, blind)])
+        assert thing.masks.keys() == {'left'}
+
+
+def test_a_view_that_shows_it_too_large_contradicts_one_that_does_not():
+    large = Box((0.2, -0.12, 0.0), (0.5, 0.12, 0.25))
+    left, right = look(LEFT, CARTON, large), look((1.05, -1.4, 1.2), large, at=(0.35, 0, 0))
+    thing = segment([(left, raycast_scenes.project_point(left, ON_CARTON)),
+                     (right, raycast_scenes.project_point(right, np.array([0.35, 0.0, 0.25])))])
+    assert thing.unclear == Unclear.TOO_LARGE, thing.message
+    assert 'from corner to corner in right' in thing.message
+
+
+def test_a_part_of_what_the_other_view_shows_is_a_contradiction():
+    post = Box((-0.186, -0.364, 0.0), (-0.178, -0.356, 0.45))  # left sees the carton in two parts
+    point = np.array([0.02, -0.02, 0.12])
+    left, right = ((view, raycast_scenes.project_point(view, point)) for view in (
+        look(LEFT, CARTON, post), look(RIGHT, CARTON, post)))
+    part = segment([left]).masks['left']
+    assert part.sum() < 0.3 * find_truth(left[0], CARTON).sum()
+    assert not (part & ~find_truth(left[0], CARTON)).any(), 'all of it is in the whole'
+    for seen in ((left, right), (right, left)):
+        thing = segment(seen)
+        assert thing.unclear == Unclear.TOUCHING
+        assert 'agree on 31% of what belongs to it' in thing.message
+
+
+def test_a_view_of_the_other_side_that_has_nothing_in_common_is_left_out():
+    front, back = look((-0.01, -0.9, 0.06), CARTON), look((0.01, 0.9, 0.06), CARTON)
+    thing = segment([(front, raycast_scenes.project_point(front, np.array([0.0, -0.03, 0.06]))),
+                     (back, raycast_scenes.project_point(back, np.array([0.0, 0.03, 0.06])))])
+    assert thing.masks.keys() == {'left'}
+    assert thing.points_base_m[:, 1].max() < 0.0
+
+
+def test_depth_that_is_lost_in_a_region_that_is_thinned_out_is_a_hole(monkeypatch):
+    monkeypatch.setattr('crosspoint_ros.core.grasp.segment.MAX_SIDE_PX', 40)  # every 8th pixel
+    thin = np.full((240, 320), np.nan, np.float32)
+    thin[123:126, 163:166] = 0.5
+    far = thin.copy()
+    far[:10, :10] = 0.5
+    for depth_m in (thin, far):
+        view = replace(look(LEFT, CARTON), depth_m=depth_m)
+        thing = segment([(view, np.array([164.0, 124.0]))])
+        assert thing.unclear == Unclear.HOLE
+        assert 'px of the point in left is of the surface at 0.500 m' in thing.message
 
 
 def test_views_that_contradict_each_other_are_not_merged():

@@ -19,7 +19,8 @@ NO_NORMAL_SIGMA_RAD = 1.0
 YAW_SIGMA_RAD = np.pi / np.sqrt(3)  # unknown: any angle is as likely
 MIN_HORIZONTAL = 0.35  # of a unit vector, some 20 deg from the vertical: less has no side
 MIN_VECTOR = 1e-9
-MAX_STANDOFF_M = 2.0
+STANDOFF_M, MAX_STANDOFF_M = 0.1, 2.0  # unless one is asked for
+MAX_OUTWARD, OUTWARD_SIGMAS = 0.1, 2.0  # cosine of the approach and the outward normal
 
 
 class ApproachMode(IntEnum):
@@ -37,20 +38,19 @@ class Approach:
     """From where a target is to be approached.
 
     AUTO: along the measured normal, else along the clicked ray. vector_base: (3,) for ALONG, of any
-    length. standoff_m: from the pre-grasp pose to the target, along the approach. Raises `Rejected`
-    (BAD_REQUEST).
+    length. standoff_m: from the pre-grasp pose to the target, along the approach; 0: left open, as
+    the node's parameter says. Raises `Rejected` (BAD_REQUEST).
     """
 
     mode: ApproachMode = ApproachMode.AUTO
     vector_base: Array = field(default_factory=lambda: np.zeros(3))
-    standoff_m: float = 0.1
+    standoff_m: float = 0.0
 
     def __post_init__(self) -> None:
-        vector = np.asarray(self.vector_base, dtype=np.float64)
-        object.__setattr__(self, 'vector_base', vector)
-        given = f'approach_vector ({", ".join(f"{v:g}" for v in vector)})'
-        if not np.isfinite(vector).all():
-            raise Rejected(Code.BAD_REQUEST, f'{given} is not finite')
+        if not isinstance(self.mode, ApproachMode):
+            raise Rejected(Code.BAD_REQUEST, f'approach {self.mode!r} is not one of ' + ', '.join(
+                f'{mode.name} {mode.value}' for mode in ApproachMode))
+        vector, given = self._read_vector()
         has_vector = float(np.linalg.norm(vector)) > MIN_VECTOR
         if self.mode == ApproachMode.ALONG and not has_vector:
             raise Rejected(Code.BAD_REQUEST, f'{given} has no direction: ALONG needs a vector in '
@@ -62,6 +62,22 @@ class Approach:
             raise Rejected(Code.BAD_REQUEST, f'approach_m {self.standoff_m:g} is not between 0 and '
                            f'{MAX_STANDOFF_M:g} m')
 
+    def _read_vector(self) -> tuple[Array, str]:
+        """Make the vector an array (3,), and return it with its words."""
+        try:
+            vector = np.asarray(self.vector_base, dtype=np.float64)
+        except (TypeError, ValueError):
+            vector = np.zeros(0)
+        if vector.shape != (3,):
+            raise Rejected(Code.BAD_REQUEST, f'approach_vector {self.vector_base!r} is not three '
+                           'numbers')
+        object.__setattr__(self, 'vector_base', vector)
+        given = f'approach_vector ({", ".join(f"{v:g}" for v in vector)})'
+        with np.errstate(over='ignore'):
+            if not np.isfinite(np.linalg.norm(vector)):
+                raise Rejected(Code.BAD_REQUEST, f'{given} is not finite, or nor is its length')
+        return vector, given
+
     def fill(self, default: Approach) -> Approach:
         """Return it with the default's direction where it is AUTO, and standoff where it is 0."""
         filled = replace(default, standoff_m=self.standoff_m or default.standoff_m)
@@ -69,7 +85,7 @@ class Approach:
             self, standoff_m=filled.standoff_m)
 
 
-OPEN_APPROACH = Approach(standoff_m=0.0)  # all of it is left to the node's parameters
+OPEN_APPROACH = Approach()  # all of it is left to the node's parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +114,14 @@ def choose_frame(approach: Approach, clicked: View, pixel: Array,
 
     The normal is that of the depth around the point, the clicked view's first. +x is the clicked
     image's x projected along the approach, its y where it looks along x: nothing measures here how
-    the thing is turned. Raises `Rejected` (NO_DEPTH) if the approach needs what was not measured.
+    the thing is turned. Raises `Rejected`: NO_DEPTH if the approach needs what was not measured,
+    BAD_REQUEST if it comes out of the measured surface.
     """
-    normals = (measure_normal(view, at) for view, at in ((clicked, pixel), *found))
-    normal = next((n for n in normals if n is not None), None)
+    normal = _find_normal([(clicked, pixel), *found])
     z_base, sigma_rad, is_normal = _choose_direction(
         approach, normal, ray_base(clicked, pixel)[1])
+    if normal is not None and normal[1] <= MAX_SIGMA_RAD:
+        _require_inward(approach.mode, z_base, *normal)
     image_x, image_y, _ = require_pose(clicked).R.T
     aside = image_x if abs(z_base @ image_x) < 0.99 else image_y
     return ApproachFrame(turn_about(z_base, aside), is_normal, sigma_rad)
@@ -114,6 +132,26 @@ def turn_about(z_base: Array, aside_base: Array) -> Array:
     x_base = aside_base - z_base * (z_base @ aside_base)
     x_base /= np.linalg.norm(x_base)
     return np.stack([x_base, np.cross(z_base, x_base), z_base], axis=1)
+
+
+def _find_normal(places: Sequence[tuple[View, Array]]) -> tuple[Array, float] | None:
+    """Return the first normal that is measured, else the first known, and its sigma."""
+    first = None
+    for view, pixel in places:
+        normal = measure_normal(view, pixel)
+        if normal is not None and normal[1] <= MAX_SIGMA_RAD:
+            return normal
+        first = first or normal
+    return first
+
+
+def _require_inward(mode: ApproachMode, z_base: Array, normal: Array, sigma_rad: float) -> None:
+    """Raise if +z (3,) comes out of the surface: the pre-grasp pose would be inside the thing."""
+    outward, limit = float(-z_base @ normal), MAX_OUTWARD + OUTWARD_SIGMAS * sigma_rad
+    if outward > limit:
+        raise Rejected(Code.BAD_REQUEST, f'no 3D: the approach {mode.name} comes out of the '
+                       f'surface: the cosine of its angle to the outward normal is {outward:.2f} '
+                       f'(limit {limit:.2f}); ask for AUTO or NORMAL')
 
 
 def _choose_direction(approach: Approach, normal: tuple[Array, float] | None, ray: Array

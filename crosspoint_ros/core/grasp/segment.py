@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.core.depth import explain_missing_depth, surface_depths_m
+from crosspoint_ros.core.datatypes import Array, Rejected, View
+from crosspoint_ros.core.depth import WINDOW_PX, explain_missing_depth, surface_depths_m
 from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.core.grasp.planes import (
     CREASE_M,
@@ -42,6 +42,7 @@ MIN_NESTED_PIXELS, MIN_NESTED, NESTED_M = 12, 0.9, 0.004  # a part within anothe
 BAND_PX, SURE_PX = 2, 6  # that GrabCut decides, and around it what its colours are learnt from
 VOXEL_M = 0.003
 MIN_AGREEMENT, AGREEMENT_M = 0.6, 0.012  # of two views on what belongs to the thing
+COMPARED = 2000  # points of a view, at least
 
 
 class Unclear(IntEnum):
@@ -79,9 +80,11 @@ class Thing:
 
 
 class _Unsure(Exception):  # noqa: N818  (a result, not an error)
-    def __init__(self, unclear: Unclear, message: str) -> None:
+    """is_open: another view may show it all; else no view's answer counts against this one."""
+
+    def __init__(self, unclear: Unclear, message: str, is_open: bool = False) -> None:
         super().__init__(message)
-        self.unclear = unclear
+        self.unclear, self.is_open = unclear, is_open
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +111,8 @@ class _Cut:
 def segment(seen: Sequence[tuple[View, Array]]) -> Thing:
     """Cut out the thing at a pixel (2,) of each view; the first is the clicked one.
 
-    A view in which it is unclear is left out, if another shows it. Views need depth and a pose.
+    A view that shows no depth, or not all of it, is left out if another does, and so is one that
+    has too little in common with the first. Views need depth and a pose.
     """
     cuts: list[_Cut] = []
     faults: list[_Unsure] = []
@@ -120,26 +124,34 @@ def segment(seen: Sequence[tuple[View, Array]]) -> Thing:
     if not cuts:
         return Thing.build_unclear(faults[0].unclear, str(faults[0]))
     for fault in faults:
-        if fault.unclear in (Unclear.SUPPORT, Unclear.TOUCHING):
+        if not fault.is_open:
             return Thing.build_unclear(fault.unclear, str(fault))
+    agreeing = cuts[:1]
     for other in cuts[1:]:
         share = _measure_agreement(cuts[0], other)
+        if share is None:
+            continue
+        agreeing.append(other)
         if share < MIN_AGREEMENT:
             return Thing.build_unclear(Unclear.TOUCHING, (
                 f'{cuts[0].region.view.camera} and {other.region.view.camera} agree on '
                 f'{share:.0%} of what belongs to it (at least {MIN_AGREEMENT:.0%}): it may touch '
                 'another thing'))
-    return _merge(cuts)
+    return _merge(agreeing)
 
 
 def _read_region(view: View, pixel: Array) -> Region:
     """Read the surroundings of a pixel."""
-    if view.depth_m is None or view.base_from_cam is None:
-        missing = 'depth' if view.depth_m is None else 'pose'
-        raise _Unsure(Unclear.NO_DEPTH, f'{view.camera} has no {missing}')
+    if view.depth_m is None:
+        raise _Unsure(Unclear.NO_DEPTH, f'{view.camera} has no depth', is_open=True)
+    try:
+        base_from_cam = require_pose(view)
+    except Rejected as why:
+        raise _Unsure(Unclear.NO_DEPTH, why.message, is_open=True) from None
     depths_m = surface_depths_m(view, pixel)
     if not len(depths_m):
-        raise _Unsure(Unclear.HOLE, f'{explain_missing_depth(view, pixel)}: a hole, or glass')
+        raise _Unsure(Unclear.HOLE, f'{explain_missing_depth(view, pixel)}: a hole, or glass',
+                      is_open=True)
     reach_px = REACH_M * view.intrinsics.fx_px / depths_m[0]
     height, width = view.depth_m.shape
     left, top = np.maximum(np.rint(pixel - reach_px).astype(int), 0)
@@ -150,8 +162,8 @@ def _read_region(view: View, pixel: Array) -> Region:
     rows, columns = np.mgrid[top:bottom:step, left:right:step]
     places = np.stack([columns, rows], axis=-1).astype(np.float64)
     points = view.backproject(places.reshape(-1, 2), depth_m.ravel())
-    points_base_m = require_pose(view).transform_points(points).reshape(*depth_m.shape, 3)
-    seed = _find_seed(depth_m, (pixel - (left, top)) / step, float(depths_m[0]))
+    points_base_m = base_from_cam.transform_points(points).reshape(*depth_m.shape, 3)
+    seed = _find_seed(view, depth_m, (pixel - (left, top)) / step, float(depths_m[0]), step)
     return Region(view, int(left), int(top), step, depth_m, points_base_m.astype(np.float32), seed,
                    points_base_m[seed].astype(np.float32))
 
@@ -171,10 +183,16 @@ def _fill_holes(depth_m: Points) -> Points:
     return np.where(filled > 0, filled, cv2.medianBlur(filled, 5))
 
 
-def _find_seed(depth_m: Points, at: Array, surface_m: float) -> tuple[int, int]:
+def _find_seed(view: View, depth_m: Points, at: Array, surface_m: float, step: int
+               ) -> tuple[int, int]:
     """The pixel (row, column) nearest to a place that is of the surface."""
     rows, columns = np.nonzero(np.abs(depth_m - surface_m) < JUMP_M + JUMP_RATIO * surface_m)
-    nearest = int(np.hypot(columns - at[0], rows - at[1]).argmin())
+    away_px = step * np.hypot(columns - at[0], rows - at[1])
+    limit_px = step + WINDOW_PX * view.intrinsics.width_px / 640  # in which the depth was read
+    if not (away_px <= limit_px).any():
+        raise _Unsure(Unclear.HOLE, f'no depth within {limit_px:.0f} px of the point in '
+                      f'{view.camera} is of the surface at {surface_m:.3f} m', is_open=True)
+    nearest = int(away_px.argmin())
     return int(rows[nearest]), int(columns[nearest])
 
 
@@ -209,7 +227,7 @@ def _grow(region: Region, above: Mask) -> Mask:
     grown = labels == labels[region.seed]
     if grown.sum() < MIN_PIXELS:
         raise _Unsure(Unclear.HOLE, f'{int(grown.sum())} pixels of {region.view.camera} are of one '
-                      f'surface with the point (at least {MIN_PIXELS})')
+                      f'surface with the point (at least {MIN_PIXELS})', is_open=True)
     return np.asarray(cv2.morphologyEx(grown.astype(np.uint8), cv2.MORPH_CLOSE,
                                        np.ones((3, 3), np.uint8)) > 0) & above
 
@@ -282,7 +300,8 @@ def _require_bounded(region: Region, grown: Mask, own_planes: list[Plane]) -> No
         raise _Unsure(Unclear.TOO_LARGE, f'it is {extent_m:.2f} m from corner to corner in '
                       f'{camera} (limit {MAX_EXTENT_M:g} m)')
     raise _Unsure(Unclear.TOO_LARGE, f'it goes on beyond the image of {camera}, or beyond '
-                  f'{REACH_M:g} m from the point ({extent_m:.2f} m of it are seen)')
+                  f'{REACH_M:g} m from the point ({extent_m:.2f} m of it are seen)',
+                  is_open=extent_m <= MAX_EXTENT_M)
 
 
 def _require_alone(region: Region, grown: Mask, normals: Points) -> None:
@@ -372,10 +391,21 @@ def _find_support(region: Region, grown: Mask, scene: list[Plane]) -> Plane | No
     return min(gaps, key=lambda gap: gap[:2], default=(True, 0.0, None))[2]
 
 
-def _measure_agreement(one: _Cut, other: _Cut) -> float:
+def _measure_agreement(one: _Cut, other: _Cut) -> float | None:
+    """The share of what both views show that both count to the thing; None: they share too little.
+
+    Of either view's thing in the other, the less: a part is all within the whole.
+    """
+    shares = [_measure_share(one, other), _measure_share(other, one)]
+    known = [share for share in shares if share is not None]
+    return min(known) if len(known) == len(shares) else None
+
+
+def _measure_share(one: _Cut, other: _Cut) -> float | None:
     """The share of one view's thing that another shows, and also counts to it."""
     view, mask = other.region.view, other.full_mask
-    points = one.region.points_base_m[one.mask][::7].astype(np.float64)
+    points = one.region.points_base_m[one.mask]
+    points = points[::max(1, len(points) // COMPARED)].astype(np.float64)
     cam_m = require_pose(view).inverse.transform_points(points)
     pixels = np.rint(view.intrinsics.project(cam_m))
     height, width = mask.shape
@@ -383,7 +413,7 @@ def _measure_agreement(one: _Cut, other: _Cut) -> float:
     columns, rows = pixels[inside].astype(int).T
     assert view.depth_m is not None
     shown = np.abs(view.depth_m[rows, columns] - cam_m[inside, 2]) < AGREEMENT_M
-    return float(mask[rows, columns][shown].mean()) if shown.sum() >= MIN_PIXELS else 1.0
+    return float(mask[rows, columns][shown].mean()) if shown.sum() >= MIN_PIXELS else None
 
 
 def _merge(cuts: list[_Cut]) -> Thing:

@@ -7,7 +7,9 @@ from crosspoint_ros.core.datatypes import Array, GraspTarget, Transform, View
 from crosspoint_ros.core.grasp.approach import ApproachFrame
 from crosspoint_ros.core.grasp.segment import Thing, segment
 from crosspoint_ros.core.grasp.shape import Box, Closing, choose_closing, fit_box
+from crosspoint_ros.core.lift import sight
 from crosspoint_ros.core.pipeline import LocateResult
+from crosspoint_ros.core.verify import Limits
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +22,15 @@ class TargetThing:
     closing: Closing | None
 
 
-def measure_thing(located: LocateResult, rotation: Array) -> TargetThing:
-    """Cut out the thing of an answer, and choose how jaws close about the z of axes (3, 3)."""
-    seen: list[tuple[View, Array]] = [(located.clicked, located.pixel)]
-    seen += [(found.view, found.pixel) for found in located.correspondences
-             if found.view is not None and found.pixel is not None]
+def measure_thing(located: LocateResult, rotation: Array, limits: Limits) -> TargetThing:
+    """Cut out the thing of an answer, and choose how jaws close about the z of axes (3, 3).
+
+    The views are placed as for the target. Raises `Rejected` (NO_DEPTH), as `lift` does.
+    """
+    click, sightings = sight(located.clicked, located.pixel, [
+        (found.view, found.match) for found in located.correspondences
+        if found.view is not None and found.match is not None and found.rejected is None], limits)
+    seen = [(one.view, one.pixel) for one in (click, *sightings)]
     seen = [(view, pixel) for view, pixel in seen if view.depth_m is not None] or seen[:1]
     thing, views = segment(seen), tuple(view for view, _ in seen)
     if thing.unclear:
@@ -33,14 +39,14 @@ def measure_thing(located: LocateResult, rotation: Array) -> TargetThing:
                        choose_closing(thing, views, rotation[:, 2], rotation[:, 0]))
 
 
-def turn_target(located: LocateResult) -> LocateResult:
+def turn_target(located: LocateResult, limits: Limits) -> LocateResult:
     """Return the answer with its target turned across the smaller extent of its thing.
 
     With `width_m` and the sigma of the yaw. As it was where that is not known.
     """
     if located.target is None:
         return located
-    closing = measure_thing(located, located.target.base_from_target.R).closing
+    closing = measure_thing(located, located.target.base_from_target.R, limits).closing
     if closing is None:
         return located
     return replace(located, target=_turn(located.target, closing))

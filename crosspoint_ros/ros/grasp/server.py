@@ -15,9 +15,11 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Image, PointCloud2
 
+from crosspoint_ros.core.grasp.segment import Thing, Unclear
 from crosspoint_ros.core.grasp.target_thing import TargetThing, measure_thing
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.msg import TargetShape
+from crosspoint_ros.core.verify import Limits
+from crosspoint_ros.msg import HistoryEntry, TargetShape
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.conversions import transform_from_pose
 from crosspoint_ros.ros.grasp.messages import (
@@ -27,7 +29,7 @@ from crosspoint_ros.ros.grasp.messages import (
     build_shape,
     load_box_type,
 )
-from crosspoint_ros.ros.node.history import ActiveTarget
+from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS, ActiveTarget
 from crosspoint_ros.ros.node.outputs import LATCHED_QOS
 from crosspoint_ros.ros.node.query_messages import make_header
 
@@ -40,16 +42,15 @@ class ShapeServer:
 
     def __init__(self, node: Node, config: Config, target: ActiveTarget,
                  find_located: Callable[[str], LocateResult | None],
+                 get_limits: Callable[[], Limits],
                  call_in_executor: Callable[[Callable[[], None]], None]) -> None:
         """find_located: an answer with its images, by query; None if they are no longer kept."""
         self._node, self._target, self._find_located = node, target, find_located
-        self._call_in_executor = call_in_executor
-        self._masks: dict[str, Publisher] = {
-            camera.name: node.create_publisher(Image, f'~/{camera.name}/mask', LATCHED_QOS)
-            for camera in config.cameras}
+        self._get_limits, self._call_in_executor = get_limits, call_in_executor
         box_type = load_box_type()
         self._types = {'~/target_shape': TargetShape, '~/target_cloud': PointCloud2,
-                       **({'~/target_box': box_type} if box_type is not None else {})}
+                       **({'~/target_box': box_type} if box_type is not None else {}),
+                       **{_name_mask(camera.name): Image for camera in config.cameras}}
         self._latched = {name: self._create(name) for name in self._types}
         self._put: Any = None  # the GraspTarget of which the thing is published, or computed
         self._is_published = False
@@ -61,7 +62,7 @@ class ShapeServer:
     def close(self) -> None:
         """End the thread when its work is done, and take everything off the graph."""
         self._jobs.put(None)
-        for publisher in (*self._masks.values(), *self._latched.values()):
+        for publisher in self._latched.values():
             self._node.destroy_publisher(publisher)
 
     def tick(self) -> None:
@@ -75,6 +76,8 @@ class ShapeServer:
         step = target.step
         is_sent = target.sent_target is not None and step is not None and step.result is not None
         put = step.result.target if is_sent and step is not None and step.result else None
+        if step is not None and step.decision == HistoryEntry.MOVED:
+            put = None  # the images show the thing that was clicked, not what it was moved to
         if put is self._put:
             return
         if self._is_published:
@@ -83,13 +86,15 @@ class ShapeServer:
         if put is None or step is None or not self._has_subscriber():
             return
         located = self._find_located(step.query_id)
+        self._put = put
         if located is not None:
-            self._put = put
-            self._jobs.put(partial(self._measure, put, located))
+            self._jobs.put(partial(self._measure, put, located, self._get_limits()))
+            return
+        self._publish(put, _explain_unknown('the images of the answer are no longer kept (those of '
+                                            f'the last {MAX_LOCATE_RESULTS} are)'))
 
     def _has_subscriber(self) -> bool:
-        return any(publisher.get_subscription_count()
-                   for publisher in (*self._masks.values(), *self._latched.values()))
+        return any(publisher.get_subscription_count() for publisher in self._latched.values())
 
     def _withdraw(self) -> None:
         """A latched message ends with its publisher alone: no later subscriber gets it."""
@@ -100,16 +105,16 @@ class ShapeServer:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            try:
-                job()
-            except Exception:  # the target is none the worse
-                log.exception('the clicked thing was not measured')
+            job()
 
-    def _measure(self, put: Any, located: LocateResult) -> None:
-        rotation = transform_from_pose(put.pose.pose).R
+    def _measure(self, put: Any, located: LocateResult, limits: Limits) -> None:
         if put is not self._put:  # a newer one waits
             return
-        found = measure_thing(located, rotation)
+        try:
+            found = measure_thing(located, transform_from_pose(put.pose.pose).R, limits)
+        except Exception as error:  # the target is none the worse
+            log.exception('the clicked thing was not measured')
+            found = _explain_unknown(f'it was not measured ({error!r:.200}): see the log')
         self._call_in_executor(lambda: self._publish(put, found))
 
     def _publish(self, target: Any, found: TargetThing) -> None:
@@ -119,9 +124,9 @@ class ShapeServer:
             return
         self._is_published = True
         for view in found.views:
-            mask = thing.masks.get(view.camera)
-            if view.camera in self._masks:
-                self._masks[view.camera].publish(build_mask(
+            mask, name = thing.masks.get(view.camera), _name_mask(view.camera)
+            if name in self._latched:
+                self._latched[name].publish(build_mask(
                     make_header(view.stamp_ns, view.frame_id),
                     view.image[..., 0] < 0 if mask is None else mask))
         self._latched['~/target_cloud'].publish(build_cloud(header, thing))
@@ -130,3 +135,11 @@ class ShapeServer:
                 header, found.box, confidence))
         self._latched['~/target_shape'].publish(build_shape(
             target, thing, found.box, found.closing))
+
+
+def _name_mask(camera: str) -> str:
+    return f'~/{camera}/mask'
+
+
+def _explain_unknown(message: str) -> TargetThing:
+    return TargetThing((), Thing.build_unclear(Unclear.NO_DEPTH, message), None, None)

@@ -131,7 +131,8 @@ class QueryServer:
             node, config, self.target, self._views, self._thread, self._get_fine_matcher,
             self.review.history.find_locate_result, self._call_in_executor)
         self._shape = ShapeServer(node, config, self.target,
-                                  self.review.history.find_locate_result, self._call_in_executor)
+                                  self.review.history.find_locate_result, lambda: self.limits,
+                                  self._call_in_executor)
         # All wait for their result, and must not block other callbacks meanwhile.
         group = ReentrantCallbackGroup()
         self._action = ActionServer(
@@ -313,7 +314,7 @@ class QueryServer:
             return result
         task.enter_stage('shape')
         try:
-            return turn_target(result)
+            return turn_target(result, self.limits)
         except Exception:  # its yaw is then the image's, and its sigma says so
             log.exception('the target was not turned')
             return result

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import raycast_scenes
 import textured_scenes
-from crosspoint_ros.msg import GraspTarget, TargetShape
+from crosspoint_ros.msg import GraspTarget, TargetShape, TargetState
 from operator_client import POINT_BASE_M
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
@@ -21,9 +21,11 @@ from crosspoint_ros.core.grasp.shape import Box
 from crosspoint_ros.core.grasp.target_thing import measure_thing
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.transform import Transform
+from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.ros.conversions import pose_from_transform
 from crosspoint_ros.ros.grasp import messages
 from crosspoint_ros.ros.grasp.server import THREAD
+from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS
 
 CARTON = raycast_scenes.Box((-0.04, -0.03, 0.0), (0.04, 0.03, 0.12))
 ON_CARTON = np.array([0.0, -0.01, 0.12])
@@ -46,14 +48,13 @@ def test_nothing_is_computed_until_somebody_subscribes_and_then_of_the_present_t
         shared, monkeypatch):
     threads: list[str] = []
 
-    def spy(located, rotation):
+    def spy(located, rotation, limits):
         threads.append(threading.current_thread().name)
-        return measure_thing(located, rotation)
+        return measure_thing(located, rotation, limits)
 
     monkeypatch.setattr('crosspoint_ros.ros.grasp.server.measure_thing', spy)
     result = shared.click(POINT_BASE_M)
-    ticks = shared.rig.ticks
-    shared.rig.until(lambda: shared.rig.ticks > ticks + 5)
+    wait_ticks(shared)
     assert not threads
     shapes, first = listen(shared, TargetShape, 'target_shape')
     clouds, second = listen(shared, PointCloud2, 'target_cloud')
@@ -72,11 +73,60 @@ def test_nothing_is_computed_until_somebody_subscribes_and_then_of_the_present_t
     shared.call('clear')
     shared.wait_for_no_target()
     late, fourth = listen(shared, TargetShape, 'target_shape')
-    ticks = shared.rig.ticks
-    shared.rig.until(lambda: shared.rig.ticks > ticks + 5)
+    late_masks, fifth = listen(shared, Image, 'front/mask')
+    wait_ticks(shared)
     assert not late, 'a late subscriber is not given the shape of a cleared target'
-    for subscription in (first, second, third, fourth):
+    assert not late_masks
+    for subscription in (first, second, third, fourth, fifth):
         shared.rig.cameras.destroy_subscription(subscription)
+
+
+def wait_ticks(pipeline: Pipeline) -> None:
+    ticks = pipeline.rig.ticks
+    pipeline.rig.until(lambda: pipeline.rig.ticks > ticks + 5)
+
+
+def test_of_a_target_that_was_moved_by_hand_nothing_is_published(shared):
+    shapes, first = listen(shared, TargetShape, 'target_shape')
+    result = shared.click(POINT_BASE_M)
+    shared.rig.until(lambda: shapes and shapes[-1].query_id == result.query_id, what='the thing')
+    moved = Transform(np.eye(3), np.add(POINT_BASE_M, (0, 0, 0.05)))
+    shared.rig.run_in_executor(lambda: shared.rig.node._server.review.commit_move(moved))
+    shared.wait_for_state(TargetState.STANDING, 'moved by hand')
+    count = len(shapes)
+    late, second = listen(shared, TargetShape, 'target_shape')
+    wait_ticks(shared)
+    assert (len(shapes), late) == (count, [])
+    shared.call('undo')
+    shared.rig.until(lambda: late and late[-1].query_id == result.query_id,
+                     what='the shape of the answer again')
+    for subscription in (first, second):
+        shared.rig.cameras.destroy_subscription(subscription)
+
+
+def test_a_thing_that_cannot_be_measured_is_unclear_and_says_why(shared, monkeypatch):
+    shapes, first = listen(shared, TargetShape, 'target_shape')
+    forgotten = shared.click(POINT_BASE_M)
+    for _ in range(MAX_LOCATE_RESULTS):
+        shared.click(POINT_BASE_M)
+    for _ in range(MAX_LOCATE_RESULTS):
+        shared.call('undo')
+    shared.wait_for_history(current=forgotten.query_id)
+    shape = shared.rig.until(lambda: shapes[-1:] and shapes[-1].query_id == forgotten.query_id
+                             and 'no longer kept' in shapes[-1].message and shapes[-1],
+                             what='why there is no shape')
+    assert shape.code == TargetShape.NO_DEPTH
+
+    def fail(located, rotation, limits):
+        raise ValueError('of no use')
+
+    monkeypatch.setattr('crosspoint_ros.ros.grasp.server.measure_thing', fail)
+    newest = shared.click(POINT_BASE_M)
+    shape = shared.rig.until(lambda: shapes[-1].query_id == newest.query_id and shapes[-1],
+                             what='why there is no shape')
+    assert shape.code == TargetShape.NO_DEPTH
+    assert "ValueError('of no use')" in shape.message
+    shared.rig.cameras.destroy_subscription(first)
 
 
 class Oracle:
@@ -94,7 +144,7 @@ def measure_carton():
                      Oracle())
     target = GraspTarget(header=Header(frame_id='base_link'), query_id='q')
     target.pose.pose = pose_from_transform(located.target.base_from_target)
-    return target, measure_thing(located, located.target.base_from_target.R)
+    return target, measure_thing(located, located.target.base_from_target.R, Limits())
 
 
 def test_the_shape_of_a_carton_turns_the_jaws_across_its_smaller_side():
