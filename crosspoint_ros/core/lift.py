@@ -24,17 +24,8 @@ from crosspoint_ros.core.datatypes import (
     Transform,
     View,
 )
-from crosspoint_ros.core.depth import (
-    explain_missing_depth,
-    predict_depth_sigma_m,
-    surface_points_m,
-)
-from crosspoint_ros.core.geometry import (
-    cross,
-    require_baselines,
-    require_pose,
-    triangulate,
-)
+from crosspoint_ros.core.depth import explain_missing_depth, predict_depth_sigma_m, surface_points_m
+from crosspoint_ros.core.geometry import cross, require_baselines, require_pose, triangulate
 from crosspoint_ros.core.grasp.approach import STANDOFF_M, Approach, choose_frame
 from crosspoint_ros.core.verify import (
     DOUBTED_SHARE,

@@ -224,14 +224,10 @@ def call_matcher(matcher: object, find: Callable[[], Found]) -> Found:
 def iter_matches(matcher: Matcher, queries: Sequence[Query]) -> Iterator[Match | Rejected]:
     """Yield the validated match of each query, or its refusal; all at once by a `BatchMatcher`.
 
-    What a batch that fails leaves open is matched one by one.
+    What a batch that fails leaves open is matched one by one, from the query at which it failed.
     """
-    answers: Iterator[Match | Rejected] = iter(())
-    if len(queries) > 1 and isinstance(matcher, BatchMatcher):
-        try:
-            answers = iter(matcher.match_all(queries))
-        except Exception:
-            log.exception('matcher %s failed on %d queries', type(matcher).__name__, len(queries))
+    answers = _iter_batch(matcher, queries) if (
+        len(queries) > 1 and isinstance(matcher, BatchMatcher)) else iter(())
 
     def find(query: Query) -> Match:
         answer = next(answers, None) or matcher.match(query)
@@ -245,6 +241,15 @@ def iter_matches(matcher: Matcher, queries: Sequence[Query]) -> Iterator[Match |
         except Rejected as why:
             answer = why
         yield answer
+
+
+def _iter_batch(matcher: BatchMatcher, queries: Sequence[Query]) -> Iterator[Match | Rejected]:
+    """Yield a batch's answers; end where it fails, at its call or halfway."""
+    try:
+        yield from matcher.match_all(queries)
+    except Exception as error:
+        log.warning('matcher %s failed on a batch of %d queries: %s', type(matcher).__name__,
+                    len(queries), error, exc_info=not isinstance(error, Rejected))
 
 
 def validate_match(match: object, matcher: object) -> Match:

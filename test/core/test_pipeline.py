@@ -16,6 +16,7 @@ from crosspoint_ros.core.datatypes import (
     Match,
     Method,
     MissingView,
+    Query,
     Rejected,
     Transform,
     View,
@@ -23,7 +24,7 @@ from crosspoint_ros.core.datatypes import (
 from crosspoint_ros.core.fusion import FusionParams
 from crosspoint_ros.core.image_io import read_depth_m, read_image
 from crosspoint_ros.core.pipeline import apply_correction, ground, locate
-from crosspoint_ros.core.verify import Check, Consistency, Limits
+from crosspoint_ros.core.verify import Check, Consistency, Limits, iter_matches
 
 BOX = raycast_scenes.Box((-0.1, -0.1, 0.0), (0.1, 0.1, 0.12))
 ON_TOP = np.array([0.02, 0.01, 0.12])
@@ -219,6 +220,29 @@ def test_what_a_batch_leaves_open_is_matched_alone(views, broken, alone):
     answer = located(views, matcher)
     assert matcher.alone == alone
     assert answer.status[0] == Code.OK
+
+
+@pytest.mark.parametrize('failure', [RuntimeError('out of memory'),
+                                     Rejected(Code.MATCHER_FAILED, 'of one query')])
+@pytest.mark.parametrize('answered', range(4))
+def test_a_batch_that_fails_halfway_leaves_each_query_its_own_answer(views, answered, failure):
+    class Breaking(Batching):
+        def match_all(self, queries):
+            yield from super().match_all(queries)[:answered]
+            raise failure
+
+    hidden = Rejected(Code.NOT_VISIBLE, 'behind the box')
+    matcher, cameras = Breaking(top=hidden), ['right', 'top', 'left', 'right']
+    by_name = {view.camera: view for view in views}
+    queries = [Query(views[0], by_name[name], np.array([160.0, 120.0])) for name in cameras]
+    answers = list(iter_matches(matcher, queries))
+    assert matcher.alone == cameras[answered:]  # and the one at which it failed
+    for name, answer in zip(cameras, answers, strict=True):
+        if name == 'top':
+            assert answer is hidden
+        else:
+            np.testing.assert_array_equal(
+                answer.pixel, raycast_scenes.project_point(by_name[name], ON_TOP))
 
 
 @pytest.mark.parametrize('stage', ['match', 'verify', 'lift'])

@@ -10,12 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Code, Matcher, Query, Rejected, Transform, View
-from crosspoint_ros.core.depth import (
-    SPLIT_M,
-    SPLIT_RATIO,
-    predict_depth_sigma_m,
-    surface_depths_m,
-)
+from crosspoint_ros.core.depth import SPLIT_M, SPLIT_RATIO, predict_depth_sigma_m, surface_depths_m
 from crosspoint_ros.core.geometry import require_pose, triangulate
 from crosspoint_ros.core.track.patches import GreyPyramid
 from crosspoint_ros.core.verify import run_matcher

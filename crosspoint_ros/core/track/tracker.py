@@ -32,11 +32,7 @@ from crosspoint_ros.core.track.observation import (
     verify,
 )
 from crosspoint_ros.core.track.patches import GreyPyramid, flow_patches
-from crosspoint_ros.core.track.reference import (
-    ReferenceView,
-    build_by_depth,
-    build_by_matches,
-)
+from crosspoint_ros.core.track.reference import ReferenceView, build_by_depth, build_by_matches
 from crosspoint_ros.core.track.rest import RestDetector
 from crosspoint_ros.core.track.search import explain_jump, search_by_matches, sweep
 from crosspoint_ros.core.track.state import FollowLimits, StateReporter, Track, movement_limit_m

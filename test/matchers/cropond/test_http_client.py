@@ -11,7 +11,7 @@ import time
 import traceback
 
 import pytest
-from openai_server import MODEL, FakeOpenAIServer, ServerBehaviour
+from openai_server import MODEL, FakeOpenAIServer, ServerBehaviour, make_openai
 
 try:
     from crosspoint_ros.matchers.cropond.server.http_client import (
@@ -66,6 +66,16 @@ def test_requests_sent_at_once_come_back_in_order(server, chat):
     replies = chat.complete(bodies, Deadline.after(5))
     assert [f'{n}, 5' in reply.text for n, reply in enumerate(replies)] == 8 * [True]
     assert server.connections > 1
+
+
+def test_first_requests_sent_at_once_all_learn_the_newer_limit(server, chat):
+    server.behaviour = make_openai(together=4)  # none is refused before all are sent
+    parts = [{'type': 'text', 'text': text} for text in ('about images', '[42, 7]')]
+    body = {'messages': [{'role': 'user', 'content': parts}], 'max_tokens': 20}
+    replies = chat.complete(4 * [body], Deadline.after(5))
+    assert ['42, 7' in reply.text for reply in replies] == 4 * [True]
+    limits = sorted('max_tokens' in request for request in server.requests)
+    assert limits == 4 * [False] + 4 * [True]
 
 
 @pytest.mark.parametrize('fault', ['silent', 'trickled_header', 'trickled_body', 'put_off'])

@@ -161,6 +161,16 @@ def test_a_schema_is_used_where_the_model_itself_replies_in_bare_json(start, que
         connect(bare, name).match(query)
 
 
+@pytest.mark.parametrize('name', ['ollama', 'openai'])
+@pytest.mark.parametrize('own', ['{{"point": [{x}, {y}]}}', '{{"points": [[{x}, {y}]]}}',
+                                 '{{"point_2d": {{"x": {x}, "y": {y}}}}}'])
+def test_a_model_with_another_key_is_not_forced_to_ours(start, query, name, own):
+    server = start(SERVERS[name][0](free=lambda x, y: own.format(x=x, y=y)))
+    matcher = connect(server, name)
+    np.testing.assert_allclose(matcher.match(query).pixel, CLICK, atol=1.0)
+    assert server.forced == []
+
+
 def test_ollama_gets_both_images_in_one_message_of_its_own_protocol(start, query):
     server = start(make_ollama())
     connect(server, 'auto').match(query)

@@ -25,11 +25,7 @@ from crosspoint_ros.matchers.cropond.engine.memory import (
     explain_memory_errors,
     get_free_bytes,
 )
-from crosspoint_ros.matchers.cropond.image_processor import (
-    QWEN2_5_VL,
-    QWEN3_VL,
-    PreprocessorConfig,
-)
+from crosspoint_ros.matchers.cropond.image_processor import QWEN2_5_VL, QWEN3_VL, PreprocessorConfig
 
 INDEX_FILE = 'model.safetensors.index.json'
 SINGLE_FILE = 'model.safetensors'

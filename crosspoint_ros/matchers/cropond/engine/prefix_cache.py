@@ -12,11 +12,7 @@ import torch
 from crosspoint_ros.matchers.cropond.engine.decoder import Decoder
 from crosspoint_ros.matchers.cropond.engine.kv_cache import KVSnapshot
 from crosspoint_ros.matchers.cropond.engine.reply_grammar import ReplyTokenizer
-from crosspoint_ros.matchers.cropond.image_processor import (
-    ImageInput,
-    PreprocessorConfig,
-    patchify,
-)
+from crosspoint_ros.matchers.cropond.image_processor import ImageInput, PreprocessorConfig, patchify
 
 VISION_START, IMAGE_PAD, VISION_END = '<|vision_start|>', '<|image_pad|>', '<|vision_end|>'
 

@@ -9,11 +9,7 @@ from typing import Any
 
 from crosspoint_ros.matchers.cropond.server.errors import UNSUPPORTED_STATUSES, ServerError
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
-from crosspoint_ros.matchers.cropond.server.protocol import (
-    SCHEMA_FIELD,
-    Completion,
-    build_messages,
-)
+from crosspoint_ros.matchers.cropond.server.protocol import SCHEMA_FIELD, Completion, build_messages
 
 COMMON_FIELDS: Mapping[str, Any] = {'temperature': 0.0, 'stream': False}
 # Qwen2.5-VL's generation_config penalises repeated tokens, and digits repeat.

@@ -128,7 +128,7 @@ class ChatClient:
             request = protocol.build_ollama_request(request)
         response = await self._send(client, 'POST', url, json.dumps(request).encode())
         if response.status == 400 and b'max_completion_tokens' in response.body \
-                and not self._has_new_limit:  # OpenAI's newer models
+                and 'max_tokens' in request:  # OpenAI's newer models
             self._has_new_limit = True
             return await self._request_completion(client, body)
         if response.status != 200:

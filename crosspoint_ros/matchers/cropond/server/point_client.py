@@ -124,10 +124,10 @@ class PointClient:
 
     @property
     def can_force(self) -> bool:
-        """Whether replies are begun or constrained: by a schema only if they are bare JSON."""
-        constraint = self.capabilities.constraint
+        """Whether replies are begun or constrained: by a schema only if that is their own form."""
+        constraint, before = self.capabilities.constraint, ''.join(self.template.before.split())
         return self.can_prefill or (bool(constraint) and (
-            constraint != SCHEMA_FIELD or self.template.before.lstrip().startswith('{')))
+            constraint != SCHEMA_FIELD or before == '{"point_2d":['))
 
     def ground(self, image: Image, instruction: str, coord_format: CoordinateFormat,
                deadline: Deadline) -> Match | Rejected:
