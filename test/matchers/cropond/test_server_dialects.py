@@ -26,6 +26,7 @@ except ImportError as missing:
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Query, Rejected, View
 from crosspoint_ros.matchers.cropond.image_processor import TRAINED_MAX_PIXELS
 from crosspoint_ros.matchers.cropond.prompt import CoordinateFormat, ReplyTemplate
+from crosspoint_ros.matchers.cropond.server import point_client
 from crosspoint_ros.matchers.cropond.server.protocol import (
     ImageEncoder,
     build_grammar,
@@ -248,6 +249,36 @@ def test_the_confidence_is_that_of_the_whole_distribution(start, query):
     near = [p[np.abs(v - mode) <= 0.025 * 1000].sum() for p, mode in ((p_x, reply), (p_y, 345))]
     assert match.confidence == pytest.approx(near[0] * near[1], abs=0.02)
     np.testing.assert_allclose(match.pixel, (499.5 * 0.32, 345 * 0.24), atol=0.5)
+
+
+def start_between_hundreds(start, **options):
+    """Return a server whose model hesitates between 499 and 500, and the matcher on it."""
+    v = np.arange(1000)
+    p_x, p_y = (np.exp(-((v - centre) / 3) ** 2 / 2) for centre in (499.5, 345.0))
+    server = start(SERVERS['vllm'][0](writes=make_writer(p_x / p_x.sum(), p_y / p_y.sum())))
+    return server, connect(server, 'vllm', **options)
+
+
+@pytest.mark.parametrize('fault', ['503', '429', 'silent', 'cut'])
+def test_a_failure_to_ask_for_other_digits_leaves_the_answer_with_a_lower_bound(
+        start, query, caplog, fault):
+    server, matcher = start_between_hundreds(start, deadline_s=2.0)
+    whole, count = matcher.match(query).confidence, len(server.requests)
+    server.behaviour.faults = ['', '', fault]  # of the question, its check, and the other hundreds
+    match = matcher.match(query)
+    assert len(server.requests) == count + 3
+    np.testing.assert_allclose(match.pixel, (499.5 * 0.32, 345 * 0.24), atol=1.5)
+    assert 0.3 < match.confidence < whole - 0.2
+    assert 'the confidence is a lower bound' in caplog.text
+    assert matcher.describe()['state'] == 'ready'
+
+
+def test_other_digits_are_not_asked_for_when_little_time_is_left(start, query, monkeypatch):
+    server, matcher = start_between_hundreds(start)
+    whole, count = matcher.match(query).confidence, len(server.requests)
+    monkeypatch.setattr(point_client, 'MIN_BRANCH_SHARE', 1.0)  # all the time there was
+    assert matcher.match(query).confidence < whole - 0.2
+    assert len(server.requests) == count + 2  # the question and its check
 
 
 TEMPLATES = [ReplyTemplate(), ReplyTemplate('<point x="', '" y="', '"')]

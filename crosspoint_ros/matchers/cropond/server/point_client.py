@@ -1,6 +1,7 @@
 """Asks a chat server for points, with the extensions that it supports."""
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from crosspoint_ros.matchers.cropond.server.capabilities import (
     Capabilities,
     build_constraint,
 )
+from crosspoint_ros.matchers.cropond.server.errors import ServerError
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
 from crosspoint_ros.matchers.cropond.server.protocol import (
     CUT_OFF,
@@ -49,7 +51,9 @@ from crosspoint_ros.matchers.cropond.server.protocol import (
 TEMPLATE_BEFORE = re.compile(r'(```\w*)?[\s\[{(]*("\w+"\s*:\s*|<\w+>|\w+\s*[=:]\s*)?[\s\[({]*')
 # Batches, and requests of each; what is left out makes the confidence a lower bound.
 MAX_BRANCH_ROUNDS, MAX_BRANCHES = 2, 24
+MIN_BRANCH_SHARE = 0.2  # of the deadline: with less left they are not asked
 DIGITS = ('-', *'0123456789')  # that a number begins with
+log = logging.getLogger(__name__)
 PointText = tuple[str, str]
 CompleteReplies = Callable[[Sequence[str]], Sequence[Completion]]
 ReplyForm = tuple[ReplyTemplate, CoordinateFormat, int, bool]  # as of build_reply_regex
@@ -106,11 +110,7 @@ class PointClient:
                       for begun in replies[len(questions):]]
         others = [Question(text) for text, p in zip(questions, p_template, strict=True) if not p]
         own = iter(self._request_replies(encoded, others, deadline) if others else ())
-        def complete(question: str, begun: Sequence[str]) -> list[Completion]:
-            return self._request_replies(encoded, [Question(
-                question, FORCED_REPLY_TOKENS, begun=self.template.before + text)
-                for text in begun], deadline) if begun and self.can_prefill else []
-
+        complete = partial(self._complete_begun, encoded, deadline)
         return [self._read_reply(forced, click, codec, p, partial(complete, question)) if p
                 else self._read_reply(next(own), click, codec)
                 for forced, question, click, p in zip(replies[:len(clicks)], questions, clicks,
@@ -157,6 +157,20 @@ class PointClient:
         self.template_tokens = count_tokens(reply, self.template.before)
 
     # --- requests
+
+    def _complete_begun(self, images: Sequence[EncodedImage], deadline: Deadline, question: str,
+                        begun: Sequence[str]) -> list[Completion]:
+        """Ask for replies that begin otherwise; none where that fails: a lower bound stays."""
+        if not (begun and self.can_prefill) or (
+                deadline.left_s < MIN_BRANCH_SHARE * deadline.allowed_s):
+            return []
+        try:
+            return self._request_replies(images, [
+                Question(question, FORCED_REPLY_TOKENS, begun=self.template.before + text)
+                for text in begun], deadline)
+        except ServerError as error:
+            log.warning('the confidence is a lower bound: %s', error.message)
+            return []
 
     def _request_replies(self, images: Sequence[EncodedImage], questions: Sequence[Question],
                          deadline: Deadline, form: ReplyForm | None = None) -> list[Completion]:
