@@ -4,6 +4,7 @@
     python examples/pick.py [CAMERA X Y]
 """
 import sys
+from copy import deepcopy
 
 from crosspoint_ros.msg import TargetState
 
@@ -38,7 +39,7 @@ def pick(client: cp.Client, arm: Arm, camera: str, pixel: tuple[float, float]) -
             return f'stopped: {state.message}'
         if state.state == TargetState.COASTING:
             return f'not seen at the moment: {state.message}'
-        pose = state.pose.pose  # where it is now: it may have been moved since the click
+        pose = deepcopy(state.pose.pose)  # where it is now: it may have been moved since
         pose.position.z += above_m
         arm.move(pose, state.header.frame_id)
     arm.grip(0.0)
