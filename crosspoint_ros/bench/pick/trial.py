@@ -46,9 +46,12 @@ class Click:
 
 @dataclass(frozen=True, eq=False)
 class PickOutcome:
-    """What came of a click. refusal: empty, or code and reason. off_m: of the target from the
-    clicked point. lifted: the objects that were lifted. unclear:
-    why the shape was not known, and the fingers closed at the click."""
+    """What came of a click.
+
+    refusal: empty, or code and reason. off_m: of the target from the clicked point. lifted: the
+    objects that were lifted. unclear: why the shape was not known, and the fingers closed at the
+    click.
+    """
 
     click: Click
     result: QueryResult
