@@ -119,7 +119,8 @@ def complete(thing: Thing) -> tuple[Array, bool]:
     points = thing.points_base_m.astype(np.float64)
     is_side = np.abs(thing.normals_base[:, 2]) < MAX_SIDEWAYS
     sides, rings = points[is_side], []
-    for low, high in np.linspace(0, 100, SLICES + 1)[[[k, k + 1] for k in range(SLICES)]]:
+    edges = np.linspace(0, 100, SLICES + 1)
+    for low, high in zip(edges[:-1], edges[1:]):
         if not len(sides):
             break
         bottom, top = np.percentile(sides[:, 2], (low, high))
