@@ -434,10 +434,11 @@ class Parameters:
         return owner(**{f.name: self._value(f'{LIMITS_PREFIX}{f.name}') for f in fields(owner)})
 
 
-def is_target_frame(frame: str, target_frame: str) -> bool:
-    """Return whether a frame is `target_frame`, that of one of the targets, or a pre-grasp."""
-    name = re.escape(target_frame.lstrip('/'))
-    return bool(re.fullmatch(f'/*{name}(_[0-9]+)?({PREGRASP})?', frame))
+def is_target_frame(frame: str, target_frame: str, names: Iterable[str] = ()) -> bool:
+    """Return whether a frame is that of one of the targets, of these names, or a pre-grasp."""
+    ends = '|'.join(('[0-9]+', *names))
+    return bool(re.fullmatch(f'/*{re.escape(target_frame.lstrip("/"))}(_({ends}))?({PREGRASP})?',
+                             frame))
 
 
 def _prefix_frame(spec: Spec, namespace: str) -> Spec:

@@ -10,7 +10,7 @@ from typing import Any
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import History
 from crosspoint_ros.ros.client.results import Json, format_verdict, point_to_json
-from crosspoint_ros.ros.node.history import DECISION_NAMES
+from crosspoint_ros.ros.target.history import DECISION_NAMES
 from crosspoint_ros.web.plain_text import format_time
 
 MAX_MESSAGE_BYTES = 4096

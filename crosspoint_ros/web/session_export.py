@@ -11,7 +11,7 @@ from crosspoint_ros.core.image_codecs import read_jpeg_size
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import History
 from crosspoint_ros.ros.client.results import Json, result_to_json
-from crosspoint_ros.ros.node.history import DECISION_NAMES
+from crosspoint_ros.ros.target.history import DECISION_NAMES
 from crosspoint_ros.web.image_streams import ORIGINAL, ImageStreams
 
 

@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='what to find instead of a pixel: "the drawer handle"')
     parser.add_argument('--picture', type=Path, metavar='FILE',
                         help='write the views with the answer drawn into them, as PNG or JPEG')
+    parser.add_argument('--name', default='', metavar='NAME',
+                        help='of the target: several may be active at once')
+    parser.add_argument('--hold', type=float, default=0.0, metavar='S',
+                        help='clicks without a name do not replace the target for so long')
     parser.add_argument('--follow', action='store_true', help='then print the state of the target '
                         'whenever it changes, until it has ended or Ctrl-C')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
@@ -54,14 +58,17 @@ def main(args: argparse.Namespace) -> int:
         with Client(args.node) as client:
             client.wait_until_reachable()
             overlays = client.subscribe_overlays() if args.picture else {}
-            result = (client.instruct(args.camera, args.instruction) if args.instruction
-                      else client.click(args.camera, (args.x, args.y)))
+            name, hold_s = args.name, args.hold
+            result = (client.instruct(args.camera, args.instruction, target_name=name,
+                                      hold_s=hold_s) if args.instruction
+                      else client.click(args.camera, (args.x, args.y), target_name=name,
+                                        hold_s=hold_s))
             print(json.dumps(result_to_json(result)) if args.json else format_result(result),
                   flush=True)
             if args.picture and result.correspondences:  # else it had no images to draw into
                 problem = _draw(client, overlays, result, args.picture)
             if args.follow and result.has_target:
-                _follow(client, result.query_id)
+                _follow(client, result.target.name, result.query_id)
     except (TimeoutError, RuntimeError) as error:
         print(f'crosspoint click: {error}', file=sys.stderr)
         return NO_NODE if isinstance(error, TimeoutError) else FAILURE
@@ -87,10 +94,10 @@ def _find_usage_error(args: argparse.Namespace) -> str:
     return ''
 
 
-def _follow(client: Client, query_id: str) -> None:
+def _follow(client: Client, name: str, query_id: str) -> None:
     """Print the states of the target of a query, one a line, until there is another or none."""
     states: list[TargetState] = []
-    client.subscribe_target_state(states.append)
+    client.subscribe_targets(lambda found: states.append(found.get(name, TargetState())))
     last, is_over = '', False
     while not is_over:
         client.spin_for(0.1)

@@ -15,7 +15,7 @@ from crosspoint_ros.action import Correspond
 from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.grasp.approach import OPEN_APPROACH, Approach
 from crosspoint_ros.core.tf_tree import stamp_to_ns
-from crosspoint_ros.msg import QueryResult, TargetState
+from crosspoint_ros.msg import QueryResult, TargetList, TargetState
 from crosspoint_ros.ros.client.node_info import (
     NodeCamera,
     NodeInfo,
@@ -30,6 +30,7 @@ from crosspoint_ros.ros.client.results import (
 )
 from crosspoint_ros.ros.client.session import RosSession
 from crosspoint_ros.ros.conversions import rgb_from_msg, time_from_ns
+from crosspoint_ros.srv import ClearTarget
 
 __all__ = ['Client', 'find_view', 'format_result', 'is_accepted']
 
@@ -138,25 +139,29 @@ class Client(RosSession):
                 raise
 
     def click(self, camera: str, pixel: Iterable[float], *, stamp_ns: int = 0,
-              approach: Approach = OPEN_APPROACH, timeout_s: float = RESULT_TIMEOUT_S
-              ) -> QueryResult:
+              approach: Approach = OPEN_APPROACH, target_name: str = '', hold_s: float = 0.0,
+              timeout_s: float = RESULT_TIMEOUT_S) -> QueryResult:
         """Find, in all other cameras, the point at a pixel (x, y) of one camera.
 
         stamp_ns: the image that was clicked; 0: the newest. approach: from where the target is to
-        be approached; without it as the node's parameters say. Raises TimeoutError, or RuntimeError
-        if the node does not accept the goal, or no longer has its result.
+        be approached; without it as the node's parameters say. target_name: several targets may be
+        active at once; a new one replaces the one of the same name. hold_s: without a name, clicks
+        do not replace the target for that long. Raises TimeoutError, or RuntimeError if the node
+        does not accept the goal, or no longer has its result.
         """
         x, y = map(float, pixel)
-        return self._send(Correspond.Goal(camera=camera, stamp=time_from_ns(stamp_ns), x=x, y=y),
-                          approach, timeout_s)
+        return self._send(Correspond.Goal(
+            camera=camera, stamp=time_from_ns(stamp_ns), x=x, y=y, target_name=target_name,
+            hold_s=float(hold_s)), approach, timeout_s)
 
     def instruct(self, camera: str, text: str, *, stamp_ns: int = 0,
-                 approach: Approach = OPEN_APPROACH, timeout_s: float = RESULT_TIMEOUT_S
-                 ) -> QueryResult:
+                 approach: Approach = OPEN_APPROACH, target_name: str = '', hold_s: float = 0.0,
+                 timeout_s: float = RESULT_TIMEOUT_S) -> QueryResult:
         """Like `click`, at the pixel that the matcher finds for the text in that camera."""
         nan = float('nan')
-        return self._send(Correspond.Goal(camera=camera, stamp=time_from_ns(stamp_ns), x=nan,
-                                          y=nan, instruction=text), approach, timeout_s)
+        return self._send(Correspond.Goal(
+            camera=camera, stamp=time_from_ns(stamp_ns), x=nan, y=nan, instruction=text,
+            target_name=target_name, hold_s=float(hold_s)), approach, timeout_s)
 
     def send(self, goal: Correspond.Goal) -> PendingClick:
         """Send a goal; its answer comes while the client spins. Raises TimeoutError."""
@@ -204,13 +209,18 @@ class Client(RosSession):
             self._node.destroy_subscription(subscription)
         return rgb_from_msg(received[-1]), stamp_to_ns(received[-1].header.stamp)
 
-    def clear(self) -> str:
-        """Clear the target; return what the node says. Raises TimeoutError or RuntimeError."""
-        service: Any = self._node.create_client(Trigger, f'{self._name}/clear')
+    def clear(self, target_name: str | None = None) -> str:
+        """Clear the target of a name, '' for that without one, or all; return what the node says.
+
+        Raises TimeoutError, or RuntimeError if there was no target of that name.
+        """
+        kind, name, request = (Trigger, 'clear', Trigger.Request()) if target_name is None else (
+            ClearTarget, 'clear_target', ClearTarget.Request(target_name=target_name))
+        service: Any = self._node.create_client(kind, f'{self._name}/{name}')
         try:
-            self.wait_for(service.service_is_ready, 'offered ~/clear')
-            reply = self._wait_for_result(service.call_async(Trigger.Request()),
-                                          RESULT_TIMEOUT_S, 'cleared the target')
+            self.wait_for(service.service_is_ready, f'offered ~/{name}')
+            reply = self._wait_for_result(service.call_async(request), RESULT_TIMEOUT_S,
+                                          'cleared the target')
         finally:
             self._node.destroy_client(service)
         if not reply.success:
@@ -224,10 +234,17 @@ class Client(RosSession):
     def subscribe_target_state(self, callback: Callable[[TargetState], None]) -> None:
         """Call back whenever the target's state changes; the present one arrives at once.
 
-        Go on only while `state.valid`; a node that was killed says nothing more.
+        It is that of the target without a name. Go on only while `state.valid`; a node that was
+        killed says nothing more.
         """
         self._node.create_subscription(TargetState, f'{self._name}/target_state', callback,
                                        LATCHED_QOS)
+
+    def subscribe_targets(self, callback: Callable[[dict[str, TargetState]], None]) -> None:
+        """Call back with the states of all targets, by name, whenever one changes, and at once."""
+        self._node.create_subscription(
+            TargetList, f'{self._name}/targets',
+            lambda message: callback({state.name: state for state in message.targets}), LATCHED_QOS)
 
     def has_node(self) -> bool:
         """Whether a node publishes the target's state: one that was killed says nothing more."""

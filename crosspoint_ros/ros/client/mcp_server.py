@@ -41,11 +41,11 @@ class AgentTools:
         self._lock = threading.Lock()
         self._looked: dict[str, npt.NDArray[np.uint8]] = {}  # the last picture, by camera
         self._result: QueryResult | None = None
-        self._state: TargetState | None = None
-        client.subscribe_target_state(self._take_state)
+        self._states: dict[str, TargetState] = {}  # by name
+        client.subscribe_targets(self._take_states)
 
-    def _take_state(self, state: TargetState) -> None:
-        self._state = state
+    def _take_states(self, states: dict[str, TargetState]) -> None:
+        self._states = states
 
     def cameras(self) -> list[dict[str, Any]]:
         """List the cameras."""
@@ -61,7 +61,7 @@ class AgentTools:
         jpeg = cv2.imencode('.jpg', picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         return jpeg[1].tobytes(), picture.shape[1], picture.shape[0]
 
-    def click(self, camera: str, x: float, y: float) -> str:
+    def click(self, camera: str, x: float, y: float, name: str = '') -> str:
         """Click on a pixel of the picture that `look` returned; return the answer or refusal.
 
         Raises ValueError if the agent has not looked, or the picture has changed since.
@@ -80,14 +80,16 @@ class AgentTools:
                 raise ValueError(f'the images of {camera} have another size now: look again')
             _check_unchanged(camera, looked, picture, x, y)
             pixel = ((x + 0.5) / scale - 0.5, (y + 0.5) / scale - 0.5)  # pixel centres
-            return self._report(self._client.click(camera, pixel, stamp_ns=stamp_ns))
+            return self._report(self._client.click(camera, pixel, stamp_ns=stamp_ns,
+                                                    target_name=name))
 
-    def point_at(self, camera: str, instruction: str) -> str:
+    def point_at(self, camera: str, instruction: str, name: str = '') -> str:
         """Find what an instruction names, such as "the mug's handle", and click on it."""
         with self._lock:
             self._find_camera(camera)
             self._check_gate()
-            return self._report(self._client.instruct(camera, instruction))
+            return self._report(self._client.instruct(camera, instruction,
+                                                       target_name=name))
 
     def explain(self) -> str:
         """Return the answer or refusal of the agent's last click in each camera."""
@@ -95,14 +97,14 @@ class AgentTools:
             return 'no click so far' if self._result is None else format_result(self._result)
 
     def targets(self) -> str:
-        """Return the state of the target, and whether the robot may go on with it."""
+        """Return the state of each target, and whether the robot may go on with it."""
         with self._lock:
-            self._client.spin_until(lambda: self._state is not None, STATE_S)
+            self._client.spin_until(lambda: bool(self._states), STATE_S)
             self._client.spin_for(0.05)  # what has arrived since the last call
-            return 'no target so far' if self._state is None else format_state(self._state)
+            return '\n'.join(map(format_state, self._states.values())) or 'no target so far'
 
     def clear(self) -> str:
-        """Clear the target, so that the robot stops; does not wait for a click that runs."""
+        """Clear all targets, so that the robot stops; does not wait for a click that runs."""
         with Client(self._client.name) as client:
             return client.clear()
 
@@ -194,14 +196,14 @@ def build_server(tools: AgentTools) -> Any:
         return [Image(data=jpeg, format='jpeg'), f'{camera}, {width}x{height} px']
 
     @server.tool()
-    def click(camera: str, x: float, y: float) -> str:
-        """Click on a pixel of the picture that `look` returned."""
-        return run(tools.click, camera, x, y)  # type: ignore[no-any-return]
+    def click(camera: str, x: float, y: float, name: str = '') -> str:
+        """Click on a pixel of the picture that `look` returned; a name keeps other targets."""
+        return run(tools.click, camera, x, y, name)  # type: ignore[no-any-return]
 
     @server.tool()
-    def point_at(camera: str, instruction: str) -> str:
+    def point_at(camera: str, instruction: str, name: str = '') -> str:
         """Click on what an instruction names, if the matcher understands instructions."""
-        return run(tools.point_at, camera, instruction)  # type: ignore[no-any-return]
+        return run(tools.point_at, camera, instruction, name)  # type: ignore[no-any-return]
 
     @server.tool()
     def why_refused() -> str:
@@ -210,11 +212,11 @@ def build_server(tools: AgentTools) -> Any:
 
     @server.tool()
     def targets() -> str:
-        """Return the state of the target, and whether the robot may go on with it."""
+        """Return the state of each target, and whether the robot may go on with it."""
         return run(tools.targets)  # type: ignore[no-any-return]
 
     @server.tool()
     def clear() -> str:
-        """Clear the target, so that the robot stops."""
+        """Clear all targets, so that the robot stops."""
         return run(tools.clear)  # type: ignore[no-any-return]
     return server

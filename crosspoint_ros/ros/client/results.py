@@ -70,7 +70,8 @@ def format_result(result: QueryResult) -> str:
         lines.append(f'  in {view.found.camera}: {text}')
     if result.has_target:
         at = result.target.pose.pose.position
-        lines.append(f'  3D in {result.target.header.frame_id}: ({at.x:.3f}, {at.y:.3f}, '
+        name = f'target {result.target.name}, ' if result.target.name else ''
+        lines.append(f'  {name}3D in {result.target.header.frame_id}: ({at.x:.3f}, {at.y:.3f}, '
                      f'{at.z:.3f}) m, +-{1000 * _target_sigma_m(result.target):.0f} mm'
                      f'{"" if is_target_sure(result) else ", to be checked"}')
     if result.status.message:
@@ -86,7 +87,8 @@ def format_state(state: TargetState) -> str:
     """Return a target's state in one line: whether to go on, where it is, and why."""
     at = state.pose.pose.position
     place = '' if math.isnan(at.x) else f' at ({at.x:.3f}, {at.y:.3f}, {at.z:.3f}) m'
-    return (f'{STATE_NAMES.get(state.state, state.state)}{place}, '
+    name = f'{state.name}: ' if state.name else ''
+    return (f'{name}{STATE_NAMES.get(state.state, state.state)}{place}, '
             f'{"go on" if state.valid else "stop"}: {state.message}')
 
 
@@ -145,7 +147,7 @@ def find_refused_pixel(answer: Correspondence) -> list[float] | None:
 
 def _target_to_json(target: GraspTarget) -> Json:
     at, q = target.pose.pose.position, target.pose.pose.orientation
-    return {'frame': target.header.frame_id,
+    return {'name': target.name, 'frame': target.header.frame_id, 'target_frame': target.frame,
             'position_m': [round_finite(v) for v in (at.x, at.y, at.z)],
             'quaternion_xyzw': [round_finite(v, 5) for v in (q.x, q.y, q.z, q.w)],
             'spread_mm': round_finite(1000 * _target_sigma_m(target), 1),

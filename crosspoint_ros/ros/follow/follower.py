@@ -164,7 +164,7 @@ class Follower:
         tracker = self._tracker
         if tracker is None:
             if self._build is not None:
-                self._queries.submit_idle(self._build)  # it may have been replaced
+                self._queries.submit_idle(self, self._build)
             return
         tracker.set_limits(config.limits, self.limits)
         now_ns = self._now_ns()
@@ -259,7 +259,7 @@ class Follower:
         if matcher is None or not views or time.monotonic() < self._search_after_s:
             return
         started_s, began_ns = time.monotonic(), self._now_ns()
-        self._search_after_s = started_s + MAX_SEARCH_S  # it may be dropped for other idle work
+        self._search_after_s = started_s + MAX_SEARCH_S  # it may hang
         self._turn += 1
         view = views[self._turn % len(views)]  # one at a time: a click must not wait for long
 
@@ -273,7 +273,7 @@ class Follower:
             except Rejected as why:  # it would fail again, and fill the log
                 log.warning('no search for %g s: %s', MAX_SEARCH_S, why.message)
         tracker.offer([], began_ns)
-        self._queries.submit_idle(work)
+        self._queries.submit_idle(self, work)
 
 
 def compose(track: Track, job: FollowJob) -> Transform:

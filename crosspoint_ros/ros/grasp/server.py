@@ -1,6 +1,6 @@
 """The clicked thing in the node: `~/<camera>/mask`, `~/target_cloud`, `~/target_shape` and the box.
 
-Computed while one of them has a subscriber, for the target that is sent, in another thread.
+Computed while one of them has a subscriber, for the newest target that is sent, in another thread.
 """
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from crosspoint_ros.ros.grasp.messages import (
     build_shape,
     load_box_type,
 )
-from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS, ActiveTarget
 from crosspoint_ros.ros.node.outputs import LATCHED_QOS
 from crosspoint_ros.ros.node.query_messages import make_header
+from crosspoint_ros.ros.target.history import MAX_LOCATE_RESULTS
+from crosspoint_ros.ros.target.targets import ActiveTarget, Targets
 
 log = logging.getLogger(__name__)
 THREAD = 'crosspoint_shape'
@@ -40,12 +41,12 @@ THREAD = 'crosspoint_shape'
 class ShapeServer:
     """Publishes the clicked thing; all but the thread's own work runs in the executor."""
 
-    def __init__(self, node: Node, config: Config, target: ActiveTarget,
+    def __init__(self, node: Node, config: Config, targets: Targets,
                  find_located: Callable[[str], LocateResult | None],
                  get_limits: Callable[[], Limits],
                  call_in_executor: Callable[[Callable[[], None]], None]) -> None:
         """find_located: an answer with its images, by query; None if they are no longer kept."""
-        self._node, self._target, self._find_located = node, target, find_located
+        self._node, self._targets, self._find_located = node, targets, find_located
         self._get_limits, self._call_in_executor = get_limits, call_in_executor
         box_type = load_box_type()
         self._types = {'~/target_shape': TargetShape, '~/target_cloud': PointCloud2,
@@ -57,7 +58,7 @@ class ShapeServer:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
         self._thread.start()
-        target.listeners.append(self._on_target)
+        targets.listeners.append(self._on_target)
 
     def close(self) -> None:
         """End the thread when its work is done, and take everything off the graph."""
@@ -67,15 +68,15 @@ class ShapeServer:
 
     def tick(self) -> None:
         """Begin for a subscriber that came after the answer."""
-        self._on_target(self._target)
+        self._on_target(self._targets[''])
 
     def _create(self, name: str) -> Publisher:
         return self._node.create_publisher(self._types[name], name, LATCHED_QOS)
 
-    def _on_target(self, target: ActiveTarget) -> None:
-        step = target.step
-        is_sent = target.sent_target is not None and step is not None and step.result is not None
-        put = step.result.target if is_sent and step is not None and step.result else None
+    def _on_target(self, changed: ActiveTarget) -> None:
+        newest = self._targets.find_newest_sent()
+        step = None if newest is None else newest.step
+        put = step.result.target if step is not None and step.result is not None else None
         if step is not None and step.decision == HistoryEntry.MOVED:
             put = None  # the images show the thing that was clicked, not what it was moved to
         if put is self._put:

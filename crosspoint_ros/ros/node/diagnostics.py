@@ -12,6 +12,7 @@ from rclpy.lifecycle import LifecycleNode
 from crosspoint_ros.core.datatypes import Grounder, Rejected, SupportsDescribe
 from crosspoint_ros.msg import QueryResult, TargetState
 from crosspoint_ros.ros.config import Config
+from crosspoint_ros.ros.follow.server import TargetFollow
 from crosspoint_ros.ros.node.camera import Camera
 from crosspoint_ros.ros.node.operator_log import CameraWatch
 from crosspoint_ros.ros.node.query_server import QueryServer
@@ -79,7 +80,7 @@ class Diagnostics:
         array.status = [*(self._build_camera_status(c) for c in self._server.cameras.values()),
                         *(self._build_mount_status(c) for c in self._server.cameras),
                         self._build_matcher_status(), self._build_result_status(),
-                        self._build_follow_status()]
+                        *map(self._build_follow_status, self._server.follow.list_follows())]
         self._publisher.publish(array)
 
     def _build_status(self, name: str, level: Level, message: str, *, hardware: str = '',
@@ -163,13 +164,14 @@ class Diagnostics:
             zip(result.stages, result.stage_s, strict=True))
         return f'{durations_s["match"]:.3f}' if 'match' in durations_s else 'none yet'
 
-    def _build_follow_status(self) -> DiagnosticStatus:
-        follow, state = self._server.follow, self._server.target.state
-        is_lost = state in (TargetState.LOST, TargetState.COASTING) or (
-            state == TargetState.MOVED and not self._server.target.is_valid)
+    def _build_follow_status(self, follow: TargetFollow) -> DiagnosticStatus:
+        target = follow.target
+        is_lost = target.state in (TargetState.LOST, TargetState.COASTING) or (
+            target.state == TargetState.MOVED and not target.is_valid)
         return self._build_status(
-            'follow', DiagnosticStatus.WARN if is_lost else DiagnosticStatus.OK, follow.explain(),
-            mode=follow.config.mode, cycle_ms=f'{1e3 * follow.cycle_s:.1f}')
+            f'follow {target.name}'.strip(),
+            DiagnosticStatus.WARN if is_lost else DiagnosticStatus.OK, follow.explain(),
+            mode=self._server.follow.config.mode, cycle_ms=f'{1e3 * follow.cycle_s:.1f}')
 
     def _build_result_status(self) -> DiagnosticStatus:
         result: QueryResult | None = self._server.last_result

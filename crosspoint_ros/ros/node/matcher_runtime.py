@@ -135,7 +135,7 @@ class Prefetcher:
         """Submit a preparation unless in the pause; call it a few times a second."""
         if (self.is_enabled and self._loader.matchers
                 and time.monotonic() >= self._cooldown_until_s):
-            self._thread.submit_idle(self._prefetch)
+            self._thread.submit_idle(self, self._prefetch)
 
     def _prefetch(self) -> None:
         started_s = time.monotonic()

@@ -1,224 +1,46 @@
-"""The node's publishers: results, correspondences, target, TF, markers, overlays."""
+"""The node's publishers: results, correspondences, targets, markers, overlays."""
 from __future__ import annotations
 
-import math
-import time
-from collections import deque
-from collections.abc import Callable
-
-from geometry_msgs.msg import PoseStamped, TransformStamped
+from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
-from tf2_msgs.msg import TFMessage
+from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.core.tf_conflict import LIVE_HISTORY_NS
-from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult, TargetState
+from crosspoint_ros.msg import (
+    Correspondence,
+    GraspTarget,
+    QueryResult,
+    TargetList,
+    TargetState,
+)
 from crosspoint_ros.ros.client.results import STATE_NAMES
-from crosspoint_ros.ros.config import PREGRASP, Config, is_target_frame
-from crosspoint_ros.ros.conversions import image_from_rgb, transform_from_pose, transform_to_msg
-from crosspoint_ros.ros.node.history import ActiveTarget
+from crosspoint_ros.ros.config import Config
+from crosspoint_ros.ros.conversions import image_from_rgb
 from crosspoint_ros.ros.node.query_messages import build_target_state, make_header
 from crosspoint_ros.ros.rviz.target_marker import build_target_markers, delete_all_markers
+from crosspoint_ros.ros.target.frames import LIVE_STATES, TargetFrameSender
+from crosspoint_ros.ros.target.targets import ActiveTarget, Targets
 
 # A late subscriber gets the last answer.
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                          durability=DurabilityPolicy.TRANSIENT_LOCAL)
-# A target's frame is known from before its image: another view's may be that much older.
-LEAD_NS = 10**9
-UNKNOWN_NAME = '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_'  # until it is discovered
-UNNAMED = 'a node whose name has not come yet'
-LIVE_STATES = (TargetState.TRACKING, TargetState.MOVED)  # of a target that is kept up to date
 FOLLOWED_STATES = (*LIVE_STATES, TargetState.COASTING, TargetState.LOST)
-MAX_SENT = 800  # some 20 s; of a drag, 3 s
-
-
-class TargetBroadcaster:
-    """Broadcasts the target in `base_frame`; `broadcast` is called at 10 Hz.
-
-    Each target has a frame to itself, `<target_frame>_<n>`, known from a second before the clicked
-    image: at the answer's own stamp it is never another target. The alias `<target_frame>` is the
-    newest target. TF interpolates between two stamps and cannot say that a frame ended; the alias
-    therefore jumps within a nanosecond, right after the last stamp of the target before.
-    With each frame comes that of its pre-grasp pose, `<frame>_pregrasp`.
-    """
-
-    def __init__(self, node: Node, target_frame: str) -> None:
-        self._node, self._alias = node, target_frame.lstrip('/')
-        self._frame, self._newest_number, self._number = '', 0, 0
-        self._target: GraspTarget | None = None  # of the frame
-        self._alias_target: GraspTarget | None = None  # during a drag, another one
-        self._last_stamp_ns = self._alias_stamp_ns = self._frame_stamp_ns = -1
-        self._is_live = False  # sent with each image that shows it
-        self.guard = TargetFrameGuard(node, self._alias)
-        # The topic and depth of tf2_ros's own broadcaster, which is not on every machine.
-        self._publisher = node.create_publisher(TFMessage, '/tf', QoSProfile(depth=100))
-
-    def update(self, state: ActiveTarget) -> None:
-        """Broadcast a new target at once."""
-        target, alias_target = state.sent_target, state.alias_target
-        is_same = target is self._target and alias_target is self._alias_target
-        self._is_live = (state.state in LIVE_STATES and state.preview is None
-                         and not state.is_held)
-        if is_same or target is None or alias_target is None:
-            self._target, self._alias_target = target, alias_target
-            return
-        assert state.step is not None
-        number, now_ns = state.step.target_number, self._now_ns()
-        if state.followed is not None and number == self._number:
-            self._update_followed(target, alias_target, now_ns)
-            return
-        self._number, self._frame_stamp_ns = number, -1
-        # A camera's clock may be ahead of ours: what comes after it would be a jump back in time.
-        stamp_ns = min(stamp_to_ns(target.header.stamp), now_ns)
-        stamps_ns = sorted({max(stamp_ns - LEAD_NS, 1), stamp_ns, now_ns})
-        frame = get_target_frame(self._alias, number)
-        sent = [(frame, at_ns, target) for at_ns in stamps_ns
-                if number > self._newest_number or at_ns == now_ns]
-        first_ns = self._alias_stamp_ns + 1
-        if alias_target is not target:  # a drag is a movement
-            stamps_ns, first_ns = [now_ns], max(first_ns, now_ns)
-        sent += [(self._alias, at_ns, alias_target) for at_ns in sorted(
-            {first_ns or stamps_ns[0], *(max(at_ns, first_ns) for at_ns in stamps_ns)})]
-        self._newest_number = max(self._newest_number, number)
-        self._frame, self._target, self._alias_target = frame, target, alias_target
-        self._send(sent)
-
-    def _update_followed(self, target: GraspTarget, alias_target: GraspTarget, now_ns: int) -> None:
-        """Send where the target was at the stamp of the image that shows it."""
-        self._target, self._alias_target = target, alias_target
-        stamp_ns = min(stamp_to_ns(target.header.stamp), now_ns)
-        self._send([(self._frame, stamp_ns, target)] * (stamp_ns > self._frame_stamp_ns)
-                   + [(self._alias, stamp_ns, alias_target)] * (stamp_ns > self._alias_stamp_ns))
-
-    def broadcast(self) -> None:
-        """Send the transforms, if there is a target."""
-        now_ns = self._now_ns()
-        # While a simulation is paused, listeners would warn about the repeated stamp.
-        if self._target is None or self._alias_target is None or now_ns == self._last_stamp_ns:
-            return
-        if self._is_live:
-            return
-        self._last_stamp_ns = now_ns
-        self._send([(self._frame, now_ns, self._target)] + (
-            [(self._alias, now_ns, self._alias_target)] if now_ns > self._alias_stamp_ns else []))
-
-    def _send(self, sent: list[tuple[str, int, GraspTarget]]) -> None:
-        transforms = []
-        for frame, at_ns, target in sent:
-            header = make_header(at_ns, target.header.frame_id)
-            transforms += [TransformStamped(
-                header=header, child_frame_id=child,
-                transform=transform_to_msg(transform_from_pose(pose)))
-                for child, pose in ((frame, target.pose.pose),
-                                    (f'{frame}{PREGRASP}', target.pregrasp))]
-            if frame == self._frame:
-                self._frame_stamp_ns = max(self._frame_stamp_ns, at_ns)
-            if frame == self._alias:
-                self._alias_stamp_ns = max(self._alias_stamp_ns, at_ns)
-        for transform in transforms:
-            self.guard.remember(transform)
-        if transforms:
-            self._publisher.publish(TFMessage(transforms=transforms))
-
-    def _now_ns(self) -> int:
-        return int(self._node.get_clock().now().nanoseconds)
-
-    def reset(self) -> None:
-        """Forget the stamps of another time."""
-        self._alias_stamp_ns = self._frame_stamp_ns = -1
-
-    def close(self) -> None:
-        """Leave the topic."""
-        self._node.destroy_publisher(self._publisher)
-
-
-class TargetFrameGuard:
-    """Finds who else sends the target's frames: a robot's TF must not be overwritten.
-
-    conflict: what was found, '' for nothing; of a sender that has been silent for as long as TF
-    remembers it, nothing.
-    """
-
-    def __init__(self, node: Node, target_frame: str) -> None:
-        self._node, self._target_frame = node, target_frame
-        self._sent: deque[tuple[object, ...]] = deque(maxlen=MAX_SENT)
-        self._taken, self._until_s = ('', '', ''), 0.0  # the frame, its parent, and the topic
-        self._senders = UNNAMED
-        self.on_conflict: Callable[[str], None] = lambda conflict: None
-
-    @property
-    def conflict(self) -> str:
-        """Why no target may be sent; '' if one may."""
-        if not self._is_taken:
-            return ''
-        child, parent, topic = self._taken
-        return (f'frame {child!r} is also sent by another node on {topic}, in {parent!r} '
-                f'({self._describe_senders(topic)}): stop that, or give target_frame, now '
-                f'{self._target_frame!r}, a unique name. Queries are '
-                + ('refused until this node is cleaned up and configured'
-                   if self._until_s == math.inf else
-                   f'taken again {LIVE_HISTORY_NS * 1e-9:g} s after the last of them'))
-
-    @property
-    def _is_taken(self) -> bool:
-        return time.monotonic() < self._until_s
-
-    def remember(self, stamped: TransformStamped) -> None:
-        """Remember what this node sends."""
-        self._sent.append(_identify(stamped))
-
-    def accept(self, stamped: TransformStamped, static: bool) -> bool:
-        """Return whether a transform that was received is not one of the target's frames."""
-        child = stamped.child_frame_id  # /tf comes a thousand times a second
-        if self._target_frame not in child or not is_target_frame(child, self._target_frame):
-            return True
-        if not static and _identify(stamped) in self._sent:
-            return False
-        was_taken, was_static = self._is_taken, self._until_s == math.inf
-        if not was_static:
-            self._until_s = math.inf if static else time.monotonic() + LIVE_HISTORY_NS * 1e-9
-        if not was_taken or (static and not was_static):
-            self._taken = child, stamped.header.frame_id, '/tf_static' if static else '/tf'
-            self._senders = UNNAMED
-            self.on_conflict(self.conflict)
-        return False
-
-    def _describe_senders(self, topic: str) -> str:
-        """Say who sends there: their names may come later than their transforms."""
-        if UNNAMED not in self._senders:
-            return self._senders
-        names = {f'{i.node_namespace.rstrip("/")}/{i.node_name}'
-                 for i in self._node.get_publishers_info_by_topic(topic)}
-        named = sorted(names - {self._node.get_fully_qualified_name(), UNKNOWN_NAME})
-        twins = [name for name in named if self._node.count_publishers(f'{name}/target_state')]
-        others = named[:8] + [UNNAMED] * (UNKNOWN_NAME in names or not named)
-        self._senders = (f'by the crosspoint node {", ".join(twins)}' if twins else
-                         f'who sends there: {", ".join(others)}')
-        return self._senders
-
-
-def _identify(stamped: TransformStamped) -> tuple[object, ...]:
-    at = stamped.transform.translation  # under /clock, two nodes send the same stamps
-    return stamped.child_frame_id, stamp_to_ns(stamped.header.stamp), at.x, at.y, at.z
-
-
-def get_target_frame(target_frame: str, number: int) -> str:
-    """Return the frame of one target."""
-    return f'{target_frame}_{number}'
 
 
 class Outputs:
-    """The publishers; all but `publish_overlays` belong to the executor's thread."""
+    """The publishers; all but `publish_overlays` belong to the executor's thread.
 
-    def __init__(self, node: Node, config: Config, target: ActiveTarget) -> None:
-        """Create the publishers; those of the target listen to `target`."""
-        self._node = node
+    `~/grasp_target` and `~/target_state` are of the target without a name, `~/targets` of all.
+    """
+
+    def __init__(self, node: Node, config: Config, targets: Targets) -> None:
+        """Create the publishers; those of the targets listen to `targets`."""
+        self._node, self._targets, self._base_frame = node, targets, config.base_frame
         self._result = node.create_publisher(QueryResult, '~/result', LATCHED_QOS)
         self._correspondence = node.create_publisher(Correspondence, '~/correspondence',
                                                      LATCHED_QOS)
@@ -228,15 +50,17 @@ class Outputs:
             camera.name: node.create_publisher(Image, f'~/{camera.name}/overlay', 1)
             for camera in config.cameras}
         self._sent_target: GraspTarget | None = None  # as published
-        # The target, what the markers say of it, and whether they show its rays.
-        self._drawn: tuple[GraspTarget | None, str, bool] = None, '', True
-        self.broadcaster = TargetBroadcaster(node, config.target_frame)
-        self._base_frame, self._target_frame = config.base_frame, config.target_frame.lstrip('/')
-        self._state: tuple[object, ...] = ()  # as published
+        # By name: the target, what the markers say of it, and whether they show its rays.
+        self._drawn: dict[str, tuple[GraspTarget | None, str, bool]] = {}
+        self.frames = TargetFrameSender(node, config.target_frame)
+        # By name, as published, and what it was built from.
+        self._states: dict[str, tuple[tuple[object, ...], TargetState]] = {}
         self._target_state = node.create_publisher(TargetState, '~/target_state', LATCHED_QOS)
+        self._target_list = node.create_publisher(TargetList, '~/targets', LATCHED_QOS)
         # The state is the last: who reads it finds the frame on TF.
-        target.listeners += [self._publish_target, self.broadcaster.update, self._publish_state]
-        self._publish_state(target)
+        targets.listeners += [self._publish_target, self._publish_markers, self.frames.update,
+                              self._publish_state]
+        self._publish_state(targets[''])
 
     def _create_target_publisher(self) -> Publisher:
         return self._node.create_publisher(PoseStamped, '~/grasp_target', LATCHED_QOS)
@@ -249,7 +73,9 @@ class Outputs:
         self._result.publish(result)
 
     def _publish_target(self, state: ActiveTarget) -> None:
-        """Publish a new target's pose and markers, or withdraw the last one's."""
+        """Publish the new pose of the target without a name, or withdraw the last one's."""
+        if state.name:
+            return
         sent, previous = state.sent_target, self._sent_target
         self._sent_target = sent
         if sent is None and previous is not None:
@@ -260,31 +86,42 @@ class Outputs:
         elif sent is not None and sent is not previous and (
                 previous is None or state.state != TargetState.COASTING):
             self._grasp_target.publish(PoseStamped(header=sent.header, pose=sent.pose.pose))
-        target, (drawn, *was_drawn) = state.active_target, self._drawn
+
+    def _publish_markers(self, state: ActiveTarget) -> None:
+        """Publish the markers of all targets, if what they say of this one has changed."""
+        target = state.active_target
         verdict = '' if state.step is None else state.step.verdict
         if state.state in FOLLOWED_STATES:
             verdict = STATE_NAMES[state.state].lower()
-        elif target is not None and sent is None:
+        elif target is not None and state.sent_target is None:
             verdict = f'not sent: accept it first; {verdict}'
-        self._drawn = target, verdict, state.show_rays
-        if target is None and drawn is not None:
-            self._markers.publish(delete_all_markers())
-        elif target is not None and (target is not drawn or [*self._drawn[1:]] != was_drawn):
-            assert state.step is not None
-            self._markers.publish(build_target_markers(
-                target, verdict, state.step.rays if state.show_rays else None,
-                state.step.is_sure))
+        drawn, *was_drawn = self._drawn.get(state.name, (None, '', True))
+        self._drawn[state.name] = target, verdict, state.show_rays
+        if target is drawn and (target is None or was_drawn == [verdict, state.show_rays]):
+            return
+        message = delete_all_markers()
+        for each in self._targets:
+            target, verdict, show_rays = self._drawn.get(each.name, (None, '', True))
+            if target is not None and each.step is not None:
+                message.markers += build_target_markers(
+                    target, verdict, each.step.rays if show_rays else None, each.step.is_sure)
+        self._markers.publish(message)
 
     def _publish_state(self, target: ActiveTarget) -> None:
-        """Publish `~/target_state` if it has changed."""
-        step = target.last_step
+        """Publish `~/targets`, and `~/target_state`, if the target has changed."""
         is_live = target.followed is not None and target.followed.target is not None
-        state = (target.state, target.message, step, target.valid_until_ns, target.is_valid,
-                 target.followed if is_live else None)
-        if state != self._state:
-            self._state = state
-            frame = step and get_target_frame(self._target_frame, step.target_number)
-            self._target_state.publish(build_target_state(target, self._base_frame, frame or ''))
+        state = (target.state, target.message, target.last_step, target.valid_until_ns,
+                 target.held_until_ns, target.is_valid, target.followed if is_live else None)
+        if target.name in self._states and state == self._states[target.name][0]:
+            return
+        message = build_target_state(target, self._base_frame)
+        self._states[target.name] = state, message
+        if not target.name:
+            self._target_state.publish(message)
+        names = sorted(self._states.keys() & {each.name for each in self._targets})
+        self._target_list.publish(TargetList(
+            header=Header(stamp=self._node.get_clock().now().to_msg(), frame_id=self._base_frame),
+            targets=[self._states[name][1] for name in names]))
 
     def publish_overlays(self, result: LocateResult, limits: Limits) -> None:
         """Draw and publish the views of an answer whose overlays have a subscriber."""
@@ -300,7 +137,7 @@ class Outputs:
     def close(self) -> None:
         """Take everything off the graph."""
         self._markers.publish(delete_all_markers())
-        self.broadcaster.close()
+        self.frames.close()
         for publisher in (self._result, self._correspondence, self._grasp_target, self._markers,
-                          self._target_state, *self._overlays.values()):
+                          self._target_state, self._target_list, *self._overlays.values()):
             self._node.destroy_publisher(publisher)

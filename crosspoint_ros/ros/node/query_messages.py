@@ -33,8 +33,8 @@ from crosspoint_ros.msg import (
 )
 from crosspoint_ros.ros.config import CameraConfig
 from crosspoint_ros.ros.conversions import pose_from_transform, time_from_ns, transform_from_pose
-from crosspoint_ros.ros.node.history import ActiveTarget
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
+from crosspoint_ros.ros.target.targets import ActiveTarget, check_target_name
 from crosspoint_ros.srv import Correspond as CorrespondService
 
 log = logging.getLogger(__name__)
@@ -50,11 +50,14 @@ NAN_POSE = PoseWithCovariance(
 
 def request_from_goal(goal: CorrespondAction.Goal | CorrespondService.Request) -> QueryRequest:
     """Return the request of an action goal or a service call, which have the same fields."""
-    pixel = None if goal.instruction else np.array([goal.x, goal.y])
-    return QueryRequest.build(goal.camera, lambda: QueryRequest(
-        camera=goal.camera, stamp_ns=stamp_to_ns(goal.stamp), pixel=pixel,
-        instruction=goal.instruction, other_cameras=tuple(dict.fromkeys(goal.other_cameras)),
-        approach=_approach_from_goal(goal)))
+    def build() -> QueryRequest:
+        check_target_name(goal.target_name, goal.hold_s)
+        return QueryRequest(
+            camera=goal.camera, stamp_ns=stamp_to_ns(goal.stamp),
+            pixel=None if goal.instruction else np.array([goal.x, goal.y]),
+            instruction=goal.instruction, other_cameras=tuple(dict.fromkeys(goal.other_cameras)),
+            approach=_approach_from_goal(goal), target_name=goal.target_name, hold_s=goal.hold_s)
+    return QueryRequest.build(goal.camera, build)
 
 
 def _approach_from_goal(goal: CorrespondAction.Goal | CorrespondService.Request) -> Approach:
@@ -225,16 +228,18 @@ def place_target(target: GraspTarget, base_from_target: Transform, covariance: A
     return placed
 
 
-def build_target_state(target: ActiveTarget, base_frame: str, frame: str) -> TargetState:
-    """Return the state of a target whose own TF frame is `frame`."""
+def build_target_state(target: ActiveTarget, base_frame: str) -> TargetState:
+    """Return the state of a target as a message."""
     state = TargetState(
-        header=Header(frame_id=base_frame), frame=frame, state=target.state,
+        header=Header(frame_id=base_frame), name=target.name, state=target.state,
         valid=target.is_valid, pose=NAN_POSE, message=target.message,
-        since=time_from_ns(target.since_ns), valid_until=time_from_ns(target.valid_until_ns))
+        since=time_from_ns(target.since_ns), valid_until=time_from_ns(target.valid_until_ns),
+        held_until=time_from_ns(target.held_until_ns))
     if target.last_step is None or target.last_step.result is None:
         return state
     result = target.last_step.result
     state.query_id, state.header.stamp = result.query_id, result.target.header.stamp
+    state.frame = result.target.frame
     state.sightings = _build_sightings(result)
     state.last_seen = max((seen.header.stamp for seen in state.sightings
                            if seen.status.code == Status.OK), key=stamp_to_ns)

@@ -38,9 +38,9 @@ class QueryRequest:
 
     stamp_ns: of the clicked image, 0 for the newest. With `point_m` (3,), given in `point_frame`,
     the camera with the best view is chosen and `camera` is empty. clamp: move a pixel just past the
-    border onto the image. approach: AUTO and a standoff of 0 are left to the node. correction:
-    needs no matcher and no new image. rejected: set if the request is invalid; it is answered
-    without running.
+    border onto the image. approach: AUTO and a standoff of 0 are left to the node. target_name,
+    hold_s: as in Correspond.action. correction: needs no matcher and no new image. rejected: set if
+    the request is invalid; it is answered without running.
     """
 
     camera: str = ''
@@ -52,6 +52,8 @@ class QueryRequest:
     point_frame: str = ''
     clamp: bool = False
     approach: Approach = OPEN_APPROACH
+    target_name: str = ''
+    hold_s: float = 0.0
     correction: Correction | None = None
     rejected: Rejected | None = None
 
@@ -156,7 +158,7 @@ class QueryThread:
         self._current: QueryTask | None = None
         self._busy_since_s: float | None = None
         self._queue: deque[QueryTask] = deque()
-        self._idle_work: Callable[[], None] | None = None
+        self._idle_work: dict[object, Callable[[], None]] = {}  # by owner, the oldest first
         self._condition = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name='crosspoint-queries', daemon=True)
@@ -188,10 +190,10 @@ class QueryThread:
                 self._queue.append(task)
                 self._condition.notify()
 
-    def submit_idle(self, work: Callable[[], None]) -> None:
-        """Run `work` when idle; replaces a pending one."""
+    def submit_idle(self, owner: object, work: Callable[[], None]) -> None:
+        """Run `work` when idle; it replaces what the same owner has pending."""
         with self._condition:
-            self._idle_work = work
+            self._idle_work[owner] = work
             self._condition.notify()
 
     def expire_overdue(self) -> None:
@@ -221,9 +223,10 @@ class QueryThread:
         since_s = self._busy_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
-    def cancel_all(self, reason: str, code: Code = Code.CANCELLED) -> None:
-        """End every open query."""
-        for task in self.open_tasks:
+    def cancel_all(self, reason: str, code: Code = Code.CANCELLED,
+                   selects: Callable[[QueryTask], bool] = lambda task: True) -> None:
+        """End every open query that `selects` selects."""
+        for task in filter(selects, self.open_tasks):
             task.finish(Rejected(code, f'{reason} while it was in stage {task.stage}'))
 
     def close(self) -> None:
@@ -244,12 +247,12 @@ class QueryThread:
                     self._condition.wait()
                 if self._closed:
                     return
-                task, idle_work = None, self._idle_work
+                task, idle_work = None, None
                 self._busy_since_s = time.monotonic()
                 if self._queue:
                     self._current = task = self._queue.popleft()
                 else:
-                    self._idle_work = None
+                    idle_work = self._idle_work.pop(next(iter(self._idle_work)))
             if task is not None:
                 self._execute(task)
             elif idle_work is not None:

@@ -31,7 +31,6 @@ from crosspoint_ros.ros.config import Config, is_target_frame
 from crosspoint_ros.ros.follow.server import FollowServer
 from crosspoint_ros.ros.grasp.server import ShapeServer
 from crosspoint_ros.ros.node.camera import JUMP_WINDOW_S, Camera
-from crosspoint_ros.ros.node.history import ActiveTarget, HistoryStep
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
 from crosspoint_ros.ros.node.operator_log import AnswerLog
 from crosspoint_ros.ros.node.outputs import Outputs
@@ -48,10 +47,12 @@ from crosspoint_ros.ros.node.query_queue import (
     QueryThread,
     explain_failure,
 )
-from crosspoint_ros.ros.node.review import ReviewServer
 from crosspoint_ros.ros.node.twins import TwinDetector
 from crosspoint_ros.ros.node.views import ViewCollector, explain_images_only, locate_query
 from crosspoint_ros.ros.rviz.image_markers import ImageMarkers
+from crosspoint_ros.ros.target.history import HistoryStep
+from crosspoint_ros.ros.target.review import ReviewServer
+from crosspoint_ros.ros.target.targets import Targets
 from crosspoint_ros.ros.tf import make_transform_lookup
 from crosspoint_ros.srv import Correct
 from crosspoint_ros.srv import Correspond as CorrespondService
@@ -96,16 +97,16 @@ class QueryServer:
                         for c in config.cameras}
         self._log_forwarder = LogForwarder(node.get_logger())
         self._answer_log = AnswerLog(node.get_logger())
-        self.target = ActiveTarget(self._now_ns, config.target_ttl_s,
-                                   sends_drags=config.publish_target != 'on_accept')
-        self.outputs = Outputs(node, config, self.target)
-        guard = self.outputs.broadcaster.guard
+        self.targets = Targets(self._now_ns, config.target_ttl_s,
+                               sends_drags=config.publish_target != 'on_accept')
+        self.outputs = Outputs(node, config, self.targets)
+        guard = self.outputs.frames.guard
         guard.on_conflict = self._on_frame_conflict
         self.transforms = make_transform_lookup(node, guard.accept)
         self._views = ViewCollector(self.cameras, self.transforms, config)
         self.state = ServerState.INACTIVE
         self._time_jump_s = -math.inf  # when the clock, or a camera's stamps, last went back
-        self._cleared_s = -math.inf  # when a person last cleared the target
+        self._cleared_s: dict[str | None, float] = {}  # when a person last cleared a target, or all
         self._result_callbacks: dict[str, OnResult] = {}
         self._pending_replies = 0
         self._goals: dict[bytes, QueryTask] = {}
@@ -121,16 +122,16 @@ class QueryServer:
         self._timer = node.create_timer(TIMER_PERIOD_S, self._on_tick,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._timer.cancel()  # until there is a query to time, or a target to broadcast
-        self.target.listeners.append(lambda target: self._timer.reset())
+        self.targets.listeners.append(lambda target: self._timer.reset())
         self._clicks = subscribe_clicks(node, config.cameras, self.submit)
         self._image_markers = ImageMarkers(node, self.cameras, config.times.max_image_age_s,
                                            self.submit, self._call_in_executor)
-        self.review = ReviewServer(node, config, self.target, self.explain_unavailable,
+        self.review = ReviewServer(node, config, self.targets, self.explain_unavailable,
                                    self._on_clear, last_target_number)
         self.follow = FollowServer(
-            node, config, self.target, self._views, self._thread, self._get_fine_matcher,
+            node, config, self.targets, self._views, self._thread, self._get_fine_matcher,
             self.review.history.find_locate_result, self._call_in_executor)
-        self._shape = ShapeServer(node, config, self.target,
+        self._shape = ShapeServer(node, config, self.targets,
                                   self.review.history.find_locate_result, lambda: self.limits,
                                   self._call_in_executor)
         # All wait for their result, and must not block other callbacks meanwhile.
@@ -177,7 +178,7 @@ class QueryServer:
         with self._callback_lock:
             self._is_closed = True
         self._run_callbacks()
-        if self.target.step is not None:  # after an error, without deactivation
+        if self.targets.standing:  # after an error, without deactivation
             self.review.reset('the node has ended')
         self._jump.unregister()
         self._action.destroy()
@@ -235,7 +236,8 @@ class QueryServer:
         request = task.request
         unavailable = self.explain_unavailable()
         rejected = Rejected(Code.BUSY, unavailable) if unavailable else (
-            request.rejected or self.review.find_rejection(request))
+            request.rejected or self.review.find_rejection(request)
+            or self._find_name_rejection(request.target_name))
         if rejected is not None:
             task.finish(rejected)
             return
@@ -258,24 +260,40 @@ class QueryServer:
 
     def _explain_frame_conflict(self) -> str:
         """Return why a target would overwrite what others send on TF; '' if it would not."""
-        target_frame, base_frame = self._config.target_frame, self._config.base_frame
-        owners = {camera.frame_id: f'the frame of the images of {name}'
-                  for name, camera in self.cameras.items()}
-        above = list_ancestors(self.transforms.tree.frames(), base_frame.lstrip('/'))[1:]
-        owners |= dict.fromkeys(above, f'above base_frame {base_frame!r} on TF')
+        target_frame, guard = self._config.target_frame, self.outputs.frames.guard
         taken = next((f'target_frame: {frame!r} is {what}; give target_frame, now '
                       f'{target_frame!r}, a unique name'
-                      for frame, what in owners.items()
-                      if is_target_frame(frame, target_frame)), '')
-        return taken or self.outputs.broadcaster.guard.conflict
+                      for frame, what in self._list_frame_owners().items()
+                      if is_target_frame(frame, target_frame, guard.names)), '')
+        return taken or guard.conflict
+
+    def _list_frame_owners(self) -> dict[str, str]:
+        """Return the frames that no target may have, and what each is."""
+        owners = {camera.frame_id: f'the frame of the images of {name}'
+                  for name, camera in self.cameras.items()}
+        base_frame = self._config.base_frame
+        above = list_ancestors(self.transforms.tree.frames(), base_frame.lstrip('/'))[1:]
+        return owners | dict.fromkeys(above, f'above base_frame {base_frame!r} on TF')
+
+    def _find_name_rejection(self, name: str) -> Rejected | None:
+        """Return why the frames of a name are not free; None if they are, or are ours."""
+        if not name or name in self.outputs.frames.guard.names:
+            return None
+        frames = dict.fromkeys(self.transforms.tree.frames(), 'on TF already')
+        for frame, what in (frames | self._list_frame_owners()).items():
+            if is_target_frame(frame, self._config.target_frame, [name]):
+                return Rejected(Code.BAD_REQUEST, f'target_name {name!r}: {frame!r} is {what}: '
+                                'give the target another name')
+        return None
 
     def _on_frame_conflict(self, conflict: str) -> None:
         self._node.get_logger().error(f'no target is sent: {conflict}')
         self.review.withdraw(conflict)
 
-    def _on_clear(self) -> None:
-        self._cleared_s = time.monotonic()
-        self._thread.cancel_all('the target was cleared')
+    def _on_clear(self, name: str | None) -> None:
+        self._cleared_s[name] = time.monotonic()
+        self._thread.cancel_all('the target was cleared', selects=lambda task: name in (
+            None, self.review.choose_name(task.request)))
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
@@ -365,7 +383,8 @@ class QueryServer:
             return Rejected(Code.CANCELLED, 'the node was deactivated before it was published')
         if dict(task.stages).get('match', math.inf) < self._time_jump_s:
             return Rejected(Code.CANCELLED, 'time jumped while it was answered: click again')
-        if task.started_s < self._cleared_s:
+        name = self.review.choose_name(task.request)
+        if task.started_s < max(self._cleared_s.get(each, -math.inf) for each in (None, name)):
             return Rejected(Code.CANCELLED, 'the target was cleared before it was published')
         conflict = self._explain_frame_conflict()
         if conflict:
@@ -454,11 +473,11 @@ class QueryServer:
         self._thread.expire_overdue()
         self.review.tick()
         self._shape.tick()
-        self.outputs.broadcaster.broadcast()
+        self.outputs.frames.broadcast()
         if self.state is ServerState.ACTIVE:
             self._prefetcher.submit()
         # A query that has ended may still have its target to publish: until then it has a callback.
-        if not (self.target.step or self._result_callbacks
+        if not (self.targets.standing or self._result_callbacks
                 or self._prefetcher.is_enabled):
             self._timer.cancel()
 
@@ -489,4 +508,4 @@ class QueryServer:
             camera.clear()
         self.transforms.clear()
         self.review.reset('time jumped')
-        self.outputs.broadcaster.reset()
+        self.outputs.frames.reset()

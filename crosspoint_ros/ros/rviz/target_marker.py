@@ -22,13 +22,9 @@ from crosspoint_ros.core import visualization
 from crosspoint_ros.core.datatypes import Array, Rejected, Transform
 from crosspoint_ros.msg import GraspTarget
 from crosspoint_ros.ros.conversions import point_from_xyz, pose_from_transform, transform_from_pose
-from crosspoint_ros.ros.node.history import (
-    DECISION_NAMES,
-    ActiveTarget,
-    HistoryStep,
-    TargetRays,
-)
 from crosspoint_ros.ros.rviz.interactive_markers import InteractiveMarkers
+from crosspoint_ros.ros.target.history import DECISION_NAMES, HistoryStep, TargetRays
+from crosspoint_ros.ros.target.targets import ActiveTarget
 
 log = logging.getLogger(__name__)
 # The colours and shapes of core/visualization.py and of the page.
@@ -55,8 +51,8 @@ def delete_all_markers() -> MarkerArray:
 
 
 def build_target_markers(target: GraspTarget, verdict: str, rays: TargetRays | None,
-                         is_sure: bool = True) -> MarkerArray:
-    """Return the markers of a target, with its rays if given; the last target's are deleted.
+                         is_sure: bool = True) -> list[Marker]:
+    """Return the markers of a target, with its rays if given.
 
     A sure target is a green ball, one to be checked an amber pyramid.
     """
@@ -65,7 +61,7 @@ def build_target_markers(target: GraspTarget, verdict: str, rays: TargetRays | N
     p = pose.position
     text = _make_marker(header, 'verdict', Marker.TEXT_VIEW_FACING, WHITE, (0.0, 0.0, 0.03),
                         Pose(position=Point(x=p.x, y=p.y, z=p.z + 0.06)))
-    text.text = f'{target.confidence:.2f} {verdict}'
+    text.text = f'{target.name} {target.confidence:.2f} {verdict}'.strip()
     markers = [
         _make_marker(header, 'approach', Marker.ARROW, BLUE, (APPROACH_M, 0.008, 0.008),
                      _approach_pose(transform_from_pose(pose))),
@@ -77,7 +73,9 @@ def build_target_markers(target: GraspTarget, verdict: str, rays: TargetRays | N
             ray.id = index
             ray.points = [point_from_xyz(origin_base_m), point_from_xyz(rays.point_base_m)]
             markers.append(ray)
-    return MarkerArray(markers=[*delete_all_markers().markers, *markers])
+    for marker in markers:
+        marker.ns += f'/{target.name}' * bool(target.name)
+    return markers
 
 
 def _make_marker(header: Header, namespace: str, kind: int, colour: ColorRGBA,
@@ -149,8 +147,8 @@ class TargetActions(Protocol):
 class TargetMarker:
     """Shows the active target on `~/adjust`, and forwards drags and menu entries.
 
-    The marker is named by the number of its step: feedback for a target that was replaced meanwhile
-    names a marker that is gone.
+    Of those there are, the one without a name. The marker is named by the number of its step:
+    feedback for a target that was replaced meanwhile names a marker that is gone.
     """
 
     def __init__(self, node: Node, base_frame: str, actions: TargetActions) -> None:
@@ -165,7 +163,7 @@ class TargetMarker:
 
     def update(self, state: ActiveTarget) -> None:
         """Show the active target, or none, and end a drag; a preview changes nothing."""
-        if state.preview is not None:
+        if state.name or state.preview is not None:
             return
         self._last_feedback_s = None
         target, shown = state.active_target, self._step

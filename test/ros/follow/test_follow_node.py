@@ -231,7 +231,7 @@ def test_a_bug_in_the_look_in_which_following_is_held_withdraws_the_target(stage
         def update(self, *args):
             if self.track.message == 'as clicked':
                 return super().update(*args)
-            stage.rig.node._server.follow._follower.set_hold(True)
+            stage.rig.node._server.follow._follows['']._follower.set_hold(True)
             raise ZeroDivisionError('a bug')
 
     stage.rig.allows_errors = True
@@ -326,8 +326,8 @@ def test_the_end_of_following_does_not_wait_for_a_look(monkeypatch):
         stage.until_state(*GOING)
         monkeypatch.setattr(stage.rig.node._server._views, 'collect_for_following', collect_slowly)
         stage.until(entered.is_set)
-        thread = stage.rig.node._server.follow._follower._thread
-        stage.rig.node._server.follow._follower.close()
+        thread = stage.rig.node._server.follow._follows['']._follower._thread
+        stage.rig.node._server.follow._follows['']._follower.close()
         assert thread.is_alive()
         leave.set()
         thread.join(10.0)

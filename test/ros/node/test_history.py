@@ -11,7 +11,8 @@ from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS, MAX_STEPS, ActiveTarget, History
+from crosspoint_ros.ros.target.history import MAX_LOCATE_RESULTS, MAX_STEPS, History
+from crosspoint_ros.ros.target.targets import ActiveTarget
 
 UNREVIEWED, ACCEPTED = HistoryEntry.UNREVIEWED, HistoryEntry.ACCEPTED
 CORRECTED, MOVED = HistoryEntry.CORRECTED, HistoryEntry.MOVED
@@ -29,7 +30,7 @@ def with_answers(*query_ids: str) -> History:
 
 
 def target_step(history: History) -> str:
-    step = history.target_step
+    step = history.get_target_step()
     return '' if step is None else step.result.query_id
 
 
@@ -42,7 +43,7 @@ def refused(wish, *args, **named) -> Rejected:
 def test_nothing_has_happened():
     history = History()
     assert history.current is None
-    assert history.target_step is None
+    assert history.get_target_step() is None
     assert refused(history.undo).message == 'there is nothing to undo'
     assert refused(history.redo).message == 'there is nothing to redo'
     message = history.to_msg(Header(frame_id='base'))
@@ -341,7 +342,7 @@ def move(target: GraspTarget, dx_m: float) -> GraspTarget:
 
 def test_listeners_see_a_new_target_its_drag_and_its_end():
     watched = Watched()
-    step, preview = with_answers('a').target_step, GraspTarget(query_id='a')
+    step, preview = with_answers('a').get_target_step(), GraspTarget(query_id='a')
     watched.target.set_target(step, STANDING)
     watched.target.set_preview(preview)
     watched.target.set_target(step, STANDING)
@@ -354,7 +355,7 @@ def test_listeners_see_a_new_target_its_drag_and_its_end():
 
 def test_hiding_the_rays_ends_a_drag_and_changes_no_target():
     watched = Watched()
-    step = with_answers('a').target_step
+    step = with_answers('a').get_target_step()
     watched.target.set_target(step, STANDING)
     watched.target.set_preview(move(step.result.target, 0.1))
     watched.target.toggle_rays()
@@ -364,7 +365,7 @@ def test_hiding_the_rays_ends_a_drag_and_changes_no_target():
 
 def test_a_target_is_pending_while_it_is_dragged_but_not_while_a_button_is_pressed():
     watched = Watched()
-    step = with_answers('a').target_step
+    step = with_answers('a').get_target_step()
     watched.target.set_target(step, STANDING)
     watched.target.set_preview(move(step.result.target, 1e-6))
     assert watched.target.state == STANDING
@@ -380,22 +381,22 @@ def test_a_target_expires_and_begins_again_when_it_is_replaced_or_dragged_but_no
     watched = Watched(ttl_s=10.0)
     history, target = with_answers('a'), watched.target
     assert not target.has_expired
-    for change in (lambda: target.set_target(history.target_step, STANDING),
+    for change in (lambda: target.set_target(history.get_target_step(), STANDING),
                    lambda: target.set_preview(GraspTarget()),
-                   lambda: target.set_target(history.target_step, STANDING)):
+                   lambda: target.set_target(history.get_target_step(), STANDING)):
         change()
         assert not target.has_expired
         assert target.valid_until_ns == watched.now_ns + 10 * 10**9
         watched.now_ns += 11 * 10**9
         assert target.has_expired
     history.accept('a')
-    target.set_target(history.target_step, STANDING)
+    target.set_target(history.get_target_step(), STANDING)
     assert target.has_expired
 
 
 def test_without_a_time_to_live_a_target_stays():
     watched = Watched()
-    watched.target.set_target(with_answers('a').target_step, STANDING)
+    watched.target.set_target(with_answers('a').get_target_step(), STANDING)
     watched.now_ns += 10**18
     assert not watched.target.has_expired
     assert watched.target.valid_until_ns == 0
@@ -403,12 +404,12 @@ def test_without_a_time_to_live_a_target_stays():
 
 def test_a_state_begins_with_its_target_and_not_with_what_is_said_of_it():
     watched, history = Watched(), with_answers('a')
-    watched.target.set_target(history.target_step, STANDING)
+    watched.target.set_target(history.get_target_step(), STANDING)
     watched.now_ns += 10**9
     watched.target.announce('a click was refused')
     assert watched.target.since_ns == watched.now_ns - 10**9
     history.add(answer('b'), UNREVIEWED, None)
-    watched.target.set_target(history.target_step, STANDING)
+    watched.target.set_target(history.get_target_step(), STANDING)
     assert watched.target.since_ns == watched.now_ns
 
 
@@ -417,33 +418,33 @@ def test_a_state_begins_with_its_target_and_not_with_what_is_said_of_it():
 def test_targets_are_counted_moves_too_and_answers_without_one_not():
     history = with_answers('a')
     history.add(answer('flat', has_target=False), UNREVIEWED, None)
-    assert history.target_step.target_number == 1
+    assert history.get_target_step().target_number == 1
     history.add(answer('b'), HistoryEntry.MOVED, None)
-    assert history.target_step.target_number == 2
+    assert history.get_target_step().target_number == 2
     history.undo()
-    assert history.target_step.target_number == 1
+    assert history.get_target_step().target_number == 1
     history.add(answer('c'), UNREVIEWED, None)
-    assert history.target_step.target_number == 3, 'a frame that was something else'
+    assert history.get_target_step().target_number == 3, 'a frame that was something else'
 
 
 def test_the_end_of_a_target_is_told_apart_and_undone():
     history = with_answers('a')
-    assert history.target_state == STANDING
-    history.clear(TargetState.EXPIRED)
-    assert history.target_state == TargetState.EXPIRED
+    assert history.get_target_state() == STANDING
+    history.clear(end_state=TargetState.EXPIRED)
+    assert history.get_target_state() == TargetState.EXPIRED
     history.undo()
-    assert history.target_state == STANDING
+    assert history.get_target_state() == STANDING
     history.clear()
-    assert history.target_state == CLEARED
+    assert history.get_target_state() == CLEARED
     history.add(answer('flat', has_target=False), UNREVIEWED, None)
-    assert history.target_state == CLEARED
-    assert History().target_state == TargetState.NONE
+    assert history.get_target_state() == CLEARED
+    assert History().get_target_state() == TargetState.NONE
 
 
 def test_an_answer_without_a_target_can_end_the_one_that_is_active_and_undo_brings_it_back():
     history = with_answers('a')
     history.add(answer('flat', has_target=False), UNREVIEWED, None, inherits=False)
-    assert history.target_step is None
-    assert history.target_state == CLEARED
+    assert history.get_target_step() is None
+    assert history.get_target_state() == CLEARED
     history.undo()
     assert target_step(history) == 'a'

@@ -25,7 +25,7 @@ from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.ros.conversions import pose_from_transform
 from crosspoint_ros.ros.grasp import messages
 from crosspoint_ros.ros.grasp.server import THREAD
-from crosspoint_ros.ros.node.history import MAX_LOCATE_RESULTS
+from crosspoint_ros.ros.target.history import MAX_LOCATE_RESULTS
 
 CARTON = raycast_scenes.Box((-0.04, -0.03, 0.0), (0.04, 0.03, 0.12))
 ON_CARTON = np.array([0.0, -0.01, 0.12])

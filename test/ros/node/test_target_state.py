@@ -36,11 +36,12 @@ from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.tf_tree import TfTree, stamp_to_ns
 from crosspoint_ros.ros.config import ConfigError
 from crosspoint_ros.ros.node import lifecycle_node
-from crosspoint_ros.ros.node.history import ActiveTarget, History
-from crosspoint_ros.ros.node.outputs import TargetBroadcaster
 from crosspoint_ros.ros.node.query_messages import make_header
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 from crosspoint_ros.ros.process import NodeProcess
+from crosspoint_ros.ros.target.frames import TargetFrameSender
+from crosspoint_ros.ros.target.history import History
+from crosspoint_ros.ros.target.targets import ActiveTarget
 
 
 @pytest.fixture(scope='module')
@@ -171,7 +172,7 @@ def make_target(number: int, x_m: float, stamp_ns: int) -> ActiveTarget:
 
 def test_while_a_simulation_is_paused_the_newest_is_the_new_target():
     node = Paused()
-    broadcaster, tree = TargetBroadcaster(node, 'goal'), TfTree()
+    broadcaster, tree = TargetFrameSender(node, 'goal'), TfTree()
     for number, x_m in ((1, 0.1), (2, 0.2)):
         broadcaster.update(make_target(number, x_m, node.now_ns - 10**8))
     tree.add(TFMessage(transforms=node.sent))
@@ -184,13 +185,13 @@ def test_while_a_simulation_is_paused_the_newest_is_the_new_target():
 
 def test_the_clock_of_a_camera_does_not_take_tf_into_the_future():
     node = Paused()
-    TargetBroadcaster(node, 'goal').update(make_target(1, 0.1, node.now_ns + 3600 * 10**9))
+    TargetFrameSender(node, 'goal').update(make_target(1, 0.1, node.now_ns + 3600 * 10**9))
     assert max(stamp_to_ns(t.header.stamp) for t in node.sent) == node.now_ns
 
 
 def test_after_time_went_back_the_alias_begins_anew():
     node = Paused()
-    broadcaster = TargetBroadcaster(node, 'goal')
+    broadcaster = TargetFrameSender(node, 'goal')
     broadcaster.update(make_target(1, 0.1, node.now_ns))
     node.now_ns = 10 * 10**9
     broadcaster.reset()
@@ -203,7 +204,7 @@ def test_two_nodes_that_send_the_same_stamps_under_one_clock_tell_each_other_apa
     first, second = Paused(), Paused()
     guards = []
     for node, x_m in ((first, 0.1), (second, 0.2)):
-        broadcaster = TargetBroadcaster(node, 'goal')
+        broadcaster = TargetFrameSender(node, 'goal')
         broadcaster.update(make_target(1, x_m, node.now_ns))
         guards.append(broadcaster.guard)
     assert not any(guards[0].accept(stamped, False) for stamped in first.sent)
@@ -214,7 +215,7 @@ def test_two_nodes_that_send_the_same_stamps_under_one_clock_tell_each_other_apa
 
 def test_a_sender_whose_name_comes_later_is_named_then_and_still_after_it_has_left():
     node = Paused()
-    guard = TargetBroadcaster(node, 'goal').guard
+    guard = TargetFrameSender(node, 'goal').guard
     node.senders = [('/', 'rig'), ('_NODE_NAMESPACE_UNKNOWN_', '_NODE_NAME_UNKNOWN_')]
     guard.accept(_stamped(node.now_ns, 'base_link', 'goal', POSES['front']), False)
     assert '(who sends there: /rig, a node whose name has not come yet)' in guard.conflict
