@@ -17,7 +17,8 @@ import crosspoint_ros as cp
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / 'examples'
 BLOCKS = [(page.name, number, block, 'Client' in block or 'rclpy' in block)
-          for page in (ROOT / 'docs' / 'python_api.md', ROOT / 'README.md')
+          for page in (ROOT / 'docs' / 'python_api.md', ROOT / 'docs' / 'pipelines.md',
+                       ROOT / 'README.md')
           for number, block in enumerate(
               re.findall(r'^```python.*?\n(.*?)^```', page.read_text(), re.M | re.S), 1)]
 HAS_TF2 = importlib.util.find_spec('tf2_ros') is not None

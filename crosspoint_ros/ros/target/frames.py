@@ -131,6 +131,8 @@ class TargetFrameSender:
     def update(self, target: ActiveTarget) -> None:
         """Broadcast a new target at once."""
         if target.name not in self._broadcasters:
+            if target.sent_target is None:
+                return
             self._broadcasters[target.name] = TargetBroadcaster(self, target.name)
             self.guard.names |= {target.name} - {''}
         self._broadcasters[target.name].update(target)

@@ -113,7 +113,8 @@ class ReviewServer:
             self._publish_history(self._describe_result(result, name))
             return None
         if step is None:
-            self._targets[name].announce(self._describe_result(result, name))
+            target = self._targets.find(name) or self._target
+            target.announce(self._describe_result(result, name))
         else:
             self._activate_target(self._describe_result(result, name), name)
         return step
@@ -270,8 +271,8 @@ class ReviewServer:
     def _activate_target(self, message: str | None = None, name: str | None = None) -> None:
         """Make what the history has the active target of a name, or with None of all."""
         for each in self.history.names if name is None else (name,):
-            step = self.history.get_target_step(each)
-            if name is None and each and step is self._targets.find_step(each):
+            step, found = self.history.get_target_step(each), self._targets.find(each)
+            if name is None and each and step is (found and found.step):
                 continue  # nothing has happened to it
             self._targets[each].set_target(step, self.history.get_target_state(each), message)
 

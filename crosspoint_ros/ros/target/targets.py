@@ -218,9 +218,9 @@ class Targets:
             self._targets[name] = self._make(name)
         return self._targets[name]
 
-    def find_step(self, name: str) -> HistoryStep | None:
-        """Return the step whose target is active under that name."""
-        return self._targets[name].step if name in self._targets else None
+    def find(self, name: str) -> ActiveTarget | None:
+        """Return the target of that name, if there has been one."""
+        return self._targets.get(name)
 
     @property
     def standing(self) -> list[ActiveTarget]:

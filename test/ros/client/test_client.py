@@ -20,6 +20,7 @@ from crosspoint_ros.ros.client import cli
 from crosspoint_ros.ros.client import client as client_module
 from crosspoint_ros.ros.client.client import Client, find_view, is_accepted
 from crosspoint_ros.ros.client.results import format_result, result_to_json
+from crosspoint_ros.ros.client.session import RosSession
 from crosspoint_ros.ros.node import query_server
 
 
@@ -201,3 +202,49 @@ def test_the_client_hears_the_targets_state(rig):
         result = client.click('front', (159.5, 119.5))
         client.spin_until(lambda: states[-1].valid, 10.0)
     assert (states[-1].valid, states[-1].query_id) == (True, result.query_id)
+
+
+def test_the_client_clicks_for_targets_of_several_names_and_clears_one(rig):
+    states: dict[str, TargetState] = {}
+    with Client() as client:
+        client.subscribe_targets(states.update)
+        cup = client.click('front', (159.5, 119.5), target_name='cup')
+        client.instruct('front', 'the drawer handle', target_name='box')
+        assert client.spin_until(lambda: 'box' in states and states['box'].valid, 10.0)
+        assert states['cup'].query_id == cup.query_id
+        assert states['cup'].frame == cup.target.frame
+        assert 'cleared target' in client.clear('cup')
+        assert client.spin_until(lambda: not states['cup'].valid, 10.0)
+        assert states['box'].valid
+        with pytest.raises(RuntimeError, match='there was no target'):
+            client.clear('cup')
+        client.clear()
+        assert client.spin_until(lambda: not states['box'].valid, 10.0)
+
+
+def test_the_client_holds_its_target(rig):
+    with Client() as client:
+        client.click('front', (159.5, 119.5), hold_s=60.0)
+        assert client.click('front', (150.0, 119.5)).target.name == 'next'
+        assert client.click('front', (159.5, 119.5), hold_s=1.0).status.code == Status.BUSY
+
+
+def test_the_command_names_and_follows_its_target(rig, capsys, monkeypatch):
+    spins = []
+
+    def spin_for(client, seconds):
+        spins.append(seconds)
+        if len(spins) == 20:
+            rig.node._server.review.clear('cup')
+        RosSession.spin_for(client, seconds)
+    monkeypatch.setattr(Client, 'spin_for', spin_for)
+    assert main([*CLICK, '--name', 'cup', '--follow']) == cli.ANSWERED
+    printed = capsys.readouterr().out.splitlines()
+    assert 'target cup, 3D in base_link' in printed[-3]
+    assert printed[-2].startswith('cup: STANDING at (')
+    assert printed[-1].startswith('cup: CLEARED, stop: cleared target ')
+
+
+def test_a_name_that_cannot_be_is_refused_in_words(rig, capsys):
+    assert main([*CLICK, '--name', 'a cup']) == cli.REFUSED
+    assert "target_name 'a cup'" in capsys.readouterr().out

@@ -82,6 +82,17 @@ def test_a_click_on_the_picture_is_answered_and_waits_for_a_person(agent):
     assert 'CLEARED' in tools.targets()
 
 
+def test_an_agent_gives_names_to_several_targets(agent):
+    tools, _ = agent
+    tools.look('front')
+    for name in ('cup', 'box'):
+        assert f'target {name}, 3D in' in tools.click('front', *CENTRE, name)
+    lines = tools.targets().splitlines()
+    assert {'cup: PENDING', 'box: PENDING'} <= {line.split(' at ')[0] for line in lines}
+    tools.clear()
+    assert 'PENDING' not in tools.targets()
+
+
 @pytest.mark.parametrize('pixel', [(-1.0, 5.0), (320.0, 5.0), (5.0, 240.0), (float('nan'), 5.0)])
 def test_a_pixel_outside_of_the_picture_is_refused(agent, pixel):
     tools, _ = agent

@@ -332,3 +332,50 @@ def test_the_end_of_following_does_not_wait_for_a_look(monkeypatch):
         leave.set()
         thread.join(10.0)
         assert not thread.is_alive()
+
+
+# --- several targets
+
+OTHER = Thing(Box((0.10, -0.03, 0.0), (0.18, 0.03, 0.09)), texture_shift_m=(2.1, 0.2, 3.3))
+OTHER_M = TARGET_M + np.array((0.14, 0.0, 0.0))
+
+
+def test_each_target_is_followed_for_itself_and_one_that_is_lost_leaves_the_other(stage):
+    stage.show((Thing(), OTHER))
+    ticks = stage.rig.ticks
+    stage.until(lambda: stage.rig.ticks > ticks + 3)
+    first, second = stage.click_box('first'), stage.click_box('second', OTHER_M)
+    stage.until(lambda: all(stage.named[name].state in GOING for name in ('first', 'second')))
+    stage.show((OTHER,))
+    stage.until(lambda: stage.named['first'].state == TargetState.LOST, 'the first is lost')
+    state = stage.named['second']
+    assert (state.valid, state.state in GOING, state.query_id) == (True, True, second)
+    at = state.pose.pose.position
+    assert np.linalg.norm(np.array([at.x, at.y, at.z]) - OTHER_M) < 8e-3
+    stage.show((Thing(), Thing(OTHER.box, move(0.02), OTHER.texture_shift_m)))
+    stage.until(lambda: stage.named['second'].state == TargetState.MOVED, 'the second is moved')
+    stage.until(lambda: stage.named['first'].valid, 'the first is back')
+    assert stage.named['first'].query_id == first
+    at = stage.named['first'].pose.pose.position
+    assert np.linalg.norm(np.array([at.x, at.y, at.z]) - TARGET_M) < 8e-3
+
+
+def test_a_hold_of_following_is_of_all_targets_and_those_that_come_after(stage):
+    assert stage.call_trigger('hold').success
+    stage.click_box('first')
+    stage.until(lambda: stage.named.get('first') and stage.named['first'].valid)
+    stage.show(())
+    ticks = stage.rig.ticks
+    stage.until(lambda: stage.rig.ticks > ticks + 12)
+    assert stage.named['first'].valid
+    assert stage.call_trigger('resume').success
+    stage.until(lambda: stage.named['first'].state == TargetState.LOST)
+
+
+def test_the_thread_of_a_target_that_has_ended_ends(stage):
+    stage.click_box('first')
+    follows = stage.rig.node._server.follow._follows
+    thread = follows['first']._follower._thread
+    stage.call('clear_target', target_name='first')
+    stage.until(lambda: not thread.is_alive())
+    assert 'first' not in follows

@@ -448,3 +448,67 @@ def test_an_answer_without_a_target_can_end_the_one_that_is_active_and_undo_brin
     assert history.get_target_state() == CLEARED
     history.undo()
     assert target_step(history) == 'a'
+
+
+# --- targets of several names
+
+def test_a_target_outlives_the_steps_of_other_names_that_are_kept():
+    history = History()
+    history.add(answer('cup'), UNREVIEWED, None, name='cup')
+    for number in range(3 * MAX_STEPS):
+        history.add(answer(str(number)), UNREVIEWED, None)
+        assert history.get_target_step('cup').query_id == 'cup'
+    assert history.accept('cup').decision == ACCEPTED
+    assert history.get_target_step('cup').decision == ACCEPTED
+    history.clear()
+    assert history.get_target_step('cup') is None
+    history.undo()
+    assert history.get_target_step('cup').query_id == 'cup'
+    assert list(history.to_msg(Header()).active) == [1, 3 * MAX_STEPS + 1]
+
+
+def test_what_is_kept_does_not_grow_with_the_names_there_have_been():
+    history = History()
+    for number in range(100):
+        history.add(answer(str(number)), UNREVIEWED, None, name=f'mug_{number}')
+        history.clear(f'mug_{number}')
+    assert len(history.names) <= MAX_STEPS + 1
+
+
+def test_a_target_that_was_cleared_long_ago_does_not_come_back():
+    history = History()
+    history.add(answer('cup'), UNREVIEWED, None, name='cup')
+    history.clear('cup')
+    for number in range(2 * MAX_STEPS):
+        history.add(answer(str(number)), UNREVIEWED, None)
+        assert history.get_target_step('cup') is None
+
+
+def test_undo_goes_back_through_all_names_and_leaves_the_others():
+    history = History()
+    for query_id, name in (('a', 'cup'), ('b', 'box'), ('c', 'cup')):
+        history.add(answer(query_id), UNREVIEWED, None, name=name)
+    history.undo()
+    assert [history.get_target_step(name).query_id for name in ('cup', 'box')] == ['a', 'b']
+    history.undo()
+    assert history.get_target_step('box') is None
+    assert history.get_target_step('cup').query_id == 'a'
+
+
+def test_a_correction_and_a_drag_are_held_as_the_target_was():
+    history = History()
+    history.add(answer('a'), UNREVIEWED, None, held_until_ns=7)
+    for decision in (CORRECTED, MOVED):
+        assert history.add(answer('a'), decision, None).held_until_ns == 7
+    assert history.add(answer('b'), UNREVIEWED, None).held_until_ns == 0
+
+
+def test_a_held_target_does_not_expire():
+    watched, history = Watched(ttl_s=10.0), History()
+    history.add(answer('a'), UNREVIEWED, None, held_until_ns=watched.now_ns + 60 * 10**9)
+    watched.target.set_target(history.get_target_step(), STANDING)
+    watched.now_ns += 59 * 10**9
+    assert not watched.target.has_expired
+    assert watched.target.held_for_s == pytest.approx(1.0)
+    watched.now_ns += 2 * 10**9
+    assert watched.target.has_expired

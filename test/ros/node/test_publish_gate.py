@@ -135,3 +135,20 @@ def test_with_sure_a_sure_answer_is_sent_and_one_to_be_checked_waits():
         pipeline.wait_for_no_target()
         accept(pipeline, unsure)
         pipeline.wait_for_target(OTHER_BASE_M)
+
+
+def test_a_person_accepts_each_target_of_a_name_also_after_the_click_for_the_next(person):
+    targets, results = person.rig.node._server.targets, []
+    for name, point_base_m in (('cup', POINT_BASE_M), ('box', OTHER_BASE_M)):
+        person.rig.send_frames()
+        results.append(person.wait_for_result(person.submit_click(point_base_m,
+                                                                  target_name=name)))
+    cup, box = results
+    assert_nothing_sent(person)
+    accept(person, cup)
+    person.wait_on_tf('crosspoint_target_cup')
+    assert targets['box'].state == TargetState.PENDING
+    assert 'crosspoint_target_box' not in {t.child_frame_id for t in person.sent}
+    accept(person, box)
+    person.wait_on_tf('crosspoint_target_box')
+    assert targets['cup'].is_valid
