@@ -243,3 +243,18 @@ class EverySecondMatcher(DelayedMatcher):
         if self._count % 2:
             raise RuntimeError('the double broke')
         raise Rejected(Code.NOT_VISIBLE, 'not there, at 0.30, 0.5')
+
+
+class ConcurrentMatcher(ExactMatcher):
+    """Takes two queries at a time, and answers each when the test opens the gate of its click."""
+
+    max_concurrent = 2
+    entered = threading.Semaphore(0)
+    gates: dict[int, threading.Event] = {}  # noqa: RUF012  (by column of the click; none: open)
+
+    def match(self, query: Query) -> Match:
+        """Wait for the gate of the clicked column."""
+        self.entered.release()
+        gate = self.gates.get(round(float(query.pixel[0])))
+        assert gate is None or gate.wait(timeout=10.0)
+        return super().match(query)

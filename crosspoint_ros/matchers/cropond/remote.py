@@ -31,6 +31,7 @@ class CropondRemoteMatcher:
 
     Options = RemoteOptions
     refined_by = 'xfeat'
+    max_concurrent = 8  # queries at a time, each from a thread; a server answers them together
 
     def __init__(self, **options: Any) -> None:
         """Connect to the server, if it is running.
@@ -45,11 +46,10 @@ class CropondRemoteMatcher:
         self._encoder = ImageEncoder(given.max_pixels, given.jpeg_quality)
         self._forgiven = False
         self._handshake = handshake.ServerHandshake(self._chat, given, self._encoder)
-        wait, error = Deadline.after(given.wait_s), self._connect()
-        while error is not None and wait.left_s:
+        wait = Deadline.after(given.wait_s)
+        while (error := self._connect()) is not None and wait.left_s:
             log.info('waiting for the server, %.0f s left: %s', wait.left_s, error.message)
             time.sleep(min(WAIT_PERIOD_S, wait.left_s))
-            error = self._connect()
         if error is not None:
             log.warning('%s (the next query tries again)', error.message)
 

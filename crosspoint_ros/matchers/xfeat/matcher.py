@@ -60,6 +60,7 @@ class XFeatMatcher:
     """
 
     Options = XFeatOptions
+    is_thread_safe = True  # one call waits for the other
 
     def __init__(self, **options: Any) -> None:
         self.options = XFeatOptions(**options)

@@ -57,6 +57,12 @@ class Matchers:
     matcher: Matcher
     refiner: Refiner | None
 
+    @property
+    def max_concurrent(self) -> int:
+        """How many queries may run at a time, each in a thread."""
+        is_safe = self.refiner is None or getattr(self.refiner, 'is_thread_safe', False)
+        return int(getattr(self.matcher, 'max_concurrent', 1)) if is_safe else 1
+
 
 class MatcherLoader:
     """Loads once, in the thread that will use the matcher; other threads only read its state."""
@@ -83,8 +89,11 @@ class MatcherLoader:
         message = f': {self._log_forwarder.last}' if self._log_forwarder.last else ''
         return f'the matcher {self._config.matcher} is loading for {self.elapsed_s:.1f} s{message}'
 
-    def load(self) -> bool:
-        """Load; False if that failed, for the reason in `failure`."""
+    def load(self) -> int:
+        """Load, and return how many queries may run at a time.
+
+        0 if it failed, for the reason in `failure`.
+        """
         config = self._config
         # The matcher of an earlier configuration is in a reference cycle, and its gigabytes would
         # be missing here.
@@ -98,10 +107,10 @@ class MatcherLoader:
         except BaseException as error:
             self._finished_s = time.monotonic()
             self.failure = f'the matcher {config.matcher} was not loaded: {_format_error(error)}'
-            return False
+            return 0
         self._finished_s = time.monotonic()
         self.matchers = Matchers(matcher, refiner)
-        return True
+        return self.matchers.max_concurrent
 
 
 def _format_error(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The query queue: one thread runs the matcher, so that no executor's thread ever waits for it."""
+"""The query queue: its threads run the matcher, so that no executor's thread waits for it."""
 from __future__ import annotations
 
 import logging
@@ -138,38 +138,38 @@ class QueryTask:
 
 
 class QueryThread:
-    """Answers queries one after the other: a matcher is never called twice at a time.
+    """Answers queries one after the other, or as many at a time as the matcher takes.
 
-    busy: what a new query does to the running one: 'preempt' ends it as CANCELLED, 'queue' waits
-    for it, 'reject' is rejected as BUSY.
+    busy: what a new query does to the running ones: 'preempt' ends them as CANCELLED, 'queue' waits
+    for its turn, 'reject' is rejected as BUSY.
     """
 
     def __init__(self, run_query: Callable[[QueryTask], LocateResult],
                  on_answered: Callable[[QueryTask], None], busy: str, max_query_s: float,
-                 load: Callable[[], bool] = lambda: True) -> None:
-        """Start the thread. It calls `load` first, and takes no query if that returns False.
+                 load: Callable[[], int] = lambda: 1) -> None:
+        """Start the thread. It calls `load` first: how many queries may run at a time.
 
-        on_answered: runs in the thread, after the query is finished.
+        With 0 it takes none; with several there are as many threads. on_answered: runs in a query's
+        thread, after it is finished.
         """
         self._run_query, self._on_answered = run_query, on_answered
         self._load, self._is_loading = load, True
         self._busy = busy
         self.max_query_s = max_query_s
-        self._current: QueryTask | None = None
-        self._busy_since_s: float | None = None
+        # By thread, the oldest first: its query, None for idle work, and since when.
+        self._running: dict[threading.Thread, tuple[QueryTask | None, float]] = {}
         self._queue: deque[QueryTask] = deque()
         self._idle_work: dict[object, Callable[[], None]] = {}  # by owner, the oldest first
         self._condition = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name='crosspoint-queries', daemon=True)
-        self._thread.start()
+        self._thread = self._start_thread(self._run)
 
     @property
     def open_tasks(self) -> list[QueryTask]:
-        """The queries without an answer, the running one first."""
+        """The queries without an answer, the running ones first."""
         with self._condition:
-            current = [] if self._current is None else [self._current]
-            return [task for task in (*current, *self._queue) if not task.is_done]
+            running = [task for task, _ in self._running.values() if task is not None]
+            return [task for task in (*running, *self._queue) if not task.is_done]
 
     def submit(self, task: QueryTask) -> None:
         """Take a query; it may end at once (BUSY), or end another (CANCELLED)."""
@@ -207,21 +207,22 @@ class QueryThread:
     def _explain_timeout(self, task: QueryTask) -> str:
         if self._is_loading:
             return '; the matcher is still loading'
-        current = self._current
-        if current is None and self.busy_for_s:
+        running = [each for each, _ in tuple(self._running.values())]
+        if running == [None]:
             return (f'; the matcher has prepared for new images for {self.busy_for_s:.1f} s: lower '
                     'warm_share, or reload it with cleanup and configure')
-        if current is None or current is task:
+        current = next((each for each in running if each is not None), task)
+        if task in running or current is task:
             return ''
         return (f'; the matcher still works on query {current.query_id}, submitted '
                 f'{current.age_s:.1f} s ago: reload it with cleanup and configure')
 
     @property
     def busy_for_s(self) -> float:
-        """Seconds that the thread has been in the matcher, for a query (finished since or not) or
+        """Seconds that a thread has been in the matcher, for a query (finished since or not) or
         idle work; 0 when it is free."""
-        since_s = self._busy_since_s
-        return 0.0 if since_s is None else time.monotonic() - since_s
+        return max((time.monotonic() - since_s for _, since_s in tuple(self._running.values())),
+                   default=0.0)
 
     def cancel_all(self, reason: str, code: Code = Code.CANCELLED,
                    selects: Callable[[QueryTask], bool] = lambda task: True) -> None:
@@ -230,29 +231,43 @@ class QueryThread:
             task.finish(Rejected(code, f'{reason} while it was in stage {task.stage}'))
 
     def close(self) -> None:
-        """End the thread as soon as its matcher returns."""
+        """End the threads as soon as their matcher returns."""
         with self._condition:
             self._closed = True
-            self._condition.notify()
+            self._condition.notify_all()
         # Not joined for long: a matcher that hangs must not block the shutdown.
         self._thread.join(timeout=0.5)
 
+    def _start_thread(self, target: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=target, name='crosspoint-queries', daemon=True)
+        thread.start()
+        return thread
+
     def _run(self) -> None:
-        is_loaded = self._load()
+        count = self._load()
         self._is_loading = False
-        while is_loaded:
+        for _ in range(1, count):
+            self._start_thread(self._work)
+        if count:
+            self._work()
+
+    def _can_idle(self) -> bool:
+        """Whether there is idle work, and none is done yet: each owner expects to be alone."""
+        return bool(self._idle_work) and all(task for task, _ in self._running.values())
+
+    def _work(self) -> None:
+        thread = threading.current_thread()
+        while True:
             with self._condition:
-                self._current = self._busy_since_s = None
-                while not (self._queue or self._idle_work or self._closed):
+                self._running.pop(thread, None)
+                while not (self._queue or self._can_idle() or self._closed):
                     self._condition.wait()
                 if self._closed:
                     return
-                task, idle_work = None, None
-                self._busy_since_s = time.monotonic()
-                if self._queue:
-                    self._current = task = self._queue.popleft()
-                else:
-                    idle_work = self._idle_work.pop(next(iter(self._idle_work)))
+                task = self._queue.popleft() if self._queue else None
+                idle_work = None if task is not None else self._idle_work.pop(
+                    next(iter(self._idle_work)))
+                self._running[thread] = task, time.monotonic()
             if task is not None:
                 self._execute(task)
             elif idle_work is not None:

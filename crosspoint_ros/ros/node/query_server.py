@@ -75,8 +75,8 @@ class ServerState(Enum):
 class QueryServer:
     """Everything the node owns between configure and cleanup.
 
-    The executor's thread touches all of ROS and never waits; the thread of `QueryThread` runs the
-    matcher and touches nothing of ROS but the overlays. Its results come back through a queue, and
+    The executor's thread touches all of ROS and never waits; the threads of `QueryThread` run the
+    matcher and touch nothing of ROS but the overlays. Their results come back through a queue, and
     a guard condition wakes the executor.
     """
 
@@ -92,6 +92,7 @@ class QueryServer:
         options = {**config.refiner_options, **config.matcher_options}
         self.mount_health = MountHealth(**{name: float(options[name]) for name in (
             'pose_noise_cm', 'pose_noise_deg') if name in options})
+        self._health_lock = threading.Lock()  # queries may run at the same time
         # First: a mask that cannot be read must leave nothing on the graph.
         self.cameras = {c.name: Camera(node, c, config, self._on_stamp_jump, self._lookup_transform)
                         for c in config.cameras}
@@ -108,6 +109,7 @@ class QueryServer:
         self._time_jump_s = -math.inf  # when the clock, or a camera's stamps, last went back
         self._cleared_s: dict[str | None, float] = {}  # when a person last cleared a target, or all
         self._result_callbacks: dict[str, OnResult] = {}
+        self._finished: list[QueryTask] = []  # not published yet
         self._pending_replies = 0
         self._goals: dict[bytes, QueryTask] = {}
         self._callbacks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -303,10 +305,10 @@ class QueryServer:
         matchers = self.loader.matchers
         return None if matchers is None else matchers.refiner or matchers.matcher
 
-    def _load(self) -> bool:
-        is_loaded = self.loader.load()
+    def _load(self) -> int:
+        max_concurrent = self.loader.load()
         self._call_in_executor(self._on_loaded)
-        return is_loaded
+        return max_concurrent
 
     def _run_query(self, task: QueryTask) -> LocateResult:
         correction = task.request.correction
@@ -321,7 +323,8 @@ class QueryServer:
         self.transforms.tree.max_gap_m = self.limits.max_target_sigma_m
         result = locate_query(task, self._views, self.loader.matchers, self.limits)
         try:
-            self.mount_health.add(result)
+            with self._health_lock:
+                self.mount_health.add(result)
         except Exception:  # the answer is none the worse
             log.exception('the mounts of the cameras were not measured')
         return self._turn_target(task, result)
@@ -343,6 +346,24 @@ class QueryServer:
             self.outputs.publish_overlays(result, self.limits)
 
     def _finish_query(self, task: QueryTask) -> None:
+        """Publish a finished query, and those that waited for it.
+
+        A target never replaces that of a later click: of queries that run at the same time, an
+        answer waits for those of earlier ones for the same target.
+        """
+        self._finished.append(task)
+        for each in sorted(self._finished, key=lambda each: each.started_s):
+            if each.locate_result is None or not self._has_earlier(each):
+                self._finished.remove(each)
+                self._publish_outcome(each)
+
+    def _has_earlier(self, task: QueryTask) -> bool:
+        name = self.review.choose_name(task.request)
+        return any(each.started_s < task.started_s
+                   and self.review.choose_name(each.request) == name
+                   for each in self._thread.open_tasks)
+
+    def _publish_outcome(self, task: QueryTask) -> None:
         """Publish the target, then the result, then the history; a bug there refuses the query."""
         step, has_failed = None, False
         try:

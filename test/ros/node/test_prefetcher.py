@@ -33,7 +33,7 @@ class Shelf:
     def __init__(self) -> None:
         self.work: Any = None
 
-    def submit_idle(self, work: Any) -> None:
+    def submit_idle(self, owner: Any, work: Any) -> None:
         self.work = work
 
     def run(self) -> None:

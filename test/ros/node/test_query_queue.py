@@ -26,12 +26,13 @@ PATIENCE_S = 5.0
 class Desk:
     """A query thread whose work the test holds and releases."""
 
-    def __init__(self, busy: str, max_query_s: float = 60.0) -> None:
+    def __init__(self, busy: str, max_query_s: float = 60.0, threads: int = 1) -> None:
         self.entered, self.release = threading.Semaphore(0), threading.Semaphore(0)
         self.afterwards: list[QueryTask] = []
         self.endings: list[QueryTask] = []
         self.error: BaseException | None = None
-        self.thread = QueryThread(self._answer, self.afterwards.append, busy, max_query_s)
+        self.thread = QueryThread(self._answer, self.afterwards.append, busy, max_query_s,
+                                  lambda: threads)
 
     def _answer(self, job: QueryTask) -> LocateResult:
         self.entered.release()
@@ -251,7 +252,7 @@ def test_a_preparation_that_hangs_holds_the_matcher_and_is_blamed(desks):
         begun.set()
         let_go.wait(PATIENCE_S)
 
-    d.thread.submit_idle(hang)
+    d.thread.submit_idle('test', hang)
     assert begun.wait(PATIENCE_S)
     wait_for(lambda: d.thread.busy_for_s > 0.0)
     job = d.ask()
@@ -259,3 +260,58 @@ def test_a_preparation_that_hangs_holds_the_matcher_and_is_blamed(desks):
     assert 'prepared for new images' in job.rejected.message
     let_go.set()
     wait_for(lambda: not d.thread.busy_for_s)
+
+
+# --- a matcher that takes several at a time
+
+def test_as_many_queries_run_at_a_time_as_the_matcher_takes(desks):
+    d = desk(desks, 'queue', threads=2)
+    jobs = [d.ask() for _ in range(3)]
+    assert d.entered.acquire(timeout=PATIENCE_S)
+    assert d.entered.acquire(timeout=PATIENCE_S)
+    assert not d.entered.acquire(timeout=0.05), 'the third waits'
+    assert d.thread.open_tasks == jobs
+    for _ in jobs:
+        d.release.release()
+    wait_for(lambda: all(job.is_done for job in jobs))
+
+
+def test_a_query_that_hangs_does_not_hold_the_one_that_preempts_it(desks):
+    d = desk(desks, 'preempt', threads=2)
+    first = d.ask()
+    assert d.entered.acquire(timeout=PATIENCE_S)
+    second = d.ask()
+    assert first.rejected.code == Code.CANCELLED
+    assert d.entered.acquire(timeout=PATIENCE_S), 'the second runs while the first hangs'
+    assert d.thread.busy_for_s > 0.0
+    d.release.release()
+    d.release.release()
+    wait_for(lambda: second.is_done)
+
+
+def test_idle_work_runs_alone_and_beside_a_query_and_each_owner_keeps_its_own(desks):
+    d = desk(desks, 'queue', threads=3)
+    done, release, entered = [], threading.Event(), threading.Event()
+
+    def hang() -> None:
+        entered.set()
+        assert release.wait(PATIENCE_S)
+        done.append('first')
+    d.thread.submit_idle('first', hang)
+    assert entered.wait(PATIENCE_S)
+    for owner in ('second', 'third', 'third'):
+        d.thread.submit_idle(owner, lambda owner=owner: done.append(owner))
+    job = d.ask()
+    d.release.release()
+    wait_for(lambda: job.is_done)
+    assert done == []
+    release.set()
+    wait_for(lambda: done == ['first', 'second', 'third'])
+
+
+def test_no_query_runs_where_the_matcher_was_not_loaded(desks):
+    d = desk(desks, 'queue', threads=0)
+    job = d.ask()
+    assert not d.entered.acquire(timeout=0.05)
+    d.thread.cancel_all('by the test')
+    assert job.rejected.code == Code.CANCELLED
