@@ -98,8 +98,11 @@ class ActiveTarget:
 
     @property
     def held_until_ns(self) -> int:
-        """Until when a click without a name does not replace the target; 0: it does."""
-        return 0 if self.step is None else self.step.held_until_ns
+        """Until when a click without a name does not replace the target; 0: it does.
+
+        What is lost is not held: a person may click where it is now.
+        """
+        return 0 if self.step is None or self.active_target is None else self.step.held_until_ns
 
     @property
     def held_for_s(self) -> float:

@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, View
 from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.ros.target.history import MAX_LOCATE_RESULTS, MAX_STEPS, History
-from crosspoint_ros.ros.target.targets import ActiveTarget
+from crosspoint_ros.ros.target.targets import ActiveTarget, FollowedTarget
 
 UNREVIEWED, ACCEPTED = HistoryEntry.UNREVIEWED, HistoryEntry.ACCEPTED
 CORRECTED, MOVED = HistoryEntry.CORRECTED, HistoryEntry.MOVED
@@ -501,6 +501,15 @@ def test_a_correction_and_a_drag_are_held_as_the_target_was():
     for decision in (CORRECTED, MOVED):
         assert history.add(answer('a'), decision, None).held_until_ns == 7
     assert history.add(answer('b'), UNREVIEWED, None).held_until_ns == 0
+
+
+def test_a_target_that_is_lost_is_not_held():
+    watched, history = Watched(), History()
+    history.add(answer('a'), UNREVIEWED, None, held_until_ns=watched.now_ns + 60 * 10**9)
+    watched.target.set_target(history.get_target_step(), STANDING)
+    assert watched.target.held_for_s == pytest.approx(60.0)
+    watched.target.set_followed(FollowedTarget(None, TargetState.LOST, 'lost', True, (), 0))
+    assert watched.target.held_for_s == 0.0
 
 
 def test_a_held_target_does_not_expire():
