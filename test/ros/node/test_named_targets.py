@@ -10,11 +10,12 @@ from crosspoint_ros.msg import QueryResult, Status, TargetList, TargetState
 from geometry_msgs.msg import TransformStamped
 from operator_client import POINT_BASE_M
 from rclpy.qos import QoSProfile
-from target_listener import OTHER_BASE_M, Pipeline, run_pipeline
+from target_listener import OFF_IMAGE, OTHER_BASE_M, Pipeline, run_pipeline
 from tf2_msgs.msg import TFMessage
 from two_camera_rig import LATCHED_QOS, Rig, project_point
 
 from crosspoint_ros.core.tf_tree import stamp_to_ns
+from crosspoint_ros.ros.node.query_queue import QueryRequest
 
 PLACES = {'cup': POINT_BASE_M, 'box': OTHER_BASE_M, '': (0.0, 0.05, 0.0), 'lid': (-0.02, 0.02, 0.0)}
 SAME_M = 3e-3  # a click of the rig is answered within a pixel's depth, some 2 mm
@@ -200,9 +201,11 @@ def test_a_click_beside_a_held_target_becomes_the_next_target_instead(pipeline):
     pipeline.wait_for('', TargetState.STANDING, held.query_id)
     pipeline.wait_on_alias('next', OTHER_BASE_M)
     pipeline.wait_on_alias('', PLACES[''])
-    refused = pipeline.refuse()
-    assert pipeline.wait_for('next', TargetState.STANDING, clicked.query_id).message.startswith(
-        f'query {refused}')
+    request = QueryRequest(camera='front', pixel=OFF_IMAGE)
+    job = pipeline.rig.run_in_executor(lambda: pipeline.rig.node._server.submit(request))
+    pipeline.rig.until(lambda: job.query_id in pipeline.find('next').message, what='a refusal')
+    assert job.query_id not in pipeline.find('').message
+    assert pipeline.wait_for('next', TargetState.STANDING, clicked.query_id).valid
 
 
 def test_a_hold_ends_and_a_click_replaces_the_target_again(pipeline):
