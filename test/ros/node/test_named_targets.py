@@ -10,9 +10,9 @@ from crosspoint_ros.msg import QueryResult, Status, TargetList, TargetState
 from geometry_msgs.msg import TransformStamped
 from operator_client import POINT_BASE_M
 from rclpy.qos import QoSProfile
-from target_listener import OFF_IMAGE, OTHER_BASE_M, Pipeline, run_pipeline
+from target_listener import MS, OFF_IMAGE, OTHER_BASE_M, Pipeline, run_pipeline
 from tf2_msgs.msg import TFMessage
-from two_camera_rig import LATCHED_QOS, Rig, project_point
+from two_camera_rig import EYES, LATCHED_QOS, Rig, project_point
 
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.ros.node.query_queue import QueryRequest
@@ -34,7 +34,9 @@ class NamedPipeline(Pipeline):
     def ask(self, name: str = '', hold_s: float = 0.0, point_base_m: Any = None,
             **fields: Any) -> QueryResult:
         """Call the service, as a program does."""
-        self.rig.send_frames()
+        stamp_ns, tree = self.rig.send_frames(), self.rig.node._server.transforms.tree
+        self.rig.until(lambda: all(tree.lookup('base_link', f'{camera}_optical', stamp_ns)
+                                   for camera in EYES), what='TF of these frames')
         x, y = project_point('front', point_base_m or PLACES[name])
         return self.call('correspond_once', **{
             'camera': 'front', 'x': x, 'y': y, 'target_name': name, 'hold_s': hold_s,
@@ -63,7 +65,7 @@ class NamedPipeline(Pipeline):
 
 @pytest.fixture(scope='module')
 def shared() -> Iterator[NamedPipeline]:
-    with run_pipeline(NamedPipeline) as pipeline:
+    with run_pipeline(NamedPipeline, limits__max_image_age_s=60.0) as pipeline:
         yield pipeline
 
 
@@ -126,15 +128,17 @@ def test_twenty_clicks_clears_and_refusals_in_turn_never_put_one_at_the_place_of
                 assert np.allclose(get_position(state), PLACES[each], atol=SAME_M), each
             else:
                 assert state is None or not state.valid, each
-    checked = 0
-    for each, place in PLACES.items():
-        frame = f'crosspoint_target_{each}' if each else 'crosspoint_target'
-        for sent in pipeline.sent:
-            if sent.child_frame_id == frame:
-                found = pipeline.look_up(frame, stamp_to_ns(sent.header.stamp))
-                assert np.allclose(found, place, atol=SAME_M), frame
-                checked += 1
-    assert checked > 40
+    aliases = {f'crosspoint_target_{name}' if name else 'crosspoint_target': place
+               for name, place in PLACES.items()}
+    sent = [each for each in pipeline.sent if each.child_frame_id in aliases]
+    for each in sent:
+        stamp_ns, place = stamp_to_ns(each.header.stamp), aliases[each.child_frame_id]
+        at = each.transform.translation
+        assert np.allclose((at.x, at.y, at.z), place, atol=SAME_M), each.child_frame_id
+        for at_ns in (stamp_ns - 7 * MS, stamp_ns, stamp_ns + 7 * MS):  # TF keeps 10 s
+            found = pipeline.look_up(each.child_frame_id, at_ns)
+            assert np.isnan(found).all() or np.allclose(found, place, atol=SAME_M)
+    assert {each.child_frame_id for each in sent} == set(aliases)
 
 
 def test_clearing_one_leaves_the_other_and_clear_clears_all_and_one_undo_brings_all_back(pipeline):
