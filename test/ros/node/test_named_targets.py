@@ -34,9 +34,9 @@ class NamedPipeline(Pipeline):
     def ask(self, name: str = '', hold_s: float = 0.0, point_base_m: Any = None,
             **fields: Any) -> QueryResult:
         """Call the service, as a program does."""
-        stamp_ns, tree = self.rig.send_frames(), self.rig.node._server.transforms.tree
-        self.rig.until(lambda: all(tree.lookup('base_link', f'{camera}_optical', stamp_ns)
-                                   for camera in EYES), what='TF of these frames')
+        tree, stamp_ns = self.rig.node._server.transforms.tree, self.rig.send_frames()
+        while not all(tree.lookup('base_link', f'{camera}_optical', stamp_ns) for camera in EYES):
+            stamp_ns = self.rig.send_frames()  # TF may come after its image
         x, y = project_point('front', point_base_m or PLACES[name])
         return self.call('correspond_once', **{
             'camera': 'front', 'x': x, 'y': y, 'target_name': name, 'hold_s': hold_s,
