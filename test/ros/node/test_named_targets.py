@@ -31,12 +31,20 @@ class NamedPipeline(Pipeline):
             QoSProfile(depth=200, durability=LATCHED_QOS.durability))
         super().__init__(rig)
 
+    def has_tf_of(self, stamp_ns: int) -> bool:
+        """Wait a moment for TF of these frames: it may come after its images, or be lost."""
+        tree, ticks = self.rig.node._server.transforms.tree, self.rig.ticks
+
+        def is_known() -> bool:
+            return all(tree.lookup('base_link', f'{camera}_optical', stamp_ns) for camera in EYES)
+        self.rig.until(lambda: is_known() or self.rig.ticks > ticks + 10)
+        return is_known()
+
     def ask(self, name: str = '', hold_s: float = 0.0, point_base_m: Any = None,
             **fields: Any) -> QueryResult:
         """Call the service, as a program does."""
-        tree, stamp_ns = self.rig.node._server.transforms.tree, self.rig.send_frames()
-        while not all(tree.lookup('base_link', f'{camera}_optical', stamp_ns) for camera in EYES):
-            stamp_ns = self.rig.send_frames()  # TF may come after its image
+        while not self.has_tf_of(self.rig.send_frames()):
+            pass
         x, y = project_point('front', point_base_m or PLACES[name])
         return self.call('correspond_once', **{
             'camera': 'front', 'x': x, 'y': y, 'target_name': name, 'hold_s': hold_s,
