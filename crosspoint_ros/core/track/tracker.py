@@ -10,12 +10,14 @@ from crosspoint_ros.core.datatypes import (
     Array,
     Code,
     Matcher,
+    Method,
     MissingView,
     Rejected,
     Transform,
     View,
 )
 from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.core.track.motion import (
     FINAL_SCALES,
     ROBUST_SCALES,
@@ -31,8 +33,14 @@ from crosspoint_ros.core.track.observation import (
     project,
     verify,
 )
+from crosspoint_ros.core.track.parallax import PlaceRefiner, build_by_motion, list_frames
 from crosspoint_ros.core.track.patches import GreyPyramid, flow_patches
-from crosspoint_ros.core.track.reference import ReferenceView, build_by_depth, build_by_matches
+from crosspoint_ros.core.track.reference import (
+    IDENTITY,
+    ReferenceView,
+    build_by_depth,
+    build_by_matches,
+)
 from crosspoint_ros.core.track.rest import RestDetector
 from crosspoint_ros.core.track.search import explain_jump, search_by_matches, sweep
 from crosspoint_ros.core.track.state import FollowLimits, StateReporter, Track, movement_limit_m
@@ -79,16 +87,17 @@ class Tracker:
                  base_from_target: Transform, covariance: Array,
                  matcher: Matcher | None,
                  follow: FollowLimits | None = None, limits: Limits | None = None,
-                 now_ns: int | None = None) -> None:
+                 now_ns: int | None = None, frames: Sequence[View] = ()) -> None:
         """Take the views of an accepted answer, the clicked one first, and the pixel (2,) of each.
 
         matcher: for views without depth. now_ns: by the clock of `update`; by default that of the
-        images. Raises `Rejected` (NO_DEPTH, NOT_VISIBLE) if no view has enough texture around the
+        images. frames: further images of their cameras, in which the target is where it was
+        clicked: for views without depth. Raises `Rejected` (NO_DEPTH, NOT_VISIBLE) if no view has enough texture around the
         target.
         """
         self.limits = limits or Limits()
         self._target_m, self._place_m2 = base_from_target.t_m, covariance[:3, :3]
-        self._clicked = tuple(build_references(views, pixels, self._target_m, matcher))
+        self._clicked = tuple(build_references(views, pixels, self._target_m, matcher, frames))
         self.references = self._clicked
         image_ns = max(view.stamp_ns for view in views)
         begun_ns = image_ns if now_ns is None else now_ns
@@ -102,6 +111,24 @@ class Tracker:
         self._candidates: list[Motion] = []
         self._swept_ns, self._searched_ns, self._search_s = 0, begun_ns, 0.0  # the last ones
         self._looked: dict[str, Verification] = {}  # what the newest image of each camera shows
+        self._refiner: PlaceRefiner | None = None
+
+    @classmethod
+    def from_answer(cls, located: LocateResult, matcher: Matcher | None, follow: FollowLimits,
+                    limits: Limits, now_ns: int | None = None) -> Tracker:
+        """Follow the target of an answer; arguments and errors as for the constructor."""
+        accepted = [(found.view, found.match) for found in located.correspondences
+                    if found.rejected is None and found.view is not None
+                    and found.match is not None]
+        target = located.target
+        assert target is not None
+        tracker = cls([located.clicked, *(view for view, _ in accepted)],
+                      [located.pixel, *(match.pixel for _, match in accepted)],
+                      target.base_from_target, target.covariance, matcher, follow, limits, now_ns,
+                      list_frames(located))
+        if target.method is Method.TRIANGULATED:
+            tracker._refiner = PlaceRefiner(located)
+        return tracker
 
     @property
     def track(self) -> Track:
@@ -143,6 +170,7 @@ class Tracker:
         evidence |= self._looked
         if is_seen:
             self._accept(motion, found, now_ns)
+            self._refine(found)
             image_ns = max(seen.points.view.stamp_ns for seen, verdict in found.values()
                            if verdict.is_verified)
             return self._state.report_seen(self._rest, motion, evidence, image_ns, now_ns)
@@ -320,6 +348,32 @@ class Tracker:
                                                   seen.points.points_m[good],
                                                   seen.points.pixels[good])
 
+    def _refine(self, found: dict[str, tuple[Observation, Verification]]) -> None:
+        """Place a target without depth better, by all images in which it rests as clicked."""
+        if self._refiner is None:
+            return
+        if not self._rest.is_at_rest or self._state.track.is_moved:
+            self._refiner = None
+            return
+        better = self._refiner.add([seen.points.view for seen, verdict in found.values()
+                                    if verdict.is_verified], self.limits)
+        if better is None or better.target is None:
+            return
+        base_from_target, covariance = better.target.base_from_target, better.target.covariance
+        bare = [(c.view, c.match.pixel) for c in better.correspondences
+                if c.rejected is None and c.view is not None and c.match is not None]
+        placed = build_by_motion([better.clicked, *(view for view, _ in bare)],
+                                 [better.pixel, *(pixel for _, pixel in bare)],
+                                 base_from_target.t_m, list_frames(better))
+        if not placed:
+            return
+        self._clicked = self.references = tuple(placed)
+        self._target_m, self._place_m2 = base_from_target.t_m, covariance[:3, :3]
+        self._motion = replace(self._motion, base_from_clicked=IDENTITY, centre_m=self._target_m)
+        self._rest = RestDetector(self._motion)
+        self._frames.clear()
+        self._state.replace_target(base_from_target, covariance)
+
     def _add_references(self, found: dict[str, tuple[Observation, Verification]]) -> None:
         """Keep a view that shows the object from another side, while most of it is verified.
 
@@ -395,7 +449,7 @@ def _view_direction(view: View, moved: Transform, target_m: Array) -> Array:
 
 
 def build_references(views: Sequence[View], pixels: Sequence[Array], target_m: Array,
-                     matcher: Matcher | None) -> list[ReferenceView]:
+                     matcher: Matcher | None, frames: Sequence[View] = ()) -> list[ReferenceView]:
     """Return the references of the views that show a target; raise `Rejected` without any."""
     references, refused = [], []
     for view in views:
@@ -406,6 +460,9 @@ def build_references(views: Sequence[View], pixels: Sequence[Array], target_m: A
                 refused.append(why)
     bare = [(view, pixel) for view, pixel in zip(views, pixels, strict=True)
             if view.depth_m is None and view.ray_pose is not None]
+    if bare and not references and (placed := build_by_motion(
+            [view for view, _ in bare], [pixel for _, pixel in bare], target_m, frames)):
+        return placed
     if bare and not references and matcher is not None:
         return build_by_matches([view for view, _ in bare], [pixel for _, pixel in bare], target_m,
                                 matcher)
