@@ -71,7 +71,7 @@ def triangulate_bundle(cameras: Sequence[CameraPixels], start_m: Array
     for camera, error in zip(cameras, errors, strict=True):
         _require_rest(camera, point_m, error)
     return Triangulation(point_m, np.linalg.inv(information), _measure_angle_deg(cameras), np.nan,
-                         np.array([np.linalg.norm(error[PIXEL]) for error in errors]))
+                         np.linalg.norm([error[PIXEL] for error in errors], axis=1))
 
 
 def _build_prior(camera: CameraPixels) -> Array:
