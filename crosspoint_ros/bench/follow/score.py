@@ -56,6 +56,8 @@ def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
                  wait_motion_s: float = 1.0) -> FollowScore:
     """Click the point, and follow it to the end of the recording, or what is staged in it.
 
+    wait_motion_s: how long a click without depth waits for the path of a moving camera, as in the
+    node (`limits.wait_images_s`); the frames of that time have no place, and count as missed.
     A search of the matcher takes the time that it takes here: its places are offered that much
     later.
     """

@@ -18,6 +18,7 @@ from crosspoint_ros.core.geometry import (
 
 REFERENCE_SIGMA_PX = 0.3  # of the image in which tracking began: its error is the match's
 MAX_RESIDUAL_SIGMAS = 1.0  # of tracked pixels, root mean square: their sigma has room
+MAX_MATCH_SIGMAS = 3.0
 STEPS = 5
 POINT, PIXEL, TURN, SHIFT, MOUNT_TURN, MOUNT_SHIFT = (
     slice(0, 3), slice(3, 5), slice(5, 8), slice(8, 11), slice(11, 14), slice(14, 17))
@@ -70,8 +71,10 @@ def triangulate_bundle(cameras: Sequence[CameraPixels], start_m: Array
         raise Rejected(Code.INCONSISTENT, 'the rays of the images do not meet')
     for camera, error in zip(cameras, errors, strict=True):
         _require_rest(camera, point_m, error)
+        _require_match(camera, error[PIXEL])
     return Triangulation(point_m, np.linalg.inv(information), _measure_angle_deg(cameras), np.nan,
-                         np.linalg.norm([error[PIXEL] for error in errors], axis=1))
+                         np.asarray(np.linalg.norm([error[PIXEL] for error in errors], axis=1),
+                                    dtype=np.float64))
 
 
 def _build_prior(camera: CameraPixels) -> Array:
@@ -119,6 +122,15 @@ def _require_rest(camera: CameraPixels, point_m: Array, error: Array) -> None:
         raise Rejected(Code.INCONSISTENT, f'what {camera.view.camera} shows of the point in '
                        f'{len(squared)} further images is not one place at rest: {off:.1f} sigmas '
                        f'off (limit {MAX_RESIDUAL_SIGMAS:g}): it moved, or is at an edge')
+
+
+def _require_match(camera: CameraPixels, off_px: Array) -> None:
+    """Raise `Rejected` (INCONSISTENT) where the rays and the path of a camera contradict."""
+    sigmas = float(np.sqrt(off_px @ np.linalg.solve(camera.covariance_px2, off_px)))
+    if camera.tracked and sigmas > MAX_MATCH_SIGMAS:
+        raise Rejected(Code.INCONSISTENT, f'the path of {camera.view.camera} places what it shows '
+                       f'{np.linalg.norm(off_px):.1f} px from the clicked ray, {sigmas:.1f} sigmas '
+                       f'of the match (limit {MAX_MATCH_SIGMAS:g}): a look-alike, or an edge')
 
 
 def _measure_angle_deg(cameras: Sequence[CameraPixels]) -> float:

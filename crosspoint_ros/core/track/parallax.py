@@ -213,10 +213,18 @@ def may_gain(result: LocateResult, limits: Limits) -> bool:
     A target that is barely within `limits.max_target_sigma_m` cannot be followed when it moves:
     what is known of the movement adds to it.
     """
-    if result.target is None:
-        return any(found.pixel is not None for found in result.correspondences)
-    return (result.target.method is Method.TRIANGULATED and measure_sigma_m(result.target)
-            > SETTLED_SHARE * limits.max_target_sigma_m)
+    if result.clicked.depth_m is not None or not list_bare_views(result):
+        return False
+    return result.target is None or (
+        result.target.method is Method.TRIANGULATED
+        and measure_sigma_m(result.target) > SETTLED_SHARE * limits.max_target_sigma_m)
+
+
+def list_bare_views(result: LocateResult) -> list[View]:
+    """Return the views without depth in which the click was found, and whose poses are known."""
+    return [found.view for found in result.correspondences if found.pixel is not None
+            and found.view is not None and found.view.depth_m is None
+            and found.view.ray_pose is not None]
 
 
 def select_frames(view: View, frames: Sequence[View]) -> list[View]:
@@ -315,8 +323,7 @@ class PlaceRefiner:
 
         It is placed again after 2, 4, 8 and 16 further images: each takes long.
         """
-        cameras = {found.camera for found in self._located.correspondences
-                   if found.pixel is not None}
+        cameras = {view.camera for view in list_bare_views(self._located)}
         new = [view for view in views if view.camera in cameras and all(
             np.linalg.norm(require_pose(view).t_m - require_pose(frame).t_m) > MIN_BASELINE_M
             for frame in self._frames if frame.camera == view.camera)]

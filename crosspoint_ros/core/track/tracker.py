@@ -329,8 +329,12 @@ class Tracker:
             return (f'seen {1000 * moved_m:.0f} mm from where it was clicked, but its place there '
                     f'is known to ±{1000 * sigma_m:.1f} mm only (limit '
                     f'{1000 * self.limits.max_target_sigma_m:.0f} mm, limits.max_target_sigma_m)')
-        jumped_m = float(np.linalg.norm(motion.centre_m - self._motion.centre_m))
+        jumped_m = float(np.linalg.norm(motion.centre_m - self.motion.centre_m))
         if is_jump and jumped_m > JUMP_M and moved_m > JUMP_M:
+            showing = [seen.points.view for seen, verdict in found.values() if verdict.shows_object]
+            if len(showing) < 2 and showing[0].depth_m is None:
+                return (f'seen {jumped_m:.2f} m away by {showing[0].camera} alone, without depth: '
+                        'how far away it is takes a second camera')
             return explain_jump(self._known.clicked, motion, list(found.values()), jumped_m)
         return ''
 
