@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fake_matchers import InexactMatcher
 from moving_scenes import BOX, POSES, TARGET_M, Thing, move, render
 from raycast_scenes import Box, look_at
 
-from crosspoint_ros.core.datatypes import Code, Match, Method, Query, Rejected, TrackedPixel
+from crosspoint_ros.core.datatypes import Code, Method, Rejected, TrackedPixel
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.track.bundle import CameraPixels, triangulate_bundle
 from crosspoint_ros.core.track.observation import project
@@ -32,17 +33,6 @@ HAND_X_M = 0.12  # 11 deg from the front camera, then away from it
 PIXEL_PX2 = 9.0 * np.eye(2)
 
 
-class InexactMatcher:
-    """Finds the point two pixels off, and says that it may be three."""
-
-    def __init__(self, confidence: float = 0.9) -> None:
-        self.confidence = confidence
-
-    def match(self, query: Query) -> Match:
-        return Match(project(query.other, TARGET_M[None])[0] + (2.0, 0.5), PIXEL_PX2,
-                     self.confidence, 'double')
-
-
 def see(camera: str, step: int, things: tuple[Thing, ...] = (Thing(),), x_m: float | None = None):
     """Return the view of a camera after so many steps of the hand of 12 mm."""
     pose = POSES['front'] if camera == 'front' else look_at(
@@ -52,7 +42,7 @@ def see(camera: str, step: int, things: tuple[Thing, ...] = (Thing(),), x_m: flo
 
 def click(confidence: float = 0.9):
     front, hand = see('front', 0), see('hand', 0)
-    return locate(front, [hand], project(front, TARGET_M[None])[0], InexactMatcher(confidence),
+    return locate(front, [hand], project(front, TARGET_M[None])[0], InexactMatcher(confidence=confidence),
                   LIMITS)
 
 

@@ -154,7 +154,11 @@ def _predict_patches(reference: ReferenceView, view: View, moved: Transform) -> 
 
 def find_agreeing(observation: Observation, moved: Transform) -> npt.NDArray[np.bool_]:
     """Return which points (n,) are where a motion puts them, with the look that they had."""
-    pixel_sigmas, depth_sigmas = measure_errors(observation.points, moved)
+    return _select_agreeing(observation, *measure_errors(observation.points, moved))
+
+
+def _select_agreeing(observation: Observation, pixel_sigmas: Array, depth_sigmas: Array
+                     ) -> npt.NDArray[np.bool_]:
     with np.errstate(invalid='ignore'):
         return np.asarray(observation.expected & (pixel_sigmas < MAX_SIGMAS)
                           & ~(np.abs(depth_sigmas) > MAX_SIGMAS)
@@ -164,8 +168,8 @@ def find_agreeing(observation: Observation, moved: Transform) -> npt.NDArray[np.
 def verify(observation: Observation, moved: Transform, target_m: Array) -> Verification:
     """Compare an observation with a motion; target_m: (3,) of the target when it was clicked."""
     points, view = observation.points, observation.points.view
-    agrees = find_agreeing(observation, moved)
-    depth_sigmas = measure_errors(points, moved)[1]
+    pixel_sigmas, depth_sigmas = measure_errors(points, moved)
+    agrees = _select_agreeing(observation, pixel_sigmas, depth_sigmas)
     depth_error_m = points.depths_m - require_pose(view).inverse.transform_points(
         moved.transform_points(points.points_m))[:, 2]
     with np.errstate(invalid='ignore'):

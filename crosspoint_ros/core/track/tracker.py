@@ -225,8 +225,10 @@ class Tracker:
         """Return the fit near the last place, the best one, whether that is a jump, and whether
         what the cameras that are due saw `before` holds: then nothing is looked for elsewhere."""
         elapsed_s = max(now_ns - self._state.seen_ns, 0) * 1e-9
-        prior = self._motion.spread(min(SPEED_M_S * elapsed_s, MAX_STEP_M) + 1e-3,
-                                    min(TURN_RAD_S * elapsed_s, MAX_STEP_RAD) + 1e-2)
+        # From its place at rest: what is measured of few points would add up from look to look.
+        last = self.motion if self._rest.is_at_rest and not self._vague else self._motion
+        prior = last.spread(min(SPEED_M_S * elapsed_s, MAX_STEP_M) + 1e-3,
+                            min(TURN_RAD_S * elapsed_s, MAX_STEP_RAD) + 1e-2)
         best = stayed = self._fit(prior, usable, pyramids,
                                   (4, 2, 1) if elapsed_s > UNSEEN_S else (2, 1), with_flow=True)
         score, is_jump = count_agreeing(best[1]), elapsed_s > UNSEEN_S
@@ -248,7 +250,7 @@ class Tracker:
              scales: tuple[int, ...], with_flow: bool) -> _Fit:
         """Fit a motion to the views near a prior, and verify it in each of them."""
         if with_flow and self._rest.is_at_rest:  # then it mostly still is
-            fit = self._align(prior, prior, usable, pyramids, scales)
+            fit = self._align(prior, prior, usable, pyramids, (1,), turns=1)
             judged = [verdict for seen, verdict in fit[1].values()
                       if not _is_out_of_sight(seen, verdict)]
             if judged and all(is_sure(verdict) for verdict in judged):
@@ -259,11 +261,11 @@ class Tracker:
         return self._align(prior, start, usable, pyramids, scales)
 
     def _align(self, prior: Motion, start: Motion, usable: Sequence[View],
-               pyramids: dict[str, GreyPyramid], scales: tuple[int, ...]) -> _Fit:
+               pyramids: dict[str, GreyPyramid], scales: tuple[int, ...], turns: int = 3) -> _Fit:
         """Look for the points near a start, estimate the motion, and verify it, in turns."""
         motion = start
         found: dict[str, tuple[Observation, Verification]] = {}
-        for turn in range(3):
+        for turn in range(turns):
             before = motion
             observed = self._observe(motion, usable, pyramids, scales if turn == 0 else (1,))
             points = [seen.points for camera, seen in observed.items()
