@@ -42,8 +42,8 @@ def see(camera: str, step: int, things: tuple[Thing, ...] = (Thing(),), x_m: flo
 
 def click(confidence: float = 0.9):
     front, hand = see('front', 0), see('hand', 0)
-    return locate(front, [hand], project(front, TARGET_M[None])[0], InexactMatcher(confidence=confidence),
-                  LIMITS)
+    return locate(front, [hand], project(front, TARGET_M[None])[0],
+                  InexactMatcher(confidence=confidence), LIMITS)
 
 
 def error_m(target) -> float:
@@ -90,7 +90,8 @@ def test_an_object_that_moves_meanwhile_is_not_placed():
 
 def test_tracked_pixels_of_a_point_that_moves_contradict_each_other():
     views = [see('hand', step) for step in range(6)]
-    tracked = tuple(TrackedPixel(view, project(view, (TARGET_M + (0.0, 0.0, 0.004 * k))[None])[0],
+    up_m = np.array([0.0, 0.0, 0.004])
+    tracked = tuple(TrackedPixel(view, project(view, (TARGET_M + k * up_m)[None])[0],
                                  0.16 * np.eye(2)) for k, view in enumerate(views[1:], 1))
     front = see('front', 0)
     pixels = [project(view, TARGET_M[None])[0] for view in (front, views[0])]
@@ -135,7 +136,7 @@ def test_a_target_at_an_edge_has_no_depth_by_motion():
 def test_corners_are_placed_and_their_normals_are_those_of_the_surface():
     views = [see('hand', step) for step in range(9)]
     structure = build_structure(views[0], project(views[0], TARGET_M[None])[0], views[1:],
-                                TARGET_M + (0.0, 0.03, 0.0))
+                                TARGET_M + np.array([0.0, 0.03, 0.0]))
     points_m = structure.reference.points_m[structure.is_known]
     on_front = np.abs(points_m[:, 0]) < 0.035
     on_front &= (points_m[:, 2] > 0.01) & (points_m[:, 2] < 0.08)

@@ -60,8 +60,8 @@ class InexactMatcher:
     def match(self, query: Query) -> Match:
         """Return about where the other view shows it, by the poses."""
         at_cam = query.other.base_from_cam.inverse.transform_points(self.point_base_m)
-        return Match(query.other.intrinsics.project(at_cam) + (2.0, 0.5), 9.0 * np.eye(2),
-                     self.confidence, 'double')
+        return Match(query.other.intrinsics.project(at_cam) + np.array([2.0, 0.5]),
+                     9.0 * np.eye(2), self.confidence, 'double')
 
 
 class BumpedMatcher(ExactMatcher):

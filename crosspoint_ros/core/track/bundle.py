@@ -72,9 +72,9 @@ def triangulate_bundle(cameras: Sequence[CameraPixels], start_m: Array
     for camera, error in zip(cameras, errors, strict=True):
         _require_rest(camera, point_m, error)
         _require_match(camera, error[PIXEL])
-    return Triangulation(point_m, np.linalg.inv(information), _measure_angle_deg(cameras), np.nan,
-                         np.asarray(np.linalg.norm([error[PIXEL] for error in errors], axis=1),
-                                    dtype=np.float64))
+    off_px = np.array([error[PIXEL] for error in errors])
+    return Triangulation(point_m, np.asarray(np.linalg.inv(information)),
+                         _measure_angle_deg(cameras), np.nan, np.hypot(off_px[:, 0], off_px[:, 1]))
 
 
 def _build_prior(camera: CameraPixels) -> Array:

@@ -81,9 +81,10 @@ def align_patches(reference: GreyPyramid, surface: npt.NDArray[np.float32], pixe
         spacing_px = scale * max(1.0, stretch)
         offsets = _OFFSETS * spacing_px
         at = pixels[:, None] + offsets @ reference_from_current.transpose(0, 2, 1)
-        share = cv2.remap(surface, at[..., 0].astype(np.float32), at[..., 1].astype(np.float32),
-                          cv2.INTER_LINEAR)
-        share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-6)
+        share = np.asarray(cv2.remap(
+            surface, at[..., 0].astype(np.float32), at[..., 1].astype(np.float32),
+            cv2.INTER_LINEAR), dtype=np.float32)
+        share = share / np.maximum(share.sum(axis=1, keepdims=True), np.float32(1e-6))
         template, contrast = _normalize(
             reference.sample(at, spacing_px / max(stretch, 1e-3)), share)
         slope = np.stack(_differentiate(template), axis=-1)  # (n, k, 2) per sample
