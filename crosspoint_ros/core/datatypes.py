@@ -176,13 +176,26 @@ class CorrectedPose:
 
 
 @dataclass(frozen=True, eq=False)
+class TrackedPixel:
+    """Where a further image of the same camera shows what a match found.
+
+    pixel: (2,). covariance_px2: (2, 2) of tracking, without the error of the match.
+    """
+
+    view: View
+    pixel: Array
+    covariance_px2: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Match:
     """A matcher's result.
 
     pixel: (2,) in the other view. covariance_px2: (2, 2), NaN where unknown. confidence: 0..1.
     basis: what it is based on, for messages ("depth reprojection, 212 inliers"). corrected_pose:
     of the two cameras, from a matcher that measures it; the poses must be known too. doubt: why it
-    is to be checked, however confident; '': none.
+    is to be checked, however confident; '': none. tracked: the same in further images of a camera
+    that moves, while the point rests.
     """
 
     pixel: Array
@@ -191,6 +204,7 @@ class Match:
     basis: str = ''
     corrected_pose: CorrectedPose | None = None
     doubt: str = ''
+    tracked: tuple[TrackedPixel, ...] = ()
 
 
 class Method(IntEnum):

@@ -21,12 +21,14 @@ from crosspoint_ros.core.datatypes import (
     Method,
     Query,
     Rejected,
+    TrackedPixel,
     Transform,
     View,
 )
 from crosspoint_ros.core.depth import explain_missing_depth, predict_depth_sigma_m, surface_points_m
 from crosspoint_ros.core.geometry import cross, require_baselines, require_pose, triangulate
 from crosspoint_ros.core.grasp.approach import STANDOFF_M, Approach, choose_frame
+from crosspoint_ros.core.track.bundle import CameraPixels, triangulate_bundle
 from crosspoint_ros.core.verify import (
     DOUBTED_SHARE,
     Limits,
@@ -53,7 +55,8 @@ class Sighting:
     """A view, placed relative to the clicked one, and the pixel (2,) where it shows the point.
 
     covariance_px2: (2, 2) of the pixel. pose_covariance: (6, 6) as in `CorrectedPose`.
-    given_from_base: from where the view is placed to where its given pose places it.
+    given_from_base: from where the view is placed to where its given pose places it. tracked: as
+    in `Match`, with the images placed relative to the view.
     """
 
     view: View
@@ -61,6 +64,7 @@ class Sighting:
     covariance_px2: Array
     pose_covariance: Array
     given_from_base: Transform = IDENTITY
+    tracked: tuple[TrackedPixel, ...] = ()
 
     @classmethod
     def from_click(cls, clicked: View, pixel: Array) -> Sighting:
@@ -73,13 +77,17 @@ class Sighting:
         if not np.isfinite(pixel_px2).all():
             pixel_px2 = np.eye(2) * MATCH_SIGMA_PX ** 2
         given = cls(view, match.pixel, pixel_px2, np.diag(
-            np.repeat([limits.pose_sigma_rad, limits.pose_sigma_m], 3) ** 2))
+            np.repeat([limits.pose_sigma_rad, limits.pose_sigma_m], 3) ** 2), tracked=match.tracked)
         if match.corrected_pose is None:
             return given
         placed = require_pose(clicked) @ match.corrected_pose.other_from_clicked.inverse
+        given_from_base = require_pose(view) @ placed.inverse
         corrected = replace(given, view=replace(view, base_from_cam=placed),
                             pose_covariance=match.corrected_pose.covariance,
-                            given_from_base=require_pose(view) @ placed.inverse)
+                            given_from_base=given_from_base,
+                            tracked=tuple(replace(one, view=replace(
+                                one.view, base_from_cam=given_from_base.inverse
+                                @ require_pose(one.view))) for one in match.tracked))
         return min(given, corrected, key=lambda one: float(np.trace(one._pose_noise_cam_m2(
             one.view.intrinsics.unproject(one.pixel)))))
 
@@ -245,14 +253,24 @@ def triangulate_sightings(click: Sighting, sightings: Sequence[Sighting], limits
     """Triangulate, the covariance widened by the error of the poses relative to the click's.
 
     Raises `Rejected`: NO_DEPTH when the rays are too parallel (below 20 deg depth is some 5 % of
-    the range off: the covariance says so), INCONSISTENT when they miss each other.
+    the range off: the covariance says so), INCONSISTENT when they miss each other, or further
+    images of a moving camera show that the point does not rest.
     """
     if not sightings:
         raise Rejected(Code.NO_DEPTH, 'no other view has a known pose and intrinsics')
     several = [click, *sightings]
     views, pixels = [one.view for one in several], [one.pixel for one in several]
     about = triangulate(views, pixels, [one.covariance_px2 for one in several])
-    met = triangulate(views, pixels, [one.pixel_noise_px2(about.point_base_m) for one in several])
+    noise_m2 = about.covariance_m2
+    if any(one.tracked for one in several):
+        mount = np.diag(np.repeat([limits.pose_sigma_rad, limits.pose_sigma_m], 3) ** 2)
+        met = triangulate_bundle([CameraPixels(
+            one.view, one.pixel, one.covariance_px2, one.pose_covariance, one.tracked, mount)
+            for one in several], about.point_base_m)
+        noise_m2 = met.covariance_m2
+    else:
+        met = triangulate(views, pixels,
+                          [one.pixel_noise_px2(about.point_base_m) for one in several])
     if met.angle_deg < limits.min_ray_angle_deg:
         raise Rejected(Code.NO_DEPTH, f'the rays meet at {met.angle_deg:.1f} deg, too parallel to '
                        f'triangulate (limits.min_ray_angle_deg {limits.min_ray_angle_deg:g})')
@@ -261,7 +279,7 @@ def triangulate_sightings(click: Sighting, sightings: Sequence[Sighting], limits
         raise Rejected(Code.INCONSISTENT, f'the ray of {views[worst].camera} misses the others by '
                        f'{met.errors_px[worst]:.1f} px (limits.max_epipolar_px '
                        f'{limits.max_epipolar_px:g})')
-    return Estimate3D(Method.TRIANGULATED, met.point_base_m, met.covariance_m2, about.covariance_m2,
+    return Estimate3D(Method.TRIANGULATED, met.point_base_m, met.covariance_m2, noise_m2,
                       'the triangulation', np.zeros(3))
 
 

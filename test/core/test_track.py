@@ -106,6 +106,22 @@ def test_at_rest_the_message_has_the_distance_that_was_measured():
     assert float(away_mm[1]) == pytest.approx(4.0, abs=0.5)
 
 
+def test_what_is_measured_of_a_thing_at_rest_does_not_add_up(monkeypatch):
+    begun, follow = [], Follow()
+    fit = Tracker._fit
+
+    def record(tracker, prior, *args, **options):
+        begun.append(prior)
+        return fit(tracker, prior, *args, **options)
+
+    monkeypatch.setattr(Tracker, '_fit', record)
+    follow.see((Thing(base_from_thing=move(0.002, turn_deg=3.0)),), 4)
+    assert set(follow.states) == {TRACKING}
+    for prior in begun:
+        assert np.linalg.norm(prior.centre_m - TARGET_M) < 1e-9
+        assert np.linalg.norm(prior.base_from_clicked.R - np.eye(3)) < 1e-9
+
+
 def test_a_turn_that_may_be_noise_is_in_the_message_and_in_the_covariance():
     follow = Follow()
     before = follow.see((Thing(),), 2).covariance
@@ -159,9 +175,9 @@ def count_alignments(monkeypatch) -> list[str]:
     """Return a list that grows with each alignment: the costly part of a look."""
     counted, align = [], Tracker._align
 
-    def count(*args):
+    def count(*args, **options):
         counted.append('aligned')
-        return align(*args)
+        return align(*args, **options)
     monkeypatch.setattr(Tracker, '_align', count)
     return counted
 

@@ -50,6 +50,20 @@ class SamePixelMatcher:
         return Match(query.pixel, np.eye(2), 0.9, 'double')
 
 
+class InexactMatcher:
+    """Finds one point of the base, two pixels off, and says that it may be three."""
+
+    def __init__(self, point_base_m: tuple[float, float, float] = (0.0, -0.03, 0.05),
+                 confidence: float = 0.9) -> None:
+        self.point_base_m, self.confidence = np.array(point_base_m), confidence
+
+    def match(self, query: Query) -> Match:
+        """Return about where the other view shows it, by the poses."""
+        at_cam = query.other.base_from_cam.inverse.transform_points(self.point_base_m)
+        return Match(query.other.intrinsics.project(at_cam) + np.array([2.0, 0.5]),
+                     9.0 * np.eye(2), self.confidence, 'double')
+
+
 class BumpedMatcher(ExactMatcher):
     """Finds, like `ExactMatcher`, and measures that the clicked camera is off by 15 mm."""
 

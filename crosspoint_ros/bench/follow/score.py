@@ -9,15 +9,17 @@ import numpy as np
 
 from crosspoint_ros.bench.follow.moving_scene import MovingRecording, TruePlace, TruePoint
 from crosspoint_ros.bench.follow.staging import Staging
-from crosspoint_ros.core.datatypes import Matcher, Rejected
+from crosspoint_ros.core.datatypes import Matcher, Rejected, View
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.track.motion import Motion
+from crosspoint_ros.core.track.parallax import lift_by_motion, may_gain
 from crosspoint_ros.core.track.state import FollowLimits, TrackingState
 from crosspoint_ros.core.track.tracker import Tracker
 from crosspoint_ros.core.verify import Limits
 
 ALARM_S = 0.3  # after it was taken away, no frame may say that it is seen
 FALSE_M = 0.02  # further off while it says that it sees the target
+WAITS = 'W'  # a frame before the place of the target was known
 SEEN = (TrackingState.TRACKING, TrackingState.MOVED)
 
 
@@ -50,10 +52,12 @@ class FollowScore:
 
 
 def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
-                 follow: FollowLimits, limits: Limits, staging: Staging | None = None
-                 ) -> FollowScore:
+                 follow: FollowLimits, limits: Limits, staging: Staging | None = None,
+                 wait_motion_s: float = 1.0) -> FollowScore:
     """Click the point, and follow it to the end of the recording, or what is staged in it.
 
+    wait_motion_s: how long a click without depth waits for the path of a moving camera, as in the
+    node (`limits.wait_images_s`); the frames of that time have no place, and count as missed.
     A search of the matcher takes the time that it takes here: its places are offered that much
     later.
     """
@@ -69,22 +73,31 @@ def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
     except Rejected as why:
         score.refused = why.message
         return score
+    frames: list[View] = []
+    for stamp_ns in recording.stamps_ns:
+        if may_gain(result, limits) and 0 < stamp_ns - point.stamp_ns <= wait_motion_s * 1e9:
+            frames += recording.views_at(stamp_ns)
+            result = lift_by_motion(result, frames, limits)
     if result.target is None:
         score.refused = result.status[1]
         return score
-    accepted = [c for c in result.correspondences if c.rejected is None]
     places = {place.stamp_ns: place for place in point.places}
     score.clicked_error_m = float(np.linalg.norm(
         result.target.base_from_target.t_m - places[point.stamp_ns].point_base_m))
     try:
-        tracker = Tracker([clicked, *(c.view for c in accepted if c.view)],
-                          [result.pixel, *(c.pixel for c in accepted if c.pixel is not None)],
-                          result.target.base_from_target, result.target.covariance, matcher,
-                          follow, limits)
+        tracker = Tracker.from_answer(result, matcher, follow, limits)
     except Rejected as why:
         score.refused = why.message
         return score
-    stamps_ns = [s for s in recording.stamps_ns if s > point.stamp_ns and s in places]
+    begun_ns = max((frame.stamp_ns for frame in frames), default=point.stamp_ns)
+    for place in point.places:  # no place yet
+        if point.stamp_ns < place.stamp_ns <= begun_ns:
+            visible = bool(place.visible & set(recording.cameras))
+            score.states += WAITS if visible else WAITS.lower()
+            if visible:
+                score.errors_m.append(np.inf)
+                score.tracked.append(False)
+    stamps_ns = [s for s in recording.stamps_ns if s > begun_ns and s in places]
     score.seconds = (stamps_ns[-1] - point.stamp_ns) * 1e-9 if stamps_ns else 0.0
     _follow(recording, tracker, places, matcher, score, stamps_ns, staging)
     return score

@@ -17,6 +17,7 @@ from crosspoint_ros.core.verify import Limits
 ROBUST_SCALES = (8.0, 4.0, 2.0, 1.0, 1.0)  # graduated non-convexity, of MAX_SIGMAS
 FINAL_SCALES = (1.0, 1.0)  # of a motion that is almost right
 MAX_SIGMAS = 3.0  # a pixel or depth further off is not of this motion
+SETTLED_STEP = 1e-5  # rad and m: the step before was the last
 LEAST_SIGMA_PX = 0.7  # of a pixel, by the error of the 3D point
 INDEPENDENT_DEPTHS = 4.0  # neighbouring depths err alike: any number counts as these
 
@@ -100,7 +101,11 @@ def estimate_motion(prior: Motion, seen: Sequence[TrackedPoints],
     turn, shift = np.zeros(3), np.zeros(3)
     prior_information = np.linalg.inv(prior.covariance)
     information = prior_information
+    step, done = np.full(6, np.inf), 0.0
     for scale in scales:
+        if scale == done and np.abs(step).max() < SETTLED_STEP:
+            break  # the same weights again
+        done = scale
         correction = _correct(turn, shift, centre_m)
         information = prior_information
         gradient = prior_information @ np.concatenate([turn, shift])

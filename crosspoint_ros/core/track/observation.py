@@ -30,6 +30,7 @@ class Observation:
     reference.
     """
 
+    reference: ReferenceView
     points: TrackedPoints
     pyramid: GreyPyramid
     expected: npt.NDArray[np.bool_]
@@ -96,7 +97,7 @@ def observe(reference: ReferenceView, view: View, pyramid: GreyPyramid, moved: T
     points = TrackedPoints(view, reference.points_m, pixels, information,
                            sample_depth_m(view, np.where(looks_alike[:, None], pixels, predicted)),
                            reference.weights, pose_covariance)
-    return Observation(points, pyramid, expected, correlation)
+    return Observation(reference, points, pyramid, expected, correlation)
 
 
 def project(view: View, points_m: Array) -> Array:
@@ -151,17 +152,28 @@ def _predict_patches(reference: ReferenceView, view: View, moved: Transform) -> 
     return np.asarray(current @ invert_2x2(before))
 
 
+def find_agreeing(observation: Observation, moved: Transform) -> npt.NDArray[np.bool_]:
+    """Return which points (n,) are where a motion puts them, with the look that they had."""
+    return _select_agreeing(observation, *measure_errors(observation.points, moved))
+
+
+def _select_agreeing(observation: Observation, pixel_sigmas: Array, depth_sigmas: Array
+                     ) -> npt.NDArray[np.bool_]:
+    with np.errstate(invalid='ignore'):
+        return np.asarray(observation.expected & (pixel_sigmas < MAX_SIGMAS)
+                          & ~(np.abs(depth_sigmas) > MAX_SIGMAS)
+                          & (observation.correlation > MIN_CORRELATION))
+
+
 def verify(observation: Observation, moved: Transform, target_m: Array) -> Verification:
     """Compare an observation with a motion; target_m: (3,) of the target when it was clicked."""
     points, view = observation.points, observation.points.view
     pixel_sigmas, depth_sigmas = measure_errors(points, moved)
+    agrees = _select_agreeing(observation, pixel_sigmas, depth_sigmas)
     depth_error_m = points.depths_m - require_pose(view).inverse.transform_points(
         moved.transform_points(points.points_m))[:, 2]
     with np.errstate(invalid='ignore'):
         nearer = (depth_sigmas < -MAX_SIGMAS) & (depth_error_m < -HIDING_M)
-        fits_depth = ~(np.abs(depth_sigmas) > MAX_SIGMAS)
-        agrees = observation.expected & (pixel_sigmas < MAX_SIGMAS) & fits_depth & (
-            observation.correlation > MIN_CORRELATION)
     hidden = observation.expected & nearer & ~agrees
     place = _verify_place(observation, agrees, hidden, moved, target_m)
     return Verification(view.camera, int(observation.expected.sum()), int(agrees.sum()),

@@ -20,6 +20,7 @@ PIXEL_SIGMA_PX = 0.3  # what interpolation and lens leave of an exact alignment
 NOISE_CORRELATION = 4.0  # neighbouring residuals are alike: as many samples count as one
 FLAT_PX2 = 1e4  # variance along a direction without texture
 
+Samples = npt.NDArray[np.float32]  # of images: twice as fast as float64
 _OFFSETS = np.stack(np.meshgrid(np.arange(-PATCH_HALF, PATCH_HALF + 1),
                                 np.arange(-PATCH_HALF, PATCH_HALF + 1)), axis=-1
                     ).reshape(-1, 2).astype(np.float64)
@@ -40,14 +41,14 @@ class GreyPyramid:
             self._levels.append(np.asarray(cv2.pyrDown(self._levels[-1]), np.float32))
         return self._levels[index]
 
-    def sample(self, pixels: Array, spacing_px: float) -> Array:
+    def sample(self, pixels: Array, spacing_px: float) -> Samples:
         """Interpolate at pixels (n, k, 2) that are about `spacing_px` apart; NaN outside."""
         index = min(max(int(np.log2(max(spacing_px, 1.0)) + 1e-9), 0), PYRAMID_LEVELS - 1)
         at = (pixels / 2 ** index).astype(np.float32)
         return np.asarray(cv2.remap(
             self.level(index), np.ascontiguousarray(at[..., 0]),
             np.ascontiguousarray(at[..., 1]), cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT, borderValue=np.nan), dtype=np.float64)
+            borderMode=cv2.BORDER_CONSTANT, borderValue=np.nan), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,16 +81,17 @@ def align_patches(reference: GreyPyramid, surface: npt.NDArray[np.float32], pixe
         spacing_px = scale * max(1.0, stretch)
         offsets = _OFFSETS * spacing_px
         at = pixels[:, None] + offsets @ reference_from_current.transpose(0, 2, 1)
-        share = cv2.remap(surface, at[..., 0].astype(np.float32), at[..., 1].astype(np.float32),
-                          cv2.INTER_LINEAR).astype(np.float64)
-        share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-6)
+        share = np.asarray(cv2.remap(
+            surface, at[..., 0].astype(np.float32), at[..., 1].astype(np.float32),
+            cv2.INTER_LINEAR), dtype=np.float32)
+        share = share / np.maximum(share.sum(axis=1, keepdims=True), np.float32(1e-6))
         template, contrast = _normalize(
             reference.sample(at, spacing_px / max(stretch, 1e-3)), share)
         slope = np.stack(_differentiate(template), axis=-1)  # (n, k, 2) per sample
         slope *= np.sqrt(share * share.shape[1])[..., None]
-        hessian = slope.transpose(0, 2, 1) @ slope + 1e-3 * np.eye(2)
+        hessian = (slope.transpose(0, 2, 1) @ slope).astype(np.float64) + 1e-3 * np.eye(2)
         seen = _align(current, found, template, share, slope, hessian, spacing_px)
-    correlation = (seen * template * share).sum(axis=1)
+    correlation = (seen * template * share).sum(axis=1, dtype=np.float64)
     correlation[~(contrast > MIN_CONTRAST)] = np.nan
     noise = 2 * np.maximum(1 - correlation, 0.02) * NOISE_CORRELATION * spacing_px ** 2
     values, axes = np.linalg.eigh(np.where(np.isfinite(hessian), hessian, np.eye(2)))
@@ -101,15 +103,16 @@ def align_patches(reference: GreyPyramid, surface: npt.NDArray[np.float32], pixe
                      np.where(lost, np.nan, correlation), information)
 
 
-def _align(current: GreyPyramid, found: Array, template: Array, share: Array, slope: Array,
-           hessian: Array, spacing_px: float) -> Array:
+def _align(current: GreyPyramid, found: Array, template: Samples, share: Samples, slope: Samples,
+           hessian: Array, spacing_px: float) -> Samples:
     """Move the pixels `found` (n, 2), in place; return the normalized patches (n, k) there.
 
     A patch that has come to rest is not sampled again.
     """
     offsets, weight = _OFFSETS * spacing_px, np.sqrt(share * share.shape[1])
     seen, active = np.full_like(template, np.nan), np.arange(len(found))
-    step_from_error = invert_2x2(hessian) @ (slope * weight[..., None]).transpose(0, 2, 1)
+    step_from_error = invert_2x2(hessian).astype(np.float32) @ (
+        slope * weight[..., None]).transpose(0, 2, 1)
     for step in range(STEPS + 1):
         patches, _ = _normalize(current.sample(found[active, None] + offsets, spacing_px),
                                 share[active])
@@ -134,17 +137,17 @@ def invert_2x2(matrices: Array) -> Array:
     return np.asarray(np.where(is_regular[:, None, None], inverse, np.eye(2)))
 
 
-def _normalize(patches: Array, share: Array) -> tuple[Array, Array]:
+def _normalize(patches: Samples, share: Samples) -> tuple[Samples, Samples]:
     """Patches (n, k) of zero mean and unit variance, and their standard deviations (n,).
 
     share: (n, k) of each sample, with the sum 1.
     """
-    centred = patches - (patches * share).sum(axis=1, keepdims=True)
-    contrast = np.sqrt((centred ** 2 * share).sum(axis=1))
+    centred = patches - np.einsum('nk,nk->n', patches, share)[:, None]
+    contrast = np.sqrt(np.einsum('nk,nk,nk->n', centred, centred, share))
     return centred / np.maximum(contrast, 1e-6)[:, None], contrast
 
 
-def _differentiate(patches: Array) -> tuple[Array, Array]:
+def _differentiate(patches: Samples) -> tuple[Samples, Samples]:
     """Derivatives (n, k) along x and y, per sample."""
     square = patches.reshape(-1, _SIDE, _SIDE)
     along_y, along_x = (np.asarray(np.gradient(square, axis=axis)) for axis in (1, 2))

@@ -302,8 +302,8 @@ def build_by_matches(views: Sequence[View], pixels: Sequence[Array], target_m: A
         if len(shown) < MIN_CORNERS:
             references.append(build_by_plane(view, pixel, target_m))
             continue
-        references.append(_assemble(view, np.array([p for p, _ in shown]),
-                                    np.array([c for _, c in shown]), pixel, target_m))
+        references.append(assemble(view, np.array([p for p, _ in shown]),
+                                   np.array([c for _, c in shown]), pixel, target_m))
     return references
 
 
@@ -315,12 +315,13 @@ def build_by_plane(view: View, pixel: Array, target_m: Array) -> ReferenceView:
         raise Rejected(Code.NO_DEPTH, f'{view.camera}: {len(corners)} corners around the target '
                        f'(at least {MIN_CORNERS})')
     depth_m = float(pose.inverse.transform_points(target_m)[2])
-    return _assemble(view, pose.transform_points(view.backproject(
+    return assemble(view, pose.transform_points(view.backproject(
         corners, np.full(len(corners), depth_m))), corners, pixel, target_m)
 
 
-def _assemble(view: View, points_m: Array, pixels: Array, target_pixel: Array, target_m: Array
-              ) -> ReferenceView:
+def assemble(view: View, points_m: Array, pixels: Array, target_pixel: Array, target_m: Array
+             ) -> ReferenceView:
+    """Return the reference of a view without depth, by points (n, 3) at pixels (n, 2) of it."""
     rays = require_pose(view).t_m - points_m
     normals = rays / np.linalg.norm(rays, axis=1, keepdims=True)
     return ReferenceView(view, GreyPyramid(view.image), points_m, normals, pixels,

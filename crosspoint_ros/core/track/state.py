@@ -82,6 +82,10 @@ class StateReporter:
         """Whether it was seen by the last look."""
         return self.track.state in (TrackingState.TRACKING, TrackingState.MOVED)
 
+    def replace_target(self, base_from_target: Transform, covariance: Array) -> None:
+        """Take a better place of a target that is where it was clicked."""
+        self._clicked, self._covariance = base_from_target, covariance
+
     def resume(self, now_ns: int) -> None:
         """Go on after a pause, which does not count as time without the object."""
         self._unseen_since_ns = self._gone_since_ns = now_ns  # the first look that did not show it

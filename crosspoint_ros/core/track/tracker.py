@@ -10,12 +10,13 @@ from crosspoint_ros.core.datatypes import (
     Array,
     Code,
     Matcher,
+    Method,
     MissingView,
     Rejected,
     Transform,
     View,
 )
-from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.core.track.motion import (
     FINAL_SCALES,
     ROBUST_SCALES,
@@ -31,8 +32,13 @@ from crosspoint_ros.core.track.observation import (
     project,
     verify,
 )
+from crosspoint_ros.core.track.parallax import PlaceRefiner, build_by_motion, list_frames
 from crosspoint_ros.core.track.patches import GreyPyramid, flow_patches
-from crosspoint_ros.core.track.reference import ReferenceView, build_by_depth, build_by_matches
+from crosspoint_ros.core.track.reference import (
+    IDENTITY,
+    ReferenceView,
+)
+from crosspoint_ros.core.track.reference_set import ReferenceSet, build_references, is_sure
 from crosspoint_ros.core.track.rest import RestDetector
 from crosspoint_ros.core.track.search import explain_jump, search_by_matches, sweep
 from crosspoint_ros.core.track.state import FollowLimits, StateReporter, Track, movement_limit_m
@@ -45,11 +51,10 @@ SWEEP_PERIOD_S = 0.3
 SETTLED_M, SETTLED_RAD = 2e-3, 0.02
 HELD_SIGMAS = 3.0
 MAX_FLOW_AGE_S, FLOW_SCALES = 1.5, (8.0, 2.0, 1.0)
+MAX_VAGUE_S = 1.0  # errors of movements that are not exact add up
+VAGUE_SHARE = 1.5  # of the largest sigma of a target: of a movement that it coasts with
 JUMP_M = 0.03  # a reappearance further away must not be a thing that was there at the click
 BETTER_BY = 1.5  # a searched place must have that many times the agreeing points
-NEW_SIDE_RAD = 0.2
-SURE_SHARE = 0.7  # of the points that should be seen
-MAX_REFERENCES = 12
 SEARCH_PERIOD_S = 1.0
 DOUBT_PERIOD_S = 0.25
 SURE_PAUSES, DOUBT_PAUSES = 20.0, 1.0  # of the time of a search, from its end
@@ -79,17 +84,18 @@ class Tracker:
                  base_from_target: Transform, covariance: Array,
                  matcher: Matcher | None,
                  follow: FollowLimits | None = None, limits: Limits | None = None,
-                 now_ns: int | None = None) -> None:
+                 now_ns: int | None = None, frames: Sequence[View] = ()) -> None:
         """Take the views of an accepted answer, the clicked one first, and the pixel (2,) of each.
 
         matcher: for views without depth. now_ns: by the clock of `update`; by default that of the
-        images. Raises `Rejected` (NO_DEPTH, NOT_VISIBLE) if no view has enough texture around the
-        target.
+        images. frames: further images of their cameras, in which the target is where it was
+        clicked: for views without depth. Raises `Rejected` (NO_DEPTH, NOT_VISIBLE) if no view has
+        enough texture around the target.
         """
         self.limits = limits or Limits()
         self._target_m, self._place_m2 = base_from_target.t_m, covariance[:3, :3]
-        self._clicked = tuple(build_references(views, pixels, self._target_m, matcher))
-        self.references = self._clicked
+        self._known = ReferenceSet(build_references(
+            views, pixels, self._target_m, matcher, frames), self._target_m)
         image_ns = max(view.stamp_ns for view in views)
         begun_ns = image_ns if now_ns is None else now_ns
         self._state = StateReporter(base_from_target, covariance, image_ns, begun_ns,
@@ -98,10 +104,34 @@ class Tracker:
             Transform(np.eye(3), np.zeros(3)), np.diag(np.repeat([1e-3, 1e-4], 3) ** 2),
             self._target_m)
         self._rest = RestDetector(self._motion)
+        self._vague: Motion | None = None  # seen since, not exactly enough
         self._frames: dict[str, _LastFrame] = {}
         self._candidates: list[Motion] = []
         self._swept_ns, self._searched_ns, self._search_s = 0, begun_ns, 0.0  # the last ones
         self._looked: dict[str, Verification] = {}  # what the newest image of each camera shows
+        self._refiner: PlaceRefiner | None = None
+
+    @classmethod
+    def from_answer(cls, located: LocateResult, matcher: Matcher | None, follow: FollowLimits,
+                    limits: Limits, now_ns: int | None = None) -> Tracker:
+        """Follow the target of an answer; arguments and errors as for the constructor."""
+        accepted = [(found.view, found.match) for found in located.correspondences
+                    if found.rejected is None and found.view is not None
+                    and found.match is not None]
+        target = located.target
+        assert target is not None
+        tracker = cls([located.clicked, *(view for view, _ in accepted)],
+                      [located.pixel, *(match.pixel for _, match in accepted)],
+                      target.base_from_target, target.covariance, matcher, follow, limits, now_ns,
+                      list_frames(located))
+        if target.method is Method.TRIANGULATED:
+            tracker._refiner = PlaceRefiner(located)
+        return tracker
+
+    @property
+    def references(self) -> tuple[ReferenceView, ...]:
+        """What the target looks like, from all sides that were seen."""
+        return self._known.references
 
     @property
     def track(self) -> Track:
@@ -143,12 +173,15 @@ class Tracker:
         evidence |= self._looked
         if is_seen:
             self._accept(motion, found, now_ns)
+            self._refine(found)
             image_ns = max(seen.points.view.stamp_ns for seen, verdict in found.values()
                            if verdict.is_verified)
             return self._state.report_seen(self._rest, motion, evidence, image_ns, now_ns)
         if holds:
             return self._state.report_held(self.motion, evidence, now_ns)
-        return self._state.report_unseen(self.motion, evidence, reason, now_ns)
+        if reason and self._is_continued(motion, now_ns):
+            self._motion = self._vague = motion
+        return self._state.report_unseen(self._vague or self.motion, evidence, reason, now_ns)
 
     def _hold(self, stayed: _Fit, before: Mapping[str, Verification]) -> _Fit | None:
         """Return what the new images show of the last place, if cameras whose next image is due
@@ -192,8 +225,10 @@ class Tracker:
         """Return the fit near the last place, the best one, whether that is a jump, and whether
         what the cameras that are due saw `before` holds: then nothing is looked for elsewhere."""
         elapsed_s = max(now_ns - self._state.seen_ns, 0) * 1e-9
-        prior = self._motion.spread(min(SPEED_M_S * elapsed_s, MAX_STEP_M) + 1e-3,
-                                    min(TURN_RAD_S * elapsed_s, MAX_STEP_RAD) + 1e-2)
+        # From its place at rest: what is measured of few points would add up from look to look.
+        last = self.motion if self._rest.is_at_rest and not self._vague else self._motion
+        prior = last.spread(min(SPEED_M_S * elapsed_s, MAX_STEP_M) + 1e-3,
+                            min(TURN_RAD_S * elapsed_s, MAX_STEP_RAD) + 1e-2)
         best = stayed = self._fit(prior, usable, pyramids,
                                   (4, 2, 1) if elapsed_s > UNSEEN_S else (2, 1), with_flow=True)
         score, is_jump = count_agreeing(best[1]), elapsed_s > UNSEEN_S
@@ -203,7 +238,7 @@ class Tracker:
         if not score and abs(now_ns - self._swept_ns) >= SWEEP_PERIOD_S * 1e9:
             self._swept_ns = now_ns
             for view in usable:
-                candidates += sweep(self._select_reference(view, self._motion), view,
+                candidates += sweep(self._known.select(view, self._motion), view,
                                     pyramids[view.camera], self._motion)
         for candidate in candidates:
             tried = self._fit(candidate, usable, pyramids, (4, 2, 1), with_flow=False)
@@ -215,10 +250,10 @@ class Tracker:
              scales: tuple[int, ...], with_flow: bool) -> _Fit:
         """Fit a motion to the views near a prior, and verify it in each of them."""
         if with_flow and self._rest.is_at_rest:  # then it mostly still is
-            fit = self._align(prior, prior, usable, pyramids, scales)
+            fit = self._align(prior, prior, usable, pyramids, (1,), turns=1)
             judged = [verdict for seen, verdict in fit[1].values()
                       if not _is_out_of_sight(seen, verdict)]
-            if judged and all(_is_sure(verdict) for verdict in judged):
+            if judged and all(is_sure(verdict) for verdict in judged):
                 return fit
         flowed = [flow for view in usable if with_flow
                   and (flow := self._flow(view, pyramids[view.camera], prior)) is not None]
@@ -226,11 +261,11 @@ class Tracker:
         return self._align(prior, start, usable, pyramids, scales)
 
     def _align(self, prior: Motion, start: Motion, usable: Sequence[View],
-               pyramids: dict[str, GreyPyramid], scales: tuple[int, ...]) -> _Fit:
+               pyramids: dict[str, GreyPyramid], scales: tuple[int, ...], turns: int = 3) -> _Fit:
         """Look for the points near a start, estimate the motion, and verify it, in turns."""
         motion = start
         found: dict[str, tuple[Observation, Verification]] = {}
-        for turn in range(3):
+        for turn in range(turns):
             before = motion
             observed = self._observe(motion, usable, pyramids, scales if turn == 0 else (1,))
             points = [seen.points for camera, seen in observed.items()
@@ -255,18 +290,11 @@ class Tracker:
                  scales: tuple[int, ...]) -> dict[str, Observation]:
         found = {}
         for view in usable:
-            reference = self._select_reference(view, motion)
+            reference = self._known.select(view, motion)
             noise = predict_pose_noise(reference.view, view, motion.centre_m, self.limits)
             found[view.camera] = observe(reference, view, pyramids[view.camera],
                                          motion.base_from_clicked, noise, scales)
         return found
-
-    def _select_reference(self, view: View, motion: Motion) -> ReferenceView:
-        """Return the reference that saw the object from the most similar side."""
-        ray = _view_direction(view, motion.base_from_clicked, self._target_m)
-        return max(self.references, key=lambda ref: float(ray @ _view_direction(
-            ref.view, ref.base_from_clicked, self._target_m))
-            + 0.1 * (ref.view.camera == view.camera))
 
     def _flow(self, view: View, pyramid: GreyPyramid, prior: Motion) -> TrackedPoints | None:
         """Follow the points from the camera's last verified image, TF's part predicted."""
@@ -303,16 +331,29 @@ class Tracker:
             return (f'seen {1000 * moved_m:.0f} mm from where it was clicked, but its place there '
                     f'is known to ±{1000 * sigma_m:.1f} mm only (limit '
                     f'{1000 * self.limits.max_target_sigma_m:.0f} mm, limits.max_target_sigma_m)')
-        jumped_m = float(np.linalg.norm(motion.centre_m - self._motion.centre_m))
+        jumped_m = float(np.linalg.norm(motion.centre_m - self.motion.centre_m))
         if is_jump and jumped_m > JUMP_M and moved_m > JUMP_M:
-            return explain_jump(self._clicked, motion, list(found.values()), jumped_m)
+            showing = [seen.points.view for seen, verdict in found.values() if verdict.shows_object]
+            if len(showing) < 2 and showing[0].depth_m is None:
+                return (f'seen {jumped_m:.2f} m away by {showing[0].camera} alone, without depth: '
+                        'how far away it is takes a second camera')
+            return explain_jump(self._known.clicked, motion, list(found.values()), jumped_m)
         return ''
+
+    def _is_continued(self, motion: Motion, now_ns: int) -> bool:
+        """Return whether a verified place that is not exact enough is where the object went on to.
+
+        It coasts there for a while, with that covariance, and the next look begins there.
+        """
+        jumped_m = float(np.linalg.norm(motion.centre_m - self._motion.centre_m))
+        return (jumped_m < JUMP_M and now_ns - self._state.seen_ns < MAX_VAGUE_S * 1e9
+                and motion.sigma_m < VAGUE_SHARE * self.limits.max_target_sigma_m)
 
     def _accept(self, motion: Motion, found: dict[str, tuple[Observation, Verification]],
                 now_ns: int) -> None:
-        self._motion = motion
+        self._motion, self._vague = motion, None
         self._rest.update(motion, now_ns)
-        self._add_references(found)
+        self._known.update(found.values(), motion, self.motion)
         for camera, (seen, verdict) in found.items():
             if verdict.shows_object:
                 good = np.isfinite(seen.points.pixels).all(axis=1)
@@ -320,26 +361,31 @@ class Tracker:
                                                   seen.points.points_m[good],
                                                   seen.points.pixels[good])
 
-    def _add_references(self, found: dict[str, tuple[Observation, Verification]]) -> None:
-        """Keep a view that shows the object from another side, while most of it is verified.
-
-        Of an object at rest in its place of rest: what was measured would add up over the views.
-        """
-        motion = self.motion
-        for seen, verdict in found.values():
-            view = seen.points.view
-            direction = _view_direction(view, motion.base_from_clicked, self._target_m)
-            nearest = max((float(direction @ _view_direction(
-                each.view, each.base_from_clicked, self._target_m)) for each in self.references
-                if each.view.camera == view.camera), default=-1.0)
-            if (view.depth_m is None or not _is_sure(verdict) or nearest > np.cos(NEW_SIDE_RAD)
-                    or len(self.references) >= MAX_REFERENCES):
-                continue
-            try:
-                added = build_by_depth(view, motion.centre_m, motion.base_from_clicked)
-            except Rejected:
-                continue
-            self.references = (*self.references, added)
+    def _refine(self, found: dict[str, tuple[Observation, Verification]]) -> None:
+        """Place a target without depth better, by all images in which it rests as clicked."""
+        if self._refiner is None:
+            return
+        if not self._rest.is_at_rest or self._state.track.is_moved:
+            self._refiner = None
+            return
+        better = self._refiner.add([seen.points.view for seen, verdict in found.values()
+                                    if verdict.is_verified], self.limits)
+        if better is None or better.target is None:
+            return
+        base_from_target, covariance = better.target.base_from_target, better.target.covariance
+        bare = [(c.view, c.match.pixel) for c in better.correspondences
+                if c.rejected is None and c.view is not None and c.match is not None]
+        placed = build_by_motion([better.clicked, *(view for view, _ in bare)],
+                                 [better.pixel, *(pixel for _, pixel in bare)],
+                                 base_from_target.t_m, list_frames(better))
+        if not placed:
+            return
+        self._target_m, self._place_m2 = base_from_target.t_m, covariance[:3, :3]
+        self._known = ReferenceSet(placed, self._target_m)
+        self._motion = replace(self._motion, base_from_clicked=IDENTITY, centre_m=self._target_m)
+        self._rest = RestDetector(self._motion)
+        self._frames.clear()
+        self._state.replace_target(base_from_target, covariance)
 
     # --- search
 
@@ -365,8 +411,8 @@ class Tracker:
         """
         if self._state.is_seen:
             shown = [view for view in views if view.camera in self._frames][:1]
-            return search_by_matches(self._clicked, shown, self._motion, matcher, near=True)
-        return search_by_matches(self.references, views, self._motion, matcher)
+            return search_by_matches(self._known.clicked, shown, self._motion, matcher, near=True)
+        return search_by_matches(self._known.references, views, self._motion, matcher)
 
     def offer(self, candidates: Sequence[Motion], now_ns: int, took_s: float = 0.0) -> None:
         """Take the places that a search found, and its time: the next update verifies them."""
@@ -378,38 +424,7 @@ def count_agreeing(found: dict[str, tuple[Observation, Verification]]) -> int:
     return sum(verdict.agreeing for _, verdict in found.values() if verdict.is_verified)
 
 
-def _is_sure(verdict: Verification) -> bool:
-    return verdict.is_verified and verdict.agreeing >= SURE_SHARE * verdict.expected
-
-
 def _is_out_of_sight(seen: Observation, verdict: Verification) -> bool:
     """Return whether a view could not show the target there, by its frame or by its depths."""
     return verdict.target == 'outside' or (
         verdict.target == 'hidden' and seen.points.view.depth_m is not None)
-
-
-def _view_direction(view: View, moved: Transform, target_m: Array) -> Array:
-    """The direction (3,) from the target to a camera, in the object as it was when clicked."""
-    ray = require_pose(view).t_m - moved.transform_points(target_m)
-    return np.asarray(moved.inverse.rotate(ray / np.linalg.norm(ray)))
-
-
-def build_references(views: Sequence[View], pixels: Sequence[Array], target_m: Array,
-                     matcher: Matcher | None) -> list[ReferenceView]:
-    """Return the references of the views that show a target; raise `Rejected` without any."""
-    references, refused = [], []
-    for view in views:
-        if view.depth_m is not None and view.ray_pose is not None:
-            try:
-                references.append(build_by_depth(view, target_m))
-            except Rejected as why:
-                refused.append(why)
-    bare = [(view, pixel) for view, pixel in zip(views, pixels, strict=True)
-            if view.depth_m is None and view.ray_pose is not None]
-    if bare and not references and matcher is not None:
-        return build_by_matches([view for view, _ in bare], [pixel for _, pixel in bare], target_m,
-                                matcher)
-    if not references:
-        raise Rejected(refused[0].code if refused else Code.NO_TF, '; '.join(
-            why.message for why in refused) or 'no view has a pose')
-    return references

@@ -187,12 +187,8 @@ class Follower:
 
     def _begin(self, job: FollowJob, config: FollowConfig) -> None:
         located = job.located
-        accepted = [c for c in located.correspondences if c.rejected is None
-                    and c.view is not None and c.match is not None]
-        views = [located.clicked, *(c.view for c in accepted if c.view is not None)]
-        pixels = [located.pixel, *(c.match.pixel for c in accepted if c.match is not None)]
         assert located.target is not None
-        target, begun_ns = located.target, self._now_ns()
+        begun_ns = self._now_ns()
         if self._tracked is not None and self._tracked.located is located and self._tracker:
             self._tracked = job  # put elsewhere by hand
             return
@@ -204,8 +200,8 @@ class Follower:
             if self._tracked is not job or self._tracker is not None:
                 return  # of another target by now, or done
             try:
-                tracker = Tracker(views, pixels, target.base_from_target, target.covariance,
-                                  matcher, config.limits, self.limits, begun_ns)
+                tracker = Tracker.from_answer(located, matcher, config.limits, self.limits,
+                                              begun_ns)
             except Rejected as why:
                 self._fail(job, why.message)
                 return
@@ -217,7 +213,7 @@ class Follower:
                 if self._tracked is job:
                     self._tracker, self._build = tracker, None
 
-        if any(view.depth_m is not None for view in views):
+        if has_depth(located):
             build(None)
         else:  # its corners are matched
             self._build = lambda: build(self._get_matcher())
@@ -274,6 +270,12 @@ class Follower:
                 log.warning('no search for %g s: %s', MAX_SEARCH_S, why.message)
         tracker.offer([], began_ns)
         self._queries.submit_idle(self, work)
+
+
+def has_depth(located: LocateResult) -> bool:
+    """Return whether a view of an answer, that shows its target, has depth."""
+    return any(view is not None and view.depth_m is not None for view in (
+        located.clicked, *(c.view for c in located.correspondences if c.rejected is None)))
 
 
 def compose(track: Track, job: FollowJob) -> Transform:

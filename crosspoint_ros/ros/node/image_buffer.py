@@ -170,6 +170,11 @@ class ImageBuffer:
         with self._condition:
             return self._images[-1].stamp_ns if self._images else None
 
+    def list_stamps_ns(self) -> list[int]:
+        """Return the stamps of the images that are kept."""
+        with self._condition:
+            return [image.stamp_ns for image in self._images]
+
     def get_period_s(self) -> float | None:
         """Return the median time between the last usable images, s; None with fewer than two."""
         with self._condition:

@@ -12,6 +12,14 @@ import numpy as np
 from crosspoint_ros.core.datatypes import Array, Code, MissingView, Rejected, Transform, View
 from crosspoint_ros.core.depth import select_best_view
 from crosspoint_ros.core.pipeline import LocateResult, ground, locate
+from crosspoint_ros.core.track.parallax import (
+    MAX_FRAMES,
+    lift_by_motion,
+    list_bare_views,
+    list_frames,
+    may_gain,
+    select_frames,
+)
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.ros.camera_checks import check_frame_id, check_stamp
 from crosspoint_ros.ros.config import Config
@@ -113,6 +121,23 @@ class ViewCollector:
         newest = [self._get_newest_view(name) for name in self._cameras]
         return tuple(view if isinstance(view, MissingView) else
                      _get_view(view.camera, partial(add_pose, view)) for view in newest)
+
+    def collect_further(self, view: View, task: QueryTask, after_ns: int) -> list[View]:
+        """Return some further images of a view's camera, newer than a stamp, with their poses."""
+        buffer = self._cameras[view.camera].buffer
+        stamps_ns = [at for at in buffer.list_stamps_ns() if at > after_ns and at != view.stamp_ns]
+        if len(stamps_ns) > MAX_FRAMES:  # spread over the time
+            stamps_ns = stamps_ns[::-(-len(stamps_ns) // MAX_FRAMES)]
+        seen = [_get_view(view.camera, lambda at=at: self._add_pose(  # type: ignore[misc]
+            buffer.get_view_at(at), task)) for at in stamps_ns]
+        return [one for one in seen if isinstance(one, View)]
+
+    def wait_for_further(self, view: View, task: QueryTask, after_ns: int, timeout_s: float
+                         ) -> bool:
+        """Wait for an image of a view's camera that is newer than a stamp."""
+        buffer = self._cameras[view.camera].buffer
+        return buffer.wait_for(lambda: (buffer.get_newest_stamp_ns() or 0) > after_ns, timeout_s,
+                               lambda: task.is_done)
 
     def _add_pose_if_known(self, view: View) -> View:
         try:
@@ -246,7 +271,36 @@ def locate_query(task: QueryTask, views: ViewCollector, matchers: Matchers, limi
                     allow_unconfirmed=views.config.allow_unconfirmed,
                     approach=task.request.approach.fill(views.config.default_approach),
                     on_stage=task.enter_stage)
-    return result if views.config.use_tf else explain_images_only(result)
+    if not views.config.use_tf:
+        return explain_images_only(result)
+    return place_by_motion(task, views, result, limits, pixel_confidence)
+
+
+def place_by_motion(task: QueryTask, views: ViewCollector, result: LocateResult, limits: Limits,
+                    pixel_confidence: float) -> LocateResult:
+    """Place a click without depth by further images of cameras that move, where there are any.
+
+    Those of the last `history_s`; then, as long as such a camera moves, up to
+    `limits.wait_images_s` for more.
+    """
+    end_s = time.monotonic() + views.config.times.wait_images_s
+    after_ns = {view.camera: 0 for view in list_bare_views(result)}
+    while may_gain(result, limits) and not task.is_done:
+        is_moving = False
+        for view in list_bare_views(result):
+            frames = views.collect_further(view, task, after_ns[view.camera])
+            after_ns[view.camera] = max([after_ns[view.camera],
+                                         *(frame.stamp_ns for frame in frames)])
+            result = lift_by_motion(result, frames, limits, pixel_confidence)
+            newest = max([view, *frames], key=lambda one: one.stamp_ns)
+            is_moving |= newest is not view and bool(select_frames(newest, [
+                view, *frames, *list_frames(result)]))
+        left_s = end_s - time.monotonic()
+        bare = list_bare_views(result)
+        if not (is_moving and bare and left_s > 0 and views.wait_for_further(
+                bare[0], task, after_ns[bare[0].camera], left_s)):
+            break
+    return result
 
 
 def explain_images_only(result: LocateResult) -> LocateResult:

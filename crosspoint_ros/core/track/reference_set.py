@@ -1,0 +1,141 @@
+"""Keeps the references of a target: those of the click, and of sides that were seen since."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from crosspoint_ros.core.datatypes import Array, Code, Matcher, Rejected, Transform, View
+from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.track.motion import Motion
+from crosspoint_ros.core.track.observation import Observation, Verification, find_agreeing, project
+from crosspoint_ros.core.track.parallax import build_by_motion
+from crosspoint_ros.core.track.reference import (
+    MIN_CORNERS,
+    ReferenceView,
+    assemble,
+    build_by_depth,
+    build_by_matches,
+)
+
+NEW_SIDE_RAD = 0.2
+SURE_SHARE = 0.7  # of the points that should be seen
+MAX_REFERENCES = 12
+APART_M = 0.01  # a movement that leaves what does not belong to the object behind
+MAX_MISSES = 3  # of a point that never moved with the object
+
+
+class ReferenceSet:
+    """The references of one target. `references` may be read by another thread.
+
+    clicked: those of the click.
+    """
+
+    def __init__(self, clicked: Sequence[ReferenceView], target_m: Array) -> None:
+        """target_m: (3,) where it was clicked."""
+        self.clicked = self.references = tuple(clicked)
+        self._target_m = target_m
+        self._misses: dict[str, npt.NDArray[np.int64]] = {}  # by camera, of the clicked ones
+
+    def select(self, view: View, motion: Motion) -> ReferenceView:
+        """Return the reference that saw the object from the most similar side."""
+        ray = self._direct(view, motion.base_from_clicked)
+        return max(self.references, key=lambda each: float(ray @ self._direct(
+            each.view, each.base_from_clicked)) + 0.1 * (each.view.camera == view.camera))
+
+    def update(self, found: Iterable[tuple[Observation, Verification]], measured: Motion,
+               at_rest: Motion) -> None:
+        """Take a verified look: keep views from other sides, while most of the object is verified.
+
+        measured, at_rest: as it was measured, and where it is; an object at rest is seen in its
+        place of rest: what was measured would add up over the views.
+        """
+        for seen, verdict in found:
+            self._drop_background(seen, verdict, measured)
+            if not is_sure(verdict) or len(self.references) >= MAX_REFERENCES or (
+                    self._measure_angle_rad(seen.points.view, at_rest) < NEW_SIDE_RAD):
+                continue
+            try:
+                self.references = (*self.references, self._build(seen, measured, at_rest))
+            except Rejected:
+                continue
+
+    def _measure_angle_rad(self, view: View, motion: Motion) -> float:
+        """Return how far a view is from the sides from which its camera saw the object."""
+        ray = self._direct(view, motion.base_from_clicked)
+        nearest = max((float(ray @ self._direct(each.view, each.base_from_clicked))
+                       for each in self.references if each.view.camera == view.camera),
+                      default=-1.0)
+        return float(np.arccos(np.clip(nearest, -1.0, 1.0)))
+
+    def _build(self, seen: Observation, measured: Motion, at_rest: Motion) -> ReferenceView:
+        """Return the reference of a view: by its depth, else with the points that it shows."""
+        view, before = seen.points.view, seen.reference
+        if view.depth_m is not None:
+            return build_by_depth(view, at_rest.centre_m, at_rest.base_from_clicked)
+        agrees = find_agreeing(seen, measured.base_from_clicked)
+        if agrees.sum() < 2 * MIN_CORNERS:
+            raise Rejected(Code.NO_DEPTH, f'{view.camera}: {agrees.sum()} points (at least '
+                           f'{2 * MIN_CORNERS})')
+        new = assemble(view, before.points_m[agrees], seen.points.pixels[agrees],
+                       project(view, at_rest.centre_m[None])[0], at_rest.centre_m)
+        return replace(new, pyramid=seen.pyramid, normals=before.normals[agrees],
+                       weights=before.weights[agrees],
+                       base_from_clicked=at_rest.base_from_clicked)
+
+    def _drop_background(self, seen: Observation, verdict: Verification, measured: Motion) -> None:
+        """Drop points that stayed behind when the object moved: depth did not part them from it."""
+        reference, moved_m = seen.reference, np.linalg.norm(measured.centre_m - self._target_m)
+        if reference.view.depth_m is not None or moved_m < APART_M or not verdict.shows_object or (
+                not any(reference is each for each in self.clicked)):
+            return
+        camera = reference.view.camera
+        misses = self._misses.setdefault(camera, np.zeros(len(reference.pixels), np.int64))
+        agrees = find_agreeing(seen, measured.base_from_clicked)
+        misses[agrees] = -10 * MAX_MISSES  # it belongs to the object, and may turn out of sight
+        misses[seen.expected & ~agrees] += 1
+        kept = misses < MAX_MISSES
+        if kept.all() or kept.sum() < 2 * MIN_CORNERS:
+            return
+        left = replace(reference, points_m=reference.points_m[kept],
+                       normals=reference.normals[kept], pixels=reference.pixels[kept],
+                       weights=reference.weights[kept])
+        self._misses[camera] = misses[kept]
+        self.clicked = tuple(left if each is reference else each for each in self.clicked)
+        self.references = tuple(left if each is reference else each for each in self.references)
+
+    def _direct(self, view: View, moved: Transform) -> Array:
+        """The direction (3,) from the target to a camera, in the object as it was when clicked."""
+        ray = require_pose(view).t_m - moved.transform_points(self._target_m)
+        return np.asarray(moved.inverse.rotate(ray / np.linalg.norm(ray)))
+
+
+def is_sure(verdict: Verification) -> bool:
+    """Return whether a view shows most of the object."""
+    return verdict.is_verified and verdict.agreeing >= SURE_SHARE * verdict.expected
+
+
+def build_references(views: Sequence[View], pixels: Sequence[Array], target_m: Array,
+                     matcher: Matcher | None, frames: Sequence[View] = ()) -> list[ReferenceView]:
+    """Return the references of the views that show a target; raise `Rejected` without any."""
+    references, refused = [], []
+    for view in views:
+        if view.depth_m is not None and view.ray_pose is not None:
+            try:
+                references.append(build_by_depth(view, target_m))
+            except Rejected as why:
+                refused.append(why)
+    bare = [(view, pixel) for view, pixel in zip(views, pixels, strict=True)
+            if view.depth_m is None and view.ray_pose is not None]
+    if bare and not references and (placed := build_by_motion(
+            [view for view, _ in bare], [pixel for _, pixel in bare], target_m, frames)):
+        return placed
+    if bare and not references and matcher is not None:
+        return build_by_matches([view for view, _ in bare], [pixel for _, pixel in bare], target_m,
+                                matcher)
+    if not references:
+        raise Rejected(refused[0].code if refused else Code.NO_TF, '; '.join(
+            why.message for why in refused) or 'no view has a pose')
+    return references
