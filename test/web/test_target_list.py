@@ -80,6 +80,10 @@ def test_the_name_is_for_one_click_and_stays_after_a_refusal(page):
     page.click('front', REFUSED)
     page.wait_for_text('#note', 'This click was refused')
     assert page.tab.input_value('#target-name') == 'cup'
+    page.click('front', REFUSED)
+    page.tab.fill('#target-name', 'box')
+    page.wait_for_text('#note', 'This click was refused')
+    assert page.tab.input_value('#target-name') == 'box', 'typed meanwhile'
 
 
 def test_a_refused_click_under_one_name_says_nothing_of_another(page):

@@ -208,9 +208,9 @@ class History:
         step = next((step for step in map(self.get_step, self.names) if step is not None
                      and step.result is not None
                      and (query_id == step.query_id or number == step.number)), None)
-        if step is None and (newest is None or newest.result is None):
-            raise Rejected(Code.STALE, 'there is no answer to accept: click first, or undo')
         if step is None:
+            if newest is None or newest.result is None:
+                raise Rejected(Code.STALE, 'there is no answer to accept: click first, or undo')
             named = f'step {number}' if number else f'query {query_id!r}'
             raise Rejected(Code.STALE, f'{named} is not the current answer; that is '
                            f'{newest.label}: check that one')

@@ -29,6 +29,7 @@ let announcedQuery = '';
 let focused = ''; // camera
 let refusal = ''; // of the last click, as a sentence
 let refusedName = ''; // of its target
+let lastQuery = 0; // request id of the last click
 let acceptable; // the answer in sight that can be accepted: its entry in the history
 let isMatching = false; // a query of this page runs, and its result is not displayed yet
 let canAct = true; // a viewer may only look
@@ -141,8 +142,9 @@ const HANDLERS = {
     if (!ok) showRefusal(request, message);
     else if (!wasQuery) setNote(message, 'good');
     else setNote(name && name !== request.name ? t('note.next', { name }) : '');
-    if (wasQuery && ok && readName() === request.name) byId('target-name').value = '';
     if (wasQuery && !ok) {
+      // It may be tried again, unless another click or name has come since.
+      if (id === lastQuery && !readName()) byId('target-name').value = request.name;
       refusedName = request.name;
       refusal = code === 'CANCELLED' ? t('note.cancelled')
         : t('note.refused', { reason: message.replace(/[.;]*$/, '') });
@@ -322,8 +324,10 @@ function sendRequest(kind, content, camera = '') {
   return id;
 }
 
-// A result that is no longer displayed must not be accepted.
-function showPending() {
+// A result that is no longer displayed must not be accepted. The name was for this click.
+function showPending(id) {
+  lastQuery = id;
+  byId('target-name').value = '';
   if (openQuery) showLast();
   isMatching = true;
   setNote('');
@@ -352,8 +356,9 @@ const viewActions = {
       clicked.showMessage(t('view.not_sent', { age: clicked.ageText }));
       return;
     }
-    if (!sendRequest('click', { camera, stamp, x, y, target_name: readName() }, camera)) return;
-    showPending();
+    const id = sendRequest('click', { camera, stamp, x, y, target_name: readName() }, camera);
+    if (!id) return;
+    showPending(id);
     clicked.setUnmoved(); // the click is on the picture that is displayed
   },
   correct(camera, { x, y }) {
@@ -382,8 +387,8 @@ byId('instruct').addEventListener('submit', (event) => {
   const camera = byId('where').value;
   const instruction = byId('instruction').value.trim();
   if (!instruction) return;
-  if (!sendRequest('instruct', { camera, instruction, target_name: readName() }, camera)) return;
-  showPending();
+  const id = sendRequest('instruct', { camera, instruction, target_name: readName() }, camera);
+  if (id) showPending(id);
 });
 
 new Shortcuts(byId('shortcuts'), {

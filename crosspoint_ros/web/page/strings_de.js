@@ -196,6 +196,7 @@ export default {
   'speech.target': '. Das {target} ist bei {position} Meter',
   'list.label': 'Ziele mit Namen',
   'list.name': 'Name des Ziels',
+  'list.unnamed': 'ohne Namen',
   'list.none': 'Keine weiteren Ziele.',
   'list.go_on': 'weiter: {state}',
   'list.send': 'Senden',

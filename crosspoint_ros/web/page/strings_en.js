@@ -196,6 +196,7 @@ export default {
   'speech.target': '. The {target} is at {position} metres',
   'list.label': 'targets with names',
   'list.name': 'Name of the target',
+  'list.unnamed': 'without a name',
   'list.none': 'No other targets.',
   'list.go_on': 'go on: {state}',
   'list.send': 'Send',

@@ -33,9 +33,14 @@ export class TargetList {
       this.#fill(row, target, isActive(target), describe(target));
       return row;
     });
-    // Rows stay in place, for the focus.
-    if (shown.some((row, index) => row !== this.#list.children[index])) this.#list.replaceChildren(...shown);
-    while (this.#list.children.length > shown.length) this.#list.lastChild.remove();
+    // Rows are not moved: one of their buttons may have the focus.
+    for (const row of rows.values()) if (!shown.includes(row)) row.remove();
+    shown.forEach((row, index) => {
+      const { [index]: place = null } = this.#list.children;
+      if (row !== place) this.#list.insertBefore(row, place);
+    });
+    const fresh = shown.find((row) => row.isNew);
+    if (fresh) this.#list.scrollTop = fresh.offsetTop; // the page itself does not move
     const options = named.map(({ name }) => name);
     if (options.join() !== [...this.#names.children].map((each) => each.value).join()) {
       this.#names.replaceChildren(...options.map((name) => new Option(name, name)));
@@ -63,6 +68,7 @@ export class TargetList {
       `${axis} ${formatMetres(position_m[i])}`)).join(' ')} m` : t('target.no_place');
     const lines = [words, isActive ? [`${SIGNS[verdict] ?? ''} ${place_m}`.trim(), number === null ? ''
       : t('click.numbered', { number })].filter(Boolean).join(' · ') : target.message];
+    row.isNew = isActive && target.query_id !== row.target?.query_id;
     row.target = target;
     row.dataset.state = state;
     send.hidden = state !== 'PENDING';
