@@ -144,6 +144,7 @@ def test_confirm_is_for_the_answer_that_is_shown_whatever_its_name(page):
     click_for(page, '')
     cup = click_for(page, 'cup')
     page.wait(lambda: page.tab.is_enabled('#accept'), 'something to confirm')
+    assert page.tab.inner_text('#accept') == 'Confirm cup', 'the card is of another target'
     page.tab.click('#accept')
     page.wait_for_text(f'#history li[data-query="{cup}"]', 'accepted')
     page.wait(lambda: page.tab.is_disabled('#accept'), 'nothing left to confirm')

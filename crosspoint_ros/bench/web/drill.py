@@ -340,7 +340,7 @@ def _compare_target(page: dict[str, Any], robot: RobotObserver) -> dict[str, str
     if page['clear']['enabled'] != is_any_active:
         found['clear'] = f'enabled: {page["clear"]["enabled"]}, the target is {name}'
     if name == 'PENDING' and not (page['accept']['enabled']
-                                  and page['accept']['text'] == 'Send to robot'):
+                                  and page['accept']['text'].startswith('Send ')):
         found['send'] = f'{page["accept"]}, but the target waits for a person'
     says_active = re.search(r'\b(is still active|still waits)\b', page['note'])
     if (says_active and not is_any_active) or ('has no target' in page['note'] and is_any_active):

@@ -191,9 +191,10 @@ function updateTools() {
     each === 'PENDING' && query_id === acceptable?.query_id));
   const isDecided = acceptable?.decided === 'accepted' && !isPending;
   byId('accept').disabled = isMatching || isDecided || Boolean(openQuery) || !acceptable;
-  byId('accept').textContent = state.publish_target === 'on_accept'
-    || (state.publish_target === 'sure' && isPending)
-    ? t('button.send') : t('button.confirm');
+  const act = state.publish_target === 'on_accept' || (state.publish_target === 'sure' && isPending)
+    ? 'send' : 'confirm';
+  const name = acceptable?.name; // the card is of another target
+  byId('accept').textContent = t(`button.${act}${name ? '_named' : ''}`, { name });
   byId('clear').disabled = !active.length;
   byId('clear').textContent = t(active.length > 1 ? 'button.clear_all' : 'button.clear');
 }

@@ -13,6 +13,8 @@ export default {
   'button.redo': 'Vor',
   'button.confirm': 'Bestätigen',
   'button.send': 'An Roboter',
+  'button.send_named': '{name} senden',
+  'button.confirm_named': '{name} bestätigen',
   'button.find': 'Suchen',
   'button.set': 'Setzen',
   'button.points': 'Punkte',

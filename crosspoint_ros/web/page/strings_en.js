@@ -13,6 +13,8 @@ export default {
   'button.redo': 'Redo',
   'button.confirm': 'Confirm',
   'button.send': 'Send to robot',
+  'button.send_named': 'Send {name}',
+  'button.confirm_named': 'Confirm {name}',
   'button.find': 'Find',
   'button.set': 'Set',
   'button.points': 'Points',
