@@ -13,24 +13,26 @@ from std_srvs.srv import Trigger
 
 from crosspoint_ros.action import Correspond
 from crosspoint_ros.core.tf_tree import stamp_to_ns
-from crosspoint_ros.msg import History, HistoryEntry, QueryResult, TargetState
+from crosspoint_ros.msg import History, HistoryEntry, QueryResult, TargetList
 from crosspoint_ros.ros.client.node_info import NodeCamera, NodeHealth, NodeInfo
 from crosspoint_ros.ros.client.results import Json, is_accepted, result_to_json
 from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.srv import Accept as AcceptService
+from crosspoint_ros.srv import ClearTarget as ClearTargetService
 from crosspoint_ros.srv import Correct as CorrectService
 from crosspoint_ros.web import protocol
 from crosspoint_ros.web.camera_poses import CameraPoses
 from crosspoint_ros.web.evidence.server import EvidenceServer
+from crosspoint_ros.web.evidence.session_export import export_session
 from crosspoint_ros.web.evidence.settings import set_limit
 from crosspoint_ros.web.image_streams import CameraImage, ImageStreams
 from crosspoint_ros.web.node_monitor import NodeMonitor
 from crosspoint_ros.web.overlay import Overlay
 from crosspoint_ros.web.plain_text import make_plain
-from crosspoint_ros.web.robot_clock import RobotClock, target_to_json
+from crosspoint_ros.web.robot_clock import RobotClock
 from crosspoint_ros.web.ros_bridge import NodeUnavailableError, RosBridge
 from crosspoint_ros.web.session import MAX_OPEN_REQUESTS, BrowserSession
-from crosspoint_ros.web.session_export import export_session
+from crosspoint_ros.web.targets import TargetDisplay
 
 PERIOD_S = 0.25
 BEAT_PERIODS = 8  # the page takes the server for dead after two beats without one
@@ -67,11 +69,11 @@ def _click_key(result: QueryResult) -> tuple[str, int, float, float]:
 
 
 def find_current_entry(history: History) -> HistoryEntry | None:
-    """Return the newest entry that is not undone; None if its target was cleared."""
+    """Return the newest entry that is not undone; if its target has ended, of an active one."""
     kept = list_kept_entries(history)
-    if not kept or (kept[-1].result.has_target and not history.current):
-        return None
-    return kept[-1]
+    if kept and not kept[-1].result.has_target:
+        return kept[-1]
+    return next((entry for entry in reversed(kept) if entry.number in history.active), None)
 
 
 def list_kept_entries(history: History) -> list[HistoryEntry]:
@@ -93,15 +95,14 @@ class Hub:
         self._node_info, self._health = NodeInfo(), NodeHealth()
         self._status, self._is_silent = f'looking for {bridge.name}', True
         self._poses = CameraPoses(bridge)
-        self.overlay = Overlay(self._poses, self._find_camera)
+        self.overlay = self._make_overlay()
         self._scene: Json = {}
         self._result: QueryResult | None = None
         self._history: History | None = None
         self._is_result_newer = True
         self._displayed: Json = {'result': None}
-        self._target_state: TargetState | None = None
-        self._standing: Json = {'result': None}  # the answer whose target is active
-        self.standing_overlay = Overlay(self._poses, self._find_camera)
+        self._targets = TargetDisplay(self._make_overlay)
+        self._target_event = ''  # as sent
         self._known: dict[str, QueryResult] = {}  # by query_id
         self._clock = RobotClock()
         self._session_count = 0
@@ -112,8 +113,7 @@ class Hub:
         for kind, topic, callback, qos in (
                 (QueryResult, f'{bridge.name}/result', self._on_result, latched(depth=10)),
                 (History, f'{bridge.name}/history', self._on_history, latched(depth=1)),
-                (TargetState, f'{bridge.name}/target_state', self._on_target_state,
-                 latched(depth=1)),
+                (TargetList, f'{bridge.name}/targets', self._on_targets, latched(depth=1)),
                 (DiagnosticArray, '/diagnostics', self._on_diagnostics, QoSProfile(depth=10))):
             bridge.subscribe(topic, kind, topic, callback, qos)
 
@@ -121,7 +121,7 @@ class Hub:
 
     def _on_node(self, node_info: NodeInfo) -> None:
         self._node_info = node_info
-        for overlay in (self.overlay, self.standing_overlay):
+        for overlay in (self.overlay, *self._targets.overlays.values()):
             overlay.base_frame = node_info.base_frame
         for name in {name for session in self.sessions for name in session.awaited}:
             self._stream(name)
@@ -144,26 +144,22 @@ class Hub:
     def _on_result(self, result: QueryResult) -> None:
         self._result, self._is_result_newer = result, True
         self._remember([result])
-        if self._target_state is not None and self._target_state.query_id == result.query_id:
-            self._broadcast(self._target_event())  # it came first
         self._update_displayed()
 
-    def _on_target_state(self, state: TargetState) -> None:
-        self._target_state = state
-        self._update_standing()
-        self._broadcast(self._target_event())
+    def _on_targets(self, targets: TargetList) -> None:
+        self._targets.states = list(targets.targets)
+        self._update_targets()
 
     def _remember(self, results: list[QueryResult]) -> None:
         self._known.update({result.query_id: result for result in results})
         while len(self._known) > MAX_RESULTS:
             del self._known[next(iter(self._known))]
-        self._update_standing()
+        self._update_targets()  # they may have come first
 
     def _on_history(self, history: History) -> None:
         self._history, self._is_result_newer = history, False
         self._remember([entry.result for entry in list_kept_entries(history)])
         self._broadcast(protocol.encode_event('history', protocol.history_to_json(history)))
-        self._broadcast(self._target_event())  # its click may have got a number
         self._update_displayed()
 
     def _on_image(self, image: CameraImage) -> None:
@@ -194,39 +190,35 @@ class Hub:
         return protocol.encode_event('shown', {**self._displayed, 'now': {
             name: self.track_marks(image) for name, image in self.streams.newest.items()}})
 
-    def _target_event(self) -> str:
-        return protocol.encode_event('target', self._describe_target())
+    def _make_overlay(self) -> Overlay:
+        overlay = Overlay(self._poses, self._find_camera)
+        overlay.base_frame = self._node_info.base_frame
+        return overlay
 
-    def _describe_target(self) -> Json:
-        state = self._target_state or TargetState()
+    def _describe_targets(self) -> list[Json]:
         entries = () if self._history is None else list_kept_entries(self._history)
-        number = next((entry.number for entry in reversed(entries)
-                       if entry.result.query_id == state.query_id), None)
-        return {**target_to_json(state, self._known.get(state.query_id), number),
-                'message': self._make_plain(state.message), 'answer': self._standing['result'],
-                **({'state': 'UNKNOWN'} if self._target_state is None else {})}
+        return self._targets.describe({entry.result.query_id: entry.number for entry in entries},
+                                      self._make_plain)
 
     def _beat_event(self) -> str:
         now_ns = self._clock.now_ns
         return protocol.encode_event('beat', {'now_ms': now_ns and now_ns / 1e6})
 
     def track_marks(self, image: CameraImage) -> Json:
-        """Return the marks of the displayed answer, and of the active target, on an image."""
-        standing = self.standing_overlay.track_mark(image)
-        return {**self.overlay.track_mark(image), **({'standing': standing} if standing else {})}
+        """Return the marks of the displayed answer, and of the active targets, on an image."""
+        return {**self.overlay.track_mark(image), 'standing': self._targets.track_marks(image)}
 
-    def _update_standing(self) -> None:
-        """Take the answer whose target is active, so that its marks stay in sight."""
-        state = self._target_state
-        is_active = state is not None and state.state not in (
-            TargetState.NONE, TargetState.EXPIRED, TargetState.CLEARED)
-        result = self._known.get(state.query_id) if state is not None and is_active else None
-        standing = {'result': None if result is None else result_to_json(result)}
-        if standing != self._standing:
-            self._standing = standing
-            self.standing_overlay.set_result(result)
-            if result is not None:
-                self.streams.pin([result.clicked, *(c.found for c in result.correspondences)])
+    def _update_targets(self) -> None:
+        """Send what has changed of the targets; the marks of their answers stay in sight."""
+        for result in self._targets.update(self._known):
+            self._pin(result)
+        event = protocol.encode_event('targets', {'targets': self._describe_targets()})
+        if event != self._target_event:
+            self._target_event = event
+            self._broadcast(event)
+
+    def _pin(self, result: QueryResult) -> None:
+        self.streams.pin([result.clicked, *(c.found for c in result.correspondences)])
 
     def _update_displayed(self) -> None:
         result = select_displayed_result(self._result, self._history, self._is_result_newer)
@@ -240,14 +232,20 @@ class Hub:
         self._displayed = displayed
         self.overlay.set_result(result)
         if result is not None:
-            self.streams.pin([result.clicked, *(c.found for c in result.correspondences)])
+            self._pin(result)
         self._broadcast(self._displayed_event())
         self._broadcast_scene()
 
+    def _build_scene(self) -> Json:
+        displayed = self._displayed['result']
+        is_active = displayed and displayed['query_id'] in {
+            state.query_id for state in self._targets.active}
+        answered = None if is_active else self.overlay.build_target()
+        return {**self.overlay.build_scene(self.streams.newest), 'targets': [
+            *self._targets.build_places(), *([answered] if answered else [])]}
+
     def _broadcast_scene(self) -> None:
-        scene = self.overlay.build_scene(self.streams.newest)
-        if scene['target'] is None:  # the last click was refused, but there is a target
-            scene['target'] = self.standing_overlay.build_target()
+        scene = self._build_scene()
         if scene != self._scene:
             self._scene = scene
             self._broadcast(protocol.encode_event('scene', scene))
@@ -269,11 +267,11 @@ class Hub:
         if self._history is not None:
             session.send_event(protocol.encode_event(
                 'history', protocol.history_to_json(self._history)))
-        session.send_event(self._target_event())
+        session.send_event(protocol.encode_event('targets', {
+            'targets': self._describe_targets()}))
         session.send_event(self._displayed_event())
         session.send_event(self._beat_event())
-        session.send_event(protocol.encode_event(
-            'scene', self._scene or self.overlay.build_scene({})))
+        session.send_event(protocol.encode_event('scene', self._scene or self._build_scene()))
         self._poses.set_active(True)
 
     def remove_session(self, session: BrowserSession) -> None:
@@ -290,8 +288,8 @@ class Hub:
             if periods % BEAT_PERIODS == 0:
                 self._broadcast(self._beat_event())
             self._poses.set_active(bool(self.sessions))
-            self.overlay.resolve_poses()
-            self.standing_overlay.resolve_poses()
+            for overlay in (self.overlay, *self._targets.overlays.values()):
+                overlay.resolve_poses()
             self._broadcast_scene()
             self.streams.drop_unused({name for session in self.sessions
                                       for name in session.awaited})
@@ -346,7 +344,7 @@ class Hub:
     async def export(self, pool: ThreadPoolExecutor) -> bytes:
         """Return the history with its images as a zip, one at a time; `pool` encodes JPEGs."""
         async with self._exporting:
-            return await export_session(self._history or History(), self._describe_target(),
+            return await export_session(self._history or History(), self._describe_targets(),
                                         self.streams, pool)
 
     def describe_health(self) -> Json:
@@ -387,13 +385,17 @@ class Hub:
         if isinstance(request, protocol.AcceptRequest):
             reply = await self._bridge.call('accept', AcceptService.Request(
                 query_id=request.query_id))
+        elif isinstance(request, protocol.ClearTargetRequest):
+            reply = await self._bridge.call('clear_target', ClearTargetService.Request(
+                target_name=request.target_name))
         else:
             reply = await self._bridge.call(request.step, Trigger.Request())
         return {'ok': reply.success, 'message': self._make_plain(reply.message)}
 
     async def _send_query(self, session: BrowserSession,
                           request: protocol.ClickRequest | protocol.InstructRequest) -> Json:
-        goal = Correspond.Goal(camera=request.camera, x=math.nan, y=math.nan)
+        goal = Correspond.Goal(camera=request.camera, x=math.nan, y=math.nan,
+                               target_name=request.target_name)
         if isinstance(request, protocol.ClickRequest):
             goal.stamp, goal.x, goal.y = time_from_ns(int(request.stamp)), request.x, request.y
         else:
@@ -408,6 +410,7 @@ class Hub:
 
     def _summarize_result(self, result: QueryResult) -> Json:
         return {'ok': is_accepted(result), 'code': result_to_json(result)['code'],
+                'name': result.target.name if result.has_target else None,
                 'message': self._make_plain(result.status.message)}
 
 

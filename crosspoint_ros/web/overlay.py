@@ -47,20 +47,20 @@ class Overlay:
         self._marks: dict[str, TrackedMark] = {}
         self._target: Transform | None = None  # base_from_target
         self._verdict = 'check'  # of the target
-        self._sigmas: list[list[float]] = []
+        self._covariance: npt.ArrayLike = []  # of the target
         # By camera, of its last image: the image, when the mark was located, and where.
         self._located: dict[str, tuple[CameraImage, float, Json]] = {}
         self.base_frame = ''
 
     def set_result(self, result: QueryResult | None) -> None:
-        self._marks, self._target, self._sigmas = {}, None, []
+        self._marks, self._target = {}, None
         self._located.clear()
         if result is None:
             return
         if result.has_target:
             self._target = transform_from_pose(result.target.pose.pose)
             self._verdict = 'sure' if is_target_sure(result) else 'check'
-            self._sigmas = find_sigma_axes(result.target.pose.covariance)
+            self._covariance = result.target.pose.covariance
         self._add_mark('clicked', result.clicked)
         for answer in result.correspondences:
             is_refused = answer.verdict == Correspondence.REFUSED
@@ -129,19 +129,17 @@ class Overlay:
                 'mark': [round(float(x), 2), round(float(y), 2)]}
 
     def build_scene(self, newest: dict[str, CameraImage]) -> Json:
-        """Return the cameras at their newest images, the rays and the target, in the base frame."""
+        """Return the cameras at their newest images and the rays, in the base frame."""
         rays = [self._build_ray(name, mark) for name, mark in self._marks.items()
                 if mark.kind != 'refused']
         cameras = [self._build_camera(name, image) for name, image in sorted(newest.items())]
         return {'frame': self.base_frame, 'cameras': [c for c in cameras if c],
-                'rays': [ray for ray in rays if ray], 'target': self.build_target()}
+                'rays': [ray for ray in rays if ray]}
 
     def build_target(self) -> Json | None:
         """Return the target in the base frame; None without one."""
-        return None if self._target is None else {  # +z points into the surface
-            'position': _round(self._target.t_m), 'approach': _round(self._target.R[:, 2]),
-            'axes': [_round(axis) for axis in self._target.R.T],
-            'sigmas': self._sigmas, 'kind': self._verdict}
+        return None if self._target is None else pose_to_json(
+            self._target, self._covariance, self._verdict)
 
     def _build_camera(self, name: str, image: CameraImage) -> Json | None:
         camera = self._find_camera(name)
@@ -167,6 +165,15 @@ class Overlay:
         if not np.isfinite(end_m).all():  # the pixel cannot be unprojected
             return None
         return {'kind': mark.kind, 'from': _round(pose.t_m), 'to': _round(end_m)}
+
+
+def pose_to_json(base_from_target: Transform, covariance: npt.ArrayLike, kind: str,
+                 name: str = '') -> Json:
+    """Return a target for the 3D view; kind: of its verdict, covariance: (36,)."""
+    return {'position': _round(base_from_target.t_m),
+            'approach': _round(base_from_target.R[:, 2]),  # +z points into the surface
+            'axes': [_round(axis) for axis in base_from_target.R.T],
+            'sigmas': find_sigma_axes(covariance), 'kind': kind, 'name': name}
 
 
 def find_sigma_axes(covariance: npt.ArrayLike) -> list[list[float]]:

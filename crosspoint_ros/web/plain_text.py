@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 UUID = r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'
 # `HistoryStep.label`, and the other places where the node names a query or a target by its id.
-NAMED_STEP = re.compile(rf'step (\d+) \(query {UUID}, \w+\)')
+NAMED_STEP = re.compile(rf"step (\d+) \((?:target '(\w+)', )?query {UUID}, \w+\)")
 QUERY = re.compile(rf"(?:\b(?:query|answer|target) )?'?({UUID})'?")
 EPOCH = re.compile(r'\b(1\d{9})(?:\.(\d{3})\d{0,6})?\b(?: s\b)?')  # of the years 2001 to 2033
 
@@ -17,8 +17,8 @@ def make_plain(text: str, numbers: Mapping[str, int]) -> str:
 
     numbers: of the clicks in the history, by query_id.
     """
-    text = NAMED_STEP.sub(r'click \1', text)
-    text = text.replace('waits for ~/accept', 'waits for a person')
+    text = NAMED_STEP.sub(lambda m: f'click {m[1]}' + (f' ({m[2]})' if m[2] else ''), text)
+    text = text.replace('waits for ~/accept', 'waits for a person').replace(', ~/clear_target', '')
     text = QUERY.sub(lambda m: f'click {numbers[m[1]]}' if m[1] in numbers else 'the click', text)
     return EPOCH.sub(lambda m: format_time(int(m[1])) + (f'.{m[2]}' if m[2] else ''), text)
 

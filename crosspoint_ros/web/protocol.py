@@ -53,6 +53,7 @@ class ClickRequest:
     stamp: str
     x: float
     y: float
+    target_name: str = ''
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class InstructRequest:
     id: int
     camera: str
     instruction: str
+    target_name: str = ''
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,18 @@ class CorrectRequest:
 
 @dataclass(frozen=True)
 class StepRequest:
-    """Undo, redo or clear."""
+    """Undo, redo or clear all targets."""
 
     id: int
     step: str
+
+
+@dataclass(frozen=True)
+class ClearTargetRequest:
+    """Clear the target of that name, '' for the one without."""
+
+    id: int
+    target_name: str
 
 
 @dataclass(frozen=True)
@@ -156,30 +166,36 @@ class CloudRequest:
 EvidenceRequest = (HoverRequest | OpenRequest | ThumbnailRequest | DepthRequest | CloudRequest
                    | LimitsRequest | DoctorRequest)
 NodeRequest = (ClickRequest | InstructRequest | AcceptRequest | CorrectRequest | StepRequest
-               | SetLimitRequest)
+               | ClearTargetRequest | SetLimitRequest)
 Request = NextImageRequest | SentImageRequest | CancelRequest | EvidenceRequest | NodeRequest
 REQUEST_TYPES: dict[str, type] = {
     'next': NextImageRequest, 'past': SentImageRequest, 'click': ClickRequest,
     'instruct': InstructRequest, 'cancel': CancelRequest, 'accept': AcceptRequest,
-    'correct': CorrectRequest, 'step': StepRequest, 'hover': HoverRequest, 'open': OpenRequest,
-    'thumbnail': ThumbnailRequest, 'depth': DepthRequest, 'cloud': CloudRequest,
-    'set_limit': SetLimitRequest, 'limits': LimitsRequest, 'doctor': DoctorRequest}
+    'correct': CorrectRequest, 'step': StepRequest, 'clear_target': ClearTargetRequest,
+    'hover': HoverRequest, 'open': OpenRequest, 'thumbnail': ThumbnailRequest,
+    'depth': DepthRequest, 'cloud': CloudRequest, 'set_limit': SetLimitRequest,
+    'limits': LimitsRequest, 'doctor': DoctorRequest}
 STEPS = ('undo', 'redo', 'clear')
 
 
 def describe_act(request: NodeRequest) -> str:
     """Return what a request does, to follow the operator's name."""
+    target_name = getattr(request, 'target_name', '')
+    named = f' for target {_quote(target_name)}' if target_name else ''
     if isinstance(request, ClickRequest):
-        return f'clicks in {request.camera}'
+        return f'clicks in {request.camera}{named}'
     if isinstance(request, InstructRequest):
-        return f'looks for {_quote(request.instruction)} in {request.camera}'
+        return f'looks for {_quote(request.instruction)} in {request.camera}{named}'
+    if isinstance(request, ClearTargetRequest):
+        return f'clears target {_quote(target_name)}' if target_name else (
+            'clears the target without a name')
     if isinstance(request, CorrectRequest):
         return f'corrects the point in {request.camera}'
     if isinstance(request, AcceptRequest):
         return 'accepts the answer'
     if isinstance(request, SetLimitRequest):
         return f'sets {request.limit} to {request.value:g}'
-    return {'undo': 'undoes', 'redo': 'redoes', 'clear': 'clears the target'}[request.step]
+    return {'undo': 'undoes', 'redo': 'redoes', 'clear': 'clears all targets'}[request.step]
 
 
 def parse_request(text: str) -> Request:
@@ -220,6 +236,14 @@ def _check_text(name: str, value: Any, limit: int = 64) -> str:
     if not isinstance(value, str) or not value or len(value) > limit or not value.isprintable():
         raise _invalid(name, value, f'1 to {limit} printable characters')
     return value
+
+
+def _check_name(name: str, value: Any) -> str:
+    # Whether it can be part of a frame the node decides, and refuses it like any click.
+    if not isinstance(value, str) or len(value) > MAX_INSTRUCTION_LENGTH:
+        raise _invalid(name, value, f'a text of at most {MAX_INSTRUCTION_LENGTH} characters')
+    return ''.join(letter if letter.isprintable() else '\N{REPLACEMENT CHARACTER}'
+                   for letter in value)
 
 
 def _check_number(name: str, value: Any) -> float:
@@ -264,7 +288,8 @@ def _check_step(name: str, value: Any) -> str:
 VALIDATORS: dict[str, Callable[[str, Any], Any]] = {
     'id': _check_id, 'limit': _check_text, 'value': _check_number, 'width': _check_width,
     'late': _check_flag,
-    'camera': _check_text, 'query_id': _check_text, 'stamp': _check_stamp,
+    'camera': _check_text, 'target_name': _check_name, 'query_id': _check_text,
+    'stamp': _check_stamp,
     'after': _check_stamp, 'x': _check_number, 'y': _check_number, 'step': _check_step,
     'instruction': partial(_check_text, limit=MAX_INSTRUCTION_LENGTH)}
 
@@ -277,9 +302,10 @@ def encode_event(kind: str, content: Mapping[str, Any]) -> str:
 def history_to_json(history: History) -> Json:
     return {'entries': [{'number': entry.number, 'query_id': entry.result.query_id,
                          'clicked': point_to_json(entry.result.clicked),
+                         'name': entry.result.target.name if entry.result.has_target else '',
                          'verdict': format_verdict(entry.result), 'time': format_time(
                              stamp_to_ns(entry.result.clicked.header.stamp) * 1e-9),
                          'decided': DECISION_NAMES.get(entry.decided, 'unreviewed')}
                         for entry in history.entries],
-            'current': history.current, 'undone': history.undone,
+            'active': list(history.active), 'undone': history.undone,
             'can_undo': history.can_undo, 'can_redo': history.can_redo}

@@ -18,7 +18,7 @@ from crosspoint_ros.action import Correspond
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.results import explain_unset
 from crosspoint_ros.ros.client.session import RosSession
-from crosspoint_ros.srv import Accept, Correct
+from crosspoint_ros.srv import Accept, ClearTarget, Correct
 
 # ROS services queue ten requests and ten replies; more at a time are lost silently.
 MAX_OPEN_REQUESTS = 8
@@ -56,7 +56,7 @@ class RosBridge:
         self._service_clients: dict[str, Any] = {
             service: self.node.create_client(kind, f'{name}/{service}')
             for service, kind in {'accept': Accept, 'correct': Correct, 'undo': Trigger,
-                                  'redo': Trigger, 'clear': Trigger,
+                                  'redo': Trigger, 'clear': Trigger, 'clear_target': ClearTarget,
                                   'get_parameters': GetParameters,
                                   'set_parameters': SetParameters}.items()}
 

@@ -16,7 +16,7 @@ from crosspoint_ros.bench.web.drill import PageDrill, find_untruths
 from crosspoint_ros.bench.web.drill_faults import FAULTS
 
 NOW_NS = 1_000_000_000_000
-SHORT = ('refuse-click', 'clear-by-program', 'go-offline')
+SHORT = ('refuse-click', 'name-two-targets', 'go-offline')
 
 
 @pytest.fixture
@@ -27,8 +27,10 @@ def robot():
     result.correspondences = [found]
     state = TargetState(state=TargetState.STANDING, valid=True, query_id='a')
     state.pose.pose.position.x = 0.25
+    cup = TargetState(name='cup', state=TargetState.STANDING, valid=True)
+    cup.pose.pose.position.x = 0.5
     return SimpleNamespace(
-        state=state, results={'a': result}, sent_s=time.monotonic() + 3600,
+        state=state, named={'cup': cup}, results={'a': result}, sent_s=time.monotonic() + 3600,
         sent_at_m=(0.25, 0.0, 0.0),
         history=History(entries=[HistoryEntry(number=1, result=result)], can_undo=True))
 
@@ -46,6 +48,8 @@ def page():
             'target': {'state': 'STANDING', 'text': 'STANDING · sent, as clicked',
                        'isDoubtful': False, 'place': 'x 0.250   y 0.000   z 0.000 m',
                        'verdict': 'verdict sure'},
+            'named': [{'name': 'cup', 'state': 'STANDING', 'text':
+                       'cup go on: sent, as clicked\nx 0.500 y 0.000 z 0.000 m \u00b7 click 2'}],
             'note': '', 'query': 'a', 'rows': ['a'], 'accept': button(True, 'Confirm'),
             'clear': button(True), 'undo': button(True), 'redo': button(False)}
 
@@ -71,6 +75,11 @@ def test_a_true_page_has_no_untruth(page, robot):
     ('undo', lambda page: page.update(undo=button(False))),
     ('redo', lambda page: page.update(redo=button(True))),
     ('note', lambda page: page.update(note='The robot has no target. This click was refused')),
+    ('target cup', lambda page: page.update(named=[])),
+    ('target cup', lambda page: page['named'][0].update(state='CLEARED')),
+    ('target cup', lambda page: page['named'][0].update(text='cup x 0.500 y 0.000 z 0.000 m')),
+    ('place of cup', lambda page: page['named'][0].update(text='go on x 0.250 y 0.000 z 0.000 m')),
+    ('target box', lambda page: page['named'].append({**page['named'][0], 'name': 'box'})),
     ('history', lambda page: page.update(rows=[])),
     ('answer', lambda page: page.update(query='b')),
     ('mark in side', lambda page: page['views'][0]['marks'][0].update(x='11')),
@@ -99,6 +108,8 @@ def test_while_nothing_is_heard_the_target_must_be_in_doubt(page, robot):
     assert 'badge' in compare(page, robot, is_node_heard=False, is_reachable=False)
     doubtful = copy.deepcopy(page)
     doubtful['target']['isDoubtful'] = True
+    assert 'target cup' in compare(doubtful, robot, is_node_heard=False)
+    doubtful['named'][0]['text'] = 'cup last known: STANDING'
     assert compare(doubtful, robot, is_node_heard=False) == {}
 
 

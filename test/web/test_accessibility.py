@@ -49,7 +49,13 @@ def find_violations(page: Page) -> list[str]:
 def test_axe_finds_no_violation(open_page, axe, screen, scheme):
     page = open_page(color_scheme=scheme, **screen)
     page.tab.evaluate(axe)
+    page.tab.fill('#target-name', 'cup')
+    page.click_until_answered((330.0, 300.0))
+    clear = page.tab.locator('#targets li[data-name=cup] .clear:enabled')
+    clear.wait_for()
     assert find_violations(page) == []
+    clear.click()
+    clear.wait_for(state='detached')
     page.tab.locator('#history button').first.click()
     assert find_violations(page) == []
 

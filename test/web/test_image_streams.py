@@ -19,6 +19,7 @@ from crosspoint_ros.core.image_codecs import read_jpeg_size
 from crosspoint_ros.ros.client.node_info import NodeCamera
 from crosspoint_ros.ros.client.results import result_to_json
 from crosspoint_ros.web import image_streams
+from crosspoint_ros.web.evidence.session_export import export_session
 from crosspoint_ros.web.hub import select_displayed_result
 from crosspoint_ros.web.image_streams import (
     CameraImage,
@@ -27,7 +28,6 @@ from crosspoint_ros.web.image_streams import (
     encode_message,
 )
 from crosspoint_ros.web.protocol import encode_event
-from crosspoint_ros.web.session_export import export_session
 
 RED = np.full((48, 64, 3), (220, 30, 20), np.uint8)  # RGB
 
@@ -166,7 +166,7 @@ def test_an_export_has_pictures_of_the_cameras_size_and_names_what_it_cannot_dec
             for image in images:
                 await image.encode(pool, level)
                 image.release()
-            return await export_session(History(entries=[entry]), {}, streams, pool)
+            return await export_session(History(entries=[entry]), [{}], streams, pool)
 
     def read(data):
         archive = zipfile.ZipFile(io.BytesIO(data))
@@ -191,11 +191,12 @@ def result(query_id, answered=True, x=1.0, target=True):
     return made
 
 
-def history(*results, undone=0, current=None):
+def history(*results, undone=0, active=None):
     entries = [HistoryEntry(number=n, result=r) for n, r in enumerate(results, 1)]
     kept = entries[:len(entries) - undone]
-    current_number = (kept[-1].number if kept else 0) if current is None else current
-    return History(entries=entries, undone=undone, current=current_number)
+    if active is None:
+        active = [entry.number for entry in kept[-1:]]
+    return History(entries=entries, undone=undone, active=active)
 
 
 A, B, REFUSED = result('a'), result('b'), result('r', answered=False, x=9.0)
@@ -206,10 +207,11 @@ A, B, REFUSED = result('a'), result('b'), result('r', answered=False, x=9.0)
     (B, history(A), True, 'b'), (B, history(A, B), True, 'b'),
     (B, history(A, B, undone=1), False, 'a'),      # undone
     (B, history(A, B, undone=1), True, 'a'),       # latched messages in the other order
-    (B, history(A, B, undone=2), False, None), (B, history(A, B, current=0), False, None),
+    (B, history(A, B, undone=2), False, None), (B, history(A, B, active=[]), False, None),
+    (B, history(A, B, active=[1]), False, 'a'),    # of two names, the newer was cleared
     (REFUSED, history(A), True, 'r'), (REFUSED, history(A), False, 'a'),
     (result('c', answered=False, x=1.0), history(A), True, 'a'),   # refused correction of a
-    (result('t', target=False), history(A, result('t', target=False), current=1), False, 't')])
+    (result('t', target=False), history(A, result('t', target=False), active=[1]), False, 't')])
 def test_the_displayed_result_is_the_last_one_or_the_current_step(
         last, past, is_last_newer, expected):
     displayed = select_displayed_result(last, past, is_last_newer)

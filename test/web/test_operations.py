@@ -137,7 +137,7 @@ def test_an_operator_sees_who_else_acts_and_not_what_he_does_himself(server):
     names, acted, events, other = converse(server, conversation, TOKEN, TOKEN)
     assert names[0] != names[1]
     assert acted['message'] == (
-        f'{names[1]} clears the target: refused, /crosspoint has no clear service now')
+        f'{names[1]} clears all targets: refused, /crosspoint has no clear service now')
     assert 'acted' not in [event['type'] for event in events]
     assert other['message'].startswith(f'{names[0]} undoes: refused')
 

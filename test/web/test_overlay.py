@@ -119,7 +119,7 @@ def test_the_target_in_the_3d_view_has_the_colour_of_the_verdict(verdict, kind):
     result.has_target = True
     result.correspondences = [Correspondence(verdict=verdict, found=ImagePoint(camera='side'))]
     overlay.set_result(result)
-    assert overlay.build_scene({})['target']['kind'] == kind
+    assert overlay.build_target()['kind'] == kind
 
 
 class Transforms:

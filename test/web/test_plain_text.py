@@ -8,7 +8,8 @@ import pytest
 from crosspoint_ros.msg import TargetState
 
 from crosspoint_ros.web.plain_text import format_time, make_plain
-from crosspoint_ros.web.robot_clock import RobotClock, target_to_json
+from crosspoint_ros.web.robot_clock import RobotClock
+from crosspoint_ros.web.targets import target_to_json
 
 FIRST, OTHER = '1f0c8a42-9be1-4c7e-8c1f-aa12bb34cc56', '77b2d1e0-1111-4222-8333-0123456789ab'
 
@@ -17,6 +18,9 @@ FIRST, OTHER = '1f0c8a42-9be1-4c7e-8c1f-aa12bb34cc56', '77b2d1e0-1111-4222-8333-
     (f'query {OTHER} is refused: too dark; the target of step 3 (query {FIRST}, accepted) is '
      'active', 'the click is refused: too dark; the target of click 3 is active'),
     (f'query {FIRST} is answered', 'click 3 is answered'),
+    (f"undone: step 3 (target 'cup_2', query {FIRST}, accepted); no target 'cup_2' is active",
+     "undone: click 3 (cup_2); no target 'cup_2' is active"),
+    ("no room for 'cup': clear one, ~/clear_target", "no room for 'cup': clear one"),
     (f'cleared target {FIRST}', 'cleared click 3'),
     (f"query '{OTHER}' is not the current answer; that is step 3 (query {FIRST}, moved): check "
      'that one', 'the click is not the current answer; that is click 3: check that one'),

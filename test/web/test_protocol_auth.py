@@ -175,6 +175,7 @@ def test_repeated_refusals_are_logged_once_a_minute(caplog):
 @pytest.mark.parametrize('kind', get_args(protocol.NodeRequest))
 def test_every_act_has_words_for_the_other_operators(kind):
     values = {'id': 1, 'camera': 'front', 'stamp': '0', 'x': 1.0, 'y': 2.0, 'step': 'undo',
-              'query_id': 'q', 'instruction': 'the mug', 'limit': 'min_confidence', 'value': 0.5}
+              'query_id': 'q', 'instruction': 'the mug', 'limit': 'min_confidence', 'value': 0.5,
+              'target_name': 'cup'}
     request = kind(**{field.name: values[field.name] for field in fields(kind)})
     assert protocol.describe_act(request)

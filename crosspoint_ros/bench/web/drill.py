@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import signal
 import time
@@ -187,6 +188,15 @@ class PageDrill:
         """Wait for one of these states of the target."""
         return self.expect(lambda page: page['target']['state'] in states, ' or '.join(states))
 
+    def expect_active(self, name: str) -> None:
+        """Wait until the target of a name is active."""
+        active = ('PENDING', *ON_TF)
+        if not name:
+            self.expect_state(*active)
+        else:
+            self.expect(lambda page: any(row['name'] == name and row['state'] in active
+                                         for row in page['named']), f'target {name}')
+
     def expect_status(self, text: str) -> dict[str, Any]:
         """Wait for a status with that text."""
         return self.expect(lambda page: text in page['status'], f'{text!r}')
@@ -242,17 +252,19 @@ class PageDrill:
         self.rig.end('node', number)
         self.robot.forget()
 
-    def click_sure(self, timeout_s: float = WAIT_S) -> None:
+    def click_sure(self, timeout_s: float = WAIT_S, name: str = '',
+                   at: tuple[float, float] = SEEN) -> None:
         """Click until the page shows a target: a busy computer may be late with the image."""
         end_s = time.monotonic() + timeout_s
         while time.monotonic() < end_s:
             before, begun_s = self.page.read()['query'], time.monotonic()
-            self.page.click(*SEEN)
+            self.page.name_next(name)
+            self.page.click(*at)
             while time.monotonic() - begun_s < RETRY_S:
                 page = self.sample()
                 result = self.robot.results.get(page['query'])
                 if page['query'] != before and result is not None and result.has_target:
-                    self.expect_state('PENDING', *ON_TF)
+                    self.expect_active(name)
                     return
                 self.page.tab.wait_for_timeout(50)
         raise TimeoutError(f'no target within {timeout_s:g} s; the page says {page["note"]!r}, '
@@ -274,9 +286,12 @@ def find_untruths(page: dict[str, Any], robot: RobotObserver, is_node_heard: boo
         target = page['target']
         if target['state'] != 'UNKNOWN' and not target['isDoubtful']:
             found['target'] = f'{target["text"]!r} as certain, although nothing is heard'
+        for row in page['named']:
+            if 'last known' not in row['text']:
+                found[f'target {row["name"]}'] = f'{row["text"]!r}, although nothing is heard'
         return found
-    return found | _compare_ages(page, now_ns) | _compare_target(page, robot) | _compare_answer(
-        page, robot)
+    return (found | _compare_ages(page, now_ns) | _compare_target(page, robot)
+            | _compare_named(page, robot) | _compare_answer(page, robot))
 
 
 def _is_ready(page: dict[str, Any]) -> bool:
@@ -321,14 +336,38 @@ def _compare_target(page: dict[str, Any], robot: RobotObserver) -> dict[str, str
         verdict = 'sure' if is_target_sure(result) else 'check'
         if verdict not in target['verdict'].split():
             found['verdict'] = f'{target["verdict"]!r}, the node says {verdict}'
-    if page['clear']['enabled'] != is_active:
+    is_any_active = is_active or bool(_list_active(robot))
+    if page['clear']['enabled'] != is_any_active:
         found['clear'] = f'enabled: {page["clear"]["enabled"]}, the target is {name}'
     if name == 'PENDING' and not (page['accept']['enabled']
-                                  and page['accept']['text'] == 'Send to robot'):
+                                  and page['accept']['text'].startswith('Send ')):
         found['send'] = f'{page["accept"]}, but the target waits for a person'
     says_active = re.search(r'\b(is still active|still waits)\b', page['note'])
-    if (says_active and not is_active) or ('has no target' in page['note'] and is_active):
+    if (says_active and not is_any_active) or ('has no target' in page['note'] and is_any_active):
         found['note'] = f'{page["note"]!r}, the target is {name}'
+    return found
+
+
+def _list_active(robot: RobotObserver) -> list[str]:
+    """Return the names of the targets that have one and are active."""
+    return [name for name, state in robot.named.items()
+            if STATE_NAMES[state.state] not in NO_TARGET]
+
+
+def _compare_named(page: dict[str, Any], robot: RobotObserver) -> dict[str, str]:
+    found, rows = dict[str, str](), {row['name']: row for row in page['named']}
+    for name in {*_list_active(robot), *rows}:
+        state, row = robot.named.get(name), rows.get(name)
+        expected = 'NONE' if state is None else STATE_NAMES[state.state]
+        if row is None or row['state'] != expected or 'last known' in row['text']:
+            found[f'target {name}'] = f'{row}, the node says {expected}'
+        elif state is not None and expected not in NO_TARGET:
+            at = state.pose.pose.position
+            if ('go on' in row['text']) != state.valid:
+                found[f'target {name}'] = f'{row["text"]!r}, but valid is {state.valid}'
+            if math.isfinite(at.x) and _measure_error_m(row['text'].rpartition('x')[2], (
+                    at.x, at.y, at.z)) > MAX_PLACE_ERROR_M:
+                found[f'place of {name}'] = f'{row["text"]!r}, the node says {at}'
     return found
 
 

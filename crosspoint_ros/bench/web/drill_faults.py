@@ -41,6 +41,21 @@ def _click(at: tuple[float, float]) -> Act:
     return lambda drill: drill.page.click(*at)
 
 
+def _expect_named(**states: str) -> Act:
+    return lambda drill: drill.expect(lambda page: states.items() <= {
+        row['name']: row['state'] for row in page['named']}.items(), f'{states}')
+
+
+def _click_two(drill: PageDrill) -> None:
+    """Have targets of two names."""
+    for name, offset_px in (('cup', 30), ('box', -30)):
+        drill.click_sure(name=name, at=(SEEN[0] + offset_px, SEEN[1]))
+
+
+def _clear_cup(drill: PageDrill) -> None:
+    drill.page.tab.locator('#targets li[data-name=cup] .clear').click()
+
+
 def _press(button: str) -> Act:
     return lambda drill: drill.page.tab.click(f'#{button}')
 
@@ -316,6 +331,14 @@ FAULTS: dict[str, Act] = {
         lambda drill: drill.expect(lambda page: page['redo']['enabled'], 'something to redo'),
         _press('redo'),
         lambda drill: drill.expect(lambda page: not page['redo']['enabled'], 'nothing to redo')),
+    'name-two-targets': _do(
+        _begin(), _click_two, lambda drill: drill.page.name_next('box'), _click(REFUSED),
+        _note('(box) is still active'), _clear_cup,
+        _expect_named(box='STANDING', cup='CLEARED'), _state(*ON_TF), _reload,
+        _expect_named(box='STANDING'), _press('clear'), _expect_named(box='CLEARED')),
+    'hang-server-with-two-targets': _do(
+        _begin(), _click_two, _hang('server', _call('clear'), _status('does not answer')),
+        _state('CLEARED'), _expect_named(box='CLEARED', cup='CLEARED')),
     'refuse-drag': _do(_begin(), _drag((90.0, -90.0)), _note('px')),
     'accept-drag': _do(_begin(), _answer_again(_drag((3.0, 0.0)))),
     'reload': _do(_begin(), _reload, _state(*ON_TF)),

@@ -18,7 +18,7 @@ from crosspoint_ros.action import Correspond
 from crosspoint_ros.bench.node.cli import PlaneMatcher
 from crosspoint_ros.bench.node.synthetic_cameras import SyntheticCameras
 from crosspoint_ros.core.datatypes import Match, Query
-from crosspoint_ros.msg import History, QueryResult, TargetState
+from crosspoint_ros.msg import History, QueryResult, TargetList, TargetState
 from crosspoint_ros.ros.client.session import RosSession
 from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.srv import Accept
@@ -81,8 +81,8 @@ class RobotObserver:
         node = session.create_node('drill')
         self.forget()
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        for kind, name in ((TargetState, 'target_state'), (History, 'history'),
-                           (QueryResult, 'result')):
+        for kind, name in ((TargetState, 'target_state'), (TargetList, 'targets'),
+                           (History, 'history'), (QueryResult, 'result')):
             node.create_subscription(kind, f'{NODE}/{name}', self._on_message, latched)
         node.create_subscription(TFMessage, '/tf', self._on_tf, QoSProfile(depth=100))
         self._services: dict[str, Any] = {
@@ -106,7 +106,8 @@ class RobotObserver:
 
     def forget(self) -> None:
         """Forget the messages of a node that has ended."""
-        self.state: TargetState | None = None
+        self.state: TargetState | None = None  # of the target without a name
+        self.named: dict[str, TargetState] = {}  # of the others
         self.history: History | None = None
         self.results: dict[str, QueryResult] = {}
         self.sent_s, self.sent_at_m = -1e9, (0.0, 0.0, 0.0)  # of the target on /tf (monotonic)
@@ -114,6 +115,8 @@ class RobotObserver:
     def _on_message(self, message: Any) -> None:
         if isinstance(message, TargetState):
             self.state = message
+        elif isinstance(message, TargetList):
+            self.named = {state.name: state for state in message.targets if state.name}
         elif isinstance(message, History):
             self.history = message
             self.results.update({e.result.query_id: e.result for e in message.entries})
@@ -180,6 +183,8 @@ READ = """() => {
       place: target.querySelector('.place')?.innerText ?? '',
       verdict: target.querySelector('.verdict')?.className ?? '',
       isDoubtful: target.classList.contains('doubtful') },
+    named: [...document.querySelectorAll('#targets li')].map(row => ({
+      ...row.dataset, text: row.innerText })).filter(({ name }) => name),
     note: text('note'), query: document.getElementById('result').dataset.query ?? '',
     accept: button('accept'), clear: button('clear'), undo: button('undo'), redo: button('redo'),
     rows: [...document.querySelectorAll('#history li')].map(row => row.dataset.query ?? ''),
@@ -225,6 +230,10 @@ class PageTab:
     def click(self, x: float, y: float, camera: str = 'front') -> None:
         """Click a pixel of a camera's image of 640x480 px, which becomes the large one."""
         self.tab.mouse.click(*self._to_screen(x, y, camera))
+
+    def name_next(self, name: str) -> None:
+        """Fill in the name of the target of the next click."""
+        self.tab.fill('#target-name', name)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float], camera: str) -> None:
         """Drag from a pixel of a camera's image to another."""

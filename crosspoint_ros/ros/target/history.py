@@ -205,12 +205,12 @@ class History:
     def accept(self, query_id: str = '', number: int = 0) -> HistoryStep:
         """Mark the current answer of a target, named by either, as accepted by a person."""
         newest = self.current
-        if newest is None or newest.result is None:
-            raise Rejected(Code.STALE, 'there is no answer to accept: click first, or undo')
         step = next((step for step in map(self.get_step, self.names) if step is not None
                      and step.result is not None
                      and (query_id == step.query_id or number == step.number)), None)
         if step is None:
+            if newest is None or newest.result is None:
+                raise Rejected(Code.STALE, 'there is no answer to accept: click first, or undo')
             named = f'step {number}' if number else f'query {query_id!r}'
             raise Rejected(Code.STALE, f'{named} is not the current answer; that is '
                            f'{newest.label}: check that one')

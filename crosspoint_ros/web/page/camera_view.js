@@ -28,8 +28,8 @@ export class CameraView {
   #received_ms = performance.now();
   #period_ms = 0;
   #tracked = UNTRACKED;
-  #trackedStanding = UNTRACKED;
-  #standing = null; // the active target's point in this view: {kind, camera, x, y, stamp, label}
+  // Of the active targets in this view: {name, kind, x, y, stamp, label, tracked}.
+  #standing = [];
   #isPrevious = false; // the answer belongs to the click before the one that runs
   #opened = ''; // which earlier answer this is, where one was opened from the history
   #line = null; // the epipolar line of the pixel under the cursor of another view
@@ -199,10 +199,13 @@ export class CameraView {
 
   setTracked(header) {
     const { moved: before, isLate: beforeLate } = this.#tracked;
-    const drawn = JSON.stringify([this.#tracked, this.#trackedStanding]);
+    const drawn = JSON.stringify([this.#tracked, this.#standing]);
     this.#tracked = track(this.#tracked, header);
-    this.#trackedStanding = track(this.#trackedStanding, header.standing ?? {});
-    if (drawn === JSON.stringify([this.#tracked, this.#trackedStanding])) return;
+    for (const point of this.#standing) {
+      point.tracked = track(point.tracked,
+        header.standing?.find(({ name }) => name === point.name) ?? {});
+    }
+    if (drawn === JSON.stringify([this.#tracked, this.#standing])) return;
     const { moved, isLate } = this.#tracked;
     this.#updateToggle();
     // A correction would otherwise end at a place to which no one dragged it.
@@ -308,12 +311,11 @@ export class CameraView {
     this.showCaption();
   }
 
-  // The point of the active target, where it is not that of the displayed answer; or null.
-  setStanding(standing) {
-    if (standing?.stamp !== this.#standing?.stamp) {
-      this.#trackedStanding = track(UNTRACKED, { moved: null });
-    }
-    this.#standing = standing;
+  // The points of the active targets that are not those of the displayed answer.
+  setStanding(points) {
+    this.#standing = points.map((point) => ({ ...point, tracked: this.#standing.find(
+      ({ name, stamp }) => name === point.name && stamp === point.stamp)?.tracked
+      ?? track(UNTRACKED, { moved: null }) }));
     this.draw();
   }
 
@@ -383,11 +385,11 @@ export class CameraView {
     if (!this.input) return;
     const marks = this.#line && !this.isPaused ? [createLine(this.#line)] : [];
     const pixel = this.#markPixel;
-    const standing = this.#standing && !this.isPaused
-      ? this.#place(this.#standing, this.#trackedStanding) : null;
-    if (standing) {
-      const { kind, label } = this.#standing;
-      const mark = this.#createMark(kind, standing, label, this.#standing, this.#trackedStanding);
+    for (const point of this.isPaused ? [] : this.#standing) {
+      const { kind, label, tracked } = point;
+      const place = this.#place(point, tracked);
+      if (!place) continue;
+      const mark = this.#createMark(kind, place, label, point, tracked);
       mark.classList.add('standing', `of-${kind}`);
       mark.classList.remove('sure', 'check', 'clicked');
       marks.push(mark);

@@ -12,7 +12,7 @@ export class HistoryPanel {
   #redo;
   #actions;
   #thumbnails = new Map(); // query_id -> JPEG as data URL, '' for one that was requested
-  current = null; // {query_id, decided, …} of the newest answer that is not undone
+  #kept = []; // answers that are not undone: {query_id, name, decided, …}, the newest last
 
   // actions: {open(query_id), thumbnail(query_id)}
   constructor(list, undo, redo, actions) {
@@ -20,20 +20,20 @@ export class HistoryPanel {
     this.#undo = undo;
     this.#redo = redo;
     this.#actions = actions;
-    this.show({ entries: [], current: 0, undone: 0, can_undo: false, can_redo: false });
+    this.show({ entries: [], active: [], undone: 0, can_undo: false, can_redo: false });
   }
 
-  show({ entries, current, undone, can_undo, can_redo }) {
+  show({ entries, active, undone, can_undo, can_redo }) {
     this.#undo.disabled = !can_undo;
     this.#redo.disabled = !can_redo;
     const kept = entries.length - undone;
-    this.current = entries[kept - 1] ?? null;
+    this.#kept = entries.slice(0, kept);
     while (this.#list.children.length < entries.length) this.#list.append(this.#createRow());
     while (this.#list.children.length > entries.length) this.#list.lastChild.remove();
     [...this.#list.children].forEach((row, place) => {
       const index = entries.length - 1 - place;
       const entry = entries[index];
-      this.#fill(row, entry, entry.number === current, index >= kept);
+      this.#fill(row, entry, active.includes(entry.number), index >= kept);
     });
     this.#list.classList.toggle('none', !entries.length);
     const known = new Set(entries.map(({ query_id }) => query_id));
@@ -53,22 +53,21 @@ export class HistoryPanel {
     return row;
   }
 
-  #fill(row, { number, query_id, decided, clicked, verdict, time }, isCurrent, isUndone) {
+  #fill(row, { number, query_id, name: target, decided, clicked, verdict, time }, isActive, isUndone) {
     const [name, image, point, how, decision, when] = row.firstChild.children;
-    row.className = isUndone ? 'undone' : isCurrent ? 'current' : '';
+    row.className = isUndone ? 'undone' : isActive ? 'current' : '';
     name.textContent = number;
-    point.textContent = `${clicked.camera} ${formatPixel(clicked, 0)}`;
+    point.textContent = `${target && `${target} · `}${clicked.camera} ${formatPixel(clicked, 0)}`;
     how.textContent = `${SIGNS[verdict]} ${VERDICT_TEXT[verdict]}`;
     how.className = `verdict ${verdict}`;
     decision.textContent = isUndone ? t('history.undone') : DECISION_TEXT[decided];
     when.textContent = time;
-    row.firstChild.title = t('history.open', { click: t('click.numbered', { number }) });
+    row.firstChild.title = t(isActive ? 'history.open_active' : 'history.open', {
+      click: t('click.numbered', { number }) });
     if (row.dataset.query !== query_id) {
       row.dataset.query = query_id;
       image.src = this.#thumbnails.get(query_id) || PIXEL;
     }
-    if (isCurrent) row.setAttribute('aria-current', 'step');
-    else row.removeAttribute('aria-current');
     if (this.#thumbnails.has(query_id)) return;
     if (this.#actions.thumbnail(query_id)) this.#thumbnails.set(query_id, '');
   }
@@ -81,6 +80,12 @@ export class HistoryPanel {
         row.querySelector('img').src = this.#thumbnails.get(query_id);
       }
     }
+  }
+
+  // The answer of a query, if it is the newest of its target's name; else undefined.
+  findCurrent(query_id) {
+    const entry = this.#kept.findLast((each) => each.query_id === query_id);
+    return entry && this.#kept.findLast(({ name }) => name === entry.name) === entry ? entry : undefined;
   }
 
   name(query_id) {

@@ -13,6 +13,7 @@ import { addBeat } from './robot_clock.js';
 import { Scene3D } from './scene_3d.js';
 import { Shortcuts } from './shortcuts.js';
 import { DoctorPanel, LimitsPanel } from './settings_panel.js';
+import { TargetList } from './target_list.js';
 import { nameClick, TargetPanel } from './target_panel.js';
 import { codeText, describeResult, stageText } from './text.js';
 
@@ -26,8 +27,10 @@ let result = null;
 let connection = null;
 let announcedQuery = '';
 let focused = ''; // camera
-let standing = null; // the answer whose target is active
 let refusal = ''; // of the last click, as a sentence
+let refusedName = ''; // of its target
+let lastQuery = 0; // request id of the last click
+let acceptable; // the answer in sight that can be accepted: its entry in the history
 let isMatching = false; // a query of this page runs, and its result is not displayed yet
 let canAct = true; // a viewer may only look
 let openQuery = ''; // the earlier answer that is shown instead of the current one
@@ -35,7 +38,10 @@ let noted_ms = 0; // when the note was set
 let isNoteBad = false;
 
 const panel = new ResultPanel(byId('result'), byId('note'));
-const targetPanel = new TargetPanel(byId('target'), byId('target-state'));
+const targetPanel = new TargetPanel(byId('target'), byId('target-state'), byId('more'),
+  new TargetList(byId('targets'), byId('names'), {
+    send: ({ query_id }) => sendRequest('accept', { query_id }),
+    clear: ({ name }) => sendRequest('clear_target', { target_name: name }) }));
 const loupe = new Loupe();
 const history = new HistoryPanel(byId('history'), byId('undo'), byId('redo'), {
   open: (query_id) => (query_id === openQuery ? closeAnswer()
@@ -82,23 +88,20 @@ const HANDLERS = {
     history.show(event);
     updateTools();
   },
-  target(event) {
-    const { query_id, state: before } = targetPanel.target;
-    // An older note about the target is no longer true.
-    if ((event.query_id !== query_id || event.state !== before)
-      && performance.now() - noted_ms > NOTE_MS && !refusal) setNote('');
-    standing = event.answer;
-    targetPanel.show(event);
-    if (before !== 'UNKNOWN' && (event.state !== before || event.query_id !== query_id)) {
-      announce(targetPanel.announcement);
-    }
+  targets({ targets }) {
+    const isFirst = targetPanel.target.state === 'UNKNOWN';
+    const changed = targetPanel.show(targets);
+    // An older note about a target is no longer true.
+    if (changed.length && performance.now() - noted_ms > NOTE_MS && !refusal) setNote('');
+    if (!isFirst) for (const target of changed) announce(targetPanel.announce(target));
     showStanding();
     showRefusalNote();
     updateTools();
   },
   role({ can_act }) {
     canAct = can_act;
-    for (const id of ['tools', 'instruct', 'limits', 'examine']) byId(id).inert = !canAct;
+    document.body.classList.toggle('viewer', !canAct);
+    for (const id of ['tools', 'naming', 'instruct', 'limits', 'examine']) byId(id).inert = !canAct;
   },
   acted({ message }) { if (!refusal && !isNoteBad) setNote(message); }, // by another operator
   lines: (event) => lines.receive(event),
@@ -125,7 +128,7 @@ const HANDLERS = {
         `${stageText(stage)} … ${elapsed_s.toFixed(1)} s`);
     }
   },
-  reply({ id, ok, code, message }) {
+  reply({ id, ok, code, message, name }) {
     const request = pending.get(id);
     const wasQuery = isQuery(request?.kind);
     pending.delete(id);
@@ -136,9 +139,13 @@ const HANDLERS = {
     // Progress may arrive after the result and overwrite its caption.
     if (wasQuery && ok) views.get(request.camera)?.showCaption();
     if (request?.kind === 'set_limit') connection.send({ type: 'limits' });
-    if (ok) setNote(wasQuery ? '' : message, 'good');
-    else showRefusal(request, message);
+    if (!ok) showRefusal(request, message);
+    else if (!wasQuery) setNote(message, 'good');
+    else setNote(name && name !== request.name ? t('note.next', { name }) : '');
     if (wasQuery && !ok) {
+      // It may be tried again, unless another click or name has come since.
+      if (id === lastQuery && !readName()) byId('target-name').value = request.name;
+      refusedName = request.name;
       refusal = code === 'CANCELLED' ? t('note.cancelled')
         : t('note.refused', { reason: message.replace(/[.;]*$/, '') });
       showRefusalNote();
@@ -161,9 +168,9 @@ function setNote(text, kind = '') {
   panel.setNote(text, kind);
 }
 
-// What became of the click, then of the target: a refused click leaves the target as it is.
+// What became of its target, then of the click: a refused click leaves the target as it is.
 function showRefusalNote() {
-  if (refusal) panel.setNote(`${targetPanel.sentence} ${refusal}`, 'bad');
+  if (refusal) panel.setNote(`${targetPanel.describeRemaining(refusedName)} ${refusal}`, 'bad');
 }
 
 function showStatus(kind, text) {
@@ -175,19 +182,21 @@ function showStatus(kind, text) {
   targetPanel.setDoubt(isSilent ? text : '');
 }
 
-// Accept names the current answer, which must be in sight: displayed, or that of the target's card.
+// Accept names an answer that must be in sight: the displayed one, else that of the target's card.
 function updateTools() {
-  const { current } = history;
-  const { target } = targetPanel;
-  const isDisplayed = current && result?.query_id === current.query_id
-    && result.found.some((answer) => answer.verdict !== 'refused');
-  const isTarget = current && targetPanel.isActive && target.query_id === current.query_id;
-  const isDecided = current?.decided === 'accepted' && target.state !== 'PENDING';
-  byId('accept').disabled = isMatching || isDecided || Boolean(openQuery) || !(isDisplayed || isTarget);
-  byId('accept').textContent = state.publish_target === 'on_accept'
-    || (state.publish_target === 'sure' && target.state === 'PENDING')
-    ? t('button.send') : t('button.confirm');
-  byId('clear').disabled = !targetPanel.isActive;
+  const { active, target } = targetPanel;
+  acceptable = history.findCurrent(result?.query_id)
+    ?? (active.includes(target) ? history.findCurrent(target.query_id) : undefined);
+  const isPending = active.some(({ query_id, state: each }) => (
+    each === 'PENDING' && query_id === acceptable?.query_id));
+  const isDecided = acceptable?.decided === 'accepted' && !isPending;
+  byId('accept').disabled = isMatching || isDecided || Boolean(openQuery) || !acceptable;
+  const act = state.publish_target === 'on_accept' || (state.publish_target === 'sure' && isPending)
+    ? 'send' : 'confirm';
+  const name = acceptable?.name; // the card is of another target
+  byId('accept').textContent = t(`button.${act}${name ? '_named' : ''}`, { name });
+  byId('clear').disabled = !active.length;
+  byId('clear').textContent = t(active.length > 1 ? 'button.clear_all' : 'button.clear');
 }
 
 function updateViews() {
@@ -285,22 +294,20 @@ function showResult({ result: shown, now = {} }, opened = '') {
       if (!shown.found.length) view.showMessage(`${codeText(shown.code)}: ${shown.message}`);
     } else view.setAnswer(null);
   }
-  panel.show(shown);
+  const { held_until_ms } = targetPanel.target;
+  panel.show(shown, shown?.target?.name === 'next' && held_until_ms > Number(shown.clicked.stamp) / 1e6);
   limits.setResult(shown);
   showStanding();
   updateTools();
 }
 
-// The marks of the active target stay, dimmed, where the displayed answer is another.
+// The marks of the active targets stay, dimmed, where the displayed answer is another.
 function showStanding() {
-  const isOther = standing && standing.query_id !== result?.query_id;
-  const points = isOther ? [{ kind: 'clicked', ...standing.clicked },
-    ...standing.found.filter((answer) => answer.verdict !== 'refused')
-      .map((answer) => ({ kind: answer.verdict, ...answer }))] : [];
+  const points = targetPanel.active.filter(({ query_id }) => query_id !== result?.query_id)
+    .flatMap((target) => target.points.map((point) => ({ ...point, name: target.name,
+      label: target.name || t('view.standing', { click: nameClick(target) }) })));
   for (const [name, view] of views) {
-    const point = points.find(({ camera, x }) => camera === name && x !== null);
-    view.setStanding(point ? { ...point,
-      label: t('view.standing', { click: nameClick(targetPanel.target.number) }) } : null);
+    view.setStanding(points.filter(({ camera, x }) => camera === name && x !== null));
   }
 }
 
@@ -308,15 +315,20 @@ function showStanding() {
 
 const isQuery = (kind) => ['click', 'instruct'].includes(kind);
 
+// Of the next click's target; '' for the one without a name.
+const readName = () => byId('target-name').value.trim();
+
 function sendRequest(kind, content, camera = '') {
   const id = connection.request({ type: kind, ...content });
-  if (id) pending.set(id, { kind, camera, point: kind === 'click' ? content : null });
+  if (id) pending.set(id, { kind, camera, name: content.target_name, point: kind === 'click' ? content : null });
   else showRefusal({ camera }, t('status.not_sent'));
   return id;
 }
 
-// A result that is no longer displayed must not be accepted.
-function showPending() {
+// A result that is no longer displayed must not be accepted. The name was for this click.
+function showPending(id) {
+  lastQuery = id;
+  byId('target-name').value = '';
   if (openQuery) showLast();
   isMatching = true;
   setNote('');
@@ -345,8 +357,9 @@ const viewActions = {
       clicked.showMessage(t('view.not_sent', { age: clicked.ageText }));
       return;
     }
-    if (!sendRequest('click', { camera, stamp, x, y }, camera)) return;
-    showPending();
+    const id = sendRequest('click', { camera, stamp, x, y, target_name: readName() }, camera);
+    if (!id) return;
+    showPending(id);
     clicked.setUnmoved(); // the click is on the picture that is displayed
   },
   correct(camera, { x, y }) {
@@ -360,7 +373,7 @@ const viewActions = {
 };
 
 const buttonActions = {
-  accept: () => sendRequest('accept', { query_id: history.current.query_id }),
+  accept: () => sendRequest('accept', { query_id: acceptable.query_id }),
   undo: () => sendRequest('step', { step: 'undo' }),
   redo: () => sendRequest('step', { step: 'redo' }),
   clear: () => sendRequest('step', { step: 'clear' }),
@@ -375,8 +388,8 @@ byId('instruct').addEventListener('submit', (event) => {
   const camera = byId('where').value;
   const instruction = byId('instruction').value.trim();
   if (!instruction) return;
-  if (!sendRequest('instruct', { camera, instruction }, camera)) return;
-  showPending();
+  const id = sendRequest('instruct', { camera, instruction, target_name: readName() }, camera);
+  if (id) showPending(id);
 });
 
 new Shortcuts(byId('shortcuts'), {

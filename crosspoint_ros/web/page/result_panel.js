@@ -33,6 +33,7 @@ export class ResultPanel {
   #note;
   #target_frame = '';
   #result = null;
+  #isDiverted = false;
 
   constructor(root, note) {
     this.#root = root;
@@ -42,7 +43,7 @@ export class ResultPanel {
 
   setTargetFrame(target_frame) {
     this.#target_frame = target_frame;
-    if (this.#result) this.show(this.#result);
+    if (this.#result) this.show(this.#result, this.#isDiverted);
   }
 
   showPending() {
@@ -50,8 +51,10 @@ export class ResultPanel {
     this.#showText(t('result.matching'), 'pending');
   }
 
-  show(result) {
+  // isDiverted: its click had no name, and the target without one was held.
+  show(result, isDiverted = false) {
     this.#result = result;
+    this.#isDiverted = isDiverted;
     this.#root.dataset.query = result?.query_id ?? '';
     this.#root.dataset.matchMs = result?.match_ms ?? '';
     if (!result) {
@@ -77,9 +80,12 @@ export class ResultPanel {
       createElement('span', '', createElement('i', '', axis),
         ` ${formatMetres(target.position_m[index])}`))));
     position.dataset.position = target.position_m.join(' ');
+    const { name } = target;
+    const named = name ? [createRow(t('result.name'), name, ...(this.#isDiverted
+      ? [createElement('span', 'why fine', t('note.next', { name }))] : []))] : [];
     const spread = target.spread_mm === null ? '' : `, ±${Math.round(target.spread_mm)} mm (1σ)`;
-    return [createRow(t('result.at'), position), createRow(t('result.frame'), `${target.frame}${spread}`),
-      createRow(t('result.tf_frame'), this.#target_frame), createRow(t('result.method'), target.method)];
+    return [...named, createRow(t('result.at'), position), createRow(t('result.frame'), `${target.frame}${spread}`),
+      createRow(t('result.tf_frame'), name ? `${this.#target_frame}_${name}` : this.#target_frame), createRow(t('result.method'), target.method)];
   }
 
   #showText(text, kind) {

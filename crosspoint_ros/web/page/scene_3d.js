@@ -16,7 +16,7 @@ const add = (a, b, s = 1) => a.map((v, i) => v + s * b[i]);
 export class Scene3D {
   #canvas;
   #title;
-  #scene = { frame: '', cameras: [], rays: [], target: null };
+  #scene = { frame: '', cameras: [], rays: [], targets: [] };
   #orbit = { yaw: -0.9, pitch: 0.5, zoom: 1 };
   #frame_request = 0;
   #cloud = new PointCloud();
@@ -121,11 +121,11 @@ export class Scene3D {
     });
   }
 
-  // Centre and radius of the base frame's origin, the cameras and the target.
+  // Centre and radius of the base frame's origin, the cameras and the targets.
   #extent() {
-    const { cameras, target } = this.#scene;
+    const { cameras, targets } = this.#scene;
     const points = [[0, 0, 0], ...cameras.map((camera) => camera.position),
-      ...(target ? [target.position] : [])];
+      ...targets.map((target) => target.position)];
     const ranges = [0, 1, 2].map((i) => [Math.min(...points.map((p) => p[i])),
       Math.max(...points.map((p) => p[i]))]);
     const centre = ranges.map(([low, high]) => (low + high) / 2);
@@ -180,7 +180,8 @@ export class Scene3D {
     this.#drawAxes(context, view);
     for (const camera of this.#scene.cameras) this.#drawCamera(context, view, camera);
     for (const ray of this.#scene.rays) this.#drawRay(context, view, ray);
-    if (this.#scene.target) this.#drawTarget(context, view, this.#scene.target);
+    for (const target of this.#scene.targets) this.#drawTarget(context, view, target);
+    this.#canvas.dataset.targets = this.#scene.targets.map(({ name }) => name).join(' ');
   }
 
   #drawLine(context, view, points) {
@@ -280,7 +281,7 @@ export class Scene3D {
   }
 
   #drawTarget(context, view, target) {
-    const { position, approach, kind } = target;
+    const { position, approach, kind, name } = target;
     this.#drawPose(context, view, target);
     const [x, y] = view.project(position);
     context.save();
@@ -294,6 +295,7 @@ export class Scene3D {
     else [[0, -9], [8, 6], [-8, 6]].forEach(([dx, dy]) => context.lineTo(x + dx, y + dy));
     context.closePath();
     context.stroke();
+    context.fillText(name, x + 10, y - 8);
     context.restore();
   }
 }

@@ -32,13 +32,15 @@ export const formatMetres = (m) => (m < 0 ? '−' : '') + Math.abs(m).toFixed(3)
 
 export const formatPercent = (ratio) => `${Math.round(100 * ratio)} %`;
 
+export const nameTarget = (name) => (name ? t('target.named', { name }) : t('target.unnamed'));
+
 // One sentence about a result, for screen readers.
 export function describeResult(result) {
   const found = result.found.map(({ camera, verdict, code }) => (verdict === 'refused'
     ? t('speech.refused', { camera, reason: codeText(code) })
     : t('speech.found', { camera, verdict: VERDICT_TEXT[verdict] })));
   if (!found.length) found.push(t('speech.none', { reason: result.message }));
-  const target = result.target ? t('speech.target', {
+  const target = result.target ? t('speech.target', { target: nameTarget(result.target.name),
     position: result.target.position_m.map(formatMetres).join(', ') }) : '';
   return `${found.join('; ')}${target}.`;
 }

@@ -212,6 +212,15 @@ def test_there_is_nothing_to_accept_when_the_target_was_cleared_or_all_is_undone
     assert 'no answer to accept' in refused(history.accept, 'a').message
 
 
+def test_after_the_target_of_one_name_was_cleared_that_of_another_is_still_accepted():
+    history = History()
+    for name in ('cup', 'box'):
+        history.add(answer(name), UNREVIEWED, None, is_sent=False, name=name)
+    history.clear('box')
+    assert history.accept('cup').is_sent
+    assert 'no answer to accept' in refused(history.accept, 'box').message
+
+
 def test_an_undone_answer_is_not_accepted_and_one_done_again_is():
     history = with_answers('a', 'b')
     history.undo()

@@ -15,9 +15,9 @@ from crosspoint_ros.ros.target.history import DECISION_NAMES
 from crosspoint_ros.web.image_streams import ORIGINAL, ImageStreams
 
 
-async def export_session(history: History, target: Json, streams: ImageStreams,
+async def export_session(history: History, targets: list[Json], streams: ImageStreams,
                          pool: ThreadPoolExecutor) -> bytes:
-    """Return the zip; session.json has `target` and, with their `pictures` by camera, `entries`.
+    """Return the zip; session.json has `targets` and, with their `pictures` by camera, `entries`.
 
     A picture: its file, the camera's width and height, and the picture's scale, below 1 where only
     a smaller one is stored; or the problem of an image that cannot be decoded. An image that no
@@ -38,7 +38,8 @@ async def export_session(history: History, target: Json, streams: ImageStreams,
         entries.append({'number': entry.number, 'undone': index >= kept, 'pictures': pictures,
                         'decided': DECISION_NAMES.get(entry.decided, 'unreviewed'),
                         'result': result_to_json(entry.result)})
-    files['session.json'] = json.dumps({'target': target, 'entries': entries}, indent=1).encode()
+    files['session.json'] = json.dumps({
+        'target': targets[0], 'targets': targets, 'entries': entries}, indent=1).encode()
     return await asyncio.get_running_loop().run_in_executor(pool, _zip, files)
 
 
