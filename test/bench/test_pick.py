@@ -70,6 +70,39 @@ def test_without_egl_one_line_says_what_to_do(tmp_path):
     assert ended.stderr.count('\n') == 1, ended.stderr
 
 
+def test_a_hand_eye_error_needs_an_arm(capsys):
+    assert main(['bench', 'pick', '--hand-eye-off', '2', '3']) == 1
+    assert capsys.readouterr().err == 'crosspoint bench pick: --hand-eye-off needs --arm\n'
+
+
+@needs_mujoco
+def test_the_report_counts_each_failure_by_its_cause_and_draws_it(tmp_path):
+    from crosspoint_ros.msg import QueryResult
+
+    from crosspoint_ros.bench.pick.grasp import PickEnd
+    from crosspoint_ros.bench.pick.report import summarize
+    from crosspoint_ros.bench.pick.trial import Click, PickOutcome
+    from crosspoint_ros.bench.pick.world import UNKNOWN, Shot
+    shot = Shot(np.zeros((480, 640, 3), np.uint8), np.ones((480, 640)), UNKNOWN)
+    click = Click('front', 0, (20.0, 30.0), np.zeros(3))
+    can = PickOutcome(click, QueryResult(), {'front': shot, 'wrist': shot}, 0.5, off_m=0.002,
+                      turned_rad=np.radians(4.0), grasp_s=9.0)
+    outcomes = [replace(can, end=PickEnd(('can',), '', 8.0)),
+                replace(can, end=PickEnd((), 'slipped', 8.0)),
+                replace(can, end=PickEnd(('can', 'mug'), 'another thing', 8.0)),
+                replace(can, refusal='NOT_VISIBLE: behind the mug')]
+    lines = summarize(outcomes)
+    assert lines[0].startswith('answered 3 of 4 (75 %')
+    assert lines[1].startswith('picked 1 of 3 (33 %')
+    assert lines[2] == 'another object picked: 1 of 4'
+    assert 'jaws to the direction across the object: median 4.0 deg, p90 4.0, at most 4.0' in lines
+    assert 'click to closed fingers: median 9.0 s, p90 9.0, at most 9.0' in lines
+    assert sorted(lines[-3:]) == ['not picked, another thing: 1',
+                                  'not picked, refused as NOT_VISIBLE: 1', 'not picked, slipped: 1']
+    outcomes[1].draw(tmp_path / 'slipped.png')
+    assert cv2.imread(str(tmp_path / 'slipped.png')).std() > 5
+
+
 @needs_mujoco
 def test_a_click_is_on_its_object_in_both_cameras():
     from crosspoint_ros.bench.pick.trial import draw_click, draw_world

@@ -1,4 +1,4 @@
-"""What a pipeline does after a click: plans the grasp, looks again from near, and picks."""
+"""What a pipeline does after a click: looks again from near, plans the grasp, and picks."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -93,9 +93,9 @@ def look_again(world: PickWorld, ask: Ask, place_wrist: Callable[[], Transform],
     """Let the camera on the gripper, which moves to the thing, say where it is; return what to use.
 
     The answer has the thing's pixel in `wrist`, unless it was clicked there: a click on it places
-    the thing by the wrist's own pose.
-    From above the thing a click on its middle does so from near, where an error of the camera's
-    rotation hardly counts. What is refused, or is of another thing, leaves the answer before it.
+    the thing by the wrist's own pose. From above the thing a click on its middle does so from near,
+    where an error of the camera's rotation hardly counts. What is refused, or is of another thing,
+    leaves the answer before it.
 
     ask: clicks on a camera's newest image. place_wrist: base_from_wrist as TF has it. Also returns
     why a look was not used; '' if all were.

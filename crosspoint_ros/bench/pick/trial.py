@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.bench.pick.grasp import Answer, PickEnd, look_again, pick
-from crosspoint_ros.bench.pick.rig import PickRig
+from crosspoint_ros.bench.pick.rig import FRAME_S, FRAMES, PickRig
 from crosspoint_ros.bench.pick.scene import THINGS, UnreachableError, draw_scene
 from crosspoint_ros.bench.pick.world import CAMERAS, PickWorld, Shot
 from crosspoint_ros.core.datatypes import Array, Code, Transform
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 EDGE_PX = 3  # a click is at least this far inside of the object
 SAME_PLACE_M = 0.008
 HAND_TITLES = ('front: the fingers have closed', 'wrist')
+ATTEMPTS = 3  # where the machine is too slow for the image of a click
 ANSWER_FRAMES = 25  # of a film, for which the answer is shown
 IDENTITY = Transform(np.eye(3), np.zeros(3))
 NOT_STARTED = PickEnd((), 'refused', np.nan)
@@ -152,11 +155,12 @@ def run_trial(rig: PickRig, seed: int, setting: Setting, film: list[Rgb] | None 
         answers_s = []
 
         def ask(camera: str, pixel: tuple[float, float]) -> Answer:
-            now = {name: world.shoot_rgbd(name) for name in CAMERAS}
-            stamp_ns = rig.show(world, now, error, rng)
-            begun_s = time.monotonic()
-            answer = rig.click(camera, pixel, stamp_ns)
-            answers_s.append(time.monotonic() - begun_s)
+            now, begun_s = {name: world.shoot_rgbd(name) for name in CAMERAS}, time.monotonic()
+            for _ in range(ATTEMPTS):
+                answer = rig.click(camera, pixel, rig.show(world, now, error, rng))
+                if answer.result.status.code != Code.STALE:
+                    break
+            answers_s.append(time.monotonic() - begun_s - FRAMES * FRAME_S)
             return answer
 
         begun_s = world.time_s
@@ -170,25 +174,27 @@ def run_trial(rig: PickRig, seed: int, setting: Setting, film: list[Rgb] | None 
             world.on_frame = lambda: film.append(_draw_hand(world))
         outcome = replace(outcome, off_m=float(np.linalg.norm(
             answer.base_from_target.t_m - click.point_m)))
-        closed: list[Rgb] = []
-        try:
-            unused = ''
-            if setting.looks > 1:
-                answer, unused = look_again(world, ask, lambda: world.get_pose('wrist') @ error[
-                    'wrist'], answer)
-            if answer.is_bare:
-                return replace(outcome, refusal=f'NO_THING: {answer.unclear}')
-            grasp = answer.plan_grasp()
-            turned_rad = measure_turn(world, outcome.name, grasp) if answer.box else np.nan
-            end = pick(world, grasp, outcome.name, lambda: closed.extend(
-                world.render(camera) for camera in CAMERAS))
-        except UnreachableError as unreachable:
-            return replace(outcome, end=PickEnd((), 'not reached', np.nan),
-                           unused=str(unreachable))
-        return replace(
-            outcome, end=end, turned_rad=turned_rad, unused=unused, closed=tuple(closed),
-            grasp_s=sum(answers_s) + end.closed_s - begun_s,
-            unclear=answer.unclear)
+        outcome = _grasp(world, outcome, answer, None if setting.looks == 1 else partial(
+            look_again, world, ask, lambda: world.get_pose('wrist') @ error['wrist']))
+        return replace(outcome, grasp_s=sum(answers_s) + outcome.end.closed_s - begun_s)
+
+
+def _grasp(world: PickWorld, outcome: PickOutcome, answer: Answer,
+           look: Callable[[Answer], tuple[Answer, str]] | None) -> PickOutcome:
+    """Pick what was answered, after a further look; return what came of it."""
+    closed: list[Rgb] = []
+    try:
+        answer, unused = look(answer) if look else (answer, '')
+        if answer.is_bare:
+            return replace(outcome, refusal=f'NO_THING: {answer.unclear}')
+        grasp = answer.plan_grasp()
+        turned_rad = measure_turn(world, outcome.name, grasp) if answer.box else np.nan
+        end = pick(world, grasp, outcome.name, lambda: closed.extend(
+            world.render(camera) for camera in CAMERAS))
+    except UnreachableError as why:
+        return replace(outcome, end=PickEnd((), 'not reached', np.nan), unused=str(why))
+    return replace(outcome, end=end, turned_rad=turned_rad, unclear=answer.unclear, unused=unused,
+                   closed=tuple(closed))
 
 
 def measure_turn(world: PickWorld, name: str, base_from_grasp: Transform) -> float:
