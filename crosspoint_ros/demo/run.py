@@ -26,7 +26,7 @@ from crosspoint_ros.demo.report import (
     write_index,
 )
 from crosspoint_ros.ros.client.client import NODE_NAME, Client, format_result
-from crosspoint_ros.ros.process import NodeProcess, ProcessExited, find_config
+from crosspoint_ros.ros.process import NodeProcess, ProcessExited, carry_images, find_config
 from crosspoint_ros.scenes import KITCHEN
 
 PAGE_PORT = 8088  # default of `crosspoint web`
@@ -66,6 +66,7 @@ def main(args: argparse.Namespace,
     try:
         if run_pick is None:
             return run(args)
+        carry_images()  # by one transport, or page and node would not find each other
         with nullcontext(lambda: None) if args.once else serve_page(args.output) as check_page:
             return run_pick(check_page, args.once)
     except (ProcessExited, TimeoutError, RuntimeError, FileNotFoundError) as error:

@@ -18,6 +18,8 @@ from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.ros.client.client import format_result
 
 SEED = 0
+# A CPU that renders, moves and matches at once may take seconds from image to image.
+PARAMETERS = ('approach:=from_above', 'limits.max_image_age_s:=5.0', 'history_s:=5.0')
 FRAME_S = 0.3  # from image to image while nothing moves
 MOVING_FRAMES = 3  # every third of the simulation, while the arm moves: rendering is slow on a CPU
 HOME = Transform(np.diag([1.0, -1.0, -1.0]), np.array(HOME_M))
@@ -31,7 +33,7 @@ def run(check: Callable[[], None], once: bool) -> int:
     check: called all the time; raises if the page's server has died.
     """
     rng = np.random.default_rng(SEED)
-    with closing(draw_world(SEED, Arm())) as world, PickRig(world, 'approach:=from_above') as rig:
+    with closing(draw_world(SEED, Arm())) as world, PickRig(world, *PARAMETERS) as rig:
         def publish() -> int:
             check()
             return rig.publish(world, {name: world.shoot_rgbd(name) for name in CAMERAS}, EXACT,
