@@ -154,7 +154,7 @@ setup(
         'remote': ["httpx2>=2; python_version >= '3.11'", "httpx>=0.22; python_version < '3.11'",
                    'pillow>=9'],
         'mcp': ['mcp>=2'],  # `crosspoint mcp`
-        'sim': ['mujoco>=3.2'],  # `crosspoint bench pick`
+        'sim': ['mujoco>=3.10', 'mink>=1.3'],  # `crosspoint bench pick`
         'test': read_requirements('test'),
     },
     entry_points={'console_scripts': ['crosspoint = crosspoint_ros.cli:main']},

@@ -218,6 +218,9 @@ def run_command(name: str, arguments: list[str]) -> int:
 
 def build_inputs(name: str, args: argparse.Namespace) -> list[Any]:
     """Return the arguments of a command that its own module must not import."""
+    if name == 'demo' and args.pick:
+        import_module(f'{PACKAGE}.bench.pick.mujoco_setup').require_mujoco()
+        return [import_module(f'{PACKAGE}.bench.pick.live_demo').run]
     if name not in ('mask', 'calibrate') or args.live is None:
         return []
     if name == 'calibrate':
@@ -236,6 +239,8 @@ def find_install_hint(module: str) -> str:
             'PIL': 'Pillow: pip install pillow, or apt install python3-pil',
             'aiohttp': 'aiohttp: pip install aiohttp, or apt install python3-aiohttp',
             'yaml': 'PyYAML: pip install pyyaml, or apt install python3-yaml',
+            **{name: f"{title}: pip install 'crosspoint_ros[sim]'" for name, title in (
+                ('mujoco', 'MuJoCo'), ('mink', 'mink, inverse kinematics'))},
             **{name: f'{name}: pip install {name}' for name in ('numpy', 'tqdm', 'rosbags')}}
     if top in ours:
         return ours[top]

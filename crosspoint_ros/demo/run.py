@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +26,7 @@ from crosspoint_ros.demo.report import (
     write_index,
 )
 from crosspoint_ros.ros.client.client import NODE_NAME, Client, format_result
-from crosspoint_ros.ros.process import NodeProcess, ProcessExited, find_config
+from crosspoint_ros.ros.process import NodeProcess, ProcessExited, carry_images, find_config
 from crosspoint_ros.scenes import KITCHEN
 
 PAGE_PORT = 8088  # default of `crosspoint web`
@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='click the first N points only')
     parser.add_argument('--output', type=Path, default=Path('demo_output'), metavar='DIR',
                         help='folder for images and logs (default: demo_output)')
+    parser.add_argument('--pick', action='store_true', help='instead of the kitchen: a simulated '
+                        'arm (MuJoCo) that picks up what is clicked')
     parser.epilog = 'Exit code: 0 no wrong answer, 1 a wrong answer or a failed start.'
 
 
@@ -53,12 +55,20 @@ def _parse_count(text: str) -> int:
     return int(text)
 
 
-def main(args: argparse.Namespace) -> int:
-    """Run the demo; 1 when something does not start, or is answered wrongly."""
+def main(args: argparse.Namespace,
+         run_pick: Callable[[Callable[[], None], bool], int] | None = None) -> int:
+    """Run the demo; 1 when something does not start, or is answered wrongly.
+
+    run_pick: the simulation of `--pick`, to which the check of the page and `--once` are given.
+    """
     args.output.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
-        return run(args)
+        if run_pick is None:
+            return run(args)
+        carry_images()  # by one transport, or page and node would not find each other
+        with nullcontext(lambda: None) if args.once else serve_page(args.output) as check_page:
+            return run_pick(check_page, args.once)
     except (ProcessExited, TimeoutError, RuntimeError, FileNotFoundError) as error:
         print(f'crosspoint demo: {error}', file=sys.stderr)
         return 1

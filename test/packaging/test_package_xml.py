@@ -14,7 +14,7 @@ KEY_OF = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-ya
           'tf2_ros': 'tf2_ros_py', 'httpx': 'python3-httpx', 'httpx2': 'python3-httpx',
           'PIL': 'python3-pil', 'aiohttp': 'python3-aiohttp', 'tqdm': 'python3-tqdm'}
 # From PyPI in both worlds: README.md says so.
-WITHOUT_A_KEY = {'bitsandbytes', 'huggingface_hub', 'mcp', 'mujoco', 'ray', 'rosbags',
+WITHOUT_A_KEY = {'bitsandbytes', 'huggingface_hub', 'mcp', 'mink', 'mujoco', 'ray', 'rosbags',
                  'safetensors', 'tokenizers', 'torch', 'transformers'}
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from tf2_msgs.msg import TFMessage
 
 from crosspoint_ros.bench.node.cli import CROSSPOINT_NODE, format_camera_parameters, start_process
 from crosspoint_ros.bench.node.synthetic_cameras import make_image
+from crosspoint_ros.bench.pick.grasp import Answer
 from crosspoint_ros.bench.pick.world import CAMERAS, PickWorld, Shot
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.grasp.approach import Approach, ApproachMode
@@ -27,6 +29,7 @@ from crosspoint_ros.ros.conversions import time_from_ns, transform_to_msg
 DEPTH_SIGMA_PER_M = 0.002  # of a depth of 1 m; it grows with the square
 MAX_DEPTH_M = 5.0
 START_TIMEOUT_S, SHAPE_S = 60.0, 10.0
+IDENTITY = Transform(np.eye(3), np.zeros(3))
 FROM_ABOVE = Approach(ApproachMode.FROM_ABOVE)
 FRAMES, FRAME_S = 3, 0.15  # before a click, so that the node has the newest and its poses
 
@@ -35,10 +38,10 @@ class PickRig:
     """Publishes the cameras of a world, clicks, and returns what the node answers."""
 
     def __init__(self, world: PickWorld, *parameters: str) -> None:
-        """Start the node; world: its gripper's mask is the wrist camera's."""
+        """Start the node; world: its gripper's mask, the file `mask`, is the wrist camera's."""
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            mask = folder / 'gripper.png'
+            self.mask = mask = folder / 'gripper.png'
             covered = (world.shoot('wrist').things == -2).astype(np.uint8)
             write_image(mask, 255 * cv2.dilate(covered, np.ones((9, 9), np.uint8)))
             self._node = start_process(
@@ -68,36 +71,55 @@ class PickRig:
                  traceback: TracebackType | None) -> None:
         self._stack.close()
 
-    def click(self, world: PickWorld, shots: dict[str, Shot], pixel: tuple[float, float],
-              error: dict[str, Transform], rng: np.random.Generator
-              ) -> tuple[QueryResult, TargetShape | None]:
-        """Publish what a still world shows, and click in `front`; return the answer and the thing.
+    def show(self, world: PickWorld, shots: dict[str, Shot], error: dict[str, Transform],
+             rng: np.random.Generator) -> int:
+        """Publish what a still world shows; return the stamp of the newest images, ns.
 
         error: by camera, what its published pose is wrong by, in its own frame.
         """
         stamp_ns = 0
         for _ in range(FRAMES):
-            stamp_ns = self._publish(world, shots, error, rng)
-            self._client.spin_for(FRAME_S)
-        self._node.check()
-        result = self._client.click('front', pixel, stamp_ns=stamp_ns, approach=FROM_ABOVE)
-        if not result.has_target:
-            return result, None
+            stamp_ns = self.publish(world, shots, error, rng)
+            self.spin_for(FRAME_S)
+        return stamp_ns
+
+    def click(self, camera: str, pixel: tuple[float, float], stamp_ns: int) -> Answer:
+        """Click in a camera's image; return the answer and the thing."""
+        result = self._client.click(camera, pixel, stamp_ns=stamp_ns, approach=FROM_ABOVE)
+        return self.wait_for_shape(result) if result.has_target else Answer(result, None)
+
+    def wait_for_shape(self, result: QueryResult) -> Answer:
+        """Return an answer that has a target, with its thing."""
         self._client.spin_until(lambda: self._has_shape(result), SHAPE_S)
-        return result, self._shapes[-1] if self._has_shape(result) else None
+        return Answer.from_messages(result, self._shapes[-1]) if self._has_shape(result) else (
+            Answer(result, None, f'no shape within {SHAPE_S:g} s'))
+
+    def collect_results(self) -> deque[QueryResult]:
+        """Return a queue to which the results of all clients are added while this one spins."""
+        results: deque[QueryResult] = deque()
+        # rclpy inspects a callback, and a deque's own methods have no signature.
+        self._client.subscribe_results(lambda result: results.append(result))
+        return results
+
+    def spin_for(self, seconds: float) -> None:
+        """Receive messages, and raise `ProcessExited` if the node has died."""
+        self._client.spin_for(seconds)
+        self._node.check()
 
     def _has_shape(self, result: QueryResult) -> bool:
         return bool(self._shapes) and self._shapes[-1].query_id == result.query_id
 
-    def _publish(self, world: PickWorld, shots: dict[str, Shot], error: dict[str, Transform],
-                 rng: np.random.Generator) -> int:
+    def publish(self, world: PickWorld, shots: dict[str, Shot], error: dict[str, Transform],
+                rng: np.random.Generator) -> int:
+        """Publish the images and the poses of now; return their stamp, ns."""
         stamp_ns: int = self._clock.now().nanoseconds
         stamp = time_from_ns(stamp_ns)
         poses = []
-        for camera in CAMERAS:
-            pose = TransformStamped(child_frame_id=f'{camera}_optical', transform=transform_to_msg(
-                world.get_pose(camera) @ error[camera]))
-            pose.header.stamp, pose.header.frame_id = stamp, 'base_link'
+        for parent, child, parent_from_child in world.list_frames():
+            off = error.get(child.removesuffix('_optical'), IDENTITY)
+            pose = TransformStamped(child_frame_id=child,
+                                    transform=transform_to_msg(parent_from_child @ off))
+            pose.header.stamp, pose.header.frame_id = stamp, parent
             poses.append(pose)
         self._tf.publish(TFMessage(transforms=poses))
         for camera in CAMERAS:

@@ -1,4 +1,4 @@
-"""A table with eight objects, two cameras and a gripper as a MuJoCo model, drawn at random."""
+"""A table with eight objects, two cameras and a gripper, alone or on an arm, as a MuJoCo model."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,29 +15,38 @@ LOW_M, HIGH_M = np.array([0.36, -0.2]), np.array([0.68, 0.2])  # where objects a
 LEAST_APART_M = 0.13  # between centres: the open fingers fit in
 HOME_M = (0.45, -0.2, 0.62)
 MAX_OPENING_M = 0.084  # between the fingers' inner sides
+BASE_FRAME, TOOL_FRAME = 'base_link', 'tool0'
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An object: its geoms in MJCF, and how high its origin is above the table, m."""
+    """An object: its geoms in MJCF, and how high its origin is above the table, m.
+
+    across: the axes of the body along which jaws close; '' where all or several are right.
+    """
 
     name: str
     height_m: float
     geoms: tuple[str, ...]
+    across: str = ''
 
 
 THINGS = (
     SceneObject('can', 0.05, ('type="cylinder" size=".025 .05"',)),
-    SceneObject('box', 0.03, ('type="box" size=".03 .02 .03"',)),
-    SceneObject('cube', 0.025, ('type="box" size=".025 .025 .025"',)),
-    SceneObject('bar', 0.02, ('type="box" size=".07 .016 .02"',)),
-    SceneObject('tin', 0.022, ('type="ellipsoid" size=".045 .028 .022"',)),
+    SceneObject('box', 0.03, ('type="box" size=".03 .02 .03"',), 'y'),
+    SceneObject('cube', 0.025, ('type="box" size=".025 .025 .025"',), 'xy'),
+    SceneObject('bar', 0.02, ('type="box" size=".07 .016 .02"',), 'y'),
+    SceneObject('tin', 0.022, ('type="ellipsoid" size=".045 .028 .022"',), 'y'),
     SceneObject('bottle', 0.055, ('type="cylinder" size=".026 .055"',
                             'type="cylinder" size=".012 .025" pos="0 0 .08"')),
     SceneObject('mug', 0.045, ('type="cylinder" size=".032 .045"',
                          'type="box" size=".012 .005 .025" pos=".042 0 0"')),
-    SceneObject('roll', 0.022, ('type="capsule" size=".022 .04" euler="0 1.5708 0"',)),
+    SceneObject('roll', 0.022, ('type="capsule" size=".022 .04" euler="0 1.5708 0"',), 'y'),
 )
+
+
+class UnreachableError(ValueError):
+    """The gripper does not get to a pose."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,8 @@ class Scene:
     assets: dict[str, bytes]
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draw colours, places, turns and lights."""
+def draw_scene(rng: np.random.Generator, has_arm: bool = False) -> Scene:
+    """Draw colours, places, turns and lights; the gripper moves by itself, or on an arm."""
     places_m = _draw_places(rng, len(THINGS))
     assets = {f'{name}.png': _draw_texture(rng) for name in
               ('table', 'wall', *(thing.name for thing in THINGS))}
@@ -72,7 +81,25 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     return Scene(MODEL.format(materials=materials, lights=lights, bodies=bodies, width=WIDTH_PX,
                               height=HEIGHT_PX, front='{} {} {}'.format(*FRONT_AT_M),
                               front_axes=_look_at(FRONT_AT_M, FRONT_LOOKS_AT_M),
-                              home='{} {} {}'.format(*HOME_M)), assets)
+                              robot=_format_robot(has_arm)), assets)
+
+
+def draw_arm() -> str:
+    """Return the MJCF of the arm alone, the fingers fixed."""
+    links = ARM.replace('{hand}', '<body name="hand" pos="0 0 .2"/>')
+    return f'<mujoco><compiler angle="radian"/><worldbody>{links}</worldbody></mujoco>'
+
+
+def _format_robot(has_arm: bool) -> str:
+    if has_arm:
+        robot, motors = ARM.replace('{hand}', HAND.format(place='pos="0 0 .2"', joint='')), MOTORS
+    else:
+        place = 'pos="{} {} {}" quat="0 1 0 0"'.format(*HOME_M)
+        robot = f'<body name="mocap" mocap="true" {place}/>' + HAND.format(
+            place=place, joint='<freejoint/>')
+        motors = ''
+    weld = '' if has_arm else '<weld body1="mocap" body2="hand" solref="0.01 1"/>'
+    return f'{robot}</worldbody><equality>{weld}{FINGERS}{motors}</actuator>'
 
 
 def _draw_places(rng: np.random.Generator, count: int) -> Array:
@@ -103,8 +130,6 @@ def _look_at(at_m: Array, target_m: Array) -> str:
     return ' '.join(f'{value:.6f}' for value in (*right, *np.cross(right, forward)))
 
 
-# The gripper hangs on a mocap body. The origin of `hand` is between the fingertips; its z is the
-# approach, and its x the direction in which the fingers close.
 MODEL = '''<mujoco model="pick">
 <compiler angle="radian"/>
 <option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10"/>
@@ -119,21 +144,36 @@ MODEL = '''<mujoco model="pick">
  <geom name="wall" type="box" size=".6 .01 .4" pos=".5 .51 .38" material="wall"/>
  <camera name="front" pos="{front}" xyaxes="{front_axes}" fovy="38"/>
  {bodies}
- <body name="mocap" mocap="true" pos="{home}" quat="0 1 0 0"/>
- <body name="hand" pos="{home}" quat="0 1 0 0"><freejoint/>
-  <geom type="box" size=".06 .02 .02" pos="0 0 -.12" mass=".5" rgba=".2 .2 .2 1"/>
-  <camera name="wrist" pos="0 .07 -.11" xyaxes="1 0 0 0 -.92 -.4" fovy="55"/>
-  <body name="left" pos=".048 0 -.05"><joint name="left" type="slide" axis="-1 0 0"
-   range="0 .045" damping="20"/><geom type="box" size=".006 .012 .05" mass=".05"
-   rgba=".5 .5 .5 1" friction="2 .05 .001"/></body>
-  <body name="right" pos="-.048 0 -.05"><joint name="right" type="slide" axis="1 0 0"
-   range="0 .045" damping="20"/><geom type="box" size=".006 .012 .05" mass=".05"
-   rgba=".5 .5 .5 1" friction="2 .05 .001"/></body>
- </body>
-</worldbody>
-<equality><weld body1="mocap" body2="hand" solref="0.01 1"/>
- <joint joint1="left" joint2="right"/></equality>
-<actuator>
- <position joint="left" kp="400" ctrlrange="0 .045" forcerange="-15 15"/>
- <position joint="right" kp="400" ctrlrange="0 .045" forcerange="-15 15"/></actuator>
+ {robot}
 </mujoco>'''
+
+# The origin of `hand` is between the fingertips; its z is the approach, and its x the direction in
+# which the fingers close.
+HAND = '''<body name="hand" {place}>{joint}
+ <geom type="box" size=".06 .02 .02" pos="0 0 -.12" mass=".5" rgba=".2 .2 .2 1"/>
+ <camera name="wrist" pos="0 .07 -.11" xyaxes="1 0 0 0 -.92 -.4" fovy="55"/>
+ <body name="left" pos=".048 0 -.05"><joint name="left" type="slide" axis="-1 0 0"
+  range="0 .045" damping="20"/><geom type="box" size=".006 .012 .05" mass=".05"
+  rgba=".5 .5 .5 1" friction="2 .05 .001"/></body>
+ <body name="right" pos="-.048 0 -.05"><joint name="right" type="slide" axis="1 0 0"
+  range="0 .045" damping="20"/><geom type="box" size=".006 .012 .05" mass=".05"
+  rgba=".5 .5 .5 1" friction="2 .05 .001"/></body>
+</body>'''
+FINGERS = '''<joint joint1="left" joint2="right"/></equality>
+<actuator>
+ <position name="left" joint="left" kp="400" ctrlrange="0 .045" forcerange="-15 15"/>
+ <position name="right" joint="right" kp="400" ctrlrange="0 .045" forcerange="-15 15"/>'''
+
+# Behind the objects, so that it hides little of them from `front`; its links collide with nothing.
+LINKS = (('.5 .45 0', '0 0 1', .35, .05), ('0 0 .35', '0 1 0', .5, .04),
+         ('0 0 .5', '0 1 0', .25, .035), ('0 0 .25', '0 0 1', .25, .035),
+         ('0 0 .25', '0 1 0', .06, .035), ('0 0 .06', '0 0 1', .05, .03))  # axes; length, radius m
+ARM = ''.join(
+    f'<body name="link_{number}" pos="{place}" gravcomp="1"><joint name="joint_{number}" '
+    f'axis="{axis}" range="-6.2 6.2" damping="20" armature=".1"/><geom type="capsule" mass="1" '
+    f'size="{radius}" fromto="0 0 0 0 0 {length_m}" contype="0" conaffinity="0" '
+    'rgba=".8 .8 .82 1"/>'
+    for number, (place, axis, length_m, radius) in enumerate(LINKS, 1)
+) + '{hand}' + len(LINKS) * '</body>'
+MOTORS = ''.join(f'<position name="joint_{number}" joint="joint_{number}" kp="4000" dampratio="1"/>'
+                 for number in range(1, len(LINKS) + 1))

@@ -2,16 +2,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from crosspoint_ros.bench.pick.rig import SHAPE_S, PickRig
-from crosspoint_ros.bench.pick.scene import THINGS, draw_scene
+from crosspoint_ros.bench.pick.grasp import Answer, PickEnd, look_again, pick
+from crosspoint_ros.bench.pick.rig import FRAME_S, FRAMES, PickRig
+from crosspoint_ros.bench.pick.scene import THINGS, UnreachableError, draw_scene
 from crosspoint_ros.bench.pick.world import CAMERAS, PickWorld, Shot
 from crosspoint_ros.core.datatypes import Array, Code, Transform
 from crosspoint_ros.core.encodings import Rgb
@@ -22,35 +26,58 @@ from crosspoint_ros.core.visualization import (
     draw_match,
     draw_refusal,
 )
-from crosspoint_ros.msg import QueryResult, TargetShape
-from crosspoint_ros.ros.conversions import transform_from_pose
+from crosspoint_ros.msg import QueryResult
+
+if TYPE_CHECKING:
+    from crosspoint_ros.bench.pick.arm import Arm
 
 EDGE_PX = 3  # a click is at least this far inside of the object
 SAME_PLACE_M = 0.008
-STAND_OFF_M, BEYOND_M, LEAST_HEIGHT_M = 0.1, 0.025, 0.008
-TITLES = ('front: the click', 'wrist: the answer')
+HAND_TITLES = ('front: the fingers have closed', 'wrist')
+ATTEMPTS = 3  # where the machine is too slow for the image of a click
 ANSWER_FRAMES = 25  # of a film, for which the answer is shown
-MIDDLE = 0.3  # of the half length: ends are round, and tip the thing
-DEPTH_M = 0.05  # how far the fingers go below the top
-LIFT_M, LIFTED_M, SAFE_HEIGHT_M = 0.15, 0.08, 0.4
+IDENTITY = Transform(np.eye(3), np.zeros(3))
+NOT_STARTED = PickEnd((), 'refused', np.nan)
 
 
 @dataclass(frozen=True)
 class Click:
-    """Where a person clicks in `front`: the number of the object, pixel, and the point, m."""
+    """Where a person clicks: camera, the number of the object, pixel, and the point, m."""
 
+    camera: str
     thing: int
     pixel: tuple[float, float]
     point_m: Array
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trials have in common.
+
+    noise_m, noise_rad: how far off the published pose of each camera is, in a direction drawn for
+    each trial. hand_eye: what the published pose of `wrist` on the hand is wrong by, in its own
+    frame. arm: which moves the gripper. looks: 1 to pick at the answer, 2 to look again from above.
+    clicked: the camera in which a person clicks.
+    """
+
+    noise_m: float = 0.0
+    noise_rad: float = 0.0
+    hand_eye: Transform = field(default=IDENTITY)
+    arm: Arm | None = None
+    looks: int = 2
+    clicked: str = 'front'
 
 
 @dataclass(frozen=True, eq=False)
 class PickOutcome:
     """What came of a click.
 
-    refusal: empty, or code and reason. off_m: of the target from the clicked point. lifted: the
-    objects that were lifted. unclear: why the shape was not known, and the fingers closed at the
-    click.
+    refusal: empty, or code and reason. end: of the pick. off_m: of the target from the clicked
+    point. turned_rad: of the jaws from the nearest direction that is right; NaN where all are, or
+    the shape is unclear. answer_s: from the click to the answer. grasp_s: from the click until the
+    fingers have closed: all answers, by the wall clock, and motion as simulated. unclear: why the
+    shape was not known, and the fingers closed at the click. unused: why a further look was not
+    used. closed: the cameras' images then.
     """
 
     click: Click
@@ -58,9 +85,13 @@ class PickOutcome:
     shots: dict[str, Shot]
     answer_s: float
     refusal: str = ''
+    end: PickEnd = NOT_STARTED
     off_m: float = np.nan
-    lifted: tuple[str, ...] = ()
+    turned_rad: float = np.nan
+    grasp_s: float = np.nan
     unclear: str = ''
+    unused: str = ''
+    closed: tuple[Rgb, ...] = ()
 
     @property
     def name(self) -> str:
@@ -68,105 +99,137 @@ class PickOutcome:
 
     @property
     def is_picked(self) -> bool:
-        return self.lifted == (self.name,)
+        return self.end.lifted == (self.name,)
 
     @property
     def is_wrong(self) -> bool:
         """Whether another object was lifted."""
-        return any(name != self.name for name in self.lifted)
+        return any(name != self.name for name in self.end.lifted)
+
+    @property
+    def cause(self) -> str:
+        """Why it was not picked, in a few words; '' if it was."""
+        return f'refused as {self.refusal.partition(":")[0]}' if self.refusal else self.end.cause
 
     def __str__(self) -> str:
         if self.refusal:
             return f'{self.name}: refused as {self.refusal}'
-        end = 'picked' if self.is_picked else 'lifted ' + (' and '.join(self.lifted) or 'nothing')
-        unclear = f'; its shape: {self.unclear}' if self.unclear else ''
-        return f'{self.name}: {1000 * self.off_m:.1f} mm off, {end}{unclear}'
+        lifted = ' and '.join(self.end.lifted) or 'nothing'
+        end = 'picked' if self.is_picked else f'lifted {lifted}: {self.end.cause}'
+        notes = ''.join(f'; {what}: {why}' for what, why in (
+            ('its shape', self.unclear), ('a look not used', self.unused)) if why)
+        return f'{self.name}: {1000 * self.off_m:.1f} mm off, {end}{notes}'
 
     def describe(self) -> dict[str, object]:
         """Return it as JSON."""
         return {'object': self.name, 'pixel': self.click.pixel, 'refusal': self.refusal,
-                'off_m': None if self.refusal else self.off_m, 'lifted': self.lifted,
-                'answer_s': self.answer_s}
+                'off_m': None if self.refusal else self.off_m, 'lifted': self.end.lifted,
+                'cause': self.cause, 'answer_s': self.answer_s,
+                'grasp_s': self.grasp_s if np.isfinite(self.grasp_s) else None}
 
     def draw(self, path: Path) -> None:
         """Draw the click and what came of it."""
         picture = _draw_answer(self.shots, self.click, self.result)
+        if self.closed:
+            picture = np.vstack([picture, concatenate_images(self.closed, HAND_TITLES)])
         write_image(path, concatenate_images([picture], [''], str(self)))
 
 
-def draw_world(seed: int) -> PickWorld:
+def draw_world(seed: int, arm: Arm | None = None) -> PickWorld:
     """Draw a scene."""
-    return PickWorld(draw_scene(np.random.default_rng([seed, 0])))
+    return PickWorld(draw_scene(np.random.default_rng([seed, 0]), arm is not None), arm)
 
 
-def run_trial(rig: PickRig, seed: int, noise_m: float, noise_rad: float,
-              film: list[Rgb] | None = None) -> PickOutcome:
+def run_trial(rig: PickRig, seed: int, setting: Setting, film: list[Rgb] | None = None
+              ) -> PickOutcome:
     """Click on an object that both cameras show, and pick it at the target that is published.
 
-    noise_m, noise_rad: how far off the published pose of each camera is. film: takes the pictures
-    of the click, the answer and the pick.
+    film: takes the pictures of the click, the answer and the pick.
     """
     rng = np.random.default_rng([seed, 1])
-    with closing(draw_world(seed)) as world:
+    with closing(draw_world(seed, setting.arm)) as world:
         shots = {camera: world.shoot(camera) for camera in CAMERAS}
-        click = draw_click(world, shots, rng)
-        error = {camera: _draw_error(noise_m, noise_rad, rng) for camera in CAMERAS}
-        begun_s = time.monotonic()
-        result, shape = rig.click(world, shots, click.pixel, error, rng)
-        answer_s = time.monotonic() - begun_s
-        if not result.has_target:
-            return PickOutcome(click, result, shots, answer_s,
-                           f'{Code(result.status.code).name}: {result.status.message}')
-        target = transform_from_pose(result.target.pose.pose)
+        click = draw_click(world, shots, rng, setting.clicked)
+        error = {camera: _draw_error(setting.noise_m, setting.noise_rad, rng) for camera in CAMERAS}
+        error['wrist'] = setting.hand_eye @ error['wrist']
+        answers_s = []
+
+        def ask(camera: str, pixel: tuple[float, float]) -> Answer:
+            now, begun_s = {name: world.shoot_rgbd(name) for name in CAMERAS}, time.monotonic()
+            for _ in range(ATTEMPTS):
+                answer = rig.click(camera, pixel, rig.show(world, now, error, rng))
+                if answer.result.status.code != Code.STALE:
+                    break
+            answers_s.append(time.monotonic() - begun_s - FRAMES * FRAME_S)
+            return answer
+
+        begun_s = world.time_s
+        answer = ask(click.camera, click.pixel)
+        outcome = PickOutcome(click, answer.result, shots, answers_s[0])
+        if not answer.result.has_target:
+            status = answer.result.status
+            return replace(outcome, refusal=f'{Code(status.code).name}: {status.message}')
         if film is not None:
-            film += [_draw_answer(shots, click, result)] * ANSWER_FRAMES
+            film += [_draw_answer(shots, click, answer.result)] * ANSWER_FRAMES
             world.on_frame = lambda: film.append(_draw_hand(world))
-        off_m = float(np.linalg.norm(target.t_m - click.point_m))
-        return PickOutcome(click, result, shots, answer_s, '', off_m,
-                           pick(world, plan_grasp(target, shape)),
-                           f'no shape within {SHAPE_S:g} s' if shape is None else shape.message)
+        outcome = replace(outcome, off_m=float(np.linalg.norm(
+            answer.base_from_target.t_m - click.point_m)))
+        outcome = _grasp(world, outcome, answer, None if setting.looks == 1 else partial(
+            look_again, world, ask, lambda: world.get_pose('wrist') @ error['wrist']))
+        return replace(outcome, grasp_s=sum(answers_s) + outcome.end.closed_s - begun_s)
 
 
-def plan_grasp(base_from_target: Transform, shape: TargetShape | None) -> Transform:
-    """Return where the fingertips meet: x is the closing direction, z the approach from above.
+def _grasp(world: PickWorld, outcome: PickOutcome, answer: Answer,
+           look: Callable[[Answer], tuple[Answer, str]] | None) -> PickOutcome:
+    """Pick what was answered, after a further look; return what came of it."""
+    closed: list[Rgb] = []
+    try:
+        answer, unused = look(answer) if look else (answer, '')
+        if answer.is_bare:
+            return replace(outcome, refusal=f'NO_THING: {answer.unclear}')
+        grasp = answer.plan_grasp()
+        turned_rad = measure_turn(world, outcome.name, grasp) if answer.box else np.nan
+        end = pick(world, grasp, outcome.name, lambda: closed.extend(
+            world.render(camera) for camera in CAMERAS))
+    except UnreachableError as why:
+        return replace(outcome, end=PickEnd((), 'not reached', np.nan), unused=str(why))
+    return replace(outcome, end=end, turned_rad=turned_rad, unclear=answer.unclear, unused=unused,
+                   closed=tuple(closed))
 
-    Across the thing in its middle, along it as near to the click as `MIDDLE` allows.
-    """
-    R, at_m = base_from_target.R, base_from_target.t_m.copy()
-    if shape is None or shape.code != TargetShape.OK:
-        return Transform(R, at_m + BEYOND_M * R[:, 2])
-    box = transform_from_pose(shape.box)
-    size_m = np.array([shape.size_m.x, shape.size_m.y, shape.size_m.z])
-    half_m = np.abs(R.T @ box.R) @ size_m / 2
-    off_m = R.T @ (box.t_m - at_m)  # from the click to the middle
-    along_m = MIDDLE * half_m[1]
-    at_m += off_m[0] * R[:, 0] + (off_m[1] - np.clip(off_m[1], -along_m, along_m)) * R[:, 1]
-    top_m, bottom_m = box.t_m[2] + half_m[2], box.t_m[2] - half_m[2]
-    at_m[2] = max(top_m - DEPTH_M, bottom_m + LEAST_HEIGHT_M)
-    return Transform(R, at_m)
+
+def measure_turn(world: PickWorld, name: str, base_from_grasp: Transform) -> float:
+    """Return how far the jaws are turned from the nearest direction across an object, rad."""
+    thing = next(thing for thing in THINGS if thing.name == name)
+    axes = world.get_turn(name)[:, ['xyz'.index(axis) for axis in thing.across]]
+    if not axes.size:
+        return np.nan
+    cosine = np.abs(axes.T @ base_from_grasp.R[:, 0]).max()
+    return float(np.arccos(min(cosine, 1.0)))
 
 
-def draw_click(world: PickWorld, shots: dict[str, Shot], rng: np.random.Generator) -> Click:
-    """Draw an object, and a pixel of it in `front` whose point `wrist` shows as well."""
-    front, wrist = shots['front'], shots['wrist']
-    points_m = back_project(world, 'front', front.depth_m)
-    seen = world.get_pose('wrist').inverse.transform_points(points_m.reshape(-1, 3))
-    at = np.rint(world.get_lens('wrist').project(seen)).reshape(*front.depth_m.shape, 2)
-    height, width = wrist.depth_m.shape
+def draw_click(world: PickWorld, shots: dict[str, Shot], rng: np.random.Generator,
+               camera: str = 'front') -> Click:
+    """Draw an object, and a pixel of it in a camera whose point the other one shows as well."""
+    (other,) = set(CAMERAS) - {camera}
+    clicked, found = shots[camera], shots[other]
+    points_m = back_project(world, camera, clicked.depth_m)
+    seen = world.get_pose(other).inverse.transform_points(points_m.reshape(-1, 3))
+    at = np.rint(world.get_lens(other).project(seen)).reshape(*clicked.depth_m.shape, 2)
+    height, width = found.depth_m.shape
     with np.errstate(invalid='ignore'):
         inside = np.asarray(((at >= 0) & (at < (width, height))).all(axis=2))
     columns, rows = np.where(inside[..., None], at, 0).astype(int).transpose(2, 0, 1)
-    depth_m = seen[:, 2].reshape(front.depth_m.shape)
-    visible = inside & (wrist.things[rows, columns] == front.things) & (
-        np.abs(wrist.depth_m[rows, columns] - depth_m) < SAME_PLACE_M)
+    depth_m = seen[:, 2].reshape(clicked.depth_m.shape)
+    visible = inside & (found.things[rows, columns] == clicked.things) & (
+        np.abs(found.depth_m[rows, columns] - depth_m) < SAME_PLACE_M)
     kernel = np.ones((2 * EDGE_PX + 1, 2 * EDGE_PX + 1), np.uint8)
     for thing in rng.permutation(len(THINGS)):
-        surface = np.equal(front.things, thing).astype(np.uint8)
+        surface = np.equal(clicked.things, thing).astype(np.uint8)
         inner = np.asarray(cv2.erode(surface, kernel), dtype=bool)
         choices = np.argwhere(np.asarray(inner & visible))
         if len(choices):
             row, column = choices[rng.integers(len(choices))]
-            return Click(int(thing), (float(column), float(row)), points_m[row, column])
+            return Click(camera, int(thing), (float(column), float(row)), points_m[row, column])
     raise ValueError('both cameras show no point of any object: draw another scene')
 
 
@@ -180,18 +243,20 @@ def back_project(world: PickWorld, camera: str, depth_m: npt.NDArray[np.float32]
 
 
 def _draw_answer(shots: dict[str, Shot], click: Click, result: QueryResult) -> Rgb:
-    (found,) = result.correspondences
-    is_sure = found.verdict == found.SURE
-    return concatenate_images([
-        draw_clicked(shots['front'].image, click.pixel, 'clicked'),
-        draw_match(shots['wrist'].image, (found.found.x, found.found.y),
-                   f'found, confidence {found.confidence:.2f}', is_sure)
-        if np.isfinite(found.found.x) else draw_refusal(
-            shots['wrist'].image, found.status.message)], TITLES)
+    (other,) = set(CAMERAS) - {click.camera}
+    found = next(iter(result.correspondences), None)  # a refused query may have none
+    if found is not None and np.isfinite(found.found.x):
+        answer = draw_match(shots[other].image, (found.found.x, found.found.y),
+                            f'found, confidence {found.confidence:.2f}',
+                            found.verdict == found.SURE)
+    else:
+        answer = draw_refusal(shots[other].image, result.status.message)
+    return concatenate_images([draw_clicked(shots[click.camera].image, click.pixel, 'clicked'),
+                               answer], (f'{click.camera}: the click', f'{other}: the answer'))
 
 
 def _draw_hand(world: PickWorld) -> Rgb:
-    return concatenate_images([world.shoot(camera).image for camera in CAMERAS], CAMERAS)
+    return concatenate_images([world.render(camera) for camera in CAMERAS], CAMERAS)
 
 
 def _draw_error(noise_m: float, noise_rad: float, rng: np.random.Generator) -> Transform:
@@ -199,22 +264,3 @@ def _draw_error(noise_m: float, noise_rad: float, rng: np.random.Generator) -> T
     turn, shift = axes / np.linalg.norm(axes, axis=1, keepdims=True)
     return Transform(np.asarray(cv2.Rodrigues(noise_rad * turn)[0], dtype=np.float64),
                      noise_m * shift)
-
-
-def pick(world: PickWorld, base_from_grasp: Transform) -> tuple[str, ...]:
-    """Close the fingers at a pose, +z of which is the approach; return which objects rise.
-
-    The hand comes from high above the table and goes to `STAND_OFF_M` before the pose first.
-    """
-    before_m = {thing.name: world.get_place(thing.name)[2] for thing in THINGS}
-    R, at_m = base_from_grasp.R, base_from_grasp.t_m.copy()
-    at_m[2] = max(at_m[2], LEAST_HEIGHT_M)
-    before_at_m = at_m - STAND_OFF_M * R[:, 2]
-    world.open_fingers()
-    world.move(Transform(R, np.array([*before_at_m[:2], SAFE_HEIGHT_M])), 700)
-    world.move(Transform(R, before_at_m), 400)
-    world.move(Transform(R, at_m), 400)
-    world.close_fingers()
-    world.move(Transform(R, at_m + np.array([0.0, 0.0, LIFT_M])), 500)
-    return tuple(name for name, z_m in before_m.items()
-                 if world.get_place(name)[2] - z_m > LIFTED_M)
