@@ -44,7 +44,7 @@ class CropondRemoteMatcher:
             raise ValueError('cropond_remote needs Pillow: pip install pillow')
         self._chat = ChatClient(given.url, given.model, given.key_env, given.ca_file, given.proxy)
         self._encoder = ImageEncoder(given.max_pixels, given.jpeg_quality)
-        self._forgiven = False
+        self._forgiven_s = float('inf')
         self._handshake = handshake.ServerHandshake(self._chat, given, self._encoder)
         wait = Deadline.after(given.wait_s)
         while (error := self._connect()) is not None and wait.left_s:
@@ -129,25 +129,25 @@ class CropondRemoteMatcher:
                     ) -> Iterator[tuple[handshake.ServerProfile, Deadline]]:
         """Yield the server's profile and the query's deadline; repeat the handshake after errors.
 
-        has_instruction: a bad request may be caused by its text; the second in a row is not. An
-        error of the server may pass: the second in a row does not, and a whole fleet that examines
-        the server after each would keep it from recovering.
+        has_instruction: a bad request may be caused by its text; the second in a row is not. A
+        server's error may pass, the second in a row not: a fleet's examinations hold it down.
         """
-        deadline = Deadline.after(self.options.deadline_s)
+        deadline, started_s = Deadline.after(self.options.deadline_s), time.monotonic()
         profile = self._handshake.wait_ready(deadline)
         try:
             yield profile, deadline
         except errors.ServerError as error:
-            was_forgiven = self._forgiven
-            self._forgiven = error.status >= errors.SERVER_STATUS or (
+            was_forgiven = self._forgiven_s < started_s  # queries at the same time meet one error
+            may_pass = error.status >= errors.SERVER_STATUS or (
                 has_instruction and error.status in errors.REQUEST_STATUSES)
-            if self._forgiven and not was_forgiven:
+            self._forgiven_s = time.monotonic() if may_pass else float('inf')
+            if may_pass and not was_forgiven:
                 raise
             # The dozen requests of a handshake would not help an overloaded server.
             if error.code is not Code.TIMEOUT and error.status != errors.TOO_MANY_REQUESTS:
                 self._handshake.invalidate(error)
             raise
-        self._forgiven = False
+        self._forgiven_s = float('inf')
 
 
 def _match_pair(profile: handshake.ServerProfile, deadline: Deadline, queries: Sequence[Query]

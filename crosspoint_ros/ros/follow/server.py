@@ -20,11 +20,11 @@ from crosspoint_ros.ros.follow.follower import Follower, FollowJob, FollowReport
 from crosspoint_ros.ros.node.query_messages import make_header, place_target
 from crosspoint_ros.ros.node.query_queue import QueryThread
 from crosspoint_ros.ros.node.views import ViewCollector
-from crosspoint_ros.ros.target.history import MAX_LOCATE_RESULTS
 from crosspoint_ros.ros.target.targets import ActiveTarget, FollowedTarget, Targets
 
 STATES = {TrackingState.TRACKING: TargetState.TRACKING, TrackingState.MOVED: TargetState.MOVED,
           TrackingState.COASTING: TargetState.COASTING, TrackingState.LOST: TargetState.LOST}
+MAX_JOBS = 8  # answers, each with its images, that undo can follow again
 NO_HISTORY = 'not followed: with history_s 0 the node has images only while it answers a query'
 
 
@@ -35,14 +35,17 @@ class TargetFollow:
     """
 
     def __init__(self, target: ActiveTarget, can_follow: bool,
-                 find_located: Callable[[str], LocateResult | None],
+                 find_located: Callable[[str], LocateResult | None], jobs: deque[FollowJob],
                  make_follower: Callable[[Callable[[FollowReport], None]], Follower]) -> None:
-        """See `FollowServer`. make_follower: its argument takes a report, in the executor."""
+        """See `FollowServer`. jobs: the last of all names, with their images.
+
+        make_follower: its argument takes a report, in the executor.
+        """
         self.target, self._find_located, self._can_follow = target, find_located, can_follow
         self._put: GraspTarget | None = None  # the active target, as it was answered or moved
         self._job: FollowJob | None = None
         self._query_id = ''  # of the job
-        self._jobs: deque[FollowJob] = deque(maxlen=MAX_LOCATE_RESULTS)  # with their images
+        self._jobs = jobs
         self.last_report: FollowReport | None = None
         self._follower = make_follower(self._take)
         self._follower.set_hold(target.is_paused)
@@ -189,6 +192,7 @@ class FollowServer:
             follower.limits = self._limits
             return follower
         self._make_follower = make_follower
+        self._jobs: deque[FollowJob] = deque(maxlen=MAX_JOBS)
         self._follows = {'': self._build(targets[''])}  # by name
         targets.listeners.append(self._on_target)
         self._services = [node.create_service(Trigger, '~/hold', self._on_hold),
@@ -219,7 +223,8 @@ class FollowServer:
 
     def _build(self, target: ActiveTarget) -> TargetFollow:
         target.is_paused = self.is_paused
-        return TargetFollow(target, self._can_follow, self._find_located, self._make_follower)
+        return TargetFollow(target, self._can_follow, self._find_located, self._jobs,
+                            self._make_follower)
 
     def _on_target(self, target: ActiveTarget) -> None:
         if target.name not in self._follows and target.step is not None:

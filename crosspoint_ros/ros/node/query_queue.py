@@ -140,13 +140,15 @@ class QueryTask:
 class QueryThread:
     """Answers queries one after the other, or as many at a time as the matcher takes.
 
-    busy: what a new query does to the running ones: 'preempt' ends them as CANCELLED, 'queue' waits
-    for its turn, 'reject' is rejected as BUSY.
+    busy: what a new query does to those for the same target: 'preempt' ends them as CANCELLED,
+    'queue' waits for its turn, 'reject' is rejected as BUSY.
     """
 
     def __init__(self, run_query: Callable[[QueryTask], LocateResult],
                  on_answered: Callable[[QueryTask], None], busy: str, max_query_s: float,
-                 load: Callable[[], int] = lambda: 1) -> None:
+                 load: Callable[[], int] = lambda: 1,
+                 is_same_target: Callable[[QueryTask, QueryTask], bool] = lambda a, b: True
+                 ) -> None:
         """Start the thread. It calls `load` first: how many queries may run at a time.
 
         With 0 it takes none; with several there are as many threads. on_answered: runs in a query's
@@ -154,7 +156,7 @@ class QueryThread:
         """
         self._run_query, self._on_answered = run_query, on_answered
         self._load, self._is_loading = load, True
-        self._busy = busy
+        self._busy, self._is_same_target = busy, is_same_target
         self.max_query_s = max_query_s
         # By thread, the oldest first: its query, None for idle work, and since when.
         self._running: dict[threading.Thread, tuple[QueryTask | None, float]] = {}
@@ -181,7 +183,9 @@ class QueryThread:
             task.finish(Rejected(Code.BUSY, f'{len(earlier)} queries are waiting (limit '
                                  f'{MAX_QUEUED})'))
         else:
-            for other in earlier if self._busy == 'preempt' else ():
+            preempted = [other for other in earlier
+                         if self._busy == 'preempt' and self._is_same_target(other, task)]
+            for other in preempted:
                 other.finish(Rejected(Code.CANCELLED, f'preempted in stage {other.stage} after '
                                       f'{other.age_s:.2f} s by query {task.query_id}'))
             with self._condition:
@@ -225,10 +229,12 @@ class QueryThread:
                    default=0.0)
 
     def cancel_all(self, reason: str, code: Code = Code.CANCELLED,
-                   selects: Callable[[QueryTask], bool] = lambda task: True) -> None:
-        """End every open query that `selects` selects."""
-        for task in filter(selects, self.open_tasks):
+                   selects: Callable[[QueryTask], bool] = lambda task: True) -> bool:
+        """End every open query that `selects` selects; return whether there was one."""
+        selected = [task for task in self.open_tasks if selects(task)]
+        for task in selected:
             task.finish(Rejected(code, f'{reason} while it was in stage {task.stage}'))
+        return bool(selected)
 
     def close(self) -> None:
         """End the threads as soon as their matcher returns."""

@@ -1,6 +1,7 @@
 """The node's server: takes clicks, goals and requests, and publishes one result for each."""
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import queue
@@ -108,8 +109,8 @@ class QueryServer:
         self.state = ServerState.INACTIVE
         self._time_jump_s = -math.inf  # when the clock, or a camera's stamps, last went back
         self._cleared_s: dict[str | None, float] = {}  # when a person last cleared a target, or all
-        self._result_callbacks: dict[str, OnResult] = {}
-        self._finished: list[QueryTask] = []  # not published yet
+        # The queries without a published result, in the order of their clicks.
+        self._unpublished: dict[QueryTask, OnResult] = {}
         self._pending_replies = 0
         self._goals: dict[bytes, QueryTask] = {}
         self._callbacks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -118,7 +119,7 @@ class QueryServer:
         self._twins = TwinDetector(node)
         self.loader = MatcherLoader(config, self._log_forwarder)
         self._thread = QueryThread(self._run_query, self._publish_overlays, config.busy,
-                                   config.times.max_query_s, self._load)
+                                   config.times.max_query_s, self._load, self._is_same_target)
         self._prefetcher = Prefetcher(config.warm_share, self._views, self._thread, self.loader)
         # Wall time, which goes on while a simulation is paused.
         self._timer = node.create_timer(TIMER_PERIOD_S, self._on_tick,
@@ -224,7 +225,7 @@ class QueryServer:
         task = QueryTask(
             request, on_stage=lambda stage: self._call_in_executor(lambda: on_stage(stage)),
             on_done=lambda task: self._call_in_executor(lambda: self._finish_query(task)))
-        self._result_callbacks[task.query_id] = on_result
+        self._unpublished[task] = on_result
         self._timer.reset()
         try:
             self._accept(task)
@@ -239,7 +240,7 @@ class QueryServer:
         unavailable = self.explain_unavailable()
         rejected = Rejected(Code.BUSY, unavailable) if unavailable else (
             request.rejected or self.review.find_rejection(request)
-            or self._find_name_rejection(request.target_name))
+            or self._find_name_rejection(self.review.choose_name(request)))
         if rejected is not None:
             task.finish(rejected)
             return
@@ -292,9 +293,9 @@ class QueryServer:
         self._node.get_logger().error(f'no target is sent: {conflict}')
         self.review.withdraw(conflict)
 
-    def _on_clear(self, name: str | None) -> None:
+    def _on_clear(self, name: str | None) -> bool:
         self._cleared_s[name] = time.monotonic()
-        self._thread.cancel_all('the target was cleared', selects=lambda task: name in (
+        return self._thread.cancel_all('the target was cleared', selects=lambda task: name in (
             None, self.review.choose_name(task.request)))
 
     def _now_ns(self) -> int:
@@ -351,17 +352,21 @@ class QueryServer:
         A target never replaces that of a later click: of queries that run at the same time, an
         answer waits for those of earlier ones for the same target.
         """
-        self._finished.append(task)
-        for each in sorted(self._finished, key=lambda each: each.started_s):
-            if each.locate_result is None or not self._has_earlier(each):
-                self._finished.remove(each)
+        for each in tuple(self._unpublished):
+            if each.is_done and not (self._may_change_target(each) and self._has_earlier(each)):
                 self._publish_outcome(each)
 
+    def _may_change_target(self, task: QueryTask) -> bool:
+        return task.rejected is None or (self._config.on_refusal == 'clear'
+                                         and task.rejected.code is not Code.BUSY)
+
     def _has_earlier(self, task: QueryTask) -> bool:
-        name = self.review.choose_name(task.request)
-        return any(each.started_s < task.started_s
-                   and self.review.choose_name(each.request) == name
-                   for each in self._thread.open_tasks)
+        """Whether an earlier query for the same target has no published result."""
+        earlier = itertools.takewhile(lambda each: each is not task, self._unpublished)
+        return any(self._is_same_target(each, task) for each in earlier)
+
+    def _is_same_target(self, a: QueryTask, b: QueryTask) -> bool:
+        return self.review.choose_name(a.request) == self.review.choose_name(b.request)
 
     def _publish_outcome(self, task: QueryTask) -> None:
         """Publish the target, then the result, then the history; a bug there refuses the query."""
@@ -382,7 +387,7 @@ class QueryServer:
             elif has_failed:  # its target may be active
                 self.review.reset(result.status.message)
         finally:
-            self._result_callbacks.pop(task.query_id)(result)
+            self._unpublished.pop(task)(result)
         if self._config.history_s == 0 and not self._thread.open_tasks:
             self._unsubscribe_cameras()
 
@@ -498,7 +503,7 @@ class QueryServer:
         if self.state is ServerState.ACTIVE:
             self._prefetcher.submit()
         # A query that has ended may still have its target to publish: until then it has a callback.
-        if not (self.targets.standing or self._result_callbacks
+        if not (self.targets.standing or self._unpublished
                 or self._prefetcher.is_enabled):
             self._timer.cancel()
 

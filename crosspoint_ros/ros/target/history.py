@@ -205,9 +205,7 @@ class History:
     def accept(self, query_id: str = '', number: int = 0) -> HistoryStep:
         """Mark the current answer of a target, named by either, as accepted by a person."""
         newest = self.current
-        step = next((step for step in map(self.get_step, self.names) if step is not None
-                     and step.result is not None
-                     and (query_id == step.query_id or number == step.number)), None)
+        step = self.find_newest(query_id, number)
         if step is None:
             if newest is None or newest.result is None:
                 raise Rejected(Code.STALE, 'there is no answer to accept: click first, or undo')
@@ -223,6 +221,12 @@ class History:
                 self._dropped[step.name or ''] = accepted
             return accepted
         return step
+
+    def find_newest(self, query_id: str = '', number: int = 0) -> HistoryStep | None:
+        """Return the step of that query or number, if it is the newest of its target."""
+        return next((step for step in map(self.get_step, self.names) if step is not None
+                     and step.result is not None
+                     and (query_id == step.query_id or number == step.number)), None)
 
     @property
     def can_undo(self) -> bool:
@@ -273,13 +277,14 @@ class History:
         return next((name for kept, _, name in self._kept if kept == query_id), '')
 
     def require_correctable(self, query_id: str) -> None:
-        """Raise `Rejected` unless this is the current answer and its images are kept.
+        """Raise `Rejected` unless this is the newest answer of its target with its images kept.
 
         If every view of the newest answer was refused, that one can be corrected too.
         """
         if not query_id:
             raise Rejected(Code.BAD_REQUEST, 'query_id is empty: name the answer to correct')
-        current = '' if self.current is None else self.current.query_id
+        step = self.get_step(self.find_name(query_id)) or self.current
+        current = '' if step is None else step.query_id
         if query_id not in (current, self._rejected_query_id):
             newest = self._rejected_query_id or current
             raise Rejected(Code.STALE, f'query {query_id} is not the newest answer'

@@ -26,6 +26,8 @@ from crosspoint_ros.ros.target.history import DECISION_NAMES, History, HistorySt
 from crosspoint_ros.ros.target.targets import Targets
 from crosspoint_ros.srv import Accept, ClearTarget
 
+NOTHING_TO_CLEAR = 'there was no target'
+
 # Called for each step that was made, redone or undone (True); the images are None when no longer
 # kept.
 StepListener = Callable[[HistoryEntry, 'LocateResult | None', bool], None]
@@ -54,13 +56,13 @@ class ReviewServer:
     """Offers `~/history`, `~/adjust` and the services; all in the executor's thread."""
 
     def __init__(self, node: LifecycleNode, config: Config, targets: Targets,
-                 explain_unavailable: Callable[[], str], on_clear: Callable[[str | None], None],
+                 explain_unavailable: Callable[[], str], on_clear: Callable[[str | None], bool],
                  last_target_number: int = 0) -> None:
         """explain_unavailable: why the node takes no requests; '' if it does.
 
         on_clear: called before a person's clear, to end the queries whose target, of that name or
-        with None of any, would come after. last_target_number: of the targets before the node was
-        last cleaned up.
+        with None of any, would come after; returns whether there was one. last_target_number: of
+        the targets before the node was last cleaned up.
         """
         self._node, self._targets, self._explain_unavailable = node, targets, explain_unavailable
         self._target = targets['']  # the one that RViz can drag
@@ -144,7 +146,7 @@ class ReviewServer:
     def find_rejection(self, request: QueryRequest) -> Rejected | None:
         """Return why a query cannot have its target, or its correction not be applied."""
         if request.correction is None:
-            return self._targets.find_rejection(request.target_name, request.hold_s)
+            return self._targets.find_rejection(self.choose_name(request), request.hold_s)
         try:
             self.history.require_correctable(request.correction.query_id)
         except Rejected as rejected:
@@ -176,7 +178,7 @@ class ReviewServer:
     def accept(self, query_id: str = '', number: int = 0) -> str:
         """Accept the current answer, named by either. Raises `Rejected`."""
         self._require_active()
-        previous = self.history.current
+        previous = self.history.find_newest(query_id, number)
         step = self.history.accept(query_id, number)
         message = f'accepted: {step.label}'
         if step is not previous:
@@ -208,12 +210,13 @@ class ReviewServer:
 
     def clear(self, name: str | None = None) -> str:
         """Clear a target, or all, and end the queries for it; `undo` brings what it was back."""
-        self._on_clear(name)
+        has_ended_query = self._on_clear(name)
         cleared = [step.query_id for each in self._targets if name in (None, each.name)
                    if (step := self.history.get_target_step(each.name)) is not None]
         self.history.clear(name)
-        return self._publish_history(f'cleared target {", ".join(cleared)}' if cleared
-                                     else 'there was no target', name)
+        return self._publish_history(
+            f'cleared target {", ".join(cleared)}' if cleared else
+            'the query for a target was ended' if has_ended_query else NOTHING_TO_CLEAR, name)
 
     def toggle_rays(self) -> str:
         """Show the rays, or hide them."""
@@ -242,9 +245,8 @@ class ReviewServer:
 
     def _on_clear_target(self, request: ClearTarget.Request, response: ClearTarget.Response
                          ) -> ClearTarget.Response:
-        name = request.target_name
-        response.success = self.history.get_target_step(name) is not None
-        response.message = self.clear(name)
+        response.message = self.clear(request.target_name)
+        response.success = response.message != NOTHING_TO_CLEAR
         return response
 
     def _on_accept(self, request: Accept.Request, response: Accept.Response) -> Accept.Response:

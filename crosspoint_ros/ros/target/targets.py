@@ -4,7 +4,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from crosspoint_ros.ros.target.history import MAX_STEPS, HistoryStep
 MAX_NAME_LETTERS = 40  # TF frames and the page have room for it
 MAX_NAMED = 16  # targets at once
 MAX_HOLD_S = 3600.0
+MOVED_M = 0.01
 NEXT = 'next'  # the target of a click without a name, while the target without a name is held
 
 TargetListener = Callable[['ActiveTarget'], None]
@@ -61,7 +62,8 @@ class ActiveTarget:
         self.last_step: HistoryStep | None = None  # the active one, else the one before it ended
         self.preview: GraspTarget | None = None
         self.followed: FollowedTarget | None = None
-        # By target, as put: a withdrawn one stays so, after an undo too, until it is seen again.
+        # By target, as put: one that was withdrawn, or had moved, is withdrawn after an undo too,
+        # until it is seen again.
         self._withdrawn: deque[tuple[GraspTarget, FollowedTarget]] = deque(maxlen=MAX_STEPS)
         self.is_paused = False
         self.show_rays = True
@@ -158,8 +160,10 @@ class ActiveTarget:
     def _exchange_followed(self, previous: GraspTarget | None, target: GraspTarget | None) -> None:
         if previous is not None:
             kept = [each for each in self._withdrawn if each[0] is not previous]
-            if self.followed is not None and self.followed.is_withdrawn:
-                kept.append((previous, self.followed))
+            if self.followed is not None and (self.followed.is_withdrawn
+                                              or _has_moved(previous, self.followed.target)):
+                kept.append((previous, replace(self.followed, is_withdrawn=True,
+                                               state=int(TargetState.LOST))))
             self._withdrawn = deque(kept, maxlen=MAX_STEPS)
         self.followed = next((found for put, found in self._withdrawn if put is target), None)
 
@@ -268,6 +272,12 @@ def check_target_name(name: str, hold_s: float = 0.0) -> None:
 def _get_put_target(step: HistoryStep | None) -> GraspTarget | None:
     """Where the answer or a person put the target of a step."""
     return None if step is None or step.result is None else step.result.target
+
+
+def _has_moved(put: GraspTarget, target: GraspTarget | None) -> bool:
+    """Whether a target was followed to another place than where it was put."""
+    return target is not None and not np.allclose(
+        _list_numbers(target)[:3], _list_numbers(put)[:3], atol=MOVED_M)
 
 
 def _list_numbers(target: GraspTarget) -> list[float]:

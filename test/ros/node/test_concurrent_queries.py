@@ -6,12 +6,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from crosspoint_ros.msg import QueryResult, Status
+from crosspoint_ros.msg import QueryResult, Status, TargetState
 from fake_matchers import ConcurrentMatcher
 from target_listener import Pipeline, run_pipeline
 
+from crosspoint_ros.core.datatypes import Intrinsics, View
+from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 
+VIEW = View('front', np.zeros((4, 4, 3), np.uint8), Intrinsics(4.0, 4.0, 2.0, 2.0, 4, 4))
+ANSWER = LocateResult(VIEW, np.zeros(2), (), None, None)
 FIRST, SECOND = (150.0, 119.5), (165.0, 119.5)
 
 
@@ -77,3 +81,47 @@ def test_a_matcher_that_hangs_does_not_hold_the_click_that_preempts_it(gate):
         second = submit(pipeline, SECOND)
         assert pipeline.wait_for_result(second).has_target
         assert find(pipeline, first).status.code == Status.CANCELLED
+
+
+def test_a_click_for_one_target_does_not_end_the_query_for_another(gate):
+    with run_pipeline(matcher='fake_matchers:ConcurrentMatcher', busy='preempt') as pipeline:
+        pipeline.rig.send_frames()
+        first = submit(pipeline, FIRST, 'cup')
+        assert ConcurrentMatcher.entered.acquire(timeout=5.0)
+        second = submit(pipeline, SECOND)
+        assert pipeline.wait_for_result(second).has_target
+        gate.set()
+        assert pipeline.wait_for_result(first).has_target
+
+
+def test_a_refused_click_that_clears_the_target_clears_that_of_an_earlier_click_too(gate):
+    with run_pipeline(matcher='fake_matchers:ConcurrentMatcher', busy='queue',
+                      on_refusal='clear') as pipeline:
+        pipeline.rig.send_frames()
+        first = submit(pipeline, FIRST)
+        assert ConcurrentMatcher.entered.acquire(timeout=5.0)
+        refused = submit(pipeline, (900.0, 10.0))
+        pipeline.rig.until(lambda: refused.is_done)
+        gate.set()
+        assert pipeline.wait_for_result(refused).status.code == Status.BAD_REQUEST
+        assert find(pipeline, first).has_target
+        pipeline.rig.until(lambda: pipeline.states[-1].state == TargetState.CLEARED)
+
+
+def test_an_answer_that_its_thread_has_yet_to_report_is_not_overtaken(queue, monkeypatch):
+    server, published = queue.rig.node._server, []
+    first, second = (QueryTask(QueryRequest(camera='front', pixel=np.array(pixel)),
+                               lambda stage: None, lambda task: None) for pixel in (FIRST, SECOND))
+    unpublished = dict.fromkeys((first, second))
+
+    def publish(task: QueryTask) -> None:
+        del unpublished[task]
+        published.append(task)
+    monkeypatch.setattr(server, '_publish_outcome', publish)
+    monkeypatch.setattr(server, '_unpublished', unpublished)
+    assert second.finish(ANSWER)
+    server._finish_query(second)
+    assert published == [], 'it waits for the first'
+    assert first.finish(ANSWER)
+    server._finish_query(second)
+    assert published == [first, second]

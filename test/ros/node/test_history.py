@@ -530,3 +530,27 @@ def test_a_held_target_does_not_expire():
     assert watched.target.held_for_s == pytest.approx(1.0)
     watched.now_ns += 2 * 10**9
     assert watched.target.has_expired
+
+
+def test_a_target_that_had_moved_when_it_was_cleared_comes_back_withdrawn_until_it_is_seen():
+    watched, history = Watched(), with_answers('a')
+    step = history.get_target_step()
+    watched.target.set_target(step, STANDING)
+    elsewhere = move(step.result.target, 0.1)
+    watched.target.set_followed(FollowedTarget(elsewhere, TargetState.MOVED, 'moved', False, (), 0))
+    assert watched.target.is_valid
+    watched.target.set_target(None, CLEARED)
+    watched.target.set_target(step, STANDING)
+    assert (watched.target.is_valid, watched.target.state) == (False, TargetState.LOST)
+    watched.target.set_followed(FollowedTarget(elsewhere, TargetState.MOVED, 'seen', False, (), 0))
+    assert watched.target.is_valid
+
+
+def test_the_newest_answer_of_a_target_is_correctable_after_another_has_ended():
+    history = History()
+    for query_id, name in (('a', 'cup'), ('b', 'box')):
+        history.keep_locate_result(query_id, located(), True, name)
+        history.add(answer(query_id), UNREVIEWED, None, name=name)
+    history.clear('cup')
+    history.require_correctable('b')
+    assert refused(history.require_correctable, 'a').code == Code.STALE

@@ -294,3 +294,17 @@ def test_there_is_room_for_sixteen_names_and_one_that_has_ended_makes_room(pipel
     assert pipeline.ask('n16', point_base_m=POINT_BASE_M).has_target
     pipeline.wait_for('n16', TargetState.STANDING)
     assert len(pipeline.lists[-1].targets) <= 17
+
+
+def test_a_diverted_click_is_refused_where_another_node_sends_the_frame_next(pipeline):
+    pipeline.ask('', hold_s=60.0)
+    server = pipeline.rig.node._server
+    taken = server.outputs.frames.guard.names
+    taken.discard('next')  # whatever ran before
+    frames = {'crosspoint_target_next': None, **server.transforms.tree.frames()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.transforms.tree, 'frames', lambda: frames)
+        refused = pipeline.ask('', point_base_m=OTHER_BASE_M)
+    assert refused.status.code == Status.BAD_REQUEST
+    assert "'crosspoint_target_next' is on TF already" in refused.status.message
+    pipeline.wait_for('', TargetState.STANDING)
