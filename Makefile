@@ -158,6 +158,7 @@ results: $(TEST_VENV)/.package-$(KIND) $(EXTRAS)/.installed
 	-$(RECORD)/62.json --title 'Wrist camera of the kitchen bumped by 1 cm or 1 degree, noticed by clicks' --figure 'alarm within 10 clicks: (\d+) of' --unit ' of 20 bumps within 10 clicks' --least 20 -- bench calibrate crosspoint_ros/scenes/kitchen --bump --cm 1 --deg 1
 	-cd '$(DATA)' && $(RECORD)/70.json --title 'Followed: moving things of the kitchen' --figure 'moving points.* ([\d.]+) % within 10 mm' --unit ' % within 10 mm' --least 95 -- bench follow kitchen_moving
 	-cd '$(DATA)' && $(RECORD)/71.json --title 'Followed: hidden, and taken away' --figure 'false tracking (\d+) of' --unit ' frames of false tracking' --most 0 -- bench follow kitchen_moving --staged
+	-cd '$(DATA)' && $(RECORD)/72.json --title 'Followed without depth: moving things of the kitchen' --figure 'moving points.* ([\d.]+) % within 20 mm' --unit ' % within 20 mm' --least 85 -- bench follow kitchen_moving --no-depth --moving
 	-PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" PYTHONPATH=$(CURDIR)/$(EXTRAS) $(RECORD)/80.json --title 'Clicked and picked in MuJoCo, exact extrinsics' --figure 'picked .* of .* \((\d+) %' --unit ' % of the answered clicks' --least 95 -- bench pick --trials 100
 	-$(RECORD)/82.json --title 'Masks and widths of clicked things' --figure 'width median ([\d.]+)' --unit ' mm, median error of the width' --most 5 -- bench segment --clicks 6
 	$(TEST_VENV)/bin/crosspoint dev results docs/benchmarks/results --out docs/benchmarks/results.md
