@@ -200,6 +200,9 @@ def test_a_better_place_is_taken_and_a_worse_one_is_not():
     better = refiner.add([see('hand', 12)], LIMITS)
     assert measure_sigma_m(better.target) < measure_sigma_m(placed.target)
     assert len(list_frames(better)) <= 8
+    for step in range(13, 40):  # of a camera that moves on
+        refiner.add([see('hand', 0, x_m=-0.012 * step)], LIMITS)
+    assert len(refiner._frames) <= 16
 
 
 def test_what_stays_behind_is_dropped_from_a_reference_without_depth():

@@ -316,21 +316,26 @@ class PlaceRefiner:
     """Places a target without depth better while it rests and a camera moves on."""
 
     def __init__(self, located: LocateResult) -> None:
-        self._located, self._frames, self._taken = located, list[View](), 0
+        self._located, self._frames = located, list[View]()
+        self._taken = self._tried = 0
 
     def add(self, views: Sequence[View], limits: Limits) -> LocateResult | None:
         """Take views of the target at rest; return the answer if they place it better.
 
         It is placed again after 2, 4, 8 and 16 further images: each takes long.
         """
+        if self._taken >= REFINE_COUNTS[-1]:
+            return None
         cameras = {view.camera for view in list_bare_views(self._located)}
         new = [view for view in views if view.camera in cameras and all(
             np.linalg.norm(require_pose(view).t_m - require_pose(frame).t_m) > MIN_BASELINE_M
             for frame in self._frames if frame.camera == view.camera)]
         self._frames += new
         self._taken += len(new)
-        if not new or self._taken not in REFINE_COUNTS:
+        due = [count for count in REFINE_COUNTS if self._tried < count <= self._taken]
+        if not due:
             return None
+        self._tried = self._taken
         better = lift_by_motion(self._located, self._frames, limits)
         self._frames = []
         if better.target is None or self._located.target is None or (

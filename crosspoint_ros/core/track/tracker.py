@@ -50,6 +50,7 @@ UNSEEN_S = 0.3  # after which a place nearby is a jump, too
 SWEEP_PERIOD_S = 0.3
 SETTLED_M, SETTLED_RAD = 2e-3, 0.02
 HELD_SIGMAS = 3.0
+AS_BEFORE_SHARE = 0.9
 MAX_FLOW_AGE_S, FLOW_SCALES = 1.5, (8.0, 2.0, 1.0)
 MAX_VAGUE_S = 1.0  # errors of movements that are not exact add up
 VAGUE_SHARE = 1.5  # of the largest sigma of a target: of a movement that it coasts with
@@ -251,14 +252,23 @@ class Tracker:
         """Fit a motion to the views near a prior, and verify it in each of them."""
         if with_flow and self._rest.is_at_rest:  # then it mostly still is
             fit = self._align(prior, prior, usable, pyramids, (1,), turns=1)
-            judged = [verdict for seen, verdict in fit[1].values()
-                      if not _is_out_of_sight(seen, verdict)]
-            if judged and all(is_sure(verdict) for verdict in judged):
+            judged = [one for one in fit[1].values() if not _is_out_of_sight(*one)]
+            if any(verdict.is_verified for _, verdict in judged) and all(
+                    is_sure(verdict) or self._is_as_before(seen, verdict)
+                    for seen, verdict in judged):
                 return fit
         flowed = [flow for view in usable if with_flow
                   and (flow := self._flow(view, pyramids[view.camera], prior)) is not None]
         start = estimate_motion(prior, flowed, FLOW_SCALES) if flowed else prior
         return self._align(prior, start, usable, pyramids, scales)
+
+    def _is_as_before(self, seen: Observation, verdict: Verification) -> bool:
+        """Return whether a view with depth shows as much of the object as its last image did: of
+        one that is partly hidden no search finds more."""
+        earlier = self._looked.get(verdict.camera)
+        return (seen.points.view.depth_m is not None and earlier is not None
+                and (verdict.is_verified, verdict.target) == (earlier.is_verified, earlier.target)
+                and verdict.agreeing >= AS_BEFORE_SHARE * earlier.agreeing)
 
     def _align(self, prior: Motion, start: Motion, usable: Sequence[View],
                pyramids: dict[str, GreyPyramid], scales: tuple[int, ...], turns: int = 3) -> _Fit:

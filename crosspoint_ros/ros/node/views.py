@@ -11,12 +11,13 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Code, MissingView, Rejected, Transform, View
 from crosspoint_ros.core.depth import select_best_view
+from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.core.pipeline import LocateResult, ground, locate
 from crosspoint_ros.core.track.parallax import (
     MAX_FRAMES,
+    MIN_BASELINE_M,
     lift_by_motion,
     list_bare_views,
-    list_frames,
     may_gain,
     select_frames,
 )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from crosspoint_ros.ros.node.matcher_runtime import Matchers
 
 
+MOVING_S = 1.5  # a camera that has moved since so long ago moves
 IMAGES_ONLY = ('use_tf is false: images alone, without 3D; for a target set use_tf: true and send '
                'the transform from base_frame to the frame of each camera')
 
@@ -123,14 +125,23 @@ class ViewCollector:
                      _get_view(view.camera, partial(add_pose, view)) for view in newest)
 
     def collect_further(self, view: View, task: QueryTask, after_ns: int) -> list[View]:
-        """Return some further images of a view's camera, newer than a stamp, with their poses."""
+        """Return some further images of a view's camera, newer than a stamp, with their poses.
+
+        Only from other places than the view's: those of a camera at rest are not even decoded.
+        """
         buffer = self._cameras[view.camera].buffer
         stamps_ns = [at for at in buffer.list_stamps_ns() if at > after_ns and at != view.stamp_ns]
         if len(stamps_ns) > MAX_FRAMES:  # spread over the time
             stamps_ns = stamps_ns[::-(-len(stamps_ns) // MAX_FRAMES)]
-        seen = [_get_view(view.camera, lambda at=at: self._add_pose(  # type: ignore[misc]
-            buffer.get_view_at(at), task)) for at in stamps_ns]
-        return [one for one in seen if isinstance(one, View)]
+        further = []
+        for at_ns in stamps_ns:
+            try:
+                pose = self._lookup_transform(view.frame_id, at_ns, task)
+                if np.linalg.norm(pose.t_m - require_pose(view).t_m) > MIN_BASELINE_M:
+                    further.append(replace(buffer.get_view_at(at_ns), base_from_cam=pose))
+            except Rejected:
+                continue
+        return further
 
     def wait_for_further(self, view: View, task: QueryTask, after_ns: int, timeout_s: float
                          ) -> bool:
@@ -284,23 +295,28 @@ def place_by_motion(task: QueryTask, views: ViewCollector, result: LocateResult,
     `limits.wait_images_s` for more.
     """
     end_s = time.monotonic() + views.config.times.wait_images_s
-    after_ns = {view.camera: 0 for view in list_bare_views(result)}
+    known = {view.camera: [view] for view in list_bare_views(result)}
     while may_gain(result, limits) and not task.is_done:
-        is_moving = False
+        moving = None
         for view in list_bare_views(result):
-            frames = views.collect_further(view, task, after_ns[view.camera])
-            after_ns[view.camera] = max([after_ns[view.camera],
-                                         *(frame.stamp_ns for frame in frames)])
+            frames = views.collect_further(view, task, max(
+                (one.stamp_ns for one in known[view.camera][1:]), default=0))
+            known[view.camera] += frames
             result = lift_by_motion(result, frames, limits, pixel_confidence)
-            newest = max([view, *frames], key=lambda one: one.stamp_ns)
-            is_moving |= newest is not view and bool(select_frames(newest, [
-                view, *frames, *list_frames(result)]))
+            if is_camera_moving(known[view.camera]):
+                moving = view
         left_s = end_s - time.monotonic()
-        bare = list_bare_views(result)
-        if not (is_moving and bare and left_s > 0 and views.wait_for_further(
-                bare[0], task, after_ns[bare[0].camera], left_s)):
+        if moving is None or left_s <= 0 or not views.wait_for_further(moving, task, max(
+                one.stamp_ns for one in known[moving.camera]), left_s):
             break
     return result
+
+
+def is_camera_moving(views: Sequence[View]) -> bool:
+    """Return whether a camera's newest image is of another place than one shortly before."""
+    newest = max(views, key=lambda one: one.stamp_ns)
+    return bool(select_frames(newest, [
+        one for one in views if newest.stamp_ns - one.stamp_ns < MOVING_S * 1e9]))
 
 
 def explain_images_only(result: LocateResult) -> LocateResult:
