@@ -231,7 +231,9 @@ def test_a_bug_in_the_look_in_which_following_is_held_withdraws_the_target(stage
         def update(self, *args):
             if self.track.message == 'as clicked':
                 return super().update(*args)
-            stage.rig.node._server.follow._follows['']._follower.set_hold(True)
+            follow = stage.rig.node._server.follow
+            follow.is_paused = True
+            follow._follows['']._follower.set_hold(True)
             raise ZeroDivisionError('a bug')
 
     stage.rig.allows_errors = True
