@@ -302,7 +302,7 @@ def encode_event(kind: str, content: Mapping[str, Any]) -> str:
 def history_to_json(history: History) -> Json:
     return {'entries': [{'number': entry.number, 'query_id': entry.result.query_id,
                          'clicked': point_to_json(entry.result.clicked),
-                         'name': entry.result.target.name if entry.result.has_target else '',
+                         'name': entry.target_name,
                          'verdict': format_verdict(entry.result), 'time': format_time(
                              stamp_to_ns(entry.result.clicked.header.stamp) * 1e-9),
                          'decided': DECISION_NAMES.get(entry.decided, 'unreviewed')}

@@ -54,23 +54,26 @@ def run(check: Callable[[], None], once: bool) -> int:
             rig.spin_for(FRAME_S)
             if once:
                 rig.click('front', draw_click(world, shots, rng).pixel, stamp_ns)
-            while results:
+            result = None
+            while results:  # the arm goes to the newest; the others were clicked while it moved
                 result = results.popleft()
                 print(format_result(result), flush=True)
-                if result.has_target:
+            if result is not None and result.has_target:
+                answer = rig.wait_for_shape(result)
+                reason = rig.explain_invalid(result) or answer.unclear
+                text, is_picked = f'not picked: {reason}', False
+                if not reason:
                     world.on_frame = None if once else publish_some
-                    text, is_picked = pick_and_put_back(world, rig.wait_for_shape(result))
+                    text, is_picked = pick_and_put_back(world, answer)
                     world.on_frame = None
-                    print(text, flush=True)
-                    if once:
-                        return 0 if is_picked else 1
+                print(text, flush=True)
+                if once:
+                    return 0 if is_picked else 1
 
 
 def pick_and_put_back(world: PickWorld, answer: Answer) -> tuple[str, bool]:
     """Lift the thing of an answer, put it down again, and go home; return what came of it."""
     begun_s, grasp = time.monotonic(), answer.plan_grasp()
-    if answer.is_bare:
-        return f'not picked: {answer.unclear}', False
     nearest = min((thing.name for thing in THINGS), key=lambda name: float(
         np.linalg.norm((world.get_place(name) - grasp.t_m)[:2])))
     try:

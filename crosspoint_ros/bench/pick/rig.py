@@ -22,13 +22,13 @@ from crosspoint_ros.bench.pick.world import CAMERAS, PickWorld, Shot
 from crosspoint_ros.core.datatypes import Transform
 from crosspoint_ros.core.grasp.approach import Approach, ApproachMode
 from crosspoint_ros.core.image_io import write_image
-from crosspoint_ros.msg import QueryResult, TargetShape
+from crosspoint_ros.msg import QueryResult, TargetShape, TargetState
 from crosspoint_ros.ros.client.client import LATCHED_QOS, Client
 from crosspoint_ros.ros.conversions import time_from_ns, transform_to_msg
 
 DEPTH_SIGMA_PER_M = 0.002  # of a depth of 1 m; it grows with the square
 MAX_DEPTH_M = 5.0
-START_TIMEOUT_S, SHAPE_S = 60.0, 10.0
+START_TIMEOUT_S, SHAPE_S, STATE_S = 60.0, 10.0, 2.0
 IDENTITY = Transform(np.eye(3), np.zeros(3))
 FROM_ABOVE = Approach(ApproachMode.FROM_ABOVE)
 FRAMES, FRAME_S = 3, 0.15  # before a click, so that the node has the newest and its poses
@@ -58,6 +58,7 @@ class PickRig:
                 for camera in CAMERAS for topic, kind in (
                     ('color/image_raw', Image), ('aligned_depth_to_color/image_raw', Image),
                     ('color/camera_info', CameraInfo))}
+            self._targets: dict[str, TargetState] = {}
             self._shapes: list[TargetShape] = []
             node.create_subscription(TargetShape, '/crosspoint/target_shape', self._shapes.append,
                                      LATCHED_QOS)
@@ -97,9 +98,22 @@ class PickRig:
     def collect_results(self) -> deque[QueryResult]:
         """Return a queue to which the results of all clients are added while this one spins."""
         results: deque[QueryResult] = deque()
+        self._client.subscribe_targets(self._targets.update)
         # rclpy inspects a callback, and a deque's own methods have no signature.
         self._client.subscribe_results(lambda result: results.append(result))
         return results
+
+    def explain_invalid(self, result: QueryResult) -> str:
+        """Return why an arm must not go to the target of a result; '' if it may."""
+        self._client.spin_until(lambda: self._get_state(result) is not None, STATE_S)
+        state = self._get_state(result)
+        if state is None:
+            return 'another target has taken its place, or it was cleared'
+        return '' if state.valid else state.message
+
+    def _get_state(self, result: QueryResult) -> TargetState | None:
+        state = self._targets.get(result.target.name)
+        return state if state is not None and state.query_id == result.query_id else None
 
     def spin_for(self, seconds: float) -> None:
         """Receive messages, and raise `ProcessExited` if the node has died."""

@@ -101,7 +101,8 @@ class HistoryStep:
     def entry(self) -> HistoryEntry:
         """The step as a message."""
         assert self.result is not None
-        return HistoryEntry(number=self.number, result=self.result, decided=self.decision)
+        return HistoryEntry(number=self.number, result=self.result, decided=self.decision,
+                            target_name=self.name or '')
 
 
 class History:
