@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -119,8 +120,7 @@ def complete(thing: Thing) -> tuple[Array, bool]:
     points = thing.points_base_m.astype(np.float64)
     is_side = np.abs(thing.normals_base[:, 2]) < MAX_SIDEWAYS
     sides, rings = points[is_side], []
-    edges = np.linspace(0, 100, SLICES + 1)
-    for low, high in zip(edges[:-1], edges[1:]):
+    for low, high in pairwise(np.linspace(0, 100, SLICES + 1)):
         if not len(sides):
             break
         bottom, top = np.percentile(sides[:, 2], (low, high))
