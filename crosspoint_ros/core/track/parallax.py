@@ -34,13 +34,17 @@ from crosspoint_ros.core.track.reference import (
     assemble,
     build_by_plane,
 )
-from crosspoint_ros.core.track.still import REST_PX, REST_STRETCH, find_rest
+from crosspoint_ros.core.track.still import (
+    MAX_FRAMES,
+    MIN_CORRELATION,
+    REST_PX,
+    REST_STRETCH,
+    find_rest,
+)
 from crosspoint_ros.core.verify import Limits
 
 SETTLED_SHARE = 0.7  # of the largest sigma of a target: a better one needs no further images
 MIN_BASELINE_M = 0.005  # a camera that moved less did not move
-MAX_FRAMES = 8
-MIN_CORRELATION = 0.85  # what turns out of sight looks a little different at first
 TRACK_SIGMA_PX = 0.4  # of a patch, with what neighbouring images have in common
 NEAREST_M, FARTHEST_M = 0.1, 5.0
 REFINE_STEPS, MAX_SIGMAS = 6, 3.0

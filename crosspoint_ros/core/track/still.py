@@ -14,7 +14,7 @@ from crosspoint_ros.core.track.patches import GreyPyramid, align_patches, invert
 REST_PX, REST_STRETCH = 0.25, 0.005  # a clicked patch that moved and grew less rests
 MAX_SIGMA_PX = 0.5  # of the patch: more along an edge
 STRETCH_STEP, STRETCH_SPACING_PX = 0.03, 2  # a parabola through three sizes, of 26 px
-MIN_CORRELATION = 0.85
+MIN_CORRELATION = 0.85  # what turns out of sight looks a little different at first
 MAX_FRAMES = 8
 NEAREST_FARTHEST_M = (0.1, 5.0)
 

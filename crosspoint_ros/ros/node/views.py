@@ -14,13 +14,13 @@ from crosspoint_ros.core.depth import select_best_view
 from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.core.pipeline import LocateResult, ground, locate
 from crosspoint_ros.core.track.parallax import (
-    MAX_FRAMES,
     MIN_BASELINE_M,
     lift_by_motion,
     list_bare_views,
     may_gain,
     select_frames,
 )
+from crosspoint_ros.core.track.still import MAX_FRAMES
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.ros.camera_checks import check_frame_id, check_stamp
 from crosspoint_ros.ros.config import Config
