@@ -195,7 +195,8 @@ class Match:
     basis: what it is based on, for messages ("depth reprojection, 212 inliers"). corrected_pose:
     of the two cameras, from a matcher that measures it; the poses must be known too. doubt: why it
     is to be checked, however confident; '': none. tracked: the same in further images of a camera
-    that moves, while the point rests.
+    that moves, while the point rests. unseen_m: by how much a movement too small to be seen in the
+    clicked camera may misplace the point by them.
     """
 
     pixel: Array
@@ -205,6 +206,7 @@ class Match:
     corrected_pose: CorrectedPose | None = None
     doubt: str = ''
     tracked: tuple[TrackedPixel, ...] = ()
+    unseen_m: float = 0.0
 
 
 class Method(IntEnum):

@@ -55,8 +55,8 @@ class Sighting:
     """A view, placed relative to the clicked one, and the pixel (2,) where it shows the point.
 
     covariance_px2: (2, 2) of the pixel. pose_covariance: (6, 6) as in `CorrectedPose`.
-    given_from_base: from where the view is placed to where its given pose places it. tracked: as
-    in `Match`, with the images placed relative to the view.
+    given_from_base: from where the view is placed to where its given pose places it. tracked,
+    unseen_m: as in `Match`, with the images placed relative to the view.
     """
 
     view: View
@@ -65,6 +65,7 @@ class Sighting:
     pose_covariance: Array
     given_from_base: Transform = IDENTITY
     tracked: tuple[TrackedPixel, ...] = ()
+    unseen_m: float = 0.0
 
     @classmethod
     def from_click(cls, clicked: View, pixel: Array) -> Sighting:
@@ -77,7 +78,8 @@ class Sighting:
         if not np.isfinite(pixel_px2).all():
             pixel_px2 = np.eye(2) * MATCH_SIGMA_PX ** 2
         given = cls(view, match.pixel, pixel_px2, np.diag(
-            np.repeat([limits.pose_sigma_rad, limits.pose_sigma_m], 3) ** 2), tracked=match.tracked)
+            np.repeat([limits.pose_sigma_rad, limits.pose_sigma_m], 3) ** 2), tracked=match.tracked,
+            unseen_m=match.unseen_m)
         if match.corrected_pose is None:
             return given
         placed = require_pose(clicked) @ match.corrected_pose.other_from_clicked.inverse
@@ -267,6 +269,8 @@ def triangulate_sightings(click: Sighting, sightings: Sequence[Sighting], limits
         met = triangulate_bundle([CameraPixels(
             one.view, one.pixel, one.covariance_px2, one.pose_covariance, one.tracked, mount)
             for one in several], about.point_base_m)
+        met = replace(met, covariance_m2=met.covariance_m2 + _unseen_noise_m2(
+            sightings, met.point_base_m))
         noise_m2 = met.covariance_m2
     else:
         met = triangulate(views, pixels,
@@ -281,6 +285,14 @@ def triangulate_sightings(click: Sighting, sightings: Sequence[Sighting], limits
                        f'{limits.max_epipolar_px:g})')
     return Estimate3D(Method.TRIANGULATED, met.point_base_m, met.covariance_m2, noise_m2,
                       'the triangulation', np.zeros(3))
+
+
+def _unseen_noise_m2(sightings: Sequence[Sighting], point_base_m: Array) -> Array:
+    """Return the covariance (3, 3) by movements that the clicked camera cannot see: along rays."""
+    rays = np.array([point_base_m - require_pose(one.view).t_m for one in sightings])
+    along = rays / np.linalg.norm(rays, axis=1, keepdims=True) * np.array(
+        [[one.unseen_m] for one in sightings])
+    return np.asarray(along.T @ along)
 
 
 def find_outliers(clicked: View, pixel: Array, found: MatchedViews, limits: Limits

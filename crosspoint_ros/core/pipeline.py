@@ -67,7 +67,9 @@ class ViewCorrespondence:
 class LocateResult:
     """The result of a click: a correspondence per other view, and a target or why there is none.
 
-    `result['wrist'].pixel` is where the camera called wrist shows the point.
+    `result['wrist'].pixel` is where the camera called wrist shows the point. matched: as they were
+    verified, before other views changed them. still_ns: the stamps between which the clicked camera
+    showed the point at rest; None: not looked for.
     """
 
     clicked: View
@@ -76,6 +78,8 @@ class LocateResult:
     target: GraspTarget | None
     no_target: Rejected | None
     approach: Approach = ANY_APPROACH
+    matched: tuple[ViewCorrespondence, ...] = ()
+    still_ns: tuple[int, int] | None = None
 
     def __getitem__(self, camera: str) -> ViewCorrespondence:
         """Return the correspondence of a camera. Raises KeyError, naming those there are."""
@@ -126,11 +130,11 @@ def locate(clicked: View, others: Sequence[View | MissingView], pixel: npt.Array
     matched = [scale_confidence(found, pixel_confidence) for found in match_views(
         clicked, others, pixel, matcher, refiner, fusion, on_stage)]
     on_stage('verify')
-    correspondences = tuple(verify_match(clicked, pixel, found, limits) for found in matched)
+    verified = tuple(verify_match(clicked, pixel, found, limits) for found in matched)
     on_stage('lift')
-    correspondences, target, no_target = lift_target(clicked, pixel, correspondences, limits,
+    correspondences, target, no_target = lift_target(clicked, pixel, verified, limits,
                                                      allow_unconfirmed, pixel_confidence, approach)
-    return LocateResult(clicked, pixel, correspondences, target, no_target, approach)
+    return LocateResult(clicked, pixel, correspondences, target, no_target, approach, verified)
 
 
 def apply_correction(result: LocateResult, camera: str, pixel: npt.ArrayLike, limits: Limits
@@ -154,7 +158,8 @@ def apply_correction(result: LocateResult, camera: str, pixel: npt.ArrayLike, li
     correspondences, target, no_target = lift_target(result.clicked, result.pixel, tuple(
         manual if c.camera == camera else c for c in result.correspondences), limits,
         approach=result.approach)
-    return replace(result, correspondences=correspondences, target=target, no_target=no_target)
+    return replace(result, correspondences=correspondences, target=target, no_target=no_target,
+                   matched=tuple(manual if c.camera == camera else c for c in result.matched))
 
 
 def ground(clicked: View, instruction: str, matcher: Matcher) -> Match:

@@ -1,6 +1,7 @@
 """Without depth: the path of a moving camera places a click, or the click stays refused."""
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,22 @@ from fake_matchers import InexactMatcher
 from moving_scenes import BOX, POSES, TARGET_M, Thing, move, render
 from raycast_scenes import Box, look_at
 
-from crosspoint_ros.core.datatypes import Code, Method, Rejected, TrackedPixel
+from crosspoint_ros.core.datatypes import (
+    Code,
+    Method,
+    Rejected,
+    TrackedPixel,
+    Transform,
+    View,
+)
+from crosspoint_ros.core.lift import lift
 from crosspoint_ros.core.pipeline import locate
-from crosspoint_ros.core.track.bundle import CameraPixels, triangulate_bundle
+from crosspoint_ros.core.track import bundle, parallax
+from crosspoint_ros.core.track.bundle import (
+    REFERENCE_SIGMA_PX,
+    CameraPixels,
+    triangulate_bundle,
+)
 from crosspoint_ros.core.track.observation import project
 from crosspoint_ros.core.track.parallax import (
     PlaceRefiner,
@@ -22,7 +36,6 @@ from crosspoint_ros.core.track.parallax import (
     measure_sigma_m,
     select_frames,
 )
-from crosspoint_ros.core.track.reference_set import ReferenceSet
 from crosspoint_ros.core.track.state import FollowLimits, TrackingState
 from crosspoint_ros.core.track.tracker import Tracker
 from crosspoint_ros.core.verify import Limits
@@ -31,6 +44,8 @@ LIMITS = Limits()
 STEP_NS = 10**8
 HAND_X_M = 0.12  # 11 deg from the front camera, then away from it
 PIXEL_PX2 = 9.0 * np.eye(2)
+NOWHERE_M = np.zeros(3)
+RAY = (TARGET_M - POSES['front'].t_m) / np.linalg.norm(TARGET_M - POSES['front'].t_m)
 
 
 def see(camera: str, step: int, things: tuple[Thing, ...] = (Thing(),), x_m: float | None = None):
@@ -40,9 +55,15 @@ def see(camera: str, step: int, things: tuple[Thing, ...] = (Thing(),), x_m: flo
     return render(camera, things, 10**9 + step * STEP_NS, pose, with_depth=False)
 
 
-def click(confidence: float = 0.9):
+def see_both(steps: Iterable[int], step_m: np.ndarray = NOWHERE_M) -> list[View]:
+    """Return the views of front camera and hand; the thing moves by a step (3,) each time."""
+    return [see(camera, step, (Thing(base_from_thing=Transform(np.eye(3), step * step_m)),))
+            for step in steps for camera in ('front', 'hand')]
+
+
+def click(confidence: float = 0.9, others: Sequence[View] = ()):
     front, hand = see('front', 0), see('hand', 0)
-    return locate(front, [hand], project(front, TARGET_M[None])[0],
+    return locate(front, [hand, *others], project(front, TARGET_M[None])[0],
                   InexactMatcher(confidence=confidence), LIMITS)
 
 
@@ -56,36 +77,78 @@ def test_two_views_that_look_alike_do_not_place_a_click_and_the_path_of_the_hand
     refused = click()
     assert refused.target is None
     assert 'limits.max_target_sigma_m' in refused.status[1]
-    placed = lift_by_motion(refused, [see('hand', step) for step in range(1, 9)], LIMITS)
+    placed = lift_by_motion(refused, see_both(range(1, 9)), LIMITS)
     assert placed.target is not None
     assert placed.target.method is Method.TRIANGULATED
     assert measure_sigma_m(placed.target) < LIMITS.max_target_sigma_m
     assert error_m(placed.target) < measure_sigma_m(placed.target)
 
 
-def test_more_images_place_it_better_whatever_came_in_which_call():
-    frames = [see('hand', step) for step in range(1, 9)]
-    some = lift_by_motion(click(), frames[:5], LIMITS)
-    at_once, in_turns = lift_by_motion(click(), frames, LIMITS), lift_by_motion(
-        some, frames[5:], LIMITS)
-    sigmas_m = [measure_sigma_m(one.target) for one in (some, at_once, in_turns)]
-    assert sigmas_m[1] < sigmas_m[0]
-    assert sigmas_m[2] == pytest.approx(sigmas_m[1], rel=0.1)
-    assert in_turns.target.confidence == pytest.approx(some.target.confidence)
+def test_the_sigma_of_a_place_by_a_path_has_room_for_the_movement_that_nobody_sees():
+    placed = lift_by_motion(click(), see_both(range(1, 9)), LIMITS)
+    hand = placed['hand']
+    without, with_room = (measure_sigma_m(lift(placed.clicked, placed.pixel, [
+        (hand.view, replace(hand.match, unseen_m=unseen_m))], LIMITS))
+        for unseen_m in (0.0, hand.match.unseen_m))
+    assert hand.match.unseen_m > 0.003
+    assert with_room == pytest.approx(np.hypot(without, hand.match.unseen_m), rel=0.05)
+    with pytest.raises(Rejected, match='max_target_sigma_m'):
+        lift(placed.clicked, placed.pixel, [(hand.view, replace(hand.match, unseen_m=0.02))],
+             LIMITS)
 
 
-@pytest.mark.parametrize('frames', [[], [see('hand', step, x_m=HAND_X_M) for step in (1, 2, 3)]],
+@pytest.mark.parametrize('mm', [-4, -1, -0.5, -0.25, 0.25, 0.5, 1, 4])
+def test_a_thing_that_moves_along_the_path_of_the_hand_is_not_placed_by_it(mm):
+    refused = click()
+    assert lift_by_motion(refused, see_both(range(1, 9), 1e-3 * mm * np.eye(3)[0]), LIMITS
+                          ) is refused
+
+
+@pytest.mark.parametrize('mm', [-4, -2, -1, -0.5, -0.25, 0.25, 0.5, 1, 2, 4])
+def test_a_thing_that_moves_along_the_clicked_ray_is_not_placed_or_within_its_sigma(mm):
+    target = lift_by_motion(click(), see_both(range(1, 9), 1e-3 * mm * RAY), LIMITS).target
+    assert target is None or abs(mm) < 0.5
+    assert target is None or error_m(target) < measure_sigma_m(target)
+
+
+@pytest.mark.parametrize('fronts', [[], [4], [-4]], ids=['none', 'of half', 'before'])
+def test_the_path_counts_while_the_clicked_camera_shows_that_the_point_rests(fronts):
+    hands = [see('hand', step) for step in range(1, 9)]
+    placed = lift_by_motion(click(), hands + [see('front', step) for step in fronts], LIMITS)
+    assert [frame.stamp_ns for frame in list_frames(placed)] == [
+        hand.stamp_ns for hand in (hands[:4] if fronts == [4] else [])]
+
+
+def test_a_clicked_camera_that_moves_or_is_hidden_shows_no_rest():
+    refused, hands = click(), [see('hand', step) for step in range(1, 9)]
+    moved = [replace(see('hand', step), camera='front') for step in range(1, 9)]
+    hidden = [replace(frame, image=np.full_like(frame.image, 90))
+              for frame in (see('front', step) for step in range(1, 9))]
+    assert lift_by_motion(refused, hands + moved, LIMITS).target is None
+    assert lift_by_motion(refused, hands + hidden, LIMITS).target is None
+
+
+def test_further_images_give_a_match_no_confidence_however_often_they_are_taken():
+    left = replace(see('hand', 0, x_m=-0.2), camera='left')
+    once = turns = click(0.7, [left])
+    for last in range(2, 9):
+        turns = lift_by_motion(turns, see_both(range(1, last + 1)), LIMITS)
+    once = lift_by_motion(once, see_both(range(1, 9)), LIMITS)
+    assert list_frames(once)
+    for camera in ('hand', 'left'):
+        assert turns[camera].match.confidence == pytest.approx(once[camera].match.confidence)
+        assert list_frames(once)
+    assert turns.target.confidence == pytest.approx(once.target.confidence)
+    alone = lift_by_motion(click(0.7), see_both(range(1, 9)), LIMITS)
+    assert alone['hand'].match.confidence <= 0.7
+
+
+@pytest.mark.parametrize('frames', [[], [see(camera, step, x_m=HAND_X_M)
+                                         for step in (1, 2, 3) for camera in ('front', 'hand')]],
                          ids=['without images', 'at rest'])
 def test_a_hand_that_does_not_move_adds_nothing(frames):
     refused = click()
     assert lift_by_motion(refused, frames, LIMITS) is refused
-
-
-def test_an_object_that_moves_meanwhile_is_not_placed():
-    frames = [see('hand', step, (Thing(base_from_thing=move(0.004 * step, -0.006 * step)),))
-              for step in range(1, 9)]
-    moved = lift_by_motion(click(), frames, LIMITS)
-    assert moved.target is None
 
 
 def test_tracked_pixels_of_a_point_that_moves_contradict_each_other():
@@ -103,22 +166,25 @@ def test_tracked_pixels_of_a_point_that_moves_contradict_each_other():
     assert why.value.code == Code.INCONSISTENT
 
 
-def test_the_errors_of_a_bundle_are_what_its_covariance_says():
+def test_the_errors_of_a_bundle_are_what_its_covariance_says(monkeypatch):
+    monkeypatch.setattr(bundle, 'MAX_RESIDUAL_SIGMAS', 9.0)  # all of them, not the best
+    monkeypatch.setattr(bundle, 'MAX_MATCH_SIGMAS', 9.0)
     rng, views = np.random.default_rng(0), [see('hand', step) for step in range(6)]
     front, squared = see('front', 0), []
-    for _ in range(100):
-        off_px = rng.normal(0, 2.0, 2)
-        tracked = tuple(TrackedPixel(view, project(view, TARGET_M[None])[0] + off_px
-                                     + rng.normal(0, 0.25, 2), 0.16 * np.eye(2))
-                        for view in views[1:])
+    at_px = [project(view, TARGET_M[None])[0] for view in (front, *views)]
+    for _ in range(150):
+        off_px = rng.normal(0, 3.0, 2)
+        tracked = tuple(TrackedPixel(view, pixel + off_px + rng.normal(0, 0.4, 2),
+                                     0.16 * np.eye(2))
+                        for view, pixel in zip(views[1:], at_px[2:], strict=True))
         met = triangulate_bundle([
-            CameraPixels(front, project(front, TARGET_M[None])[0] + rng.normal(0, 1.0, 2),
-                         np.eye(2)),
-            CameraPixels(views[0], project(views[0], TARGET_M[None])[0] + off_px, PIXEL_PX2,
-                         1e-12 * np.eye(6), tracked, 1e-12 * np.eye(6))], TARGET_M + 0.05)
+            CameraPixels(front, at_px[0] + rng.normal(0, 1.0, 2), np.eye(2)),
+            CameraPixels(views[0], at_px[1] + off_px + rng.normal(0, REFERENCE_SIGMA_PX, 2),
+                         PIXEL_PX2, 1e-12 * np.eye(6), tracked, 1e-12 * np.eye(6))],
+            TARGET_M + 0.05)
         off_m = met.point_base_m - TARGET_M
         squared.append(off_m @ np.linalg.solve(met.covariance_m2, off_m) / 3)
-    assert 0.2 < np.mean(squared) < 1.1
+    assert np.mean(squared) == pytest.approx(1.0, abs=0.2)
 
 
 def test_a_target_at_an_edge_has_no_depth_by_motion():
@@ -146,16 +212,6 @@ def test_corners_are_placed_and_their_normals_are_those_of_the_surface():
     assert np.median(normals[:, 1]) < -0.8  # of one that faces the camera: -0.76
 
 
-def test_a_match_in_doubt_gets_no_more_confidence():
-    refused = click(confidence=0.7)
-    doubted = replace(refused, correspondences=tuple(
-        replace(found, match=replace(found.match, doubt='at an edge'))
-        for found in refused.correspondences))
-    frames = [see('hand', step) for step in range(1, 9)]
-    assert lift_by_motion(refused, frames, LIMITS)['hand'].match.confidence > 0.8
-    assert lift_by_motion(doubted, frames, LIMITS)['hand'].match.confidence < 0.8
-
-
 def test_frames_are_of_other_places_and_few():
     view = see('hand', 0)
     frames = [see('hand', step) for step in range(1, 20)]
@@ -175,7 +231,7 @@ def test_depth_at_the_click_needs_no_further_images():
 # --- after the click
 
 def test_a_target_at_rest_is_placed_better_while_the_hand_moves_on_and_followed_when_it_moves():
-    placed = lift_by_motion(click(), [see('hand', step) for step in range(1, 7)], LIMITS)
+    placed = lift_by_motion(click(), see_both(range(1, 7)), LIMITS)
     tracker = Tracker.from_answer(placed, None, FollowLimits(), LIMITS)
     before = tracker.track
     for step in range(7, 16):
@@ -194,27 +250,50 @@ def test_a_target_at_rest_is_placed_better_while_the_hand_moves_on_and_followed_
 
 
 def test_a_better_place_is_taken_and_a_worse_one_is_not():
-    placed = lift_by_motion(click(), [see('hand', step) for step in range(1, 7)], LIMITS)
+    placed = lift_by_motion(click(), see_both(range(1, 7)), LIMITS)
     refiner = PlaceRefiner(placed)
-    assert refiner.add([see('hand', 7)], LIMITS) is None  # too few
-    better = refiner.add([see('hand', 12)], LIMITS)
+    assert refiner.add(see_both([7]), LIMITS) is None  # too few
+    better = refiner.add(see_both([12]), LIMITS)
     assert measure_sigma_m(better.target) < measure_sigma_m(placed.target)
     assert len(list_frames(better)) <= 8
-    for step in range(13, 40):  # of a camera that moves on
-        refiner.add([see('hand', 0, x_m=-0.012 * step)], LIMITS)
-    assert len(refiner._frames) <= 16
+    exact = replace(better.target, covariance=1e-8 * np.eye(6))
+    worse = PlaceRefiner(replace(placed, target=exact))
+    assert worse.add(see_both([7, 12]), LIMITS) is None
+
+
+@pytest.mark.parametrize('at_once', [1, 3, 7])
+def test_a_place_is_refined_four_times_at_most_and_keeps_few_images(monkeypatch, at_once):
+    lifted: list[int] = []
+    monkeypatch.setattr(parallax, 'lift_by_motion', lambda located, frames, limits: (
+        lifted.append(len(frames)), located)[1])
+    refiner, hand = PlaceRefiner(lift_by_motion(click(), see_both(range(1, 7)), LIMITS)), see(
+        'hand', 0)
+    for turn in range(100):  # of a camera that moves on
+        refiner.add([replace(hand, stamp_ns=index, base_from_cam=look_at((0.012 * index, 0.5, 0.4)))
+                     for index in range(turn * at_once, (turn + 1) * at_once)], LIMITS)
+        assert len(refiner._frames) <= 16
+    assert 2 <= len(lifted) <= 4
+    assert not refiner._frames
 
 
 def test_what_stays_behind_is_dropped_from_a_reference_without_depth():
-    placed = lift_by_motion(click(), [see('hand', step) for step in range(1, 9)], LIMITS)
+    low_m = np.array([0.0, -0.03, 0.02])  # a third of the corners around it are of the table
+    located = locate(see('front', 0), [see('hand', 0)], project(see('front', 0), low_m[None])[0],
+                     InexactMatcher(tuple(low_m)), LIMITS)
+    placed = lift_by_motion(located, see_both(range(1, 9)), LIMITS)
     tracker = Tracker.from_answer(placed, None, FollowLimits(), LIMITS)
-    counts = [len(each.pixels) for each in tracker.references]
+
+    def count() -> np.ndarray:  # of the hand: what moves towards the front camera stays in its view
+        heights_m = next(each.points_m[:, 2] for each in tracker.references
+                         if each.view.camera == 'hand')
+        return np.array([(heights_m < 0.004).sum(), (heights_m > 0.004).sum()])
+
+    table, box = count()
+    assert table >= 8
     for step in range(9, 18):
         things = (Thing(base_from_thing=move(0.0, -0.005 * (step - 8))),)
         tracker.update([see('front', step, things), see('hand', step, things)],
                        10**9 + step * STEP_NS)
-    assert isinstance(tracker._known, ReferenceSet)
-    for each, before in zip(tracker.references, counts, strict=False):
-        table = each.points_m[:, 2] < 0.004  # the table below the box
-        assert len(each.pixels) <= before
-        assert table.mean() < 0.2
+    left_table, left_box = count()
+    assert left_table <= 0.6 * table
+    assert left_box >= 0.8 * box

@@ -21,8 +21,8 @@ from crosspoint_ros.core.datatypes import (
     TrackedPixel,
     View,
 )
-from crosspoint_ros.core.geometry import cross, require_pose, triangulate
-from crosspoint_ros.core.lift import Sighting, sight
+from crosspoint_ros.core.geometry import cross, ray_angle_deg, require_pose, triangulate
+from crosspoint_ros.core.lift import sight
 from crosspoint_ros.core.pipeline import LocateResult, ViewCorrespondence, lift_target
 from crosspoint_ros.core.track.observation import observe, project
 from crosspoint_ros.core.track.patches import GreyPyramid, invert_2x2
@@ -34,19 +34,23 @@ from crosspoint_ros.core.track.reference import (
     assemble,
     build_by_plane,
 )
+from crosspoint_ros.core.track.still import (
+    MAX_FRAMES,
+    MIN_CORRELATION,
+    REST_PX,
+    REST_STRETCH,
+    find_rest,
+)
 from crosspoint_ros.core.verify import Limits
 
 SETTLED_SHARE = 0.7  # of the largest sigma of a target: a better one needs no further images
 MIN_BASELINE_M = 0.005  # a camera that moved less did not move
-MAX_FRAMES = 8
-MIN_CORRELATION = 0.85  # what turns out of sight looks a little different at first
 TRACK_SIGMA_PX = 0.4  # of a patch, with what neighbouring images have in common
 NEAREST_M, FARTHEST_M = 0.1, 5.0
 REFINE_STEPS, MAX_SIGMAS = 6, 3.0
 KNOWN_SHARE = 0.05  # of the depth: a corner less exact than that has no place
 EDGE_PX, MAX_SLOPE = 14.0, 2.0  # a surface steeper than 63 deg counts as two
 AGREE_PX = 3.0  # from where a corner should be in the clicked view
-MAX_AGREED_CONFIDENCE = 0.98
 NEIGHBOUR_PX, SLOPE_SIGMA = 12.0, 1.0  # of the corners that say how a surface slants
 REFINE_COUNTS = (2, 4, 8, 16)
 
@@ -91,17 +95,6 @@ class Structure:
         limit_m = MAX_SLOPE * aside_m + MAX_SIGMAS * np.hypot(self.sigmas_m, self.sigmas_m[0])
         near = self.is_known & (away_px < EDGE_PX)
         return bool((np.abs(depths_m - depths_m[0]) > limit_m)[near].any())
-
-    def measure_agreement(self, clicked: View) -> float:
-        """Return the share of the corners that the clicked view shows where they should be."""
-        known = self.is_known
-        if known.sum() < MIN_CORNERS:
-            return 0.0
-        shown = observe(self.reference, clicked, GreyPyramid(clicked.image), IDENTITY,
-                        np.zeros((6, 6)), (4, 2, 1)).points.pixels
-        off_px = np.linalg.norm(shown - project(clicked, self.reference.points_m), axis=1)
-        agreeing = (off_px < AGREE_PX)[known]
-        return float(agreeing.mean()) if agreeing.sum() >= MIN_CORNERS else 0.0
 
 
 def build_structure(view: View, pixel: Array, frames: Sequence[View], target_m: Array
@@ -191,20 +184,29 @@ def lift_by_motion(result: LocateResult, frames: Sequence[View], limits: Limits,
                    pixel_confidence: float = 1.0) -> LocateResult:
     """Return the answer of a click without depth, lifted again with further images.
 
-    frames: of the cameras in which the point was found, with their poses; it must not have moved
-    meanwhile. An answer by depth, or whose cameras have not moved, is returned as it is.
+    frames: of the clicked camera, which must rest and show that the clicked point does, and of the
+    cameras in which the point was found, with their poses: those between the oldest and the newest
+    of the clicked camera are used. An answer by depth, whose cameras have not moved, or whose point
+    has, is returned as it is. Every pass begins with the matches as they were located.
     pixel_confidence: as for `locate`.
     """
     if result.target is not None and result.target.method is not Method.TRIANGULATED:
         return result
-    tracked = [_track(result, found, [frame for frame in frames if frame.camera == found.camera],
-                      limits) for found in result.correspondences]
+    still_ns = find_rest(result, frames)
+    if still_ns is None:
+        return result
+    within = [frame for frame in frames if still_ns[0] <= frame.stamp_ns <= still_ns[1]]
+    known = {found.camera: found.match for found in result.correspondences
+             if found.match is not None}
+    tracked = [_track(result, found, known[found.camera], within, limits)
+               if found.camera in known else found for found in result.matched]
     if not any(found.match is not None and found.match.tracked for found in tracked):
         return result
     correspondences, target, no_target = lift_target(
         result.clicked, result.pixel, tracked, limits, pixel_confidence=pixel_confidence,
         approach=result.approach)
-    return replace(result, correspondences=correspondences, target=target, no_target=no_target)
+    return replace(result, correspondences=correspondences, target=target, no_target=no_target,
+                   still_ns=still_ns)
 
 
 def may_gain(result: LocateResult, limits: Limits) -> bool:
@@ -241,13 +243,19 @@ def select_frames(view: View, frames: Sequence[View]) -> list[View]:
     return [chosen[round(index)] for index in spread]
 
 
-def _track(result: LocateResult, found: ViewCorrespondence, frames: Sequence[View],
+def _track(result: LocateResult, found: ViewCorrespondence, known: Match, frames: Sequence[View],
            limits: Limits) -> ViewCorrespondence:
-    """Return a correspondence with what further images show of it, where they say more."""
+    """Return a correspondence with what further images show of it, where they say more.
+
+    known: the match with what earlier ones showed.
+    """
     view, match = found.view, found.match
     if view is None or match is None or found.rejected is not None or view.depth_m is not None:
         return found
-    frames = select_frames(view, [*(one.view for one in match.tracked), *frames])
+    before = replace(found, match=replace(match, tracked=known.tracked,
+                                          unseen_m=known.unseen_m))
+    frames = select_frames(view, [*(one.view for one in known.tracked), *(
+        frame for frame in frames if frame.camera == found.camera)])
     try:
         click, (sighting,) = sight(result.clicked, result.pixel, [(view, match)], limits)
         met = triangulate([click.view, sighting.view], [click.pixel, sighting.pixel],
@@ -255,27 +263,27 @@ def _track(result: LocateResult, found: ViewCorrespondence, frames: Sequence[Vie
         at_m = sighting.given_from_base.transform_points(met.point_base_m)
         structure = build_structure(view, match.pixel, frames, at_m) if frames else None
     except (Rejected, ValueError):
-        return found
+        return before
     if structure is None or not structure.is_known[0] or structure.has_edge():
-        return found
-    confirmed = match if match.tracked else _confirm(match, structure, sighting, result.clicked)
-    return replace(found, match=replace(confirmed, tracked=structure.select_target_pixels()))
+        return before
+    unseen_m = _measure_unseen_m(result.clicked, structure)
+    return before if unseen_m > limits.max_target_sigma_m else replace(found, match=replace(
+        match, tracked=structure.select_target_pixels(), unseen_m=unseen_m))
 
 
-def _confirm(match: Match, structure: Structure, sighting: Sighting, clicked: View) -> Match:
-    """Return a match without a doubt with its odds multiplied by those of the corners around it.
+def _measure_unseen_m(clicked: View, structure: Structure) -> float:
+    """Return by how much a movement that the clicked camera does not see may misplace a target, m.
 
-    That the patches of most of them are where their places put them in the clicked view is another
-    measurement than the match's.
+    Of `REST_PX` there along the path of the moving camera, or of `REST_STRETCH` along the ray.
     """
-    placed = replace(clicked, base_from_cam=sighting.given_from_base @ require_pose(clicked))
-    share = min(structure.measure_agreement(placed), MAX_AGREED_CONFIDENCE)
-    if match.doubt or share <= 0.5 or match.confidence >= MAX_AGREED_CONFIDENCE:
-        return match
-    odds = match.confidence / (1 - match.confidence) * share / (1 - share)
-    return replace(match, confidence=min(odds / (1 + odds), MAX_AGREED_CONFIDENCE), basis=(
-        f'{match.basis} ({match.confidence:.2f} before {share:.0%} of the corners around it agreed '
-        'in further images)'))
+    view, target_m = structure.reference.view, structure.reference.points_m[0]
+    path_m = max((float(np.linalg.norm(require_pose(one.view).t_m - require_pose(view).t_m))
+                  for one in structure.select_target_pixels()), default=0.0)
+    rays = [target_m - require_pose(one).t_m for one in (clicked, view)]
+    depth_m = float(require_pose(clicked).inverse.transform_points(target_m)[2])
+    along_m = REST_STRETCH * depth_m * np.sin(np.radians(ray_angle_deg(*rays)))
+    aside_m = REST_PX * depth_m / clicked.intrinsics.fx_px
+    return float(structure.depths_m[0] * np.hypot(along_m, aside_m) / max(path_m, 1e-6))
 
 
 def build_by_motion(views: Sequence[View], pixels: Sequence[Array], target_m: Array,
@@ -317,6 +325,7 @@ class PlaceRefiner:
 
     def __init__(self, located: LocateResult) -> None:
         self._located, self._frames = located, list[View]()
+        self._clicked: View | None = None  # the newest image of the clicked camera
         self._taken = self._tried = 0
 
     def add(self, views: Sequence[View], limits: Limits) -> LocateResult | None:
@@ -332,11 +341,14 @@ class PlaceRefiner:
             for frame in self._frames if frame.camera == view.camera)]
         self._frames += new
         self._taken += len(new)
+        self._clicked = next((view for view in views
+                              if view.camera == self._located.clicked.camera), self._clicked)
         due = [count for count in REFINE_COUNTS if self._tried < count <= self._taken]
         if not due:
             return None
         self._tried = self._taken
-        better = lift_by_motion(self._located, self._frames, limits)
+        better = lift_by_motion(self._located, [
+            *self._frames, *([self._clicked] if self._clicked else ())], limits)
         self._frames = []
         if better.target is None or self._located.target is None or (
                 measure_sigma_m(better.target) >= measure_sigma_m(self._located.target)):

@@ -14,13 +14,13 @@ from crosspoint_ros.core.depth import select_best_view
 from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.core.pipeline import LocateResult, ground, locate
 from crosspoint_ros.core.track.parallax import (
-    MAX_FRAMES,
     MIN_BASELINE_M,
     lift_by_motion,
     list_bare_views,
     may_gain,
     select_frames,
 )
+from crosspoint_ros.core.track.still import MAX_FRAMES
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.ros.camera_checks import check_frame_id, check_stamp
 from crosspoint_ros.ros.config import Config
@@ -124,31 +124,35 @@ class ViewCollector:
         return tuple(view if isinstance(view, MissingView) else
                      _get_view(view.camera, partial(add_pose, view)) for view in newest)
 
-    def collect_further(self, view: View, task: QueryTask, after_ns: int) -> list[View]:
+    def collect_further(self, view: View, task: QueryTask, after_ns: int, *,
+                        at_rest: bool = False) -> list[View]:
         """Return some further images of a view's camera, newer than a stamp, with their poses.
 
-        Only from other places than the view's: those of a camera at rest are not even decoded.
+        Those from other places than the view's: the others are not even decoded. at_rest: those
+        from the view's place, the oldest and the newest among them, instead.
         """
         buffer = self._cameras[view.camera].buffer
         stamps_ns = [at for at in buffer.list_stamps_ns() if at > after_ns and at != view.stamp_ns]
-        if len(stamps_ns) > MAX_FRAMES:  # spread over the time
-            stamps_ns = stamps_ns[::-(-len(stamps_ns) // MAX_FRAMES)]
+        spread = np.linspace(0, len(stamps_ns) - 1, min(len(stamps_ns), MAX_FRAMES))
         further = []
-        for at_ns in stamps_ns:
+        for at_ns in (stamps_ns[round(index)] for index in spread):
             try:
                 pose = self._lookup_transform(view.frame_id, at_ns, task)
-                if np.linalg.norm(pose.t_m - require_pose(view).t_m) > MIN_BASELINE_M:
+                away_m = np.linalg.norm(pose.t_m - require_pose(view).t_m)
+                if (away_m <= MIN_BASELINE_M) == at_rest:
                     further.append(replace(buffer.get_view_at(at_ns), base_from_cam=pose))
             except Rejected:
                 continue
         return further
 
     def wait_for_further(self, view: View, task: QueryTask, after_ns: int, timeout_s: float
-                         ) -> bool:
-        """Wait for an image of a view's camera that is newer than a stamp."""
+                         ) -> int:
+        """Wait for an image of a view's camera that is newer than a stamp; return its stamp, or 0.
+        """
         buffer = self._cameras[view.camera].buffer
-        return buffer.wait_for(lambda: (buffer.get_newest_stamp_ns() or 0) > after_ns, timeout_s,
-                               lambda: task.is_done)
+        has_come = buffer.wait_for(lambda: (buffer.get_newest_stamp_ns() or 0) > after_ns,
+                                   timeout_s, lambda: task.is_done)
+        return (buffer.get_newest_stamp_ns() or 0) if has_come else 0
 
     def _add_pose_if_known(self, view: View) -> View:
         try:
@@ -295,19 +299,31 @@ def place_by_motion(task: QueryTask, views: ViewCollector, result: LocateResult,
     `limits.wait_images_s` for more.
     """
     end_s = time.monotonic() + views.config.times.wait_images_s
-    known = {view.camera: [view] for view in list_bare_views(result)}
+    bare = list_bare_views(result)
+    known = {view.camera: [view] for view in bare}
+    seen_ns, newest_ns = dict.fromkeys([result.clicked.camera, *known], 0), 0
+    rests: list[View] = []
+
+    def collect(view: View, *, at_rest: bool = False) -> list[View]:
+        frames = views.collect_further(view, task, seen_ns[view.camera], at_rest=at_rest)
+        seen_ns[view.camera] = max(seen_ns[view.camera], view.stamp_ns,
+                                   *(frame.stamp_ns for frame in frames))
+        return frames
+
     while may_gain(result, limits) and not task.is_done:
-        moving = None
-        for view in list_bare_views(result):
-            frames = views.collect_further(view, task, max(
-                (one.stamp_ns for one in known[view.camera][1:]), default=0))
-            known[view.camera] += frames
-            result = lift_by_motion(result, frames, limits, pixel_confidence)
-            if is_camera_moving(known[view.camera]):
-                moving = view
+        for view in bare:
+            known[view.camera] += collect(view)
+        further = [frame for frames in known.values() for frame in frames[1:]]
+        if further:  # the clicked camera last: it says up to when the point rests
+            rests += collect(result.clicked, at_rest=True)
+            result = lift_by_motion(result, [*further, *rests], limits, pixel_confidence)
+        moving = [view for view in bare if is_camera_moving(known[view.camera])]
         left_s = end_s - time.monotonic()
-        if moving is None or left_s <= 0 or not views.wait_for_further(moving, task, max(
-                one.stamp_ns for one in known[moving.camera]), left_s):
+        if not moving or left_s <= 0:
+            break
+        newest_ns = views.wait_for_further(moving[0], task, max(
+            newest_ns, seen_ns[moving[0].camera]), left_s)
+        if not newest_ns:
             break
     return result
 
