@@ -179,7 +179,7 @@ NODE_PARAMETERS = (
          'newest images when there is no query; 0: none', 0.0, 1.0),
     Spec('history_s', 2.0, 'how far back a click may point in time, s; 0: the node subscribes to '
          'the cameras only while a query needs images', 0.0, 60.0),
-    Spec('busy', 'preempt', 'what a new query does to the one that runs',
+    Spec('busy', 'preempt', 'what a new query does to the one that runs for the same target',
          choices=('preempt', 'queue', 'reject')),
     Spec('use_tf', True, 'false: images alone, for cameras whose poses are not known: the same '
          'point in the other cameras, without any 3D; neither TF nor depth is used'),

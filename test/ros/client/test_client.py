@@ -230,12 +230,14 @@ def test_the_client_holds_its_target(rig):
 
 
 def test_the_command_names_and_follows_its_target(rig, capsys, monkeypatch):
-    spins = []
+    spins, server = [], rig.node._server
 
     def spin_for(client, seconds):
-        spins.append(seconds)
-        if len(spins) == 20:
-            rig.node._server.review.clear('cup')
+        cup = server.targets.find('cup')
+        if cup is not None and cup.is_valid:
+            spins.append(seconds)
+            if len(spins) == 15:
+                rig.run_in_executor(lambda: server.review.clear('cup'))
         RosSession.spin_for(client, seconds)
     monkeypatch.setattr(Client, 'spin_for', spin_for)
     assert main([*CLICK, '--name', 'cup', '--follow']) == cli.ANSWERED

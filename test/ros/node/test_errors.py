@@ -97,12 +97,12 @@ def test_a_bug_while_a_query_is_taken_or_published_refuses_it_and_leaves_no_targ
     with monkeypatch.context() as patched:
         patched.setattr(review, stage, fail)
         result = ask(rig)
-        rig.until(lambda: not rig.node._server._result_callbacks)
+        rig.until(lambda: not rig.node._server._unpublished)
     if stage != 'publish_step':  # the answer is out by then
         assert result.status.code == Status.MATCHER_FAILED
         assert 'ZeroDivisionError' in result.status.message
         assert not result.has_target
-        assert rig.node._server.target.active_target is None
+        assert rig.node._server.targets[''].active_target is None
     assert len(rig.results) == 1
     assert_goes_on(rig)
 

@@ -357,7 +357,7 @@ def test_a_target_past_its_time_leaves_tf_and_its_markers():
         marks = heard(rig, MarkerArray, '/crosspoint/markers')
         rig.until(lambda: marks and len(marks[-1].markers) == 1
                   and marks[-1].markers[0].action == Marker.DELETEALL, what='markers deleted')
-        assert rig.node._server.target.active_target is None
+        assert rig.node._server.targets[''].active_target is None
 
 
 def test_a_remapped_camera_is_listened_to_and_clicked_under_its_new_name():

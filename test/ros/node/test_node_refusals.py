@@ -77,7 +77,7 @@ def assert_refused(rig: Rig, result: QueryResult, code: int, *words: str) -> Non
     rig.until(lambda: rig.ticks > before + 1)
     assert len(rig.results) == 1
     assert rig.targets == []
-    on_tf = rig.node._server.target.active_target
+    on_tf = rig.node._server.targets[''].active_target
     assert on_tf is None or on_tf.query_id != result.query_id
 
 
@@ -438,7 +438,7 @@ def test_deactivation_before_an_answer_is_published_cancels_it_and_no_target_was
         assert 'was deactivated before it was published' in result.status.message
         assert not result.has_target
         assert rig.targets == []
-        assert rig.node._server.target.active_target is None
+        assert rig.node._server.targets[''].active_target is None
 
 
 def test_two_clicks_within_a_millisecond_get_one_result_each():
@@ -491,7 +491,7 @@ def test_a_bag_that_loops_without_a_clock_is_forgotten_with_its_tf():
             return all(c.buffer.get_newest_stamp_ns() == begin for c in server.cameras.values())
 
         rig.until(began_again)
-        rig.until(lambda: server.target.active_target is not target)
+        rig.until(lambda: server.targets[''].active_target is not target)
         assert_refused(rig, ask(rig, stamp_ns=begin), Status.NO_TF)
         assert not server.transforms.is_moving('front_optical')
 
@@ -499,7 +499,7 @@ def test_a_bag_that_loops_without_a_clock_is_forgotten_with_its_tf():
 def answer(rig: Rig):
     """The target of a query that is answered."""
     assert ask(rig).status.code == Status.OK
-    return rig.until(lambda: rig.node._server.target.active_target)
+    return rig.until(lambda: rig.node._server.targets[''].active_target)
 
 
 @pytest.mark.parametrize('wrong_s', [5.0, 1.5, -5.0, None], ids=str)
@@ -515,7 +515,7 @@ def test_one_wrong_stamp_of_one_camera_takes_neither_target_nor_images_nor_tf(wr
         rig.until(lambda: len(received) == 1)
         later = rig.send_frames()
         assert side.get_newest_stamp_ns() == later
-        assert server.target.active_target is target
+        assert server.targets[''].active_target is target
         for camera in server.cameras.values():
             assert camera.buffer.is_ready(stamp)
         assert ask(rig, stamp_ns=stamp).status.code == Status.OK
@@ -548,7 +548,7 @@ def test_a_camera_whose_own_clock_steps_is_alone_forgotten():
 
         rig.until(stepped)
         assert front.is_ready(stamp)
-        assert server.target.active_target is target
+        assert server.targets[''].active_target is target
         assert server.transforms.is_moving('front_optical')
 
 
@@ -603,7 +603,7 @@ def ask_alone(depth_step_m: float = 0.0, **parameters: object) -> tuple[QueryRes
         result = ask(rig, pixel=pixel)
         if result.has_target:
             rig.until(lambda: rig.targets, what='~/grasp_target')
-            assert rig.node._server.target.active_target.query_id == result.query_id
+            assert rig.node._server.targets[''].active_target.query_id == result.query_id
         else:
             assert_refused(rig, result, result.status.code)
     at = result.target.pose.pose.position
