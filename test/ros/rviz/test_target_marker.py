@@ -451,7 +451,7 @@ def test_a_sure_target_is_a_green_ball_and_one_to_be_checked_an_amber_pyramid_ar
     target = GraspTarget(pose=PoseWithCovariance(pose=Pose(position=Point(x=1.0),
                                                            orientation=Quaternion(w=1.0))))
     sure, check = (next(m for m in target_marker.build_target_markers(
-        target, 'ok', None, is_sure).markers if m.ns == 'target') for is_sure in (True, False))
+        target, 'ok', None, is_sure) if m.ns == 'target') for is_sure in (True, False))
     assert sure.type == Marker.SPHERE
     assert sure.color.g > sure.color.r
     assert check.type == Marker.TRIANGLE_LIST
