@@ -11,7 +11,8 @@ NEED_TORCH = {*(f'crosspoint_ros.matchers.cropond.engine.{name}' for name in (
     'checkpoint', 'coordinate_decoding', 'decoder', 'engine', 'kv_cache', 'memory',
     'prefix_cache')),
     *(f'crosspoint_ros.bench.latency.{name}' for name in ('baseline', 'dummy_model', 'roofline'))}
-NEED_MUJOCO = {f'crosspoint_ros.bench.pick.{name}' for name in ('rig', 'trial', 'world')}
+NEED_MUJOCO = {f'crosspoint_ros.bench.pick.{name}' for name in (
+    'arm', 'grasp', 'hand_eye', 'live_demo', 'report', 'rig', 'trial', 'world')}
 
 
 def run(code: str) -> str:
