@@ -176,15 +176,15 @@ class QueryThread:
     def submit(self, task: QueryTask) -> None:
         """Take a query; it may end at once (BUSY), or end another (CANCELLED)."""
         earlier = self.open_tasks
+        preempted = [other for other in earlier
+                     if self._busy == 'preempt' and self._is_same_target(other, task)]
         if earlier and self._busy == 'reject':
             task.finish(Rejected(Code.BUSY, f'busy with query {earlier[0].query_id} in stage '
                                  f'{earlier[0].stage} for {earlier[0].age_s:.2f} s (busy: reject)'))
-        elif self._busy == 'queue' and len(earlier) >= MAX_QUEUED:
+        elif len(earlier) - len(preempted) >= MAX_QUEUED:
             task.finish(Rejected(Code.BUSY, f'{len(earlier)} queries are waiting (limit '
-                                 f'{MAX_QUEUED})'))
+                                 f'{MAX_QUEUED}): wait for their results'))
         else:
-            preempted = [other for other in earlier
-                         if self._busy == 'preempt' and self._is_same_target(other, task)]
             for other in preempted:
                 other.finish(Rejected(Code.CANCELLED, f'preempted in stage {other.stage} after '
                                       f'{other.age_s:.2f} s by query {task.query_id}'))

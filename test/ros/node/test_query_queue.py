@@ -26,13 +26,14 @@ PATIENCE_S = 5.0
 class Desk:
     """A query thread whose work the test holds and releases."""
 
-    def __init__(self, busy: str, max_query_s: float = 60.0, threads: int = 1) -> None:
+    def __init__(self, busy: str, max_query_s: float = 60.0, threads: int = 1,
+                 is_same_target=lambda a, b: True) -> None:
         self.entered, self.release = threading.Semaphore(0), threading.Semaphore(0)
         self.afterwards: list[QueryTask] = []
         self.endings: list[QueryTask] = []
         self.error: BaseException | None = None
         self.thread = QueryThread(self._answer, self.afterwards.append, busy, max_query_s,
-                                  lambda: threads)
+                                  lambda: threads, is_same_target)
 
     def _answer(self, job: QueryTask) -> LocateResult:
         self.entered.release()
@@ -315,3 +316,13 @@ def test_no_query_runs_where_the_matcher_was_not_loaded(desks):
     assert not d.entered.acquire(timeout=0.05)
     d.thread.cancel_all('by the test')
     assert job.rejected.code == Code.CANCELLED
+
+
+def test_queries_for_other_targets_wait_and_no_more_than_so_many(desks):
+    d = desk(desks, 'preempt', is_same_target=lambda a, b: False)
+    jobs = [d.ask() for _ in range(MAX_QUEUED)]
+    assert not any(job.is_done for job in jobs)
+    refused = d.ask().rejected
+    assert refused.code == Code.BUSY
+    assert 'limit 16' in refused.message
+    assert not any(job.is_done for job in jobs)
