@@ -53,7 +53,8 @@ PARAMETERS = {
                   'images when there is no query: 0.5',
     'history_s': 'how far back a click may point in time, s; 0: subscribe to the cameras only '
                  'while a query needs images',
-    'busy': 'what a new query does to the one that runs: preempt, queue or reject',
+    'busy': 'what a new query does to the one that runs for the same target: preempt, queue or '
+            'reject',
     'record_dir': 'folder to which every answer is appended with its images',
     'autostart': 'true: configure and activate at start-up; false: wait for a lifecycle manager',
     'use_sim_time': 'true: take the time from /clock (a simulation, a bag)',

@@ -67,6 +67,7 @@ def test_a_server_that_hangs_turns_the_status_red_within_5_s(browser, node, fold
             os.kill(server.process.pid, signal.SIGCONT)
         page.wait_for_text('#status', 'is ready')
         page.wait(lambda: 'last known' not in page.tab.inner_text('#target-state'), 'certainty')
+        page.wait_for_text('[data-camera=front] .badge', 'live')
         click(page)
         page.close()
 
