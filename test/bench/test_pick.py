@@ -120,6 +120,18 @@ def test_a_click_is_on_its_object_in_both_cameras():
 
 
 @needs_mujoco
+def test_the_true_width_of_an_object_is_that_between_two_faces():
+    from crosspoint_ros.bench.pick.trial import draw_world
+    with closing(draw_world(0)) as world:
+        for name, way, width_mm in (('box', 0, 60), ('box', 1, 40), ('tin', 1, 56), ('can', 0, 50),
+                                    ('roll', 0, 124), ('roll', 1, 44), ('bottle', 2, 160),
+                                    ('mug', 0, 86)):
+            turn = world.get_turn(name)
+            assert world.measure_width(name, turn[:, way]) == pytest.approx(
+                width_mm / 1000, abs=1e-6), (name, way)
+
+
+@needs_mujoco
 def test_the_gripper_lifts_what_is_between_its_fingers_and_nothing_else():
     from crosspoint_ros.bench.pick.grasp import pick
     from crosspoint_ros.bench.pick.trial import draw_world

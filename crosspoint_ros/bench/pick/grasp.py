@@ -24,12 +24,17 @@ BLOCKED_M, PUSHED_M = 0.01, 0.02
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What the node answered to a click: the result, and the box of the thing, or why none."""
+    """What the node answered to a click: the result, and the box of the thing, or why none.
+
+    is_bare: no thing is there: a table or wall, a hole in the depth, glass. closing: the direction
+    (3,) across the thing in the base, and its width along it, m; None where that is not known.
+    """
 
     result: QueryResult
     box: Box | None
     unclear: str = ''
-    is_bare: bool = False  # no thing is there: a table or wall, a hole in the depth, glass
+    is_bare: bool = False
+    closing: tuple[Array, float] | None = None
 
     @classmethod
     def from_messages(cls, result: QueryResult, shape: TargetShape) -> Answer:
@@ -38,8 +43,11 @@ class Answer:
             is_bare = shape.code in (TargetShape.SUPPORT, TargetShape.HOLE)
             return cls(result, None, shape.message, is_bare)
         size = shape.size_m
-        return cls(result, Box(transform_from_pose(shape.box),
-                               np.array([size.x, size.y, size.z])))
+        box = Box(transform_from_pose(shape.box), np.array([size.x, size.y, size.z]))
+        if not np.isfinite(shape.width_m):
+            return cls(result, box)
+        return cls(result, box,
+                   closing=(transform_from_pose(shape.grasp).R[:, 0], shape.width_m))
 
     @property
     def base_from_target(self) -> Transform:

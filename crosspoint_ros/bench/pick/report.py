@@ -26,6 +26,8 @@ def summarize(outcomes: Sequence[PickOutcome]) -> list[str]:
             ('target to clicked point', [1000 * each.off_m for each in answered], 'mm'),
             ('jaws to the direction across the object', [
                 float(np.degrees(each.turned_rad)) for each in answered], 'deg'),
+            ('width along the closing direction', [
+                1000 * abs(each.width_off_m) for each in answered], 'mm off'),
             ('click to answer', [each.answer_s for each in outcomes], 's'),
             ('click to closed fingers', [each.grasp_s for each in answered], 's')):
         lines += _format_spread(what, values, unit)

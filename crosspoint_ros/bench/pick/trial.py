@@ -74,10 +74,10 @@ class PickOutcome:
 
     refusal: empty, or code and reason. end: of the pick. off_m: of the target from the clicked
     point. turned_rad: of the jaws from the nearest direction that is right; NaN where all are, or
-    the shape is unclear. answer_s: from the click to the answer. grasp_s: from the click until the
-    fingers have closed: all answers, by the wall clock, and motion as simulated. unclear: why the
-    shape was not known, and the fingers closed at the click. unused: why a further look was not
-    used. closed: the cameras' images then.
+    the shape is unclear. width_off_m: of the width along the closing direction. answer_s: from the
+    click to the answer. grasp_s: from the click until the fingers have closed: all answers, by the
+    wall clock, and motion as simulated. unclear: why the shape was not known, and the fingers
+    closed at the click. unused: why a further look was not used. closed: the cameras' images then.
     """
 
     click: Click
@@ -88,6 +88,7 @@ class PickOutcome:
     end: PickEnd = NOT_STARTED
     off_m: float = np.nan
     turned_rad: float = np.nan
+    width_off_m: float = np.nan
     grasp_s: float = np.nan
     unclear: str = ''
     unused: str = ''
@@ -125,7 +126,8 @@ class PickOutcome:
         return {'object': self.name, 'pixel': self.click.pixel, 'refusal': self.refusal,
                 'off_m': None if self.refusal else self.off_m, 'lifted': self.end.lifted,
                 'cause': self.cause, 'answer_s': self.answer_s,
-                'grasp_s': self.grasp_s if np.isfinite(self.grasp_s) else None}
+                **{name: value if np.isfinite(value) else None for name, value in (
+                    ('grasp_s', self.grasp_s), ('width_off_m', self.width_off_m))}}
 
     def draw(self, path: Path) -> None:
         """Draw the click and what came of it."""
@@ -189,12 +191,14 @@ def _grasp(world: PickWorld, outcome: PickOutcome, answer: Answer,
             return replace(outcome, refusal=f'NO_THING: {answer.unclear}')
         grasp = answer.plan_grasp()
         turned_rad = measure_turn(world, outcome.name, grasp) if answer.box else np.nan
+        width_off_m = np.nan if answer.closing is None else answer.closing[1] - (
+            world.measure_width(outcome.name, answer.closing[0]))
         end = pick(world, grasp, outcome.name, lambda: closed.extend(
             world.render(camera) for camera in CAMERAS))
     except UnreachableError as why:
         return replace(outcome, end=PickEnd((), 'not reached', np.nan), unused=str(why))
-    return replace(outcome, end=end, turned_rad=turned_rad, unclear=answer.unclear, unused=unused,
-                   closed=tuple(closed))
+    return replace(outcome, end=end, turned_rad=turned_rad, width_off_m=width_off_m,
+                   unclear=answer.unclear, unused=unused, closed=tuple(closed))
 
 
 def measure_turn(world: PickWorld, name: str, base_from_grasp: Transform) -> float:

@@ -124,6 +124,17 @@ class PickWorld:
         """Return base_from_thing as a rotation (3, 3)."""
         return np.array(self.data.body(thing).xmat).reshape(3, 3)
 
+    def measure_width(self, thing: str, way_base: Array) -> float:
+        """Return the extent of an object along a direction (3,), m."""
+        model, body = self.model, self.model.body(thing)
+        ends_m = []
+        for geom in range(body.geomadr[0], body.geomadr[0] + body.geomnum[0]):
+            at_m = self.data.geom_xpos[geom] @ way_base
+            half_m = measure_half_extent(int(model.geom_type[geom]), model.geom_size[geom],
+                                         way_base @ self.data.geom_xmat[geom].reshape(3, 3))
+            ends_m += [at_m - half_m, at_m + half_m]
+        return float(max(ends_m) - min(ends_m))
+
     def shoot(self, camera: str) -> Shot:
         """Render a camera, and the objects in it."""
         shot, renderer = self.shoot_rgbd(camera), self._renderer
@@ -199,3 +210,19 @@ class PickWorld:
                                 np.ascontiguousarray(base_from_hand.R).ravel())
             self.data.mocap_pos[0] = base_from_hand.t_m
         self._commanded = base_from_hand
+
+
+def measure_half_extent(kind: int, size_m: Array, way: Array) -> float:
+    """Return half of the extent of a geom along a direction (3,) in its own axes, m.
+
+    Their support functions. kind: an `mjtGeom`; raises ValueError for one that no object has.
+    """
+    if kind == mujoco.mjtGeom.mjGEOM_BOX:
+        return float(np.abs(way) @ size_m)
+    if kind == mujoco.mjtGeom.mjGEOM_ELLIPSOID:
+        return float(np.linalg.norm(way * size_m))
+    if kind == mujoco.mjtGeom.mjGEOM_CYLINDER:
+        return float(size_m[0] * np.hypot(way[0], way[1]) + size_m[1] * abs(way[2]))
+    if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:
+        return float(size_m[0] + size_m[1] * abs(way[2]))
+    raise ValueError(f'no width of a geom of type {kind}: box, ellipsoid, cylinder or capsule')
