@@ -297,7 +297,7 @@ class Hub:
     # Requests of browsers
 
     def handle_message(self, session: BrowserSession, text: str) -> None:
-        """Serve one request; an invalid one gets the event `bad_request`."""
+        """Serve one request; an invalid one gets a reply, or the event `bad_request`."""
         try:
             request = protocol.parse_request(text)
             if isinstance(request, protocol.NextImageRequest):
@@ -318,7 +318,9 @@ class Hub:
             else:
                 session.add_task(asyncio.ensure_future(self._reply(session, request)))
         except protocol.RequestError as error:
-            session.send_event(protocol.encode_event('bad_request', {'message': str(error)}))
+            session.send_event(
+                protocol.encode_event('bad_request', {'message': str(error)})
+                if error.request_id is None else _encode_refusal(error.request_id, str(error)))
 
     def _request_image(self, session: BrowserSession, request: protocol.NextImageRequest) -> None:
         # A page that was open before this server began knows the cameras sooner.

@@ -20,7 +20,14 @@ MAX_STAMP_NS = 2**31 * 10**9 - 1  # builtin_interfaces/Time has 32-bit seconds
 
 
 class RequestError(ValueError):
-    """An invalid request; the message names the field, its value and what is allowed."""
+    """An invalid request; the message names the field, its value and what is allowed.
+
+    request_id: of the request that waits for a reply; None where it has none.
+    """
+
+    def __init__(self, message: str, request_id: int | None = None) -> None:
+        super().__init__(message)
+        self.request_id = request_id
 
 
 @dataclass(frozen=True)
@@ -218,8 +225,12 @@ def parse_request(text: str) -> Request:
     if not set(names) - optional <= set(content) <= set(names):
         raise RequestError(f'a message of type {kind} has the fields {", ".join(names)}, not '
                            f'{_quote(sorted(content))}')
-    request: Request = REQUEST_TYPES[kind](
-        **{name: VALIDATORS[name](name, content[name]) for name in names if name in content})
+    request_id = _check_id('id', content['id']) if 'id' in names else None
+    try:
+        request: Request = REQUEST_TYPES[kind](
+            **{name: VALIDATORS[name](name, content[name]) for name in names if name in content})
+    except RequestError as error:
+        raise RequestError(str(error), request_id) from None
     return request
 
 

@@ -187,9 +187,10 @@ def test_every_file_is_served_with_its_security_headers(server):
 
 NONSENSE = ['', '{', 'null', '[]', '"click"', '5', '{"type": 5}', '{"type": "nothing"}',
             '{"type": "click"}', '{"type": ["click"]}', '[' * 2000, '{"type":"undo","id":1}',
-            '\u0000', '{"type":"next","camera":"front","after":"0","width":0}',
-            '{"type":"click","id":1,"camera":"front","stamp":"0","x":1e999,"y":2}',
-            '{"type":"click","id":1,"camera":"front","stamp":"0","x":NaN,"y":2}']
+            '\u0000', '{"type":"next","camera":"front","after":"0","width":0}']
+INVALID = [{'type': 'click', 'id': 5, 'camera': 'front', 'stamp': '0', 'x': float('inf'), 'y': 2},
+           {'type': 'click', 'id': 5, 'camera': 'front', 'stamp': '0', 'x': float('nan'), 'y': 2},
+           {'type': 'instruct', 'id': 5, 'camera': 'front', 'instruction': 'the\u200b mug'}]
 
 
 @pytest.mark.parametrize('text', NONSENSE)
@@ -204,6 +205,17 @@ def test_an_invalid_request_is_explained_and_the_connection_stays(server, text):
     assert len(refusal['message']) > 10
     assert reply['id'] == 7
     assert 'Traceback' not in server.log.read_text()
+
+
+@pytest.mark.parametrize('request_', INVALID)
+def test_an_invalid_request_with_an_id_gets_its_reply(server, request_):
+    """The page waits for it."""
+    async def conversation(socket_):
+        await socket_.send_str(json.dumps(request_))
+        return await wait_for_event(socket_, 'reply')
+    reply = server.run_session(conversation)
+    assert (reply['id'], reply['ok']) == (5, False)
+    assert 'must be' in reply['message']
 
 
 @pytest.mark.parametrize('send', [

@@ -111,7 +111,7 @@ def test_an_instruction_of_2000_letters_is_refused_and_the_connection_stays(serv
     async def conversation(socket_):
         request = {'type': 'instruct', 'id': 1, 'camera': 'front', 'instruction': 2000 * letter}
         await socket_.send_str(json.dumps(request, ensure_ascii=False))
-        refusal = await wait_for_event(socket_, 'bad_request')
+        refusal = await wait_for_event(socket_, 'reply')
         await socket_.send_str(click(2))
         return refusal, await wait_for_event(socket_, 'reply')
     refusal, reply = talk(server, conversation)
@@ -201,4 +201,8 @@ def test_a_matcher_that_grounds_finds_the_point_of_an_instruction(server):
         page.tab.keyboard.press('Enter')
         page.wait_for_text('[data-camera=front] .message', 'clicked (319.5, 239.5)')
         page.screenshot('instruction')
+        page.tab.fill('#instruction', 'the \u200bmiddle')  # as pasted from a web page
+        page.tab.keyboard.press('Enter')
+        page.wait_for_text('[data-camera=front] .message', '1 to 500 printable')
+        assert 'Matching' not in page.tab.inner_text('#result')
         page.close()
