@@ -38,8 +38,8 @@ ROS_FOLDERS = ('ros', 'web', 'bench/node', 'bench/web', 'bench/stress', 'bench/p
 TORCH_FOLDERS = ('matchers/cropond/engine', 'bench/latency')
 
 MAX_MODULES_PER_FOLDER = 15
-MAX_MODULES = 241
-MAX_LINES = 48_800
+MAX_MODULES = 242
+MAX_LINES = 49_000
 
 def words(text: str) -> frozenset[str]:
     return frozenset(text.split())

@@ -37,6 +37,8 @@ from crosspoint_ros.ros.node.query_queue import QueryRequest, QueryTask
 from crosspoint_ros.ros.target.targets import ActiveTarget, check_target_name
 from crosspoint_ros.srv import Correspond as CorrespondService
 
+OnResult = Callable[[QueryResult], None]
+
 log = logging.getLogger(__name__)
 # DDS silently drops what does not fit; rclpy's services and most clients have room for 10.
 DEEP_QOS = QoSProfile(depth=200)

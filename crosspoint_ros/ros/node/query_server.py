@@ -10,16 +10,10 @@ import time
 from collections.abc import Callable
 from enum import Enum, auto
 
-import numpy as np
-from rclpy.action import ActionServer, CancelResponse
-from rclpy.action.server import ServerGoalHandle
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
-from rclpy.task import Future
 
-from crosspoint_ros.action import Correspond as CorrespondAction
 from crosspoint_ros.core.datatypes import Code, Matcher, Rejected, Transform
 from crosspoint_ros.core.extrinsics.drift import MountHealth
 from crosspoint_ros.core.grasp.target_thing import turn_target
@@ -27,22 +21,16 @@ from crosspoint_ros.core.pipeline import LocateResult, apply_correction
 from crosspoint_ros.core.tf_tree import list_ancestors
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import QueryResult
-from crosspoint_ros.ros.client.results import is_accepted
 from crosspoint_ros.ros.config import Config, is_target_frame
 from crosspoint_ros.ros.follow.server import FollowServer
 from crosspoint_ros.ros.grasp.server import ShapeServer
 from crosspoint_ros.ros.node.camera import JUMP_WINDOW_S, Camera
+from crosspoint_ros.ros.node.goals import GoalServer
 from crosspoint_ros.ros.node.matcher_runtime import LogForwarder, MatcherLoader, Prefetcher
 from crosspoint_ros.ros.node.operator_log import AnswerLog
 from crosspoint_ros.ros.node.outputs import Outputs
-from crosspoint_ros.ros.node.query_messages import (
-    DEEP_QOS,
-    build_query_result,
-    request_from_goal,
-    subscribe_clicks,
-)
+from crosspoint_ros.ros.node.query_messages import OnResult, build_query_result, subscribe_clicks
 from crosspoint_ros.ros.node.query_queue import (
-    Correction,
     QueryRequest,
     QueryTask,
     QueryThread,
@@ -55,14 +43,9 @@ from crosspoint_ros.ros.target.history import HistoryStep
 from crosspoint_ros.ros.target.review import ReviewServer
 from crosspoint_ros.ros.target.targets import Targets
 from crosspoint_ros.ros.tf import make_transform_lookup
-from crosspoint_ros.srv import Correct
-from crosspoint_ros.srv import Correspond as CorrespondService
 
 log = logging.getLogger(__name__)
 TIMER_PERIOD_S = 0.1
-RESULT_TIMEOUT_S = 300  # how long a goal's result can be fetched; rclpy's default is 10 s
-
-OnResult = Callable[[QueryResult], None]
 
 
 class ServerState(Enum):
@@ -111,8 +94,6 @@ class QueryServer:
         self._cleared_s: dict[str | None, float] = {}  # when a person last cleared a target, or all
         # The queries without a published result, in the order of their clicks.
         self._unpublished: dict[QueryTask, OnResult] = {}
-        self._pending_replies = 0
-        self._goals: dict[bytes, QueryTask] = {}
         self._callbacks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._callback_lock, self._is_closed = threading.RLock(), False
         self._guard = node.create_guard_condition(self._run_callbacks)
@@ -137,17 +118,7 @@ class QueryServer:
         self._shape = ShapeServer(node, config, self.targets,
                                   self.review.history.find_locate_result, lambda: self.limits,
                                   self._call_in_executor)
-        # All wait for their result, and must not block other callbacks meanwhile.
-        group = ReentrantCallbackGroup()
-        self._action = ActionServer(
-            node, CorrespondAction, '~/correspond', self._on_goal, callback_group=group,
-            cancel_callback=self._on_cancel, goal_service_qos_profile=DEEP_QOS,
-            result_service_qos_profile=DEEP_QOS, cancel_service_qos_profile=DEEP_QOS,
-            result_timeout=RESULT_TIMEOUT_S)
-        self._services = [
-            node.create_service(CorrespondService, '~/correspond_once', self._on_request,
-                                callback_group=group, qos_profile=DEEP_QOS),
-            node.create_service(Correct, '~/correct', self._on_correct, callback_group=group)]
+        self._goals = GoalServer(node, self.submit, self.review.history.find_locate_result)
         self._jump = node.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
                           on_clock_change=True), post_callback=self._on_time_jump)
@@ -184,9 +155,7 @@ class QueryServer:
         if self.targets.standing:  # after an error, without deactivation
             self.review.reset('the node has ended')
         self._jump.unregister()
-        self._action.destroy()
-        for service in self._services:
-            self._node.destroy_service(service)
+        self._goals.close()
         for subscription in self._clicks:
             self._node.destroy_subscription(subscription)
         self._node.destroy_timer(self._timer)
@@ -202,7 +171,7 @@ class QueryServer:
     @property
     def pending_replies(self) -> int:
         """How many goals and requests still wait for their reply."""
-        return self._pending_replies
+        return self._goals.pending_replies
 
     @property
     def busy_for_s(self) -> float:
@@ -430,68 +399,6 @@ class QueryServer:
         finally:
             if not self._callbacks.empty():  # one raised
                 self._guard.trigger()
-
-    # --- action and services
-
-    async def _on_goal(self, goal_handle: ServerGoalHandle) -> CorrespondAction.Result:
-        started_s = time.monotonic()
-
-        def publish_feedback(stage: str) -> None:
-            if goal_handle.is_active:
-                goal_handle.publish_feedback(CorrespondAction.Feedback(
-                    stage=stage, elapsed_s=time.monotonic() - started_s))
-
-        goal_id = bytes(goal_handle.goal_id.uuid)
-        reply: Future = Future()
-        self._goals[goal_id] = self.submit(request_from_goal(goal_handle.request),
-                                           reply.set_result, publish_feedback)
-        if goal_handle.is_cancel_requested:  # it came before the goal began
-            self._on_cancel(goal_handle)
-        result = await self._await_reply(reply)
-        del self._goals[goal_id]
-        if is_accepted(result):
-            goal_handle.succeed()
-        elif goal_handle.is_cancel_requested:
-            goal_handle.canceled()
-        else:
-            goal_handle.abort()
-        return CorrespondAction.Result(result=result)
-
-    def _on_cancel(self, goal_handle: ServerGoalHandle) -> CancelResponse:
-        task = self._goals.get(bytes(goal_handle.goal_id.uuid))
-        if task is not None:
-            task.finish(Rejected(Code.CANCELLED, f'cancelled in stage {task.stage} after '
-                                 f'{task.age_s:.2f} s'))
-        return CancelResponse.ACCEPT
-
-    async def _on_request(self, request: CorrespondService.Request,
-                          response: CorrespondService.Response) -> CorrespondService.Response:
-        response.result = await self._query(request_from_goal(request))
-        return response
-
-    async def _on_correct(self, request: Correct.Request,
-                          response: Correct.Response) -> Correct.Response:
-        corrected = self.review.history.find_locate_result(request.query_id)
-        correction = Correction(request.query_id, request.camera,
-                                np.array([request.x, request.y]), corrected)
-        response.result = await self._query(
-            QueryRequest(correction=correction) if corrected is None else QueryRequest(
-                corrected.clicked.camera, corrected.clicked.stamp_ns, corrected.pixel,
-                correction=correction))
-        return response
-
-    async def _query(self, request: QueryRequest) -> QueryResult:
-        reply: Future = Future()
-        self.submit(request, reply.set_result)
-        return await self._await_reply(reply)
-
-    async def _await_reply(self, reply: Future) -> QueryResult:
-        """Await a reply and count it as pending."""
-        self._pending_replies += 1
-        try:
-            return await reply
-        finally:
-            self._pending_replies -= 1
 
     # --- time
 

@@ -1,0 +1,122 @@
+"""The action and the services that take a query and wait for its result."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from rclpy.task import Future
+
+from crosspoint_ros.action import Correspond as CorrespondAction
+from crosspoint_ros.core.datatypes import Code, Rejected
+from crosspoint_ros.core.pipeline import LocateResult
+from crosspoint_ros.msg import QueryResult
+from crosspoint_ros.ros.client.results import is_accepted
+from crosspoint_ros.ros.node.query_messages import DEEP_QOS, OnResult, request_from_goal
+from crosspoint_ros.ros.node.query_queue import Correction, QueryRequest, QueryTask
+from crosspoint_ros.srv import Correct
+from crosspoint_ros.srv import Correspond as CorrespondService
+
+RESULT_TIMEOUT_S = 300  # how long a goal's result can be fetched; rclpy's default is 10 s
+
+
+class Submit(Protocol):
+    """Takes a query; `on_result` gets its one result, `on_stage` each stage as it begins."""
+
+    def __call__(self, request: QueryRequest, on_result: OnResult,
+                 on_stage: Callable[[str], None] = ...) -> QueryTask: ...
+
+
+class GoalServer:
+    """Offers `~/correspond`, `~/correspond_once` and `~/correct`.
+
+    Their callbacks await the result, so that the executor's thread goes on meanwhile.
+    """
+
+    def __init__(self, node: Node, submit: Submit,
+                 find_locate_result: Callable[[str], LocateResult | None]) -> None:
+        """find_locate_result: of an earlier query, by its id, for a correction."""
+        self._node, self._submit, self._find_locate_result = node, submit, find_locate_result
+        self.pending_replies = 0  # goals and requests that wait for their reply
+        self._tasks: dict[bytes, QueryTask] = {}  # by the goal's id
+        group = ReentrantCallbackGroup()
+        self._action = ActionServer(
+            node, CorrespondAction, '~/correspond', self._on_goal, callback_group=group,
+            cancel_callback=self._on_cancel, goal_service_qos_profile=DEEP_QOS,
+            result_service_qos_profile=DEEP_QOS, cancel_service_qos_profile=DEEP_QOS,
+            result_timeout=RESULT_TIMEOUT_S)
+        self._services = [
+            node.create_service(CorrespondService, '~/correspond_once', self._on_request,
+                                callback_group=group, qos_profile=DEEP_QOS),
+            node.create_service(Correct, '~/correct', self._on_correct, callback_group=group)]
+
+    def close(self) -> None:
+        """Take the action and the services off the graph."""
+        self._action.destroy()
+        for service in self._services:
+            self._node.destroy_service(service)
+
+    async def _on_goal(self, goal_handle: ServerGoalHandle) -> CorrespondAction.Result:
+        started_s = time.monotonic()
+
+        def publish_feedback(stage: str) -> None:
+            if goal_handle.is_active:
+                goal_handle.publish_feedback(CorrespondAction.Feedback(
+                    stage=stage, elapsed_s=time.monotonic() - started_s))
+
+        goal_id = bytes(goal_handle.goal_id.uuid)
+        reply: Future = Future()
+        self._tasks[goal_id] = self._submit(request_from_goal(goal_handle.request),
+                                            reply.set_result, publish_feedback)
+        if goal_handle.is_cancel_requested:  # it came before the goal began
+            self._on_cancel(goal_handle)
+        result = await self._await_reply(reply)
+        del self._tasks[goal_id]
+        if is_accepted(result):
+            goal_handle.succeed()
+        elif goal_handle.is_cancel_requested:
+            goal_handle.canceled()
+        else:
+            goal_handle.abort()
+        return CorrespondAction.Result(result=result)
+
+    def _on_cancel(self, goal_handle: ServerGoalHandle) -> CancelResponse:
+        task = self._tasks.get(bytes(goal_handle.goal_id.uuid))
+        if task is not None:
+            task.finish(Rejected(Code.CANCELLED, f'cancelled in stage {task.stage} after '
+                                 f'{task.age_s:.2f} s'))
+        return CancelResponse.ACCEPT
+
+    async def _on_request(self, request: CorrespondService.Request,
+                          response: CorrespondService.Response) -> CorrespondService.Response:
+        response.result = await self._query(request_from_goal(request))
+        return response
+
+    async def _on_correct(self, request: Correct.Request,
+                          response: Correct.Response) -> Correct.Response:
+        corrected = self._find_locate_result(request.query_id)
+        correction = Correction(request.query_id, request.camera,
+                                np.array([request.x, request.y]), corrected)
+        response.result = await self._query(
+            QueryRequest(correction=correction) if corrected is None else QueryRequest(
+                corrected.clicked.camera, corrected.clicked.stamp_ns, corrected.pixel,
+                correction=correction))
+        return response
+
+    async def _query(self, request: QueryRequest) -> QueryResult:
+        reply: Future = Future()
+        self._submit(request, reply.set_result)
+        return await self._await_reply(reply)
+
+    async def _await_reply(self, reply: Future) -> QueryResult:
+        """Await a reply and count it as pending."""
+        self.pending_replies += 1
+        try:
+            return await reply
+        finally:
+            self.pending_replies -= 1
