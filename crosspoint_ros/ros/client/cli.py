@@ -6,11 +6,14 @@ import json
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
 
+from crosspoint_ros.core.datatypes import Rejected
 from crosspoint_ros.core.encodings import Rgb
+from crosspoint_ros.core.grasp.approach import Approach, ApproachMode
 from crosspoint_ros.core.image_io import write_image
 from crosspoint_ros.core.visualization import concatenate_images
 from crosspoint_ros.msg import QueryResult, TargetState
@@ -39,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='of the target: several may be active at once')
     parser.add_argument('--hold', type=float, default=0.0, metavar='S',
                         help='clicks without a name do not replace the target for so long')
+    approach = parser.add_mutually_exclusive_group()
+    approach.add_argument('--approach', choices=[mode.name.lower() for mode in ApproachMode
+                                                 if mode != ApproachMode.ALONG],
+                          default='auto', help="from where (default: the node's parameter)")
+    approach.add_argument('--along', type=float, nargs=3, metavar=('X', 'Y', 'Z'),
+                          help='the same as a vector in the base frame, into the thing')
     parser.add_argument('--follow', action='store_true', help='then print the state of the target '
                         'whenever it changes, until it has ended or Ctrl-C')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
@@ -58,11 +67,9 @@ def main(args: argparse.Namespace) -> int:
         with Client(args.node) as client:
             client.wait_until_reachable()
             overlays = client.subscribe_overlays() if args.picture else {}
-            name, hold_s = args.name, args.hold
-            result = (client.instruct(args.camera, args.instruction, target_name=name,
-                                      hold_s=hold_s) if args.instruction
-                      else client.click(args.camera, (args.x, args.y), target_name=name,
-                                        hold_s=hold_s))
+            ask = partial(client.instruct, args.camera, args.instruction) if args.instruction else (
+                partial(client.click, args.camera, (args.x, args.y)))
+            result = ask(approach=_read_approach(args), target_name=args.name, hold_s=args.hold)
             print(json.dumps(result_to_json(result)) if args.json else format_result(result),
                   flush=True)
             if args.picture and result.correspondences:  # else it had no images to draw into
@@ -82,6 +89,10 @@ def _find_usage_error(args: argparse.Namespace) -> str:
     """Return what is wrong with the arguments, before anything is asked; '' for nothing."""
     if bool(args.instruction) == math.isfinite(args.x + args.y):
         return 'give a pixel, X and Y, or --instruction; one of the two'
+    try:
+        _read_approach(args)
+    except Rejected as rejected:
+        return rejected.message
     if args.picture is None:
         return ''
     folder = args.picture.absolute().parent
@@ -92,6 +103,12 @@ def _find_usage_error(args: argparse.Namespace) -> str:
     if not args.picture.suffix or not cv2.haveImageWriter(str(args.picture)):
         return f'--picture: unknown image format {args.picture.suffix!r}; use .png or .jpg'
     return ''
+
+
+def _read_approach(args: argparse.Namespace) -> Approach:
+    """Raises `Rejected` for a vector without a direction."""
+    return Approach(ApproachMode.ALONG, args.along) if args.along else (
+        Approach(ApproachMode[args.approach.upper()]))
 
 
 def _follow(client: Client, name: str, query_id: str) -> None:

@@ -21,7 +21,7 @@ from crosspoint_ros.ros.client import client as client_module
 from crosspoint_ros.ros.client.client import Client, find_view, is_accepted
 from crosspoint_ros.ros.client.results import format_result, result_to_json
 from crosspoint_ros.ros.client.session import RosSession
-from crosspoint_ros.ros.node import query_server
+from crosspoint_ros.ros.node import goals
 
 
 @pytest.fixture
@@ -151,8 +151,8 @@ def test_wrong_arguments_end_with_2_before_anything_is_asked(words, message, cap
 # --- a result that was never filled in
 
 def test_a_result_that_is_asked_for_too_late_does_not_read_as_ok(monkeypatch):
-    assert query_server.RESULT_TIMEOUT_S >= 300  # rclpy's own default is 10 s
-    monkeypatch.setattr(query_server, 'RESULT_TIMEOUT_S', 1)
+    assert goals.RESULT_TIMEOUT_S >= 300  # rclpy's own default is 10 s
+    monkeypatch.setattr(goals, 'RESULT_TIMEOUT_S', 1)
     with run_rig() as rig:
         rig.discover()
         rig.send_frames()
@@ -250,3 +250,18 @@ def test_the_command_names_and_follows_its_target(rig, capsys, monkeypatch):
 def test_a_name_that_cannot_be_is_refused_in_words(rig, capsys):
     assert main([*CLICK, '--name', 'a cup']) == cli.REFUSED
     assert "target_name 'a cup'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('words', 'into'), [
+    (['--approach', 'from_above'], (0.0, 0.0, -1.0)),
+    (['--along', '0', '-3', '0'], (0.0, -1.0, 0.0))])
+def test_the_command_says_from_where_the_target_is_approached(rig, capsys, words, into):
+    assert main([*CLICK, '--json', *words]) == cli.ANSWERED
+    target = json.loads(capsys.readouterr().out)['target']
+    way_m = np.subtract(target['position_m'], target['pregrasp_m'])
+    assert way_m / np.linalg.norm(way_m) == pytest.approx(into, abs=0.02)  # rounded to 1 mm
+
+
+def test_an_approach_without_a_direction_is_refused_before_it_is_asked(capsys):
+    assert main([*CLICK, '--along', '0', '0', '0']) == cli.USAGE
+    assert 'approach_vector (0, 0, 0) has no direction' in capsys.readouterr().err
