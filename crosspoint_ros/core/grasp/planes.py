@@ -17,6 +17,7 @@ LEVEL = 0.94  # cosine: a plane within 20 deg of level
 UPRIGHT = 0.35  # sine: a plane within 20 deg of upright
 MAX_PLANES, PLANE_TRIALS, PLANE_POINTS = 5, 60, 1500
 MIN_PLANE_PIXELS, MIN_PLANE_M, MIN_PIECE_M = 150, 0.22, 0.1  # its extent, that of its largest part
+MIN_PLANE_SHARE = 0.1  # of the largest plane's pixels, for one in pieces
 BIN_M = 0.004  # of heights: a plane is within two
 MIN_CLEARANCE_M, CLEARANCE_SIGMAS = 0.003, 2.5  # above a plane, what is not the plane
 CREASE_M = 0.008  # the scale of a crease, and of normals
@@ -57,10 +58,11 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """A plane and the pixels (h, w) that show it."""
+    """A plane, the pixels (h, w) that show it, and the extent of the largest piece of it, m."""
 
     plane: Plane
     shown: Mask
+    piece_m: float
 
 
 def estimate_normals(region: Region, known: Mask) -> Points:
@@ -86,7 +88,10 @@ def crease_px(region: Region) -> int:
 
 
 def find_planes(region: Region, known: Mask, normals: Points) -> list[Surface]:
-    """Find the supports, at the heights that many level points have, and a wall."""
+    """Find the supports, at the heights that many level points have, and a wall.
+
+    Tops of things that are alike in height are no support.
+    """
     upward, eye = normals[..., 2], require_pose(region.view).t_m.astype(np.float32)
     height_m, level, surfaces = region.points_base_m[..., 2], known & (upward > LEVEL), []
     for _ in range(MAX_PLANES):
@@ -99,6 +104,9 @@ def find_planes(region: Region, known: Mask, normals: Points) -> list[Surface]:
         chosen = level & (np.abs(height_m - (low + (peak + 0.5) * BIN_M)) < 2 * BIN_M)
         surfaces += _fit_surface(region, chosen, level & chosen, eye)
         level &= ~chosen
+    largest = max((surface.shown.sum() for surface in surfaces), default=0)
+    surfaces = [surface for surface in surfaces if surface.piece_m >= MIN_PLANE_M
+                or surface.shown.sum() >= MIN_PLANE_SHARE * largest]
     upright = known & (np.abs(upward) < UPRIGHT) & (normals != 0).any(axis=-1)
     wall = _find_wall(region.points_base_m[upright], normals[upright])
     if wall is not None:
@@ -131,11 +139,12 @@ def _fit_surface(region: Region, chosen: Mask, oriented: Mask, eye: Points) -> l
     normal = axes[:, 0] * np.sign(axes[:, 0] @ (eye - centre))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(chosen.astype(np.uint8))
     largest = region.points_base_m[labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()]
-    if np.ptp(points, axis=0).max() < MIN_PLANE_M or np.ptp(largest, axis=0).max() < MIN_PIECE_M:
+    piece_m = float(np.ptp(largest, axis=0).max())
+    if np.ptp(points, axis=0).max() < MIN_PLANE_M or piece_m < MIN_PIECE_M:
         return []
     plane = Plane(normal.astype(np.float64), float(normal @ centre),
                   float(np.median(np.abs(thin @ normal)) * 1.48))
     around = cv2.dilate(oriented.astype(np.uint8), np.ones((2 * crease_px(region) + 3,) * 2,
                                                            np.uint8)) > 0
-    return [Surface(plane, around & (
-        np.abs(plane.height_m(region.points_base_m)) < plane.clearance_m))]
+    shown = around & (np.abs(plane.height_m(region.points_base_m)) < plane.clearance_m)
+    return [Surface(plane, shown, piece_m)]

@@ -41,6 +41,7 @@ MIN_PIXELS = 40
 MIN_NESTED_PIXELS, MIN_NESTED, NESTED_M = 12, 0.9, 0.004  # a part within another's outline
 BAND_PX, SURE_PX = 2, 6  # that GrabCut decides, and around it what its colours are learnt from
 VOXEL_M = 0.003
+MATCH_PX = 4  # that a found pixel may be off, of 640
 MIN_AGREEMENT, AGREEMENT_M = 0.6, 0.012  # of two views on what belongs to the thing
 COMPARED = 2000  # points of a view, at least
 
@@ -99,26 +100,36 @@ class _Cut:
     @property
     def full_mask(self) -> Mask:
         """The mask (h, w) of the whole image."""
-        region = self.region
-        mask = np.zeros(region.view.image.shape[:2], dtype=np.bool_)
-        part = mask[region.top:, region.left:]
-        fine = np.repeat(np.repeat(self.mask, region.step, axis=0), region.step, axis=1)
-        height, width = min(part.shape[0], fine.shape[0]), min(part.shape[1], fine.shape[1])
-        part[:height, :width] = fine[:height, :width]
-        return mask
+        return _expand(self.region, self.mask)
+
+
+def _expand(region: Region, mask: Mask) -> Mask:
+    """Return a mask of a region as one of the whole image."""
+    full = np.zeros(region.view.image.shape[:2], dtype=np.bool_)
+    part = full[region.top:, region.left:]
+    fine = np.repeat(np.repeat(mask, region.step, axis=0), region.step, axis=1)
+    height, width = min(part.shape[0], fine.shape[0]), min(part.shape[1], fine.shape[1])
+    part[:height, :width] = fine[:height, :width]
+    return full
 
 
 def segment(seen: Sequence[tuple[View, Array]]) -> Thing:
     """Cut out the thing at a pixel (2,) of each view; the first is the clicked one.
 
     A view that shows no depth, or not all of it, is left out if another does, and so is one that
-    has too little in common with the first. Views need depth and a pose.
+    has too little in common with the first. Views need depth and a pose. The pixel of another view
+    is off by some, on an edge by enough for the table behind: its nearest that is on the first
+    view's surface counts.
     """
     cuts: list[_Cut] = []
     faults: list[_Unsure] = []
+    clicked_base_m: Points | None = None
     for view, pixel in seen:
         try:
-            cuts.append(_cut(_read_region(view, np.asarray(pixel, dtype=np.float64))))
+            region = _read_region(view, np.asarray(pixel, dtype=np.float64), clicked_base_m)
+            if clicked_base_m is None:
+                clicked_base_m = region.seed_base_m
+            cuts.append(_cut(region))
         except _Unsure as why:
             faults.append(why)
     if not cuts:
@@ -140,8 +151,8 @@ def segment(seen: Sequence[tuple[View, Array]]) -> Thing:
     return _merge(agreeing)
 
 
-def _read_region(view: View, pixel: Array) -> Region:
-    """Read the surroundings of a pixel."""
+def _read_region(view: View, pixel: Array, clicked_base_m: Points | None) -> Region:
+    """Read the surroundings of a pixel; clicked_base_m: (3,) the point in another view."""
     if view.depth_m is None:
         raise _Unsure(Unclear.NO_DEPTH, f'{view.camera} has no depth', is_open=True)
     try:
@@ -163,7 +174,14 @@ def _read_region(view: View, pixel: Array) -> Region:
     places = np.stack([columns, rows], axis=-1).astype(np.float64)
     points = view.backproject(places.reshape(-1, 2), depth_m.ravel())
     points_base_m = base_from_cam.transform_points(points).reshape(*depth_m.shape, 3)
-    seed = _find_seed(view, depth_m, (pixel - (left, top)) / step, float(depths_m[0]), step)
+    at = (pixel - (left, top)) / step
+    seed = _find_seed(view, depth_m, at, float(depths_m[0]), step)
+    if clicked_base_m is not None:
+        away_px = np.hypot(columns - pixel[0], rows - pixel[1])
+        is_near = (depth_m > 0) & (away_px <= step + MATCH_PX * width / 640)
+        away_m = np.linalg.norm(points_base_m - clicked_base_m, axis=-1)
+        if is_near.any():
+            seed = divmod(int(np.where(is_near, away_m, np.inf).argmin()), depth_m.shape[1])
     return Region(view, int(left), int(top), step, depth_m, points_base_m.astype(np.float32), seed,
                    points_base_m[seed].astype(np.float32))
 
@@ -402,8 +420,12 @@ def _measure_agreement(one: _Cut, other: _Cut) -> float | None:
 
 
 def _measure_share(one: _Cut, other: _Cut) -> float | None:
-    """The share of one view's thing that another shows, and also counts to it."""
+    """The share of one view's thing that another shows, and also counts to it, by its pixels.
+
+    But for sides that it sees at a grazing angle: depth jumps there from pixel to pixel.
+    """
     view, mask = other.region.view, other.full_mask
+    is_grazing = _expand(other.region, _find_jumps(other.region))
     points = one.region.points_base_m[one.mask]
     points = points[::max(1, len(points) // COMPARED)].astype(np.float64)
     cam_m = require_pose(view).inverse.transform_points(points)
@@ -412,8 +434,10 @@ def _measure_share(one: _Cut, other: _Cut) -> float | None:
     inside = (cam_m[:, 2] > 0) & (pixels >= 0).all(axis=1) & (pixels < (width, height)).all(axis=1)
     columns, rows = pixels[inside].astype(int).T
     assert view.depth_m is not None
-    shown = np.abs(view.depth_m[rows, columns] - cam_m[inside, 2]) < AGREEMENT_M
-    return float(mask[rows, columns][shown].mean()) if shown.sum() >= MIN_PIXELS else None
+    shown = ~is_grazing[rows, columns] & (
+        np.abs(view.depth_m[rows, columns] - cam_m[inside, 2]) < AGREEMENT_M)
+    places = np.unique(rows[shown] * width + columns[shown])
+    return float(mask.flat[places].mean()) if shown.sum() >= MIN_PIXELS else None
 
 
 def _merge(cuts: list[_Cut]) -> Thing:
