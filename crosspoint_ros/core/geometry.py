@@ -274,11 +274,22 @@ def _require_enough(agreeing: int, total: int, what: str, least: int) -> None:
                                             f'{least})')
 
 
-def exceeds_prior(correction: Transform, sigma_cm: float, sigma_deg: float) -> str:
-    """Return by how much a correction exceeds the noise, as text; '' if it does not."""
-    moved_cm = 100 * float(np.linalg.norm(correction.t_m))
-    turned_deg = float(np.degrees(np.linalg.norm(cv2.Rodrigues(correction.R)[0])))
-    if moved_cm <= PNP_MAX_SIGMAS * sigma_cm and turned_deg <= PNP_MAX_SIGMAS * sigma_deg:
+def exceeds_prior(correction: Transform, sigma_cm: float, sigma_deg: float,
+                  covariance: Array | None = None) -> str:
+    """Return by how much a correction exceeds the noise, as text; '' if it does not.
+
+    covariance: (6, 6) of the correction, rotation, rad, then translation, m: what it does not know
+    to three sigmas, as a slide along the one plane that both views show, exceeds nothing.
+    """
+    turned, moved = cv2.Rodrigues(correction.R)[0].ravel(), correction.t_m
+    turned_deg = float(np.degrees(np.linalg.norm(turned)))
+    moved_cm = 100 * float(np.linalg.norm(moved))
+    is_off = [turned_deg > PNP_MAX_SIGMAS * sigma_deg, moved_cm > PNP_MAX_SIGMAS * sigma_cm]
+    if covariance is not None:
+        blocks = covariance[:3, :3], covariance[3:, 3:]
+        is_off = [off and bool(part @ part > PNP_MAX_SIGMAS * np.sqrt(part @ block @ part))
+                  for off, part, block in zip(is_off, (turned, moved), blocks, strict=True)]
+    if not any(is_off):
         return ''
     return (f'the pose is off by {moved_cm:.1f} cm and {turned_deg:.1f} deg (limits '
             f'{PNP_MAX_SIGMAS * sigma_cm:g} cm, {PNP_MAX_SIGMAS * sigma_deg:g} deg): check the '

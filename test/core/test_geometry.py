@@ -12,6 +12,7 @@ from crosspoint_ros.core.datatypes import Code, Rejected, Transform
 from crosspoint_ros.core.geometry import (
     distance_to_segment_px,
     epipolar_segment,
+    exceeds_prior,
     ray_angle_deg,
     ray_base,
     refine_pose_pnp,
@@ -266,3 +267,13 @@ def test_noise_of_nothing_is_no_noise_to_correct():
     points, pixels, truth, _ = cloud()
     with pytest.raises(ValueError, match='positive'):
         refine_pose_pnp(points, pixels, raycast_scenes.BARREL, truth, 0.0, 1.0)
+
+
+def test_a_correction_that_is_not_known_to_three_sigmas_exceeds_nothing():
+    moved = Transform(np.eye(3), np.array([0.042, 0.0, 0.0]))
+    assert 'off by 4.2 cm and 0.0 deg' in exceeds_prior(moved, 1.0, 1.0)
+    for sigma_m, is_off in ((0.005, True), (0.025, False)):
+        covariance = np.diag([1e-6] * 3 + [sigma_m ** 2, 1e-6, 1e-6])
+        assert bool(exceeds_prior(moved, 1.0, 1.0, covariance)) == is_off
+        across = np.diag([1e-6] * 4 + [sigma_m ** 2, 1e-6])
+        assert exceeds_prior(moved, 1.0, 1.0, across), 'along another way'

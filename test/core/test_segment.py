@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import raycast_scenes
@@ -12,7 +13,8 @@ from raycast_scenes import Box
 
 from crosspoint_ros.core.datatypes import View
 from crosspoint_ros.core.grasp.approach import DOWN_BASE
-from crosspoint_ros.core.grasp.segment import Thing, Unclear, segment
+from crosspoint_ros.core.grasp.planes import estimate_normals, find_planes
+from crosspoint_ros.core.grasp.segment import Thing, Unclear, read_region, segment
 from crosspoint_ros.core.grasp.shape import choose_closing, fit_box
 
 LEFT, RIGHT = (-0.35, -0.7, 0.6), (0.35, -0.7, 0.6)
@@ -172,6 +174,40 @@ def test_a_part_of_what_the_other_view_shows_is_a_contradiction():
         thing = segment(seen)
         assert thing.unclear == Unclear.TOUCHING
         assert re.search('agree on 3.% of what belongs to it', thing.message)
+
+
+def test_a_found_pixel_just_past_the_edge_is_of_the_clicked_thing_not_of_the_table():
+    left, right = look(LEFT, CARTON), look(RIGHT, CARTON)
+    truth = find_truth(right, CARTON)
+    wider = cv2.dilate(truth.astype(np.uint8), np.ones((5, 5), np.uint8))
+    rows, columns = np.nonzero(wider > truth)
+    for point in ((-0.04, -0.01, 0.12), (0.0, -0.03, 0.02), (-0.035, -0.03, 0.003)):
+        exact = raycast_scenes.project_point(right, np.array(point))
+        nearest = np.hypot(columns - exact[0], rows - exact[1]).argmin()
+        past = np.array([columns[nearest], rows[nearest]], dtype=float)
+        seen = (left, raycast_scenes.project_point(left, np.array(point))), (right, past)
+        thing = segment(seen)
+        assert thing.unclear == Unclear.OK, (point, exact, past, thing.message)
+        assert iou(thing.masks['right'], truth) > 0.85
+
+
+def test_tops_alike_in_height_are_no_support_and_sides_in_line_no_wall():
+    low = [Box((x, -0.12, 0.0), (x + 0.13, -0.09, height)) for x, height in (
+        (-0.25, 0.036), (-0.08, 0.040), (0.09, 0.044))]
+    view = look(LEFT, CARTON, *low)
+    region = read_region(view, raycast_scenes.project_point(view, ON_CARTON))
+    known = region.depth_m > 0
+    planes = [one.plane for one in find_planes(region, known, estimate_normals(region, known))]
+    assert [plane.offset_m for plane in planes] == pytest.approx([0.0], abs=0.002)
+
+
+def test_a_side_that_a_view_sees_at_a_grazing_angle_is_no_contradiction():
+    post = Box((-0.02, -0.02, 0.0), (0.02, 0.02, 0.16))
+    aside, above = look(LEFT, post), look((0.02, -0.1, 0.75), post, at=(0.0, 0.0, 0.1))
+    for seen in ((above, aside), (aside, above)):
+        thing = click((0.0, 0.0, 0.16), *seen)
+        assert thing.unclear == Unclear.OK, thing.message
+        assert thing.masks.keys() == {'left', 'right'}
 
 
 def test_a_view_of_the_other_side_that_has_nothing_in_common_is_left_out():

@@ -90,7 +90,7 @@ def crease_px(region: Region) -> int:
 def find_planes(region: Region, known: Mask, normals: Points) -> list[Surface]:
     """Find the supports, at the heights that many level points have, and a wall.
 
-    Tops of things that are alike in height are no support.
+    Tops of things that are alike in height are no support, sides in line are no wall.
     """
     upward, eye = normals[..., 2], require_pose(region.view).t_m.astype(np.float32)
     height_m, level, surfaces = region.points_base_m[..., 2], known & (upward > LEVEL), []
@@ -104,15 +104,14 @@ def find_planes(region: Region, known: Mask, normals: Points) -> list[Surface]:
         chosen = level & (np.abs(height_m - (low + (peak + 0.5) * BIN_M)) < 2 * BIN_M)
         surfaces += _fit_surface(region, chosen, level & chosen, eye)
         level &= ~chosen
-    largest = max((surface.shown.sum() for surface in surfaces), default=0)
-    surfaces = [surface for surface in surfaces if surface.piece_m >= MIN_PLANE_M
-                or surface.shown.sum() >= MIN_PLANE_SHARE * largest]
     upright = known & (np.abs(upward) < UPRIGHT) & (normals != 0).any(axis=-1)
     wall = _find_wall(region.points_base_m[upright], normals[upright])
     if wall is not None:
         chosen = upright & (np.abs(region.points_base_m @ wall[:3] - wall[3]) < 2 * BIN_M)
         surfaces += _fit_surface(region, chosen, chosen, eye)
-    return surfaces
+    largest = max((surface.shown.sum() for surface in surfaces), default=0)
+    return [surface for surface in surfaces if surface.piece_m >= MIN_PLANE_M
+            or surface.shown.sum() >= MIN_PLANE_SHARE * largest]
 
 
 def _find_wall(points: Points, normals: Points) -> npt.NDArray[np.float32] | None:

@@ -126,7 +126,7 @@ def segment(seen: Sequence[tuple[View, Array]]) -> Thing:
     clicked_base_m: Points | None = None
     for view, pixel in seen:
         try:
-            region = _read_region(view, np.asarray(pixel, dtype=np.float64), clicked_base_m)
+            region = read_region(view, np.asarray(pixel, dtype=np.float64), clicked_base_m)
             if clicked_base_m is None:
                 clicked_base_m = region.seed_base_m
             cuts.append(_cut(region))
@@ -151,8 +151,8 @@ def segment(seen: Sequence[tuple[View, Array]]) -> Thing:
     return _merge(agreeing)
 
 
-def _read_region(view: View, pixel: Array, clicked_base_m: Points | None) -> Region:
-    """Read the surroundings of a pixel; clicked_base_m: (3,) the point in another view."""
+def read_region(view: View, pixel: Array, clicked_base_m: Points | None = None) -> Region:
+    """Read the surroundings of a pixel (2,); clicked_base_m: (3,) the point in another view."""
     if view.depth_m is None:
         raise _Unsure(Unclear.NO_DEPTH, f'{view.camera} has no depth', is_open=True)
     try:

@@ -258,7 +258,7 @@ def _align_depths(pair: PairGeometry, given: Transform, matches: Matches, option
     if len(matches) < PNP_SURE_POINTS:  # too few to overrule the prior
         wide = PosePrior(FREE_SIGMAS * prior.rotation_rad, FREE_SIGMAS * prior.translation)
         free = align_depths(pair.clicked, pair.other, given, found.motion, wide, *points_by_side)
-    off = exceeds_prior(free.motion @ given.inverse, *_noise(options))
+    off = exceeds_prior(free.motion @ given.inverse, *_noise(options), free.covariance)
     if off:
         return replace(pair, contradiction=f'{found.agreeing} places of both depths agree that '
                        f'{off}')
