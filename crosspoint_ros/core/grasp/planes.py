@@ -68,18 +68,32 @@ class Surface:
 def estimate_normals(region: Region, known: Mask) -> Points:
     """Normals (h, w, 3) towards the camera, of planes over some 8 mm; 0 where unknown."""
     half = crease_px(region)
+    normals = np.zeros_like(region.points_base_m)
+    window = _find_window(known, 2 * half)
+    known, points = known[window], region.points_base_m[window]
+    if min(known.shape) <= 2 * half:
+        return normals
     weight = cv2.blur(known.astype(np.float32), (half, half))
-    smooth = cv2.blur(region.points_base_m * known[..., None], (half, half)) / np.maximum(
-        weight, 1e-6)[..., None]
-    normals = np.zeros_like(smooth)
-    down, right = smooth[2 * half:, half:-half] - smooth[:-2 * half, half:-half], (
+    smooth = cv2.blur(points * known[..., None], (half, half)) / np.maximum(weight, 1e-6)[..., None]
+    d, r = smooth[2 * half:, half:-half] - smooth[:-2 * half, half:-half], (
         smooth[half:-half, 2 * half:] - smooth[half:-half, :-2 * half])
-    inner = np.cross(down, right)
-    inner /= np.maximum(np.linalg.norm(inner, axis=-1, keepdims=True), 1e-9)
+    inner = np.stack([d[..., 1] * r[..., 2] - d[..., 2] * r[..., 1],
+                      d[..., 2] * r[..., 0] - d[..., 0] * r[..., 2],
+                      d[..., 0] * r[..., 1] - d[..., 1] * r[..., 0]], axis=-1)
     away = require_pose(region.view).t_m.astype(np.float32) - smooth[half:-half, half:-half]
-    inner *= np.sign((inner * away).sum(axis=-1, keepdims=True))
-    normals[half:-half, half:-half] = inner
-    return normals.astype(np.float32)
+    length = np.sqrt(np.einsum('hwi,hwi->hw', inner, inner))
+    inner *= (np.sign(np.einsum('hwi,hwi->hw', inner, away)) / np.maximum(length, 1e-9))[..., None]
+    normals[window][half:-half, half:-half] = inner
+    return normals
+
+
+def _find_window(mask: Mask, margin: int) -> tuple[slice, slice]:
+    """The rows and columns of a mask (h, w), and some around."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
+    return (slice(max(0, rows[0] - margin), rows[-1] + margin + 1),
+            slice(max(0, columns[0] - margin), columns[-1] + margin + 1))
 
 
 def crease_px(region: Region) -> int:
@@ -102,6 +116,8 @@ def find_planes(region: Region, known: Mask, normals: Points) -> list[Surface]:
         counts = np.bincount(((heights - low) / BIN_M).astype(np.int32))
         peak = int(np.convolve(counts, np.ones(3), 'same').argmax())
         chosen = level & (np.abs(height_m - (low + (peak + 0.5) * BIN_M)) < 2 * BIN_M)
+        if chosen.sum() < MIN_PLANE_PIXELS:
+            break
         surfaces += _fit_surface(region, chosen, level & chosen, eye)
         level &= ~chosen
     upright = known & (np.abs(upward) < UPRIGHT) & (normals != 0).any(axis=-1)
@@ -132,18 +148,24 @@ def _fit_surface(region: Region, chosen: Mask, oriented: Mask, eye: Points) -> l
     if chosen.sum() < MIN_PLANE_PIXELS:
         return []
     points = region.points_base_m[chosen]
+    if _measure_extent_m(points) < MIN_PLANE_M:
+        return []
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(chosen.astype(np.uint8))
+    largest = region.points_base_m[labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()]
+    piece_m = _measure_extent_m(largest)
+    if piece_m < MIN_PIECE_M:
+        return []
     centre = points.mean(axis=0)
     thin = (points - centre)[::max(1, len(points) // PLANE_POINTS)]
     _, axes = np.linalg.eigh(thin.T @ thin)
     normal = axes[:, 0] * np.sign(axes[:, 0] @ (eye - centre))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(chosen.astype(np.uint8))
-    largest = region.points_base_m[labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()]
-    piece_m = float(np.ptp(largest, axis=0).max())
-    if np.ptp(points, axis=0).max() < MIN_PLANE_M or piece_m < MIN_PIECE_M:
-        return []
     plane = Plane(normal.astype(np.float64), float(normal @ centre),
                   float(np.median(np.abs(thin @ normal)) * 1.48))
     around = cv2.dilate(oriented.astype(np.uint8), np.ones((2 * crease_px(region) + 3,) * 2,
                                                            np.uint8)) > 0
     shown = around & (np.abs(plane.height_m(region.points_base_m)) < plane.clearance_m)
     return [Surface(plane, shown, piece_m)]
+
+
+def _measure_extent_m(points: Points) -> float:
+    return max(float(np.ptp(points[:, axis])) for axis in range(3))

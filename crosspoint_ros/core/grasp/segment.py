@@ -177,11 +177,8 @@ def read_region(view: View, pixel: Array, clicked_base_m: Points | None = None) 
     at = (pixel - (left, top)) / step
     seed = _find_seed(view, depth_m, at, float(depths_m[0]), step)
     if clicked_base_m is not None:
-        away_px = np.hypot(columns - pixel[0], rows - pixel[1])
-        is_near = (depth_m > 0) & (away_px <= step + MATCH_PX * width / 640)
-        away_m = np.linalg.norm(points_base_m - clicked_base_m, axis=-1)
-        if is_near.any():
-            seed = divmod(int(np.where(is_near, away_m, np.inf).argmin()), depth_m.shape[1])
+        seed = _find_nearest(points_base_m, depth_m > 0, at, MATCH_PX * width / 640 / step,
+                             clicked_base_m) or seed
     return Region(view, int(left), int(top), step, depth_m, points_base_m.astype(np.float32), seed,
                    points_base_m[seed].astype(np.float32))
 
@@ -212,6 +209,20 @@ def _find_seed(view: View, depth_m: Points, at: Array, surface_m: float, step: i
                       f'{view.camera} is of the surface at {surface_m:.3f} m', is_open=True)
     nearest = int(away_px.argmin())
     return int(rows[nearest]), int(columns[nearest])
+
+
+def _find_nearest(points_base_m: Array, known: Mask, at: Array, reach: float, near_m: Points
+                  ) -> tuple[int, int] | None:
+    """The pixel (row, column) around a place whose point is nearest to one; None: none is known."""
+    low = np.maximum(np.floor(at - reach).astype(int), 0)
+    right, bottom = np.ceil(at + reach).astype(int) + 1
+    window = slice(low[1], bottom), slice(low[0], right)
+    rows, columns = np.nonzero(known[window])
+    if not len(rows):
+        return None
+    away_m = np.linalg.norm(points_base_m[window][rows, columns] - near_m, axis=1)
+    best = int(away_m.argmin())
+    return int(low[1] + rows[best]), int(low[0] + columns[best])
 
 
 def _cut(region: Region) -> _Cut:
