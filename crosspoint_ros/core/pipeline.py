@@ -68,8 +68,7 @@ class LocateResult:
     """The result of a click: a correspondence per other view, and a target or why there is none.
 
     `result['wrist'].pixel` is where the camera called wrist shows the point. matched: as they were
-    verified, before other views changed them. still_ns: the stamps between which the clicked camera
-    showed the point at rest; None: not looked for.
+    verified, before other views changed them.
     """
 
     clicked: View
@@ -79,7 +78,6 @@ class LocateResult:
     no_target: Rejected | None
     approach: Approach = ANY_APPROACH
     matched: tuple[ViewCorrespondence, ...] = ()
-    still_ns: tuple[int, int] | None = None
 
     def __getitem__(self, camera: str) -> ViewCorrespondence:
         """Return the correspondence of a camera. Raises KeyError, naming those there are."""

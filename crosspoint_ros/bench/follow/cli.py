@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         '1 to 2 s after the click, and take it away from 3 s on (points at rest)')
     parser.add_argument('--moving', action='store_true', help='only the points that move')
     parser.add_argument('--point', default='', help='only the points with this in their names')
+    parser.add_argument('--click-after', type=float, default=0.0, metavar='S',
+                        help='click that much later: the node knows the images before a click')
     parser.add_argument('--coast-s', type=float, default=FollowLimits.coast_s,
                         help='follow.coast_s')
     parser.add_argument('--lost-s', type=float, default=FollowLimits.lost_s, help='follow.lost_s')
@@ -55,7 +57,9 @@ def main(args: argparse.Namespace) -> int:
         for point in recording.points:
             if args.point in point.name and (point.moves or not args.moving) and not (
                     point.moves and args.staged):
-                scores.append(follow_point(recording, point, matcher, follow, limits,
+                clicked = (recording.click_later(point, args.click_after) if args.click_after
+                           else point)
+                scores.append(follow_point(recording, clicked, matcher, follow, limits,
                                            Staging() if args.staged else None))
                 print(format_score(scores[-1]), flush=True)
     for title, chosen in (('moving points', [s for s in scores if s.moves]),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, View
+from crosspoint_ros.core.geometry import require_pose
 from crosspoint_ros.data.scenes import open_scene
 from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, RgbdScene
 
@@ -63,6 +64,23 @@ class MovingRecording:
         """Return the views of a stamp, without depth if that is how it is used."""
         views = [self._scene.view(frame) for frame in self._frames[stamp_ns]]
         return views if self._with_depth else [replace(view, depth_m=None) for view in views]
+
+    def click_later(self, point: TruePoint, after_s: float) -> TruePoint:
+        """Return a point clicked that much later, at the next stamp at which its camera shows it.
+
+        Raises ValueError where there is none.
+        """
+        later = [place for place in point.places if point.camera in place.visible
+                 and place.stamp_ns - point.stamp_ns >= after_s * 1e9]
+        if not later:
+            raise ValueError(f'{self.name}: {point.camera} does not show {point.name} from '
+                             f'{after_s:g} s after its first image')
+        place = later[0]
+        view = next(view for view in self.views_at(place.stamp_ns) if view.camera == point.camera)
+        pixel = view.intrinsics.project(require_pose(view).inverse.transform_points(
+            place.point_base_m))
+        return replace(point, stamp_ns=place.stamp_ns, pixel=pixel, places=tuple(
+            each for each in point.places if each.stamp_ns >= place.stamp_ns))
 
 
 def _read_points(path: Path) -> Iterator[TruePoint]:

@@ -14,9 +14,11 @@ from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.track.motion import Motion
 from crosspoint_ros.core.track.parallax import lift_by_motion, may_gain
 from crosspoint_ros.core.track.state import FollowLimits, TrackingState
+from crosspoint_ros.core.track.still import has_moved
 from crosspoint_ros.core.track.tracker import Tracker
 from crosspoint_ros.core.verify import Limits
 
+HISTORY_S = 2.0  # of images, as the node's history_s
 ALARM_S = 0.3  # after it was taken away, no frame may say that it is seen
 FALSE_M = 0.02  # further off while it says that it sees the target
 WAITS = 'W'  # a frame before the place of the target was known
@@ -57,7 +59,8 @@ def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
     """Click the point, and follow it to the end of the recording, or what is staged in it.
 
     wait_motion_s: how long a click without depth waits for the path of a moving camera, as in the
-    node (`limits.wait_images_s`); the frames of that time have no place, and count as missed.
+    node (`limits.wait_images_s`); the frames of that time have no place, and count as missed. The
+    images of the `HISTORY_S` before it are known, where the recording has any.
     A search of the matcher takes the time that it takes here: its places are offered that much
     later.
     """
@@ -74,8 +77,14 @@ def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
         score.refused = why.message
         return score
     frames: list[View] = []
+    if may_gain(result, limits):
+        frames = [view for stamp_ns in recording.stamps_ns
+                  if 0 < point.stamp_ns - stamp_ns <= HISTORY_S * 1e9
+                  for view in recording.views_at(stamp_ns)]
+        result = lift_by_motion(result, frames, limits)
     for stamp_ns in recording.stamps_ns:
-        if may_gain(result, limits) and 0 < stamp_ns - point.stamp_ns <= wait_motion_s * 1e9:
+        if 0 < stamp_ns - point.stamp_ns <= wait_motion_s * 1e9 and may_gain(
+                result, limits) and not has_moved(result, frames):
             frames += recording.views_at(stamp_ns)
             result = lift_by_motion(result, frames, limits)
     if result.target is None:
@@ -89,7 +98,7 @@ def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
     except Rejected as why:
         score.refused = why.message
         return score
-    begun_ns = max((frame.stamp_ns for frame in frames), default=point.stamp_ns)
+    begun_ns = max([point.stamp_ns, *(frame.stamp_ns for frame in frames)])
     for place in point.places:  # no place yet
         if point.stamp_ns < place.stamp_ns <= begun_ns:
             visible = bool(place.visible & set(recording.cameras))

@@ -185,17 +185,16 @@ def lift_by_motion(result: LocateResult, frames: Sequence[View], limits: Limits,
     """Return the answer of a click without depth, lifted again with further images.
 
     frames: of the clicked camera, which must rest and show that the clicked point does, and of the
-    cameras in which the point was found, with their poses: those between the oldest and the newest
-    of the clicked camera are used. An answer by depth, whose cameras have not moved, or whose point
-    has, is returned as it is. Every pass begins with the matches as they were located.
+    cameras in which the point was found, with their poses: those are used between the oldest and
+    the newest image of the clicked camera that show it at rest. An answer by depth, or whose
+    cameras have not moved meanwhile, is returned as it is. Every pass begins with the matches as
+    they were located.
     pixel_confidence: as for `locate`.
     """
     if result.target is not None and result.target.method is not Method.TRIANGULATED:
         return result
-    still_ns = find_rest(result, frames)
-    if still_ns is None:
-        return result
-    within = [frame for frame in frames if still_ns[0] <= frame.stamp_ns <= still_ns[1]]
+    begun_ns, ended_ns = find_rest(result, frames)
+    within = [frame for frame in frames if begun_ns <= frame.stamp_ns <= ended_ns]
     known = {found.camera: found.match for found in result.correspondences
              if found.match is not None}
     tracked = [_track(result, found, known[found.camera], within, limits)
@@ -205,8 +204,7 @@ def lift_by_motion(result: LocateResult, frames: Sequence[View], limits: Limits,
     correspondences, target, no_target = lift_target(
         result.clicked, result.pixel, tracked, limits, pixel_confidence=pixel_confidence,
         approach=result.approach)
-    return replace(result, correspondences=correspondences, target=target, no_target=no_target,
-                   still_ns=still_ns)
+    return replace(result, correspondences=correspondences, target=target, no_target=no_target)
 
 
 def may_gain(result: LocateResult, limits: Limits) -> bool:

@@ -19,26 +19,47 @@ MAX_FRAMES = 8
 NEAREST_FARTHEST_M = (0.1, 5.0)
 
 
-def find_rest(result: LocateResult, frames: Sequence[View]) -> tuple[int, int] | None:
-    """Return the stamps between which the clicked camera shows the click at rest; None: it moved.
+def find_rest(result: LocateResult, frames: Sequence[View]) -> tuple[int, int]:
+    """Return the stamps between which the clicked camera shows the click at rest.
 
     A thing that moves along a moving camera's path looks to that camera like another depth; to one
-    at rest it does not. Images of a clicked camera that moves, or in which the click is hidden or
-    has no texture in some direction, say nothing.
+    at rest it does not. They end before the first image, to either side of the click, that shows it
+    elsewhere. Images of a clicked camera that moves, or in which the click is hidden or has no
+    texture in some direction, say nothing.
     """
     clicked, pyramid = result.clicked, GreyPyramid(result.clicked.image)
-    own = sorted((frame for frame in frames if _is_same_place(frame, clicked, result.pixel)),
-                 key=lambda one: one.stamp_ns)
+    own = _list_own(result, frames)
     spread = np.linspace(0, len(own) - 1, min(len(own), MAX_FRAMES))
-    still_ns = [clicked.stamp_ns, *(result.still_ns or ())]
-    for frame in (own[round(index)] for index in spread):
-        moved = _measure_movement(pyramid, result.pixel, GreyPyramid(frame.image))
-        if moved is None:
-            continue
-        if moved[0] > REST_PX or abs(moved[1]) > REST_STRETCH:
-            return None
-        still_ns.append(frame.stamp_ns)
+    chosen = [own[round(index)] for index in spread]
+    before = [frame for frame in reversed(chosen) if frame.stamp_ns < clicked.stamp_ns]
+    still_ns = [clicked.stamp_ns]
+    for side in (before, [frame for frame in chosen if frame.stamp_ns > clicked.stamp_ns]):
+        for frame in side:
+            rests = _is_at_rest(pyramid, result.pixel, frame)
+            if rests is False:
+                break
+            if rests:
+                still_ns.append(frame.stamp_ns)
     return min(still_ns), max(still_ns)
+
+
+def has_moved(result: LocateResult, frames: Sequence[View]) -> bool:
+    """Return whether the newest image of the clicked camera shows the click elsewhere."""
+    own = _list_own(result, frames)
+    return bool(own) and own[-1].stamp_ns > result.clicked.stamp_ns and (
+        _is_at_rest(GreyPyramid(result.clicked.image), result.pixel, own[-1]) is False)
+
+
+def _list_own(result: LocateResult, frames: Sequence[View]) -> list[View]:
+    """Return the images of the clicked camera from its place, the oldest first."""
+    return sorted((frame for frame in frames if _is_same_place(
+        frame, result.clicked, result.pixel)), key=lambda one: one.stamp_ns)
+
+
+def _is_at_rest(clicked: GreyPyramid, pixel: Array, frame: View) -> bool | None:
+    """Return whether an image shows the clicked patch where it was; None: it does not show it."""
+    moved = _measure_movement(clicked, pixel, GreyPyramid(frame.image))
+    return moved and (moved[0] <= REST_PX and abs(moved[1]) <= REST_STRETCH)
 
 
 def _measure_movement(clicked: GreyPyramid, pixel: Array, newer: GreyPyramid

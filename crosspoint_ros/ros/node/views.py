@@ -20,7 +20,7 @@ from crosspoint_ros.core.track.parallax import (
     may_gain,
     select_frames,
 )
-from crosspoint_ros.core.track.still import MAX_FRAMES
+from crosspoint_ros.core.track.still import MAX_FRAMES, has_moved
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.ros.camera_checks import check_frame_id, check_stamp
 from crosspoint_ros.ros.config import Config
@@ -295,8 +295,8 @@ def place_by_motion(task: QueryTask, views: ViewCollector, result: LocateResult,
                     pixel_confidence: float) -> LocateResult:
     """Place a click without depth by further images of cameras that move, where there are any.
 
-    Those of the last `history_s`; then, as long as such a camera moves, up to
-    `limits.wait_images_s` for more.
+    Those of the last `history_s`; then, as long as such a camera moves and the clicked point does
+    not, up to `limits.wait_images_s` for more.
     """
     end_s = time.monotonic() + views.config.times.wait_images_s
     bare = list_bare_views(result)
@@ -319,7 +319,7 @@ def place_by_motion(task: QueryTask, views: ViewCollector, result: LocateResult,
             result = lift_by_motion(result, [*further, *rests], limits, pixel_confidence)
         moving = [view for view in bare if is_camera_moving(known[view.camera])]
         left_s = end_s - time.monotonic()
-        if not moving or left_s <= 0:
+        if not moving or left_s <= 0 or has_moved(result, rests):
             break
         newest_ns = views.wait_for_further(moving[0], task, max(
             newest_ns, seen_ns[moving[0].camera]), left_s)
