@@ -22,6 +22,7 @@ from crosspoint_ros.ros.node.diagnostics import Diagnostics
 from crosspoint_ros.ros.node.query_server import QueryServer, ServerState
 from crosspoint_ros.ros.process import SIGNAL_THREAD, catch_shutdown_signals
 from crosspoint_ros.ros.shared_memory import REPAIR_THREAD, remove_dead_segments, start_repairs
+from crosspoint_ros.ros.target.frames import SentFrames
 
 REPLY_FLUSH_S = 0.2  # to send the last replies, the actions' too
 
@@ -50,7 +51,7 @@ class CrosspointNode(LifecycleNode):
         self._config_parameters = Parameters(self)
         self._server: QueryServer | None = None
         self._diagnostics: Diagnostics | None = None
-        self._last_target_number = 0
+        self._sent = SentFrames()
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
     def create_service(self, srv_type: Any, srv_name: str, callback: Any, **options: Any) -> Any:
@@ -90,7 +91,7 @@ class CrosspointNode(LifecycleNode):
             self._diagnostics.close()
         if self._server is not None:
             self._server.close()
-            self._last_target_number = self._server.review.history.last_target_number
+            self._sent = self._server.sent
         self._server = self._diagnostics = None
 
     @log_errors
@@ -98,8 +99,7 @@ class CrosspointNode(LifecycleNode):
         """Offer the interfaces and start to load the matcher; no camera is subscribed to yet."""
         try:
             config = self._config_parameters.read()
-            self._server = QueryServer(self, config, self._on_matcher_loaded,
-                                       self._last_target_number)
+            self._server = QueryServer(self, config, self._on_matcher_loaded, self._sent)
         except Exception as error:  # rclpy would silently drop it
             self.get_logger().error(f'not configured: {type(error).__name__}: {error}')
             return TransitionCallbackReturn.FAILURE

@@ -23,7 +23,7 @@ from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.conversions import image_from_rgb
 from crosspoint_ros.ros.node.query_messages import build_target_state, make_header
 from crosspoint_ros.ros.rviz.target_marker import build_target_markers, delete_all_markers
-from crosspoint_ros.ros.target.frames import LIVE_STATES, TargetFrameSender
+from crosspoint_ros.ros.target.frames import LIVE_STATES, SentFrames, TargetFrameSender
 from crosspoint_ros.ros.target.targets import ActiveTarget, Targets
 
 # A late subscriber gets the last answer.
@@ -38,7 +38,8 @@ class Outputs:
     `~/grasp_target` and `~/target_state` are of the target without a name, `~/targets` of all.
     """
 
-    def __init__(self, node: Node, config: Config, targets: Targets) -> None:
+    def __init__(self, node: Node, config: Config, targets: Targets,
+                 sent: SentFrames) -> None:
         """Create the publishers; those of the targets listen to `targets`."""
         self._node, self._targets, self._base_frame = node, targets, config.base_frame
         self._result = node.create_publisher(QueryResult, '~/result', LATCHED_QOS)
@@ -52,7 +53,7 @@ class Outputs:
         self._sent_target: GraspTarget | None = None  # as published
         # By name: the target, what the markers say of it, and whether they show its rays.
         self._drawn: dict[str, tuple[GraspTarget | None, str, bool]] = {}
-        self.frames = TargetFrameSender(node, config.target_frame)
+        self.frames = TargetFrameSender(node, config.target_frame, sent)
         # By name, as published, and what it was built from.
         self._states: dict[str, tuple[tuple[object, ...], TargetState]] = {}
         self._target_state = node.create_publisher(TargetState, '~/target_state', LATCHED_QOS)

@@ -39,6 +39,7 @@ from crosspoint_ros.ros.node.query_queue import (
 from crosspoint_ros.ros.node.twins import TwinDetector
 from crosspoint_ros.ros.node.views import ViewCollector, explain_images_only, locate_query
 from crosspoint_ros.ros.rviz.image_markers import ImageMarkers
+from crosspoint_ros.ros.target.frames import SentFrames
 from crosspoint_ros.ros.target.history import HistoryStep
 from crosspoint_ros.ros.target.review import ReviewServer
 from crosspoint_ros.ros.target.targets import Targets
@@ -65,10 +66,10 @@ class QueryServer:
     """
 
     def __init__(self, node: LifecycleNode, config: Config, on_loaded: Callable[[], None],
-                 last_target_number: int = 0) -> None:
+                 sent: SentFrames) -> None:
         """Offer the interfaces and start to load the matcher; on_loaded: it has, or has failed.
 
-        last_target_number: of the targets before the node was last cleaned up.
+        sent: before the node was last cleaned up.
         """
         self._node, self._config, self._on_loaded = node, config, on_loaded
         self.limits: Limits = config.limits
@@ -84,7 +85,7 @@ class QueryServer:
         self._answer_log = AnswerLog(node.get_logger())
         self.targets = Targets(self._now_ns, config.target_ttl_s,
                                sends_drags=config.publish_target != 'on_accept')
-        self.outputs = Outputs(node, config, self.targets)
+        self.outputs = Outputs(node, config, self.targets, sent)
         guard = self.outputs.frames.guard
         guard.on_conflict = self._on_frame_conflict
         self.transforms = make_transform_lookup(node, guard.accept)
@@ -111,7 +112,7 @@ class QueryServer:
         self._image_markers = ImageMarkers(node, self.cameras, config.times.max_image_age_s,
                                            self.submit, self._call_in_executor)
         self.review = ReviewServer(node, config, self.targets, self.explain_unavailable,
-                                   self._on_clear, last_target_number)
+                                   self._on_clear, sent.last_target_number)
         self.follow = FollowServer(
             node, config, self.targets, self._views, self._thread, self._get_fine_matcher,
             self.review.history.find_locate_result, self._call_in_executor)
@@ -167,6 +168,12 @@ class QueryServer:
         self._shape.close()
         self.outputs.close()
         self._log_forwarder.close()
+
+    @property
+    def sent(self) -> SentFrames:
+        """What listeners to TF have of this server."""
+        return SentFrames(self.review.history.last_target_number,
+                          self.outputs.frames.alias_stamps_ns)
 
     @property
     def pending_replies(self) -> int:

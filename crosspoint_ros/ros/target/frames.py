@@ -4,7 +4,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
@@ -27,6 +28,17 @@ LIVE_STATES = (TargetState.TRACKING, TargetState.MOVED)  # of a target that is k
 MAX_SENT = 4000  # of one target 100 s, of 17 dragged ones 1 s
 
 
+@dataclass(frozen=True)
+class SentFrames:
+    """What a node has sent, which TF's listeners still have after it is configured again.
+
+    last_target_number: n of the last `<target_frame>_<n>`. alias_stamps_ns: last stamp by alias.
+    """
+
+    last_target_number: int = 0
+    alias_stamps_ns: Mapping[str, int] = field(default_factory=dict)
+
+
 class TargetBroadcaster:
     """Broadcasts the targets of one name in `base_frame`; `broadcast` is called at 10 Hz.
 
@@ -43,7 +55,7 @@ class TargetBroadcaster:
         self._frame, self._newest_number, self._number = '', 0, 0
         self._target: GraspTarget | None = None  # of the frame
         self._alias_target: GraspTarget | None = None  # during a drag, another one
-        self._last_stamp_ns = self._alias_stamp_ns = self._frame_stamp_ns = -1
+        self._last_stamp_ns = self._frame_stamp_ns = -1
         self._is_live = False  # sent with each image that shows it
 
     def update(self, state: ActiveTarget) -> None:
@@ -67,7 +79,7 @@ class TargetBroadcaster:
         frame = get_target_frame(self._sender.target_frame, number)
         sent = [(frame, at_ns, target) for at_ns in stamps_ns
                 if number > self._newest_number or at_ns == now_ns]
-        first_ns = self._alias_stamp_ns + 1
+        first_ns = self._alias_stamp_ns + 1  # 0: it was never sent
         if alias_target is not target:  # a drag is a movement
             stamps_ns, first_ns = [now_ns], max(first_ns, now_ns)
         sent += [(self._alias, at_ns, alias_target) for at_ns in sorted(
@@ -107,22 +119,31 @@ class TargetBroadcaster:
             if frame == self._frame:
                 self._frame_stamp_ns = max(self._frame_stamp_ns, at_ns)
             if frame == self._alias:
-                self._alias_stamp_ns = max(self._alias_stamp_ns, at_ns)
+                self._sender.alias_stamps_ns[frame] = max(self._alias_stamp_ns, at_ns)
         self._sender.send(transforms)
+
+    @property
+    def _alias_stamp_ns(self) -> int:
+        return self._sender.alias_stamps_ns.get(self._alias, -1)
 
     def reset(self) -> None:
         """Forget the stamps of another time."""
-        self._alias_stamp_ns = self._frame_stamp_ns = -1
+        self._frame_stamp_ns = -1
 
 
 class TargetFrameSender:
     """Sends what the broadcasters of all names broadcast; each comes to be with its first target.
 
-    guard: finds who else sends such frames.
+    guard: finds who else sends such frames. alias_stamps_ns: the last stamp of each alias.
     """
 
-    def __init__(self, node: Node, target_frame: str) -> None:
+    def __init__(self, node: Node, target_frame: str,
+                 sent: SentFrames = SentFrames()) -> None:
+        """sent: by the sender before this one."""
         self._node, self.target_frame = node, target_frame.lstrip('/')
+        now_ns = self.now_ns()  # earlier, if a simulation has begun again meanwhile
+        self.alias_stamps_ns = {alias: stamp_ns for alias, stamp_ns in sent.alias_stamps_ns.items()
+                                if stamp_ns <= now_ns}
         self.guard = TargetFrameGuard(node, self.target_frame)
         self._broadcasters: dict[str, TargetBroadcaster] = {}
         # The topic and depth of tf2_ros's own broadcaster, which is not on every machine.
@@ -155,6 +176,7 @@ class TargetFrameSender:
 
     def reset(self) -> None:
         """Forget the stamps of another time."""
+        self.alias_stamps_ns.clear()
         for broadcaster in self._broadcasters.values():
             broadcaster.reset()
 

@@ -39,7 +39,7 @@ from crosspoint_ros.ros.node import lifecycle_node
 from crosspoint_ros.ros.node.query_messages import make_header
 from crosspoint_ros.ros.node.query_queue import QueryRequest
 from crosspoint_ros.ros.process import NodeProcess
-from crosspoint_ros.ros.target.frames import TargetFrameSender
+from crosspoint_ros.ros.target.frames import SentFrames, TargetFrameSender
 from crosspoint_ros.ros.target.history import History
 from crosspoint_ros.ros.target.targets import ActiveTarget
 
@@ -116,19 +116,39 @@ def test_the_alias_is_never_between_two_targets(pipeline):
     assert pipeline.tree.conflicts() == {}, 'a frame that looks like two senders of one'
 
 
+def configure_anew(pipeline: Pipeline) -> None:
+    rig = pipeline.rig
+    for change in (rig.node.trigger_deactivate, rig.node.trigger_cleanup,
+                   rig.node.trigger_configure, rig.node.trigger_activate):
+        rig.run_in_executor(change)
+    rig.until(lambda: rig.node._server.loader.matchers)
+    rig.until(lambda: pipeline.states[-1].state == TargetState.NONE)
+    rig.discover()
+
+
 def test_a_node_configured_anew_uses_no_frame_twice():
     with run_pipeline() as pipeline:
-        rig, frames = pipeline.rig, []
+        frames = []
         for _ in range(2):
             result = pipeline.click(POINT_BASE_M)
             frames.append(pipeline.wait_for_state(TargetState.STANDING, result.query_id).frame)
-            for change in (rig.node.trigger_deactivate, rig.node.trigger_cleanup,
-                           rig.node.trigger_configure, rig.node.trigger_activate):
-                rig.run_in_executor(change)
-            rig.until(lambda: rig.node._server.loader.matchers)
-            rig.until(lambda: pipeline.states[-1].state == TargetState.NONE)
-            rig.discover()
+            configure_anew(pipeline)
         assert frames == ['crosspoint_target_1', 'crosspoint_target_2']
+
+
+def test_the_alias_of_a_node_configured_anew_is_not_between_the_old_target_and_the_new():
+    with run_pipeline() as pipeline:
+        pipeline.click(POINT_BASE_M)
+        pipeline.wait_on_tf('crosspoint_target')
+        configure_anew(pipeline)
+        old_ns = max(stamp_to_ns(t.header.stamp) for t in pipeline.sent
+                     if t.child_frame_id == 'crosspoint_target')
+        pipeline.click(OTHER_BASE_M)
+        pipeline.wait_for_target(OTHER_BASE_M)
+        assert np.allclose(pipeline.look_up('crosspoint_target', old_ns), POINT_BASE_M, atol=3e-3)
+        for at_ns in range(old_ns + 1, pipeline.rig.cameras.now_ns(), 7 * MS):
+            found = pipeline.look_up('crosspoint_target', at_ns)
+            assert np.isnan(found).any() or np.allclose(found, OTHER_BASE_M, atol=3e-3), at_ns
 
 
 class Paused:
@@ -197,6 +217,13 @@ def test_after_time_went_back_the_alias_begins_anew():
     broadcaster.reset()
     node.sent.clear()
     broadcaster.update(make_target(2, 0.2, node.now_ns))
+    assert max(stamp_to_ns(t.header.stamp) for t in node.sent) == node.now_ns
+
+
+def test_after_a_simulation_began_again_while_it_was_cleaned_up_the_alias_begins_anew():
+    node = Paused()
+    sent = SentFrames(1, {'goal': node.now_ns + 10**9})
+    TargetFrameSender(node, 'goal', sent).update(make_target(2, 0.2, node.now_ns))
     assert max(stamp_to_ns(t.header.stamp) for t in node.sent) == node.now_ns
 
 
