@@ -22,6 +22,8 @@ from crosspoint_ros.ros.target.targets import ActiveTarget
 
 # A target's frame is known from before its image: another view's may be that much older.
 LEAD_NS = 10**9
+# An image may be that much ahead of /clock, which Gazebo sends at 10 Hz.
+CLOCK_LAG_NS = 200_000_000
 UNKNOWN_NAME = '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_'  # until it is discovered
 UNNAMED = 'a node whose name has not come yet'
 LIVE_STATES = (TargetState.TRACKING, TargetState.MOVED)  # of a target that is kept up to date
@@ -73,8 +75,7 @@ class TargetBroadcaster:
             self._update_followed(target, alias_target, now_ns)
             return
         self._number, self._frame_stamp_ns = number, -1
-        # A camera's clock may be ahead of ours: what comes after it would be a jump back in time.
-        stamp_ns = min(stamp_to_ns(target.header.stamp), now_ns)
+        stamp_ns = _limit_stamp(target, now_ns)
         stamps_ns = sorted({max(stamp_ns - LEAD_NS, 1), stamp_ns, now_ns})
         frame = get_target_frame(self._sender.target_frame, number)
         sent = [(frame, at_ns, target) for at_ns in stamps_ns
@@ -91,7 +92,7 @@ class TargetBroadcaster:
     def _update_followed(self, target: GraspTarget, alias_target: GraspTarget, now_ns: int) -> None:
         """Send where the target was at the stamp of the image that shows it."""
         self._target, self._alias_target = target, alias_target
-        stamp_ns = min(stamp_to_ns(target.header.stamp), now_ns)
+        stamp_ns = _limit_stamp(target, now_ns)
         self._send([(self._frame, stamp_ns, target)] * (stamp_ns > self._frame_stamp_ns)
                    + [(self._alias, stamp_ns, alias_target)] * (stamp_ns > self._alias_stamp_ns))
 
@@ -104,8 +105,8 @@ class TargetBroadcaster:
         if self._is_live:
             return
         self._last_stamp_ns = now_ns
-        self._send([(self._frame, now_ns, self._target)] + (
-            [(self._alias, now_ns, self._alias_target)] if now_ns > self._alias_stamp_ns else []))
+        self._send([(self._frame, now_ns, self._target)] * (now_ns > self._frame_stamp_ns)
+                   + [(self._alias, now_ns, self._alias_target)] * (now_ns > self._alias_stamp_ns))
 
     def _send(self, sent: list[tuple[str, int, GraspTarget]]) -> None:
         transforms = []
@@ -129,6 +130,15 @@ class TargetBroadcaster:
     def reset(self) -> None:
         """Forget the stamps of another time."""
         self._frame_stamp_ns = -1
+
+
+def _limit_stamp(target: GraspTarget, now_ns: int) -> int:
+    """Return the stamp of a target; now, if its camera's clock is far ahead of ours.
+
+    All that came after it would be a jump back in time.
+    """
+    stamp_ns = stamp_to_ns(target.header.stamp)
+    return stamp_ns if stamp_ns <= now_ns + CLOCK_LAG_NS else now_ns
 
 
 class TargetFrameSender:

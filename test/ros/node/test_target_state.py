@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,7 +42,7 @@ from crosspoint_ros.ros.node.query_queue import QueryRequest
 from crosspoint_ros.ros.process import NodeProcess
 from crosspoint_ros.ros.target.frames import SentFrames, TargetFrameSender
 from crosspoint_ros.ros.target.history import History
-from crosspoint_ros.ros.target.targets import ActiveTarget
+from crosspoint_ros.ros.target.targets import ActiveTarget, FollowedTarget
 
 
 @pytest.fixture(scope='module')
@@ -207,6 +208,32 @@ def test_the_clock_of_a_camera_does_not_take_tf_into_the_future():
     node = Paused()
     TargetFrameSender(node, 'goal').update(make_target(1, 0.1, node.now_ns + 3600 * 10**9))
     assert max(stamp_to_ns(t.header.stamp) for t in node.sent) == node.now_ns
+
+
+def test_an_image_ahead_of_the_last_tick_of_the_clock_has_its_target_at_its_own_stamp():
+    node = Paused()
+    sender, tree = TargetFrameSender(node, 'goal'), TfTree()
+    stamp_ns = node.now_ns + 90 * MS
+    target = make_target(1, 0.1, stamp_ns)
+    sender.update(target)
+    moved = deepcopy(target.step.result.target)
+    moved.header.stamp.nanosec, moved.pose.pose.position.x = (stamp_ns + 10 * MS) % 10**9, 0.2
+    target.set_followed(FollowedTarget(moved, TargetState.MOVED, '', False, (), stamp_ns))
+    sender.update(target)
+    tree.add(TFMessage(transforms=node.sent))
+    for frame in ('goal', 'goal_1'):
+        assert tree.lookup('base_link', frame, node.now_ns).t_m[0] == 0.1
+        assert tree.lookup('base_link', frame, stamp_ns).t_m[0] == 0.1
+        assert tree.lookup('base_link', frame, stamp_ns + 10 * MS).t_m[0] == 0.2
+    node.sent.clear()
+    target.is_paused = True
+    sender.update(target)
+    node.now_ns += 50 * MS
+    sender.broadcast()
+    assert node.sent == [], 'it would be at its new place before it moved'
+    node.now_ns += 100 * MS
+    sender.broadcast()
+    assert {stamp_to_ns(t.header.stamp) for t in node.sent} == {node.now_ns}
 
 
 def test_after_time_went_back_the_alias_begins_anew():
