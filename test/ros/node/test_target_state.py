@@ -117,6 +117,23 @@ def test_the_alias_is_never_between_two_targets(pipeline):
     assert pipeline.tree.conflicts() == {}, 'a frame that looks like two senders of one'
 
 
+def test_a_listener_that_came_after_the_answer_finds_the_target_at_now_until_it_ends(pipeline):
+    state = pipeline.wait_for_state(TargetState.STANDING, pipeline.click(POINT_BASE_M).query_id)
+    rig, late = pipeline.rig, TfTree()
+    subscription = rig.cameras.create_subscription(TFMessage, '/tf', late.add, QoSProfile(depth=9))
+    rig.until(lambda: state.frame in late.frames())
+    now_ns = rig.cameras.now_ns()
+    rig.until(lambda: late.lookup('base_link', state.frame, now_ns), what='the target at now')
+    found = late.lookup('base_link', state.frame, now_ns)
+    assert np.allclose(found.t_m, POINT_BASE_M, atol=3e-3)
+    assert late.lookup('base_link', state.frame, stamp_to_ns(state.header.stamp)) is None
+    pipeline.call('clear')
+    now_ns, ticks = rig.cameras.now_ns(), rig.ticks
+    rig.until(lambda: rig.ticks > ticks + 5)
+    assert late.lookup('base_link', state.frame, now_ns) is None
+    rig.cameras.destroy_subscription(subscription)
+
+
 def configure_anew(pipeline: Pipeline) -> None:
     rig = pipeline.rig
     for change in (rig.node.trigger_deactivate, rig.node.trigger_cleanup,
