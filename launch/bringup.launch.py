@@ -25,6 +25,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from crosspoint_ros.matchers import get_matcher_options
+from crosspoint_ros.ros.config import NODE_PARAMETERS, list_camera_specs
 
 SHARE = Path(get_package_share_directory('crosspoint_ros'))
 CONFIG = SHARE / 'config'
@@ -59,7 +60,6 @@ PARAMETERS = {
     'autostart': 'true: configure and activate at start-up; false: wait for a lifecycle manager',
     'use_sim_time': 'true: take the time from /clock (a simulation, a bag)',
 }
-SWITCHES = ('use_tf', 'allow_unconfirmed', 'autostart', 'use_sim_time', 'rectified')
 # Parameters of each camera: one argument for all of `cameras`, with {camera} for the name.
 CAMERA_PARAMETERS = {
     'image_topic': 'image topic of every camera; {camera} is its name: '
@@ -76,6 +76,9 @@ CAMERA_PARAMETERS = {
                  '/path/to/{camera}_mask.png',
     'rectified': 'true: the images are undistorted (image_rect)',
 }
+# By argument, the node's own defaults: they have the type that the node takes.
+DEFAULTS = {'use_sim_time': False, **{spec.name: spec.default for spec in NODE_PARAMETERS},
+            **{spec.name.partition('.')[2]: spec.default for spec in list_camera_specs('')}}
 OTHERS = {
     'matcher_options': ('', "options of `matcher`, as YAML: '{model: /models/CroPond-3B}'"),
     'server': ('', 'vllm or llama_cpp: also start that server on this machine (server.launch.py), '
@@ -261,12 +264,12 @@ def convert_number(value, default):
 
 def convert(name, text):
     """Return an argument with the type of its parameter: 5 for a duration is 5.0."""
-    if name.endswith(('_s', '_share')):
+    if isinstance(DEFAULTS[name], float):
         try:
             return float(text)
         except ValueError:
             raise RuntimeError(f'{name}: {text!r} is not a number') from None
-    if name not in SWITCHES:
+    if not isinstance(DEFAULTS[name], bool):
         return text
     value = yaml.safe_load(text)
     if not isinstance(value, bool):

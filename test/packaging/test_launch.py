@@ -138,6 +138,15 @@ def test_given_arguments_come_after_the_file_and_so_win(double):
     assert isinstance(given[1]['target_ttl_s'], float)  # the node refuses an integer
 
 
+def test_an_argument_has_the_type_of_its_parameter(double):
+    """The node refuses an integer for a number, and a text for either."""
+    specs = [*NODE_PARAMETERS, *list_camera_specs('a')]
+    for spec in (spec for spec in specs if type(spec.default) in (bool, int, float)):
+        text = 'true' if type(spec.default) is bool else '1'
+        given = parameters_of(cameras='a,b', **{spec.name.rpartition('.')[2]: text})
+        assert type(given[spec.name]) is type(spec.default), spec.name
+
+
 @pytest.mark.parametrize('cameras', ['front,wrist', '[front, wrist]', ' front , wrist '])
 def test_camera_patterns_become_a_topic_for_each_camera(double, cameras):
     assert parameters_of(cameras=cameras, base_frame='base_link', image_topic='/{camera}/rgb',
