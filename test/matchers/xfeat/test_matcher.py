@@ -24,6 +24,7 @@ from crosspoint_ros.matchers import load_matcher
 from crosspoint_ros.matchers.xfeat import XFeatMatcher
 from crosspoint_ros.matchers.xfeat import matcher as matcher_module
 
+pytestmark = pytest.mark.usefixtures('networks_once')
 VISIBLE_BASE_M = ((-0.06, -0.05, 0.10), (0.02, -0.05, 0.05), (0.0, 0.02, 0.15), (0.02, -0.2, 0.0),
                   (-0.12, -0.2, 0.0))
 # On the table behind the box, for the right camera only.

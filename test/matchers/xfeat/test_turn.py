@@ -14,6 +14,7 @@ from crosspoint_ros.matchers.xfeat import XFeatMatcher
 from crosspoint_ros.matchers.xfeat.features import ScaledCamera
 from crosspoint_ros.matchers.xfeat.turn import turn_from_rotation
 
+pytestmark = pytest.mark.usefixtures('networks_once')
 BESIDE_LEFT = (-0.15, -0.75, 0.6)
 POINTS_BASE_M = ((-0.06, -0.05, 0.10), (0.02, -0.05, 0.05), (0.0, 0.02, 0.15), (0.02, -0.2, 0.0))
 
