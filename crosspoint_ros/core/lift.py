@@ -306,6 +306,8 @@ def find_outliers(clicked: View, pixel: Array, found: MatchedViews, limits: Limi
     (INCONSISTENT) if two matches contradict each other and neither that nor the click's depth
     decides, or if the matches outvote the click's depth.
     """
+    if len(found) < 2:
+        return {}  # no one to outvote it: `lift` refuses a single match that is wrong
     try:
         click, sightings = sight(clicked, pixel, found, limits)
     except Rejected:
@@ -365,7 +367,7 @@ def combine_confidences(clicked: View, pixel: Array, found: MatchedViews, limits
         doubt = find_doubt(Query(clicked, view, pixel), match)
         confidence = lower_confidence(match, doubt, limits).confidence
         confidences[view.camera] = confidence
-        alone = None if view.ray_pose is None else _estimate_alone(
+        alone = None if len(found) < 2 or view.ray_pose is None else _estimate_alone(
             Sighting.from_click(clicked, pixel), Sighting.from_match(clicked, view, match, limits),
             limits)
         if not doubt and alone is not None and alone.sigma_m <= limits.max_depth_gap_m:
