@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ class Bag:
     def __init__(self, path: Path, rosbags: Any) -> None:
         """Open it. Raises what rosbags raises."""
         self._path, self._reader = path, rosbags.rosbag2.Reader(path)
-        self._typesys, self._formats = rosbags.typesys, rosbags.interfaces.MessageDefinitionFormat
+        self._formats = rosbags.interfaces.MessageDefinitionFormat
         self._stores: dict[str, Any] = {}  # by type: a bag may have the same type in two versions
         self._lossy_topics: set[str] = set()
         self._reader.open()
@@ -107,24 +108,17 @@ class Bag:
 
     def _load_type(self, msgtype: str) -> Any:
         """Return a type store with the bag's definition of a type, or else with that of ROS."""
-        stores = self._typesys.Stores
-        store = self._typesys.get_typestore(stores.EMPTY)
         connection = next((c for c in self.connections if c.msgtype == msgtype
                            and c.msgdef.format != self._formats.NONE), None)
         if connection is None:  # Humble's sqlite3 has no definitions
-            store = self._typesys.get_typestore(stores.ROS2_HUMBLE)
+            store = load_humble_types()
             if msgtype not in store.types:
                 raise UnreadableBag(f'{self._path} has no definition of the type {msgtype}')
             return store
         try:
-            text = connection.msgdef.data
-            if connection.msgdef.format == self._formats.MSG:
-                store.register(self._typesys.get_types_from_msg(text, msgtype))
-            else:
-                for part in text.split('=' * 80 + '\n'):
-                    idl = part.partition('\n')[2] if part.startswith('IDL: ') else part
-                    if idl.strip():
-                        store.register(self._typesys.get_types_from_idl(idl))
+            definition = connection.msgdef
+            store = compile_type(msgtype, definition.data,
+                                 is_idl=definition.format != self._formats.MSG)
             hashes = {c.digest for c in (*self._reader.connections, connection)
                       if c.msgtype == msgtype and c.digest}
             if hashes - {store.hash_rihs01(msgtype)}:
@@ -140,6 +134,31 @@ class Bag:
                             for profile in c.ext.offered_qos_profiles]
                            for connections in (self._reader.connections, self.connections))
         return indexed or stored
+
+
+@lru_cache(maxsize=64)
+def compile_type(msgtype: str, definition: str, is_idl: bool) -> Any:
+    """Return the type store of a definition, once for all bags: compiling takes some 20 ms.
+
+    Raises what rosbags raises.
+    """
+    typesys = importlib.import_module('rosbags.typesys')
+    store = typesys.get_typestore(typesys.Stores.EMPTY)
+    if not is_idl:
+        store.register(typesys.get_types_from_msg(definition, msgtype))
+        return store
+    for part in definition.split('=' * 80 + '\n'):
+        idl = part.partition('\n')[2] if part.startswith('IDL: ') else part
+        if idl.strip():
+            store.register(typesys.get_types_from_idl(idl))
+    return store
+
+
+@lru_cache(maxsize=1)
+def load_humble_types() -> Any:
+    """Return the type store of the messages that ROS 2 Humble has."""
+    typesys = importlib.import_module('rosbags.typesys')
+    return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
 
 
 def open_bag(path: Path) -> Bag:
