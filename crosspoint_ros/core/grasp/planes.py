@@ -104,7 +104,7 @@ def crease_px(region: Region) -> int:
 def find_planes(region: Region, known: Mask, normals: Points) -> list[Surface]:
     """Find the supports, at the heights that many level points have, and a wall.
 
-    Tops of things that are alike in height are no support, sides in line are no wall.
+    Not the tops of things that are alike in height, nor their sides in line.
     """
     upward, eye = normals[..., 2], require_pose(region.view).t_m.astype(np.float32)
     height_m, level, surfaces = region.points_base_m[..., 2], known & (upward > LEVEL), []
