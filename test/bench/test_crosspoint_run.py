@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip('PIL')
 pytest.importorskip('rosbags')
 
+from kitchen_bench import build_bench
 from openai_server import FakeOpenAIServer, ServerBehaviour, _RequestHandler
 
 from crosspoint_ros import cli
@@ -26,6 +27,12 @@ from crosspoint_ros.bench.crosspoint.runner import PredictionFile
 
 FAKES = Path(__file__).resolve().parents[1] / 'fakes'
 POINTING = 'Correspondence-Pointing'
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    """The kitchen's bench of half the size: most of a run is the encoding of its images."""
+    return build_bench(tmp_path_factory.mktemp('bench') / 'CrossPoint-Bench', scale=0.5)
 
 
 @pytest.fixture
