@@ -73,6 +73,13 @@ def test_the_custom_matcher_serves_the_command(monkeypatch):
     assert printed.startswith('(500.0, 280.0)  (500.0, 280.0)  sure')
 
 
+@pytest.mark.parametrize(('page', 'number', 'block'), [b[:3] for b in BLOCKS if not b[3]])
+def test_a_block_of_the_documentation_runs(page, number, block):
+    run('-c', block)
+
+
+# --- with a node and cameras, which run from here on to the end
+
 def test_ros_client(node):
     printed = run('examples/ros_client.py')
     assert re.search(r'^side: \(48\d\.\d, 39\d\.\d\), confidence 0\.\d\d$', printed, re.M)
@@ -115,11 +122,6 @@ def test_every_example_has_a_test():
     tested = Path(__file__).read_text() + Path(__file__).with_name('test_frameworks.py').read_text()
     assert [p.name for p in EXAMPLES.glob('*.py')
             if p.name != 'kitchen.py' and f'examples/{p.name}' not in tested] == []
-
-
-@pytest.mark.parametrize(('page', 'number', 'block'), [b[:3] for b in BLOCKS if not b[3]])
-def test_a_block_of_the_documentation_runs(page, number, block):
-    run('-c', block)
 
 
 @pytest.mark.parametrize(('page', 'number', 'block'), [b[:3] for b in BLOCKS if b[3]])
