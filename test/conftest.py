@@ -48,6 +48,14 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope='module')
+def networks_once():
+    """XFeat's networks see an image only once a module."""
+    from cached_networks import keep_network_outputs
+    with keep_network_outputs():
+        yield
+
+
 @pytest.fixture(scope='session')
 def made(tmp_path_factory):
     """The kitchen as a CrossPoint-Bench: its folder, its items, and right replies to them."""

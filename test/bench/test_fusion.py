@@ -28,6 +28,7 @@ from crosspoint_ros.core.image_io import read_mask
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.data.qa.point_visibility import Visibility
 
+pytestmark = pytest.mark.usefixtures('networks_once')
 BOX = (Box((-0.10, -0.05, 0.0), (0.05, 0.10, 0.15)),)
 SEEN = 300
 

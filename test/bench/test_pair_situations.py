@@ -17,6 +17,8 @@ from crosspoint_ros.bench.pairs.metrics import PairBootstrap, compute_score
 from crosspoint_ros.cli import main
 from crosspoint_ros.core.datatypes import Code, GraspTarget, Method, Transform
 
+pytestmark = pytest.mark.usefixtures('networks_once')
+
 
 @pytest.fixture(scope='module')
 def shelves(tmp_path_factory):

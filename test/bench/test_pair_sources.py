@@ -20,6 +20,8 @@ from crosspoint_ros.data.scenes import open_scene
 from crosspoint_ros.data.scenes.known_scene import KnownScene
 from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, UnusableData
 
+pytestmark = pytest.mark.usefixtures('networks_once')
+
 
 def scene_set(folder, given=None, number=60):
     return RgbdSource(open_scene(folder, ReadOptions()), given or InputConfig(), number)

@@ -16,6 +16,7 @@ from crosspoint_ros.core.image_io import read_image
 from crosspoint_ros.data.scenes.known_scene import KnownScene
 from crosspoint_ros.scenes import KITCHEN
 
+pytestmark = pytest.mark.usefixtures('networks_once')
 IMAGES = Path(__file__).resolve().parents[2] / 'examples'
 FRONT, SIDE = str(IMAGES / 'front.jpg'), str(IMAGES / 'side.jpg')
 K = ['--k', '514.7', '514.7', '319.5', '239.5']

@@ -28,6 +28,7 @@ from crosspoint_ros.data.scenes.known_scene import KnownScene as Recorded
 from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.scenes import KITCHEN
 
+pytestmark = pytest.mark.usefixtures('networks_once')
 POINTS = [(0.02, 0.03, 0.0), (-0.05, 0.0, 0.0), (0.0, 0.06, 0.0)]
 TOPICS: dict[str, type] = {
     '/tf': TFMessage, '/clicked_point': PointStamped, '/crosspoint/result': QueryResult,
