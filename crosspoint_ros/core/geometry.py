@@ -274,22 +274,35 @@ def _require_enough(agreeing: int, total: int, what: str, least: int) -> None:
                                             f'{least})')
 
 
+def _exceeds(part: Array, limit: float, covariance: Array | None) -> bool:
+    """Whether a vector (3,) is longer than a limit, and not by noise of that covariance (3, 3).
+
+    It is none if it is three sigmas long, or what is left of it without those axes along which it
+    is not.
+    """
+    length = float(np.linalg.norm(part))
+    if covariance is None or length <= limit:
+        return length > limit
+    variances, axes = np.linalg.eigh(covariance)
+    along = part @ axes
+    known = np.abs(along) > PNP_MAX_SIGMAS * np.sqrt(variances)
+    sigma = np.sqrt(part @ covariance @ part) / length
+    return bool(length > PNP_MAX_SIGMAS * sigma or np.linalg.norm(along[known]) > limit)
+
+
 def exceeds_prior(correction: Transform, sigma_cm: float, sigma_deg: float,
                   covariance: Array | None = None) -> str:
     """Return by how much a correction exceeds the noise, as text; '' if it does not.
 
     covariance: (6, 6) of the correction, rotation, rad, then translation, m: what it does not know
-    to three sigmas, as a slide along the one plane that both views show, exceeds nothing.
+    to three sigmas, as a slide along the one plane that both views show, may be noise.
     """
-    turned, moved = cv2.Rodrigues(correction.R)[0].ravel(), correction.t_m
+    turned = np.asarray(cv2.Rodrigues(correction.R)[0].ravel(), dtype=np.float64)
     turned_deg = float(np.degrees(np.linalg.norm(turned)))
-    moved_cm = 100 * float(np.linalg.norm(moved))
-    is_off = [turned_deg > PNP_MAX_SIGMAS * sigma_deg, moved_cm > PNP_MAX_SIGMAS * sigma_cm]
-    if covariance is not None:
-        blocks = covariance[:3, :3], covariance[3:, 3:]
-        is_off = [off and bool(part @ part > PNP_MAX_SIGMAS * np.sqrt(part @ block @ part))
-                  for off, part, block in zip(is_off, (turned, moved), blocks, strict=True)]
-    if not any(is_off):
+    moved_cm = 100 * float(np.linalg.norm(correction.t_m))
+    blocks = (None, None) if covariance is None else (covariance[:3, :3], covariance[3:, 3:])
+    if not (_exceeds(turned, np.radians(PNP_MAX_SIGMAS * sigma_deg), blocks[0])
+            or _exceeds(correction.t_m, PNP_MAX_SIGMAS * sigma_cm / 100, blocks[1])):
         return ''
     return (f'the pose is off by {moved_cm:.1f} cm and {turned_deg:.1f} deg (limits '
             f'{PNP_MAX_SIGMAS * sigma_cm:g} cm, {PNP_MAX_SIGMAS * sigma_deg:g} deg): check the '

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from typing import Any
@@ -25,9 +26,7 @@ class RequestError(ValueError):
     request_id: of the request that waits for a reply; None where it has none.
     """
 
-    def __init__(self, message: str, request_id: int | None = None) -> None:
-        super().__init__(message)
-        self.request_id = request_id
+    request_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +215,15 @@ def parse_request(text: str) -> Request:
         raise RequestError('the message is not valid JSON') from None
     if not isinstance(content, dict):
         raise RequestError('the message is not a JSON object')
+    try:
+        return _build_request(content)
+    except RequestError as error:
+        with suppress(RequestError):  # it may have none
+            error.request_id = _check_id('id', content.get('id'))
+        raise
+
+
+def _build_request(content: dict[str, Any]) -> Request:
     kind = content.pop('type', None)
     if not isinstance(kind, str) or kind not in REQUEST_TYPES:
         raise RequestError(f'unknown type {_quote(kind)}; known: {", ".join(REQUEST_TYPES)}')
@@ -225,12 +233,8 @@ def parse_request(text: str) -> Request:
     if not set(names) - optional <= set(content) <= set(names):
         raise RequestError(f'a message of type {kind} has the fields {", ".join(names)}, not '
                            f'{_quote(sorted(content))}')
-    request_id = _check_id('id', content['id']) if 'id' in names else None
-    try:
-        request: Request = REQUEST_TYPES[kind](
-            **{name: VALIDATORS[name](name, content[name]) for name in names if name in content})
-    except RequestError as error:
-        raise RequestError(str(error), request_id) from None
+    request: Request = REQUEST_TYPES[kind](
+        **{name: VALIDATORS[name](name, content[name]) for name in names if name in content})
     return request
 
 

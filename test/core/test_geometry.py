@@ -277,3 +277,13 @@ def test_a_correction_that_is_not_known_to_three_sigmas_exceeds_nothing():
         assert bool(exceeds_prior(moved, 1.0, 1.0, covariance)) == is_off
         across = np.diag([1e-6] * 4 + [sigma_m ** 2, 1e-6])
         assert exceeds_prior(moved, 1.0, 1.0, across), 'along another way'
+
+
+def test_a_slide_that_is_not_known_does_not_hide_what_is_known():
+    covariance = np.diag([1e-6] * 3 + [0.029 ** 2, 0.002 ** 2, 0.029 ** 2])
+    turned = Transform(cv2.Rodrigues(np.array([0.06, 0.0, 0.03]))[0], np.zeros(3))
+    for moved in ((0.02, 0.035, 0.0), (0.044, 0.043, 0.01)):
+        assert exceeds_prior(Transform(np.eye(3), np.array(moved)), 1.0, 1.0, covariance)
+    assert not exceeds_prior(Transform(np.eye(3), np.array([0.04, 0.02, 0.03])), 1.0, 1.0,
+                             covariance)
+    assert exceeds_prior(turned, 1.0, 1.0, np.diag([1e-4, 1e-4, 0.01, 1.0, 1.0, 1.0]))

@@ -13,8 +13,7 @@ from raycast_scenes import Box
 
 from crosspoint_ros.core.datatypes import View
 from crosspoint_ros.core.grasp.approach import DOWN_BASE
-from crosspoint_ros.core.grasp.planes import estimate_normals, find_planes
-from crosspoint_ros.core.grasp.segment import Thing, Unclear, read_region, segment
+from crosspoint_ros.core.grasp.segment import Thing, Unclear, segment
 from crosspoint_ros.core.grasp.shape import choose_closing, fit_box
 
 LEFT, RIGHT = (-0.35, -0.7, 0.6), (0.35, -0.7, 0.6)
@@ -181,7 +180,7 @@ def test_a_found_pixel_just_past_the_edge_is_of_the_clicked_thing_not_of_the_tab
     truth = find_truth(right, CARTON)
     wider = cv2.dilate(truth.astype(np.uint8), np.ones((5, 5), np.uint8))
     rows, columns = np.nonzero(wider > truth)
-    for point in ((-0.04, -0.01, 0.12), (0.0, -0.03, 0.02), (-0.035, -0.03, 0.003)):
+    for point in ((-0.04, -0.01, 0.12), (0.0, -0.03, 0.02), (-0.035, -0.03, 0.015)):
         exact = raycast_scenes.project_point(right, np.array(point))
         nearest = np.hypot(columns - exact[0], rows - exact[1]).argmin()
         past = np.array([columns[nearest], rows[nearest]], dtype=float)
@@ -191,14 +190,26 @@ def test_a_found_pixel_just_past_the_edge_is_of_the_clicked_thing_not_of_the_tab
         assert iou(thing.masks['right'], truth) > 0.85
 
 
-def test_tops_alike_in_height_are_no_support_and_sides_in_line_no_wall():
-    low = [Box((x, -0.12, 0.0), (x + 0.13, -0.09, height)) for x, height in (
-        (-0.25, 0.036), (-0.08, 0.040), (0.09, 0.044))]
-    view = look(LEFT, CARTON, *low)
-    region = read_region(view, raycast_scenes.project_point(view, ON_CARTON))
-    known = region.depth_m > 0
-    planes = [one.plane for one in find_planes(region, known, estimate_normals(region, known))]
-    assert [plane.offset_m for plane in planes] == pytest.approx([0.0], abs=0.002)
+def test_a_board_that_the_thing_parts_in_two_is_its_support_and_no_part_of_it():
+    board, thing = Box((-0.16, -0.06, 0.0), (0.16, 0.06, 0.02)), Box((-0.025, -0.06, 0.02),
+                                                                    (0.025, 0.06, 0.12))
+    views = look(LEFT, board, thing), look(RIGHT, board, thing)
+    found = click((0.0, 0.0, 0.12), *views)
+    assert found.unclear == Unclear.OK, found.message
+    closing = choose_closing(found, views, DOWN_BASE, np.array([1.0, 0, 0]))
+    assert closing.width_m == pytest.approx(0.05, abs=0.006)
+
+
+@pytest.mark.parametrize('width_m', [0.03, 0.05])
+@pytest.mark.parametrize('height_m', [0.05, 0.09])
+def test_a_smaller_thing_that_touches_it_is_no_part_of_it(width_m, height_m):
+    box, next_to_it = Box((-0.03, -0.03, 0.0), (0.03, 0.03, 0.12)), Box(
+        (0.03, -0.03, 0.0), (0.03 + width_m, 0.03, height_m))
+    aside, above = look(LEFT, box, next_to_it), look((0.02, -0.1, 0.75), box, next_to_it,
+                                                     at=(0.0, 0.0, 0.1))
+    for seen in ((aside, above), (above, aside)):
+        thing = click((0.0, 0.0, 0.12), *seen)
+        assert thing.unclear == Unclear.TOUCHING or fit_box(thing).size_m.min() < 0.07
 
 
 def test_a_side_that_a_view_sees_at_a_grazing_angle_is_no_contradiction():

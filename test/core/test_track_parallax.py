@@ -103,7 +103,7 @@ def test_the_sigma_of_a_place_by_a_path_has_room_for_the_movement_that_nobody_se
 @pytest.mark.parametrize('mm', [-4, -2, -1, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 1, 2, 4])
 def test_a_thing_that_moves_is_not_placed_or_well_within_its_sigma(mm, way, most_mm):
     target = lift_by_motion(click(), see_both(range(1, 9), 1e-3 * mm * way), LIMITS).target
-    assert target is None or abs(mm) <= most_mm
+    assert target is not None if abs(mm) <= 0.1 else target is None or abs(mm) <= most_mm
     assert target is None or error_m(target) < 0.7 * measure_sigma_m(target)
 
 

@@ -57,8 +57,11 @@ def main(args: argparse.Namespace) -> int:
         for point in recording.points:
             if args.point in point.name and (point.moves or not args.moving) and not (
                     point.moves and args.staged):
-                clicked = (recording.click_later(point, args.click_after) if args.click_after
-                           else point)
+                try:
+                    clicked = recording.click_later(point, args.click_after)
+                except ValueError as why:
+                    print(f'  {point.name}: not clicked: {why}')
+                    continue
                 scores.append(follow_point(recording, clicked, matcher, follow, limits,
                                            Staging() if args.staged else None))
                 print(format_score(scores[-1]), flush=True)

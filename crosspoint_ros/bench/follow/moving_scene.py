@@ -70,6 +70,8 @@ class MovingRecording:
 
         Raises ValueError where there is none.
         """
+        if not after_s:
+            return point
         later = [place for place in point.places if point.camera in place.visible
                  and place.stamp_ns - point.stamp_ns >= after_s * 1e9]
         if not later:

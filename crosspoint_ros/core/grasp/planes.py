@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, View
-from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.geometry import cross, require_pose
 
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float32]
@@ -17,7 +17,6 @@ LEVEL = 0.94  # cosine: a plane within 20 deg of level
 UPRIGHT = 0.35  # sine: a plane within 20 deg of upright
 MAX_PLANES, PLANE_TRIALS, PLANE_POINTS = 5, 60, 1500
 MIN_PLANE_PIXELS, MIN_PLANE_M, MIN_PIECE_M = 150, 0.22, 0.1  # its extent, that of its largest part
-MIN_PLANE_SHARE = 0.1  # of the largest plane's pixels, for one in pieces
 BIN_M = 0.004  # of heights: a plane is within two
 MIN_CLEARANCE_M, CLEARANCE_SIGMAS = 0.003, 2.5  # above a plane, what is not the plane
 CREASE_M = 0.008  # the scale of a crease, and of normals
@@ -58,11 +57,10 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """A plane, the pixels (h, w) that show it, and the extent of the largest piece of it, m."""
+    """A plane and the pixels (h, w) that show it."""
 
     plane: Plane
     shown: Mask
-    piece_m: float
 
 
 def estimate_normals(region: Region, known: Mask) -> Points:
@@ -75,11 +73,9 @@ def estimate_normals(region: Region, known: Mask) -> Points:
         return normals
     weight = cv2.blur(known.astype(np.float32), (half, half))
     smooth = cv2.blur(points * known[..., None], (half, half)) / np.maximum(weight, 1e-6)[..., None]
-    d, r = smooth[2 * half:, half:-half] - smooth[:-2 * half, half:-half], (
+    down, right = smooth[2 * half:, half:-half] - smooth[:-2 * half, half:-half], (
         smooth[half:-half, 2 * half:] - smooth[half:-half, :-2 * half])
-    inner = np.stack([d[..., 1] * r[..., 2] - d[..., 2] * r[..., 1],
-                      d[..., 2] * r[..., 0] - d[..., 0] * r[..., 2],
-                      d[..., 0] * r[..., 1] - d[..., 1] * r[..., 0]], axis=-1)
+    inner = cross(down, right)
     away = require_pose(region.view).t_m.astype(np.float32) - smooth[half:-half, half:-half]
     length = np.sqrt(np.einsum('hwi,hwi->hw', inner, inner))
     inner *= (np.sign(np.einsum('hwi,hwi->hw', inner, away)) / np.maximum(length, 1e-9))[..., None]
@@ -102,10 +98,7 @@ def crease_px(region: Region) -> int:
 
 
 def find_planes(region: Region, known: Mask, normals: Points) -> list[Surface]:
-    """Find the supports, at the heights that many level points have, and a wall.
-
-    Not the tops of things that are alike in height, nor their sides in line.
-    """
+    """Find the supports, at the heights that many level points have, and a wall."""
     upward, eye = normals[..., 2], require_pose(region.view).t_m.astype(np.float32)
     height_m, level, surfaces = region.points_base_m[..., 2], known & (upward > LEVEL), []
     for _ in range(MAX_PLANES):
@@ -125,9 +118,7 @@ def find_planes(region: Region, known: Mask, normals: Points) -> list[Surface]:
     if wall is not None:
         chosen = upright & (np.abs(region.points_base_m @ wall[:3] - wall[3]) < 2 * BIN_M)
         surfaces += _fit_surface(region, chosen, chosen, eye)
-    largest = max((surface.shown.sum() for surface in surfaces), default=0)
-    return [surface for surface in surfaces if surface.piece_m >= MIN_PLANE_M
-            or surface.shown.sum() >= MIN_PLANE_SHARE * largest]
+    return surfaces
 
 
 def _find_wall(points: Points, normals: Points) -> npt.NDArray[np.float32] | None:
@@ -152,8 +143,7 @@ def _fit_surface(region: Region, chosen: Mask, oriented: Mask, eye: Points) -> l
         return []
     _, labels, stats, _ = cv2.connectedComponentsWithStats(chosen.astype(np.uint8))
     largest = region.points_base_m[labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()]
-    piece_m = _measure_extent_m(largest)
-    if piece_m < MIN_PIECE_M:
+    if _measure_extent_m(largest) < MIN_PIECE_M:
         return []
     centre = points.mean(axis=0)
     thin = (points - centre)[::max(1, len(points) // PLANE_POINTS)]
@@ -163,8 +153,8 @@ def _fit_surface(region: Region, chosen: Mask, oriented: Mask, eye: Points) -> l
                   float(np.median(np.abs(thin @ normal)) * 1.48))
     around = cv2.dilate(oriented.astype(np.uint8), np.ones((2 * crease_px(region) + 3,) * 2,
                                                            np.uint8)) > 0
-    shown = around & (np.abs(plane.height_m(region.points_base_m)) < plane.clearance_m)
-    return [Surface(plane, shown, piece_m)]
+    return [Surface(plane, around & (
+        np.abs(plane.height_m(region.points_base_m)) < plane.clearance_m))]
 
 
 def _measure_extent_m(points: Points) -> float:

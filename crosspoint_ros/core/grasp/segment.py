@@ -42,7 +42,7 @@ MIN_NESTED_PIXELS, MIN_NESTED, NESTED_M = 12, 0.9, 0.004  # a part within anothe
 BAND_PX, SURE_PX = 2, 6  # that GrabCut decides, and around it what its colours are learnt from
 VOXEL_M = 0.003
 MATCH_PX = 4  # that a found pixel may be off, of 640
-MIN_AGREEMENT, AGREEMENT_M = 0.6, 0.012  # of two views on what belongs to the thing
+MIN_AGREEMENT, AGREEMENT_M = 0.8, 0.012  # of two views on what belongs to the thing
 COMPARED = 2000  # points of a view, at least
 
 
@@ -118,15 +118,15 @@ def segment(seen: Sequence[tuple[View, Array]]) -> Thing:
 
     A view that shows no depth, or not all of it, is left out if another does, and so is one that
     has too little in common with the first. Views need depth and a pose. The pixel of another view
-    is off by some, on an edge by enough for the table behind: its nearest that is on the first
-    view's surface counts.
+    is off by some, on an edge by enough for the table behind: then the nearest that is on the
+    surface of the first view with depth counts.
     """
     cuts: list[_Cut] = []
     faults: list[_Unsure] = []
     clicked_base_m: Points | None = None
     for view, pixel in seen:
         try:
-            region = read_region(view, np.asarray(pixel, dtype=np.float64), clicked_base_m)
+            region = _read_region(view, np.asarray(pixel, dtype=np.float64), clicked_base_m)
             if clicked_base_m is None:
                 clicked_base_m = region.seed_base_m
             cuts.append(_cut(region))
@@ -146,12 +146,12 @@ def segment(seen: Sequence[tuple[View, Array]]) -> Thing:
         if share < MIN_AGREEMENT:
             return Thing.build_unclear(Unclear.TOUCHING, (
                 f'{cuts[0].region.view.camera} and {other.region.view.camera} agree on '
-                f'{share:.0%} of what belongs to it (at least {MIN_AGREEMENT:.0%}): it may touch '
-                'another thing'))
+                f'{int(100 * share)}% of what belongs to it (at least {MIN_AGREEMENT:.0%}): it may '
+                'touch another thing'))
     return _merge(agreeing)
 
 
-def read_region(view: View, pixel: Array, clicked_base_m: Points | None = None) -> Region:
+def _read_region(view: View, pixel: Array, clicked_base_m: Points | None = None) -> Region:
     """Read the surroundings of a pixel (2,); clicked_base_m: (3,) the point in another view."""
     if view.depth_m is None:
         raise _Unsure(Unclear.NO_DEPTH, f'{view.camera} has no depth', is_open=True)
@@ -176,7 +176,8 @@ def read_region(view: View, pixel: Array, clicked_base_m: Points | None = None) 
     points_base_m = base_from_cam.transform_points(points).reshape(*depth_m.shape, 3)
     at = (pixel - (left, top)) / step
     seed = _find_seed(view, depth_m, at, float(depths_m[0]), step)
-    if clicked_base_m is not None:
+    if clicked_base_m is not None and (
+            np.linalg.norm(points_base_m[seed] - clicked_base_m) > AGREEMENT_M):
         seed = _find_nearest(points_base_m, depth_m > 0, at, MATCH_PX * width / 640 / step,
                              clicked_base_m) or seed
     return Region(view, int(left), int(top), step, depth_m, points_base_m.astype(np.float32), seed,
@@ -213,7 +214,7 @@ def _find_seed(view: View, depth_m: Points, at: Array, surface_m: float, step: i
 
 def _find_nearest(points_base_m: Array, known: Mask, at: Array, reach: float, near_m: Points
                   ) -> tuple[int, int] | None:
-    """The pixel (row, column) around a place whose point is nearest to one; None: none is known."""
+    """The pixel (row, column) around a place whose point is nearest to one, None if none is."""
     low = np.maximum(np.floor(at - reach).astype(int), 0)
     right, bottom = np.ceil(at + reach).astype(int) + 1
     window = slice(low[1], bottom), slice(low[0], right)
@@ -222,6 +223,8 @@ def _find_nearest(points_base_m: Array, known: Mask, at: Array, reach: float, ne
         return None
     away_m = np.linalg.norm(points_base_m[window][rows, columns] - near_m, axis=1)
     best = int(away_m.argmin())
+    if away_m[best] > AGREEMENT_M:
+        return None
     return int(low[1] + rows[best]), int(low[0] + columns[best])
 
 
@@ -448,7 +451,7 @@ def _measure_share(one: _Cut, other: _Cut) -> float | None:
     shown = ~is_grazing[rows, columns] & (
         np.abs(view.depth_m[rows, columns] - cam_m[inside, 2]) < AGREEMENT_M)
     places = np.unique(rows[shown] * width + columns[shown])
-    return float(mask.flat[places].mean()) if shown.sum() >= MIN_PIXELS else None
+    return float(mask.flat[places].mean()) if len(places) >= MIN_PIXELS else None
 
 
 def _merge(cuts: list[_Cut]) -> Thing:

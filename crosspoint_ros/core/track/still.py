@@ -12,6 +12,7 @@ from crosspoint_ros.core.track.observation import project
 from crosspoint_ros.core.track.patches import GreyPyramid, align_patches, invert_2x2
 
 REST_PX, REST_STRETCH = 0.25, 0.005  # a clicked patch that moved and grew less rests
+MIN_MOVED = 2
 MAX_SIGMA_PX = 0.5  # of the patch: more along an edge
 STRETCH_STEP, STRETCH_SPACING_PX = 0.03, 2  # a parabola through three sizes, of 26 px
 MIN_CORRELATION = 0.85  # what turns out of sight looks a little different at first
@@ -23,9 +24,9 @@ def find_rest(result: LocateResult, frames: Sequence[View]) -> tuple[int, int]:
     """Return the stamps between which the clicked camera shows the click at rest.
 
     A thing that moves along a moving camera's path looks to that camera like another depth; to one
-    at rest it does not. They end before the first image, to either side of the click, that shows it
-    elsewhere. Images of a clicked camera that moves, or in which the click is hidden or has no
-    texture in some direction, say nothing.
+    at rest it does not. They end before the first two images in a row, to either side of the click,
+    that show it elsewhere. Images of a clicked camera that moves, or in which the click is hidden
+    or has no texture in some direction, say nothing.
     """
     clicked, pyramid = result.clicked, GreyPyramid(result.clicked.image)
     own = _list_own(result, frames)
@@ -34,20 +35,25 @@ def find_rest(result: LocateResult, frames: Sequence[View]) -> tuple[int, int]:
     before = [frame for frame in reversed(chosen) if frame.stamp_ns < clicked.stamp_ns]
     still_ns = [clicked.stamp_ns]
     for side in (before, [frame for frame in chosen if frame.stamp_ns > clicked.stamp_ns]):
+        moved = 0  # images in a row: one alone may be noise
         for frame in side:
             rests = _is_at_rest(pyramid, result.pixel, frame)
-            if rests is False:
-                break
             if rests:
                 still_ns.append(frame.stamp_ns)
+            if rests is not None:
+                moved = 0 if rests else moved + 1
+            if moved == MIN_MOVED:
+                break
     return min(still_ns), max(still_ns)
 
 
 def has_moved(result: LocateResult, frames: Sequence[View]) -> bool:
-    """Return whether the newest image of the clicked camera shows the click elsewhere."""
-    own = _list_own(result, frames)
-    return bool(own) and own[-1].stamp_ns > result.clicked.stamp_ns and (
-        _is_at_rest(GreyPyramid(result.clicked.image), result.pixel, own[-1]) is False)
+    """Return whether the newest images of the clicked camera show the click elsewhere."""
+    newest = [frame for frame in _list_own(result, frames)
+              if frame.stamp_ns > result.clicked.stamp_ns][-MIN_MOVED:]
+    pyramid = GreyPyramid(result.clicked.image)
+    rests = [_is_at_rest(pyramid, result.pixel, frame) for frame in newest]
+    return len(rests) == MIN_MOVED and all(each is not None and not each for each in rests)
 
 
 def _list_own(result: LocateResult, frames: Sequence[View]) -> list[View]:

@@ -173,7 +173,7 @@ class QueryServer:
     def sent(self) -> SentFrames:
         """What listeners to TF have of this server."""
         return SentFrames(self.review.history.last_target_number,
-                          self.outputs.frames.alias_stamps_ns)
+                          dict(self.outputs.frames.alias_stamps_ns))
 
     @property
     def pending_replies(self) -> int:

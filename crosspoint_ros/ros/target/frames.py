@@ -83,8 +83,9 @@ class TargetBroadcaster:
         first_ns = self._alias_stamp_ns + 1  # 0: it was never sent
         if alias_target is not target:  # a drag is a movement
             stamps_ns, first_ns = [now_ns], max(first_ns, now_ns)
-        sent += [(self._alias, at_ns, alias_target) for at_ns in sorted(
-            {first_ns or stamps_ns[0], *(max(at_ns, first_ns) for at_ns in stamps_ns)})]
+        # Never ahead of now, where it would go on to be the target before the next.
+        sent += [(self._alias, at_ns, alias_target) for at_ns in sorted({
+            first_ns or stamps_ns[0], *(max(min(at_ns, now_ns), first_ns) for at_ns in stamps_ns)})]
         self._newest_number = max(self._newest_number, number)
         self._frame, self._target, self._alias_target = frame, target, alias_target
         self._send(sent)
@@ -93,8 +94,9 @@ class TargetBroadcaster:
         """Send where the target was at the stamp of the image that shows it."""
         self._target, self._alias_target = target, alias_target
         stamp_ns = _limit_stamp(target, now_ns)
+        alias_ns = min(stamp_ns, now_ns)
         self._send([(self._frame, stamp_ns, target)] * (stamp_ns > self._frame_stamp_ns)
-                   + [(self._alias, stamp_ns, alias_target)] * (stamp_ns > self._alias_stamp_ns))
+                   + [(self._alias, alias_ns, alias_target)] * (alias_ns > self._alias_stamp_ns))
 
     def broadcast(self) -> None:
         """Send the transforms, if there is a target."""

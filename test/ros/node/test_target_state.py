@@ -240,17 +240,30 @@ def test_an_image_ahead_of_the_last_tick_of_the_clock_has_its_target_at_its_own_
     tree.add(TFMessage(transforms=node.sent))
     for frame in ('goal', 'goal_1'):
         assert tree.lookup('base_link', frame, node.now_ns).t_m[0] == 0.1
-        assert tree.lookup('base_link', frame, stamp_ns).t_m[0] == 0.1
-        assert tree.lookup('base_link', frame, stamp_ns + 10 * MS).t_m[0] == 0.2
+    assert tree.lookup('base_link', 'goal_1', stamp_ns).t_m[0] == 0.1
+    assert tree.lookup('base_link', 'goal_1', stamp_ns + 10 * MS).t_m[0] == 0.2
     node.sent.clear()
     target.is_paused = True
     sender.update(target)
     node.now_ns += 50 * MS
     sender.broadcast()
-    assert node.sent == [], 'it would be at its new place before it moved'
+    assert {t.child_frame_id for t in node.sent} == {'goal', 'goal_pregrasp'}, (
+        'the frame would be at its new place before it moved')
+    node.sent.clear()
     node.now_ns += 100 * MS
     sender.broadcast()
     assert {stamp_to_ns(t.header.stamp) for t in node.sent} == {node.now_ns}
+
+
+def test_the_alias_is_the_new_target_at_once_where_a_camera_is_ahead_of_the_clock():
+    node = Paused()
+    sender, tree = TargetFrameSender(node, 'goal'), TfTree()
+    sender.update(make_target(1, 0.1, node.now_ns + 190 * MS))
+    node.now_ns += 50 * MS
+    sender.update(make_target(2, 0.2, node.now_ns + 190 * MS))
+    tree.add(TFMessage(transforms=node.sent))
+    assert tree.lookup('base_link', 'goal', node.now_ns).t_m[0] == 0.2
+    assert tree.lookup('base_link', 'goal', node.now_ns + MS) is None, 'nothing ahead of now'
 
 
 def test_after_time_went_back_the_alias_begins_anew():
