@@ -312,8 +312,8 @@ FAULTS: dict[str, Act] = {
     'clear-during-click': _do(_begin(), _click(SLOW), _hold(0.3), _call('clear'),
                               _state('CLEARED')),
     'click-old-image': _do(_begin(), _while_broken(
-        _expect_badge('old', 'front'), _click(SEEN), _note(REFUSAL), stamp_delay_s=4.0),
-        _expect_live),
+        _expect_badge('old', 'front'), _hold(1.5), _click(SEEN), _note(REFUSAL),
+        stamp_delay_s=8.0), _expect_live),  # beyond the node's history
     'click-elsewhere': _operate(_click_elsewhere),
     'clear-elsewhere': _operate(_clear_elsewhere),
     'click-by-program': _do(_begin(), _click_by_program),
