@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -309,14 +311,14 @@ def find_outliers(clicked: View, pixel: Array, found: MatchedViews, limits: Limi
     if len(found) < 2:
         return {}  # no one to outvote it: `lift` refuses a single match that is wrong
     try:
-        click, sightings = sight(clicked, pixel, found, limits)
+        click, _ = sight(clicked, pixel, found, limits)
     except Rejected:
         return {}  # no 3D
     weights = {view.camera: match.confidence for view, match in found}
     votes = [(one, weights.get(camera, 1.0), camera) for camera, one in [
         ('', estimate_by_depth(click, click)),
-        *((each.view.camera, _estimate_alone(click, each, limits)) for each in sightings)]
-        if one is not None]
+        *((view.camera, _estimate_alone(clicked, pixel, view, match, limits))
+          for view, match in found if view.ray_pose is not None)] if one is not None]
     agree = np.ones((len(votes), len(votes)), dtype=bool)
     for i, j in combinations(range(len(votes)), 2):
         gap_m, limit_m = measure_gap_m(votes[i][0], votes[j][0], limits)
@@ -343,16 +345,32 @@ def find_outliers(clicked: View, pixel: Array, found: MatchedViews, limits: Limi
     return refused
 
 
-def _estimate_alone(click: Sighting, sighting: Sighting, limits: Limits) -> Estimate3D | None:
-    """The more exact estimate of one match, by its depth unless in doubt or by its ray."""
+# By match: of which click, view and limits, and the estimate.
+ESTIMATES: WeakKeyDictionary[Match, tuple[Any, Estimate3D | None]] = WeakKeyDictionary()
+
+
+def _estimate_alone(clicked: View, pixel: Array, view: View, match: Match, limits: Limits
+                    ) -> Estimate3D | None:
+    """The more exact estimate of one match, by its depth unless in doubt or by its ray.
+
+    Computed once for each match, which never changes: a click asks three times.
+    """
+    asked = clicked, tuple(pixel.tolist()), view, limits
+    known = ESTIMATES.get(match)
+    if known is not None and known[0] == asked:
+        return known[1]
+    click = Sighting.from_click(clicked, pixel)
+    sighting = Sighting.from_match(clicked, view, match, limits)
     estimates = [estimate_by_depth(click, sighting)]
     try:
         met = triangulate_sightings(click, [sighting], limits)
         estimates.append(replace(met, source=f'the ray of {sighting.view.camera}'))
     except Rejected:
         pass  # too parallel, or they miss each other
-    return min((one for one in estimates if one is not None),
-               key=lambda one: (bool(one.doubt), one.sigma_m), default=None)
+    found = min((one for one in estimates if one is not None),
+                key=lambda one: (bool(one.doubt), one.sigma_m), default=None)
+    ESTIMATES[match] = asked, found
+    return found
 
 
 def combine_confidences(clicked: View, pixel: Array, found: MatchedViews, limits: Limits
@@ -368,8 +386,7 @@ def combine_confidences(clicked: View, pixel: Array, found: MatchedViews, limits
         confidence = lower_confidence(match, doubt, limits).confidence
         confidences[view.camera] = confidence
         alone = None if len(found) < 2 or view.ray_pose is None else _estimate_alone(
-            Sighting.from_click(clicked, pixel), Sighting.from_match(clicked, view, match, limits),
-            limits)
+            clicked, pixel, view, match, limits)
         if not doubt and alone is not None and alone.sigma_m <= limits.max_depth_gap_m:
             odds[view.camera] = max(1.0, confidence / max(1 - confidence, 1e-6))
     together = float(np.prod(list(odds.values())))
