@@ -129,6 +129,18 @@ def test_the_path_counts_while_the_clicked_camera_shows_that_the_point_rests(fro
         hand.stamp_ns for hand in (hands[:4] if fronts == [4] else [])]
 
 
+def test_one_image_alone_that_shows_it_elsewhere_is_noise():
+    elsewhere = see('front', 4, (Thing(base_from_thing=Transform(
+        np.eye(3), np.array([0.001, 0.0, 0.0]))),))
+    frames = [elsewhere if frame.camera == 'front' and frame.stamp_ns == elsewhere.stamp_ns
+              else frame for frame in see_both(range(1, 9))]
+    placed = lift_by_motion(click(), frames, LIMITS)
+    assert len(list_frames(placed)) == 8
+    assert error_m(placed.target) < 0.003
+    assert not has_moved(placed, [frame for frame in frames
+                                  if frame.stamp_ns <= elsewhere.stamp_ns])
+
+
 def test_a_clicked_camera_that_moves_or_is_hidden_shows_no_rest():
     refused, hands = click(), [see('hand', step) for step in range(1, 9)]
     moved = [replace(see('hand', step), camera='front') for step in range(1, 9)]
