@@ -275,10 +275,10 @@ def _require_enough(agreeing: int, total: int, what: str, least: int) -> None:
 
 
 def _exceeds(part: Array, limit: float, covariance: Array | None) -> bool:
-    """Whether a vector (3,) is longer than a limit, and not by noise of that covariance (3, 3).
+    """Whether a vector (3,) is longer than a limit, and known well enough to say so.
 
-    It is none if it is three sigmas long, or what is left of it without those axes along which it
-    is not.
+    covariance: (3, 3) of it. Known is a vector three sigmas long, or whose components of three
+    sigmas each, along the axes of the covariance, are together longer than the limit.
     """
     length = float(np.linalg.norm(part))
     if covariance is None or length <= limit:

@@ -50,6 +50,8 @@ IDENTITY = Transform(np.eye(3), np.zeros(3))
 ANY_APPROACH = Approach(standoff_m=STANDOFF_M)
 
 MatchedViews = Sequence[tuple[View, Match]]
+# By match: of which click, view and limits, and the estimate.
+ESTIMATES: WeakKeyDictionary[Match, tuple[Any, Estimate3D | None]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,10 +345,6 @@ def find_outliers(clicked: View, pixel: Array, found: MatchedViews, limits: Limi
         raise Rejected(Code.INCONSISTENT, f'no 3D: {next(iter(refused.values())).message}'
                        f'{"" if is_decided else "; no further view decides which is right"}')
     return refused
-
-
-# By match: of which click, view and limits, and the estimate.
-ESTIMATES: WeakKeyDictionary[Match, tuple[Any, Estimate3D | None]] = WeakKeyDictionary()
 
 
 def _estimate_alone(clicked: View, pixel: Array, view: View, match: Match, limits: Limits

@@ -10,7 +10,7 @@ import numpy as np
 from crosspoint_ros.bench.follow.moving_scene import MovingRecording, TruePlace, TruePoint
 from crosspoint_ros.bench.follow.staging import Staging
 from crosspoint_ros.core.datatypes import Matcher, Rejected, View
-from crosspoint_ros.core.pipeline import locate
+from crosspoint_ros.core.pipeline import LocateResult, locate
 from crosspoint_ros.core.track.motion import Motion
 from crosspoint_ros.core.track.parallax import lift_by_motion, may_gain
 from crosspoint_ros.core.track.state import FollowLimits, TrackingState
@@ -76,17 +76,7 @@ def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
     except Rejected as why:
         score.refused = why.message
         return score
-    frames: list[View] = []
-    if may_gain(result, limits):
-        frames = [view for stamp_ns in recording.stamps_ns
-                  if 0 < point.stamp_ns - stamp_ns <= HISTORY_S * 1e9
-                  for view in recording.views_at(stamp_ns)]
-        result = lift_by_motion(result, frames, limits)
-    for stamp_ns in recording.stamps_ns:
-        if 0 < stamp_ns - point.stamp_ns <= wait_motion_s * 1e9 and may_gain(
-                result, limits) and not has_moved(result, frames):
-            frames += recording.views_at(stamp_ns)
-            result = lift_by_motion(result, frames, limits)
+    result, begun_ns = _place_by_motion(recording, point, result, limits, wait_motion_s)
     if result.target is None:
         score.refused = result.status[1]
         return score
@@ -98,7 +88,6 @@ def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
     except Rejected as why:
         score.refused = why.message
         return score
-    begun_ns = max([point.stamp_ns, *(frame.stamp_ns for frame in frames)])
     for place in point.places:  # no place yet
         if point.stamp_ns < place.stamp_ns <= begun_ns:
             visible = bool(place.visible & set(recording.cameras))
@@ -110,6 +99,26 @@ def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
     score.seconds = (stamps_ns[-1] - point.stamp_ns) * 1e-9 if stamps_ns else 0.0
     _follow(recording, tracker, places, matcher, score, stamps_ns, staging)
     return score
+
+
+def _place_by_motion(recording: MovingRecording, point: TruePoint, result: LocateResult,
+                     limits: Limits, wait_s: float) -> tuple[LocateResult, int]:
+    """Return the answer by the images that the node has then, and the stamp of the last, ns."""
+    frames: list[View] = []
+    begun_ns = point.stamp_ns
+    if may_gain(result, limits):
+        frames = [view for stamp_ns in recording.stamps_ns
+                  if 0 < point.stamp_ns - stamp_ns <= HISTORY_S * 1e9
+                  for view in recording.views_at(stamp_ns)]
+        result = lift_by_motion(result, frames, limits)
+    for stamp_ns in recording.stamps_ns:
+        if not 0 < stamp_ns - point.stamp_ns <= wait_s * 1e9:
+            continue
+        if not may_gain(result, limits) or has_moved(result, frames):
+            break
+        frames += recording.views_at(stamp_ns)
+        result, begun_ns = lift_by_motion(result, frames, limits), stamp_ns
+    return result, begun_ns
 
 
 def _follow(recording: MovingRecording, tracker: Tracker, places: dict[int, TruePlace],

@@ -12,7 +12,7 @@ from crosspoint_ros.core.track.observation import project
 from crosspoint_ros.core.track.patches import GreyPyramid, align_patches, invert_2x2
 
 REST_PX, REST_STRETCH = 0.25, 0.005  # a clicked patch that moved and grew less rests
-MIN_MOVED = 2
+MIN_MOVED = 2  # images in a row that show it elsewhere: one alone may be noise
 MAX_SIGMA_PX = 0.5  # of the patch: more along an edge
 STRETCH_STEP, STRETCH_SPACING_PX = 0.03, 2  # a parabola through three sizes, of 26 px
 MIN_CORRELATION = 0.85  # what turns out of sight looks a little different at first
@@ -35,7 +35,7 @@ def find_rest(result: LocateResult, frames: Sequence[View]) -> tuple[int, int]:
     before = [frame for frame in reversed(chosen) if frame.stamp_ns < clicked.stamp_ns]
     still_ns = [clicked.stamp_ns]
     for side in (before, [frame for frame in chosen if frame.stamp_ns > clicked.stamp_ns]):
-        moved = 0  # images in a row: one alone may be noise
+        moved = 0
         for frame in side:
             rests = _is_at_rest(pyramid, result.pixel, frame)
             if rests:
@@ -53,7 +53,7 @@ def has_moved(result: LocateResult, frames: Sequence[View]) -> bool:
               if frame.stamp_ns > result.clicked.stamp_ns][-MIN_MOVED:]
     pyramid = GreyPyramid(result.clicked.image)
     rests = [_is_at_rest(pyramid, result.pixel, frame) for frame in newest]
-    return len(rests) == MIN_MOVED and all(each is not None and not each for each in rests)
+    return len(rests) == MIN_MOVED and all(each is False for each in rests)
 
 
 def _list_own(result: LocateResult, frames: Sequence[View]) -> list[View]:
@@ -65,7 +65,7 @@ def _list_own(result: LocateResult, frames: Sequence[View]) -> list[View]:
 def _is_at_rest(clicked: GreyPyramid, pixel: Array, frame: View) -> bool | None:
     """Return whether an image shows the clicked patch where it was; None: it does not show it."""
     moved = _measure_movement(clicked, pixel, GreyPyramid(frame.image))
-    return moved and (moved[0] <= REST_PX and abs(moved[1]) <= REST_STRETCH)
+    return None if moved is None else moved[0] <= REST_PX and abs(moved[1]) <= REST_STRETCH
 
 
 def _measure_movement(clicked: GreyPyramid, pixel: Array, newer: GreyPyramid
