@@ -127,14 +127,15 @@ class Intrinsics:
         NaN behind the camera, and beyond the angle where its distortion would fold them back.
         """
         points = np.asarray(point_cam, dtype=np.float64)
+        if self._is_pinhole:
+            z_m = points[..., 2:]
+            return np.asarray(points[..., :2] / np.where(z_m > 0, z_m, np.nan) * self._focal_px
+                              + self._centre_px)
         flat = points.reshape(-1, 3)
         pixels = np.full((len(flat), 2), np.nan)
         shown = flat[:, 2] > 0
         shown[shown] = np.hypot(*flat[shown, :2].T) <= self._max_radius * flat[shown, 2]
-        if self._is_pinhole:
-            pixels[shown] = flat[shown, :2] / flat[shown, 2:] * (self.fx_px, self.fy_px) + (
-                self.cx_px, self.cy_px)
-        elif shown.any():
+        if shown.any():
             front, zero = flat[shown].reshape(-1, 1, 3), np.zeros(3)
             project = (cv2.fisheye.projectPoints if self.model == 'equidistant'
                        else cv2.projectPoints)
@@ -148,10 +149,10 @@ class Intrinsics:
             around = self.project(point_cam[:, None] + steps)  # (n, 7, 2)
             return around[:, 0], np.asarray(
                 (around[:, 1:4] - around[:, 4:]).transpose(0, 2, 1) / (2 * DIFFERENCE_M))
-        pixels, focal_px = self.project(point_cam), np.array([self.fx_px, self.fy_px])
+        pixels, z_m = self.project(point_cam), point_cam[:, 2]
         slopes = np.zeros((len(point_cam), 2, 3))
-        slopes[:, [0, 1], [0, 1]] = focal_px / point_cam[:, 2:]
-        slopes[:, :, 2] = -(pixels - (self.cx_px, self.cy_px)) / point_cam[:, 2:]
+        slopes[:, 0, 0], slopes[:, 1, 1] = self.fx_px / z_m, self.fy_px / z_m
+        slopes[:, :, 2] = (self._centre_px - pixels) / z_m[:, None]
         return pixels, slopes
 
     def unproject(self, pixel: npt.ArrayLike) -> Array:
@@ -163,7 +164,7 @@ class Intrinsics:
         elif not self._is_pinhole:
             plane = _undistort(flat, self.matrix, self._coefficients)
         else:
-            plane = (flat - (self.cx_px, self.cy_px)) / (self.fx_px, self.fy_px)
+            plane = (flat - self._centre_px) / self._focal_px
         rays = np.concatenate([plane.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
         if not self._is_pinhole:
             # Undistortion is iterative and may not converge; a fisheye's pixels beyond 90 degrees
@@ -173,7 +174,15 @@ class Intrinsics:
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
         return rays.reshape(*pixels.shape[:-1], 3)
 
-    @property
+    @cached_property
+    def _focal_px(self) -> Array:
+        return np.array([self.fx_px, self.fy_px])
+
+    @cached_property
+    def _centre_px(self) -> Array:
+        return np.array([self.cx_px, self.cy_px])
+
+    @cached_property
     def _is_pinhole(self) -> bool:
         # Drivers publish five zeros for images that they have rectified.
         return self.model != 'equidistant' and not any(self.distortion)
@@ -185,8 +194,6 @@ class Intrinsics:
     @cached_property
     def _max_radius(self) -> float:
         """The radius at z = 1 up to which the distorted radius grows."""
-        if self._is_pinhole:
-            return np.inf
         angle = np.linspace(0.0, np.pi / 2, 2001)[:-1]
         k = (*self.distortion, *(0.0,) * (8 - len(self.distortion)))
         if self.model == 'equidistant':

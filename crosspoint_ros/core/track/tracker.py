@@ -19,6 +19,7 @@ from crosspoint_ros.core.datatypes import (
 from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.core.track.motion import (
     FINAL_SCALES,
+    REST_SCALES,
     ROBUST_SCALES,
     Motion,
     TrackedPoints,
@@ -285,7 +286,7 @@ class Tracker:
                 motion = estimate_motion(
                     replace(prior, base_from_clicked=motion.base_from_clicked,
                             centre_m=motion.centre_m), points,
-                    ROBUST_SCALES if turn == 0 else FINAL_SCALES)
+                    FINAL_SCALES if turn else REST_SCALES if turns == 1 else ROBUST_SCALES)
             found = {camera: (seen, verify(seen, motion.base_from_clicked, self._target_m))
                      for camera, seen in observed.items()}
             changed = before.base_from_clicked.inverse @ motion.base_from_clicked
