@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from crosspoint_ros.core.datatypes import (
     Transform,
     View,
 )
+from crosspoint_ros.core.geometry import ray_angle_deg
 from crosspoint_ros.core.lift import lift
 from crosspoint_ros.core.pipeline import locate
 from crosspoint_ros.core.track import bundle, parallax
@@ -247,10 +249,42 @@ def test_depth_at_the_click_needs_no_further_images():
     placed = locate(front, [see('hand', 0)], project(front, TARGET_M[None])[0], InexactMatcher(),
                     LIMITS)
     assert placed.target is not None
-    assert not may_gain(placed, LIMITS)
+    assert not may_gain(placed)
+
+
+def test_a_click_waits_until_a_path_has_placed_it_and_no_longer():
+    refused = click()
+    assert may_gain(refused)
+    placed = lift_by_motion(refused, see_both(range(1, 9)), LIMITS)
+    assert placed.target is not None
+    assert not may_gain(placed)
+    by_match = lift(placed.clicked, placed.pixel, [(placed['hand'].view, replace(
+        placed['hand'].match, tracked=()))], replace(LIMITS, max_target_sigma_m=0.2))
+    assert may_gain(replace(refused, target=by_match))
 
 
 # --- after the click
+
+@pytest.mark.parametrize(('with_depth', 'rad'), [(False, 0.1), (True, 0.2)])
+def test_what_is_seen_from_another_side_is_kept_sooner_without_depth(with_depth, rad):
+    def see_one(camera: str, step: int) -> View:
+        view = see(camera, step)
+        return render(camera, (Thing(),), view.stamp_ns, view.base_from_cam) if with_depth else view
+
+    placed = lift_by_motion(click(), see_both(range(1, 9)), LIMITS)
+    if with_depth:
+        placed = locate(see_one('front', 0), [see_one('hand', 0)], placed.pixel, InexactMatcher(),
+                        LIMITS)
+    tracker = Tracker.from_answer(placed, None, FollowLimits(), LIMITS)
+    for step in range(9, 40):
+        tracker.update([see_one('front', step), see_one('hand', step)], 10**9 + step * STEP_NS)
+    rays = [TARGET_M - each.view.base_from_cam.t_m for each in tracker.references
+            if each.view.camera == 'hand']
+    angles_rad = [np.radians(ray_angle_deg(a, b)) for a, b in pairwise(rays)]
+    assert len(angles_rad) >= 2
+    assert rad <= min(angles_rad)
+    assert angles_rad[-1] < 1.5 * rad
+
 
 def test_a_target_at_rest_is_placed_better_while_the_hand_moves_on_and_followed_when_it_moves():
     placed = lift_by_motion(click(), see_both(range(1, 7)), LIMITS)

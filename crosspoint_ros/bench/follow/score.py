@@ -106,7 +106,7 @@ def _place_by_motion(recording: MovingRecording, point: TruePoint, result: Locat
     """Return the answer by the images that the node has then, and the stamp of the last, ns."""
     frames: list[View] = []
     begun_ns = point.stamp_ns
-    if may_gain(result, limits):
+    if may_gain(result):
         frames = [view for stamp_ns in recording.stamps_ns
                   if 0 < point.stamp_ns - stamp_ns <= HISTORY_S * 1e9
                   for view in recording.views_at(stamp_ns)]
@@ -114,7 +114,7 @@ def _place_by_motion(recording: MovingRecording, point: TruePoint, result: Locat
     for stamp_ns in recording.stamps_ns:
         if not 0 < stamp_ns - point.stamp_ns <= wait_s * 1e9:
             continue
-        if not may_gain(result, limits) or has_moved(result, frames):
+        if not may_gain(result) or has_moved(result, frames):
             break
         frames += recording.views_at(stamp_ns)
         result, begun_ns = lift_by_motion(result, frames, limits), stamp_ns

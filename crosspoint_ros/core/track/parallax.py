@@ -43,7 +43,6 @@ from crosspoint_ros.core.track.still import (
 )
 from crosspoint_ros.core.verify import Limits
 
-SETTLED_SHARE = 0.7  # of the largest sigma of a target: a better one needs no further images
 MIN_BASELINE_M = 0.005  # a camera that moved less did not move
 TRACK_SIGMA_PX = 0.4  # of a patch, with what neighbouring images have in common
 NEAREST_M, FARTHEST_M = 0.1, 5.0
@@ -207,17 +206,15 @@ def lift_by_motion(result: LocateResult, frames: Sequence[View], limits: Limits,
     return replace(result, correspondences=correspondences, target=target, no_target=no_target)
 
 
-def may_gain(result: LocateResult, limits: Limits) -> bool:
-    """Return whether further images may place a click, or place it better.
+def may_gain(result: LocateResult) -> bool:
+    """Return whether a click waits for further images: until a path has placed it.
 
-    A target that is barely within `limits.max_target_sigma_m` cannot be followed when it moves:
-    what is known of the movement adds to it.
+    A match alone may be a few pixels off. While the target rests, `PlaceRefiner` places it better.
     """
     if result.clicked.depth_m is not None or not list_bare_views(result):
         return False
     return result.target is None or (
-        result.target.method is Method.TRIANGULATED
-        and measure_sigma_m(result.target) > SETTLED_SHARE * limits.max_target_sigma_m)
+        result.target.method is Method.TRIANGULATED and not list_frames(result))
 
 
 def list_bare_views(result: LocateResult) -> list[View]:

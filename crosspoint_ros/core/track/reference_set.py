@@ -21,6 +21,7 @@ from crosspoint_ros.core.track.reference import (
 )
 
 NEW_SIDE_RAD = 0.2
+NEW_BARE_SIDE_RAD = 0.1  # without depth no slant is known: patches look different sooner
 SURE_SHARE = 0.7  # of the points that should be seen
 MAX_REFERENCES = 12
 APART_M = 0.01  # a movement that leaves what does not belong to the object behind
@@ -37,7 +38,7 @@ class ReferenceSet:
         """target_m: (3,) where it was clicked."""
         self.clicked = self.references = tuple(clicked)
         self._target_m = target_m
-        self._misses: dict[str, npt.NDArray[np.int64]] = {}  # by camera, of the clicked ones
+        self._misses: dict[ReferenceView, npt.NDArray[np.int64]] = {}  # of each point
 
     def select(self, view: View, motion: Motion) -> ReferenceView:
         """Return the reference that saw the object from the most similar side."""
@@ -54,8 +55,10 @@ class ReferenceSet:
         """
         for seen, verdict in found:
             self._drop_background(seen, verdict, measured)
+            view = seen.points.view
+            new_rad = NEW_BARE_SIDE_RAD if view.depth_m is None else NEW_SIDE_RAD
             if not is_sure(verdict) or len(self.references) >= MAX_REFERENCES or (
-                    self._measure_angle_rad(seen.points.view, at_rest) < NEW_SIDE_RAD):
+                    self._measure_angle_rad(view, at_rest) < new_rad):
                 continue
             try:
                 self.references = (*self.references, self._build(seen, measured, at_rest))
@@ -81,30 +84,39 @@ class ReferenceSet:
                            f'{2 * MIN_CORNERS})')
         new = assemble(view, before.points_m[agrees], seen.points.pixels[agrees],
                        project(view, at_rest.centre_m[None])[0], at_rest.centre_m)
-        return replace(new, pyramid=seen.pyramid, normals=before.normals[agrees],
-                       weights=before.weights[agrees],
-                       base_from_clicked=at_rest.base_from_clicked)
+        new = replace(new, pyramid=seen.pyramid, normals=before.normals[agrees],
+                      weights=before.weights[agrees], base_from_clicked=at_rest.base_from_clicked)
+        if before in self._misses:
+            self._misses[new] = self._misses[before][agrees]
+        return new
 
     def _drop_background(self, seen: Observation, verdict: Verification, measured: Motion) -> None:
         """Drop points that stayed behind when the object moved: depth did not part them from it."""
         reference, moved_m = seen.reference, np.linalg.norm(measured.centre_m - self._target_m)
-        if reference.view.depth_m is not None or moved_m < APART_M or not verdict.shows_object or (
-                not any(reference is each for each in self.clicked)):
+        if reference.view.depth_m is not None or moved_m < APART_M or not verdict.shows_object:
             return
-        camera = reference.view.camera
-        misses = self._misses.setdefault(camera, np.zeros(len(reference.pixels), np.int64))
+        misses = self._misses.setdefault(reference, np.zeros(len(reference.pixels), np.int64))
         agrees = find_agreeing(seen, measured.base_from_clicked)
         misses[agrees] = -10 * MAX_MISSES  # it belongs to the object, and may turn out of sight
         misses[seen.expected & ~agrees] += 1
-        kept = misses < MAX_MISSES
+        behind_m = reference.points_m[misses >= MAX_MISSES]
+        if len(behind_m):
+            left = {each: self._leave(each, behind_m) for each in (*self.clicked, *self.references)}
+            self.clicked = tuple(left[each] for each in self.clicked)
+            self.references = tuple(left[each] for each in self.references)
+
+    def _leave(self, reference: ReferenceView, behind_m: Array) -> ReferenceView:
+        """Return a reference without points (m, 3) of those that it shares with others, if enough
+        are left."""
+        kept = ~(reference.points_m[:, None] == behind_m).all(axis=2).any(axis=1)
         if kept.all() or kept.sum() < 2 * MIN_CORNERS:
-            return
+            return reference
         left = replace(reference, points_m=reference.points_m[kept],
                        normals=reference.normals[kept], pixels=reference.pixels[kept],
                        weights=reference.weights[kept])
-        self._misses[camera] = misses[kept]
-        self.clicked = tuple(left if each is reference else each for each in self.clicked)
-        self.references = tuple(left if each is reference else each for each in self.references)
+        if reference in self._misses:
+            self._misses[left] = self._misses.pop(reference)[kept]
+        return left
 
     def _direct(self, view: View, moved: Transform) -> Array:
         """The direction (3,) from the target to a camera, in the object as it was when clicked."""

@@ -310,7 +310,7 @@ def place_by_motion(task: QueryTask, views: ViewCollector, result: LocateResult,
                                    *(frame.stamp_ns for frame in frames))
         return frames
 
-    while may_gain(result, limits) and not task.is_done:
+    while may_gain(result) and not task.is_done:
         for view in bare:
             known[view.camera] += collect(view)
         further = [frame for frames in known.values() for frame in frames[1:]]
