@@ -127,14 +127,14 @@ class Intrinsics:
         NaN behind the camera, and beyond the angle where its distortion would fold them back.
         """
         points = np.asarray(point_cam, dtype=np.float64)
+        if self._is_pinhole:
+            depth_m = np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
+            return np.asarray(points[..., :2] / depth_m * self._focal_px + self._center_px)
         flat = points.reshape(-1, 3)
         pixels = np.full((len(flat), 2), np.nan)
         shown = flat[:, 2] > 0
         shown[shown] = np.hypot(*flat[shown, :2].T) <= self._max_radius * flat[shown, 2]
-        if self._is_pinhole:
-            pixels[shown] = flat[shown, :2] / flat[shown, 2:] * (self.fx_px, self.fy_px) + (
-                self.cx_px, self.cy_px)
-        elif shown.any():
+        if shown.any():
             front, zero = flat[shown].reshape(-1, 1, 3), np.zeros(3)
             project = (cv2.fisheye.projectPoints if self.model == 'equidistant'
                        else cv2.projectPoints)
@@ -148,32 +148,43 @@ class Intrinsics:
             around = self.project(point_cam[:, None] + steps)  # (n, 7, 2)
             return around[:, 0], np.asarray(
                 (around[:, 1:4] - around[:, 4:]).transpose(0, 2, 1) / (2 * DIFFERENCE_M))
-        pixels, focal_px = self.project(point_cam), np.array([self.fx_px, self.fy_px])
+        pixels = self.project(point_cam)
         slopes = np.zeros((len(point_cam), 2, 3))
-        slopes[:, [0, 1], [0, 1]] = focal_px / point_cam[:, 2:]
-        slopes[:, :, 2] = -(pixels - (self.cx_px, self.cy_px)) / point_cam[:, 2:]
+        slopes[:, [0, 1], [0, 1]] = self._focal_px / point_cam[:, 2:]
+        slopes[:, :, 2] = -(pixels - self._center_px) / point_cam[:, 2:]
         return pixels, slopes
 
     def unproject(self, pixel: npt.ArrayLike) -> Array:
         """Undistort pixels (..., 2) to unit rays (..., 3); NaN where no ray reaches the pixel."""
         pixels = np.asarray(pixel, dtype=np.float64)
-        flat = pixels.reshape(-1, 1, 2)
-        if self.model == 'equidistant':
-            plane = cv2.fisheye.undistortPoints(flat, self.matrix, self._coefficients)
-        elif not self._is_pinhole:
-            plane = _undistort(flat, self.matrix, self._coefficients)
+        if self._is_pinhole:
+            rays = np.ones((*pixels.shape[:-1], 3))
+            rays[..., :2] = (pixels - self._center_px) / self._focal_px
         else:
-            plane = (flat - (self.cx_px, self.cy_px)) / (self.fx_px, self.fy_px)
-        rays = np.concatenate([plane.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
-        if not self._is_pinhole:
-            # Undistortion is iterative and may not converge; a fisheye's pixels beyond 90 degrees
-            # end on its rim.
-            missed_px = np.linalg.norm(self.project(rays) - flat[:, 0], axis=1)
-            rays[~(missed_px < MAX_UNDISTORTION_ERROR_PX)] = np.nan
-        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        return rays.reshape(*pixels.shape[:-1], 3)
+            rays = self._undistort_rays(pixels.reshape(-1, 1, 2)).reshape(*pixels.shape[:-1], 3)
+        rays /= np.sqrt((rays * rays).sum(axis=-1, keepdims=True))
+        return rays
 
-    @property
+    def _undistort_rays(self, flat: Array) -> Array:
+        """Return the rays (n, 3), z = 1, of pixels (n, 1, 2); NaN where none reaches the pixel."""
+        undistort = cv2.fisheye.undistortPoints if self.model == 'equidistant' else _undistort
+        plane = undistort(flat, self.matrix, self._coefficients)
+        rays = np.concatenate([plane.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
+        # Undistortion is iterative and may not converge; a fisheye's pixels beyond 90 degrees end
+        # on its rim.
+        missed_px = np.linalg.norm(self.project(rays) - flat[:, 0], axis=1)
+        rays[~(missed_px < MAX_UNDISTORTION_ERROR_PX)] = np.nan
+        return rays
+
+    @cached_property
+    def _focal_px(self) -> Array:
+        return np.array([self.fx_px, self.fy_px])
+
+    @cached_property
+    def _center_px(self) -> Array:
+        return np.array([self.cx_px, self.cy_px])
+
+    @cached_property
     def _is_pinhole(self) -> bool:
         # Drivers publish five zeros for images that they have rectified.
         return self.model != 'equidistant' and not any(self.distortion)
