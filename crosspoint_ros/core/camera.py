@@ -128,8 +128,9 @@ class Intrinsics:
         """
         points = np.asarray(point_cam, dtype=np.float64)
         if self._is_pinhole:
-            depth_m = np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
-            return np.asarray(points[..., :2] / depth_m * self._focal_px + self._center_px)
+            z_m = points[..., 2:]
+            return np.asarray(points[..., :2] / np.where(z_m > 0, z_m, np.nan) * self._focal_px
+                              + self._centre_px)
         flat = points.reshape(-1, 3)
         pixels = np.full((len(flat), 2), np.nan)
         shown = flat[:, 2] > 0
@@ -148,10 +149,10 @@ class Intrinsics:
             around = self.project(point_cam[:, None] + steps)  # (n, 7, 2)
             return around[:, 0], np.asarray(
                 (around[:, 1:4] - around[:, 4:]).transpose(0, 2, 1) / (2 * DIFFERENCE_M))
-        pixels = self.project(point_cam)
+        pixels, z_m = self.project(point_cam), point_cam[:, 2]
         slopes = np.zeros((len(point_cam), 2, 3))
-        slopes[:, [0, 1], [0, 1]] = self._focal_px / point_cam[:, 2:]
-        slopes[:, :, 2] = -(pixels - self._center_px) / point_cam[:, 2:]
+        slopes[:, 0, 0], slopes[:, 1, 1] = self.fx_px / z_m, self.fy_px / z_m
+        slopes[:, :, 2] = (self._centre_px - pixels) / z_m[:, None]
         return pixels, slopes
 
     def unproject(self, pixel: npt.ArrayLike) -> Array:
@@ -159,7 +160,7 @@ class Intrinsics:
         pixels = np.asarray(pixel, dtype=np.float64)
         if self._is_pinhole:
             rays = np.ones((*pixels.shape[:-1], 3))
-            rays[..., :2] = (pixels - self._center_px) / self._focal_px
+            rays[..., :2] = (pixels - self._centre_px) / self._focal_px
         else:
             rays = self._undistort_rays(pixels.reshape(-1, 1, 2)).reshape(*pixels.shape[:-1], 3)
         rays /= np.sqrt((rays * rays).sum(axis=-1, keepdims=True))
@@ -181,7 +182,7 @@ class Intrinsics:
         return np.array([self.fx_px, self.fy_px])
 
     @cached_property
-    def _center_px(self) -> Array:
+    def _centre_px(self) -> Array:
         return np.array([self.cx_px, self.cy_px])
 
     @cached_property
@@ -196,8 +197,6 @@ class Intrinsics:
     @cached_property
     def _max_radius(self) -> float:
         """The radius at z = 1 up to which the distorted radius grows."""
-        if self._is_pinhole:
-            return np.inf
         angle = np.linspace(0.0, np.pi / 2, 2001)[:-1]
         k = (*self.distortion, *(0.0,) * (8 - len(self.distortion)))
         if self.model == 'equidistant':

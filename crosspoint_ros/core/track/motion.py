@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -15,9 +15,12 @@ from crosspoint_ros.core.track.patches import invert_2x2
 from crosspoint_ros.core.verify import Limits
 
 ROBUST_SCALES = (8.0, 4.0, 2.0, 1.0, 1.0)  # graduated non-convexity, of MAX_SIGMAS
+REST_SCALES = (2.0, 1.0, 1.0)  # from where it rested
 FINAL_SCALES = (1.0, 1.0)  # of a motion that is almost right
 MAX_SIGMAS = 3.0  # a pixel or depth further off is not of this motion
 SETTLED_STEP = 1e-5  # rad and m: the step before was the last
+NEAREST_M = 0.05  # no camera measures depths below
+LEAST_WEIGHT = 1e-6  # of a point that takes part
 LEAST_SIGMA_PX = 0.7  # of a pixel, by the error of the 3D point
 INDEPENDENT_DEPTHS = 4.0  # neighbouring depths err alike: any number counts as these
 
@@ -41,10 +44,18 @@ class TrackedPoints:
     pose_covariance: Array
 
     @cached_property
-    def precision(self) -> Array:
-        """The information (n, 2, 2) of the pixels, with the error of the 3D points in it."""
+    def found(self) -> TrackedPoints:
+        """Those whose pixels are known."""
+        kept = np.isfinite(self.pixels[:, 0])
+        return self if kept.all() else replace(
+            self, **{name: getattr(self, name)[kept] for name in (
+                'points_m', 'pixels', 'information', 'depths_m', 'weights')})
+
+    @cached_property
+    def whitening(self) -> Array:
+        """Takes errors of the pixels to sigmas (n, 2, 2), with the error of the 3D points in it."""
         spread = invert_2x2(self.information + 1e-9 * np.eye(2)) + LEAST_SIGMA_PX ** 2 * np.eye(2)
-        return invert_2x2(spread)
+        return np.asarray(np.linalg.cholesky(invert_2x2(spread)).transpose(0, 2, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,20 +112,22 @@ def estimate_motion(prior: Motion, seen: Sequence[TrackedPoints],
     turn, shift = np.zeros(3), np.zeros(3)
     prior_information = np.linalg.inv(prior.covariance)
     information = prior_information
+    found = [points.found for points in seen]
     step, done = np.full(6, np.inf), 0.0
     for scale in scales:
         if scale == done and np.abs(step).max() < SETTLED_STEP:
             break  # the same weights again
         done = scale
-        correction = _correct(turn, shift, centre_m)
+        moved = _correct(turn, shift, centre_m) @ prior.base_from_clicked
         information = prior_information
         gradient = prior_information @ np.concatenate([turn, shift])
-        for points in seen:
-            part, slope = _build_equations(points, correction @ prior.base_from_clicked,
-                                           centre_m + shift, scale * MAX_SIGMAS)
-            blur = np.linalg.inv(np.eye(6) + part @ points.pose_covariance)
-            information = information + blur @ part
-            gradient = gradient + blur @ slope
+        for points in found:
+            part, slope = _build_equations(points, moved, centre_m + shift, scale * MAX_SIGMAS)
+            if points.pose_covariance.any():
+                blur = np.linalg.inv(np.eye(6) + part @ points.pose_covariance)
+                part, slope = blur @ part, blur @ slope
+            information = information + part
+            gradient = gradient + slope
         step = -np.linalg.solve(information, gradient)
         turn, shift = turn + step[:3], shift + step[3:]
     moved = _correct(turn, shift, centre_m) @ prior.base_from_clicked
@@ -130,45 +143,40 @@ def _correct(turn: Array, shift: Array, centre_m: Array) -> Transform:
 def measure_errors(points: TrackedPoints, base_from_clicked: Transform) -> tuple[Array, Array]:
     """Return how far pixels (n,) and depths (n,) are off, in sigmas; depths are signed: negative
     is nearer to the camera than the object."""
-    residual, _, weight, depth_error_m, _, depth_weight = _measure(points, base_from_clicked)
-    pixel_sigmas = np.sqrt(np.einsum('ni,nij,nj->n', residual, weight, residual))
-    return pixel_sigmas, depth_error_m * np.sqrt(depth_weight)
+    _, errors, _, depth_error_m, depth_sigma_m = _measure(points, base_from_clicked)
+    return np.asarray(np.hypot(errors[:, 0], errors[:, 1])), depth_error_m / depth_sigma_m
 
 
 def _measure(points: TrackedPoints, base_from_clicked: Transform
-             ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Errors, derivatives by the point in the base, and information, of pixels and of depths."""
-    pose, lens = require_pose(points.view), points.view.intrinsics
-    at_cam = pose.inverse.transform_points(base_from_clicked.transform_points(points.points_m))
+             ) -> tuple[Array, Array, Array, Array, Array]:
+    """Points (n, 3) in the base now, errors of pixels (n, 2), in sigmas, and their derivatives
+    (n, 2, 3) by those points; errors (n,) of depths and their sigmas, m."""
+    pose, lens, white = require_pose(points.view), points.view.intrinsics, points.whitening
+    now_m = base_from_clicked.transform_points(points.points_m)
+    at_cam = (now_m - pose.t_m) @ pose.R
     pixels, d_cam = lens.project_with_jacobian(at_cam)
-    depth_error_m = points.depths_m - at_cam[:, 2]
-    depth_weight = 1 / predict_depth_sigma_m(np.maximum(at_cam[:, 2], 0.05)) ** 2
-    return (pixels - points.pixels, np.asarray(d_cam @ pose.R.T), points.precision, depth_error_m,
-            np.broadcast_to(pose.R[:, 2], at_cam.shape), depth_weight)
+    errors = (white @ (pixels - points.pixels)[..., None])[..., 0]
+    return (now_m, errors, np.asarray(white @ (d_cam @ pose.R.T)),
+            points.depths_m - at_cam[:, 2],
+            predict_depth_sigma_m(np.maximum(at_cam[:, 2], NEAREST_M)))
 
 
 def _build_equations(points: TrackedPoints, base_from_clicked: Transform, centre_m: Array,
                      max_sigmas: float) -> tuple[Array, Array]:
     """Normal matrix (6, 6) and gradient (6,), rotation about `centre_m` first."""
-    residual, d_base, weight, depth_error_m, ahead, depth_weight = _measure(
-        points, base_from_clicked)
-    arms_m = base_from_clicked.transform_points(points.points_m) - centre_m
-    squared = ((weight @ residual[..., None])[..., 0] * residual).sum(axis=1)
-    agrees = points.weights / (1 + squared / max_sigmas ** 2) ** 2
-    agrees = np.where(np.isfinite(squared), agrees, 0.0)
-    jacobian = np.concatenate([cross(arms_m[:, None, :], d_base), d_base], axis=2)
-    usable = agrees > 1e-6
-    J, W, r = jacobian[usable], weight[usable] * agrees[usable, None, None], residual[usable]
-    weighted = (W @ J).reshape(-1, 6)
-    normal = weighted.T @ J.reshape(-1, 6)
-    gradient = weighted.T @ r.ravel()
-    off = depth_error_m ** 2 * depth_weight
-    share = np.where(np.isfinite(off), agrees / (1 + off / max_sigmas ** 2) ** 2, 0.0)
-    total = share.sum()
-    if total > 1e-6:
-        share = share * depth_weight * min(1.0, INDEPENDENT_DEPTHS / total)
-        J = np.concatenate([cross(arms_m, ahead), ahead], axis=1)
-        used = share > 0
-        normal += (J[used] * share[used, None]).T @ J[used]
-        gradient += J[used].T @ (share[used] * -depth_error_m[used])
-    return normal, gradient
+    now_m, errors, slopes, depth_error_m, depth_sigma_m = _measure(points, base_from_clicked)
+    residual = np.concatenate([errors, -(depth_error_m / depth_sigma_m)[:, None]], axis=1)
+    squared = (residual / max_sigmas) ** 2
+    agrees = points.weights / (1 + squared[:, 0] + squared[:, 1]) ** 2
+    agrees = np.where(np.isfinite(agrees), agrees, 0.0)
+    share = agrees / (1 + squared[:, 2]) ** 2
+    share = np.where(np.isfinite(share), share, 0.0)
+    share *= min(1.0, INDEPENDENT_DEPTHS / max(share.sum(), LEAST_WEIGHT))
+    weights = np.sqrt(np.stack([agrees, agrees, share], axis=1))[..., None]
+    jacobian = np.empty((len(now_m), 3, 6))
+    by_point = jacobian[..., 3:]
+    by_point[:, :2] = slopes
+    by_point[:, 2] = require_pose(points.view).R[:, 2] / depth_sigma_m[:, None]
+    jacobian[..., :3] = cross((now_m - centre_m)[:, None], by_point)
+    J = np.where(weights > 0, jacobian * weights, 0.0).reshape(-1, 6)  # an unknown one is NaN
+    return J.T @ J, J.T @ np.where(weights > 0, residual[..., None] * weights, 0.0).ravel()

@@ -18,6 +18,7 @@ SETTLED_SAMPLES = 0.02  # a smaller step of a patch is its last
 MIN_CONTRAST = 2.0  # grey levels, standard deviation: a flatter patch is noise
 PIXEL_SIGMA_PX = 0.3  # what interpolation and lens leave of an exact alignment
 NOISE_CORRELATION = 4.0  # neighbouring residuals are alike: as many samples count as one
+FLOW_SIDE_PX, FLOW_LEVELS = 15, 3  # of the window, and above the image itself
 FLAT_PX2 = 1e4  # variance along a direction without texture
 
 Samples = npt.NDArray[np.float32]  # of images: twice as fast as float64
@@ -129,12 +130,12 @@ def _align(current: GreyPyramid, found: Array, template: Samples, share: Samples
 
 def invert_2x2(matrices: Array) -> Array:
     """Invert matrices (n, 2, 2); one that is singular gives the identity."""
-    a, b, c, d = (matrices[:, i, j] for i in (0, 1) for j in (0, 1))
+    a, b, c, d = matrices.reshape(-1, 4).T
     determinant = a * d - b * c
-    is_regular = np.abs(determinant) > 1e-30
-    adjugate = np.stack([d, -b, -c, a], axis=1).reshape(-1, 2, 2)
-    inverse = adjugate / np.where(is_regular, determinant, 1.0)[:, None, None]
-    return np.asarray(np.where(is_regular[:, None, None], inverse, np.eye(2)))
+    is_singular = ~(np.abs(determinant) > 1e-30)
+    inverse = np.stack([d, -b, -c, a], axis=1) / np.where(is_singular, 1.0, determinant)[:, None]
+    inverse[is_singular] = (1, 0, 0, 1)
+    return np.asarray(inverse.reshape(-1, 2, 2))
 
 
 def _normalize(patches: Samples, share: Samples) -> tuple[Samples, Samples]:
@@ -162,14 +163,19 @@ def flow_patches(previous: GreyPyramid, pixels: Array, current: GreyPyramid, nea
     """
     if not len(pixels):
         return np.zeros((0, 2))
-    start, guess = (np.ascontiguousarray(each, dtype=np.float32).reshape(-1, 1, 2)
+    margin_px = FLOW_SIDE_PX * 2 ** FLOW_LEVELS
+    both = np.concatenate([pixels, near])  # on the image: else their flow is none
+    low = np.maximum(both.min(axis=0).astype(int) - margin_px, 0) // 2 ** FLOW_LEVELS * (
+        2 ** FLOW_LEVELS)  # the same pixels of each level
+    right, bottom = both.max(axis=0).astype(int) + margin_px
+    first, second = (np.ascontiguousarray(pyramid.grey[low[1]:bottom, low[0]:right])
+                     for pyramid in (previous, current))  # no pyramid of the rest
+    start, guess = (np.ascontiguousarray(each - low, dtype=np.float32).reshape(-1, 1, 2)
                     for each in (pixels, near))
-    options: dict[str, Any] = {'winSize': (15, 15), 'maxLevel': 3,
+    options: dict[str, Any] = {'winSize': (FLOW_SIDE_PX, FLOW_SIDE_PX), 'maxLevel': FLOW_LEVELS,
                                'flags': cv2.OPTFLOW_USE_INITIAL_FLOW}
-    there, ok, _ = cv2.calcOpticalFlowPyrLK(previous.grey, current.grey, start, guess.copy(),
-                                            **options)
-    back, ok_back, _ = cv2.calcOpticalFlowPyrLK(current.grey, previous.grey, there, start.copy(),
-                                                **options)
+    there, ok, _ = cv2.calcOpticalFlowPyrLK(first, second, start, guess.copy(), **options)
+    back, ok_back, _ = cv2.calcOpticalFlowPyrLK(second, first, there, start.copy(), **options)
     off_px = np.linalg.norm((back - start).reshape(-1, 2), axis=1)
     good = (ok.ravel() > 0) & (ok_back.ravel() > 0) & (off_px < max_return_px)
-    return np.where(good[:, None], there.reshape(-1, 2).astype(np.float64), np.nan)
+    return np.where(good[:, None], there.reshape(-1, 2).astype(np.float64) + low, np.nan)

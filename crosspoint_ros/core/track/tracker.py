@@ -19,6 +19,7 @@ from crosspoint_ros.core.datatypes import (
 from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.core.track.motion import (
     FINAL_SCALES,
+    REST_SCALES,
     ROBUST_SCALES,
     Motion,
     TrackedPoints,
@@ -252,15 +253,22 @@ class Tracker:
         """Fit a motion to the views near a prior, and verify it in each of them."""
         if with_flow and self._rest.is_at_rest:  # then it mostly still is
             fit = self._align(prior, prior, usable, pyramids, (1,), turns=1)
-            judged = [one for one in fit[1].values() if not _is_out_of_sight(*one)]
-            if any(verdict.is_verified for _, verdict in judged) and all(
-                    is_sure(verdict) or self._is_as_before(seen, verdict)
-                    for seen, verdict in judged):
+            if self._shows_enough(fit):
                 return fit
         flowed = [flow for view in usable if with_flow
                   and (flow := self._flow(view, pyramids[view.camera], prior)) is not None]
-        start = estimate_motion(prior, flowed, FLOW_SCALES) if flowed else prior
-        return self._align(prior, start, usable, pyramids, scales)
+        if not flowed:
+            return self._align(prior, prior, usable, pyramids, scales)
+        start = estimate_motion(prior, flowed, FLOW_SCALES)
+        fit = self._align(prior, start, usable, pyramids, (1,))
+        return fit if self._shows_enough(fit) else self._align(
+            prior, start, usable, pyramids, scales)
+
+    def _shows_enough(self, fit: _Fit) -> bool:
+        """Return whether no further search could find more of the object."""
+        judged = [one for one in fit[1].values() if not _is_out_of_sight(*one)]
+        return any(verdict.is_verified for _, verdict in judged) and all(
+            is_sure(verdict) or self._is_as_before(seen, verdict) for seen, verdict in judged)
 
     def _is_as_before(self, seen: Observation, verdict: Verification) -> bool:
         """Return whether a view with depth shows as much of the object as its last image did: of
@@ -285,7 +293,7 @@ class Tracker:
                 motion = estimate_motion(
                     replace(prior, base_from_clicked=motion.base_from_clicked,
                             centre_m=motion.centre_m), points,
-                    ROBUST_SCALES if turn == 0 else FINAL_SCALES)
+                    FINAL_SCALES if turn else REST_SCALES if turns == 1 else ROBUST_SCALES)
             found = {camera: (seen, verify(seen, motion.base_from_clicked, self._target_m))
                      for camera, seen in observed.items()}
             changed = before.base_from_clicked.inverse @ motion.base_from_clicked

@@ -90,6 +90,9 @@ def turn_from_images(clicked: FeatureFrame, other: FeatureFrame, scale: float, m
 def require_turn(clicked: FeatureFrame, other: FeatureFrame, other_from_clicked: Array,
                  scale: float, min_cosine: float, ensure: Ensure) -> None:
     """Raise `Rejected` (INCONSISTENT) where the images match at another turn than the poses'."""
+    ensure([clicked], [scale])
+    if len(clicked.levels[scale].pixels) < CHANCE_SUPPORT:
+        return  # so few cannot support any turn: three further images need not be looked at
     given_deg = turn_from_rotation(other_from_clicked)
     best, *others = rank_turns(clicked, other, given_deg, scale, min_cosine, ensure)
     given = next(one for one in (best, *others) if one.turn_deg == given_deg)
