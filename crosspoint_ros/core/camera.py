@@ -158,21 +158,24 @@ class Intrinsics:
     def unproject(self, pixel: npt.ArrayLike) -> Array:
         """Undistort pixels (..., 2) to unit rays (..., 3); NaN where no ray reaches the pixel."""
         pixels = np.asarray(pixel, dtype=np.float64)
-        flat = pixels.reshape(-1, 1, 2)
-        if self.model == 'equidistant':
-            plane = cv2.fisheye.undistortPoints(flat, self.matrix, self._coefficients)
-        elif not self._is_pinhole:
-            plane = _undistort(flat, self.matrix, self._coefficients)
+        if self._is_pinhole:
+            rays = np.ones((*pixels.shape[:-1], 3))
+            rays[..., :2] = (pixels - self._centre_px) / self._focal_px
         else:
-            plane = (flat - self._centre_px) / self._focal_px
+            rays = self._undistort_rays(pixels.reshape(-1, 1, 2)).reshape(*pixels.shape[:-1], 3)
+        rays /= np.sqrt((rays * rays).sum(axis=-1, keepdims=True))
+        return rays
+
+    def _undistort_rays(self, flat: Array) -> Array:
+        """Return the rays (n, 3), z = 1, of pixels (n, 1, 2); NaN where none reaches the pixel."""
+        undistort = cv2.fisheye.undistortPoints if self.model == 'equidistant' else _undistort
+        plane = undistort(flat, self.matrix, self._coefficients)
         rays = np.concatenate([plane.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
-        if not self._is_pinhole:
-            # Undistortion is iterative and may not converge; a fisheye's pixels beyond 90 degrees
-            # end on its rim.
-            missed_px = np.linalg.norm(self.project(rays) - flat[:, 0], axis=1)
-            rays[~(missed_px < MAX_UNDISTORTION_ERROR_PX)] = np.nan
-        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        return rays.reshape(*pixels.shape[:-1], 3)
+        # Undistortion is iterative and may not converge; a fisheye's pixels beyond 90 degrees end
+        # on its rim.
+        missed_px = np.linalg.norm(self.project(rays) - flat[:, 0], axis=1)
+        rays[~(missed_px < MAX_UNDISTORTION_ERROR_PX)] = np.nan
+        return rays
 
     @cached_property
     def _focal_px(self) -> Array:

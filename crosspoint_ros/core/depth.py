@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache, wraps
 from typing import Any, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from crosspoint_ros.core.datatypes import (
     Transform,
     View,
 )
-from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.geometry import cross, require_pose
 
 Metres = TypeVar('Metres', float, Array)
 Compute = TypeVar('Compute', bound=Callable[..., Any])
@@ -42,14 +42,19 @@ RIM_WINDOW_PX, MIN_RIM_WINDOW_PX, MIN_RIM_PIXELS, RIM_SIGMAS = 7, 5, 3, 3.0
 SPLAT_MARGIN = 1.2  # on slopes neighbouring pixels move apart: without it the wall shows through
 
 
-def _remember(compute: Compute) -> Compute:
-    """Compute once for each view, which never changes, and pixel: a click asks a dozen times."""
-    known: WeakKeyDictionary[View, dict[tuple[float, ...], Any]] = WeakKeyDictionary()
+def remember_by_pixel(compute: Compute) -> Compute:
+    """Compute once for each view, which never changes, and pixel: a click asks a dozen times.
+
+    What is returned is shared: not to be changed.
+    """
+    known: WeakKeyDictionary[View, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
 
     @wraps(compute)
-    def recall(view: View, pixel: npt.ArrayLike, *more: float) -> Any:
+    def recall(view: View, pixel: npt.ArrayLike, *more: float | View) -> Any:
         results = known.setdefault(view, {})
-        key = (*np.asarray(pixel, dtype=float).ravel().tolist(), *more)
+        # Another view by reference: it must not live for as long as this one.
+        key = (*np.asarray(pixel, dtype=float).ravel().tolist(),
+               *(ref(each) if isinstance(each, View) else each for each in more))
         with suppress(KeyError):  # another thread may clear it
             return results[key]
         found = compute(view, pixel, *more)
@@ -60,7 +65,7 @@ def _remember(compute: Compute) -> Compute:
     return cast(Compute, recall)
 
 
-@_remember
+@remember_by_pixel
 def surface_depths_m(view: View, pixel: npt.ArrayLike) -> Array:
     """Return the depths (n,) of the surfaces around a pixel (2,), the nearest first, m.
 
@@ -78,11 +83,12 @@ def surface_depths_m(view: View, pixel: npt.ArrayLike) -> Array:
     known, away_px = depths[order], np.linalg.norm(pixels[order] - np.asarray(pixel), axis=1)
     gaps = np.flatnonzero(np.diff(known) > SPLIT_M + SPLIT_RATIO * known[:-1]) + 1
     return np.array([
-        np.median(surface[np.argsort(away)[:NEAREST_PIXELS]])
+        find_median(surface[np.argsort(away)[:NEAREST_PIXELS]])
         for surface, away in zip(np.split(known, gaps), np.split(away_px, gaps), strict=True)
         if len(surface) >= MIN_SURFACE_SHARE * len(known)])
 
 
+@remember_by_pixel
 def surface_points_m(view: View, pixel: npt.ArrayLike) -> Array:
     """Return the points (n, 3) of `surface_depths_m` in the base, m; none without a pose."""
     depths_m = surface_depths_m(view, pixel)
@@ -103,12 +109,18 @@ def explain_missing_depth(view: View, pixel: npt.ArrayLike) -> str:
             f'{MIN_SURFACE_SHARE:.0%} of its {len(depths)} depths')
 
 
+def find_median(values: Array) -> float:
+    """Return the median of known values (n,): `np.median` takes eight times as long for few."""
+    ordered = np.sort(values)
+    return float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
 def predict_depth_sigma_m(depth_m: Metres) -> Metres:
     """Return the standard deviation of a measured depth, or of depths (...), m."""
     return DEPTH_SIGMA_M + DEPTH_SIGMA_RATIO * depth_m ** 2
 
 
-@_remember
+@remember_by_pixel
 def is_on_rim(view: View, pixel: npt.ArrayLike, depth_m: float) -> bool:
     """Return whether another surface is so near to a pixel (2,) that it may be the one meant.
 
@@ -121,7 +133,7 @@ def is_on_rim(view: View, pixel: npt.ArrayLike, depth_m: float) -> bool:
         return True
     pixels, depths, _ = depth_window(view, pixel, WINDOW_PX)
     nearest = np.argsort(np.linalg.norm(pixels - np.asarray(pixel), axis=1))[:NEAREST_PIXELS]
-    return bool(abs(np.median(depths[nearest]) - depth_m) > step_m)
+    return bool(abs(find_median(depths[nearest]) - depth_m) > step_m)
 
 
 def _has_jump(view: View, pixel: npt.ArrayLike, step_m: float) -> bool:
@@ -140,7 +152,7 @@ def _has_jump(view: View, pixel: npt.ArrayLike, step_m: float) -> bool:
     for axis in (0, 1):
         steps = np.diff(part, axis=axis)
         known = steps[np.isfinite(steps)]
-        slope = np.median(known) if len(known) else 0.0
+        slope = find_median(known) if len(known) else 0.0
         jumps += (np.abs(known - slope) > np.sqrt(2) * step_m).sum()  # a step has two errors
         part -= slope * np.expand_dims(np.arange(part.shape[axis]), 1 - axis)
     level_m = np.sort(part[np.isfinite(part)])
@@ -148,7 +160,7 @@ def _has_jump(view: View, pixel: npt.ArrayLike, step_m: float) -> bool:
     return bool(jumps >= MIN_RIM_PIXELS or (sizes >= MIN_RIM_PIXELS).sum() > 1)
 
 
-@_remember
+@remember_by_pixel
 def surface_normal_base(view: View, pixel: npt.ArrayLike) -> tuple[Array, float] | None:
     """Return the unit normal (3,) of the nearest surface at a pixel, into it, and its sigma, rad.
 
@@ -175,15 +187,16 @@ def surface_normal_base(view: View, pixel: npt.ArrayLike) -> tuple[Array, float]
 def _plane_inliers(points: Array) -> npt.NDArray[np.bool_]:
     rng = np.random.default_rng(0)
     one, two, three = points[rng.integers(len(points), size=(3, PLANE_TRIALS))]
-    normals = np.cross(two - one, three - one)
+    normals = cross(two - one, three - one)
     lengths = np.linalg.norm(normals, axis=1)
     normals /= np.maximum(lengths, 1e-12)[:, None]
     off = np.abs(points @ normals.T - (one * normals).sum(axis=1))
-    votes = (off < PLANE_INLIER_RATIO * np.median(points[:, 2])) & (lengths > 1e-9)
+    votes = (off < PLANE_INLIER_RATIO * find_median(points[:, 2])) & (lengths > 1e-9)
     best: npt.NDArray[np.bool_] = votes[:, votes.sum(axis=0).argmax()]
     return best if best.sum() >= 3 else np.ones(len(points), dtype=bool)
 
 
+@remember_by_pixel
 def depth_window(view: View, pixel: npt.ArrayLike, size_px: float) -> tuple[Array, Array, int]:
     """Return the pixels (n, 2) with depth around one, their depths (n,), and the window's size."""
     assert view.depth_m is not None

@@ -28,7 +28,7 @@ from crosspoint_ros.core.datatypes import (
     View,
 )
 from crosspoint_ros.core.depth import explain_missing_depth, predict_depth_sigma_m, surface_points_m
-from crosspoint_ros.core.geometry import cross, require_baselines, require_pose, triangulate
+from crosspoint_ros.core.geometry import RayBundle, cross, require_baselines, require_pose
 from crosspoint_ros.core.grasp.approach import STANDOFF_M, Approach, choose_frame
 from crosspoint_ros.core.track.bundle import CameraPixels, triangulate_bundle
 from crosspoint_ros.core.verify import (
@@ -265,8 +265,9 @@ def triangulate_sightings(click: Sighting, sightings: Sequence[Sighting], limits
     if not sightings:
         raise Rejected(Code.NO_DEPTH, 'no other view has a known pose and intrinsics')
     several = [click, *sightings]
-    views, pixels = [one.view for one in several], [one.pixel for one in several]
-    about = triangulate(views, pixels, [one.covariance_px2 for one in several])
+    views = [one.view for one in several]
+    rays = RayBundle(views, [one.pixel for one in several])
+    about = rays.triangulate([one.covariance_px2 for one in several])
     noise_m2 = about.covariance_m2
     if any(one.tracked for one in several):
         mount = np.diag(np.repeat([limits.pose_sigma_rad, limits.pose_sigma_m], 3) ** 2)
@@ -277,8 +278,7 @@ def triangulate_sightings(click: Sighting, sightings: Sequence[Sighting], limits
             sightings, met.point_base_m))
         noise_m2 = met.covariance_m2
     else:
-        met = triangulate(views, pixels,
-                          [one.pixel_noise_px2(about.point_base_m) for one in several])
+        met = rays.triangulate([one.pixel_noise_px2(about.point_base_m) for one in several])
     if met.angle_deg < limits.min_ray_angle_deg:
         raise Rejected(Code.NO_DEPTH, f'the rays meet at {met.angle_deg:.1f} deg, too parallel to '
                        f'triangulate (limits.min_ray_angle_deg {limits.min_ray_angle_deg:g})')

@@ -255,28 +255,33 @@ class TfTree:
         between them differently (see `explain_conflict`).
         """
         with self._lock:
-            if self.explain_conflict(base_frame, frame, at_ns):
-                return None
-            return self._find_transform(base_frame, frame, at_ns)
+            up, down = (self._ancestor_transforms(name, at_ns) for name in (frame, base_frame))
+            base_from_frame = _join_at_ancestor(up, down)
+            has_conflict = self._explain_conflict(frame, at_ns, up, down, base_from_frame)
+            return None if has_conflict else base_from_frame
 
     def explain_conflict(self, base_frame: str, frame: str, at_ns: int) -> str:
         """Return why the senders' contradiction forbids this look-up, and the cure; '' if not."""
         with self._lock:
             up, down = (self._ancestor_transforms(name, at_ns) for name in (frame, base_frame))
-            base_from_frame = _join_at_ancestor(up, down)
-            if base_from_frame is None:
-                return ''
-            child_from_frame = {
-                **{child: child_from_base @ base_from_frame
-                   for child, child_from_base in down.items()}, **up}
-            for child in up.keys() ^ down.keys():
-                conflict, moved_m = self._find_conflict(child, at_ns, child_from_frame[child])
-                if conflict is not None and not moved_m <= self.max_gap_m:
-                    moved = f'{moved_m:.3f} m' if moved_m < math.inf else 'an unknown distance'
-                    return (f'{conflict}. That moves {frame!r}, or a point seen at 1 m, by {moved} '
-                            f'(limit {self.max_gap_m:g}, limits.max_target_sigma_m): stop one of '
-                            "the senders, such as the URDF's joint or the calibration; then, or if "
-                            'the value was replaced on purpose, clean up and configure the node')
+            return self._explain_conflict(frame, at_ns, up, down, _join_at_ancestor(up, down))
+
+    def _explain_conflict(self, frame: str, at_ns: int, up: Mapping[str, Transform],
+                          down: Mapping[str, Transform], base_from_frame: Transform | None) -> str:
+        """See `explain_conflict`; up, down: the ancestors of frame and base."""
+        if base_from_frame is None:
+            return ''
+        for child in up.keys() ^ down.keys():
+            if not self._detector.list_pairs(child, at_ns):
+                continue
+            child_from_frame = up[child] if child in up else down[child] @ base_from_frame
+            conflict, moved_m = self._find_conflict(child, at_ns, child_from_frame)
+            if conflict is not None and not moved_m <= self.max_gap_m:
+                moved = f'{moved_m:.3f} m' if moved_m < math.inf else 'an unknown distance'
+                return (f'{conflict}. That moves {frame!r}, or a point seen at 1 m, by {moved} '
+                        f'(limit {self.max_gap_m:g}, limits.max_target_sigma_m): stop one of '
+                        "the senders, such as the URDF's joint or the calibration; then, or if "
+                        'the value was replaced on purpose, clean up and configure the node')
         return ''
 
     def conflicts(self) -> dict[str, TfConflict]:

@@ -24,6 +24,7 @@ from crosspoint_ros.core.datatypes import (
 from crosspoint_ros.core.depth import (
     is_on_rim,
     predict_depth_sigma_m,
+    remember_by_pixel,
     surface_depths_m,
     surface_normal_base,
     surface_points_m,
@@ -126,22 +127,27 @@ def find_doubt(query: Query, match: Match) -> str:
     The matcher doubts it, either is on the rim of a surface, or the clicked surface faces away from
     the other camera, which then sees the front of the same object where the point is hidden behind.
     """
-    if match.doubt:
-        return match.doubt
-    clicked, other = query.clicked, query.other
-    if doubt := find_click_doubt(clicked, query.pixel):
-        return doubt
-    if clicked.ray_pose is not None and other.ray_pose is not None and len(
-            points_m := surface_points_m(clicked, query.pixel)) and (
-            measured := surface_normal_base(clicked, query.pixel)) is not None:
-        ray_m = points_m[0] - other.ray_pose.t_m
+    return match.doubt or find_click_doubt(query.clicked, query.pixel) or _find_pair_doubt(
+        query.other, match.pixel, query.clicked, *query.pixel.tolist())
+
+
+@remember_by_pixel
+def _find_pair_doubt(other: View, found: Array, clicked: View, *pixel: float) -> str:
+    """Return why the surfaces at a click and at a found pixel may be different ones."""
+    if other.ray_pose is None:
+        return ''
+    clicked_m = surface_points_m(clicked, pixel)
+    if len(clicked_m) and (measured := surface_normal_base(clicked, pixel)) is not None:
+        ray_m = clicked_m[0] - other.ray_pose.t_m
         facing = float(measured[0] @ ray_m / np.linalg.norm(ray_m))
         if facing < MIN_FACING:
             return (f'the clicked surface faces {np.degrees(-np.arcsin(facing)):.0f} deg away '
                     f'from {other.camera}')
-    if other.ray_pose is not None and len(depths_m := surface_depths_m(other, match.pixel)):
-        nearest = _find_nearest_surface(query, match)
-        if is_on_rim(other, match.pixel, depths_m[nearest]):
+    if len(depths_m := surface_depths_m(other, found)):
+        # Of the surfaces there, the one nearest to the clicked, or to the camera.
+        found_m = surface_points_m(other, found)
+        away_m = np.linalg.norm(found_m - (clicked_m if len(clicked_m) else found_m)[0], axis=1)
+        if is_on_rim(other, found, depths_m[away_m.argmin()]):
             return f'the found point is on a rim: the depth of {other.camera} jumps there'
     return ''
 
@@ -354,11 +360,3 @@ def _depth_gap_limit_m(query: Query, gap_m: Array, limits: Limits) -> float:
             + np.outer(ray_m, ray_m) * (predict_depth_sigma_m(depth_m) / depth_m) ** 2
     across_m2 = ray_m @ ray_m * np.eye(3) - np.outer(ray_m, ray_m)
     return gap_limit_m(gap_m, covariance_m2 + across_m2 * limits.pose_sigma_rad ** 2, limits)
-
-
-def _find_nearest_surface(query: Query, match: Match) -> int:
-    """Of the surfaces around the found pixel, the one nearest to the clicked, or to the camera."""
-    clicked_m = surface_points_m(query.clicked, query.pixel)
-    found_m = surface_points_m(query.other, match.pixel)
-    return int(np.linalg.norm(found_m - (clicked_m if len(clicked_m) else found_m)[0], axis=1
-                              ).argmin())

@@ -149,7 +149,11 @@ def transform_from_pose(msg: Pose) -> Transform:
 
 def transform_to_msg(a_from_b: Transform) -> TransformMsg:
     """Return the message of a transform."""
-    pose = pose_from_transform(a_from_b)
+    return transform_msg_from_pose(pose_from_transform(a_from_b))
+
+
+def transform_msg_from_pose(pose: Pose) -> TransformMsg:
+    """Return the transform a_from_b of the pose of frame b in frame a."""
     p = pose.position
     return TransformMsg(translation=Vector3(x=p.x, y=p.y, z=p.z), rotation=pose.orientation)
 

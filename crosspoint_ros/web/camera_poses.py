@@ -1,6 +1,7 @@
 """Camera poses from TF and intrinsics from CameraInfo, for the 3D view and the tracked marks."""
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -26,7 +27,8 @@ class CameraPoses:
         self._bridge = bridge
         self._transforms: TransformLookup | None = None
         self._intrinsics: dict[NodeCamera, Intrinsics] = {}
-        self._last_pose: dict[str, tuple[int, Transform]] = {}  # by frame_id
+        # By frame_id: the last stamp, base frame and pose.
+        self._last_pose: dict[str, tuple[int, str, Transform]] = {}
         self._is_active = False
         self._awaited: set[NodeCamera] = set()  # cameras whose CameraInfo is subscribed to
 
@@ -55,15 +57,18 @@ class CameraPoses:
         """Return base_from_cam at the stamp or up to MAX_TF_DELAY_NS before; None if unknown."""
         if self._transforms is None or not frame_id:
             return None
+        last_ns, last_base, last_pose = self._last_pose.get(frame_id, (-math.inf, '', None))
+        if last_base != base_frame:
+            last_ns, last_pose = -math.inf, None
+        elif last_ns == stamp_ns:  # marks, targets and scene ask for the same image
+            return last_pose
         try:
             pose = self._transforms.lookup(base_frame, frame_id, stamp_ns)
         except Rejected:
-            last = self._last_pose.get(frame_id)
-            return last[1] if last and 0 <= stamp_ns - last[0] <= MAX_TF_DELAY_NS else None
-        last = self._last_pose.get(frame_id)
+            return last_pose if 0 <= stamp_ns - last_ns <= MAX_TF_DELAY_NS else None
         # That of an answer's image is older than the newest; TF knows none so old but after a jump.
-        if last is None or stamp_ns >= last[0] or last[0] - stamp_ns > MAX_TF_AGE_NS:
-            self._last_pose[frame_id] = stamp_ns, pose
+        if stamp_ns >= last_ns or last_ns - stamp_ns > MAX_TF_AGE_NS:
+            self._last_pose[frame_id] = stamp_ns, base_frame, pose
         return pose
 
     def _on_info(self, camera: NodeCamera, message: CameraInfo) -> None:

@@ -121,7 +121,9 @@ class Overlay:
             return {'moved': None, 'mark': None}
         if self._target is None or mark.kind == 'refused':
             return {'moved': _has_moved(before, after), 'mark': None}
-        old, new = (project_point(self._target.t_m, pose, intrinsics) for pose in (before, after))
+        old = new = project_point(self._target.t_m, before, intrinsics)
+        if not (np.array_equal(before.R, after.R) and np.array_equal(before.t_m, after.t_m)):
+            new = project_point(self._target.t_m, after, intrinsics)
         if old is None or new is None:
             return {'moved': True, 'mark': None}
         x, y = mark.pixel + new - old

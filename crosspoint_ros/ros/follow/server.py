@@ -36,7 +36,8 @@ class TargetFollow:
 
     def __init__(self, target: ActiveTarget, can_follow: bool,
                  find_located: Callable[[str], LocateResult | None], jobs: deque[FollowJob],
-                 make_follower: Callable[[Callable[[FollowReport], None]], Follower]) -> None:
+                 make_follower: Callable[[Callable[[FollowReport], None]], Follower],
+                 call_in_executor: Callable[[Callable[[], None]], None]) -> None:
         """See `FollowServer`. jobs: the last of all names, with their images.
 
         make_follower: its argument takes a report, in the executor.
@@ -45,7 +46,7 @@ class TargetFollow:
         self._put: GraspTarget | None = None  # the active target, as it was answered or moved
         self._job: FollowJob | None = None
         self._query_id = ''  # of the job
-        self._jobs = jobs
+        self._jobs, self._call_in_executor = jobs, call_in_executor
         self.last_report: FollowReport | None = None
         self._follower = make_follower(self._take)
         self._follower.set_hold(target.is_paused)
@@ -100,7 +101,8 @@ class TargetFollow:
                 self._jobs.append(self._job)
             self._query_id = step.query_id
         self.last_report = None
-        self._follower.follow(self._job)
+        # Once the answer is out: the thread's first look takes CPU.
+        self._call_in_executor(lambda: self._follower.follow(self._job))
 
     def _take(self, report: FollowReport) -> None:
         """Apply what the thread found, if it is of the target that is still the active one."""
@@ -191,7 +193,7 @@ class FollowServer:
                                 lambda report: call_in_executor(lambda: take(report)))
             follower.limits = self._limits
             return follower
-        self._make_follower = make_follower
+        self._make_follower, self._call_in_executor = make_follower, call_in_executor
         self._jobs: deque[FollowJob] = deque(maxlen=MAX_JOBS)
         self._follows = {'': self._build(targets[''])}  # by name
         targets.listeners.append(self._on_target)
@@ -224,7 +226,7 @@ class FollowServer:
     def _build(self, target: ActiveTarget) -> TargetFollow:
         target.is_paused = self.is_paused
         return TargetFollow(target, self._can_follow, self._find_located, self._jobs,
-                            self._make_follower)
+                            self._make_follower, self._call_in_executor)
 
     def _on_target(self, target: ActiveTarget) -> None:
         if target.name not in self._follows and target.step is not None:

@@ -1,9 +1,8 @@
 """The action and the services that take a query and wait for its result."""
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 from rclpy.action import ActionServer, CancelResponse
@@ -25,11 +24,24 @@ from crosspoint_ros.srv import Correspond as CorrespondService
 RESULT_TIMEOUT_S = 300  # how long a goal's result can be fetched; rclpy's default is 10 s
 
 
-class Submit(Protocol):
-    """Takes a query; `on_result` gets its one result, `on_stage` each stage as it begins."""
+# Takes a query; `OnResult` gets its one result.
+Submit = Callable[[QueryRequest, OnResult], QueryTask]
 
-    def __call__(self, request: QueryRequest, on_result: OnResult,
-                 on_stage: Callable[[str], None] = ...) -> QueryTask: ...
+
+@dataclass(eq=False)
+class OpenGoal:
+    """A goal whose query has no result yet. stage: the last that its client knows of."""
+
+    handle: ServerGoalHandle
+    task: QueryTask
+    stage: str = ''
+
+    def publish_stage(self) -> None:
+        """Publish the stage as feedback, if it is another."""
+        if self.task.stages and self.task.stage != self.stage and self.handle.is_active:
+            self.stage = self.task.stage
+            self.handle.publish_feedback(CorrespondAction.Feedback(
+                stage=self.stage, elapsed_s=self.task.age_s))
 
 
 class GoalServer:
@@ -43,7 +55,7 @@ class GoalServer:
         """find_locate_result: of an earlier query, by its id, for a correction."""
         self._node, self._submit, self._find_locate_result = node, submit, find_locate_result
         self.pending_replies = 0  # goals and requests that wait for their reply
-        self._tasks: dict[bytes, QueryTask] = {}  # by the goal's id
+        self._goals: dict[bytes, OpenGoal] = {}  # by id
         group = ReentrantCallbackGroup()
         self._action = ActionServer(
             node, CorrespondAction, '~/correspond', self._on_goal, callback_group=group,
@@ -61,22 +73,24 @@ class GoalServer:
         for service in self._services:
             self._node.destroy_service(service)
 
+    def tick(self) -> None:
+        """Publish the feedback of open goals; call it a few times a second.
+
+        Of a stage as it begins, a client would be woken half a dozen times for a quick answer, and
+        that would be later.
+        """
+        for goal in self._goals.values():
+            goal.publish_stage()
+
     async def _on_goal(self, goal_handle: ServerGoalHandle) -> CorrespondAction.Result:
-        started_s = time.monotonic()
-
-        def publish_feedback(stage: str) -> None:
-            if goal_handle.is_active:
-                goal_handle.publish_feedback(CorrespondAction.Feedback(
-                    stage=stage, elapsed_s=time.monotonic() - started_s))
-
         goal_id = bytes(goal_handle.goal_id.uuid)
         reply: Future = Future()
-        self._tasks[goal_id] = self._submit(request_from_goal(goal_handle.request),
-                                            reply.set_result, publish_feedback)
+        self._goals[goal_id] = OpenGoal(goal_handle, self._submit(
+            request_from_goal(goal_handle.request), reply.set_result))
         if goal_handle.is_cancel_requested:  # it came before the goal began
             self._on_cancel(goal_handle)
         result = await self._await_reply(reply)
-        del self._tasks[goal_id]
+        del self._goals[goal_id]
         if is_accepted(result):
             goal_handle.succeed()
         elif goal_handle.is_cancel_requested:
@@ -86,8 +100,9 @@ class GoalServer:
         return CorrespondAction.Result(result=result)
 
     def _on_cancel(self, goal_handle: ServerGoalHandle) -> CancelResponse:
-        task = self._tasks.get(bytes(goal_handle.goal_id.uuid))
-        if task is not None:
+        goal = self._goals.get(bytes(goal_handle.goal_id.uuid))
+        if goal is not None:
+            task = goal.task
             task.finish(Rejected(Code.CANCELLED, f'cancelled in stage {task.stage} after '
                                  f'{task.age_s:.2f} s'))
         return CancelResponse.ACCEPT

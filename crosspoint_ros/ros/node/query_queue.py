@@ -77,8 +77,7 @@ class QueryAborted(Exception):  # noqa: N818  (an interruption, not an error)
 class QueryTask:
     """One query. It is finished exactly once, by whichever thread comes first."""
 
-    def __init__(self, request: QueryRequest, on_stage: Callable[[str], None],
-                 on_done: Callable[[QueryTask], None]) -> None:
+    def __init__(self, request: QueryRequest, on_done: Callable[[QueryTask], None]) -> None:
         self.request = request
         self.query_id = str(uuid.uuid4())
         self.started_s = time.monotonic()
@@ -86,7 +85,7 @@ class QueryTask:
         self.locate_result: LocateResult | None = None
         self.rejected: Rejected | None = None
         self.finished_s = 0.0
-        self._on_stage, self._on_done = on_stage, on_done
+        self._on_done = on_done
         self._lock = threading.Lock()
 
     @property
@@ -114,10 +113,8 @@ class QueryTask:
         with self._lock:  # a stage must not begin after the end
             if self.is_done:
                 raise QueryAborted(self.query_id)
-            if stage == self.stage:
-                return
-            self.stages.append((stage, time.monotonic()))
-        self._on_stage(stage)
+            if stage != self.stage:
+                self.stages.append((stage, time.monotonic()))
 
     def revoke(self, rejected: Rejected) -> None:
         """Replace an answer that is not published yet by a rejection."""

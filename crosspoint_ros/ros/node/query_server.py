@@ -195,12 +195,11 @@ class QueryServer:
 
     # --- a query: executor -> query thread -> executor
 
-    def submit(self, request: QueryRequest, on_result: OnResult = lambda result: None,
-               on_stage: Callable[[str], None] = lambda stage: None) -> QueryTask:
-        """Take a query; `on_result` gets its one result, `on_stage` each stage as it begins."""
-        task = QueryTask(
-            request, on_stage=lambda stage: self._call_in_executor(lambda: on_stage(stage)),
-            on_done=lambda task: self._call_in_executor(lambda: self._finish_query(task)))
+    def submit(self, request: QueryRequest, on_result: OnResult = lambda result: None
+               ) -> QueryTask:
+        """Take a query; `on_result` gets its one result."""
+        task = QueryTask(request, lambda task: self._call_in_executor(
+            lambda: self._finish_query(task)))
         self._unpublished[task] = on_result
         self._timer.reset()
         try:
@@ -355,8 +354,8 @@ class QueryServer:
             task.revoke(explain_failure(task, error))
             result = build_query_result(task, self._config.base_frame, self.limits)
         self.last_result = result
+        age_s = task.age_s
         try:
-            self._answer_log.log(result, task.age_s)
             self.outputs.publish_result(result)
             if step is not None:
                 self.review.publish_step(step)
@@ -364,6 +363,7 @@ class QueryServer:
                 self.review.reset(result.status.message)
         finally:
             self._unpublished.pop(task)(result)
+            self._answer_log.log(result, age_s)  # takes a millisecond
         if self._config.history_s == 0 and not self._thread.open_tasks:
             self._unsubscribe_cameras()
 
@@ -411,6 +411,7 @@ class QueryServer:
 
     def _on_tick(self) -> None:
         self._thread.expire_overdue()
+        self._goals.tick()
         self.review.tick()
         self._shape.tick()
         self.outputs.frames.broadcast()

@@ -265,7 +265,7 @@ class BagReplayer:
         if self._config.history_s == 0:  # such a node subscribes when it is asked
             for camera in self._cameras.values():
                 camera.buffer.clear()
-        task = QueryTask(click.request, lambda stage: None, lambda task: None)
+        task = QueryTask(click.request, lambda task: None)
         try:
             task.finish(locate_query(task, self._views, self._matchers, self._config.limits))
         except Rejected as rejected:

@@ -16,7 +16,7 @@ from crosspoint_ros.core.tf_conflict import LIVE_HISTORY_NS
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import GraspTarget, TargetState
 from crosspoint_ros.ros.config import PREGRASP, is_target_frame
-from crosspoint_ros.ros.conversions import transform_from_pose, transform_to_msg
+from crosspoint_ros.ros.conversions import transform_msg_from_pose
 from crosspoint_ros.ros.node.query_messages import make_header
 from crosspoint_ros.ros.target.targets import ActiveTarget
 
@@ -115,8 +115,7 @@ class TargetBroadcaster:
         for frame, at_ns, target in sent:
             header = make_header(at_ns, target.header.frame_id)
             transforms += [TransformStamped(
-                header=header, child_frame_id=child,
-                transform=transform_to_msg(transform_from_pose(pose)))
+                header=header, child_frame_id=child, transform=transform_msg_from_pose(pose))
                 for child, pose in ((frame, target.pose.pose),
                                     (f'{frame}{PREGRASP}', target.pregrasp))]
             if frame == self._frame:

@@ -111,7 +111,7 @@ def test_a_refused_click_that_clears_the_target_clears_that_of_an_earlier_click_
 def test_an_answer_that_its_thread_has_yet_to_report_is_not_overtaken(queue, monkeypatch):
     server, published = queue.rig.node._server, []
     first, second = (QueryTask(QueryRequest(camera='front', pixel=np.array(pixel)),
-                               lambda stage: None, lambda task: None) for pixel in (FIRST, SECOND))
+                               lambda task: None) for pixel in (FIRST, SECOND))
     unpublished = dict.fromkeys((first, second))
 
     def publish(task: QueryTask) -> None:

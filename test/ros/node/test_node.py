@@ -200,21 +200,24 @@ def goal(**changes: object) -> dict:
     return {'camera': 'front', 'x': x, 'y': y, **changes}
 
 
-def test_the_action_reports_its_stages_and_gives_the_typed_result(rig):
+def test_the_action_reports_the_stage_it_is_in_and_gives_the_typed_result(rig):
     rig.send_frames()
     client = ActionClient(rig.cameras, CorrespondAction, '/crosspoint/correspond')
     rig.until(client.server_is_ready)
     stages: list[str] = []
-    sent = client.send_goal_async(CorrespondAction.Goal(**goal()), feedback_callback=lambda m:
-                                  stages.append(m.feedback.stage))
-    rig.until(sent.done)
+    stamp_ns = rig.cameras.now_ns()
+    sent = client.send_goal_async(
+        CorrespondAction.Goal(**goal(stamp=time_from_ns(stamp_ns))),
+        feedback_callback=lambda m: stages.append(m.feedback.stage))
+    rig.until(lambda: stages)  # before there is such an image
+    rig.cameras.send_all(stamp_ns)
     given = sent.result().get_result_async()
     rig.until(given.done)
     assert given.result().status == 4  # SUCCEEDED
     result = given.result().result.result
     assert str(result) == str(rig.wait_for_result())
-    assert stages  # rclpy's client stops listening once it knows the end: the last may be missing
-    assert stages == list(result.stages)[:len(stages)]
+    assert stages[0] == 'wait_images'
+    assert stages == [stage for stage in result.stages if stage in stages]
     client.destroy()
 
 

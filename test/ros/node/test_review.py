@@ -300,7 +300,7 @@ def test_an_answer_found_in_the_moment_of_deactivation_puts_no_target_up():
 
         def ask_and_deactivate() -> None:
             # The query's thread has found it, but has not come to say so.
-            job = QueryTask(QueryRequest(), lambda stage: None, server._finish_query)
+            job = QueryTask(QueryRequest(), server._finish_query)
             server._unpublished[job] = lambda result: None
             rig.node.trigger_deactivate()
             jobs.append(job)
