@@ -1,6 +1,7 @@
 """Following: where the object is, or that it is not seen; never a place that is not true."""
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -19,6 +20,9 @@ from crosspoint_ros.core.track.reference import build_by_depth
 from crosspoint_ros.core.track.search import compare_with_click, search_by_matches
 from crosspoint_ros.core.track.state import FollowLimits, Track, TrackingState
 from crosspoint_ros.core.track.tracker import Tracker
+from crosspoint_ros.data.scenes import open_scene
+from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions
+from crosspoint_ros.scenes import KITCHEN
 
 TRACKING, COASTING, MOVED, LOST = (TrackingState.TRACKING, TrackingState.COASTING,
                                    TrackingState.MOVED, TrackingState.LOST)
@@ -521,3 +525,28 @@ def test_a_matcher_that_fails_on_images_is_named():
 
 def reference_motion() -> Motion:
     return Motion(IDENTITY, COVARIANCE, TARGET_M)
+
+
+@pytest.mark.parametrize('name', ['mug rim', 'drawer side'])
+def test_in_the_kitchen_a_thing_at_rest_does_not_move_for_a_camera_that_moves_on(name):
+    scene = open_scene(KITCHEN, ReadOptions())
+    frames = {}
+    for frame in scene.frames:
+        frames.setdefault(frame.stamp_ns, []).append(frame)
+    point = next(point for point in json.loads((KITCHEN / 'truth.json').read_text())['points']
+                 if point['name'] == name)
+    begun_ns = point['clicked']['stamp_ns']
+    pixels = {one['camera']: np.array(one['pixel'], dtype=np.float64) for one in [
+        *point['answers'], point['clicked']] if one['stamp_ns'] == begun_ns}
+    views = {frame.camera: scene.view(frame) for frame in frames[begun_ns]}
+    front = views[point['clicked']['camera']]
+    column, row = pixels[front.camera].astype(int)
+    target_m = front.base_from_cam.transform_points(
+        front.backproject(pixels[front.camera], front.depth_m[row, column]))
+    tracker = Tracker([views[camera] for camera in pixels], list(pixels.values()),
+                      Transform(np.eye(3), target_m), COVARIANCE, None)
+    for stamp_ns in sorted(stamp_ns for stamp_ns in frames if stamp_ns > begun_ns):
+        seen = [scene.view(frame) for frame in frames[stamp_ns]]
+        track = tracker.update(seen, stamp_ns, frozenset(views) - {one.camera for one in seen})
+        assert track.state in (TRACKING, COASTING)
+        assert np.linalg.norm(track.base_from_target.t_m - target_m) < 0.002

@@ -56,6 +56,10 @@ class RestDetector:
         self.is_at_rest = (now_ns - self._recent[0][0] > 0.8 * SETTLE_S * 1e9
                            and len(self._recent) >= MIN_SETTLED)
 
+    def may_leave(self, measured: Motion) -> bool:
+        """Return whether a measurement, repeated, would end the rest."""
+        away = np.linalg.norm(_measure_away(self.motion, measured), axis=1)
+        return bool((away > WANDER_SHARE).any())
 
     def _has_left(self) -> bool:
         """Return whether the mean of the newest measurements, of any number, is away."""

@@ -29,6 +29,7 @@ from crosspoint_ros.core.track.motion import (
 from crosspoint_ros.core.track.observation import (
     Observation,
     Verification,
+    measure_support,
     observe,
     project,
     verify,
@@ -56,6 +57,7 @@ MAX_FLOW_AGE_S, FLOW_SCALES = 1.5, (8.0, 2.0, 1.0)
 MAX_VAGUE_S = 1.0  # errors of movements that are not exact add up
 VAGUE_SHARE = 1.5  # of the largest sigma of a target: of a movement that it coasts with
 JUMP_M = 0.03  # a reappearance further away must not be a thing that was there at the click
+LEAVE_BY = 1.25  # a movement must have that many times the points that agree with a rest
 BETTER_BY = 1.5  # a searched place must have that many times the agreeing points
 SEARCH_PERIOD_S = 1.0
 DOUBT_PERIOD_S = 0.25
@@ -167,7 +169,7 @@ class Tracker:
         reason = self._explain_doubt(motion, found, is_jump)
         is_seen = count_agreeing(found) > 0 and not reason
         shown = found if is_seen or holds or (reason and not is_jump) \
-            else self._look_at_last_place(stayed[1])[1]
+            else self._look_at(self._motion, stayed[1])[1]
         looked = {camera: seen for camera, (_, seen) in shown.items()}
         if is_seen and self._has_left(motion):
             before = {}  # what was seen of the old place proves nothing of the new one
@@ -192,7 +194,7 @@ class Tracker:
             return None
         motion, found = stayed
         if not count_agreeing(found):
-            motion, found = self._look_at_last_place(found)
+            motion, found = self._look_at(self._motion, found)
         elif self._has_left(motion):
             return None
         for camera, (one, verdict) in found.items():
@@ -205,16 +207,29 @@ class Tracker:
                 return None
         return motion, found
 
-    def _look_at_last_place(self, found: dict[str, tuple[Observation, Verification]]) -> _Fit:
-        """Return what the views show of the place where the target was seen last.
+    def _look_at(self, motion: Motion, found: dict[str, tuple[Observation, Verification]]) -> _Fit:
+        """Return what the views show of a place where the target was seen before.
 
         A motion that was fitted to anything, or to a look-alike, is of another place.
         """
-        motion, seen = self._motion, [one for one, _ in found.values()]
+        seen = [one for one, _ in found.values()]
         observed = self._observe(motion, [one.points.view for one in seen],
                                  {one.points.view.camera: one.pyramid for one in seen}, (1,))
         return motion, {camera: (one, verify(one, motion.base_from_clicked, self._target_m))
                         for camera, one in observed.items()}
+
+    def _prefer_rest(self, fit: _Fit) -> _Fit:
+        """Return the fit, or the place of rest where about as many points agree with that.
+
+        What a camera sees from another side is a little elsewhere: some points move, some do not.
+        """
+        if not (self._rest.is_at_rest and self._rest.may_leave(fit[0])):
+            return fit
+        rests = self._look_at(replace(self.motion, covariance=fit[0].covariance), fit[1])
+        support, moves = (sum(measure_support(seen, motion.base_from_clicked)
+                              for seen, verdict in found.values() if verdict.is_verified)
+                          for motion, found in (rests, fit))
+        return rests if support and LEAVE_BY * support > moves else fit
 
     def _has_left(self, motion: Motion) -> bool:
         """Return whether a motion is away from where the target was seen last."""
@@ -231,8 +246,8 @@ class Tracker:
         last = self.motion if self._rest.is_at_rest and not self._vague else self._motion
         prior = last.spread(min(SPEED_M_S * elapsed_s, MAX_STEP_M) + 1e-3,
                             min(TURN_RAD_S * elapsed_s, MAX_STEP_RAD) + 1e-2)
-        best = stayed = self._fit(prior, usable, pyramids,
-                                  (4, 2, 1) if elapsed_s > UNSEEN_S else (2, 1), with_flow=True)
+        best = stayed = self._prefer_rest(self._fit(
+            prior, usable, pyramids, (4, 2, 1) if elapsed_s > UNSEEN_S else (2, 1), with_flow=True))
         score, is_jump = count_agreeing(best[1]), elapsed_s > UNSEEN_S
         if held := self._hold(stayed, before):
             return held, held, is_jump, True
