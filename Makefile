@@ -4,8 +4,9 @@
 DISTRO ?= kilted
 PYTHON ?= python3
 
-# Another Python or ROS in the caller's shell must not leak into our environments.
-unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV _ROS_WHEELS_BOOTSTRAP_COMPLETE
+# Another Python or ROS in the caller's shell must not leak into our environments, nor keep the many
+# processes of a test run from what one of them has compiled.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE _ROS_WHEELS_BOOTSTRAP_COMPLETE
 ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
 unexport LD_LIBRARY_PATH
 endif
