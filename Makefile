@@ -23,6 +23,7 @@ COLCON := build/colcon/$(KIND)
 CROPOND := build/cropond/$(KIND)
 TRAINING := build/training/$(KIND)
 EXTRAS := build/extras/$(KIND)
+CROPOND_WHEELS := $(patsubst %,$(CROPOND)/%/.installed,torch transformers-oldest transformers-newest bitsandbytes)
 PURE := build/without_ros/$(VERSION)
 SOURCES := CMakeLists.txt package.xml setup.py pyproject.toml \
   $(shell find cmake config crosspoint_ros launch msg srv action tf2_msgs -type f -not -path '*__pycache__*')
@@ -30,7 +31,7 @@ TESTS := $(shell find test -name "test_*.py")
 # Several tests run at once: more threads in each only wait for each other.
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 PATH="$(CURDIR)/$(TEST_VENV)/bin:$$PATH" CROSSPOINT_PREFIX=$(CURDIR)/$(TEST_VENV) pytest
 
-.PHONY: results help demo test test-without-ros test-cropond test-libraries test-training test-extras smoke pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
+.PHONY: results help demo test test-without-ros test-cropond test-libraries test-training test-extras smoke wheels extra-wheels pip-test colcon-test colcon-smoke lint ruff mypy size clean preflight
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -82,9 +83,7 @@ test-without-ros:
 	@du -sh $(PURE)
 
 # PyTorch and transformers are not in the test environment: all other tests run without them.
-test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND)/torch/.installed \
-  $(CROPOND)/transformers-oldest/.installed $(CROPOND)/transformers-newest/.installed \
-  $(CROPOND)/bitsandbytes/.installed
+test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND_WHEELS)
 	rm -rf $(CROPOND)/taught  # trained on the oldest, read on the newest
 	for end in oldest newest; do \
 	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch:$(CURDIR)/$(CROPOND)/bitsandbytes \
@@ -175,6 +174,10 @@ clean:
 
 preflight:
 	@scripts/preflight.sh '$(PYTHON)' '$(DISTRO)'
+
+# What pip fetches: several of these may run at once, of different environments.
+wheels: $(TEST_VENV)/.wheels-$(KIND)
+extra-wheels: $(CROPOND_WHEELS) $(EXTRAS)/.installed
 
 # A stamp is in the environment that it is for; its name holds what it was made from.
 $(VENV)/.wheels-$(KIND): requirements/$(DISTRO).txt requirements/python.txt | preflight
