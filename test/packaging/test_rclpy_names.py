@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,18 @@ FILES = sorted(p for folder in ('crosspoint_ros', 'launch', 'examples', 'scripts
 NODES = {'node', '_node', 'self', 'passive', 'isolated'}  # variables that hold one
 
 
+@cache
+def parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def read_list() -> dict[str, set[str]]:
     lines = [line for line in LIST.read_text().splitlines() if not line.startswith('#')]
     return {module: set(names.split()) for module, _, names in
             (line.partition(': ') for line in lines)}
 
 
+@cache
 def find_imports(tree: ast.Module) -> dict[str, set[str]]:
     """Names by module; of a module 'try rclpy.x' where `except ImportError` follows."""
     guarded = {id(node) for block in ast.walk(tree) if isinstance(block, ast.Try)
@@ -52,8 +59,8 @@ def explain(file: Path, module: str, names: set[str]) -> str:
 def test_every_imported_name_is_on_the_list():
     known = read_list()
     missing = [explain(file, module, names - known.get(module, set()))
-               for file in FILES for module, names in find_imports(ast.parse(
-                   file.read_text())).items() if names - known.get(module, set())]
+               for file in FILES for module, names in find_imports(
+                   parse(file)).items() if names - known.get(module, set())]
     assert not missing, '\n'.join(missing)
 
 
@@ -62,14 +69,14 @@ def test_every_member_of_a_node_that_is_used_is_on_the_list():
     members = {name for name in dir(lifecycle.LifecycleNode) if not name.startswith('_')}
     known = read_list()['node']
     missing = [explain(file, 'node', names - known) for file in FILES
-               if (names := find_members(ast.parse(file.read_text()), members)) - known]
+               if (names := find_members(parse(file), members)) - known]
     assert not missing, '\n'.join(missing)
 
 
 def test_the_list_has_nothing_that_is_not_used():
     used: dict[str, set[str]] = defaultdict(set)
     for file in FILES:
-        for module, names in find_imports(ast.parse(file.read_text())).items():
+        for module, names in find_imports(parse(file)).items():
             used[module] |= names
     assert {module: names for module, names in read_list().items() if module != 'node'} == used
 
