@@ -56,6 +56,14 @@ def networks_once():
         yield
 
 
+@pytest.fixture(scope='module')
+def matches_once():
+    """XFeat matches two images by themselves only once a module."""
+    from cached_networks import keep_image_matches
+    with keep_image_matches():
+        yield
+
+
 @pytest.fixture(scope='session')
 def made(tmp_path_factory):
     """The kitchen as a CrossPoint-Bench: its folder, its items, and right replies to them."""

@@ -7,10 +7,12 @@ tried: one that explains almost all matches is the cause.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import combinations, product
+from functools import cache, partial
+from itertools import combinations
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,7 +71,7 @@ class Disagreement:
     factor: float = 1.0  # of the depth, or of K, to the true one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CameraReading:
     """The lens and pose of a camera under one hypothesis."""
 
@@ -264,10 +266,35 @@ def _sample_depth_m(view: View, pixels: Array) -> Array:
 
 # --- geometry -------------------------------------------------------------------------------------
 
-def _measure(pairs: Sequence[ViewPair], readings: Sequence[CameraReading]) -> Agreement:
+def _triangulate(pair: ViewPair, a: CameraReading, b: CameraReading
+                 ) -> tuple[Array, tuple[Array, Array], Array]:
+    """Return the distance (n,) of the two rays, in image widths; depths (n,) in both; the parallax.
+
+    Infinite where they do not meet in front of both cameras.
+    """
+    b_from_a = b.base_from_cam.inverse @ a.base_from_cam
+    rays_a, ray_b = a.intrinsics.unproject(pair.pixels[0]), b.intrinsics.unproject(pair.pixels[1])
+    ray_a, t_m = b_from_a.rotate(rays_a), b_from_a.t_m
+    cos = (ray_a * ray_b).sum(axis=1)
+    along_a, along_b = ray_a @ t_m, ray_b @ t_m
+    with np.errstate(divide='ignore', invalid='ignore'):
+        range_a_m = (cos * along_b - along_a) / (1 - cos ** 2)
+        range_b_m = (along_b - cos * along_a) / (1 - cos ** 2)
+        at_a, at_b = t_m + range_a_m[:, None] * ray_a, range_b_m[:, None] * ray_b
+        gap_m = np.linalg.norm(at_a - at_b, axis=1) / 2
+        miss = np.fmax(gap_m / range_a_m * a.intrinsics.fx_px / a.intrinsics.width_px,
+                       gap_m / range_b_m * b.intrinsics.fx_px / b.intrinsics.width_px)
+    ahead = (range_a_m > 0) & (range_b_m > 0) & np.isfinite(miss)
+    ahead &= _measure_baseline_m(a.base_from_cam, b.base_from_cam) >= MIN_BASELINE_M
+    return (np.where(ahead, miss, np.inf), (range_a_m * rays_a[:, 2], range_b_m * ray_b[:, 2]),
+            np.degrees(np.arccos(np.clip(cos, -1, 1))))
+
+
+def _measure(pairs: Sequence[ViewPair], readings: Sequence[CameraReading],
+             triangulate: Callable[..., Any] = _triangulate) -> Agreement:
     """Measure how many matches agree with this reading, in any unit of depth."""
     depths: dict[int, list[Array]] = {}
-    met = [_triangulate([readings[i] for i in pair.views], pair.pixels) for pair in pairs]
+    met = [triangulate(pair, *(readings[i] for i in pair.views)) for pair in pairs]
     for pair, (miss, triangulated_m, parallax_deg) in zip(pairs, met, strict=True):
         usable = (miss < CLOSE) & (parallax_deg > MIN_PARALLAX_DEG)
         if np.mean(miss < CLOSE) < MIN_CLOSE:  # wrong poses triangulate wrong depths
@@ -292,31 +319,6 @@ def _measure(pairs: Sequence[ViewPair], readings: Sequence[CameraReading]) -> Ag
     return Agreement(close, near, near_rays, joined)
 
 
-def _triangulate(readings: Sequence[CameraReading], pixels: tuple[Array, Array]
-                 ) -> tuple[Array, tuple[Array, Array], Array]:
-    """Return the distance (n,) of the two rays, in image widths; depths (n,) in both; the parallax.
-
-    Infinite where they do not meet in front of both cameras.
-    """
-    a, b = readings
-    b_from_a = b.base_from_cam.inverse @ a.base_from_cam
-    rays_a, ray_b = a.intrinsics.unproject(pixels[0]), b.intrinsics.unproject(pixels[1])
-    ray_a, t_m = b_from_a.rotate(rays_a), b_from_a.t_m
-    cos = (ray_a * ray_b).sum(axis=1)
-    along_a, along_b = ray_a @ t_m, ray_b @ t_m
-    with np.errstate(divide='ignore', invalid='ignore'):
-        range_a_m = (cos * along_b - along_a) / (1 - cos ** 2)
-        range_b_m = (along_b - cos * along_a) / (1 - cos ** 2)
-        at_a, at_b = t_m + range_a_m[:, None] * ray_a, range_b_m[:, None] * ray_b
-        gap_m = np.linalg.norm(at_a - at_b, axis=1) / 2
-        miss = np.fmax(gap_m / range_a_m * a.intrinsics.fx_px / a.intrinsics.width_px,
-                       gap_m / range_b_m * b.intrinsics.fx_px / b.intrinsics.width_px)
-    ahead = (range_a_m > 0) & (range_b_m > 0) & np.isfinite(miss)
-    ahead &= _measure_baseline_m(a.base_from_cam, b.base_from_cam) >= MIN_BASELINE_M
-    return (np.where(ahead, miss, np.inf), (range_a_m * rays_a[:, 2], range_b_m * ray_b[:, 2]),
-            np.degrees(np.arccos(np.clip(cos, -1, 1))))
-
-
 def _guess_unit(depths_m: Array) -> float:
     """Return the factor nearest to the median ratio of measured and triangulated depths (n, 2)."""
     if len(depths_m) < MIN_DEPTHS:
@@ -335,12 +337,16 @@ def _explain(pairs: Sequence[ViewPair], given: Sequence[CameraReading],
     """
     best: dict[int, tuple[float, tuple[int, ...]]] = {}
     cameras = sorted({i for pair in pairs for i in pair.views})
-    for (number, change), chosen in product(enumerate(CHANGES), _list_subsets(cameras)):
-        measured = _measure(pairs, _apply(change, chosen, given))
-        close = float(measured.close[wrong].mean())
-        # Of two subsets that explain as much, the smaller comes first.
-        if not measured.contradicts.any() and close > best.get(number, (0.0,))[0]:
-            best[number] = close, chosen
+    triangulate = cache(_triangulate)  # most subsets leave a pair as in another
+    for number, change in enumerate(CHANGES):
+        changed = _apply(change, range(len(given)), given)
+        for chosen in _list_subsets(cameras):
+            measured = _measure(pairs, [changed[i] if i in chosen else each
+                                        for i, each in enumerate(given)], triangulate)
+            close = float(measured.close[wrong].mean())
+            # Of two subsets that explain as much, the smaller comes first.
+            if not measured.contradicts.any() and close > best.get(number, (0.0,))[0]:
+                best[number] = close, chosen
     ranking = sorted(((*item, number) for number, item in best.items()), reverse=True)
     if not ranking or ranking[0][0] < MIN_EXPLAINED or (
             len(ranking) > 1 and ranking[1][0] > ranking[0][0] - MIN_LEAD):
@@ -356,11 +362,12 @@ def _judge_focal_lengths(pairs: Sequence[ViewPair], views: Sequence[View]) -> Di
     to the other's pixels by a free pose (PnP), which leaves a few pixels with the right lenses.
     """
     cameras = sorted({i for pair in pairs for i in pair.views})
+    fit = cache(partial(_fit_pose_errors_px, views))  # most subsets leave a pair as in another
 
     def measure(factor: float, chosen: Sequence[int]) -> tuple[float, Array]:
         factors = [factor if i in chosen else 1.0 for i in range(len(views))]
-        errors = [px for pair in pairs for source in (0, 1)
-                  if len(px := _fit_pose_errors_px(pair, source, views, factors))]
+        errors = [px for pair in pairs for a, b in (pair.views, pair.views[::-1])
+                  if len(px := fit(pair, a == pair.views[1], factors[a], factors[b]))]
         return (float(np.mean([np.median(px) for px in errors])) if errors else 0.0,
                 np.concatenate([*errors, []]))
 
@@ -380,18 +387,18 @@ def _judge_focal_lengths(pairs: Sequence[ViewPair], views: Sequence[View]) -> Di
         len(errors_px), 1 / factor)
 
 
-def _fit_pose_errors_px(pair: ViewPair, source: int, views: Sequence[View],
-                        factors: Sequence[float]) -> Array:
+def _fit_pose_errors_px(views: Sequence[View], pair: ViewPair, source: int, factor: float,
+                        other_factor: float) -> Array:
     """Return the errors (n,), px at 640 px of width, of one view's points in the other, by PnP.
 
-    factors: of the focal lengths of all views. () with too few known depths.
+    factor, other_factor: of their focal lengths. () with too few known depths.
     """
     known = np.flatnonzero(np.isfinite(pair.depths_m[source]))
     if len(known) < 2 * MIN_DEPTHS:
         return np.empty(0)
     known = known[::max(1, len(known) // MAX_FITTED)]
-    lens, other_lens = (_scale_focal_length(views[i].intrinsics, factors[i])
-                        for i in (pair.views[source], pair.views[1 - source]))
+    lens, other_lens = (_scale_focal_length(views[pair.views[i]].intrinsics, each)
+                        for i, each in ((source, factor), (1 - source, other_factor)))
     rays = lens.unproject(pair.pixels[source][known])
     points = rays / rays[:, 2:] * pair.depths_m[source][known][:, None]
     pixels = _undistort(other_lens, pair.pixels[1 - source][known])

@@ -19,8 +19,9 @@ from crosspoint_ros.data.view_consistency import (
     find_disagreements,
     scale_intrinsics,
 )
-from crosspoint_ros.matchers.xfeat.matcher import XFeatMatcher
 from crosspoint_ros.scenes import KITCHEN
+
+pytestmark = pytest.mark.usefixtures('matches_once')  # most tests spoil only what else is known
 
 SCENE = KnownScene(KITCHEN)
 STAMPS = sorted({frame.stamp_ns for frame in SCENE.frames})
@@ -44,24 +45,6 @@ def with_lens(change):
 
 def with_pose(change):
     return lambda view: replace(view, base_from_cam=change(view.base_from_cam))
-
-
-MATCHED: dict[tuple[int, int], tuple] = {}
-
-
-@pytest.fixture(autouse=True)
-def _match_each_pair_once(monkeypatch):
-    """The matches depend on the two images alone, and most tests spoil only what else is known."""
-    match_images = XFeatMatcher.match_images
-
-    def match_once(matcher, a, b):
-        key = id(a.image), id(b.image)
-        if a.mask is not None or b.mask is not None:
-            return match_images(matcher, a, b)
-        if key not in MATCHED:  # the images are kept: no other gets their ids
-            MATCHED[key] = a.image, b.image, match_images(matcher, a, b)
-        return MATCHED[key][2]
-    monkeypatch.setattr(XFeatMatcher, 'match_images', match_once)
 
 
 def spoil(fault, cameras=CAMERAS, views=VIEWS) -> list[View]:

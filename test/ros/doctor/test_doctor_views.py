@@ -29,6 +29,8 @@ from crosspoint_ros.ros.conversions import time_from_ns, transform_to_msg
 from crosspoint_ros.ros.doctor.cli import diagnose
 from crosspoint_ros.ros.doctor.probe import collect_snapshot
 
+pytestmark = pytest.mark.usefixtures('matches_once')
+
 RAW_DEPTH = '/aligned_depth_to_color/image_raw'
 IMAGE, DEPTH, INFO = ('/color/image_raw/compressed', f'{RAW_DEPTH}/compressedDepth',
                       '/color/camera_info')
