@@ -1,11 +1,13 @@
-"""What `bench follow --staged` shows: a board before the target, then a place without it."""
+"""What `bench follow` shows: `--staged` a board, then a place without it; a scene at rest."""
 from __future__ import annotations
 
 import numpy as np
 from moving_scenes import LENS, TARGET_M, Thing, render
 
+from crosspoint_ros.bench.follow.moving_scene import MovingRecording
 from crosspoint_ros.bench.follow.staging import RADIUS_M, Staging
 from crosspoint_ros.core.track.observation import project
+from crosspoint_ros.scenes import KITCHEN
 
 
 def depth_at_target_m(view) -> float:
@@ -34,3 +36,16 @@ def test_a_view_that_does_not_show_the_target_stays():
     behind_m = view.base_from_cam.transform_points(np.array([0.0, 0.0, -1.0]))
     for since_click_s in (1.5, 3.5):
         assert Staging().change(view, behind_m, since_click_s) is view
+
+
+def test_a_point_of_a_scene_at_rest_stays_and_is_seen_until_its_camera_sends_another_image():
+    recording = MovingRecording(KITCHEN, (), with_depth=True)
+    point = next(point for point in recording.points if point.name == 'mug rim')
+    assert [place.stamp_ns for place in point.places] == recording.stamps_ns
+    assert not point.moves
+    assert all((place.point_base_m == point.places[0].point_base_m).all()
+               for place in point.places)
+    assert all('front' in place.visible for place in point.places)  # one image a second
+    of_front = [at for at in recording.stamps_ns
+                if any(view.camera == 'front' for view in recording.views_at(at))]
+    assert len(recording.stamps_ns) > 5 * len(of_front)

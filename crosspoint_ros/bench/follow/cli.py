@@ -21,7 +21,7 @@ RATE_HZ = 10.0  # of `track`
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crosspoint bench follow`."""
     parser.add_argument('recordings', type=Path, help='a recording with truth.json, or a folder of '
-                        'them')
+                        'them; points without a track in it stay where they were clicked')
     parser.add_argument('--no-depth', action='store_true', help='do without the depth')
     parser.add_argument('--camera', action='append', default=[],
                         help='follow in this camera alone; may be repeated')
@@ -114,7 +114,10 @@ def _format(scores: Sequence[FollowScore]) -> str:
              f'{100 * tracked.mean():.1f} % tracked',
              f'false tracking {sum(score.false_frames for score in scores)} of {frames} frames']
     if any(not score.moves for score in scores):
-        parts.append(f'drift {1000 * max(score.drift_m for score in scores):.1f} mm')
+        left = sum(score.states.upper().count(state) for score in scores if not score.moves
+                   for state in 'ML')
+        parts.append(f'drift {1000 * max(score.drift_m for score in scores):.1f} mm, moved or lost '
+                     f'{left} frames')
     for what, values in (('alarm', [a for score in scores for a in score.alarms_s]),
                          ('refound', [r for score in scores for r in score.refound_s]),
                          ('lost', [lost for score in scores for lost in score.lost_s])):

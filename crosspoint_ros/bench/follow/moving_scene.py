@@ -11,6 +11,7 @@ import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, View
 from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.track.observation import sample_depth_m
 from crosspoint_ros.data.scenes import open_scene
 from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, RgbdScene
 
@@ -53,7 +54,7 @@ class MovingRecording:
             raise ValueError(f'{folder}: it has no camera {", ".join(unknown)}; it has: '
                              f'{", ".join(known)}')
         self.cameras = cameras or tuple(known)
-        self.points = tuple(_read_points(folder / TRUTH))
+        self.points = tuple(self._read_points(json.loads((folder / TRUTH).read_text())))
 
     @property
     def stamps_ns(self) -> list[int]:
@@ -64,6 +65,38 @@ class MovingRecording:
         """Return the views of a stamp, without depth if that is how it is used."""
         views = [self._scene.view(frame) for frame in self._frames[stamp_ns]]
         return views if self._with_depth else [replace(view, depth_m=None) for view in views]
+
+    def _read_points(self, truth: dict[str, Any]) -> Iterator[TruePoint]:
+        for point in truth['points']:
+            clicked = point['clicked']
+            camera, stamp_ns = clicked['camera'], int(clicked['stamp_ns'])
+            pixel = np.array(clicked['pixel'], dtype=np.float64)
+            places = tuple(TruePlace(int(place['stamp_ns']), np.array(place['point_base_m']),
+                                     frozenset(camera for camera, view in place['views'].items()
+                                               if view['visible'])) for place in point['track']
+                           ) if 'track' in point else self._rest(camera, stamp_ns, pixel, {
+                               (answer['camera'], answer['stamp_ns'])
+                               for answer in point['answers'] if answer['visible']})
+            yield TruePoint(point['name'] or f'{camera} {clicked["pixel"]}',
+                            bool(point.get('moves')), camera, stamp_ns, pixel, places)
+
+    def _rest(self, camera: str, stamp_ns: int, pixel: Array, visible: set[tuple[str, int]]
+              ) -> tuple[TruePlace, ...]:
+        """Return the places of a point that stays where the depth at the click says.
+
+        A camera whose next image is due shows what its last one did.
+        """
+        view = self._scene.view(next(frame for frame in self._frames[stamp_ns]
+                                     if frame.camera == camera))
+        depth_m = float(sample_depth_m(view, pixel[None])[0])
+        at_m = require_pose(view).transform_points(view.backproject(pixel, depth_m))
+        shown, places = set[str](), list[TruePlace]()
+        for at_ns in self.stamps_ns:
+            shown -= {frame.camera for frame in self._frames[at_ns]}
+            shown |= {frame.camera for frame in self._frames[at_ns]
+                      if frame.camera == camera or (frame.camera, at_ns) in visible}
+            places.append(TruePlace(at_ns, at_m, frozenset(shown)))
+        return tuple(place for place in places if place.stamp_ns >= stamp_ns)
 
     def click_later(self, point: TruePoint, after_s: float) -> TruePoint:
         """Return a point clicked that much later, at the next stamp at which its camera shows it.
@@ -83,18 +116,6 @@ class MovingRecording:
             place.point_base_m))
         return replace(point, stamp_ns=place.stamp_ns, pixel=pixel, places=tuple(
             each for each in point.places if each.stamp_ns >= place.stamp_ns))
-
-
-def _read_points(path: Path) -> Iterator[TruePoint]:
-    truth: dict[str, Any] = json.loads(path.read_text())
-    for point in truth['points']:
-        clicked = point['clicked']
-        yield TruePoint(
-            point['name'], bool(point['moves']), clicked['camera'], int(clicked['stamp_ns']),
-            np.array(clicked['pixel'], dtype=np.float64),
-            tuple(TruePlace(int(place['stamp_ns']), np.array(place['point_base_m']), frozenset(
-                camera for camera, view in place['views'].items() if view['visible']))
-                for place in point['track']))
 
 
 def find_recordings(path: Path) -> list[Path]:

@@ -138,7 +138,8 @@ def _follow(recording: MovingRecording, tracker: Tracker, places: dict[int, True
         if pending is not None and stamp_ns >= pending[0]:
             tracker.offer(pending[1], stamp_ns, pending[2])
             pending = None
-        track = tracker.update(views, stamp_ns)
+        track = tracker.update(views, stamp_ns, frozenset(recording.cameras) - {
+            view.camera for view in views})  # the others send their images less often
         score.cpu_s.append(time.process_time() - begun_s)
         if pending is None and tracker.wants_search(stamp_ns):
             begun_s, begun_cpu_s = time.monotonic(), time.process_time()
