@@ -77,7 +77,7 @@ def surface_depths_m(view: View, pixel: npt.ArrayLike) -> Array:
     if view.depth_m is None:
         return np.zeros(0)
     pixels, depths, total = depth_window(view, pixel, WINDOW_PX)
-    if len(depths) < MIN_KNOWN_SHARE * total:
+    if not len(depths) or len(depths) < MIN_KNOWN_SHARE * total:  # none off the image
         return np.zeros(0)
     order = np.argsort(depths)
     known, away_px = depths[order], np.linalg.norm(pixels[order] - np.asarray(pixel), axis=1)

@@ -12,11 +12,19 @@ from fake_matchers import ExactMatcher
 from moving_scenes import BOX, IDENTITY, LENS, POSES, TARGET_M, Thing, move, render
 from raycast_scenes import Box, look_at
 
-from crosspoint_ros.core.datatypes import Code, MissingView, Rejected, Transform, View
+from crosspoint_ros.core.datatypes import (
+    Code,
+    Intrinsics,
+    MissingView,
+    Rejected,
+    Transform,
+    View,
+)
 from crosspoint_ros.core.track.motion import Motion
 from crosspoint_ros.core.track.observation import observe, project, verify
 from crosspoint_ros.core.track.patches import GreyPyramid
-from crosspoint_ros.core.track.reference import build_by_depth
+from crosspoint_ros.core.track.reference import build_by_depth, build_by_plane
+from crosspoint_ros.core.track.reference_set import ReferenceSet
 from crosspoint_ros.core.track.search import compare_with_click, search_by_matches
 from crosspoint_ros.core.track.state import FollowLimits, Track, TrackingState
 from crosspoint_ros.core.track.tracker import Tracker
@@ -525,6 +533,57 @@ def test_a_matcher_that_fails_on_images_is_named():
 
 def reference_motion() -> Motion:
     return Motion(IDENTITY, COVARIANCE, TARGET_M)
+
+
+def test_a_point_that_has_moved_with_the_object_is_never_dropped_from_any_side():
+    first = render('front', (Thing(),), with_depth=False)
+    clicked = build_by_plane(first, project(first, TARGET_M[None])[0], TARGET_M)
+    side, known = replace(clicked), ReferenceSet([clicked], TARGET_M)
+    known.references = clicked, side  # kept while it rested
+    moved = move(0.02, 0.0)
+    motion = Motion(moved, np.eye(6) * 1e-6, TARGET_M + moved.t_m)
+    view = render('front', (Thing(base_from_thing=moved),), with_depth=False)
+
+    def look(reference, hidden: int = 0) -> None:
+        seen = observe(reference, view, GreyPyramid(view.image), moved, np.zeros((6, 6)), (4, 2, 1))
+        seen.correlation[:hidden], seen.points.pixels[:hidden] = 0.0, np.nan
+        known.update([(seen, verify(seen, moved, TARGET_M))], motion, motion)
+
+    look(clicked)
+    for _ in range(3):  # what did not is dropped from both
+        look(known.references[0])
+    left = len(known.references[0].points_m)
+    assert left < len(clicked.points_m)
+    assert len(known.references[1].points_m) == left
+    for _ in range(10):
+        look(known.references[1], hidden=left // 3)
+    assert [len(each.points_m) for each in known.references] == [left, left]
+
+
+@pytest.mark.parametrize('moved_m', [0.012, 0.015])
+def test_a_movement_that_all_points_make_by_about_a_sigma_is_a_movement(moved_m):
+    def see(away_m: float) -> View:  # along the ray of the only camera, 1.5 m away
+        thing = Thing(base_from_thing=Transform(np.eye(3), away_m * ray))
+        return render('front', (thing,), 10**9, look_at(eye_m, (0.0, 0.0, 0.045)), lens=lens)
+
+    lens = Intrinsics(600.0, 600.0, 319.5, 239.5, 640, 480)
+    eye_m = (0.0, -1.23, 0.855)
+    ray = (np.array([0.0, 0.0, 0.045]) - eye_m) / np.linalg.norm([0.0, 1.23, 0.81])
+    first = see(0.0)
+    tracker = Tracker([first], [project(first, TARGET_M[None])[0]],
+                      Transform(np.eye(3), TARGET_M), COVARIANCE, None)
+    track = tracker.track
+    for look in range(1, 9):
+        track = tracker.update([see(moved_m)], 10**9 + look * STEP_NS)
+    assert track.state in (TRACKING, MOVED)
+    assert np.linalg.norm(track.base_from_target.t_m - TARGET_M - moved_m * ray) < 0.003
+
+
+def test_an_object_that_creeps_is_followed():
+    follow = Follow()
+    for mm in range(1, 26):
+        follow.see((Thing(base_from_thing=move(0.001 * mm, 0.0)),))
+        assert follow.error_m(move(0.001 * mm, 0.0)) < 0.006
 
 
 @pytest.mark.parametrize('name', ['mug rim', 'drawer side'])

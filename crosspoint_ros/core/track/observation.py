@@ -165,13 +165,11 @@ def _select_agreeing(observation: Observation, pixel_sigmas: Array, depth_sigmas
                           & (observation.correlation > MIN_CORRELATION))
 
 
-def measure_support(observation: Observation, moved: Transform) -> float:
-    """Return how many points agree with a motion: one that is just where it puts it counts as 1,
-    at three sigmas 0."""
+def measure_misfit(observation: Observation, moved: Transform) -> Array:
+    """Return the squared sigmas (n,) by which points are off a motion: 9 at most, or if unknown."""
     pixel_sigmas, depth_sigmas = measure_errors(observation.points, moved)
-    agrees = _select_agreeing(observation, pixel_sigmas, depth_sigmas)
     squared = pixel_sigmas ** 2 + np.where(np.isfinite(depth_sigmas), depth_sigmas, 0.0) ** 2
-    return float(np.maximum(1 - squared[agrees] / MAX_SIGMAS ** 2, 0.0).sum())
+    return np.where(squared < MAX_SIGMAS ** 2, squared, MAX_SIGMAS ** 2)
 
 
 def verify(observation: Observation, moved: Transform, target_m: Array) -> Verification:

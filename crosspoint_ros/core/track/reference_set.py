@@ -25,6 +25,7 @@ NEW_BARE_SIDE_RAD = 0.1  # without depth no slant is known: patches look differe
 SURE_SHARE = 0.7  # of the points that should be seen
 MAX_REFERENCES = 12
 APART_M = 0.01  # a movement that leaves what does not belong to the object behind
+NEVER = -2 ** 40
 MAX_MISSES = 3  # of a point that never moved with the object
 
 
@@ -93,17 +94,27 @@ class ReferenceSet:
     def _drop_background(self, seen: Observation, verdict: Verification, measured: Motion) -> None:
         """Drop points that stayed behind when the object moved: depth did not part them from it."""
         reference, moved_m = seen.reference, np.linalg.norm(measured.centre_m - self._target_m)
-        if reference.view.depth_m is not None or moved_m < APART_M or not verdict.shows_object:
+        if reference.view.depth_m is not None or moved_m < APART_M or not verdict.shows_object or (
+                reference not in self.references):  # replaced by what another view showed
             return
-        misses = self._misses.setdefault(reference, np.zeros(len(reference.pixels), np.int64))
+        misses = self._find_misses(reference)
         agrees = find_agreeing(seen, measured.base_from_clicked)
-        misses[agrees] = -10 * MAX_MISSES  # it belongs to the object, and may turn out of sight
+        self._keep(reference.points_m[agrees])  # of the object; they may turn out of sight
         misses[seen.expected & ~agrees] += 1
         behind_m = reference.points_m[misses >= MAX_MISSES]
         if len(behind_m):
             left = {each: self._leave(each, behind_m) for each in (*self.clicked, *self.references)}
             self.clicked = tuple(left[each] for each in self.clicked)
             self.references = tuple(left[each] for each in self.references)
+
+    def _find_misses(self, reference: ReferenceView) -> npt.NDArray[np.int64]:
+        return self._misses.setdefault(reference, np.zeros(len(reference.pixels), np.int64))
+
+    def _keep(self, points_m: Array) -> None:
+        """Never drop points (m, 3), whichever reference they are in."""
+        for reference in self.references:
+            kept = (reference.points_m[:, None] == points_m).all(axis=2).any(axis=1)
+            self._find_misses(reference)[kept] = NEVER
 
     def _leave(self, reference: ReferenceView, behind_m: Array) -> ReferenceView:
         """Return a reference without points (m, 3) of those that it shares with others, if enough

@@ -91,8 +91,11 @@ class StateReporter:
         self._unseen_since_ns = self._gone_since_ns = now_ns  # the first look that did not show it
 
     def report_seen(self, rest: RestDetector, measured: Motion, evidence: Evidence, image_ns: int,
-                    now_ns: int) -> Track:
-        """Report a look that shows it; image_ns: of the newest image that does."""
+                    now_ns: int, split_m: float = 0.0) -> Track:
+        """Report a look that shows it; image_ns: of the newest image that does.
+
+        split_m: how far from its place some points were seen, where others were not.
+        """
         self.seen_ns, self._image_ns, self._is_gone = now_ns, image_ns, False
         moved_m, measured_m = (float(np.linalg.norm(motion.centre_m - self._clicked.t_m))
                                for motion in (rest.motion, measured))
@@ -111,6 +114,8 @@ class StateReporter:
             shown = shown.spread(0.0, away_rad)  # of few points: noise, or a turn
             at_rest = (f', at rest: measured {1000 * away_m:.1f} mm and {np.degrees(away_rad):.0f} '
                        f'deg from its place (limit {1000 * leave_limit_m(measured):.1f} mm)')
+            if split_m:
+                at_rest = f', at rest: some points alone are seen {1000 * split_m:.1f} mm away'
         message = (f'seen {1000 * measured_m:.0f} mm from where it was clicked (limit '
                    f'{1000 * limit_m:.0f} mm){at_rest}, turned by {np.degrees(turned_rad):.0f} deg '
                    f'(limit {np.degrees(limit_rad):.0f} deg): {seen}')

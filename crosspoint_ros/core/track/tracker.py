@@ -27,9 +27,11 @@ from crosspoint_ros.core.track.motion import (
     predict_pose_noise,
 )
 from crosspoint_ros.core.track.observation import (
+    MIN_AGREEING,
     Observation,
     Verification,
-    measure_support,
+    is_shown,
+    measure_misfit,
     observe,
     project,
     verify,
@@ -57,7 +59,8 @@ MAX_FLOW_AGE_S, FLOW_SCALES = 1.5, (8.0, 2.0, 1.0)
 MAX_VAGUE_S = 1.0  # errors of movements that are not exact add up
 VAGUE_SHARE = 1.5  # of the largest sigma of a target: of a movement that it coasts with
 JUMP_M = 0.03  # a reappearance further away must not be a thing that was there at the click
-LEAVE_BY = 1.25  # a movement must have that many times the points that agree with a rest
+CLEARLY = 0.2  # squared sigmas
+MOVES_BY = 3.0  # a movement has that many times the points that are nearer to it than to rest
 BETTER_BY = 1.5  # a searched place must have that many times the agreeing points
 SEARCH_PERIOD_S = 1.0
 DOUBT_PERIOD_S = 0.25
@@ -108,6 +111,7 @@ class Tracker:
             Transform(np.eye(3), np.zeros(3)), np.diag(np.repeat([1e-3, 1e-4], 3) ** 2),
             self._target_m)
         self._rest = RestDetector(self._motion)
+        self._split_m = 0.0  # how far away some points are, others are not
         self._vague: Motion | None = None  # seen since, not exactly enough
         self._frames: dict[str, _LastFrame] = {}
         self._candidates: list[Motion] = []
@@ -180,7 +184,8 @@ class Tracker:
             self._refine(found)
             image_ns = max(seen.points.view.stamp_ns for seen, verdict in found.values()
                            if verdict.is_verified)
-            return self._state.report_seen(self._rest, motion, evidence, image_ns, now_ns)
+            return self._state.report_seen(self._rest, motion, evidence, image_ns, now_ns,
+                                           self._split_m)
         if holds:
             return self._state.report_held(self.motion, evidence, now_ns)
         if reason and self._is_continued(motion, now_ns):
@@ -219,17 +224,28 @@ class Tracker:
                         for camera, one in observed.items()}
 
     def _prefer_rest(self, fit: _Fit) -> _Fit:
-        """Return the fit, or the place of rest where about as many points agree with that.
+        """Return the fit, or the place of rest where that is seen, and few more points are nearer
+        to the fit than to it.
 
-        What a camera sees from another side is a little elsewhere: some points move, some do not.
+        What moves does so with nearly all of its points; what is only seen from another side is a
+        little elsewhere with some, and not with others.
         """
+        self._split_m = 0.0
         if not (self._rest.is_at_rest and self._rest.may_leave(fit[0])):
             return fit
-        rests = self._look_at(replace(self.motion, covariance=fit[0].covariance), fit[1])
-        support, moves = (sum(measure_support(seen, motion.base_from_clicked)
-                              for seen, verdict in found.values() if verdict.is_verified)
-                          for motion, found in (rests, fit))
-        return rests if support and LEAVE_BY * support > moves else fit
+        rest, found, gains = replace(self.motion, covariance=fit[0].covariance), {}, [np.zeros(0)]
+        for camera, (seen, _) in fit[1].items():
+            stays = observe(seen.reference, seen.points.view, seen.pyramid, rest.base_from_clicked,
+                            seen.points.pose_covariance, (1,))
+            found[camera] = stays, verify(stays, rest.base_from_clicked, self._target_m)
+            gains.append((measure_misfit(stays, rest.base_from_clicked) - measure_misfit(
+                seen, fit[0].base_from_clicked))[stays.expected & seen.expected])
+        nearer = np.concatenate(gains)
+        moves, rests = int((nearer > CLEARLY).sum()), int((nearer < -CLEARLY).sum())
+        if not count_agreeing(found) or moves >= max(MIN_AGREEING, MOVES_BY * rests):
+            return fit
+        self._split_m = float(np.linalg.norm(fit[0].centre_m - rest.centre_m))
+        return rest, found
 
     def _has_left(self, motion: Motion) -> bool:
         """Return whether a motion is away from where the target was seen last."""
@@ -336,7 +352,7 @@ class Tracker:
                 last.view.image.shape != view.image.shape):
             return None
         predicted = project(view, prior.base_from_clicked.transform_points(last.points_m))
-        usable = np.isfinite(predicted).all(axis=1)
+        usable = is_shown(view, predicted)
         pixels = np.full_like(predicted, np.nan)
         pixels[usable] = flow_patches(last.pyramid, last.pixels[usable], pyramid,
                                       predicted[usable])
