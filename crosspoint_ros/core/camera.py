@@ -171,8 +171,7 @@ class Intrinsics:
         undistort = cv2.fisheye.undistortPoints if self.model == 'equidistant' else _undistort
         plane = undistort(flat, self.matrix, self._coefficients)
         rays = np.concatenate([plane.reshape(-1, 2), np.ones((len(flat), 1))], axis=1)
-        # Undistortion is iterative and may not converge; a fisheye's pixels beyond 90 degrees end
-        # on its rim.
+        # It may not converge, and a fisheye's pixels beyond 90 degrees end on its rim.
         missed_px = np.linalg.norm(self.project(rays) - flat[:, 0], axis=1)
         rays[~(missed_px < MAX_UNDISTORTION_ERROR_PX)] = np.nan
         return rays

@@ -43,10 +43,7 @@ SPLAT_MARGIN = 1.2  # on slopes neighbouring pixels move apart: without it the w
 
 
 def remember_by_pixel(compute: Compute) -> Compute:
-    """Compute once for each view, which never changes, and pixel: a click asks a dozen times.
-
-    What is returned is shared: not to be changed.
-    """
+    """Compute once for each view, which never changes, and pixel; what it returns is shared."""
     known: WeakKeyDictionary[View, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
 
     @wraps(compute)

@@ -28,7 +28,7 @@ from crosspoint_ros.core.datatypes import (
     View,
 )
 from crosspoint_ros.core.depth import explain_missing_depth, predict_depth_sigma_m, surface_points_m
-from crosspoint_ros.core.geometry import RayBundle, cross, require_baselines, require_pose
+from crosspoint_ros.core.geometry import RayBundle, require_baselines, require_pose
 from crosspoint_ros.core.grasp.approach import STANDOFF_M, Approach, choose_frame
 from crosspoint_ros.core.track.bundle import CameraPixels, triangulate_bundle
 from crosspoint_ros.core.verify import (
@@ -98,8 +98,8 @@ class Sighting:
             one.view.intrinsics.unproject(one.pixel)))))
 
     def _pose_noise_cam_m2(self, point_cam_m: Array) -> Array:
-        by_turn = cross(np.eye(3), point_cam_m).T
-        slope = np.concatenate([by_turn, np.eye(3)], axis=1)
+        x, y, z = point_cam_m.tolist()
+        slope = np.array([(0, z, -y, 1, 0, 0), (-z, 0, x, 0, 1, 0), (y, -x, 0, 0, 0, 1)], float)
         return np.asarray(slope @ self.pose_covariance @ slope.T)
 
     def pose_noise_m2(self, point_base_m: Array) -> Array:
@@ -120,10 +120,7 @@ class Sighting:
     def pixel_noise_px2(self, point_base_m: Array) -> Array:
         """Return the covariance (2, 2) of the pixel, the error of the pose included."""
         point_cam_m = require_pose(self.view).inverse.transform_points(point_base_m)
-        step_m = 1e-5 * float(np.linalg.norm(point_cam_m))
-        ahead, behind = (self.view.intrinsics.project(point_cam_m + step)
-                         for step in (step_m * np.eye(3), -step_m * np.eye(3)))
-        slope = (ahead - behind).T / (2 * step_m)
+        (slope,) = self.view.intrinsics.project_with_jacobian(point_cam_m[None])[1]
         return np.asarray(
             self.covariance_px2 + slope @ self._pose_noise_cam_m2(point_cam_m) @ slope.T)
 

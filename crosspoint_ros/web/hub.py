@@ -234,7 +234,7 @@ class Hub:
         if result is not None:
             self._pin(result)
         self._broadcast(self._displayed_event())
-        self._broadcast_scene()
+        asyncio.get_running_loop().call_soon(self._broadcast_scene)  # once that is sent
 
     def _build_scene(self) -> Json:
         displayed = self._displayed['result']
@@ -336,6 +336,11 @@ class Hub:
         if camera is not None:
             self.streams.request(camera)
             self._poses.request_intrinsics(camera)
+
+    def prepare_images(self) -> None:
+        """Subscribe for a browser that is about to request images of all cameras."""
+        for camera in self._node_info.cameras:
+            self.streams.request(self._find_camera(camera.name) or camera)
 
     def _find_camera(self, name: str) -> NodeCamera | None:
         """Return the camera of that name, with the remapped topic that the node reports."""

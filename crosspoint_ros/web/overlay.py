@@ -12,11 +12,7 @@ from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import Correspondence, ImagePoint, QueryResult
 from crosspoint_ros.ros.client.node_info import NodeCamera
-from crosspoint_ros.ros.client.results import (
-    VERDICTS,
-    Json,
-    is_target_sure,
-)
+from crosspoint_ros.ros.client.results import VERDICTS, Json, is_target_sure
 from crosspoint_ros.ros.conversions import transform_from_pose
 from crosspoint_ros.web.camera_poses import CameraPoses, project_point, unproject_corners
 from crosspoint_ros.web.image_streams import CameraImage

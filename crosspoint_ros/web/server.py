@@ -27,6 +27,7 @@ HEADERS = {
     'Referrer-Policy': 'no-referrer', 'X-Content-Type-Options': 'nosniff',
     'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Resource-Policy': 'same-origin',
     'Cache-Control': 'no-cache', 'Server': 'crosspoint'}
+PRELOAD = b'<link rel="modulepreload" href="%s">'
 HEARTBEAT_S = 20.0  # detects browsers that vanished without closing
 
 
@@ -41,8 +42,9 @@ class PageServer:
         self.app.on_response_prepare.append(_add_headers)
         for path in sorted(PAGE.iterdir()):
             if path.suffix in CONTENT_TYPES:
-                self.app.router.add_get('/' if path.name == 'index.html' else f'/{path.name}',
-                                        _make_file_handler(path))
+                is_index = path.name == 'index.html'
+                self.app.router.add_get('/' if is_index else f'/{path.name}', _make_file_handler(
+                    path.suffix, _preload_modules() if is_index else path.read_bytes()))
         self.app.router.add_post('/enter', self._handle_enter)
         self.app.router.add_get('/events', self._handle_websocket)
         self.app.router.add_get('/healthz', self._handle_health)
@@ -86,6 +88,7 @@ class PageServer:
         token, response = await _read_token(request), web.Response(status=204)
         if not (token and self._access.needs_token):
             self._check_cookie(request)
+            self._hub.prepare_images()
             return response
         cookie = self._access.find_cookie(token)
         if not cookie:
@@ -93,6 +96,7 @@ class PageServer:
         # Without a path, it holds for that under which a proxy serves the page.
         response.set_cookie(self._access.cookie_name, cookie, httponly=True, samesite='Strict',
                             path=None)  # type: ignore[arg-type]
+        self._hub.prepare_images()
         return response
 
     async def _handle_health(self, request: web.Request) -> web.Response:
@@ -148,14 +152,20 @@ async def _read_token(request: web.Request) -> str:
     return token if isinstance(token, str) else ''
 
 
-def _make_file_handler(path: Path) -> Handler:
-    data = path.read_bytes()
+def _preload_modules() -> bytes:
+    """Return the page with all of its modules named: a browser finds each in the one before."""
+    names = [path.name.encode() for path in sorted(PAGE.glob('*.js'))]
+    return (PAGE / 'index.html').read_bytes().replace(PRELOAD % b'main.js', b'\n'.join(
+        PRELOAD % name for name in names))
+
+
+def _make_file_handler(suffix: str, data: bytes) -> Handler:
     etag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
 
     async def handle(request: web.Request) -> web.Response:
         if request.headers.get('If-None-Match') == etag:
             return web.Response(status=304, headers={'ETag': etag})
-        return web.Response(body=data, content_type=CONTENT_TYPES[path.suffix], charset='utf-8',
+        return web.Response(body=data, content_type=CONTENT_TYPES[suffix], charset='utf-8',
                             headers={'ETag': etag})
     return handle
 

@@ -10,6 +10,7 @@ from crosspoint_ros.ros.client.results import (
     STATE_NAMES,
     VERDICTS,
     Json,
+    grasp_target_to_json,
     is_target_sure,
     point_to_json,
     result_to_json,
@@ -46,8 +47,9 @@ class TargetDisplay:
                 kept = None
             if (answer := known.get(state.query_id, kept)) is not None:
                 self._answers[state.name] = answer
-        changed = [name for name, answer in self._answers.items() if name not in before
-                   or result_to_json(before[name]) != result_to_json(answer)]
+        changed = [name for name, answer in self._answers.items()
+                   if (old := before.get(name)) is not answer and (
+                       old is None or result_to_json(old) != result_to_json(answer))]
         self.overlays = {name: self.overlays.get(name) or self._make_overlay()
                          for name in self._answers}
         for name in changed:
@@ -81,7 +83,8 @@ def target_to_json(state: TargetState, result: QueryResult | None, number: int |
     """Return what the page says of a target; result and number: of its click, if known."""
     at = state.pose.pose.position
     position_m = [round_finite(v) for v in (at.x, at.y, at.z)]
-    target = None if result is None else result_to_json(result)['target']
+    target = None if result is None or not result.has_target else grasp_target_to_json(
+        result.target)
     since_ns = stamp_to_ns(state.since)
     return {
         'name': state.name, 'state': STATE_NAMES.get(state.state, str(state.state)),

@@ -14,12 +14,7 @@ from tqdm import tqdm
 
 from crosspoint_ros.bench.crosspoint import dataset, rules_corrected, rules_official
 from crosspoint_ros.bench.crosspoint.dataset import BenchItem, CrossPointBench, DataIssue
-from crosspoint_ros.bench.crosspoint.predictions import (
-    FAILED,
-    SOURCE,
-    Prediction,
-    PredictionReader,
-)
+from crosspoint_ros.bench.crosspoint.predictions import FAILED, SOURCE, Prediction, PredictionReader
 from crosspoint_ros.bench.pairs.metrics import wilson_interval
 from crosspoint_ros.matchers.cropond.reply_parser import DIALECTS
 

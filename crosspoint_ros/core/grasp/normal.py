@@ -60,11 +60,12 @@ def _fit_paraboloid(view: View, pixel: Array, about_cam: Array) -> tuple[Array, 
     near = np.exp(-0.5 * (4 * away_px / window_px) ** 2)
     tolerance_m, weights = PLANE_INLIER_RATIO * origin[2], near
     for _ in range(ROUNDS):
-        solved = np.linalg.lstsq(terms * weights[:, None], z * weights, rcond=None)[0]
+        weighted = terms.T * weights ** 2
+        solved = np.linalg.lstsq(weighted @ terms, weighted @ z, rcond=None)[0]
         off_m = z - terms @ solved
         weights = near / (1 + (2 * off_m / tolerance_m) ** 2)
     rms_m = math.sqrt(float(np.average(np.minimum(np.abs(off_m), tolerance_m) ** 2, weights=near)))
-    spread = np.linalg.pinv((terms * weights[:, None]).T @ terms)
+    spread = np.linalg.pinv(terms.T * weights @ terms)
     slope_sigma = rms_m * math.sqrt(max(0.0, float(spread[0, 0] + spread[1, 1])))
     slope = np.array([-solved[0], -solved[1], 1.0])
     normal = slope / np.linalg.norm(slope) @ np.stack([axes[1], axes[2], about_cam])

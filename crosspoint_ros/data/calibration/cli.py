@@ -14,11 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from crosspoint_ros.core.datatypes import Transform
-from crosspoint_ros.core.extrinsics.calibration import (
-    CalibrationRefused,
-    Refusal,
-    calibrate_mount,
-)
+from crosspoint_ros.core.extrinsics.calibration import CalibrationRefused, Refusal, calibrate_mount
 from crosspoint_ros.core.extrinsics.residuals import PosedMatches
 from crosspoint_ros.core.extrinsics.solve import CameraMount, measure_prospect
 from crosspoint_ros.core.image_io import read_mask, write_image

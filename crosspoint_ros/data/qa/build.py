@@ -18,12 +18,7 @@ from typing import Any
 import numpy as np
 
 from crosspoint_ros.core.image_io import atomic_write, write_image
-from crosspoint_ros.data.io import (
-    WarningCounter,
-    assign_unique_names,
-    describe_files,
-    read_version,
-)
+from crosspoint_ros.data.io import WarningCounter, assign_unique_names, describe_files, read_version
 from crosspoint_ros.data.parallel import Pool, process_pool, ray_pool
 from crosspoint_ros.data.qa import frame_builder, frame_pairs, scene_reader
 from crosspoint_ros.data.qa.frame_builder import FrameReport, FrameTask

@@ -9,12 +9,7 @@ from pathlib import Path
 from crosspoint_ros.data.answer_log import ANSWERS_FILE
 from crosspoint_ros.data.rosbag import BAGS, INDEX, ZSTD, list_bag_files
 from crosspoint_ros.data.scenes import image_folders, rgbd_scene
-from crosspoint_ros.data.scenes.rgbd_scene import (
-    ReadOptions,
-    RgbdFrame,
-    RgbdScene,
-    UnusableData,
-)
+from crosspoint_ros.data.scenes.rgbd_scene import ReadOptions, RgbdFrame, RgbdScene, UnusableData
 from crosspoint_ros.data.scenes.rosbag import RosbagScene
 
 log = logging.getLogger(__name__)

@@ -11,20 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Array, Code, CorrectedPose, Rejected, Transform
-from crosspoint_ros.core.depth import (
-    SPLIT_M,
-    SPLIT_RATIO,
-    predict_depth_sigma_m,
-    surface_depths_m,
-)
+from crosspoint_ros.core.depth import SPLIT_M, SPLIT_RATIO, predict_depth_sigma_m, surface_depths_m
 from crosspoint_ros.core.geometry import PNP_SURE_POINTS, exceeds_prior, refine_pose_pnp
 from crosspoint_ros.core.verify import GAP_SIGMAS
 from crosspoint_ros.matchers.xfeat import matching, two_view
-from crosspoint_ros.matchers.xfeat.depth_alignment import (
-    Alignment,
-    MatchedPoints,
-    align_depths,
-)
+from crosspoint_ros.matchers.xfeat.depth_alignment import Alignment, MatchedPoints, align_depths
 from crosspoint_ros.matchers.xfeat.features import ConcatenatedDescriptors, FeatureFrame
 from crosspoint_ros.matchers.xfeat.matching import CandidateMatches, Matches
 from crosspoint_ros.matchers.xfeat.options import XFeatOptions

@@ -16,18 +16,8 @@ from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.core.grasp.approach import OPEN_APPROACH, Approach
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import QueryResult, TargetList, TargetState
-from crosspoint_ros.ros.client.node_info import (
-    NodeCamera,
-    NodeInfo,
-    NodeInfoClient,
-    suggest_cure,
-)
-from crosspoint_ros.ros.client.results import (
-    explain_unset,
-    find_view,
-    format_result,
-    is_accepted,
-)
+from crosspoint_ros.ros.client.node_info import NodeCamera, NodeInfo, NodeInfoClient, suggest_cure
+from crosspoint_ros.ros.client.results import explain_unset, find_view, format_result, is_accepted
 from crosspoint_ros.ros.client.session import RosSession
 from crosspoint_ros.ros.conversions import rgb_from_msg, time_from_ns
 from crosspoint_ros.srv import ClearTarget

@@ -101,7 +101,7 @@ def result_to_json(result: QueryResult) -> Json:
         'query_id': result.query_id, **_status_to_json(status),
         'clicked': point_to_json(result.clicked),
         'found': [_correspondence_to_json(c) for c in result.correspondences],
-        'target': _target_to_json(result.target) if result.has_target else None,
+        'target': grasp_target_to_json(result.target) if result.has_target else None,
         'ms': round_finite(1000 * math.fsum(seconds.values()), 1),
         'match_ms': round_finite(1000 * seconds['match'], 1) if 'match' in seconds else None}
 
@@ -145,7 +145,8 @@ def find_refused_pixel(answer: Correspondence) -> list[float] | None:
     return [round(v, 2) for v in place] if all(map(math.isfinite, place)) else None
 
 
-def _target_to_json(target: GraspTarget) -> Json:
+def grasp_target_to_json(target: GraspTarget) -> Json:
+    """Return a target for `json.dumps`."""
     at, q = target.pose.pose.position, target.pose.pose.orientation
     return {'name': target.name, 'frame': target.header.frame_id, 'target_frame': target.frame,
             'position_m': [round_finite(v) for v in (at.x, at.y, at.z)],

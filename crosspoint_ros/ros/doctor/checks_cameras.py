@@ -8,11 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from crosspoint_ros.core.encodings import COLOUR_ENCODINGS, DEPTH_ENCODINGS
-from crosspoint_ros.core.tf_tree import (
-    explain_disconnected,
-    explain_failure,
-    find_loop,
-)
+from crosspoint_ros.core.tf_tree import explain_disconnected, explain_failure, find_loop
 from crosspoint_ros.ros.camera_checks import MessageFault, check_frame_id, check_stamp, list_faults
 from crosspoint_ros.ros.doctor.finding import Finding, FindingCode, join_names
 from crosspoint_ros.ros.doctor.snapshot import (

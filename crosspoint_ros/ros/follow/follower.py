@@ -19,6 +19,7 @@ from crosspoint_ros.ros.node.views import ViewCollector
 
 log = logging.getLogger(__name__)
 WATCH_PERIOD_S = 1.0
+FIRST_LOOK_S = 0.3  # of `watch`, after the answer: first a person sees that, or clicks again
 DOUBT_PERIOD_S = 0.25  # of `watch`, while the target is not where it should be
 PAUSES = {'off': 0.0, 'watch': 5.0, 'track': 0.5}  # of a cycle's time, before the next
 SAME_TIME_PERIODS = 1.5
@@ -62,6 +63,7 @@ class Follower:
         self._get_matcher, self._now_ns, self._on_report = get_matcher, now_ns, on_report
         self.limits = Limits()
         self._job: FollowJob | None = None
+        self._put_s = 0.0  # when that came (monotonic)
         self._is_held = self._is_closed = False
         self._condition = threading.Condition()
         self._tracker: Tracker | None = None
@@ -90,7 +92,7 @@ class Follower:
     def follow(self, job: FollowJob | None) -> None:
         """Follow another target, or none."""
         with self._condition:
-            self._job = job
+            self._job, self._put_s = job, time.monotonic()
             self._condition.notify()
 
     def set_config(self, config: FollowConfig) -> None:
@@ -124,8 +126,10 @@ class Follower:
                 if self._is_closed:
                     return
                 job, config = self._job, self._config
+                if job is not self._tracked:
+                    due_s = self._put_s + FIRST_LOOK_S * (config.mode == 'watch')
                 wait_s = due_s - time.monotonic()
-                if job is self._tracked and wait_s > 0:
+                if wait_s > 0:
                     self._condition.wait(wait_s)
                     continue
             assert job is not None

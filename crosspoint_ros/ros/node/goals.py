@@ -74,11 +74,7 @@ class GoalServer:
             self._node.destroy_service(service)
 
     def tick(self) -> None:
-        """Publish the feedback of open goals; call it a few times a second.
-
-        Of a stage as it begins, a client would be woken half a dozen times for a quick answer, and
-        that would be later.
-        """
+        """Publish the stage of open goals; each as it begins would wake clients all the time."""
         for goal in self._goals.values():
             goal.publish_stage()
 
@@ -100,8 +96,7 @@ class GoalServer:
         return CorrespondAction.Result(result=result)
 
     def _on_cancel(self, goal_handle: ServerGoalHandle) -> CancelResponse:
-        goal = self._goals.get(bytes(goal_handle.goal_id.uuid))
-        if goal is not None:
+        if goal := self._goals.get(bytes(goal_handle.goal_id.uuid)):
             task = goal.task
             task.finish(Rejected(Code.CANCELLED, f'cancelled in stage {task.stage} after '
                                  f'{task.age_s:.2f} s'))

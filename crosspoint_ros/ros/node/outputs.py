@@ -11,13 +11,7 @@ from visualization_msgs.msg import MarkerArray
 
 from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.core.verify import Limits
-from crosspoint_ros.msg import (
-    Correspondence,
-    GraspTarget,
-    QueryResult,
-    TargetList,
-    TargetState,
-)
+from crosspoint_ros.msg import Correspondence, GraspTarget, QueryResult, TargetList, TargetState
 from crosspoint_ros.ros.client.results import STATE_NAMES
 from crosspoint_ros.ros.config import Config
 from crosspoint_ros.ros.conversions import image_from_rgb

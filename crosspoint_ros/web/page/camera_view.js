@@ -33,6 +33,8 @@ export class CameraView {
   #isPrevious = false; // the answer belongs to the click before the one that runs
   #opened = ''; // which earlier answer this is, where one was opened from the history
   #line = null; // the epipolar line of the pixel under the cursor of another view
+  #isDrawing = false; // soon
+  #width = 0; // of the stage, px of the screen: to read it there lays out the page
   hasDepth = false;
   stamp = '0'; // of the displayed image
   size = { width: 4, height: 3 }; // of the camera's image, px
@@ -48,7 +50,10 @@ export class CameraView {
     this.#actions = actions;
     this.#build(index);
     this.input = new PointerInput(this, actions);
-    new ResizeObserver(() => this.draw()).observe(this.stage);
+    new ResizeObserver((entries) => {
+      this.#width = entries.at(-1).contentRect.width;
+      this.draw();
+    }).observe(this.stage);
     new IntersectionObserver((entries) => {
       this.#isOnScreen = entries.at(-1).isIntersecting;
       this.requestNext();
@@ -98,7 +103,7 @@ export class CameraView {
       this.#isLate = true;
       return;
     }
-    const width = Math.round(this.stage.clientWidth * this.zoom * devicePixelRatio);
+    const width = Math.round(this.#stageWidth * this.zoom * devicePixelRatio);
     this.#isRequested = this.#actions.next(this.camera, this.stamp, Math.max(width, 1), this.#isLate);
     this.#isLate = false;
   }
@@ -167,6 +172,8 @@ export class CameraView {
     this.setRegion({ x: 0, y: 0, width, height });
   }
 
+  get #stageWidth() { return this.#width || this.stage.clientWidth; }
+
   // Zoom
 
   get zoom() { return this.size.width / this.region.width; }
@@ -180,7 +187,7 @@ export class CameraView {
       (-100 * region.y) / size.height}%)`;
     this.canvas.style.transform = transform;
     this.layers.setTransform(transform);
-    const pixelSize = this.stage.clientWidth / region.width;
+    const pixelSize = this.#stageWidth / region.width;
     this.canvas.classList.toggle('pixels', pixelSize > 3);
     // (0, 0) is the centre of the first pixel.
     this.svg.setAttribute('viewBox', `${region.x - 0.5} ${region.y - 0.5} ${width} ${height}`);
@@ -381,8 +388,17 @@ export class CameraView {
     return mark ? { x: mark[0], y: mark[1] } : null;
   }
 
+  // Once for all that an event changes.
   draw() {
-    if (!this.input) return;
+    if (this.#isDrawing) return;
+    this.#isDrawing = true;
+    queueMicrotask(() => {
+      this.#isDrawing = false;
+      this.#drawMarks();
+    });
+  }
+
+  #drawMarks() {
     const marks = this.#line && !this.isPaused ? [createLine(this.#line)] : [];
     const pixel = this.#markPixel;
     for (const point of this.isPaused ? [] : this.#standing) {
@@ -428,7 +444,7 @@ export class CameraView {
     group.classList.toggle('tracked', moved && !this.isPaused);
     group.classList.toggle('late', isLate && !this.isPaused);
     Object.assign(group.dataset, { x, y, stamp, at: `${point.x} ${point.y}` });
-    const perPixel = this.region.width / (this.stage.clientWidth || this.region.width);
+    const perPixel = this.region.width / (this.#stageWidth || this.region.width);
     placeMark(group, point, perPixel * (this.isFocused ? 1 : 0.7));
     return group;
   }

@@ -8,6 +8,7 @@ export class HoverLines {
   #wanted = null; // {camera, stamp, x, y}
   #asked = null; // what the request in flight is for
   #asked_ms = 0;
+  #shown = ''; // as JSON: while the cameras rest, the lines do too
   latency_ms = 0; // of the last round trip
 
   // send(request) returns whether it was sent; show(lines) gets {camera: [[x, y], …]}.
@@ -25,15 +26,22 @@ export class HoverLines {
 
   clear() {
     this.#wanted = null;
-    this.#show({});
+    this.#update({});
   }
 
   receive({ camera, x, y, lines }) {
     this.latency_ms = performance.now() - this.#asked_ms;
     this.#asked = null;
     if (!this.#wanted) return;
-    if (this.#wanted.camera === camera) this.#show(lines);
+    if (this.#wanted.camera === camera) this.#update(lines);
     if (this.#wanted.camera !== camera || this.#wanted.x !== x || this.#wanted.y !== y) this.#ask();
+  }
+
+  #update(lines) {
+    const shown = JSON.stringify(lines);
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    this.#show(lines);
   }
 
   onReconnect() {
