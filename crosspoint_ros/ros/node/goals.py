@@ -32,15 +32,15 @@ Submit = Callable[[QueryRequest, OnResult], QueryTask]
 class OpenGoal:
     """A goal whose query has no result yet. stage: the last that its client knows of."""
 
-    handle: ServerGoalHandle
+    goal_handle: ServerGoalHandle
     task: QueryTask
     stage: str = ''
 
     def publish_stage(self) -> None:
         """Publish the stage as feedback, if it is another."""
-        if self.task.stages and self.task.stage != self.stage and self.handle.is_active:
+        if self.task.stages and self.task.stage != self.stage and self.goal_handle.is_active:
             self.stage = self.task.stage
-            self.handle.publish_feedback(CorrespondAction.Feedback(
+            self.goal_handle.publish_feedback(CorrespondAction.Feedback(
                 stage=self.stage, elapsed_s=self.task.age_s))
 
 
