@@ -200,7 +200,8 @@ def depth_window(view: View, pixel: npt.ArrayLike, size_px: float) -> tuple[Arra
     half = max(1, round(size_px * view.intrinsics.width_px / 640 - 1) // 2)
     column, row = np.rint(np.asarray(pixel, dtype=np.float64)).astype(int)
     left, top = max(0, column - half), max(0, row - half)
-    part = view.depth_m[top:row + half + 1, left:column + half + 1].astype(np.float64)
+    part = view.depth_m[top:max(0, row + half + 1), left:max(0, column + half + 1)].astype(
+        np.float64)
     rows, columns = np.nonzero(np.isfinite(part) & (part > 0))
     return np.stack([columns + left, rows + top], axis=1).astype(np.float64), part[rows, columns], (
         part.size)

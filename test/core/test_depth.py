@@ -100,6 +100,11 @@ def test_a_camera_without_depth_says_so():
     assert surface_normal_base(view, (160.0, 120.0)) is None
 
 
+@pytest.mark.parametrize('pixel', [(400.0, 100.0), (160.0, 300.0), (-50.0, 10.0), (10.0, -50.0)])
+def test_off_the_image_there_is_no_surface(pixel):
+    assert len(surface_depths_m(edge(), pixel)) == 0
+
+
 def test_a_view_without_a_pose_has_depths_but_no_points():
     view = replace(edge(), base_from_cam=None)
     assert len(surface_depths_m(view, (160.0, 120.0))) == 2

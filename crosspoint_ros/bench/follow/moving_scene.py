@@ -89,6 +89,10 @@ class MovingRecording:
         view = self._scene.view(next(frame for frame in self._frames[stamp_ns]
                                      if frame.camera == camera))
         depth_m = float(sample_depth_m(view, pixel[None])[0])
+        if not np.isfinite(depth_m):
+            raise ValueError(f'{self.name}: {camera} has no depth in 3x3 px around '
+                             f'({pixel[0]:.0f}, {pixel[1]:.0f}), and the point has no track: give '
+                             'it one, or click where there is depth')
         at_m = require_pose(view).transform_points(view.backproject(pixel, depth_m))
         shown, places = set[str](), list[TruePlace]()
         for at_ns in self.stamps_ns:

@@ -25,7 +25,7 @@ NEW_BARE_SIDE_RAD = 0.1  # without depth no slant is known: patches look differe
 SURE_SHARE = 0.7  # of the points that should be seen
 MAX_REFERENCES = 12
 APART_M = 0.01  # a movement that leaves what does not belong to the object behind
-NEVER = -2 ** 40
+NEVER = -2 ** 40  # misses of a point that has moved with the object: none add up to that
 MAX_MISSES = 3  # of a point that never moved with the object
 
 
