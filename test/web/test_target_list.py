@@ -86,6 +86,23 @@ def test_the_name_is_for_one_click_and_stays_after_a_refusal(page):
     assert page.tab.input_value('#target-name') == 'box', 'typed meanwhile'
 
 
+def test_a_name_put_back_while_one_is_about_to_type_gives_way_to_the_typed_one(page):
+    click_for(page, 'cup')
+    page.tab.fill('#target-name', 'cup')
+    x, y = page.to_screen_position('front', REFUSED)
+    page.view('front').locator('svg').evaluate("""(svg, [clientX, clientY]) => {
+      for (const type of ['pointerdown', 'pointerup', 'click']) {
+        svg.dispatchEvent(new PointerEvent(type, { clientX, clientY, detail: 1, bubbles: true }));
+      }
+      document.querySelector('#target-name').focus();
+    }""", [x, y])
+    assert page.tab.input_value('#target-name') == '', 'in the field before the refusal'
+    page.wait_for_text('#note', 'This click was refused')
+    assert page.tab.input_value('#target-name') == 'cup'
+    page.tab.keyboard.type('box')
+    assert page.tab.input_value('#target-name') == 'box'
+
+
 def test_a_refused_click_under_one_name_says_nothing_of_another(page):
     click_for(page, 'cup')
     click_for(page, 'box')

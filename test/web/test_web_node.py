@@ -103,14 +103,16 @@ def test_a_refusal_of_the_node_is_passed_on(server, given, message):
 
 def test_who_may_enter_finds_the_images_subscribed_to(server):
     """The page requests them once its modules are loaded and its socket is open."""
+    topic = '/wrist/color/image_raw/compressed'
+
     async def enter(socket_):
         origin = f'http://127.0.0.1:{server.port}'
         async with aiohttp.ClientSession() as session:
-            await session.post(f'{origin}/enter', json={}, headers={'Origin': origin})
-        topic = '/wrist/color/image_raw/compressed'
-        while not any(info.node_name == 'crosspoint_web'
-                      for info in observer.get_subscriptions_info_by_topic(topic)):
-            await asyncio.sleep(0.05)
+            # Again and again: discovery may take longer than an unused subscription lasts.
+            while not any(info.node_name == 'crosspoint_web'
+                          for info in observer.get_subscriptions_info_by_topic(topic)):
+                await session.post(f'{origin}/enter', json={}, headers={'Origin': origin})
+                await asyncio.sleep(0.05)
 
     with RosSession() as ros:
         observer = ros.create_node('observer')

@@ -144,7 +144,7 @@ const HANDLERS = {
     else setNote(name && name !== request.name ? t('note.next', { name }) : '');
     if (wasQuery && !ok) {
       // It may be tried again, unless another click or name has come since.
-      if (id === lastQuery && !readName()) byId('target-name').value = request.name;
+      if (id === lastQuery && !readName()) putNameBack(request.name);
       refusedName = request.name;
       refusal = code === 'CANCELLED' ? t('note.cancelled')
         : t('note.refused', { reason: message.replace(/[.;]*$/, '') });
@@ -317,6 +317,13 @@ const isQuery = (kind) => ['click', 'instruct'].includes(kind);
 
 // Of the next click's target; '' for the one without a name.
 const readName = () => byId('target-name').value.trim();
+
+// Selected where somebody is about to type, so that the typed name replaces it.
+function putNameBack(name) {
+  const field = byId('target-name');
+  field.value = name;
+  if (document.activeElement === field) field.select();
+}
 
 function sendRequest(kind, content, camera = '') {
   const id = connection.request({ type: kind, ...content });
