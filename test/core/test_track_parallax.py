@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 from fake_matchers import InexactMatcher
@@ -303,6 +304,36 @@ def test_a_target_at_rest_is_placed_better_while_the_hand_moves_on_and_followed_
         if track.state in (TrackingState.TRACKING, TrackingState.MOVED):
             assert off_m < 0.02
     assert track.state is TrackingState.MOVED
+
+
+@pytest.mark.parametrize('turn_deg', [0, 45, 90])
+def test_one_camera_alone_says_on_which_ray_it_moves_and_never_how_far_away(turn_deg):
+    """It coasts in its direction; where it turns aside, that is within the covariance."""
+    tracker = Tracker.from_answer(lift_by_motion(click(), see_both(range(1, 7)), LIMITS), None,
+                                  FollowLimits(), LIMITS)
+    step_m, at_m = np.array([-0.005, -0.004, 0.0]), np.zeros(3)
+    for step in range(7, 31):
+        if step == 20:
+            step_m = cv2.Rodrigues(np.array([0.0, 0.0, np.radians(turn_deg)]))[0] @ step_m
+        at_m = at_m + step_m * (step > 12)
+        things = (Thing(base_from_thing=Transform(np.eye(3), at_m)),)
+        alone = 20 <= step < 30
+        track = tracker.update([see(camera, step, things) for camera in (
+            ('hand',) if alone else ('front', 'hand'))], 10**9 + step * STEP_NS)
+        off_m = track.base_from_target.t_m - TARGET_M - at_m
+        assert (track.state is TrackingState.COASTING) == alone
+        assert off_m @ np.linalg.solve(track.covariance[:3, :3], off_m) < 3 ** 2
+        assert np.linalg.norm(off_m) < 0.003 or (turn_deg and alone)
+        assert track.is_moved or step < 16
+    assert track.state is TrackingState.MOVED
+
+
+def test_at_rest_one_camera_alone_is_enough():
+    tracker = Tracker.from_answer(lift_by_motion(click(), see_both(range(1, 7)), LIMITS), None,
+                                  FollowLimits(), LIMITS)
+    for step in range(7, 24):
+        track = tracker.update([see('hand', step)], 10**9 + step * STEP_NS)
+        assert track.state is TrackingState.TRACKING
 
 
 def test_a_better_place_is_taken_and_a_worse_one_is_not():

@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-depth', action='store_true', help='do without the depth')
     parser.add_argument('--camera', action='append', default=[],
                         help='follow in this camera alone; may be repeated')
+    parser.add_argument('--alone-after', type=float, default=0.0, metavar='S',
+                        help='with --camera: the others stop that much after the click')
     parser.add_argument('--staged', action='store_true', help='hide the target in all cameras from '
                         '1 to 2 s after the click, and take it away from 3 s on (points at rest)')
     parser.add_argument('--moving', action='store_true', help='only the points that move')
@@ -63,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
                     print(f'  {point.name}: not clicked: {why}')
                     continue
                 scores.append(follow_point(recording, clicked, matcher, follow, limits,
-                                           Staging() if args.staged else None))
+                                           Staging() if args.staged else None, args.alone_after))
                 print(format_score(scores[-1]), flush=True)
     for title, chosen in (('moving points', [s for s in scores if s.moves]),
                           ('points at rest', [s for s in scores if not s.moves])):

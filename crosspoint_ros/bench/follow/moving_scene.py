@@ -53,7 +53,7 @@ class MovingRecording:
         if unknown := set(cameras) - set(known):
             raise ValueError(f'{folder}: it has no camera {", ".join(unknown)}; it has: '
                              f'{", ".join(known)}')
-        self.cameras = cameras or tuple(known)
+        self.all_cameras, self.cameras = tuple(known), cameras or tuple(known)
         self.points = tuple(self._read_points(json.loads((folder / TRUTH).read_text())))
 
     @property

@@ -55,9 +55,10 @@ class FollowScore:
 
 def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
                  follow: FollowLimits, limits: Limits, staging: Staging | None = None,
-                 wait_motion_s: float = 1.0) -> FollowScore:
+                 alone_after_s: float = 0.0, wait_motion_s: float = 1.0) -> FollowScore:
     """Click the point, and follow it to the end of the recording, or what is staged in it.
 
+    alone_after_s: from the click until the recording's `cameras` alone send images.
     wait_motion_s: how long a click without depth waits for the path of a moving camera, as in the
     node (`limits.wait_images_s`); the frames of that time have no place, and count as missed. The
     images of the `HISTORY_S` before it are known, where the recording has any.
@@ -97,7 +98,7 @@ def follow_point(recording: MovingRecording, point: TruePoint, matcher: Matcher,
                 score.tracked.append(False)
     stamps_ns = [s for s in recording.stamps_ns if s > begun_ns and s in places]
     score.seconds = (stamps_ns[-1] - point.stamp_ns) * 1e-9 if stamps_ns else 0.0
-    _follow(recording, tracker, places, matcher, score, stamps_ns, staging)
+    _follow(recording, tracker, places, matcher, score, stamps_ns, staging, alone_after_s)
     return score
 
 
@@ -123,14 +124,16 @@ def _place_by_motion(recording: MovingRecording, point: TruePoint, result: Locat
 
 def _follow(recording: MovingRecording, tracker: Tracker, places: dict[int, TruePlace],
             matcher: Matcher, score: FollowScore, stamps_ns: Sequence[int],
-            staging: Staging | None) -> None:
+            staging: Staging | None, alone_after_s: float) -> None:
     pending: tuple[int, list[Motion], float] | None = None
     clicked_ns = tracker.track.stamp_ns
     was_visible, since_ns, is_open = True, 0, False
     for stamp_ns in stamps_ns:
-        place, views = places[stamp_ns], [
-            view for view in recording.views_at(stamp_ns) if view.camera in recording.cameras]
         since_click_s, is_away = (stamp_ns - clicked_ns) * 1e-9, False
+        cameras = frozenset(recording.cameras if since_click_s >= alone_after_s
+                            else recording.all_cameras)
+        place, views = places[stamp_ns], [
+            view for view in recording.views_at(stamp_ns) if view.camera in cameras]
         if staging is not None:
             views = [staging.change(view, place.point_base_m, since_click_s) for view in views]
             is_away = staging.is_away(since_click_s)
@@ -138,7 +141,7 @@ def _follow(recording: MovingRecording, tracker: Tracker, places: dict[int, True
         if pending is not None and stamp_ns >= pending[0]:
             tracker.offer(pending[1], stamp_ns, pending[2])
             pending = None
-        track = tracker.update(views, stamp_ns, frozenset(recording.cameras) - {
+        track = tracker.update(views, stamp_ns, cameras - {
             view.camera for view in views})  # the others send their images less often
         score.cpu_s.append(time.process_time() - begun_s)
         if pending is None and tracker.wants_search(stamp_ns):
@@ -148,7 +151,7 @@ def _follow(recording: MovingRecording, tracker: Tracker, places: dict[int, True
             took_s = time.monotonic() - begun_s
             pending = stamp_ns + int(took_s * 1e9), found, took_s
         error_m = float(np.linalg.norm(track.base_from_target.t_m - place.point_base_m))
-        visible = bool(place.visible & set(recording.cameras)) and not (
+        visible = bool(place.visible & cameras) and not (
             is_away or (staging is not None and staging.is_hidden(since_click_s)))
         is_seen = track.state in SEEN
         score.states += track.state.name[0] if visible else track.state.name[0].lower()

@@ -23,6 +23,7 @@ NEAREST_M = 0.05  # no camera measures depths below
 LEAST_WEIGHT = 1e-6  # of a point that takes part
 LEAST_SIGMA_PX = 0.7  # of a pixel, by the error of the 3D point
 INDEPENDENT_DEPTHS = 4.0  # neighbouring depths err alike: any number counts as these
+ASIDE_SHARE, ASIDE_M = 0.3, 0.002  # of the way, by which what moves may have left its direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,29 @@ class Motion:
         """Return the same motion, less certain by so much along and about each axis."""
         added = np.diag(np.repeat([rotation_sigma_rad, position_sigma_m], 3) ** 2)
         return Motion(self.base_from_clicked, self.covariance + added, self.centre_m)
+
+
+def keep_direction(path: Sequence[tuple[int, Array]], measured: Motion, now_ns: int) -> Motion:
+    """Return a measured motion with its worst known axis from the path before, not measured.
+
+    path: when, ns, and where (3,), m, the centre was known exactly, oldest first. What moves is
+    expected to keep its direction, at any speed; as far as it has not, the axis is unknown.
+    """
+    (begun_ns, begin_m), (end_ns, end_m) = path[0], path[-1]
+    way_m = (end_m - begin_m) * max(now_ns - end_ns, 0) / max(end_ns - begun_ns, 1)
+    aside_m = ASIDE_SHARE * float(np.linalg.norm(way_m)) + ASIDE_M
+    information = np.linalg.inv(np.outer(way_m, way_m) + aside_m ** 2 * np.eye(3))
+    axis = np.linalg.eigh(measured.covariance[3:, 3:])[1][:, -1]
+    along = float(axis @ information @ axis)
+    shift_m = axis * (axis @ information @ (end_m + way_m - measured.centre_m)) / along
+    centre_m = measured.centre_m + shift_m
+    left_m = np.cross(centre_m - end_m, way_m / max(float(np.linalg.norm(way_m)), 1e-9)) \
+        if way_m.any() else centre_m - end_m
+    kept = np.eye(6)
+    kept[3:, 3:] -= np.outer(axis, axis)
+    covariance = kept @ measured.covariance @ kept
+    covariance[3:, 3:] += (1 / along + left_m @ left_m) * np.outer(axis, axis)
+    return Motion(Transform(np.eye(3), shift_m) @ measured.base_from_clicked, covariance, centre_m)
 
 
 def predict_pose_noise(reference: View, view: View, centre_m: Array, limits: Limits) -> Array:

@@ -42,8 +42,9 @@ class RestDetector:
         self._recent = [*older[1 - MIN_SETTLED:], *passed[len(older):],
                         (now_ns, measured)]
         if self.is_at_rest:
+            stays = not self.ends_with(measured)
             self._away.append(_measure_away(self.motion, measured))
-            if not self._has_left():
+            if stays:
                 self.motion = replace(self.motion, covariance=measured.covariance)
                 return
             self.is_at_rest, self._recent = False, [(now_ns, measured)]
@@ -61,10 +62,12 @@ class RestDetector:
         away = np.linalg.norm(_measure_away(self.motion, measured), axis=1)
         return bool((away > WANDER_SHARE).any())
 
-    def _has_left(self) -> bool:
-        """Return whether the mean of the newest measurements, of any number, is away."""
-        counts = np.arange(1, len(self._away) + 1)
-        means = np.cumsum(list(self._away)[::-1], axis=0) / counts[:, None, None]
+    def ends_with(self, measured: Motion) -> bool:
+        """Return whether a measurement ends the rest: the mean of the newest, of any number, is
+        away."""
+        away = [*self._away, _measure_away(self.motion, measured)][-AVERAGED:]
+        counts = np.arange(1, len(away) + 1)
+        means = np.cumsum(away[::-1], axis=0) / counts[:, None, None]
         limits = np.sqrt(WANDER_SHARE ** 2 + (1 - WANDER_SHARE ** 2) / counts)
         return bool((np.linalg.norm(means, axis=2) > limits[:, None]).any())
 

@@ -46,9 +46,9 @@ class Track:
     """The state of a followed target.
 
     base_from_target, covariance: as in `GraspTarget`; where it was seen last, if it is not seen.
-    is_moved: whether that is elsewhere than at the click. stamp_ns: of the newest image that shows
-    it. since_ns: when the state began. evidence: what each camera saw, a `Rejected` where it has no
-    usable image. message: value and limit.
+    is_moved: whether it was seen elsewhere than at the click, if only along a ray. stamp_ns: of the
+    newest image that shows it. since_ns: when the state began. evidence: what each camera saw, a
+    `Rejected` where it has no usable image. message: value and limit.
     """
 
     state: TrackingState
@@ -127,7 +127,7 @@ class StateReporter:
         return self._report(self.track.state, motion, evidence, self.track.message, now_ns)
 
     def report_unseen(self, motion: Motion, evidence: Evidence, reason: str, now_ns: int) -> Track:
-        """Report a look that does not show it. reason: why what it shows is not it."""
+        """Report a look that does not show it, or not exactly enough; reason: why that is so."""
         looked = [one for one in evidence.values() if isinstance(one, Verification)]
         is_gone = any(one.target == 'gone' for one in looked) and not any(
             one.target in ('hidden', 'seen') for one in looked)
@@ -136,6 +136,11 @@ class StateReporter:
         self._is_gone = is_gone
         if self.is_seen:
             self._unseen_since_ns = now_ns
+        if reason:
+            moved_m = motion.centre_m - self._clicked.t_m
+            spread_m2 = motion.covariance[3:, 3:] + (MOVED_M / MOVED_SIGMAS) ** 2 * np.eye(3)
+            self._is_moved |= bool(
+                moved_m @ np.linalg.solve(spread_m2, moved_m) > MOVED_SIGMAS ** 2)
         unseen_s, gone_s = ((now_ns - begun_ns) * 1e-9 for begun_ns in (
             self._unseen_since_ns, self._gone_since_ns))
         each = reason or '; '.join(

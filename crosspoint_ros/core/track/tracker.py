@@ -24,6 +24,7 @@ from crosspoint_ros.core.track.motion import (
     Motion,
     TrackedPoints,
     estimate_motion,
+    keep_direction,
     predict_pose_noise,
 )
 from crosspoint_ros.core.track.observation import (
@@ -56,7 +57,8 @@ SETTLED_M, SETTLED_RAD = 2e-3, 0.02
 HELD_SIGMAS = 3.0
 AS_BEFORE_SHARE = 0.9
 MAX_FLOW_AGE_S, FLOW_SCALES = 1.5, (8.0, 2.0, 1.0)
-MAX_VAGUE_S = 1.0  # errors of movements that are not exact add up
+PATH_S = 0.6
+SCALE_SIGMAS = 3.0  # that a movement along the ray of one camera alone errs by, while one is given
 VAGUE_SHARE = 1.5  # of the largest sigma of a target: of a movement that it coasts with
 JUMP_M = 0.03  # a reappearance further away must not be a thing that was there at the click
 CLEARLY = 0.2  # squared sigmas
@@ -111,6 +113,7 @@ class Tracker:
             Transform(np.eye(3), np.zeros(3)), np.diag(np.repeat([1e-3, 1e-4], 3) ** 2),
             self._target_m)
         self._rest = RestDetector(self._motion)
+        self._path = [(begun_ns, self._target_m)]  # where it was exactly known, lately
         self._split_m = 0.0  # how far away some points are, others are not
         self._vague: Motion | None = None  # seen since, not exactly enough
         self._frames: dict[str, _LastFrame] = {}
@@ -169,7 +172,7 @@ class Tracker:
         pyramids = {view.camera: GreyPyramid(view.image) for view in usable}
         before = {camera: self._looked[camera] for camera in due if camera in self._looked}
         stayed, best, is_jump, holds = self._locate(usable, pyramids, before, now_ns)
-        motion, found = best
+        motion, found = self._doubt_scale(best)
         reason = self._explain_doubt(motion, found, is_jump)
         is_seen = count_agreeing(found) > 0 and not reason
         shown = found if is_seen or holds or (reason and not is_jump) \
@@ -188,8 +191,8 @@ class Tracker:
                                            self._split_m)
         if holds:
             return self._state.report_held(self.motion, evidence, now_ns)
-        if reason and self._is_continued(motion, now_ns):
-            self._motion = self._vague = motion
+        if reason and (continued := self._continue(motion, now_ns)) is not None:
+            self._motion = self._vague = continued
         return self._state.report_unseen(self._vague or self.motion, evidence, reason, now_ns)
 
     def _hold(self, stayed: _Fit, before: Mapping[str, Verification]) -> _Fit | None:
@@ -364,15 +367,19 @@ class Tracker:
 
     # --- what is taken for true
 
+    @property
+    def _exact_m(self) -> float:
+        """The largest sigma of a movement that is taken: two of them are within the limit."""
+        return self.limits.max_target_sigma_m / 2
+
     def _explain_doubt(self, motion: Motion,
                        found: dict[str, tuple[Observation, Verification]], is_jump: bool) -> str:
         """Return why a verified place is not taken; '' if it is, or none is verified."""
         if not count_agreeing(found):
             return ''
-        limit_m = self.limits.max_target_sigma_m / 2  # so that two sigmas are within it
-        if motion.sigma_m > limit_m:
+        if motion.sigma_m > self._exact_m:
             return (f'seen, but its movement is known to ±{1000 * motion.sigma_m:.0f} mm only '
-                    f'(limit {1000 * limit_m:.0f} mm, half of limits.max_target_sigma_m)')
+                    f'(limit {1000 * self._exact_m:.0f} mm, half of limits.max_target_sigma_m)')
         moved_m = float(np.linalg.norm(motion.centre_m - self._target_m))
         place_m2 = self._place_m2 + motion.covariance[3:, 3:]
         sigma_m = float(np.sqrt(np.linalg.eigvalsh(place_m2)[-1]))
@@ -389,19 +396,37 @@ class Tracker:
             return explain_jump(self._known.clicked, motion, list(found.values()), jumped_m)
         return ''
 
-    def _is_continued(self, motion: Motion, now_ns: int) -> bool:
-        """Return whether a verified place that is not exact enough is where the object went on to.
+    def _doubt_scale(self, fit: _Fit) -> _Fit:
+        """Return the fit, with less known along the ray where one camera alone, without depth, sees
+        what has left its place: by its scale, which is as exact as the points were placed."""
+        motion, found = fit
+        showing = [seen.points.view for seen, verdict in found.values() if verdict.shows_object]
+        if len(showing) != 1 or showing[0].depth_m is not None or (
+                self._rest.is_at_rest and not self._rest.ends_with(motion)):
+            return fit
+        axis = np.linalg.eigh(motion.covariance[3:, 3:])[1][:, -1]
+        covariance = motion.covariance.copy()
+        covariance[3:, 3:] += (SCALE_SIGMAS ** 2 - 1) * motion.sigma_m ** 2 * np.outer(axis, axis)
+        return replace(motion, covariance=covariance), found
 
-        It coasts there for a while, with that covariance, and the next look begins there.
+    def _continue(self, motion: Motion, now_ns: int) -> Motion | None:
+        """Return where the object went on to, by a verified place that is not exact enough.
+
+        It coasts there, with that covariance, and the next look begins there.
         """
+        if motion.sigma_m > self._exact_m:
+            motion = keep_direction(self._path, motion, now_ns)
         jumped_m = float(np.linalg.norm(motion.centre_m - self._motion.centre_m))
-        return (jumped_m < JUMP_M and now_ns - self._state.seen_ns < MAX_VAGUE_S * 1e9
-                and motion.sigma_m < VAGUE_SHARE * self.limits.max_target_sigma_m)
+        is_near = jumped_m < JUMP_M and (
+            motion.sigma_m < VAGUE_SHARE * self.limits.max_target_sigma_m)
+        return motion if is_near else None
 
     def _accept(self, motion: Motion, found: dict[str, tuple[Observation, Verification]],
                 now_ns: int) -> None:
         self._motion, self._vague = motion, None
         self._rest.update(motion, now_ns)
+        self._path = [*(each for each in self._path if 0 < now_ns - each[0] < PATH_S * 1e9),
+                      (now_ns, self.motion.centre_m)]
         self._known.update(found.values(), motion, self.motion)
         for camera, (seen, verdict) in found.items():
             if verdict.shows_object:
@@ -433,6 +458,7 @@ class Tracker:
         self._known = ReferenceSet(placed, self._target_m)
         self._motion = replace(self._motion, base_from_clicked=IDENTITY, centre_m=self._target_m)
         self._rest = RestDetector(self._motion)
+        self._path = [(self._path[-1][0], self._target_m)]
         self._frames.clear()
         self._state.replace_target(base_from_target, covariance)
 
