@@ -126,6 +126,12 @@ class StateReporter:
         """Report that what was known before still holds."""
         return self._report(self.track.state, motion, evidence, self.track.message, now_ns)
 
+    def report_vague(self, motion: Motion) -> None:
+        """Take where it was seen, not exactly enough: it may be elsewhere for sure all the same."""
+        moved_m = motion.centre_m - self._clicked.t_m
+        spread_m2 = motion.covariance[3:, 3:] + (MOVED_M / MOVED_SIGMAS) ** 2 * np.eye(3)
+        self._is_moved |= bool(moved_m @ np.linalg.solve(spread_m2, moved_m) > MOVED_SIGMAS ** 2)
+
     def report_unseen(self, motion: Motion, evidence: Evidence, reason: str, now_ns: int) -> Track:
         """Report a look that does not show it, or not exactly enough; reason: why that is so."""
         looked = [one for one in evidence.values() if isinstance(one, Verification)]
@@ -136,11 +142,6 @@ class StateReporter:
         self._is_gone = is_gone
         if self.is_seen:
             self._unseen_since_ns = now_ns
-        if reason:
-            moved_m = motion.centre_m - self._clicked.t_m
-            spread_m2 = motion.covariance[3:, 3:] + (MOVED_M / MOVED_SIGMAS) ** 2 * np.eye(3)
-            self._is_moved |= bool(
-                moved_m @ np.linalg.solve(spread_m2, moved_m) > MOVED_SIGMAS ** 2)
         unseen_s, gone_s = ((now_ns - begun_ns) * 1e-9 for begun_ns in (
             self._unseen_since_ns, self._gone_since_ns))
         each = reason or '; '.join(

@@ -191,8 +191,8 @@ class Tracker:
                                            self._split_m)
         if holds:
             return self._state.report_held(self.motion, evidence, now_ns)
-        if reason and (continued := self._continue(motion, now_ns)) is not None:
-            self._motion = self._vague = continued
+        if reason:
+            self._continue(motion, now_ns)
         return self._state.report_unseen(self._vague or self.motion, evidence, reason, now_ns)
 
     def _hold(self, stayed: _Fit, before: Mapping[str, Verification]) -> _Fit | None:
@@ -409,17 +409,16 @@ class Tracker:
         covariance[3:, 3:] += (SCALE_SIGMAS ** 2 - 1) * motion.sigma_m ** 2 * np.outer(axis, axis)
         return replace(motion, covariance=covariance), found
 
-    def _continue(self, motion: Motion, now_ns: int) -> Motion | None:
-        """Return where the object went on to, by a verified place that is not exact enough.
-
-        It coasts there, with that covariance, and the next look begins there.
-        """
+    def _continue(self, motion: Motion, now_ns: int) -> None:
+        """Let it coast where it went on to, by a verified place that is not exact enough: with that
+        covariance, and the next look begins there."""
         if motion.sigma_m > self._exact_m:
             motion = keep_direction(self._path, motion, now_ns)
-        jumped_m = float(np.linalg.norm(motion.centre_m - self._motion.centre_m))
-        is_near = jumped_m < JUMP_M and (
-            motion.sigma_m < VAGUE_SHARE * self.limits.max_target_sigma_m)
-        return motion if is_near else None
+        if np.linalg.norm(motion.centre_m - self._motion.centre_m) > JUMP_M:
+            return
+        self._state.report_vague(motion)
+        if motion.sigma_m < VAGUE_SHARE * self.limits.max_target_sigma_m:
+            self._motion = self._vague = motion
 
     def _accept(self, motion: Motion, found: dict[str, tuple[Observation, Verification]],
                 now_ns: int) -> None:

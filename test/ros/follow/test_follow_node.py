@@ -302,6 +302,23 @@ def test_watch_withdraws_a_target_that_was_moved_and_gives_it_back_where_it_was(
         stage.until(lambda: len(stage.sent) > count + 2)
 
 
+def test_watch_withdraws_a_target_that_is_surely_elsewhere_if_not_exactly_where():
+    with run_stage('watch') as stage:
+        stage.click_box()
+        assert stage.until_state(TargetState.STANDING).valid
+        stage.set_number('limits.max_target_sigma_m', 0.002)
+        stage.show((Thing(base_from_thing=move(0.025, 0.0)),))
+        stage.until(lambda: not stage.states[-1].valid, 'withdrawn')
+        state = stage.states[-1]
+        assert state.state == TargetState.COASTING
+        assert 'limits.max_target_sigma_m' in state.message
+        stage.assert_tf_is_silent()
+        stage.set_number('limits.max_target_sigma_m', 0.02)
+        stage.until_state(TargetState.MOVED)
+        stage.show((Thing(),))
+        assert stage.until_state(TargetState.STANDING).valid
+
+
 @pytest.mark.parametrize('state', ['TRACKING', 'COASTING', 'MOVED', 'LOST'])
 def test_the_node_ends_in_every_state(state):
     with run_stage('track', follow__coast_s=0.8 if state == 'LOST' else 5.0) as stage:
