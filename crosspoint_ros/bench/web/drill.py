@@ -6,7 +6,6 @@ Real cameras, node, server and Chromium. A statement of the page may be out of d
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 import signal
@@ -19,7 +18,7 @@ from typing import Any
 
 from rclpy.parameter import Parameter
 
-from crosspoint_ros.bench.environment import describe_machine
+from crosspoint_ros.bench.environment import describe_machine, write_figures
 from crosspoint_ros.bench.stress.rig import START_TIMEOUT_S, StressRig
 from crosspoint_ros.bench.web import browsers, drill_rig
 from crosspoint_ros.bench.web.drill_rig import DrillCameras, PageTab, RobotObserver
@@ -79,8 +78,7 @@ def main(args: argparse.Namespace) -> int:
     untrue = sum(bool(row.untrue) for row in rows)
     print(f'{len(rows)} faults, {untrue} with an untrue state; longest until the page was right: '
           f'{max(row.longest_untrue_s for row in rows):.1f} s (limit {MAX_UNTRUE_S:g} s)')
-    if args.json:
-        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + '\n')
+    write_figures(args.json, [asdict(row) for row in rows])
     return 1 if untrue else 0
 
 
