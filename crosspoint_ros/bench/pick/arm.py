@@ -14,7 +14,6 @@ from crosspoint_ros.bench.pick.scene import (
 )
 from crosspoint_ros.core.datatypes import Array, Transform
 
-JOINTS = tuple(f'joint_{number}' for number in range(1, 7))
 START_RAD = np.radians([-90.0, 20.0, 100.0, 0.0, 60.0, 0.0])  # over the table, tool down
 DOWN = np.diag([1.0, -1.0, -1.0])
 MAX_ITERATIONS, STEP_S = 200, 0.1
