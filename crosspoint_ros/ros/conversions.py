@@ -199,8 +199,4 @@ def decode_rgb(topics: CameraTopics, image: Image | CompressedImage) -> Rgb:
     try:
         return rgb_from_msg(image)
     except Rejected as rejected:
-        raise _prefix_topic(topics.image_topic, rejected) from rejected
-
-
-def _prefix_topic(topic: str, rejected: Rejected) -> Rejected:
-    return Rejected(rejected.code, f'{topic}: {rejected.message}')
+        raise Rejected(rejected.code, f'{topics.image_topic}: {rejected.message}') from rejected
