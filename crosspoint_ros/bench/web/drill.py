@@ -155,7 +155,8 @@ class PageDrill:
                          and self.robot.state is not None)  # a new one takes its time
         found = find_untruths(page, self.robot, is_node_heard, self.is_reachable,
                               (begun_ns, time.time_ns()))
-        if _is_ready(page) != (is_node_heard and self.is_active):
+        is_ready = not {'ready', 'matcher'}.isdisjoint(page['statusKind'].split())
+        if is_ready != (is_node_heard and self.is_active):
             found['status'] = f'{page["status"]!r} ({page["statusKind"]})'
         self._since_s = {about: self._since_s.get(about, now_s) for about in found}
         for about, begun_s in self._since_s.items():
@@ -290,10 +291,6 @@ def find_untruths(page: dict[str, Any], robot: RobotObserver, is_node_heard: boo
         return found
     return (found | _compare_ages(page, now_ns) | _compare_target(page, robot)
             | _compare_named(page, robot) | _compare_answer(page, robot))
-
-
-def _is_ready(page: dict[str, Any]) -> bool:
-    return any(kind in page['statusKind'].split() for kind in ('ready', 'matcher'))
 
 
 def _compare_ages(page: dict[str, Any], now_ns: tuple[int, int]) -> dict[str, str]:
