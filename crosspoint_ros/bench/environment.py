@@ -1,6 +1,7 @@
 """Describes the machine of a benchmark, and runs commands while measuring them."""
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +30,12 @@ def describe_machine() -> str:
     return (f'{_read_processor_name()}, {len(os.sched_getaffinity(0))} cores, '
             f'{platform.machine()}, Python {platform.python_version()}, OpenCV {cv2.__version__} '
             f'({cv2.getNumThreads()} threads), NumPy {np.__version__}')
+
+
+def write_figures(path: Path | None, figures: Any) -> None:
+    """Write what the option --json asks for, if it is given."""
+    if path:
+        path.write_text(json.dumps(figures, indent=2) + '\n')
 
 
 def _read_processor_name() -> str:

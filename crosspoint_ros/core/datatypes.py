@@ -261,6 +261,13 @@ class Matcher(Protocol):
 class BatchMatcher(Matcher, Protocol):
     """Answers several queries at once: clicks, other views, or both."""
 
+    def match(self, query: Query) -> Match:
+        """Return the match of a batch of one; raise `Rejected` for its refusal."""
+        (match,) = self.match_all([query])
+        if isinstance(match, Rejected):
+            raise match
+        return match
+
     def match_all(self, queries: Sequence[Query]) -> Iterable[Match | Rejected]:
         """Return the match or the refusal of each query, in their order.
 

@@ -132,11 +132,14 @@ def get_colour_encoding(msg: Any) -> str:
     return name
 
 
-def depth_m_from_raw(msg: Any) -> DepthM:
-    """Return a `sensor_msgs/Image` of depth, from ROS or from a bag, in metres, NaN where unknown.
+def depth_m_from_msg(msg: Any) -> DepthM:
+    """Return an Image or a CompressedImage of depth, from ROS or a bag, in metres (h, w).
 
-    Raises `Rejected` (NO_DEPTH) for an unknown encoding and for sizes that disagree.
+    NaN where unknown (REP-118: 16-bit is mm, float is m). Raises `Rejected` (NO_DEPTH) for an
+    unknown encoding and for sizes that disagree.
     """
+    if not hasattr(msg, 'encoding'):
+        return depth_m_from_compressed(msg.data, msg.format)
     if msg.encoding not in DEPTH_ENCODINGS:
         raise Rejected(Code.NO_DEPTH, f'the depth image has encoding {msg.encoding!r}; accepted: '
                        f'{", ".join(DEPTH_ENCODINGS)} (16 bit: mm, float: m)')

@@ -172,12 +172,10 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits,
     agreeing, doubt = select_agreeing(measured)
     if not found:
         doubt = find_click_doubt(clicked, pixel)
-    point_base_m, covariance_m2 = fuse_estimates(agreeing)
-    sources = ' and '.join(one.source for one in agreeing)
-    sigma_m = float(np.sqrt(np.linalg.eigvalsh(covariance_m2)[-1]))
-    if sigma_m > limits.max_target_sigma_m:
-        raise Rejected(Code.NO_DEPTH, f'no 3D: by {sources} the point is known to '
-                       f'±{1000 * sigma_m:.0f} mm only (limit '
+    fused = _mean_estimate(agreeing)
+    if fused.sigma_m > limits.max_target_sigma_m:
+        raise Rejected(Code.NO_DEPTH, f'no 3D: by {fused.source} the point is known to '
+                       f'±{1000 * fused.sigma_m:.0f} mm only (limit '
                        f'{1000 * limits.max_target_sigma_m:.0f} mm, limits.max_target_sigma_m): a '
                        'wider baseline or depth, or better extrinsics (limits.pose_sigma_m, '
                        'limits.pose_sigma_rad)')
@@ -185,18 +183,18 @@ def lift(clicked: View, pixel: Array, found: MatchedViews, limits: Limits,
     is_unsure = confidence < DOUBTED_SHARE * limits.sure_confidence or (
         found and all(match.doubt for _, match in found))
     if is_unsure and agreeing[0].method != Method.DEPTH_CLICKED:
-        raise Rejected(Code.NO_DEPTH, f'no 3D: {sources} says where the point is only if the '
+        raise Rejected(Code.NO_DEPTH, f'no 3D: {fused.source} says where the point is only if the '
                        f'match is right, and its confidence is {confidence:.2f}'
                        f'{"".join(f", {match.doubt}" for _, match in found if match.doubt)} '
                        f'(limits.sure_confidence {limits.sure_confidence:g}): use depth at the '
                        'click or another view')
     frame = choose_frame(approach, clicked, pixel, [(one.view, one.pixel) for one in sightings])
     covariance = np.zeros((6, 6))
-    covariance[:3, :3], covariance[3:, 3:] = covariance_m2, frame.covariance_rad2
+    covariance[:3, :3], covariance[3:, 3:] = fused.covariance_m2, frame.covariance_rad2
     method = agreeing[0].method if len(agreeing) == 1 else Method.FUSED
     if doubt or not found:
         confidence = min(confidence, DOUBTED_SHARE * limits.sure_confidence)
-    return GraspTarget(Transform(frame.rotation, point_base_m), covariance, method, gap_m,
+    return GraspTarget(Transform(frame.rotation, fused.point_base_m), covariance, method, gap_m,
                        confidence, doubt, frame.normal_measured, frame.sigma_normal_rad,
                        frame.sigma_yaw_rad, approach.standoff_m)
 

@@ -317,8 +317,9 @@ class TfTree:
         first_from_second: Transform | None = IDENTITY
         if first.parent != second.parent:
             moving_ns = [link.stamp_ns for link in (first, second) if link.topic == '/tf']
-            first_from_second = self._find_transform(
-                first.parent, second.parent, max(moving_ns, default=at_ns or 0))
+            of_ns = max(moving_ns, default=at_ns or 0)
+            first_from_second = _join_at_ancestor(*(
+                self._ancestor_transforms(link.parent, of_ns) for link in (second, first)))
         return None if first_from_second is None else (
             first.parent_from_child.inverse @ first_from_second @ second.parent_from_child)
 
@@ -340,10 +341,6 @@ class TfTree:
         with self._lock:
             self._tracks = {child: track for child, track in self._tracks.items() if track.static}
             self._detector.clear()
-
-    def _find_transform(self, base_frame: str, frame: str, at_ns: int) -> Transform | None:
-        return _join_at_ancestor(self._ancestor_transforms(frame, at_ns),
-                                 self._ancestor_transforms(base_frame, at_ns))
 
     def _ancestor_transforms(self, frame: str, at_ns: int) -> dict[str, Transform]:
         """Return ancestor_from_frame for the frame itself and all that is known above it.

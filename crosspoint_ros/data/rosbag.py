@@ -383,7 +383,7 @@ def _pair_with_depth(image: Any, depths: list[Any]) -> tuple[Rgb, DepthM | None]
     stamp_ns = get_header_stamp_ns(image)
     near = [depth for depth in depths if abs(get_header_stamp_ns(depth) - stamp_ns) <= MAX_LAG_NS]
     nearest = min(near, default=None, key=lambda depth: abs(get_header_stamp_ns(depth) - stamp_ns))
-    return decode_rgb(image), None if nearest is None else decode_depth_m(nearest)
+    return decode_rgb(image), None if nearest is None else encodings.depth_m_from_msg(nearest)
 
 
 def decode_rgb(message: Any) -> Rgb:
@@ -391,13 +391,6 @@ def decode_rgb(message: Any) -> Rgb:
     if hasattr(message, 'encoding'):
         return encodings.rgb_from_raw(message)
     return encodings.rgb_from_compressed(message.data, message.format)
-
-
-def decode_depth_m(message: Any) -> DepthM:
-    """Return a depth image (h, w) in metres, NaN where unknown."""
-    if hasattr(message, 'encoding'):
-        return encodings.depth_m_from_raw(message)
-    return encodings.depth_m_from_compressed(message.data, message.format)
 
 
 def read_frame_ids(bag: Bag, prefix: str, *others: str) -> dict[str, str]:

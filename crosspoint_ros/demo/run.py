@@ -62,7 +62,7 @@ def main(args: argparse.Namespace,
     run_pick: the simulation of `--pick`, to which the check of the page and `--once` are given.
     """
     args.output.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, _raise_interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if run_pick is None:
             return run(args)
@@ -75,10 +75,6 @@ def main(args: argparse.Namespace,
     except KeyboardInterrupt:
         print('\nended')
         return 0 if not args.once else 130
-
-
-def _raise_interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,14 +15,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from crosspoint_ros.core.datatypes import Code, Intrinsics, Rejected, Transform, View
 from crosspoint_ros.core.depth import register_depth
-from crosspoint_ros.core.encodings import DepthM, Rgb
+from crosspoint_ros.core.encodings import DepthM, Rgb, depth_m_from_msg
 from crosspoint_ros.core.tf_tree import stamp_to_ns
-from crosspoint_ros.ros.conversions import (
-    CameraTopics,
-    decode_rgb,
-    depth_m_from_msg,
-    intrinsics_from_info,
-)
+from crosspoint_ros.ros.conversions import CameraTopics, decode_rgb, intrinsics_from_info
 
 
 class MessageFault(Rejected):

@@ -24,11 +24,8 @@ from crosspoint_ros.core.datatypes import Code, Rejected, Transform
 from crosspoint_ros.core.encodings import (
     COLOUR_ENCODINGS,
     U8,
-    DepthM,
     Rgb,
     as_array,
-    depth_m_from_compressed,
-    depth_m_from_raw,
     get_colour_encoding,
     rgb_from_compressed,
     rgb_from_raw,
@@ -51,17 +48,6 @@ def rgb_from_msg(msg: Image | CompressedImage) -> Rgb:
     name = get_colour_encoding(msg)
     raw = as_array(msg, COLOUR_ENCODINGS[name], Code.NO_IMAGE)
     return np.asarray(bridge.imgmsg_to_cv2(_repack_if_needed(msg, raw, name), 'rgb8'))
-
-
-def depth_m_from_msg(msg: Image | CompressedImage) -> DepthM:
-    """Return depth (h, w) in metres, NaN where unknown (REP-118: 16-bit is mm, float is m).
-
-    Raises `Rejected` (NO_DEPTH) for an unknown encoding and for sizes that disagree. cv_bridge is
-    not used: there is no colour to convert.
-    """
-    if isinstance(msg, CompressedImage):
-        return depth_m_from_compressed(msg.data, msg.format)
-    return depth_m_from_raw(msg)
 
 
 def image_from_rgb(rgb: Rgb, header: Header) -> Image:
@@ -199,8 +185,4 @@ def decode_rgb(topics: CameraTopics, image: Image | CompressedImage) -> Rgb:
     try:
         return rgb_from_msg(image)
     except Rejected as rejected:
-        raise _prefix_topic(topics.image_topic, rejected) from rejected
-
-
-def _prefix_topic(topic: str, rejected: Rejected) -> Rejected:
-    return Rejected(rejected.code, f'{topic}: {rejected.message}')
+        raise Rejected(rejected.code, f'{topics.image_topic}: {rejected.message}') from rejected

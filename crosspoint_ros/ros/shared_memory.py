@@ -37,7 +37,7 @@ def remove_dead_segments(min_age_s: float = MIN_AGE_S) -> int:
     other users, and those younger than min_age_s, are left alone.
     """
     freed = 0
-    for lock in _list_locks():
+    for lock in [path for path in FOLDER.glob('fast*_el') if LOCK_NAME.fullmatch(path.name)]:
         with contextlib.suppress(OSError), lock.open() as file:
             if time.time() - os.fstat(file.fileno()).st_mtime < min_age_s:
                 continue
@@ -80,10 +80,6 @@ def start_repairs() -> threading.Thread:
     thread = threading.Thread(target=repair, name=REPAIR_THREAD, daemon=True)
     thread.start()
     return thread
-
-
-def _list_locks() -> list[Path]:
-    return [path for path in FOLDER.glob('fast*_el') if LOCK_NAME.fullmatch(path.name)]
 
 
 def _get_segment(lock: Path) -> Path:

@@ -268,16 +268,13 @@ def _check_number(name: str, value: Any) -> float:
     return float(value)
 
 
-def _check_id(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
-        raise _invalid(name, value, 'an integer of 0 or more')
+def _check_integer(name: str, value: Any, low: int, high: float, allowed: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise _invalid(name, value, f'an integer of {allowed}')
     return value
 
 
-def _check_width(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_PX:
-        raise _invalid(name, value, f'an integer of 1 to {MAX_PX:g} px')
-    return value
+_check_id = partial(_check_integer, low=0, high=2**53 - 1, allowed='0 or more')
 
 
 def _check_flag(name: str, value: Any) -> bool:
@@ -301,9 +298,9 @@ def _check_step(name: str, value: Any) -> str:
 
 
 VALIDATORS: dict[str, Callable[[str, Any], Any]] = {
-    'id': _check_id, 'limit': _check_text, 'value': _check_number, 'width': _check_width,
-    'late': _check_flag,
-    'camera': _check_text, 'target_name': _check_name, 'query_id': _check_text,
+    'id': _check_id, 'limit': _check_text, 'value': _check_number,
+    'width': partial(_check_integer, low=1, high=MAX_PX, allowed=f'1 to {MAX_PX:g} px'),
+    'late': _check_flag, 'camera': _check_text, 'target_name': _check_name, 'query_id': _check_text,
     'stamp': _check_stamp,
     'after': _check_stamp, 'x': _check_number, 'y': _check_number, 'step': _check_step,
     'instruction': partial(_check_text, limit=MAX_INSTRUCTION_LENGTH)}

@@ -56,8 +56,8 @@ class AnswerBackend(Protocol):
     """Answers items with text, as a model does."""
 
     def can_answer(self, item: BenchItem) -> bool:
-        """Return whether it can answer such an item."""
-        ...
+        """Return whether it can answer such an item; unless overridden, True."""
+        return True
 
     def answer(self, item: BenchItem, images: Sequence[Image]) -> ModelReply:
         """Return the reply; raise `Rejected` on a failure, after which the item may be retried."""
@@ -69,7 +69,7 @@ def format_prompt(item: BenchItem) -> str:
     return item.question + (POINT_SUFFIX if item.is_pointing else '')
 
 
-class MatcherBackend:
+class MatcherBackend(AnswerBackend):
     """Runs a matcher on the images alone, and writes the found pixel as a reply."""
 
     def __init__(self, matcher: Matcher, coordinates: str) -> None:
@@ -109,7 +109,7 @@ class MatcherBackend:
         return np.array(find_full_scale(self._coordinates, size)) / size
 
 
-class CheckpointBackend:
+class CheckpointBackend(AnswerBackend):
     """Runs a local checkpoint on the authors' prompts, with free-form replies."""
 
     def __init__(self, model: str, device: str = 'auto', weights: str = 'auto',
@@ -126,10 +126,6 @@ class CheckpointBackend:
         self._engine = Engine(loaded.model, loaded.tokenizer, EngineOptions(
             max_pixels=max_pixels or TRAINED_MAX_PIXELS, preprocessor=loaded.preprocessor))
 
-    def can_answer(self, _item: BenchItem) -> bool:
-        """Return True."""
-        return True
-
     def answer(self, item: BenchItem, images: Sequence[Image]) -> ModelReply:
         """Reply in the model's own words."""
         from crosspoint_ros.matchers.cropond.image_processor import ImageInput
@@ -137,7 +133,7 @@ class CheckpointBackend:
         return ModelReply(self._engine.generate(inputs, prompt, MAX_TOKENS).text, '', prompt)
 
 
-class ServerBackend:
+class ServerBackend(AnswerBackend):
     """Asks a model on an OpenAI-compatible server; the images come before the question."""
 
     def __init__(self, url: str, model: str, key_env: str, deadline_s: float,
@@ -159,10 +155,6 @@ class ServerBackend:
             raise ValueError(f'{chat.url} offers {len(names)} models: name one with '
                              f'--model-name ({", ".join(names) or "it lists none"})')
         return names[0]
-
-    def can_answer(self, _item: BenchItem) -> bool:
-        """Return True."""
-        return True
 
     def answer(self, item: BenchItem, images: Sequence[Image]) -> ModelReply:
         """Send the question; raise `Rejected` if no reply comes in time."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -174,7 +174,7 @@ class Grader:
     no_answer: dict[str, int] = field(default_factory=dict)
     results: dict[str, ItemResult] = field(default_factory=dict)
     unanswered: int = 0
-    not_asked: dict[str, int] = field(default_factory=dict)
+    not_asked: Counter[str] = field(default_factory=Counter)
     notice: str = ''
     _crash: str = ''
     _official_lines: list[Mapping[str, Any]] = field(default_factory=list)
@@ -225,14 +225,10 @@ class Grader:
         """Count items without a reply: wrong if their type was asked, else not asked."""
         for item in items:
             if item.type not in asked_types:
-                self.count_not_asked(item.type)
+                self.not_asked[item.type] += 1
                 continue
             self.unanswered += 1
             self.corrected.add(item.record, False, False)
-
-    def count_not_asked(self, kind: str) -> None:
-        """Count an item that the backend cannot answer."""
-        self.not_asked[kind] = self.not_asked.get(kind, 0) + 1
 
     @property
     def official_coordinates(self) -> str:

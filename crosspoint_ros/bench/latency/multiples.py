@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import cv2
 
 from crosspoint_ros.bench.latency.timing import summarize_ms
-from crosspoint_ros.bench.pairs.dataset import SITUATIONS, LabelledQuery
+from crosspoint_ros.bench.pairs.dataset import SITUATIONS
 from crosspoint_ros.bench.pairs.sources import KnownSceneSource
 from crosspoint_ros.core.datatypes import Matcher, Query, Rejected, View
 from crosspoint_ros.core.pipeline import locate
@@ -87,7 +88,8 @@ def measure_situations(options: Mapping[str, Any], rounds: int, warm_up: int
 def draw_pairs() -> Iterator[dict[str, list[Query]]]:
     """Yield the first visible clicks of pairs of the built-in kitchen, in each situation."""
     scene = KnownScene(KITCHEN)
-    sources = [groupby(KnownSceneSource(scene, SITUATIONS[name]), _get_pair) for name in NAMES]
+    sources = [groupby(KnownSceneSource(scene, SITUATIONS[name]), attrgetter('pair'))
+               for name in NAMES]
     for same in zip(*sources, strict=True):
         pair = {name: [each.query for each in labelled
                        if each.visibility == Visibility.VISIBLE
@@ -95,10 +97,6 @@ def draw_pairs() -> Iterator[dict[str, list[Query]]]:
                 for name, (_, labelled) in zip(NAMES, same, strict=True)}
         if len(pair[NAMES[0]]) == CLICKS:
             yield pair
-
-
-def _get_pair(labelled: LabelledQuery) -> int:
-    return labelled.pair
 
 
 def copy_views(queries: Sequence[Query]) -> list[Query]:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crosspoint_ros.bench.environment import describe_machine, parse_positive
+from crosspoint_ros.bench.environment import describe_machine, parse_positive, write_figures
 from crosspoint_ros.bench.node.click_timer import ClickTimer
 from crosspoint_ros.bench.node.synthetic_cameras import DEPTH_MM
 from crosspoint_ros.core.datatypes import Match, Query
@@ -90,8 +89,7 @@ def main(args: argparse.Namespace) -> int:
         print(f'a click while {args.matcher} computes another, busy: {busy}, {args.clicks} clicks: '
               f'{POLICIES[busy]} after median {figures[f"{busy}_median_ms"]:.1f} ms, '
               f'p90 {np.percentile(responses_ms, 90):.1f} ms, at most {max(responses_ms):.1f} ms')
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + '\n')
+    write_figures(args.json, figures)
     return 0
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import statistics
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-from crosspoint_ros.bench.environment import describe_machine, parse_positive
+from crosspoint_ros.bench.environment import describe_machine, parse_positive, write_figures
 from crosspoint_ros.bench.node import cli as node_cli
 from crosspoint_ros.ros.client.client import Client, is_accepted
 from crosspoint_ros.ros.client.session import RosSession
@@ -59,8 +58,7 @@ def main(args: argparse.Namespace) -> int:
                'max s on the graph after': max(ghosts_s)}
     for name, value in figures.items():
         print(f'  {name}: {value}')
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + '\n')
+    write_figures(args.json, figures)
     return int(any(end.exit_code or end.left or end.ghost_s > MAX_GHOST_S for end in ends))
 
 

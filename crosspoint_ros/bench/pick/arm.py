@@ -14,7 +14,6 @@ from crosspoint_ros.bench.pick.scene import (
 )
 from crosspoint_ros.core.datatypes import Array, Transform
 
-JOINTS = tuple(f'joint_{number}' for number in range(1, 7))
 START_RAD = np.radians([-90.0, 20.0, 100.0, 0.0, 60.0, 0.0])  # over the table, tool down
 DOWN = np.diag([1.0, -1.0, -1.0])
 MAX_ITERATIONS, STEP_S = 200, 0.1
@@ -38,9 +37,7 @@ class Arm:
         """Return the joint angles (6,) nearest to `near_rad` (6,); raise UnreachableError."""
         configuration = self._configuration
         configuration.update(near_rad.copy())
-        target = np.eye(4)
-        target[:3, :3], target[:3, 3] = base_from_tool.R, base_from_tool.t_m
-        self._task.set_target(mink.SE3.from_matrix(target))
+        self._task.set_target(mink.SE3.from_matrix(base_from_tool.matrix))
         for _ in range(MAX_ITERATIONS):
             error = self._task.compute_error(configuration)
             off_m, off_rad = np.linalg.norm(error[:3]), np.linalg.norm(error[3:])

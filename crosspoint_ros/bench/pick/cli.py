@@ -91,10 +91,11 @@ def run_trials(args: argparse.Namespace, rig: PickRig, setting: Setting, prefix:
 def run_hand_eyes(args: argparse.Namespace, rig: PickRig, setting: Setting
                   ) -> list[dict[str, object]]:
     """Pick with the true, a wrong and the corrected hand-eye transform; print the three shares."""
-    from crosspoint_ros.bench.pick.hand_eye import calibrate, draw_hand_eye_error, format_error
+    from crosspoint_ros.bench.pick.hand_eye import calibrate, format_error
     from crosspoint_ros.bench.pick.report import format_share
+    from crosspoint_ros.bench.pick.trial import draw_error
     cm, deg = args.hand_eye_off
-    wrong = draw_hand_eye_error(cm / 100, float(np.radians(deg)), args.seed)
+    wrong = draw_error(cm / 100, float(np.radians(deg)), np.random.default_rng([args.seed, 2]))
     assert setting.arm is not None
     outcomes, lines = [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -27,13 +27,6 @@ DISCOVERY_S, LIVE_S, SOLVE_TIMEOUT_S = 5.0, 40.0, 240.0
 STEPS = 250  # from pose to pose
 
 
-def draw_hand_eye_error(off_m: float, off_rad: float, seed: int) -> Transform:
-    """Draw an error of the wrist camera's mount of that size, in the camera's frame."""
-    axes = np.random.default_rng([seed, 2]).normal(size=(2, 3))
-    turn, shift = axes / np.linalg.norm(axes, axis=1, keepdims=True)
-    return Transform(np.asarray(cv2.Rodrigues(off_rad * turn)[0], dtype=np.float64), off_m * shift)
-
-
 def list_poses() -> Iterator[Transform]:
     """Yield base_from_hand of poses from which the wrist camera shows the table from all sides."""
     for index, tilt in enumerate(np.radians(TILTS_DEG)):

@@ -14,7 +14,6 @@ FRONT_AT_M, FRONT_LOOKS_AT_M = np.array([-0.15, -0.55, 0.65]), np.array([0.5, 0.
 LOW_M, HIGH_M = np.array([0.36, -0.2]), np.array([0.68, 0.2])  # where objects are, base frame
 LEAST_APART_M = 0.13  # between centres: the open fingers fit in
 HOME_M = (0.45, -0.2, 0.62)
-MAX_OPENING_M = 0.084  # between the fingers' inner sides
 BASE_FRAME, TOOL_FRAME = 'base_link', 'tool0'
 
 

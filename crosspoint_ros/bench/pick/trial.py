@@ -152,7 +152,7 @@ def run_trial(rig: PickRig, seed: int, setting: Setting, film: list[Rgb] | None 
     with closing(draw_world(seed, setting.arm)) as world:
         shots = {camera: world.shoot(camera) for camera in CAMERAS}
         click = draw_click(world, shots, rng, setting.clicked)
-        error = {camera: _draw_error(setting.noise_m, setting.noise_rad, rng) for camera in CAMERAS}
+        error = {camera: draw_error(setting.noise_m, setting.noise_rad, rng) for camera in CAMERAS}
         error['wrist'] = setting.hand_eye @ error['wrist']
         answers_s = []
 
@@ -263,7 +263,8 @@ def _draw_hand(world: PickWorld) -> Rgb:
     return concatenate_images([world.render(camera) for camera in CAMERAS], CAMERAS)
 
 
-def _draw_error(noise_m: float, noise_rad: float, rng: np.random.Generator) -> Transform:
+def draw_error(noise_m: float, noise_rad: float, rng: np.random.Generator) -> Transform:
+    """Draw an error of a camera's pose of that size, in a random direction."""
     axes = rng.normal(size=(2, 3))
     turn, shift = axes / np.linalg.norm(axes, axis=1, keepdims=True)
     return Transform(np.asarray(cv2.Rodrigues(noise_rad * turn)[0], dtype=np.float64),

@@ -111,12 +111,10 @@ def run_clicks(views: Sequence[KitchenView], clicks: int, seed: int,
 def score_normals(views: Sequence[KitchenView], clicks: int, seed: int
                   ) -> dict[KnownThing, Array]:
     """Return, for each thing, how far measured normals are off, deg (n,); NaN: not measured."""
-    rng, errors = np.random.default_rng(seed), {}
-    for known in THINGS:
-        errors[known] = np.array([_measure_normal_error(one, known, rng)
-                                  for one in views if _is_whole(one.truths[known.name])
-                                  for _ in range(clicks)])
-    return errors
+    rng = np.random.default_rng(seed)
+    return {known: np.array([_measure_normal_error(one, known, rng)
+                             for one in views if _is_whole(one.truths[known.name])
+                             for _ in range(clicks)]) for known in THINGS}
 
 
 def _measure_normal_error(one: KitchenView, known: KnownThing, rng: np.random.Generator) -> float:

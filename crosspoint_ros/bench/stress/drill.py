@@ -23,7 +23,7 @@ from typing import Any
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 
-from crosspoint_ros.bench.environment import describe_machine
+from crosspoint_ros.bench.environment import describe_machine, write_figures
 from crosspoint_ros.bench.stress.fuzz import OURS, count_exceptions
 from crosspoint_ros.bench.stress.rig import START_TIMEOUT_S, StressClient, StressRig
 from crosspoint_ros.data.answer_log import ANSWERS_FILE
@@ -65,8 +65,7 @@ def main(args: argparse.Namespace) -> int:
         for fault in bad:
             print(f'  FAILED: {fault}', flush=True)
         figures[name], faults = found | {'faults': bad}, faults + bad
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + '\n')
+    write_figures(args.json, figures)
     return 1 if faults else 0
 
 

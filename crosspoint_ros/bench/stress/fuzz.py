@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
-import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +20,10 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.qos import HistoryPolicy, qos_profile_sensor_data
 from rclpy.serialization import serialize_message
 
-from crosspoint_ros.bench.environment import describe_machine
-from crosspoint_ros.bench.node import cli as node_cli
+from crosspoint_ros.bench.environment import describe_machine, write_figures
 from crosspoint_ros.bench.stress.page_fuzz import fuzz_page
 from crosspoint_ros.bench.stress.random_messages import MessageGenerator, load_interface
+from crosspoint_ros.bench.stress.rig import StressRig
 from crosspoint_ros.msg import QueryResult
 from crosspoint_ros.ros.client.client import Client, is_accepted
 
@@ -34,7 +31,6 @@ CLICK_TYPES = ('geometry_msgs/msg/PointStamped', 'geometry_msgs/msg/Point')
 MESSAGES_PER_CHECK = 250
 REPLY_TIMEOUT_S = 20.0
 RECOVERY_S = 30.0
-START_TIMEOUT_S = 30.0
 OURS = 'File "crosspoint_ros/'
 SETTLE_S = 0.002  # after each message: a queue of the middleware that overflows hides a fault
 
@@ -61,25 +57,16 @@ def main(args: argparse.Namespace) -> int:
     """Send them and print what they found; 1 if a process ended or a click got no answer."""
     print(describe_machine())
     figures: dict[str, Any] = {'seed': args.seed}
-    exceptions = Counter[str]()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        start = partial(node_cli.start_process, stack, folder)
-        start(node_cli.SYNTHETIC_CAMERAS, 'width:=160', 'height:=120', 'rate_hz:=5.0')
-        node = start(node_cli.CROSSPOINT_NODE, 'base_frame:=base_link',
-                     f'matcher:={node_cli.__name__}:PlaneMatcher',
-                     *node_cli.format_camera_parameters(node_cli.CAMERAS))
+    with StressRig(width=160, height=120, rate_hz=5.0) as rig:
+        rig.start('cameras', 'node')
         if args.messages:
-            with NodeFuzzer(args.seed, node.check) as fuzzer:
+            with NodeFuzzer(args.seed, rig.check) as fuzzer:
                 figures |= fuzzer.run(args.messages)
-            exceptions += count_exceptions(folder / f'{node_cli.CROSSPOINT_NODE}.log')
         if args.frames:
-            server = start('crosspoint_ros.cli', arguments=('web', '--port', '0'))
-            address = server.wait_for_output('http://', START_TIMEOUT_S)
-            port = int(address.rstrip('/').rpartition(':')[2])
-            figures |= asyncio.run(fuzz_page(port, args.frames, args.seed, server.check))
-            exceptions += count_exceptions(folder / 'crosspoint_ros.cli.log')
-        node.check()
+            rig.start('server')
+            figures |= asyncio.run(fuzz_page(rig.port, args.frames, args.seed, rig.check))
+        rig.check()
+        exceptions = sum(map(count_exceptions, rig.list_logs()), Counter[str]())
     figures['exceptions in this package'] = sum(
         times for text, times in exceptions.items() if text.startswith(OURS))
     figures['exceptions in libraries, logged'] = exceptions.total() - figures[
@@ -88,8 +75,7 @@ def main(args: argparse.Namespace) -> int:
         print(f'  {name}: {value}')
     for text, times in exceptions.most_common():
         print(f'    {times} x {text}')
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + '\n')
+    write_figures(args.json, figures)
     failed = sum(value for name, value in figures.items()
                  if name.endswith((' without an answer', 'in this package')))
     return 1 if failed or not figures.get('answers again', True) else 0

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from crosspoint_ros.bench.environment import describe_machine
+from crosspoint_ros.bench.environment import describe_machine, write_figures
 from crosspoint_ros.bench.stress.rig import (
     START_TIMEOUT_S,
     ProcessFigures,
@@ -58,8 +57,7 @@ def main(args: argparse.Namespace) -> int:
         print(f'  {name}: {value}')
     for text, times in c.refusals.most_common(5):
         print(f'    {times} x refused, {text}')
-    if args.json:
-        args.json.write_text(json.dumps(figures | {'samples': soak.samples}, indent=2) + '\n')
+    write_figures(args.json, figures | {'samples': soak.samples})
     faults = [*filter(None, [ended]), *find_faults(figures)]
     for fault in faults:
         print(f'FAILED: {fault}')

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -10,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from crosspoint_ros.bench.environment import describe_machine, parse_positive
+from crosspoint_ros.bench.environment import describe_machine, parse_positive, write_figures
 from crosspoint_ros.bench.node import cli as node_cli
 from crosspoint_ros.bench.node.click_timer import ClickTimer
 from crosspoint_ros.bench.web import browsers
@@ -40,8 +39,7 @@ def main(args: argparse.Namespace) -> int:
         bench = WebBench(stack)
         figures = (bench.measure_loads(args.seconds, args.clicks)
                    | bench.measure_lines(args.clicks) | bench.measure_chromium(args.clicks))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + '\n')
+    write_figures(args.json, figures)
     return 0
 
 

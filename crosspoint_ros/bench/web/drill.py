@@ -6,7 +6,6 @@ Real cameras, node, server and Chromium. A statement of the page may be out of d
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 import signal
@@ -19,7 +18,7 @@ from typing import Any
 
 from rclpy.parameter import Parameter
 
-from crosspoint_ros.bench.environment import describe_machine
+from crosspoint_ros.bench.environment import describe_machine, write_figures
 from crosspoint_ros.bench.stress.rig import START_TIMEOUT_S, StressRig
 from crosspoint_ros.bench.web import browsers, drill_rig
 from crosspoint_ros.bench.web.drill_rig import DrillCameras, PageTab, RobotObserver
@@ -79,8 +78,7 @@ def main(args: argparse.Namespace) -> int:
     untrue = sum(bool(row.untrue) for row in rows)
     print(f'{len(rows)} faults, {untrue} with an untrue state; longest until the page was right: '
           f'{max(row.longest_untrue_s for row in rows):.1f} s (limit {MAX_UNTRUE_S:g} s)')
-    if args.json:
-        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + '\n')
+    write_figures(args.json, [asdict(row) for row in rows])
     return 1 if untrue else 0
 
 
@@ -157,7 +155,8 @@ class PageDrill:
                          and self.robot.state is not None)  # a new one takes its time
         found = find_untruths(page, self.robot, is_node_heard, self.is_reachable,
                               (begun_ns, time.time_ns()))
-        if _is_ready(page) != (is_node_heard and self.is_active):
+        is_ready = not {'ready', 'matcher'}.isdisjoint(page['statusKind'].split())
+        if is_ready != (is_node_heard and self.is_active):
             found['status'] = f'{page["status"]!r} ({page["statusKind"]})'
         self._since_s = {about: self._since_s.get(about, now_s) for about in found}
         for about, begun_s in self._since_s.items():
@@ -292,10 +291,6 @@ def find_untruths(page: dict[str, Any], robot: RobotObserver, is_node_heard: boo
         return found
     return (found | _compare_ages(page, now_ns) | _compare_target(page, robot)
             | _compare_named(page, robot) | _compare_answer(page, robot))
-
-
-def _is_ready(page: dict[str, Any]) -> bool:
-    return any(kind in page['statusKind'].split() for kind in ('ready', 'matcher'))
 
 
 def _compare_ages(page: dict[str, Any], now_ns: tuple[int, int]) -> dict[str, str]:

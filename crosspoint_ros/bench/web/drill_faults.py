@@ -52,10 +52,6 @@ def _click_two(drill: PageDrill) -> None:
         drill.click_sure(name=name, at=(SEEN[0] + offset_px, SEEN[1]))
 
 
-def _clear_cup(drill: PageDrill) -> None:
-    drill.page.tab.locator('#targets li[data-name=cup] .clear').click()
-
-
 def _press(button: str) -> Act:
     return lambda drill: drill.page.tab.click(f'#{button}')
 
@@ -75,10 +71,6 @@ def _call(service: str) -> Act:
 
 def _reload(drill: PageDrill) -> None:
     drill.page.tab.reload()
-
-
-def _escape(drill: PageDrill) -> None:
-    drill.page.tab.keyboard.press('Escape')
 
 
 def _accept_by_program(drill: PageDrill) -> None:
@@ -306,7 +298,8 @@ FAULTS: dict[str, Act] = {
     'fail-matcher': _do(_begin(), _click(FAILS), _note('the drill has this matcher fail')),
     'answer-unsure': _do(_begin(), _click(UNSURE), lambda drill: drill.expect(
         lambda page: 'check' in page['target']['verdict'], 'to be checked')),
-    'cancel-click': _do(_begin(), _click(SLOW), _hold(0.5), _escape,
+    'cancel-click': _do(_begin(), _click(SLOW), _hold(0.5),
+                        lambda drill: drill.page.tab.keyboard.press('Escape'),
                         _note('This click was cancelled')),
     'click-twice': _do(_begin(), _click(SLOW), _hold(0.3), _click_again),
     'clear-during-click': _do(_begin(), _click(SLOW), _hold(0.3), _call('clear'),
@@ -333,7 +326,7 @@ FAULTS: dict[str, Act] = {
         lambda drill: drill.expect(lambda page: not page['redo']['enabled'], 'nothing to redo')),
     'name-two-targets': _do(
         _begin(), _click_two, lambda drill: drill.page.name_next('box'), _click(REFUSED),
-        _note('(box) is still active'), _clear_cup,
+        _note('(box) is still active'), _press('targets li[data-name=cup] .clear'),
         _expect_named(box='STANDING', cup='CLEARED'), _state(*ON_TF), _reload,
         _expect_named(box='STANDING'), _press('clear'), _expect_named(box='CLEARED')),
     'hang-server-with-two-targets': _do(

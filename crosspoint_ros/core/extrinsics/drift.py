@@ -119,10 +119,9 @@ class DriftMonitor:
         values, vectors = np.linalg.eigh(whole - self._stiffness)
         information = (vectors * values.clip(0)) @ vectors.T
         vector = whole @ step  # of the images alone: at the optimum the prior pulls as much
-        terms = []
-        for camera, slope in zip(pair.cameras, (adjoint(pair.given), -np.eye(6)), strict=True):
-            terms.append((camera, slope.T @ information @ slope, slope.T @ vector))
-        return terms
+        return [(camera, slope.T @ information @ slope, slope.T @ vector)
+                for camera, slope in zip(pair.cameras, (adjoint(pair.given), -np.eye(6)),
+                                         strict=True)]
 
     def _test(self, camera: str) -> MountDrift:
         """Return the drift since the moment that makes it most significant."""

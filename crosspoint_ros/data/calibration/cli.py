@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from crosspoint_ros.data.calibration.report import (
     format_yaml,
     measure_sigmas,
 )
-from crosspoint_ros.data.rosbag import open_bag
+from crosspoint_ros.data.rosbag import iter_messages, open_bag
 
 REFUSED = 3  # as in crosspoint_ros.cli
 LOG_PERIOD_S = 5.0  # where the bars cannot be drawn in place
@@ -111,12 +112,7 @@ def read_bag(args: argparse.Namespace) -> CalibrationData:
     """Gather and match the frames of a bag."""
     with closing(open_bag(args.bag)) as bag:
         types = {c.topic: c.msgtype for c in bag.connections if c.msgcount}
-
-        def iterate(topics: set[str]) -> Messages:
-            for connection, _, raw in bag.messages(topics):
-                yield connection.topic, bag.deserialize(raw, connection.msgtype)
-
-        return gather(args, types, iterate)
+        return gather(args, types, partial(iter_messages, bag))
 
 
 def gather(args: argparse.Namespace, types: Mapping[str, str],

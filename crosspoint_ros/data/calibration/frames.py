@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crosspoint_ros.core.datatypes import Intrinsics, Rejected, Transform, View
+from crosspoint_ros.core.encodings import depth_m_from_msg
 from crosspoint_ros.core.extrinsics.calibration import CalibrationRefused, Refusal
 from crosspoint_ros.core.tf_tree import FrameInfo, TfTree, explain_failure, find_root
 from crosspoint_ros.data.rosbag import (
@@ -20,7 +21,6 @@ from crosspoint_ros.data.rosbag import (
     RAW,
     choose_info,
     choose_topics,
-    decode_depth_m,
     decode_rgb,
     get_header_stamp_ns,
 )
@@ -218,7 +218,7 @@ class FrameCollector:
                 if d.header.frame_id == frame]
         if not self._with_depth or not near or min(near)[0] > MAX_LAG_NS:
             return None
-        depth_m = decode_depth_m(stream.depths[min(near)[1]])
+        depth_m = depth_m_from_msg(stream.depths[min(near)[1]])
         return depth_m if stream.lens is not None and depth_m.shape == (
             stream.lens.height_px, stream.lens.width_px) else None
 

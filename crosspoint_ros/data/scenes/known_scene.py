@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform, View
+from crosspoint_ros.core.encodings import depth_m_from_msg
 from crosspoint_ros.data.rosbag import (
     INFO,
     choose_info,
     choose_topics,
-    decode_depth_m,
     decode_rgb,
     get_header_stamp_ns,
     iter_messages,
@@ -100,7 +100,7 @@ class KnownScene:
         depth = self._messages.get((DEPTH, frame))
         return View(
             camera=frame.camera, stamp_ns=frame.stamp_ns, frame_id=image.header.frame_id,
-            image=decode_rgb(image), depth_m=None if depth is None else decode_depth_m(depth),
+            image=decode_rgb(image), depth_m=None if depth is None else depth_m_from_msg(depth),
             intrinsics=Intrinsics.from_camera_info(info),
             base_from_cam=self.base_from_cam[frame])
 

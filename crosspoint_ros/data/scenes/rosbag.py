@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crosspoint_ros.core.datatypes import Intrinsics, Rejected, View
-from crosspoint_ros.core.encodings import DEPTH_ENCODINGS, DepthM, Rgb
+from crosspoint_ros.core.encodings import DEPTH_ENCODINGS, DepthM, Rgb, depth_m_from_msg
 from crosspoint_ros.core.tf_tree import TfTree, explain_failure, find_root, nearest_stamp_index
 from crosspoint_ros.data import rosbag
 from crosspoint_ros.data.io import assign_unique_names
@@ -113,7 +113,7 @@ class RosbagScene:
         image_ref, depth_ref, intrinsics = self._parts[frame.name]
         with rgbd_scene.raise_unusable(self._folder, frame.name):
             image = rosbag.decode_rgb(self._read_message(image_ref))
-            depth_m = rosbag.decode_depth_m(self._read_message(depth_ref))
+            depth_m = depth_m_from_msg(self._read_message(depth_ref))
             if self._options.depth_per_m:
                 depth_m = depth_m / np.float32(self._options.depth_per_m)
             return View(frame.camera, image, intrinsics, frame.stamp_ns, '', depth_m,
@@ -276,7 +276,7 @@ def _read_stream(bag: Bag, topic: str) -> _Stream | None:
         encoding != 'mono16' or 'depth' in topic))
     size: tuple[int, ...] = ()
     fault = ''
-    decoders: list[Callable[[Any], Rgb | DepthM]] = [rosbag.decode_depth_m]
+    decoders: list[Callable[[Any], Rgb | DepthM]] = [depth_m_from_msg]
     if not is_depth:  # the second names the encodings of depth
         decoders = [rosbag.decode_rgb, *decoders[:'depth' in topic]]
     for decode in decoders:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Code, Match, Query, Rejected, View
+from crosspoint_ros.core.datatypes import Array, BatchMatcher, Code, Match, Query, Rejected, View
 from crosspoint_ros.matchers.cropond import coordinate_distribution, prompt, self_test
 from crosspoint_ros.matchers.cropond.engine.reply_grammar import ReplyFormat
 from crosspoint_ros.matchers.cropond.image_processor import ImageInput, ImageSizes
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and it is optional
 log = logging.getLogger(__name__)
 
 
-class CropondMatcher:
+class CropondMatcher(BatchMatcher):
     """Asks CroPond, or any Qwen2.5-VL or Qwen3-VL, where the other view shows the click."""
 
     Options = LocalOptions
@@ -73,18 +73,11 @@ class CropondMatcher:
 
     # --- the matcher's protocols
 
-    def match(self, query: Query) -> Match:
-        """Ask where the other view shows the click.
-
-        Raises `Rejected`: NOT_VISIBLE if the model names no point.
-        """
-        (match,) = self.match_all([query])
-        if isinstance(match, Rejected):
-            raise match
-        return match
-
     def match_all(self, queries: Sequence[Query]) -> Iterator[Match | Rejected]:
-        """Answer the clicks on each pair of frames in one pass, pair after pair."""
+        """Answer the clicks on each pair of frames in one pass, pair after pair.
+
+        The refusal is NOT_VISIBLE if the model names no point.
+        """
         for _, pair in groupby(queries, attrgetter('frames')):
             yield from self._match_pair(list(pair))
 

@@ -12,7 +12,7 @@ from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any
 
-from crosspoint_ros.core.datatypes import Code, Match, Query, Rejected, View
+from crosspoint_ros.core.datatypes import BatchMatcher, Code, Match, Query, Rejected, View
 from crosspoint_ros.matchers.cropond.options import RemoteOptions
 from crosspoint_ros.matchers.cropond.server import errors, handshake
 from crosspoint_ros.matchers.cropond.server.http_client import ChatClient, Deadline
@@ -22,7 +22,7 @@ MAX_PAIRS_AT_ONCE, WAIT_PERIOD_S = 16, 1.0
 log = logging.getLogger(__name__)
 
 
-class CropondRemoteMatcher:
+class CropondRemoteMatcher(BatchMatcher):
     """Asks CroPond, or any other pointing model, on a chat server where the click is.
 
     Every query is answered or refused within the option `deadline_s`. A server that is absent at
@@ -63,19 +63,12 @@ class CropondRemoteMatcher:
             return error
         return None
 
-    def match(self, query: Query) -> Match:
-        """Ask where the other view shows the click.
-
-        Raises `Rejected`: NOT_VISIBLE if the model names no point; MATCHER_FAILED or TIMEOUT if
-        the server does not answer.
-        """
-        (match,) = self.match_all([query])
-        if isinstance(match, Rejected):
-            raise match
-        return match
-
     def match_all(self, queries: Sequence[Query]) -> list[Match | Rejected]:
-        """Answer clicks, on any frames, at once, batched by the server, within one deadline."""
+        """Answer clicks, on any frames, at once, batched by the server, within one deadline.
+
+        The refusal is NOT_VISIBLE if the model names no point, MATCHER_FAILED or TIMEOUT if the
+        server does not answer.
+        """
         pairs = [list(pair) for _, pair in groupby(queries, attrgetter('frames'))]
         answers: list[list[Match | Rejected]] = []
         try:

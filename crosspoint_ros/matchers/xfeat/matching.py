@@ -149,13 +149,12 @@ class LocalAffine:
     """The affine map of a pixel's neighbourhood to the other view.
 
     pixel: (2,) mapped. linear: (2, 2). density: number of matches that support it, weighted by
-    distance and residual. residual_px: of those matches.
+    distance and residual.
     """
 
     pixel: Array
     linear: Array
     density: float
-    residual_px: float
 
 
 def fit_global_linear(clicked: Array, other: Array) -> Array:
@@ -170,7 +169,7 @@ def fit_local_affine(clicked: Array, other: Array, pixel: Array, global_linear: 
                      ) -> LocalAffine:
     """Fit the 10 matches (n, 2) nearest to the pixel, ridge-regularised towards `global_linear`."""
     if len(clicked) < 4:
-        return LocalAffine(np.array(pixel), np.eye(2), 0.0, np.inf)
+        return LocalAffine(np.array(pixel), np.eye(2), 0.0)
     distance = np.linalg.norm(clicked - pixel, axis=1)
     near = np.argsort(distance)[:NEAREST]
     a, b = clicked[near], other[near]
@@ -188,4 +187,4 @@ def fit_local_affine(clicked: Array, other: Array, pixel: Array, global_linear: 
     weight = weight / weight.sum()
     residual = float(weight @ off)
     density = float(np.exp(-distance / 30).sum() * np.exp(-residual / 6))
-    return LocalAffine(mean_b + linear @ (pixel - mean_a), linear, density, residual)
+    return LocalAffine(mean_b + linear @ (pixel - mean_a), linear, density)

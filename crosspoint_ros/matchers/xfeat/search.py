@@ -51,10 +51,9 @@ class Candidate:
     the click. cycle_error_px: forward-backward error of the local affine maps. gap_m: measured
     minus expected depth, NaN where unknown. reprojection_sigma_px: of a place found by depth, else
     infinite. evidence: the strongest that led here. viewing_angle_deg: between the rays of both
-    views, NaN without a relative pose. second_score: cosine of the second descriptor there, which
-    `score` and `margin` then contain; NaN where it was not used. local: None of a place that the
-    click's depth gave. agreement: of that, the share of the surface around the click that the other
-    depth confirms, NaN where unknown. is_confirmed: whether the pair's depths confirm its poses.
+    views, NaN without a relative pose. local: None of a place that the click's depth gave.
+    agreement: of that, the share of the surface around the click that the other depth confirms,
+    NaN where unknown. is_confirmed: whether the pair's depths confirm its poses.
     """
 
     pixel: Array
@@ -66,7 +65,6 @@ class Candidate:
     gap_m: float = np.nan
     evidence: EvidenceKind = EvidenceKind.IMAGES
     viewing_angle_deg: float = np.nan
-    second_score: float = np.nan
     local: LocalEvidence | None = None
     agreement: float = np.nan
     is_confirmed: bool = False
@@ -89,18 +87,16 @@ def search_by_appearance(pair: PairGeometry, pixel: Array, options: XFeatOptions
         assert pair.motion is not None
         distance = reprojection_distance(pair.other, pair.clicked, pair.motion.inverse, pixel)
         scores = scores + score_map.reprojection_term(pair, distance)
-    second = np.full(scores.shape, np.nan)
     if with_second:
-        second = score_map.similarity_term(pair, pair.second_descriptors, pixel, local.linear, 0)
-        scores = scores + score_map.W_SECOND * second
+        scores = scores + score_map.W_SECOND * score_map.similarity_term(
+            pair, pair.second_descriptors, pixel, local.linear, 0)
     peak = _find_peak(pair, scores, near)
     back = _reverse_affine(pair, peak.pixel)
     found = Candidate(peak.pixel, peak.score, peak.margin, local.density,
                       float(np.linalg.norm(back.pixel - pixel)),
                       local=measure_local_evidence(pair, pixel, peak.pixel, local, back,
                                                    with_second),
-                      viewing_angle_deg=pair.measure_angle_deg(pixel, peak.pixel),
-                      second_score=float(second[peak.cell]))
+                      viewing_angle_deg=pair.measure_angle_deg(pixel, peak.pixel))
     if np.isfinite(distance[peak.cell]):
         return replace(found, reprojection_sigma_px=pair.reprojection_sigma_px,
                        evidence=EvidenceKind.DEPTH_OF_OTHER)

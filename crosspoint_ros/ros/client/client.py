@@ -209,10 +209,11 @@ class Client(RosSession):
         service: Any = self._node.create_client(kind, f'{self._name}/{name}')
         try:
             self.wait_for(service.service_is_ready, f'offered ~/{name}')
-            reply = self._wait_for_result(service.call_async(request), RESULT_TIMEOUT_S,
-                                          'cleared the target')
+            future = service.call_async(request)
+            self.wait_for(future.done, 'cleared the target', RESULT_TIMEOUT_S)
         finally:
             self._node.destroy_client(service)
+        reply = future.result()
         if not reply.success:
             raise RuntimeError(f'{self._name} cleared nothing: {reply.message}')
         return str(reply.message)
@@ -262,7 +263,3 @@ class Client(RosSession):
         limit_s = DISCOVERY_TIMEOUT_S if timeout_s is None else timeout_s
         if not self.spin_until(condition, limit_s):
             raise TimeoutError(f'{self._name} has not {what} after {limit_s:g} s')
-
-    def _wait_for_result(self, future: Any, timeout_s: float, what: str) -> Any:
-        self.wait_for(future.done, what, timeout_s)
-        return future.result()

@@ -7,36 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from crosspoint_ros.core.datatypes import Code, MissingView, Rejected, View
+from crosspoint_ros.ros.node.views import ViewCollector
 
 DUE_PERIODS = 2.5  # one lost image is none that is overdue
 MIN_DUE_S, MAX_DUE_S = 0.4, 1.5  # a camera slower than 1 Hz does not say where a target is now
 LATE_CODES = (Code.NO_TF, Code.NO_DEPTH)  # of an image whose transform or depth may still come
-
-
-class ViewSource(Protocol):
-    """The newest views of some cameras."""
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Their names."""
-        ...
-
-    @property
-    def max_image_age_s(self) -> float:
-        """How old an image may be to be used, s."""
-        ...
-
-    def get_period_s(self, camera: str) -> float | None:
-        """Return the time between the usable images of a camera, s; None if it is unknown."""
-        ...
-
-    def collect_for_following(self, should_stop: Callable[[], bool]
-                              ) -> tuple[View | MissingView, ...]:
-        """Return the newest view of each camera with its pose, or why it is missing."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +27,7 @@ class FreshLook:
 class FreshViews:
     """Remembers of each camera which image was taken last, and since when it is the newest."""
 
-    def __init__(self, source: ViewSource, now_ns: Callable[[], int]) -> None:
+    def __init__(self, source: ViewCollector, now_ns: Callable[[], int]) -> None:
         self._source, self._now_ns = source, now_ns
         self._taken: dict[str, tuple[int, int]] = {}  # stamp, and when it was first seen
         self._missing: set[str] = set()

@@ -10,7 +10,6 @@ from std_srvs.srv import Trigger
 
 from crosspoint_ros.core.datatypes import Matcher, Rejected
 from crosspoint_ros.core.pipeline import LocateResult
-from crosspoint_ros.core.track.observation import Verification
 from crosspoint_ros.core.track.state import Track, TrackingState
 from crosspoint_ros.core.verify import Limits
 from crosspoint_ros.msg import GraspTarget, Status, TargetSighting, TargetState
@@ -149,7 +148,7 @@ class TargetFollow:
             else:
                 status = Status(code=Status.OK if seen.is_verified else Status.NOT_VISIBLE,
                                 message=str(seen))
-                confidence = _measure_confidence(seen)
+                confidence = float(seen.agreeing / seen.expected) if seen.is_verified else 0.0
             sightings.append(TargetSighting(header=make_header(track.stamp_ns, ''), camera=camera,
                                             status=status, confidence=confidence))
         return sightings
@@ -254,7 +253,3 @@ class FollowServer:
         self.is_paused = is_paused
         for follow in tuple(self._follows.values()):
             follow.set_paused(is_paused, message)
-
-
-def _measure_confidence(seen: Verification) -> float:
-    return float(seen.agreeing / seen.expected) if seen.is_verified else 0.0

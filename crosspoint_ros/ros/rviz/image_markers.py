@@ -26,7 +26,7 @@ from visualization_msgs.msg import (
     UVCoordinate,
 )
 
-from crosspoint_ros.core.datatypes import Array, Code, Intrinsics, Rejected, View
+from crosspoint_ros.core.datatypes import Array, Code, Rejected, View
 from crosspoint_ros.core.encodings import Rgb
 from crosspoint_ros.ros.conversions import point_from_xyz
 from crosspoint_ros.ros.node.camera import Camera
@@ -251,17 +251,13 @@ def make_control_name(camera: str, stamp_ns: int) -> str:
 
 def _build_image_marker(view: View, shown: ImageMarker | None) -> ImageMarker:
     new = make_texture(view.image)
-    same = shown if shown is not None and _has_same_geometry(
-        shown, view.intrinsics, view.frame_id) else None
+    same = shown if shown is not None and (
+        shown.mesh.intrinsics, shown.frame_id) == (view.intrinsics, view.frame_id) else None
     if same is not None and same.rejected is None and is_visually_same(same.texture, new):
         return replace(same, valid_for_ns=view.stamp_ns)
     mesh = build_image_mesh(view.intrinsics) if same is None else same.mesh
     marker = _build_interactive_marker(view.camera, view.stamp_ns, view.frame_id, mesh, new)
     return ImageMarker(view.stamp_ns, view.stamp_ns, view.frame_id, mesh, new, marker)
-
-
-def _has_same_geometry(shown: ImageMarker, intrinsics: Intrinsics, frame_id: str) -> bool:
-    return (shown.mesh.intrinsics, shown.frame_id) == (intrinsics, frame_id)
 
 
 def _grey_out(camera: str, shown: ImageMarker, why: Rejected) -> ImageMarker:

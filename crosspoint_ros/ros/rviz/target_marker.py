@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
@@ -25,6 +25,9 @@ from crosspoint_ros.ros.conversions import point_from_xyz, pose_from_transform, 
 from crosspoint_ros.ros.rviz.interactive_markers import InteractiveMarkers
 from crosspoint_ros.ros.target.history import DECISION_NAMES, HistoryStep, TargetRays
 from crosspoint_ros.ros.target.targets import ActiveTarget
+
+if TYPE_CHECKING:  # it imports this module
+    from crosspoint_ros.ros.target.review import ReviewServer
 
 log = logging.getLogger(__name__)
 # The colours and shapes of core/visualization.py and of the page.
@@ -112,38 +115,6 @@ def _quaternion_from_x_axis(direction: Array) -> Quaternion:
 
 # --- ~/adjust -------------------------------------------------------------------------------------
 
-class TargetActions(Protocol):
-    """What people can do with the target; the strings are for the log."""
-
-    def accept(self, query_id: str = '', number: int = 0) -> str:
-        """Accept the answer of that number. Raises `Rejected`."""
-        ...
-
-    def undo(self) -> str:
-        """Undo the last step. Raises `Rejected`."""
-        ...
-
-    def clear(self) -> str:
-        """Clear the target."""
-        ...
-
-    def toggle_rays(self) -> str:
-        """Show the rays, or hide them."""
-        ...
-
-    def preview_move(self, base_from_target: Transform) -> None:
-        """Follow a drag that is not released yet."""
-        ...
-
-    def commit_move(self, base_from_target: Transform) -> None:
-        """Move the target to where it was released."""
-        ...
-
-    def restore_target(self) -> None:
-        """Undo the drag."""
-        ...
-
-
 class TargetMarker:
     """Shows the active target on `~/adjust`, and forwards drags and menu entries.
 
@@ -151,7 +122,7 @@ class TargetMarker:
     feedback for a target that was replaced meanwhile names a marker that is gone.
     """
 
-    def __init__(self, node: Node, base_frame: str, actions: TargetActions) -> None:
+    def __init__(self, node: Node, base_frame: str, actions: ReviewServer) -> None:
         self._actions = actions
         self._header = Header(frame_id=base_frame)  # stamp 0: feedback comes in this frame too
         self._markers = InteractiveMarkers(node, '~/adjust')

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -27,25 +27,36 @@ def stream_images(camera: str, seconds: float, image_topic: str = '', depth_topi
 
     Raises ValueError if the camera is not found, or `seconds` is out of range.
     """
-    if not 0 < seconds <= 3600:
-        raise ValueError(f'--live takes more than 0 and at most 3600 seconds, got {seconds:g}')
+    check_seconds(seconds)
     with RosSession() as session:
         node = session.create_node('crosspoint_mask')
-        topics = _find_topics(session, node, camera, image_topic, depth_topic)
-        yield from iter_rgbd(_iter_messages(session, node, topics, seconds), topics)
+        choose = partial(choose_topics, camera=camera, image=image_topic, depth=depth_topic)
+        types = wait_for_types(session, node, choose, DISCOVERY_S)
+        topics = choose(types)
+        yield from iter_rgbd(_iter_messages(session, node, types, topics, seconds), topics)
 
 
-def _find_topics(session: RosSession, node: Node, camera: str, image_topic: str,
-                 depth_topic: str) -> RgbdTopics:
-    end_s = time.monotonic() + DISCOVERY_S
+def check_seconds(seconds: float) -> None:
+    """Raise ValueError for a time that is out of range."""
+    if not 0 < seconds <= 3600:
+        raise ValueError(f'--live takes more than 0 and at most 3600 seconds, got {seconds:g}')
+
+
+def wait_for_types(session: RosSession, node: Node, choose: Callable[[dict[str, str]], Any],
+                   timeout_s: float) -> dict[str, str]:
+    """Return the types of all published topics, by name, once `choose` finds its own in them.
+
+    Raises the ValueError of `choose` after that time.
+    """
+    end_s = time.monotonic() + timeout_s
     while True:
         try:
-            choose_topics(_list_published_types(node), camera, image_topic, depth_topic)
-            time.sleep(SIBLINGS_S)
-            return choose_topics(_list_published_types(node), camera, image_topic, depth_topic)
+            choose(_list_published_types(node))
+            session.spin_for(SIBLINGS_S)
+            return _list_published_types(node)
         except ValueError as error:
             if time.monotonic() > end_s:
-                raise ValueError(f'{error} (waited {DISCOVERY_S:g} s)') from error
+                raise ValueError(f'{error} (waited {timeout_s:g} s)') from error
         session.spin_for(0.1)
 
 
@@ -54,14 +65,13 @@ def _list_published_types(node: Node) -> dict[str, str]:
             if node.count_publishers(name)}
 
 
-def _iter_messages(session: RosSession, node: Node, topics: RgbdTopics, seconds: float
-                   ) -> Iterator[tuple[str, Any]]:
+def _iter_messages(session: RosSession, node: Node, types: dict[str, str], topics: RgbdTopics,
+                   seconds: float) -> Iterator[tuple[str, Any]]:
     received: deque[tuple[str, Any]] = deque(maxlen=MAX_QUEUED)
 
     def on_message(topic: str, message: Any) -> None:
         received.append((topic, message))
 
-    types = _list_published_types(node)
     for topic in filter(None, (topics.image, topics.depth)):
         node.create_subscription(TYPES[types[topic]], topic, partial(on_message, topic),
                                  qos_profile_sensor_data)

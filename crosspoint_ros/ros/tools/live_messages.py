@@ -10,16 +10,17 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 from tf2_msgs.msg import TFMessage
 
 from crosspoint_ros.data.calibration.frames import TF, TF_STATIC, find_camera_topics
-from crosspoint_ros.data.rosbag import COMPRESSED, INFO, RAW
+from crosspoint_ros.data.rosbag import INFO
 from crosspoint_ros.ros.client.session import RosSession
+from crosspoint_ros.ros.tools.live_camera import DISCOVERY_S, TYPES, check_seconds, wait_for_types
 
-TYPES = {RAW: Image, COMPRESSED: CompressedImage, INFO: CameraInfo}
+MESSAGE_TYPES = {**TYPES, INFO: CameraInfo}
 MAX_QUEUED = 200  # older messages are dropped
-DISCOVERY_S, SIBLINGS_S, POLL_S = 10.0, 0.5, 0.02
+POLL_S = 0.02
 Messages = Iterator[tuple[str, Any]]
 
 
@@ -28,33 +29,16 @@ def open_live(camera: str, seconds: float) -> tuple[dict[str, str], Callable[[se
 
     Raises ValueError if the camera is not found in ten seconds, or `seconds` is out of range.
     """
-    if not 0 < seconds <= 3600:
-        raise ValueError(f'--live takes more than 0 and at most 3600 seconds, got {seconds:g}')
+    check_seconds(seconds)
     session = RosSession()
     try:
         node = session.create_node('crosspoint_calibrate')
-        types = _find_types(session, node, camera)
+        types = wait_for_types(session, node, partial(find_camera_topics, target=camera),
+                               DISCOVERY_S)
     except BaseException:
         session.close()
         raise
     return types, lambda topics: _iter_messages(session, node, types, topics, seconds)
-
-
-def _find_types(session: RosSession, node: Node, camera: str) -> dict[str, str]:
-    end_s = time.monotonic() + DISCOVERY_S
-    while True:
-        types = {name: kinds[0] for name, kinds in node.get_topic_names_and_types()
-                 if node.count_publishers(name)}
-        try:
-            find_camera_topics(types, camera)
-        except ValueError as error:
-            if time.monotonic() > end_s:
-                raise ValueError(f'{error} (waited {DISCOVERY_S:g} s)') from error
-            session.spin_for(0.1)
-            continue
-        session.spin_for(SIBLINGS_S)
-        return {name: kinds[0] for name, kinds in node.get_topic_names_and_types()
-                if node.count_publishers(name)}
 
 
 def _iter_messages(session: RosSession, node: Node, types: dict[str, str], topics: set[str],
@@ -71,7 +55,7 @@ def _iter_messages(session: RosSession, node: Node, types: dict[str, str], topic
     latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     try:
         for topic in topics:
-            kind = TFMessage if topic in (TF, TF_STATIC) else TYPES[types[topic]]
+            kind = TFMessage if topic in (TF, TF_STATIC) else MESSAGE_TYPES[types[topic]]
             qos = latched if topic == TF_STATIC else QoSProfile(depth=1000) if topic == TF \
                 else qos_profile_sensor_data
             node.create_subscription(kind, topic, partial(on_message, topic), qos)

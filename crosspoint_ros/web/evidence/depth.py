@@ -6,6 +6,7 @@ import base64
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -15,10 +16,10 @@ import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage, Image
 
 from crosspoint_ros.core.datatypes import Array, Intrinsics, Rejected, Transform
+from crosspoint_ros.core.encodings import depth_m_from_msg
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.ros.client.node_info import NodeCamera
 from crosspoint_ros.ros.client.results import Json
-from crosspoint_ros.ros.conversions import depth_m_from_msg
 from crosspoint_ros.web.image_streams import NEWEST_QOS
 from crosspoint_ros.web.ros_bridge import RosBridge
 
@@ -94,10 +95,8 @@ class DepthStreams:
                                    CompressedImage if camera.is_depth_compressed else Image,
                                    camera.depth_topic, partial(self._on_message, name), NEWEST_QOS)
         self._ends[name] = loop.call_later(UNUSED_TIMEOUT_S, self._drop, name)
-        try:
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._arrivals[name].wait(), FIRST_TIMEOUT_S)
-        except asyncio.TimeoutError:
-            raise DepthMissingError(f'no depth on {camera.depth_topic}') from None
         if name not in self._newest:
             raise DepthMissingError(f'no depth on {camera.depth_topic}')
         message, arrived_s = self._newest[name]

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from crosspoint_ros.core.datatypes import Array, Intrinsics, Transform
+from crosspoint_ros.core.datatypes import Array
 from crosspoint_ros.core.geometry import epipolar_segment
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.msg import QueryResult
@@ -210,8 +210,7 @@ def project_rays(pixel: tuple[float, float], clicked: Lens, lenses: Mapping[str,
     return {name: np.round(line, 1).tolist() for name, line in lines.items() if len(line) > 1}
 
 
-def project_ray(pixel: tuple[float, float], clicked: tuple[Intrinsics, Transform],
-                other: tuple[Intrinsics, Transform]) -> Array:
+def project_ray(pixel: tuple[float, float], clicked: Lens, other: Lens) -> Array:
     """Project the clicked ray to pixels (n, 2) of the other view, near its image.
 
     clicked, other: intrinsics and base_from_cam. (0, 2) where the lens cannot unproject the pixel,
@@ -223,8 +222,7 @@ def project_ray(pixel: tuple[float, float], clicked: tuple[Intrinsics, Transform
     line = epipolar_segment(lens, other_lens, base_from_other.inverse @ base_from_clicked, pixel)
     size = np.array([other_lens.width_px, other_lens.height_px])
     is_near = ((line > -size) & (line < 2 * size)).all(axis=1)
-    near: Array = line[is_near]
-    return near
+    return np.asarray(line[is_near])
 
 
 def crop_thumbnail(jpeg: bytes, pixel: tuple[float, float], width_px: int) -> str:

@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from crosspoint_ros.core.datatypes import Code, Rejected, Transform
+from crosspoint_ros.core.encodings import depth_m_from_msg
 from crosspoint_ros.core.tf_tree import stamp_to_ns
 from crosspoint_ros.ros import conversions
 
@@ -131,7 +132,7 @@ def test_sizes_that_disagree_are_refused_with_the_numbers(change, words):
 @pytest.mark.parametrize('encoding', ['16UC1', 'mono16'])
 def test_16_bit_depth_is_millimetres_and_zero_is_unknown(encoding, padding, big_endian):
     sent = np.array([[65535, 1, 1500], [65534, 250, 0]], np.uint16)[..., None]
-    depth_m = conversions.depth_m_from_msg(message(sent, encoding, padding, big_endian))
+    depth_m = depth_m_from_msg(message(sent, encoding, padding, big_endian))
     assert depth_m.dtype == np.float32
     np.testing.assert_allclose(depth_m, [[np.nan, 0.001, 1.5], [65.534, 0.25, np.nan]], rtol=1e-6)
 
@@ -139,14 +140,14 @@ def test_16_bit_depth_is_millimetres_and_zero_is_unknown(encoding, padding, big_
 @pytest.mark.parametrize('big_endian', [False, True])
 def test_float_depth_is_metres_and_what_is_no_distance_is_unknown(big_endian):
     sent = np.array([[0.5, np.nan, np.inf], [-np.inf, 0, -1]], np.float32)[..., None]
-    depth_m = conversions.depth_m_from_msg(message(sent, '32FC1', 4, big_endian))
+    depth_m = depth_m_from_msg(message(sent, '32FC1', 4, big_endian))
     np.testing.assert_array_equal(depth_m, [[0.5, np.nan, np.nan], [np.nan] * 3])
 
 
 @pytest.mark.parametrize('encoding', ['64FC1', '8UC1', 'rgb8', '16SC1', ''])
 def test_depth_of_unknown_encoding_is_refused_with_what_is_accepted(encoding):
     with pytest.raises(Rejected, match=f'{encoding!r}; accepted: 16UC1, mono16, 32FC1') as caught:
-        conversions.depth_m_from_msg(message(GREY, encoding))
+        depth_m_from_msg(message(GREY, encoding))
     assert caught.value.code == Code.NO_DEPTH
 
 
@@ -154,7 +155,7 @@ def test_a_depth_image_that_is_too_short_is_refused():
     msg = message(np.ones((4, 6, 1), np.uint16), '16UC1')
     msg.data = msg.data[:-1]
     with pytest.raises(Rejected, match='takes 48 bytes, it has 47') as caught:
-        conversions.depth_m_from_msg(msg)
+        depth_m_from_msg(msg)
     assert caught.value.code == Code.NO_DEPTH
 
 
@@ -165,7 +166,7 @@ def test_compressed_messages_are_decoded():
     png = cv2.imencode('.png', np.full((2, 3), 1500, np.uint16))[1].tobytes()
     depth = CompressedImage(format='16UC1; compressedDepth png',
                             data=array.array('B', bytes(12) + png))
-    np.testing.assert_allclose(conversions.depth_m_from_msg(depth), 1.5, rtol=1e-6)
+    np.testing.assert_allclose(depth_m_from_msg(depth), 1.5, rtol=1e-6)
 
 
 def test_a_compressed_message_that_lost_bytes_is_refused():
