@@ -24,6 +24,7 @@ LEAST_WEIGHT = 1e-6  # of a point that takes part
 LEAST_SIGMA_PX = 0.7  # of a pixel, by the error of the 3D point
 INDEPENDENT_DEPTHS = 4.0  # neighbouring depths err alike: any number counts as these
 ASIDE_SHARE, ASIDE_M = 0.3, 0.002  # of the way, by which what moves may have left its direction
+LEAST_PATH_NS = 10**8  # a speed of two looks in quick succession is noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,26 +85,30 @@ class Motion:
 
 
 def keep_direction(path: Sequence[tuple[int, Array]], measured: Motion, now_ns: int) -> Motion:
-    """Return a measured motion with its worst known axis from the path before, not measured.
+    """Return a measured motion with its worst known axis from the path before, if that agrees.
 
     path: when, ns, and where (3,), m, the centre was known exactly, oldest first. What moves is
-    expected to keep its direction, at any speed; as far as it has not, the axis is unknown.
+    expected to keep its direction, at any speed. As measured: what rested, and what the measurement
+    shows elsewhere by two sigmas.
     """
     (begun_ns, begin_m), (end_ns, end_m) = path[0], path[-1]
-    way_m = (end_m - begin_m) * max(now_ns - end_ns, 0) / max(end_ns - begun_ns, 1)
-    aside_m = ASIDE_SHARE * float(np.linalg.norm(way_m)) + ASIDE_M
-    information = np.linalg.inv(np.outer(way_m, way_m) + aside_m ** 2 * np.eye(3))
+    way_m = (end_m - begin_m) * max(now_ns - end_ns, 0) / max(end_ns - begun_ns, LEAST_PATH_NS)
+    length_m = float(np.linalg.norm(way_m))
+    if length_m < ASIDE_M:
+        return measured
+    aside_m2 = (ASIDE_SHARE * length_m + ASIDE_M) ** 2
+    information = np.linalg.inv(np.outer(way_m, way_m) + aside_m2 * np.eye(3))
     axis = np.linalg.eigh(measured.covariance[3:, 3:])[1][:, -1]
-    along = float(axis @ information @ axis)
-    shift_m = axis * (axis @ information @ (end_m + way_m - measured.centre_m)) / along
-    centre_m = measured.centre_m + shift_m
-    left_m = np.cross(centre_m - end_m, way_m / max(float(np.linalg.norm(way_m)), 1e-9)) \
-        if way_m.any() else centre_m - end_m
+    variance_m2 = 1 / float(axis @ information @ axis)  # along the axis, by the path
+    shift_m = variance_m2 * float(axis @ information @ (end_m + way_m - measured.centre_m))
+    if shift_m ** 2 > 4 * (variance_m2 + measured.sigma_m ** 2):
+        return measured
     kept = np.eye(6)
     kept[3:, 3:] -= np.outer(axis, axis)
     covariance = kept @ measured.covariance @ kept
-    covariance[3:, 3:] += (1 / along + left_m @ left_m) * np.outer(axis, axis)
-    return Motion(Transform(np.eye(3), shift_m) @ measured.base_from_clicked, covariance, centre_m)
+    covariance[3:, 3:] += (variance_m2 + shift_m ** 2) * np.outer(axis, axis)
+    return Motion(Transform(np.eye(3), shift_m * axis) @ measured.base_from_clicked, covariance,
+                  measured.centre_m + shift_m * axis)
 
 
 def predict_pose_noise(reference: View, view: View, centre_m: Array, limits: Limits) -> Array:

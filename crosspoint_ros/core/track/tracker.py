@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from crosspoint_ros.core.datatypes import (
     Transform,
     View,
 )
+from crosspoint_ros.core.geometry import ray_angle_deg, require_pose
 from crosspoint_ros.core.pipeline import LocateResult
 from crosspoint_ros.core.track.motion import (
     FINAL_SCALES,
@@ -31,6 +33,7 @@ from crosspoint_ros.core.track.observation import (
     MIN_AGREEING,
     Observation,
     Verification,
+    find_agreeing,
     is_shown,
     measure_misfit,
     observe,
@@ -57,9 +60,10 @@ SETTLED_M, SETTLED_RAD = 2e-3, 0.02
 HELD_SIGMAS = 3.0
 AS_BEFORE_SHARE = 0.9
 MAX_FLOW_AGE_S, FLOW_SCALES = 1.5, (8.0, 2.0, 1.0)
-PATH_S = 0.6
-SCALE_SIGMAS = 3.0  # that a movement along the ray of one camera alone errs by, while one is given
-VAGUE_SHARE = 1.5  # of the largest sigma of a target: of a movement that it coasts with
+PATH_S = 0.6  # of the way that gives its direction
+SIZE_SIGMAS = 3.0  # times the fit's own, where sizes alone say how far away something is
+MIN_RAYS_DEG = 6.0  # between the rays of two cameras that say so without depth
+VAGUE_SHARE = 5.0  # of the largest sigma of a target: of a movement that it coasts with
 JUMP_M = 0.03  # a reappearance further away must not be a thing that was there at the click
 CLEARLY = 0.2  # squared sigmas
 MOVES_BY = 3.0  # a movement has that many times the points that are nearer to it than to rest
@@ -389,36 +393,36 @@ class Tracker:
                     f'{1000 * self.limits.max_target_sigma_m:.0f} mm, limits.max_target_sigma_m)')
         jumped_m = float(np.linalg.norm(motion.centre_m - self.motion.centre_m))
         if is_jump and jumped_m > JUMP_M and moved_m > JUMP_M:
-            showing = [seen.points.view for seen, verdict in found.values() if verdict.shows_object]
-            if len(showing) < 2 and showing[0].depth_m is None:
-                return (f'seen {jumped_m:.2f} m away by {showing[0].camera} alone, without depth: '
-                        'how far away it is takes a second camera')
+            if not shows_distance(motion, found):
+                cameras = ' and '.join(name for name, (_, verdict) in found.items()
+                                       if verdict.shows_object)
+                return (f'seen {jumped_m:.2f} m away by {cameras}, without depth there: how far '
+                        f'away it is takes a camera from another side ({MIN_RAYS_DEG:g} deg)')
             return explain_jump(self._known.clicked, motion, list(found.values()), jumped_m)
         return ''
 
     def _doubt_scale(self, fit: _Fit) -> _Fit:
-        """Return the fit, with less known along the ray where one camera alone, without depth, sees
-        what has left its place: by its scale, which is as exact as the points were placed."""
+        """Return the fit, with less known along the rays where nothing but the size of what has
+        left its place says how far away it is: sizes err alike in all of its points."""
         motion, found = fit
-        showing = [seen.points.view for seen, verdict in found.values() if verdict.shows_object]
-        if len(showing) != 1 or showing[0].depth_m is not None or (
+        if not count_agreeing(found) or shows_distance(motion, found) or (
                 self._rest.is_at_rest and not self._rest.ends_with(motion)):
             return fit
         axis = np.linalg.eigh(motion.covariance[3:, 3:])[1][:, -1]
         covariance = motion.covariance.copy()
-        covariance[3:, 3:] += (SCALE_SIGMAS ** 2 - 1) * motion.sigma_m ** 2 * np.outer(axis, axis)
+        covariance[3:, 3:] += (SIZE_SIGMAS ** 2 - 1) * motion.sigma_m ** 2 * np.outer(axis, axis)
         return replace(motion, covariance=covariance), found
 
     def _continue(self, motion: Motion, now_ns: int) -> None:
         """Let it coast where it went on to, by a verified place that is not exact enough: with that
         covariance, and the next look begins there."""
-        if motion.sigma_m > self._exact_m:
-            motion = keep_direction(self._path, motion, now_ns)
-        if np.linalg.norm(motion.centre_m - self._motion.centre_m) > JUMP_M:
+        went = keep_direction(self._path, motion, now_ns) if motion.sigma_m > self._exact_m \
+            else motion
+        if np.linalg.norm(went.centre_m - self._motion.centre_m) > JUMP_M:
             return
         self._state.report_vague(motion)
-        if motion.sigma_m < VAGUE_SHARE * self.limits.max_target_sigma_m:
-            self._motion = self._vague = motion
+        if went.sigma_m < VAGUE_SHARE * self.limits.max_target_sigma_m:
+            self._motion = self._vague = went
 
     def _accept(self, motion: Motion, found: dict[str, tuple[Observation, Verification]],
                 now_ns: int) -> None:
@@ -496,6 +500,16 @@ class Tracker:
 def count_agreeing(found: dict[str, tuple[Observation, Verification]]) -> int:
     """Return how many points agree in the views that show the object."""
     return sum(verdict.agreeing for _, verdict in found.values() if verdict.is_verified)
+
+
+def shows_distance(motion: Motion, found: dict[str, tuple[Observation, Verification]]) -> bool:
+    """Return whether depths, or rays of two directions, say how far away an object is."""
+    showing = [seen for seen, verdict in found.values() if verdict.shows_object]
+    if any(np.isfinite(seen.points.depths_m[find_agreeing(seen, motion.base_from_clicked)]).sum()
+           >= MIN_AGREEING for seen in showing):
+        return True
+    rays = [motion.centre_m - require_pose(seen.points.view).t_m for seen in showing]
+    return any(ray_angle_deg(one, other) > MIN_RAYS_DEG for one, other in combinations(rays, 2))
 
 
 def _is_out_of_sight(seen: Observation, verdict: Verification) -> bool:

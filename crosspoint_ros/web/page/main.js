@@ -318,7 +318,7 @@ const isQuery = (kind) => ['click', 'instruct'].includes(kind);
 // Of the next click's target; '' for the one without a name.
 const readName = () => byId('target-name').value.trim();
 
-// Selected where somebody is about to type, so that the typed name replaces it.
+// Selected if its field has the focus, so that what is typed replaces it.
 function putNameBack(name) {
   const field = byId('target-name');
   field.value = name;
