@@ -306,11 +306,21 @@ def test_a_target_at_rest_is_placed_better_while_the_hand_moves_on_and_followed_
     assert track.state is TrackingState.MOVED
 
 
+def rest_and_follow() -> Tracker:
+    return Tracker.from_answer(lift_by_motion(click(), see_both(range(1, 7)), LIMITS), None,
+                               FollowLimits(), LIMITS)
+
+
+def count_sigmas(track, place_m: np.ndarray) -> float:
+    off_m = track.base_from_target.t_m - place_m
+    return float(np.sqrt(off_m @ np.linalg.solve(track.covariance[:3, :3], off_m)))
+
+
 @pytest.mark.parametrize('turn_deg', [0, 45, 90])
-def test_one_camera_alone_says_on_which_ray_it_moves_and_never_how_far_away(turn_deg):
+@pytest.mark.parametrize('has_holes', [False, True], ids=['without depth', 'depth of holes alone'])
+def test_one_camera_alone_says_on_which_ray_it_moves_and_never_how_far_away(turn_deg, has_holes):
     """It coasts in its direction; where it turns aside, that is within the covariance."""
-    tracker = Tracker.from_answer(lift_by_motion(click(), see_both(range(1, 7)), LIMITS), None,
-                                  FollowLimits(), LIMITS)
+    tracker = rest_and_follow()
     step_m, at_m = np.array([-0.005, -0.004, 0.0]), np.zeros(3)
     for step in range(7, 31):
         if step == 20:
@@ -318,19 +328,48 @@ def test_one_camera_alone_says_on_which_ray_it_moves_and_never_how_far_away(turn
         at_m = at_m + step_m * (step > 12)
         things = (Thing(base_from_thing=Transform(np.eye(3), at_m)),)
         alone = 20 <= step < 30
-        track = tracker.update([see(camera, step, things) for camera in (
-            ('hand',) if alone else ('front', 'hand'))], 10**9 + step * STEP_NS)
-        off_m = track.base_from_target.t_m - TARGET_M - at_m
+        cameras = ['hand'] if alone else ['front', 'hand']
+        views = [see(camera, step, things) for camera in cameras]
+        if has_holes and alone:
+            views = [replace(view, depth_m=np.zeros(view.image.shape[:2], np.float32))
+                     for view in views]
+        track = tracker.update(views, 10**9 + step * STEP_NS)
         assert (track.state is TrackingState.COASTING) == alone
-        assert off_m @ np.linalg.solve(track.covariance[:3, :3], off_m) < 3 ** 2
-        assert np.linalg.norm(off_m) < 0.003 or (turn_deg and alone)
+        assert count_sigmas(track, TARGET_M + at_m) < 3
+        assert np.linalg.norm(track.base_from_target.t_m - TARGET_M - at_m) < 0.01 or (
+            turn_deg and alone)
         assert track.is_moved or step < 16
     assert track.state is TrackingState.MOVED
 
 
+@pytest.mark.parametrize('speed_m_s', [-0.2, -0.1, 0.1, 0.2])
+def test_what_leaves_its_rest_along_the_ray_of_one_camera_alone_is_not_called_seen(speed_m_s):
+    tracker = rest_and_follow()
+    ray = TARGET_M - see('hand', 10).base_from_cam.t_m
+    for step in range(7, 20):
+        at_m = ray / np.linalg.norm(ray) * speed_m_s * 0.1 * max(step - 9, 0)
+        things = (Thing(base_from_thing=Transform(np.eye(3), at_m)),)
+        track = tracker.update([see('hand', step, things, HAND_X_M + 0.12)],
+                               10**9 + step * STEP_NS)
+        assert count_sigmas(track, TARGET_M + at_m) < 3
+        assert track.state is TrackingState.COASTING or np.linalg.norm(at_m) < 0.021
+    assert track.state is TrackingState.COASTING
+
+
+def test_two_cameras_of_nearly_one_direction_are_as_one():
+    tracker = rest_and_follow()
+    for step in range(7, 24):
+        at_m = np.array([-0.005, -0.004, 0.0]) * max(step - 12, 0)
+        things = (Thing(base_from_thing=Transform(np.eye(3), at_m)),)
+        track = tracker.update([see('front', step, things), see('hand', step, things, 0.03)],
+                               10**9 + step * STEP_NS)
+        assert count_sigmas(track, TARGET_M + at_m) < 3
+    assert track.state is TrackingState.COASTING
+    assert 'its movement is known to' in track.message
+
+
 def test_at_rest_one_camera_alone_is_enough():
-    tracker = Tracker.from_answer(lift_by_motion(click(), see_both(range(1, 7)), LIMITS), None,
-                                  FollowLimits(), LIMITS)
+    tracker = rest_and_follow()
     for step in range(7, 24):
         track = tracker.update([see('hand', step)], 10**9 + step * STEP_NS)
         assert track.state is TrackingState.TRACKING

@@ -249,9 +249,11 @@ class Tracker:
                 seen, fit[0].base_from_clicked))[stays.expected & seen.expected])
         nearer = np.concatenate(gains)
         moves, rests = int((nearer > CLEARLY).sum()), int((nearer < -CLEARLY).sum())
-        if not count_agreeing(found) or moves >= max(MIN_AGREEING, MOVES_BY * rests):
+        split_m = float(np.linalg.norm(fit[0].centre_m - rest.centre_m))
+        if not count_agreeing(found) or moves >= max(MIN_AGREEING, MOVES_BY * rests) or (
+                split_m > self.limits.max_target_sigma_m and not shows_distance(*fit)):
             return fit
-        self._split_m = float(np.linalg.norm(fit[0].centre_m - rest.centre_m))
+        self._split_m = split_m
         return rest, found
 
     def _has_left(self, motion: Motion) -> bool:
