@@ -250,8 +250,9 @@ class Tracker:
         nearer = np.concatenate(gains)
         moves, rests = int((nearer > CLEARLY).sum()), int((nearer < -CLEARLY).sum())
         split_m = float(np.linalg.norm(fit[0].centre_m - rest.centre_m))
+        is_far = split_m > self.limits.max_target_sigma_m and count_agreeing(fit[1]) > 0
         if not count_agreeing(found) or moves >= max(MIN_AGREEING, MOVES_BY * rests) or (
-                split_m > self.limits.max_target_sigma_m and not shows_distance(*fit)):
+                is_far and not shows_distance(*fit)):
             return fit
         self._split_m = split_m
         return rest, found
