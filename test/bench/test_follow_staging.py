@@ -1,9 +1,13 @@
 """What `bench follow` shows: `--staged` a board, then a place without it; a scene at rest."""
 from __future__ import annotations
 
+from argparse import Namespace
+
 import numpy as np
+import pytest
 from moving_scenes import LENS, TARGET_M, Thing, render
 
+from crosspoint_ros.bench.follow.cli import main
 from crosspoint_ros.bench.follow.moving_scene import MovingRecording
 from crosspoint_ros.bench.follow.staging import RADIUS_M, Staging
 from crosspoint_ros.core.track.observation import project
@@ -49,3 +53,8 @@ def test_a_point_of_a_scene_at_rest_stays_and_is_seen_until_its_camera_sends_ano
     of_front = [at for at in recording.stamps_ns
                 if any(view.camera == 'front' for view in recording.views_at(at))]
     assert len(recording.stamps_ns) > 5 * len(of_front)
+
+
+def test_cameras_that_go_on_alone_are_named():
+    with pytest.raises(ValueError, match='name the cameras that go on by --camera'):
+        main(Namespace(alone_after=1.0, camera=[]))

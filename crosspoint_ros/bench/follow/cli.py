@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print a line for each point, and the totals."""
+    if args.alone_after and not args.camera:
+        raise ValueError(f'--alone-after {args.alone_after:g}: name the cameras that go on by '
+                         '--camera')
     matcher = load_matcher(args.matcher)
     limits = replace(Limits(), max_target_sigma_m=args.max_target_sigma_m)
     follow = FollowLimits(args.coast_s, args.lost_s)

@@ -386,7 +386,8 @@ class Tracker:
             return ''
         if motion.sigma_m > self._exact_m:
             return (f'seen, but its movement is known to ±{1000 * motion.sigma_m:.0f} mm only '
-                    f'(limit {1000 * self._exact_m:.0f} mm, half of limits.max_target_sigma_m)')
+                    f'(limit {1000 * self._exact_m:.0f} mm, half of limits.max_target_sigma_m): '
+                    'depth there, or a camera from another side, would say it')
         moved_m = float(np.linalg.norm(motion.centre_m - self._target_m))
         place_m2 = self._place_m2 + motion.covariance[3:, 3:]
         sigma_m = float(np.sqrt(np.linalg.eigvalsh(place_m2)[-1]))
@@ -408,8 +409,9 @@ class Tracker:
         """Return the fit, with less known along the rays where nothing but the size of what has
         left its place says how far away it is: sizes err alike in all of its points."""
         motion, found = fit
-        if not count_agreeing(found) or shows_distance(motion, found) or (
-                self._rest.is_at_rest and not self._rest.ends_with(motion)):
+        if not count_agreeing(found) or (
+                self._rest.is_at_rest and not self._rest.ends_with(motion)) or (
+                shows_distance(motion, found)):
             return fit
         axis = np.linalg.eigh(motion.covariance[3:, 3:])[1][:, -1]
         covariance = motion.covariance.copy()
