@@ -11,9 +11,17 @@ PHONE = {'width': 390, 'height': 844, 'has_touch': True, 'is_mobile': True}
 ZOOMED = {'width': 320, 'height': 256}  # 1280x1024 at 400 %
 
 
+@pytest.fixture(scope='module')
+def answered(browser, server):
+    page = Page(browser, server.address)
+    page.wait_for_images()
+    page.click_until_answered(SEEN, until_found=True)
+    page.close()
+
+
 @pytest.fixture
-def open_page(browser, server):
-    """Opens the page with an answer on it; closes all at the end."""
+def open_page(browser, server, answered):
+    """Opens the page with an answer on it that can be accepted; closes all at the end."""
     pages = []
 
     def open_page(**options) -> Page:
@@ -21,8 +29,7 @@ def open_page(browser, server):
         pages.append(page)
         page.wait_for_images()
         page.wait(lambda: state_is_known(page), 'state')
-        if not page.view('side').locator('.mark').count():  # the first page
-            page.click_until_answered(SEEN, until_found=True)
+        page.view('side').locator('.mark').first.wait_for(state='attached')
         return page
     yield open_page
     for page in pages:
@@ -86,6 +93,7 @@ IN_SIGHT = """() => {
 @pytest.mark.parametrize('screen', [DESKTOP, PHONE, ZOOMED], ids=['desktop', 'phone', 'zoomed'])
 def test_the_focused_element_is_never_covered(open_page, screen):
     page = open_page(**screen)
+    page.tab.locator('#accept:enabled').wait_for(state='attached')
     names = []
     for _ in range(40):
         page.tab.keyboard.press('Tab')
@@ -160,3 +168,40 @@ def test_clear_and_undo_are_announced(open_page):
     # The answer that is back is announced too, before or after its target.
     page.wait(lambda: 'Target of click' in live.text_content().partition('cleared.')[2],
               lambda: f'announcement: {live.text_content()!r}')
+
+
+FOCUSED = """() => {
+  const { id, classList, dataset } = document.activeElement;
+  return id || dataset.key || classList[0];
+}"""
+
+
+def test_a_control_that_goes_hands_the_focus_to_its_group_never_to_another_control(open_page):
+    page = open_page(**DESKTOP)
+    page.click_until_answered(SEEN, until_found=True)
+    page.tab.locator('#accept:enabled').press('Enter')  # is disabled
+    page.wait(lambda: page.tab.evaluate(FOCUSED) == 'panel', lambda: page.tab.evaluate(FOCUSED))
+    page.tab.keyboard.press('Tab')
+    assert page.tab.evaluate(FOCUSED) == 'clear', 'goes on from where it was'
+    page.tab.fill('#target-name', 'cup')
+    page.click_until_answered((330.0, 300.0))
+    page.tab.locator('#targets li[data-name=cup] .clear:enabled').press('Enter')
+    page.wait(lambda: page.tab.evaluate(FOCUSED) == 'targets', lambda: page.tab.evaluate(FOCUSED))
+    page.view('front').locator('.layers button').last.focus()
+    page.tab.evaluate('document.activeElement.hidden = true')
+    assert page.tab.evaluate(FOCUSED) == 'view'
+    page.tab.evaluate("document.activeElement.querySelector('.layers').lastChild.hidden = false")
+    page.tab.evaluate('document.activeElement.blur()')
+    page.tab.evaluate("document.querySelector('#tools').hidden = true")
+    page.tab.evaluate("document.querySelector('#tools').hidden = false")
+    assert page.tab.evaluate(FOCUSED) != 'panel', 'nothing had the focus'
+
+
+def test_a_camera_hidden_by_keyboard_keeps_the_focus_on_its_box(open_page):
+    page = open_page(**DESKTOP)
+    page.tab.locator('#order summary').click()
+    page.tab.locator('#cameras label', has_text='wrist').locator('input').focus()
+    for count in (1, 2):
+        page.tab.keyboard.press('Space')
+        page.wait(lambda count=count: page.tab.locator('.view').count() == count + 1, 'views')
+        assert page.tab.evaluate(FOCUSED) == 'show wrist'

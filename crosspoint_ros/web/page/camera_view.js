@@ -62,6 +62,7 @@ export class CameraView {
 
   #build(index) {
     this.root = createElement('section', 'view');
+    this.root.tabIndex = -1;
     this.root.dataset.camera = this.camera;
     this.root.setAttribute('aria-label', t('view.label', { camera: this.camera }));
     this.badge = createElement('span', 'badge', t('badge.waiting'));

@@ -9,6 +9,7 @@ export class CamerasPanel {
   #root;
   #onChange;
   #names = [];
+  #drawn = '';
   #settings = { order: [], hidden: [] };
 
   constructor(root, onChange) {
@@ -31,18 +32,23 @@ export class CamerasPanel {
   }
 
   #draw(visible) {
-    const focused = document.activeElement?.getAttribute('aria-label');
+    const drawn = JSON.stringify([this.#names, visible]);
+    if (drawn === this.#drawn) return;
+    this.#drawn = drawn;
+    const focused = document.activeElement?.dataset.key;
     this.#root.replaceChildren(...this.#names.map((name, index) => {
       const box = createElement('input');
       Object.assign(box, { type: 'checkbox', checked: visible.includes(name) });
       box.disabled = box.checked && visible.length === 1;
+      box.dataset.key = `show ${name}`;
       box.addEventListener('change', () => this.#hide(name, !box.checked));
       const up = createElement('button', '', '↑');
       Object.assign(up, { type: 'button', ariaLabel: t('cameras.up', { camera: name }), disabled: index === 0 });
+      up.dataset.key = `up ${name}`;
       up.addEventListener('click', () => this.#raise(index));
       return createElement('li', '', createElement('label', '', box, ` ${name}`), up);
     }));
-    if (focused) this.#root.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
+    if (focused) this.#root.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
   }
 
   #hide(name, isHidden) {

@@ -3,7 +3,7 @@
 import { CameraView } from './camera_view.js';
 import { CamerasPanel } from './cameras_panel.js';
 import { Connection } from './connection.js';
-import { announce } from './dom.js';
+import { announce, keepFocus } from './dom.js';
 import { HistoryPanel } from './history_panel.js';
 import { HoverLines } from './hover_lines.js';
 import { localize, t } from './i18n.js';
@@ -20,6 +20,7 @@ import { codeText, describeResult, stageText } from './text.js';
 const NOTE_MS = 1500; // the reply to an act may come before the target that it changes
 const byId = (id) => document.getElementById(id);
 localize(byId('language'));
+keepFocus();
 const views = new Map();
 const pending = new Map(); // request id -> {kind, camera}
 let state = { cameras: [], words: t('status.connecting') };
