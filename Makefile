@@ -83,11 +83,15 @@ test-without-ros:
 	@du -sh $(PURE)
 
 # PyTorch and transformers are not in the test environment: all other tests run without them.
+TORCH_TESTS = $(shell grep -rlE 'needs_torch|NEEDS_TORCH|tiny_qwen|reference_decoder|importorskip..torch' test/matchers --include='test_*.py') \
+  test/bench/test_latency_baseline.py $(addprefix test/bench/test_crosspoint_run.py::test_, \
+  a_checkpoint_of_this_machine_is_asked_every_type \
+  a_checkpoint_that_was_trained_again_does_not_go_on_with_the_file)
 test-cropond: $(TEST_VENV)/.package-$(KIND) $(CROPOND_WHEELS)
 	rm -rf $(CROPOND)/taught  # trained on the oldest, read on the newest
 	for end in oldest newest; do \
 	  PYTHONPATH=$(CURDIR)/$(CROPOND)/transformers-$$end:$(CURDIR)/$(CROPOND)/torch:$(CURDIR)/$(CROPOND)/bitsandbytes \
-	  CROSSPOINT_TAUGHT=$(CURDIR)/$(CROPOND)/taught CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -n 2 --dist loadfile -o faulthandler_timeout=400 test/matchers/cropond test/bench/test_latency_baseline.py || exit 1; done
+	  CROSSPOINT_TAUGHT=$(CURDIR)/$(CROPOND)/taught CROSSPOINT_NEEDS_TORCH=1 $(PYTEST) -n 2 --dist loadfile -o faulthandler_timeout=400 $(TORCH_TESTS) || exit 1; done
 
 # In one process: both render, or talk to a node.
 test-extras: $(TEST_VENV)/.package-$(KIND) $(EXTRAS)/.installed

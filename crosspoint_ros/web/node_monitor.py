@@ -54,8 +54,12 @@ class NodeMonitor:
     def _on_state(self, state: str) -> None:
         self._pending = None
         name = self._bridge.name
-        self._set_status('' if state == 'active' else
-                         f'{name} is {state}: {suggest_cure(name, state) or "wait"}')
+        if state != 'active':
+            self._set_status(f'{name} is {state}: {suggest_cure(name, state) or "wait"}')
+        elif self._status != '' and (server := self._bridge.find_undiscovered()):
+            self._set_status(f'{name} is active; its {server} is not discovered yet: wait')
+        else:
+            self._set_status('')
         if time.monotonic() - self._read_s > PARAMETER_PERIOD_S:
             self._read_s = time.monotonic()
             self._client.request_info(self._on_info)

@@ -112,6 +112,13 @@ class RosBridge:
         if subscription is not None:
             self.node.destroy_subscription(subscription)
 
+    def find_undiscovered(self) -> str:
+        """Return which of the node's servers cannot be called yet, '' if none; in ROS's thread."""
+        if not self._correspond_client.server_is_ready():
+            return 'action server'
+        return next((f'{name} service' for name, client in self._service_clients.items()
+                     if not client.service_is_ready()), '')
+
     # Requests, from asyncio's thread
 
     async def correspond(self, goal: Correspond.Goal, key: object,

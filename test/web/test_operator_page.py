@@ -42,6 +42,7 @@ def test_the_target_is_sent_by_a_person_and_the_page_says_what_the_robot_has(pag
     assert page.tab.inner_text('#accept') == 'Send to robot'
     assert 'waits' in page.tab.inner_text('#target-state')
     number = send(page)
+    page.wait_for_text('#target', 's ago')
     text = page.tab.inner_text('#target')
     assert re.search(r'x −?\d\.\d{3}\s+y −?\d\.\d{3}\s+z −?\d\.\d{3} m', text), text
     assert re.search(r'(sure|to be checked) · \d+ % · ±\d+ mm', text), text

@@ -10,13 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import aiohttp
 import chromium
 import pytest
+import rclpy
 from chromium import wait_for_event
+from lifecycle_msgs.srv import GetState
+
+from crosspoint_ros.ros.client.session import RosSession
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -257,6 +262,25 @@ def test_without_a_node_the_page_reports_it_and_every_request_gets_a_reply(serve
     assert {reply['id'] for reply in replies} == set(range(100))
     assert not any(reply['ok'] for reply in replies)
     assert any('has no action server now' in reply['message'] for reply in replies)
+
+
+def test_a_node_whose_action_server_is_not_discovered_is_not_called_ready(server):
+    def report_active(request, response):
+        response.current_state.label = 'active'
+        return response
+
+    done = threading.Event()
+    with RosSession() as ros:
+        node = ros.add_node(rclpy.create_node('crosspoint', context=ros.context))
+        node.create_service(GetState, '~/get_state', report_active)
+        spinner = threading.Thread(target=ros.spin_until, args=(done.is_set, 60.0))
+        spinner.start()
+        event = server.run_session(lambda s: wait_for_event(
+            s, 'state', lambda e: 'not found' not in e['words'] and 'looking' not in e['words']))
+        done.set()
+        spinner.join()
+    assert event['words'] == (
+        '/crosspoint is active; its action server is not discovered yet: wait')
 
 
 def test_a_page_that_knows_the_cameras_before_the_server_is_no_error_but_has_a_limit(server):

@@ -151,8 +151,14 @@ def test_a_session_is_exported_as_a_zip_with_the_clicked_and_matched_images(serv
                 header = json.loads(message.data[4:4 + int.from_bytes(message.data[:4], 'big')])
                 stamps[header['camera']] = header['stamp']
         await socket_.send_str(click(1, stamp=stamps['front']))
-        await wait_for_event(socket_, 'history', lambda e: e['entries'][-1]['clicked']['stamp']
-                             == stamps['front'])
+        clicked = target = None
+        while clicked is None or target != clicked:  # two topics: either may come first
+            event = json.loads((await socket_.receive()).data)
+            if event['type'] == 'targets':
+                target = event['targets'][0]['query_id']
+            elif event['type'] == 'history' and event['entries'][-1]['clicked']['stamp'] == (
+                    stamps['front']):
+                clicked = event['entries'][-1]['query_id']
         return stamps
     stamps = talk(server, conversation)
     with urllib.request.urlopen(f'http://127.0.0.1:{server.port}/session.zip') as reply:
