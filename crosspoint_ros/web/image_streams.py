@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 
 import cv2
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -32,6 +33,7 @@ EXIF, MAX_EXIF_START = b'Exif\0\0', 1024
 UNUSED_TIMEOUT_S = 3.0
 MAX_SENT = 100  # per camera: about 4 MB of JPEGs
 MAX_PINNED = 64  # images of some 20 results
+MAX_RECENT_BYTES = 16 << 20  # per camera, of images as they came: some 1.7 s of 640x480 at 10 Hz
 # Best effort matches reliable publishers too.
 NEWEST_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1,
                         reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -47,7 +49,15 @@ class CameraImage:
         self.frame_id = message.header.frame_id
         self._encodings: dict[int, asyncio.Future[tuple[Json, bytes]]] = {}  # by level
 
-    async def encode(self, pool: ThreadPoolExecutor, level: int = 0) -> tuple[Json, bytes]:
+    @property
+    def is_encoded(self) -> bool:
+        return bool(self._encodings)
+
+    @property
+    def raw_bytes(self) -> int:
+        return 0 if self._message is None else len(self._message.data)
+
+    async def encode(self, pool: ThreadPoolExecutor | None, level: int = 0) -> tuple[Json, bytes]:
         """Return header and JPEG; for an undecodable image, `problem` in the header and no JPEG.
 
         level: of JPEG_LEVELS, or ORIGINAL; once the image is released, the nearest that was
@@ -119,7 +129,7 @@ def _read_passthrough_size(message: CompressedImage) -> tuple[int, int] | None:
 
 
 class ImageStreams:
-    """Subscriptions to watched cameras, their newest images, and those sent before.
+    """Subscriptions to watched cameras, their newest images, and earlier ones.
 
     Runs in asyncio's thread.
     """
@@ -130,12 +140,15 @@ class ImageStreams:
         self._cameras: dict[str, NodeCamera] = {}
         self.newest: dict[str, CameraImage] = {}
         self._sent: dict[str, deque[CameraImage]] = {}
+        self._recent: dict[str, deque[CameraImage]] = {}  # received
+        self._encoding: set[asyncio.Task[None]] = set()
         self._pinned: dict[tuple[str, str], CameraImage] = {}
 
     def request(self, camera: NodeCamera) -> None:
         self._requested_s[camera.name] = time.monotonic()
         if self._cameras.get(camera.name) != camera:
             self._drop_newest(camera.name)
+            self._recent.pop(camera.name, None)
             self._cameras[camera.name] = camera
             self._bridge.subscribe(('image', camera.name),
                                    CompressedImage if camera.compressed else Image,
@@ -151,6 +164,7 @@ class ImageStreams:
             elif now_s - self._requested_s[name] > UNUSED_TIMEOUT_S:
                 del self._cameras[name]
                 self._drop_newest(name)  # it would pass for a live image later
+                self._recent.pop(name, None)
                 self._bridge.unsubscribe(('image', name))
 
     def _drop_newest(self, name: str) -> None:
@@ -158,10 +172,10 @@ class ImageStreams:
         if image is not None:
             image.release()
 
-    # Sent images: a result refers to images that were sent some time before it.
+    # Earlier images: a result refers to those that were sent, or received, some time before it.
 
     def record_sent(self, image: CameraImage) -> None:
-        """Store an image that is sent, for `pin` and `find_sent`."""
+        """Store an image that is sent, for `pin` and `find`."""
         sent = self._sent.setdefault(image.camera, deque(maxlen=MAX_SENT))
         if sent and int(sent[-1].stamp) - int(image.stamp) > MAX_STAMP_JUMP_NS:
             # Time jumped back: the same stamps will recur with other images.
@@ -172,21 +186,38 @@ class ImageStreams:
             sent.append(image)
 
     def pin(self, points: list[ImagePoint]) -> None:
-        """Keep the sent images that these points refer to; the oldest pinned ones are dropped."""
+        """Keep the images that these points refer to; the oldest pinned ones are dropped."""
         for point in points:
-            image = self.find_sent(point.camera, str(stamp_to_ns(point.header.stamp)))
-            if image is not None:
-                self._pinned[image.camera, image.stamp] = image
+            image = self.find(point.camera, str(stamp_to_ns(point.header.stamp)))
+            if image is None:
+                continue
+            self._pinned[image.camera, image.stamp] = image
+            if not image.is_encoded and image in self._recent.get(image.camera, ()):
+                task = asyncio.get_running_loop().create_task(self._encode(image))
+                self._encoding.add(task)
+                task.add_done_callback(self._encoding.discard)
         while len(self._pinned) > MAX_PINNED:
             del self._pinned[next(iter(self._pinned))]
 
-    def find_sent(self, camera: str, stamp: str) -> CameraImage | None:
-        """Return a sent image; None if it is no longer stored."""
-        sent = (image for image in self._sent.get(camera, ()) if image.stamp == stamp)
-        return self._pinned.get((camera, stamp)) or next(sent, None)
+    async def _encode(self, image: CameraImage) -> None:
+        await image.encode(None)
+        if image is not self.newest.get(image.camera):
+            image.release()
+
+    def find(self, camera: str, stamp: str) -> CameraImage | None:
+        """Return an image that was sent, or received lately; None if it is no longer stored."""
+        stored = chain(self._sent.get(camera, ()), self._recent.get(camera, ()))
+        return self._pinned.get((camera, stamp)) or next(
+            (image for image in stored if image.stamp == stamp), None)
 
     def _on_message(self, camera: NodeCamera, message: Image | CompressedImage) -> None:
         if self._cameras.get(camera.name) == camera:
             self._drop_newest(camera.name)
             image = self.newest[camera.name] = CameraImage(camera.name, message)
+            recent = self._recent.setdefault(camera.name, deque(maxlen=MAX_SENT))
+            if recent and int(recent[-1].stamp) - int(image.stamp) > MAX_STAMP_JUMP_NS:
+                recent.clear()
+            recent.append(image)
+            while sum(each.raw_bytes for each in recent) > MAX_RECENT_BYTES:
+                recent.popleft()
             self._on_image(image)

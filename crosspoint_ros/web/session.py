@@ -77,7 +77,7 @@ class BrowserSession:
 
     def resend_image(self, request: SentImageRequest) -> None:
         """Send an earlier image again, or the event `no_past` if it is no longer stored."""
-        image = self._streams.find_sent(request.camera, request.stamp)
+        image = self._streams.find(request.camera, request.stamp)
         if image is None:
             self.send_event(encode_event('no_past', {'camera': request.camera}))
             return

@@ -11,13 +11,14 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from crosspoint_ros.msg import Correspondence, History, HistoryEntry, QueryResult
+from crosspoint_ros.msg import Correspondence, History, HistoryEntry, ImagePoint, QueryResult
 from sensor_msgs.msg import CompressedImage
 from two_camera_rig import make_image_message
 
 from crosspoint_ros.core.image_codecs import read_jpeg_size
 from crosspoint_ros.ros.client.node_info import NodeCamera
 from crosspoint_ros.ros.client.results import result_to_json
+from crosspoint_ros.ros.conversions import time_from_ns
 from crosspoint_ros.web import image_streams
 from crosspoint_ros.web.evidence.session_export import export_session
 from crosspoint_ros.web.hub import select_displayed_result
@@ -146,6 +147,32 @@ def test_an_image_that_is_no_longer_the_newest_frees_the_cameras_memory(monkeypa
             end()
             assert 'front' not in streams.newest
             assert image._message is None
+    asyncio.run(run())
+
+
+def test_an_image_that_no_browser_got_is_there_for_an_answer_and_takes_little_memory(monkeypatch):
+    camera = NodeCamera('front', '/front', '/info', False, True)
+    monkeypatch.setattr(image_streams, 'MAX_RECENT_BYTES', 3 * RED.nbytes)
+
+    begun_ns = 10**10
+
+    async def run():
+        streams = ImageStreams(Bridge(), lambda image: None)
+        streams.request(camera)
+        for stamp_ns in range(begun_ns, begun_ns + 6):
+            streams._on_message(camera, make_image_message(stamp_ns, 'cam', 'rgb8', RED))
+        assert [streams.find('front', str(begun_ns + n)) is not None for n in range(6)] == [
+            False, False, False, True, True, True]
+        point = ImagePoint(camera='front')
+        point.header.stamp = time_from_ns(begun_ns + 4)
+        streams.pin([point])
+        await asyncio.gather(*streams._encoding)
+        image = streams.find('front', str(begun_ns + 4))
+        assert image.raw_bytes == 0
+        header, jpeg = await image.encode(None)
+        assert (header['width'], read_jpeg_size(jpeg)) == (RED.shape[1], RED.shape[1::-1])
+        streams._on_message(camera, make_image_message(0, 'cam', 'rgb8', RED))
+        assert streams.find('front', str(begun_ns + 5)) is None, 'time jumped back'
     asyncio.run(run())
 
 

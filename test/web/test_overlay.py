@@ -84,13 +84,13 @@ def test_a_backward_time_jump_discards_the_images_of_that_camera():
     point = ImagePoint(camera='front')
     point.header.stamp = time_from_ns(12 * SECOND_NS)
     streams.pin([point])
-    assert streams.find_sent('front', before.stamp) is before
+    assert streams.find('front', before.stamp) is before
     streams.record_sent(image(1 * SECOND_NS))
-    assert streams.find_sent('front', before.stamp) is None
-    assert streams.find_sent('side', side.stamp) is side
+    assert streams.find('front', before.stamp) is None
+    assert streams.find('side', side.stamp) is side
     after = image(12 * SECOND_NS)
     streams.record_sent(after)
-    assert streams.find_sent('front', before.stamp) is after
+    assert streams.find('front', before.stamp) is after
 
 
 class LatePoses(StaticPoses):

@@ -159,7 +159,7 @@ class EvidenceServer:
 
     async def _build_lines(self, request: protocol.HoverRequest) -> Json:
         """Return where the other cameras show the ray of a pixel; none without poses."""
-        image = self._streams.find_sent(request.camera, request.stamp)
+        image = self._streams.find(request.camera, request.stamp)
         clicked = image and self._overlay.find_lens(image)
         if not clicked:
             return {}
@@ -183,7 +183,7 @@ class EvidenceServer:
         if result is None or not math.isfinite(result.clicked.x):
             return ''
         clicked = result.clicked
-        image = self._streams.find_sent(clicked.camera, str(stamp_to_ns(clicked.header.stamp)))
+        image = self._streams.find(clicked.camera, str(stamp_to_ns(clicked.header.stamp)))
         return '' if image is None else await self._encode_thumbnail(image, (clicked.x, clicked.y))
 
     async def _encode_thumbnail(self, image: CameraImage, pixel: tuple[float, float]) -> str:

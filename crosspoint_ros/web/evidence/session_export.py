@@ -28,7 +28,7 @@ async def export_session(history: History, targets: list[Json], streams: ImageSt
     for index, entry in enumerate(history.entries):
         pictures = dict[str, Json]()
         for point in (entry.result.clicked, *(c.found for c in entry.result.correspondences)):
-            image = streams.find_sent(point.camera, str(stamp_to_ns(point.header.stamp)))
+            image = streams.find(point.camera, str(stamp_to_ns(point.header.stamp)))
             if image is not None:
                 header, data = await image.encode(pool, ORIGINAL)
                 pictures[point.camera] = _describe_picture(
