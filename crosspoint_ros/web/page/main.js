@@ -183,11 +183,13 @@ function showStatus(kind, text) {
   targetPanel.setDoubt(isSilent ? text : '');
 }
 
-// Accept names an answer that must be in sight: the displayed one, else that of the target's card.
+// Accept names an answer that must be in sight: the displayed one; if that has no target, the one of
+// the target's card. Its entry in the history comes after the answer: until then there is none.
 function updateTools() {
   const { active, target } = targetPanel;
   acceptable = history.findCurrent(result?.query_id)
-    ?? (active.includes(target) ? history.findCurrent(target.query_id) : undefined);
+    ?? (!result?.target && active.includes(target) ? history.findCurrent(target.query_id)
+      : undefined);
   const isPending = active.some(({ query_id, state: each }) => (
     each === 'PENDING' && query_id === acceptable?.query_id));
   const isDecided = acceptable?.decided === 'accepted' && !isPending;
