@@ -305,21 +305,23 @@ def test_a_handle_that_is_taken_off_is_lost_in_time_whatever_stands_below_it(low
         assert follow.now_ns - begun_ns < 0.7e9, follow.tracker.track.message
 
 
+@pytest.mark.parametrize('now_from_m', [(0.0, -0.5, 0.35), (-0.32, -0.4, 0.35)])
 @pytest.mark.parametrize(('was_there', 'is_blurred', 'has_depth', 'answer'), [
     (True, False, True, False), (True, True, True, None), (False, False, True, True),
     (False, True, True, True), (True, False, False, False), (True, True, False, None),
     (False, False, False, None)])
 def test_a_place_has_changed_where_its_depth_has_and_not_where_it_is_not_recognised(
-        was_there, is_blurred, has_depth, answer):
+        was_there, is_blurred, has_depth, answer, now_from_m):
     """A twin that looks different from another side has not come there since the click."""
     there = move(0.16, 0.02)
     twin, centre_m = Thing(base_from_thing=there), there.transform_points(TARGET_M)
     then = render('front', (Thing(), twin) if was_there else (Thing(),))
     if not has_depth:
         then = replace(then, depth_m=None)
-    if is_blurred:
-        then = replace(then, image=cv2.blur(then.image, (15, 15)))
-    now = render('front', (twin,))
+    if is_blurred:  # the place alone: the target is as it was clicked
+        then = replace(then, image=np.hstack([then.image[:, :200], cv2.blur(
+            then.image[:, 200:], (15, 15))]))
+    now = render('front', (twin,), pose=look_at(now_from_m))
     clicked = Follow().tracker.references[0]
     clicked = replace(clicked, view=then, pyramid=GreyPyramid(then.image))
     motion = Motion(there, np.eye(6) * 1e-6, centre_m)
@@ -511,6 +513,22 @@ def test_what_was_put_elsewhere_is_found_by_one_match_of_the_images(with_depth):
                                  PairMatcher(reference, moved))
     off_m = place.centre_m - moved.transform_points(TARGET_M)
     assert np.linalg.norm(off_m) < (0.01 if with_depth else 0.03)
+
+
+def test_what_stands_beside_it_in_its_picture_does_not_hide_where_it_went():
+    """A depth that does not part the two gives the neighbour more matches, at its old place."""
+    moved = move(0.12, -0.02)
+    reference = build_by_depth(render('front', (Thing(),)), TARGET_M)
+    view = render('front', (Thing(), Thing(base_from_thing=moved)))
+
+    class Stays(PairMatcher):
+        def match_images(self, a, b):
+            pixels, found = super().match_images(a, b)
+            return np.concatenate([pixels, *[reference.pixels] * 2]), np.concatenate(
+                [found, *[reference.pixels] * 2])
+    places = search_by_matches([reference], [view], reference_motion(), Stays(reference, moved))
+    assert min(np.linalg.norm(place.centre_m - moved.transform_points(TARGET_M))
+               for place in places) < 0.01
 
 
 def test_matches_that_agree_on_nothing_are_no_place():
