@@ -168,6 +168,21 @@ def test_an_object_that_is_turned_about_the_click_has_moved():
     assert 'deg' in track.message
 
 
+def test_half_of_its_points_do_not_show_how_an_object_moves():
+    """The rim of a mug agrees wherever the mug turns to: here a part that looks as before."""
+    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 1), dtype=np.uint8)
+    refused = 0
+    for first_px in range(160, 176):
+        follow = Follow()
+        view = render('front', (Thing(base_from_thing=move(0.03)),), follow.now_ns + STEP_NS)
+        changed = view.image.copy()
+        changed[:, :first_px] = noise[:, :first_px]
+        track = follow.tracker.update([replace(view, image=changed)], view.stamp_ns)
+        seen, refused = track.evidence['front'], refused + ('how it moves' in track.message)
+        assert track.state is COASTING or seen.agreeing >= 0.6 * (seen.expected - seen.hidden)
+    assert refused
+
+
 def test_the_camera_moves_and_nothing_else():
     follow = Follow(cameras=('side',))
     for k in range(7):
