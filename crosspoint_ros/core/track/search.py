@@ -204,7 +204,7 @@ def _place_by_matches(reference: ReferenceView, view: View, motion: Motion, befo
                         pose.inverse.transform_points(before_m)[:, 2])
     shifts_m = pose.transform_points(view.backproject(now_px, depths_m)) - before_m
     candidates, agreeing = [], np.linalg.norm(shifts_m[:, None] - shifts_m, axis=2) < AGREE_M
-    for _ in range(PEAKS):  # what stands beside the object, in its picture, has stayed
+    for _ in range(PEAKS):  # a neighbour in its picture has stayed
         best = agreeing[agreeing.sum(axis=1).argmax()].copy()
         if best.sum() < at_least:
             break
