@@ -168,6 +168,21 @@ def test_an_object_that_is_turned_about_the_click_has_moved():
     assert 'deg' in track.message
 
 
+def test_half_of_its_points_do_not_show_how_an_object_moves():
+    """The rim of a mug agrees wherever the mug turns to: here a part that looks as before."""
+    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 1), dtype=np.uint8)
+    refused = 0
+    for first_px in range(160, 176):
+        follow = Follow()
+        view = render('front', (Thing(base_from_thing=move(0.03)),), follow.now_ns + STEP_NS)
+        changed = view.image.copy()
+        changed[:, :first_px] = noise[:, :first_px]
+        track = follow.tracker.update([replace(view, image=changed)], view.stamp_ns)
+        seen, refused = track.evidence['front'], refused + ('how it moves' in track.message)
+        assert track.state is COASTING or seen.agreeing >= 0.6 * (seen.expected - seen.hidden)
+    assert refused
+
+
 def test_the_camera_moves_and_nothing_else():
     follow = Follow(cameras=('side',))
     for k in range(7):
@@ -305,21 +320,23 @@ def test_a_handle_that_is_taken_off_is_lost_in_time_whatever_stands_below_it(low
         assert follow.now_ns - begun_ns < 0.7e9, follow.tracker.track.message
 
 
+@pytest.mark.parametrize('now_from_m', [(0.0, -0.5, 0.35), (-0.32, -0.4, 0.35)])
 @pytest.mark.parametrize(('was_there', 'is_blurred', 'has_depth', 'answer'), [
     (True, False, True, False), (True, True, True, None), (False, False, True, True),
     (False, True, True, True), (True, False, False, False), (True, True, False, None),
     (False, False, False, None)])
 def test_a_place_has_changed_where_its_depth_has_and_not_where_it_is_not_recognised(
-        was_there, is_blurred, has_depth, answer):
+        was_there, is_blurred, has_depth, answer, now_from_m):
     """A twin that looks different from another side has not come there since the click."""
     there = move(0.16, 0.02)
     twin, centre_m = Thing(base_from_thing=there), there.transform_points(TARGET_M)
     then = render('front', (Thing(), twin) if was_there else (Thing(),))
     if not has_depth:
         then = replace(then, depth_m=None)
-    if is_blurred:
-        then = replace(then, image=cv2.blur(then.image, (15, 15)))
-    now = render('front', (twin,))
+    if is_blurred:  # the place alone: the target is as it was clicked
+        then = replace(then, image=np.hstack([then.image[:, :200], cv2.blur(
+            then.image[:, 200:], (15, 15))]))
+    now = render('front', (twin,), pose=look_at(now_from_m))
     clicked = Follow().tracker.references[0]
     clicked = replace(clicked, view=then, pyramid=GreyPyramid(then.image))
     motion = Motion(there, np.eye(6) * 1e-6, centre_m)
@@ -511,6 +528,22 @@ def test_what_was_put_elsewhere_is_found_by_one_match_of_the_images(with_depth):
                                  PairMatcher(reference, moved))
     off_m = place.centre_m - moved.transform_points(TARGET_M)
     assert np.linalg.norm(off_m) < (0.01 if with_depth else 0.03)
+
+
+def test_what_stands_beside_it_in_its_picture_does_not_hide_where_it_went():
+    """A depth that does not part the two gives the neighbour more matches, at its old place."""
+    moved = move(0.12, -0.02)
+    reference = build_by_depth(render('front', (Thing(),)), TARGET_M)
+    view = render('front', (Thing(), Thing(base_from_thing=moved)))
+
+    class Stays(PairMatcher):
+        def match_images(self, a, b):
+            pixels, found = super().match_images(a, b)
+            return np.concatenate([pixels, *[reference.pixels] * 2]), np.concatenate(
+                [found, *[reference.pixels] * 2])
+    places = search_by_matches([reference], [view], reference_motion(), Stays(reference, moved))
+    assert min(np.linalg.norm(place.centre_m - moved.transform_points(TARGET_M))
+               for place in places) < 0.01
 
 
 def test_matches_that_agree_on_nothing_are_no_place():

@@ -31,13 +31,7 @@ from crosspoint_ros.core.track.observation import (
     verify,
 )
 from crosspoint_ros.core.track.patches import GreyPyramid
-from crosspoint_ros.core.track.reference import (
-    IDENTITY,
-    ReferenceView,
-    build_by_depth,
-    build_by_plane,
-    project_target,
-)
+from crosspoint_ros.core.track.reference import ReferenceView
 from crosspoint_ros.core.verify import call_matcher, run_matcher
 
 SEARCH_LEVEL = 1  # of the pyramid: half the size
@@ -52,7 +46,6 @@ POSITION_SIGMA_M, ROTATION_SIGMA_RAD = 0.02, 0.4  # of a candidate
 AGREE_M = 0.03
 JUMP_SHARE, BLIND_JUMP_SHARE = 0.5, 0.7  # of the points that should be seen
 BLIND_JUMP_POINTS = 12
-SAME_SIDE_RAD = 0.4  # views further apart look different, whatever they show
 CHANGE_SIGMAS = 3.0
 
 
@@ -190,7 +183,8 @@ def _match_points(clicked: View, other: View, pixels: Array, matcher: Matcher
 
 def _place_by_matches(reference: ReferenceView, view: View, motion: Motion, before_px: Array,
                       now_px: Array, at_least: int) -> list[Motion]:
-    """Return the motion, shifted as most matches agree, each at the depth that the view measures.
+    """Return the motion, shifted as most matches agree, and as most others do, each at the depth
+    that the view measures.
 
     Without depth there, as far away as before.
     """
@@ -209,11 +203,14 @@ def _place_by_matches(reference: ReferenceView, view: View, motion: Motion, befo
     depths_m = np.where(np.isfinite(measured_m), measured_m,
                         pose.inverse.transform_points(before_m)[:, 2])
     shifts_m = pose.transform_points(view.backproject(now_px, depths_m)) - before_m
-    agreeing = np.linalg.norm(shifts_m[:, None] - shifts_m, axis=2) < AGREE_M
-    best = agreeing[agreeing.sum(axis=1).argmax()]
-    if best.sum() < at_least:
-        return []
-    return [shift_to(motion, motion.centre_m + np.median(shifts_m[best], axis=0))]
+    candidates, agreeing = [], np.linalg.norm(shifts_m[:, None] - shifts_m, axis=2) < AGREE_M
+    for _ in range(PEAKS):  # a neighbour in its picture has stayed
+        best = agreeing[agreeing.sum(axis=1).argmax()].copy()
+        if best.sum() < at_least:
+            break
+        candidates.append(shift_to(motion, motion.centre_m + np.median(shifts_m[best], axis=0)))
+        agreeing[best], agreeing[:, best] = False, False
+    return candidates
 
 
 def explain_jump(clicked: Sequence[ReferenceView], motion: Motion,
@@ -244,34 +241,18 @@ def compare_with_click(reference: ReferenceView, seen: Observation, motion: Moti
                        ) -> bool | None:
     """Return whether a place has changed since the click; None if this view cannot say.
 
-    By its look from the same side: what the new view shows there is looked for in the old one. That
-    it is not found proves nothing: the depth then says whether there was nothing at its place.
+    By the look of the target, which is looked for there in the old view. That it is not found
+    proves nothing: the depth then says whether there was nothing at its place.
     """
-    view, old = seen.points.view, reference.view
-    rays = [motion.centre_m - require_pose(each).t_m for each in (view, old)]
-    cosine = rays[0] @ rays[1] / (np.linalg.norm(rays[0]) * np.linalg.norm(rays[1]))
-    if cosine > np.cos(SAME_SIDE_RAD):
-        try:
-            here = build_place(view, motion.centre_m)
-        except Rejected:
-            return None
-        verdict = verify(observe(here, old, reference.pyramid, IDENTITY, np.zeros((6, 6))),
-                         IDENTITY, motion.centre_m)
-        if verdict.hidden * 2 > verdict.expected or not verdict.expected:
-            return None
-        if verdict.shows_object:
+    moved, old = motion.base_from_clicked, reference.view
+    for look in (reference, seen.reference):
+        then = observe(look, old, reference.pyramid, moved, np.zeros((6, 6)))
+        if verify(then, moved, moved.inverse.transform_points(motion.centre_m)).shows_object:
             return False
-    now_m = motion.base_from_clicked.transform_points(seen.points.points_m[
-        np.isfinite(seen.points.pixels[:, 0])])
+    now_m = moved.transform_points(seen.points.found.points_m)
     off_m = sample_depth_m(old, project(old, now_m)) - require_pose(
         old).inverse.transform_points(now_m)[:, 2]
-    limit_m = CHANGE_SIGMAS * predict_depth_sigma_m(float(np.linalg.norm(rays[1])))
+    limit_m = CHANGE_SIGMAS * predict_depth_sigma_m(float(
+        np.linalg.norm(motion.centre_m - require_pose(old).t_m)))
     behind = off_m > limit_m  # then one could see through where it is now
     return True if len(off_m) and behind.mean() > 0.5 else None
-
-
-def build_place(view: View, place_m: Array) -> ReferenceView:
-    """Return a reference of what a view shows at a place (3,); raise `Rejected` without texture."""
-    if view.depth_m is not None:
-        return build_by_depth(view, place_m)
-    return build_by_plane(view, project_target(view, place_m)[0], place_m)

@@ -67,6 +67,7 @@ VAGUE_SHARE = 5.0  # of the largest sigma of a target: of a movement that it coa
 JUMP_M = 0.03  # a reappearance further away must not be a thing that was there at the click
 CLEARLY = 0.2  # squared sigmas
 MOVES_BY = 3.0  # a movement has that many times the points that are nearer to it than to rest
+MOVED_SHARE = 0.6  # of the points that should be seen; at rest half of them say so
 BETTER_BY = 1.5  # a searched place must have that many times the agreeing points
 SEARCH_PERIOD_S = 1.0
 DOUBT_PERIOD_S = 0.25
@@ -388,6 +389,11 @@ class Tracker:
             return (f'seen, but its movement is known to ±{1000 * motion.sigma_m:.0f} mm only '
                     f'(limit {1000 * self._exact_m:.0f} mm, half of limits.max_target_sigma_m): '
                     'depth there, or a camera from another side, would say it')
+        share = max(verdict.agreeing / max(verdict.expected - verdict.hidden, 1)
+                    for _, verdict in found.values() if verdict.is_verified)
+        if share < MOVED_SHARE and not (self._rest.is_at_rest and not self._rest.ends_with(motion)):
+            return (f'{share:.0%} of its points agree with how it moves (at least {MOVED_SHARE:.0%}'
+                    '): half of them may be of a rim, which shows no turn')
         moved_m = float(np.linalg.norm(motion.centre_m - self._target_m))
         place_m2 = self._place_m2 + motion.covariance[3:, 3:]
         sigma_m = float(np.sqrt(np.linalg.eigvalsh(place_m2)[-1]))
