@@ -303,6 +303,19 @@ def test_an_identical_object_next_to_the_first_is_not_taken_for_it():
     assert follow.states[-1] is LOST
 
 
+def test_a_look_alike_that_was_refused_is_not_taken_when_it_moves_and_the_target_is_when_it_returns():
+    twin = Thing(base_from_thing=move(0.16, 0.02))
+    follow = Follow(things=(Thing(), twin), limits=FollowLimits(lost_s=9.0))
+    follow.see((Thing(), twin), 2)
+    follow.see((twin,), 4)
+    for step in range(1, 10):
+        follow.see((Thing(base_from_thing=move(0.16 + 0.015 * step, 0.02)),))
+    assert set(follow.states) == {TRACKING, COASTING}
+    there = move(-0.15)
+    follow.see((Thing(base_from_thing=move(0.295, 0.02)), Thing(base_from_thing=there)), 4)
+    assert (follow.states[-1], follow.error_m(there) < 6e-3) == (MOVED, True)
+
+
 PANEL = Thing(Box((-0.25, 0.0, 0.0), (0.25, 0.05, 0.3)), texture_shift_m=(0.2, 0.5, 0.9))
 GRIP = Box((-0.06, -0.015, 0.15), (0.06, 0.0, 0.18))
 

@@ -214,8 +214,10 @@ def _place_by_matches(reference: ReferenceView, view: View, motion: Motion, befo
 
 
 def explain_jump(clicked: Sequence[ReferenceView], motion: Motion,
-                 found: Sequence[tuple[Observation, Verification]], jumped_m: float) -> str:
-    """Return why the object is not taken to be at a new place; '' if it is.
+                 found: Sequence[tuple[Observation, Verification]], jumped_m: float
+                 ) -> tuple[str, bool]:
+    """Return why the object is not taken to be at a new place, '' if it is, and whether it is a
+    look-alike.
 
     What was there when it was clicked has not come there since. Where no view of the click can
     say that, more points must agree.
@@ -227,14 +229,14 @@ def explain_jump(clicked: Sequence[ReferenceView], motion: Motion,
             answer = compare_with_click(reference, seen, motion)
             if answer is False:
                 return (f'{jumped_m:.2f} m away {reference.view.camera} saw the same when it was '
-                        'clicked: a look-alike; click on it again if it is the same')
+                        'clicked: a look-alike; click on it again if it is the same'), True
             changed |= answer is True
     least, points = (JUMP_SHARE, 0) if changed else (BLIND_JUMP_SHARE, BLIND_JUMP_POINTS)
     best = max((verdict for _, verdict in verified), key=lambda verdict: verdict.agreeing)
     share = best.agreeing / max(best.expected - best.hidden, 1)
     return '' if share >= least and best.agreeing >= points else (
         f'{best.agreeing} of its points, {share:.0%}, agree at a new place (at least {points}, '
-        f'{least:.0%}): click on it again if it is the same')
+        f'{least:.0%}): click on it again if it is the same'), False
 
 
 def compare_with_click(reference: ReferenceView, seen: Observation, motion: Motion

@@ -65,6 +65,7 @@ SIZE_SIGMAS = 3.0  # times the fit's own, where sizes alone say how far away som
 MIN_RAYS_DEG = 6.0  # between the rays of two cameras that say so without depth
 VAGUE_SHARE = 5.0  # of the largest sigma of a target: of a movement that it coasts with
 JUMP_M = 0.03  # a reappearance further away must not be a thing that was there at the click
+TWIN_S = 1.0  # for so long a look-alike that was refused is remembered
 CLEARLY = 0.2  # squared sigmas
 MOVES_BY = 3.0  # a movement has that many times the points that are nearer to it than to rest
 MOVED_SHARE = 0.6  # of the points that should be seen; at rest half of them say so
@@ -123,6 +124,7 @@ class Tracker:
         self._vague: Motion | None = None  # seen since, not exactly enough
         self._frames: dict[str, _LastFrame] = {}
         self._candidates: list[Motion] = []
+        self._twin: tuple[int, Motion] | None = None  # when and where a look-alike was refused
         self._swept_ns, self._searched_ns, self._search_s = 0, begun_ns, 0.0  # the last ones
         self._looked: dict[str, Verification] = {}  # what the newest image of each camera shows
         self._refiner: PlaceRefiner | None = None
@@ -178,7 +180,7 @@ class Tracker:
         before = {camera: self._looked[camera] for camera in due if camera in self._looked}
         stayed, best, is_jump, holds = self._locate(usable, pyramids, before, now_ns)
         motion, found = self._doubt_scale(best)
-        reason = self._explain_doubt(motion, found, is_jump)
+        reason = self._explain_doubt(motion, found, is_jump, now_ns)
         is_seen = count_agreeing(found) > 0 and not reason
         shown = found if is_seen or holds or (reason and not is_jump) \
             else self._look_at(self._motion, stayed[1])[1]
@@ -381,8 +383,10 @@ class Tracker:
         return self.limits.max_target_sigma_m / 2
 
     def _explain_doubt(self, motion: Motion,
-                       found: dict[str, tuple[Observation, Verification]], is_jump: bool) -> str:
-        """Return why a verified place is not taken; '' if it is, or none is verified."""
+                       found: dict[str, tuple[Observation, Verification]], is_jump: bool,
+                       now_ns: int) -> str:
+        """Return why a verified place is not taken; '' if it is, or none is verified. Remembers
+        where a look-alike is."""
         if not count_agreeing(found):
             return ''
         if motion.sigma_m > self._exact_m:
@@ -408,8 +412,27 @@ class Tracker:
                                        if verdict.shows_object)
                 return (f'seen {jumped_m:.2f} m away by {cameras}, without depth there: how far '
                         f'away it is takes a camera from another side ({MIN_RAYS_DEG:g} deg)')
-            return explain_jump(self._known.clicked, motion, list(found.values()), jumped_m)
+            reason, is_twin = explain_jump(self._known.clicked, motion, list(found.values()),
+                                           jumped_m)
+            if not reason and self._may_be_twin(motion, found, now_ns):
+                reason, is_twin = (f'{jumped_m:.2f} m away, where a look-alike may be that was '
+                                   'elsewhere: click on it again if it is the same'), True
+            if is_twin:
+                self._twin = now_ns, motion
+            return reason
         return ''
+
+    def _may_be_twin(self, motion: Motion, found: dict[str, tuple[Observation, Verification]],
+                     now_ns: int) -> bool:
+        """Return whether a place is where a look-alike can have come that was refused a moment ago,
+        and has gone from its place."""
+        if self._twin is None or not 0 <= now_ns - self._twin[0] < TWIN_S * 1e9:
+            return False
+        twin = self._twin[1]
+        away_m = float(np.linalg.norm(motion.centre_m - twin.centre_m))
+        return away_m < JUMP_M or (
+            away_m < JUMP_M + SPEED_M_S * (now_ns - self._twin[0]) * 1e-9
+            and not count_agreeing(self._look_at(twin, found)[1]))
 
     def _doubt_scale(self, fit: _Fit) -> _Fit:
         """Return the fit, with less known along the rays where nothing but the size of what has
