@@ -303,7 +303,7 @@ def test_an_identical_object_next_to_the_first_is_not_taken_for_it():
     assert follow.states[-1] is LOST
 
 
-def test_a_look_alike_that_was_refused_is_not_taken_when_it_moves_and_the_target_is_when_it_returns():
+def test_a_look_alike_that_was_refused_is_not_taken_when_it_moves_but_the_target_is():
     twin = Thing(base_from_thing=move(0.16, 0.02))
     follow = Follow(things=(Thing(), twin), limits=FollowLimits(lost_s=9.0))
     follow.see((Thing(), twin), 2)
