@@ -19,7 +19,7 @@ from crosspoint_ros.core.datatypes import (
     View,
 )
 from crosspoint_ros.core.depth import predict_depth_sigma_m
-from crosspoint_ros.core.geometry import require_pose
+from crosspoint_ros.core.geometry import ray_angle_deg, require_pose
 from crosspoint_ros.core.track.motion import Motion
 from crosspoint_ros.core.track.observation import (
     Observation,
@@ -31,7 +31,13 @@ from crosspoint_ros.core.track.observation import (
     verify,
 )
 from crosspoint_ros.core.track.patches import GreyPyramid
-from crosspoint_ros.core.track.reference import ReferenceView
+from crosspoint_ros.core.track.reference import (
+    IDENTITY,
+    ReferenceView,
+    build_by_depth,
+    build_by_plane,
+    project_target,
+)
 from crosspoint_ros.core.verify import call_matcher, run_matcher
 
 SEARCH_LEVEL = 1  # of the pyramid: half the size
@@ -46,6 +52,7 @@ POSITION_SIGMA_M, ROTATION_SIGMA_RAD = 0.02, 0.4  # of a candidate
 AGREE_M = 0.03
 JUMP_SHARE, BLIND_JUMP_SHARE = 0.5, 0.7  # of the points that should be seen
 BLIND_JUMP_POINTS = 12
+SAME_SIDE_DEG = 23.0  # views further apart look different, whatever they show
 CHANGE_SIGMAS = 3.0
 
 
@@ -243,18 +250,33 @@ def compare_with_click(reference: ReferenceView, seen: Observation, motion: Moti
                        ) -> bool | None:
     """Return whether a place has changed since the click; None if this view cannot say.
 
-    By the look of the target, which is looked for there in the old view. That it is not found
-    proves nothing: the depth then says whether there was nothing at its place.
+    It has not where the old view shows there what the new one does, if they are from the same side,
+    or what the target looks like. That it does not proves nothing: the depth then says whether
+    there was nothing at its place.
     """
-    moved, old = motion.base_from_clicked, reference.view
-    for look in (reference, seen.reference):
-        then = observe(look, old, reference.pyramid, moved, np.zeros((6, 6)))
-        if verify(then, moved, moved.inverse.transform_points(motion.centre_m)).shows_object:
+    view, old, moved = seen.points.view, reference.view, motion.base_from_clicked
+    rays = [motion.centre_m - require_pose(each).t_m for each in (view, old)]
+    looks = [(look, moved) for look in (reference, seen.reference)]
+    if ray_angle_deg(*rays) < SAME_SIDE_DEG:
+        try:
+            looks.append((build_place(view, motion.centre_m), IDENTITY))
+        except Rejected:
+            return None
+    for look, base_from_look in looks:
+        then = observe(look, old, reference.pyramid, base_from_look, np.zeros((6, 6)))
+        if verify(then, base_from_look, base_from_look.inverse.transform_points(
+                motion.centre_m)).shows_object:
             return False
     now_m = moved.transform_points(seen.points.found.points_m)
     off_m = sample_depth_m(old, project(old, now_m)) - require_pose(
         old).inverse.transform_points(now_m)[:, 2]
-    limit_m = CHANGE_SIGMAS * predict_depth_sigma_m(float(
-        np.linalg.norm(motion.centre_m - require_pose(old).t_m)))
+    limit_m = CHANGE_SIGMAS * predict_depth_sigma_m(float(np.linalg.norm(rays[1])))
     behind = off_m > limit_m  # then one could see through where it is now
     return True if len(off_m) and behind.mean() > 0.5 else None
+
+
+def build_place(view: View, place_m: Array) -> ReferenceView:
+    """Return a reference of what a view shows at a place (3,); raise `Rejected` without texture."""
+    if view.depth_m is not None:
+        return build_by_depth(view, place_m)
+    return build_by_plane(view, project_target(view, place_m)[0], place_m)
