@@ -256,16 +256,20 @@ def compare_with_click(reference: ReferenceView, seen: Observation, motion: Moti
     """
     view, old, moved = seen.points.view, reference.view, motion.base_from_clicked
     rays = [motion.centre_m - require_pose(each).t_m for each in (view, old)]
-    looks = [(look, moved) for look in (reference, seen.reference)]
+
+    def was_there(look: ReferenceView, base_from_look: Transform) -> bool:
+        then = observe(look, old, reference.pyramid, base_from_look, np.zeros((6, 6)))
+        return verify(then, base_from_look, base_from_look.inverse.transform_points(
+            motion.centre_m)).shows_object
+
+    if any(was_there(look, moved) for look in (reference, seen.reference)):
+        return False
     if ray_angle_deg(*rays) < SAME_SIDE_DEG:
         try:
-            looks.append((build_place(view, motion.centre_m), IDENTITY))
+            here = build_place(view, motion.centre_m)
         except Rejected:
             return None
-    for look, base_from_look in looks:
-        then = observe(look, old, reference.pyramid, base_from_look, np.zeros((6, 6)))
-        if verify(then, base_from_look, base_from_look.inverse.transform_points(
-                motion.centre_m)).shows_object:
+        if was_there(here, IDENTITY):
             return False
     now_m = moved.transform_points(seen.points.found.points_m)
     off_m = sample_depth_m(old, project(old, now_m)) - require_pose(
