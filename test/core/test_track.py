@@ -359,6 +359,16 @@ def test_a_place_has_changed_where_its_depth_has_and_not_where_it_is_not_recogni
     assert compare_with_click(clicked, seen, motion) is answer
 
 
+def test_a_place_has_not_changed_where_the_same_is_seen_from_there_whatever_the_target_looks_like():
+    there = move(0.16, 0.02)
+    other = Thing(base_from_thing=there, texture_shift_m=(0.2, 0.5, 0.9))
+    then, now = render('front', (Thing(), other)), render('front', (other,))
+    clicked = replace(Follow().tracker.references[0], view=then, pyramid=GreyPyramid(then.image))
+    seen = observe(clicked, now, GreyPyramid(now.image), there, np.zeros((6, 6)))
+    motion = Motion(there, np.eye(6) * 1e-6, there.transform_points(TARGET_M))
+    assert compare_with_click(clicked, seen, motion) is False
+
+
 def test_without_images_or_poses_it_coasts_and_says_why():
     follow = Follow()
     follow.now_ns += STEP_NS
