@@ -186,7 +186,6 @@ def main(args: list[str] | None = None) -> int:
     except RuntimeError as error:  # rcl could not read the arguments, or the params file
         print(f'crosspoint_node: {error}', file=sys.stderr)
         return 1
-    sys.setswitchinterval(0.001)  # a click passes between the executor's thread and the query's
     executor = FaultTolerantExecutor()
     # A task, not executor.wake(): spin_once goes on waiting when it wakes to no work.
     shutdown_event = catch_shutdown_signals(lambda: executor.create_task(lambda: None))
