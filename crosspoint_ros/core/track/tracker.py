@@ -397,7 +397,7 @@ class Tracker:
                     for _, verdict in found.values() if verdict.is_verified)
         if share < MOVED_SHARE and not (self._rest.is_at_rest and not self._rest.ends_with(motion)):
             return (f'{share:.0%} of its points agree with how it moves (at least {MOVED_SHARE:.0%}'
-                    '): half of them may be of a rim, which shows no turn')
+                    '), and a rim shows no turn: show it to another camera, or click on it again')
         moved_m = float(np.linalg.norm(motion.centre_m - self._target_m))
         place_m2 = self._place_m2 + motion.covariance[3:, 3:]
         sigma_m = float(np.sqrt(np.linalg.eigvalsh(place_m2)[-1]))
